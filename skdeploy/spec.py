@@ -1,0 +1,202 @@
+"""What a card says, validated and frozen. Imports pydantic only, so that ``skdeploy --help`` stays fast."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+OddKernel = Annotated[int, Field(ge=1, le=15)]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict: an unknown key or a number in quotes is an error, not a guess."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Precision(StrEnum):
+    """The type that a graph's tensors have. Precision lives in the graph, never in a builder's flag."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Target(StrEnum):
+    """Which compiler makes the engine. ``onnx`` makes none."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+    ONNX = "onnx"
+
+
+class TensorSpec(Frozen):
+    """A graph's input or output: numpy's name of its dtype, and its shape, where a name is a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class BranchSpec(Frozen):
+    """One branch of a selective kernel convolution: kernel 3 with dilation 2 is the paper's K5."""
+
+    kernel: OddKernel
+    dilation: Positive = 1
+    groups: Positive = 1
+    activation: bool = True
+
+    @model_validator(mode="after")
+    def _kernel_is_odd(self) -> BranchSpec:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} is even: branches of one unit could not keep the same size")
+        return self
+
+
+class SelectiveKernelSpec(Frozen):
+    """SK[M, G, r] with L of the paper's section 3.1: M is the number of branches, r ``reduction``, L ``min_width``."""
+
+    branches: Annotated[tuple[BranchSpec, ...], Field(min_length=1, strict=False)]
+    reduction: Positive = 16
+    min_width: Positive = 32
+    fuse: Literal["attention", "sum"] = "attention"
+
+    def gate_width(self, channels: int) -> int:
+        """d = max(C / r, L)."""
+        return max(channels // self.reduction, self.min_width)
+
+
+class StemSpec(Frozen):
+    """The first convolution, and whether a 3x3 max pool of stride 2 follows it."""
+
+    channels: Positive
+    kernel: OddKernel
+    stride: Positive
+    max_pool: bool
+
+
+class StageSpec(Frozen):
+    """A run of SK units of equal width; the first one has the stride."""
+
+    units: Positive
+    middle_channels: Positive
+    out_channels: Positive
+    stride: Positive
+
+
+class NetworkSpec(Frozen):
+    """The numbers of an SKNet (Table 1 of the paper)."""
+
+    stem: StemSpec
+    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, strict=False)]
+    selective_kernel: SelectiveKernelSpec
+    classes: Positive
+
+    @property
+    def total_stride(self) -> int:
+        """Input pixels for each pixel of the last map."""
+        stride = self.stem.stride * (2 if self.stem.max_pool else 1)
+        for stage in self.stages:
+            stride *= stage.stride
+        return stride
+
+
+class InputSpec(Frozen):
+    """The network's input: channels, and height and width in pixels."""
+
+    channels: Literal[1, 3]
+    height: Positive
+    width: Positive
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.height, self.width)
+
+
+class Preprocess(Frozen):
+    """From an image to the input: resize the shorter side, crop the centre, scale to 0..1, normalise.
+
+    ``resize`` is in pixels; ``mean`` and ``std`` are per channel of the 0..1 image.
+    """
+
+    resize: Positive
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: Annotated[tuple[float, ...], Field(strict=False)]
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)]
+
+
+class Tolerance(Frozen):
+    """How far a precision's logits may be from torch FP32's. Each card gives the reason beside the numbers.
+
+    ``max_abs_error`` is relative to the largest reference logit; ``min_cosine`` and ``min_sqnr_db`` hold for the worst image;
+    ``min_top1_agreement`` is the share of images, counting only those whose top-1 margin is wider than the error allowed.
+    """
+
+    max_rel_error: Annotated[float, Field(gt=0)]
+    min_cosine: Annotated[float, Field(gt=0, le=1)]
+    min_sqnr_db: float
+    min_top1_agreement: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class Source(Frozen):
+    """Where the architecture, and the weights if any, come from."""
+
+    paper: str
+    url: str
+    licence: str
+
+
+class Reference(Frozen):
+    """Published or computed figures, each test's target: learnable parameters, multiply-accumulates of one image, accuracy in %."""
+
+    parameters: Positive
+    macs: Positive | None = None
+    top1_error_224: float | None = None
+    top1_error_320: float | None = None
+    top1_accuracy: float | None = None
+
+
+class WeightsSpec(Frozen):
+    """Trained weights that come with the card; ``file`` is relative to the card's folder."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class ModelSpec(Frozen):
+    """A validated card. ``docs`` of every key: models/README.md."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*$")]
+    family: Literal["sknet"]
+    summary: str
+    network: NetworkSpec
+    input: InputSpec
+    preprocess: Preprocess
+    tolerance: dict[Annotated[Precision, Field(strict=False)], Tolerance]
+    source: Source
+    reference: Reference
+    weights: WeightsSpec | None = None
+    labels: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    parity_images: str = "photographs"
+    training: dict[str, str | int | float] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        channels = self.input.channels
+        for key in ("mean", "std"):
+            given = len(getattr(self.preprocess, key))
+            if given != channels:
+                raise ValueError(f"preprocess.{key} has {given} values for {channels} input channels")
+        if self.labels and len(self.labels) != self.network.classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.network.classes} classes")
+        if self.preprocess.resize < max(self.input.height, self.input.width):
+            raise ValueError(f"preprocess.resize {self.preprocess.resize} is smaller than the input")
+        return self

@@ -1,0 +1,118 @@
+"""Finds a card by name or path and turns it into a ModelSpec. No code runs from a card."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from skdeploy.errors import CardError
+from skdeploy.spec import ModelSpec
+
+MAX_CARD_BYTES = 1 << 20  # a card is a page of numbers; a larger file is something else
+
+
+def load_card(name_or_path: str) -> tuple[ModelSpec, Path]:
+    """The spec of a card and the file it came from.
+
+    ``name_or_path`` is a path that ends in ``.toml``, or a name looked up in ``./models`` and then in the packaged copy.
+    Raises CardError: no such card (with the nearest names), or the first things wrong in it (with the nearest known keys).
+    """
+    path = _find(name_or_path)
+    return read_card(path), path
+
+
+def read_card(path: Path) -> ModelSpec:
+    """Validates one card file. Raises CardError."""
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise CardError(f"{path} has {path.stat().st_size} bytes: too large for a card")
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"cannot read the card {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CardError(f"the card {path} is not UTF-8 text", advice="a card is a TOML file, see models/README.md") from error
+    except tomllib.TOMLDecodeError as error:
+        raise CardError(f"the card {path} is not valid TOML: {error}") from error
+    try:
+        return ModelSpec.model_validate(content)
+    except ValidationError as error:
+        raise CardError(
+            f"the card {path} is not valid:\n" + "\n".join(_explain(error)), advice="every key is described in models/README.md"
+        ) from error
+
+
+def list_cards() -> list[tuple[ModelSpec, Path]]:
+    """All cards that a name would find, by name; those in ``./models`` hide packaged ones of the same name."""
+    found: dict[str, Path] = {}
+    for folder in _folders():
+        for path in sorted(folder.glob("*.toml")):
+            found.setdefault(path.stem, path)
+    return [(read_card(path), path) for _, path in sorted(found.items())]
+
+
+def packaged(folder: str) -> Path:
+    """The folder ``models`` or ``calibration``: inside the installed package, or at the top of a checkout."""
+    inside = Path(str(resources.files("skdeploy"))) / folder
+    return inside if inside.is_dir() else inside.parent.parent / folder
+
+
+def _folders() -> Iterator[Path]:
+    for folder in (Path("models"), packaged("models")):
+        if folder.is_dir():
+            yield folder
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise CardError(f"no card at {path}", advice="give the path of a TOML file, or a name that `skdeploy models` lists")
+        return path
+    names: list[str] = []
+    for folder in _folders():
+        path = folder / f"{name_or_path}.toml"
+        if Path(name_or_path).name == name_or_path and path.is_file():
+            return path
+        names += [card.stem for card in folder.glob("*.toml")]
+    nearest = difflib.get_close_matches(name_or_path.lower(), sorted(set(names)), n=3, cutoff=0.4)
+    guess = f"did you mean {' or '.join(nearest)}?" if nearest else "`skdeploy models` lists the known ones"
+    raise CardError(f"no model named {name_or_path!r}", advice=guess)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"] if part != "[key]") or "card"
+        if problem["type"] == "extra_forbidden":
+            key = str(problem["loc"][-1])
+            nearest = difflib.get_close_matches(key, _known_keys(problem["loc"][:-1]), n=1, cutoff=0.5)
+            yield f"  {where}: unknown key" + (f", did you mean {nearest[0]!r}?" if nearest else "")
+        elif problem["type"] == "missing":
+            yield f"  {where}: missing"
+        else:
+            given = problem["input"]
+            shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) else ""
+            yield f"  {where}: {problem['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = ModelSpec
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        if field is None:
+            return []
+        model = next((a for a in _flatten(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)), None)
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _flatten(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _flatten(argument)

@@ -1,0 +1,76 @@
+"""The deploy form of a trained network: the same function with fewer operations.
+
+* Batch normalisation in eval mode is affine, so it folds into the convolution before it.
+* A two-branch softmax is a sigmoid: ``exp(p) / (exp(p) + exp(q)) = sigmoid(p - q)``. Both logits are linear in z, so their
+  difference is one FC with the difference of the weights.
+
+Both are exact in real arithmetic. Folding is done in float64 and rounded once to the parameters' own dtype.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from skdeploy.zoo.selective_kernel import ConvNormAct, Gate, branch_softmax
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class FoldedGate(nn.Module):
+    """A gate's deploy form: (N, C, 1, 1) -> M - 1 weights of shape (N, C, 1, 1) each, like the Gate it was folded from."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.branches = gate.branches
+        self.channels = gate.channels
+        self.fc1 = fuse_conv_bn_eval(gate.fc1, gate.bn)
+        self.relu = gate.relu
+        if self.branches == 2:
+            first, second = gate.fc2.weight.detach().chunk(2)
+            self.fc2 = nn.Conv2d(gate.fc1.out_channels, self.channels, 1, bias=False).to(first)
+            self.fc2.weight = nn.Parameter(first - second)
+        else:
+            self.fc2 = gate.fc2
+
+    def forward(self, statistics: Tensor) -> list[Tensor]:
+        logits = self.fc2(self.relu(self.fc1(statistics)))
+        return [logits.sigmoid()] if self.branches == 2 else branch_softmax(logits, self.branches, self.channels)
+
+
+def fold(model: Module) -> Module:
+    """A copy of ``model`` in its deploy form, in eval mode, with the dtype of its parameters; ``model`` is left as it is."""
+    dtype = next(model.parameters()).dtype
+    folded = copy.deepcopy(model).eval().double()
+    _fold_children(folded)
+    return folded.to(dtype).requires_grad_(False)
+
+
+def _fold_children(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, ConvNormAct):
+            child.conv = fuse_conv_bn_eval(child.conv, child.bn)
+            del child.bn
+        elif isinstance(child, Gate):
+            setattr(module, name, FoldedGate(child))
+        else:
+            _fold_children(child)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Learnable parameters; batch normalisation's running statistics are not learnable."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of convolutions and fully connected layers for one image (C, H, W), as the paper counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    reference = next(model.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, *shape, dtype=reference.dtype, device=reference.device))
+    return int(counter.get_total_flops()) // 2
