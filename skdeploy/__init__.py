@@ -1,0 +1,29 @@
+"""skdeploy: trained Selective Kernel Networks to verified inference engines.
+
+``import skdeploy`` is cheap: the names below load what they need when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skdeploy.bundle.folder import load_bundle as load_bundle
+    from skdeploy.options import ExportOptions as ExportOptions
+    from skdeploy.pipeline import export as export
+    from skdeploy.pipeline import verify as verify
+
+__version__ = "0.1.0"
+__all__ = ["ExportOptions", "__version__", "export", "load_bundle", "verify"]
+
+_HOMES = {
+    "ExportOptions": "skdeploy.options",
+    "export": "skdeploy.pipeline",
+    "load_bundle": "skdeploy.bundle.folder",
+    "verify": "skdeploy.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'skdeploy' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,73 @@
+# Every target that runs Python uses .venv, made from constraints.txt when it, or pyproject.toml, has changed.
+
+PYTHON ?= python3
+VENV := .venv
+PEERS := .venv-peers
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TORCH := 2.13.0
+EXTRAS := rtx,test,dev
+CHECKED := skdeploy tools benchmarks
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo test lint format bench docs constraints peers clean
+
+help:
+	@echo "make demo         install, export a trained network to FP16, and show what came out"
+	@echo "make test         run the tests          make lint    ruff, mypy"
+	@echo "make bench        run the benchmarks     make docs    write docs/cli.md anew"
+	@echo "make format       let ruff fix and format"
+	@echo "make constraints  pin the newest versions that pyproject.toml allows"
+	@echo "make peers        the tools that benchmarks compare with, in $(PEERS)"
+	@echo "make clean        remove what was built; the environments stay"
+
+env: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "skdeploy needs Python 3.11 or later: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/skdeploy export sknet-fashion --fp16 --weights models/weights/sknet-fashion.safetensors
+	$(BIN)/skdeploy inspect build/sknet-fashion-fp16
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(CHECKED)
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/run.py
+
+docs: $(INSTALLED)
+	$(BIN)/python tools/make_docs.py
+
+# The comment at the top of the file is kept; "+cpu" is dropped so that any build of the same torch satisfies the pin.
+constraints:
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]' torch==$(TORCH)
+	sed -n '/^#/p' constraints.txt > build/constraints.txt
+	build/constraints/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -rf build/constraints
+
+peers: $(PEERS)/.installed
+
+$(PEERS)/.installed: Makefile
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1 timm nncf openvino 'nvidia-modelopt[onnx]'
+	touch $@
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,47 @@
+"""Runs the command line; the only place that turns an error into an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+
+from skdeploy.errors import SkdeployError
+
+BUG_EXIT_CODE = 1
+INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
+
+
+def main() -> None:
+    """Exits with the code of what happened; the README lists them."""
+    from skdeploy.cli import app
+
+    try:
+        app()
+    except SkdeployError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.advice:
+            print(f"  -> {error.advice}", file=sys.stderr)
+        _report(type(error).__name__, error.message, error.advice, error.exit_code)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: finished stages are kept, run the same command to go on", file=sys.stderr)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    except Exception as error:  # anything else is a bug of ours, and must not look like a user's mistake
+        traceback.print_exc()
+        print(
+            "\nThis is a bug in skdeploy. Please report it with the lines above and the output of `skdeploy doctor`.",
+            file=sys.stderr,
+        )
+        _report(type(error).__name__, str(error), "report this bug", BUG_EXIT_CODE)
+        sys.exit(BUG_EXIT_CODE)
+
+
+def _report(kind: str, message: str, advice: str, exit_code: int) -> None:
+    """For --json, the error on stdout as well: a machine reads one stream."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": {"type": kind, "message": message, "advice": advice, "exit_code": exit_code}}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

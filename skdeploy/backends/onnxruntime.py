@@ -1,0 +1,160 @@
+"""ONNX Runtime: on the CPU for every precision, on CUDA and TensorRT providers where there is a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from skdeploy.backends.base import Array, Availability, Session, require
+from skdeploy.errors import DependencyError, ExportError, IntegrityError
+from skdeploy.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+NAME: Final = "onnxruntime"
+FORMAT: Final = "onnx"
+
+Provider = Literal["cpu", "cuda", "tensorrt"]
+PROVIDERS: Final[dict[str, str]] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+DTYPES: Final = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
+}  # fmt: skip
+
+
+def probe(provider: Provider = "cpu") -> Availability:
+    """Whether ONNX Runtime and one of its providers work here."""
+    name = NAME if provider == "cpu" else f"{NAME} ({provider})"
+    try:
+        import onnxruntime as ort
+
+        version = str(ort.__version__)
+        providers = ort.get_available_providers()
+    except (ImportError, AttributeError, OSError) as error:
+        return Availability(name, False, reason=f"{error}", install='pip install "skdeploy[cpu]"')
+    if PROVIDERS[provider] not in providers:
+        return Availability(
+            name, False, version, reason=f"this build has no {PROVIDERS[provider]}", install='pip install "skdeploy[gpu]"'
+        )
+    if provider != "cpu":
+        from skdeploy.backends import cuda
+
+        devices = cuda.devices()
+        if not devices:
+            return Availability(name, False, version, reason=cuda.driver_problem())
+        return Availability(name, True, version, device=devices[0].name)
+    return Availability(name, True, version, device=f"CPU, {os.cpu_count()} threads")
+
+
+def installed_twice() -> str:
+    """A known trap: onnxruntime and onnxruntime-gpu share one folder, and the one installed last wins. Empty if there is none."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    if len(found) < 2:
+        return ""
+    return (
+        f"{' and '.join(found)} are both installed: they overwrite each other's files, so the GPU providers may be gone. "
+        "Fix: pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    )
+
+
+class OnnxRuntimeSession(Session):
+    """A graph in ONNX Runtime. FP16 tensors are truly rounded on the CPU (``graph/rounding.py`` says why that needs doing)."""
+
+    def __init__(self, source: Path | bytes, provider: Provider, threads: int | None) -> None:
+        ort = require("onnxruntime", extra="cpu")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; warnings are about its own optimisations
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        chosen = PROVIDERS[provider]
+        if chosen not in ort.get_available_providers():
+            raise DependencyError(
+                f"this ONNX Runtime has no {chosen}", advice='pip install "skdeploy[gpu]"; see `skdeploy doctor`'
+            )
+        shown = "the graph" if isinstance(source, bytes) else str(source)
+        try:
+            self._session = ort.InferenceSession(
+                source if isinstance(source, bytes) else str(source), options, providers=[chosen]
+            )
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class below Exception
+            raise ExportError(f"ONNX Runtime cannot load {shown}: {str(error).splitlines()[0]}") from error
+        if chosen not in self._session.get_providers():
+            raise DependencyError(f"ONNX Runtime fell back from {chosen} to {self._session.get_providers()} without an error")
+        self.inputs = tuple(_tensor_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_tensor_spec(value) for value in self._session.get_outputs())
+        self._names = [spec.name for spec in self.outputs]
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        return dict(zip(self._names, self._session.run(self._names, contiguous), strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def open_session(
+    artifact: Path, *, provider: Provider = "cpu", threads: int | None = None, also: Sequence[str] = ()
+) -> OnnxRuntimeSession:
+    """Opens an ONNX file. ``also`` names inner tensors to return as outputs too.
+
+    Raises IntegrityError for a broken file, ExportError for a graph that ONNX Runtime refuses, DependencyError without it.
+    """
+    model = load_graph(artifact)
+    rounds = provider == "cpu" and _has_half(model)
+    if not rounds and not also:
+        return OnnxRuntimeSession(artifact, provider, threads)
+    if rounds:
+        from skdeploy.graph.rounding import RoundToHalf
+
+        RoundToHalf()(model)
+    if also:
+        known = {*model.graph.inputs, *model.graph.outputs}
+        values = {value.name: value for node in model.graph for value in node.outputs}
+        model.graph.outputs.extend(values[name] for name in also if name in values and values[name] not in known)
+    return OnnxRuntimeSession(_serialised(model), provider, threads)
+
+
+def load_graph(path: Path) -> ir.Model:
+    """Reads an ONNX file. Raises IntegrityError if it is missing, truncated or no ONNX."""
+    import onnx_ir
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx_ir.load(path)
+    except (OSError, DecodeError, ValueError, TypeError) as error:
+        raise IntegrityError(f"{path} cannot be read as ONNX: {error}", advice="it is truncated or another kind of file") from error
+    if not len(model.graph):
+        raise IntegrityError(f"{path} holds no nodes", advice="it is truncated or another kind of file")
+    return model
+
+
+def _serialised(model: ir.Model) -> bytes:
+    import onnx_ir
+
+    return onnx_ir.to_proto(model).SerializeToString()
+
+
+def _has_half(model: ir.Model) -> bool:
+    import onnx_ir
+
+    half = onnx_ir.DataType.FLOAT16
+    return any(value.dtype == half for node in model.graph for value in node.outputs)
+
+
+def _tensor_spec(value: Any) -> TensorSpec:
+    return TensorSpec(name=value.name, dtype=DTYPES[value.type], shape=tuple(value.shape))

@@ -1,0 +1,21 @@
+"""Runs TensorRT plans on the GPU that they were built for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skdeploy.backends import _plan_runner
+from skdeploy.backends.base import Availability, Session
+
+NAME = "tensorrt"
+FORMAT = "engine"
+
+
+def probe() -> Availability:
+    """Whether TensorRT, a GPU and a torch with CUDA are here. Never raises."""
+    return _plan_runner.probe(NAME)
+
+
+def open_session(artifact: Path, *, sha256: str) -> Session:
+    """A plan whose digest is ``sha256``; see ``_plan_runner.open_plan`` for what is checked and raised."""
+    return _plan_runner.open_plan(NAME, artifact, sha256=sha256)

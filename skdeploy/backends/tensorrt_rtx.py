@@ -1,0 +1,21 @@
+"""Runs TensorRT-RTX plans on an RTX GPU; the first run compiles them for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skdeploy.backends import _plan_runner
+from skdeploy.backends.base import Availability, Session
+
+NAME = "tensorrt_rtx"
+FORMAT = "engine"
+
+
+def probe() -> Availability:
+    """Whether TensorRT-RTX, an RTX GPU and a torch with CUDA are here. Never raises."""
+    return _plan_runner.probe(NAME)
+
+
+def open_session(artifact: Path, *, sha256: str) -> Session:
+    """A plan whose digest is ``sha256``; see ``_plan_runner.open_plan`` for what is checked and raised."""
+    return _plan_runner.open_plan(NAME, artifact, sha256=sha256)

@@ -1,0 +1,54 @@
+"""PyTorch: runs the network itself, the reference for all others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from skdeploy.backends.base import Array, Availability, Session, require
+from skdeploy.errors import DependencyError
+from skdeploy.spec import ModelSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAME: Final = "torch"
+FORMAT: Final = "module"
+
+
+def probe() -> Availability:
+    """Whether PyTorch works here, and on which device."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Availability(NAME, False, reason=str(error), install="pip install torch")
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return Availability(NAME, True, str(torch.__version__), device=device)
+
+
+class TorchSession(Session):
+    """A network in eval mode on one device: ``input`` (batch, C, H, W) -> ``logits`` (batch, classes)."""
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, device: str) -> None:
+        import torch
+
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise DependencyError("torch sees no CUDA device here", advice="see `skdeploy doctor`")
+        self._network = network.eval().to(device)
+        self._device = device
+        dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
+        self.inputs = (TensorSpec(name="input", dtype=dtype, shape=("batch", *spec.input.shape)),)
+        self.outputs = (TensorSpec(name="logits", dtype=dtype, shape=("batch", spec.network.classes)),)
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        import torch
+
+        with torch.inference_mode():
+            logits = self._network(torch.tensor(feeds["input"]).to(self._device))
+        return {"logits": logits.cpu().numpy()}
+
+
+def open_session(network: nn.Module, spec: ModelSpec, *, device: str = "cpu") -> TorchSession:
+    """Opens a network of ``zoo/``. Raises DependencyError for a device that is not here."""
+    require("torch", extra="torch")
+    return TorchSession(network, spec, device)

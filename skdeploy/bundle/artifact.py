@@ -1,0 +1,119 @@
+"""A file with its digest and where it came from, and the only way that skdeploy writes one: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, field_validator
+
+from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.spec import Frozen, Precision, TensorSpec
+
+PARTIAL_SUFFIX = ".partial"
+
+
+class Provenance(Frozen):
+    """How an artifact was made. ``key`` is the digest of all the rest but ``seconds``: equal keys, equal work."""
+
+    stage: str
+    key: str
+    parents: dict[str, str]
+    options: dict[str, JsonValue]
+    tools: dict[str, str]
+    seconds: float
+
+
+class Artifact(Frozen):
+    """One file of a bundle; ``path`` is relative to the bundle's folder and stays inside it."""
+
+    path: str
+    format: Literal["onnx", "engine", "json"]
+    precision: Annotated[Precision | None, Field(strict=False)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size_bytes: int
+    inputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
+    outputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
+    details: dict[str, JsonValue] = {}
+    provenance: Provenance
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts or "\\" in path or not pure.parts:
+            raise ValueError(f"{path!r} is not a path inside the bundle")
+        return path
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file, streamed. Raises IntegrityError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def tool_versions(distributions: tuple[str, ...]) -> dict[str, str]:
+    """Installed versions, read from package metadata without importing anything."""
+    versions = {}
+    for name in distributions:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return versions
+
+
+def stage_key(stage: str, parents: Mapping[str, str], options: Mapping[str, JsonValue], tools: Mapping[str, str]) -> str:
+    """What decides whether a stage must run again."""
+    return digest_json([stage, dict(parents), dict(options), dict(tools)])
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed on any error.
+
+    Raises IntegrityError for a full disk and UsageError for a folder that takes no files; ``path`` is then as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a small text file, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return IntegrityError(
+            f"no space left to write {path}: {error.strerror}",
+            advice="free some space and run the same command again: finished stages are kept",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        return UsageError(f"cannot write {path}: {error.strerror}", advice="choose another folder with --output")
+    return IntegrityError(f"cannot write {path}: {error.strerror or error}")

@@ -1,0 +1,229 @@
+"""The bundle's folder: opened for writing by one process at a time, or read with every digest checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue, ValidationError
+
+from skdeploy.bundle.artifact import (
+    PARTIAL_SUFFIX,
+    Artifact,
+    Provenance,
+    digest_file,
+    stage_key,
+    tool_versions,
+    write_text,
+    written_whole,
+)
+from skdeploy.bundle.manifest import Manifest
+from skdeploy.errors import IntegrityError, SkdeployError, UsageError
+from skdeploy.spec import Precision, TensorSpec
+
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a stage says of the file it wrote."""
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    details: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One station of the line: a function of input artifacts and options to one output file.
+
+    ``parents`` are digests by name, ``tools`` the distributions whose version changes the result. ``make`` writes the file to
+    the path it is given.
+    """
+
+    name: str
+    output: str
+    format: str
+    precision: Precision | None
+    parents: Mapping[str, str]
+    options: Mapping[str, JsonValue]
+    tools: tuple[str, ...]
+    make: Callable[[Path], Product]
+
+
+class Bundle:
+    """A folder with ``manifest.json``. Artifacts are files inside it, recorded with their digests."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._verified: set[str] = set()
+
+    def path(self, artifact: Artifact) -> Path:
+        """The artifact's file. Raises IntegrityError if a link leads out of the bundle."""
+        path = self.folder / artifact.path
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise IntegrityError(f"{path} is a link that leaves the bundle", advice="export again")
+        return path
+
+    def artifact(self, name: str) -> Artifact | None:
+        """The artifact at the relative path ``name``, if recorded."""
+        return next((a for a in self.manifest.artifacts if a.path == name), None)
+
+    def check(self, artifact: Artifact) -> Path:
+        """The artifact's path, once its digest is the recorded one. Raises IntegrityError."""
+        path = self.path(artifact)
+        if artifact.path in self._verified:
+            return path
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing from the bundle", advice="run the same export again to make it anew")
+        found = digest_file(path)
+        if found != artifact.sha256:
+            raise IntegrityError(
+                f"{path} is not the file that the manifest describes: sha256 {found}, recorded {artifact.sha256}",
+                advice="it was altered or damaged after the export; export again, or restore the file",
+            )
+        self._verified.add(artifact.path)
+        return path
+
+    def check_all(self) -> None:
+        """Raises IntegrityError for the first artifact that is missing or altered."""
+        for artifact in self.manifest.artifacts:
+            self.check(artifact)
+
+    def up_to_date(self, stage: Stage) -> Artifact | None:
+        """The artifact of an earlier run of the same stage with the same key, if its file is still the same."""
+        recorded = self.artifact(stage.output)
+        if recorded is None or recorded.provenance.key != self._key(stage):
+            return None
+        try:
+            self.check(recorded)
+        except IntegrityError:
+            return None  # made again below: this is an export, which owns the file; `verify` refuses instead
+        return recorded
+
+    def produce(self, stage: Stage) -> Artifact:
+        """Runs a stage and records its artifact. The file and then the manifest are each replaced whole."""
+        started = time.perf_counter()
+        path = self.folder / stage.output
+        with written_whole(path) as partial:
+            product = stage.make(partial)
+            sha256, size = digest_file(partial), partial.stat().st_size
+        artifact = Artifact.model_validate(
+            {
+                "path": stage.output,
+                "format": stage.format,
+                "precision": stage.precision,
+                "sha256": sha256,
+                "size_bytes": size,
+                "inputs": product.inputs,
+                "outputs": product.outputs,
+                "details": dict(product.details),
+                "provenance": Provenance(
+                    stage=stage.name,
+                    key=self._key(stage),
+                    parents=dict(stage.parents),
+                    options=dict(stage.options),
+                    tools=tool_versions(stage.tools),
+                    seconds=round(time.perf_counter() - started, 3),
+                ),
+            }
+        )
+        self._verified.add(artifact.path)
+        others = tuple(a for a in self.manifest.artifacts if a.path != artifact.path)
+        self.save(self.manifest.model_copy(update={"artifacts": (*others, artifact)}))
+        return artifact
+
+    def save(self, manifest: Manifest) -> None:
+        """Replaces the manifest."""
+        self.manifest = manifest
+        write_text(self.folder / MANIFEST, manifest.model_dump_json(by_alias=True, indent=2) + "\n")
+
+    def finish(self, artifacts: tuple[Artifact, ...], verdict: Literal["verified", "failed"]) -> None:
+        """Records the line's end: its artifacts in order, and the verdict. Files that an earlier export had left are removed."""
+        kept = {artifact.path for artifact in artifacts}
+        for stale in (a for a in self.manifest.artifacts if a.path not in kept):
+            self.path(stale).unlink(missing_ok=True)
+        self.save(self.manifest.model_copy(update={"artifacts": artifacts, "verdict": verdict}))
+
+    def check_complete(self) -> None:
+        """Raises IntegrityError unless the export that made this bundle came to its end, in parity."""
+        if self.manifest.verdict != "verified":
+            raise IntegrityError(
+                f"{self.folder} is {self.manifest.verdict}: its export did not end well", advice="run the same export again"
+            )
+
+    @staticmethod
+    def _key(stage: Stage) -> str:
+        return stage_key(stage.name, stage.parents, stage.options, tool_versions(stage.tools))
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Opens a bundle for reading. Raises UsageError if there is none, IntegrityError if its manifest is broken."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{folder} is not a bundle: it has no {MANIFEST}", advice="`skdeploy export` makes one, in build/ by default"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"cannot read {path}: {error}") from error
+    try:
+        return Bundle(folder, Manifest.model_validate_json(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise IntegrityError(
+            f"{path} is not a valid manifest: {where}: {first['msg']}", advice="export again into another folder"
+        ) from error
+
+
+@contextmanager
+def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
+    """The bundle in ``folder``, made if needed, with ``manifest``'s head and the artifacts already there, locked for this process.
+
+    The lock is the operating system's: it ends with the process, killed or not. Raises UsageError if the folder is a file,
+    is not writable or holds something else, and IntegrityError if another process is writing to it.
+    """
+    from filelock import FileLock, Timeout
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: a bundle is a folder", advice="choose another one with --output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise IntegrityError(
+            f"another skdeploy is writing to {folder}", advice="wait for it to end, or choose another folder with --output"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}", advice="choose another one with --output") from error
+    try:
+        for leftover in folder.rglob(f".*{PARTIAL_SUFFIX}"):
+            leftover.unlink(missing_ok=True)
+        if (folder / MANIFEST).exists():
+            manifest = manifest.model_copy(update={"artifacts": _recorded(folder)})
+        elif any(entry.name != LOCK for entry in folder.iterdir()):
+            raise UsageError(
+                f"{folder} is not empty and not a bundle", advice="choose another folder with --output: nothing was written"
+            )
+        yield Bundle(folder, manifest)
+    finally:
+        lock.release()
+
+
+def _recorded(folder: Path) -> tuple[Artifact, ...]:
+    try:
+        return load_bundle(folder).manifest.artifacts
+    except SkdeployError as error:
+        raise IntegrityError(
+            f"{folder} has a manifest that cannot be read, so nothing in it can be trusted or reused: {error.message}",
+            advice="remove the folder, or choose another one with --output",
+        ) from error

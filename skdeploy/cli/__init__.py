@@ -1,0 +1,36 @@
+"""The command line: one verb a file. Arguments, progress and printing; no logic, and no heavy imports before a verb runs."""
+
+import typer
+
+from skdeploy.cli.doctor import doctor
+from skdeploy.cli.export import export
+from skdeploy.cli.inspect import inspect
+from skdeploy.cli.models import models
+from skdeploy.cli.verify import verify
+
+app = typer.Typer(
+    name="skdeploy",
+    help="From a trained Selective Kernel Network to a verified inference engine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in (export, verify, models, inspect, doctor):
+    app.command()(verb)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from skdeploy import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version and exit."),
+) -> None:
+    """From a trained Selective Kernel Network to a verified inference engine."""
+    del version

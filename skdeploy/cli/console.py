@@ -1,0 +1,194 @@
+"""What a person sees: stages as they run, on stderr, and tables, on stdout. And what a machine reads: JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Collection
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import Bundle
+from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
+from skdeploy.spec import Precision
+
+WORDS = {
+    "trace": "PyTorch to ONNX",
+    "simplify": "simplify",
+    "half": "to FP16",
+    "headroom": "FP16 headroom",
+    "build": "engine",
+    "parity": "parity",
+    "digests": "digests",
+}
+
+
+class ConsoleProgress:
+    """Draws the stages: a spinner with elapsed time on a terminal, one line a stage elsewhere."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._stage = ""
+        self._started = 0.0
+        self._detail = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def begin(self, stage: str) -> None:
+        self._stage, self._started, self._detail = stage, time.perf_counter(), ""
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, transient=True, refresh_per_second=8, get_renderable=self._spinner)
+            self._live.start()
+
+    def update(self, detail: str) -> None:
+        self._detail = detail
+
+    def end(self, stage: str, seconds: float, *, reused: bool) -> None:
+        self._stop()
+        took = "up to date" if reused else f"{seconds:6.1f} s"
+        self._console.print(f"[green]✓[/green] {WORDS.get(stage, stage):<18}{took:>10}")
+
+    def note(self, text: str) -> None:
+        self._console.print(f"[yellow]![/yellow] {escape(text)}")
+
+    def _spinner(self) -> Spinner:
+        elapsed = time.perf_counter() - self._started
+        return Spinner("dots", f"{WORDS.get(self._stage, self._stage):<18}{elapsed:8.1f} s  {escape(self._detail)}")
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def print_bundle(
+    bundle: Bundle, report: ParityReport | None, *, reused: Collection[str] = (), seconds: float | None = None
+) -> None:
+    """The table of artifacts, and below it what is proven and what is not."""
+    console = Console(highlight=False)
+    manifest = bundle.manifest
+    table = Table(title=f"{manifest.model.name} {manifest.precision}  ->  {bundle.folder}", title_justify="left", box=None, pad_edge=False)
+    for column, justify in (("artifact", "left"), ("precision", "left"), ("size", "right"), ("time", "right"), ("parity", "left")):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for artifact in manifest.artifacts:
+        if artifact.format != "json":
+            table.add_row(
+                artifact.path,
+                artifact.precision or "",
+                size_text(artifact.size_bytes),
+                "kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s",
+                _parity_text(report.of(artifact.path) if report else None),
+            )
+    console.print(table)
+    for line in summary(bundle, report):
+        console.print(line, soft_wrap=True)
+    if seconds is not None:
+        console.print(f"done in {seconds:.1f} s")
+
+
+def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
+    """What is proven, by what, and what is not, in sentences with rich markup."""
+    lines = [f"[yellow]![/yellow] {escape(note)}" for note in bundle.manifest.notes]
+    headroom = headroom_of(bundle)
+    if headroom is not None:
+        least = headroom.tensors[0]
+        lines.append(
+            f"FP16 headroom: least {least.headroom:,.0f}x, at {escape(least.tensor)}, on {headroom.images} images ({escape(headroom.dataset)})"
+        )
+    for engine in (a for a in bundle.manifest.artifacts if a.format == "engine"):
+        lines.append(escape(engine_text(engine)))
+    if report is None:
+        return lines
+    lines.append(f"reference: {report.reference}, on {report.images} images ({escape(report.dataset)})")
+    if report.batch_invariance is not None:
+        batches = ", ".join(map(str, report.batch_invariance.batches))
+        lines.append(f"same logits in batches of {batches}: within {report.batch_invariance.max_rel_error:.1e} of the largest")
+    proven = [c.artifact for c in report.comparisons if c.verdict == "pass"]
+    lines.append(f"[green]verified here:[/green] {escape(', '.join(proven))}")
+    for comparison in report.comparisons:
+        if comparison.verdict == "unproven":
+            lines.append(f"[yellow]not run here:[/yellow] {escape(comparison.artifact)}: {escape(comparison.reason)}")
+    return lines
+
+
+def engine_text(engine: Artifact) -> str:
+    """Where an engine runs and the device memory that it needs."""
+    details = engine.details
+    memory = [
+        f"{name} {size_text(value)}"
+        for name in ("weights", "activation")
+        if isinstance(value := details.get(f"{name}_memory_bytes"), int)
+    ]
+    where = details.get("runs_on")
+    places = "; ".join(map(str, where)) if isinstance(where, list) else ""
+    return f"{engine.path}: for {places}" + (f"; device memory: {', '.join(memory)}" if memory else "")
+
+
+def print_json(
+    bundle: Bundle, report: ParityReport | None, *, reused: Collection[str] = (), seconds: float | None = None
+) -> None:
+    """The same content as print_bundle, for machines."""
+    manifest = bundle.manifest
+    headroom = headroom_of(bundle)
+    rows: list[dict[str, Any]] = []
+    for artifact in manifest.artifacts:
+        comparison = report.of(artifact.path) if report else None
+        rows.append(
+            artifact.model_dump(mode="json", include={"path", "format", "precision", "size_bytes", "sha256", "details"})
+            | {
+                "seconds": artifact.provenance.seconds,
+                "reused": artifact.path in reused,
+                "parity": comparison.model_dump(mode="json") if comparison else None,
+            }
+        )
+    content = {
+        "bundle": str(bundle.folder),
+        "model": manifest.model.name,
+        "precision": manifest.precision,
+        "weights": manifest.weights.model_dump(mode="json"),
+        "verdict": manifest.verdict,
+        "unproven": [c.artifact for c in report.comparisons if c.verdict == "unproven"] if report else [],
+        "notes": list(manifest.notes),
+        "seconds": seconds,
+        "artifacts": rows,
+        "least_headroom": headroom.tensors[0].model_dump(mode="json") if headroom else None,
+        "parity": report.model_dump(mode="json") if report else None,
+    }
+    json.dump(content, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def headroom_of(bundle: Bundle) -> HeadroomReport | None:
+    """The bundle's headroom report, if it has one."""
+    artifact = next((a for a in bundle.manifest.artifacts if a.provenance.stage == "headroom"), None)
+    if artifact is None or bundle.manifest.precision is not Precision.FP16:
+        return None
+    return HeadroomReport.model_validate_json(bundle.check(artifact).read_text(encoding="utf-8"))
+
+
+def size_text(count: int) -> str:
+    """Bytes in words: 1.2 MB."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def _parity_text(comparison: Comparison | None) -> str:
+    if comparison is None:
+        return ""
+    if comparison.metrics is None:
+        return f"[yellow]{comparison.verdict}[/yellow]"
+    metrics = comparison.metrics
+    colour = "green" if comparison.verdict == "pass" else "red"
+    agree = round(metrics.top1_agreement * metrics.images)
+    return f"[{colour}]{comparison.verdict}[/{colour}]  {metrics.sqnr_db:.1f} dB, max error {metrics.max_rel_error:.0e}, top-1 {agree}/{metrics.images}"

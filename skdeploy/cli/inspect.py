@@ -1,0 +1,43 @@
+"""``skdeploy inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, or one file: .onnx, .safetensors, .pth, an engine of a bundle.")],
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+) -> None:
+    """Show what a bundle or a file holds, after checking its digests."""
+    from skdeploy.inspection import inspect_bundle, inspect_file
+
+    if path.is_dir():
+        from skdeploy.cli.console import print_bundle, print_json
+
+        bundle, report = inspect_bundle(path)
+        if json:
+            print_json(bundle, report)
+        else:
+            print_bundle(bundle, report)
+            print(f"verdict of the export: {bundle.manifest.verdict}")
+        return
+    rows = inspect_file(path)
+    if json:
+        import json as encoder
+
+        print(encoder.dumps(rows, indent=2))
+        return
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=str(path), title_justify="left", box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in rows.items():
+        table.add_row(key.replace("_", " "), "\n".join(map(str, value)) if isinstance(value, list) else str(value))
+    Console(highlight=False).print(table)

@@ -1,0 +1,176 @@
+"""The part of TensorRT's Python API that skdeploy uses, the same in TensorRT 10.x, 11.x and TensorRT-RTX, as types.
+
+The compilers are given to functions as modules, so these Protocols are what a type checker knows of them:
+TensorRT-RTX has no stubs, and tensorrt-stubs 10.13 is not valid Python. A test compares them with the installed
+module. Shapes are sequences of int, -1 for a dynamic dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+DTYPES: Final = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "FP8": "float8_e4m3fn",
+    "E8M0": "float8_e8m0fnu",
+    "FP4": "float4_e2m1fn",
+    "INT64": "int64",
+    "INT32": "int32",
+    "INT8": "int8",
+    "INT4": "int4",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+
+
+class Enumerated(Protocol):
+    """A value of one of TensorRT's enumerations."""
+
+    @property
+    def name(self) -> str: ...
+    def __int__(self) -> int: ...
+
+
+class Enumeration(Protocol):
+    """One of TensorRT's enumerations."""
+
+    @property
+    def __members__(self) -> Mapping[str, Enumerated]: ...
+
+
+class Tensor(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int]: ...
+    @property
+    def dtype(self) -> Enumerated: ...
+
+
+class Layer(Protocol):
+    @property
+    def num_outputs(self) -> int: ...
+    def get_output(self, index: int) -> Tensor: ...
+
+
+class Network(Protocol):
+    @property
+    def num_inputs(self) -> int: ...
+    @property
+    def num_outputs(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    def get_input(self, index: int) -> Tensor: ...
+    def get_output(self, index: int) -> Tensor: ...
+    def get_layer(self, index: int) -> Layer: ...
+
+
+class OptimizationProfile(Protocol):
+    def set_shape(self, name: str, low: Sequence[int], best: Sequence[int], high: Sequence[int], /) -> None: ...
+
+
+class BuilderConfig(Protocol):
+    """``num_compute_capabilities`` and ``set_compute_capability`` are TensorRT-RTX's only."""
+
+    profiling_verbosity: object
+    progress_monitor: object
+    num_compute_capabilities: int
+
+    def set_compute_capability(self, capability: Enumerated, index: int, /) -> bool: ...
+    def set_memory_pool_limit(self, pool: Enumerated, size: int, /) -> None: ...
+    def add_optimization_profile(self, profile: OptimizationProfile, /) -> int: ...
+
+
+class HostMemory(Protocol):
+    @property
+    def nbytes(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class Builder(Protocol):
+    def create_network(self, flags: int, /) -> Network: ...
+    def create_builder_config(self) -> BuilderConfig: ...
+    def create_optimization_profile(self) -> OptimizationProfile: ...
+    def build_serialized_network(self, network: Network, config: BuilderConfig, /) -> HostMemory | None: ...
+
+
+class ParserError(Protocol):
+    def node_name(self) -> str: ...
+    def node_operator(self) -> str: ...
+    def desc(self) -> str: ...
+    def func(self) -> str: ...
+
+
+class OnnxParser(Protocol):
+    @property
+    def num_errors(self) -> int: ...
+    def parse_from_file(self, path: str, /) -> bool: ...
+    def get_error(self, index: int, /) -> ParserError: ...
+
+
+class ExecutionContext(Protocol):
+    def set_input_shape(self, name: str, shape: Sequence[int], /) -> bool: ...
+    def set_tensor_address(self, name: str, address: int, /) -> bool: ...
+    def infer_shapes(self) -> Sequence[str]: ...
+    def get_tensor_shape(self, name: str, /) -> Sequence[int]: ...
+    def execute_async_v3(self, stream: int, /) -> bool: ...
+
+
+class Engine(Protocol):
+    @property
+    def num_io_tensors(self) -> int: ...
+    def get_tensor_name(self, index: int, /) -> str: ...
+    def get_tensor_mode(self, name: str, /) -> Enumerated: ...
+    def get_tensor_dtype(self, name: str, /) -> Enumerated: ...
+    def get_tensor_shape(self, name: str, /) -> Sequence[int]: ...
+    def get_tensor_profile_shape(self, name: str, profile: int, /) -> Sequence[Sequence[int]]: ...
+    def create_execution_context(self) -> ExecutionContext | None: ...
+
+
+class Runtime(Protocol):
+    def deserialize_cuda_engine(self, plan: bytes, /) -> Engine | None: ...
+
+
+class _BuilderClass(Protocol):
+    def __call__(self, logger: object, /) -> Builder: ...
+
+
+class _ParserClass(Protocol):
+    def __call__(self, network: Network, logger: object, /) -> OnnxParser: ...
+
+
+class _RuntimeClass(Protocol):
+    def __call__(self, logger: object, /) -> Runtime: ...
+
+
+class Compiler(Protocol):
+    """The imported module, ``tensorrt`` or ``tensorrt_rtx``."""
+
+    __name__: str
+    __version__: str
+    ILogger: type
+    IProgressMonitor: type
+    MemoryPoolType: Enumeration
+    NetworkDefinitionCreationFlag: Enumeration
+    ProfilingVerbosity: Enumeration
+
+    @property
+    def Builder(self) -> _BuilderClass: ...  # noqa: N802  (TensorRT's own names)
+    @property
+    def OnnxParser(self) -> _ParserClass: ...  # noqa: N802
+    @property
+    def Runtime(self) -> _RuntimeClass: ...  # noqa: N802
+
+
+class TargetsCapabilities(Protocol):
+    """What TensorRT-RTX has besides: the compute capabilities that it can build for, as SM89 for 8.9."""
+
+    ComputeCapability: Enumeration
+
+
+def dtype_name(dtype: Enumerated) -> str:
+    """numpy's (or ml_dtypes') name of a TensorRT data type; TensorRT's own for one that came after this was written."""
+    return DTYPES.get(dtype.name, dtype.name.lower())

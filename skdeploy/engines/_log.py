@@ -1,0 +1,122 @@
+"""What TensorRT says while it works: one logger a module for the life of the process, one Log a job.
+
+TensorRT keeps the first logger it is given and ignores later ones, so the logger outlives the builds and each build
+captures its own messages. Two jobs of one module at a time would mix their messages: skdeploy runs one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final, NamedTuple, cast
+
+from skdeploy.engines._api import Compiler, Enumerated
+
+_PARSING_NODE: Final = re.compile(r"Parsing node: (?P<node>.*) \[(?P<operator>\w+)\]")
+_MEMORY: Final = re.compile(r"Total (?P<kind>Activation|Weights) Memory: (?P<bytes>\d+) bytes")
+_DRIVER_NOISE: Final = "catchCudaError"  # the second half of any error on a machine without a driver
+
+_TYPE_WORD: Final = re.compile(
+    r"\b(u?int(4|8|16|32|64)|fp(4|8|16|32|64)|bf16|bfloat16|float(16|32|64)?|half|double|zero[ _-]?points?"
+    r"|data ?types?)\b",
+    re.IGNORECASE,
+)
+_CHANGE_WORDS: Final = re.compile(
+    r"default(ing|s|ed)? to|instead|\bcast|convert|clamp|truncat|fall(s|ing|back| back)|has type|must have"
+    r"|not (natively |currently )?support|unsupported|outside (of )?(the )?(range|\w+ range)|subnormal",
+    re.IGNORECASE,
+)
+
+
+class Warned(NamedTuple):
+    """A warning, and the node that was being parsed, as "name (operator)"; empty outside the parser."""
+
+    node: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"node {self.node}: {self.text}" if self.node else self.text
+
+
+@dataclass
+class Log:
+    """The messages of one job."""
+
+    warnings: list[Warned] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    node: str = ""
+
+    def add(self, severity: str, message: str) -> None:
+        """Takes one message. Of those that are no warning or error, only the node and the memory totals are kept."""
+        if parsing := _PARSING_NODE.match(message):
+            self.node = f"{parsing['node']} ({parsing['operator']})"
+        elif total := _MEMORY.search(message):
+            # A plan for several architectures reports each: the largest is what a GPU may need.
+            kind = total["kind"].lower()
+            self.memory_bytes[kind] = max(self.memory_bytes.get(kind, 0), int(total["bytes"]))
+        elif severity == "WARNING":
+            self.warnings.append(Warned(self.node, message))
+        elif severity in ("ERROR", "INTERNAL_ERROR") and _DRIVER_NOISE not in message:
+            self.errors.append(message)
+
+    def parsed(self) -> None:
+        """The parser is done: what comes now is about no node."""
+        self.node = ""
+
+    def reasons(self) -> str:
+        """The errors in one line, each once."""
+        return "; ".join(dict.fromkeys(self.errors)) or "it gave no reason"
+
+    def type_warnings(self) -> list[str]:
+        """The warnings that ``changes_types``, each once, with their nodes."""
+        return list(dict.fromkeys(str(warning) for warning in self.warnings if changes_types(warning.text)))
+
+
+def changes_types(message: str) -> bool:
+    """Whether a warning says that a tensor gets another type than the graph gives it: the engine is not the graph.
+
+    True if it names a type (INT8, Half, zero point ...) and a change or a mismatch (defaulting to, instead, cast,
+    clamped, falls back, has type, not supported ...). TensorRT-RTX 1.7 was seen to say: "TensorRT supports
+    QuantizeLinear/ DequantizeLinear with UINT8 zero_point only on DLA (version >= 3.16). Defaulting to INT8 instead."
+    and "IElementWiseLayer with inputs x and y: first input has type Float but second input has type Half." Older
+    parsers, up to 8.6, say: "Your ONNX model has been generated with INT64 weights, while TensorRT does not natively
+    support INT64. Attempting to cast down to INT32." False for the rest, which goes into the report, as
+    "getHardwareCompatibilityLevel() is unsupported in TensorRT-RTX.", which names no type, or "Detected layernorm
+    nodes in FP16", which changes none.
+    """
+    return bool(_TYPE_WORD.search(message) and _CHANGE_WORDS.search(message))
+
+
+class _Collector:
+    """Holds the Log that messages go to now; messages between jobs go to one that nobody reads."""
+
+    def __init__(self, trt: Compiler) -> None:
+        self.log = Log()
+
+        def initialise(logger: object) -> None:
+            trt.ILogger.__init__(logger)  # type: ignore[misc]  # pybind11 wants its own __init__ called by name
+
+        def take(_: object, severity: Enumerated, message: str) -> None:
+            self.log.add(severity.name, message)
+
+        self.logger: object = type("CollectingLogger", (trt.ILogger,), {"__init__": initialise, "log": take})()
+
+
+@cache
+def _collector(trt: Hashable) -> _Collector:
+    return _Collector(cast(Compiler, trt))
+
+
+@contextmanager
+def capture(trt: Compiler) -> Iterator[tuple[object, Log]]:
+    """The module's only logger, and the Log of what is said inside the ``with`` block."""
+    collector = _collector(cast(Hashable, trt))
+    log = collector.log = Log()
+    try:
+        yield collector.logger, log
+    finally:
+        collector.log = Log()

@@ -1,0 +1,41 @@
+"""How far each tensor is from the end of FP16's range, measured on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from skdeploy.backends import onnxruntime
+from skdeploy.backends.base import Array
+from skdeploy.errors import PrecisionError
+from skdeploy.graph.half import FP16_MAX
+from skdeploy.graph.naming import module_of
+from skdeploy.parity.report import HeadroomReport, TensorHeadroom
+
+def measure_headroom(
+    graph: Path, tensors: Sequence[str], batches: Iterable[tuple[dict[str, Array], int]], dataset: str
+) -> HeadroomReport:
+    """Runs the FP32 ``graph`` with ``tensors`` as outputs, one batch of feeds at a time (feeds, number of images).
+
+    Raises PrecisionError for a tensor that is not finite even in FP32.
+    """
+    largest = dict.fromkeys(tensors, 0.0)
+    images = 0
+    with onnxruntime.open_session(graph, also=tensors) as session:
+        for feeds, count in batches:
+            images += count
+            values = feeds | session.run(feeds)
+            for name in tensors:
+                largest[name] = max(largest[name], float(np.max(np.abs(values[name]))))
+                if not np.isfinite(largest[name]):
+                    raise PrecisionError(
+                        f"the tensor {name} is not finite on {dataset}, in FP32 already",
+                        advice="the weights are damaged, or the preprocessing is not the one of the training",
+                    )
+    rows = [
+        TensorHeadroom(tensor=name, module=module_of(name), max_abs=value, headroom=min(FP16_MAX / max(value, 1e-30), 1e9))
+        for name, value in largest.items()
+    ]
+    return HeadroomReport(images=images, dataset=dataset, tensors=tuple(sorted(rows, key=lambda row: row.headroom)))

@@ -1,0 +1,61 @@
+"""Module names in the graph: every node is called ``<module>/<operator>``, and so is its output.
+
+Exporters record modules in their own ways and the simplifier drops metadata but keeps names, so the names carry it. All that
+speaks to the user of a part of the network (headroom, --keep-fp32, blame) speaks in the network's module names.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from typing import Final
+
+import onnx_ir as ir
+
+SCOPES: Final = "pkg.torch.onnx.name_scopes"  # written by torch.onnx's torch.export-based exporter
+WRAPPER: Final = "network"  # the attribute of trace.py's wrapper: not a module of the user's
+
+
+def module_of(name: str | None) -> str:
+    """The module that a node or value belongs to; empty for the network's own forward."""
+    return (name or "").rpartition("/")[0]
+
+
+class NameByModule(ir.passes.InPlacePass):
+    """Renames nodes and their outputs after the modules they come from; inputs, outputs and initializers keep their names.
+
+    Legal always: names carry no meaning in ONNX, and uniqueness is kept by numbering repeated operators of a module.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        outputs = set(model.graph.outputs)
+        seen: Counter[str] = Counter()
+        for node in model.graph:
+            name = f"{_scope(node)}/{node.op_type}"
+            seen[name] += 1
+            node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+            for index, value in enumerate(node.outputs):
+                if value not in outputs:
+                    value.name = node.name if index == 0 else f"{node.name}.{index}"
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _scope(node: ir.Node) -> str:
+    recorded = node.metadata_props.get(SCOPES)
+    if recorded is not None:
+        scopes = ast.literal_eval(recorded)
+        module = scopes[-2] if len(scopes) > 1 else ""
+    else:
+        module = _from_path((node.name or "").strip("/").split("/")[:-1])
+    return module.removeprefix(WRAPPER).removeprefix(".")
+
+
+def _from_path(parts: list[str]) -> str:
+    """TorchScript writes ``stages/stages.0/stages.0.0/reduce``: children of a Sequential repeat their parent's name."""
+    joined: list[str] = []
+    for part in parts:
+        if joined and (part == joined[-1] or part.startswith(f"{joined[-1]}.")):
+            joined[-1] = part
+        else:
+            joined.append(part)
+    return ".".join(joined)

@@ -1,0 +1,85 @@
+"""What is in a bundle or a file, without running it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from skdeploy.bundle.folder import MANIFEST, Bundle, load_bundle
+from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.parity.report import ParityReport
+
+Facts = dict[str, Any]
+
+
+def inspect_bundle(folder: Path) -> tuple[Bundle, ParityReport | None]:
+    """The bundle with every digest checked, and the parity report of its export. Raises UsageError, IntegrityError."""
+    bundle = load_bundle(folder)
+    bundle.check_all()
+    proof = next((a for a in bundle.manifest.artifacts if a.provenance.stage == "parity"), None)
+    if proof is None:
+        return bundle, None
+    return bundle, ParityReport.model_validate_json(bundle.path(proof).read_text(encoding="utf-8"))
+
+
+def inspect_file(path: Path) -> Facts:
+    """Facts of one file, by its kind. Raises UsageError for a kind unknown, and the errors of reading it."""
+    if not path.is_file():
+        raise UsageError(f"no file or bundle at {path}")
+    if path.suffix == ".onnx":
+        return _onnx(path)
+    if path.suffix in (".safetensors", ".pth", ".pt"):
+        return _weights(path)
+    if path.suffix == ".engine":
+        return _engine(path)
+    raise UsageError(f"{path} is no kind of file that skdeploy knows", advice="a bundle, .onnx, .safetensors, .pth or .engine")
+
+
+def _onnx(path: Path) -> Facts:
+    from skdeploy.backends.onnxruntime import load_graph
+    from skdeploy.graph.naming import module_of
+
+    model = load_graph(path)
+    graph = model.graph
+    types: Counter[str] = Counter()
+    for node in graph:
+        types.update(value.dtype.name for value in node.outputs if value.dtype is not None)
+    ranks = [len(value.shape) for node in graph for value in node.outputs if value.shape is not None]
+    constants = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
+    return {
+        "opset": model.opset_imports.get(""),
+        "inputs": [str(value) for value in graph.inputs],
+        "outputs": [str(value) for value in graph.outputs],
+        "nodes": len(graph),
+        "operators": dict(Counter(node.op_type for node in graph).most_common()),
+        "tensor_types": dict(types.most_common()),
+        "highest_rank": max(ranks, default=0),
+        "constants": f"{sum(tensor.size for tensor in constants):,} values, {sum(tensor.nbytes for tensor in constants):,} bytes",
+        "modules": sorted({module_of(node.name) for node in graph} - {""}),
+    }
+
+
+def _weights(path: Path) -> Facts:
+    from skdeploy.checkpoints.load import read_checkpoint
+
+    state = read_checkpoint(path)
+    return {
+        "tensors": len(state),
+        "values": sum(tensor.numel() for tensor in state.values()),
+        "shapes": [f"{key}: {list(tensor.shape)}" for key, tensor in state.items()],
+    }
+
+
+def _engine(path: Path) -> Facts:
+    for folder in path.resolve().parents:
+        if (folder / MANIFEST).is_file():
+            bundle = load_bundle(folder)
+            artifact = bundle.artifact(path.resolve().relative_to(folder).as_posix())
+            if artifact is None:
+                break
+            bundle.check(artifact)
+            return {"bundle": str(folder), "sha256": artifact.sha256, **artifact.details}
+    raise IntegrityError(
+        f"{path} is in no bundle's manifest", advice="a plan is native code: skdeploy opens only those it has a digest of"
+    )

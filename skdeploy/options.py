@@ -1,0 +1,106 @@
+"""What an export is asked to do, checked for contradictions before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from skdeploy.errors import UsageError
+from skdeploy.graph.trace import TraceOptions
+from skdeploy.spec import ModelSpec, Precision, Target
+
+MIN_OPSET: Final = 19  # the first with FP16 scales for Q/DQ
+MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
+DEFAULT_PROFILE: Final = (1, 8, 32)
+DEFAULT_IMAGES: Final = 64
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of ``skdeploy export``, by the same names.
+
+    ``output`` None means ``build/<model>-<precision>``; ``profile`` is (min, opt, max) batch of the engine, None for
+    (1, 8, 32) or the fixed batch; ``image_size`` is (height, width) in pixels, None for the card's; ``images`` None means the
+    card's own parity images, of which at most ``num_images`` are used.
+    """
+
+    model: str
+    precision: Precision = Precision.FP32
+    output: Path | None = None
+    weights: Path | None = None
+    seed: int = 0
+    trace: TraceOptions = field(default_factory=TraceOptions)
+    simplify: bool = True
+    keep_fp32: tuple[str, ...] = ()
+    target: Target = Target.AUTO
+    profile: tuple[int, int, int] | None = None
+    workspace_bytes: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    image_size: tuple[int, int] | None = None
+    images: Path | None = None
+    num_images: int = DEFAULT_IMAGES
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot be or contradicts itself."""
+        if self.precision is Precision.INT8:
+            raise UsageError("INT8 is not in this version of skdeploy", advice="--fp16 is")
+        if not MIN_OPSET <= self.trace.opset <= MAX_OPSET:
+            raise UsageError(f"--opset {self.trace.opset}: from {MIN_OPSET} to {MAX_OPSET}, which every TensorRT from 10.3 parses")
+        if self.trace.batch is not None and self.trace.batch < 1:
+            raise UsageError(f"--batch {self.trace.batch}: at least 1")
+        if self.keep_fp32 and self.precision is Precision.FP32:
+            raise UsageError("--keep-fp32 without --fp16: everything is FP32 already")
+        if self.compute_capabilities and self.target in (Target.TENSORRT, Target.ONNX):
+            raise UsageError(
+                f"--compute-capability is for TensorRT-RTX, not for --target {self.target}",
+                advice="TensorRT builds for the GPU that it runs on",
+            )
+        if self.num_images < 1:
+            raise UsageError(f"--num-images {self.num_images}: at least 1")
+        if self.workspace_bytes is not None and self.workspace_bytes <= 0:
+            raise UsageError("--workspace must be more than 0 GiB")
+        if self.profile is not None:
+            low, opt, high = self.profile
+            if not 1 <= low <= opt <= high:
+                raise UsageError(f"batch profile {low}/{opt}/{high}: must be 1 <= --min-batch <= --opt-batch <= --max-batch")
+            if self.trace.batch is not None and self.profile != (self.trace.batch,) * 3:
+                raise UsageError(
+                    f"--batch {self.trace.batch} fixes the batch, the profile says {low}/{opt}/{high}",
+                    advice="give either --batch or --min-batch/--opt-batch/--max-batch",
+                )
+
+    def applied(self, spec: ModelSpec) -> ModelSpec:
+        """The card's spec with the image size asked for; the resize before the crop grows in proportion.
+
+        Raises UsageError for a size that the network's stride does not divide, other than the card's own.
+        """
+        own = (spec.input.height, spec.input.width)
+        if self.image_size is None or self.image_size == own:
+            return spec
+        stride = spec.network.total_stride
+        for size in self.image_size:
+            if size < stride or size % stride:
+                nearest = max(stride, round(size / stride) * stride)
+                raise UsageError(
+                    f"--imgsz {size}: {spec.name} halves the image down to 1/{stride}, so {size} pixels leave a ragged edge",
+                    advice=f"use a multiple of {stride}, such as {nearest}",
+                )
+        height, width = self.image_size
+        resize = max(round(spec.preprocess.resize * max(height, width) / max(own)), height, width)
+        return spec.model_copy(
+            update={
+                "input": spec.input.model_copy(update={"height": height, "width": width}),
+                "preprocess": spec.preprocess.model_copy(update={"resize": resize}),
+            }
+        )
+
+    def batch_profile(self) -> tuple[int, int, int]:
+        """(min, opt, max) batch of the engine."""
+        if self.profile is not None:
+            return self.profile
+        return DEFAULT_PROFILE if self.trace.batch is None else (self.trace.batch,) * 3
+
+    def folder(self, spec: ModelSpec) -> Path:
+        """Where the bundle goes."""
+        return self.output or Path("build") / f"{spec.name}-{self.precision}"

@@ -1,0 +1,141 @@
+"""Runs the same images through several backends and compares what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from skdeploy.backends.base import Array, Session
+from skdeploy.errors import SkdeployError
+from skdeploy.parity.metrics import compare_logits, violations
+from skdeploy.parity.report import BatchInvariance, Comparison
+from skdeploy.quant.dataset import Inputs, Pixels, normalise
+from skdeploy.spec import ModelSpec, Precision, TensorSpec, Tolerance
+
+BATCHES: Final = (1, 2, 5, 32)
+RUN_BATCH: Final = 8  # small enough for the activations of 224 x 224 images, large enough to be quick
+
+
+def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
+    """What makes a comparison pointless: no logits, another shape or type, values that are not finite."""
+    logits = outputs.get("logits")
+    if logits is None:
+        return (f"no output named 'logits', only {sorted(outputs)}",)
+    if logits.shape != (images, spec.network.classes):
+        return (f"logits have shape {logits.shape}, expected {(images, spec.network.classes)}",)
+    if logits.dtype != np.float32:
+        return (f"logits are {logits.dtype}, expected float32",)
+    broken = int(np.size(logits) - np.count_nonzero(np.isfinite(logits)))
+    if broken:
+        first = int(np.argwhere(~np.isfinite(logits))[0, 0])
+        return (f"{broken} logits are NaN or infinite, first in image {first}",)
+    return ()
+
+
+def feeds_of(pixels: Pixels, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """What a session wants of some crops, uint8 (N, H, W, C): raw pixels if its input is uint8, else normalised planes."""
+    target = inputs[0]
+    array: Pixels | Inputs = pixels if target.dtype == "uint8" else normalise(pixels, spec.preprocess)
+    return {target.name: array}
+
+
+def batches_of(
+    pixels: Pixels, spec: ModelSpec, inputs: Sequence[TensorSpec], batch: int = RUN_BATCH
+) -> Iterator[tuple[dict[str, Array], int]]:
+    """Feeds for all crops, ``batch`` at a time, and how many images each holds.
+
+    A graph of fixed batch gets its own size; the last batch is then filled up with copies of the last image.
+    """
+    fixed = inputs[0].shape[0]
+    size = fixed if isinstance(fixed, int) else batch
+    for start in range(0, len(pixels), size):
+        chunk = pixels[start : start + size]
+        count = len(chunk)
+        if isinstance(fixed, int) and count < size:
+            chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - count, axis=0)])
+        yield feeds_of(chunk, spec, inputs), count
+
+
+def run_images(session: Session, pixels: Pixels, spec: ModelSpec, batch: int = RUN_BATCH) -> dict[str, Array]:
+    """Outputs of all images, (N, ...) each."""
+    parts: dict[str, list[Array]] = {}
+    for feeds, count in batches_of(pixels, spec, session.inputs, batch):
+        for name, value in session.run(feeds).items():
+            parts.setdefault(name, []).append(value[:count])
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def compare(
+    session: Session,
+    pixels: Pixels,
+    reference: Array,
+    spec: ModelSpec,
+    *,
+    artifact: str,
+    backend: str,
+    precision: Precision,
+    tolerance: Tolerance,
+) -> Comparison:
+    """Runs ``session`` on the crops and compares its logits with ``reference``, (N, classes)."""
+    outputs = run_images(session, pixels, spec)
+    problems = check_outputs(outputs, len(pixels), spec)
+    metrics = None
+    if not problems:
+        metrics = compare_logits(reference, outputs["logits"], tolerance)
+        problems = violations(metrics, tolerance)
+    return Comparison(
+        artifact=artifact,
+        backend=backend,
+        precision=precision,
+        verdict="fail" if problems else "pass",
+        metrics=metrics,
+        problems=problems,
+    )
+
+
+def unproven(artifact: str, backend: str, precision: Precision, error: SkdeployError) -> Comparison:
+    """The record of an artifact that cannot run on this machine."""
+    return Comparison(
+        artifact=artifact, backend=backend, precision=precision, verdict="unproven", reason=error.message
+    )
+
+
+def batch_invariance(
+    session: Session,
+    pixels: Pixels,
+    spec: ModelSpec,
+    *,
+    artifact: str,
+    tolerance: float,
+    batches: Sequence[int] = BATCHES,
+) -> BatchInvariance | None:
+    """Image k must give the same logits in any batch; None for a graph of fixed batch, where there is nothing to vary.
+
+    The first size is the reference. Images are repeated if there are fewer than a batch takes. ``tolerance`` is relative to
+    the largest logit: kernels may sum in another order for another batch, so bits may differ.
+    """
+    if isinstance(session.inputs[0].shape[0], int):
+        return None
+    many = np.resize(pixels, (max(batches), *pixels.shape[1:]))
+    distinct = many[: min(len(pixels), len(many))]
+    single = run_images(session, distinct, spec, batches[0])["logits"].astype(np.float64)
+    scale = max(float(np.max(np.abs(single))), np.finfo(np.float64).tiny)
+    worst, problem = 0.0, ""
+    for size in batches[1:]:
+        logits = session.run(feeds_of(many[:size], spec, session.inputs))["logits"]
+        expected = np.resize(single, (size, single.shape[1]))
+        error = float(np.max(np.abs(logits - expected))) / scale if np.isfinite(logits).all() else float("inf")
+        if error > worst:
+            worst = error
+            if error > tolerance:
+                problem = f"images differ by {error:.2e} of the largest logit between a batch of {batches[0]} and of {size}"
+    return BatchInvariance(
+        artifact=artifact,
+        batches=tuple(batches),
+        max_rel_error=worst if np.isfinite(worst) else 1e9,
+        tolerance=tolerance,
+        verdict="fail" if problem else "pass",
+        problem=problem,
+    )

@@ -1,0 +1,112 @@
+"""What was measured: the contents of ``headroom.json`` and ``parity.json``."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from skdeploy.errors import ParityError, PrecisionError
+from skdeploy.parity.metrics import Metrics
+from skdeploy.spec import Frozen, Precision
+
+MIN_HEADROOM: Final = 2.0  # images in the field are brighter and busier than the few that were measured
+
+
+class TensorHeadroom(Frozen):
+    """The largest magnitude of one tensor over all images, and 65504 divided by it."""
+
+    tensor: str
+    module: str
+    max_abs: float
+    headroom: float
+
+
+class HeadroomReport(Frozen):
+    """Every tensor that the FP16 graph holds in FP16, least headroom first."""
+
+    images: int
+    dataset: str
+    tensors: Annotated[tuple[TensorHeadroom, ...], Field(strict=False)]
+
+    def check(self) -> None:
+        """Raises PrecisionError naming the tensors with less than twice their range left, and the option that keeps them FP32."""
+        short = [row for row in self.tensors if row.headroom < MIN_HEADROOM]
+        if not short:
+            return
+        shown = "\n".join(
+            f"  {row.tensor}: reaches {row.max_abs:.4g}, headroom {row.headroom:.2f}x"
+            + (" (overflows)" if row.headroom < 1 else "")
+            for row in short[:5]
+        )
+        more = f"\n  ... and {len(short) - 5} more" if len(short) > 5 else ""
+        modules = sorted({row.module for row in short if row.module})
+        pattern = "|".join(f"^{re.escape(module)}" for module in modules[:5])
+        raise PrecisionError(
+            f"{len(short)} FP16 tensor(s) have less than {MIN_HEADROOM:g}x headroom to 65504 on {self.dataset}:\n{shown}{more}",
+            advice=f"keep them in FP32: --keep-fp32 '{pattern}'" if pattern else "rescale the input",
+        )
+
+
+Verdict = Literal["pass", "fail", "unproven"]
+
+
+class Comparison(Frozen):
+    """One artifact on one backend against the reference. ``unproven``: it could not run here, ``reason`` says why."""
+
+    artifact: str
+    backend: str
+    precision: Annotated[Precision, Field(strict=False)]
+    verdict: Verdict
+    reason: str = ""
+    metrics: Metrics | None = None
+    problems: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class BatchInvariance(Frozen):
+    """The same images in batches of several sizes: the largest difference of any logit, relative to the largest logit."""
+
+    artifact: str
+    batches: Annotated[tuple[int, ...], Field(strict=False)]
+    max_rel_error: float
+    tolerance: float
+    verdict: Verdict
+    problem: str = ""
+
+
+class ParityReport(Frozen):
+    """All comparisons of a bundle. ``verdict`` is the worst of them, ``unproven`` engines aside."""
+
+    reference: str
+    dataset: str
+    dataset_sha256: str
+    images: int
+    comparisons: Annotated[tuple[Comparison, ...], Field(strict=False)]
+    batch_invariance: BatchInvariance | None = None
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Every problem, with the artifact and backend it belongs to."""
+        found = [
+            f"{c.artifact} on {c.backend}: {problem}" for c in self.comparisons if c.verdict == "fail" for problem in c.problems
+        ]
+        if self.batch_invariance is not None and self.batch_invariance.verdict == "fail":
+            found.append(f"{self.batch_invariance.artifact}: {self.batch_invariance.problem}")
+        return tuple(found)
+
+    @property
+    def verdict(self) -> Verdict:
+        return "fail" if self.failures else "pass"
+
+    def check(self) -> None:
+        """Raises ParityError that lists what is out of tolerance."""
+        if self.failures:
+            raise ParityError(
+                f"no parity with {self.reference} on {self.dataset}:\n" + "\n".join(f"  {line}" for line in self.failures),
+                advice="the tolerances, and their reasons, are in the card",
+            )
+
+    def of(self, artifact: str) -> Comparison | None:
+        """The comparison of one artifact."""
+        return next((c for c in self.comparisons if c.artifact == artifact), None)

@@ -1,0 +1,276 @@
+"""Running plans. What needs no GPU is the refusals; the runs themselves compare with ONNX Runtime on a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from skdeploy import engines
+from skdeploy.backends import _plan_runner, cuda, tensorrt, tensorrt_rtx
+from skdeploy.backends.base import Session
+from skdeploy.engines._build import BatchProfile, BuildOptions
+from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
+from skdeploy.spec import TensorSpec
+
+L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
+H100 = cuda.CudaDevice(0, "NVIDIA H100", "9.0", 80 << 30)
+BACKENDS = pytest.mark.parametrize("backend", [tensorrt, tensorrt_rtx], ids=lambda module: module.NAME)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "some.engine"
+    path.write_bytes(b"native code, perhaps")
+    return path
+
+
+@BACKENDS
+def test_other_digest_is_refused_before_anything_is_imported(
+    backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the module made unimportable and no GPU, only a check that comes first can give this error."""
+    monkeypatch.setitem(sys.modules, backend.NAME, None)
+    monkeypatch.setattr(cuda, "devices", lambda: pytest.fail("asked for a GPU before the digest was checked"))
+    with pytest.raises(IntegrityError, match="not the engine that was built, and not loaded") as refusal:
+        backend.open_session(plan, sha256="0" * 64)
+    assert digest(plan) in refusal.value.message
+
+
+@BACKENDS
+def test_one_changed_byte_is_another_digest(backend: ModuleType, plan: Path) -> None:
+    expected = digest(plan)
+    plan.write_bytes(plan.read_bytes().replace(b"n", b"m", 1))
+    with pytest.raises(IntegrityError):
+        backend.open_session(plan, sha256=expected)
+
+
+@BACKENDS
+def test_file_that_cannot_be_read_is_an_integrity_error(backend: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"cannot read .*absent.engine"):
+        backend.open_session(tmp_path / "absent.engine", sha256="0" * 64)
+
+
+@BACKENDS
+def test_no_gpu_is_a_dependency_error(backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "devices", lambda: ())
+    monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver: not found")
+    with pytest.raises(DependencyError, match="no GPU to run an engine on: no NVIDIA driver") as refusal:
+        backend.open_session(plan, sha256=digest(plan))
+    assert "ONNX Runtime" in refusal.value.advice
+    answer = backend.probe()
+    assert not answer.available
+    assert "no GPU" in answer.reason
+
+
+@BACKENDS
+def test_missing_module_is_told_by_probe(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, backend.NAME, None)
+    monkeypatch.setattr(cuda, "devices", lambda: (L4,))
+    answer = backend.probe()
+    assert not answer.available
+    assert f"{backend.NAME} cannot be imported" in answer.reason
+    assert f"skdeploy[{engines.EXTRAS[backend.NAME]}]" in answer.install
+
+
+@BACKENDS
+def test_probe_survives_a_package_that_breaks(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise RuntimeError(f"{name} is broken")
+
+    monkeypatch.setattr(engines, "load", broken)
+    monkeypatch.setattr(cuda, "devices", lambda: (L4,))
+    answer = backend.probe()
+    assert not answer.available
+    assert "is broken" in answer.reason
+    assert answer.install
+
+
+def test_gpu_that_rtx_does_not_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
+    monkeypatch.setattr(cuda, "devices", lambda: (H100,))
+    answer = tensorrt_rtx.probe()
+    assert not answer.available
+    assert "does not run on NVIDIA H100 (9.0)" in answer.reason
+    assert "--target tensorrt" in answer.install
+
+
+def test_torch_without_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
+    monkeypatch.setattr(cuda, "devices", lambda: (L4,))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    answer = tensorrt_rtx.probe()
+    assert not answer.available
+    assert "cannot use the GPU" in answer.reason
+    assert "pytorch.org" in answer.install
+
+
+PROFILE = ((1, 3, 8, 8), (4, 3, 16, 16), (8, 3, 32, 32))
+
+
+@pytest.mark.parametrize("shape", PROFILE)
+def test_shape_inside_the_profile_is_taken(shape: tuple[int, ...]) -> None:
+    _plan_runner.require_inside_profile("images", shape, PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("shape", "place", "limits"),
+    [((9, 3, 8, 8), "batch 9", "batch 1 to 8, best at 4"), ((1, 3, 8, 7), "width 7", "width 8 to 32, best at 16")],
+)
+def test_shape_outside_the_profile_is_told_the_limits(shape: tuple[int, ...], place: str, limits: str) -> None:
+    with pytest.raises(UsageError, match=place) as refusal:
+        _plan_runner.require_inside_profile("images", shape, PROFILE)
+    assert limits in refusal.value.advice
+
+
+class Engine:
+    """The tensors of an engine, without one."""
+
+    def __init__(self, dtype: str = "HALF") -> None:
+        self._tensors = {"images": ("INPUT", dtype, (-1, 3, -1, -1)), "logits": ("OUTPUT", "FLOAT", (-1, 4))}
+        self.num_io_tensors = len(self._tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=self._tensors[name][0])
+
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=self._tensors[name][1])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name][2]
+
+
+def test_tensors_of_an_engine_have_numpys_dtypes_and_named_dimensions() -> None:
+    inputs, outputs = _plan_runner._tensors(Engine(), Path("some.engine"))  # type: ignore[arg-type]
+    assert inputs == (TensorSpec(name="images", dtype="float16", shape=("batch", 3, "height", "width")),)
+    assert outputs == (TensorSpec(name="logits", dtype="float32", shape=("batch", 4)),)
+
+
+def test_dtype_that_numpy_lacks_is_refused() -> None:
+    with pytest.raises(UsageError, match="'images' in bfloat16"):
+        _plan_runner._tensors(Engine("BF16"), Path("some.engine"))  # type: ignore[arg-type]
+
+
+def test_plan_that_is_none_is_refused_by_rtx(plan: Path) -> None:
+    """Its runtime reads the header, with or without a GPU."""
+    trt = engines.load("tensorrt_rtx") if engines.installed("tensorrt_rtx") else pytest.skip("needs skdeploy[rtx]")
+    from skdeploy.engines._log import capture
+
+    with capture(trt) as (logger, _), pytest.raises(EngineError, match="does not run here"):
+        _plan_runner._require_valid(trt, trt.Runtime(logger), plan, plan.read_bytes())
+
+
+# On a GPU
+
+
+def small_network(path: Path, half: bool) -> Path:
+    """Convolution, ReLU, mean and a matrix product, with a dynamic batch: images (N, 3, 16, 16) -> logits (N, 4)."""
+    random = np.random.default_rng(0)
+    dtype, numpy_type = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)
+    weights = {
+        "kernel": random.standard_normal((8, 3, 3, 3)) / 5,
+        "matrix": random.standard_normal((8, 4)) / 3,
+    }
+    nodes = [
+        helper.make_node("Conv", ["images", "kernel"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("GlobalAveragePool", ["b"], ["c"]),
+        helper.make_node("Flatten", ["c"], ["d"]),
+        helper.make_node("MatMul", ["d", "matrix"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("images", dtype, ("batch", 3, 16, 16))],
+        [helper.make_tensor_value_info("logits", dtype, ("batch", 4))],
+        [numpy_helper.from_array(array.astype(numpy_type), name) for name, array in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture(params=[False, True], ids=["fp32", "fp16"])
+def half(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
+def opened(request: pytest.FixtureRequest, half: bool, tmp_path: Path) -> Iterator[tuple[Path, Session]]:
+    name = str(request.param)
+    answer = _plan_runner.probe(name)
+    if not answer.available:
+        pytest.skip(answer.reason)
+    graph, plan = small_network(tmp_path / "small.onnx", half), tmp_path / "small.engine"
+    options = BuildOptions(BatchProfile(1, 4, 8))
+    engines.compiler(name).build(graph, plan, options, lambda phase, fraction: None)
+    with _plan_runner.open_plan(name, plan, sha256=digest(plan)) as session:
+        yield graph, session
+
+
+@pytest.mark.gpu
+def test_engine_computes_what_onnx_runtime_computes(opened: tuple[Path, Session], half: bool) -> None:
+    import onnxruntime
+
+    graph, session = opened
+    reference = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    assert [spec.name for spec in session.inputs + session.outputs] == ["images", "logits"]
+    # Both FP16 and the TF32 that TensorRT may use for FP32 round to 11 bits, 5e-4 relative; sums of 27 products and the
+    # rounding between four layers leave a few times that.
+    tolerance = 5e-3
+    for batch in (1, 3, 8):
+        images = np.random.default_rng(batch).standard_normal((batch, 3, 16, 16))
+        feeds = {"images": images.astype(np.float16 if half else np.float32)}
+        (expected,) = reference.run(["logits"], feeds)
+        got = session.run(feeds)["logits"]
+        assert got.dtype == expected.dtype
+        assert got.shape == (batch, 4)
+        assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.gpu
+def test_batch_outside_the_profile_is_a_usage_error(opened: tuple[Path, Session], half: bool) -> None:
+    _, session = opened
+    images = np.zeros((9, 3, 16, 16), np.float16 if half else np.float32)
+    with pytest.raises(UsageError, match="batch 9") as refusal:
+        session.run({"images": images})
+    assert "batch 1 to 8, best at 4" in refusal.value.advice
+
+
+@pytest.mark.gpu
+def test_wrong_dtype_is_a_usage_error(opened: tuple[Path, Session]) -> None:
+    _, session = opened
+    with pytest.raises(UsageError, match="dtype"):
+        session.run({"images": np.zeros((1, 3, 16, 16), np.float64)})
+
+
+@pytest.mark.gpu
+def test_closed_session_does_not_run(opened: tuple[Path, Session], half: bool) -> None:
+    _, session = opened
+    session.close()
+    with pytest.raises(UsageError, match="closed"):
+        session.run({"images": np.zeros((1, 3, 16, 16), np.float16 if half else np.float32)})
+
+
+@pytest.mark.gpu
+@BACKENDS
+def test_plan_that_tensorrt_cannot_load_is_an_engine_error(backend: ModuleType, plan: Path) -> None:
+    if not backend.probe().available:
+        pytest.skip(backend.probe().reason)
+    with pytest.raises(EngineError, match=r"some.engine"):
+        backend.open_session(plan, sha256=digest(plan))

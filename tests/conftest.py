@@ -1,0 +1,51 @@
+"""What every test may use: a tiny network, and the rule for which tests run on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from skdeploy.spec import BranchSpec, NetworkSpec, SelectiveKernelSpec, StageSpec, StemSpec
+
+TinySpec = Callable[..., NetworkSpec]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    no_gpu = pytest.mark.skip(reason="no CUDA device on this machine")
+    not_asked = pytest.mark.skip(reason="slow: run with --slow")
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(not_asked)
+
+
+@pytest.fixture
+def tiny_spec() -> TinySpec:
+    """Builds the spec of a two-stage network of about 3,000 parameters, whose branch m has dilation m: K3, K5, K7."""
+
+    def build(branches: int = 2, stride: int = 2, *, fuse: str = "attention", classes: int = 5) -> NetworkSpec:
+        return NetworkSpec(
+            stem=StemSpec(channels=8, kernel=3, stride=2, max_pool=False),
+            stages=(
+                StageSpec(units=1, middle_channels=8, out_channels=16, stride=1),
+                StageSpec(units=2, middle_channels=16, out_channels=16, stride=stride),
+            ),
+            selective_kernel=SelectiveKernelSpec.model_validate(
+                {
+                    "branches": [BranchSpec(kernel=3, dilation=m, groups=4) for m in range(1, branches + 1)],
+                    "reduction": 4,
+                    "min_width": 4,
+                    "fuse": fuse,
+                }
+            ),
+            classes=classes,
+        )
+
+    return build

@@ -1,0 +1,321 @@
+"""Builds with TensorRT-RTX, which needs no GPU; TensorRT goes through the same code with another module."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from skdeploy.engines import tensorrt_rtx
+from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
+from skdeploy.errors import EngineError, UsageError
+
+pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
+
+GraphWriter = Callable[..., Path]
+PROFILE = BatchProfile(1, 4, 8)
+
+
+def build(
+    graph: Path,
+    plan: Path,
+    *,
+    profile: BatchProfile = PROFILE,
+    on_progress: Callable[[str, float], None] = lambda phase, fraction: None,
+    workspace_bytes: int | None = None,
+    compute_capabilities: tuple[str, ...] = (),
+    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None,
+) -> EngineReport:
+    options = BuildOptions(profile, workspace_bytes, compute_capabilities, sizes)
+    return tensorrt_rtx.build(graph, plan, options, on_progress)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    return tmp_path / "plan.engine"
+
+
+def quantized(write_graph: GraphWriter, zero_point: np.generic) -> Path:
+    return write_graph(
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"], name="dequantize"),
+        scale=np.array(0.1, np.float32),
+        zero=np.array(zero_point),
+    )
+
+
+# What a build gives
+
+
+def test_report_of_an_fp32_graph(fp32: Path, plan: Path) -> None:
+    report = build(fp32, plan)
+    assert report.compiler == "tensorrt_rtx"
+    assert report.plan_bytes == plan.stat().st_size > 0
+    assert report.profile == {"images": ((1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16))}
+    assert report.layer_types == {"float32": report.layers}
+    assert report.activation_memory_bytes is not None
+    assert report.activation_memory_bytes > 8 * 3 * 16 * 16 * 4
+    assert report.log_warnings == ()
+    assert report.seconds > 0
+
+
+def test_report_survives_json(fp32: Path, plan: Path) -> None:
+    report = build(fp32, plan)
+    assert EngineReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_precision_is_the_graphs(fp32: Path, fp16: Path, plan: Path) -> None:
+    single, half = build(fp32, plan), build(fp16, plan)
+    assert half.layer_types == {"float16": half.layers}
+    assert single.weights_memory_bytes is not None
+    assert half.weights_memory_bytes is not None
+    # Half of it, and padding to alignment, which weighs much in a network of 25,000 parameters.
+    assert 0.4 < half.weights_memory_bytes / single.weights_memory_bytes < 0.7
+
+
+def test_symmetric_int8_builds(write_graph: GraphWriter, plan: Path) -> None:
+    assert build(quantized(write_graph, np.int8(0)), plan).layer_types["int8"] >= 1
+
+
+def test_workspace_is_limited(fp32: Path, plan: Path) -> None:
+    assert build(fp32, plan, workspace_bytes=64 << 20).plan_bytes > 0
+
+
+# Profiles
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (2, 1, 4), (1, 8, 4), (-1, -1, -1)])
+def test_profile_out_of_order_is_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match="1 <= min <= opt <= max"):
+        BatchProfile(*sizes)
+
+
+def test_sizes_out_of_order_are_refused() -> None:
+    with pytest.raises(UsageError, match="in height and in width"):
+        BuildOptions(PROFILE, sizes=((8, 16), (16, 8), (32, 32)))
+
+
+def test_workspace_without_bytes_is_refused() -> None:
+    with pytest.raises(UsageError, match="too small"):
+        BuildOptions(PROFILE, workspace_bytes=0)
+
+
+def test_fixed_batch_inside_the_profile_is_kept(fixed_batch_of_2: Path, plan: Path) -> None:
+    assert build(fixed_batch_of_2, plan).profile == {"images": ((2, 3, 16, 16),) * 3}
+
+
+def test_fixed_batch_outside_the_profile_is_refused(fixed_batch_of_2: Path, plan: Path) -> None:
+    with pytest.raises(UsageError, match=r"fixed size 2 in dimension 0.*outside the profile 4/4/8"):
+        build(fixed_batch_of_2, plan, profile=BatchProfile(4, 4, 8))
+    assert not plan.exists()
+
+
+def test_dynamic_size_takes_its_profile_from_sizes(dynamic_size: Path, plan: Path) -> None:
+    report = build(dynamic_size, plan, sizes=((8, 10), (16, 16), (32, 40)))
+    assert report.profile == {"images": ((1, 3, 8, 10), (4, 3, 16, 16), (8, 3, 32, 40))}
+
+
+def test_dynamic_size_without_sizes_is_refused(dynamic_size: Path, plan: Path) -> None:
+    with pytest.raises(UsageError, match=r"'images'.*dimension 2 has no profile") as refusal:
+        build(dynamic_size, plan)
+    assert "--dynamic-size" in refusal.value.advice
+
+
+def test_fixed_size_outside_sizes_is_refused(fp32: Path, plan: Path) -> None:
+    with pytest.raises(UsageError, match="fixed size 16 in dimension 2"):
+        build(fp32, plan, sizes=((32, 32), (32, 32), (64, 64)))
+
+
+# Graphs that are refused
+
+
+def test_unknown_operator_is_named_with_its_node_and_file(write_graph: GraphWriter, plan: Path) -> None:
+    graph = write_graph(helper.make_node("Strange", ["x"], ["y"], name="the node", domain="com.acme"))
+    with pytest.raises(EngineError, match=r"node 'the node' \(Strange\): .*Plugin not found") as refusal:
+        build(graph, plan)
+    assert str(graph) in refusal.value.message
+    assert not plan.exists()
+
+
+def test_unsupported_operators_are_listed_up_to_five(write_graph: GraphWriter, plan: Path) -> None:
+    names = ["x", *(f"t{index}" for index in range(6)), "y"]
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", [start], [end, f"s{end}", f"z{end}"], name=f"node_{start}")
+        for start, end in itertools.pairwise(names)
+    ]
+    with pytest.raises(EngineError) as refusal:
+        build(write_graph(*nodes), plan)
+    assert "node 'node_x' (DynamicQuantizeLinear): the operator DynamicQuantizeLinear is not supported" in str(
+        refusal.value
+    )
+    assert refusal.value.message.count("  node ") == 5
+    assert "and 2 more" in refusal.value.message
+
+
+def test_mixed_types_are_named_with_their_node(write_graph: GraphWriter, plan: Path) -> None:
+    graph = write_graph(helper.make_node("Add", ["x", "k"], ["y"], name="mixed"), k=np.ones(1, np.float16))
+    with pytest.raises(EngineError, match=r"node 'mixed' \(Add\): .*same input types.*Float and Half"):
+        build(graph, plan)
+
+
+def test_asymmetric_quantization_is_refused(write_graph: GraphWriter, plan: Path) -> None:
+    with pytest.raises(EngineError, match=r"node 'quantize'.*Non-zero zero point"):
+        build(quantized(write_graph, np.int8(5)), plan)
+
+
+def test_uint8_that_would_become_int8_is_refused(write_graph: GraphWriter, plan: Path) -> None:
+    """The parser only warns, and would build INT8 with another range."""
+    with pytest.raises(EngineError, match=r"node quantize \(QuantizeLinear\): .*Defaulting to INT8") as refusal:
+        build(quantized(write_graph, np.uint8(0)), plan)
+    assert "other types than the graph says" in refusal.value.message
+    assert not plan.exists()
+
+
+def test_double_that_would_become_float_is_refused(write_graph: GraphWriter, plan: Path) -> None:
+    """The parser says nothing at all."""
+    graph = write_graph(helper.make_node("Relu", ["x"], ["y"]), dtype=TensorProto.DOUBLE)
+    with pytest.raises(EngineError, match=r"makes 'x' of .* float32, the graph says float64"):
+        build(graph, plan)
+
+
+def test_input_of_an_unknown_type_is_refused(write_graph: GraphWriter, plan: Path) -> None:
+    graph = write_graph(
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT),
+        dtype=TensorProto.INT16,
+        out_dtype=TensorProto.FLOAT,
+    )
+    with pytest.raises(EngineError, match="no node, the file or the graph's own inputs"):
+        build(graph, plan)
+
+
+def test_truncated_file_is_refused(fp32: Path, tmp_path: Path, plan: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(fp32.read_bytes()[:40_000])
+    with pytest.raises(EngineError, match=r"broken.onnx"):
+        build(broken, plan)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no protocol buffer" * 40])
+def test_file_that_is_no_graph_is_refused(content: bytes, tmp_path: Path, plan: Path) -> None:
+    """The parser accepts both without an error."""
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(content)
+    with pytest.raises(EngineError, match=r"broken.onnx holds no graph"):
+        build(broken, plan)
+
+
+def test_missing_file_is_refused(tmp_path: Path, plan: Path) -> None:
+    with pytest.raises(EngineError, match=r"absent.onnx"):
+        build(tmp_path / "absent.onnx", plan)
+
+
+def test_weights_beside_the_file_are_found(write_graph: GraphWriter, tmp_path: Path, plan: Path) -> None:
+    graph = write_graph(helper.make_node("Add", ["x", "k"], ["y"]), k=np.ones((1, 3), np.float32))
+    model = onnx.load(graph)
+    onnx.save(model, tmp_path / "outside.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").exists()
+    assert build(tmp_path / "outside.onnx", plan).plan_bytes > 0
+
+
+# Compute capabilities
+
+
+def test_default_runs_on_all_but_turing(fp16: Path, plan: Path) -> None:
+    (words,) = build(fp16, plan).runs_on
+    assert "8.0, 8.6, 8.9, 12.0" in words
+    assert "7.5" not in words
+    assert "TensorRT-RTX" in words
+
+
+def test_named_capabilities_are_what_it_runs_on(fp16: Path, plan: Path) -> None:
+    (words,) = build(fp16, plan, compute_capabilities=("7.5", "8.9")).runs_on
+    assert "compute capability 7.5, 8.9 on" in words
+
+
+def test_each_choice_of_capabilities_is_another_plan(fp16: Path, tmp_path: Path) -> None:
+    """So they reach the compiler. The word after the magic of the plan's second header has a bit for each capability."""
+    headers = []
+    for index, chosen in enumerate([("8.0",), ("8.9",), ()]):
+        path = tmp_path / f"{index}.engine"
+        build(fp16, path, compute_capabilities=chosen)
+        headers.append(path.read_bytes()[:64])
+    assert len(set(headers)) == len(headers)
+
+
+def test_unknown_capability_is_refused_with_the_known_ones(fp16: Path, plan: Path) -> None:
+    with pytest.raises(UsageError, match=r"9\.0") as refusal:
+        build(fp16, plan, compute_capabilities=("8.9", "9.0"))
+    assert "7.5, 8.0, 8.6, 8.9, 12.0" in refusal.value.advice
+
+
+def test_capability_named_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="twice"):
+        BuildOptions(PROFILE, compute_capabilities=("8.9", "8.9"))
+
+
+def test_failed_build_tells_the_compilers_reason(fp32: Path, plan: Path) -> None:
+    """Turing has no FP32 GEMM in TensorRT-RTX 1.7; the parser accepts the graph, the builder does not."""
+    with pytest.raises(EngineError, match=r"could not build .*Turing.*not supported") as refusal:
+        build(fp32, plan, compute_capabilities=("7.5",))
+    assert "cudaError" not in refusal.value.message
+    assert not plan.exists()
+
+
+# Progress, cancelling, writing
+
+
+def test_progress_never_falls_within_a_phase(fp32: Path, plan: Path) -> None:
+    reached: dict[str, float] = {}
+
+    def on_progress(phase: str, fraction: float) -> None:
+        assert 0 <= fraction <= 1
+        assert fraction == 0 or fraction >= reached[phase]
+        reached[phase] = fraction
+
+    build(fp32, plan, on_progress=on_progress)
+    assert len(reached) > 3
+    assert set(reached.values()) == {1.0}
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), RuntimeError("the progress bar broke")])
+def test_exception_in_the_callback_cancels_the_build(failure: BaseException, fp32: Path, plan: Path) -> None:
+    calls = []
+
+    def on_progress(phase: str, fraction: float) -> None:
+        calls.append(phase)
+        raise failure
+
+    with pytest.raises(type(failure)) as raised:
+        build(fp32, plan, on_progress=on_progress)
+    assert raised.value is failure
+    assert len(calls) == 1
+    assert not plan.exists()
+
+
+def test_ctrl_c_cancels_the_build_and_the_next_one_works(fp32: Path, plan: Path) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def on_progress(phase: str, fraction: float) -> None:
+        if phase == "Optimizing graph":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(fp32, plan, on_progress=on_progress)
+    assert not plan.exists()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert build(fp32, plan).plan_bytes == plan.stat().st_size
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_full_disk_is_an_error(fp32: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as failure:
+        build(fp32, Path("/dev/full"))
+    assert failure.value.errno == errno.ENOSPC

@@ -1,0 +1,31 @@
+"""The committed images are what calibration/README.md says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FASHION = Path(__file__).parents[1] / "calibration/fashion"
+
+
+@pytest.mark.parametrize(("file", "count"), [("calibration.npz", 512), ("evaluation.npz", 2000)])
+def test_images_and_labels_have_the_documented_form(file: str, count: int) -> None:
+    with np.load(FASHION / file) as arrays:
+        assert set(arrays) == {"images", "labels"}
+        images, labels = arrays["images"], arrays["labels"]
+    assert (images.dtype, images.shape) == (np.uint8, (count, 28, 28, 1))
+    assert (labels.dtype, labels.shape) == (np.int64, (count,))
+    assert labels[:10].tolist() == list(range(10))
+    assert np.ptp(np.bincount(labels)) <= 1  # any prefix is balanced
+    assert images.min() == 0
+    assert images.max() == 255
+
+
+def test_no_image_is_in_both_files() -> None:
+    seen = []
+    for file in ("calibration.npz", "evaluation.npz"):
+        with np.load(FASHION / file) as arrays:
+            seen.append({image.tobytes() for image in arrays["images"]})
+    assert not seen[0] & seen[1]

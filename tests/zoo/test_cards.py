@@ -1,0 +1,153 @@
+"""Cards: what is found, and what a broken one says."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from skdeploy.errors import CardError
+from skdeploy.zoo.cards import MAX_CARD_BYTES, list_cards, load_card, packaged, read_card
+
+NAMES = ["sknet-fashion", "sknet101", "sknet26", "sknet50"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder: only packaged cards are found by name."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edited(folder: Path, old: str, new: str) -> Path:
+    """A copy of SKNet-50's card with one text replaced by another."""
+    text = (packaged("models") / "sknet50.toml").read_text(encoding="utf-8")
+    assert old in text
+    path = folder / "edited.toml"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_loads_by_name_from_any_folder(folder: Path, name: str) -> None:
+    spec, path = load_card(name)
+    assert spec.name == name == path.stem
+
+
+def test_all_cards_are_listed_by_name(folder: Path) -> None:
+    assert [spec.name for spec, _ in list_cards()] == NAMES
+
+
+def test_a_card_loads_by_path(folder: Path) -> None:
+    spec, path = load_card(str(edited(folder, 'name = "sknet50"', 'name = "mine"')))
+    assert (spec.name, path) == ("mine", folder / "edited.toml")
+
+
+def test_a_card_in_models_hides_the_packaged_one_of_its_name(folder: Path) -> None:
+    (folder / "models").mkdir()
+    shutil.copy(edited(folder, "classes = 1000", "classes = 7"), folder / "models/sknet50.toml")
+    assert load_card("sknet50")[0].network.classes == 7
+    assert {spec.name: spec.network.classes for spec, _ in list_cards()} == {
+        "sknet-fashion": 10, "sknet101": 1000, "sknet26": 1000, "sknet50": 7,
+    }  # fmt: skip
+    assert load_card("sknet101")[0].network.classes == 1000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("max_pool = true", "max_pol = true", "network.stem.max_pol: unknown key, did you mean 'max_pool'?"),
+        ("reduction = 16", "reductoin = 16", "reductoin: unknown key, did you mean 'reduction'?"),
+        ("dilation = 2", "dilatation = 2", "dilatation: unknown key, did you mean 'dilation'?"),
+        ("summary =", "sumary =", "sumary: unknown key, did you mean 'summary'?"),
+        ("min_cosine", "min_kosine", "tolerance.fp32.min_kosine: unknown key, did you mean 'min_cosine'?"),
+        ("[input]", "[inputs]", "inputs: unknown key, did you mean 'input'?"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(folder: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(CardError) as raised:
+        read_card(edited(folder, old, new))
+    assert message in raised.value.message
+    assert "models/README.md" in raised.value.advice
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("classes = 1000", 'classes = "many"', "network.classes: Input should be a valid integer (given 'many')"),
+        ("classes = 1000", "classes = 0", "network.classes: Input should be greater than or equal to 1 (given 0)"),
+        ("classes = 1000", "", "network.classes: missing"),
+        ("kernel = 3, dilation = 2", "kernel = 4, dilation = 2", "kernel 4 is even"),
+        ("mean = [0.485, 0.456, 0.406]", "mean = [0.5]", "preprocess.mean has 1 values for 3 input channels"),
+        ("resize = 256", "resize = 32", "preprocess.resize 32 is smaller than the input"),
+        ('fuse = "attention"', 'fuse = "max"', "(given 'max')"),
+        ('name = "sknet50"', 'name = "../sknet50"', "(given '../sknet50')"),
+        ("schema = 1", "schema = 2", "schema: Input should be 1 (given 2)"),
+        ("[tolerance.fp32]", "[tolerance.fp8]", "(given 'fp8')"),
+        ("schema = 1", 'schema = 1\nlabels = ["cat"]', "1 labels for 1000 classes"),
+    ],
+)
+def test_a_wrong_value_names_its_key_and_what_was_given(folder: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(CardError) as raised:
+        read_card(edited(folder, old, new))
+    assert message in raised.value.message
+
+
+def test_every_mistake_in_a_card_is_reported_at_once(folder: Path) -> None:
+    path = edited(folder, "classes = 1000", 'classes = "many"')
+    path.write_text(path.read_text(encoding="utf-8").replace("max_pool", "max_pol"), encoding="utf-8")
+    with pytest.raises(CardError) as raised:
+        read_card(path)
+    assert "network.classes" in raised.value.message
+    assert "network.stem.max_pol" in raised.value.message
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("sknet5", "sknet50"), ("SKNET-FASION", "sknet-fashion")])
+def test_an_unknown_model_suggests_the_nearest(folder: Path, name: str, nearest: str) -> None:
+    with pytest.raises(CardError, match="no model named") as raised:
+        load_card(name)
+    assert nearest in raised.value.advice
+    assert raised.value.exit_code == 2
+
+
+def test_a_name_like_no_model_points_to_the_list(folder: Path) -> None:
+    with pytest.raises(CardError) as raised:
+        load_card("qqqqqqqq")
+    assert "skdeploy models" in raised.value.advice
+
+
+@pytest.mark.parametrize("name", ["../edited", "weights/../../edited", "..", ""])
+def test_a_name_does_not_leave_the_models_folder(folder: Path, name: str) -> None:
+    edited(folder, "classes = 1000", "classes = 7")
+    (folder / "models/weights").mkdir(parents=True)
+    with pytest.raises(CardError, match="no model named"):
+        load_card(name)
+
+
+def test_an_absolute_path_without_the_suffix_is_not_a_name(folder: Path) -> None:
+    with pytest.raises(CardError, match="no model named"):
+        load_card(str(edited(folder, "classes = 1000", "classes = 7").with_suffix("")))
+
+
+def test_a_path_to_nothing_is_refused(folder: Path) -> None:
+    with pytest.raises(CardError, match=r"no card at absent\.toml"):
+        load_card("absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"schema = ", "is not valid TOML"),
+        (b"\xff\xfe not text", "is not UTF-8 text"),
+        (b"#" * (MAX_CARD_BYTES + 1), "too large for a card"),
+        (b"", "schema: missing"),
+    ],
+)
+def test_a_file_that_is_no_card_is_refused(folder: Path, content: bytes, message: str) -> None:
+    path = folder / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(CardError) as raised:
+        read_card(path)
+    assert message in raised.value.message
+    assert str(path) in raised.value.message
