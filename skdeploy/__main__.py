@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from typing import Any
 
-from skdeploy.errors import SkdeployError
+from skdeploy.errors import SkdeployError, UsageError
 
 BUG_EXIT_CODE = 1
 INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
@@ -14,19 +15,25 @@ INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
 
 def main() -> None:
     """Exits with the code of what happened; the README lists them."""
+    from typer import Abort, BadParameter
+
     from skdeploy.cli import app
 
+    usage_error: Any = BadParameter.__mro__[1]  # click's, which Typer brings along but does not export
     try:
-        app()
+        code = app(standalone_mode=False)
     except SkdeployError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.advice:
             print(f"  -> {error.advice}", file=sys.stderr)
         _report(type(error).__name__, error.message, error.advice, error.exit_code)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted: finished stages are kept, run the same command to go on", file=sys.stderr)
-        sys.exit(INTERRUPTED_EXIT_CODE)
+    except usage_error as error:
+        error.show()
+        _report("UsageError", error.format_message(), "`skdeploy VERB --help` lists the options", UsageError.exit_code)
+        sys.exit(UsageError.exit_code)
+    except (KeyboardInterrupt, Abort):  # older Typers make an Abort of it
+        code = INTERRUPTED_EXIT_CODE
     except Exception as error:  # anything else is a bug of ours, and must not look like a user's mistake
         traceback.print_exc()
         print(
@@ -35,12 +42,20 @@ def main() -> None:
         )
         _report(type(error).__name__, str(error), "report this bug", BUG_EXIT_CODE)
         sys.exit(BUG_EXIT_CODE)
+    if code == INTERRUPTED_EXIT_CODE:
+        print("interrupted: finished stages are kept, run the same command to go on", file=sys.stderr)
+        _report("KeyboardInterrupt", "interrupted", "run the same command to go on", INTERRUPTED_EXIT_CODE)
+    sys.exit(code)
 
 
 def _report(kind: str, message: str, advice: str, exit_code: int) -> None:
     """For --json, the error on stdout as well: a machine reads one stream."""
     if "--json" in sys.argv:
-        print(json.dumps({"error": {"type": kind, "message": message, "advice": advice, "exit_code": exit_code}}, indent=2))
+        print(
+            json.dumps(
+                {"error": {"type": kind, "message": message, "advice": advice, "exit_code": exit_code}}, indent=2
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.parity.report import ParityReport
 
 Facts = dict[str, Any]
+KINDS = "a bundle's folder, or an .onnx, .safetensors, .pth or .engine file"
 
 
 def inspect_bundle(folder: Path) -> tuple[Bundle, ParityReport | None]:
@@ -23,17 +25,26 @@ def inspect_bundle(folder: Path) -> tuple[Bundle, ParityReport | None]:
     return bundle, ParityReport.model_validate_json(bundle.path(proof).read_text(encoding="utf-8"))
 
 
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder, so a bundle, or a file. Raises UsageError if it is neither or out of reach."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UsageError(f"no file or bundle at {path}: {error.strerror}", advice=f"give {KINDS}") from error
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is neither a file nor a folder", advice=f"give {KINDS}")
+    return stat.S_ISDIR(mode)
+
+
 def inspect_file(path: Path) -> Facts:
     """Facts of one file, by its kind. Raises UsageError for a kind unknown, and the errors of reading it."""
-    if not path.is_file():
-        raise UsageError(f"no file or bundle at {path}")
     if path.suffix == ".onnx":
         return _onnx(path)
     if path.suffix in (".safetensors", ".pth", ".pt"):
         return _weights(path)
     if path.suffix == ".engine":
         return _engine(path)
-    raise UsageError(f"{path} is no kind of file that skdeploy knows", advice="a bundle, .onnx, .safetensors, .pth or .engine")
+    raise UsageError(f"{path} is no kind of file that skdeploy knows", advice=f"give {KINDS}")
 
 
 def _onnx(path: Path) -> Facts:
@@ -55,7 +66,7 @@ def _onnx(path: Path) -> Facts:
         "operators": dict(Counter(node.op_type for node in graph).most_common()),
         "tensor_types": dict(types.most_common()),
         "highest_rank": max(ranks, default=0),
-        "constants": f"{sum(tensor.size for tensor in constants):,} values, {sum(tensor.nbytes for tensor in constants):,} bytes",
+        "constants": f"{sum(c.size for c in constants):,} values, {sum(c.nbytes for c in constants):,} bytes",
         "modules": sorted({module_of(node.name) for node in graph} - {""}),
     }
 
@@ -81,5 +92,6 @@ def _engine(path: Path) -> Facts:
             bundle.check(artifact)
             return {"bundle": str(folder), "sha256": artifact.sha256, **artifact.details}
     raise IntegrityError(
-        f"{path} is in no bundle's manifest", advice="a plan is native code: skdeploy opens only those it has a digest of"
+        f"{path} is in no bundle's manifest",
+        advice="a plan is native code: skdeploy opens only those it has a digest of",
     )

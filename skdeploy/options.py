@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from skdeploy.errors import UsageError
-from skdeploy.graph.trace import TraceOptions
 from skdeploy.spec import ModelSpec, Precision, Target
 
 MIN_OPSET: Final = 19  # the first with FP16 scales for Q/DQ
 MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
+MAX_SEED: Final = 2**63 - 1  # torch's generators take 64 bits
 DEFAULT_PROFILE: Final = (1, 8, 32)
 DEFAULT_IMAGES: Final = 64
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """What the graph's interface is. ``batch`` None means dynamic; ``dynamic_size`` frees height and width too."""
+
+    exporter: Literal["dynamo", "torchscript"] = "dynamo"
+    opset: int = MIN_OPSET
+    batch: int | None = None
+    dynamic_size: bool = False
+    attention: bool = False
+    embed_preprocess: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,16 +58,20 @@ class ExportOptions:
         if self.precision is Precision.INT8:
             raise UsageError("INT8 is not in this version of skdeploy", advice="--fp16 is")
         if not MIN_OPSET <= self.trace.opset <= MAX_OPSET:
-            raise UsageError(f"--opset {self.trace.opset}: from {MIN_OPSET} to {MAX_OPSET}, which every TensorRT from 10.3 parses")
+            raise UsageError(
+                f"--opset {self.trace.opset}: from {MIN_OPSET} to {MAX_OPSET}, which every TensorRT from 10.3 parses"
+            )
         if self.trace.batch is not None and self.trace.batch < 1:
             raise UsageError(f"--batch {self.trace.batch}: at least 1")
         if self.keep_fp32 and self.precision is Precision.FP32:
-            raise UsageError("--keep-fp32 without --fp16: everything is FP32 already")
+            raise UsageError("--keep-fp32 without --fp16: everything is FP32 already", advice="add --fp16")
         if self.compute_capabilities and self.target in (Target.TENSORRT, Target.ONNX):
             raise UsageError(
                 f"--compute-capability is for TensorRT-RTX, not for --target {self.target}",
-                advice="TensorRT builds for the GPU that it runs on",
+                advice="TensorRT builds for the GPU that it runs on, and onnx makes no engine",
             )
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"--seed {self.seed}: from 0 to {MAX_SEED}")
         if self.num_images < 1:
             raise UsageError(f"--num-images {self.num_images}: at least 1")
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:
@@ -63,12 +79,20 @@ class ExportOptions:
         if self.profile is not None:
             low, opt, high = self.profile
             if not 1 <= low <= opt <= high:
-                raise UsageError(f"batch profile {low}/{opt}/{high}: must be 1 <= --min-batch <= --opt-batch <= --max-batch")
+                raise UsageError(
+                    f"batch profile {low}/{opt}/{high}: must be 1 <= --min-batch <= --opt-batch <= --max-batch",
+                    advice="give all three: the default of those left out is {}, {} and {}".format(*DEFAULT_PROFILE),
+                )
             if self.trace.batch is not None and self.profile != (self.trace.batch,) * 3:
                 raise UsageError(
                     f"--batch {self.trace.batch} fixes the batch, the profile says {low}/{opt}/{high}",
                     advice="give either --batch or --min-batch/--opt-batch/--max-batch",
                 )
+        if self.target is Target.ONNX and (self.profile is not None or self.workspace_bytes is not None):
+            raise UsageError(
+                "--target onnx makes no engine, so it takes no batch profile and no --workspace",
+                advice="leave them out, or choose another target",
+            )
 
     def applied(self, spec: ModelSpec) -> ModelSpec:
         """The card's spec with the image size asked for; the resize before the crop grows in proportion.
@@ -80,7 +104,11 @@ class ExportOptions:
             return spec
         stride = spec.network.total_stride
         for size in self.image_size:
-            if size < stride or size % stride:
+            if size < 1:
+                raise UsageError(
+                    f"--imgsz {size}: an image has at least 1 pixel", advice=f"the card's size is {own[0]}"
+                )
+            if size % stride:
                 nearest = max(stride, round(size / stride) * stride)
                 raise UsageError(
                     f"--imgsz {size}: {spec.name} halves the image down to 1/{stride}, so {size} pixels leave a ragged edge",

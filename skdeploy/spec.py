@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(ge=1)]
 OddKernel = Annotated[int, Field(ge=1, le=15)]
+
+
+def _stays_inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or not pure.parts:
+        raise ValueError(f"{path!r} is not a path inside its folder")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_stays_inside)]
 
 
 class Frozen(BaseModel):
@@ -154,9 +165,9 @@ class Source(Frozen):
 
 
 class Reference(Frozen):
-    """Published or computed figures, each test's target: learnable parameters, multiply-accumulates of one image, accuracy in %."""
+    """Published or computed figures, tests' targets: learnable parameters, multiply-accumulates of one image, accuracy in %."""
 
-    parameters: Positive
+    parameters: Positive | None = None
     macs: Positive | None = None
     top1_error_224: float | None = None
     top1_error_320: float | None = None
@@ -166,7 +177,7 @@ class Reference(Frozen):
 class WeightsSpec(Frozen):
     """Trained weights that come with the card; ``file`` is relative to the card's folder."""
 
-    file: str
+    file: InnerPath
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -182,10 +193,10 @@ class ModelSpec(Frozen):
     preprocess: Preprocess
     tolerance: dict[Annotated[Precision, Field(strict=False)], Tolerance]
     source: Source
-    reference: Reference
+    reference: Reference = Reference()
     weights: WeightsSpec | None = None
     labels: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    parity_images: str = "photographs"
+    parity_images: InnerPath = "photographs"
     training: dict[str, str | int | float] = {}
 
     @model_validator(mode="after")

@@ -211,7 +211,9 @@ def parity(
         output=PARITY,
         format="json",
         precision=None,
-        parents={artifact.path: artifact.sha256 for artifact in artifacts} | {"images": dataset.digest} | network.digests(),
+        parents={artifact.path: artifact.sha256 for artifact in artifacts}
+        | {"images": dataset.digest}
+        | network.digests(),
         options={
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
             "devices": _devices(),
@@ -245,6 +247,7 @@ def _write(model: ir.Model, path: Path, **details: JsonValue) -> Product:
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:
-    assert value.dtype is not None and value.shape is not None  # admitted
+    assert value.dtype is not None  # admitted
+    assert value.shape is not None  # admitted
     shape = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
     return TensorSpec(name=value.name or "", dtype=str(value.dtype.numpy()), shape=shape)

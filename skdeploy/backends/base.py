@@ -40,9 +40,12 @@ class Session(AbstractContextManager["Session"], abc.ABC):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    _closed = False
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name. Raises UsageError if a feed is missing, unknown, or of another dtype or shape than ``inputs``."""
+        """Outputs by name. Raises UsageError if a feed is missing, unknown or not as ``inputs`` says, or after ``close``."""
+        if self._closed:
+            raise UsageError("this session is closed", advice="open the artifact again")
         validate_feeds(self.inputs, feeds)
         return self._run(feeds)
 
@@ -51,6 +54,7 @@ class Session(AbstractContextManager["Session"], abc.ABC):
 
     def close(self) -> None:
         """Frees what the session holds."""
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -102,11 +106,14 @@ def validate_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> 
                 raise UsageError(f"input {name!r} has shape {array.shape}, expected {spec}")
 
 
-def require(module: str, *, extra: str) -> ModuleType:
-    """Imports an optional package. Raises DependencyError that names the extra to install."""
+def require(module: str, *, extra: str = "") -> ModuleType:
+    """Imports a package where it is used. Raises DependencyError that names the extra to install."""
     try:
         return import_module(module)
     except ImportError as error:
         raise DependencyError(
-            f"{module} cannot be imported here: {error}", advice=f'install it with: pip install "skdeploy[{extra}]"'
+            f"{module} cannot be imported here: {error}",
+            advice=f'install it with: pip install "skdeploy[{extra}]"'
+            if extra
+            else f"install it with: pip install {module}",
         ) from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from skdeploy.backends.base import Array, Availability, Session, require
-from skdeploy.errors import DependencyError, ExportError, IntegrityError
+from skdeploy.errors import DependencyError, ExportError, IntegrityError, UsageError
 from skdeploy.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def probe(provider: Provider = "cpu") -> Availability:
         return Availability(name, False, reason=f"{error}", install='pip install "skdeploy[cpu]"')
     if PROVIDERS[provider] not in providers:
         return Availability(
-            name, False, version, reason=f"this build has no {PROVIDERS[provider]}", install='pip install "skdeploy[gpu]"'
+            name,
+            False,
+            version,
+            reason=f"this build has no {PROVIDERS[provider]}",
+            install='pip install "skdeploy[gpu]"',
         )
     if provider != "cpu":
         from skdeploy.backends import cuda
@@ -57,7 +61,7 @@ def probe(provider: Provider = "cpu") -> Availability:
 
 
 def installed_twice() -> str:
-    """A known trap: onnxruntime and onnxruntime-gpu share one folder, and the one installed last wins. Empty if there is none."""
+    """A known trap: onnxruntime and onnxruntime-gpu share one folder, the one installed last wins. Empty if there is none."""
     found = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
@@ -94,16 +98,26 @@ class OnnxRuntimeSession(Session):
         except Exception as error:  # ONNX Runtime's own exceptions share no base class below Exception
             raise ExportError(f"ONNX Runtime cannot load {shown}: {str(error).splitlines()[0]}") from error
         if chosen not in self._session.get_providers():
-            raise DependencyError(f"ONNX Runtime fell back from {chosen} to {self._session.get_providers()} without an error")
+            raise DependencyError(
+                f"ONNX Runtime fell back from {chosen} to {self._session.get_providers()} without an error"
+            )
         self.inputs = tuple(_tensor_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_tensor_spec(value) for value in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        return dict(zip(self._names, self._session.run(self._names, contiguous), strict=True))
+        try:
+            outputs = self._session.run(self._names, contiguous)
+        except Exception as error:  # as above; a graph can hold sizes that its interface does not tell
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+            raise ExportError(
+                f"ONNX Runtime cannot run the graph on {shapes}: {str(error).partition(chr(10))[0]}"
+            ) from error
+        return dict(zip(self._names, outputs, strict=True))
 
     def close(self) -> None:
+        super().close()
         self._session = None
 
 
@@ -112,7 +126,8 @@ def open_session(
 ) -> OnnxRuntimeSession:
     """Opens an ONNX file. ``also`` names inner tensors to return as outputs too.
 
-    Raises IntegrityError for a broken file, ExportError for a graph that ONNX Runtime refuses, DependencyError without it.
+    Raises IntegrityError for a broken file, UsageError for an unknown tensor, ExportError for a graph that ONNX Runtime
+    refuses, DependencyError without it.
     """
     model = load_graph(artifact)
     rounds = provider == "cpu" and _has_half(model)
@@ -123,9 +138,14 @@ def open_session(
 
         RoundToHalf()(model)
     if also:
-        known = {*model.graph.inputs, *model.graph.outputs}
+        outputs = {value.name for value in model.graph.outputs}
         values = {value.name: value for node in model.graph for value in node.outputs}
-        model.graph.outputs.extend(values[name] for name in also if name in values and values[name] not in known)
+        unknown = [name for name in also if name not in values]
+        if unknown:
+            raise UsageError(
+                f"{artifact} has no tensor named {unknown[0]!r}", advice="`skdeploy inspect` shows the graph"
+            )
+        model.graph.outputs.extend(values[name] for name in also if name not in outputs)
     return OnnxRuntimeSession(_serialised(model), provider, threads)
 
 
@@ -137,7 +157,9 @@ def load_graph(path: Path) -> ir.Model:
     try:
         model = onnx_ir.load(path)
     except (OSError, DecodeError, ValueError, TypeError) as error:
-        raise IntegrityError(f"{path} cannot be read as ONNX: {error}", advice="it is truncated or another kind of file") from error
+        raise IntegrityError(
+            f"{path} cannot be read as ONNX: {error}", advice="it is truncated or another kind of file"
+        ) from error
     if not len(model.graph):
         raise IntegrityError(f"{path} holds no nodes", advice="it is truncated or another kind of file")
     return model
@@ -157,4 +179,8 @@ def _has_half(model: ir.Model) -> bool:
 
 
 def _tensor_spec(value: Any) -> TensorSpec:
-    return TensorSpec(name=value.name, dtype=DTYPES[value.type], shape=tuple(value.shape))
+    if value.type not in DTYPES:
+        raise ExportError(f"{value.name} has type {value.type}, and numpy has no such type")
+    # A dynamic dimension without a name is like no other.
+    shape = tuple(f"{value.name}.{axis}" if size is None else size for axis, size in enumerate(value.shape))
+    return TensorSpec(name=value.name, dtype=DTYPES[value.type], shape=shape)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from skdeploy.backends.base import Array, Availability, Session, require
 from skdeploy.errors import DependencyError
 from skdeploy.spec import ModelSpec, TensorSpec
@@ -43,12 +45,13 @@ class TorchSession(Session):
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         import torch
 
+        images = torch.tensor(np.ascontiguousarray(feeds["input"]))  # torch has no negative strides
         with torch.inference_mode():
-            logits = self._network(torch.tensor(feeds["input"]).to(self._device))
+            logits = self._network(images.to(self._device))
         return {"logits": logits.cpu().numpy()}
 
 
 def open_session(network: nn.Module, spec: ModelSpec, *, device: str = "cpu") -> TorchSession:
     """Opens a network of ``zoo/``. Raises DependencyError for a device that is not here."""
-    require("torch", extra="torch")
+    require("torch")
     return TorchSession(network, spec, device)

@@ -9,15 +9,16 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue
 
 from skdeploy.errors import IntegrityError, UsageError
-from skdeploy.spec import Frozen, Precision, TensorSpec
+from skdeploy.spec import Frozen, InnerPath, Precision, TensorSpec
 
 PARTIAL_SUFFIX = ".partial"
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 class Provenance(Frozen):
@@ -34,23 +35,15 @@ class Provenance(Frozen):
 class Artifact(Frozen):
     """One file of a bundle; ``path`` is relative to the bundle's folder and stays inside it."""
 
-    path: str
+    path: InnerPath
     format: Literal["onnx", "engine", "json"]
     precision: Annotated[Precision | None, Field(strict=False)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     size_bytes: int
     inputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
     outputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
-    details: dict[str, JsonValue] = {}
+    details: dict[str, JsonValue] = Field(default_factory=dict)
     provenance: Provenance
-
-    @field_validator("path")
-    @classmethod
-    def _stays_inside(cls, path: str) -> str:
-        pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in path or not pure.parts:
-            raise ValueError(f"{path!r} is not a path inside the bundle")
-        return path
 
 
 def digest_file(path: Path) -> str:
@@ -78,7 +71,9 @@ def tool_versions(distributions: tuple[str, ...]) -> dict[str, str]:
     return versions
 
 
-def stage_key(stage: str, parents: Mapping[str, str], options: Mapping[str, JsonValue], tools: Mapping[str, str]) -> str:
+def stage_key(
+    stage: str, parents: Mapping[str, str], options: Mapping[str, JsonValue], tools: Mapping[str, str]
+) -> str:
     """What decides whether a stage must run again."""
     return digest_json([stage, dict(parents), dict(options), dict(tools)])
 
@@ -89,15 +84,18 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Raises IntegrityError for a full disk and UsageError for a folder that takes no files; ``path`` is then as it was.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    try:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -108,12 +106,13 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
+def write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
+    """What an OSError while writing to ``path`` means for the user: a full disk, or a place that takes no files."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return IntegrityError(
             f"no space left to write {path}: {error.strerror}",
             advice="free some space and run the same command again: finished stages are kept",
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+    if error.errno in UNWRITABLE:
         return UsageError(f"cannot write {path}: {error.strerror}", advice="choose another folder with --output")
     return IntegrityError(f"cannot write {path}: {error.strerror or error}")

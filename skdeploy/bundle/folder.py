@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from skdeploy.bundle.artifact import (
     digest_file,
     stage_key,
     tool_versions,
+    write_error,
     write_text,
     written_whole,
 )
@@ -81,7 +83,9 @@ class Bundle:
         if artifact.path in self._verified:
             return path
         if not path.is_file():
-            raise IntegrityError(f"{path} is missing from the bundle", advice="run the same export again to make it anew")
+            raise IntegrityError(
+                f"{path} is missing from the bundle", advice="run the same export again to make it anew"
+            )
         found = digest_file(path)
         if found != artifact.sha256:
             raise IntegrityError(
@@ -145,7 +149,7 @@ class Bundle:
         write_text(self.folder / MANIFEST, manifest.model_dump_json(by_alias=True, indent=2) + "\n")
 
     def finish(self, artifacts: tuple[Artifact, ...], verdict: Literal["verified", "failed"]) -> None:
-        """Records the line's end: its artifacts in order, and the verdict. Files that an earlier export had left are removed."""
+        """Records the line's end: its artifacts in order, and the verdict. Files that an earlier export left are removed."""
         kept = {artifact.path for artifact in artifacts}
         for stale in (a for a in self.manifest.artifacts if a.path not in kept):
             self.path(stale).unlink(missing_ok=True)
@@ -153,9 +157,15 @@ class Bundle:
 
     def check_complete(self) -> None:
         """Raises IntegrityError unless the export that made this bundle came to its end, in parity."""
-        if self.manifest.verdict != "verified":
+        if self.manifest.verdict == "incomplete":
             raise IntegrityError(
-                f"{self.folder} is {self.manifest.verdict}: its export did not end well", advice="run the same export again"
+                f"{self.folder} is incomplete: its export did not come to its end",
+                advice="run the same export again: finished stages are kept",
+            )
+        if self.manifest.verdict == "failed":
+            raise IntegrityError(
+                f"{self.folder} is no verified bundle: its export failed parity",
+                advice=f"`skdeploy inspect {self.folder}` shows where; export again with other options",
             )
 
     @staticmethod
@@ -170,7 +180,8 @@ def load_bundle(folder: Path) -> Bundle:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(
-            f"{folder} is not a bundle: it has no {MANIFEST}", advice="`skdeploy export` makes one, in build/ by default"
+            f"{folder} is not a bundle: it has no {MANIFEST}",
+            advice="`skdeploy export` makes one, in build/ by default",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise IntegrityError(f"cannot read {path}: {error}") from error
@@ -186,37 +197,50 @@ def load_bundle(folder: Path) -> Bundle:
 
 @contextmanager
 def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
-    """The bundle in ``folder``, made if needed, with ``manifest``'s head and the artifacts already there, locked for this process.
+    """The bundle in ``folder``, made if needed, with ``manifest``'s head and the artifacts already there, locked while open.
 
     The lock is the operating system's: it ends with the process, killed or not. Raises UsageError if the folder is a file,
-    is not writable or holds something else, and IntegrityError if another process is writing to it.
+    is not writable or holds something else, which stays as it was; IntegrityError if another process is writing to it.
     """
     from filelock import FileLock, Timeout
 
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file: a bundle is a folder", advice="choose another one with --output")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file: a bundle is a folder", advice="choose another one with --output")
         folder.mkdir(parents=True, exist_ok=True)
+        if _holds_something_else(folder):
+            raise UsageError(
+                f"{folder} is not empty and not a bundle",
+                advice="choose another folder with --output: nothing was written",
+            )
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
         raise IntegrityError(
-            f"another skdeploy is writing to {folder}", advice="wait for it to end, or choose another folder with --output"
+            f"another skdeploy is writing to {folder}",
+            advice="wait for it to end, or choose another folder with --output",
         ) from error
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}", advice="choose another one with --output") from error
+        raise write_error(folder, error) from error
     try:
         for leftover in folder.rglob(f".*{PARTIAL_SUFFIX}"):
             leftover.unlink(missing_ok=True)
         if (folder / MANIFEST).exists():
-            manifest = manifest.model_copy(update={"artifacts": _recorded(folder)})
-        elif any(entry.name != LOCK for entry in folder.iterdir()):
-            raise UsageError(
-                f"{folder} is not empty and not a bundle", advice="choose another folder with --output: nothing was written"
-            )
-        yield Bundle(folder, manifest)
+            yield Bundle(folder, manifest.model_copy(update={"artifacts": _recorded(folder)}))
+        else:
+            bundle = Bundle(folder, manifest)
+            bundle.save(manifest)  # before the first artifact: whenever this process is killed, the folder is a bundle
+            yield bundle
     finally:
         lock.release()
+
+
+def _holds_something_else(folder: Path) -> bool:
+    """Whether the folder is neither a bundle nor empty, but for what a process leaves that is killed before its manifest."""
+    if (folder / MANIFEST).exists():
+        return False
+    ours = (LOCK, f".{MANIFEST}.*{PARTIAL_SUFFIX}")
+    return not all(any(fnmatch(entry.name, pattern) for pattern in ours) for entry in folder.iterdir())
 
 
 def _recorded(folder: Path) -> tuple[Artifact, ...]:

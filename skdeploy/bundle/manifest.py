@@ -1,4 +1,4 @@
-"""The record of a bundle: what was made, from what, and the proof. Its JSON Schema is ``manifest.schema.json`` beside this file."""
+"""The record of a bundle: what was made, from what, and the proof. Its JSON Schema, ``manifest.schema.json``, is beside it."""
 
 from __future__ import annotations
 

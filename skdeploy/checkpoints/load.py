@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import stat
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from skdeploy.backends.base import require
 from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.manifest import WeightsRecord
-from skdeploy.errors import WeightsError
+from skdeploy.errors import IntegrityError, WeightsError
 from skdeploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -26,17 +29,18 @@ def find_weights(spec: ModelSpec, card: Path, given: Path | None, seed: int) -> 
     Raises WeightsError if a file is missing or the card's own is not the one it names.
     """
     if given is not None:
-        if not given.is_file():
-            raise WeightsError(f"no weights at {given}", advice="give a .safetensors or PyTorch checkpoint file")
-        return WeightsRecord(source="checkpoint", file=str(given), sha256=digest_file(given)), given
+        _check_is_file(given)
+        return WeightsRecord(source="checkpoint", file=str(given), sha256=_digest(given)), given
     if spec.weights is None:
         return WeightsRecord(source="random", seed=seed), None
     path = card.parent / spec.weights.file
     if not path.resolve().is_relative_to(card.parent.resolve()):
         raise WeightsError(f"the card {card} names weights outside its folder: {spec.weights.file}")
     if not path.is_file():
-        raise WeightsError(f"the card {card} names weights that are not there: {path}", advice="give others with --weights")
-    digest = digest_file(path)
+        raise WeightsError(
+            f"the card {card} names weights that are not there: {path}", advice="give others with --weights"
+        )
+    digest = _digest(path)
     if digest != spec.weights.sha256:
         raise WeightsError(
             f"{path} is not the file that the card names: sha256 {digest}, card {spec.weights.sha256}",
@@ -55,25 +59,48 @@ def recorded_weights(record: WeightsRecord, given: Path | None) -> Path | None:
     path = given or Path(record.file or "")
     if not path.is_file():
         raise WeightsError(f"the weights {path} are not here", advice="give the file with --weights")
-    digest = digest_file(path)
+    digest = _digest(path)
     if digest != record.sha256:
         raise WeightsError(
-            f"{path} is not the file that was exported: sha256 {digest}, recorded {record.sha256}", advice="export again"
+            f"{path} is not the file that was exported: sha256 {digest}, recorded {record.sha256}",
+            advice="export again",
         )
     return path
 
 
+def _check_is_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise WeightsError(
+            f"no weights at {path}: {error.strerror}", advice="give a .safetensors or PyTorch checkpoint file"
+        ) from error
+    if not stat.S_ISREG(mode):
+        raise WeightsError(
+            f"the weights {path} are a {'folder' if stat.S_ISDIR(mode) else 'device'}, not a file",
+            advice="give a .safetensors or PyTorch checkpoint file",
+        )
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except IntegrityError as error:
+        raise WeightsError(
+            f"the weights are not readable: {error.message}", advice="give others with --weights"
+        ) from error
+
+
 def load_network(spec: ModelSpec, record: WeightsRecord, path: Path | None) -> nn.Module:
     """The network in its training form, in eval mode, float32, with the weights of ``record``. Raises WeightsError."""
-    torch = require("torch", extra="torch")
-    from skdeploy.zoo.sknet import SKNet, initialise
+    require("torch")
+    from skdeploy.zoo.sknet import SKNet, initialise, meta_network
 
     if path is None:
         network = SKNet(spec.network, spec.input.channels)
         initialise(network, record.seed or 0)
         return network.eval().requires_grad_(False)
-    with torch.device("meta"):
-        network = SKNet(spec.network, spec.input.channels)
+    network = meta_network(spec)
     state = read_checkpoint(path)
     check_state(state, network.state_dict(), spec, path)
     network.load_state_dict(_complete(state, network.state_dict()), assign=True)
@@ -96,7 +123,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         state = _read_safetensors(path)
     else:
         raise WeightsError(
-            f"{path} is neither a safetensors file nor a PyTorch checkpoint",
+            f"{path} is {'neither a safetensors file nor a PyTorch checkpoint' if head else 'empty'}",
             advice="save the weights with safetensors.torch.save_file(model.state_dict(), path)",
         )
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
@@ -111,7 +138,8 @@ def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec:
             f"{path} does not fit {spec.name}:\n{_listed('missing', missing)}\n{_listed('unexpected', unexpected)}",
             advice=SKDEPLOY_LAYOUT,
         )
-    classes = state["classifier.weight"].shape[0]
+    classifier = state["classifier.weight"].shape
+    classes = classifier[0] if len(classifier) == 2 else spec.network.classes  # else it is listed below
     if classes != spec.network.classes:
         raise WeightsError(
             f"{path} was trained for {classes} classes, the card {spec.name} says {spec.network.classes}",
@@ -123,11 +151,24 @@ def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec:
         if key in state and state[key].shape != tensor.shape
     ]
     if wrong:
-        raise WeightsError(f"{path} does not fit {spec.name}:\n{_listed('other shapes', wrong)}", advice=SKDEPLOY_LAYOUT)
+        raise WeightsError(
+            f"{path} does not fit {spec.name}:\n{_listed('other shapes', wrong)}", advice=SKDEPLOY_LAYOUT
+        )
+    integers = [
+        f"{key}: {state[key].dtype}"
+        for key, tensor in wanted.items()
+        if tensor.is_floating_point() and not state[key].is_floating_point()
+    ]
+    if integers:
+        raise WeightsError(
+            f"{path} holds weights that are not floating point:\n{_listed('tensors', integers)}",
+            advice="give the weights of the training, before any quantization",
+        )
     broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
     if broken:
         raise WeightsError(
-            f"{path} has NaN or infinite values:\n{_listed('tensors', broken)}", advice="the training diverged, or the file is damaged"
+            f"{path} has NaN or infinite values:\n{_listed('tensors', broken)}",
+            advice="the training diverged, or the file is damaged",
         )
 
 
@@ -138,7 +179,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path} is not a whole safetensors file: {error}", advice="copy or download it again") from error
+        raise WeightsError(
+            f"{path} is not a whole safetensors file: {error}", advice="copy or download it again"
+        ) from error
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
@@ -147,21 +190,44 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # about pickle protocols and TorchScript: what fails raises, and is told below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on damaged bytes the unpickler raises anything, IndexError and struct.error included
+        unsafe = re.search(r"GLOBAL \S+", str(error))
+        if unsafe:
+            raise WeightsError(
+                f"{path} is refused: it holds more than tensors, and reading it could run code: {unsafe[0]}",
+                advice="load it where you trust it and save model.state_dict() with safetensors",
+            ) from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise WeightsError(
+                f"{path} is refused: it holds something else than tensors, or is damaged: {_reason(error)}",
+                advice="save model.state_dict() with safetensors where it loads",
+            ) from error
         raise WeightsError(
-            f"{path} is refused: it holds more than tensors, and reading it could run code. {_first_line(error)}",
-            advice="load it where you trust it and save model.state_dict() with safetensors",
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, UnicodeDecodeError) as error:
-        raise WeightsError(
-            f"{path} is not a whole PyTorch checkpoint: {_first_line(error)}", advice="copy or download it again"
+            f"{path} is not a whole PyTorch checkpoint of tensors: {_reason(error)}",
+            advice="copy it again; if that does not help, save model.state_dict() with safetensors where it loads",
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise WeightsError(f"{path} holds no state_dict: {type(content).__name__}", advice="save model.state_dict()")
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(
+            f"{path} holds no state_dict but a {type(content).__name__}", advice="save model.state_dict()"
+        )
+    others = [
+        f"{key}: {type(value).__name__}"
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+    ]
+    if others:
+        raise WeightsError(
+            f"{path} holds no state_dict, in which every name has a tensor:\n{_listed('other entries', others)}",
+            advice="save model.state_dict(), alone or under the key 'state_dict' or 'model'",
+        )
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
@@ -179,9 +245,10 @@ def _listed(title: str, keys: list[str]) -> str:
     return f"  {title} ({len(keys)}):{shown}{more}"
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """One line of what torch.load says, without its advice to load the file unsafely."""
     text = str(error)
-    for line in text.splitlines():
-        if "GLOBAL" in line or "global" in line:
-            return line.strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    if "TorchScript" in text:
+        return "it is a TorchScript archive, which is a program"
+    lines = [line.strip() for line in text.rpartition("WeightsUnpickler error:")[2].splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Collection
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -19,7 +19,9 @@ from skdeploy.bundle.folder import Bundle
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.spec import Precision
 
-WORDS = {
+LOG_WIDTH: Final = 120
+
+WORDS: Final = {
     "trace": "PyTorch to ONNX",
     "simplify": "simplify",
     "half": "to FP16",
@@ -73,23 +75,32 @@ class ConsoleProgress:
             self._live = None
 
 
+def output_console() -> Console:
+    """Where results go: as wide as the terminal; in a file or a CI log as wide as a table needs."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+
+
 def print_bundle(
     bundle: Bundle, report: ParityReport | None, *, reused: Collection[str] = (), seconds: float | None = None
 ) -> None:
     """The table of artifacts, and below it what is proven and what is not."""
-    console = Console(highlight=False)
+    console = output_console()
     manifest = bundle.manifest
-    table = Table(title=f"{manifest.model.name} {manifest.precision}  ->  {bundle.folder}", title_justify="left", box=None, pad_edge=False)
-    for column, justify in (("artifact", "left"), ("precision", "left"), ("size", "right"), ("time", "right"), ("parity", "left")):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    console.print(
+        escape(f"{manifest.model.name} {manifest.precision}  ->  {bundle.folder}"), style="italic", soft_wrap=True
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("artifact", "precision", "size", "time", "parity", "SQNR", "max error", "top-1"):
+        words = column in ("artifact", "precision", "parity")
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
     for artifact in manifest.artifacts:
         if artifact.format != "json":
             table.add_row(
-                artifact.path,
+                escape(artifact.path),
                 artifact.precision or "",
                 size_text(artifact.size_bytes),
                 "kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s",
-                _parity_text(report.of(artifact.path) if report else None),
+                *_parity_cells(report.of(artifact.path) if report else None),
             )
     console.print(table)
     for line in summary(bundle, report):
@@ -105,21 +116,25 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
     if headroom is not None:
         least = headroom.tensors[0]
         lines.append(
-            f"FP16 headroom: least {least.headroom:,.0f}x, at {escape(least.tensor)}, on {headroom.images} images ({escape(headroom.dataset)})"
+            f"FP16 headroom: least {least.headroom:,.0f}x, at {escape(least.tensor)}, "
+            f"on {headroom.images} images ({escape(headroom.dataset)})"
         )
-    for engine in (a for a in bundle.manifest.artifacts if a.format == "engine"):
-        lines.append(escape(engine_text(engine)))
+    lines += [escape(engine_text(engine)) for engine in bundle.manifest.artifacts if engine.format == "engine"]
     if report is None:
         return lines
-    lines.append(f"reference: {report.reference}, on {report.images} images ({escape(report.dataset)})")
+    lines.append(f"reference: {escape(report.reference)}, on {report.images} images ({escape(report.dataset)})")
     if report.batch_invariance is not None:
         batches = ", ".join(map(str, report.batch_invariance.batches))
-        lines.append(f"same logits in batches of {batches}: within {report.batch_invariance.max_rel_error:.1e} of the largest")
+        lines.append(
+            f"same logits in batches of {batches}: within {report.batch_invariance.max_rel_error:.1e} of the largest"
+        )
     proven = [c.artifact for c in report.comparisons if c.verdict == "pass"]
     lines.append(f"[green]verified here:[/green] {escape(', '.join(proven))}")
-    for comparison in report.comparisons:
-        if comparison.verdict == "unproven":
-            lines.append(f"[yellow]not run here:[/yellow] {escape(comparison.artifact)}: {escape(comparison.reason)}")
+    lines += [
+        f"[yellow]not run here:[/yellow] {escape(comparison.artifact)}: {escape(comparison.reason)}"
+        for comparison in report.comparisons
+        if comparison.verdict == "unproven"
+    ]
     return lines
 
 
@@ -183,12 +198,14 @@ def size_text(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
-def _parity_text(comparison: Comparison | None) -> str:
+def _parity_cells(comparison: Comparison | None) -> tuple[str, str, str, str]:
+    """Verdict, SQNR of all images, largest error relative to the largest logit, and images with the same top class."""
     if comparison is None:
-        return ""
-    if comparison.metrics is None:
-        return f"[yellow]{comparison.verdict}[/yellow]"
+        return "", "", "", ""
+    colour = {"pass": "green", "fail": "red", "unproven": "yellow"}[comparison.verdict]
+    verdict = f"[{colour}]{comparison.verdict}[/{colour}]"
     metrics = comparison.metrics
-    colour = "green" if comparison.verdict == "pass" else "red"
+    if metrics is None:
+        return verdict, "", "", ""
     agree = round(metrics.top1_agreement * metrics.images)
-    return f"[{colour}]{comparison.verdict}[/{colour}]  {metrics.sqnr_db:.1f} dB, max error {metrics.max_rel_error:.0e}, top-1 {agree}/{metrics.images}"
+    return verdict, f"{metrics.sqnr_db:.1f} dB", f"{metrics.max_rel_error:.1e}", f"{agree}/{metrics.images}"

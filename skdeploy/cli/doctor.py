@@ -21,11 +21,12 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print as JSON on s
 
         print(encoder.dumps(dataclasses.asdict(diagnosis), indent=2))
     else:
-        from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
-        console = Console(highlight=False)
+        from skdeploy.cli.console import output_console
+
+        console = output_console()
         console.print(f"skdeploy {diagnosis.skdeploy}, Python {diagnosis.python}, {diagnosis.platform}")
         table = Table(box=None, pad_edge=False)
         for column in ("", "what", "version", "where", "why not, and what to do"):

@@ -10,30 +10,41 @@ import typer
 Exporter = Literal["dynamo", "torchscript"]
 EngineTarget = Literal["auto", "tensorrt", "tensorrt_rtx", "onnx"]
 GIB = 1 << 30
+MAX_WORKSPACE_GIB = 1 << 20  # no machine has more, and TensorRT's limit is a 64-bit number
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A card: a name that `skdeploy models` lists, or the path of a .toml file.")],
+    model: Annotated[
+        str, typer.Argument(help="A card: a name that `skdeploy models` lists, or the path of a .toml file.")
+    ],
     fp16: Annotated[bool, typer.Option("--fp16", "--half", help="FP16 as a strongly typed graph.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="INT8; not in this version.")] = False,
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint, .safetensors or PyTorch; default: the card's own, else random.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random weights that a card without weights gets.")] = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The bundle's folder; default: build/MODEL-PRECISION.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The bundle's folder; default: build/MODEL-PRECISION.")
+    ] = None,
     target: Annotated[
         EngineTarget,
-        typer.Option(help="Which engine: auto is TensorRT on a GPU, else TensorRT-RTX ahead of time, else none; onnx makes none."),
+        typer.Option(
+            help="Which engine: auto is TensorRT on a GPU, else TensorRT-RTX ahead of time, else none; onnx makes none."
+        ),
     ] = "auto",
     batch: Annotated[int | None, typer.Option(help="Fix the batch; default: dynamic.")] = None,
     min_batch: Annotated[int | None, typer.Option(help="The engine's smallest batch.  [default: 1]")] = None,
     opt_batch: Annotated[int | None, typer.Option(help="The batch that the engine is tuned for.  [default: 8]")] = None,
     max_batch: Annotated[int | None, typer.Option(help="The engine's largest batch.  [default: 32]")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Input height and width in pixels; default: the card's.")] = None,
-    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help="Accept any height and width at run time.")] = False,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="Accept any height and width at run time.")
+    ] = False,
     exporter: Annotated[Exporter, typer.Option(help="Which of torch.onnx's exporters.")] = "dynamo",
     opset: Annotated[int, typer.Option(help="ONNX opset, 19 or 20.")] = 19,
-    simplify: Annotated[bool, typer.Option("--simplify/--no-simplify", help="Run onnx-simplifier, and check it.")] = True,
+    simplify: Annotated[
+        bool, typer.Option("--simplify/--no-simplify", help="Run onnx-simplifier, and check it.")
+    ] = True,
     keep_fp32: Annotated[
         list[str] | None, typer.Option(metavar="REGEX", help="Modules that stay FP32 under --fp16; repeatable.")
     ] = None,
@@ -43,13 +54,16 @@ def export(
     attention: Annotated[bool, typer.Option("--attention", help="Add each unit's attention as an output.")] = False,
     workspace: Annotated[float | None, typer.Option(help="Limit of the builder's scratch memory, GiB.")] = None,
     compute_capability: Annotated[
-        list[str] | None, typer.Option(metavar="X.Y", help="GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="X.Y", help="GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable."),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Images for headroom and parity: a folder, .npz or .npy; default: the card's.")
     ] = None,
     num_images: Annotated[int, typer.Option(help="How many of them at most.")] = 64,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
+    ] = False,
 ) -> None:
     """Take a network through the whole line: ONNX, simplified, lower precision, engine, parity, bundle.
 
@@ -57,16 +71,22 @@ def export(
     """
     from skdeploy.cli.console import ConsoleProgress, print_bundle, print_json
     from skdeploy.errors import UsageError
-    from skdeploy.graph.trace import TraceOptions
-    from skdeploy.options import DEFAULT_PROFILE, ExportOptions
+    from skdeploy.options import DEFAULT_PROFILE, ExportOptions, TraceOptions
     from skdeploy.pipeline import export as run
     from skdeploy.spec import Precision, Target
 
     if fp16 and int8:
-        raise UsageError("--fp16 and --int8 contradict each other", advice="--int8 keeps in FP16 what it does not quantize")
+        raise UsageError(
+            "--fp16 and --int8 contradict each other", advice="--int8 keeps in FP16 what it does not quantize"
+        )
+    if workspace is not None and not 0 < workspace < MAX_WORKSPACE_GIB:
+        raise UsageError(f"--workspace {workspace:g}: more than 0 GiB and less than {MAX_WORKSPACE_GIB:,}")
     profile = None
     if (min_batch, opt_batch, max_batch) != (None, None, None):
-        low, opt, high = (given or default for given, default in zip((min_batch, opt_batch, max_batch), DEFAULT_PROFILE, strict=True))
+        low, opt, high = (
+            default if given is None else given
+            for given, default in zip((min_batch, opt_batch, max_batch), DEFAULT_PROFILE, strict=True)
+        )
         profile = (low, opt, high)
     options = ExportOptions(
         model=model,

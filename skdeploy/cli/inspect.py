@@ -9,13 +9,15 @@ import typer
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, or one file: .onnx, .safetensors, .pth, an engine of a bundle.")],
+    path: Annotated[
+        Path, typer.Argument(help="A bundle, or one file: .onnx, .safetensors, .pth, an engine of a bundle.")
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """Show what a bundle or a file holds, after checking its digests."""
-    from skdeploy.inspection import inspect_bundle, inspect_file
+    from skdeploy.inspection import inspect_bundle, inspect_file, is_folder
 
-    if path.is_dir():
+    if is_folder(path):
         from skdeploy.cli.console import print_bundle, print_json
 
         bundle, report = inspect_bundle(path)
@@ -32,12 +34,15 @@ def inspect(
         print(encoder.dumps(rows, indent=2))
         return
 
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=str(path), title_justify="left", box=None, pad_edge=False, show_header=False)
+    from skdeploy.cli.console import output_console
+
+    table = Table(title=escape(str(path)), title_justify="left", box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in rows.items():
-        table.add_row(key.replace("_", " "), "\n".join(map(str, value)) if isinstance(value, list) else str(value))
-    Console(highlight=False).print(table)
+        text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+        table.add_row(key.replace("_", " "), escape(text))
+    output_console().print(table)

@@ -17,7 +17,9 @@ def verify(
     weights: Annotated[
         Path | None, typer.Option(help="The checkpoint of the export, if it has moved; the reference is torch with it.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
+    ] = False,
 ) -> None:
     """Check a bundle's digests and measure parity again, on every backend that works here. Writes nothing."""
     from skdeploy.cli.console import ConsoleProgress, print_bundle, print_json

@@ -33,7 +33,7 @@ from skdeploy.spec import Frozen
 Shape = tuple[int, ...]
 MAX_ERRORS_SHOWN = 5
 _TURING = "7.5"  # TensorRT-RTX builds for Turing only where it is named, see _runs_on
-_IMAGE_RANK = 4  # (N, C, H, W): the inputs whose dimensions 2 and 3 may be dynamic
+_SIZES = ("height", "width")  # the names that graph/trace.py gives to dynamic dimensions, in the order of `sizes`
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def _profile_shapes(tensor: Tensor, options: BuildOptions, onnx_path: Path) -> t
     shape = tuple(tensor.shape)
     choices: list[tuple[int, int, int]] = []
     for axis, size in enumerate(shape):
-        offered = _offered(axis, len(shape), options)
+        offered = _offered(tensor, axis, options)
         if size < 0 and offered is None:
             raise UsageError(
                 f"input {tensor.name!r} of {onnx_path} has shape {shape}: dimension {axis} has no profile",
@@ -282,23 +282,31 @@ def _profile_shapes(tensor: Tensor, options: BuildOptions, onnx_path: Path) -> t
                 advice="export with a dynamic batch or size, or give a profile that holds the fixed one",
             )
         choices.append((size, size, size) if size >= 0 or offered is None else offered)
+    if options.sizes is not None and -1 not in shape[1:]:
+        raise UsageError(
+            f"input {tensor.name!r} of {onnx_path} has the fixed size {shape[1:]}: there is no height or width to choose",
+            advice="leave the sizes out, or export with a dynamic size (--dynamic-size)",
+        )
     low, best, high = (tuple(choice[which] for choice in choices) for which in range(3))
     return low, best, high
 
 
-def _offered(axis: int, rank: int, options: BuildOptions) -> tuple[int, int, int] | None:
-    """What the options offer for a dimension: the batch, and an image's height and width; None for others."""
+def _offered(tensor: Tensor, axis: int, options: BuildOptions) -> tuple[int, int, int] | None:
+    """What the options offer for a dimension: the batch, which is the first, or a height or width, told by its name."""
     if axis == 0:
         return options.profile.min, options.profile.opt, options.profile.max
-    if rank == _IMAGE_RANK and axis >= 2 and options.sizes is not None:
-        low, best, high = options.sizes
-        return low[axis - 2], best[axis - 2], high[axis - 2]
-    return None
+    name = tensor.get_dimension_name(axis)
+    if options.sizes is None or name not in _SIZES:
+        return None
+    low, best, high = (size[_SIZES.index(name)] for size in options.sizes)
+    return low, best, high
 
 
 def _configure(
     trt: Compiler, builder: Builder, config: BuilderConfig, options: BuildOptions, facts: _NetworkFacts
 ) -> None:
+    # FP32 in the graph means FP32: TF32, on by default, keeps 10 bits of the mantissa.
+    config.clear_flag(trt.BuilderFlag.__members__["TF32"])
     # The inspector then tells each layer's types, which is how a plan's precision is proven.
     config.profiling_verbosity = trt.ProfilingVerbosity.__members__["DETAILED"]
     if options.workspace_bytes is not None:

@@ -9,19 +9,25 @@ import onnx_ir as ir
 from skdeploy.errors import PassError
 
 MAX_RANK: Final = 4  # DLA takes no more, and neither do some runtimes
-FORBIDDEN_TYPES: Final = frozenset({ir.DataType.DOUBLE, ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128})
+FORBIDDEN_TYPES: Final = frozenset(
+    {ir.DataType.DOUBLE, ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128}
+)
 
 
 def admit(model: ir.Model) -> None:
-    """Raises PassError that names the first node with a tensor of unknown type or rank, above rank 4, or of a forbidden type."""
+    """Raises PassError naming the first node with a tensor of unknown type or rank, above rank 4, or of a forbidden type."""
     import onnx
 
     for node in model.graph:
         for value in node.outputs:
             if value.dtype is None or value.shape is None:
-                raise PassError(f"node {node.name}: the type or rank of {value.name} is unknown", advice="please report the model")
+                raise PassError(
+                    f"node {node.name}: the type or rank of {value.name} is unknown", advice="please report the model"
+                )
             if len(value.shape) > MAX_RANK:
-                raise PassError(f"node {node.name}: {value.name} has rank {len(value.shape)}, and {MAX_RANK} is the limit")
+                raise PassError(
+                    f"node {node.name}: {value.name} has rank {len(value.shape)}, and {MAX_RANK} is the limit"
+                )
             if value.dtype in FORBIDDEN_TYPES:
                 raise PassError(f"node {node.name}: {value.name} is {value.dtype.name}, which TensorRT does not take")
     try:

@@ -8,9 +8,10 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.errors import PrecisionError, UsageError
-from skdeploy.graph.naming import module_of
+from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.graph.preprocess import MODULE as PREPROCESS
 
 FP16_MAX: Final = 65504.0
@@ -49,6 +50,8 @@ class HalfPrecision(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
+        # A constant's type is an attribute when it is a node, and then there would be two places to change.
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         used: set[str] = set()
         for node in list(graph):
             if not any(value.dtype == FLOAT32 for value in node.outputs):
@@ -69,16 +72,20 @@ class HalfPrecision(ir.passes.InPlacePass):
             raise UsageError(
                 f"--keep-fp32 {unused[0]!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules"
             )
+        if not self.halved:
+            raise UsageError(
+                "--keep-fp32 leaves nothing to be FP16", advice="export without --fp16, or keep less in FP32"
+            )
         self._restore_outputs(graph)
         _drop_unused_initializers(graph)
         return ir.passes.PassResult(model, modified=True)
 
     def _reason_to_keep(self, node: ir.Node, used: set[str]) -> str:
         module = module_of(node.name)
-        for pattern in self.patterns:
-            if pattern.search(module):
-                used.add(pattern.pattern)
-                return f"--keep-fp32 {pattern.pattern}"
+        matching = [pattern.pattern for pattern in self.patterns if pattern.search(module)]
+        used.update(matching)
+        if matching:
+            return f"--keep-fp32 {matching[0]}"
         if module == PREPROCESS:
             return "normalisation of the input"
         if node.op_type in REDUCTIONS:
@@ -92,7 +99,7 @@ class HalfPrecision(ir.passes.InPlacePass):
 
     def _converted(self, graph: ir.Graph, value: ir.Value, dtype: ir.DataType, user: ir.Node) -> ir.Value:
         if value.is_initializer():
-            return self._constant(graph, value)
+            return self._constant(graph, value, module_of(user.name))
         key = (value, dtype)
         if key not in self._casts:
             suffix = "fp16" if dtype == FLOAT16 else "fp32"
@@ -106,11 +113,11 @@ class HalfPrecision(ir.passes.InPlacePass):
                 self.halved.append(value.name or "")
         return self._casts[key]
 
-    def _constant(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
+    def _constant(self, graph: ir.Graph, value: ir.Value, module: str) -> ir.Value:
         if value not in self._constants:
             name = f"{value.name}_fp16"
             assert value.const_value is not None  # is_initializer
-            array = half_constant(value.const_value.numpy(), value.name or "")
+            array = half_constant(value.const_value.numpy(), value.name or "", module)
             flushed = float(np.mean((array == 0) & (value.const_value.numpy() != 0)))
             if flushed:
                 self.flushed[value.name or ""] = flushed
@@ -133,13 +140,13 @@ class HalfPrecision(ir.passes.InPlacePass):
             graph.outputs[index] = output
 
 
-def half_constant(array: np.ndarray, name: str) -> np.ndarray:
-    """The constant in FP16, rounded to nearest. Raises PrecisionError if a value does not fit."""
+def half_constant(array: np.ndarray, name: str, module: str) -> np.ndarray:
+    """The constant of a module in FP16, rounded to nearest. Raises PrecisionError if a value does not fit."""
     largest = float(np.max(np.abs(array))) if array.size else 0.0
     if largest > FP16_MAX:
         raise PrecisionError(
             f"the constant {name} holds {largest:.4g}, and FP16 ends at {FP16_MAX:.0f}",
-            advice=f"keep its module in FP32: --keep-fp32 '{re.escape(name.rpartition('.')[0])}'",
+            advice=f"keep its module in FP32: --keep-fp32 '{modules_pattern([module])}'",
         )
     return array.astype(np.float16)
 

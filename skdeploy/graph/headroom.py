@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Array
@@ -13,6 +14,7 @@ from skdeploy.errors import PrecisionError
 from skdeploy.graph.half import FP16_MAX
 from skdeploy.graph.naming import module_of
 from skdeploy.parity.report import HeadroomReport, TensorHeadroom
+
 
 def measure_headroom(
     graph: Path, tensors: Sequence[str], batches: Iterable[tuple[dict[str, Array], int]], dataset: str
@@ -23,19 +25,34 @@ def measure_headroom(
     """
     largest = dict.fromkeys(tensors, 0.0)
     images = 0
-    with onnxruntime.open_session(graph, also=tensors) as session:
+    model = onnxruntime.load_graph(graph)
+    modules, inputs = _modules(model), {value.name for value in model.graph.inputs}
+    with onnxruntime.open_session(graph, also=[name for name in tensors if name not in inputs]) as session:
         for feeds, count in batches:
             images += count
             values = feeds | session.run(feeds)
             for name in tensors:
-                largest[name] = max(largest[name], float(np.max(np.abs(values[name]))))
-                if not np.isfinite(largest[name]):
+                reached = float(np.max(np.abs(values[name])))
+                if not np.isfinite(reached):
                     raise PrecisionError(
                         f"the tensor {name} is not finite on {dataset}, in FP32 already",
                         advice="the weights are damaged, or the preprocessing is not the one of the training",
                     )
+                largest[name] = max(largest[name], reached)
     rows = [
-        TensorHeadroom(tensor=name, module=module_of(name), max_abs=value, headroom=min(FP16_MAX / max(value, 1e-30), 1e9))
+        TensorHeadroom(
+            tensor=name, modules=tuple(modules[name]), max_abs=value, headroom=min(FP16_MAX / max(value, 1e-30), 1e9)
+        )
         for name, value in largest.items()
     ]
     return HeadroomReport(images=images, dataset=dataset, tensors=tuple(sorted(rows, key=lambda row: row.headroom)))
+
+
+def _modules(model: ir.Model) -> dict[str, list[str]]:
+    """For each tensor, the modules that make or use it."""
+    found: dict[str, set[str]] = {}
+    for node in model.graph:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None:
+                found.setdefault(value.name or "", set()).add(module_of(node.name))
+    return {name: sorted(modules) for name, modules in found.items()}

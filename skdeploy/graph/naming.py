@@ -7,7 +7,9 @@ speaks to the user of a part of the network (headroom, --keep-fp32, blame) speak
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 import onnx_ir as ir
@@ -19,6 +21,11 @@ WRAPPER: Final = "network"  # the attribute of trace.py's wrapper: not a module 
 def module_of(name: str | None) -> str:
     """The module that a node or value belongs to; empty for the network's own forward."""
     return (name or "").rpartition("/")[0]
+
+
+def modules_pattern(modules: Iterable[str]) -> str:
+    """The regular expression that ``--keep-fp32`` needs for exactly these modules."""
+    return f"^({'|'.join(re.escape(module) for module in sorted(set(modules)))})$"
 
 
 class NameByModule(ir.passes.InPlacePass):

@@ -28,7 +28,8 @@ class EmbedPreprocess(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         old = graph.inputs[0]
-        assert old.shape is not None and old.name is not None  # trace.py's own graph: named and shaped
+        assert old.shape is not None  # trace.py's own graph: shaped and named
+        assert old.name is not None
         name = old.name
         batch, channels, height, width = old.shape
         old.name = f"{MODULE}/Add"
@@ -55,7 +56,9 @@ class EmbedPreprocess(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _node(op_type: str, inputs: list[ir.Value], attributes: dict[str, object], shape: ir.Shape) -> ir.Node:
+def _node(
+    op_type: str, inputs: list[ir.Value], attributes: dict[str, int | tuple[int, ...]], shape: ir.Shape
+) -> ir.Node:
     name = f"{MODULE}/{op_type}"
     node = ir.node(op_type, inputs, attributes=attributes, name=name)
     output = node.outputs[0]

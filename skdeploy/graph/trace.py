@@ -4,43 +4,35 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from skdeploy.errors import ExportError
+from skdeploy.errors import ExportError, UsageError
 from skdeploy.graph.naming import NameByModule
 from skdeploy.graph.preprocess import EmbedPreprocess
+from skdeploy.options import TraceOptions
 from skdeploy.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class TraceOptions:
-    """What the graph's interface is. ``batch`` None means dynamic; ``dynamic_size`` frees height and width too."""
-
-    exporter: Literal["dynamo", "torchscript"] = "dynamo"
-    opset: int = 19
-    batch: int | None = None
-    dynamic_size: bool = False
-    attention: bool = False
-    embed_preprocess: bool = False
-
-
 def trace(network: nn.Module, spec: ModelSpec, options: TraceOptions) -> ir.Model:
     """The graph of ``network``'s deploy form: input float32 (N, C, H, W) named ``input``, output (N, classes) ``logits``.
 
     With ``attention``, each gated unit adds an output ``attention.<module>`` (N, M, C). With ``embed_preprocess``, the input
-    is uint8 (N, H, W, C) instead. Raises ExportError.
+    is uint8 (N, H, W, C) instead. Raises ExportError, and UsageError for attention without gates.
     """
     from skdeploy.zoo.fold import fold
 
     folded = fold(network)
     gates = gate_names(folded) if options.attention else []
+    if options.attention and not gates:
+        raise UsageError(f"--attention: no unit of {spec.name} has a gate", advice="leave it out")
     wrapped = _with_attention(folded, gates)
     outputs = ["logits", *(attention_name(gate) for gate in gates)]
     model = _export(wrapped, spec, options, outputs)
@@ -115,7 +107,7 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
                 opset_version=options.opset,
                 verbose=False,
             )
-        except Exception as error:  # the exporters raise anything, torch's internals included: all of it is a failed export
+        except Exception as error:  # the exporters raise anything, torch's internals included
             raise ExportError(
                 f"torch.onnx could not export {spec.name} with --exporter {options.exporter}: {_first_line(error)}",
                 advice="try the other --exporter, or a fixed --batch; `skdeploy doctor` shows the versions",
@@ -128,42 +120,49 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
 def _export_torchscript(
     network: nn.Module, example: Tensor, options: TraceOptions, outputs: list[str], free: dict[int, str]
 ) -> ir.Model:
-    import io
+    import tempfile
 
     import onnx
     import torch
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-    buffer = io.BytesIO()
     axes: dict[str, dict[int, str]] = {"input": free, **{name: {0: "batch"} for name in outputs if 0 in free}}
-    torch.onnx.export(
-        network,
-        (example,),
-        buffer,
-        dynamo=False,
-        input_names=["input"],
-        output_names=outputs,
-        dynamic_axes=axes,
-        opset_version=options.opset,
-    )
-    return ir.from_proto(onnx.load_from_string(buffer.getvalue()))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            network,
+            (example,),
+            file,
+            dynamo=False,
+            input_names=["input"],
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=options.opset,
+        )
+        proto = onnx.load(file)
+    # TorchScript leaves most types and shapes to the reader, and writes constants as nodes.
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return model
 
 
-class _quiet:  # noqa: N801 - used as a function
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Silences the exporters' remarks to their own developers; errors still come through as exceptions."""
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        self._logger = logging.getLogger("torch.onnx")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *exception: Any) -> None:
-        self._logger.setLevel(self._level)
-        self._warnings.__exit__(*exception)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    """What went wrong first: the exporters wrap it in pages of advice to their own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

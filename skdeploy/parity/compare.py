@@ -9,7 +9,7 @@ import numpy as np
 
 from skdeploy.backends.base import Array, Session
 from skdeploy.errors import SkdeployError
-from skdeploy.parity.metrics import compare_logits, violations
+from skdeploy.parity.metrics import SMALLEST, compare_logits, violations
 from skdeploy.parity.report import BatchInvariance, Comparison
 from skdeploy.quant.dataset import Inputs, Pixels, normalise
 from skdeploy.spec import ModelSpec, Precision, TensorSpec, Tolerance
@@ -27,11 +27,12 @@ def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tu
         return (f"logits have shape {logits.shape}, expected {(images, spec.network.classes)}",)
     if logits.dtype != np.float32:
         return (f"logits are {logits.dtype}, expected float32",)
-    broken = int(np.size(logits) - np.count_nonzero(np.isfinite(logits)))
-    if broken:
-        first = int(np.argwhere(~np.isfinite(logits))[0, 0])
-        return (f"{broken} logits are NaN or infinite, first in image {first}",)
-    return ()
+    problems = []
+    for name, value in outputs.items():
+        broken = np.argwhere(~np.isfinite(value))
+        if len(broken):
+            problems.append(f"{len(broken)} {name} are NaN or infinite, first in image {int(broken[0, 0])}")
+    return tuple(problems)
 
 
 def feeds_of(pixels: Pixels, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
@@ -59,11 +60,12 @@ def batches_of(
 
 
 def run_images(session: Session, pixels: Pixels, spec: ModelSpec, batch: int = RUN_BATCH) -> dict[str, Array]:
-    """Outputs of all images, (N, ...) each."""
+    """Outputs of all images, (N, ...) each. The fill of a last batch is cut off; a wrong number of rows is left to be seen."""
     parts: dict[str, list[Array]] = {}
     for feeds, count in batches_of(pixels, spec, session.inputs, batch):
+        fed = len(feeds[session.inputs[0].name])
         for name, value in session.run(feeds).items():
-            parts.setdefault(name, []).append(value[:count])
+            parts.setdefault(name, []).append(value[:count] if value.shape[:1] == (fed,) else np.atleast_1d(value))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
@@ -97,9 +99,7 @@ def compare(
 
 def unproven(artifact: str, backend: str, precision: Precision, error: SkdeployError) -> Comparison:
     """The record of an artifact that cannot run on this machine."""
-    return Comparison(
-        artifact=artifact, backend=backend, precision=precision, verdict="unproven", reason=error.message
-    )
+    return Comparison(artifact=artifact, backend=backend, precision=precision, verdict="unproven", reason=error.message)
 
 
 def batch_invariance(
@@ -121,7 +121,7 @@ def batch_invariance(
     many = np.resize(pixels, (max(batches), *pixels.shape[1:]))
     distinct = many[: min(len(pixels), len(many))]
     single = run_images(session, distinct, spec, batches[0])["logits"].astype(np.float64)
-    scale = max(float(np.max(np.abs(single))), np.finfo(np.float64).tiny)
+    scale = max(float(np.max(np.abs(single))), SMALLEST)
     worst, problem = 0.0, ""
     for size in batches[1:]:
         logits = session.run(feeds_of(many[:size], spec, session.inputs))["logits"]
@@ -130,7 +130,9 @@ def batch_invariance(
         if error > worst:
             worst = error
             if error > tolerance:
-                problem = f"images differ by {error:.2e} of the largest logit between a batch of {batches[0]} and of {size}"
+                problem = (
+                    f"images differ by {error:.2e} of the largest logit between a batch of {batches[0]} and of {size}"
+                )
     return BatchInvariance(
         artifact=artifact,
         batches=tuple(batches),

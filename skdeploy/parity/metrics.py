@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +31,24 @@ class Metrics(Frozen):
     top1_decided: float
 
 
-EXACT_DB = 300.0  # float64 has 16 digits, 320 dB: what is reported for no difference at all, where the ratio is infinite
+# float64 has 16 digits, 320 dB: what is reported for no difference at all, where the ratio is infinite.
+EXACT_DB: Final = 300.0
+
+# Divides in place of a reference that is all zero, and keeps the quotient a number that JSON has.
+SMALLEST: Final = 1e-30
 
 
 def compare_logits(reference: Logits, found: Logits, tolerance: Tolerance) -> Metrics:
     """Metrics of ``found`` against ``reference``, both (N, classes) and finite; computed in float64."""
     expected, got = reference.astype(np.float64), found.astype(np.float64)
     error = got - expected
-    scale = max(float(np.max(np.abs(expected))), np.finfo(np.float64).tiny)
+    scale = max(float(np.max(np.abs(expected))), SMALLEST)
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
-    cosine = np.divide(np.sum(expected * got, axis=1), norms, out=np.ones(len(norms)), where=norms > 0)
+    cosine = np.asarray(~expected.any(axis=1) & ~got.any(axis=1), dtype=np.float64)  # of zeros: 1 with zeros, else 0
+    np.divide(np.sum(expected * got, axis=1), norms, out=cosine, where=norms > 0)
     agree = expected.argmax(1) == got.argmax(1)
     ordered = np.sort(expected, axis=1)
-    margin = ordered[:, -1] - ordered[:, -2]
+    margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.full(len(ordered), np.inf)
     decided = margin > 2 * tolerance.max_rel_error * scale
     return Metrics(
         images=len(expected),
@@ -61,7 +66,9 @@ def violations(metrics: Metrics, tolerance: Tolerance) -> tuple[str, ...]:
     """What is out of tolerance, in words; nothing means parity. A NaN metric is a violation."""
     problems = []
     if not metrics.max_rel_error <= tolerance.max_rel_error:
-        problems.append(f"max error {metrics.max_rel_error:.2e} of the largest logit, allowed {tolerance.max_rel_error:.0e}")
+        problems.append(
+            f"max error {metrics.max_rel_error:.2e} of the largest logit, allowed {tolerance.max_rel_error:.0e}"
+        )
     if not metrics.min_cosine >= tolerance.min_cosine:
         problems.append(f"cosine {metrics.min_cosine:.6f}, at least {tolerance.min_cosine}")
     if not metrics.min_sqnr_db >= tolerance.min_sqnr_db:
@@ -75,4 +82,5 @@ def _decibels(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
     power = float(np.sum(noise * noise))
     if power == 0:
         return EXACT_DB
-    return min(EXACT_DB, 10 * float(np.log10(max(float(np.sum(signal * signal)), np.finfo(np.float64).tiny) / power)))
+    strength = max(float(np.sum(signal * signal)), np.finfo(np.float64).tiny)
+    return min(EXACT_DB, 10 * float(np.log10(strength) - np.log10(power)))

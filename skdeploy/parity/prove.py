@@ -28,7 +28,7 @@ def prove(
     """Compares every ONNX file and engine with torch's network, or with the first FP32 graph where there is no network.
 
     An engine that cannot run here is recorded as unproven, with the reason. Raises IntegrityError, UsageError for unreadable
-    images, ParityError if the reference itself is not finite.
+    images, ParityError if the reference itself is not finite, DependencyError without ONNX Runtime.
     """
     spec = bundle.manifest.model
     runnable = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
@@ -50,6 +50,8 @@ def prove(
         try:
             session = _open(bundle, artifact)
         except DependencyError as error:
+            if artifact.format == "onnx":  # runs wherever skdeploy is whole: without it, nothing would be proven
+                raise
             comparisons.append(unproven(artifact.path, runs_on, precision, error))
             continue
         with session:
@@ -83,7 +85,9 @@ def prove(
 def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
     """The card's tolerance for a precision. Raises CardError if it gives none."""
     if precision not in spec.tolerance:
-        raise CardError(f"the card {spec.name} gives no tolerance for {precision}", advice=f"add [tolerance.{precision}]")
+        raise CardError(
+            f"the card {spec.name} gives no tolerance for {precision}", advice=f"add [tolerance.{precision}]"
+        )
     return spec.tolerance[precision]
 
 
@@ -92,9 +96,7 @@ def backend_of(artifact: Artifact) -> str:
     return str(artifact.details["compiler"]) if artifact.format == "engine" else onnxruntime.NAME
 
 
-def _reference(
-    bundle: Bundle, base: Artifact | None, pixels: Pixels, network: nn.Module | None
-) -> tuple[Array, str]:
+def _reference(bundle: Bundle, base: Artifact | None, pixels: Pixels, network: nn.Module | None) -> tuple[Array, str]:
     spec = bundle.manifest.model
     if network is not None:
         session: Session = torch_backend.open_session(network, spec)
@@ -107,7 +109,9 @@ def _reference(
         outputs = run_images(session, pixels, spec)
     problems = check_outputs(outputs, len(pixels), spec)
     if problems:
-        raise ParityError(f"the reference, {name}, is not usable: {problems[0]}", advice="check the weights and the images")
+        raise ParityError(
+            f"the reference, {name}, is not usable: {problems[0]}", advice="check the weights and the images"
+        )
     return outputs["logits"], name
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from skdeploy.errors import ParityError, PrecisionError
+from skdeploy.graph.naming import modules_pattern
 from skdeploy.parity.metrics import Metrics
 from skdeploy.spec import Frozen, Precision
 
@@ -15,10 +15,13 @@ MIN_HEADROOM: Final = 2.0  # images in the field are brighter and busier than th
 
 
 class TensorHeadroom(Frozen):
-    """The largest magnitude of one tensor over all images, and 65504 divided by it."""
+    """The largest magnitude of one tensor over all images, and 65504 divided by it.
+
+    ``modules`` make or use it: with all of them in FP32, the tensor is never FP16.
+    """
 
     tensor: str
-    module: str
+    modules: Annotated[tuple[str, ...], Field(strict=False)]
     max_abs: float
     headroom: float
 
@@ -31,7 +34,7 @@ class HeadroomReport(Frozen):
     tensors: Annotated[tuple[TensorHeadroom, ...], Field(strict=False)]
 
     def check(self) -> None:
-        """Raises PrecisionError naming the tensors with less than twice their range left, and the option that keeps them FP32."""
+        """Raises PrecisionError naming the tensors with less than 2x headroom, and the option that keeps them in FP32."""
         short = [row for row in self.tensors if row.headroom < MIN_HEADROOM]
         if not short:
             return
@@ -41,11 +44,10 @@ class HeadroomReport(Frozen):
             for row in short[:5]
         )
         more = f"\n  ... and {len(short) - 5} more" if len(short) > 5 else ""
-        modules = sorted({row.module for row in short if row.module})
-        pattern = "|".join(f"^{re.escape(module)}" for module in modules[:5])
+        pattern = modules_pattern(module for row in short for module in row.modules)
         raise PrecisionError(
             f"{len(short)} FP16 tensor(s) have less than {MIN_HEADROOM:g}x headroom to 65504 on {self.dataset}:\n{shown}{more}",
-            advice=f"keep them in FP32: --keep-fp32 '{pattern}'" if pattern else "rescale the input",
+            advice=f"keep them in FP32: --keep-fp32 '{pattern}'",
         )
 
 
@@ -89,7 +91,10 @@ class ParityReport(Frozen):
     def failures(self) -> tuple[str, ...]:
         """Every problem, with the artifact and backend it belongs to."""
         found = [
-            f"{c.artifact} on {c.backend}: {problem}" for c in self.comparisons if c.verdict == "fail" for problem in c.problems
+            f"{c.artifact} on {c.backend}: {problem}"
+            for c in self.comparisons
+            if c.verdict == "fail"
+            for problem in c.problems
         ]
         if self.batch_invariance is not None and self.batch_invariance.verdict == "fail":
             found.append(f"{self.batch_invariance.artifact}: {self.batch_invariance.problem}")
@@ -103,7 +108,8 @@ class ParityReport(Frozen):
         """Raises ParityError that lists what is out of tolerance."""
         if self.failures:
             raise ParityError(
-                f"no parity with {self.reference} on {self.dataset}:\n" + "\n".join(f"  {line}" for line in self.failures),
+                f"no parity with {self.reference} on {self.dataset}:\n"
+                + "\n".join(f"  {line}" for line in self.failures),
                 advice="the tolerances, and their reasons, are in the card",
             )
 

@@ -36,14 +36,17 @@ def read_card(path: Path) -> ModelSpec:
     except OSError as error:
         raise CardError(f"cannot read the card {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise CardError(f"the card {path} is not UTF-8 text", advice="a card is a TOML file, see models/README.md") from error
+        raise CardError(
+            f"the card {path} is not UTF-8 text", advice="a card is a TOML file, see models/README.md"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise CardError(f"the card {path} is not valid TOML: {error}") from error
     try:
         return ModelSpec.model_validate(content)
     except ValidationError as error:
         raise CardError(
-            f"the card {path} is not valid:\n" + "\n".join(_explain(error)), advice="every key is described in models/README.md"
+            f"the card {path} is not valid:\n" + "\n".join(_explain(error)),
+            advice="every key is described in models/README.md",
         ) from error
 
 
@@ -72,15 +75,16 @@ def _find(name_or_path: str) -> Path:
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         if not path.is_file():
-            raise CardError(f"no card at {path}", advice="give the path of a TOML file, or a name that `skdeploy models` lists")
+            raise CardError(
+                f"no card at {path}", advice="give the path of a TOML file, or a name that `skdeploy models` lists"
+            )
         return path
-    names: list[str] = []
+    known: dict[str, Path] = {}
     for folder in _folders():
-        path = folder / f"{name_or_path}.toml"
-        if Path(name_or_path).name == name_or_path and path.is_file():
-            return path
-        names += [card.stem for card in folder.glob("*.toml")]
-    nearest = difflib.get_close_matches(name_or_path.lower(), sorted(set(names)), n=3, cutoff=0.4)
+        known = {card.stem: card for card in folder.glob("*.toml")} | known
+    if name_or_path in known:
+        return known[name_or_path]
+    nearest = difflib.get_close_matches(name_or_path.lower(), sorted(known), n=3, cutoff=0.4)
     guess = f"did you mean {' or '.join(nearest)}?" if nearest else "`skdeploy models` lists the known ones"
     raise CardError(f"no model named {name_or_path!r}", advice=guess)
 
@@ -101,14 +105,19 @@ def _explain(error: ValidationError) -> Iterator[str]:
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = ModelSpec
+    """The keys of the table at ``location``. An index into a list, or a key of a mapping, stays in the model it leads to."""
+    model: type[BaseModel] | None = ModelSpec
+    in_mapping = False
     for part in location:
-        if isinstance(part, int):
+        if isinstance(part, int) or in_mapping:
+            in_mapping = False
             continue
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        field = model.model_fields.get(part) if model else None
         if field is None:
             return []
-        model = next((a for a in _flatten(field.annotation) if isinstance(a, type) and issubclass(a, BaseModel)), None)
+        annotations = list(_flatten(field.annotation))
+        in_mapping = any(getattr(annotation, "__origin__", None) is dict for annotation in annotations)
+        model = next((a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)), None)
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
 
 

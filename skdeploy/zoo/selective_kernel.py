@@ -124,13 +124,15 @@ class SelectiveKernelConv(nn.Module):
         maps = [branch(x) for branch in self.branches]
         if self.gate is not None:
             return select(maps, self.gate(fuse(maps)))
-        total = maps[0]
+        total: Tensor = maps[0]
         for branch in maps[1:]:
             total = total + branch
         return total
 
 
-def selective_kernel(spec: SelectiveKernelSpec, in_channels: int, out_channels: int, stride: int = 1) -> SelectiveKernelConv:
+def selective_kernel(
+    spec: SelectiveKernelSpec, in_channels: int, out_channels: int, stride: int = 1
+) -> SelectiveKernelConv:
     """Builds the training form that ``spec`` describes: (N, in, H, W) -> (N, out, H / stride, W / stride).
 
     Raises CardError if a branch's groups do not divide the channels.

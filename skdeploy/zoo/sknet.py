@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skdeploy.spec import NetworkSpec, SelectiveKernelSpec
+from skdeploy.spec import ModelSpec, NetworkSpec, SelectiveKernelSpec
 from skdeploy.zoo.selective_kernel import ConvNormAct, selective_kernel
 
 
@@ -27,7 +27,8 @@ class SKUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.expand(self.sk(self.reduce(x)))
-        return self.relu(y + self.shortcut(x))
+        activated: Tensor = self.relu(y + self.shortcut(x))
+        return activated
 
 
 class SKNet(nn.Module):
@@ -43,9 +44,7 @@ class SKNet(nn.Module):
             units = []
             for index in range(stage.units):
                 stride = stage.stride if index == 0 else 1
-                units.append(
-                    SKUnit(channels, stage.middle_channels, stage.out_channels, stride, spec.selective_kernel)
-                )
+                units.append(SKUnit(channels, stage.middle_channels, stage.out_channels, stride, spec.selective_kernel))
                 channels = stage.out_channels
             stages.append(nn.Sequential(*units))
         self.stages = nn.Sequential(*stages)
@@ -54,7 +53,14 @@ class SKNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.stages(self.pool(self.stem(x)))
         pooled = nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
-        return self.classifier(pooled)
+        logits: Tensor = self.classifier(pooled)
+        return logits
+
+
+def meta_network(spec: ModelSpec) -> SKNet:
+    """The network of a card without memory for its weights: to count, and to assign weights to."""
+    with torch.device("meta"):
+        return SKNet(spec.network, spec.input.channels)
 
 
 def initialise(model: nn.Module, seed: int) -> None:

@@ -8,13 +8,14 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from skdeploy.engines import tensorrt_rtx
+from skdeploy.engines import _build, tensorrt_rtx
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
 from skdeploy.errors import EngineError, UsageError
 
@@ -129,9 +130,30 @@ def test_dynamic_size_without_sizes_is_refused(dynamic_size: Path, plan: Path) -
     assert "--dynamic-size" in refusal.value.advice
 
 
-def test_fixed_size_outside_sizes_is_refused(fp32: Path, plan: Path) -> None:
-    with pytest.raises(UsageError, match="fixed size 16 in dimension 2"):
-        build(fp32, plan, sizes=((32, 32), (32, 32), (64, 64)))
+def test_sizes_for_a_graph_of_fixed_size_are_refused(fp32: Path, plan: Path) -> None:
+    with pytest.raises(UsageError, match=r"fixed size \(3, 16, 16\)"):
+        build(fp32, plan, sizes=((8, 8), (16, 16), (32, 32)))
+
+
+def test_dynamic_size_of_pixels_last_is_found_by_name(plan: Path, write_graph: GraphWriter) -> None:
+    shape = ("batch", "height", "width", 3)  # as --embed-preprocess --dynamic-size exports
+    graph = write_graph(helper.make_node("Relu", ["x"], ["y"]), shape=shape)
+    report = build(graph, plan, sizes=((8, 10), (16, 16), (32, 40)))
+    assert report.profile == {"x": ((1, 8, 10, 3), (4, 16, 16, 3), (8, 32, 40, 3))}
+
+
+def test_fp32_means_fp32_not_tf32(fp32: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    real = _build._configure
+
+    def configure(trt: Any, builder: Any, config: Any, options: BuildOptions, facts: Any) -> None:
+        assert config.get_flag(trt.BuilderFlag.TF32)  # TensorRT's default, so that clearing it is seen below
+        real(trt, builder, config, options, facts)
+        seen.append(config.get_flag(trt.BuilderFlag.TF32))
+
+    monkeypatch.setattr(_build, "_configure", configure)
+    build(fp32, plan)
+    assert seen == [False]
 
 
 # Graphs that are refused
@@ -172,10 +194,12 @@ def test_asymmetric_quantization_is_refused(write_graph: GraphWriter, plan: Path
 
 
 def test_uint8_that_would_become_int8_is_refused(write_graph: GraphWriter, plan: Path) -> None:
-    """The parser only warns, and would build INT8 with another range."""
+    """The parser only warns, and would build INT8 with another range. Nothing is built to find that out."""
+    phases: list[str] = []
     with pytest.raises(EngineError, match=r"node quantize \(QuantizeLinear\): .*Defaulting to INT8") as refusal:
-        build(quantized(write_graph, np.uint8(0)), plan)
+        build(quantized(write_graph, np.uint8(0)), plan, on_progress=lambda phase, _: phases.append(phase))
     assert "other types than the graph says" in refusal.value.message
+    assert phases == []
     assert not plan.exists()
 
 

@@ -1,0 +1,190 @@
+"""The bundle's folder: one writer, resume by key and digest, and nothing of the user's touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing, load_bundle
+from skdeploy.bundle.manifest import Manifest, WeightsRecord
+from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.spec import Precision
+from skdeploy.zoo.cards import read_card
+
+CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
+
+
+@pytest.fixture
+def head() -> Manifest:
+    return Manifest(
+        skdeploy="0",
+        created="2026-01-01T00:00:00+00:00",
+        model=read_card(CARD),
+        weights=WeightsRecord(source="random", seed=0),
+        precision=Precision.FP32,
+    )
+
+
+def stage(text: str = "content", output: str = "x.json", **options: str) -> Stage:
+    def make(path: Path) -> Product:
+        path.write_text(text)
+        return Product(details={"length": len(text)})
+
+    return Stage("write", output, "json", None, {}, options, (), make)
+
+
+Change = Callable[[Path], None]
+
+
+def test_an_artifact_is_recorded_with_its_digest_as_soon_as_it_is_made(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        artifact = bundle.produce(stage())
+        assert load_bundle(tmp_path / "b").artifact("x.json") == artifact
+    assert artifact.size_bytes == len("content")
+    assert artifact.details == {"length": 7}
+    assert load_bundle(tmp_path / "b").manifest.verdict == "incomplete"
+
+
+def test_an_empty_bundle_is_one_before_its_first_artifact(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head):
+        assert load_bundle(tmp_path / "b").manifest == head
+
+
+def test_a_stage_that_fails_leaves_no_file_and_no_record(head: Manifest, tmp_path: Path) -> None:
+    def fail(path: Path) -> Product:
+        path.write_text("half")
+        raise ZeroDivisionError
+
+    with bundle_for_writing(tmp_path / "b", head) as bundle, pytest.raises(ZeroDivisionError):
+        bundle.produce(replace(stage(), make=fail))
+    assert load_bundle(tmp_path / "b").manifest.artifacts == ()
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".lock", "manifest.json"]
+
+
+def test_a_stage_is_up_to_date_while_key_and_file_are_the_same(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        made = bundle.produce(stage(option="1"))
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        assert bundle.up_to_date(stage(option="1")) == made
+        assert bundle.up_to_date(stage(option="2")) is None
+        assert bundle.up_to_date(stage(output="y.json", option="1")) is None
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def alter(path: Path) -> None:
+    path.write_text("CONTENT")
+
+
+def link_out(path: Path) -> None:
+    path.rename(path.parent.parent / "outside")
+    path.symlink_to("../outside")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(remove, "is missing"), (alter, "recorded"), (link_out, "is a link that leaves the bundle")]
+)
+def test_a_changed_file_is_refused_by_a_reader_and_made_again_by_a_writer(
+    head: Manifest, tmp_path: Path, change: Change, words: str
+) -> None:
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        made = bundle.produce(stage())
+    change(tmp_path / "b/x.json")
+    reader = load_bundle(tmp_path / "b")
+    with pytest.raises(IntegrityError, match=words) as error:
+        reader.check_all()
+    assert error.value.exit_code == 9
+    assert error.value.advice
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        assert bundle.up_to_date(stage()) is None
+        assert bundle.produce(stage()).sha256 == made.sha256
+        bundle.check_all()
+
+
+def test_finish_removes_what_is_no_longer_part_of_the_line(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        first = bundle.produce(stage())
+        bundle.produce(stage(output="y.json"))
+        bundle.finish((first,), "verified")
+    found = load_bundle(tmp_path / "b")
+    assert found.manifest.artifacts == (first,)
+    assert not (tmp_path / "b/y.json").exists()
+    found.check_complete()
+
+
+def test_finish_does_not_follow_a_folder_that_leads_out(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        bundle.produce(stage(output="engines/y.json"))
+        (tmp_path / "b/engines").rename(tmp_path / "outside")
+        (tmp_path / "b/engines").symlink_to("../outside")
+        with pytest.raises(IntegrityError, match="leaves the bundle"):
+            bundle.finish((), "verified")
+    assert (tmp_path / "outside/y.json").exists()
+
+
+@pytest.mark.parametrize(("verdict", "words"), [("incomplete", "come to its end"), ("failed", "failed parity")])
+def test_only_a_verified_bundle_is_complete(head: Manifest, tmp_path: Path, verdict: str, words: str) -> None:
+    bundle = Bundle(tmp_path, head.model_copy(update={"verdict": verdict}))
+    with pytest.raises(IntegrityError, match=words):
+        bundle.check_complete()
+
+
+def test_a_second_writer_is_turned_away_while_the_first_is_at_work(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        with (
+            pytest.raises(IntegrityError, match="another skdeploy is writing") as error,
+            bundle_for_writing(tmp_path / "b", head),
+        ):
+            pass
+        bundle.produce(stage())
+    assert error.value.exit_code == 9
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        bundle.check_all()
+
+
+def test_a_writer_that_is_turned_away_removes_nothing_of_the_first(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head):
+        partial = tmp_path / "b/.x.json.1.partial"
+        partial.write_text("being written")
+        with pytest.raises(IntegrityError), bundle_for_writing(tmp_path / "b", head):
+            pass
+        assert partial.exists()
+
+
+def test_what_a_killed_process_left_is_removed_in_a_bundle(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        bundle.produce(stage(output="engines/x.engine"))
+    leftover = tmp_path / "b/engines/.x.engine.99.partial"
+    leftover.write_text("half")
+    with bundle_for_writing(tmp_path / "b", head):
+        assert not leftover.exists()
+
+
+def test_a_folder_from_a_process_killed_before_its_manifest_is_taken(head: Manifest, tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".manifest.json.99.partial").write_text("{")
+    with bundle_for_writing(tmp_path, head) as bundle:
+        bundle.produce(stage())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "manifest.json", "x.json"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".git", ".x.partial"])
+def test_a_folder_with_anything_else_in_it_is_left_alone(head: Manifest, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match="not empty and not a bundle"), bundle_for_writing(tmp_path, head):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_the_head_of_the_last_export_is_the_manifests(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path, head) as bundle:
+        kept = bundle.produce(stage())
+    other = head.model_copy(update={"skdeploy": "1"})
+    with bundle_for_writing(tmp_path, other) as bundle:
+        bundle.finish((kept,), "verified")
+    assert load_bundle(tmp_path).manifest.skdeploy == "1"

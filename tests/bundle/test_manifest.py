@@ -1,0 +1,68 @@
+"""The published JSON Schema is the one of the code, and a manifest that an export wrote is valid by it."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from skdeploy.bundle.folder import Product, Stage, bundle_for_writing
+from skdeploy.bundle.manifest import Manifest, WeightsRecord, manifest_schema
+from skdeploy.spec import Precision, TensorSpec
+from skdeploy.zoo.cards import read_card
+
+PUBLISHED = resources.files("skdeploy.bundle") / "manifest.schema.json"
+CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    """The manifest.json of a bundle with one artifact, read by nothing of ours."""
+    head = Manifest(
+        skdeploy="0",
+        created="2026-01-01T00:00:00+00:00",
+        model=read_card(CARD),
+        weights=WeightsRecord(source="checkpoint", file="x", sha256="0" * 64),
+        precision=Precision.FP16,
+        notes=("one",),
+    )
+
+    def make(path: Path) -> Product:
+        path.write_bytes(b"graph")
+        return Product(inputs=(TensorSpec(name="input", dtype="float32", shape=("batch", 3, 32, 32)),))
+
+    with bundle_for_writing(tmp_path, head) as bundle:
+        bundle.produce(
+            Stage("half", "model.fp16.onnx", "onnx", Precision.FP16, {"a": "b"}, {"c": [1]}, ("numpy",), make)
+        )
+    return json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_the_published_schema_is_up_to_date() -> None:
+    """When this fails: write ``manifest_schema()`` to the file, and see whether readers of old manifests still work."""
+    assert PUBLISHED.read_text(encoding="utf-8") == manifest_schema()
+
+
+def test_the_published_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads(manifest_schema()))
+
+
+def test_a_written_manifest_is_valid_by_the_published_schema(written: Any) -> None:
+    jsonschema.validate(written, json.loads(PUBLISHED.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 2}, {"verdict": "fine"}, {"extra": 1}, {"artifacts": [{}]}, {"model": None}]
+)
+def test_the_schema_refuses_what_no_export_writes(written: Any, change: dict[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(written | change, json.loads(manifest_schema()))
+
+
+def test_a_manifest_reads_back_as_it_was_written(written: Any) -> None:
+    read = Manifest.model_validate_json(json.dumps(written))
+    assert json.loads(read.model_dump_json(by_alias=True)) == written

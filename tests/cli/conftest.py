@@ -1,0 +1,159 @@
+"""The command line as a user meets it, run in this process, and one small bundle that many tests copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skdeploy.__main__ import main
+from skdeploy.options import ExportOptions
+from skdeploy.pipeline import export
+from skdeploy.spec import Precision, Target
+from skdeploy.zoo.cards import read_card
+from skdeploy.zoo.sknet import SKNet, initialise
+
+NOBODY = 65534  # the user that owns nothing, on every Linux
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``skdeploy`` with these arguments, on a terminal of 200 columns."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["skdeploy", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return Result(int(end.value.code or 0), out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The card of a tiny network, under a name of its own."""
+    path = tmp_path_factory.mktemp("card") / "tiny.toml"
+    shutil.copy(Path(__file__).parents[1] / "fixtures/tiny.toml", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of noise: every tensor of the network is busy on them."""
+    folder = tmp_path_factory.mktemp("images")
+    noise = np.random.default_rng(0).integers(0, 256, (4, 40, 44, 3), dtype=np.uint8)
+    for index, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that fits the card."""
+    from safetensors.torch import save_file
+
+    network = SKNet(read_card(card).network, 3)
+    initialise(network, 7)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A verified FP16 bundle. Do not change it: take ``bundle``."""
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    options = ExportOptions(
+        str(card), Precision.FP16, output=folder, weights=weights, images=images, target=Target.ONNX
+    )
+    export(options)
+    return folder
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A copy of the verified bundle."""
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def again(card: Path, images: Path, weights: Path) -> list[object]:
+    """The arguments that made the bundle, but for its folder."""
+    return ["export", card, "--fp16", "--target", "onnx", "--images", images, "--weights", weights]
+
+
+AsUser = Callable[[], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def ordinary_user() -> AsUser:
+    """Runs what is inside it as a user whom file modes bind; as root they bind nobody."""
+
+    @contextmanager
+    def as_user() -> Iterator[None]:
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(before)
+
+    return as_user
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user can enter; pytest's own are root's alone."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    for path in folder.rglob("*"):
+        path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+Snapshot = Callable[[Path], dict[str, bytes | None]]
+
+
+@pytest.fixture
+def snapshot() -> Snapshot:
+    """Every file below a folder with its bytes, and every folder."""
+
+    def take(folder: Path) -> dict[str, bytes | None]:
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+            for path in sorted(folder.rglob("*"))
+        }
+
+    return take

@@ -1,0 +1,75 @@
+"""A good export: what it shows, and that what it writes is what is published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+Run = Callable[..., Any]
+
+
+def test_a_person_sees_each_stage_and_a_table_of_what_was_made(run: Run, again: list[object], bundle: Path) -> None:
+    result = run(*again, "-o", bundle)
+    assert result.code == 0
+    for stage in ("PyTorch to ONNX", "simplify", "to FP16", "FP16 headroom", "parity"):
+        assert stage in result.err
+    for heading in ("artifact", "precision", "size", "time", "parity"):
+        assert heading in result.out
+    for artifact in ("model.traced.onnx", "model.onnx", "model.fp16.onnx"):
+        row = next(line for line in result.out.splitlines() if line.startswith(artifact))
+        assert "kept" in row
+        assert "pass" in row
+        assert "dB" in row
+    assert "no engine: the target is onnx" in result.out
+    assert "done in" in result.out
+
+
+def test_json_is_the_same_for_a_machine(run: Run, again: list[object], bundle: Path) -> None:
+    content = run(*again, "-o", bundle, "--json").json
+    assert content["bundle"] == str(bundle)
+    assert content["verdict"] == "verified"
+    assert content["unproven"] == []
+    assert content["parity"]["reference"].startswith("torch float32")
+    assert content["least_headroom"]["headroom"] > 2
+    for row in content["artifacts"]:
+        assert len(row["sha256"]) == 64
+        assert row["size_bytes"] == (bundle / row["path"]).stat().st_size
+    half = next(row for row in content["artifacts"] if row["path"] == "model.fp16.onnx")
+    assert half["precision"] == "fp16"
+    assert half["parity"]["metrics"]["images"] == 4
+
+
+def test_the_manifest_of_an_export_is_valid_by_the_published_schema(exported: Path) -> None:
+    schema = (resources.files("skdeploy.bundle") / "manifest.schema.json").read_text(encoding="utf-8")
+    jsonschema.validate(json.loads((exported / "manifest.json").read_text(encoding="utf-8")), json.loads(schema))
+
+
+def test_the_manifest_names_no_path_but_that_of_the_weights(
+    exported: Path, card: Path, images: Path, weights: Path
+) -> None:
+    text = (exported / "manifest.json").read_text(encoding="utf-8")
+    assert str(weights) in text  # `verify` looks there
+    for path in (exported, card, images, Path.cwd()):
+        assert str(path) not in text
+
+
+@pytest.mark.parametrize("name", ["with [brackets]", "with [/bold] in it", "ünïcode und Leerzeichen"])
+def test_any_folder_name_is_shown_as_it_is(run: Run, bundle: Path, again: list[object], name: str) -> None:
+    folder = bundle.parent / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    bundle.rename(folder)
+    result = run(*again, "-o", folder)
+    assert result.code == 0
+    assert str(folder) in result.out
+
+
+def test_the_short_names_of_options_are_the_long_ones(run: Run, again: list[object], bundle: Path) -> None:
+    arguments = ["--half" if argument == "--fp16" else argument for argument in again]
+    content = run(*arguments, "--output", bundle, "--json").json
+    assert all(row["reused"] for row in content["artifacts"])

@@ -1,0 +1,126 @@
+"""``skdeploy inspect`` of everything that it knows, and of what it does not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy.bundle.artifact import digest_file
+from skdeploy.bundle.folder import Product, Stage, load_bundle
+
+Run = Callable[..., Any]
+
+
+def test_a_bundle_shows_its_artifacts_and_verdict(run: Run, bundle: Path) -> None:
+    result = run("inspect", bundle)
+    assert result.code == 0
+    for word in ("model.onnx", "model.fp16.onnx", "FP16 headroom", "verdict of the export: verified"):
+        assert word in result.out
+
+
+def test_a_bundle_as_json_has_the_verdict_of_each_artifact(run: Run, bundle: Path) -> None:
+    content = run("inspect", bundle, "--json").json
+    assert content["verdict"] == "verified"
+    parity = {row["path"]: row["parity"] and row["parity"]["verdict"] for row in content["artifacts"]}
+    assert parity == {
+        "model.traced.onnx": "pass",
+        "model.onnx": "pass",
+        "model.fp16.onnx": "pass",
+        "headroom.json": None,
+        "parity.json": None,
+    }
+
+
+def test_an_altered_bundle_is_not_shown(run: Run, bundle: Path) -> None:
+    (bundle / "parity.json").write_text("{}")
+    result = run("inspect", bundle)
+    assert result.code == 9
+    assert "parity.json is not the file" in result.err
+
+
+def test_a_graph_shows_shapes_and_the_modules_that_keep_fp32_can_name(run: Run, bundle: Path) -> None:
+    shown = run("inspect", bundle / "model.onnx")
+    assert shown.code == 0
+    assert "[batch,3,32,32]" in shown.out  # square brackets are markup to rich
+    content = run("inspect", bundle / "model.onnx", "--json").json
+    assert content["opset"] == 19
+    assert content["operators"]["Conv"] == 15  # stem; per unit 2 reduce/expand, 1 shortcut, 2 branches, 2 in the gate
+    assert "stages.0.0.sk.branches.1.conv" in content["modules"]
+    assert content["highest_rank"] == 4
+    assert set(content["tensor_types"]) == {"FLOAT"}
+
+
+def test_a_checkpoint_shows_its_tensors(run: Run, weights: Path) -> None:
+    content = run("inspect", weights, "--json").json
+    assert "stem.conv.weight: [8, 3, 3, 3]" in content["shapes"]
+    assert content["tensors"] == len(content["shapes"])
+    shown = run("inspect", weights)
+    assert "stem.conv.weight: [8, 3, 3, 3]" in shown.out
+
+
+@pytest.fixture
+def engine(bundle: Path) -> Path:
+    """A plan that the bundle's manifest knows. Its bytes are none: inspect does not open a plan."""
+
+    def make(path: Path) -> Product:
+        path.write_bytes(b"plan")
+        return Product(details={"compiler": "tensorrt_rtx"})
+
+    stage = Stage("build", "engines/x.engine", "engine", None, {}, {}, (), make)
+    load_bundle(bundle).produce(stage)
+    return bundle / "engines/x.engine"
+
+
+def test_an_engine_of_a_bundle_shows_what_the_manifest_records(run: Run, engine: Path) -> None:
+    content = run("inspect", engine, "--json").json
+    assert content["sha256"] == digest_file(engine)
+    assert content["compiler"] == "tensorrt_rtx"
+
+
+def test_an_altered_engine_is_refused(run: Run, engine: Path) -> None:
+    engine.write_bytes(b"another")
+    result = run("inspect", engine)
+    assert result.code == 9
+    assert "is not the file that the manifest describes" in result.err
+
+
+def test_an_engine_of_no_bundle_is_refused(run: Run, engine: Path, tmp_path: Path) -> None:
+    stray = Path(shutil.copy(engine, tmp_path / "stray.engine"))
+    result = run("inspect", stray)
+    assert result.code == 9
+    assert f"{stray} is in no bundle's manifest" in result.err
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "model.engine.bak"])
+def test_an_unknown_kind_of_file_is_answered_with_the_known_ones(run: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("hello")
+    result = run("inspect", tmp_path / name)
+    assert result.code == 2
+    assert f"{tmp_path / name} is no kind of file that skdeploy knows" in result.err
+    assert ".safetensors" in result.err
+
+
+def test_what_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
+    result = run("inspect", tmp_path / "gone")
+    assert result.code == 2
+    assert f"no file or bundle at {tmp_path / 'gone'}" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "words"),
+    [
+        ("x.onnx", b"not a graph", 9, "cannot be read as ONNX"),
+        ("x.onnx", b"", 9, "holds no nodes"),
+        ("x.safetensors", b"not weights", 2, "neither a safetensors file nor"),
+    ],
+)
+def test_a_damaged_file_is_named(run: Run, tmp_path: Path, name: str, content: bytes, code: int, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    result = run("inspect", tmp_path / name)
+    assert result.code == code
+    assert str(tmp_path / name) in result.err
+    assert words in result.err

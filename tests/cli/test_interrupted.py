@@ -1,0 +1,237 @@
+"""Killed, out of space, or two at once: nothing is ever half, and the same command finishes the work."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy import engines
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.errors import IntegrityError
+
+Run = Callable[..., Any]
+RTX = not engines.obstacle("tensorrt_rtx")[0]  # where it is not installed, the line has no engine to be killed in
+
+# Kills itself at a moment of an export that a timer could not hit: `writes`, all of FILE is in its partial file; `renames`,
+# FILE has its name and the manifest does not say so yet; `updates`, the stage tells of progress that begins with FILE.
+KILLED = """
+import os, signal, sys
+from skdeploy.progress import Silent
+moment, file, *arguments = sys.argv[1:]
+renamed = False
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def watch(event, details):  # told of each system call before it is made
+    global renamed
+    if event == "os.kill":
+        return
+    if renamed:
+        die()
+    if event == "os.rename" and os.fspath(details[1]).endswith("/" + file):
+        if moment == "writes":
+            die()
+        renamed = moment == "renames"
+
+class Progress(Silent):
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        pass
+    def update(self, detail):
+        if moment == "updates" and detail.startswith(file):
+            die()
+
+import skdeploy.cli.console
+skdeploy.cli.console.ConsoleProgress = Progress
+sys.addaudithook(watch)
+sys.argv = ["skdeploy", *arguments]
+from skdeploy.__main__ import main
+main()
+"""
+
+
+def partials(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.partial"))
+
+
+def test_an_export_killed_at_any_point_leaves_nothing_half_and_goes_on(
+    run: Run, card: Path, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    inputs = ["--images", images, "--weights", weights, "--target", "tensorrt_rtx" if RTX else "onnx"]
+    arguments = ["export", card, "--fp16", *inputs, "-o", folder]
+    done: set[str] = set()
+    for moment, file, finished in [
+        ("writes", "manifest.json", set()),  # the very first: the folder holds a lock and a partial file, nothing else
+        ("writes", "model.traced.onnx", set()),
+        ("renames", "model.traced.onnx", set()),
+        ("renames", "model.onnx", {"model.traced.onnx"}),
+        ("renames", "model.fp16.onnx", {"model.onnx"}),
+        *([("updates", "Building engine", {"model.fp16.onnx", "headroom.json"})] if RTX else []),
+        (
+            "writes",
+            "parity.json",
+            {"engines/tensorrt_rtx-fp16.engine"} if RTX else {"model.fp16.onnx", "headroom.json"},
+        ),
+    ]:
+        command = [sys.executable, "-c", KILLED, moment, file, *map(str, arguments)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert len(partials(folder)) == (moment == "writes")
+        if (moment, file) == ("writes", "manifest.json"):
+            assert not (folder / "manifest.json").exists()
+            continue
+        left = load_bundle(folder)
+        done |= finished
+        assert {artifact.path for artifact in left.manifest.artifacts} == done
+        left.check_all()
+        refused = run("verify", folder)
+        assert refused.code == 9
+        assert "is incomplete" in refused.err
+    result = run(*arguments, "--json")
+    assert result.code == 0, result.err
+    assert {row["path"] for row in result.json["artifacts"] if row["reused"]} == done
+    assert not partials(folder)
+    assert run("verify", folder, "--images", images).code == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 1 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, timeout=60).returncode:
+        pytest.skip("only root may mount a small disk; the test of the file size limit runs everywhere")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True, timeout=60)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    filler = disk / "filler"
+    usage = os.statvfs(disk)
+    filler.write_bytes(bytes(usage.f_bavail * usage.f_frsize - leave))
+    return filler
+
+
+def test_a_full_disk_ends_an_export_and_more_space_finishes_it(
+    run: Run, again: list[object], exported: Path, small_disk: Path
+) -> None:
+    folder = small_disk / "bundle"
+    # Room for the traced graph, and 12 kB beside the manifest (8 kB, with its partial copy twice): no room for model.onnx.
+    traced = (exported / "model.traced.onnx").stat().st_size
+    room = traced + 28_000
+    assert (exported / "model.onnx").stat().st_size > 20_000
+    filler = fill(small_disk, room)
+    result = run(*again, "-o", folder)
+    assert result.code == 9
+    assert f"no space left to write {folder / 'model.onnx'}" in result.err
+    assert "run the same command again" in result.err
+    left = load_bundle(folder)
+    assert [artifact.path for artifact in left.manifest.artifacts] == ["model.traced.onnx"]
+    left.check_all()
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "manifest.json", "model.traced.onnx"]
+    filler.unlink()
+    finished = run(*again, "-o", folder, "--json")
+    assert finished.code == 0
+    assert [row["path"] for row in finished.json["artifacts"] if row["reused"]] == ["model.traced.onnx"]
+
+
+def test_a_disk_that_is_full_from_the_start_takes_no_bundle(run: Run, again: list[object], small_disk: Path) -> None:
+    fill(small_disk, 0)
+    result = run(*again, "-o", small_disk / "bundle")
+    assert result.code == 9
+    assert "no space left" in result.err
+    assert not partials(small_disk)
+
+
+@contextmanager
+def file_size_limit(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_that_grows_over_the_limit_is_not_left_half(run: Run, again: list[object], bundle: Path) -> None:
+    (bundle / "model.onnx").unlink()
+    with file_size_limit(12_000):  # the manifest has 11 kB, the graph more than 20
+        result = run(*again, "-o", bundle)
+    assert result.code == 9
+    assert f"no space left to write {bundle / 'model.onnx'}" in result.err
+    assert not partials(bundle)
+    assert not (bundle / "model.onnx").exists()
+    assert run(*again, "-o", bundle).code == 0
+
+
+# Holds its export where the stage STAGE begins, until the file GO is there.
+SLOW = """
+import sys, time
+from pathlib import Path
+import skdeploy.cli.console
+go, here, *arguments = sys.argv[1:]
+class Progress(skdeploy.cli.console.ConsoleProgress):
+    def begin(self, stage):
+        super().begin(stage)
+        if stage == "half":
+            Path(here).touch()
+            while not Path(go).exists():
+                time.sleep(0.01)
+skdeploy.cli.console.ConsoleProgress = Progress
+sys.argv = ["skdeploy", *arguments]
+from skdeploy.__main__ import main
+main()
+"""
+
+
+def test_of_two_exports_into_one_folder_the_second_fails_and_the_first_is_intact(
+    run: Run, again: list[object], bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    arguments = [*again, "--keep-fp32", "^stem", "-o", bundle]  # half is made again: the first has work to do
+    go, here = tmp_path / "go", tmp_path / "here"
+    command = [sys.executable, "-c", SLOW, str(go), str(here), *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        try:
+            while not here.exists():
+                assert first.poll() is None, first.communicate()[1]
+            second = run(*again, "-o", bundle)
+        finally:
+            go.touch()
+        _, err = first.communicate(timeout=300)
+    assert second.code == 9
+    assert f"another skdeploy is writing to {bundle}" in second.err
+    assert "wait for it to end" in second.err
+    assert first.returncode == 0, err
+    made = load_bundle(bundle)
+    made.check_all()
+    half = made.artifact("model.fp16.onnx")
+    assert half is not None
+    assert half.provenance.options == {"keep_fp32": ["^stem"]}
+    assert run("verify", bundle, "--images", images).code == 0
+
+
+def test_the_lock_of_a_process_that_ended_holds_nobody_up(run: Run, again: list[object], bundle: Path) -> None:
+    assert (bundle / ".lock").exists()
+    assert run(*again, "-o", bundle).code == 0
+
+
+def test_an_incomplete_bundle_is_one_that_verify_can_tell(bundle: Path) -> None:
+    found = load_bundle(bundle)
+    found.check_complete()
+    found.save(found.manifest.model_copy(update={"verdict": "incomplete"}))
+    with pytest.raises(IntegrityError, match="did not come to its end"):
+        load_bundle(bundle).check_complete()

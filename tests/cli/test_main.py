@@ -1,0 +1,145 @@
+"""What every verb has in common: help, JSON on stdout alone, and the exit codes of what is nobody's mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+import skdeploy
+from skdeploy.cli import app
+
+Run = Callable[..., Any]
+VERBS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_verbs_are_those_of_the_documentation() -> None:
+    assert VERBS == ["doctor", "export", "inspect", "models", "verify"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_documents_every_option_of_a_verb(run: Run, verb: str) -> None:
+    result = run(verb, "--help")
+    assert result.code == 0
+    command = get_command(app).commands[verb]  # type: ignore[attr-defined]
+    assert len(command.params) > 0
+    shown = "".join(result.out.split())  # the help is broken into lines, at hyphens too
+    for parameter in command.params:
+        assert parameter.help, f"{verb} {parameter.name} has no help"
+        assert "".join(parameter.help.split()) in shown
+        for name in parameter.opts if parameter.param_type_name == "option" else ():
+            assert name in shown
+
+
+def test_version_is_the_packages(run: Run) -> None:
+    result = run("--version")
+    assert result.code == 0
+    assert result.out.strip() == skdeploy.__version__
+
+
+def test_no_verb_shows_the_verbs(run: Run) -> None:
+    result = run()
+    assert result.code == 2
+    assert "export" in result.err + result.out
+
+
+# Runs a verb like the installed command does, and says on stderr which frameworks it took.
+ASK = """
+import atexit, sys
+sys.argv[0] = "skdeploy"
+heavy = ("torch", "onnxruntime", "onnxsim", "onnxscript")
+atexit.register(lambda: print("imported:", [name for name in heavy if name in sys.modules], file=sys.stderr))
+from skdeploy.__main__ import main
+main()
+"""
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", ASK, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_an_export_that_is_up_to_date_imports_no_framework_and_prints_json_alone(
+    again: list[object], bundle: Path
+) -> None:
+    done = process(*again, "-o", bundle, "--json")
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["verdict"] == "verified"
+    assert all(row["reused"] for row in content["artifacts"])
+    assert "up to date" in done.stderr
+    assert "imported: []" in done.stderr
+
+
+def test_the_import_check_sees_a_verb_that_takes_a_framework(weights: Path) -> None:
+    assert "'torch'" in process("inspect", weights).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "code"),
+    [
+        (["export", "sknt50", "--json"], "CardError", 2),
+        (["export", "sknet50", "--no-such-option", "--json"], "UsageError", 2),
+        (["verify", "--json"], "UsageError", 2),
+        (["inspect", "no/such/bundle", "--json"], "UsageError", 2),
+    ],
+)
+def test_an_error_is_json_on_stdout_too(run: Run, arguments: list[str], kind: str, code: int) -> None:
+    result = run(*arguments)
+    assert result.code == code
+    error = result.json["error"]
+    assert (error["type"], error["exit_code"]) == (kind, code)
+    assert error["message"]
+    assert error["advice"]
+    assert result.err
+
+
+def test_a_failed_integrity_check_is_json_too(run: Run, bundle: Path) -> None:
+    (bundle / "model.onnx").unlink()
+    result = run("verify", bundle, "--json")
+    assert result.code == result.json["error"]["exit_code"] == 9
+
+
+def test_without_json_an_error_leaves_stdout_empty(run: Run) -> None:
+    result = run("export", "sknt50")
+    assert result.out == ""
+    assert result.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("verb", ["models", "doctor"])
+def test_json_of_the_other_verbs_parses(run: Run, verb: str) -> None:
+    assert run(verb, "--json").json
+
+
+def test_a_card_as_json_is_what_the_card_says(run: Run, card: Path) -> None:
+    content = run("models", card, "--json").json
+    assert content["name"] == "tiny"
+    assert content["network"]["classes"] == 5
+
+
+def test_a_bug_shows_its_traceback_and_how_to_report_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("a slip of ours")
+
+    monkeypatch.setattr("skdeploy.diagnosis.diagnose", broken)
+    result = run("doctor", "--json")
+    assert result.code == 1
+    assert "Traceback" in result.err
+    assert "This is a bug in skdeploy. Please report it" in result.err
+    assert result.json["error"]["type"] == "ZeroDivisionError"
+
+
+def test_an_interrupt_is_no_bug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skdeploy.diagnosis.diagnose", lambda: os.kill(os.getpid(), signal.SIGINT))
+    result = run("doctor")
+    assert result.code == 130
+    assert "interrupted: finished stages are kept" in result.err
+    assert "Traceback" not in result.err

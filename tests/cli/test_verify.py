@@ -1,0 +1,185 @@
+"""A bundle that is not what its export made is refused, and the export makes it good again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy.bundle.artifact import digest_file
+
+Run = Callable[..., Any]
+
+
+def edit_manifest(bundle: Path, change: Callable[[Any], None]) -> None:
+    path = bundle / "manifest.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_good_bundle_is_verified_against_torch_and_stays_as_it_was(
+    run: Run, bundle: Path, images: Path, snapshot: Any
+) -> None:
+    before = snapshot(bundle)
+    result = run("verify", bundle, "--images", images)
+    assert result.code == 0
+    assert "reference: torch float32" in result.out
+    assert "verified here: model.traced.onnx, model.onnx, model.fp16.onnx" in result.out
+    assert snapshot(bundle) == before
+
+
+def test_an_altered_file_is_refused_with_both_digests_and_made_again_by_the_export(
+    run: Run, again: list[object], bundle: Path, images: Path
+) -> None:
+    path = bundle / "model.fp16.onnx"
+    recorded = digest_file(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    result = run("verify", bundle, "--images", images)
+    assert result.code == 9
+    assert str(path) in result.err
+    assert recorded in result.err
+    assert digest_file(path) in result.err
+    repaired = run(*again, "-o", bundle, "--json")
+    assert repaired.code == 0
+    assert "model.fp16.onnx" in {row["path"] for row in repaired.json["artifacts"] if not row["reused"]}
+    assert run("verify", bundle, "--images", images).code == 0
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "parity.json"])
+def test_a_missing_file_is_named_and_made_again_by_the_export(
+    run: Run, again: list[object], bundle: Path, images: Path, name: str
+) -> None:
+    (bundle / name).unlink()
+    result = run("verify", bundle, "--images", images)
+    assert result.code == 9
+    assert f"{bundle / name} is missing" in result.err
+    assert run(*again, "-o", bundle).code == 0
+    assert run("verify", bundle, "--images", images).code == 0
+
+
+def test_a_truncated_manifest_is_refused_by_verify_and_by_export(run: Run, again: list[object], bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-200])
+    for arguments in (["verify", bundle], ["inspect", bundle], [*again, "-o", bundle]):
+        result = run(*arguments)
+        assert result.code == 9
+        assert f"{path} is not a valid manifest" in result.err
+        assert "another" in result.err  # another folder
+
+
+@pytest.mark.parametrize(
+    "path", ["../model.onnx", "/etc/passwd", "engines/../../model.onnx", "engines\\model.onnx", "."]
+)
+def test_a_manifest_with_a_path_that_leaves_the_folder_is_refused(run: Run, bundle: Path, path: str) -> None:
+    shutil.copy(bundle / "model.onnx", bundle.parent / "model.onnx")  # were it followed, the digest would be right
+
+    def leave(content: Any) -> None:
+        row = next(row for row in content["artifacts"] if row["path"] == "model.onnx")
+        row["path"] = path
+
+    edit_manifest(bundle, leave)
+    result = run("verify", bundle)
+    assert result.code == 9
+    assert "is not a path inside" in result.err
+
+
+def test_a_link_that_leads_out_of_the_folder_is_refused(run: Run, bundle: Path) -> None:
+    outside = bundle.parent / "outside.onnx"
+    (bundle / "model.onnx").rename(outside)
+    (bundle / "model.onnx").symlink_to(outside)
+    result = run("verify", bundle)
+    assert result.code == 9
+    assert f"{bundle / 'model.onnx'} is a link that leaves the bundle" in result.err
+
+
+def test_an_export_replaces_a_link_that_leads_out_and_not_what_it_leads_to(
+    run: Run, again: list[object], bundle: Path
+) -> None:
+    outside = bundle.parent / "outside.onnx"
+    outside.write_text("mine")
+    (bundle / "model.onnx").unlink()
+    (bundle / "model.onnx").symlink_to(outside)
+    assert run(*again, "-o", bundle).code == 0
+    assert outside.read_text() == "mine"
+    assert not (bundle / "model.onnx").is_symlink()
+
+
+def test_a_bundle_from_a_later_version_is_refused(run: Run, bundle: Path) -> None:
+    edit_manifest(bundle, lambda content: content.update(schema=2))
+    result = run("verify", bundle)
+    assert result.code == 9
+    assert "schema" in result.err
+
+
+@pytest.mark.parametrize("verb", ["verify", "inspect"])
+def test_a_folder_that_is_no_bundle_is_called_that(run: Run, tmp_path: Path, verb: str) -> None:
+    result = run(verb, tmp_path)
+    assert result.code == 2
+    assert f"{tmp_path} is not a bundle" in result.err
+
+
+def test_a_moved_bundle_is_verified_where_it_is(run: Run, bundle: Path, images: Path) -> None:
+    moved = bundle.rename(bundle.parent / "else where [1]")
+    result = run("verify", moved, "--images", images)
+    assert result.code == 0
+    assert str(moved) in result.out
+
+
+def test_without_its_weights_a_bundle_is_compared_with_its_own_fp32_graph_and_says_so(
+    run: Run, bundle: Path, images: Path
+) -> None:
+    edit_manifest(bundle, lambda content: content["weights"].update(file="gone.safetensors"))
+    result = run("verify", bundle, "--images", images)
+    assert result.code == 0
+    assert "reference is the bundle's own FP32 graph, not torch" in result.err
+    assert "gone.safetensors" in result.err
+    assert "reference: model.traced.onnx on onnxruntime" in result.out
+
+
+def test_weights_that_have_moved_can_be_given(run: Run, bundle: Path, images: Path, weights: Path) -> None:
+    edit_manifest(bundle, lambda content: content["weights"].update(file="gone.safetensors"))
+    result = run("verify", bundle, "--images", images, "--weights", weights)
+    assert result.code == 0
+    assert "reference: torch float32" in result.out
+
+
+def test_other_weights_than_the_exported_ones_are_refused(
+    run: Run, bundle: Path, images: Path, weights: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(weights.read_bytes() + b" ")
+    result = run("verify", bundle, "--images", images, "--weights", other)
+    assert result.code == 2
+    assert digest_file(other) in result.err
+    assert digest_file(weights) in result.err
+
+
+def test_a_graph_that_computes_something_else_fails_parity(run: Run, bundle: Path, images: Path) -> None:
+    from skdeploy.backends.onnxruntime import load_graph
+    from skdeploy.graph.trace import save_model
+
+    path = bundle / "model.onnx"
+    model = load_graph(path)
+    name, value = next((n, v) for n, v in model.graph.initializers.items() if n.startswith("network.classifier"))
+    import onnx_ir as ir
+
+    assert value.const_value is not None
+    value.const_value = ir.tensor(value.const_value.numpy() * 1.01, name=name)
+    save_model(model, path)
+
+    def forge(content: Any) -> None:
+        row = next(row for row in content["artifacts"] if row["path"] == "model.onnx")
+        row["sha256"] = digest_file(path)
+
+    edit_manifest(bundle, forge)
+    result = run("verify", bundle, "--images", images)
+    assert result.code == 8
+    assert "model.onnx on onnxruntime" in result.err
+    assert "max error" in result.err

@@ -1,0 +1,78 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import skdeploy
+from skdeploy import errors
+from skdeploy.cli import app
+from skdeploy.zoo.cards import list_cards
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+VERBS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+
+
+def test_generated_files_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/make_docs.py", "--check"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stale_reference_is_noticed(tmp_path: Path) -> None:
+    """The check above can fail: the same tool, on a copy of the tree whose reference was altered."""
+    for name in ("tools/make_docs.py", "docs/cli.md", "skdeploy/bundle/manifest.schema.json"):
+        copy = tmp_path / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        text = (ROOT / name).read_text(encoding="utf-8")
+        copy.write_text(text.replace("skdeploy export", "skdeploy exprot"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "tools/make_docs.py", "--check"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "docs/cli.md" in done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_is_in_the_readme(verb: str) -> None:
+    assert f"| `skdeploy {verb}" in README
+
+
+def test_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
+    family = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.SkdeployError)]
+    table = README.split("## Exit codes")[1].split("##")[0]
+    listed = {int(code) for code in re.findall(r"\| (\d+) \|", table)}
+    assert {error.exit_code for error in family} <= listed
+    assert listed == {*range(11), 130}
+
+
+def test_readme_figures_are_those_of_the_cards() -> None:
+    """Every card is named in the documentation of the cards."""
+    text = (ROOT / "models/README.md").read_text(encoding="utf-8")
+    for spec, _ in list_cards():
+        assert spec.name in text
+
+
+def test_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == skdeploy.__version__
+    assert f"## [{skdeploy.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_public_names_are_all_importable() -> None:
+    for name in skdeploy.__all__:
+        assert getattr(skdeploy, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'exprot'"):
+        skdeploy.exprot  # noqa: B018  (the access is the test)

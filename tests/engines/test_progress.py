@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from skdeploy.engines._progress import Progress, interrupts_kept
+
+
+def silent(phase: str, fraction: float) -> None:
+    """Reports to nobody."""
+
+
+def test_ctrl_c_is_kept_until_it_can_be_raised() -> None:
+    """Wherever it arrives: in a callback of TensorRT's an exception would be printed and dropped."""
+    handler = signal.getsignal(signal.SIGINT)
+    progress = Progress(silent)
+    with interrupts_kept(progress):
+        progress.start("phase", 2)
+        assert progress.step("phase", 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not progress.step("phase", 1)
+    assert signal.getsignal(signal.SIGINT) is handler
+    with pytest.raises(KeyboardInterrupt):
+        progress.check()
+
+
+def test_handler_comes_back_after_an_error() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match="inside"), interrupts_kept(Progress(silent)):
+        raise ValueError("inside")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_build_in_another_thread_leaves_signals_alone() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work() -> None:
+        with interrupts_kept(Progress(silent)):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [handler]
+
+
+def test_steps_out_of_order_and_beyond_the_end_do_not_fall() -> None:
+    reported: list[float] = []
+    progress = Progress(lambda phase, fraction: reported.append(fraction))
+    progress.start("phase", 4)
+    for step in (2, 0, 7):
+        progress.step("phase", step)
+    progress.finish("phase")
+    assert reported == [0, 0.75, 0.75, 1, 1]
+
+
+def test_phase_that_starts_again_begins_at_zero() -> None:
+    reported: list[float] = []
+    progress = Progress(lambda phase, fraction: reported.append(fraction))
+    for _ in range(2):
+        progress.start("phase", 0)
+        progress.finish("phase")
+    assert reported == [0, 1, 0, 1]

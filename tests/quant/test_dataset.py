@@ -1,0 +1,220 @@
+"""Images from a folder, a file or an array: what is taken, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from skdeploy.errors import DependencyError, UsageError
+from skdeploy.quant.dataset import PHOTOGRAPHS, Dataset, default_dataset, open_dataset, photographs
+from skdeploy.spec import ModelSpec
+from skdeploy.zoo.cards import load_card, read_card
+
+Pixels = NDArray[np.uint8]
+CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
+
+
+def noise(*shape: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def spec_of(channels: int = 3, *, height: int = 32, width: int = 32, **preprocess: Any) -> ModelSpec:
+    spec = read_card(CARD)
+    return spec.model_copy(
+        update={
+            "input": spec.input.model_copy(update={"channels": channels, "height": height, "width": width}),
+            "preprocess": spec.preprocess.model_copy(update=preprocess),
+        }
+    )
+
+
+def test_a_folder_is_read_in_the_order_of_its_sorted_names(tmp_path: Path) -> None:
+    for name in ("b/2.PNG", "a/9.png", "b/10.png", "c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(36, 36, 3)).save(tmp_path / name)
+    (tmp_path / "a/readme.txt").write_text("not an image")
+    names = [path.relative_to(tmp_path).as_posix() for path in open_dataset(tmp_path).files]
+    assert names == ["a/9.png", "b/10.png", "b/2.PNG", "c.png"]
+    assert len(open_dataset(tmp_path, 2)) == 2
+
+
+def test_an_empty_folder_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no images in") as error:
+        open_dataset(tmp_path)
+    assert ".png" in error.value.advice
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.npz", "gone.png"])
+def test_a_path_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"no images at {tmp_path / name}"):
+        open_dataset(tmp_path / name)
+
+
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("hello")
+    with pytest.raises(UsageError, match="is not an image"):
+        open_dataset(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_no_images_at_all_are_refused(limit: int, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", noise(3, 36, 36))
+    for call in (lambda: open_dataset(tmp_path / "x.npy", limit), lambda: photographs(limit)):
+        with pytest.raises(UsageError, match="at least 1"):
+            call()
+
+
+# ----- arrays
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((2, 36, 36), 1), ((2, 36, 36, 1), 1), ((2, 36, 36, 3), 3)])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_arrays_of_raw_pixels_are_images(shape: tuple[int, ...], channels: int, suffix: str, tmp_path: Path) -> None:
+    images = noise(*shape)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".npy":
+        np.save(path, images)
+    else:
+        np.savez_compressed(path, images=images, labels=np.arange(2))
+    dataset = open_dataset(path, 1)
+    assert len(dataset) == 1
+    assert dataset.labels is None if suffix == ".npy" else np.array_equal(dataset.labels, [0])
+    found = dataset.load(spec_of(channels, resize=36))
+    assert np.array_equal(found[0], images.reshape(2, 36, 36, channels)[0, 2:34, 2:34])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((2, 8, 8, 3), np.int64),
+        noise(8, 8),
+        noise(2, 8, 8, 2),
+        noise(2, 3, 8, 8),
+        noise(2, 8, 8, 3, 1),
+        noise(0, 8, 8, 3),
+    ],
+    ids=lambda images: f"{images.dtype}{images.shape}",
+)
+def test_other_arrays_are_refused_with_type_and_shape(images: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=images)
+    with pytest.raises(UsageError) as error:
+        open_dataset(tmp_path / "x.npz")
+    assert str(images.dtype) in error.value.message
+    assert "raw uint8 pixels" in error.value.advice
+
+
+@pytest.mark.parametrize("labels", [np.arange(3), np.zeros((2, 5)), np.int64(1)])
+def test_labels_that_are_not_one_an_image_are_refused(labels: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=noise(2, 8, 8), labels=labels)
+    with pytest.raises(UsageError, match="2 images and labels of shape") as error:
+        open_dataset(tmp_path / "x.npz")
+    assert str(labels.shape) in error.value.message
+
+
+def test_an_npz_without_images_says_what_it_has(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=noise(2, 8, 8), y=noise(2))
+    with pytest.raises(UsageError, match=r"no array named 'images', only \['x', 'y'\]"):
+        open_dataset(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_truncated_array_is_refused(share: float, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    np.savez_compressed(path, images=noise(4, 36, 36)) if suffix == ".npz" else np.save(path, noise(4, 36, 36))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(UsageError, match=f"cannot read {path}") as error:
+        open_dataset(path)
+    assert error.value.exit_code == 2
+
+
+def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, images=noise(4, 36, 36))
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.infolist()[0].header_offset + 200
+    content[start : start + 64] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="cannot read"):
+        open_dataset(path)
+
+
+def test_an_array_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match="cannot read"):
+        open_dataset(tmp_path / "x.npy")
+
+
+def test_the_kind_of_an_array_file_is_told_by_its_content(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", noise(2, 36, 36))
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    assert len(open_dataset(tmp_path / "x.npz")) == 2
+    np.savez(tmp_path / "y.npz", images=noise(3, 36, 36))
+    (tmp_path / "y.npz").rename(tmp_path / "y.npy")
+    assert len(open_dataset(tmp_path / "y.npy")) == 3
+
+
+# ----- what was measured
+
+
+def test_the_digest_is_of_the_images_in_their_order(tmp_path: Path) -> None:
+    images = noise(2, 36, 36, 3)
+    digests = {
+        Dataset("a", pixels=images).digest,
+        Dataset("a", pixels=images[::-1]).digest,
+        Dataset("a", pixels=images[:1]).digest,
+        Dataset("a", pixels=images.reshape(2, 36, 108, 1)).digest,
+    }
+    assert len(digests) == 4
+    assert Dataset("b", pixels=images.copy()).digest in digests
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    files = tuple(sorted(tmp_path.iterdir()))
+    assert Dataset("a", files=files).digest != Dataset("a", files=files[::-1]).digest
+
+
+# ----- the card's own
+
+
+def test_the_default_photographs_are_there_and_as_many_as_asked_for() -> None:
+    spec, _ = load_card("sknet50")
+    assert len(default_dataset(spec, 64)) == len(PHOTOGRAPHS)
+    three = default_dataset(spec, 3)
+    assert [file.name for file in three.files] == list(PHOTOGRAPHS[:3])
+    assert three.load(spec).shape == (3, 224, 224, 3)
+
+
+def test_a_cards_own_images_come_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # not found by luck of the current folder
+    spec, _ = load_card("sknet-fashion")
+    dataset = default_dataset(spec, 8)
+    assert dataset.pixels is not None
+    assert np.array_equal(dataset.load(spec), dataset.pixels)  # 28 x 28 already
+    assert len(dataset) == 8
+
+
+def test_images_that_the_card_names_in_vain_are_named() -> None:
+    spec = read_card(CARD).model_copy(update={"parity_images": "none/such.npz"})
+    with pytest.raises(UsageError, match=r"calibration/none/such\.npz"):
+        default_dataset(spec, 1)
+
+
+def test_photographs_that_are_missing_are_a_missing_dependency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    (tmp_path / "skimage").mkdir()
+    (tmp_path / "skimage/__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "skimage", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DependencyError, match=r"lacks the photographs astronaut\.png") as error:
+        photographs()
+    assert error.value.exit_code == 3
