@@ -21,10 +21,10 @@ import onnxsim
 import torch
 from torch import Tensor, nn
 
-from skdeploy.checkpoints.load import find_weights, load_network
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import save_model, trace
 from skdeploy.options import TraceOptions
+from skdeploy.zoo.build import build, initialise
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.selective_kernel import Gate, SelectiveKernelConv
 
@@ -46,7 +46,7 @@ class UsualSelect(nn.Module):
         maps = torch.stack([branch(x) for branch in self.branches], dim=1)
         statistics_ = maps.sum(1).mean((2, 3), keepdim=True)
         gate = self.gate
-        logits = gate.fc2(gate.relu(gate.bn(gate.fc1(statistics_))))
+        logits = gate.fc2(gate.squeeze(gate.bn(gate.fc1(statistics_))))
         weights = logits.reshape(-1, gate.branches, gate.channels, 1, 1).softmax(1)
         selected: Tensor = (maps * weights).sum(1)
         return selected
@@ -88,9 +88,10 @@ def session(path: Path) -> Any:
 
 def measure() -> dict[str, object]:
     """Ratio of latencies, ours to the usual form, and the sizes of both graphs."""
-    spec, card = load_card("sknet50")
-    record, weights = find_weights(spec, card, None, 0)
-    network = load_network(spec, record, weights)
+    spec, _ = load_card("sknet50")
+    network = build(spec)
+    initialise(network, 0)
+    network.eval().requires_grad_(False)
     with TemporaryDirectory() as folder:
         ours, usual = Path(folder) / "ours.onnx", Path(folder) / "usual.onnx"
         save_model(simplify(trace(network, spec, TraceOptions())), ours)

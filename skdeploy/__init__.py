@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from skdeploy.options import ExportOptions as ExportOptions
     from skdeploy.pipeline import export as export
     from skdeploy.pipeline import verify as verify
+    from skdeploy.zoo.attach import attach_selective_kernels as attach_selective_kernels
 
 __version__ = "0.1.0"
-__all__ = ["ExportOptions", "__version__", "export", "load_bundle", "verify"]
+__all__ = ["ExportOptions", "__version__", "attach_selective_kernels", "export", "load_bundle", "verify"]
 
 _HOMES = {
+    "attach_selective_kernels": "skdeploy.zoo.attach",
     "ExportOptions": "skdeploy.options",
     "export": "skdeploy.pipeline",
     "load_bundle": "skdeploy.bundle.folder",

@@ -72,9 +72,9 @@ def _onnx(path: Path) -> Facts:
 
 
 def _weights(path: Path) -> Facts:
-    from skdeploy.checkpoints.load import read_checkpoint
+    from skdeploy.checkpoints.read import read_checkpoint
 
-    state = read_checkpoint(path)
+    state = read_checkpoint(path).tensors
     return {
         "tensors": len(state),
         "values": sum(tensor.numel() for tensor in state.values()),

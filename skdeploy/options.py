@@ -40,7 +40,7 @@ class ExportOptions:
     model: str
     precision: Precision = Precision.FP32
     output: Path | None = None
-    weights: Path | None = None
+    weights: str | None = None
     seed: int = 0
     trace: TraceOptions = field(default_factory=TraceOptions)
     simplify: bool = True
@@ -131,4 +131,4 @@ class ExportOptions:
 
     def folder(self, spec: ModelSpec) -> Path:
         """Where the bundle goes."""
-        return self.output or Path("build") / f"{spec.name}-{self.precision}"
+        return self.output or Path("build") / f"{spec.name.replace('/', '-')}-{self.precision}"

@@ -1,4 +1,4 @@
-"""The line: card -> network -> ONNX -> simplified -> FP16 -> engine -> parity -> bundle.
+"""The line: card -> weights -> network -> ONNX -> simplified -> FP16 -> engine -> parity -> bundle.
 
 ``export`` is the order of the stations and what each is given; ``stages.py`` says what decides whether a station must run
 again, and what it does is in its own package.
@@ -15,14 +15,13 @@ from skdeploy import __version__, engines, stages
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Stage, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
-from skdeploy.checkpoints.load import find_weights, recorded_weights
-from skdeploy.errors import DependencyError, WeightsError
+from skdeploy.errors import DependencyError
 from skdeploy.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
+from skdeploy.sources import CardSource, GraphSource, ModuleSource, find_source
 from skdeploy.spec import ModelSpec, Precision
-from skdeploy.zoo.cards import load_card
 
 
 @dataclass
@@ -62,31 +61,24 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
     started = time.perf_counter()
     tell = progress or Silent()
     options.check()
-    card_spec, card = load_card(options.model)
-    spec = options.applied(card_spec)
-    record, weights = find_weights(spec, card, options.weights, options.seed)
-    network = stages.Network(spec, record, weights)
-    dataset = parity_dataset(spec, options.images, options.num_images)
+    source = find_source(options)
+    dataset = parity_dataset(source.spec, options.images, options.num_images)
     compiler, no_engine = engines.choose(options.target)
-    notes: list[str] = []
-    if record.source == "random":
-        notes.append(f"no weights given: random ones from seed {record.seed}, so the logits mean nothing")
-    if compiler is None:
-        notes.append(f"no engine: {no_engine}")
+    notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
     for note in notes:
         tell.note(note)
 
     head = Manifest(
         skdeploy=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        model=spec,
-        weights=record,
+        model=source.spec,
+        weights=source.record,
         precision=options.precision,
-        notes=tuple(notes),
+        notes=notes,
     )
-    with bundle_for_writing(options.folder(spec), head) as bundle:
+    with bundle_for_writing(options.folder(source.spec), head) as bundle:
         line = Line(bundle, tell)
-        graph = line.run(stages.trace(network, options))
+        graph, network = enter(line, source, options)
         if options.simplify:
             graph = line.run(stages.simplify(bundle, graph))
         if options.precision is Precision.FP16:
@@ -103,17 +95,44 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
     return Export(bundle, report, frozenset(line.reused), time.perf_counter() - started)
 
 
+def enter(
+    line: Line, source: CardSource | GraphSource | ModuleSource, options: ExportOptions
+) -> tuple[Artifact, stages.Network | stages.OwnNetwork | None]:
+    """The first graph of the line, and the network that it must be in parity with; None where only the graph is known."""
+    if isinstance(source, GraphSource):
+        graph = line.run(stages.read(source.graph, source.record))
+        return _select(line, source.spec, graph, options), None
+    if isinstance(source, ModuleSource):
+        own = stages.OwnNetwork(source.spec, source.module)
+        graph = line.run(stages.trace(own, {"weights": source.record.sha256 or ""}, options))
+        return _select(line, source.spec, graph, options), own
+    weights = line.run(stages.weights(source.spec, source.record, source.checkpoint))
+    spec, said = stages.imported(source.spec, weights)
+    _adopt(line, spec, said)
+    network = stages.Network(spec, line.bundle.check(weights))
+    return line.run(stages.trace(network, {weights.path: weights.sha256}, options)), network
+
+
+def _select(line: Line, spec: ModelSpec, graph: Artifact, options: ExportOptions) -> Artifact:
+    """Selective kernel blocks of somebody else's making in their deploy form."""
+    selected = line.run(stages.select(line.bundle, graph, options))
+    _adopt(line, spec, stages.blocks_found(selected))
+    return selected
+
+
+def _adopt(line: Line, spec: ModelSpec, notes: tuple[str, ...]) -> None:
+    line.bundle.adopt(spec, notes)
+    for note in notes:
+        line.progress.note(note)
+
+
 def verify(
-    folder: Path,
-    images: Path | None = None,
-    num_images: int = DEFAULT_IMAGES,
-    weights: Path | None = None,
-    progress: Progress | None = None,
+    folder: Path, images: Path | None = None, num_images: int = DEFAULT_IMAGES, progress: Progress | None = None
 ) -> tuple[Bundle, ParityReport]:
     """Checks every digest of a bundle and measures parity again, on given or default images; writes nothing.
 
-    The reference is torch if the weights that the manifest names are here, else the bundle's own FP32 graph, which is said.
-    Raises IntegrityError, ParityError, UsageError.
+    The reference is torch with the bundle's own weights, or its first FP32 graph where there is no torch or the bundle came
+    from a graph or a module, which is said. Raises IntegrityError, ParityError, UsageError.
     """
     tell = progress or Silent()
     bundle = load_bundle(folder)
@@ -122,20 +141,23 @@ def verify(
     bundle.check_complete()
     bundle.check_all()
     tell.end("digests", time.perf_counter() - started, reused=False)
-    spec, record = bundle.manifest.model, bundle.manifest.weights
     network = None
-    try:
-        path = recorded_weights(record, weights)
-        network = stages.Network(spec, record, path).module
-    except (WeightsError, DependencyError) as error:
-        if weights is not None:
-            raise
-        tell.note(f"reference is the bundle's own FP32 graph, not torch: {error.message}")
+    weights = bundle.artifact(stages.WEIGHTS)
+    if weights is None:
+        tell.note(
+            "the reference is the bundle's own first graph: it was made from a graph or from code, not from a card"
+        )
+    else:
+        try:
+            network = stages.Network(bundle.manifest.model, bundle.check(weights)).module
+        except DependencyError as error:
+            tell.note(f"the reference is the bundle's own FP32 graph, not torch: {error.message}")
     from skdeploy.parity.prove import prove
 
     tell.begin("parity")
     started = time.perf_counter()
-    report = prove(bundle, bundle.manifest.artifacts, parity_dataset(spec, images, num_images), network, tell)
+    dataset = parity_dataset(bundle.manifest.model, images, num_images)
+    report = prove(bundle, bundle.manifest.artifacts, dataset, network, tell)
     tell.end("parity", time.perf_counter() - started, reused=False)
     report.check()
     return bundle, report

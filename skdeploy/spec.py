@@ -6,10 +6,12 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-OddKernel = Annotated[int, Field(ge=1, le=15)]
+from skdeploy.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec, NetworkSpec, Positive
+from skdeploy.architecture import BranchSpec as BranchSpec
+from skdeploy.architecture import Frozen as Frozen
+from skdeploy.architecture import SelectiveKernelSpec as SelectiveKernelSpec
 
 
 def _stays_inside(path: str) -> str:
@@ -20,12 +22,6 @@ def _stays_inside(path: str) -> str:
 
 
 InnerPath = Annotated[str, AfterValidator(_stays_inside)]
-
-
-class Frozen(BaseModel):
-    """Immutable, and strict: an unknown key or a number in quotes is an error, not a guess."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Precision(StrEnum):
@@ -54,69 +50,6 @@ class TensorSpec(Frozen):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
-
-
-class BranchSpec(Frozen):
-    """One branch of a selective kernel convolution: kernel 3 with dilation 2 is the paper's K5."""
-
-    kernel: OddKernel
-    dilation: Positive = 1
-    groups: Positive = 1
-    activation: bool = True
-
-    @model_validator(mode="after")
-    def _kernel_is_odd(self) -> BranchSpec:
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} is even: branches of one unit could not keep the same size")
-        return self
-
-
-class SelectiveKernelSpec(Frozen):
-    """SK[M, G, r] with L of the paper's section 3.1: M is the number of branches, r ``reduction``, L ``min_width``."""
-
-    branches: Annotated[tuple[BranchSpec, ...], Field(min_length=1, strict=False)]
-    reduction: Positive = 16
-    min_width: Positive = 32
-    fuse: Literal["attention", "sum"] = "attention"
-
-    def gate_width(self, channels: int) -> int:
-        """d = max(C / r, L)."""
-        return max(channels // self.reduction, self.min_width)
-
-
-class StemSpec(Frozen):
-    """The first convolution, and whether a 3x3 max pool of stride 2 follows it."""
-
-    channels: Positive
-    kernel: OddKernel
-    stride: Positive
-    max_pool: bool
-
-
-class StageSpec(Frozen):
-    """A run of SK units of equal width; the first one has the stride."""
-
-    units: Positive
-    middle_channels: Positive
-    out_channels: Positive
-    stride: Positive
-
-
-class NetworkSpec(Frozen):
-    """The numbers of an SKNet (Table 1 of the paper)."""
-
-    stem: StemSpec
-    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, strict=False)]
-    selective_kernel: SelectiveKernelSpec
-    classes: Positive
-
-    @property
-    def total_stride(self) -> int:
-        """Input pixels for each pixel of the last map."""
-        stride = self.stem.stride * (2 if self.stem.max_pool else 1)
-        for stage in self.stages:
-            stride *= stage.stride
-        return stride
 
 
 class InputSpec(Frozen):
@@ -185,10 +118,9 @@ class ModelSpec(Frozen):
     """A validated card. ``docs`` of every key: models/README.md."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
-    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*$")]
-    family: Literal["sknet"]
+    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)?$")]
     summary: str
-    network: NetworkSpec
+    network: AnyNetworkSpec
     input: InputSpec
     preprocess: Preprocess
     tolerance: dict[Annotated[Precision, Field(strict=False)], Tolerance]
@@ -197,7 +129,13 @@ class ModelSpec(Frozen):
     weights: WeightsSpec | None = None
     labels: Annotated[tuple[str, ...], Field(strict=False)] = ()
     parity_images: InnerPath = "photographs"
-    training: dict[str, str | int | float] = {}
+    training: dict[str, str | int | float] = Field(default={})
+
+    @property
+    def architecture(self) -> NetworkSpec:
+        """The numbers of a network that a card describes; there are none for an ONNX file or a module of the user's own."""
+        assert not isinstance(self.network, GraphSpec | ModuleSpec)  # callers come from a card
+        return self.network
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:

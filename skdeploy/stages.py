@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from skdeploy import engines
+from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
 from skdeploy.backends import cuda
 from skdeploy.bundle.artifact import Artifact, digest_json
 from skdeploy.bundle.folder import Bundle, Product, Stage
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
+WEIGHTS, READ = "weights.safetensors", "model.read.onnx"
 TRACED, MODEL, HALF = "model.traced.onnx", "model.onnx", "model.fp16.onnx"
 HEADROOM, PARITY = "headroom.json", "parity.json"
 
@@ -35,42 +39,147 @@ HEADROOM_BATCH: Final = 2  # every tensor of every image is held at once
 
 @dataclass(frozen=True)
 class Network:
-    """A card with its weights; the module is built when a stage first asks for it, so that a resumed export builds none."""
+    """A spec with its canonical weights; the module is built when a stage first asks for it: a resumed export builds none."""
 
     spec: ModelSpec
-    record: WeightsRecord
-    path: Path | None
+    weights: Path
 
     @cached_property
     def module(self) -> nn.Module:
         from skdeploy.checkpoints.load import load_network
 
-        return load_network(self.spec, self.record, self.path)
-
-    def digests(self) -> dict[str, str]:
-        """What the network's function depends on."""
-        spec = self.spec.model_dump(mode="json", include={"network", "input", "preprocess"})
-        return {"card": digest_json(spec), "weights": self.record.sha256 or f"random, seed {self.record.seed}"}
+        return load_network(self.spec, self.weights)
 
 
-def trace(network: Network, options: ExportOptions) -> Stage:
-    """Network to ONNX."""
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A module that a function of the user's own built."""
+
+    spec: ModelSpec
+    module: nn.Module
+
+
+def weights(spec: ModelSpec, record: WeightsRecord, checkpoint: Path | None) -> Stage:
+    """A checkpoint of any known layout to canonical weights, or random ones from a seed."""
+
+    def make(path: Path) -> Product:
+        from skdeploy.checkpoints.importing import import_checkpoint, random_weights, save_weights
+
+        imported = import_checkpoint(checkpoint, spec) if checkpoint else random_weights(spec, record.seed or 0)
+        save_weights(imported.state, path)
+        network = imported.spec.network.model_dump(mode="json")
+        return Product(details={"layout": imported.layout, "network": network, "notes": list(imported.notes)})
+
+    return Stage(
+        name="weights",
+        output=WEIGHTS,
+        format="safetensors",
+        precision=Precision.FP32,
+        parents={
+            "card": digest_json(spec.model_dump(mode="json", include={"network", "input"})),
+            "weights": record.sha256 or f"random, seed {record.seed}",
+        },
+        options={},
+        tools=("skdeploy", "torch", "safetensors"),
+        make=make,
+    )
+
+
+def imported(spec: ModelSpec, weights: Artifact) -> tuple[ModelSpec, tuple[str, ...]]:
+    """The spec that canonical weights fit exactly, and what the import had to say."""
+    details = weights.details
+    network: NetworkSpec = TypeAdapter(NetworkSpec).validate_json(json.dumps(details["network"]))
+    notes = details["notes"]
+    assert isinstance(notes, list)  # written by the stage above
+    return spec.model_copy(update={"network": network}), tuple(map(str, notes))
+
+
+def trace(network: Network | OwnNetwork, parents: Mapping[str, str], options: ExportOptions) -> Stage:
+    """Network to ONNX. A module of the user's own is traced anew each time: nothing tells whether its code has changed."""
+    spec = network.spec
+    first = READ if isinstance(network, OwnNetwork) else TRACED if options.simplify else MODEL
 
     def make(path: Path) -> Product:
         from skdeploy.graph.trace import trace
 
-        return _write(trace(network.module, network.spec, options.trace), path)
+        return _write(trace(network.module, spec, options.trace), path, any_rank=_is_foreign(spec))
 
     return Stage(
         name="trace",
-        output=TRACED if options.simplify else MODEL,
+        output=first,
         format="onnx",
         precision=Precision.FP32,
-        parents=network.digests(),
+        parents={
+            "card": digest_json(spec.model_dump(mode="json", include={"network", "input", "preprocess"})),
+            **parents,
+        },
         options=dataclasses.asdict(options.trace),
         tools=TRACE_TOOLS,
         make=make,
+        reusable=isinstance(network, Network),
     )
+
+
+def read(graph: ir.Model, record: WeightsRecord) -> Stage:
+    """An ONNX file made elsewhere, with our names and a known opset. Read anew each time: its data may lie in other files."""
+
+    def make(path: Path) -> Product:
+        return _write(graph, path, any_rank=True)
+
+    return Stage(
+        name="read",
+        output=READ,
+        format="onnx",
+        precision=Precision.FP32,
+        parents={"file": record.sha256 or ""},
+        options={},
+        tools=GRAPH_TOOLS,
+        make=make,
+        reusable=False,
+    )
+
+
+def select(bundle: Bundle, graph: Artifact, options: ExportOptions) -> Stage:
+    """Naive selective kernel blocks to their deploy form."""
+
+    def make(path: Path) -> Product:
+        from skdeploy.backends.onnxruntime import load_graph
+        from skdeploy.graph.select import RewriteSelect
+
+        rewrite = RewriteSelect()
+        result = rewrite(load_graph(bundle.check(graph))).model
+        report = rewrite.report
+        return _write(
+            result,
+            path,
+            any_rank=True,
+            rewritten=list(report.found),
+            in_deploy_form=list(report.deployed),
+            near_misses=[f"{where}: {why}" for where, why in report.near_misses],
+        )
+
+    return Stage(
+        name="select",
+        output=TRACED if options.simplify else MODEL,
+        format="onnx",
+        precision=Precision.FP32,
+        parents={graph.path: graph.sha256},
+        options={},
+        tools=(*GRAPH_TOOLS, "onnxruntime", "onnxruntime-gpu"),
+        make=make,
+    )
+
+
+def blocks_found(selected: Artifact) -> tuple[str, ...]:
+    """What the search for selective kernel blocks came to, in words."""
+    found, deployed, missed = (selected.details[key] for key in ("rewritten", "in_deploy_form", "near_misses"))
+    assert isinstance(found, list)  # written by the stage above
+    assert isinstance(deployed, list)
+    assert isinstance(missed, list)
+    said = f"selective kernel blocks: {len(found)} rewritten to the deploy form, {len(deployed)} in it already"
+    if not found and not deployed:
+        said = "no selective kernel blocks found: the graph is deployed as it is"
+    return (said, *(f"left as it is, {miss}" for miss in missed))
 
 
 def simplify(bundle: Bundle, traced: Artifact) -> Stage:
@@ -80,7 +189,8 @@ def simplify(bundle: Bundle, traced: Artifact) -> Stage:
         from skdeploy.backends.onnxruntime import load_graph
         from skdeploy.graph.simplify import simplify
 
-        return _write(simplify(load_graph(bundle.check(traced))), path)
+        simplified = simplify(load_graph(bundle.check(traced)))
+        return _write(simplified, path, any_rank=_is_foreign(bundle.manifest.model))
 
     return Stage(
         name="simplify",
@@ -106,6 +216,7 @@ def half(bundle: Bundle, model: Artifact, options: ExportOptions) -> Stage:
         return _write(
             result,
             path,
+            any_rank=_is_foreign(bundle.manifest.model),
             fp16_tensors=list(halving.halved),
             kept_fp32=dict(halving.kept),
             constants_flushed_to_zero=dict(halving.flushed),
@@ -194,15 +305,19 @@ def build(bundle: Bundle, graph: Artifact, compiler: str, options: ExportOptions
 
 
 def parity(
-    bundle: Bundle, artifacts: tuple[Artifact, ...], dataset: Dataset, network: Network, progress: Progress
+    bundle: Bundle,
+    artifacts: tuple[Artifact, ...],
+    dataset: Dataset,
+    network: Network | OwnNetwork | None,
+    progress: Progress,
 ) -> Stage:
-    """Every artifact against torch, on real images."""
+    """Every artifact against torch, or against the file as it came, on real images."""
     spec = bundle.manifest.model
 
     def make(path: Path) -> Product:
         from skdeploy.parity.prove import prove
 
-        report = prove(bundle, artifacts, dataset, network.module, progress)
+        report = prove(bundle, artifacts, dataset, network.module if network else None, progress)
         path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return Product(details={"verdict": report.verdict})
 
@@ -211,15 +326,15 @@ def parity(
         output=PARITY,
         format="json",
         precision=None,
-        parents={artifact.path: artifact.sha256 for artifact in artifacts}
-        | {"images": dataset.digest}
-        | network.digests(),
+        parents={artifact.path: artifact.sha256 for artifact in artifacts} | {"images": dataset.digest},
         options={
+            "preprocess": spec.preprocess.model_dump(mode="json"),
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
             "devices": _devices(),
         },
         tools=RUN_TOOLS,
         make=make,
+        reusable=not isinstance(network, OwnNetwork),
     )
 
 
@@ -233,16 +348,22 @@ def _devices() -> list[JsonValue]:
     return [f"{device.name}, compute capability {device.compute_capability}" for device in cuda.devices()]
 
 
-def _write(model: ir.Model, path: Path, **details: JsonValue) -> Product:
-    from skdeploy.graph.admission import admit
+def _is_foreign(spec: ModelSpec) -> bool:
+    """Whether the graph is of somebody else's making, so that its tensors have the ranks they have."""
+    return isinstance(spec.network, GraphSpec | ModuleSpec)
+
+
+def _write(model: ir.Model, path: Path, *, any_rank: bool, **details: JsonValue) -> Product:
+    from skdeploy.graph.admission import above_max_rank, admit
     from skdeploy.graph.trace import save_model
 
-    admit(model)
+    admit(model, any_rank=any_rank)
     save_model(model, path)
+    high: list[JsonValue] = [*above_max_rank(model)]
     return Product(
         inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
-        details={"nodes": len(model.graph), **details},
+        details={"nodes": len(model.graph), **({"rank_above_4": high} if high else {}), **details},
     )
 
 

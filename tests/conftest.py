@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from skdeploy.spec import BranchSpec, NetworkSpec, SelectiveKernelSpec, StageSpec, StemSpec
+from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 
-TinySpec = Callable[..., NetworkSpec]
+TinySpec = Callable[..., SKNetSpec]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,8 +30,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def tiny_spec() -> TinySpec:
     """Builds the spec of a two-stage network of about 3,000 parameters, whose branch m has dilation m: K3, K5, K7."""
 
-    def build(branches: int = 2, stride: int = 2, *, fuse: str = "attention", classes: int = 5) -> NetworkSpec:
-        return NetworkSpec(
+    def build(branches: int = 2, stride: int = 2, *, fuse: str = "attention", classes: int = 5) -> SKNetSpec:
+        return SKNetSpec(
             stem=StemSpec(channels=8, kernel=3, stride=2, max_pool=False),
             stages=(
                 StageSpec(units=1, middle_channels=8, out_channels=16, stride=1),

@@ -107,3 +107,5 @@ def test_the_batch_profile_follows_a_fixed_batch() -> None:
 def test_the_bundle_is_named_after_model_and_precision(spec: ModelSpec) -> None:
     assert replace(PLAIN, precision=Precision.FP16).folder(spec) == Path("build/tiny-fp16")
     assert replace(PLAIN, output=Path("x")).folder(spec) == Path("x")
+    in_a_folder = spec.model_copy(update={"name": "timm/skresnet18"})
+    assert PLAIN.folder(in_a_folder) == Path("build/timm-skresnet18-fp32")

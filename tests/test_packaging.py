@@ -86,7 +86,9 @@ print(json.dumps([skdeploy.__file__, {spec.name: str(path) for spec, path in lis
 """
     module, cards = json.loads(from_wheel(code, installed, tmp_path))
     assert Path(module).is_relative_to(installed)
-    assert set(cards) == {path.stem for path in (ROOT / "models").glob("*.toml")}
+    assert set(cards) == {
+        path.relative_to(ROOT / "models").with_suffix("").as_posix() for path in (ROOT / "models").rglob("*.toml")
+    }
     assert all(Path(card).is_relative_to(installed) for card in cards.values())
 
 

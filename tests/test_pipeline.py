@@ -15,11 +15,12 @@ from skdeploy.errors import IntegrityError, ParityError, PrecisionError
 from skdeploy.options import ExportOptions
 from skdeploy.pipeline import export, verify
 from skdeploy.spec import Precision, Target
+from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
-from skdeploy.zoo.sknet import SKNet, initialise
+from skdeploy.zoo.sknet import SKNet
 
 CARD = Path(__file__).parent / "fixtures/tiny.toml"
-ALL = {"model.traced.onnx", "model.onnx", "model.fp16.onnx", "headroom.json", "parity.json"}
+ALL = {"weights.safetensors", "model.traced.onnx", "model.onnx", "model.fp16.onnx", "headroom.json", "parity.json"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> ExportOptions:
         model=str(folder / "tiny.toml"),
         precision=Precision.FP16,
         output=folder / "bundle",
-        weights=folder / "tiny.safetensors",
+        weights=str(folder / "tiny.safetensors"),
         target=Target.ONNX,
         images=folder / "images.npz",
     )
@@ -80,7 +81,7 @@ def test_a_second_export_keeps_everything(options: ExportOptions) -> None:
 
 def test_another_choice_of_modules_in_fp32_keeps_the_fp32_graphs(options: ExportOptions) -> None:
     again = export(replace(options, keep_fp32=("^classifier",)))
-    assert again.reused == {"model.traced.onnx", "model.onnx"}
+    assert again.reused == {"weights.safetensors", "model.traced.onnx", "model.onnx"}
     half = again.bundle.artifact("model.fp16.onnx")
     assert half is not None
     kept = half.details["kept_fp32"]
@@ -96,13 +97,13 @@ def test_another_tolerance_does_parity_alone_again(options: ExportOptions, tmp_p
 def test_other_images_measure_again_and_keep_the_graphs(options: ExportOptions, tmp_path: Path) -> None:
     np.save(tmp_path / "other.npy", np.random.default_rng(1).integers(0, 256, (2, 36, 36, 3), dtype=np.uint8))
     again = export(replace(options, images=tmp_path / "other.npy"))
-    assert again.reused == {"model.traced.onnx", "model.onnx", "model.fp16.onnx"}
+    assert again.reused == {"weights.safetensors", "model.traced.onnx", "model.onnx", "model.fp16.onnx"}
     assert again.parity.images == 2
 
 
 def test_other_weights_do_everything_again(options: ExportOptions, tmp_path: Path) -> None:
     save_weights(tmp_path / "other.safetensors", seed=4)
-    again = export(replace(options, weights=tmp_path / "other.safetensors"))
+    again = export(replace(options, weights=str(tmp_path / "other.safetensors")))
     assert again.reused == frozenset()
     assert again.bundle.manifest.weights.file == str(tmp_path / "other.safetensors")
 
@@ -111,12 +112,13 @@ def test_what_other_options_had_made_is_removed(options: ExportOptions) -> None:
     assert options.output is not None
     (options.output / "notes.txt").write_text("of the user")
     again = export(replace(options, precision=Precision.FP32, simplify=False))
-    assert again.reused == frozenset()
-    assert files(options) == {"model.onnx", "parity.json", "manifest.json", ".lock", "notes.txt"}
-    assert [artifact.path for artifact in again.bundle.manifest.artifacts] == ["model.onnx", "parity.json"]
+    assert again.reused == {"weights.safetensors"}
+    made = ["weights.safetensors", "model.onnx", "parity.json"]
+    assert files(options) == {*made, "manifest.json", ".lock", "notes.txt"}
+    assert [artifact.path for artifact in again.bundle.manifest.artifacts] == made
 
 
-@pytest.mark.parametrize("name", ["model.traced.onnx", "model.onnx", "headroom.json"])
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.traced.onnx", "model.onnx", "headroom.json"])
 def test_a_damaged_intermediate_is_made_again(options: ExportOptions, name: str) -> None:
     assert options.output is not None
     path = options.output / name
@@ -154,7 +156,7 @@ def test_a_tensor_that_leaves_fp16s_range_is_named_and_the_option_in_the_message
     branches = [f"stages.0.0.sk.branches.{branch}.bn.weight" for branch in (0, 1)]
     scale = {"stages.0.0.reduce.bn.weight": 3e4} | dict.fromkeys(branches, 1 / 3e4)
     save_weights(tmp_path / "loud.safetensors", seed=3, scale=scale)
-    loud = replace(options, weights=tmp_path / "loud.safetensors")
+    loud = replace(options, weights=str(tmp_path / "loud.safetensors"))
     with pytest.raises(PrecisionError) as failure:
         export(loud)
     assert failure.value.exit_code == 5

@@ -1,4 +1,5 @@
-"""Writes what the documentation repeats of the code: ``docs/cli.md`` from ``--help``, and the manifest's JSON Schema.
+"""Writes what the documentation repeats of the code: ``docs/cli.md`` from ``--help``, ``docs/zoo.md`` from the cards, and the
+manifest's JSON Schema.
 
 python tools/make_docs.py [--check]      # --check writes nothing and fails if a file is out of date
 """
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 
 from skdeploy.bundle.manifest import manifest_schema
 from skdeploy.cli import app
+from skdeploy.zoo.cards import packaged, read_card
+from skdeploy.zoo.describe import accuracy_text, count_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +40,36 @@ def _section(runner: CliRunner, verb: list[str]) -> str:
     return f"## {' '.join(['skdeploy', *verb])}\n\n```\n{text}\n```\n"
 
 
-GENERATED = {"docs/cli.md": cli_reference, "skdeploy/bundle/manifest.schema.json": manifest_schema}
+def zoo() -> str:
+    """Every card's figures and where they come from, as Markdown."""
+    folder = packaged("models")
+    specs = sorted((read_card(path) for path in folder.rglob("*.toml")), key=lambda spec: spec.name)
+    lines = [
+        "# The zoo",
+        "",
+        "Generated from the cards in [models/](../models/README.md) by `make docs`. A test counts the parameters and the",
+        "multiply-accumulates (MACs, of one image) of every network. Top-1 is the accuracy in per cent that the source",
+        "publishes, or that was measured here for weights that are here; the paper gives errors, at two input sizes, here",
+        "subtracted from 100. Weights that do not come with a card are given with `--weights`.",
+        "",
+        "| card | parameters | MACs | input | top-1 | weights | what it is |",
+        "| --- | ---: | ---: | --- | --- | --- | --- |",
+    ]
+    for spec in specs:
+        reference = spec.reference
+        parameters = f"{reference.parameters:,}" if reference.parameters else ""
+        macs = count_text(reference.macs) if reference.macs else ""
+        shape = "x".join(map(str, spec.input.shape))
+        weights = f"[{Path(spec.weights.file).name}](../models/{spec.weights.file})" if spec.weights else "none"
+        cells = (f"`{spec.name}`", parameters, macs, shape, accuracy_text(spec), weights, spec.summary)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## Sources and licences", "", "| card | source | licence |", "| --- | --- | --- |"]
+    for spec in specs:
+        lines.append(f"| `{spec.name}` | [{spec.source.paper}]({spec.source.url}) | {spec.source.licence} |")
+    return "\n".join(lines) + "\n"
+
+
+GENERATED = {"docs/cli.md": cli_reference, "docs/zoo.md": zoo, "skdeploy/bundle/manifest.schema.json": manifest_schema}
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from skdeploy.zoo.build import build, initialise
 from skdeploy.zoo.cards import load_card
-from skdeploy.zoo.sknet import SKNet, initialise
 
 SEED = 2019
 EPOCHS = 30
@@ -172,7 +172,7 @@ def main() -> None:
         return (torch.from_numpy(images)[:, None].float() / 255 - mean) / std, torch.from_numpy(labels)
 
     torch.manual_seed(SEED)
-    model = SKNet(spec.network, spec.input.channels)
+    model = build(spec)
     initialise(model, SEED)
     for parameter in model.parameters():
         if parameter.ndim == 4:  # channels last trains twice as fast on a CPU

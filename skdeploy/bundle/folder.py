@@ -25,7 +25,7 @@ from skdeploy.bundle.artifact import (
 )
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.errors import IntegrityError, SkdeployError, UsageError
-from skdeploy.spec import Precision, TensorSpec
+from skdeploy.spec import ModelSpec, Precision, TensorSpec
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -45,7 +45,8 @@ class Stage:
     """One station of the line: a function of input artifacts and options to one output file.
 
     ``parents`` are digests by name, ``tools`` the distributions whose version changes the result. ``make`` writes the file to
-    the path it is given.
+    the path it is given. ``reusable`` is false where the key does not tell all that the
+    result depends on.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Stage:
     options: Mapping[str, JsonValue]
     tools: tuple[str, ...]
     make: Callable[[Path], Product]
+    reusable: bool = True
 
 
 class Bundle:
@@ -103,7 +105,7 @@ class Bundle:
     def up_to_date(self, stage: Stage) -> Artifact | None:
         """The artifact of an earlier run of the same stage with the same key, if its file is still the same."""
         recorded = self.artifact(stage.output)
-        if recorded is None or recorded.provenance.key != self._key(stage):
+        if not stage.reusable or recorded is None or recorded.provenance.key != self._key(stage):
             return None
         try:
             self.check(recorded)
@@ -147,6 +149,10 @@ class Bundle:
         """Replaces the manifest."""
         self.manifest = manifest
         write_text(self.folder / MANIFEST, manifest.model_dump_json(by_alias=True, indent=2) + "\n")
+
+    def adopt(self, spec: ModelSpec, notes: tuple[str, ...]) -> None:
+        """The spec that the weights turned out to fit, and what was said of them; written with the next artifact."""
+        self.manifest = self.manifest.model_copy(update={"model": spec, "notes": (*self.manifest.notes, *notes)})
 
     def finish(self, artifacts: tuple[Artifact, ...], verdict: Literal["verified", "failed"]) -> None:
         """Records the line's end: its artifacts in order, and the verdict. Files that an earlier export left are removed."""

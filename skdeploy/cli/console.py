@@ -22,7 +22,10 @@ from skdeploy.spec import Precision
 LOG_WIDTH: Final = 120
 
 WORDS: Final = {
+    "weights": "weights",
     "trace": "PyTorch to ONNX",
+    "read": "read ONNX",
+    "select": "find SK blocks",
     "simplify": "simplify",
     "half": "to FP16",
     "headroom": "FP16 headroom",

@@ -15,12 +15,16 @@ MAX_WORKSPACE_GIB = 1 << 20  # no machine has more, and TensorRT's limit is a 64
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="A card: a name that `skdeploy models` lists, or the path of a .toml file.")
+        str,
+        typer.Argument(
+            help="A card, by name or path; an .onnx file; or package.module:function that builds a network."
+        ),
     ],
     fp16: Annotated[bool, typer.Option("--fp16", "--half", help="FP16 as a strongly typed graph.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="INT8; not in this version.")] = False,
     weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint, .safetensors or PyTorch; default: the card's own, else random.")
+        str | None,
+        typer.Option(help="Checkpoint of any known layout, or hf://owner/name; default: the card's own, else random."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random weights that a card without weights gets.")] = 0,
     output: Annotated[

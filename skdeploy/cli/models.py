@@ -26,54 +26,36 @@ def models(
     from rich.table import Table
 
     from skdeploy.cli.console import output_console
+    from skdeploy.zoo.describe import accuracy_text, count_text, describe
 
     console = output_console()
     if name is None:
         table = Table(box=None, pad_edge=False)
-        for column in ("name", "parameters", "MACs", "input", "weights", "about"):
-            table.add_column(column, justify="right" if column in ("parameters", "MACs") else "left")
+        for column in ("name", "parameters", "MACs", "input", "top-1", "weights", "source"):
+            table.add_column(
+                column,
+                justify="right" if column in ("parameters", "MACs") else "left",
+                overflow="fold",
+                no_wrap=column == "name",
+            )
         for spec, _ in found:
-            macs = f"{spec.reference.macs / 1e9:.2f} G" if spec.reference.macs else ""
             table.add_row(
                 spec.name,
                 f"{spec.reference.parameters:,}" if spec.reference.parameters else "",
-                macs,
+                count_text(spec.reference.macs),
                 "x".join(map(str, spec.input.shape)),
+                accuracy_text(spec),
                 "trained" if spec.weights else "none",
-                escape(spec.summary),
+                escape(spec.source.url.removeprefix("https://")),
             )
         console.print(table)
+        console.print("top-1: as published for trained weights; `skdeploy models NAME` tells the rest, the licence too")
         return
 
-    from skdeploy.zoo.fold import count_macs, count_parameters
-    from skdeploy.zoo.sknet import meta_network
-
     spec, path = found[0]
-    network_of_card = meta_network(spec)
-    network, kernels, preprocess = spec.network, spec.network.selective_kernel, spec.preprocess
-    branches = ", ".join(f"{b.kernel}x{b.kernel} dilation {b.dilation} groups {b.groups}" for b in kernels.branches)
-    rows = {
-        "card": str(path),
-        "about": spec.summary,
-        "network": f"{spec.family}, units {'-'.join(str(stage.units) for stage in network.stages)}, {network.classes} classes",
-        "branches": f"M={len(kernels.branches)}: {branches}",
-        "fuse": f"{kernels.fuse}, r={kernels.reduction}, L={kernels.min_width}",
-        "input": "x".join(map(str, spec.input.shape)),
-        "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}",
-        "parameters": f"{count_parameters(network_of_card):,} learnable",
-        "MACs": f"{count_macs(network_of_card, spec.input.shape):,} for one image",
-        "weights": f"{spec.weights.file}, sha256 {spec.weights.sha256[:12]}"
-        if spec.weights
-        else "none: give --weights, or export random ones",
-        "source": f"{spec.source.paper}, {spec.source.url}",
-        "licence": spec.source.licence,
-    }
-    published = spec.reference.model_dump(exclude_none=True)
-    rows |= {f"reference {key.replace('_', ' ')}": f"{value:,}" for key, value in published.items()}
-    rows |= {f"tolerance {precision}": str(tolerance) for precision, tolerance in spec.tolerance.items()}
     table = Table(title=spec.name, title_justify="left", box=None, pad_edge=False, show_header=False)
-    table.add_column()
+    table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in rows.items():
+    for key, value in {"card": str(path), **describe(spec)}.items():
         table.add_row(key, escape(value))
     console.print(table)

@@ -14,9 +14,6 @@ def verify(
         Path | None, typer.Option(help="A folder of images, .npz or .npy; default: the card's own parity images.")
     ] = None,
     num_images: Annotated[int, typer.Option(help="How many of them at most.")] = 64,
-    weights: Annotated[
-        Path | None, typer.Option(help="The checkpoint of the export, if it has moved; the reference is torch with it.")
-    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
     ] = False,
@@ -26,7 +23,7 @@ def verify(
     from skdeploy.pipeline import verify as run
 
     with ConsoleProgress() as progress:
-        found, report = run(bundle, images, num_images, weights, progress)
+        found, report = run(bundle, images, num_images, progress)
     if json:
         print_json(found, report)
     else:

@@ -14,8 +14,20 @@ FORBIDDEN_TYPES: Final = frozenset(
 )
 
 
-def admit(model: ir.Model) -> None:
-    """Raises PassError naming the first node with a tensor of unknown type or rank, above rank 4, or of a forbidden type."""
+def above_max_rank(model: ir.Model) -> list[str]:
+    """Nodes with a tensor above rank 4."""
+    return [
+        node.name or node.op_type
+        for node in model.graph
+        if any(value.shape is not None and len(value.shape) > MAX_RANK for value in node.outputs)
+    ]
+
+
+def admit(model: ir.Model, *, any_rank: bool = False) -> None:
+    """Raises PassError naming the first node with a tensor of unknown type or rank, above rank 4, or of a forbidden type.
+
+    ``any_rank``: a graph of somebody else's making keeps the ranks that it has.
+    """
     import onnx
 
     for node in model.graph:
@@ -24,7 +36,7 @@ def admit(model: ir.Model) -> None:
                 raise PassError(
                     f"node {node.name}: the type or rank of {value.name} is unknown", advice="please report the model"
                 )
-            if len(value.shape) > MAX_RANK:
+            if len(value.shape) > MAX_RANK and not any_rank:
                 raise PassError(
                     f"node {node.name}: {value.name} has rank {len(value.shape)}, and {MAX_RANK} is the limit"
                 )

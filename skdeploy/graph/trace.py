@@ -56,7 +56,7 @@ def gate_names(network: nn.Module) -> list[str]:
 
 def attention_name(gate: str) -> str:
     """The output that carries the attention of one unit: ``stages.0.1.sk.gate`` -> ``attention.stages.0.1``."""
-    return f"attention.{gate.removesuffix('.sk.gate')}"
+    return f"attention.{gate.removesuffix('.gate').removesuffix('.sk')}"
 
 
 def _with_attention(network: nn.Module, gates: list[str]) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
 from skdeploy.errors import CardError
 from skdeploy.spec import ModelSpec
 
@@ -42,21 +43,23 @@ def read_card(path: Path) -> ModelSpec:
     except tomllib.TOMLDecodeError as error:
         raise CardError(f"the card {path} is not valid TOML: {error}") from error
     try:
-        return ModelSpec.model_validate(content)
+        spec = ModelSpec.model_validate(content)
     except ValidationError as error:
         raise CardError(
             f"the card {path} is not valid:\n" + "\n".join(_explain(error)),
             advice="every key is described in models/README.md",
         ) from error
+    if isinstance(spec.network, GraphSpec | ModuleSpec):
+        raise CardError(
+            f"the card {path} says family {spec.network.family!r}, which no card can: no code runs from one",
+            advice="give the ONNX file, or package.module:function, to `skdeploy export` itself",
+        )
+    return spec
 
 
 def list_cards() -> list[tuple[ModelSpec, Path]]:
     """All cards that a name would find, by name; those in ``./models`` hide packaged ones of the same name."""
-    found: dict[str, Path] = {}
-    for folder in _folders():
-        for path in sorted(folder.glob("*.toml")):
-            found.setdefault(path.stem, path)
-    return [(read_card(path), path) for _, path in sorted(found.items())]
+    return [(read_card(path), path) for _, path in sorted(_known_cards().items())]
 
 
 def packaged(folder: str) -> Path:
@@ -71,6 +74,14 @@ def _folders() -> Iterator[Path]:
             yield folder
 
 
+def _known_cards() -> dict[str, Path]:
+    """Cards by name: the path below the folder without its ending, so ``timm/skresnet18`` is in ``timm``."""
+    known: dict[str, Path] = {}
+    for folder in _folders():
+        known = {card.relative_to(folder).with_suffix("").as_posix(): card for card in folder.rglob("*.toml")} | known
+    return known
+
+
 def _find(name_or_path: str) -> Path:
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
@@ -79,9 +90,7 @@ def _find(name_or_path: str) -> Path:
                 f"no card at {path}", advice="give the path of a TOML file, or a name that `skdeploy models` lists"
             )
         return path
-    known: dict[str, Path] = {}
-    for folder in _folders():
-        known = {card.stem: card for card in folder.glob("*.toml")} | known
+    known = _known_cards()
     if name_or_path in known:
         return known[name_or_path]
     nearest = difflib.get_close_matches(name_or_path.lower(), sorted(known), n=3, cutoff=0.4)
@@ -91,13 +100,18 @@ def _find(name_or_path: str) -> Path:
 
 def _explain(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"] if part != "[key]") or "card"
+        where = ".".join(str(part) for part in _without_family(problem["loc"]) if part != "[key]") or "card"
         if problem["type"] == "extra_forbidden":
             key = str(problem["loc"][-1])
             nearest = difflib.get_close_matches(key, _known_keys(problem["loc"][:-1]), n=1, cutoff=0.5)
             yield f"  {where}: unknown key" + (f", did you mean {nearest[0]!r}?" if nearest else "")
         elif problem["type"] == "missing":
             yield f"  {where}: missing"
+        elif problem["type"] == "union_tag_not_found":
+            yield f"  {where}.family: missing"
+        elif problem["type"] == "union_tag_invalid":
+            families = ", ".join(repr(tag) for family in _flatten(NetworkSpec) if (tag := _tag(family)))
+            yield f"  {where}.family: must be one of {families} (given {problem['ctx']['tag']!r})"
         else:
             given = problem["input"]
             shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) else ""
@@ -109,7 +123,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] | None = ModelSpec
     in_mapping = False
     for part in location:
-        if isinstance(part, int) or in_mapping:
+        if isinstance(part, int) or in_mapping or part == _family(location):
             in_mapping = False
             continue
         field = model.model_fields.get(part) if model else None
@@ -118,7 +132,23 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         annotations = list(_flatten(field.annotation))
         in_mapping = any(getattr(annotation, "__origin__", None) is dict for annotation in annotations)
         model = next((a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)), None)
+        if part == "network":
+            model = next((family for family in annotations if _tag(family) == location[1]), None)
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _family(location: tuple[int | str, ...]) -> int | str | None:
+    """pydantic puts the family between ``network`` and the key."""
+    return location[1] if len(location) > 1 and location[0] == "network" else None
+
+
+def _without_family(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return location if _family(location) is None else (location[0], *location[2:])
+
+
+def _tag(model: Any) -> str | None:
+    field = getattr(model, "model_fields", {}).get("family")
+    return field.default if field else None
 
 
 def _flatten(annotation: Any) -> Iterator[Any]:

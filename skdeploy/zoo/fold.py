@@ -1,6 +1,7 @@
 """The deploy form of a trained network: the same function with fewer operations.
 
-* Batch normalisation in eval mode is affine, so it folds into the convolution before it.
+* Batch normalisation in eval mode is affine, so it folds into the convolution before it, or into the 1x1 convolution after it
+  (any other kernel pads with zeros that are not the normalisation's).
 * A two-branch softmax is a sigmoid: ``exp(p) / (exp(p) + exp(q)) = sigmoid(p - q)``. Both logits are linear in z, so their
   difference is one FC with the difference of the weights.
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from skdeploy.zoo.linear_sknet import LinearSKUnit
 from skdeploy.zoo.selective_kernel import ConvNormAct, Gate, branch_softmax
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -28,17 +30,18 @@ class FoldedGate(nn.Module):
         super().__init__()
         self.branches = gate.branches
         self.channels = gate.channels
-        self.fc1 = fuse_conv_bn_eval(gate.fc1, gate.bn)
-        self.relu = gate.relu
+        self.fc1 = fuse_conv_bn_eval(gate.fc1, gate.bn) if hasattr(gate, "bn") else gate.fc1
+        self.squeeze = gate.squeeze
+        self.fc2 = gate.fc2
         if self.branches == 2:
-            first, second = gate.fc2.weight.detach().chunk(2)
-            self.fc2 = nn.Conv2d(gate.fc1.out_channels, self.channels, 1, bias=False).to(first)
-            self.fc2.weight = nn.Parameter(first - second)
-        else:
-            self.fc2 = gate.fc2
+            biased = gate.fc2.bias is not None
+            self.fc2 = nn.Conv2d(gate.fc1.out_channels, self.channels, 1, bias=biased).to(gate.fc2.weight)
+            for name, parameter in gate.fc2.named_parameters():
+                first, second = parameter.detach().chunk(2)
+                setattr(self.fc2, name, nn.Parameter(first - second))
 
     def forward(self, statistics: Tensor) -> list[Tensor]:
-        logits = self.fc2(self.relu(self.fc1(statistics)))
+        logits = self.fc2(self.squeeze(self.fc1(statistics)))
         return [logits.sigmoid()] if self.branches == 2 else branch_softmax(logits, self.branches, self.channels)
 
 
@@ -59,6 +62,24 @@ def _fold_children(module: nn.Module) -> None:
             setattr(module, name, FoldedGate(child))
         else:
             _fold_children(child)
+    if isinstance(module, LinearSKUnit) and isinstance(module.norm, nn.BatchNorm2d):
+        fold_into_next(module.norm, module.expand.conv)
+        module.norm = nn.Identity()
+
+
+def fold_into_next(bn: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
+    """Folds a batch normalisation in eval mode into the biased 1x1 convolution after it.
+
+    ``conv(a * x + b) = (W a) x + (W b + bias)`` with ``a = weight / sqrt(var + eps)`` and ``b = bias - mean * a``.
+    """
+    assert bn.running_var is not None  # it tracks statistics: it was trained
+    assert bn.running_mean is not None
+    assert conv.bias is not None
+    scale = bn.weight.detach() / torch.sqrt(bn.running_var + bn.eps)
+    offset = bn.bias.detach() - bn.running_mean * scale
+    weight = conv.weight.detach()
+    conv.bias = nn.Parameter(conv.bias.detach() + weight[:, :, 0, 0] @ offset)
+    conv.weight = nn.Parameter(weight * scale[None, :, None, None])
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -17,16 +17,19 @@ Every tensor here has rank 4 at most, because DLA and some runtimes refuse rank 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from skdeploy.architecture import GateSpec, SelectiveKernelSpec
 from skdeploy.errors import CardError
-from skdeploy.spec import SelectiveKernelSpec
+
+PAPER_GATE: Final = GateSpec()
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch normalisation and, if ``activation``, ReLU: (N, C, H, W) -> (N, O, H', W').
+    """Convolution, batch normalisation and, if ``activation``, ReLU: (N, C, H, W) -> (N, O, H', W').
 
     ``padding`` keeps the size at stride 1 for odd kernels, dilation included.
     """
@@ -40,35 +43,55 @@ class ConvNormAct(nn.Sequential):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
+        bias: bool = False,
         activation: bool = True,
     ) -> None:
         super().__init__()
         padding = dilation * (kernel - 1) // 2
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=bias)
         self.bn = nn.BatchNorm2d(out_channels)
         if activation:
             self.relu = nn.ReLU(inplace=True)
+
+
+class ShareOfInput(ConvNormAct):
+    """A branch that sees the ``index``-th share of the channels only: (N, M * C, H, W) -> (N, O, H', W')."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, index: int, **convolution: Any) -> None:
+        super().__init__(in_channels, out_channels, kernel, **convolution)
+        self.first, self.end = index * in_channels, (index + 1) * in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x[:, self.first : self.end]
+        for layer in self:
+            y = layer(y)
+        return y
 
 
 class Gate(nn.Module):
     """The training form of fuse's FC and select's softmax: (N, C, 1, 1) -> M - 1 weights of shape (N, C, 1, 1) each.
 
     The weight of the last branch is one minus their sum. The rows of ``fc2`` are branch-major: the first C belong to the
-    first branch. Fully connected layers are 1x1 convolutions on a 1x1 map, which needs no reshape.
+    first branch. Fully connected layers are 1x1 convolutions on a 1x1 map, which needs no reshape. Without ``norm``, the two
+    FCs follow each other directly, as some ports have it.
     """
 
-    def __init__(self, channels: int, branches: int, width: int) -> None:
+    def __init__(self, channels: int, branches: int, width: int, spec: GateSpec = PAPER_GATE) -> None:
         super().__init__()
         self.branches = branches
         self.channels = channels
-        self.fc1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.bn = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.fc2 = nn.Conv2d(width, channels * branches, 1, bias=False)
+        self.fc1 = nn.Conv2d(channels, width, 1, bias=spec.bias)
+        self.squeeze: nn.Module = nn.Identity()
+        if spec.norm:
+            self.bn = nn.BatchNorm2d(width)
+            self.squeeze = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(width, channels * branches, 1, bias=spec.select_bias)
 
     def forward(self, statistics: Tensor) -> list[Tensor]:
-        logits = self.fc2(self.relu(self.bn(self.fc1(statistics))))
-        return branch_softmax(logits, self.branches, self.channels)
+        squeezed = self.fc1(statistics)
+        if hasattr(self, "bn"):
+            squeezed = self.bn(squeezed)
+        return branch_softmax(self.fc2(self.squeeze(squeezed)), self.branches, self.channels)
 
 
 def branch_softmax(logits: Tensor, branches: int, channels: int) -> list[Tensor]:
@@ -131,30 +154,38 @@ class SelectiveKernelConv(nn.Module):
 
 
 def selective_kernel(
-    spec: SelectiveKernelSpec, in_channels: int, out_channels: int, stride: int = 1
+    spec: SelectiveKernelSpec, in_channels: int, out_channels: int, stride: int = 1, gate_width: int | None = None
 ) -> SelectiveKernelConv:
     """Builds the training form that ``spec`` describes: (N, in, H, W) -> (N, out, H / stride, W / stride).
 
-    Raises CardError if a branch's groups do not divide the channels.
+    ``gate_width`` overrides d = max(C / r, L). Raises CardError if groups, or the branches of a split input, do not divide the
+    channels.
     """
-    for branch in spec.branches:
-        if in_channels % branch.groups or out_channels % branch.groups:
+    count = len(spec.branches)
+    if spec.split_input and in_channels % count:
+        raise CardError(f"{in_channels} input channels cannot be split among {count} branches")
+    share = in_channels // count if spec.split_input else in_channels
+    branches: list[nn.Module] = []
+    for index, branch in enumerate(spec.branches):
+        if share % branch.groups or out_channels % branch.groups:
             raise CardError(
-                f"a branch with {branch.groups} groups does not divide {in_channels} -> {out_channels} channels",
+                f"a branch with {branch.groups} groups does not divide {share} -> {out_channels} channels",
                 advice="choose middle_channels that are a multiple of every branch's groups",
             )
-    branches = [
-        ConvNormAct(
-            in_channels,
-            out_channels,
-            branch.kernel,
-            stride=stride,
-            dilation=branch.dilation,
-            groups=branch.groups,
-            activation=branch.activation,
+        convolution: dict[str, Any] = {
+            "stride": stride,
+            "dilation": branch.dilation,
+            "groups": branch.groups,
+            "bias": branch.bias,
+            "activation": branch.activation,
+        }
+        branches.append(
+            ShareOfInput(share, out_channels, branch.kernel, index=index, **convolution)
+            if spec.split_input
+            else ConvNormAct(share, out_channels, branch.kernel, **convolution)
         )
-        for branch in spec.branches
-    ]
-    gated = spec.fuse == "attention" and len(branches) > 1
-    gate = Gate(out_channels, len(branches), spec.gate_width(out_channels)) if gated else None
-    return SelectiveKernelConv(branches, gate)
+    if spec.fuse == "sum" or count == 1:
+        return SelectiveKernelConv(branches, None)
+    return SelectiveKernelConv(
+        branches, Gate(out_channels, count, gate_width or spec.gate_width(out_channels), spec.gate)
+    )

@@ -21,8 +21,9 @@ from skdeploy.__main__ import main
 from skdeploy.options import ExportOptions
 from skdeploy.pipeline import export
 from skdeploy.spec import Precision, Target
+from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
-from skdeploy.zoo.sknet import SKNet, initialise
+from skdeploy.zoo.sknet import SKNet
 
 NOBODY = 65534  # the user that owns nothing, on every Linux
 
@@ -94,7 +95,7 @@ def exported(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.T
     """A verified FP16 bundle. Do not change it: take ``bundle``."""
     folder = tmp_path_factory.mktemp("exported") / "bundle"
     options = ExportOptions(
-        str(card), Precision.FP16, output=folder, weights=weights, images=images, target=Target.ONNX
+        str(card), Precision.FP16, output=folder, weights=str(weights), images=images, target=Target.ONNX
     )
     export(options)
     return folder

@@ -17,7 +17,7 @@ Run = Callable[..., Any]
 def test_a_person_sees_each_stage_and_a_table_of_what_was_made(run: Run, again: list[object], bundle: Path) -> None:
     result = run(*again, "-o", bundle)
     assert result.code == 0
-    for stage in ("PyTorch to ONNX", "simplify", "to FP16", "FP16 headroom", "parity"):
+    for stage in ("weights", "PyTorch to ONNX", "simplify", "to FP16", "FP16 headroom", "parity"):
         assert stage in result.err
     for heading in ("artifact", "precision", "size", "time", "parity"):
         assert heading in result.out
@@ -45,6 +45,13 @@ def test_json_is_the_same_for_a_machine(run: Run, again: list[object], bundle: P
     assert half["parity"]["metrics"]["images"] == 4
 
 
+def test_every_file_of_a_bundle_has_the_mode_of_a_new_one(exported: Path, tmp_path: Path) -> None:
+    """safetensors writes files that only their owner may read, and a bundle is there to be served."""
+    (tmp_path / "new").touch()
+    modes = {path.name: path.stat().st_mode for path in exported.iterdir()}
+    assert set(modes.values()) == {(tmp_path / "new").stat().st_mode}, modes
+
+
 def test_the_manifest_of_an_export_is_valid_by_the_published_schema(exported: Path) -> None:
     schema = (resources.files("skdeploy.bundle") / "manifest.schema.json").read_text(encoding="utf-8")
     jsonschema.validate(json.loads((exported / "manifest.json").read_text(encoding="utf-8")), json.loads(schema))
@@ -54,7 +61,7 @@ def test_the_manifest_names_no_path_but_that_of_the_weights(
     exported: Path, card: Path, images: Path, weights: Path
 ) -> None:
     text = (exported / "manifest.json").read_text(encoding="utf-8")
-    assert str(weights) in text  # `verify` looks there
+    assert str(weights) in text  # as it was given
     for path in (exported, card, images, Path.cwd()):
         assert str(path) not in text
 

@@ -22,7 +22,7 @@ VERBS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_the_verbs_are_those_of_the_documentation() -> None:
-    assert VERBS == ["doctor", "export", "inspect", "models", "verify"]
+    assert VERBS == ["convert", "doctor", "export", "inspect", "models", "verify"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

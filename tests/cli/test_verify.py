@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from skdeploy.bundle.artifact import digest_file
 
@@ -125,40 +127,59 @@ def test_a_folder_that_is_no_bundle_is_called_that(run: Run, tmp_path: Path, ver
     assert f"{tmp_path} is not a bundle" in result.err
 
 
-def test_a_moved_bundle_is_verified_where_it_is(run: Run, bundle: Path, images: Path) -> None:
+def test_a_moved_bundle_is_verified_where_it_is_by_its_own_weights(
+    run: Run, bundle: Path, images: Path, weights: Path
+) -> None:
+    """Nothing beside the bundle is looked at: what the checkpoint was called is history."""
+    edit_manifest(bundle, lambda content: content["weights"].update(file="gone.safetensors"))
     moved = bundle.rename(bundle.parent / "else where [1]")
     result = run("verify", moved, "--images", images)
     assert result.code == 0
     assert str(moved) in result.out
-
-
-def test_without_its_weights_a_bundle_is_compared_with_its_own_fp32_graph_and_says_so(
-    run: Run, bundle: Path, images: Path
-) -> None:
-    edit_manifest(bundle, lambda content: content["weights"].update(file="gone.safetensors"))
-    result = run("verify", bundle, "--images", images)
-    assert result.code == 0
-    assert "reference is the bundle's own FP32 graph, not torch" in result.err
-    assert "gone.safetensors" in result.err
-    assert "reference: model.traced.onnx on onnxruntime" in result.out
-
-
-def test_weights_that_have_moved_can_be_given(run: Run, bundle: Path, images: Path, weights: Path) -> None:
-    edit_manifest(bundle, lambda content: content["weights"].update(file="gone.safetensors"))
-    result = run("verify", bundle, "--images", images, "--weights", weights)
-    assert result.code == 0
     assert "reference: torch float32" in result.out
 
 
-def test_other_weights_than_the_exported_ones_are_refused(
-    run: Run, bundle: Path, images: Path, weights: Path, tmp_path: Path
+def test_without_torch_a_bundle_is_compared_with_its_own_fp32_graph_and_says_so(
+    run: Run, bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = tmp_path / "other.safetensors"
-    other.write_bytes(weights.read_bytes() + b" ")
-    result = run("verify", bundle, "--images", images, "--weights", other)
+    monkeypatch.setitem(sys.modules, "torch", None)  # makes any import of it an ImportError
+    result = run("verify", bundle, "--images", images)
+    assert result.code == 0, result.err
+    assert "the reference is the bundle's own FP32 graph, not torch: torch cannot be imported here" in result.err
+    assert "reference: model.traced.onnx on onnxruntime" in result.out
+
+
+def test_altered_weights_are_refused_like_any_artifact(run: Run, bundle: Path, images: Path) -> None:
+    path = bundle / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    result = run("verify", bundle, "--images", images)
+    assert result.code == 9
+    assert f"{path} is not the file that the manifest describes" in result.err
+
+
+def test_other_weights_with_their_digest_forged_fail_parity(run: Run, bundle: Path, images: Path) -> None:
+    """The reference is really the bundle's weights: graphs that are not theirs are found out."""
+    path = bundle / "weights.safetensors"
+    state = load_file(path)
+    state["classifier.weight"] = state["classifier.weight"] * 1.01
+    save_file(state, path)
+
+    def forge(content: Any) -> None:
+        row = next(row for row in content["artifacts"] if row["path"] == path.name)
+        row["sha256"] = digest_file(path)
+
+    edit_manifest(bundle, forge)
+    result = run("verify", bundle, "--images", images)
+    assert result.code == 8
+    assert "model.onnx on onnxruntime: max error" in result.err
+
+
+def test_verify_takes_no_weights(run: Run, bundle: Path, weights: Path) -> None:
+    result = run("verify", bundle, "--weights", weights)
     assert result.code == 2
-    assert digest_file(other) in result.err
-    assert digest_file(weights) in result.err
+    assert "--weights" in result.err
 
 
 def test_a_graph_that_computes_something_else_fails_parity(run: Run, bundle: Path, images: Path) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.spec import BranchSpec, NetworkSpec, SelectiveKernelSpec, StageSpec, StemSpec
+from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 
 IMAGE = (3, 16, 16)
 
 
-def tiny_spec() -> NetworkSpec:
+def tiny_spec() -> SKNetSpec:
     """Two SK units of 8 and 16 channels: every kind of node that an SKNet has, and a build of 0.1 s."""
     branches = (BranchSpec(kernel=3, groups=2), BranchSpec(kernel=3, dilation=2, groups=2))
-    return NetworkSpec(
+    return SKNetSpec(
         stem=StemSpec(channels=8, kernel=3, stride=1, max_pool=False),
         stages=(
             StageSpec(units=1, middle_channels=8, out_channels=16, stride=1),
@@ -31,8 +31,9 @@ def export(path: Path, *, half: bool = False, dynamic: tuple[str, ...] = ("batch
     """The tiny network, folded, as ONNX; ``dynamic`` names its dynamic dimensions, of batch, height and width."""
     import torch
 
+    from skdeploy.zoo.build import initialise
     from skdeploy.zoo.fold import fold
-    from skdeploy.zoo.sknet import SKNet, initialise
+    from skdeploy.zoo.sknet import SKNet
 
     model = SKNet(tiny_spec(), IMAGE[0])
     initialise(model, seed=0)

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skdeploy.architecture import SKNetSpec
 from skdeploy.graph.trace import trace
 from skdeploy.options import TraceOptions
-from skdeploy.spec import ModelSpec, NetworkSpec
+from skdeploy.spec import ModelSpec
 from skdeploy.zoo.selective_kernel import Gate
 from skdeploy.zoo.sknet import SKNet
 
@@ -27,13 +28,12 @@ MEAN, STD = (0.3, 0.5, 0.6), (0.2, 0.25, 0.3)
 FLOAT32_ERROR = 2e-5
 
 
-def card(network: NetworkSpec, *, height: int = 20, width: int = 24) -> ModelSpec:
+def card(network: SKNetSpec, *, height: int = 20, width: int = 24) -> ModelSpec:
     """A card for a tiny network. FP32 differs in the order of sums only; FP16: see tests/graph/test_half.py."""
     return ModelSpec.model_validate(
         {
             "schema": 1,
             "name": "tiny",
-            "family": "sknet",
             "summary": "for tests",
             "network": network,
             "input": {"channels": 3, "height": height, "width": width},

@@ -28,8 +28,10 @@ FLOATS = (FLOAT32, FLOAT16)
 TORCHSCRIPT = TraceOptions(exporter="torchscript")
 
 # One rounding to FP16's 11 bits leaves 73 dB (6.02 * 11 + 1.8 + what a spread of exponents adds); some forty of them follow one
-# another in these networks, which takes 16 dB; gates whose softmax is steep and sums that cancel take up to 12 dB more.
-FP16_DB = 45.0
+# another in these networks, which takes 16 dB; gates whose softmax is steep and sums that cancel take up to 15 dB more.
+FP16_DB = 42.0
+# torch keeps the gate's statistics in FP16 too, which is what our rules avoid: its mean of a map loses up to 3 more bits.
+TORCH_DB = 35.0
 
 
 @pytest.fixture
@@ -156,9 +158,9 @@ def test_the_values_are_those_of_half_arithmetic_in_torch(tiny_spec: TinySpec, b
     with torch.no_grad():
         by_torch = fold(live(spec)).half()(torch.from_numpy(inputs).half()).float().numpy()
     ours = run(RoundToHalf()(halved(traced(spec, TORCHSCRIPT))).model, inputs)["logits"]
-    assert sqnr_db(by_torch, exact) > FP16_DB
+    assert sqnr_db(by_torch, exact) > TORCH_DB
     assert sqnr_db(ours, exact) > FP16_DB
-    assert sqnr_db(ours, by_torch) > FP16_DB
+    assert sqnr_db(ours, by_torch) > TORCH_DB
     # And it is FP16: FP32 has 130 dB, and bfloat16's 8 bits 18 dB less than FP16's 11.
     assert sqnr_db(ours, exact) < 75
     assert ours.dtype == np.float32

@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy.errors import PassError
-from skdeploy.graph.simplify import MAX_REL_CHANGE, check_same_function, random_feeds, simplify
+from skdeploy.graph.same_function import MAX_REL_CHANGE, random_images, require_same_function
+from skdeploy.graph.simplify import simplify
 from skdeploy.options import TraceOptions
 from skdeploy.spec import ModelSpec, TensorSpec
 from tests.conftest import TinySpec
@@ -61,7 +62,7 @@ def test_a_changed_weight_is_caught(tiny: ModelSpec, monkeypatch: pytest.MonkeyP
         weight.CopyFrom(numpy_helper.from_array(array, weight.name))
 
     tamper(monkeypatch, scale_one_filter)
-    with pytest.raises(PassError, match="changed the function: output logits differs by") as failure:
+    with pytest.raises(PassError, match="changed the function: logits differs by") as failure:
         simplify(traced(tiny, TORCHSCRIPT))
     assert "--no-simplify" in failure.value.advice
 
@@ -140,9 +141,9 @@ def scaled(factor: float, *, batch: int | str = "batch", rows: int | None = None
 
 
 def test_the_bound_separates_rounding_from_change() -> None:
-    check_same_function(scaled(1), scaled(1 + MAX_REL_CHANGE / 2))
+    require_same_function(scaled(1), scaled(1 + MAX_REL_CHANGE / 2), "a step", "advice")
     with pytest.raises(PassError, match="changed the function"):
-        check_same_function(scaled(1), scaled(1 + MAX_REL_CHANGE * 2))
+        require_same_function(scaled(1), scaled(1 + MAX_REL_CHANGE * 2), "a step", "advice")
 
 
 def test_a_batch_that_was_baked_in_is_caught(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,11 +166,11 @@ def test_a_batch_that_was_baked_in_is_caught(tiny: ModelSpec, monkeypatch: pytes
 def test_an_output_of_another_shape_is_caught_even_if_numpy_would_broadcast() -> None:
     """Three images of one number each, against one row of three: the difference of both is a 3 x 3 array of nothing."""
     with pytest.raises(PassError, match=r"changed the output logits from float32\[3, 4\] to float32\[1, 12\]"):
-        check_same_function(scaled(0), scaled(0, rows=1))
+        require_same_function(scaled(0), scaled(0, rows=1), "a step", "advice")
 
 
 def test_the_check_runs_another_batch_than_the_exporter_saw() -> None:
-    feeds = random_feeds((TensorSpec(name="input", dtype="float32", shape=("batch", 4)),), 0)
+    feeds = random_images((TensorSpec(name="input", dtype="float32", shape=("batch", 4)),), 0)
     assert feeds["input"].shape == (3, 4)
 
 
@@ -178,13 +179,13 @@ def test_random_feeds_fit_the_inputs() -> None:
         TensorSpec(name="pixels", dtype="uint8", shape=("batch", "height", "width", 3)),
         TensorSpec(name="planes", dtype="float32", shape=(2, 3, 8, 8)),
     )
-    feeds = random_feeds(specs, 0, free=4, size=16)
+    feeds = random_images(specs, 0, free=4, size=16)
     assert feeds["pixels"].shape == (4, 16, 16, 3)
     assert feeds["pixels"].dtype == np.uint8
     assert feeds["pixels"].max() > 200  # the range of pixels, not of normal numbers
     assert feeds["planes"].shape == (2, 3, 8, 8)
     assert feeds["planes"].dtype == np.float32
-    again = random_feeds(specs, 0, free=4, size=16)
+    again = random_images(specs, 0, free=4, size=16)
     assert all(np.array_equal(feeds[name], again[name]) for name in feeds)
 
 

@@ -30,10 +30,10 @@ from skdeploy.spec import Precision, Target
 CARD = """
 schema = 1
 name = "tiny"
-family = "sknet"
 summary = "for tests"
 
 [network]
+family = "sknet"
 classes = 5
 stem = { channels = 8, kernel = 3, stride = 2, max_pool = false }
 stages = [
@@ -112,7 +112,7 @@ def dataset(made: Path) -> Dataset:
 
 @pytest.fixture
 def network(bundle: Bundle) -> nn.Module:
-    return load_network(bundle.manifest.model, bundle.manifest.weights, None)
+    return load_network(bundle.manifest.model, bundle.folder / "weights.safetensors")
 
 
 def proof(bundle: Bundle, dataset: Dataset, network: nn.Module | None) -> ParityReport:

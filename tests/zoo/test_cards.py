@@ -10,7 +10,13 @@ import pytest
 from skdeploy.errors import CardError
 from skdeploy.zoo.cards import MAX_CARD_BYTES, list_cards, load_card, packaged, read_card
 
-NAMES = ["sknet-fashion", "sknet101", "sknet26", "sknet50"]
+NAMES = [
+    "shufflenet_v2_0.5x-sk", "shufflenet_v2_1.0x-sk", "simclrv2-r50_1x_sk1", "sk_resnet101", "sk_resnet50",
+    "sknet-fashion", "sknet-ppplang", "sknet101", "sknet152", "sknet26", "sknet29-cifar",
+    "sknet50", "sknet50-5x5", "sknet50-7x7", "sknet50-k3", "sknet50-k7", "sknet50-m1", "sknet50-m2-sum", "sknet50-m3",
+    "sknet50-m3-sum",
+    "timm/skresnet18", "timm/skresnet34", "timm/skresnet50", "timm/skresnet50d", "timm/skresnext50_32x4d",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -32,7 +38,8 @@ def edited(folder: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_loads_by_name_from_any_folder(folder: Path, name: str) -> None:
     spec, path = load_card(name)
-    assert spec.name == name == path.stem
+    assert spec.name == name
+    assert path == packaged("models") / f"{name}.toml"
 
 
 def test_all_cards_are_listed_by_name(folder: Path) -> None:
@@ -44,13 +51,21 @@ def test_a_card_loads_by_path(folder: Path) -> None:
     assert (spec.name, path) == ("mine", folder / "edited.toml")
 
 
+def test_a_card_in_a_subfolder_of_models_has_the_folder_in_its_name(folder: Path) -> None:
+    (folder / "models/own").mkdir(parents=True)
+    shutil.copy(edited(folder, 'name = "sknet50"', 'name = "own/sknet50"'), folder / "models/own/sknet50.toml")
+    assert load_card("own/sknet50")[0].name == "own/sknet50"
+    assert load_card("sknet50")[0].name == "sknet50"
+    assert [spec.name for spec, _ in list_cards()] == sorted([*NAMES, "own/sknet50"])
+
+
 def test_a_card_in_models_hides_the_packaged_one_of_its_name(folder: Path) -> None:
     (folder / "models").mkdir()
     shutil.copy(edited(folder, "classes = 1000", "classes = 7"), folder / "models/sknet50.toml")
     assert load_card("sknet50")[0].network.classes == 7
-    assert {spec.name: spec.network.classes for spec, _ in list_cards()} == {
-        "sknet-fashion": 10, "sknet101": 1000, "sknet26": 1000, "sknet50": 7,
-    }  # fmt: skip
+    listed = {spec.name: spec.network.classes for spec, _ in list_cards()}
+    assert list(listed) == NAMES
+    assert [name for name, classes in listed.items() if classes == 7] == ["sknet50"]
     assert load_card("sknet101")[0].network.classes == 1000
 
 
@@ -62,6 +77,8 @@ def test_a_card_in_models_hides_the_packaged_one_of_its_name(folder: Path) -> No
         ("dilation = 2", "dilatation = 2", "dilatation: unknown key, did you mean 'dilation'?"),
         ("summary =", "sumary =", "sumary: unknown key, did you mean 'summary'?"),
         ("min_cosine", "min_kosine", "tolerance.fp32.min_kosine: unknown key, did you mean 'min_cosine'?"),
+        ("fuse =", "fuze =", "network.selective_kernel.fuze: unknown key, did you mean 'fuse'?"),
+        ("units = 4", "unit = 4", "network.stages.1.unit: unknown key, did you mean 'units'?"),
         ("[input]", "[inputs]", "inputs: unknown key, did you mean 'input'?"),
     ],
 )
@@ -78,6 +95,14 @@ def test_an_unknown_key_names_the_nearest_known_one(folder: Path, old: str, new:
         ("classes = 1000", 'classes = "many"', "network.classes: Input should be a valid integer (given 'many')"),
         ("classes = 1000", "classes = 0", "network.classes: Input should be greater than or equal to 1 (given 0)"),
         ("classes = 1000", "", "network.classes: missing"),
+        ('family = "sknet"', "", "network.family: missing"),
+        (
+            'family = "sknet"',
+            'family = "sknett"',
+            "network.family: must be one of 'sknet', 'resnet', 'linear_sknet', 'shufflenet_v2' (given 'sknett')",
+        ),
+        ('family = "sknet"', 'family = "shufflenet_v2"', "network.head_channels: missing"),
+        ("stride = 1 }", "stride = 1, gate_width = 0 }", "stages.0.gate_width: Input should be greater than"),
         ("kernel = 3, dilation = 2", "kernel = 4, dilation = 2", "kernel 4 is even"),
         ("mean = [0.485, 0.456, 0.406]", "mean = [0.5]", "preprocess.mean has 1 values for 3 input channels"),
         ("resize = 256", "resize = 32", "preprocess.resize 32 is smaller than the input"),
@@ -92,6 +117,16 @@ def test_a_wrong_value_names_its_key_and_what_was_given(folder: Path, old: str, 
     with pytest.raises(CardError) as raised:
         read_card(edited(folder, old, new))
     assert message in raised.value.message
+
+
+@pytest.mark.parametrize("keys", ['family = "onnx"', 'family = "module"\nfactory = "os:getcwd"'])
+def test_a_card_cannot_name_a_file_or_code(folder: Path, keys: str) -> None:
+    text = edited(folder, 'family = "sknet"', keys).read_text(encoding="utf-8")
+    before, rest = text.split("stem = {")
+    path = folder / "cardless.toml"
+    path.write_text(before + rest[rest.index("[input]") :], encoding="utf-8")
+    with pytest.raises(CardError, match="no code runs from one"):
+        read_card(path)
 
 
 def test_every_mistake_in_a_card_is_reported_at_once(folder: Path) -> None:

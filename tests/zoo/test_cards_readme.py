@@ -9,31 +9,36 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from skdeploy.errors import CardError
-from skdeploy.spec import (
+from skdeploy.architecture import (
     BranchSpec,
-    InputSpec,
-    ModelSpec,
-    NetworkSpec,
-    Preprocess,
-    Reference,
+    GateSpec,
+    LinearSKNetSpec,
     SelectiveKernelSpec,
-    Source,
+    ShuffleStageSpec,
+    SKNetSpec,
+    SKResNetSpec,
+    SKShuffleNetSpec,
     StageSpec,
     StemSpec,
-    Tolerance,
-    WeightsSpec,
 )
+from skdeploy.errors import CardError
+from skdeploy.spec import InputSpec, ModelSpec, Preprocess, Reference, Source, Tolerance, WeightsSpec
+from skdeploy.zoo.build import build_meta
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.fold import count_macs, count_parameters
-from skdeploy.zoo.sknet import SKNet
 
 README = (Path(__file__).parents[2] / "models/README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 TABLES: list[type[BaseModel]] = [
-    ModelSpec, NetworkSpec, StemSpec, StageSpec, SelectiveKernelSpec, BranchSpec, InputSpec, Preprocess, Source, Reference,
-    WeightsSpec, Tolerance,
+    ModelSpec, SKNetSpec, StemSpec, StageSpec, SelectiveKernelSpec, BranchSpec, GateSpec, InputSpec, Preprocess, Source,
+    Reference, WeightsSpec, Tolerance,
 ]  # fmt: skip
+FAMILIES: dict[str, list[type[BaseModel]]] = {
+    "sknet": [SKNetSpec],
+    "resnet": [SKResNetSpec],
+    "shufflenet_v2": [SKShuffleNetSpec, ShuffleStageSpec],
+    "linear_sknet": [LinearSKNetSpec],
+}
 
 
 def keys(table: type[BaseModel]) -> list[str]:
@@ -46,14 +51,14 @@ def card(text: str, folder: Path) -> ModelSpec:
     return read_card(path)
 
 
-def test_there_is_an_example() -> None:
-    assert BLOCKS
+def test_there_is_an_example_of_each_family() -> None:
+    assert [tomllib.loads(block)["network"]["family"] for block in BLOCKS] == list(FAMILIES)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_toml_block_is_a_valid_card_with_true_figures(block: str, tmp_path: Path) -> None:
     spec = card(block, tmp_path)
-    model = SKNet(spec.network, spec.input.channels)
+    model = build_meta(spec)
     assert count_parameters(model) == spec.reference.parameters
     assert count_macs(model, spec.input.shape) == spec.reference.macs
 
@@ -63,26 +68,49 @@ def test_a_block_with_a_wrong_key_would_be_seen(tmp_path: Path) -> None:
         card(BLOCKS[0].replace("max_pool", "max_pol"), tmp_path)
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_key_is_described_in_the_prose(table: type[BaseModel]) -> None:
-    prose = re.sub(r"^```toml\n.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+def described(readme: str) -> set[str]:
+    prose = re.sub(r"^```toml\n.*?^```$", "", readme, flags=re.MULTILINE | re.DOTALL)
     # a table's own name may stand in its heading: `[network.selective_kernel]`
-    described = {part for name in re.findall(r"`\[?([a-z0-9_.]+)\]?`", prose) for part in name.split(".")}
-    assert set(keys(table)) <= described
+    return {part for name in re.findall(r"`\[?([a-z0-9_.]+)\]?`", prose) for part in name.split(".")}
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_key_is_in_the_first_example(table: type[BaseModel]) -> None:
-    used: set[str] = set()
+@pytest.mark.parametrize("table", [*TABLES, *(table for tables in FAMILIES.values() for table in tables)])
+def test_every_key_is_described_in_the_prose(table: type[BaseModel]) -> None:
+    assert set(keys(table)) <= described(README)
+
+
+def test_a_key_that_only_an_example_has_is_not_described() -> None:
+    assert "select_bias" not in described(README.replace("`select_bias`", ""))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_described_in_the_prose(family: str) -> None:
+    assert f'| `"{family}"` |' in README
+
+
+def used(block: str) -> set[str]:
+    """The keys of a TOML text, those of its nested tables too."""
+    found: set[str] = set()
 
     def collect(value: object) -> None:
         if isinstance(value, dict):
-            used.update(value)
+            found.update(value)
             for inner in value.values():
                 collect(inner)
         elif isinstance(value, list):
             for inner in value:
                 collect(inner)
 
-    collect(tomllib.loads(BLOCKS[0]))
-    assert set(keys(table)) <= used
+    collect(tomllib.loads(block))
+    return found
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_key_of_a_trunk_is_in_the_first_example(table: type[BaseModel]) -> None:
+    assert set(keys(table)) <= used(BLOCKS[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_of_a_family_is_in_its_example(family: str) -> None:
+    block = BLOCKS[list(FAMILIES).index(family)]
+    assert {key for table in FAMILIES[family] for key in keys(table)} <= used(block)

@@ -10,10 +10,11 @@ import torch
 from pytorchcv.models.sknet import sknet50 as pytorchcv_sknet50
 from torch import Tensor, nn
 
-from skdeploy.spec import NetworkSpec
+from skdeploy.architecture import SKNetSpec
+from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import count_macs, count_parameters, fold
-from skdeploy.zoo.sknet import SKNet, initialise
+from skdeploy.zoo.sknet import SKNet
 
 
 def build(name: str, **selective_kernel: Any) -> SKNet:
@@ -22,7 +23,7 @@ def build(name: str, **selective_kernel: Any) -> SKNet:
     network = spec.network.model_dump()
     network["selective_kernel"].update(selective_kernel)
     with torch.device("meta"):
-        return SKNet(NetworkSpec.model_validate(network), spec.input.channels)
+        return SKNet(SKNetSpec.model_validate(network), spec.input.channels)
 
 
 def branch(kernel: int, dilation: int = 1, groups: int = 32) -> dict[str, int]:

@@ -1,0 +1,143 @@
+"""A checkpoint of any known layout to two files that need no importer: canonical weights, and the card that they fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from skdeploy.bundle.artifact import digest_file, write_text, written_whole
+from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
+from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_without_card, save_weights
+from skdeploy.checkpoints.read import read_checkpoint
+from skdeploy.errors import UsageError, WeightsError
+from skdeploy.spec import ModelSpec, Reference, WeightsSpec
+from skdeploy.zoo.cards import load_card
+from skdeploy.zoo.write_card import card_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIX: Final = ".safetensors"
+OWN_KEYS: Final = ("stem.", "stages.", "classifier.")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written. ``card`` is None where the weights are those of the card that was given, which then says it all.
+
+    ``base``: the card given, or the zoo's whose network this is but for a port's own ways; empty if none is.
+    """
+
+    weights: Path
+    sha256: str
+    card: Path | None
+    spec: ModelSpec
+    layout: str
+    base: str
+    tensors: int
+    notes: tuple[str, ...]
+
+
+def convert(weights: str, output: Path, card: str | None = None, *, force: bool = False) -> Converted:
+    """Writes the weights in a file, or behind an ``hf://`` URL, to ``output`` and, where it is inferred, their card beside it.
+
+    With ``card`` (a name or a path) they must be that network's; a card is then written only if a port's own ways overrule it.
+    Raises WeightsError as ``import_checkpoint`` and ``resolve_weights`` do, and for canonical weights without a card, whose
+    strides and dilations nothing tells; CardError for the card; UsageError for an output that is there and not to be replaced,
+    of another ending, or in a folder that takes no files; IntegrityError for a full disk.
+    """
+    _check_name(output)
+    _check_free(output, force)
+    beside = output.with_suffix(".toml")
+    if card is None:
+        _check_free(beside, force)
+    given, given_path = load_card(card) if card is not None else (None, None)
+    path, fetched = _fetched(weights)
+    imported, base = _inferred(path) if given is None else (import_checkpoint(path, given), given.name)
+    notes = (*fetched, *imported.notes, *_assumed(given, base))
+    tensors = len(imported.state)
+    if imported.spec == given:
+        return Converted(output, _write(imported.state, output), None, given, imported.layout, base, tensors, notes)
+    if given_path is not None and beside.resolve() == given_path.resolve():
+        raise UsageError(
+            f"the weights in {path} overrule the card {card}, and their own would replace it: {'; '.join(imported.notes)}",
+            advice="choose another name with --output",
+        )
+    _check_free(beside, force)
+    digest = _write(imported.state, output)
+    spec = _card_of(imported, base, weights, output, digest)
+    write_text(beside, card_text(spec))
+    return Converted(output, digest, beside, spec, imported.layout, base, tensors, notes)
+
+
+def _check_name(output: Path) -> None:
+    if output.suffix != SUFFIX:
+        raise UsageError(f"the output {output} does not end in {SUFFIX}", advice=f"write NAME{SUFFIX}")
+    if "\\" in output.name or not output.name.isprintable():
+        raise UsageError(
+            f"the card could not name the output {output.name!a}", advice="use a name of letters and digits"
+        )
+
+
+def _check_free(path: Path, force: bool) -> None:
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder", advice="choose another name with --output")
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already", advice="replace it with --force, or choose another --output")
+
+
+def _assumed(given: ModelSpec | None, base: str) -> Iterator[str]:
+    """What the weights do not say and the card has to."""
+    if given is None:
+        whose = f"those of {base}" if base else "ImageNet's, at 224 x 224"
+        yield f"[input] and [preprocess] of the card are {whose}: correct them if the network was trained otherwise"
+
+
+def _fetched(weights: str) -> tuple[Path, tuple[str, ...]]:
+    """The file, and where it came from if it was downloaded."""
+    if not is_hub_url(weights):
+        return Path(weights), ()
+    found = resolve_weights(weights)
+    return found.path, (f"{found.file} of {found.repo} at commit {found.commit}",)
+
+
+def _inferred(path: Path) -> tuple[Imported, str]:
+    keys = read_checkpoint(path).tensors.keys()  # of most formats the values stay in the file
+    if all(key.startswith(OWN_KEYS) for key in keys):
+        raise WeightsError(
+            f"{path} has skdeploy's own keys already, which do not tell strides, dilations and the pool",
+            advice="give the card that they belong to with --card",
+        )
+    return import_without_card(path)
+
+
+def _write(state: Mapping[str, Tensor], output: Path) -> str:
+    """Writes the file and returns its SHA-256."""
+    with written_whole(output) as partial:
+        save_weights(state, partial)
+    return digest_file(output)
+
+
+def _card_of(imported: Imported, base: str, weights: str, output: Path, digest: str) -> ModelSpec:
+    """The card for what was written: the figures and the licence of the one it is made from are not those of these weights."""
+    from skdeploy.zoo.build import build_meta
+    from skdeploy.zoo.fold import count_macs, count_parameters
+
+    spec = imported.spec
+    network = build_meta(spec)
+    name = weights if is_hub_url(weights) else Path(weights).name
+    origin = f"from {name if name.isprintable() else ascii(name)}, {imported.layout} layout"
+    stem = re.sub(r"[^a-z0-9_.-]+", "-", output.stem.lower()).strip("-._") or "model"
+    changed = {
+        "name": stem,
+        "summary": f"{base or 'a network of no card'}, with the weights {origin}",
+        "source": spec.source.model_copy(update={"licence": "as of the weights"}),
+        "reference": Reference(parameters=count_parameters(network), macs=count_macs(network, spec.input.shape)),
+        "weights": WeightsSpec(file=output.name, sha256=digest),
+        "labels": spec.labels if len(spec.labels) == spec.network.classes else (),
+        "training": {},
+    }
+    return ModelSpec.model_validate(spec.model_copy(update=changed).model_dump())

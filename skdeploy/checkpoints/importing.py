@@ -1,0 +1,195 @@
+"""A checkpoint of any known layout as canonical weights, and the network that they are of. What was inferred is said."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from skdeploy.architecture import NetworkSpec, TrunkSpec
+from skdeploy.checkpoints.check import check_state
+from skdeploy.checkpoints.infer import differences, infer, is_adaptable
+from skdeploy.checkpoints.layouts import caffe
+from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
+from skdeploy.checkpoints.recognise import assemble, recognise
+from skdeploy.errors import CardError, WeightsError
+from skdeploy.spec import ModelSpec
+from skdeploy.zoo.build import build_meta
+from skdeploy.zoo.cards import list_cards
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OWN: Final = "skdeploy"
+COLOURS: Final = (
+    "Caffe's networks mostly take BGR images with a mean subtracted, and the file does not say: "
+    "check [preprocess] of the card, and the order of the colours"
+)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Canonical weights, the spec that they fit exactly, the layout they came in, and what the user should know."""
+
+    state: dict[str, Tensor]
+    spec: ModelSpec
+    layout: str
+    notes: tuple[str, ...]
+
+
+def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
+    """The weights in ``path`` for the network of a card.
+
+    A port's own ways (biases of the gate, its width, Caffe's pool) overrule the card and are noted; any other difference is a
+    WeightsError that names the right card, as is a file that is broken, unsafe, of no known layout or not finite.
+    """
+    checkpoint = read_checkpoint(path)
+    if is_canonical(checkpoint, spec):
+        state = _without_counters(checkpoint.tensors)
+        check_state(state, build_meta(spec).state_dict(), spec, path)
+        return Imported(state, spec, OWN, _notes(checkpoint, OWN))
+    state, network, channels, layout, softmax = _canonical(checkpoint, path)
+    adapted = _adapted(spec, network, channels, layout, path)
+    changed = [
+        f"{key} is {found}, not {card} as the card says"
+        for key, card, found in differences(spec.architecture, adapted.architecture)
+    ]
+    _check_fits(state, adapted, path)
+    return Imported(state, adapted, layout, _notes(checkpoint, layout, softmax, changed))
+
+
+def random_weights(spec: ModelSpec, seed: int) -> Imported:
+    """The initial weights of an untrained network, the same on every machine."""
+    from skdeploy.zoo.build import build, initialise
+
+    network = build(spec)
+    initialise(network, seed)
+    return Imported(_without_counters(network.state_dict()), spec, OWN, ())
+
+
+def import_without_card(path: Path) -> tuple[Imported, str]:
+    """The weights in ``path``, for the card of the zoo that they fit, or else for one made from their shapes.
+
+    Returns them and the name of the zoo's card, empty if there is none. Raises WeightsError.
+    """
+    checkpoint = read_checkpoint(path)
+    state, network, channels, layout, softmax = _canonical(checkpoint, path)
+    fitting = [card for card in _fitting(network, channels) if card.network.classes == network.classes]
+    fitting = fitting or _fitting(network, channels)
+    base = fitting[0] if fitting else _bare_card(path, network, channels)
+    spec = base.model_copy(update={"network": network})
+    _check_fits(state, spec, path)
+    notes = _notes(checkpoint, layout, softmax, [])
+    return Imported(state, spec, layout, notes), fitting[0].name if fitting else ""
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Writes canonical weights as safetensors. Raises OSError, and gives the file the mode of any other new one.
+
+    The library raises its own error for a full disk, and makes a file that only its owner may read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(state), path)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise OSError(str(error)) from error
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+    path.chmod(mode)
+
+
+def is_canonical(checkpoint: Checkpoint, spec: ModelSpec) -> bool:
+    """Whether more of the keys are skdeploy's own than not: then a misfit is told in those keys."""
+    wanted = build_meta(spec).state_dict()
+    own = sum(key in wanted or key.startswith(("stages.", "stem.")) for key in checkpoint.tensors)
+    return 2 * own > len(checkpoint.tensors)
+
+
+def _canonical(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Tensor], NetworkSpec, int, str, bool]:
+    keys = list(checkpoint.tensors)
+    recognised = recognise(keys, path)
+    implied = recognised.layout.implied(keys)
+    state = assemble(checkpoint.tensors, recognised.canonical, path)
+    network, channels = infer({key: tuple(tensor.shape) for key, tensor in state.items()}, implied, path)
+    return state, network, channels, recognised.layout.NAME, implied.softmax
+
+
+def _check_fits(state: Mapping[str, Tensor], inferred: ModelSpec, path: Path) -> None:
+    try:
+        wanted = build_meta(inferred).state_dict()
+    except CardError as error:
+        raise WeightsError(
+            f"the shapes in {path} are no network's: {error.message}",
+            advice="the file is damaged, or holds another network than its keys say",
+        ) from error
+    check_state(state, wanted, inferred, path)
+
+
+def _adapted(spec: ModelSpec, network: NetworkSpec, channels: int, layout: str, path: Path) -> ModelSpec:
+    """The card's spec with the network found, if that is the card's but for a port's own ways."""
+    if network.classes != spec.network.classes:
+        others = [
+            row for row in differences(spec.architecture, network) if not is_adaptable(row[0]) and row[0] != "classes"
+        ]
+        if not others:
+            raise WeightsError(
+                f"{path} was trained for {network.classes} classes, the card {spec.name} says {spec.network.classes}",
+                advice=f"copy the card and set network.classes = {network.classes}",
+            )
+    wrong = [row for row in differences(spec.architecture, network) if not is_adaptable(row[0])]
+    if channels != spec.input.channels:
+        wrong.append(("input.channels", spec.input.channels, channels))
+    if wrong:
+        shown = "\n".join(f"  {key}: the card says {card}, the weights {found}" for key, card, found in wrong[:10])
+        right = [card.name for card in _fitting(network, channels)]
+        raise WeightsError(
+            f"{path} ({layout} layout) is another network than {spec.name}, by its weights or its layout:\n{shown}",
+            advice=f"it is {' or '.join(right)}: export that" if right else "no card of the zoo fits: write one for it",
+        )
+    return spec.model_copy(update={"network": network})
+
+
+def _fitting(network: NetworkSpec, channels: int) -> list[ModelSpec]:
+    """The zoo's cards whose network this is, whatever the number of classes and a port's own ways."""
+    cards = [spec for spec, _ in list_cards() if spec.input.channels == channels]
+    return [
+        spec
+        for spec in cards
+        if all(is_adaptable(key) or key == "classes" for key, _, _ in differences(spec.architecture, network))
+    ]
+
+
+def _bare_card(path: Path, network: NetworkSpec, channels: int) -> ModelSpec:
+    assert isinstance(network, TrunkSpec)  # infer makes no others
+    from skdeploy.zoo.cardless import spec_without_card
+
+    return spec_without_card(path.name.split(".")[0], network, channels)
+
+
+def _notes(
+    checkpoint: Checkpoint, layout: str, softmax: bool = False, changed: list[str] | None = None
+) -> tuple[str, ...]:
+    notes = [f"weights in the layout of {layout}"] if layout != OWN else []
+    if checkpoint.peeled:
+        notes.append(f"the weights were under {', '.join(checkpoint.peeled)}")
+    if checkpoint.dropped:
+        notes.append(f"not weights, left out: {', '.join(checkpoint.dropped)}")
+    if changed:
+        notes.append("inferred from the weights: " + "; ".join(changed))
+    if layout == caffe.NAME:
+        notes.append(COLOURS)
+    if softmax:
+        notes.append("the original's forward ends in a softmax, which is left out: the outputs here are logits")
+    return tuple(notes)
+
+
+def _without_counters(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in tensors.items() if not key.endswith("num_batches_tracked")}

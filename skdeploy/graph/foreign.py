@@ -1,0 +1,307 @@
+"""ONNX files made elsewhere, brought to the interface and the names that the rest of the line expects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnxscript.optimizer import fold_constants
+
+from skdeploy.errors import ExportError, IntegrityError, PassError, UsageError
+from skdeploy.graph.naming import NameByModule
+from skdeploy.graph.same_function import EXAMPLE_BATCH, require_same_function
+from skdeploy.options import MAX_OPSET, MIN_OPSET
+
+OLDEST_OPSET: Final = 7  # what onnx.version_converter takes
+NEWEST_OPSET: Final = 21  # what TensorRT 10.3 refuses and later ones and ONNX Runtime take
+IR_VERSIONS: Final = (9, 10)  # what goes with opsets 19 to 21
+FOLDING_ROUNDS: Final = 8  # two or three are needed; this only makes it end
+INPUT, OUTPUT = "input", "logits"
+NOTES: Final = "foreign"
+
+
+@dataclass(frozen=True)
+class ForeignNotes:
+    """What was read and what was changed. ``softmax`` is the node that makes ``logits`` probabilities, or empty."""
+
+    input_name: str
+    output_name: str
+    dropped_outputs: tuple[str, ...]
+    opset: int
+    softmax: str
+
+
+def read_foreign(path: Path) -> ir.Model:
+    """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W), and the output ``logits``, (N, classes).
+
+    External data is inlined, from files in the folder of ``path`` only; functions are inlined and constants folded. Opsets 7 to
+    18 are upgraded to 19; 19 to 21 are kept. The first output is kept, others are dropped. Nodes are named after their modules
+    where the exporter recorded them. The result is compared with the original on random images. ``foreign_notes`` tells what
+    was done.
+
+    Raises IntegrityError for a broken file or external data that is missing or elsewhere; UsageError for an interface that is
+    no image classifier's; ExportError for operators that are not ONNX's or a graph that does not run; PassError if
+    the function changed.
+    """
+    proto = _load(path)
+    _inline_external_data(proto, path)
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    opset = _check_operators(proto, path)
+    input_name, output_name, dropped = _check_interface(proto, path)
+    del proto.graph.output[1:]
+    model: ir.Model = ir.from_proto(proto)
+    _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
+    before = ir.to_proto(model).SerializeToString()
+    if opset < MIN_OPSET:
+        model = _upgraded(model, path, opset)
+    model.ir_version = min(max(model.ir_version, IR_VERSIONS[0]), IR_VERSIONS[1])
+    model = _folded(model, path)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _name_by_module(model)
+    _check_function(before, model, path, opset)
+    model.metadata_props.clear()
+    model.meta[NOTES] = ForeignNotes(input_name, output_name, dropped, opset, _final_softmax(model))
+    return model
+
+
+def foreign_notes(model: ir.Model) -> ForeignNotes:
+    """What ``read_foreign`` had to say about the model that it returned."""
+    notes = model.meta[NOTES]
+    assert isinstance(notes, ForeignNotes)  # read_foreign put it there
+    return notes
+
+
+def _load(path: Path) -> ModelProto:
+    advice = "it is truncated or another kind of file"
+    try:
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise IntegrityError(f"{path} cannot be read as ONNX: {error}", advice=advice) from error
+    if not proto.graph.node:
+        raise IntegrityError(f"{path} holds no nodes", advice=advice)
+    return proto
+
+
+def _inline_external_data(proto: ModelProto, path: Path) -> None:
+    for tensor in _tensors(proto):
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        file = _external_file(entries.get("location", ""), tensor.name, path)
+        content = file.read_bytes() if not entries.get("length") else b""
+        start = int(entries.get("offset") or 0)
+        size = int(entries.get("length") or len(content) - start)
+        if min(start, size) < 0 or start + size > file.stat().st_size:
+            raise IntegrityError(
+                f"{path}: the weights {tensor.name} are bytes {start} to {start + size} of {file.name}, "
+                f"which has {file.stat().st_size}",
+                advice="the file is truncated or belongs to another model",
+            )
+        with file.open("rb") as stream:
+            stream.seek(start)
+            tensor.raw_data = stream.read(size)
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _external_file(location: str, tensor: str, path: Path) -> Path:
+    folder = path.resolve().parent
+    relative = Path(location)
+    file = (path.parent / relative).resolve()
+    leaves = relative.is_absolute() or ".." in relative.parts or "\\" in location or not file.is_relative_to(folder)
+    if not location or leaves:
+        raise IntegrityError(
+            f"{path}: the weights {tensor} point to {location!r}, which is not inside the folder of the model",
+            advice="put the weights beside the model, and export it again if you trust it",
+        )
+    if not file.is_file():
+        raise IntegrityError(
+            f"{path}: the weights {tensor} are in {location}, which is not there",
+            advice=f"copy {location} to the folder of the model",
+        )
+    return file
+
+
+def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    for graph in _graphs(proto.graph):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in _nodes(proto):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _nodes(proto: ModelProto) -> Iterator[NodeProto]:
+    for graph in _graphs(proto.graph):
+        yield from graph.node
+    for function in proto.functions:
+        for node in function.node:
+            yield node
+            for attribute in node.attribute:
+                for inner in (attribute.g, *attribute.graphs):
+                    for graph in _graphs(inner):
+                        yield from graph.node
+
+
+def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """A graph and the graphs inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.type == AttributeProto.GRAPH else ()), *attribute.graphs):
+                yield from _graphs(inner)
+
+
+def _check_operators(proto: ModelProto, path: Path) -> int:
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise ExportError(
+            f"{path} has opset {opset}; {OLDEST_OPSET} to {NEWEST_OPSET} can be read",
+            advice=f"export it again with opset {MAX_OPSET}",
+        )
+    for node in _nodes(proto):
+        shown = f"{path}: the node {node.name or node.output[0]} is {node.domain or 'ai.onnx'}.{node.op_type}"
+        if node.domain not in ("", "ai.onnx"):
+            raise ExportError(
+                f"{shown}, an operator that is not ONNX's own", advice="export the network without custom operators"
+            )
+        try:
+            onnx.defs.get_schema(node.op_type, opset)
+        except onnx.defs.SchemaError as error:
+            raise ExportError(
+                f"{shown}, which opset {opset} does not have", advice="export the network again"
+            ) from error
+    del proto.opset_import[:]
+    proto.opset_import.append(onnx.helper.make_opsetid("", opset))
+    return opset
+
+
+def _check_interface(proto: ModelProto, path: Path) -> tuple[str, str, tuple[str, ...]]:
+    """Renames input and output, and gives their own names and those of the outputs that are dropped."""
+    graph = proto.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise UsageError(f"{path} has the inputs {names}; one is expected, the image", advice="export one image input")
+    image = inputs[0]
+    tensor = image.type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    shown = f"{path}: the input {image.name} is {TensorProto.DataType.Name(tensor.elem_type).lower()}{dims}"
+    if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4 or not isinstance(dims[1], int):
+        raise UsageError(f"{shown}; float32 (N, C, H, W) is expected", advice="export it with float32 images")
+    if dims[3] in (1, 3) and dims[1] not in (1, 3):
+        raise UsageError(f"{shown}, channels last; (N, C, H, W) is expected", advice="export it with channels first")
+    for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
+        if not isinstance(dims[axis], int):
+            tensor.shape.dim[axis].dim_param = name
+    if not graph.output:
+        raise UsageError(f"{path} has no output", advice="export it again")
+    own_input, own_output = image.name, graph.output[0].name
+    del graph.input[:]
+    graph.input.append(image)
+    _rename(graph, {own_input: INPUT, own_output: OUTPUT})
+    return own_input, own_output, tuple(value.name for value in graph.output[1:])
+
+
+def _rename(graph: GraphProto, new: dict[str, str]) -> None:
+    """Renames values everywhere; a value that has a new name already makes room."""
+    taken = {name: f"{name}_inner" for name in new.values() if name not in new}
+    new = {old: name for old, name in (new | taken).items() if old != name}
+    for part in _graphs(graph):
+        for value in (*part.input, *part.output, *part.value_info):
+            value.name = new.get(value.name, value.name)
+        for tensor in part.initializer:
+            tensor.name = new.get(tensor.name, tensor.name)
+        for node in part.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
+            node.output[:] = [new.get(name, name) for name in node.output]
+
+
+def _name_by_module(model: ir.Model) -> None:
+    """NameByModule, whose names all have a slash; constants lose theirs, as folding leaves them the names of nodes."""
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        if "/" in name:
+            free, count = name.replace("/", "."), 1
+            while free in graph.initializers:
+                count += 1
+                free = f"{name.replace('/', '.')}_{count}"
+            value.name = free
+    NameByModule()(model)
+
+
+def _upgraded(model: ir.Model, path: Path, opset: int) -> ir.Model:
+    try:
+        after = onnx.version_converter.convert_version(ir.to_proto(model), MIN_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and what its C++ has
+        raise PassError(
+            f"{path} cannot be upgraded from opset {opset} to {MIN_OPSET}: {str(error).partition(chr(10))[0]}",
+            advice=f"export it again with opset {MIN_OPSET} or {MAX_OPSET}",
+        ) from error
+    return ir.from_proto(after)
+
+
+def _folded(model: ir.Model, path: Path) -> ir.Model:
+    """Without the shapes that TorchScript computes, and chooses by, though they are constant; with the shapes of all values.
+
+    Each fold lets more shapes be inferred, which lets more be folded, until nothing is left to fold.
+    """
+    for _ in range(FOLDING_ROUNDS):
+        model = _with_shapes(model, path)
+        if not fold_constants(model).modified:
+            break
+    model = _with_shapes(model, path)
+    RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _with_shapes(model: ir.Model, path: Path) -> ir.Model:
+    """With all shapes inferred anew: those in the file name its own dimensions, or are missing."""
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ExportError(f"{path}: {str(error).partition(chr(10))[0]}", advice="export the network again") from error
+    return ir.from_proto(inferred)
+
+
+def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> None:
+    """That nothing has changed, that it runs for a batch that the exporter was not shown, and that it gives (N, classes)."""
+    after = ir.to_proto(model).SerializeToString()
+    step = f"folding the constants of {path}"
+    if opset < MIN_OPSET:
+        step = f"upgrading {path} from opset {opset} to {MIN_OPSET}"
+    try:
+        found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}")[OUTPUT]
+    except ExportError as error:
+        raise ExportError(f"{path}: {error.message}", advice="export the network again") from error
+    shape = model.graph.inputs[0].shape
+    assert shape is not None  # _check_interface has seen it
+    batch = shape[0]
+    images = batch if isinstance(batch, int) else EXAMPLE_BATCH
+    if found.ndim != 2 or found.shape[0] != images:
+        raise UsageError(
+            f"{path}: for {images} images the output is {list(found.shape)}; (N, classes) is expected",
+            advice="make the classifier's output the first one, and keep the batch free or fixed throughout",
+        )
+    model.graph.outputs[0].shape = ir.Shape([batch, found.shape[1]])
+
+
+def _final_softmax(model: ir.Model) -> str:
+    node = model.graph.outputs[0].producer()
+    return (node.name or "") if node is not None and node.op_type == "Softmax" else ""

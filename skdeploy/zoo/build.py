@@ -1,0 +1,58 @@
+"""From a card to a network, whatever its family."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from skdeploy.architecture import LinearSKNetSpec, SKNetSpec, SKResNetSpec, SKShuffleNetSpec
+from skdeploy.spec import ModelSpec
+from skdeploy.zoo.linear_sknet import LinearSKNet
+from skdeploy.zoo.resnet import SKResNet
+from skdeploy.zoo.shufflenet import SKShuffleNetV2
+from skdeploy.zoo.sknet import SKNet
+from skdeploy.zoo.trunk import ResidualUnit
+
+FAMILIES: Final[dict[type, Any]] = {
+    SKNetSpec: SKNet,
+    SKResNetSpec: SKResNet,
+    LinearSKNetSpec: LinearSKNet,
+    SKShuffleNetSpec: SKShuffleNetV2,
+}
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """The training form of a card's network, with PyTorch's initial weights. Raises CardError for numbers that do not fit."""
+    network: nn.Module = FAMILIES[type(spec.network)](spec.network, spec.input.channels)
+    return network
+
+
+def build_meta(spec: ModelSpec) -> nn.Module:
+    """The network of a card without memory for its weights: to count, and to assign weights to."""
+    with torch.device("meta"):
+        return build(spec)
+
+
+def initialise(network: nn.Module, seed: int) -> None:
+    """Fills ``network`` with the same random weights on every machine, scaled so that it stays finite in FP16.
+
+    Convolutions follow He et al. 2015 (fan-out). The last batch normalisation of each residual unit starts at 0.2 instead of
+    1: with 1, the variance doubles in every unit and SKNet-101 leaves FP16's range before it is trained.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01, generator=generator)
+            nn.init.zeros_(module.bias)
+    for module in network.modules():
+        if isinstance(module, ResidualUnit):
+            nn.init.constant_(module.last_norm.weight, 0.2)

@@ -1,0 +1,43 @@
+"""A spec for a network without a card: an ONNX file, a module of the user's own, a checkpoint of an unknown variant."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
+from skdeploy.spec import InputSpec, ModelSpec, Precision, Preprocess, Reference, Source, Tolerance
+
+DEFAULT_SIZE: Final = 224
+CROP: Final = 0.875  # of the shorter side, as torchvision and timm evaluate
+# The reasons are those of the zoo's cards: models/README.md.
+TOLERANCE: Final = {
+    Precision.FP32: Tolerance(max_rel_error=1e-4, min_cosine=0.99999, min_sqnr_db=90.0),
+    Precision.FP16: Tolerance(max_rel_error=1e-2, min_cosine=0.9999, min_sqnr_db=40.0),
+}
+ASSUMED: Final = (
+    "there is no card, so images are prepared as for ImageNet: write one if the network was trained otherwise"
+)
+
+
+def spec_without_card(
+    name: str, network: NetworkSpec | GraphSpec | ModuleSpec, channels: int, size: tuple[int, int] | None = None
+) -> ModelSpec:
+    """What a card would say, as far as the network itself tells it, and ImageNet's preprocessing."""
+    height, width = size or (DEFAULT_SIZE, DEFAULT_SIZE)
+    gray = channels == 1
+    return ModelSpec(
+        schema_version=1,
+        name=re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-._") or "model",
+        summary="made without a card",
+        network=network,
+        input=InputSpec(channels=1 if gray else 3, height=height, width=width),
+        preprocess=Preprocess(
+            resize=max(round(max(height, width) / CROP), height, width),
+            mean=(0.449,) if gray else (0.485, 0.456, 0.406),
+            std=(0.226,) if gray else (0.229, 0.224, 0.225),
+        ),
+        tolerance=TOLERANCE,
+        source=Source(paper="unknown", url="", licence="as of the weights"),
+        reference=Reference(),
+    )

@@ -1,0 +1,347 @@
+"""``skdeploy convert``: two files that need no importer, and what is said where they cannot be made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from skdeploy.checkpoints import convert as module
+from skdeploy.checkpoints.hub import HubFile
+from skdeploy.checkpoints.load import load_network
+from skdeploy.spec import ModelSpec
+from skdeploy.zoo.build import build_meta
+from skdeploy.zoo.cards import read_card
+from skdeploy.zoo.fold import count_macs, count_parameters
+from skdeploy.zoo.write_card import card_text
+from tests.checkpoints import caffe_reference as reference
+from tests.checkpoints.caffe_tiny import LAYERS, TOLERANCE, distance
+from tests.checkpoints.caffe_tiny import card as paper_card
+
+Run = Callable[..., Any]
+Snapshot = Callable[[Path], dict[str, bytes | None]]
+
+BLOBS = reference.trained(LAYERS, 3, 5)
+CONTENT = reference.caffemodel(LAYERS, BLOBS)
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """A Caffe file, alone in its folder."""
+    path = tmp_path / "given" / "official.caffemodel"
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """In a folder that is not there yet."""
+    return tmp_path / "made" / "Tiny Net.safetensors"
+
+
+def in_zoo(folder: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a card into ``./models``, where the zoo is looked for first."""
+    (folder / "models").mkdir()
+    (folder / "models" / f"{spec.name}.toml").write_text(card_text(spec), encoding="utf-8")
+    monkeypatch.chdir(folder)
+
+
+# ----- what is written
+
+
+def test_the_files_made_compute_what_caffe_does(run: Run, official: Path, output: Path) -> None:
+    assert run("convert", official, "-o", output).code == 0
+    spec = read_card(output.with_suffix(".toml"))
+    data = np.random.default_rng(1).normal(0, 1, (2, 3, 70, 56)).astype(np.float32)
+    with torch.inference_mode():
+        found = load_network(spec, output)(torch.from_numpy(data)).double().numpy()
+    assert distance(found, reference.forward(LAYERS, BLOBS, data.astype(np.float64))) < TOLERANCE
+    assert sorted(path.name for path in output.parent.iterdir()) == ["Tiny Net.safetensors", "Tiny Net.toml"]
+
+
+def test_the_card_says_where_it_comes_from_and_true_figures(run: Run, official: Path, output: Path) -> None:
+    run("convert", official, "-o", output)
+    spec = read_card(output.with_suffix(".toml"))
+    assert spec.name == "tiny-net"
+    assert "official.caffemodel" in spec.summary
+    assert "official Caffe layout" in spec.summary
+    assert spec.source.licence == "as of the weights"
+    assert spec.weights is not None
+    assert spec.weights.file == output.name
+    assert spec.weights.sha256 == hashlib.sha256(output.read_bytes()).hexdigest()
+    network = build_meta(spec)
+    assert spec.reference.parameters == count_parameters(network)
+    assert spec.reference.macs == count_macs(network, spec.input.shape)
+    assert spec.reference.top1_error_224 is None
+
+
+def test_a_person_is_told_what_was_recognised_inferred_and_assumed(run: Run, official: Path, output: Path) -> None:
+    result = run("convert", official, "-o", output)
+    for text in (
+        "official Caffe",
+        "sknet, units 1-2-1-2, 7 classes",
+        "M=2: 3x3 dilation 1 groups 4, 3x3 dilation 2 groups 4",
+        "no card of the zoo",
+        "183 tensors",
+        "are ImageNet's, at 224 x 224",
+        "BGR",
+        f"next: skdeploy export {output.with_suffix('.toml')}",
+    ):
+        assert text in result.out
+
+
+def test_what_was_dropped_is_told(run: Run, weights: Path, card: Path, output: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": load_file(weights), "epoch": 3}, tmp_path / "run.pth")
+    result = run("convert", tmp_path / "run.pth", "-o", output, "--card", card)
+    assert result.code == 0
+    assert "the weights were under state_dict" in result.out
+    assert "not weights, left out: epoch" in result.out
+
+
+def test_json_is_the_same_for_a_machine(run: Run, official: Path, output: Path) -> None:
+    content = run("convert", official, "-o", output, "--json").json
+    assert content["weights"] == str(output)
+    assert content["card"] == str(output.with_suffix(".toml"))
+    assert content["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
+    assert content["layout"] == "official Caffe"
+    assert content["base"] is None
+    assert content["tensors"] == len(load_file(output))
+    assert content["network"]["stem"]["ceil_mode"] is True
+    assert [stage["gate_width"] for stage in content["network"]["stages"]] == [8, 4, 8, 8]
+    assert content["input"] == [3, 224, 224]
+    assert any("BGR" in note for note in content["notes"])
+
+
+def test_export_builds_the_card_with_its_weights(
+    run: Run, official: Path, output: Path, images: Path, tmp_path: Path
+) -> None:
+    run("convert", official, "-o", output)
+    text = output.with_suffix(".toml").read_text(encoding="utf-8")
+    assert "height = 224" in text
+    smaller = text.replace("= 224", "= 32").replace("resize = 256", "resize = 36")  # a tenth of the time
+    output.with_suffix(".toml").write_text(smaller, encoding="utf-8")
+    options = ("--target", "onnx", "--images", images, "-o", tmp_path / "bundle", "--json")
+    content = run("export", output.with_suffix(".toml"), *options).json
+    assert content["verdict"] == "verified"
+    assert not any("random" in note for note in content["notes"])
+
+
+# ----- the zoo, and a card given
+
+
+def test_a_card_of_the_zoo_that_fits_gives_its_input_and_labels(
+    run: Run, official: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = paper_card().model_copy(update={"name": "tiny", "labels": tuple("abcdefg"), "training": {"epochs": 3}})
+    in_zoo(tmp_path, zoo, monkeypatch)
+    content = run("convert", official, "-o", output, "--json").json
+    assert content["base"] == "tiny"
+    assert any("[input] and [preprocess] of the card are those of tiny" in note for note in content["notes"])
+    spec = read_card(output.with_suffix(".toml"))
+    assert spec.input == zoo.input
+    assert spec.labels == zoo.labels
+    assert spec.training == {}
+    assert spec.architecture.stem.ceil_mode
+
+
+def test_labels_of_other_classes_are_left_out(
+    run: Run, official: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = paper_card().architecture.model_copy(update={"classes": 2})
+    zoo = paper_card().model_copy(update={"name": "tiny", "network": network, "labels": ("cat", "dog")})
+    in_zoo(tmp_path, zoo, monkeypatch)
+    assert run("convert", official, "-o", output, "--json").json["base"] == "tiny"
+    spec = read_card(output.with_suffix(".toml"))
+    assert spec.labels == ()
+    assert spec.network.classes == 7
+
+
+def test_with_the_card_that_fits_only_weights_are_written(run: Run, weights: Path, card: Path, output: Path) -> None:
+    result = run("convert", weights, "-o", output, "--card", card)
+    assert result.code == 0
+    assert "none needed" in result.out
+    assert not output.with_suffix(".toml").exists()
+    made, given = load_file(output), load_file(weights)
+    assert made.keys() == {key for key in given if not key.endswith("num_batches_tracked")}
+    assert all(torch.equal(made[key], given[key]) for key in made)
+
+
+def test_a_card_that_is_overruled_gets_a_card_beside_the_weights(
+    run: Run, official: Path, output: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "paper.toml").write_text(card_text(paper_card()), encoding="utf-8")
+    result = run("convert", official, "-o", output, "--card", tmp_path / "paper.toml")
+    assert result.code == 0
+    assert "stem.ceil_mode is True, not False as the card says" in result.out
+    assert read_card(output.with_suffix(".toml")).architecture.stem.ceil_mode
+
+
+def test_the_card_given_is_never_replaced(run: Run, official: Path, tmp_path: Path, snapshot: Snapshot) -> None:
+    (tmp_path / "paper.toml").write_text(card_text(paper_card()), encoding="utf-8")
+    before = snapshot(tmp_path)
+    output = tmp_path / "paper.safetensors"
+    result = run("convert", official, "-o", output, "--card", tmp_path / "paper.toml", "--force")
+    assert result.code == 2
+    assert "overrule the card" in result.err
+    assert "stem.ceil_mode" in result.err
+    assert snapshot(tmp_path) == before
+
+
+def test_weights_may_lie_beside_the_card_given(run: Run, weights: Path, card: Path) -> None:
+    output = card.with_suffix(".safetensors")
+    assert run("convert", weights, "-o", output, "--card", card).code == 0
+    output.unlink()
+
+
+def test_weights_from_the_hub_are_said_with_their_commit(
+    run: Run, official: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = HubFile(official, "ann/sk", None, "c" * 40, "model.bin", "0" * 64)
+    monkeypatch.setattr(module, "resolve_weights", {"hf://ann/sk": found}.__getitem__)
+    result = run("convert", "hf://ann/sk", "-o", output)
+    assert f"model.bin of ann/sk at commit {'c' * 40}" in result.out
+    assert "hf://ann/sk" in read_card(output.with_suffix(".toml")).summary
+
+
+# ----- what cannot be converted; nothing is written then
+
+
+def plain_resnet(path: Path) -> None:
+    keys = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer1.0.bn1.weight", "layer1.0.conv2.weight")
+    save_file({key: torch.ones(2, 2) for key in (*keys, "fc.weight", "fc.bias")}, path)
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut in half": (
+        lambda path: path.write_bytes(CONTENT[: len(CONTENT) // 2]),
+        "is cut: the caffemodel breaks off at",
+    ),
+    "text": (lambda path: path.write_text('\nname: "sknet50"\n' * 99), "neither a safetensors file nor a PyTorch"),
+    "plain ResNet": (plain_resnet, "plain ResNet"),
+    "nothing": (lambda path: path.write_bytes(b""), "is empty"),
+    "a folder": (lambda path: path.mkdir(), "Is a directory"),
+    "missing": (lambda path: None, "No such file or directory"),
+}
+
+
+@pytest.mark.parametrize(("make", "said"), WRONG.values(), ids=WRONG)
+def test_a_wrong_input_is_named_and_nothing_is_written(
+    make: Callable[[Path], object], said: str, run: Run, output: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "input.caffemodel"
+    make(path)
+    result = run("convert", path, "-o", output)
+    assert result.code == 2
+    assert str(path) in result.err
+    assert said in result.err
+    assert not output.parent.exists()
+
+
+def test_weights_with_our_own_keys_need_a_card(run: Run, weights: Path, output: Path) -> None:
+    result = run("convert", weights, "-o", output)
+    assert result.code == 2
+    assert f"{weights} has skdeploy's own keys already" in result.err
+    assert "--card" in result.err
+    assert not output.parent.exists()
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".toml"])
+def test_a_file_that_is_there_is_not_replaced_unasked(
+    ending: str, run: Run, official: Path, output: Path, snapshot: Snapshot
+) -> None:
+    output.parent.mkdir()
+    there = output.with_suffix(ending)
+    there.write_text("mine", encoding="utf-8")
+    before = snapshot(output.parent)
+    result = run("convert", official, "-o", output)
+    assert result.code == 2
+    assert f"{there} is there already" in result.err
+    assert "--force" in result.err
+    assert snapshot(output.parent) == before
+    assert run("convert", official, "-o", output, "--force").code == 0
+    assert read_card(output.with_suffix(".toml")).weights is not None
+
+
+def test_a_file_can_be_replaced_by_its_own_conversion(run: Run, weights: Path, card: Path, tmp_path: Path) -> None:
+    """The old file is mapped into memory while the new one is written."""
+    path = tmp_path / "own.safetensors"
+    path.write_bytes(weights.read_bytes())
+    assert run("convert", path, "-o", path, "--card", card, "--force").code == 0
+    given = load_file(weights)
+    assert all(torch.equal(tensor, given[key]) for key, tensor in load_file(path).items())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("out.pth", "does not end in .safetensors"),
+        (".", "does not end in .safetensors"),
+        ("a\\b.safetensors", "the card could not name the output"),
+        ("a\nb.safetensors", "the card could not name the output"),
+    ],
+)
+def test_a_name_that_does_not_do_is_refused(name: str, said: str, run: Run, official: Path, tmp_path: Path) -> None:
+    result = run("convert", official, "-o", tmp_path / "made" / name if name != "." else name)
+    assert result.code == 2
+    assert said in result.err
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".toml"])
+def test_an_output_that_is_a_folder_is_called_one(ending: str, run: Run, official: Path, output: Path) -> None:
+    output.with_suffix(ending).mkdir(parents=True)
+    result = run("convert", official, "-o", output, "--force")
+    assert result.code == 2
+    assert f"{output.with_suffix(ending)}: it is a folder" in result.err
+
+
+def test_a_folder_that_is_a_file_is_told(run: Run, official: Path) -> None:
+    result = run("convert", official, "-o", official / "out.safetensors")
+    assert result.code == 2
+    assert f"cannot write {official / 'out.safetensors'}" in result.err
+
+
+def test_a_folder_that_takes_no_files_is_told(
+    run: Run, official: Path, public_folder: Path, ordinary_user: Any
+) -> None:
+    weights = public_folder / "official.caffemodel"
+    weights.write_bytes(CONTENT)
+    public_folder.chmod(0o555)
+    with ordinary_user():
+        result = run("convert", weights, "-o", public_folder / "out.safetensors")
+    assert result.code == 2
+    assert f"cannot write {public_folder / 'out.safetensors'}: Permission denied" in result.err
+    assert [path.name for path in public_folder.iterdir()] == ["official.caffemodel"]
+
+
+def test_a_write_that_fails_leaves_nothing(
+    run: Run, official: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_state: object, _path: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    result = run("convert", official, "-o", output)
+    assert result.code == 9
+    assert f"no space left to write {output}: No space left on device" in result.err
+    assert not list(output.parent.iterdir())
+
+
+def test_a_card_that_is_not_there_is_named(run: Run, official: Path, output: Path, tmp_path: Path) -> None:
+    result = run("convert", official, "-o", output, "--card", tmp_path / "gone.toml")
+    assert result.code == 2
+    assert f"no card at {tmp_path / 'gone.toml'}" in result.err
+
+
+def test_an_output_must_be_named(run: Run, official: Path) -> None:
+    result = run("convert", official)
+    assert result.code == 2
+    assert "--output" in result.err
