@@ -36,15 +36,20 @@ def build_meta(spec: ModelSpec) -> nn.Module:
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Fills ``network`` with the same random weights on every machine, scaled so that it stays finite in FP16.
+    """Fills ``network`` with the same random weights on every machine, scaled so that it stays in FP16's range.
 
-    Convolutions follow He et al. 2015 (fan-out). The last batch normalisation of each residual unit starts at 0.2 instead of
+    Convolutions follow He et al. 2015 (fan-out). PyTorch's fan-out does not know of groups; in a depthwise convolution, where
+    an input channel feeds one output only, that would be too small by the root of their number, and a ShuffleNetV2 would fade
+    into FP16's subnormal numbers. The last batch normalisation of each residual unit starts at 0.2 instead of
     1: with 1, the variance doubles in every unit and SKNet-101 leaves FP16's range before it is trained.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+            if module.groups == module.in_channels:
+                with torch.no_grad():
+                    module.weight.mul_(module.groups**0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):

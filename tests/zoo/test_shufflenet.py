@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from skdeploy.errors import CardError
 from skdeploy.spec import ModelSpec
-from skdeploy.zoo.build import build_meta
+from skdeploy.zoo.build import build as build_card
+from skdeploy.zoo.build import build_meta, initialise
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import count_parameters
 from skdeploy.zoo.shufflenet import SKShuffleNetV2, SKShuffleUnit, shuffle
@@ -151,3 +152,18 @@ def test_channels_without_a_half_are_refused() -> None:
 def test_groups_of_a_depthwise_branch_are_refused() -> None:
     with pytest.raises(CardError, match="as many groups as channels"):
         build(network("shufflenet_v2", K3, **SHUFFLE))
+
+
+def test_an_untrained_network_does_not_fade() -> None:
+    """A depthwise convolution whose weights are scaled by PyTorch's fan-out, which ignores groups, divides the signal by C.
+
+    With 16 of them the features were 4e-5 of the first map, and FP16 kept few of their bits.
+    """
+    spec = load_card("shufflenet_v2_0.5x-sk")[0]
+    untrained = build_card(spec).eval()
+    initialise(untrained, 0)
+    assert isinstance(untrained, SKShuffleNetV2)
+    with torch.no_grad():
+        x = untrained.pool(untrained.stem(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))))
+        scale = float(untrained.stages(x).std() / x.std())
+    assert 1e-2 < scale < 1e2
