@@ -105,6 +105,7 @@ def recorder_meter() -> Iterator[Any]:
     class RecorderMeter:
         def __init__(self) -> None:
             self.total_epoch, self.best = 90, np.float64(71.5)
+            self.epoch_accuracy = np.zeros((90, 2), np.float32)
 
     RecorderMeter.__module__, RecorderMeter.__qualname__ = "utils", "RecorderMeter"
     module.RecorderMeter = RecorderMeter
