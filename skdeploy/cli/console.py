@@ -20,6 +20,9 @@ from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.spec import Precision
 
 LOG_WIDTH: Final = 120
+WIDE: Final = (
+    100  # the table of artifacts with its figures; a narrower terminal gets the verdicts, and --json the figures
+)
 
 WORDS: Final = {
     "weights": "weights",
@@ -41,6 +44,7 @@ class ConsoleProgress:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._live: Live | None = None
+        self._dots = Spinner("dots")
         self._stage = ""
         self._started = 0.0
         self._detail = ""
@@ -70,7 +74,9 @@ class ConsoleProgress:
 
     def _spinner(self) -> Spinner:
         elapsed = time.perf_counter() - self._started
-        return Spinner("dots", f"{WORDS.get(self._stage, self._stage):<18}{elapsed:8.1f} s  {escape(self._detail)}")
+        text = f"{WORDS.get(self._stage, self._stage):<18}{elapsed:8.1f} s  {escape(self._detail)}"
+        self._dots.update(text=text)
+        return self._dots
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -93,18 +99,21 @@ def print_bundle(
         escape(f"{manifest.model.name} {manifest.precision}  ->  {bundle.folder}"), style="italic", soft_wrap=True
     )
     table = Table(box=None, pad_edge=False)
-    for column in ("artifact", "precision", "size", "time", "parity", "SQNR", "max error", "top-1"):
+    columns = ("artifact", "precision", "size", "time", "parity", "SQNR", "max error", "top-1")
+    shown = columns if console.width >= WIDE else columns[: columns.index("SQNR")]
+    for column in shown:
         words = column in ("artifact", "precision", "parity")
         table.add_column(column, justify="left" if words else "right", overflow="fold")
     for artifact in manifest.artifacts:
         if artifact.format != "json":
-            table.add_row(
+            cells = (
                 escape(artifact.path),
                 artifact.precision or "",
                 size_text(artifact.size_bytes),
                 "kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s",
                 *_parity_cells(report.of(artifact.path) if report else None),
             )
+            table.add_row(*cells[: len(shown)])
     console.print(table)
     for line in summary(bundle, report):
         console.print(line, soft_wrap=True)
