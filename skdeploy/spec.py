@@ -9,9 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from skdeploy.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec, NetworkSpec, Positive
-from skdeploy.architecture import BranchSpec as BranchSpec
 from skdeploy.architecture import Frozen as Frozen
-from skdeploy.architecture import SelectiveKernelSpec as SelectiveKernelSpec
 
 
 def _stays_inside(path: str) -> str:

