@@ -30,6 +30,15 @@ class Precision(StrEnum):
     INT8 = "int8"
 
 
+class CalibrationMethod(StrEnum):
+    """How a tensor's range is chosen from what calibration saw of it: ``quant/thresholds.py`` has each one's definition."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
 class Target(StrEnum):
     """Which compiler makes the engine. ``onnx`` makes none."""
 

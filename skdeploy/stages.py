@@ -239,7 +239,7 @@ def headroom(bundle: Bundle, model: Artifact, halved: Artifact, dataset: Dataset
 
     def make(path: Path) -> Product:
         from skdeploy.graph.headroom import measure_headroom
-        from skdeploy.parity.compare import batches_of
+        from skdeploy.quant.feeds import batches_of
 
         spec = bundle.manifest.model
         names = halved.details["fp16_tensors"]

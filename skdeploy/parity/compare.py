@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -11,11 +11,11 @@ from skdeploy.backends.base import Array, Session
 from skdeploy.errors import SkdeployError
 from skdeploy.parity.metrics import SMALLEST, compare_logits, violations
 from skdeploy.parity.report import BatchInvariance, Comparison
-from skdeploy.quant.dataset import Inputs, Pixels, normalise
-from skdeploy.spec import ModelSpec, Precision, TensorSpec, Tolerance
+from skdeploy.quant.dataset import Pixels
+from skdeploy.quant.feeds import RUN_BATCH, batches_of, feeds_of
+from skdeploy.spec import ModelSpec, Precision, Tolerance
 
 BATCHES: Final = (1, 2, 5, 32)
-RUN_BATCH: Final = 8  # small enough for the activations of 224 x 224 images, large enough to be quick
 
 
 def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
@@ -33,30 +33,6 @@ def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tu
         if len(broken):
             problems.append(f"{len(broken)} {name} are NaN or infinite, first in image {int(broken[0, 0])}")
     return tuple(problems)
-
-
-def feeds_of(pixels: Pixels, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> dict[str, Array]:
-    """What a session wants of some crops, uint8 (N, H, W, C): raw pixels if its input is uint8, else normalised planes."""
-    target = inputs[0]
-    array: Pixels | Inputs = pixels if target.dtype == "uint8" else normalise(pixels, spec.preprocess)
-    return {target.name: array}
-
-
-def batches_of(
-    pixels: Pixels, spec: ModelSpec, inputs: Sequence[TensorSpec], batch: int = RUN_BATCH
-) -> Iterator[tuple[dict[str, Array], int]]:
-    """Feeds for all crops, ``batch`` at a time, and how many images each holds.
-
-    A graph of fixed batch gets its own size; the last batch is then filled up with copies of the last image.
-    """
-    fixed = inputs[0].shape[0]
-    size = fixed if isinstance(fixed, int) else batch
-    for start in range(0, len(pixels), size):
-        chunk = pixels[start : start + size]
-        count = len(chunk)
-        if isinstance(fixed, int) and count < size:
-            chunk = np.concatenate([chunk, np.repeat(chunk[-1:], size - count, axis=0)])
-        yield feeds_of(chunk, spec, inputs), count
 
 
 def run_images(session: Session, pixels: Pixels, spec: ModelSpec, batch: int = RUN_BATCH) -> dict[str, Array]:

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import stat
-import zipfile
-import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.bundle.artifact import digest_file
 from skdeploy.errors import DependencyError, IntegrityError, UsageError
-from skdeploy.spec import InputSpec, ModelSpec, Preprocess
+from skdeploy.quant.arrays import Labels, read_arrays
+from skdeploy.quant.images import REMOVE, SUFFIXES, Crop, crop_array, crop_file
+from skdeploy.quant.images import Pixels as Pixels
+from skdeploy.quant.lists import read_list
+from skdeploy.spec import ModelSpec, Preprocess
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-Pixels = NDArray[np.uint8]
 Inputs = NDArray[np.float32]
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
-KINDS: Final = "give a folder of images that you may read, an .npz or an .npy file"
-REMOVE: Final = "remove it, or give other images with --images"
+KINDS: Final = "give a folder of images that you may read, an .npz or .npy file, or a .txt list of images"
 
 # Photographs that come inside scikit-image's wheel, all of scenes: no drawings, masks or test patterns.
 PHOTOGRAPHS: Final = (
@@ -41,12 +36,22 @@ PHOTOGRAPHS: Final = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images in a fixed order: files, or one uint8 array (N, H, W, C). ``name`` is what a report calls them."""
+    """Images in a fixed order: files, or one uint8 array (N, H, W, C). ``name`` is what a report calls them.
+
+    ``labels`` are class numbers, (N,). ``classes``, if any, names them: label i is ``classes[i]``; where the names are those of
+    folders, their order is that of the sorted names, not yet the network's (``labels.as_the_network_counts``). ``root`` is the
+    folder that names of files are told from; ``numbers``, (N,), the places that chosen images have in the array they come
+    from. ``random``: noise, no images.
+    """
 
     name: str
     files: tuple[Path, ...] = ()
     pixels: Pixels | None = None
-    labels: NDArray[np.int64] | None = None
+    labels: Labels | None = None
+    classes: tuple[str, ...] = ()
+    root: Path | None = None
+    numbers: NDArray[np.int64] | None = None
+    random: bool = False
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -61,21 +66,41 @@ class Dataset:
         except IntegrityError as error:
             raise UsageError(f"an image is not readable: {error.message}", advice=REMOVE) from error
 
+    def name_of(self, index: int) -> str:
+        """What a message or a report calls an image: its path below ``root``, or its place in the array. Printable."""
+        if self.pixels is not None:
+            return f"images[{index if self.numbers is None else self.numbers[index]}]"
+        file = self.files[index]
+        return printable(str(file.relative_to(self.root) if self.root and file.is_relative_to(self.root) else file))
+
+    def take(self, indices: Sequence[int]) -> Dataset:
+        """These images, in this order, under the same name."""
+        chosen = np.asarray(indices, np.int64)
+        labels = None if self.labels is None else self.labels[chosen]
+        if self.pixels is None:
+            return replace(self, files=tuple(self.files[index] for index in indices), labels=labels)
+        numbers = chosen if self.numbers is None else self.numbers[chosen]
+        return replace(self, pixels=self.pixels[chosen], labels=labels, numbers=numbers)
+
+    def crop(self, index: int, spec: ModelSpec) -> Crop:
+        """One image resized and cropped to the network's input. Raises ImageError, a UsageError, naming the image."""
+        if self.pixels is None:
+            return crop_file(self.files[index], spec)
+        return crop_array(self.pixels[index], spec)
+
     def crops(self, spec: ModelSpec) -> Iterator[Pixels]:
         """Each image resized and cropped to the network's input: uint8 (H, W, C). Raises UsageError naming the image."""
-        from PIL import Image
-
         for index in range(len(self)):
-            if self.pixels is None:
-                yield _crop(_open(self.files[index]), spec.preprocess, spec.input)
-            else:
-                array = self.pixels[index]
-                image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-                yield _crop(image, spec.preprocess, spec.input)
+            yield self.crop(index, spec).pixels
 
     def load(self, spec: ModelSpec) -> Pixels:
         """All crops: uint8 (N, H, W, C)."""
         return np.stack(list(self.crops(spec)))
+
+
+def printable(name: str) -> str:
+    """A file name that cannot break a line, a terminal or JSON: whatever does not print is written as an escape."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
 def normalise(pixels: Pixels, preprocess: Preprocess) -> Inputs:
@@ -91,30 +116,35 @@ def affine(preprocess: Preprocess) -> tuple[Inputs, Inputs]:
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
-def open_dataset(source: Path, limit: int | None = None) -> Dataset:
-    """A folder of images (flat or in class folders), an .npz with ``images`` or an .npy, of raw uint8 pixels (N, H, W[, C]).
+def open_dataset(source: Path, limit: int | None = None, *, archive: str = "calibration.npz") -> Dataset:
+    """Images at a path, none of them decoded yet:
+
+    * a folder of images, flat or deep. Where each lies in one of at least two folders right below it, these are the classes.
+      Hidden files and folders are passed over. A folder without images but with a file named ``archive`` means that file;
+    * an .npz with ``images`` (and ``labels``) or an .npy, of raw uint8 pixels (N, H, W[, C]);
+    * a .txt list, one ``path`` or ``path,label`` a line: ``lists.py``;
+    * one image.
 
     ``limit`` takes the first so many, in the order of the sorted names. Raises UsageError: nothing there, no image, not uint8.
     """
-    _check_limit(limit)
+    check_count(limit, "--num-images")
     try:
         mode = source.stat().st_mode
     except OSError as error:
         raise UsageError(f"no images at {source}: {error.strerror}", advice=KINDS) from error
     if stat.S_ISDIR(mode):
-        try:
-            next(source.iterdir(), None)  # rglob passes over a folder that it may not list
-        except OSError as error:
-            raise UsageError(f"cannot list the images in {source}: {error.strerror}", advice=KINDS) from error
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        if not files:
-            raise UsageError(f"no images in {source}", advice=f"looked for {', '.join(SUFFIXES)}")
-        return Dataset(source.name, files=tuple(files[:limit]))
-    if source.suffix in (".npz", ".npy"):
-        return _open_array(source, limit)
-    if source.suffix.lower() in SUFFIXES:
-        return Dataset(source.name, files=(source,))
-    raise UsageError(f"{source} is not an image, an .npz or an .npy file", advice=KINDS)
+        dataset = _open_folder(source, archive)
+    elif source.suffix in (".npz", ".npy"):
+        images, labels = read_arrays(source)
+        dataset = Dataset(printable(source.name), pixels=images, labels=labels)
+    elif source.suffix.lower() in SUFFIXES:
+        dataset = Dataset(printable(source.name), files=(source,), root=source.parent)
+    elif source.suffix.lower() == ".txt":
+        files, labels = read_list(source)
+        dataset = Dataset(printable(source.name), files=files, labels=labels, root=source.parent)
+    else:
+        raise UsageError(f"{source} is not an image, an .npz, an .npy or a .txt list of images", advice=KINDS)
+    return dataset if limit is None or limit >= len(dataset) else dataset.take(range(limit))
 
 
 def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
@@ -131,7 +161,7 @@ def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
 
 def photographs(limit: int | None = None) -> Dataset:
     """The photographs in scikit-image's wheel; the package itself is not imported. Raises DependencyError, UsageError."""
-    _check_limit(limit)
+    check_count(limit, "--num-images")
     found = find_spec("skimage")
     if found is None or found.origin is None:
         raise DependencyError(
@@ -142,71 +172,46 @@ def photographs(limit: int | None = None) -> Dataset:
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise DependencyError(f"this scikit-image lacks the photographs {', '.join(absent)}", advice="give --images")
-    return Dataset("photographs", files=files)
+    return Dataset("photographs", files=files, root=folder)
 
 
-def _check_limit(limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise UsageError(f"{limit} images: at least 1", advice="give --num-images 1 or more")
+def check_count(count: int | None, option: str) -> None:
+    """Raises UsageError for a number of images below 1, naming the option that gave it."""
+    if count is not None and count < 1:
+        raise UsageError(f"{count} images: at least 1", advice=f"give {option} 1 or more")
 
 
-def _open_array(source: Path, limit: int | None) -> Dataset:
+def _open_folder(source: Path, archive: str) -> Dataset:
     try:
-        with source.open("rb") as file:
-            content: Any = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                images, labels = content, None
-            else:
-                images, labels = content["images"], content.get("labels")
-    except KeyError as error:
-        raise UsageError(
-            f"{source} has no array named 'images', only {sorted(content)}",
-            advice="save with np.savez(file, images=...)",
-        ) from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"cannot read {source}: {error}", advice="it is truncated or not a NumPy file") from error
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
-        raise UsageError(
-            f"{source} holds {images.dtype} of shape {images.shape}",
-            advice="images are raw uint8 pixels, (N, H, W), (N, H, W, 1) or (N, H, W, 3), not normalised",
+        next(source.iterdir(), None)  # rglob passes over a folder that it may not list
+    except OSError as error:
+        raise UsageError(f"cannot list the images in {source}: {error.strerror}", advice=KINDS) from error
+    files = tuple(
+        sorted(
+            path
+            for path in source.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path.relative_to(source))
         )
-    if labels is not None and labels.shape != (len(images),):
-        raise UsageError(
-            f"{source} holds {len(images)} images and labels of shape {labels.shape}", advice="one label an image, (N,)"
-        )
-    return Dataset(source.name, pixels=images[:limit], labels=None if labels is None else labels[:limit])
+    )
+    packed = source / archive
+    if packed.is_file():
+        if files:
+            raise UsageError(
+                f"{source} holds {archive} and {len(files)} image files: which of them is meant?",
+                advice=f"give {packed}",
+            )
+        return open_dataset(packed)
+    if not files:
+        raise UsageError(f"no images in {source}", advice=f"looked for {', '.join(SUFFIXES)} and {archive}")
+    name = printable(source.name)
+    classes = sorted({file.parent.name for file in files})
+    if len(classes) < 2 or any(file.parent.parent != source for file in files):
+        return Dataset(name, files=files, root=source)
+    number = {name: index for index, name in enumerate(classes)}
+    labels = np.array([number[file.parent.name] for file in files], np.int64)
+    return Dataset(name, files=files, labels=labels, classes=tuple(map(printable, classes)), root=source)
 
 
-def _open(file: Path) -> Image.Image:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"cannot read the image {file}: {error}", advice=REMOVE) from error
-    if upright.mode.startswith(("I", "F")):
-        raise UsageError(
-            f"the image {file} has more than 8 bits a channel (mode {upright.mode}), and how to scale them is not recorded",
-            advice="convert it to 8 bits, as it was for the training",
-        )
-    return upright
-
-
-def _crop(image: Image.Image, preprocess: Preprocess, size: InputSpec) -> Pixels:
-    """Shorter side to ``resize``, centre crop to (height, width): uint8 (H, W, C)."""
-    from PIL import Image
-
-    mode = "L" if size.channels == 1 else "RGB"
-    image = image.convert(mode)
-    shorter = min(image.size)
-    if shorter != preprocess.resize:
-        scale = preprocess.resize / shorter
-        resized = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(resized, Image.Resampling[preprocess.interpolation.upper()])
-    left, top = round((image.width - size.width) / 2), round((image.height - size.height) / 2)
-    image = image.crop((left, top, left + size.width, top + size.height))
-    return np.asarray(image, dtype=np.uint8).reshape(size.height, size.width, size.channels)
+def _hidden(path: Path) -> bool:
+    """Copies that tools leave behind: macOS's ._ files, .ipynb_checkpoints."""
+    return any(part.startswith(".") for part in path.parts)

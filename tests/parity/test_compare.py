@@ -13,7 +13,8 @@ from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Session
 from skdeploy.errors import DependencyError
 from skdeploy.options import TraceOptions
-from skdeploy.parity.compare import batch_invariance, batches_of, compare, feeds_of, run_images, unproven
+from skdeploy.parity.compare import batch_invariance, compare, run_images, unproven
+from skdeploy.quant.feeds import batches_of, feeds_of
 from skdeploy.parity.report import Comparison
 from skdeploy.spec import ModelSpec, Precision, TensorSpec
 from tests.conftest import TinySpec

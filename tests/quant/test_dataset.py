@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from skdeploy.zoo.cards import load_card, read_card
 
 Pixels = NDArray[np.uint8]
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
+FASHION = Path(__file__).parents[2] / "calibration/fashion"
 
 
 def noise(*shape: int, seed: int = 0) -> Pixels:
@@ -57,9 +59,9 @@ def test_a_path_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_text("hello")
+    (tmp_path / "x.md").write_text("hello")
     with pytest.raises(UsageError, match="is not an image"):
-        open_dataset(tmp_path / "x.txt")
+        open_dataset(tmp_path / "x.md")
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -68,6 +70,113 @@ def test_no_images_at_all_are_refused(limit: int, tmp_path: Path) -> None:
     for call in (lambda: open_dataset(tmp_path / "x.npy", limit), lambda: photographs(limit)):
         with pytest.raises(UsageError, match="at least 1"):
             call()
+
+
+def test_copies_that_tools_hide_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".ipynb_checkpoints/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(36, 36, 3)).save(tmp_path / name)
+    assert [file.name for file in open_dataset(tmp_path).files] == ["a.png"]
+
+
+def test_opening_decodes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_text("no picture")
+    (tmp_path / "list.txt").write_text("x.png")
+    assert len(open_dataset(tmp_path)) == len(open_dataset(tmp_path / "list.txt")) == 1
+
+
+# ----- a folder that holds an archive
+
+
+def test_a_folder_with_an_archive_and_no_images_means_the_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "calibration.npz", images=noise(3, 36, 36))
+    np.savez(tmp_path / "evaluation.npz", images=noise(5, 36, 36))
+    assert (open_dataset(tmp_path).name, len(open_dataset(tmp_path, 2))) == ("calibration.npz", 2)
+    assert len(open_dataset(tmp_path, archive="evaluation.npz")) == 5
+    assert len(open_dataset(FASHION)) == 512
+
+
+def test_a_folder_with_an_archive_and_images_is_ambiguous(tmp_path: Path) -> None:
+    np.savez(tmp_path / "calibration.npz", images=noise(3, 36, 36))
+    Image.fromarray(noise(36, 36, 3)).save(tmp_path / "x.png")
+    with pytest.raises(UsageError, match=r"holds calibration\.npz and 1 image files"):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path, archive="evaluation.npz")) == 1
+
+
+# ----- class folders
+
+
+def save(folder: Path, *names: str) -> None:
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(36, 36, 3, seed=seed)).save(folder / name)
+
+
+def test_class_folders_give_labels_in_the_order_of_their_names(tmp_path: Path) -> None:
+    save(tmp_path, "cat/2.png", "cat/1.png", "Zebra/1.png", "ant/1.png")
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("Zebra", "ant", "cat")
+    assert dataset.labels is not None
+    assert [(dataset.name_of(i), label) for i, label in enumerate(dataset.labels.tolist())] == [
+        ("Zebra/1.png", 0),
+        ("ant/1.png", 1),
+        ("cat/1.png", 2),
+        ("cat/2.png", 2),
+    ]
+    first = open_dataset(tmp_path, 2)
+    assert first.labels is not None
+    assert (first.labels.tolist(), first.classes) == ([0, 1], dataset.classes)
+
+
+@pytest.mark.parametrize(
+    "names", [("a/1.png", "b/1.png", "c.png"), ("a/1.png", "b/deep/1.png"), ("a/1.png", "a/2.png"), ("1.png", "2.png")]
+)
+def test_other_folders_are_no_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    save(tmp_path, *names)
+    dataset = open_dataset(tmp_path)
+    assert dataset.labels is None
+    assert dataset.classes == ()
+    assert len(dataset) == len(names)
+
+
+# ----- hostile names
+
+
+@pytest.mark.parametrize("name", ["a\nb", "tab\there", "\x1b[31mred", "r\u202etl", os.fsdecode(b"latin-\xe9")])
+def test_a_name_that_does_not_print_is_escaped_and_its_image_read(name: str, tmp_path: Path) -> None:
+    save(tmp_path, f"{name}/{name}.png", "b/1.png")
+    dataset = open_dataset(tmp_path)
+    names = [dataset.name_of(index) for index in range(2)]
+    assert all(shown.isprintable() and shown.encode() for shown in (*names, *dataset.classes))
+    assert len(set(names)) == 2
+    assert dataset.load(spec_of()).shape == (2, 32, 32, 3)
+    assert open_dataset(tmp_path / name).name.isprintable()
+
+
+def test_a_name_in_any_script_is_shown_as_it_is(tmp_path: Path) -> None:
+    save(tmp_path, "写真 été.png")
+    (tmp_path / "list.txt").write_text("写真 été.png")
+    for source in (tmp_path, tmp_path / "list.txt"):
+        assert open_dataset(source).name_of(0) == "写真 été.png"
+
+
+# ----- choosing
+
+
+def test_chosen_images_keep_label_name_and_place(tmp_path: Path) -> None:
+    images = noise(5, 36, 36, 3)
+    np.savez(tmp_path / "x.npz", images=images, labels=[10, 11, 12, 13, 14])
+    chosen = open_dataset(tmp_path / "x.npz").take([4, 1, 2]).take([0, 2])
+    assert chosen.pixels is not None
+    assert chosen.labels is not None
+    assert np.array_equal(chosen.pixels, images[[4, 2]])
+    assert chosen.labels.tolist() == [14, 12]
+    assert [chosen.name_of(0), chosen.name_of(1)] == ["images[4]", "images[2]"]
+    save(tmp_path / "f", "a/0.png", "b/0.png", "b/1.png")
+    files = open_dataset(tmp_path / "f").take([2, 0])
+    assert files.labels is not None
+    assert ([files.name_of(0), files.name_of(1)], files.labels.tolist()) == (["b/1.png", "a/0.png"], [1, 0])
 
 
 # ----- arrays
@@ -108,6 +217,40 @@ def test_other_arrays_are_refused_with_type_and_shape(images: Any, tmp_path: Pat
         open_dataset(tmp_path / "x.npz")
     assert str(images.dtype) in error.value.message
     assert "raw uint8 pixels" in error.value.advice
+
+
+@pytest.mark.parametrize(
+    ("images", "looks", "undo"),
+    [
+        (np.linspace(-2.1, 2.6, 192, dtype=np.float32), "from -2.1 to 2.6: normalised already", "before mean and std"),
+        (np.linspace(0, 1, 192), "from 0 to 1: pixels scaled to 0..1", "np.rint(255 * images).astype(np.uint8)"),
+        (np.linspace(0, 255, 192, dtype=np.float16), "from 0 to 255: pixels of 0..255 in", "np.rint(images).astype"),
+        (np.arange(192), "from 0 to 191: pixels of 0..255 in the wrong type", "np.rint(images).astype(np.uint8)"),
+        (np.arange(192, dtype=np.uint16) * 300, "more than 8 bits a channel", ""),
+        (np.full(192, np.nan), "not finite", ""),
+    ],
+)
+def test_what_an_array_of_other_values_looks_like_is_told(images: Any, looks: str, undo: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=images.reshape(1, 8, 8, 3))
+    with pytest.raises(UsageError) as error:
+        open_dataset(tmp_path / "x.npz")
+    assert looks in error.value.message
+    assert undo in error.value.advice
+
+
+def test_channels_first_are_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", noise(2, 3, 8, 8))
+    with pytest.raises(UsageError) as error:
+        open_dataset(tmp_path / "x.npy")
+    assert "images.transpose(0, 2, 3, 1)" in error.value.advice
+
+
+@pytest.mark.parametrize("labels", [np.array([0.0, 1.0]), np.array([-1, 0]), np.array(["a", "b"])])
+def test_labels_that_are_no_class_numbers_are_refused(labels: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=noise(2, 8, 8), labels=labels)
+    with pytest.raises(UsageError, match="not class numbers") as error:
+        open_dataset(tmp_path / "x.npz")
+    assert str(labels.dtype) in error.value.message
 
 
 @pytest.mark.parametrize("labels", [np.arange(3), np.zeros((2, 5)), np.int64(1)])

@@ -1,0 +1,107 @@
+"""From one image file to the network's crop: decoding, the channels that the network takes, resize and centre crop."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.errors import UsageError
+from skdeploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+REMOVE: Final = "remove it, or give other images (--images, --calib or --data)"
+
+# What Pillow's decoders raise on damaged files. DecompressionBombError, which needs Pillow to be named, is added where used.
+DECODING: Final = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+class ImageError(UsageError):
+    """One image that cannot be used. ``reason`` says why, without the file's name."""
+
+    def __init__(self, message: str, reason: str, *, advice: str = REMOVE) -> None:
+        super().__init__(message, advice=advice)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A network input as pixels, uint8 (H, W, C), and what had to be done to the image to get it.
+
+    ``mode`` is Pillow's name of the image's kind; ``alpha``: it had transparency, which is dropped; ``animated``: it had
+    several frames, of which this is the first; ``scale`` is the factor of the resize, above 1 where the image was enlarged.
+    """
+
+    pixels: Pixels
+    mode: str
+    alpha: bool = False
+    animated: bool = False
+    scale: float = 1.0
+
+
+def crop_file(file: Path, spec: ModelSpec) -> Crop:
+    """Reads a file as training pipelines do. Raises ImageError naming it: not readable, or more than 8 bits a channel.
+
+    Turned upright by EXIF; the first frame of several; to the network's channels with ``Image.convert``, which drops alpha and
+    knows no colour profiles: what timm's and torchvision's data sets do, and so what the network was trained on.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as image:
+            animated = bool(getattr(image, "is_animated", False))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)  # in place: a camera's photograph is 36 MB
+            mode, alpha = image.mode, image.has_transparency_data
+            image.info.pop("transparency", None)  # of palette images: Pillow warns that convert will drop it
+            deep = mode.startswith(("I", "F"))
+            upright = image if deep or mode == _mode(spec) else image.convert(_mode(spec))
+    except (*DECODING, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"cannot read the image {file}: {reason}", reason) from error
+    if deep:
+        reason = f"more than 8 bits a channel (mode {mode}), and how to scale them is not recorded"
+        raise ImageError(
+            f"the image {file} has {reason}", reason, advice="convert it to 8 bits, as it was for the training"
+        )
+    return _cropped(upright, spec, mode, alpha=alpha, animated=animated)
+
+
+def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:
+    """The same from raw pixels: uint8 (H, W, 1 or 3)."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return _cropped(image.convert(_mode(spec)), spec, image.mode)
+
+
+def _mode(spec: ModelSpec) -> str:
+    return "L" if spec.input.channels == 1 else "RGB"
+
+
+def _cropped(image: Image.Image, spec: ModelSpec, mode: str, *, alpha: bool = False, animated: bool = False) -> Crop:
+    """Shorter side to ``resize``, centre crop to (height, width)."""
+    from PIL import Image
+
+    size = spec.input
+    scale = spec.preprocess.resize / min(image.size)
+    if scale != 1:
+        resized = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(resized, Image.Resampling[spec.preprocess.interpolation.upper()])
+    left, top = round((image.width - size.width) / 2), round((image.height - size.height) / 2)
+    image = image.crop((left, top, left + size.width, top + size.height))
+    pixels = np.asarray(image, dtype=np.uint8).reshape(size.height, size.width, size.channels)
+    return Crop(pixels, mode, alpha, animated, scale)

@@ -1,0 +1,268 @@
+"""One pass of the calibration images through the FP32 graph, watching the tensors that INT8 needs ranges for.
+
+Every value of every image counts, in memory that does not grow with the images. Each worker thread takes a few images at a time
+through ONNX Runtime and then into its own observers, so one worker counts while another one computes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skdeploy.backends.base import Array
+from skdeploy.backends.onnxruntime import OnnxRuntimeSession
+from skdeploy.errors import CalibrationError
+from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
+from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
+from skdeploy.spec import CalibrationMethod
+
+# Images in one run of ONNX Runtime: all observed tensors of so many are in memory at once, for each worker (77 MB an image for
+# SKNet-50 at 224 x 224). Larger runs are no faster.
+IMAGES_A_RUN: Final = 2
+
+# Counting holds the interpreter's lock for a tenth of the time that a core needs for an image of SKNet-50, and every worker
+# needs memory. Threads beyond these go to ONNX Runtime.
+MOST_WORKERS: Final = 4
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What calibration saw of one tensor.
+
+    ``shifted_threshold`` is the threshold where all 255 steps of INT8 are for magnitudes (``graph/shift.py``), None for a tensor
+    with negative values. ``early_threshold`` is the threshold after the first three quarters of the images: how much the range still moved.
+    ``channel_mean`` and ``channel_max`` (largest magnitude) are per channel, axis 1, over images and space: (C,).
+    """
+
+    minimum: float
+    maximum: float
+    threshold: float
+    early_threshold: float
+    shifted_threshold: float | None = None
+    channel_mean: NDArray[np.float32] | None = None
+    channel_max: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Images that go through the graph together: the first ``count`` of ``feeds`` are the run's images from ``start`` on."""
+
+    start: int
+    count: int
+    feeds: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Of one slice, per tensor: sums over images of the means over space, and largest magnitudes."""
+
+    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    maxima: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class _Observers:
+    """One observer a tensor for the first ``early`` images and one for the others."""
+
+    def __init__(self, tensors: Collection[str], kind: type[MinMax], early: int) -> None:
+        self.early_images = early
+        self.early = {name: kind() for name in tensors}
+        self.late = {name: kind() for name in tensors}
+
+    def update(self, name: str, values: NDArray[np.float32], start: int) -> None:
+        early = max(0, self.early_images - start)
+        self.early[name].update(values[:early])
+        try:
+            self.late[name].update(values[early:])
+        except NotFiniteError as error:
+            raise NotFiniteError(min(early, len(values)) + error.image) from error
+
+    def merge(self, other: _Observers) -> None:
+        for name in self.early:
+            self.early[name].merge(other.early[name])
+            self.late[name].merge(other.late[name])
+
+
+def observe(
+    model: ir.Model,
+    tensors: Sequence[str],
+    batches: Iterable[tuple[dict[str, Array], int]],
+    images: int,
+    *,
+    method: CalibrationMethod,
+    percentile: float = DEFAULT_PERCENTILE,
+    means: Collection[str] = (),
+    channel_maxima: Collection[str] = (),
+    threads: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+    name_of: Callable[[int], str] = str,
+) -> dict[str, Observation]:
+    """Runs ``images`` images through the FP32 graph and observes ``tensors``, inputs of the graph or tensors inside.
+
+    ``batches`` yields feeds, with images along the first axis of each, and how many of them are real; what follows those is
+    padding and not looked at. ``means`` and ``channel_maxima`` name the tensors to have these per channel. ``threads`` is for
+    all work together, by default as many as this process may use. ``advance`` is called with the number of images done.
+    The result does not depend on the threads. The model is left as it is.
+
+    Raises CalibrationError: NaN or infinity in a tensor (which, and in which image), no such tensor, not float32, no
+    image or more than ``images``; UsageError for an impossible percentile; and as the backend ``onnxruntime`` does.
+    """
+    if method is CalibrationMethod.PERCENTILE:
+        check_percentile(percentile)
+    names = list(dict.fromkeys((*tensors, *means, *channel_maxima)))
+    threads = threads or len(os.sched_getaffinity(0))
+    workers = min(threads, MOST_WORKERS)
+    kind = MinMax if method is CalibrationMethod.MINMAX else MagnitudeHistogram
+    idle: SimpleQueue[_Observers] = SimpleQueue()
+    early = -(-3 * images // 4)
+    pool_of_observers = [_Observers(names, kind, early) for _ in range(workers)]
+    for observers in pool_of_observers:
+        idle.put(observers)
+    total = _Channels()
+    done = 0
+    # ONNX Runtime's pool serves all its callers, and each caller works too.
+    with _open(model, names, threads - workers + 1) as session:
+
+        def run(part: _Slice) -> _Channels:
+            observers = idle.get()
+            try:
+                return _observe_slice(session, part, names, observers, means, channel_maxima, name_of)
+            finally:
+                idle.put(observers)
+
+        for part, channels in _in_order(run, _slices(session, batches), workers):
+            _add(total, channels)
+            done += part.count
+            advance(part.count)
+    if not 0 < done <= images:
+        raise CalibrationError(f"calibration was to have {images} images and got {done}")
+    first, *others = pool_of_observers
+    for other in others:
+        first.merge(other)
+    with ThreadPoolExecutor(workers) as executor:
+        found = executor.map(lambda name: _observation(name, first, total, method, percentile, done), names)
+        return dict(zip(names, found, strict=True))
+
+
+def _open(model: ir.Model, names: Sequence[str], threads: int) -> OnnxRuntimeSession:
+    """The graph with the tensors among its outputs."""
+    model = model.clone()
+    graph = model.graph
+    values = {value.name: value for node in graph for value in node.outputs}
+    inputs, outputs = {value.name for value in graph.inputs}, {value.name for value in graph.outputs}
+    for name in names:
+        if name in inputs:
+            continue
+        if name not in values:
+            raise CalibrationError(
+                f"the graph has no tensor named {name!r} to calibrate", advice="`skdeploy inspect` shows the graph"
+            )
+        if name not in outputs:
+            graph.outputs.append(values[name])
+    return OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", threads)
+
+
+def _slices(session: OnnxRuntimeSession, batches: Iterable[tuple[dict[str, Array], int]]) -> Iterator[_Slice]:
+    """Batches without padding, cut to what a run takes; whole and with it where the graph has a fixed batch size."""
+    dynamic = all(isinstance(spec.shape[0], str) for spec in session.inputs)
+    start = 0
+    for feeds, count in batches:
+        size = IMAGES_A_RUN if dynamic else count
+        for first in range(0, count, size):
+            part = (
+                {name: array[first : min(first + size, count)] for name, array in feeds.items()} if dynamic else feeds
+            )
+            taken = min(size, count - first)
+            yield _Slice(start, taken, part)
+            start += taken
+
+
+def _in_order(
+    run: Callable[[_Slice], _Channels], slices: Iterable[_Slice], workers: int
+) -> Iterator[tuple[_Slice, _Channels]]:
+    """Results in the order of the slices: neither sums of floats nor the first error depend on which thread was faster."""
+    pending: deque[tuple[_Slice, Future[_Channels]]] = deque()
+    executor = ThreadPoolExecutor(workers)
+    try:
+        for part in slices:
+            pending.append((part, executor.submit(run, part)))
+            if len(pending) > workers:
+                oldest, future = pending.popleft()
+                yield oldest, future.result()
+        for oldest, future in pending:
+            yield oldest, future.result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _observe_slice(
+    session: OnnxRuntimeSession,
+    part: _Slice,
+    names: Sequence[str],
+    observers: _Observers,
+    means: Collection[str],
+    channel_maxima: Collection[str],
+    name_of: Callable[[int], str],
+) -> _Channels:
+    outputs = {**part.feeds, **session.run(part.feeds)}
+    images = len(next(iter(part.feeds.values())))
+    channels = _Channels()
+    broken: dict[str, int] = {}
+    for name in names:
+        values = outputs.pop(name)  # its memory is free again as soon as it has been looked at
+        if values.dtype != np.float32 or values.ndim < 2 or len(values) != images:
+            raise CalibrationError(
+                f"{name} is {values.dtype} of shape {values.shape}: calibration takes float32 with the {images} images first"
+            )
+        values = values[: part.count]
+        try:
+            observers.update(name, values, part.start)
+        except NotFiniteError as error:
+            broken[name] = error.image
+            continue
+        if name in means or name in channel_maxima:
+            maps = values.reshape(*values.shape[:2], -1)
+            if name in means:
+                channels.sums[name] = maps.mean(axis=2).sum(axis=0, dtype=np.float64)
+            if name in channel_maxima:
+                channels.maxima[name] = np.maximum(maps.max(axis=(0, 2)), -maps.min(axis=(0, 2)))
+    if broken:
+        name = min(broken, key=lambda key: broken[key])  # the first in the order of the tensors, among equals
+        raise CalibrationError(
+            f"{name} is not finite (NaN or infinity) for the image {name_of(part.start + broken[name])}",
+            advice="remove it, or check the weights with `skdeploy verify`",
+        )
+    return channels
+
+
+def _add(total: _Channels, part: _Channels) -> None:
+    for name, sums in part.sums.items():
+        total.sums[name] = total.sums[name] + sums if name in total.sums else sums
+    for name, maxima in part.maxima.items():
+        total.maxima[name] = np.maximum(total.maxima[name], maxima) if name in total.maxima else maxima
+
+
+def _observation(
+    name: str, observers: _Observers, total: _Channels, method: CalibrationMethod, percentile: float, images: int
+) -> Observation:
+    observer = observers.early[name]
+    early_threshold = threshold(observer, method, percentile)
+    observer.merge(observers.late[name])
+    sums = total.sums.get(name)
+    return Observation(
+        minimum=observer.minimum,
+        maximum=observer.maximum,
+        threshold=threshold(observer, method, percentile),
+        early_threshold=early_threshold,
+        shifted_threshold=threshold(observer, method, percentile, SHIFTED) if observer.minimum >= 0 else None,
+        channel_mean=None if sums is None else (sums / images).astype(np.float32),
+        channel_max=total.maxima.get(name),
+    )

@@ -1,0 +1,137 @@
+"""An FP32 graph and its ranges to an INT8 graph: the order of the passes, and what each is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skdeploy.errors import CalibrationError
+from skdeploy.graph.constants import array_of, constant
+from skdeploy.graph.equalize import equalize
+from skdeploy.graph.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
+from skdeploy.graph.placement import Placement, place
+from skdeploy.graph.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
+from skdeploy.graph.shift import ShiftTensors, shiftable
+from skdeploy.quant.ranges import Algorithm, Ranges
+from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
+from skdeploy.quant.weights import dequantized, half_scale, mean_change, quantize_weight
+from skdeploy.spec import ModelSpec
+
+IMAGE = "input"  # what a ranges file calls the normalised image, whether or not the graph makes it itself
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An INT8 graph, its other numbers still FP32, and what was done. ``offsets`` are those of the shifted tensors."""
+
+    model: ir.Model
+    placement: Placement
+    scales: dict[str, float]
+    offsets: dict[str, float] = field(default_factory=dict)
+
+
+def prepare(
+    model: ir.Model,
+    spec: ModelSpec,
+    algorithm: Algorithm,
+    channel_maxima: Mapping[str, NDArray[np.float32]] | None = None,
+) -> ir.Model:
+    """A copy of the FP32 graph with the same function and better ranges: what is calibrated, and then quantized.
+
+    ``channel_maxima``, by the names of a ranges file, are needed to equalize.
+    """
+    prepared = model.clone()
+    if algorithm.equalize and channel_maxima is not None:
+        equalize(prepared, {_in_graph(prepared, name): maxima for name, maxima in channel_maxima.items()})
+    if algorithm.exact_input:
+        PixelSteps(spec.preprocess)(prepared)
+    return prepared
+
+
+def ranged_tensors(model: ir.Model, placement: Placement) -> dict[str, str]:
+    """The tensors of a placement by the names of a ranges file, each with its name in the graph; pixels need no range."""
+    image = normalised_image(model.graph).name
+    return {IMAGE if name == image else name: name for name in placement.tensors if name != PIXELS}
+
+
+def quantize(
+    model: ir.Model, spec: ModelSpec, ranges: Ranges, keep: tuple[str, ...] = (), *, keep_grouped: bool = False
+) -> Quantized:
+    """The INT8 graph of an FP32 graph. ``keep`` and ``keep_grouped``: see ``place``.
+
+    Raises CalibrationError for ranges of another network or preprocessing, or without a tensor that is to be quantized;
+    UsageError for a pattern that matches no module.
+    """
+    algorithm = ranges.algorithm
+    maxima = {name: np.asarray(values, np.float32) for name, values in ranges.channel_maxima.items()}
+    ranges.check_belongs(model, spec, ())
+    prepared = prepare(model, spec, algorithm, maxima)
+    placement = place(prepared, keep, keep_grouped=keep_grouped)
+    names = ranged_tensors(prepared, placement)
+    ranges.check_belongs(model, spec, tuple(names))
+    if not placement.weighted:
+        raise CalibrationError(
+            "nothing is left to be INT8: every convolution and the classifier stay in the fallback",
+            advice="keep fewer modules, or export with --fp16",
+        )
+    shifted = set(shiftable(prepared, placement)) if algorithm.shift else set()
+    scales: dict[str, float] = {PIXELS: PIXEL_STEP} if PIXELS in placement.readers else {}
+    offsets: dict[str, float] = {}
+    for key, name in names.items():
+        found = ranges.tensors[key]
+        if name in shifted and found.shifted_threshold is not None:
+            scales[name] = _half(found.shifted_threshold / SHIFTED)
+            offsets[name] = -INT8_MIN * scales[name]
+        else:
+            scales[name] = _half(found.threshold / SYMMETRIC)
+    weights = _round_weights(prepared, placement, ranges, spec)
+    PixelShift(spec.preprocess)(prepared)
+    ShiftTensors(placement, offsets)(prepared)
+    InsertQDQ(placement, scales, weights)(prepared)
+    return Quantized(prepared, placement, scales, offsets)
+
+
+def _round_weights(
+    model: ir.Model, placement: Placement, ranges: Ranges, spec: ModelSpec
+) -> dict[str, QuantizedWeight]:
+    """Rounds the weights in the graph, corrects the biases, and gives the integers."""
+    nodes = {node.name or "": node for node in model.graph}
+    weights: dict[str, QuantizedWeight] = {}
+    for name in placement.weighted:
+        node = nodes[name]
+        old = node.inputs[1]
+        assert old is not None  # placed
+        weight = weights[name] = quantize_weight(node, least_error=ranges.algorithm.weight_scales == "mse")
+        rounded = dequantized(weight)
+        error = array_of(old) - rounded
+        node.replace_input_with(1, constant(model.graph, f"{old.name}_rounded", rounded))
+        mean = _input_mean(node, ranges, spec)
+        if ranges.algorithm.bias_correction and mean is not None:
+            correction = mean_change(node, error, mean)
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            corrected = (0.0 if bias is None else array_of(bias)) + correction
+            node.resize_inputs(3)
+            node.replace_input_with(2, constant(model.graph, f"{name}_bias", corrected.astype(np.float32)))
+    return weights
+
+
+def _input_mean(node: ir.Node, ranges: Ranges, spec: ModelSpec) -> NDArray[np.float32] | None:
+    """The mean of each input channel, (I,), in the graph as prepared."""
+    name = (node.inputs[0].name if node.inputs[0] is not None else None) or ""
+    found = ranges.channel_means.get(IMAGE if name == PIXELS else name)
+    if found is None or node.op_type == "MatMul":
+        return None
+    mean = np.asarray(found, np.float32)
+    return (mean / pixel_slope(spec.preprocess)).astype(np.float32) if name == PIXELS else mean
+
+
+def _in_graph(model: ir.Model, name: str) -> str:
+    return normalised_image(model.graph).name or "" if name == IMAGE else name
+
+
+def _half(scale: float) -> float:
+    return float(half_scale(np.asarray(scale)))

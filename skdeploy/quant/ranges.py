@@ -1,0 +1,394 @@
+"""The ranges of a network's tensors as a file to review: ``skdeploy calibrate`` writes it, ``export --int8`` reads it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+
+import numpy as np
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
+
+from skdeploy import __version__
+from skdeploy.bundle.artifact import digest_json, tool_versions, write_text
+from skdeploy.errors import CalibrationError
+from skdeploy.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+INT8_MAX: Final = 127
+TOOLS: Final = ("numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu")  # what the numbers in the file come from
+WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
+ONNX_DOMAINS: Final = ("", "ai.onnx")
+
+# FP32's largest finite number, rounded up so that its own nine digits pass; and the smallest threshold whose scale is a normal
+# FP32 number: GPUs flush smaller ones to zero, and a scale of zero divides by zero.
+LARGEST: Final = 3.4028235e38
+SMALLEST_THRESHOLD: Final = 127 * 2.0**-126
+
+ONE_ENTRY_A_LINE: Final = ("tensors", "channel_maxima", "channel_means", "audit")
+CALIBRATE: Final = "calibrate again: skdeploy calibrate"
+PROBLEMS_SHOWN: Final = 5
+
+# ONNX's defaults, which one exporter writes and another leaves out. A kernel's shape is its weight's.
+NEUTRAL: Final[Mapping[str, float | str]] = {
+    "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET",
+    "alpha": 1, "beta": 1, "transA": 0, "transB": 0,
+}  # fmt: skip
+IMPLIED: Final = frozenset({"kernel_shape"})
+
+
+def _nine_digits(value: float) -> float:
+    """Nine significant digits tell any two float32 apart (1 + ceil(24 log10 2) = 9); and a zero has no sign here."""
+    return float(f"{value:.9g}") + 0.0
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}") + 0.0
+
+
+def _gives_a_scale(threshold: float) -> float:
+    if threshold < SMALLEST_THRESHOLD:
+        raise ValueError(f"must be positive, and at least {SMALLEST_THRESHOLD:.3g} for a scale that FP32 holds")
+    return threshold
+
+
+def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    dumps(value, allow_nan=False)  # raises ValueError
+    return value
+
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Percentile = Annotated[float, Field(gt=0, le=100)]
+Magnitude = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
+Bound = Annotated[Magnitude, AfterValidator(_nine_digits)]
+Threshold = Annotated[Magnitude, AfterValidator(_nine_digits), AfterValidator(_gives_a_scale)]
+Channels = Annotated[tuple[Annotated[Magnitude, AfterValidator(_six_digits)], ...], Field(min_length=1)]
+
+
+class TensorRange(Frozen):
+    """What a tensor's values were over all images, and the magnitude that becomes 127; in the tensor's own unit.
+
+    ``shifted_threshold``, of a tensor without negative values, is the magnitude that becomes the last of 255 steps, where it is
+    shifted to use all of INT8 (``graph/shift.py``).
+    """
+
+    minimum: Bound
+    maximum: Bound
+    threshold: Threshold
+    shifted_threshold: Threshold | None = None
+
+    @property
+    def scale(self) -> float:
+        """The step of the INT8 numbers: symmetric, so threshold / 127."""
+        return self.threshold / INT8_MAX
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        return self
+
+
+class CalibrationData(Frozen):
+    """The images: ``sha256`` is ``Dataset.digest`` of those used; ``random`` says that they are noise, not images."""
+
+    name: str
+    sha256: Digest
+    images: Annotated[int, Field(ge=1)]
+    random: bool = False
+
+
+class Algorithm(Frozen):
+    """All that turns images into ranges. ``version`` grows whenever the same choices would give other numbers."""
+
+    method: CalibrationMethod
+    percentile: Percentile | None = None
+    equalize: bool = True
+    bias_correction: bool = True
+    shift: bool = True
+    exact_input: bool = True
+    weight_scales: Literal["mse", "max"] = "mse"
+    version: Annotated[int, Field(ge=1)]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the choices: equal digests, equal ranges of equal weights and images."""
+        return digest_json(self.model_dump(mode="json"))
+
+    @model_validator(mode="after")
+    def _percentile_if_used(self) -> Self:
+        check_percentile(self.method, self.percentile)
+        return self
+
+
+class Ranges(Frozen):
+    """A ranges file, schema 1.
+
+    ``channel_maxima`` are the largest magnitudes of a tensor's channels, (C,), for equalization; all else is of the graph once
+    equalized. ``channel_means`` are means over images and space, (C,), for bias correction.
+    """
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    skdeploy: str
+    tools: dict[str, str]
+    model: str
+    model_sha256: Digest
+    preprocess: Preprocess
+    input: InputSpec
+    preprocess_sha256: Digest
+    data: CalibrationData
+    algorithm: Algorithm
+    algorithm_sha256: Digest
+    tensors: Annotated[dict[str, TensorRange], Field(min_length=1)]
+    channel_maxima: dict[str, Channels] = Field(default={})
+    channel_means: dict[str, Channels] = Field(default={})
+    audit: Annotated[dict[str, JsonValue], AfterValidator(_plain_json)] = Field(default={})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.algorithm_sha256 != self.algorithm.digest:
+            raise ValueError("algorithm_sha256 is not the digest of algorithm: the file was edited by hand")
+        if self.preprocess_sha256 != _form_digest(self.preprocess, self.input):
+            raise ValueError("preprocess_sha256 is not the digest of preprocess and input: the file was edited by hand")
+        if self.algorithm.bias_correction and not self.channel_means:
+            raise ValueError("algorithm.bias_correction is on, and there are no channel_means to correct with")
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        model: ir.Model,
+        spec: ModelSpec,
+        data: CalibrationData,
+        algorithm: Algorithm,
+        tensors: Mapping[str, tuple[float, float, float, float | None]],
+        channel_maxima: Mapping[str, Iterable[float]] | None = None,
+        channel_means: Mapping[str, Iterable[float]] | None = None,
+        audit: Mapping[str, JsonValue] | None = None,
+    ) -> Ranges:
+        """The ranges of the FP32 graph's tensors from (minimum, maximum, threshold, shifted) of each, sorted in the graph's order.
+
+        Raises CalibrationError: a tensor that the graph does not have, NaN, infinity, or a threshold that is not positive.
+        """
+        order = {name: position for position, name in enumerate(_tensor_names(model))}
+        channels = {"channel_maxima": channel_maxima or {}, "channel_means": channel_means or {}}
+        strange = [name for name in (*tensors, *channels["channel_maxima"], *channels["channel_means"]) if name not in order]
+        if strange:
+            raise CalibrationError(f"a range for {strange[0]!r}, which is no tensor of {spec.name}'s graph")
+        content = {
+            "schema": 1,
+            "skdeploy": __version__,
+            "tools": tool_versions(TOOLS),
+            "model": spec.name,
+            "model_sha256": graph_identity(model),
+            "preprocess": spec.preprocess,
+            "input": spec.input,
+            "preprocess_sha256": _form_digest(spec.preprocess, spec.input),
+            "data": data,
+            "algorithm": algorithm,
+            "algorithm_sha256": algorithm.digest,
+            "tensors": {name: _range(tensors[name]) for name in sorted(tensors, key=order.__getitem__)},
+            **{
+                field: {name: tuple(map(float, values[name])) for name in sorted(values, key=order.__getitem__)}
+                for field, values in channels.items()
+            },
+            "audit": dict(audit or {}),
+        }
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise CalibrationError(
+                f"calibration of {spec.name} gave ranges that make no sense:\n{explain(error, cls)}",
+                advice="look at the images: `skdeploy calibrate` prints its audit of them",
+            ) from error
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Each tensor's INT8 step, in the file's order."""
+        return {name: tensor.scale for name, tensor in self.tensors.items()}
+
+    def text(self) -> str:
+        """JSON with a tensor a line, so that a diff shows the tensors that changed; equal ranges give equal bytes."""
+        parts = []
+        for key, value in self.model_dump(mode="json", by_alias=True).items():
+            if key in ONE_ENTRY_A_LINE and value:
+                rows = ",\n".join(f"    {_json(name)}: {_json(entry)}" for name, entry in value.items())
+                parts.append(f"  {_json(key)}: {{\n{rows}\n  }}")
+            else:
+                parts.append(f"  {_json(key)}: {_json(value)}")
+        return "{\n" + ",\n".join(parts) + "\n}\n"
+
+    def write(self, path: Path) -> None:
+        """Replaces ``path``, whole or not at all. Raises IntegrityError for a full disk, UsageError for a bad place."""
+        write_text(path, self.text())
+
+    def check_belongs(self, model: ir.Model, spec: ModelSpec, wanted: Sequence[str]) -> None:
+        """Raises CalibrationError unless these are ranges of this FP32 graph, its preprocessing and all ``wanted`` tensors."""
+        identity = graph_identity(model)
+        if identity != self.model_sha256:
+            raise CalibrationError(
+                f"the ranges are those of other weights: calibrated on {self.model} {self.model_sha256}, "
+                f"and the graph of {spec.name} is {identity}",
+                advice=CALIBRATE,
+            )
+        digest = _form_digest(spec.preprocess, spec.input)
+        if digest != self.preprocess_sha256:
+            there, here = _form(self.preprocess, self.input), _form(spec.preprocess, spec.input)
+            differing = [
+                f"  {key}: calibrated with {there[key]}, now {here[key]}" for key in here if there[key] != here[key]
+            ]
+            raise CalibrationError(
+                f"the ranges are those of another preprocessing or image size: calibrated with {self.preprocess_sha256}, "
+                f"now {digest}\n" + "\n".join(differing),
+                advice=f"give the values that it was calibrated with, or {CALIBRATE}",
+            )
+        absent = [name for name in wanted if name not in self.tensors]
+        if absent:
+            others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            raise CalibrationError(
+                f"the ranges have none for the tensor {absent[0]!r}{others}: it was calibrated for other modules",
+                advice=f"{CALIBRATE}, with the same modules and options as the export",
+            )
+
+
+def load_ranges(path: Path) -> Ranges:
+    """Reads a ranges file. Raises CalibrationError: absent, truncated, of another schema, or naming the fields that are bad."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"cannot read the ranges {path}: {error.strerror}", advice=CALIBRATE) from error
+    try:
+        return Ranges.model_validate_json(content)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            if problem["loc"] == ("schema",) and problem["type"] == "literal_error":
+                raise CalibrationError(
+                    f"the ranges {path} have schema {problem['input']!r}, and this skdeploy {__version__} reads schema 1",
+                    advice="read them with the skdeploy that wrote them, or " + CALIBRATE,
+                ) from error
+        raise CalibrationError(
+            f"the ranges {path} are not valid:\n{explain(error, Ranges)}", advice=CALIBRATE
+        ) from error
+
+
+def graph_identity(model: ir.Model) -> str:
+    """SHA-256 of what a graph computes with: the weighted nodes' names, operators, attributes and constants.
+
+    Two graphs have one identity if all Conv, Gemm and MatMul nodes agree; opset, batch, image size, embedded preprocessing and
+    the order in which the file lists its nodes do not matter. Raises CalibrationError if there is no such node.
+    """
+    varying = {value for value in model.graph.inputs if not value.is_initializer()}
+    digests: list[tuple[str, str]] = []
+    for node in model.graph:
+        if any(value in varying for value in node.inputs):
+            varying.update(node.outputs)
+        if node.op_type in WEIGHTED and node.domain in ONNX_DOMAINS:
+            digests.append((node.name or f"unnamed {len(digests)}", _node_digest(node, varying)))
+    if not digests:
+        raise CalibrationError("the graph has no Conv, Gemm or MatMul: nothing in it can be INT8")
+    return digest_json(sorted(digests))
+
+
+def _node_digest(node: ir.Node, varying: set[ir.Value]) -> str:
+    attributes = {
+        name: attribute.value
+        for name, attribute in sorted(node.attributes.items())
+        if name not in IMPLIED and not _is_neutral(name, attribute.value)
+    }
+    digest = hashlib.sha256(dumps([node.op_type, attributes]).encode())
+    for index, value in enumerate(node.inputs):
+        if value is not None and value not in varying:
+            for array in _constants(value):
+                little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+                digest.update(dumps([index, little.dtype.str, little.shape]).encode())
+                digest.update(little.data if little.size else b"")
+    return digest.hexdigest()
+
+
+def _is_neutral(name: str, value: object) -> bool:
+    neutral = NEUTRAL.get(name)
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return neutral is not None and all(item == neutral for item in values)
+
+
+def _constants(value: ir.Value) -> Iterator[np.ndarray]:
+    """A constant's array, or those that it is computed from where nobody folded it, such as a weight behind a Transpose."""
+    import onnx_ir as ir
+
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is not None:
+        yield tensor.numpy()
+        return
+    producer = value.producer()
+    for source in producer.inputs if producer is not None else ():
+        if source is not None:
+            yield from _constants(source)
+
+
+def _tensor_names(model: ir.Model) -> Iterator[str]:
+    for value in model.graph.inputs:
+        yield value.name or ""
+    for node in model.graph:
+        for value in node.outputs:
+            yield value.name or ""
+
+
+def check_percentile(method: CalibrationMethod, percentile: float | None) -> None:
+    """Raises ValueError unless a percentile is given exactly where the method uses one."""
+    if (method is CalibrationMethod.PERCENTILE) != (percentile is not None):
+        raise ValueError(f"method {method} {'takes no' if percentile is not None else 'needs a'} percentile")
+
+
+def explain(error: ValidationError, model: type[Frozen]) -> str:
+    """What is wrong in a file, a line each: the field, why, and what was given; for an unknown key, the nearest known one."""
+    import difflib
+
+    problems = error.errors(include_url=False)
+    lines = []
+    for problem in problems[:PROBLEMS_SHOWN]:
+        where = ".".join(str(part) for part in problem["loc"]) or "file"
+        given = problem["input"]
+        shown = (
+            f" (given {given!r})" if isinstance(given, str | int | float) and problem["type"] != "json_invalid" else ""
+        )
+        reason = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            keys = (
+                [field.alias or name for name, field in model.model_fields.items()] if len(problem["loc"]) == 1 else []
+            )
+            nearest = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.5)
+            reason, shown = "unknown key" + (f", did you mean {nearest[0]!r}?" if nearest else ""), ""
+        elif problem["type"] == "missing":
+            reason, shown = "missing", ""
+        lines.append(f"  {where}: {reason}{shown}")
+    if len(problems) > PROBLEMS_SHOWN:
+        lines.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
+    return "\n".join(lines)
+
+
+def _range(measured: tuple[float, float, float, float | None]) -> dict[str, float | None]:
+    minimum, maximum, threshold, shifted = measured
+    return {
+        "minimum": float(minimum),
+        "maximum": float(maximum),
+        "threshold": float(threshold),
+        "shifted_threshold": None if shifted is None else float(shifted),
+    }
+
+
+def _form(preprocess: Preprocess, size: InputSpec) -> dict[str, JsonValue]:
+    """The preprocessing and the image size by their names in a card."""
+    tables = {"preprocess": preprocess.model_dump(mode="json"), "input": size.model_dump(mode="json")}
+    return {f"{table}.{key}": value for table, content in tables.items() for key, value in content.items()}
+
+
+def _form_digest(preprocess: Preprocess, size: InputSpec) -> str:
+    return digest_json(_form(preprocess, size))
+
+
+def _json(value: JsonValue) -> str:
+    return dumps(value, ensure_ascii=False, allow_nan=False)

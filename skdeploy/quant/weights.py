@@ -1,0 +1,85 @@
+"""Weights as INT8: a scale for each output channel, and the bias that makes up for what rounding does to the mean."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skdeploy.graph.constants import array_of
+from skdeploy.graph.equalize import output_axis, rows_first
+from skdeploy.graph.qdq import QuantizedWeight
+
+WEIGHT_MAX: Final = 127  # and -127: a kernel that multiplies by -w needs both
+RATIOS: Final = np.linspace(1.0, 0.8, 11)  # of the largest weight: clipping pays where a channel has thousands of weights
+# FP16's smallest number with its full precision; a scale below it could be rounded to zero, and no scale may be.
+SMALLEST_SCALE: Final = 2.0**-24 * 2**8
+
+
+def quantize_weight(node: ir.Node, *, least_error: bool = True) -> QuantizedWeight:
+    """The weight of a Conv, Gemm or MatMul as INT8, per output channel.
+
+    ``least_error`` chooses each channel's scale for the least squared error, from its largest weight down to 0.8 of it; else the
+    largest weight becomes 127. Scales are FP16 numbers, so that an FP16 graph and an FP32 graph hold the same integers.
+    """
+    weight = node.inputs[1]
+    assert weight is not None  # placed
+    array = rows_first(node, array_of(weight)).astype(np.float32)
+    rows = array.reshape(len(array), -1)
+    largest = np.abs(rows).max(axis=1)
+    scales = half_scale(largest / WEIGHT_MAX)
+    if least_error:
+        scales = _least_error(rows, largest, scales)
+    values = _rounded(rows, scales).astype(np.int8).reshape(array.shape)
+    axis = output_axis(node)
+    return QuantizedWeight(np.ascontiguousarray(values.T) if axis else values, scales, axis)
+
+
+def half_scale(scale: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scales as FP16 numbers, never zero: that of a dead channel, or a dead tensor, is the smallest that FP16 holds well."""
+    rounded: NDArray[np.float32] = np.maximum(scale, SMALLEST_SCALE).astype(np.float16).astype(np.float32)
+    return rounded
+
+
+def dequantized(weight: QuantizedWeight) -> NDArray[np.float32]:
+    """What the INT8 weight stands for, in the weight's shape."""
+    shape = [1] * weight.values.ndim
+    shape[weight.axis] = -1
+    return weight.values.astype(np.float32) * weight.scales.reshape(shape)
+
+
+def mean_change(node: ir.Node, error: NDArray[np.float64], mean: NDArray[np.float32]) -> NDArray[np.float64]:
+    """What an error of the weight adds to the mean of each output channel (O,), for inputs of mean (I,).
+
+    E[sum_i e_oi x_i] = sum_i e_oi E[x_i]; the padding of convolutions, where x is zero, is not accounted for.
+    """
+    rows = rows_first(node, error)
+    taps = rows.reshape(*rows.shape[:2], -1).sum(axis=2)  # (O, I / groups)
+    groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
+    by_group = mean.astype(np.float64).reshape(groups, -1)
+    change: NDArray[np.float64] = np.einsum("goi,gi->go", taps.reshape(groups, -1, taps.shape[1]), by_group).reshape(-1)
+    return change
+
+
+def _least_error(
+    rows: NDArray[np.float32], largest: NDArray[np.float32], scales: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    best = scales
+    least = np.full(len(rows), np.inf, np.float32)
+    for ratio in RATIOS:
+        candidate = half_scale(ratio * largest / WEIGHT_MAX)
+        difference = _rounded(rows, candidate)
+        difference *= candidate[:, None]
+        difference -= rows
+        error = np.einsum("ij,ij->i", difference, difference)
+        better = error < least
+        best, least = np.where(better, candidate, best), np.minimum(error, least)
+    return best
+
+
+def _rounded(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    quotient = rows / scales[:, None]
+    np.rint(quotient, out=quotient)
+    return np.clip(quotient, -WEIGHT_MAX, WEIGHT_MAX, out=quotient)

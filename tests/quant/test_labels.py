@@ -1,0 +1,100 @@
+"""Labels for accuracy: matched with the network's classes, or refused; never guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skdeploy.errors import UsageError
+from skdeploy.quant.dataset import Dataset, open_dataset
+from skdeploy.quant.labels import as_the_network_counts
+from skdeploy.spec import ModelSpec
+from skdeploy.zoo.cards import load_card, read_card
+
+TINY = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")  # 5 classes, no labels
+FASHION, _ = load_card("sknet-fashion")  # 10 classes, labels
+
+
+def folders(folder: Path, *names: str) -> Dataset:
+    """A class folder of one image each; nothing is decoded."""
+    for name in names:
+        (folder / name).mkdir()
+        (folder / name / "1.png").touch()
+    return open_dataset(folder)
+
+
+def labels_of(dataset: Dataset, spec: ModelSpec) -> dict[str, int]:
+    found = as_the_network_counts(dataset, spec)
+    assert found.labels is not None
+    return {found.files[index].parent.name: int(label) for index, label in enumerate(found.labels)}
+
+
+def test_class_folders_are_matched_with_the_cards_labels_by_name(tmp_path: Path) -> None:
+    dataset = folders(tmp_path, "bag", "Ankle Boot", "t-shirt_top", "TROUSER")
+    assert labels_of(dataset, FASHION) == {"bag": 8, "Ankle Boot": 9, "t-shirt_top": 0, "TROUSER": 1}
+    assert as_the_network_counts(dataset, FASHION).classes == FASHION.labels
+
+
+def test_a_class_folder_that_is_no_label_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"1 of 3 class folders .* no labels of the card sknet-fashion: Boots\n"
+    ) as error:
+        as_the_network_counts(folders(tmp_path, "Bag", "Boots", "Coat"), FASHION)
+    assert "T-shirt/top, Trouser" in error.value.advice
+
+
+def test_folders_that_are_one_label_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one name but for case"):
+        as_the_network_counts(folders(tmp_path, "Bag", "bag", "Coat"), FASHION)
+
+
+def test_labels_of_a_card_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
+    spec = TINY.model_copy(update={"labels": ("a", "A", "b", "c", "d")})
+    with pytest.raises(UsageError, match="differ only in case or punctuation"):
+        as_the_network_counts(folders(tmp_path, "a", "b"), spec)
+
+
+def test_folders_named_by_numbers_are_these_classes(tmp_path: Path) -> None:
+    dataset = folders(tmp_path, "0", "10", "2")  # sorted as text: 0, 10, 2
+    spec = TINY.model_copy(update={"network": TINY.network.model_copy(update={"classes": 11})})
+    assert labels_of(dataset, spec) == {"0": 0, "10": 10, "2": 2}
+    with pytest.raises(UsageError, match=r"10/1\.png in .* has label 10, and tiny has 5 classes") as error:
+        as_the_network_counts(dataset, TINY)
+    assert "0 to 4" in error.value.advice
+
+
+def test_one_number_written_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="are one number"):
+        as_the_network_counts(folders(tmp_path, "1", "01"), TINY)
+
+
+def test_as_many_folders_as_classes_are_these_in_sorted_order(tmp_path: Path) -> None:
+    assert labels_of(folders(tmp_path, *"edcba"), TINY) == {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4}
+
+
+def test_fewer_folders_than_classes_without_names_are_a_guess(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="4 class folders, tiny has 5 classes and no labels"):
+        as_the_network_counts(folders(tmp_path, *"abcd"), TINY)
+
+
+def test_numbers_are_taken_as_they_are_and_get_the_cards_names() -> None:
+    dataset = Dataset("x", pixels=np.zeros((3, 28, 28, 1), np.uint8), labels=np.array([9, 0, 3]))
+    found = as_the_network_counts(dataset, FASHION)
+    assert found.labels is not None
+    assert found.labels.tolist() == [9, 0, 3]
+    assert found.classes == FASHION.labels
+
+
+def test_a_number_beyond_the_classes_is_named() -> None:
+    dataset = Dataset("x", pixels=np.zeros((3, 28, 28, 1), np.uint8), labels=np.array([9, 10, 3]))
+    with pytest.raises(UsageError, match=r"images\[1\] in x has label 10, and sknet-fashion has 10 classes"):
+        as_the_network_counts(dataset, FASHION)
+
+
+def test_images_without_labels_measure_no_accuracy(tmp_path: Path) -> None:
+    (tmp_path / "x.png").touch()
+    with pytest.raises(UsageError, match="accuracy needs labels") as error:
+        as_the_network_counts(open_dataset(tmp_path), TINY)
+    assert "class folders" in error.value.advice

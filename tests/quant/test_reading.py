@@ -1,0 +1,226 @@
+"""Reading calibration images: a few broken ones are passed over and named, more are an error; few are in memory at a time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from skdeploy.errors import CalibrationError
+from skdeploy.quant import reading
+from skdeploy.quant.dataset import Dataset, open_dataset
+from skdeploy.quant.images import Crop
+from skdeploy.quant.reading import Unreadable, read_crops
+from skdeploy.spec import ModelSpec
+from skdeploy.zoo.cards import read_card
+
+Pixels = NDArray[np.uint8]
+SPEC = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")  # 3 x 32 x 32 from 36
+
+
+def noise(*shape: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def folder_of(folder: Path, count: int, *, broken: int = 0) -> Dataset:
+    """JPEGs, of which the first few are cut off in the middle."""
+    for index in range(count):
+        file = folder / f"{index:03}.jpg"
+        Image.fromarray(noise(40, 50, 3, seed=index)).save(file)
+        if index < broken:
+            file.write_bytes(file.read_bytes()[:700])
+    return open_dataset(folder)
+
+
+@pytest.fixture(params=[1, 4])
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(reading.os, "cpu_count", lambda: request.param)
+    return request.param
+
+
+def test_crops_come_in_order_and_are_those_that_parity_uses(tmp_path: Path, workers: int) -> None:
+    dataset = folder_of(tmp_path, 30)
+    found = list(read_crops(dataset, SPEC))
+    assert [index for index, _ in found] == list(range(30))
+    assert np.array_equal(np.stack([crop.pixels for _, crop in found]), dataset.load(SPEC))
+
+
+def test_arrays_are_read_too(tmp_path: Path) -> None:
+    dataset = Dataset("x", pixels=noise(5, 36, 36, 3))
+    found = list(read_crops(dataset, SPEC))
+    assert dataset.pixels is not None
+    assert np.array_equal(np.stack([crop.pixels for _, crop in found]), dataset.pixels[:, 2:34, 2:34])
+
+
+def test_one_truncated_image_in_a_hundred_is_named_and_passed_over(tmp_path: Path, workers: int) -> None:
+    told: list[Unreadable] = []
+    indices = [index for index, _ in read_crops(folder_of(tmp_path, 100, broken=1), SPEC, told.append)]
+    assert indices == list(range(1, 100))
+    assert [image.name for image in told] == ["000.jpg"]
+    assert "truncated" in told[0].reason
+    assert str(tmp_path) not in told[0].reason
+
+
+def test_more_than_one_in_a_hundred_is_an_error_that_counts_them_all(tmp_path: Path, workers: int) -> None:
+    told: list[Unreadable] = []
+    with pytest.raises(CalibrationError) as error:
+        list(read_crops(folder_of(tmp_path, 100, broken=7), SPEC, told.append))
+    assert error.value.exit_code == 6
+    assert "7 of the 100 calibration images" in error.value.message
+    assert "000.jpg: image file is truncated" in error.value.message
+    assert "004.jpg" in error.value.message
+    assert "and 2 more" in error.value.message
+    assert "remove or replace them" in error.value.advice
+    assert len(told) == 7
+
+
+def test_among_fewer_than_a_hundred_one_is_too_many(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"1 of the 99 .* cannot be used, 0 may be \(1 %\)"):
+        list(read_crops(folder_of(tmp_path, 99, broken=1), SPEC))
+
+
+def test_no_crop_is_given_once_it_is_sure_that_it_fails(tmp_path: Path) -> None:
+    """The network is the expensive part: it must not run on for an error that is certain."""
+    crops = read_crops(folder_of(tmp_path, 20, broken=1), SPEC)
+    with pytest.raises(CalibrationError):  # the first image is the broken one, and 19 good ones follow
+        next(crops)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_more_than_8_bits_count_as_unreadable_with_the_reason(dtype: Any, tmp_path: Path) -> None:
+    Image.fromarray((noise(40, 40) * 200.0).astype(dtype)).save(tmp_path / "x.tif")
+    with pytest.raises(CalibrationError, match=r"x\.tif: more than 8 bits a channel \(mode (I;16|I|F)\)"):
+        list(read_crops(open_dataset(tmp_path), SPEC))
+
+
+def test_a_name_that_does_not_print_cannot_break_the_message(tmp_path: Path) -> None:
+    (tmp_path / "a\n\x1b[2Jb.png").write_text("no picture")
+    with pytest.raises(CalibrationError) as error:
+        list(read_crops(open_dataset(tmp_path), SPEC))
+    assert r"a\n\x1b[2Jb.png: cannot identify image file" in error.value.message
+    assert "\x1b" not in error.value.message
+
+
+def test_only_a_few_images_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = folder_of(tmp_path, 60)
+    monkeypatch.setattr(reading.os, "cpu_count", lambda: 64)
+    begun = 0
+    lock = threading.Lock()
+    crop = Dataset.crop
+
+    def counted(self: Dataset, index: int, spec: ModelSpec) -> Crop:
+        nonlocal begun
+        with lock:
+            begun += 1
+        return crop(self, index, spec)
+
+    monkeypatch.setattr(Dataset, "crop", counted)
+    for taken, _ in enumerate(read_crops(dataset, SPEC)):
+        assert begun <= taken + 2 * reading.WORKERS
+    assert begun == 60
+
+
+def test_a_reader_that_stops_early_leaves_no_thread(tmp_path: Path) -> None:
+    crops = read_crops(folder_of(tmp_path, 30), SPEC)
+    next(crops)
+    crops.close()  # type: ignore[attr-defined]  # a generator
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+# ----- kinds of images
+
+
+def save(file: Path, kind: str) -> None:
+    colour = Image.fromarray(noise(40, 50, 3))
+    if kind == "animated":
+        colour.save(file, save_all=True, append_images=[Image.fromarray(noise(40, 50, 3, seed=1))], lossless=True)
+    elif kind == "palette with transparency":
+        colour.convert("P").save(file, transparency=bytes(range(256)))
+    else:
+        colour.convert(kind).save(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix", "mode", "alpha", "animated"),
+    [
+        ("RGB", "jpg", "RGB", False, False),
+        ("L", "png", "L", False, False),
+        ("1", "png", "1", False, False),
+        ("CMYK", "jpg", "CMYK", False, False),
+        ("RGBA", "png", "RGBA", True, False),
+        ("LA", "png", "LA", True, False),
+        ("P", "png", "P", False, False),
+        ("palette with transparency", "png", "P", True, False),
+        ("animated", "webp", "RGB", False, True),
+        ("animated", "tif", "RGB", False, True),
+        ("animated", "png", "RGB", False, True),
+    ],
+)
+def test_what_was_done_to_an_image_is_known(
+    kind: str, suffix: str, mode: str, alpha: bool, animated: bool, tmp_path: Path
+) -> None:
+    save(tmp_path / f"x.{suffix}", "animated" if kind == "animated" else kind)
+    ((_, crop),) = read_crops(open_dataset(tmp_path), SPEC)
+    assert (crop.mode, crop.alpha, crop.animated) == (mode, alpha, animated)
+    assert crop.pixels.shape == (32, 32, 3)
+    assert crop.scale == 36 / 40
+
+
+def test_the_first_frame_is_taken(tmp_path: Path) -> None:
+    first = noise(36, 36, 3)
+    Image.fromarray(first).save(
+        tmp_path / "x.webp", save_all=True, append_images=[Image.fromarray(255 - first)], lossless=True
+    )
+    ((_, crop),) = read_crops(open_dataset(tmp_path), SPEC)
+    assert np.array_equal(crop.pixels, first[2:34, 2:34])
+
+
+def test_palette_transparency_is_dropped_and_the_colours_kept(tmp_path: Path) -> None:
+    palette = Image.fromarray(noise(36, 36, 3)).convert("P")
+    palette.save(tmp_path / "x.png", transparency=bytes(range(256)))
+    ((_, crop),) = read_crops(open_dataset(tmp_path), SPEC)
+    colours = np.asarray(palette.getpalette(), np.uint8).reshape(-1, 3)
+    assert np.array_equal(crop.pixels, colours[np.asarray(palette)][2:34, 2:34])
+
+
+def test_cmyk_becomes_rgb_as_pillow_does_without_a_profile(tmp_path: Path) -> None:
+    inks = noise(36, 36, 4)
+    Image.fromarray(inks, "CMYK").save(tmp_path / "x.tif")
+    ((_, crop),) = read_crops(open_dataset(tmp_path), SPEC)
+    ink, black = inks[..., :3].astype(np.float64), inks[..., 3:].astype(np.float64)
+    expected = (255 - ink) * (255 - black) / 255
+    assert np.max(np.abs(crop.pixels - expected[2:34, 2:34])) <= 1  # rounded to a level, from integers
+
+
+@pytest.mark.parametrize(("side", "scale"), [(18, 2.0), (36, 1.0), (72, 0.5)])
+def test_the_scale_says_whether_an_image_was_enlarged(side: int, scale: float, tmp_path: Path) -> None:
+    Image.fromarray(noise(side, 2 * side, 3)).save(tmp_path / "x.png")
+    ((_, crop),) = read_crops(open_dataset(tmp_path), SPEC)
+    assert crop.scale == scale
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # what Pillow says of damaged tags before it goes on or gives up
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "tif"])
+def test_damaged_files_never_end_in_an_error_of_another_kind(suffix: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(11)
+    for index in range(40):
+        file = tmp_path / f"{index}.{suffix}"
+        Image.fromarray(noise(20, 20, 3)).save(file)
+        content = bytearray(file.read_bytes())
+        for place in generator.integers(0, len(content), 1 + index % 8):
+            content[place] = generator.integers(256)
+        file.write_bytes(content)
+    told: list[Unreadable] = []
+    read = 0
+    try:
+        for _ in read_crops(open_dataset(tmp_path), SPEC, told.append):
+            read += 1
+    except CalibrationError:
+        assert told
+    else:
+        assert read == 40
