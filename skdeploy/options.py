@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from skdeploy.errors import UsageError
+from skdeploy.int8_options import Int8Options
 from skdeploy.spec import ModelSpec, Precision, Target
 
 MIN_OPSET: Final = 19  # the first with FP16 scales for Q/DQ
@@ -45,6 +46,7 @@ class ExportOptions:
     trace: TraceOptions = field(default_factory=TraceOptions)
     simplify: bool = True
     keep_fp32: tuple[str, ...] = ()
+    int8: Int8Options = field(default_factory=Int8Options)
     target: Target = Target.AUTO
     profile: tuple[int, int, int] | None = None
     workspace_bytes: int | None = None
@@ -53,17 +55,28 @@ class ExportOptions:
     images: Path | None = None
     num_images: int = DEFAULT_IMAGES
 
+    @property
+    def has_half(self) -> bool:
+        """Whether anything in the graph becomes FP16."""
+        return self.precision is Precision.FP16 or (
+            self.precision is Precision.INT8 and self.int8.fallback is Precision.FP16
+        )
+
     def check(self) -> None:
         """Raises UsageError for what cannot be or contradicts itself."""
         if self.precision is Precision.INT8:
-            raise UsageError("INT8 is not in this version of skdeploy", advice="--fp16 is")
+            self.int8.check()
+        elif self.int8.given:
+            raise UsageError(
+                "options of a calibration, --ranges, --int8-..., --data or --max-drop without --int8", advice="add --int8"
+            )
         if not MIN_OPSET <= self.trace.opset <= MAX_OPSET:
             raise UsageError(
                 f"--opset {self.trace.opset}: from {MIN_OPSET} to {MAX_OPSET}, which every TensorRT from 10.3 parses"
             )
         if self.trace.batch is not None and self.trace.batch < 1:
             raise UsageError(f"--batch {self.trace.batch}: at least 1")
-        if self.keep_fp32 and self.precision is Precision.FP32:
+        if self.keep_fp32 and not self.has_half:
             raise UsageError("--keep-fp32 without --fp16: everything is FP32 already", advice="add --fp16")
         if self.compute_capabilities and self.target in (Target.TENSORRT, Target.ONNX):
             raise UsageError(

@@ -1,4 +1,4 @@
-"""The line: card -> weights -> network -> ONNX -> simplified -> FP16 -> engine -> parity -> bundle.
+"""The line: card -> weights -> network -> ONNX -> simplified -> FP16 or calibrated INT8 -> engine -> parity -> bundle.
 
 ``export`` is the order of the stations and what each is given; ``stages.py`` says what decides whether a station must run
 again, and what it does is in its own package.
@@ -6,20 +6,24 @@ again, and what it does is in its own package.
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from skdeploy import __version__, engines, stages
+from skdeploy import __version__, engines, int8_stages, stages
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Stage, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
-from skdeploy.errors import DependencyError
+from skdeploy.errors import DependencyError, IntegrityError
 from skdeploy.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
+from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.sources import CardSource, GraphSource, ModuleSource, find_source
 from skdeploy.spec import ModelSpec, Precision
 
@@ -44,6 +48,12 @@ class Line:
         self.artifacts = (*self.artifacts, artifact)
         self.progress.end(stage.name, time.perf_counter() - started, reused=artifact.path in self.reused)
         return artifact
+
+    def note(self, *notes: str) -> None:
+        """Says it now, and in the manifest."""
+        self.bundle.adopt(self.bundle.manifest.model, notes)
+        for note in notes:
+            self.progress.note(note)
 
 
 @dataclass(frozen=True)
@@ -84,8 +94,13 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
         if options.precision is Precision.FP16:
             model = graph
             graph = line.run(stages.half(bundle, model, options))
-            measured = line.run(stages.headroom(bundle, model, graph, dataset))
-            HeadroomReport.model_validate_json(bundle.check(measured).read_text(encoding="utf-8")).check()
+            _check_headroom(line, model, graph, dataset)
+        elif options.precision is Precision.INT8:
+            graph = lower_to_int8(line, graph, options)
+            if options.has_half:
+                _check_headroom(line, graph, graph, dataset)
+            if compiler == "tensorrt_rtx":
+                line.note(int8_stages.RTX_INT8)
         if compiler is not None:
             line.run(stages.build(bundle, graph, compiler, options, tell))
         proof = line.run(stages.parity(bundle, line.artifacts, dataset, network, tell))
@@ -120,10 +135,82 @@ def _select(line: Line, spec: ModelSpec, graph: Artifact, options: ExportOptions
     return selected
 
 
+def lower_to_int8(line: Line, model: Artifact, options: ExportOptions) -> Artifact:
+    """Ranges from images or from a file, the units that must stay in the fallback for the budget, and the INT8 graph."""
+    asked, bundle = options.int8, line.bundle
+    exclude: tuple[str, ...] = ()
+    if asked.ranges is not None:
+        ranges = line.run(int8_stages.given_ranges(asked.ranges))
+    else:
+        images = int8_stages.calibration_set(asked.calibration, bundle.manifest.model)
+        ranges = line.run(int8_stages.calibrate(bundle, model, images, asked, line.progress))
+        exclude = images.exclude
+    line.note(*int8_stages.calibration_notes(ranges.details))
+    keep = (*asked.keep, *exclude)
+    if asked.max_drop is not None:
+        mixed = line.run(int8_stages.mixed(bundle, model, ranges, options, keep, line.progress))
+        keep = (*keep, *int8_stages.kept_for_the_budget(mixed))
+    return line.run(int8_stages.int8(bundle, model, ranges, options, keep))
+
+
+def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Dataset) -> None:
+    measured = line.run(stages.headroom(line.bundle, model, halved, dataset))
+    HeadroomReport.model_validate_json(line.bundle.check(measured).read_text(encoding="utf-8")).check()
+
+
 def _adopt(line: Line, spec: ModelSpec, notes: tuple[str, ...]) -> None:
-    line.bundle.adopt(spec, notes)
-    for note in notes:
-        line.progress.note(note)
+    line.bundle.adopt(spec, ())
+    line.note(*notes)
+
+
+def calibrate(options: ExportOptions, output: Path, progress: Progress | None = None) -> Ranges:
+    """Calibrates a network, or the FP32 graph of the bundle in the folder ``options.model``, and writes the ranges file.
+
+    Only ``options.int8.calibration`` of the INT8 options is looked at. Nothing but ``output`` is written, whole or not at all.
+    """
+    tell = progress or Silent()
+    options.int8.calibration.check()
+    with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch:
+        with fp32_graph(options, Path(scratch), tell) as (bundle, model):
+            images = int8_stages.calibration_set(options.int8.calibration, bundle.manifest.model)
+            stage = int8_stages.calibrate(bundle, model, images, options.int8, tell)
+            tell.begin(stage.name)
+            started = time.perf_counter()
+            path = Path(scratch) / int8_stages.RANGES
+            product = stage.make(path)
+            tell.end(stage.name, time.perf_counter() - started, reused=False)
+        ranges = load_ranges(path)
+        ranges.write(output)
+    for note in int8_stages.calibration_notes(product.details):
+        tell.note(note)
+    return ranges
+
+
+@contextmanager
+def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Iterator[tuple[Bundle, Artifact]]:
+    """The simplified FP32 graph: a bundle's own, or traced anew into a bundle in ``scratch``."""
+    folder = Path(options.model)
+    if folder.is_dir():
+        bundle = load_bundle(folder)
+        model = bundle.artifact(stages.MODEL)
+        if model is None:
+            raise IntegrityError(f"{folder} holds no {stages.MODEL}", advice="export it again")
+        yield bundle, model
+        return
+    source = find_source(options)
+    for note in source.notes:
+        progress.note(note)
+    head = Manifest(
+        skdeploy=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        model=source.spec,
+        weights=source.record,
+        precision=Precision.FP32,
+    )
+    with bundle_for_writing(scratch / "bundle", head) as bundle:
+        line = Line(bundle, progress)
+        graph, _ = enter(line, source, options)
+        yield bundle, line.run(stages.simplify(bundle, graph))
 
 
 def verify(

@@ -102,7 +102,7 @@ def trace(network: Network | OwnNetwork, parents: Mapping[str, str], options: Ex
     def make(path: Path) -> Product:
         from skdeploy.graph.trace import trace
 
-        return _write(trace(network.module, spec, options.trace), path, any_rank=_is_foreign(spec))
+        return write_graph(trace(network.module, spec, options.trace), path, spec)
 
     return Stage(
         name="trace",
@@ -189,8 +189,7 @@ def simplify(bundle: Bundle, traced: Artifact) -> Stage:
         from skdeploy.backends.onnxruntime import load_graph
         from skdeploy.graph.simplify import simplify
 
-        simplified = simplify(load_graph(bundle.check(traced)))
-        return _write(simplified, path, any_rank=_is_foreign(bundle.manifest.model))
+        return write_graph(simplify(load_graph(bundle.check(traced))), path, bundle.manifest.model)
 
     return Stage(
         name="simplify",
@@ -213,10 +212,10 @@ def half(bundle: Bundle, model: Artifact, options: ExportOptions) -> Stage:
 
         halving = HalfPrecision(options.keep_fp32)
         result = halving(load_graph(bundle.check(model))).model
-        return _write(
+        return write_graph(
             result,
             path,
-            any_rank=_is_foreign(bundle.manifest.model),
+            bundle.manifest.model,
             fp16_tensors=list(halving.halved),
             kept_fp32=dict(halving.kept),
             constants_flushed_to_zero=dict(halving.flushed),
@@ -235,7 +234,7 @@ def half(bundle: Bundle, model: Artifact, options: ExportOptions) -> Stage:
 
 
 def headroom(bundle: Bundle, model: Artifact, halved: Artifact, dataset: Dataset) -> Stage:
-    """How much of FP16's range real images use, tensor by tensor."""
+    """How much of FP16's range real images use, tensor by tensor, when ``model`` runs: FP32, or the INT8 graph itself."""
 
     def make(path: Path) -> Product:
         from skdeploy.graph.headroom import measure_headroom
@@ -348,9 +347,9 @@ def _devices() -> list[JsonValue]:
     return [f"{device.name}, compute capability {device.compute_capability}" for device in cuda.devices()]
 
 
-def _is_foreign(spec: ModelSpec) -> bool:
-    """Whether the graph is of somebody else's making, so that its tensors have the ranks they have."""
-    return isinstance(spec.network, GraphSpec | ModuleSpec)
+def write_graph(model: ir.Model, path: Path, spec: ModelSpec, **details: JsonValue) -> Product:
+    """Checks and saves a graph. One of somebody else's making may have tensors of any rank."""
+    return _write(model, path, any_rank=isinstance(spec.network, GraphSpec | ModuleSpec), **details)
 
 
 def _write(model: ir.Model, path: Path, *, any_rank: bool, **details: JsonValue) -> Product:

@@ -2,6 +2,7 @@
 
 import typer
 
+from skdeploy.cli.calibrate import calibrate
 from skdeploy.cli.convert import convert
 from skdeploy.cli.doctor import doctor
 from skdeploy.cli.export import export
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (export, convert, verify, models, inspect, doctor):
+for verb in (export, calibrate, convert, verify, models, inspect, doctor):
     app.command()(verb)
 
 

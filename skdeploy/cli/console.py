@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Final, Self
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -17,6 +20,8 @@ from rich.table import Table
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
+from skdeploy.quant.audit import AuditReport
+from skdeploy.quant.ranges import Ranges
 from skdeploy.spec import Precision
 
 LOG_WIDTH: Final = 120
@@ -31,6 +36,11 @@ WORDS: Final = {
     "select": "find SK blocks",
     "simplify": "simplify",
     "half": "to FP16",
+    "calibrate": "calibrate",
+    "ranges": "ranges",
+    "mixed": "mixed precision",
+    "int8": "to INT8",
+    "legacy": "legacy cache",
     "headroom": "FP16 headroom",
     "build": "engine",
     "parity": "parity",
@@ -131,6 +141,7 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
             f"FP16 headroom: least {least.headroom:,.0f}x, at {escape(least.tensor)}, "
             f"on {headroom.images} images ({escape(headroom.dataset)})"
         )
+    lines += [escape(line) for line in int8_lines(bundle)]
     lines += [escape(engine_text(engine)) for engine in bundle.manifest.artifacts if engine.format == "engine"]
     if report is None:
         return lines
@@ -150,6 +161,26 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
     return lines
 
 
+def int8_lines(bundle: Bundle) -> list[str]:
+    """What is INT8 and what is not, and the images that it was calibrated on."""
+    graph = bundle.artifact("model.int8.onnx")
+    ranges = bundle.artifact("ranges.json")
+    if graph is None or ranges is None:
+        return []
+    details, calibration = graph.details, ranges.details
+    audit = calibration.get("audit")
+    weights, kept = details["int8_weights"], details["kept"]
+    assert isinstance(weights, list)  # written by the stage int8
+    assert isinstance(kept, dict)
+    reasons = Counter(str(reason) for reason in kept.values())
+    stayed = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return [
+        *audit_lines(audit if isinstance(audit, dict) else {}),
+        f"INT8: {len(weights)} of {len(weights) + len(kept)} layers with weights, {details['int8_macs']:.1%} of the MACs; "
+        f"in {str(details['fallback']).upper()}: {stayed or 'none'}",
+    ]
+
+
 def engine_text(engine: Artifact) -> str:
     """Where an engine runs and the device memory that it needs."""
     details = engine.details
@@ -161,6 +192,64 @@ def engine_text(engine: Artifact) -> str:
     where = details.get("runs_on")
     places = "; ".join(map(str, where)) if isinstance(where, list) else ""
     return f"{engine.path}: for {places}" + (f"; device memory: {', '.join(memory)}" if memory else "")
+
+
+def print_ranges(ranges: Ranges, path: Path, *, as_json: bool) -> None:
+    """A finished calibration: the images, the tensors, where the file is."""
+    audit = ranges.audit
+    if as_json:
+        content = {
+            "ranges": str(path),
+            "model": ranges.model,
+            "model_sha256": ranges.model_sha256,
+            "images": ranges.data.images,
+            "random": ranges.data.random,
+            "algorithm": ranges.algorithm.model_dump(mode="json"),
+            "tensors": len(ranges.tensors),
+            "audit": audit,
+        }
+        json.dump(content, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    console = output_console()
+    algorithm, data = ranges.algorithm, ranges.data
+    console.print(escape(f"{ranges.model} ranges  ->  {path}"), style="italic", soft_wrap=True)
+    for line in audit_lines(audit):
+        console.print(escape(line), soft_wrap=True)
+    percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
+    switches = {
+        "equalized": algorithm.equalize,
+        "biases corrected": algorithm.bias_correction,
+        "shifted": algorithm.shift,
+        "pixels exact": algorithm.exact_input,
+    }
+    on = ", ".join(name for name, given in switches.items() if given) or "nothing else"
+    console.print(
+        f"{len(ranges.tensors)} tensors by {algorithm.method}{percentile} on {data.images} images; {on}", soft_wrap=True
+    )
+
+
+def audit_lines(audit: Mapping[str, JsonValue]) -> list[str]:
+    """The audit of calibration images in sentences; what is wrong with them comes as notes."""
+    if not audit:
+        return []
+    report = AuditReport.model_validate_json(json.dumps(audit))
+    classes = report.classes
+    covered = (
+        f", {classes.covered} of {classes.total} classes ({classes.fewest} to {classes.most} images each)"
+        if classes
+        else ", no labels"
+    )
+    pairs = f"{report.exact.count} duplicates, {report.near.count} near duplicates"
+    overlap = (
+        f"; {report.overlap.exact.count + report.overlap.near.count} shared with {report.overlap.dataset}"
+        if report.overlap
+        else ""
+    )
+    return [
+        f"calibration images: {report.used} of {report.asked} asked for, from {report.dataset}{covered}; {pairs}{overlap}; "
+        f"{report.constant.count} of one colour, {report.clipped.count} clipped, {len(report.unreadable)} unreadable"
+    ]
 
 
 def print_json(
@@ -200,7 +289,7 @@ def print_json(
 def headroom_of(bundle: Bundle) -> HeadroomReport | None:
     """The bundle's headroom report, if it has one."""
     artifact = next((a for a in bundle.manifest.artifacts if a.provenance.stage == "headroom"), None)
-    if artifact is None or bundle.manifest.precision is not Precision.FP16:
+    if artifact is None:
         return None
     return HeadroomReport.model_validate_json(bundle.check(artifact).read_text(encoding="utf-8"))
 

@@ -7,6 +7,21 @@ from typing import Annotated, Literal
 
 import typer
 
+from skdeploy.cli.calibration import (
+    AllowRandom,
+    BiasCorrection,
+    CalibBatch,
+    CalibImages,
+    CalibMethod,
+    CalibNum,
+    CalibPercentile,
+    CalibSeed,
+    Equalize,
+    ExactInput,
+    Shift,
+    WeightScales,
+)
+
 Exporter = Literal["dynamo", "torchscript"]
 EngineTarget = Literal["auto", "tensorrt", "tensorrt_rtx", "onnx"]
 GIB = 1 << 30
@@ -21,7 +36,9 @@ def export(
         ),
     ],
     fp16: Annotated[bool, typer.Option("--fp16", "--half", help="FP16 as a strongly typed graph.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="INT8; not in this version.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="INT8 by explicit Q/DQ, calibrated on --calib or from --ranges.")
+    ] = False,
     weights: Annotated[
         str | None,
         typer.Option(help="Checkpoint of any known layout, or hf://owner/name; default: the card's own, else random."),
@@ -61,6 +78,44 @@ def export(
         list[str] | None,
         typer.Option(metavar="X.Y", help="GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable."),
     ] = None,
+    calib: CalibImages = None,
+    ranges: Annotated[
+        Path | None, typer.Option(help="A ranges file that `skdeploy calibrate` made, in place of images.")
+    ] = None,
+    calib_method: CalibMethod = None,
+    calib_percentile: CalibPercentile = None,
+    calib_num: CalibNum = None,
+    calib_batch: CalibBatch = 8,
+    calib_seed: CalibSeed = None,
+    allow_random_calib: AllowRandom = False,
+    int8_fallback: Annotated[
+        Literal["fp16", "fp32"], typer.Option(help="The precision of what is not INT8.")
+    ] = "fp16",
+    int8_keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="Modules that stay in the fallback under --int8; repeatable."),
+    ] = None,
+    int8_keep_grouped: Annotated[
+        bool, typer.Option("--int8-keep-grouped", help="Grouped convolutions stay in the fallback.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Images with labels for --max-drop: class folders, .npz or a list.")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points of top-1 that INT8 may cost on --data: the worst units stay in the fallback."),
+    ] = None,
+    equalize: Equalize = None,
+    bias_correction: BiasCorrection = None,
+    shift: Shift = None,
+    exact_input: ExactInput = None,
+    weight_scales: WeightScales = None,
+    legacy_calibration_cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION", help="Also write a calibration cache for weakly typed builds of this TensorRT, as 8.5.3."
+        ),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Images for headroom and parity: a folder, .npz or .npy; default: the card's.")
     ] = None,
@@ -75,9 +130,10 @@ def export(
     """
     from skdeploy.cli.console import ConsoleProgress, print_bundle, print_json
     from skdeploy.errors import UsageError
+    from skdeploy.int8_options import CalibrationOptions, Int8Options
     from skdeploy.options import DEFAULT_PROFILE, ExportOptions, TraceOptions
     from skdeploy.pipeline import export as run
-    from skdeploy.spec import Precision, Target
+    from skdeploy.spec import CalibrationMethod, Precision, Target
 
     if fp16 and int8:
         raise UsageError(
@@ -101,6 +157,29 @@ def export(
         trace=TraceOptions(exporter, opset, batch, dynamic_size, attention, embed_preprocess),
         simplify=simplify,
         keep_fp32=tuple(keep_fp32 or ()),
+        int8=Int8Options(
+            calibration=CalibrationOptions(
+                images=calib,
+                allow_random=allow_random_calib,
+                method=None if calib_method is None else CalibrationMethod(calib_method),
+                percentile=calib_percentile,
+                number=calib_num,
+                seed=calib_seed,
+                batch=calib_batch,
+                equalize=equalize,
+                bias_correction=bias_correction,
+                shift=shift,
+                exact_input=exact_input,
+                weight_scales=weight_scales,
+            ),
+            ranges=ranges,
+            fallback=Precision(int8_fallback),
+            keep=tuple(int8_keep or ()),
+            keep_grouped=int8_keep_grouped,
+            data=data,
+            max_drop=max_drop,
+            legacy_cache=legacy_calibration_cache,
+        ),
         target=Target(target),
         profile=profile,
         workspace_bytes=None if workspace is None else round(workspace * GIB),

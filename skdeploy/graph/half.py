@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -11,8 +11,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.errors import PrecisionError, UsageError
+from skdeploy.graph.exact_input import MODULE as PIXELS
 from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.graph.preprocess import MODULE as PREPROCESS
+from skdeploy.graph.qdq import DEQUANTIZE, QUANTIZE
 
 FP16_MAX: Final = 65504.0
 
@@ -23,17 +25,23 @@ REDUCTIONS: Final = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})
 
 
 class HalfPrecision(ir.passes.InPlacePass):
-    """FP32 graph to FP16, inputs and outputs stay FP32.
+    """FP32 graph to FP16, inputs and outputs stay FP32. In an INT8 graph, what is not INT8 becomes FP16.
 
     Rules, in this order; a node is FP32 or FP16, and a Cast stands wherever a tensor passes from one to the other:
 
     1. Nodes without floating-point tensors are left alone.
-    2. Nodes of modules that ``keep_fp32`` matches (``re.search`` on the module's name) stay FP32.
-    3. Normalisation of the input stays FP32: 8-bit pixels times a scale would otherwise be rounded twice.
-    4. Means and sums over space stay FP32, and so does adding them up: these are the gate's statistics.
-    5. All others become FP16, their constants too. A constant beyond FP16's range is an error naming it.
+    2. Q/DQ follow their neighbours, whatever module they are named after: a QuantizeLinear has the type of the tensor it reads,
+       a DequantizeLinear is FP16 where any of its readers is. So no Cast stands between a weight and its convolution, or
+       in front of a QuantizeLinear. Their scales get that type too, which strong typing wants, and must be FP16 numbers
+       already: another scale would make other numbers of the same integers.
+    3. Nodes of modules that ``keep_fp32`` matches (``re.search`` on the module's name) stay FP32.
+    4. Normalisation of the input stays FP32, and counting its pixels for INT8 too: 8-bit pixels times a scale would otherwise
+       be rounded twice.
+    5. Means and sums over space stay FP32, and so does adding them up: these are the gate's statistics.
+    6. All others become FP16, their constants too. A constant beyond FP16's range is an error naming it.
 
     ``halved`` lists the tensors that became FP16, by their names in the FP32 graph: what ``graph/headroom.py`` must measure.
+    INT8 tensors are not among them, nor are weights, which are checked here.
     ``kept`` says which nodes stayed FP32 and why; ``flushed`` which constants lost what share of their values to zero.
     """
 
@@ -52,20 +60,24 @@ class HalfPrecision(ir.passes.InPlacePass):
         # A constant's type is an attribute when it is a node, and then there would be two places to change.
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         used: set[str] = set()
+        reasons = {node: self._reason_to_keep(node, used) for node in graph if _has_single(node) and not _is_qdq(node)}
         for node in list(graph):
-            if not any(value.dtype == FLOAT32 for value in node.outputs):
+            if node.op_type == QUANTIZE:
+                self._scale_as_data(graph, node)
                 continue
-            reason = self._reason_to_keep(node, used)
+            if not _has_single(node):
+                continue
+            reason = _reason_of_readers(node, reasons) if node.op_type == DEQUANTIZE else reasons[node]
             if reason:
                 self.kept[node.name or node.op_type] = reason
-            dtype = FLOAT32 if reason else FLOAT16
-            for index, value in enumerate(node.inputs):
-                if value is not None and value.dtype in (FLOAT32, FLOAT16) and value.dtype != dtype:
-                    node.replace_input_with(index, self._converted(graph, value, dtype, node))
+                self._convert_inputs(graph, node, FLOAT32)
+                continue
+            self._convert_inputs(graph, node, FLOAT16)
             for value in node.outputs:
-                if dtype == FLOAT16 and value.dtype == FLOAT32:
+                if value.dtype == FLOAT32:
                     value.dtype = FLOAT16
-                    self.halved.append(value.name or "")
+                    if not _is_weight(node):
+                        self.halved.append(value.name or "")
         unused = [pattern.pattern for pattern in self.patterns if pattern.pattern not in used]
         if unused:
             raise UsageError(
@@ -79,13 +91,27 @@ class HalfPrecision(ir.passes.InPlacePass):
         _drop_unused_initializers(graph)
         return ir.passes.PassResult(model, modified=True)
 
+    def _convert_inputs(self, graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:
+        if node.op_type == DEQUANTIZE and dtype == FLOAT16:
+            _check_dequantized(node)
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.dtype in (FLOAT32, FLOAT16) and value.dtype != dtype:
+                node.replace_input_with(index, self._converted(graph, value, dtype, node))
+
+    def _scale_as_data(self, graph: ir.Graph, node: ir.Node) -> None:
+        data, scale = node.inputs[:2]
+        assert data is not None  # required by ONNX
+        assert scale is not None
+        if data.dtype == FLOAT16 and scale.dtype == FLOAT32:
+            node.replace_input_with(1, self._converted(graph, scale, FLOAT16, node))
+
     def _reason_to_keep(self, node: ir.Node, used: set[str]) -> str:
         module = module_of(node.name)
         matching = [pattern.pattern for pattern in self.patterns if pattern.search(module)]
         used.update(matching)
         if matching:
             return f"--keep-fp32 {matching[0]}"
-        if module == PREPROCESS:
+        if module in (PREPROCESS, PIXELS):
             return "normalisation of the input"
         if node.op_type in REDUCTIONS:
             self._statistics.add(node)
@@ -116,8 +142,11 @@ class HalfPrecision(ir.passes.InPlacePass):
         if value not in self._constants:
             name = f"{value.name}_fp16"
             assert value.const_value is not None  # is_initializer
-            array = half_constant(value.const_value.numpy(), value.name or "", module)
-            flushed = float(np.mean((array == 0) & (value.const_value.numpy() != 0)))
+            single = value.const_value.numpy()
+            array = half_constant(single, value.name or "", module)
+            if any(_is_qdq(use.node) for use in value.uses()):
+                _check_scale(single, array, value.name or "")
+            flushed = float(np.mean((array == 0) & (single != 0)))
             if flushed:
                 self.flushed[value.name or ""] = flushed
             constant = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=value.shape)
@@ -148,6 +177,48 @@ def half_constant(array: np.ndarray, name: str, module: str) -> np.ndarray:
             advice=f"keep its module in FP32: --keep-fp32 '{modules_pattern([module])}'",
         )
     return array.astype(np.float16)
+
+
+def _has_single(node: ir.Node) -> bool:
+    return any(value.dtype == FLOAT32 for value in node.outputs)
+
+
+def _is_qdq(node: ir.Node) -> bool:
+    return node.op_type in (QUANTIZE, DEQUANTIZE)
+
+
+def _is_weight(node: ir.Node) -> bool:
+    return node.op_type == DEQUANTIZE and node.inputs[0] is not None and node.inputs[0].is_initializer()
+
+
+def _reason_of_readers(node: ir.Node, reasons: Mapping[ir.Node, str]) -> str:
+    """Why a DequantizeLinear stays FP32, or nothing if it does not."""
+    readers = [use.node for value in node.outputs for use in value.uses()]
+    return "" if any(reasons.get(reader) == "" for reader in readers) else "read in FP32 only"
+
+
+def _check_scale(single: np.ndarray, half: np.ndarray, name: str) -> None:
+    if not np.array_equal(half.astype(np.float32), single):
+        worst = single.flat[int(np.argmax(np.abs(half.astype(np.float32) - single)))]
+        raise PrecisionError(
+            f"the scale {name} holds {worst:.9g}, which is no FP16 number: the INT8 values would mean others",
+            advice="quantize again with skdeploy, whose scales are FP16 numbers, or take FP32 for what is not INT8",
+        )
+
+
+def _check_dequantized(node: ir.Node) -> None:
+    """A weight's largest magnitude fits. That of an activation is measured."""
+    values, scales = node.inputs[:2]
+    assert values is not None  # required by ONNX
+    assert scales is not None
+    if values.const_value is None or scales.const_value is None:
+        return
+    shape = [1] * values.const_value.numpy().ndim
+    if scales.const_value.size > 1:
+        shape[node.attributes.get_int("axis", 1)] = -1
+    array = values.const_value.numpy().astype(np.float32) * scales.const_value.numpy().reshape(shape)
+    readers = [use.node for use in node.outputs[0].uses()]
+    half_constant(array, values.name or "", module_of(readers[0].name) if readers else "")
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -11,17 +11,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.graph.exact_input import PIXELS
+from skdeploy.backends.base import Array
 from skdeploy.graph.placement import place
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.audit import Audit, moved
-from skdeploy.quant.dataset import Dataset, Pixels
+from skdeploy.quant.dataset import Dataset, Pixels, check_count
 from skdeploy.quant.duplicates import Fingerprints
 from skdeploy.quant.feeds import RUN_BATCH, batches_of
 from skdeploy.quant.observe import Observation, observe
-from skdeploy.quant.quantize import prepare, ranged_tensors
+from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
-from skdeploy.quant.reading import Unreadable, read_crops
+from skdeploy.quant.reading import read_crops
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
 from skdeploy.quant.weights import SMALLEST_SCALE
 from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
@@ -52,46 +52,36 @@ def calibrate(
 ) -> Ranges:
     """The ranges of an FP32 graph's tensors on these images, and the audit of the images.
 
-    Two passes: the largest magnitudes of channels on the first images, if they are to be equalized, and then, in the graph as it
-    will be quantized, the ranges on all of them. Each image is decoded when it is fed, and a batch is in memory at a time.
+    Two passes: the largest magnitudes of channels on the first images, if they are to be equalized, and then, in the graph as
+    it will be quantized, the ranges on all of them. Each image is decoded when it is fed, and a batch is in memory at a time.
+    ``inputs`` are those of the graph, ``evaluation`` the images that accuracy is measured on, for the audit.
 
-    Raises CalibrationError: unreadable images above 1 %, a tensor that is not finite (which, and for which image).
+    Raises CalibrationError: unreadable images above 1 %, a tensor that is not finite (which, and for which image), nothing in
+    the graph that could be INT8. UsageError: a batch below 1.
     """
     tell = progress or Silent()
     algorithm = settings.algorithm
-    audit = Audit(dataset, spec, settings.asked)
-    used: list[int] = []
-
-    def feed(note: Callable[[Unreadable], object] | None, count: int) -> Iterator[tuple[dict[str, NDArray[np.generic]], int]]:
-        used.clear()
-        crops = _noted(read_crops(dataset, spec, note), used, None if note is None else audit)
-        yield from batches_of(islice(crops, count), spec, inputs, settings.batch)
-
-    def name_of(position: int) -> str:
-        return dataset.name_of(used[position])
-
+    check_count(settings.batch, "--calib-batch")
+    feed = _Feed(dataset, spec, inputs, settings.batch)
+    placed = ranged_tensors(model, place(model))
     maxima: dict[str, NDArray[np.float32]] = {}
-    few = min(EQUALIZING_IMAGES, len(dataset))
     if algorithm.equalize:
-        placed = ranged_tensors(model, place(model))
+        few = min(EQUALIZING_IMAGES, len(dataset))
         tell.update(f"channels, on {few} images")
         first = observe(
             model,
             list(placed.values()),
-            feed(None, few),
+            feed.batches(few),
             few,
             method=CalibrationMethod.MINMAX,
             channel_maxima=list(placed.values()),
-            name_of=name_of,
+            name_of=feed.name_of,
         )
         maxima = {key: _channels(first[name].channel_max) for key, name in placed.items()}
     prepared = prepare(model, spec, algorithm, maxima)
     names = ranged_tensors(prepared, place(prepared))
-    read = {value.name for node in prepared.graph if node.op_type in ("Conv", "Gemm") for value in node.inputs[:1] if value}
-    image = ranged_tensors(model, place(model)).get("input")
-    means = {key: name for key, name in names.items() if name in read or key == "input"}
-    if PIXELS in read and image is not None:
-        means["input"] = image
+    means = corrected_tensors(prepared) if algorithm.bias_correction else {}
+    audit = Audit(dataset, spec, settings.asked)
     done = 0
 
     def advance(images: int) -> None:
@@ -102,45 +92,63 @@ def calibrate(
     found = observe(
         prepared,
         list(names.values()),
-        feed(audit.skip, len(dataset)),
+        feed.batches(len(dataset), audit),
         len(dataset),
         method=algorithm.method,
         percentile=algorithm.percentile or DEFAULT_PERCENTILE,
         means=list(means.values()),
         advance=advance,
-        name_of=name_of,
+        name_of=feed.name_of,
     )
-    ranges = {key: _range(found[name]) for key, name in names.items()}
-    report = audit.finish(
-        evaluation,
-        moved({key: found[name].early_threshold for key, name in names.items()}, {key: ranges[key][2] for key in ranges}),
+    coverage = moved(
+        {key: found[name].early_threshold for key, name in names.items()},
+        {key: found[name].threshold for key, name in names.items()},
     )
     return Ranges.of(
         model,
         spec,
-        CalibrationData(name=dataset.name, sha256=dataset.digest, images=len(used), random=dataset.random),
+        CalibrationData(name=dataset.name, sha256=dataset.digest, images=len(feed.used), random=dataset.random),
         algorithm,
-        ranges,
+        {key: _range(found[name]) for key, name in names.items()},
         channel_maxima=maxima,
         channel_means={key: _channels(found[name].channel_mean) for key, name in means.items()},
-        audit=report.model_dump(mode="json"),
+        audit=audit.finish(evaluation, coverage).model_dump(mode="json"),
     )
 
 
-def _noted(crops: Iterable[tuple[int, object]], used: list[int], audit: Audit | None) -> Iterator[Pixels]:
-    """The pixels of the crops, and by the way their places in the data set and what the audit wants of them."""
-    from skdeploy.quant.images import Crop
+class _Feed:
+    """Images on their way into a graph. ``used`` has the places in the data set of those that came, in this pass."""
 
-    for index, crop in crops:
-        assert isinstance(crop, Crop)
-        used.append(index)
-        if audit is not None:
-            audit.add(index, crop)
-        yield crop.pixels
+    def __init__(self, dataset: Dataset, spec: ModelSpec, inputs: tuple[TensorSpec, ...], batch: int) -> None:
+        self.dataset = dataset
+        self.spec = spec
+        self.inputs = inputs
+        self.batch = batch
+        self.used: list[int] = []
+
+    def batches(self, count: int, audit: Audit | None = None) -> Iterator[tuple[dict[str, Array], int]]:
+        """The first ``count`` images that can be read; ``audit`` is told of all, the unreadable too."""
+        self.used.clear()
+        return batches_of(islice(self._pixels(audit), count), self.spec, self.inputs, self.batch)
+
+    def name_of(self, position: int) -> str:
+        """The name of the image that came at this position."""
+        return self.dataset.name_of(self.used[position])
+
+    def _pixels(self, audit: Audit | None) -> Iterator[Pixels]:
+        for index, crop in read_crops(self.dataset, self.spec, audit.skip if audit else None):
+            self.used.append(index)
+            if audit is not None:
+                audit.add(index, crop)
+            yield crop.pixels
 
 
 def _range(seen: Observation) -> tuple[float, float, float, float | None]:
-    """(minimum, maximum, threshold, shifted threshold); a tensor that was all zero gets the smallest range there is."""
+    """(minimum, maximum, threshold, shifted threshold); a tensor that was all zero gets the smallest range there is.
+
+    A dead tensor is one without negative values, as far as the images tell; a scale for steps that are never used is harmless,
+    and an offset of 128 of them too.
+    """
     return (
         seen.minimum,
         seen.maximum,

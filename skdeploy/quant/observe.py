@@ -38,9 +38,10 @@ MOST_WORKERS: Final = 4
 class Observation:
     """What calibration saw of one tensor.
 
-    ``shifted_threshold`` is the threshold where all 255 steps of INT8 are for magnitudes (``graph/shift.py``), None for a tensor
-    with negative values. ``early_threshold`` is the threshold after the first three quarters of the images: how much the range still moved.
-    ``channel_mean`` and ``channel_max`` (largest magnitude) are per channel, axis 1, over images and space: (C,).
+    ``shifted_threshold`` is the threshold where all 255 steps of INT8 are for magnitudes (``graph/shift.py``), None for a
+    tensor with negative values. ``early_threshold`` is the threshold after the first three quarters of the images: how much the
+    range still moved. ``channel_mean`` and ``channel_max`` (largest magnitude) are per channel, axis 1, over images and space:
+    (C,).
     """
 
     minimum: float
@@ -109,8 +110,9 @@ def observe(
 
     ``batches`` yields feeds, with images along the first axis of each, and how many of them are real; what follows those is
     padding and not looked at. ``means`` and ``channel_maxima`` name the tensors to have these per channel. ``threads`` is for
-    all work together, by default as many as this process may use. ``advance`` is called with the number of images done.
-    The result does not depend on the threads. The model is left as it is.
+    all work together, by default as many as this process may use. ``advance`` is called with the number of images done, and
+    ``name_of`` tells an error the name of the image that came so many-th, from 0. The result does not depend on the threads.
+    The model is left as it is. Fewer than ``images`` may come, where some cannot be read.
 
     Raises CalibrationError: NaN or infinity in a tensor (which, and in which image), no such tensor, not float32, no
     image or more than ``images``; UsageError for an impossible percentile; and as the backend ``onnxruntime`` does.

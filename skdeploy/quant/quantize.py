@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
@@ -11,17 +12,20 @@ from numpy.typing import NDArray
 
 from skdeploy.errors import CalibrationError
 from skdeploy.graph.constants import array_of, constant
-from skdeploy.graph.equalize import equalize
+from skdeploy.graph.equalize import equalize, rows_first
 from skdeploy.graph.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
+from skdeploy.graph.naming import module_of
 from skdeploy.graph.placement import Placement, place
 from skdeploy.graph.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
 from skdeploy.graph.shift import ShiftTensors, shiftable
-from skdeploy.quant.ranges import Algorithm, Ranges
+from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges
 from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
 from skdeploy.quant.weights import dequantized, half_scale, mean_change, quantize_weight
 from skdeploy.spec import ModelSpec
 
-IMAGE = "input"  # what a ranges file calls the normalised image, whether or not the graph makes it itself
+IMAGE: Final = "input"  # what a ranges file calls the normalised image, whether or not the graph makes it itself
+CORRECTED: Final = frozenset({"Conv", "Gemm"})  # operators with a bias to correct
+LARGEST_SCALE: Final = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,17 @@ def quantize(
     UsageError for a pattern that matches no module.
     """
     algorithm = ranges.algorithm
-    maxima = {name: np.asarray(values, np.float32) for name, values in ranges.channel_maxima.items()}
-    ranges.check_belongs(model, spec, ())
-    prepared = prepare(model, spec, algorithm, maxima)
+    ranges.check_belongs(model, spec)
+    prepared = prepare(model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None)
     placement = place(prepared, keep, keep_grouped=keep_grouped)
+    if (
+        algorithm.exact_input and PIXELS not in placement.readers
+    ):  # the first convolution is kept: its input stays as it was
+        algorithm = algorithm.model_copy(update={"exact_input": False})
+        prepared = prepare(model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None)
+        placement = place(prepared, keep, keep_grouped=keep_grouped)
     names = ranged_tensors(prepared, placement)
-    ranges.check_belongs(model, spec, tuple(names))
+    ranges.check_covers(names)
     if not placement.weighted:
         raise CalibrationError(
             "nothing is left to be INT8: every convolution and the classifier stay in the fallback",
@@ -84,10 +93,10 @@ def quantize(
     for key, name in names.items():
         found = ranges.tensors[key]
         if name in shifted and found.shifted_threshold is not None:
-            scales[name] = _half(found.shifted_threshold / SHIFTED)
+            scales[name] = _half(found.shifted_threshold / SHIFTED, key)
             offsets[name] = -INT8_MIN * scales[name]
         else:
-            scales[name] = _half(found.threshold / SYMMETRIC)
+            scales[name] = _half(found.threshold / SYMMETRIC, key)
     weights = _round_weights(prepared, placement, ranges, spec)
     PixelShift(spec.preprocess)(prepared)
     ShiftTensors(placement, offsets)(prepared)
@@ -108,10 +117,12 @@ def _round_weights(
         weight = weights[name] = quantize_weight(node, least_error=ranges.algorithm.weight_scales == "mse")
         rounded = dequantized(weight)
         error = array_of(old) - rounded
-        node.replace_input_with(1, constant(model.graph, f"{old.name}_rounded", rounded))
-        mean = _input_mean(node, ranges, spec)
-        if ranges.algorithm.bias_correction and mean is not None:
-            correction = mean_change(node, error, mean)
+        shared = len(old.uses()) > 1  # a constant of the same name would take the place of the first reader's
+        node.replace_input_with(
+            1, constant(model.graph, f"{old.name}_rounded" + (f"_of_{name}" if shared else ""), rounded)
+        )
+        if ranges.algorithm.bias_correction and node.op_type in CORRECTED:
+            correction = mean_change(node, error, _input_mean(node, ranges, spec))
             bias = node.inputs[2] if len(node.inputs) > 2 else None
             corrected = (0.0 if bias is None else array_of(bias)) + correction
             node.resize_inputs(3)
@@ -119,19 +130,67 @@ def _round_weights(
     return weights
 
 
-def _input_mean(node: ir.Node, ranges: Ranges, spec: ModelSpec) -> NDArray[np.float32] | None:
-    """The mean of each input channel, (I,), in the graph as prepared."""
-    name = (node.inputs[0].name if node.inputs[0] is not None else None) or ""
-    found = ranges.channel_means.get(IMAGE if name == PIXELS else name)
-    if found is None or node.op_type == "MatMul":
-        return None
+def corrected_tensors(model: ir.Model) -> dict[str, str]:
+    """The tensors of a prepared graph whose channel means correct biases: by the names of a ranges file, as in the graph."""
+    image = normalised_image(model.graph).name or ""
+    nodes = {node.name or "": node for node in model.graph}
+    found: dict[str, str] = {}
+    for name in place(model).weighted:
+        read = nodes[name].inputs[0]
+        assert read is not None  # placed
+        if nodes[name].op_type in CORRECTED:
+            source = read.name or ""
+            found.update({IMAGE: image} if source in (PIXELS, image) else {source: source})
+    return found
+
+
+def _input_mean(node: ir.Node, ranges: Ranges, spec: ModelSpec) -> NDArray[np.float32]:
+    """The mean of each input channel, (I,), in the graph as prepared. Raises CalibrationError if it is not in the file."""
+    assert node.inputs[0] is not None  # placed
+    assert isinstance(node.graph, ir.Graph)  # no function
+    name = node.inputs[0].name or ""
+    key = IMAGE if name in (PIXELS, normalised_image(node.graph).name) else name
+    weight = node.inputs[1]
+    assert weight is not None  # placed
+    assert weight.shape is not None  # an initializer
+    groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
+    channels = rows_first(node, array_of(weight)).shape[1] * groups
+    found = ranges.channel_means.get(key, ())
+    if len(found) != channels:
+        raise CalibrationError(
+            f"the ranges have {len(found)} channel means for {key!r}, and {node.name} reads {channels} channels",
+            advice=CALIBRATE,
+        )
     mean = np.asarray(found, np.float32)
     return (mean / pixel_slope(spec.preprocess)).astype(np.float32) if name == PIXELS else mean
+
+
+def _maxima(ranges: Ranges, model: ir.Model) -> dict[str, NDArray[np.float32]]:
+    """The channels' maxima as arrays. Raises CalibrationError unless they are those of the graph's tensors and channels."""
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    values[IMAGE] = normalised_image(model.graph)
+    wanted = ranged_tensors(model, place(model))
+    for key in {**wanted, **ranges.channel_maxima}:
+        shape = values[key].shape if key in values else None
+        channels = shape[1] if shape is not None and key in wanted else 0
+        found = len(ranges.channel_maxima.get(key, ()))
+        if found != channels:
+            raise CalibrationError(
+                f"the ranges have {found} channel maxima for {key!r}, and the graph of {ranges.model} "
+                f"quantizes {channels} channels of it",
+                advice=CALIBRATE,
+            )
+    return {key: np.asarray(maxima, np.float32) for key, maxima in ranges.channel_maxima.items()}
 
 
 def _in_graph(model: ir.Model, name: str) -> str:
     return normalised_image(model.graph).name or "" if name == IMAGE else name
 
 
-def _half(scale: float) -> float:
+def _half(scale: float, tensor: str) -> float:
+    if scale > LARGEST_SCALE:
+        raise CalibrationError(
+            f"{tensor} has values up to {127 * scale:.3g}: its INT8 step of {scale:.3g} is above FP16's largest number",
+            advice=f"keep the modules that read it out of INT8: --keep-fp16 {module_of(tensor)!r}",
+        )
     return float(half_scale(np.asarray(scale)))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-import numpy as np
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from skdeploy import __version__
 from skdeploy.bundle.artifact import digest_json, tool_versions, write_text
 from skdeploy.errors import CalibrationError
+from skdeploy.quant.identity import graph_identity
 from skdeploy.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 INT8_MAX: Final = 127
 TOOLS: Final = ("numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu")  # what the numbers in the file come from
-WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
-ONNX_DOMAINS: Final = ("", "ai.onnx")
 
 # FP32's largest finite number, rounded up so that its own nine digits pass; and the smallest threshold whose scale is a normal
 # FP32 number: GPUs flush smaller ones to zero, and a scale of zero divides by zero.
@@ -32,13 +29,6 @@ SMALLEST_THRESHOLD: Final = 127 * 2.0**-126
 ONE_ENTRY_A_LINE: Final = ("tensors", "channel_maxima", "channel_means", "audit")
 CALIBRATE: Final = "calibrate again: skdeploy calibrate"
 PROBLEMS_SHOWN: Final = 5
-
-# ONNX's defaults, which one exporter writes and another leaves out. A kernel's shape is its weight's.
-NEUTRAL: Final[Mapping[str, float | str]] = {
-    "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET",
-    "alpha": 1, "beta": 1, "transA": 0, "transB": 0,
-}  # fmt: skip
-IMPLIED: Final = frozenset({"kernel_shape"})
 
 
 def _nine_digits(value: float) -> float:
@@ -67,6 +57,7 @@ Magnitude = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)
 Bound = Annotated[Magnitude, AfterValidator(_nine_digits)]
 Threshold = Annotated[Magnitude, AfterValidator(_nine_digits), AfterValidator(_gives_a_scale)]
 Channels = Annotated[tuple[Annotated[Magnitude, AfterValidator(_six_digits)], ...], Field(min_length=1)]
+Maxima = Annotated[tuple[Annotated[Magnitude, Field(ge=0), AfterValidator(_six_digits)], ...], Field(min_length=1)]
 
 
 class TensorRange(Frozen):
@@ -103,7 +94,11 @@ class CalibrationData(Frozen):
 
 
 class Algorithm(Frozen):
-    """All that turns images into ranges. ``version`` grows whenever the same choices would give other numbers."""
+    """All that turns images into ranges. ``version`` grows whenever the same choices would give other numbers.
+
+    ``equalize``: ``graph/equalize.py``; ``shift``: ``graph/shift.py``; ``exact_input``: ``graph/exact_input.py``;
+    ``bias_correction`` and ``weight_scales``: ``quant/weights.py``.
+    """
 
     method: CalibrationMethod
     percentile: Percentile | None = None
@@ -144,7 +139,7 @@ class Ranges(Frozen):
     algorithm: Algorithm
     algorithm_sha256: Digest
     tensors: Annotated[dict[str, TensorRange], Field(min_length=1)]
-    channel_maxima: dict[str, Channels] = Field(default={})
+    channel_maxima: dict[str, Maxima] = Field(default={})
     channel_means: dict[str, Channels] = Field(default={})
     audit: Annotated[dict[str, JsonValue], AfterValidator(_plain_json)] = Field(default={})
 
@@ -156,6 +151,8 @@ class Ranges(Frozen):
             raise ValueError("preprocess_sha256 is not the digest of preprocess and input: the file was edited by hand")
         if self.algorithm.bias_correction and not self.channel_means:
             raise ValueError("algorithm.bias_correction is on, and there are no channel_means to correct with")
+        if self.algorithm.equalize and not self.channel_maxima:
+            raise ValueError("algorithm.equalize is on, and there are no channel_maxima to equalize by")
         return self
 
     @classmethod
@@ -170,13 +167,15 @@ class Ranges(Frozen):
         channel_means: Mapping[str, Iterable[float]] | None = None,
         audit: Mapping[str, JsonValue] | None = None,
     ) -> Ranges:
-        """The ranges of the FP32 graph's tensors from (minimum, maximum, threshold, shifted) of each, sorted in the graph's order.
+        """The ranges of the FP32 graph's tensors from (minimum, maximum, threshold, shifted) of each, in the graph's order.
 
         Raises CalibrationError: a tensor that the graph does not have, NaN, infinity, or a threshold that is not positive.
         """
         order = {name: position for position, name in enumerate(_tensor_names(model))}
         channels = {"channel_maxima": channel_maxima or {}, "channel_means": channel_means or {}}
-        strange = [name for name in (*tensors, *channels["channel_maxima"], *channels["channel_means"]) if name not in order]
+        strange = [
+            name for name in (*tensors, *channels["channel_maxima"], *channels["channel_means"]) if name not in order
+        ]
         if strange:
             raise CalibrationError(f"a range for {strange[0]!r}, which is no tensor of {spec.name}'s graph")
         content = {
@@ -226,7 +225,7 @@ class Ranges(Frozen):
         """Replaces ``path``, whole or not at all. Raises IntegrityError for a full disk, UsageError for a bad place."""
         write_text(path, self.text())
 
-    def check_belongs(self, model: ir.Model, spec: ModelSpec, wanted: Sequence[str]) -> None:
+    def check_belongs(self, model: ir.Model, spec: ModelSpec, wanted: Iterable[str] = ()) -> None:
         """Raises CalibrationError unless these are ranges of this FP32 graph, its preprocessing and all ``wanted`` tensors."""
         identity = graph_identity(model)
         if identity != self.model_sha256:
@@ -246,6 +245,10 @@ class Ranges(Frozen):
                 f"now {digest}\n" + "\n".join(differing),
                 advice=f"give the values that it was calibrated with, or {CALIBRATE}",
             )
+        self.check_covers(wanted)
+
+    def check_covers(self, wanted: Iterable[str]) -> None:
+        """Raises CalibrationError unless all ``wanted`` tensors have ranges."""
         absent = [name for name in wanted if name not in self.tensors]
         if absent:
             others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
@@ -273,60 +276,6 @@ def load_ranges(path: Path) -> Ranges:
         raise CalibrationError(
             f"the ranges {path} are not valid:\n{explain(error, Ranges)}", advice=CALIBRATE
         ) from error
-
-
-def graph_identity(model: ir.Model) -> str:
-    """SHA-256 of what a graph computes with: the weighted nodes' names, operators, attributes and constants.
-
-    Two graphs have one identity if all Conv, Gemm and MatMul nodes agree; opset, batch, image size, embedded preprocessing and
-    the order in which the file lists its nodes do not matter. Raises CalibrationError if there is no such node.
-    """
-    varying = {value for value in model.graph.inputs if not value.is_initializer()}
-    digests: list[tuple[str, str]] = []
-    for node in model.graph:
-        if any(value in varying for value in node.inputs):
-            varying.update(node.outputs)
-        if node.op_type in WEIGHTED and node.domain in ONNX_DOMAINS:
-            digests.append((node.name or f"unnamed {len(digests)}", _node_digest(node, varying)))
-    if not digests:
-        raise CalibrationError("the graph has no Conv, Gemm or MatMul: nothing in it can be INT8")
-    return digest_json(sorted(digests))
-
-
-def _node_digest(node: ir.Node, varying: set[ir.Value]) -> str:
-    attributes = {
-        name: attribute.value
-        for name, attribute in sorted(node.attributes.items())
-        if name not in IMPLIED and not _is_neutral(name, attribute.value)
-    }
-    digest = hashlib.sha256(dumps([node.op_type, attributes]).encode())
-    for index, value in enumerate(node.inputs):
-        if value is not None and value not in varying:
-            for array in _constants(value):
-                little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-                digest.update(dumps([index, little.dtype.str, little.shape]).encode())
-                digest.update(little.data if little.size else b"")
-    return digest.hexdigest()
-
-
-def _is_neutral(name: str, value: object) -> bool:
-    neutral = NEUTRAL.get(name)
-    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-    return neutral is not None and all(item == neutral for item in values)
-
-
-def _constants(value: ir.Value) -> Iterator[np.ndarray]:
-    """A constant's array, or those that it is computed from where nobody folded it, such as a weight behind a Transpose."""
-    import onnx_ir as ir
-
-    tensor = ir.convenience.get_const_tensor(value)
-    if tensor is not None:
-        yield tensor.numpy()
-        return
-    producer = value.producer()
-    for source in producer.inputs if producer is not None else ():
-        if source is not None:
-            yield from _constants(source)
 
 
 def _tensor_names(model: ir.Model) -> Iterator[str]:

@@ -43,8 +43,11 @@ class Recipe(Frozen):
     exclude: Annotated[
         tuple[Annotated[str, Field(min_length=1), AfterValidator(_compiles)], ...], Field(strict=False)
     ] = ()
-    equalize: bool = False
-    bias_correction: bool = False
+    equalize: bool = True
+    bias_correction: bool = True
+    shift: bool = True
+    exact_input: bool = True
+    weight_scales: Literal["mse", "max"] = "mse"
     images_sha256: Digest | None = None
     note: str = ""
 

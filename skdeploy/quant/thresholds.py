@@ -1,7 +1,7 @@
 """From what was observed to the magnitude that INT8's last level stands for: one function a method, on the histogram of |x|.
 
-Larger magnitudes saturate. Levels are k * threshold / ``levels``, for k from 0 up to ``levels`` and their negatives; the scale of
-Q/DQ is the threshold / ``levels``. Symmetric INT8 has 127; a non-negative tensor that is shifted into INT8's whole range
+Larger magnitudes saturate. Levels are k * threshold / ``levels``, for k from 0 up to ``levels`` and their negatives; the scale
+of Q/DQ is the threshold / ``levels``. Symmetric INT8 has 127; a non-negative tensor that is shifted into INT8's whole range
 (``graph/shift.py``) has 255.
 """
 
@@ -34,9 +34,10 @@ def threshold(
     percentile: float = DEFAULT_PERCENTILE,
     levels: int = SYMMETRIC,
 ) -> float:
-    """The magnitude that becomes the last of ``levels``; 0 for a tensor of zeros. All methods but minmax need a MagnitudeHistogram.
+    """The magnitude that becomes the last of ``levels``; 0 for a tensor of zeros.
 
-    ``percentile`` is in percent and for its method only. Raises UsageError if it is not above 0 and at most 100.
+    All methods but minmax need a MagnitudeHistogram. ``percentile`` is in percent and for its method only. Raises UsageError if
+    it is not above 0 and at most 100.
     """
     if method is CalibrationMethod.MINMAX:
         return observer.largest
@@ -83,11 +84,12 @@ def _in_order(histogram: MagnitudeHistogram, cumulative: NDArray[np.int64], inde
 def entropy_threshold(histogram: MagnitudeHistogram, levels: int = SYMMETRIC) -> float:
     """Least Kullback-Leibler divergence of the clipped distribution from the quantized one.
 
-    Szymon Migacz, "8-bit Inference with TensorRT", GTC 2017. For every i from 128 (``levels`` + 1) bins up: P is the first i bins with all
-    beyond added to the last; Q is the first i bins, without those beyond, summed to 128 levels of i // 128 bins (the last
-    takes the remainder), each level spread evenly over the bins where P is not zero. The i with the least KL(P || Q), the
-    first of equals, gives the threshold (i + 1/2) bins. Here the bins are 2048 to 4096, and exact zeros are left out: every
-    scale represents them exactly, and half of a ReLU's values in one bin would outweigh all others.
+    Szymon Migacz, "8-bit Inference with TensorRT", GTC 2017, with its 128 levels as the default. For every i from 128
+    (``levels`` + 1) bins up: P is the first i bins with all beyond added to the last; Q is the first i bins, without those
+    beyond, summed to 128 levels of i // 128 bins (the last takes the remainder), each level spread evenly over the bins where P
+    is not zero. The i with the least KL(P || Q), the first of equals, gives the threshold (i + 1/2) bins. Here the bins are
+    2048 to 4096, and exact zeros are left out: every scale represents them exactly, and half of a ReLU's values in one bin
+    would outweigh all others.
     """
     used = np.flatnonzero(histogram.counts)
     if not used.size:
@@ -103,8 +105,9 @@ def entropy_threshold(histogram: MagnitudeHistogram, levels: int = SYMMETRIC) ->
 
 
 def _divergences(counts: Floats, groups: int) -> Floats:
-    """KL(P || Q) for the first ``groups``, one more, ... all bins. Everything in it is a difference of cumulative sums, or of the last bin.
+    """KL(P || Q) for the first ``groups``, one more, ... all bins.
 
+    Everything in it is a difference of cumulative sums, or of the last bin.
     With p and q before normalisation, KL = sum(p log p) / P - sum_levels(p_level log q_level) / P + log(Q / P).
     """
     candidates = np.arange(groups, counts.size + 1)

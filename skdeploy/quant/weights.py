@@ -13,7 +13,9 @@ from skdeploy.graph.equalize import output_axis, rows_first
 from skdeploy.graph.qdq import QuantizedWeight
 
 WEIGHT_MAX: Final = 127  # and -127: a kernel that multiplies by -w needs both
-RATIOS: Final = np.linspace(1.0, 0.8, 11)  # of the largest weight: clipping pays where a channel has thousands of weights
+RATIOS: Final = np.linspace(
+    1.0, 0.8, 11
+)  # of the largest weight: clipping pays where a channel has thousands of weights
 # FP16's smallest number with its full precision; a scale below it could be rounded to zero, and no scale may be.
 SMALLEST_SCALE: Final = 2.0**-24 * 2**8
 
@@ -21,8 +23,8 @@ SMALLEST_SCALE: Final = 2.0**-24 * 2**8
 def quantize_weight(node: ir.Node, *, least_error: bool = True) -> QuantizedWeight:
     """The weight of a Conv, Gemm or MatMul as INT8, per output channel.
 
-    ``least_error`` chooses each channel's scale for the least squared error, from its largest weight down to 0.8 of it; else the
-    largest weight becomes 127. Scales are FP16 numbers, so that an FP16 graph and an FP32 graph hold the same integers.
+    ``least_error`` chooses each channel's scale for the least squared error, from its largest weight down to 0.8 of it; else
+    the largest weight becomes 127. Scales are FP16 numbers, so that an FP16 graph and an FP32 graph hold the same integers.
     """
     weight = node.inputs[1]
     assert weight is not None  # placed

@@ -41,6 +41,7 @@ def card(network: SKNetSpec, *, height: int = 20, width: int = 24) -> ModelSpec:
             "tolerance": {
                 "fp32": {"max_rel_error": 1e-4, "min_cosine": 0.99999, "min_sqnr_db": 90.0},
                 "fp16": {"max_rel_error": 2e-2, "min_cosine": 0.999, "min_sqnr_db": 40.0},
+                "int8": {"max_rel_error": 0.3, "min_cosine": 0.95, "min_sqnr_db": 10.0},
             },
             "source": {"paper": "none", "url": "https://example.org", "licence": "MIT"},
             "reference": {"parameters": 1},

@@ -95,6 +95,7 @@ def same(one: dict[str, Observation], other: dict[str, Observation]) -> bool:
     def plain(observation: Observation) -> list[Any]:
         arrays = (observation.channel_mean, observation.channel_max)
         numbers = (observation.minimum, observation.maximum, observation.threshold, observation.early_threshold)
+        numbers = (*numbers, observation.shifted_threshold)
         return [*numbers, *(None if array is None else array.tobytes() for array in arrays)]
 
     return one.keys() == other.keys() and all(plain(one[name]) == plain(other[name]) for name in one)
@@ -200,7 +201,7 @@ def test_a_nan_is_named_with_its_tensor_and_image(size: int, method: Calibration
     images[9, 1, 2, 3] = -1e4  # makes some neighbour of the convolution negative enough for Sqrt
     expected = all_tensors(images)
     assert np.isnan(expected["root/Sqrt"][9]).any()
-    with pytest.raises(CalibrationError, match=r"root/Sqrt is not finite .* image 9 "):
+    with pytest.raises(CalibrationError, match=r"root/Sqrt is not finite .* image 9\n"):
         watched(images, size, method=method, tensors=["stem.conv/Conv", "root/Sqrt", "grown/Exp"])
 
 
@@ -208,7 +209,7 @@ def test_infinity_is_as_bad_as_nan() -> None:
     images = bright(pixels(12), 7, 1)
     expected = all_tensors(images)["grown/Exp"]
     assert np.isinf(expected[7]).any()
-    with pytest.raises(CalibrationError, match=r"grown/Exp is not finite .* image 7 "):
+    with pytest.raises(CalibrationError, match=r"grown/Exp is not finite .* image 7\n"):
         watched(images, tensors=["stem.conv/Conv", "grown/Exp"])
 
 
@@ -217,10 +218,10 @@ def test_the_first_image_is_named_and_the_first_tensor_that_has_it(order: int) -
     """Images 4 and 5 go through the graph in one run."""
     images = bright(pixels(8), 4, -1)  # Sqrt is NaN there, and so is Exp
     images[5, 0, 0, 0] = np.nan  # the input, and all that follows
-    with pytest.raises(CalibrationError, match=r"^root/Sqrt is not finite .* image 4 "):
+    with pytest.raises(CalibrationError, match=r"^root/Sqrt is not finite .* image 4\n"):
         watched(images, tensors=["input", "root/Sqrt"][::order])
     names = ["root/Sqrt", "grown/Exp"][::order]
-    with pytest.raises(CalibrationError, match=rf"^{names[0]} is not finite .* image 4 "):
+    with pytest.raises(CalibrationError, match=rf"^{names[0]} is not finite .* image 4\n"):
         watched(images, tensors=["input", *names])
 
 
@@ -228,7 +229,7 @@ def test_the_first_image_is_named_with_many_threads_and_two_broken_images() -> N
     images = pixels(40)
     images[[11, 12, 13, 30], 0, 0, 0] = np.inf
     for _ in range(5):
-        with pytest.raises(CalibrationError, match=r"input is not finite .* image 11 "):
+        with pytest.raises(CalibrationError, match=r"input is not finite .* image 11\n"):
             watched(images, threads=4, tensors=["input"])
 
 
@@ -266,15 +267,47 @@ def test_an_error_outside_ends_the_workers() -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("stated", [0, 9, 11])
-def test_another_number_of_images_than_stated_is_an_error(stated: int) -> None:
+@pytest.mark.parametrize("stated", [0, 9])
+def test_more_images_than_stated_are_an_error(stated: int) -> None:
     with pytest.raises(CalibrationError, match=f"have {stated} images and got 10"):
         observe(tiny(), ["input"], batches(pixels(10), 4), stated, method=CalibrationMethod.MSE)
 
 
-def test_no_images_are_an_error() -> None:
-    with pytest.raises(CalibrationError, match="got 0"):
-        observe(tiny(), ["input"], iter(()), 0, method=CalibrationMethod.MINMAX)
+def test_fewer_images_than_stated_are_what_is_left_when_some_cannot_be_read() -> None:
+    """Ranges and means are those of the images that came."""
+    images, options = pixels(10), {"method": CalibrationMethod.MSE, "means": ["input"]}
+    fewer = observe(tiny(), ["input"], batches(images, 4), 11, **options)["input"]
+    exact = watched(images, tensors=["input"], **options)["input"]
+    assert (fewer.threshold, fewer.maximum) == (exact.threshold, exact.maximum)
+    assert fewer.channel_mean is not None
+    assert np.array_equal(fewer.channel_mean, exact.channel_mean)
+
+
+@pytest.mark.parametrize("stated", [0, 5])
+def test_no_images_are_an_error(stated: int) -> None:
+    with pytest.raises(CalibrationError, match=f"have {stated} images and got 0"):
+        observe(tiny(), ["input"], iter(()), stated, method=CalibrationMethod.MINMAX)
+
+
+def test_a_broken_image_has_the_name_that_the_caller_gives_it() -> None:
+    images = pixels(8)
+    images[5, 0, 0, 0] = np.inf
+    with pytest.raises(CalibrationError, match=r"for the image photo-5\.png\n"):
+        watched(images, tensors=["input"], name_of=lambda position: f"photo-{position}.png")
+
+
+@pytest.mark.parametrize("method", list(CalibrationMethod))
+def test_a_tensor_without_negative_values_has_a_threshold_for_255_steps(method: CalibrationMethod) -> None:
+    images = pixels(17)
+    seen = watched(images, method=method)
+    expected = all_tensors(images)
+    for name, observation in seen.items():
+        assert (observation.shifted_threshold is None) == bool((expected[name] < 0).any())
+        if observation.shifted_threshold is not None:
+            histogram = MagnitudeHistogram()
+            histogram.update(expected[name])
+            assert observation.shifted_threshold == threshold(histogram, method, levels=255)
+    assert {observation.shifted_threshold is None for observation in seen.values()} == {True, False}
 
 
 @pytest.mark.parametrize(

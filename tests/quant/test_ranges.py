@@ -18,14 +18,16 @@ from pydantic import ValidationError
 
 from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.options import TraceOptions
-from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges, TensorRange, graph_identity, load_ranges
+from skdeploy.quant.identity import graph_identity
+from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges, TensorRange, load_ranges
 from skdeploy.spec import CalibrationMethod, ModelSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import card, traced
 
 DATA = CalibrationData(name="some images", sha256="a" * 64, images=12)
 MSE = Algorithm(method=CalibrationMethod.MSE, version=1)
-MEASURED = {"stem.relu/Relu": (0.0, 3.5, 3.25), "input": (-2.5, 2.0, 2.5)}
+MEASURED = {"stem.relu/Relu": (0.0, 3.5, 3.25, 3.4), "input": (-2.5, 2.0, 2.5, None)}
+MAXIMA = {"stem.relu/Relu": np.linspace(1, 3.5, 8, dtype=np.float32), "input": [2.5, 2.0, 1.0]}
 MEANS = {"stem.relu/Relu": np.linspace(0, 1, 8, dtype=np.float32), "input": [0.1, -0.2, 0.3]}
 
 
@@ -41,7 +43,7 @@ def graph(spec: ModelSpec) -> ir.Model:
 
 @pytest.fixture
 def ranges(graph: ir.Model, spec: ModelSpec) -> Ranges:
-    return Ranges.of(graph, spec, DATA, MSE, MEASURED, MEANS, {"passed": True, "shift": 0.25})
+    return Ranges.of(graph, spec, DATA, MSE, MEASURED, MAXIMA, MEANS, {"passed": True, "shift": 0.25})
 
 
 def test_what_is_written_is_read_again(ranges: Ranges, tmp_path: Path) -> None:
@@ -57,25 +59,33 @@ def test_the_file_is_plain_json_with_what_a_reviewer_needs(ranges: Ranges, spec:
     assert content["data"] == {"name": "some images", "sha256": "a" * 64, "images": 12, "random": False}
     assert content["preprocess"]["mean"] == list(spec.preprocess.mean)
     assert content["input"] == {"channels": 3, "height": 20, "width": 24}
-    assert content["tensors"]["input"] == {"minimum": -2.5, "maximum": 2.0, "threshold": 2.5}
+    assert content["tensors"]["input"] == {
+        "minimum": -2.5,
+        "maximum": 2.0,
+        "threshold": 2.5,
+        "shifted_threshold": None,
+    }
+    assert content["tensors"]["stem.relu/Relu"]["shifted_threshold"] == 3.4
+    assert content["channel_maxima"]["input"] == [2.5, 2.0, 1.0]
     assert content["audit"] == {"passed": True, "shift": 0.25}
     assert content["tools"]["numpy"] == np.__version__
 
 
 def test_a_tensor_has_a_line_of_its_own_in_the_order_of_the_graph(ranges: Ranges) -> None:
     lines = ranges.text().splitlines()
-    assert lines.index('    "input": {"minimum": -2.5, "maximum": 2.0, "threshold": 2.5},') == (
-        lines.index('    "stem.relu/Relu": {"minimum": 0.0, "maximum": 3.5, "threshold": 3.25}') - 1
-    )
-    assert list(ranges.channel_means) == ["input", "stem.relu/Relu"]
+    of_input = '    "input": {"minimum": -2.5, "maximum": 2.0, "threshold": 2.5, "shifted_threshold": null},'
+    of_relu = '    "stem.relu/Relu": {"minimum": 0.0, "maximum": 3.5, "threshold": 3.25, "shifted_threshold": 3.4}'
+    assert lines.index(of_input) == lines.index(of_relu) - 1
+    assert list(ranges.channel_means) == list(ranges.channel_maxima) == ["input", "stem.relu/Relu"]
 
 
 def test_the_same_calibration_gives_the_same_bytes(graph: ir.Model, spec: ModelSpec, ranges: Ranges) -> None:
     turned = {name: MEASURED[name] for name in reversed(MEASURED)}
-    again = Ranges.of(graph, spec, DATA, MSE, turned, dict(reversed(MEANS.items())), ranges.audit)
+    maxima, means = dict(reversed(MAXIMA.items())), dict(reversed(MEANS.items()))
+    again = Ranges.of(graph, spec, DATA, MSE, turned, maxima, means, ranges.audit)
     assert again.text() == ranges.text()
-    negative_zero = {**MEASURED, "stem.relu/Relu": (-0.0, 3.5, 3.25)}
-    assert Ranges.of(graph, spec, DATA, MSE, negative_zero, MEANS, ranges.audit).text() == ranges.text()
+    negative_zero = {**MEASURED, "stem.relu/Relu": (-0.0, 3.5, 3.25, 3.4)}
+    assert Ranges.of(graph, spec, DATA, MSE, negative_zero, MAXIMA, MEANS, ranges.audit).text() == ranges.text()
 
 
 def test_nine_digits_keep_a_float32_and_means_have_six(graph: ir.Model, spec: ModelSpec, tmp_path: Path) -> None:
@@ -84,9 +94,11 @@ def test_nine_digits_keep_a_float32_and_means_have_six(graph: ir.Model, spec: Mo
         held = TensorRange(minimum=-float(value), maximum=0.0, threshold=float(value))
         assert np.float32(held.threshold) == value
         assert np.float32(held.minimum) == -value
-    made = Ranges.of(graph, spec, DATA, MSE, {"input": (-1 / 3, 2 / 3, 2 / 3)}, {"input": [1 / 3, 1e-9 / 3, 2e6 / 3]})
+    thirds = {"input": (-1 / 3, 2 / 3, 2 / 3, None)}
+    made = Ranges.of(graph, spec, DATA, MSE, thirds, {"input": [1 / 3]}, {"input": [1 / 3, 1e-9 / 3, 2e6 / 3]})
     made.write(tmp_path / "r.json")
     assert made.tensors["input"].threshold == 0.666666667
+    assert made.channel_maxima["input"] == (0.333333,)
     assert made.channel_means["input"] == (0.333333, 3.33333e-10, 666667.0)
     assert load_ranges(tmp_path / "r.json") == made  # rounded once, when made: not again by writing
 
@@ -121,20 +133,35 @@ def test_numbers_that_are_no_range_are_refused_when_made(
     measured: tuple[float, float, float], field: str, graph: ir.Model, spec: ModelSpec
 ) -> None:
     with pytest.raises(CalibrationError, match=rf"tensors\.input.*{field}"):
-        Ranges.of(graph, spec, DATA, MSE, {**MEASURED, "input": measured})
+        Ranges.of(graph, spec, DATA, MSE, {**MEASURED, "input": (*measured, None)}, MAXIMA, MEANS)
+
+
+@pytest.mark.parametrize("threshold", [math.nan, math.inf, 0.0, -1.0])
+def test_a_shifted_threshold_must_give_a_scale_too(threshold: float, graph: ir.Model, spec: ModelSpec) -> None:
+    with pytest.raises(CalibrationError, match=r"tensors\.input\.shifted_threshold"):
+        Ranges.of(graph, spec, DATA, MSE, {"input": (0.0, 1.0, 1.0, threshold)}, MAXIMA, MEANS)
 
 
 def test_means_and_audits_that_are_no_numbers_are_refused_when_made(graph: ir.Model, spec: ModelSpec) -> None:
     with pytest.raises(CalibrationError, match=r"channel_means\.input\.1"):
-        Ranges.of(graph, spec, DATA, MSE, MEASURED, {"input": [0.0, math.nan]})
+        Ranges.of(graph, spec, DATA, MSE, MEASURED, MAXIMA, {"input": [0.0, math.nan]})
+    with pytest.raises(CalibrationError, match=r"channel_maxima\.input\.1"):
+        Ranges.of(graph, spec, DATA, MSE, MEASURED, {"input": [0.0, -1.0]}, MEANS)
     with pytest.raises(CalibrationError, match=r"audit: .*not JSON compliant"):
-        Ranges.of(graph, spec, DATA, MSE, MEASURED, {}, {"shift": math.nan})
-    with pytest.raises(CalibrationError, match="channel_means to correct with"):
-        Ranges.of(graph, spec, DATA, MSE.model_copy(update={"bias_correction": True}), MEASURED)
+        Ranges.of(graph, spec, DATA, MSE, MEASURED, MAXIMA, MEANS, {"shift": math.nan})
     with pytest.raises(CalibrationError, match="tensors: "):
-        Ranges.of(graph, spec, DATA, MSE, {})
+        Ranges.of(graph, spec, DATA, MSE, {}, MAXIMA, MEANS)
     with pytest.raises(CalibrationError, match=r"'gone/Relu', which is no tensor of tiny's graph"):
-        Ranges.of(graph, spec, DATA, MSE, {"gone/Relu": (0.0, 1.0, 1.0)})
+        Ranges.of(graph, spec, DATA, MSE, {"gone/Relu": (0.0, 1.0, 1.0, None)}, MAXIMA, MEANS)
+
+
+def test_a_switch_that_is_on_needs_its_numbers(graph: ir.Model, spec: ModelSpec) -> None:
+    with pytest.raises(CalibrationError, match="channel_means to correct with"):
+        Ranges.of(graph, spec, DATA, MSE, MEASURED, MAXIMA)
+    with pytest.raises(CalibrationError, match="channel_maxima to equalize by"):
+        Ranges.of(graph, spec, DATA, MSE, MEASURED, {}, MEANS)
+    plain = MSE.model_copy(update={"equalize": False, "bias_correction": False})
+    assert Ranges.of(graph, spec, DATA, plain, MEASURED).channel_means == {}
 
 
 def test_a_percentile_goes_with_its_method_only_and_choices_have_digests() -> None:
@@ -147,7 +174,9 @@ def test_a_percentile_goes_with_its_method_only_and_choices_have_digests() -> No
         Algorithm(method=CalibrationMethod.MINMAX, version=1),
         Algorithm(method=CalibrationMethod.PERCENTILE, percentile=99.9, version=1),
         Algorithm(method=CalibrationMethod.PERCENTILE, percentile=99.99, version=1),
-        *(MSE.model_copy(update=change) for change in ({"equalize": True}, {"bias_correction": True}, {"version": 2})),
+        *(MSE.model_copy(update={switch: False}) for switch in ("equalize", "bias_correction", "shift", "exact_input")),
+        MSE.model_copy(update={"weight_scales": "max"}),
+        MSE.model_copy(update={"version": 2}),
     ]
     assert len({choice.digest for choice in choices}) == len(choices)
     assert Algorithm(method=CalibrationMethod.MSE, version=1).digest == MSE.digest
@@ -180,6 +209,7 @@ def edited(ranges: Ranges, path: Path, edit: Callable[[dict[str, Any]], object])
         (lambda c: c["input"].update(height=32), "preprocess_sha256 is not the digest"),
         (lambda c: c["data"].update(images=0), r"data\.images: "),
         (lambda c: c["channel_means"].update(input=[]), r"channel_means\.input: "),
+        (lambda c: c["channel_maxima"].clear(), "no channel_maxima to equalize by"),
     ],
 )
 def test_a_file_with_a_bad_field_is_refused_by_its_name(

@@ -11,6 +11,7 @@ import pytest
 import tomli_w
 
 from skdeploy.errors import CalibrationError, UsageError
+from skdeploy.quant.ranges import Algorithm
 from skdeploy.quant.recipe import Recipe, load_recipe, open_images
 from skdeploy.spec import CalibrationMethod
 from skdeploy.zoo.cards import load_card
@@ -63,7 +64,16 @@ def test_what_is_left_out_has_these_defaults(tmp_path: Path) -> None:
     recipe, _ = load_recipe(str(write(tmp_path / "r.toml")))
     assert recipe.method is CalibrationMethod.MINMAX
     assert (recipe.seed, recipe.percentile, recipe.exclude, recipe.images_sha256) == (0, None, (), None)
-    assert (recipe.equalize, recipe.bias_correction, recipe.note) == (False, False, "")
+    assert (recipe.equalize, recipe.bias_correction, recipe.shift, recipe.exact_input) == (True, True, True, True)
+    assert (recipe.weight_scales, recipe.note) == ("mse", "")
+
+
+def test_the_switches_of_a_recipe_are_those_of_the_algorithm_with_the_same_defaults() -> None:
+    """A new choice in one of them is a choice in the other."""
+    choices = {name: field for name, field in Algorithm.model_fields.items() if name != "version"}
+    assert choices.keys() <= Recipe.model_fields.keys()
+    for name, field in choices.items():
+        assert field.default == Recipe.model_fields[name].default
 
 
 def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
@@ -72,8 +82,11 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
         "percentile": 99.99,
         "seed": 3,
         "exclude": ["gate", r"^stem\."],
-        "equalize": True,
-        "bias_correction": True,
+        "equalize": False,
+        "bias_correction": False,
+        "shift": False,
+        "exact_input": False,
+        "weight_scales": "max",
         "images_sha256": "0" * 64,
         "note": "why",
     }
@@ -100,6 +113,8 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
         ({"exclude": [""]}, r"exclude\.0: "),
         ({"images_sha256": "abc"}, "images_sha256: "),
         ({"equalize": 1}, "equalize: "),
+        ({"shift": "yes"}, "shift: "),
+        ({"weight_scales": "min"}, r"weight_scales: .*\(given 'min'\)"),
         ({"split": ""}, "split: "),
     ],
 )

@@ -64,23 +64,23 @@ def observed(values: Values) -> MagnitudeHistogram:
     return histogram
 
 
-def squared_error(values: Values, threshold: float) -> float:
-    """Of quantizing for real, to 255 levels."""
+def squared_error(values: Values, threshold: float, levels: int = 127) -> float:
+    """Of quantizing for real, to ``levels`` steps on either side of zero."""
     x = values.astype(np.float64)
-    step = threshold / 127
-    return float(np.square(x - step * np.clip(np.rint(x / step), -127, 127)).sum())
+    step = threshold / levels
+    return float(np.square(x - step * np.clip(np.rint(x / step), -levels, levels)).sum())
 
 
-def published_entropy_bins(counts: NDArray[np.float64]) -> int:
+def published_entropy_bins(counts: NDArray[np.float64], groups: int = 128) -> int:
     """The pseudo-code of the GTC 2017 talk, line by line: the number of bins with the least divergence, the first of equals."""
     divergences = np.full(len(counts) + 1, inf)
-    for i in range(128, len(counts) + 1):
+    for i in range(groups, len(counts) + 1):
         reference = counts[:i].copy()
         reference[i - 1] += counts[i:].sum()
-        merged = i // 128
+        merged = i // groups
         candidate = np.zeros(i)
-        for level in range(128):
-            start, stop = level * merged, (level + 1) * merged if level < 127 else i
+        for level in range(groups):
+            start, stop = level * merged, (level + 1) * merged if level < groups - 1 else i
             filled = reference[start:stop] > 0
             if filled.any():
                 candidate[start:stop][filled] = counts[start:stop].sum() / filled.sum()
@@ -132,17 +132,21 @@ def test_a_percentile_that_is_none_is_refused(percentile: float) -> None:
         threshold(observed(np.ones(3, np.float32)), CalibrationMethod.PERCENTILE, percentile)
 
 
+both_levels = pytest.mark.parametrize("levels", [127, 255])
+
+
+@both_levels
 @every_distribution
-def test_entropy_is_the_published_algorithm(distribution: Distribution) -> None:
+def test_entropy_is_the_published_algorithm(distribution: Distribution, levels: int) -> None:
     _, histogram = drawn(distribution)
     counts = histogram.counts.astype(np.float64)
     # Eight bins as one keep the naive loop short; the algorithm is the same for any number of bins.
     coarse = counts.reshape(-1, 8).sum(axis=1)
     coarse = coarse[: np.flatnonzero(coarse)[-1] + 1]
     histogram.counts = coarse.astype(np.int64)
-    bins = published_entropy_bins(coarse)
-    assert bins >= 128
-    assert entropy_threshold(histogram) == min((bins + 0.5) * histogram.width, histogram.largest)
+    bins = published_entropy_bins(coarse, levels + 1)
+    assert bins >= levels + 1
+    assert entropy_threshold(histogram, levels) == min((bins + 0.5) * histogram.width, histogram.largest)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -162,14 +166,17 @@ def test_entropy_clips_outliers_and_minmax_does_not() -> None:
     assert entropy_threshold(histogram) < 1.5 * bulk < np.abs(values).max() / 5
 
 
+@both_levels
 @every_distribution
-def test_mse_is_within_a_hundredth_of_the_least_error_of_all_thresholds(distribution: Distribution) -> None:
+def test_mse_is_within_a_hundredth_of_the_least_error_of_all_thresholds(
+    distribution: Distribution, levels: int
+) -> None:
     values, histogram = drawn(distribution)
     largest = float(np.abs(values).max())
     candidates = largest * np.concatenate((np.geomspace(0.002, 0.3, 120), np.linspace(0.3, 1, 141)))
-    least = min(squared_error(values, candidate) for candidate in candidates)
-    found = mse_threshold(histogram)
-    assert squared_error(values, found) <= 1.01 * least
+    least = min(squared_error(values, candidate, levels) for candidate in candidates)
+    found = mse_threshold(histogram, levels)
+    assert squared_error(values, found, levels) <= 1.01 * least
     assert found <= largest
 
 

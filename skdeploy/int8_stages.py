@@ -1,0 +1,232 @@
+"""The stations of an INT8 export: calibration images or a ranges file, ranges, units to keep, and the INT8 graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from skdeploy.bundle.artifact import Artifact, digest_file
+from skdeploy.bundle.folder import Bundle, Product, Stage
+from skdeploy.errors import CalibrationError, UsageError
+from skdeploy.int8_options import DEFAULT_NUMBER, DEFAULT_PERCENTILE, CalibrationOptions, Int8Options
+from skdeploy.options import ExportOptions
+from skdeploy.progress import Progress
+from skdeploy.quant.audit import AuditReport
+from skdeploy.quant.dataset import Dataset, open_dataset
+from skdeploy.quant.ranges import Algorithm, Ranges, load_ranges
+from skdeploy.spec import CalibrationMethod, ModelSpec, Precision
+from skdeploy.stages import GRAPH_TOOLS, write_graph
+
+RANGES, MIXED, INT8 = "ranges.json", "mixed.json", "model.int8.onnx"
+ALGORITHM_VERSION: Final = 1
+CALIBRATION_TOOLS: Final = ("skdeploy", "numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow")
+RTX_INT8: Final = (
+    "NVIDIA documents INT8 on TensorRT-RTX for weights only: whether its GPUs run these convolutions in INT8 is shown by "
+    "no document, so measure before you rely on it"
+)
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The images that calibrate, how many were asked for, and the algorithm."""
+
+    dataset: Dataset
+    asked: int
+    algorithm: Algorithm
+    exclude: tuple[str, ...] = ()
+
+
+def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> CalibrationSet:
+    """Opens the images that ``options`` names, or the recipe; nothing is decoded yet.
+
+    Raises UsageError: no images there. CalibrationError: a recipe of another model, or whose images are others.
+    """
+    from skdeploy.quant.recipe import load_recipe, open_images
+    from skdeploy.quant.selection import random_images, select
+
+    if options.from_recipe:
+        recipe, path = load_recipe(str(options.images))
+        if recipe.model != spec.name:
+            raise CalibrationError(
+                f"the recipe {path} is for {recipe.model}, and this is {spec.name}",
+                advice="give the images themselves with --calib, or write a recipe for this network",
+            )
+        dataset = open_images(recipe, path)
+        algorithm = Algorithm(
+            method=recipe.method,
+            percentile=recipe.percentile,
+            equalize=recipe.equalize,
+            bias_correction=recipe.bias_correction,
+            shift=recipe.shift,
+            exact_input=recipe.exact_input,
+            weight_scales=recipe.weight_scales,
+            version=ALGORITHM_VERSION,
+        )
+        return CalibrationSet(
+            select(_counted(dataset, spec), recipe.number, recipe.seed), recipe.number, algorithm, recipe.exclude
+        )
+    number, seed = options.number or DEFAULT_NUMBER, options.seed or 0
+    method = options.method or CalibrationMethod.MSE
+    uses_percentile = method is CalibrationMethod.PERCENTILE
+    algorithm = Algorithm(
+        method=method,
+        percentile=(options.percentile or DEFAULT_PERCENTILE) if uses_percentile else None,
+        equalize=options.equalize is not False,
+        bias_correction=options.bias_correction is not False,
+        shift=options.shift is not False,
+        exact_input=options.exact_input is not False,
+        weight_scales=options.weight_scales or "mse",
+        version=ALGORITHM_VERSION,
+    )
+    if options.images is None:
+        return CalibrationSet(random_images(spec, number, seed), number, algorithm)
+    return CalibrationSet(select(_counted(open_dataset(options.images), spec), number, seed), number, algorithm)
+
+
+def calibrate(
+    bundle: Bundle, model: Artifact, images: CalibrationSet, options: Int8Options, progress: Progress
+) -> Stage:
+    """Calibration images to ranges; what they are is audited on the way."""
+    dataset = images.dataset
+    data = open_dataset(options.data, archive="evaluation.npz") if options.data is not None else None
+
+    def make(path: Path) -> Product:
+        from skdeploy.backends.onnxruntime import load_graph
+        from skdeploy.quant.calibrate import CalibrationSettings, calibrate
+        from skdeploy.quant.duplicates import fingerprints
+
+        spec = bundle.manifest.model
+        ranges = calibrate(
+            load_graph(bundle.check(model)),
+            model.inputs,
+            spec,
+            dataset,
+            CalibrationSettings(images.algorithm, images.asked, options.calibration.batch),
+            evaluation=fingerprints(data, spec) if data is not None else None,
+            progress=progress,
+        )
+        path.write_text(ranges.text(), encoding="utf-8")
+        return Product(details=_details(ranges))
+
+    return Stage(
+        name="calibrate",
+        output=RANGES,
+        format="json",
+        precision=None,
+        parents={
+            model.path: model.sha256,
+            "images": dataset.digest,
+            **({"data": data.digest} if data is not None else {}),
+        },
+        options={"algorithm": images.algorithm.model_dump(mode="json"), "number": images.asked, "name": dataset.name},
+        tools=CALIBRATION_TOOLS,
+        make=make,
+    )
+
+
+def given_ranges(file: Path) -> Stage:
+    """A ranges file of an earlier calibration; whether it belongs to the network is checked where it is used."""
+    ranges = load_ranges(file)
+
+    def make(path: Path) -> Product:
+        path.write_text(ranges.text(), encoding="utf-8")
+        return Product(details=_details(ranges))
+
+    return Stage(
+        name="ranges",
+        output=RANGES,
+        format="json",
+        precision=None,
+        parents={"file": digest_file(file)},
+        options={},
+        tools=("skdeploy",),
+        make=make,
+    )
+
+
+def calibration_notes(details: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """What makes the calibration images a poor guide to the field, in words."""
+    audit = details.get("audit")
+    notes = AuditReport.model_validate_json(json.dumps(audit)).warnings() if audit else ()
+    dead = details.get("dead_tensors")
+    if isinstance(dead, list) and dead:
+        more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+        notes = (*notes, f"zero on every calibration image: {dead[0]}{more}; it got the smallest range there is")
+    return tuple(f"calibration: {note}" for note in notes)
+
+
+def int8(
+    bundle: Bundle, model: Artifact, ranges: Artifact, options: ExportOptions, keep: tuple[str, ...]
+) -> Stage:
+    """FP32 graph and ranges to an explicit Q/DQ graph, the rest in the fallback precision."""
+    asked = options.int8
+    patterns = (*keep, *options.keep_fp32)
+    half = asked.fallback is Precision.FP16
+
+    def make(path: Path) -> Product:
+        from skdeploy.backends.onnxruntime import load_graph
+        from skdeploy.graph.half import HalfPrecision
+        from skdeploy.quant.macs import share_of_macs
+        from skdeploy.quant.quantize import quantize
+
+        spec = bundle.manifest.model
+        graph = load_graph(bundle.check(model))
+        done = quantize(graph, spec, load_ranges(bundle.check(ranges)), patterns, keep_grouped=asked.keep_grouped)
+        halving = HalfPrecision(options.keep_fp32)
+        result = halving(done.model).model if half else done.model
+        details: dict[str, JsonValue] = {
+            "int8_tensors": len(done.placement.tensors),
+            "shifted_tensors": len(done.offsets),
+            "int8_weights": list(done.placement.weighted),
+            "int8_macs": share_of_macs(graph, done.placement.weighted, (spec.input.height, spec.input.width)),
+            "kept": dict(done.placement.kept),
+            "fallback": asked.fallback.value,
+        }
+        if half:
+            details |= {"fp16_tensors": list(halving.halved), "kept_fp32": dict(halving.kept)}
+        return write_graph(result, path, spec, **details)
+
+    return Stage(
+        name="int8",
+        output=INT8,
+        format="onnx",
+        precision=Precision.INT8,
+        parents={model.path: model.sha256, ranges.path: ranges.sha256},
+        options={
+            "keep": list(patterns),
+            "keep_grouped": asked.keep_grouped,
+            "fallback": asked.fallback.value,
+            "keep_fp32": list(options.keep_fp32),
+        },
+        tools=(*GRAPH_TOOLS, "numpy"),
+        make=make,
+    )
+
+
+def _counted(dataset: Dataset, spec: ModelSpec) -> Dataset:
+    """With the labels as the network counts them where that can be told: calibration needs none, they balance the choice."""
+    from skdeploy.quant.labels import as_the_network_counts
+
+    try:
+        return as_the_network_counts(dataset, spec)
+    except UsageError:
+        return dataset
+
+
+def _details(ranges: Ranges) -> dict[str, JsonValue]:
+    from skdeploy.quant.calibrate import dead_tensors
+
+    return {
+        "images": ranges.data.images,
+        "dataset": ranges.data.name,
+        "random": ranges.data.random,
+        "method": ranges.algorithm.method.value,
+        "tensors": len(ranges.tensors),
+        "dead_tensors": list(dead_tensors(ranges)),
+        "audit": dict(ranges.audit),
+    }

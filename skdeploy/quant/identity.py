@@ -1,0 +1,81 @@
+"""The identity of a network's graph: which ranges belong to it, however it was written to a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from json import dumps
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.bundle.artifact import digest_json
+from skdeploy.errors import CalibrationError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
+ONNX_DOMAINS: Final = ("", "ai.onnx")
+
+# ONNX's defaults, which one exporter writes and another leaves out. A kernel's shape is its weight's.
+NEUTRAL: Final[Mapping[str, float | str]] = {
+    "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET",
+    "alpha": 1, "beta": 1, "transA": 0, "transB": 0,
+}  # fmt: skip
+IMPLIED: Final = frozenset({"kernel_shape"})
+
+
+def graph_identity(model: ir.Model) -> str:
+    """SHA-256 of what a graph computes with: the weighted nodes' names, operators, attributes and constants.
+
+    Two graphs have one identity if all Conv, Gemm and MatMul nodes agree; opset, batch, image size, embedded preprocessing and
+    the order in which the file lists its nodes do not matter. Raises CalibrationError if there is no such node.
+    """
+    varying = {value for value in model.graph.inputs if not value.is_initializer()}
+    digests: list[tuple[str, str]] = []
+    for node in model.graph:
+        if any(value in varying for value in node.inputs):
+            varying.update(node.outputs)
+        if node.op_type in WEIGHTED and node.domain in ONNX_DOMAINS:
+            digests.append((node.name or f"unnamed {len(digests)}", _node_digest(node, varying)))
+    if not digests:
+        raise CalibrationError("the graph has no Conv, Gemm or MatMul: nothing in it can be INT8")
+    return digest_json(sorted(digests))
+
+
+def _node_digest(node: ir.Node, varying: set[ir.Value]) -> str:
+    attributes = {
+        name: attribute.value
+        for name, attribute in sorted(node.attributes.items())
+        if name not in IMPLIED and not _is_neutral(name, attribute.value)
+    }
+    digest = hashlib.sha256(dumps([node.op_type, attributes]).encode())
+    for index, value in enumerate(node.inputs):
+        if value is not None and value not in varying:
+            for array in _constants(value):
+                little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+                digest.update(dumps([index, little.dtype.str, little.shape]).encode())
+                digest.update(little.data if little.size else b"")
+    return digest.hexdigest()
+
+
+def _is_neutral(name: str, value: object) -> bool:
+    neutral = NEUTRAL.get(name)
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return neutral is not None and all(item == neutral for item in values)
+
+
+def _constants(value: ir.Value) -> Iterator[NDArray[np.generic]]:
+    """A constant's array, or those that it is computed from where nobody folded it, such as a weight behind a Transpose."""
+    import onnx_ir as ir
+
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is not None:
+        yield tensor.numpy()
+        return
+    producer = value.producer()
+    for source in producer.inputs if producer is not None else ():
+        if source is not None:
+            yield from _constants(source)

@@ -1,0 +1,84 @@
+"""Multiply-accumulates of an ONNX graph's layers: what INT8 speeds up, and what a kept layer gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+import onnx_ir as ir
+
+from skdeploy.errors import ExportError
+from skdeploy.graph.placement import WEIGHTED
+
+Size = tuple[int, int]
+
+
+def macs_of(model: ir.Model, size: Size | None = None) -> dict[str, int]:
+    """Multiply-accumulates of each Conv, Gemm and MatMul with a constant weight, for one image, as the paper counts them.
+
+    Every weight is used once at each place of the output map, so it is the weight's numbers times height times width. ``size``,
+    (height, width) of the image in pixels, is used where the graph leaves it open. Raises ExportError where neither tells.
+    """
+    places = {node.name or "": _places(node) for node in model.graph if is_layer(node)}
+    if any(count is None for count in places.values()) and size is not None:
+        fixed = _with_size(model, size)
+        places = {node.name or "": _places(node) for node in fixed.graph if is_layer(node)}
+    macs = {}
+    for node in model.graph:
+        if is_layer(node):
+            count = places[node.name or ""]
+            if count is None:
+                raise ExportError(
+                    f"the size of {node.outputs[0].name}, the output of {node.name}, is open: its multiply-accumulates are "
+                    "those of an image's size, which the graph does not tell",
+                    advice="export with a fixed image size",
+                )
+            macs[node.name or ""] = weights_of(node) * count
+    return macs
+
+
+def share_of_macs(model: ir.Model, nodes: Iterable[str], size: Size | None = None) -> float:
+    """What part of all multiply-accumulates these nodes do, 0 to 1. ``size`` and errors: see ``macs_of``."""
+    macs = macs_of(model, size)
+    total = sum(macs.values())
+    return sum(macs[name] for name in set(nodes)) / total if total else 0.0
+
+
+def is_layer(node: ir.Node) -> bool:
+    """Whether it is a convolution or matrix product with a constant weight."""
+    weight = node.inputs[1] if node.op_type in WEIGHTED and len(node.inputs) > 1 else None
+    return weight is not None and weight.is_initializer()
+
+
+def weights_of(node: ir.Node) -> int:
+    """How many numbers a layer's weight has, without the bias."""
+    weight = node.inputs[1]
+    assert weight is not None and weight.const_value is not None  # is_layer
+    return prod(weight.const_value.shape.numpy())
+
+
+def _places(node: ir.Node) -> int | None:
+    """At how many places of one image's output each weight is used; None if the graph leaves that open."""
+    shape = node.outputs[0].shape
+    if shape is None:
+        return None
+    # (N, C, H, W) of a Conv; (N, classes) of a Gemm; (N, ..., features) of a MatMul
+    sizes = shape[2:] if node.op_type == "Conv" else shape[1:-1]
+    known = [size for size in sizes if isinstance(size, int)]
+    return prod(known) if len(known) == len(sizes) else None
+
+
+def _with_size(model: ir.Model, size: Size) -> ir.Model:
+    """The same graph with a fixed image size, and the shapes that follow from it."""
+    import onnx
+
+    clone = model.clone()
+    image = clone.graph.inputs[0]
+    assert image.shape is not None  # a graph's input has a rank
+    batch, *_, last = image.shape
+    # Raw pixels come as (N, H, W, C), planes as (N, C, H, W).
+    image.shape = ir.Shape([batch, *size, last] if image.dtype == ir.DataType.UINT8 else [batch, image.shape[1], *size])
+    for node in clone.graph:
+        for value in node.outputs:
+            value.shape = None
+    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(clone), data_prop=True))
