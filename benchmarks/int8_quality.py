@@ -24,10 +24,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper
 
 from benchmarks.fashion_data import CALIBRATION, ROOT, Floats, Labels, calibration_inputs, held_out, rescale_channels
+from skdeploy.backends.onnxruntime import load_graph, open_session
+from skdeploy.int8_options import CalibrationOptions
+from skdeploy.int8_stages import calibration_set
+from skdeploy.quant.calibrate import CalibrationSettings, calibrate
+from skdeploy.quant.quantize import quantize
+from skdeploy.spec import CalibrationMethod
+from skdeploy.zoo.cards import load_card
 
 PEERS_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
 WEIGHTS: Final = ROOT / "models" / "weights" / "sknet-fashion.safetensors"
@@ -139,10 +147,19 @@ def export_fp32(folder: Path) -> Path:
 
 
 def ours(model: Path, folder: Path, method: str) -> Path:
-    """``skdeploy export --int8`` of the same ONNX file, from the same images. ``method`` "default" gives no --calib-method."""
-    chosen = [] if method == "default" else ["--calib-method", method]
-    command = [sys.executable, "-m", "skdeploy", "export", str(model), "--int8", "--calib", str(CALIBRATION)]
-    run([*command, *chosen, "--target", "onnx", "--int8-fallback", "fp32", "-o", str(folder)])
+    """What ``skdeploy export --int8 --int8-fallback fp32`` makes of the same ONNX file, with the card's preprocessing."""
+    options = CalibrationOptions(
+        images=CALIBRATION, method=None if method == "default" else CalibrationMethod(method)
+    )
+    spec, _ = load_card("sknet-fashion")
+    images = calibration_set(options, spec)
+    graph = load_graph(model)
+    with open_session(model) as session:
+        inputs = session.inputs
+    settings = CalibrationSettings(images.algorithm, images.asked)
+    quantized = quantize(graph, spec, calibrate(graph, inputs, spec, images.dataset, settings))
+    folder.mkdir()
+    ir.save(quantized.model, folder / "model.int8.onnx")
     return folder / "model.int8.onnx"
 
 

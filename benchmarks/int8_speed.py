@@ -145,7 +145,7 @@ def commands(model: Path, images: Path, inputs: Path, folder: Path, with_ours: b
     result: dict[str, list[str | Path]] = {}
     for method in OUR_METHODS if with_ours else ():
         chosen = [] if method == "default" else ["--calib-method", method]
-        calibrate: list[str | Path] = [SKDEPLOY, "calibrate", "sknet50", "--calib", images, *chosen]
+        calibrate: list[str | Path] = [SKDEPLOY, "calibrate", model.parent, "--calib", images, *chosen]
         result[f"skdeploy {method}"] = [*calibrate, "--calib-num", "COUNT", "-o", folder / "ranges-COUNT.json"]
     script = SCRIPTS / "calibrate.py"
     for recipe in PEERS:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("select_latency", "foreign_latency", "import_checkpoint", "main_job")
+BENCHMARKS = ("select_latency", "foreign_latency", "import_checkpoint", "main_job", "int8_quality", "int8_speed")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from skdeploy.spec import CalibrationMethod, ModelSpec, Precision
 from skdeploy.stages import GRAPH_TOOLS, write_graph
 
 RANGES, MIXED, INT8 = "ranges.json", "mixed.json", "model.int8.onnx"
+LEGACY_GRAPH, LEGACY_CACHE = "legacy/model.onnx", "legacy/calibration.cache"
 ALGORITHM_VERSION: Final = 1
 CALIBRATION_TOOLS: Final = ("skdeploy", "numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow")
 RTX_INT8: Final = (
@@ -204,6 +205,54 @@ def int8(
             "keep_fp32": list(options.keep_fp32),
         },
         tools=(*GRAPH_TOOLS, "numpy"),
+        make=make,
+    )
+
+
+def legacy_graph(bundle: Bundle, model: Artifact, ranges: Artifact) -> Stage:
+    """The FP32 graph that a calibration cache belongs to: with its channels equalized as the ranges were measured."""
+
+    def make(path: Path) -> Product:
+        from skdeploy.backends.onnxruntime import load_graph
+        from skdeploy.quant.quantize import equalized
+
+        graph = load_graph(bundle.check(model))
+        found = load_ranges(bundle.check(ranges))
+        return write_graph(equalized(graph, bundle.manifest.model, found), path, bundle.manifest.model)
+
+    return Stage(
+        name="legacy graph",
+        output=LEGACY_GRAPH,
+        format="onnx",
+        precision=Precision.FP32,
+        parents={model.path: model.sha256, ranges.path: ranges.sha256},
+        options={},
+        tools=GRAPH_TOOLS,
+        make=make,
+    )
+
+
+def legacy_cache(bundle: Bundle, graph: Artifact, ranges: Artifact, version: str) -> Stage:
+    """The calibration cache that weakly typed TensorRT builds of ``graph`` and DLA read."""
+
+    def make(path: Path) -> Product:
+        from skdeploy.backends.onnxruntime import load_graph
+        from skdeploy.quant.legacy_cache import spread_scales, write_legacy_cache
+        from skdeploy.quant.quantize import scales_in_graph
+
+        network = load_graph(bundle.check(graph))
+        scales = spread_scales(network, scales_in_graph(network, load_ranges(bundle.check(ranges))))
+        path.write_text(write_legacy_cache(scales, version), encoding="ascii")
+        return Product(details={"tensorrt": version, "tensors": len(scales)})
+
+    return Stage(
+        name="legacy cache",
+        output=LEGACY_CACHE,
+        format="cache",
+        precision=None,
+        parents={graph.path: graph.sha256, ranges.path: ranges.sha256},
+        options={"version": version},
+        tools=("skdeploy",),
         make=make,
     )
 

@@ -150,6 +150,9 @@ def lower_to_int8(line: Line, model: Artifact, options: ExportOptions) -> Artifa
     if asked.max_drop is not None:
         mixed = line.run(int8_stages.mixed(bundle, model, ranges, options, keep, line.progress))
         keep = (*keep, *int8_stages.kept_for_the_budget(mixed))
+    if asked.legacy_cache is not None:
+        graph = line.run(int8_stages.legacy_graph(bundle, model, ranges))
+        line.run(int8_stages.legacy_cache(bundle, graph, ranges, asked.legacy_cache))
     return line.run(int8_stages.int8(bundle, model, ranges, options, keep))
 
 

@@ -26,6 +26,7 @@ PROVIDERS: Final[dict[str, str]] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+EXACT_QDQ: Final = "session.disable_quant_qdq"  # ONNX Runtime's name; it folds the weights' DequantizeLinear then
 DTYPES: Final = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
     "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
@@ -77,20 +78,24 @@ def installed_twice() -> str:
 
 
 class OnnxRuntimeSession(Session):
-    """A graph in ONNX Runtime. FP16 tensors are truly rounded on the CPU (``graph/rounding.py`` says why that needs doing)."""
+    """A graph in ONNX Runtime. ``exact`` runs Q/DQ on the CPU as the graph says, see ``open_session``."""
 
-    def __init__(self, source: Path | bytes, provider: Provider, threads: int | None) -> None:
+    def __init__(
+        self, source: Path | bytes, provider: Provider, threads: int | None, *, exact: bool = True, shown: str = ""
+    ) -> None:
         ort = require("onnxruntime", extra="cpu")
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings are about its own optimisations
         if threads is not None:
             options.intra_op_num_threads = threads
+        if exact and provider == "cpu":  # the TensorRT provider must see the Q/DQ pairs of weights
+            options.add_session_config_entry(EXACT_QDQ, "1")
         chosen = PROVIDERS[provider]
         if chosen not in ort.get_available_providers():
             raise DependencyError(
                 f"this ONNX Runtime has no {chosen}", advice='pip install "skdeploy[gpu]"; see `skdeploy doctor`'
             )
-        shown = "the graph" if isinstance(source, bytes) else str(source)
+        shown = shown or ("the graph" if isinstance(source, bytes) else str(source))
         try:
             self._session = ort.InferenceSession(
                 source if isinstance(source, bytes) else str(source), options, providers=[chosen]
@@ -122,18 +127,44 @@ class OnnxRuntimeSession(Session):
 
 
 def open_session(
-    artifact: Path, *, provider: Provider = "cpu", threads: int | None = None, also: Sequence[str] = ()
+    artifact: Path,
+    *,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    also: Sequence[str] = (),
+    optimised: bool = False,
 ) -> OnnxRuntimeSession:
     """Opens an ONNX file. ``also`` names inner tensors to return as outputs too.
+
+    On the CPU the session computes what the graph says, which is what parity is measured with, and ONNX Runtime by itself does
+    not: FP16 tensors are rounded (``graph/rounding.py``), and Q/DQ are arithmetic of their own. By default it makes INT8
+    kernels of DQ-Conv-Q, whose 16-bit sums saturate on CPUs without VNNI (``graph/emulation.py`` finds out). Here, the INT8
+    values of activations and weights are dequantized, weights once, and convolutions are FP32.
+
+    ``optimised`` runs the graph as a user's ONNX Runtime does, with its default options and without any rounding of ours.
 
     Raises IntegrityError for a broken file, UsageError for an unknown tensor, ExportError for a graph that ONNX Runtime
     refuses, DependencyError without it.
     """
     model = load_graph(artifact)
-    rounds = provider == "cpu" and _has_half(model)
-    if not rounds and not also:
-        return OnnxRuntimeSession(artifact, provider, threads)
-    if rounds:
+    if also or (provider == "cpu" and not optimised and _has_half(model)):
+        return open_model(
+            model, str(artifact), provider=provider, threads=threads, also=also, optimised=optimised
+        )
+    return OnnxRuntimeSession(artifact, provider, threads, exact=not optimised)
+
+
+def open_model(
+    model: ir.Model,
+    shown: str = "the graph",
+    *,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    also: Sequence[str] = (),
+    optimised: bool = False,
+) -> OnnxRuntimeSession:
+    """``open_session`` for a graph in memory, which is changed. ``shown`` is what errors call it."""
+    if provider == "cpu" and not optimised and _has_half(model):
         from skdeploy.graph.rounding import RoundToHalf
 
         RoundToHalf()(model)
@@ -143,10 +174,10 @@ def open_session(
         unknown = [name for name in also if name not in values]
         if unknown:
             raise UsageError(
-                f"{artifact} has no tensor named {unknown[0]!r}", advice="`skdeploy inspect` shows the graph"
+                f"{shown} has no tensor named {unknown[0]!r}", advice="`skdeploy inspect` shows the graph"
             )
         model.graph.outputs.extend(values[name] for name in also if name not in outputs)
-    return OnnxRuntimeSession(_serialised(model), provider, threads)
+    return OnnxRuntimeSession(_serialised(model), provider, threads, exact=not optimised, shown=shown)
 
 
 def load_graph(path: Path) -> ir.Model:

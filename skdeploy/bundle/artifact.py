@@ -36,7 +36,7 @@ class Artifact(Frozen):
     """One file of a bundle; ``path`` is relative to the bundle's folder and stays inside it."""
 
     path: InnerPath
-    format: Literal["safetensors", "onnx", "engine", "json"]
+    format: Literal["safetensors", "onnx", "engine", "json", "cache"]
     precision: Annotated[Precision | None, Field(strict=False)]
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     size_bytes: int

@@ -40,7 +40,6 @@ WORDS: Final = {
     "ranges": "ranges",
     "mixed": "mixed precision",
     "int8": "to INT8",
-    "legacy": "legacy cache",
     "headroom": "FP16 headroom",
     "build": "engine",
     "parity": "parity",

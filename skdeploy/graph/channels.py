@@ -14,11 +14,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.graph.placement import WEIGHTED, weighted_reason
+
 Ids = NDArray[np.int64]
 
-PASSING_ON: Final = frozenset({"Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Identity"})
+PASSING_ON: Final = frozenset({"Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"})
 TYING: Final = frozenset({"Add", "Sub"})
-LINEAR: Final = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,20 @@ class _Finder:
     def visit(self, node: ir.Node) -> None:
         data = [value for value in node.inputs if value is not None and value in self.ids]
         output = node.outputs[0]
-        if node.op_type in LINEAR and _weight(node) is not None:
+        if makes_channels(node):
             self.new(output)
-        elif (
-            (node.op_type in PASSING_ON and len(data) == 1 and self._same_channels(data[0], output))
-            or (node.op_type in ("Reshape", "Flatten") and data and _flattens_a_point(data[0], output))
-        ):
+        elif len(data) == 1 and _hands_on(node, data[0]) and self._same_channels(data[0], output):
             self.ids[output] = self.ids[data[0]]
-        elif node.op_type in TYING and len(data) == 2 and len(self.ids[data[0]]) == len(self.ids[data[1]]):
+        elif node.op_type in TYING and len(data) == 2 and _alike(*data) and self._same_channels(data[1], output):
             for first, second in zip(self.ids[data[0]], self.ids[data[1]], strict=True):
                 self.union(int(first), int(second))
             self.ids[output] = self.ids[data[0]]
-        elif node.op_type == "Mul" and len(data) == 2 and (weighed := _weighed_map(data[0], data[1])):
+        elif (
+            node.op_type == "Mul"
+            and len(data) == 2
+            and (weighed := _weighed_map(data[0], data[1]))
+            and self._same_channels(weighed[0], output)
+        ):
             scaled, weight = weighed
             self.fix(weight)
             self.ids[output] = self.ids[scaled]
@@ -120,9 +123,41 @@ def _channels(value: ir.Value) -> int | None:
     return shape[1]
 
 
-def _weight(node: ir.Node) -> ir.Value | None:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    return weight if weight is not None and weight.is_initializer() else None
+def makes_channels(node: ir.Node) -> bool:
+    """Whether the node is y = W x + b with constant W and b, from axis 1 to axis 1: its rows and columns may be scaled."""
+    if node.op_type not in WEIGHTED or weighted_reason(node):
+        return False
+    data = node.inputs[0]
+    return node.op_type != "MatMul" or (data is not None and data.shape is not None and len(data.shape) == 2)
+
+
+def _hands_on(node: ir.Node, data: ir.Value) -> bool:
+    """Whether the node works on each channel alone, and commutes with a positive factor."""
+    if node.op_type in ("Reshape", "Flatten"):
+        return _flattens_a_point(data, node.outputs[0])
+    if node.op_type == "ReduceMean":
+        return data.shape is not None and _means_beside_channels(node, len(data.shape))
+    return node.op_type in PASSING_ON
+
+
+def _means_beside_channels(node: ir.Node, rank: int) -> bool:
+    """Whether a ReduceMean leaves axes 0 and 1 as they are."""
+    axes = node.attributes.get_ints("axes", [])
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        if node.inputs[1].const_value is None:
+            return False
+        axes = node.inputs[1].const_value.numpy().reshape(-1).tolist()
+    return len(axes) > 0 and all(axis % rank > 1 for axis in axes)
+
+
+def _alike(first: ir.Value, second: ir.Value) -> bool:
+    """Of equal rank and channels, so that axis 1 meets axis 1."""
+    return (
+        first.shape is not None
+        and second.shape is not None
+        and len(first.shape) == len(second.shape)
+        and first.shape[1] == second.shape[1]
+    )
 
 
 def _flattens_a_point(data: ir.Value, output: ir.Value) -> bool:
@@ -140,6 +175,8 @@ def _flattens_a_point(data: ir.Value, output: ir.Value) -> bool:
 
 def _weighed_map(first: ir.Value, second: ir.Value) -> tuple[ir.Value, ir.Value] | None:
     """Of a map and a weight for each of its channels (N, C, 1, 1), which is which; None if it is not such a product."""
+    if not _alike(first, second):
+        return None
     points = [value.shape is not None and tuple(value.shape[2:]) == (1, 1) for value in (first, second)]
     if points == [False, True]:
         return first, second

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.graph.constants import array_of, constant
-from skdeploy.graph.channels import LINEAR, ChannelClasses, channel_classes
+from skdeploy.graph.channels import ChannelClasses, channel_classes, makes_channels
 from skdeploy.graph.placement import gate_nodes
 
 Factors = NDArray[np.float64]
@@ -45,8 +45,9 @@ class ScaleChannels(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         for node in model.graph:
-            if node.op_type not in LINEAR or node.inputs[1] is None or not node.inputs[1].is_initializer():
+            if not makes_channels(node):
                 continue
+            assert node.inputs[1] is not None  # it makes channels
             made = self._factors(node.outputs[0])
             read = self._factors(node.inputs[0])
             weight = array_of(node.inputs[1])
@@ -66,9 +67,10 @@ def equalize(model: ir.Model, channel_maxima: Mapping[str, NDArray[np.float32]])
     ICCV 2019, section 4.1, with the activations' ranges measured on images instead of derived from the weights).
 
     ``channel_maxima``: the largest magnitude of each channel (C,), for the tensors that will be quantized. First every channel
-    is scaled so that its maximum is that of its tensor; a class in several tensors follows the one where it is largest. What
-    this gives does not depend on how the network's channels were scaled before. Then a quarter of what the weights differ by
-    (in log terms) is given back to the activations, since the weights must fit one scale a row too.
+    is scaled so that its maximum is that of its tensor; a class in several tensors follows the one where it is largest. How
+    channels then compare does not depend on how the network's channels were scaled before, but for those that are silent or
+    more than ``MOST`` below the loudest. Then a quarter of what the weights differ by (in log terms) is given back to the
+    activations, since the weights must fit one scale a row too.
     """
     classes = channel_classes(model)
     ScaleChannels(classes, _to_equal_maxima(classes, channel_maxima))(model)
@@ -76,11 +78,28 @@ def equalize(model: ir.Model, channel_maxima: Mapping[str, NDArray[np.float32]])
 
 
 def _to_equal_maxima(classes: ChannelClasses, channel_maxima: Mapping[str, NDArray[np.float32]]) -> Factors:
+    seen = [
+        (classes.of[name], maxima.astype(np.float64))
+        for name, maxima in channel_maxima.items()
+        if name in classes.of and maxima.max() > 0
+    ]
+    # In which of its tensors a class is largest is asked after each class has been divided by its geometric mean over tensors:
+    # the tensors' own maxima would move with how the channels were scaled before.
+    logs, tensors = np.zeros(classes.count), np.zeros(classes.count)
+    for ids, maxima in seen:
+        alive = maxima > 0
+        np.add.at(logs, ids[alive], np.log(maxima[alive]))
+        np.add.at(tensors, ids[alive], 1)
+    usual = np.exp(logs / np.maximum(tensors, 1))
     largest = np.zeros(classes.count)
-    for name, maxima in channel_maxima.items():
-        if name in classes.of and maxima.max() > 0:
-            np.maximum.at(largest, classes.of[name], maxima.astype(np.float64) / float(maxima.max()))
-    return np.where(largest > 0, 1 / np.maximum(largest, 1 / MOST), 1.0)
+    for ids, maxima in seen:
+        relative = maxima / usual[ids]
+        np.maximum.at(largest, ids, relative / relative.max())
+    size = usual * largest
+    loudest = np.zeros(classes.count)
+    for ids, _ in seen:
+        np.maximum.at(loudest, ids, size[ids].max())
+    return np.where(size > 0, loudest / np.maximum(size, np.maximum(loudest / MOST, np.finfo(np.float64).tiny)), 1.0)
 
 
 def _weight_strength(model: ir.Model, classes: ChannelClasses) -> Factors:
@@ -88,9 +107,10 @@ def _weight_strength(model: ir.Model, classes: ChannelClasses) -> Factors:
     strength = np.zeros(classes.count)
     gates = gate_nodes(model)
     for node in model.graph:
-        name = node.inputs[0].name if node.op_type in LINEAR and node.inputs[0] is not None else None
-        if name not in classes.of or node.name in gates or not node.inputs[1] or not node.inputs[1].is_initializer():
+        name = node.inputs[0].name if makes_channels(node) and node.inputs[0] is not None else None
+        if name not in classes.of or node.name in gates:
             continue
+        assert node.inputs[1] is not None  # it makes channels
         by_row = np.abs(rows_first(node, array_of(node.inputs[1])))
         taps = by_row.reshape(*by_row.shape[:2], -1).max(axis=2)
         relative = taps / np.maximum(taps.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
@@ -136,8 +156,9 @@ def _replace(node: ir.Node, index: int, array: NDArray[np.float64]) -> None:
     """Another constant as an input, for this node alone: others may share the old one."""
     old = node.inputs[index]
     assert old is not None  # callers looked
-    if len(old.uses()) == 1:
+    if len(old.uses()) == 1 and not old.is_graph_output():
         old.const_value = ir.tensor(array.astype(np.float32), name=old.name)
+        old.shape = ir.Shape(array.shape)
         return
     assert isinstance(node.graph, ir.Graph)  # a function of a model has no constants of its own
     node.replace_input_with(index, constant(node.graph, f"{old.name}_of_{node.name}", array.astype(np.float32)))

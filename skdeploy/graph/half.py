@@ -60,6 +60,9 @@ class HalfPrecision(ir.passes.InPlacePass):
         # A constant's type is an attribute when it is a node, and then there would be two places to change.
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         used: set[str] = set()
+        for node in graph:
+            if _is_qdq(node):  # may be all that is left of a module whose Relu became saturation
+                self._matching(node, used)
         reasons = {node: self._reason_to_keep(node, used) for node in graph if _has_single(node) and not _is_qdq(node)}
         for node in list(graph):
             if node.op_type == QUANTIZE:
@@ -105,10 +108,15 @@ class HalfPrecision(ir.passes.InPlacePass):
         if data.dtype == FLOAT16 and scale.dtype == FLOAT32:
             node.replace_input_with(1, self._converted(graph, scale, FLOAT16, node))
 
-    def _reason_to_keep(self, node: ir.Node, used: set[str]) -> str:
+    def _matching(self, node: ir.Node, used: set[str]) -> list[str]:
         module = module_of(node.name)
         matching = [pattern.pattern for pattern in self.patterns if pattern.search(module)]
         used.update(matching)
+        return matching
+
+    def _reason_to_keep(self, node: ir.Node, used: set[str]) -> str:
+        module = module_of(node.name)
+        matching = self._matching(node, used)
         if matching:
             return f"--keep-fp32 {matching[0]}"
         if module in (PREPROCESS, PIXELS):

@@ -13,21 +13,29 @@ from skdeploy.backends.base import Array
 from skdeploy.errors import PrecisionError
 from skdeploy.graph.half import FP16_MAX
 from skdeploy.graph.naming import module_of
+from skdeploy.graph.rounding import WithoutRange
 from skdeploy.parity.report import HeadroomReport, TensorHeadroom
 
 
 def measure_headroom(
     graph: Path, tensors: Sequence[str], batches: Iterable[tuple[dict[str, Array], int]], dataset: str
 ) -> HeadroomReport:
-    """Runs the FP32 ``graph`` with ``tensors`` as outputs, one batch of feeds at a time (feeds, number of images).
+    """Runs ``graph`` with ``tensors`` as outputs, one batch of feeds at a time (feeds, number of images).
 
-    Raises PrecisionError for a tensor that is not finite even in FP32.
+    ``tensors`` are what ``HalfPrecision`` halved. The graph is the FP32 graph that it was given, INT8 or not, or the FP16 graph
+    that it made: that one is run in FP32, so a tensor shows what it would hold if FP16 had no end, and one overflow does not
+    spoil the figures of all that comes after it.
+
+    Raises PrecisionError for a tensor that is not finite even in FP32, UsageError for one that the graph does not have.
     """
     largest = dict.fromkeys(tensors, 0.0)
     images = 0
     model = onnxruntime.load_graph(graph)
     modules, inputs = _modules(model), {value.name for value in model.graph.inputs}
-    with onnxruntime.open_session(graph, also=[name for name in tensors if name not in inputs]) as session:
+    WithoutRange()(model)
+    with onnxruntime.open_model(
+        model, str(graph), also=[name for name in tensors if name not in inputs]
+    ) as session:
         for feeds, count in batches:
             images += count
             values = feeds | session.run(feeds)

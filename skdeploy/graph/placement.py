@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import onnx_ir as ir
 
-from skdeploy.errors import UsageError
+from skdeploy.errors import PassError, UsageError
 from skdeploy.graph.naming import module_of
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul"})
 SPATIAL_MEANS: Final = frozenset({"ReduceMean", "GlobalAveragePool", "AveragePool"})
-GATE_ENDS: Final = frozenset({"Sigmoid", "Softmax"})
-# What a gate's weights pass through on their way to the maps that they weigh.
-RESHAPING: Final = frozenset(
-    {"Reshape", "Slice", "Split", "Sub", "Unsqueeze", "Squeeze", "Transpose", "Gather", "Expand", "Cast"}
-)
 # Grouped INT8 convolutions of TensorRT take channels per group in steps of four (shared/knowledge: TensorRT's rules).
 GROUP_STEP: Final = 4
 
@@ -55,21 +51,23 @@ class Placement:
 def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = False) -> Placement:
     """Decides where Q/DQ pairs go. The rules, in this order:
 
-    1. A gate stays in the fallback: every weighted node between a mean over space and the Sigmoid or Softmax that weighs maps.
+    1. A gate stays in the fallback: every weighted node between a mean over space and a product with maps.
     2. A module that ``keep`` matches (``re.search`` on the module's name) stays, and with ``keep_grouped`` every grouped
        convolution. Grouped convolutions whose channels per group are no multiple of 4, in or out, always stay: TensorRT has no
-       INT8 kernel for them.
+       INT8 kernel for them. So does what ``weighted_reason`` declines.
     3. Every other convolution, Gemm and MatMul with constant weights reads INT8 activations and INT8 weights.
     4. In an addition, subtraction or product of maps, every map that a layer made is read as INT8: the residual input of a skip
        and the branches that go into select. Not so the one convolution that has no other reader: the addition is fused into
-       it. And not so what select itself computes.
+       it. And not so what another addition, subtraction or product made for this one alone: they run as one kernel.
     5. A tensor that one reader takes as INT8 is quantized once, and every reader outside the kept modules takes it so: the
        mean of a gate too, or the tensor would have to exist twice.
 
     Nothing is ever placed between a convolution and the Relu that alone reads it. Raises UsageError for a pattern that is no
-    regular expression or matches no module.
+    regular expression or matches no module, and PassError for a graph whose nodes' names are not unique.
     """
+    _check_names(model)
     kept = _kept_modules(model, keep)
+    statistics = _statistics(model)
     gates = gate_nodes(model)
     wanted: set[str] = set()
     weighted: list[str] = []
@@ -85,7 +83,7 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
                 weighted.append(name)
                 wanted.add(_name(node.inputs[0]))
         elif node.op_type in ELEMENTWISE and pattern is None:
-            wanted.update(_name(value) for value in _quantized_operands(node))
+            wanted.update(_name(value) for value in _quantized_operands(node, statistics))
     readers: dict[str, tuple[Edge, ...]] = {name: () for name in _in_graph_order(model) if name in wanted}
     raw = dict(readers)
     for node in model.graph:
@@ -98,23 +96,35 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
 
 
 def gate_nodes(model: ir.Model) -> frozenset[str]:
-    """Weighted nodes between a mean over space and a Sigmoid or Softmax whose result weighs maps."""
-    found: set[str] = set()
-    for end in model.graph:
-        if end.op_type in GATE_ENDS and _weighs_maps(end):
-            between = _back_to_means(end)
-            found.update(node.name or "" for node in between if node.op_type in WEIGHTED)
-    return frozenset(found)
+    """Weighted nodes between means over space and a product of what they make with maps."""
+    statistics = _statistics(model)
+    gates: set[ir.Node] = set()
+    for node in model.graph:
+        if node.op_type != "Mul" or node.outputs[0] in statistics:
+            continue
+        if any(value is None or value.is_initializer() for value in node.inputs):
+            continue
+        pending = [value for value in node.inputs if value in statistics]
+        while pending:
+            value = pending.pop()
+            producer = value.producer() if value is not None and value in statistics else None
+            if producer is not None and producer not in gates:
+                gates.add(producer)
+                pending.extend(producer.inputs)
+    return frozenset(node.name or "" for node in gates if node.op_type in WEIGHTED)
 
 
 def unit_of(model: ir.Model) -> dict[str, str]:
     """For each weighted node outside the gates, the unit that it belongs to, in the network's module names.
 
-    A unit is what a skip connection spans: the longest module name of an addition of maps that contains the node's. Nodes outside
-    such modules are units of their own.
+    A unit is what a skip connection spans: the outermost module with an addition of maps in its own forward around the node.
+    Nodes outside such modules are units of their own. The network's own forward is no module.
     """
     gates = gate_nodes(model)
-    spans = {module_of(node.name) for node in model.graph if node.op_type == "Add" and _is_map(node.outputs[0])}
+    statistics = _statistics(model)
+    spans = {
+        module_of(node.name) for node in model.graph if node.op_type == "Add" and _is_map(node.outputs[0], statistics)
+    }
     units: dict[str, str] = {}
     for node in model.graph:
         name = node.name or ""
@@ -122,8 +132,7 @@ def unit_of(model: ir.Model) -> dict[str, str]:
             continue
         module = module_of(name)
         around = [span for span in spans if span and (module == span or module.startswith(f"{span}."))]
-        outer = min(around, key=len) if around else module
-        units[name] = outer
+        units[name] = min(around, key=len) if around else module
     return units
 
 
@@ -132,6 +141,8 @@ def _reason_to_keep(node: ir.Node, pattern: str | None, in_gate: bool, keep_grou
         return "part of a gate"
     if pattern is not None:
         return f"kept by {pattern!r}"
+    if declined := weighted_reason(node):
+        return declined
     groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
     if groups == 1:
         return ""
@@ -162,78 +173,94 @@ def _kept_modules(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
     return kept
 
 
-def _quantized_operands(node: ir.Node) -> Iterator[ir.Value]:
+def _quantized_operands(node: ir.Node, statistics: frozenset[ir.Value]) -> Iterator[ir.Value]:
     """The maps that an elementwise node reads as INT8."""
     if any(value is None or value.is_initializer() for value in node.inputs):
         return
-    maps = [value for value in node.inputs if value is not None and _is_map(value)]
+    maps = [value for value in node.inputs if value is not None and _is_map(value, statistics)]
     if len(maps) != len(node.inputs) and node.op_type != "Mul":
         return  # statistics of a gate
-    fused = next((value for value in maps if node.op_type == "Add" and _fuses_into_convolution(value)), None)
+    fused = next((value for value in maps if node.op_type == "Add" and _made_for_one_reader(value, {"Conv"})), None)
     for value in maps:
-        if value is not fused and not _inside_select(value):
+        if value is not fused and not _made_for_one_reader(value, ELEMENTWISE):
             yield value
 
 
-def _fuses_into_convolution(value: ir.Value) -> bool:
+def _made_for_one_reader(value: ir.Value, makers: Collection[str]) -> bool:
     producer = value.producer()
-    return producer is not None and producer.op_type == "Conv" and len(value.uses()) == 1
+    return producer is not None and producer.op_type in makers and only_one_reads(value)
 
 
-def _inside_select(value: ir.Value) -> bool:
-    producer = value.producer()
-    if producer is None:
+def only_one_reads(value: ir.Value) -> bool:
+    """One input of one node, and nobody outside the graph."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _statistics(model: ir.Model) -> frozenset[ir.Value]:
+    """Everything that comes from means over space alone, those included; whole numbers, of shapes, do not count."""
+    found: set[ir.Value] = set()
+    for node in model.graph:
+        data = [value for value in node.inputs if value is not None and not value.is_initializer() and not _is_whole(value)]
+        if data and (all(value in found for value in data) or _is_mean_over_space(node)):
+            found.update(node.outputs)
+    return frozenset(found)
+
+
+def _is_mean_over_space(node: ir.Node) -> bool:
+    value, output = node.inputs[0] if node.inputs else None, node.outputs[0]
+    if node.op_type not in SPATIAL_MEANS or value is None or value.shape is None or len(value.shape) < 4:
         return False
-    if producer.op_type in ("Sub", "Mul"):
-        return True
-    return producer.op_type == "Add" and any(
-        operand is not None and operand.producer() is not None and _inside_select(operand)
-        for operand in producer.inputs
+    # A pool that leaves more than a number a channel makes a map; a mean over channels alone leaves height and width.
+    return node.op_type == "GlobalAveragePool" or (
+        output.shape is not None and (len(output.shape) < 4 or tuple(output.shape[-2:]) == (1, 1))
     )
 
 
-def _is_map(value: ir.Value) -> bool:
-    """Rank 4, and more than one number a channel."""
+def _is_whole(value: ir.Value) -> bool:
+    return value.dtype is not None and not value.dtype.is_floating_point()
+
+
+def _is_map(value: ir.Value, statistics: frozenset[ir.Value]) -> bool:
+    """(N, C, H, W), whatever the size is: of rank 4, and not made of means alone."""
     shape = value.shape
-    return (
-        shape is not None and len(shape) == 4 and tuple(shape[2:]) != (1, 1) and not value.is_initializer()  # (N, C, H, W)
-    )
+    return shape is not None and len(shape) == 4 and not value.is_initializer() and value not in statistics
 
 
-def _weighs_maps(end: ir.Node) -> bool:
-    pending, seen = list(end.outputs), set[ir.Value]()
-    while pending:
-        value = pending.pop()
-        for use in value.uses():
-            if use.node.op_type == "Mul" and any(_is_map(output) for output in use.node.outputs):
-                return True
-            if use.node.op_type in RESHAPING:
-                pending.extend(output for output in use.node.outputs if output not in seen)
-                seen.update(use.node.outputs)
-    return False
+def weighted_reason(node: ir.Node) -> str:
+    """Why a Conv, Gemm or MatMul is none that this package can requantize, reorder or shift: empty if it is one.
 
-
-def _back_to_means(end: ir.Node) -> set[ir.Node]:
-    """All nodes between ``end`` and the means over space that it comes from; none if it also comes from elsewhere."""
-    between: set[ir.Node] = set()
-    pending = [end]
-    while pending:
-        node = pending.pop()
-        for value in node.inputs:
-            if value is None or value.is_initializer():
-                continue
-            producer = value.producer()
-            if producer is None or _is_map(value):
-                return set()
-            if producer.op_type not in SPATIAL_MEANS and producer not in between:
-                between.add(producer)
-                pending.append(producer)
-    return between
+    The passes that rewrite weights know y = W x + b with W and b constant: a bias that is computed, a Gemm that scales or
+    transposes what it reads, and products of stacked matrices are left as they are.
+    """
+    weight = _constant_weight(node)
+    if node.op_type not in WEIGHTED or weight is None or weight.shape is None:
+        return "its weight is computed"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and not bias.is_initializer():
+        return "its bias is computed"
+    if node.op_type != "Conv" and len(weight.shape) != 2:
+        return "its weight is no matrix"
+    attributes = node.attributes
+    scales = [attributes.get_float(key, 1.0) for key in ("alpha", "beta")]
+    if node.op_type == "Gemm" and (attributes.get_int("transA", 0) or scales != [1.0, 1.0]):
+        return "it scales or transposes what it reads"
+    return ""
 
 
 def _constant_weight(node: ir.Node) -> ir.Value | None:
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     return weight if weight is not None and weight.is_initializer() else None
+
+
+def _check_names(model: ir.Model) -> None:
+    """The passes of INT8 find nodes by name."""
+    names = Counter(node.name or "" for node in model.graph)
+    for name, count in names.items():
+        if not name or count > 1:
+            raise PassError(
+                f"{count} nodes of the graph are called {name!r}: names must be unique to say what is quantized",
+                advice="please report the model",
+            )
 
 
 def _in_graph_order(model: ir.Model) -> Iterator[str]:

@@ -23,6 +23,11 @@ class RoundToHalf(ir.passes.InPlacePass):
     to nearest even; overflow gives infinity. The rounding is left out where it changes nothing: after operators that only move
     or compare FP16 values, and before a Relu that is the sole user, which is rounded instead: rounding is monotone and keeps
     zero, so the two commute.
+
+    Q/DQ in such a graph: ONNX has QuantizeLinear divide in the type of its scale, and ONNX Runtime does it in FP32 for both
+    types, as TensorRT does; the FP16 numbers are exact in FP32, so integers are those of the FP16 graph. What a DequantizeLinear
+    gives is rounded like any FP16 tensor: an integer of 8 bits times a scale of 11 does not fit FP16. A compiler that fuses it
+    into an INT8 kernel does not round there; that is 2^-12 of a value whose own step is 2^-8 of the range.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -42,6 +47,26 @@ class RoundToHalf(ir.passes.InPlacePass):
                     modified = True
                     _round(graph, node, value)
         return ir.passes.PassResult(model, modified=modified)
+
+
+class WithoutRange(ir.passes.InPlacePass):
+    """Rewrites an FP16 graph to plain FP32: nothing is rounded, nothing overflows, and names stay.
+
+    So an overflow shows where it is, and not in all that comes after it.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        halves = [value for value in (*graph.inputs, *graph.initializers.values()) if value.dtype == FLOAT16]
+        for node in graph:
+            halves.extend(value for value in node.outputs if value.dtype == FLOAT16)
+            if node.op_type == "Cast" and node.attributes.get_int("to", 0) == FLOAT16:
+                node.attributes["to"] = ir.AttrInt64("to", FLOAT32)
+        for value in halves:
+            if value.const_value is not None:
+                _widen_constant(value)
+            value.dtype = FLOAT32
+        return ir.passes.PassResult(model, modified=bool(halves))
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:

@@ -13,7 +13,8 @@ The format, which NVIDIA describes in samples/sampleINT8/README.md of TensorRT's
 * The cache goes with the **FP32 graph**, whose tensor names it has, and ``--int8``: a graph with Q/DQ pairs has its own scales.
 * TensorRT wants a scale for every tensor of the network, the outputs of the layers included. For one that is absent it says
   "Missing scale and zero-point for tensor" and runs all layers that read or write that tensor in FP16 or FP32, whichever is
-  allowed (NVIDIA/TensorRT issue 3131): correct, but not INT8. skdeploy's ranges have the tensors that its Q/DQ graph quantizes.
+  allowed (NVIDIA/TensorRT issue 3131): correct, but not INT8. skdeploy's ranges have the tensors that its Q/DQ graph quantizes;
+  ``spread_scales`` gives the others between them theirs.
 * Names may hold spaces and colons: TensorRT itself writes ``(Unnamed Layer* 8) [Constant]_output`` and ``input_1:0``. A reader
   must therefore split at the last ``": "``; a name that holds that, or a line break, cannot be told from its scale.
 """
@@ -24,12 +25,18 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from skdeploy.errors import CalibrationError, UsageError
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 ALGORITHM: Final = "EntropyCalibration2"  # the calibrator that trtexec uses, and the only one that DLA supports
 SMALLEST_NORMAL: Final = 2.0**-126  # float32's: GPUs and DLA flush what is smaller to zero
+
+# Layers that change no magnitude, or whose summands are fused into the sum.
+SAME_SCALE: Final = frozenset({"Relu", "MaxPool", "Reshape", "Flatten", "Identity", "Add"})
 
 _HEADER: Final = re.compile(r"TRT-\d{4,6}-\w+")
 _ENTRY: Final = re.compile(r"(?P<name>.+): (?P<scale>[0-9a-fA-F]{1,8})")  # greedy: splits at the last ": "
@@ -104,3 +111,22 @@ def _hexadecimal(name: str, scale: float) -> str:
             f"the scale of the tensor {name!r} is {scale}: not a positive float32", advice="calibrate again"
         )
     return packed.hex()
+
+
+def spread_scales(model: ir.Model, scales: Mapping[str, float]) -> dict[str, float]:
+    """Scales for the tensors between the calibrated ones too, in the graph's order, since a layer without them is not INT8.
+
+    What ReLU, a max pool or a reshape reads has the scale of what it makes, and so has each summand of an addition that has none
+    of its own: TensorRT fuses these, and then only the last tensor exists.
+    """
+    found = dict(scales)
+    for node in reversed(list(model.graph)):
+        scale = found.get(node.outputs[0].name or "")
+        if scale is None or node.op_type not in SAME_SCALE:
+            continue
+        for value in node.inputs:
+            if value is not None and not value.is_initializer() and value.name:
+                found.setdefault(value.name, scale)
+    order = [value.name or "" for value in model.graph.inputs]
+    order += [value.name or "" for node in model.graph for value in node.outputs]
+    return {name: found[name] for name in order if name in found}

@@ -53,7 +53,8 @@ def is_layer(node: ir.Node) -> bool:
 def weights_of(node: ir.Node) -> int:
     """How many numbers a layer's weight has, without the bias."""
     weight = node.inputs[1]
-    assert weight is not None and weight.const_value is not None  # is_layer
+    assert weight is not None  # is_layer
+    assert weight.const_value is not None
     return prod(weight.const_value.shape.numpy())
 
 

@@ -191,6 +191,18 @@ def _half(scale: float, tensor: str) -> float:
     if scale > LARGEST_SCALE:
         raise CalibrationError(
             f"{tensor} has values up to {127 * scale:.3g}: its INT8 step of {scale:.3g} is above FP16's largest number",
-            advice=f"keep the modules that read it out of INT8: --keep-fp16 {module_of(tensor)!r}",
+            advice=f"keep the modules that read it out of INT8: --int8-keep {module_of(tensor)!r}",
         )
     return float(half_scale(np.asarray(scale)))
+
+
+def equalized(model: ir.Model, spec: ModelSpec, ranges: Ranges) -> ir.Model:
+    """The FP32 graph that the symmetric ranges are those of, and nothing else changed: for weakly typed builds."""
+    maxima = {name: np.asarray(values, np.float32) for name, values in ranges.channel_maxima.items()}
+    ranges.check_belongs(model, spec, ())
+    return prepare(model, spec, ranges.algorithm.model_copy(update={"exact_input": False}), maxima)
+
+
+def scales_in_graph(model: ir.Model, ranges: Ranges) -> dict[str, float]:
+    """The symmetric scales by the graph's own names."""
+    return {_in_graph(model, name): scale for name, scale in ranges.scales.items()}

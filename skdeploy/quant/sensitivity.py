@@ -242,7 +242,7 @@ def all_but(model: ir.Model, unit: Unit) -> tuple[str, ...]:
 def logits_of(model: ir.Model, spec: ModelSpec, crops: Crops, shown: str) -> Logits:
     """The logits of a graph for all crops, (N, classes). Raises CalibrationError if they are not finite, naming ``shown``."""
     batch = min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // (spec.input.height * spec.input.width)))
-    found = []
+    found: list[Logits] = []
     with OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", None) as session:
         for feeds, count in batches_of(crops, spec, session.inputs, batch):
             outputs = {name: value[:count] for name, value in session.run(feeds).items()}

@@ -8,14 +8,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.errors import CalibrationError
 from skdeploy.graph.constants import array_of
 from skdeploy.graph.equalize import output_axis, rows_first
+from skdeploy.graph.naming import module_of
 from skdeploy.graph.qdq import QuantizedWeight
 
 WEIGHT_MAX: Final = 127  # and -127: a kernel that multiplies by -w needs both
-RATIOS: Final = np.linspace(
-    1.0, 0.8, 11
-)  # of the largest weight: clipping pays where a channel has thousands of weights
+# Scales to try, relative to that of the largest weight. Smaller ones clip, which pays where a channel has thousands of weights;
+# with larger ones the few weights of a small kernel may lie nearer to the levels.
+RATIOS: Final = np.linspace(1.05, 0.8, 26)
+LARGEST_WEIGHT: Final = WEIGHT_MAX * float(np.finfo(np.float16).max) / float(RATIOS[0])
 # FP16's smallest number with its full precision; a scale below it could be rounded to zero, and no scale may be.
 SMALLEST_SCALE: Final = 2.0**-24 * 2**8
 
@@ -23,14 +26,20 @@ SMALLEST_SCALE: Final = 2.0**-24 * 2**8
 def quantize_weight(node: ir.Node, *, least_error: bool = True) -> QuantizedWeight:
     """The weight of a Conv, Gemm or MatMul as INT8, per output channel.
 
-    ``least_error`` chooses each channel's scale for the least squared error, from its largest weight down to 0.8 of it; else
-    the largest weight becomes 127. Scales are FP16 numbers, so that an FP16 graph and an FP32 graph hold the same integers.
+    ``least_error`` chooses each channel's scale for the least squared error, from 1.05 to 0.8 of the one that makes its largest
+    weight 127; else it is that one. Scales are FP16 numbers, so that an FP16 graph and an FP32 graph hold the same integers.
+    Raises CalibrationError for a weight so large that no FP16 number is its scale.
     """
     weight = node.inputs[1]
     assert weight is not None  # placed
     array = rows_first(node, array_of(weight)).astype(np.float32)
     rows = array.reshape(len(array), -1)
     largest = np.abs(rows).max(axis=1)
+    if largest.max() > LARGEST_WEIGHT:
+        raise CalibrationError(
+            f"{node.name} has a weight of {largest.max():.4g}: its INT8 step would be above FP16's largest number",
+            advice=f"keep it out of INT8: --int8-keep {module_of(node.name)!r}",
+        )
     scales = half_scale(largest / WEIGHT_MAX)
     if least_error:
         scales = _least_error(rows, largest, scales)

@@ -1,0 +1,130 @@
+"""Whether ONNX Runtime's INT8 kernels compute what the graph says, layer by layer, on this CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from skdeploy.backends.base import Array
+from skdeploy.backends.onnxruntime import open_model
+from skdeploy.errors import UsageError
+from skdeploy.graph.qdq import DEQUANTIZE, QUANTIZE
+
+FORCED: Final = "_forced"
+# Sums of these do not fit 16 bits: 2 * 255 * 127 = 64,770. Kernels without VNNI add pairs of products in 16 bits, saturating.
+CHANNELS: Final = 64
+
+
+@dataclass(frozen=True)
+class EmulationReport:
+    """How far INT8 tensors are apart, in steps: the largest difference, where it is, and the share of values that differ."""
+
+    worst_steps: int
+    tensor: str
+    share_different: float
+
+
+def emulation_error(model: ir.Model, feeds: Mapping[str, Array]) -> EmulationReport:
+    """ONNX Runtime's optimised run of an INT8 graph against the arithmetic of its Q/DQ, on these feeds.
+
+    Each layer of both runs gets the same INT8 values, those of the exact run ("teacher forcing"): so every difference is that
+    of one layer, and does not grow on the way. Both round a layer's result to the nearest step, from sums in FP32 and in INT32:
+    a result beside the middle between two steps may go either way, so one step is what exact kernels may differ by. The
+    rounding of biases to INT32, which ONNX Runtime adds, is much less.
+
+    ``model`` is not changed; what is not INT8 in it must be FP32. Raises UsageError otherwise, or if nothing is INT8.
+    """
+    exact = int8_tensors(model, feeds)
+    forced = teacher_forced(model)
+    given = {**feeds, **{f"{name}{FORCED}": values for name, values in exact.items()}}
+    with open_model(forced, optimised=True) as session:
+        found = session.run(given)
+    return steps_apart(exact, {name: found[name] for name in exact})
+
+
+def int8_tensors(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Every INT8 activation of the exact run, by name."""
+    copy = model.clone()
+    names = [node.outputs[0].name or "" for node in _quantizers(copy)]
+    with open_model(copy, also=names) as session:
+        found = session.run(feeds)
+    return {name: found[name] for name in names}
+
+
+def teacher_forced(model: ir.Model) -> ir.Model:
+    """A copy in which every INT8 activation is an output, and its readers read an input named ``<tensor>_forced`` instead."""
+    copy = model.clone()
+    graph = copy.graph
+    for node in _quantizers(copy):
+        value = node.outputs[0]
+        given = ir.Value(name=f"{value.name}{FORCED}", shape=value.shape, type=value.type)
+        graph.inputs.append(given)
+        for use in list(value.uses()):
+            use.node.replace_input_with(use.idx, given)
+        graph.outputs.append(value)
+    return copy
+
+
+def steps_apart(expected: Mapping[str, Array], found: Mapping[str, Array]) -> EmulationReport:
+    """Compares INT8 tensors of the same names and shapes."""
+    worst, tensor, different, total = 0, next(iter(expected)), 0, 0
+    for name, values in expected.items():
+        apart = np.abs(found[name].astype(np.int16) - values.astype(np.int16))
+        different += int(np.count_nonzero(apart))
+        total += apart.size
+        if int(apart.max()) > worst:
+            worst, tensor = int(apart.max()), name
+    return EmulationReport(worst, tensor, different / total)
+
+
+def saturates() -> str:
+    """Why ONNX Runtime's INT8 convolution is not exact on this CPU, from running one; empty if it is exact."""
+    for kind in (np.uint8, np.int8):
+        model, pixels = extreme_convolution(kind)
+        with open_model(model, optimised=True) as session:
+            found = session.run({"x": pixels})["y"]
+        with open_model(model) as session:
+            expected = session.run({"x": pixels})["y"]
+        reason = difference_in_words(found, expected, np.dtype(kind).name)
+        if reason:
+            return reason
+    return ""
+
+
+def difference_in_words(found: Array, expected: Array, kind: str) -> str:
+    """What is wrong with a convolution's sums; empty if nothing is."""
+    if np.array_equal(found, expected):
+        return ""
+    worst = int(np.argmax(np.abs(found - expected)))
+    return (
+        f"ONNX Runtime's INT8 convolution of {kind} saturates on this CPU: it gives {found.flat[worst]:.0f} for "
+        f"{expected.flat[worst]:.0f}, because without VNNI instructions pairs of products are added in 16 bits. What it computes "
+        "with its default options is therefore not what the graph says; skdeploy's own runs are not affected"
+    )
+
+
+def extreme_convolution(kind: type[np.uint8] | type[np.int8]) -> tuple[ir.Model, Array]:
+    """DQ-Conv-Q of the largest activations and weights, and what to feed it.
+
+    All scales are powers of two and all sums multiples of the output's step, so the exact result is exact in FP32 too.
+    """
+    largest, smallest = np.iinfo(kind).max, np.iinfo(kind).min
+    rows = np.array([[127] * CHANNELS, [-127] * CHANNELS, [127, -127] * (CHANNELS // 2), [127, 127, -127, -127] * (CHANNELS // 4)])
+    weight = rows.astype(np.int8).reshape(4, CHANNELS, 1, 1)
+    pixels = np.full((1, CHANNELS, 2, 2), largest, np.float32)
+    pixels[..., 1, 1] = smallest
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 19}, name="extreme")
+    step = CHANNELS * 127.0  # the sums are multiples of it: y counts in activations
+    constants = {
+        "one": np.float32(1),
+        "step": np.float32(step),
+        "zero": kind(0),
+        "weight_int8": weight,
+        "weight_zero": np.int8(0),
+    }
+    del graph, step, constants
+    raise NotImplementedError

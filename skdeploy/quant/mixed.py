@@ -1,0 +1,312 @@
+"""Which units stay in the fallback, so that INT8 costs no more accuracy than it may: ``export --int8 --max-drop``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import sqrt
+from typing import Annotated, Final, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from pydantic import Field
+
+from skdeploy.errors import AccuracyError, UsageError
+from skdeploy.progress import Progress, Silent
+from skdeploy.quant.labels import FORMS
+from skdeploy.quant.macs import macs_of
+from skdeploy.quant.quantize import quantize
+from skdeploy.quant.ranges import Ranges
+from skdeploy.quant.sensitivity import Crops, Evaluation, Labels, Unit, all_but, decibels, units_of
+from skdeploy.spec import Frozen, ModelSpec
+
+RANKING_IMAGES: Final = 128  # noise power is a mean over all logits of all images: it settles long before top-1 does
+GIVE_BACK: Final = 3  # tries to have a kept unit in INT8 after all, each of which costs a run over all images
+ROUNDING: Final = 1e-9  # of a budget in points times a number of images, which float64 holds to 1e-13
+CONFIDENCE: Final = 1.96  # standard errors each way: 95 % of a normal distribution
+SHOWN: Final = 5
+MOST_IMAGES: Final = 10_000_000  # more than anybody has: then no number is told
+
+Step = Literal["all INT8", "bisection", "give back"]
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Drop(Frozen):
+    """Accuracy of a graph against FP32's on the same images: ``lost`` were right and are wrong, ``gained`` the reverse."""
+
+    images: int
+    lost: int
+    gained: int
+
+    @property
+    def points(self) -> float:
+        """Percentage points of top-1 that are lost; negative if accuracy rose."""
+        return 100 * (self.lost - self.gained) / self.images
+
+    @property
+    def standard_error(self) -> float:
+        """Of ``points``, for paired images: the standard deviation of an image's loss of 1, 0 or -1, by sqrt(images)."""
+        net = self.lost - self.gained
+        return 100 * sqrt(self.lost + self.gained - net * net / self.images) / self.images
+
+    def fits(self, max_drop: float) -> bool:
+        """Whether no more than this many points are lost."""
+        return 100 * (self.lost - self.gained) <= max_drop * self.images + ROUNDING
+
+
+class Probe(Frozen):
+    """One mix, run over all images: the units kept out of INT8, and what that gave."""
+
+    step: Step
+    kept: Strings
+    drop: Drop
+    top1: float
+    int8_mac_share: float
+
+
+class KeptUnit(Frozen):
+    """A unit that stays in the fallback. ``sqnr_db``: of the logits with only this unit in INT8; ``noise_share``: its part of
+    all units' noise so measured; ``mac_share``: the part of the network's multiply-accumulates that it keeps out of INT8.
+
+    ``drop_before`` is the drop in points of the most similar mix that was run with this unit in INT8, which kept ``others``
+    units.
+    """
+
+    unit: str
+    pattern: str
+    reason: str
+    sqnr_db: float
+    noise_share: float
+    macs: int
+    mac_share: float
+    drop_before: float
+    others: int
+
+
+class MixedPrecision(Frozen):
+    """The mix that was found, and how. ``keep`` are all patterns for ``--int8-keep``, those that were given included.
+
+    ``evaluations`` is how many INT8 graphs ran over all images; ``ranking_images`` how many images ranked the units, 0 if INT8
+    met the budget at once. Units are chosen on the images that the drop is measured on, so it is a little too good.
+    """
+
+    model: str
+    dataset: str
+    images: int
+    max_drop: float
+    fp32_top1: float
+    top1: float
+    drop: Drop
+    int8_mac_share: float
+    keep: Strings
+    kept: Annotated[tuple[KeptUnit, ...], Field(strict=False)]
+    units: int
+    ranking_images: int
+    evaluations: int
+    probes: Annotated[tuple[Probe, ...], Field(strict=False)]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the images cannot tell, in words."""
+        return _doubts(self.drop, self.max_drop)
+
+
+class _Search:
+    """The mixes that were tried. A mix is the set of units that it keeps, and each is run once."""
+
+    def __init__(
+        self, evaluation: Evaluation, model: ir.Model, ranges: Ranges, fixed: tuple[str, ...], grouped: bool
+    ) -> None:
+        self.evaluation, self.model, self.ranges = evaluation, model, ranges
+        self.fixed, self.grouped = fixed, grouped
+        spec = evaluation.spec
+        self.units = units_of(model, spec, fixed, keep_grouped=grouped)
+        self.total_macs = sum(macs_of(model, (spec.input.height, spec.input.width)).values())
+        self.right = evaluation.correct(evaluation.reference)
+        self.probes: dict[frozenset[str], Probe] = {}
+
+    def logits(self, on: Evaluation, patterns: Iterable[str], shown: str) -> NDArray[np.float64]:
+        done = quantize(self.model, on.spec, self.ranges, (*self.fixed, *patterns), keep_grouped=self.grouped)
+        return on.logits(done.model, shown)
+
+    def probe(self, kept: Iterable[Unit], step: Step) -> Probe:
+        units = tuple(kept)
+        names = tuple(unit.name for unit in units)
+        if frozenset(names) not in self.probes:
+            shown = f"all but {', '.join(names)} in INT8" if names else "everything in INT8"
+            logits = self.logits(self.evaluation, (unit.pattern for unit in units), shown)
+            now = self.evaluation.correct(logits)
+            lost, gained = int(np.sum(self.right & ~now)), int(np.sum(~self.right & now))
+            macs = sum(unit.macs for unit in self.units if unit.name not in names)
+            self.probes[frozenset(names)] = Probe(
+                step=step,
+                kept=names,
+                drop=Drop(images=len(now), lost=lost, gained=gained),
+                top1=float(np.mean(now)),
+                int8_mac_share=macs / self.total_macs,
+            )
+        return self.probes[frozenset(names)]
+
+
+def search(
+    model: ir.Model,
+    spec: ModelSpec,
+    ranges: Ranges,
+    crops: Crops,
+    labels: Labels | None,
+    max_drop: float,
+    *,
+    keep: tuple[str, ...] = (),
+    keep_grouped: bool = False,
+    dataset: str = "the images",
+    ranking_images: int = RANKING_IMAGES,
+    progress: Progress | None = None,
+) -> MixedPrecision:
+    """The units to keep in the fallback for a top-1 drop of at most ``max_drop`` percentage points, few of them and small ones.
+
+    1. Everything INT8 that may be; if that meets the budget, this is it.
+    2. Units are ranked by the noise that each alone brings to the logits of a few images, per multiply-accumulate: what keeping
+       it saves, by what keeping it costs.
+    3. Bisection finds how many of the worst must stay, which takes log2(units) runs over all images. It takes for granted that
+       keeping more units is not worse; what it ends at was run, so it holds either way.
+    4. Of these, up to three that do most of the work are tried in INT8 again, the largest first.
+
+    ``crops``, ``labels``, ``keep`` and ``keep_grouped``: see ``measure_sensitivity``; the fallback here is FP32.
+
+    Raises UsageError: no labels, or bad ones; labels that FP32 itself only guesses; a budget that makes no sense.
+    AccuracyError: no mix meets the budget, not even one with a single unit in INT8.
+    """
+    if labels is None:
+        raise UsageError(f"--max-drop is measured against labels, and {dataset} has none", advice=FORMS)
+    if not 0 <= max_drop <= 100:
+        raise UsageError(f"--max-drop {max_drop:g}: percentage points of top-1, from 0 to 100")
+    tell = progress or Silent()
+    tell.update("FP32")
+    evaluation = Evaluation.of(model, spec, crops, labels)
+    found = _Search(evaluation, model, ranges, keep, keep_grouped)
+    _check_better_than_chance(int(np.sum(found.right)), evaluation, dataset)
+    tell.update("everything in INT8")
+    best = found.probe((), "all INT8")
+    ranked: tuple[Unit, ...] = ()
+    noise: dict[str, float] = {}
+    few = evaluation.part(ranking_images)
+    if not best.drop.fits(max_drop):
+        for number, unit in enumerate(found.units, 1):
+            tell.update(f"noise of {unit.name}, {number} of {len(found.units)}")
+            noise[unit.name] = few.noise(found.logits(few, all_but(model, unit), f"only {unit.name} in INT8"))
+        ranked = tuple(sorted(found.units, key=lambda unit: noise[unit.name] / unit.macs, reverse=True))
+        best = _bisect(found, ranked, max_drop, dataset, tell)
+        best = _give_back(found, best, max_drop, tell)
+    kept = tuple(unit for unit in ranked if unit.name in best.kept)
+    return MixedPrecision(
+        model=spec.name,
+        dataset=dataset,
+        images=len(crops),
+        max_drop=max_drop,
+        fp32_top1=float(np.mean(found.right)),
+        top1=best.top1,
+        drop=best.drop,
+        int8_mac_share=best.int8_mac_share,
+        keep=(*keep, *(unit.pattern for unit in kept)),
+        kept=tuple(_explained(unit, found, best, noise) for unit in kept),
+        units=len(found.units),
+        ranking_images=len(few.crops) if noise else 0,
+        evaluations=len(found.probes),
+        probes=tuple(found.probes.values()),
+    )
+
+
+def _bisect(found: _Search, ranked: tuple[Unit, ...], max_drop: float, dataset: str, tell: Progress) -> Probe:
+    """The mix that keeps the fewest of the worst. With all kept nothing would be INT8, so that is no mix."""
+    too_few, enough = 0, len(ranked)
+    best: Probe | None = None
+    while enough - too_few > 1:
+        count = (too_few + enough) // 2
+        tell.update(f"{count} of {len(ranked)} units kept")
+        probe = found.probe(ranked[:count], "bisection")
+        if probe.drop.fits(max_drop):
+            enough, best = count, probe
+        else:
+            too_few = count
+    if best is None:
+        raise _no_mix(found, max_drop, dataset)
+    return best
+
+
+def _give_back(found: _Search, best: Probe, max_drop: float, tell: Progress) -> Probe:
+    """Tries kept units in INT8 again. Not the last of the ranking: bisection has just seen that it is needed."""
+    by_name = {unit.name: unit for unit in found.units}
+    for name in sorted(best.kept[:-1], key=lambda name: by_name[name].macs, reverse=True)[:GIVE_BACK]:
+        tell.update(f"{name} in INT8 again")
+        probe = found.probe((by_name[other] for other in best.kept if other != name), "give back")
+        if probe.drop.fits(max_drop):
+            best = probe
+    return best
+
+
+def _explained(unit: Unit, found: _Search, best: Probe, noise: dict[str, float]) -> KeptUnit:
+    kept = set(best.kept)
+    before = min(
+        (probe for probe in found.probes.values() if unit.name not in probe.kept),
+        key=lambda probe: len(kept.symmetric_difference(probe.kept)),
+    )
+    share = noise[unit.name] / (sum(noise.values()) or 1.0)
+    mac_share = unit.macs / found.total_macs
+    sqnr = decibels(noise[unit.name])
+    return KeptUnit(
+        unit=unit.name,
+        pattern=unit.pattern,
+        reason=f"alone in INT8 it leaves {sqnr:.1f} dB: {share:.0%} of all units' noise, for {mac_share:.1%} of the MACs",
+        sqnr_db=sqnr,
+        noise_share=share,
+        macs=unit.macs,
+        mac_share=mac_share,
+        drop_before=before.drop.points,
+        others=len(before.kept),
+    )
+
+
+def _check_better_than_chance(right: int, evaluation: Evaluation, dataset: str) -> None:
+    """Where FP32 only guesses, no drop can be seen, and any budget would be met."""
+    images, classes = len(evaluation.crops), evaluation.spec.network.classes
+    if right * classes <= images:
+        raise UsageError(
+            f"FP32 itself is right on {right} of {images} images of {dataset}, and guesses among {classes} classes are on "
+            f"{images / classes:.0f}: the labels are not those of these images, or not in the order of the network's outputs",
+            advice="check the labels: `skdeploy models` names the network's classes, and whether its weights are trained",
+        )
+
+
+def _no_mix(found: _Search, max_drop: float, dataset: str) -> AccuracyError:
+    best = min(found.probes.values(), key=lambda probe: (probe.drop.points, len(probe.kept)))
+    drop, units = best.drop, len(found.units)
+    kept = ", ".join(best.kept[:SHOWN]) + (f" and {len(best.kept) - SHOWN} more" if len(best.kept) > SHOWN else "")
+    doubts = "".join(f"\n  {doubt}" for doubt in _doubts(drop, max_drop))
+    return AccuracyError(
+        f"no mix of INT8 and the fallback keeps the drop of top-1 within {max_drop:g} points on {drop.images} images of "
+        f"{dataset}:\n  the best loses {drop.points:.2f} points (standard error {drop.standard_error:.2f}) with "
+        f"{len(best.kept)} of {units} units kept{': ' + kept if kept else ''}{doubts}",
+        advice=f"allow more, as --max-drop {np.ceil(drop.points * 100) / 100:g}; or calibrate on more images or with another "
+        "--calib-method; or export with --fp16. `skdeploy sensitivity` shows what each unit costs",
+    )
+
+
+def _doubts(drop: Drop, max_drop: float) -> tuple[str, ...]:
+    # Where no image changed, the rule of three: what 95 % of such sets stay below is 3 in as many images.
+    margin = CONFIDENCE * drop.standard_error or 300 / drop.images
+    apart = abs(max_drop - drop.points)
+    if apart >= margin:
+        return ()
+    needed = drop.images * (margin / apart) ** 2 if apart else np.inf
+    enough = f"; about {_round_up(needed)} would" if needed < MOST_IMAGES else ""
+    doubt = (
+        f"the drop is {drop.points:.2f} +- {margin:.2f} points (95 %): {drop.images:,} images do not prove on which side of "
+        f"{max_drop:g} it is{enough}"
+    )
+    return (doubt,)
+
+
+def _round_up(count: float) -> str:
+    """To two digits: the estimate holds no more."""
+    step = 10 ** max(0, int(np.log10(count)) - 1)
+    return f"{int(np.ceil(count / step)) * step:,}"
