@@ -29,6 +29,8 @@ _CHANGE_WORDS: Final = re.compile(
     r"|not (natively |currently )?support|unsupported|outside (of )?(the )?(range|\w+ range)|subnormal",
     re.IGNORECASE,
 )
+# Word for word, since anything near it ("to fp16", "activations to fp32") would be a change of what is computed.
+_WIDENED_SCALES: Final = re.compile(r"\(foreignNode\) Converting conv (activation|weight) scales to fp32\.?")
 
 
 class Warned(NamedTuple):
@@ -87,7 +89,13 @@ def changes_types(message: str) -> bool:
     support INT64. Attempting to cast down to INT32." False for the rest, which goes into the report, as
     "getHardwareCompatibilityLevel() is unsupported in TensorRT-RTX.", which names no type, or "Detected layernorm
     nodes in FP16", which changes none.
+
+    False for one that names a type and loses nothing: for INT8 convolutions with FP16 scales, TensorRT-RTX 1.7's builder says
+    "(foreignNode) Converting conv activation scales to fp32." A scale is a constant of the kernel, no tensor; every FP16
+    number is an FP32 number; and the layers' types stay as they were parsed.
     """
+    if _WIDENED_SCALES.fullmatch(message.strip()):
+        return False
     return bool(_TYPE_WORD.search(message) and _CHANGE_WORDS.search(message))
 
 

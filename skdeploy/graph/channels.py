@@ -1,8 +1,8 @@
 """Which channels of which tensors are one and the same number line: scaling one scales them all.
 
-A convolution makes new channels. Operators that work on each channel alone and commute with a positive factor (Relu, pools, means
-over space, sums of maps, products with a gate's weight) hand them on, and an addition ties those of its operands together. So
-the channels of a residual stream, or of all branches of a selective kernel block with its output, form classes.
+A convolution makes new channels. Operators that work on each channel alone and commute with a positive factor (Relu, pools,
+means over space, sums of maps, products with a gate's weight) hand them on, and an addition ties those of its operands
+together. So the channels of a residual stream, or of all branches of a selective kernel block with its output, form classes.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | np.generic
     """A new constant, called ``name``, or ``name_2`` and so on where that is taken: nobody's constant is replaced."""
     tensor = ir.tensor(np.asarray(array), name=free_name(graph, name))
     value = ir.Value(
-        name=tensor.name, const_value=tensor, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype)
+        name=tensor.name, const_value=tensor, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype)
     )
     graph.register_initializer(value)
     return value

@@ -108,23 +108,56 @@ def difference_in_words(found: Array, expected: Array, kind: str) -> str:
 
 
 def extreme_convolution(kind: type[np.uint8] | type[np.int8]) -> tuple[ir.Model, Array]:
-    """DQ-Conv-Q of the largest activations and weights, and what to feed it.
+    """A graph Q-DQ-Conv-Q-DQ, x to y, of the largest activations and weights, and the x to feed.
 
-    All scales are powers of two and all sums multiples of the output's step, so the exact result is exact in FP32 too.
+    Scales are powers of two, so that every product and sum is exact in FP32 and in INT32, and sums that saturate in 16 bits show
+    in the output: 64 * 255 * 127 is 2,072,640, or 127 steps of 2^14.
     """
-    largest, smallest = np.iinfo(kind).max, np.iinfo(kind).min
-    rows = np.array([[127] * CHANNELS, [-127] * CHANNELS, [127, -127] * (CHANNELS // 2), [127, 127, -127, -127] * (CHANNELS // 4)])
-    weight = rows.astype(np.int8).reshape(4, CHANNELS, 1, 1)
-    pixels = np.full((1, CHANNELS, 2, 2), largest, np.float32)
-    pixels[..., 1, 1] = smallest
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": 19}, name="extreme")
-    step = CHANNELS * 127.0  # the sums are multiples of it: y counts in activations
+    rows = np.array([[127] * CHANNELS, [-127] * CHANNELS, [127, -127] * (CHANNELS // 2), [1] * CHANNELS], np.int8)
+    pixels = np.full((1, CHANNELS, 4, 4), np.iinfo(kind).max, np.float32)
+    pixels[..., 2:] = np.iinfo(kind).min
+    shapes = {"x": pixels.shape, "y": (1, len(rows), 4, 4)}
     constants = {
         "one": np.float32(1),
-        "step": np.float32(step),
+        "step": np.float32(2.0**14),
         "zero": kind(0),
-        "weight_int8": weight,
-        "weight_zero": np.int8(0),
+        "signed_zero": np.int8(0),
+        "weight_int8": rows.reshape(len(rows), CHANNELS, 1, 1),
     }
-    del graph, step, constants
-    raise NotImplementedError
+    values = {
+        name: ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name)) for name, array in constants.items()
+    }
+    values["x"] = ir.Value(name="x", shape=ir.Shape(shapes["x"]), type=ir.TensorType(ir.DataType.FLOAT))
+    nodes = []
+    for operator, inputs, output in (
+        (QUANTIZE, "x one zero", "x_int8"),
+        (DEQUANTIZE, "x_int8 one zero", "x_float"),
+        (DEQUANTIZE, "weight_int8 one signed_zero", "weight"),
+        ("Conv", "x_float weight", "sum"),
+        (QUANTIZE, "sum step signed_zero", "y_int8"),
+        (DEQUANTIZE, "y_int8 step signed_zero", "y"),
+    ):
+        node = ir.node(operator, [values[name] for name in inputs.split()], name=output)
+        values[output] = node.outputs[0]
+        node.outputs[0].name = output
+        nodes.append(node)
+    values["y"].shape, values["y"].type = ir.Shape(shapes["y"]), ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph(
+        [values["x"]],
+        [values["y"]],
+        nodes=nodes,
+        initializers=[values[name] for name in constants],
+        opset_imports={"": 19},
+        name="extreme",
+    )
+    return ir.Model(graph, ir_version=9), pixels
+
+
+def _quantizers(model: ir.Model) -> list[ir.Node]:
+    found = [node for node in model.graph if node.op_type == QUANTIZE]
+    half = next((v.name for node in model.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT16), None)
+    if half is not None:
+        raise UsageError(f"{half} is FP16: ONNX Runtime has no such kernels on a CPU", advice="give the graph with FP32 left")
+    if not found:
+        raise UsageError("the graph has no QuantizeLinear: nothing in it is INT8", advice="give an INT8 graph")
+    return found

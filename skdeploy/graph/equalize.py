@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.graph.constants import array_of, constant
 from skdeploy.graph.channels import ChannelClasses, channel_classes, makes_channels
+from skdeploy.graph.constants import array_of, constant
 from skdeploy.graph.placement import gate_nodes
 
 Factors = NDArray[np.float64]
@@ -28,12 +28,12 @@ class ScaleChannels(ir.passes.InPlacePass):
 
     The algebra, for a factor s_c > 0 of channel c:
 
-    * A convolution that makes channel c has row c of its weight, and its bias, multiplied by s_c; one that reads it has column c
-      divided. Both are exact but for float32's rounding.
+    * A convolution that makes channel c has row c of its weight, and its bias, multiplied by s_c; one that reads it has column
+      c divided. Both are exact but for float32's rounding.
     * Between them, only operators with f(s x) = s f(x) for s > 0, on each channel alone: ReLU, max and average pooling, means
       over space; x + y and x - y if both have the same factor.
-    * Select commutes too: with U_m scaled alike for all branches m, sum_m a_m s_c U_m = s_c sum_m a_m U_m. The gate must see what
-      it saw before: s = mean(sum_m U_m) is scaled by s_c, and column c of its first FC divided. So a is unchanged.
+    * Select commutes too: with U_m scaled alike for all branches m, sum_m a_m s_c U_m = s_c sum_m a_m U_m. The gate must see
+      what it saw before: s = mean(sum_m U_m) is scaled by s_c, and column c of its first FC divided. So a is unchanged.
 
     ``channel_classes`` finds which channels must have one factor; a class that it declares fixed has factor 1 here.
     """
@@ -63,8 +63,8 @@ class ScaleChannels(ir.passes.InPlacePass):
 
 
 def equalize(model: ir.Model, channel_maxima: Mapping[str, NDArray[np.float32]]) -> None:
-    """Cross-layer equalization, in place (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction",
-    ICCV 2019, section 4.1, with the activations' ranges measured on images instead of derived from the weights).
+    """Cross-layer equalization, in place (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", ICCV 2019, section 4.1, with the activations' ranges measured on images instead of derived from the weights).
 
     ``channel_maxima``: the largest magnitude of each channel (C,), for the tensors that will be quantized. First every channel
     is scaled so that its maximum is that of its tensor; a class in several tensors follows the one where it is largest. How

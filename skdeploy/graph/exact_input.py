@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.graph.constants import array_of, constant
+from skdeploy.graph.constants import array_of, constant, free_name
+from skdeploy.graph.placement import only_one_reads, weighted_reason
 from skdeploy.graph.preprocess import MODULE as PREPROCESS
 from skdeploy.spec import Preprocess
 
@@ -20,17 +21,18 @@ FLOAT32: Final = ir.DataType.FLOAT
 
 
 class PixelSteps(ir.passes.InPlacePass):
-    """Feeds the first convolution (p / 255 - mean) * 255 / 128 instead of the normalised image. FP32 to FP32, the same function.
+    """Feeds the first convolution (p / 255 - mean) * 255 / 128 instead of the normalised image: FP32 to FP32, same function.
 
-    The first of two halves. A normalised image x = (p / 255 - mean) / std takes 256 values, for some 200 of which symmetric INT8
-    around the mean has levels. (p - 128) / 128 has exactly the 256 levels of INT8 at a step of 2^-7. Here x is scaled to that
-    step, channel by channel, and the weight takes the inverse up; ``PixelShift`` does the rest once the weights are rounded.
+    The first of two halves. A normalised image x = (p / 255 - mean) / std takes 256 values, for some 200 of which symmetric
+    INT8 around the mean has levels. (p - 128) / 128 has exactly the 256 levels of INT8 at a step of 2^-7. Here x is scaled to
+    that step, channel by channel, and the weight takes the inverse up; ``PixelShift`` does the rest once weights are rounded.
     The zeros of the convolution's padding are zeros of x, and a shift would change them: so x is padded before, and the
     convolution pads no more.
 
     For inputs that are no 8-bit pixels, the levels are as good as any for the range of pixels.
 
-    Declines, and ``declined`` says why, where something else than one plain convolution reads the input.
+    Declines, and ``declined`` says why, where something else than one plain convolution reads the input, or the card's
+    preprocessing has another number of channels.
     """
 
     def __init__(self, preprocess: Preprocess) -> None:
@@ -41,7 +43,7 @@ class PixelSteps(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         value = normalised_image(graph)
-        self.declined = _reason_to_decline(value)
+        self.declined = _reason_to_decline(graph, value, len(self.preprocess.std))
         if self.declined:
             return ir.passes.PassResult(model, modified=False)
         node = next(iter(value.uses())).node
@@ -54,7 +56,8 @@ class PixelSteps(ir.passes.InPlacePass):
             amounts = constant(graph, f"{PIXELS}_pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
             for axis, added in ((2, top + bottom), (3, left + right)):
                 size = shape[axis]
-                shape[axis] = size + added if isinstance(size, int) else ir.SymbolicDim(f"padded_{size.value}")
+                if added:
+                    shape[axis] = size + added if isinstance(size, int) else ir.SymbolicDim(_padded(size.value, added))
             value = _inserted(graph, node, "Pad", [value, amounts], f"{MODULE}/pad", shape)
         scale = constant(graph, f"{PIXELS}_slope", (1 / slope).astype(np.float32).reshape(1, -1, 1, 1))
         pixels = _inserted(graph, node, "Mul", [value, scale], PIXELS, shape)
@@ -91,7 +94,7 @@ class PixelShift(ir.passes.InPlacePass):
         shifted = (np.zeros(len(array)) if bias is None else array_of(bias)) + np.einsum("oikl,i->o", array, offset)
         scaling = value.producer()
         assert scaling is not None  # PixelSteps' own
-        value.name = scaling.name = f"{MODULE}/steps"
+        value.name = scaling.name = free_name(graph, f"{MODULE}/steps")
         change = constant(graph, f"{PIXELS}_offset", (-offset).astype(np.float32).reshape(1, -1, 1, 1))
         node.replace_input_with(0, _inserted(graph, node, "Add", [value, change], PIXELS, list(value.shape)))
         node.resize_inputs(3)
@@ -99,11 +102,18 @@ class PixelShift(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _reason_to_decline(value: ir.Value) -> str:
+def _reason_to_decline(graph: ir.Graph, value: ir.Value, channels: int) -> str:
     uses = value.uses()
-    node = next(iter(uses)).node
-    if len(uses) != 1 or node.op_type != "Conv" or node.inputs[1] is None or not node.inputs[1].is_initializer():
+    node = next(iter(uses)).node if only_one_reads(value) else None
+    if node is None or node.op_type != "Conv" or weighted_reason(node) or node.inputs[0] is not value:
         return "the input is read by something else than one convolution with constant weights"
+    weight = node.inputs[1]
+    assert weight is not None  # the node is one with constant weights
+    assert weight.shape is not None  # an initializer
+    if len(weight.shape) != 4 or weight.shape[1] != channels:
+        return f"the first convolution is not one of images of {channels} channels"
+    if any(made.name == PIXELS for other in graph for made in other.outputs):
+        return f"the graph has a tensor {PIXELS} already"
     if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or node.attributes.get_int("group", 1) != 1:
         return "the first convolution is grouped, or chooses its padding by itself"
     return ""
@@ -117,9 +127,19 @@ def pixel_slope(preprocess: Preprocess) -> NDArray[np.float64]:
 def normalised_image(graph: ir.Graph) -> ir.Value:
     """The normalised image: the input, or what embedded preprocessing makes of it."""
     value = graph.inputs[0]
-    while len(value.uses()) == 1 and (node := next(iter(value.uses())).node).name and node.name.startswith(f"{PREPROCESS}/"):
+    if value.dtype != ir.DataType.UINT8:
+        return value  # nothing is embedded, and a module of the network's own may be called as ours is
+    while len(value.uses()) == 1 and _embedded(node := next(iter(value.uses())).node):
         value = node.outputs[0]
     return value
+
+
+def _embedded(node: ir.Node) -> bool:
+    return (node.name or "").startswith(f"{PREPROCESS}/")
+
+
+def _padded(size: str | None, added: int) -> str | None:
+    return None if size is None else f"{size} + {added}"
 
 
 def _inserted(
@@ -130,8 +150,8 @@ def _inserted(
     name: str,
     shape: list[int | ir.SymbolicDim],
 ) -> ir.Value:
-    node = ir.node(operator, inputs, name=name)
+    node = ir.node(operator, inputs, name=name if name == PIXELS else free_name(graph, name))
     output = node.outputs[0]
-    output.name, output.shape, output.type = name, ir.Shape(shape), ir.TensorType(FLOAT32)
+    output.name, output.shape, output.type = node.name, ir.Shape(shape), ir.TensorType(FLOAT32)
     graph.insert_before(before, [node])
     return output

@@ -104,13 +104,12 @@ def gate_nodes(model: ir.Model) -> frozenset[str]:
             continue
         if any(value is None or value.is_initializer() for value in node.inputs):
             continue
-        pending = [value for value in node.inputs if value in statistics]
+        pending = [value for value in node.inputs if value is not None and value in statistics]
         while pending:
-            value = pending.pop()
-            producer = value.producer() if value is not None and value in statistics else None
+            producer = pending.pop().producer()
             if producer is not None and producer not in gates:
                 gates.add(producer)
-                pending.extend(producer.inputs)
+                pending.extend(value for value in producer.inputs if value is not None and value in statistics)
     return frozenset(node.name or "" for node in gates if node.op_type in WEIGHTED)
 
 
@@ -166,9 +165,7 @@ def _kept_modules(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
         except re.error as error:
             raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
         if not matching:
-            raise UsageError(
-                f"{pattern!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules"
-            )
+            raise UsageError(f"{pattern!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules")
         kept.update(dict.fromkeys(matching, pattern))
     return kept
 
@@ -200,7 +197,9 @@ def _statistics(model: ir.Model) -> frozenset[ir.Value]:
     """Everything that comes from means over space alone, those included; whole numbers, of shapes, do not count."""
     found: set[ir.Value] = set()
     for node in model.graph:
-        data = [value for value in node.inputs if value is not None and not value.is_initializer() and not _is_whole(value)]
+        data = [
+            value for value in node.inputs if value is not None and not value.is_initializer() and not _is_whole(value)
+        ]
         if data and (all(value in found for value in data) or _is_mean_over_space(node)):
             found.update(node.outputs)
     return frozenset(found)
@@ -242,7 +241,7 @@ def weighted_reason(node: ir.Node) -> str:
         return "its weight is no matrix"
     attributes = node.attributes
     scales = [attributes.get_float(key, 1.0) for key in ("alpha", "beta")]
-    if node.op_type == "Gemm" and (attributes.get_int("transA", 0) or scales != [1.0, 1.0]):
+    if node.op_type == "Gemm" and (attributes.get_int("transA", 0) != 0 or scales != [1.0, 1.0]):
         return "it scales or transposes what it reads"
     return ""
 

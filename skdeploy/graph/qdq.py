@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.graph.constants import constant, drop_unused
+from skdeploy.graph.constants import constant, drop_unused, free_name
 from skdeploy.graph.naming import module_of
-from skdeploy.graph.placement import Edge, Placement
+from skdeploy.graph.placement import Edge, Placement, only_one_reads
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INT8_MIN: Final = -128
@@ -23,7 +23,7 @@ INT8, FLOAT32 = ir.DataType.INT8, ir.DataType.FLOAT
 class QuantizedWeight:
     """A weight as INT8: ``values`` of the weight's own shape, ``scales`` (channels,) along ``axis``, its output channels.
 
-    ``bias`` replaces the node's own, or is None to leave it as it is.
+    ``bias`` replaces the node's own, or is None to leave it as it is; a MatMul has none.
     """
 
     values: NDArray[np.int8]
@@ -64,7 +64,7 @@ class InsertQDQ(ir.passes.InPlacePass):
             raw = self.placement.raw.get(tensor, ())
             uses = [use for use in value.uses() if Edge(use.node.name or "", use.idx) not in raw]
             scale = constant(graph, f"{tensor}_scale", np.float32(self.scales[tensor]))
-            quantized, dequantized = _pair(value, scale, zero)
+            quantized, dequantized = _pair(graph, value, scale, zero)
             producer = value.producer()
             if producer is None:
                 graph.insert_before(graph[0], [quantized, dequantized])
@@ -79,24 +79,24 @@ class InsertQDQ(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _pair(value: ir.Value, scale: ir.Value, zero: ir.Value) -> tuple[ir.Node, ir.Node]:
-    module = module_of(value.name)
-    stem = f"{value.name}_" if value.producer() is not None else f"{module}/{value.name}_"
-    quantized = _node(QUANTIZE, [value, scale, zero], f"{stem}quantized", value, INT8)
-    return quantized, _node(DEQUANTIZE, [quantized.outputs[0], scale, zero], f"{stem}dequantized", value, FLOAT32)
+def _pair(graph: ir.Graph, value: ir.Value, scale: ir.Value, zero: ir.Value) -> tuple[ir.Node, ir.Node]:
+    stem = value.name if value.producer() is not None else f"/{value.name}"  # an input belongs to no module
+    quantized, dequantized = (free_name(graph, f"{stem}_{what}") for what in ("quantized", "dequantized"))
+    first = _node(QUANTIZE, [value, scale, zero], quantized, value, INT8)
+    return first, _node(DEQUANTIZE, [first.outputs[0], scale, zero], dequantized, value, FLOAT32)
 
 
 def _drop_clip(graph: ir.Graph, quantized: ir.Node, scale: float) -> None:
     reader = quantized
     value = reader.inputs[0]
-    while value is not None and (producer := value.producer()) is not None and len(value.uses()) == 1:
+    while value is not None and (producer := value.producer()) is not None and only_one_reads(value):
         if producer.op_type == "MaxPool":
             reader, value = producer, producer.inputs[0]
             continue
         bounds = producer.inputs[1:]
         if producer.op_type == "Clip" and len(bounds) == 1 and bounds[0] is not None:
             low = bounds[0].const_value
-            if low is not None and float(low.numpy()) == np.float32(INT8_MIN * scale):
+            if low is not None and low.numpy().reshape(-1).tolist() == [np.float32(INT8_MIN * scale)]:
                 reader.replace_input_with(0, producer.inputs[0])
                 graph.remove(producer)
         return
@@ -105,23 +105,18 @@ def _drop_clip(graph: ir.Graph, quantized: ir.Node, scale: float) -> None:
 def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> None:
     original = node.inputs[1]
     assert original is not None  # placed
-    module = module_of(node.name)
-    name = original.name or ""
+    module, name = module_of(node.name), original.name or ""
     values = constant(graph, f"{name}_int8", weight.values)
     scales = constant(graph, f"{name}_scale", weight.scales)
     zeros = constant(graph, f"{name}_zero_point", np.zeros(len(weight.scales), np.int8))
-    dequantized = _node(
-        DEQUANTIZE, [values, scales, zeros], f"{module}/weight_dequantized", original, FLOAT32, {"axis": weight.axis}
-    )
+    label = free_name(graph, f"{module}/weight_dequantized")
+    dequantized = _node(DEQUANTIZE, [values, scales, zeros], label, original, FLOAT32, {"axis": weight.axis})
     graph.insert_before(node, [dequantized])
     node.replace_input_with(1, dequantized.outputs[0])
     if weight.bias is not None:
-        bias = constant(graph, f"{name}_corrected_bias", weight.bias)
-        if len(node.inputs) > 2:
-            node.replace_input_with(2, bias)
-        else:
-            node.resize_inputs(3)
-            node.replace_input_with(2, bias)
+        assert node.op_type != "MatMul"  # it has no bias to replace
+        node.resize_inputs(3)
+        node.replace_input_with(2, constant(graph, f"{name}_corrected_bias", weight.bias))
 
 
 def _node(

@@ -9,18 +9,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.graph.constants import array_of, constant
+from skdeploy.graph.constants import array_of, constant, free_name
 from skdeploy.graph.equalize import output_axis
-from skdeploy.graph.naming import module_of
-from skdeploy.graph.placement import Placement
+from skdeploy.graph.placement import WEIGHTED, Placement, only_one_reads, weighted_reason
 
-MEANS: Final = frozenset({"ReduceMean", "GlobalAveragePool"})
+MEANS: Final = frozenset({"ReduceMean", "GlobalAveragePool", "AveragePool"})
 ORDER_KEEPING: Final = frozenset({"MaxPool"})  # f(x - c) = f(x) - c, and it commutes with a lower bound
 FLOAT32: Final = ir.DataType.FLOAT
 
 
 def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
-    """The quantized tensors that ``ShiftTensors`` can shift, by how they are read; whether they are non-negative, it can't tell.
+    """The quantized tensors that ``ShiftTensors`` can shift, by how they are read; if they are non-negative, it can't tell.
 
     Not so a tensor that a padded convolution reads: its padding is a zero of the unshifted tensor. Not so one that a reader
     takes unquantized, or the network's own input or output.
@@ -33,7 +32,7 @@ def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
         if (value := values.get(name)) is not None
         and not value.is_graph_output()
         and len(readers) == len(value.uses())
-        and not any(_pads(nodes[edge.node]) for edge in readers)
+        and not any(nodes[edge.node].op_type == "Conv" and _pads(nodes[edge.node]) for edge in readers)
     )
 
 
@@ -51,11 +50,12 @@ class ShiftTensors(ir.passes.InPlacePass):
 
     How t is had again from t - c:
 
-    * a convolution or Gemm without padding: W t = W (t - c) + c sum(W), into its bias;
+    * a convolution or Gemm without padding: W t = W (t - c) + c sum(W), into its bias; a MatMul, by an Add of as much;
     * a skip addition that a convolution goes into: into that convolution's bias;
-    * a mean over space: mean(t) = mean(t - c) + c, an Add of one number a channel;
+    * a mean over space, a pool's without padding too: mean(t) = mean(t - c) + c, an Add of one number a channel;
     * other elementwise operators, those of select: an Add, one for all of them.
 
+    Every other tensor keeps its values and its name, and so do nodes: a Clip has the name of the Relu that was there.
     ``offsets`` has the c of each tensor; names must be ``shiftable``.
     """
 
@@ -66,19 +66,18 @@ class ShiftTensors(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        nodes = {node.name or "": node for node in graph}
-        values = {value.name or "": value for node in graph for value in node.outputs}
         for name, offset in self.offsets.items():
-            shifted = self._subtract(graph, values[name], offset)
+            # By name, each time anew: shifting one tensor replaces nodes and outputs that the next one is made of.
+            nodes = {node.name or "": node for node in graph}
+            value = next(value for node in graph for value in node.outputs if value.name == name)
+            shifted = self._subtract(graph, value, offset)
             restored: ir.Value | None = None
             for edge in self.placement.readers[name]:
                 node = nodes[edge.node]
                 if self._absorb(graph, node, edge.index, offset):
                     continue
-                if node.op_type in MEANS:
-                    _add_after(graph, node.outputs[0], offset)
-                    continue
-                restored = restored or _added(graph, shifted, offset, "unshifted")
+                if restored is None:
+                    restored = _added(graph, shifted, offset, f"{name}_unshifted")
                 node.replace_input_with(edge.index, restored)
         return ir.passes.PassResult(model, modified=bool(self.offsets))
 
@@ -87,7 +86,7 @@ class ShiftTensors(ir.passes.InPlacePass):
         clamped = value
         while (pool := clamped.producer()) is not None and pool.op_type in ORDER_KEEPING:
             source = pool.inputs[0]
-            if source is None or len(source.uses()) != 1:
+            if source is None or not only_one_reads(source):
                 break
             clamped = source
         relu = clamped.producer()
@@ -95,11 +94,11 @@ class ShiftTensors(ir.passes.InPlacePass):
             before = relu.inputs[0]
             assert before is not None  # a Relu has one
             convolution = self._convolution_of(before)
-            if convolution is not None and len(before.uses()) == 1:
+            if convolution is not None and only_one_reads(before):
                 _change_bias(graph, convolution, -offset)
                 clipped = _clip_for_relu(graph, relu, -offset)
                 return clipped if clamped is value else value
-        return _subtracted(graph, value, offset)
+        return _moved(graph, value, -offset, "plain")
 
     def _convolution_of(self, value: ir.Value) -> ir.Node | None:
         """The convolution whose bias shifts ``value``: its producer, or one that goes into the addition which makes it."""
@@ -107,26 +106,33 @@ class ShiftTensors(ir.passes.InPlacePass):
         if producer is None:
             return None
         if producer.op_type == "Conv":
-            return producer
+            return None if weighted_reason(producer) else producer
         return next(self._summands(producer), None) if producer.op_type == "Add" else None
 
     def _summands(self, addition: ir.Node) -> Iterator[ir.Node]:
         """Convolutions that nothing but this addition reads, and that unquantized."""
         for operand in addition.inputs:
             maker = operand.producer() if operand is not None else None
-            if operand is None or maker is None or maker.op_type != "Conv":
+            if operand is None or maker is None or maker.op_type != "Conv" or weighted_reason(maker):
                 continue
-            if len(operand.uses()) == 1 and operand.name not in self.placement.readers:
+            if only_one_reads(operand) and operand.name not in self.placement.readers:
                 yield maker
 
     def _absorb(self, graph: ir.Graph, node: ir.Node, index: int, offset: float) -> bool:
-        """Makes a reader take t - offset for t by a bias, if there is one."""
-        if node.op_type in ("Conv", "Gemm") and index == 0:
+        """Makes a reader take t - offset for t without restoring t, if that can be."""
+        if node.op_type in WEIGHTED and index == 0 and not weighted_reason(node):
             weight = node.inputs[1]
             assert weight is not None  # it is weighted
             array = array_of(weight)
             columns = tuple(axis for axis in range(array.ndim) if axis != output_axis(node))
-            _change_bias(graph, node, offset * array.sum(axis=columns))
+            change = offset * array.sum(axis=columns)
+            if node.op_type == "MatMul":
+                _moved(graph, node.outputs[0], change, "shifted")
+            else:
+                _change_bias(graph, node, change)
+            return True
+        if node.op_type in MEANS and index == 0 and not (node.op_type == "AveragePool" and _pads(node)):
+            _moved(graph, node.outputs[0], offset, "shifted")
             return True
         if node.op_type == "Add" and (summand := next(self._summands(node), None)) is not None:
             _change_bias(graph, summand, offset)
@@ -136,10 +142,9 @@ class ShiftTensors(ir.passes.InPlacePass):
 
 def _pads(node: ir.Node) -> bool:
     """Whether the node reads values beside the map's edge; any way of padding that is not known to be none counts."""
-    if node.op_type != "Conv":
-        return False
-    padding = node.attributes.get_ints("pads", [0])
-    return any(padding) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    attributes = node.attributes
+    chosen = attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    return any(attributes.get_ints("pads", [0])) or chosen or attributes.get_int("ceil_mode", 0) != 0
 
 
 def _change_bias(graph: ir.Graph, node: ir.Node, change: float | NDArray[np.float64]) -> None:
@@ -149,18 +154,15 @@ def _change_bias(graph: ir.Graph, node: ir.Node, change: float | NDArray[np.floa
     rows = int(weight.shape[output_axis(node)])  # type: ignore[arg-type]
     old = node.inputs[2] if len(node.inputs) > 2 else None
     bias = (np.zeros(rows) if old is None else array_of(old)) + change
-    name = f"{node.name}_bias"
-    value = constant(graph, name, bias.astype(np.float32))
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    node.replace_input_with(2, value)
+    node.resize_inputs(3)
+    node.replace_input_with(2, constant(graph, f"{node.name}_bias", bias.astype(np.float32)))
 
 
 def _clip_for_relu(graph: ir.Graph, relu: ir.Node, low: float) -> ir.Value:
     """max(y, low) for Relu(y), under its name."""
     old = relu.outputs[0]
     bound = constant(graph, f"{old.name}_low", np.float32(low))
-    clip = ir.node("Clip", [relu.inputs[0], bound], name=f"{module_of(relu.name)}/Clip")
+    clip = ir.node("Clip", [relu.inputs[0], bound], name=relu.name)
     output = clip.outputs[0]
     output.shape, output.type = old.shape, old.type
     graph.insert_before(relu, [clip])
@@ -170,31 +172,25 @@ def _clip_for_relu(graph: ir.Graph, relu: ir.Node, low: float) -> ir.Value:
     return output
 
 
-def _subtracted(graph: ir.Graph, value: ir.Value, offset: float) -> ir.Value:
-    name = value.name or ""
-    value.name = f"{name}_plain"
-    readers = list(value.uses())
-    shifted = _added(graph, value, -offset, "shifted")
+def _moved(graph: ir.Graph, value: ir.Value, change: float | NDArray[np.float64], old: str) -> ir.Value:
+    """``value`` + ``change`` in place of ``value``, under its name and read where it was read, by those outside too."""
+    name, readers = value.name or "", tuple(value.uses())
+    outputs = [index for index, output in enumerate(graph.outputs) if output is value]
+    value.name = free_name(graph, f"{name}_{old}")
+    moved = _added(graph, value, change, f"{name}_moved")
+    moved.name = name
     for use in readers:
-        use.node.replace_input_with(use.idx, shifted)
-    shifted.name = name
-    return shifted
+        use.node.replace_input_with(use.idx, moved)
+    for index in outputs:
+        graph.outputs[index] = moved
+    return moved
 
 
-def _add_after(graph: ir.Graph, value: ir.Value, offset: float) -> None:
-    """An Add of offset after ``value``, which all its readers take instead."""
-    readers = list(value.uses())
-    output = _added(graph, value, offset, "mean")
-    for use in readers:
-        use.node.replace_input_with(use.idx, output)
-
-
-def _added(graph: ir.Graph, value: ir.Value, offset: float, what: str) -> ir.Value:
-    name = f"{value.name}_{what}"
-    amount = constant(graph, f"{name}_offset", np.float32(offset))
-    node = ir.node("Add", [value, amount], name=name)
+def _added(graph: ir.Graph, value: ir.Value, change: float | NDArray[np.float64], name: str) -> ir.Value:
+    amount = constant(graph, f"{name}_offset", np.asarray(change, np.float32))
+    node = ir.node("Add", [value, amount], name=free_name(graph, name))
     output = node.outputs[0]
-    output.name, output.shape, output.type = name, value.shape, ir.TensorType(FLOAT32)
+    output.name, output.shape, output.type = node.name, value.shape, ir.TensorType(FLOAT32)
     producer = value.producer()
     assert producer is not None  # made by a node of the graph
     graph.insert_after(producer, [node])

@@ -282,11 +282,12 @@ def _no_mix(found: _Search, max_drop: float, dataset: str) -> AccuracyError:
     drop, units = best.drop, len(found.units)
     kept = ", ".join(best.kept[:SHOWN]) + (f" and {len(best.kept) - SHOWN} more" if len(best.kept) > SHOWN else "")
     doubts = "".join(f"\n  {doubt}" for doubt in _doubts(drop, max_drop))
+    allow = np.ceil(round(100 * drop.points, 6)) / 100
     return AccuracyError(
         f"no mix of INT8 and the fallback keeps the drop of top-1 within {max_drop:g} points on {drop.images} images of "
         f"{dataset}:\n  the best loses {drop.points:.2f} points (standard error {drop.standard_error:.2f}) with "
         f"{len(best.kept)} of {units} units kept{': ' + kept if kept else ''}{doubts}",
-        advice=f"allow more, as --max-drop {np.ceil(drop.points * 100) / 100:g}; or calibrate on more images or with another "
+        advice=f"allow more, as --max-drop {allow:g}; or calibrate on more images or with another "
         "--calib-method; or export with --fp16. `skdeploy sensitivity` shows what each unit costs",
     )
 

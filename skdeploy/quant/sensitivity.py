@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -12,24 +13,29 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from pydantic import Field
 
-from skdeploy.backends.onnxruntime import OnnxRuntimeSession
+from skdeploy.backends.onnxruntime import OnnxRuntimeSession, load_graph
+from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.graph.placement import place, unit_of
 from skdeploy.parity.compare import check_outputs
 from skdeploy.parity.metrics import EXACT_DB
 from skdeploy.progress import Progress, Silent
-from skdeploy.quant.dataset import Pixels
+from skdeploy.quant.dataset import Pixels, check_count, default_dataset, open_dataset
 from skdeploy.quant.feeds import RUN_BATCH, batches_of
+from skdeploy.quant.labels import as_the_network_counts
 from skdeploy.quant.macs import macs_of, weights_of
 from skdeploy.quant.quantize import quantize
-from skdeploy.quant.ranges import Ranges
-from skdeploy.spec import Frozen, ModelSpec
+from skdeploy.quant.ranges import Ranges, load_ranges
+from skdeploy.quant.reading import read_crops
+from skdeploy.quant.selection import select
+from skdeploy.spec import Frozen, ModelSpec, Precision
 
 Crops = Sequence[Pixels] | Pixels  # uint8 (H, W, C) each
 Labels = NDArray[np.integer[Any]]
 Logits = NDArray[np.float64]
 
+RANGES: Final = "ranges.json"  # the artifact of an INT8 bundle
 BATCH_PIXELS: Final = (
     RUN_BATCH * 224 * 224
 )  # in one batch: RUN_BATCH is for images of 224 x 224, small ones go together
@@ -196,6 +202,47 @@ def measure_sensitivity(
         fp32=fp32,
         all_int8=all_int8,
         units=tuple(sorted(rows, key=lambda row: row.only_on.sqnr_db)),
+    )
+
+
+def sensitivity_of(
+    bundle: Bundle, data: Path | None, num_images: int, progress: Progress | None = None
+) -> SensitivityReport:
+    """Measures the units of an INT8 bundle's FP32 graph with its own ranges, those that its export kept too.
+
+    ``data``: images (see ``open_dataset``), of which ``num_images`` are used, a balanced choice; default: the card's own.
+    Without labels there is no top-1. Grouped convolutions stay in the fallback if the export kept them there.
+
+    Raises UsageError: a bundle without ranges, no images, labels that do not fit. IntegrityError: an altered artifact.
+    CalibrationError: ranges of another network, unreadable images.
+    """
+    tell = progress or Silent()
+    check_count(num_images, "--num-images")
+    spec = bundle.manifest.model
+    recorded = bundle.artifact(RANGES)
+    graphs = [a for a in bundle.manifest.artifacts if a.format == "onnx" and a.precision is Precision.FP32]
+    if recorded is None or not graphs:
+        missing = RANGES if recorded is None else "FP32 graph"
+        raise UsageError(
+            f"{bundle.folder} has no {missing}: it is a bundle of {bundle.manifest.precision.value}",
+            advice=f"export it with --int8: skdeploy export {spec.name} --int8 --calib DIR",
+        )
+    int8 = next((a for a in bundle.manifest.artifacts if a.precision is Precision.INT8), None)
+    dataset = open_dataset(data) if data is not None else default_dataset(spec, num_images)
+    if dataset.labels is not None:
+        dataset = as_the_network_counts(dataset, spec)
+    dataset = select(dataset, num_images, seed=0)
+    tell.update(f"reads {len(dataset)} images")
+    read = list(read_crops(dataset, spec, lambda image: tell.note(f"passed over {image.name}: {image.reason}")))
+    return measure_sensitivity(
+        load_graph(bundle.check(graphs[-1])),
+        spec,
+        load_ranges(bundle.check(recorded)),
+        [crop.pixels for _, crop in read],
+        None if dataset.labels is None else dataset.labels[[index for index, _ in read]],
+        keep_grouped=int8 is not None and bool(int8.provenance.options.get("keep_grouped")),
+        dataset=dataset.name,
+        progress=progress,
     )
 
 

@@ -1,0 +1,140 @@
+"""``skdeploy sensitivity``, and the table of what ``export --max-drop`` kept out of INT8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from skdeploy.quant.mixed import MixedPrecision
+    from skdeploy.quant.sensitivity import Effect, SensitivityReport
+
+
+def sensitivity(
+    bundle: Annotated[Path, typer.Argument(help="The folder that an export with --int8 made.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Images: a folder, .npz, .npy or .txt; with labels for top-1. Default: the card's own."),
+    ] = None,
+    num_images: Annotated[int, typer.Option(help="How many of them at most, a balanced choice.")] = 256,
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout, and nothing else there.")] = False,
+) -> None:
+    """Show which part of the network loses how much to INT8: each alone in INT8, and each alone out of it."""
+    import time
+
+    from skdeploy.bundle.folder import load_bundle
+    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.quant.sensitivity import sensitivity_of
+
+    with ConsoleProgress() as progress:
+        started = time.perf_counter()
+        opened = load_bundle(bundle)
+        progress.begin("sensitivity")
+        report = sensitivity_of(opened, data, num_images, progress)
+        progress.end("sensitivity", time.perf_counter() - started, reused=False)
+    if json:
+        print(report.model_dump_json(indent=2))
+    else:
+        print_sensitivity(report)
+
+
+def print_sensitivity(report: SensitivityReport) -> None:
+    """The units, the costliest first, the totals, and how to read them."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from skdeploy.cli.console import output_console
+
+    console = output_console()
+    with_labels = report.fp32.top1 is not None
+    accuracy = "top-1" if with_labels else "same class"
+    console.print(
+        f"{escape(report.model)} in INT8 against FP32, on {report.images} images of {escape(report.dataset)}",
+        style="italic",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("unit", overflow="fold")
+    for column in ("only it: SQNR", accuracy, "all but it: SQNR", accuracy, "MACs", "parameters"):
+        table.add_column(column, justify="right")
+    for row in report.units:
+        table.add_row(
+            escape(row.unit or "(top level)"),
+            f"{row.only_on.sqnr_db:.1f} dB",
+            _change(row.only_on, report.fp32),
+            f"{row.only_off.sqnr_db:.1f} dB",
+            _change(row.only_off, report.all_int8),
+            f"{row.mac_share:.1%}",
+            f"{row.parameters:,}",
+        )
+    console.print(table)
+    all_int8 = report.all_int8
+    totals = f"everything in INT8: {all_int8.sqnr_db:.1f} dB, same class as FP32 on {all_int8.agreement:.2%}"
+    if report.fp32.top1 is not None and all_int8.top1 is not None:
+        totals += f", top-1 {all_int8.top1:.2%}; FP32 {report.fp32.top1:.2%}"
+    console.print(totals, soft_wrap=True)
+    console.print(
+        "only it: the noise that this unit brings; fewer dB cost more, 6 dB are twice the error. all but it: what is left once "
+        f"it stays in the fallback. {accuracy}: points against FP32, and against everything in INT8; one image is "
+        f"{100 / report.images:.2g} points, so trust the dB where few images differ.",
+        soft_wrap=True,
+    )
+    worst = report.units[0]
+    console.print(f"to keep the first: skdeploy export ... --int8-keep '{escape(worst.pattern)}'", soft_wrap=True)
+
+
+def print_mixed(mixed: MixedPrecision) -> None:
+    """What stayed in the fallback under ``--max-drop``, why, and what it saved."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from skdeploy.cli.console import output_console
+
+    console = output_console()
+    drop = mixed.drop
+    console.print(
+        f"top-1 {mixed.top1:.2%}, FP32 {mixed.fp32_top1:.2%}: a drop of {drop.points:.2f} points (standard error "
+        f"{drop.standard_error:.2f}), allowed {mixed.max_drop:g}, on {mixed.images:,} images of {escape(mixed.dataset)}: "
+        f"{drop.lost} lost, {drop.gained} gained",
+        soft_wrap=True,
+    )
+    if mixed.kept:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("kept out of INT8", overflow="fold")
+        for column in ("alone", "noise", "MACs", "drop without", "saved"):
+            table.add_column(column, justify="right")
+        for unit in mixed.kept:
+            table.add_row(
+                escape(unit.unit or "(top level)"),
+                f"{unit.sqnr_db:.1f} dB",
+                f"{unit.noise_share:.1%}",
+                f"{unit.mac_share:.1%}",
+                f"{unit.drop_before:.2f}",
+                f"{unit.drop_before - drop.points:.2f}",
+            )
+        console.print(table)
+        console.print(
+            "alone: SQNR with only this unit in INT8; noise: its part of all units'. drop without: in points, of the most "
+            "similar mix tried with it in INT8.",
+            soft_wrap=True,
+        )
+        console.print(
+            "to ask for the same again: " + escape(" ".join(f"--int8-keep '{p}'" for p in mixed.keep)), soft_wrap=True
+        )
+    console.print(
+        f"{mixed.int8_mac_share:.1%} of the MACs are INT8; {len(mixed.kept)} of {mixed.units} units kept; "
+        f"{mixed.evaluations} mixes run on all images"
+        + (f", {mixed.units} units on {mixed.ranking_images}" if mixed.ranking_images else ""),
+        soft_wrap=True,
+    )
+    for note in mixed.notes:
+        console.print(f"[yellow]![/yellow] {escape(note)}", soft_wrap=True)
+
+
+def _change(effect: Effect, against: Effect) -> str:
+    """Points of top-1, or without labels of images with FP32's class."""
+    if effect.top1 is not None and against.top1 is not None:
+        return f"{100 * (effect.top1 - against.top1):+.2f}"
+    return f"{100 * (effect.agreement - against.agreement):+.2f}"
