@@ -26,7 +26,7 @@ Report = TypeVar("Report", bound=Frozen)
 
 
 class Evidence(Frozen):
-    """One finding: ``artifacts`` has the sha256 of each artifact that it was measured on, by path; ``content`` is the report."""
+    """One finding: ``artifacts`` has the sha256 of each artifact measured, by path; ``content`` is the report."""
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     skdeploy: str
