@@ -148,9 +148,7 @@ def export_fp32(folder: Path) -> Path:
 
 def ours(model: Path, folder: Path, method: str) -> Path:
     """What ``skdeploy export --int8 --int8-fallback fp32`` makes of the same ONNX file, with the card's preprocessing."""
-    options = CalibrationOptions(
-        images=CALIBRATION, method=None if method == "default" else CalibrationMethod(method)
-    )
+    options = CalibrationOptions(images=CALIBRATION, method=None if method == "default" else CalibrationMethod(method))
     spec, _ = load_card("sknet-fashion")
     images = calibration_set(options, spec)
     graph = load_graph(model)

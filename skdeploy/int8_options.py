@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from skdeploy.errors import UsageError
+from skdeploy.quant.legacy_cache import version_number
 from skdeploy.spec import CalibrationMethod, Precision
 
 DEFAULT_NUMBER: Final = 512
@@ -86,10 +88,10 @@ class CalibrationOptions:
 class Int8Options:
     """Options of ``skdeploy export --int8``, by the same names.
 
-    ``ranges``, a file, stands in for ``calibration``. ``fallback`` is the precision of all that is not INT8; ``keep`` are regular
-    expressions on module names that stay in it, ``keep_grouped`` keeps grouped convolutions there. ``data`` are images with
-    labels, and ``max_drop``, in percentage points of top-1, is what INT8 may cost on them: the worst units go to the fallback
-    until it holds. ``legacy_cache`` is the version of a TensorRT that wants a calibration cache, such as 8.5.3.
+    ``ranges``, a file, stands in for ``calibration``. ``fallback`` is the precision of all that is not INT8; ``keep`` are
+    regular expressions on module names that stay in it, ``keep_grouped`` keeps grouped convolutions there. ``data`` are
+    images with labels, and ``max_drop``, in percentage points of top-1, is what INT8 may cost on them: the worst units go to
+    the fallback until it holds. ``legacy_cache`` is the version of a TensorRT that wants a calibration cache, such as 8.5.3.
     """
 
     calibration: CalibrationOptions = CalibrationOptions()
@@ -120,6 +122,13 @@ class Int8Options:
                 )
         else:
             self.calibration.check()
+        for pattern in self.keep:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"--int8-keep {pattern!r} is not a regular expression: {error}") from error
+        if self.legacy_cache is not None:
+            version_number(self.legacy_cache)
         if self.max_drop is not None and self.data is None:
             raise UsageError("--max-drop needs images with labels", advice="--data DIR, .npz or .txt")
         if self.data is not None and self.max_drop is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -161,9 +162,75 @@ def calibration_notes(details: Mapping[str, JsonValue]) -> tuple[str, ...]:
     return tuple(f"calibration: {note}" for note in notes)
 
 
-def int8(
-    bundle: Bundle, model: Artifact, ranges: Artifact, options: ExportOptions, keep: tuple[str, ...]
+def mixed(
+    bundle: Bundle, model: Artifact, ranges: Artifact, options: ExportOptions, keep: tuple[str, ...], progress: Progress
 ) -> Stage:
+    """The units that must stay in the fallback, so that INT8 costs no more than ``max_drop`` on the images with labels."""
+    asked = options.int8
+    assert asked.data is not None  # options.check
+    assert asked.max_drop is not None
+    max_drop = asked.max_drop
+    spec = bundle.manifest.model
+    data = labelled(asked.data, spec)
+    assert data.labels is not None  # labelled raises where there are none
+    labels = data.labels
+
+    def make(path: Path) -> Product:
+        from skdeploy.backends.onnxruntime import load_graph
+        from skdeploy.quant.mixed import search
+
+        found = search(
+            load_graph(bundle.check(model)),
+            spec,
+            load_ranges(bundle.check(ranges)),
+            data.load(spec),
+            labels,
+            max_drop,
+            keep=(*keep, *options.keep_fp32),
+            keep_grouped=asked.keep_grouped,
+            dataset=data.name,
+            progress=progress,
+        )
+        path.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return Product(details={"keep": list(found.keep), "units": found.units, "evaluations": found.evaluations})
+
+    return Stage(
+        name="mixed",
+        output=MIXED,
+        format="json",
+        precision=None,
+        parents={
+            model.path: model.sha256,
+            ranges.path: ranges.sha256,
+            "data": data.digest,
+            "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+        },
+        options={
+            "max_drop": max_drop,
+            "keep": [*keep, *options.keep_fp32],
+            "keep_grouped": asked.keep_grouped,
+            "name": data.name,
+        },
+        tools=CALIBRATION_TOOLS,
+        make=make,
+    )
+
+
+def kept_for_the_budget(mixed: Artifact) -> tuple[str, ...]:
+    """The patterns of the units that stay in the fallback."""
+    keep = mixed.details["keep"]
+    assert isinstance(keep, list)  # written by the stage above
+    return tuple(map(str, keep))
+
+
+def labelled(path: Path, spec: ModelSpec) -> Dataset:
+    """Images with labels, in the network's order. Raises UsageError where there are none."""
+    from skdeploy.quant.labels import as_the_network_counts
+
+    return as_the_network_counts(open_dataset(path, archive="evaluation.npz"), spec)
+
+
+def int8(bundle: Bundle, model: Artifact, ranges: Artifact, options: ExportOptions, keep: tuple[str, ...]) -> Stage:
     """FP32 graph and ranges to an explicit Q/DQ graph, the rest in the fallback precision."""
     asked = options.int8
     patterns = (*keep, *options.keep_fp32)

@@ -68,7 +68,8 @@ class ExportOptions:
             self.int8.check()
         elif self.int8.given:
             raise UsageError(
-                "options of a calibration, --ranges, --int8-..., --data or --max-drop without --int8", advice="add --int8"
+                "options of a calibration, --ranges, --int8-..., --data or --max-drop without --int8",
+                advice="add --int8",
             )
         if not MIN_OPSET <= self.trace.opset <= MAX_OPSET:
             raise UsageError(

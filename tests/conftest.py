@@ -14,6 +14,7 @@ TinySpec = Callable[..., SKNetSpec]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--refresh-goldens", action="store_true", help="rewrite the golden files that differ")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ from skdeploy.cli.doctor import doctor
 from skdeploy.cli.export import export
 from skdeploy.cli.inspect import inspect
 from skdeploy.cli.models import models
+from skdeploy.cli.sensitivity import sensitivity
 from skdeploy.cli.verify import verify
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (export, calibrate, convert, verify, models, inspect, doctor):
+for verb in (export, calibrate, convert, verify, sensitivity, models, inspect, doctor):
     app.command()(verb)
 
 

@@ -40,7 +40,9 @@ BiasCorrection = Annotated[
 ]
 Shift = Annotated[
     bool | None,
-    typer.Option("--shift/--no-shift", help="Use all 256 levels for tensors without negative values.  [default: shift]"),
+    typer.Option(
+        "--shift/--no-shift", help="Use all 256 levels for tensors without negative values.  [default: shift]"
+    ),
 ]
 ExactInput = Annotated[
     bool | None,

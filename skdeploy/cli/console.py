@@ -22,7 +22,6 @@ from skdeploy.bundle.folder import Bundle
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.quant.audit import AuditReport
 from skdeploy.quant.ranges import Ranges
-from skdeploy.spec import Precision
 
 LOG_WIDTH: Final = 120
 WIDE: Final = (
@@ -175,8 +174,10 @@ def int8_lines(bundle: Bundle) -> list[str]:
     stayed = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
     return [
         *audit_lines(audit if isinstance(audit, dict) else {}),
-        f"INT8: {len(weights)} of {len(weights) + len(kept)} layers with weights, {details['int8_macs']:.1%} of the MACs; "
-        f"in {str(details['fallback']).upper()}: {stayed or 'none'}",
+        (
+            f"INT8: {len(weights)} of {len(weights) + len(kept)} layers with weights, {details['int8_macs']:.1%} of the MACs; "
+            f"in {str(details['fallback']).upper()}: {stayed or 'none'}"
+        ),
     ]
 
 
@@ -245,9 +246,11 @@ def audit_lines(audit: Mapping[str, JsonValue]) -> list[str]:
         if report.overlap
         else ""
     )
-    return [
-        f"calibration images: {report.used} of {report.asked} asked for, from {report.dataset}{covered}; {pairs}{overlap}; "
+    counts = (
         f"{report.constant.count} of one colour, {report.clipped.count} clipped, {len(report.unreadable)} unreadable"
+    )
+    return [
+        f"calibration images: {report.used} of {report.asked} asked for, from {report.dataset}{covered}; {pairs}{overlap}; {counts}"
     ]
 
 

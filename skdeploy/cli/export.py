@@ -88,9 +88,7 @@ def export(
     calib_batch: CalibBatch = 8,
     calib_seed: CalibSeed = None,
     allow_random_calib: AllowRandom = False,
-    int8_fallback: Annotated[
-        Literal["fp16", "fp32"], typer.Option(help="The precision of what is not INT8.")
-    ] = "fp16",
+    int8_fallback: Annotated[Literal["fp16", "fp32"], typer.Option(help="The precision of what is not INT8.")] = "fp16",
     int8_keep: Annotated[
         list[str] | None,
         typer.Option(metavar="REGEX", help="Modules that stay in the fallback under --int8; repeatable."),

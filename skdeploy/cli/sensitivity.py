@@ -103,7 +103,7 @@ def print_mixed(mixed: MixedPrecision) -> None:
     if mixed.kept:
         table = Table(box=None, pad_edge=False)
         table.add_column("kept out of INT8", overflow="fold")
-        for column in ("alone", "noise", "MACs", "drop without", "saved"):
+        for column in ("alone", "noise", "MACs", "in INT8 too", "saved", "drop"):
             table.add_column(column, justify="right")
         for unit in mixed.kept:
             table.add_row(
@@ -111,13 +111,14 @@ def print_mixed(mixed: MixedPrecision) -> None:
                 f"{unit.sqnr_db:.1f} dB",
                 f"{unit.noise_share:.1%}",
                 f"{unit.mac_share:.1%}",
-                f"{unit.drop_before:.2f}",
-                f"{unit.drop_before - drop.points:.2f}",
+                f"{unit.sqnr_before:.1f} dB",
+                f"{mixed.sqnr_db - unit.sqnr_before:.1f} dB",
+                "" if unit.drop_before is None else f"{unit.drop_before:.2f}",
             )
         console.print(table)
         console.print(
-            "alone: SQNR with only this unit in INT8; noise: its part of all units'. drop without: in points, of the most "
-            "similar mix tried with it in INT8.",
+            "alone: SQNR with only this unit in INT8; noise: its part of all units'. in INT8 too: SQNR with this unit added to "
+            f"the INT8 ones; saved: from there to the mix's {mixed.sqnr_db:.1f} dB; drop: in points with it added, where run.",
             soft_wrap=True,
         )
         console.print(
@@ -125,8 +126,8 @@ def print_mixed(mixed: MixedPrecision) -> None:
         )
     console.print(
         f"{mixed.int8_mac_share:.1%} of the MACs are INT8; {len(mixed.kept)} of {mixed.units} units kept; "
-        f"{mixed.evaluations} mixes run on all images"
-        + (f", {mixed.units} units on {mixed.ranking_images}" if mixed.ranking_images else ""),
+        f"{mixed.evaluations} run{'s' if mixed.evaluations > 1 else ''} of INT8 on all images"
+        + (f", {mixed.units} units on {mixed.ranking_images}" if mixed.evaluations > 1 else ""),
         soft_wrap=True,
     )
     for note in mixed.notes:

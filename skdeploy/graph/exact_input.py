@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.graph.constants import array_of, constant, free_name
+from skdeploy.graph.constants import array_of, constant, drop_unused, free_name
 from skdeploy.graph.placement import only_one_reads, weighted_reason
 from skdeploy.graph.preprocess import MODULE as PREPROCESS
 from skdeploy.spec import Preprocess
@@ -65,6 +65,7 @@ class PixelSteps(ir.passes.InPlacePass):
         node.replace_input_with(1, constant(graph, f"{node.name}_weight", weight.astype(np.float32)))
         node.replace_input_with(0, pixels)
         node.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
+        drop_unused(graph)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -99,6 +100,7 @@ class PixelShift(ir.passes.InPlacePass):
         node.replace_input_with(0, _inserted(graph, node, "Add", [value, change], PIXELS, list(value.shape)))
         node.resize_inputs(3)
         node.replace_input_with(2, constant(graph, f"{node.name}_bias", shifted.astype(np.float32)))
+        drop_unused(graph)
         return ir.passes.PassResult(model, modified=True)
 
 

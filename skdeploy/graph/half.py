@@ -152,7 +152,7 @@ class HalfPrecision(ir.passes.InPlacePass):
             assert value.const_value is not None  # is_initializer
             single = value.const_value.numpy()
             array = half_constant(single, value.name or "", module)
-            if any(_is_qdq(use.node) for use in value.uses()):
+            if any(_is_qdq(use.node) and use.idx == 1 for use in value.uses()):
                 _check_scale(single, array, value.name or "")
             flushed = float(np.mean((array == 0) & (single != 0)))
             if flushed:

@@ -33,9 +33,7 @@ def measure_headroom(
     model = onnxruntime.load_graph(graph)
     modules, inputs = _modules(model), {value.name for value in model.graph.inputs}
     WithoutRange()(model)
-    with onnxruntime.open_model(
-        model, str(graph), also=[name for name in tensors if name not in inputs]
-    ) as session:
+    with onnxruntime.open_model(model, str(graph), also=[name for name in tensors if name not in inputs]) as session:
         for feeds, count in batches:
             images += count
             values = feeds | session.run(feeds)

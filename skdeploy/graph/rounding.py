@@ -24,10 +24,10 @@ class RoundToHalf(ir.passes.InPlacePass):
     or compare FP16 values, and before a Relu that is the sole user, which is rounded instead: rounding is monotone and keeps
     zero, so the two commute.
 
-    Q/DQ in such a graph: ONNX has QuantizeLinear divide in the type of its scale, and ONNX Runtime does it in FP32 for both
-    types, as TensorRT does; the FP16 numbers are exact in FP32, so integers are those of the FP16 graph. What a DequantizeLinear
-    gives is rounded like any FP16 tensor: an integer of 8 bits times a scale of 11 does not fit FP16. A compiler that fuses it
-    into an INT8 kernel does not round there; that is 2^-12 of a value whose own step is 2^-8 of the range.
+    Q/DQ in such a graph: a QuantizeLinear divides in FP32, as ONNX Runtime's own does for FP16 (the tests check it), and FP16
+    numbers are exact in FP32. What a DequantizeLinear gives is rounded like any FP16 tensor: an integer of 8 bits times a scale
+    of 11 does not fit FP16. A compiler that fuses it into an INT8 kernel does not round there; that is 2^-12 of a value whose
+    own step is 2^-8 of the range.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

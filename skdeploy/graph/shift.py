@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.graph.constants import array_of, constant, free_name
+from skdeploy.graph.constants import array_of, constant, drop_unused, free_name
 from skdeploy.graph.equalize import output_axis
 from skdeploy.graph.placement import WEIGHTED, Placement, only_one_reads, weighted_reason
 
@@ -79,6 +79,7 @@ class ShiftTensors(ir.passes.InPlacePass):
                 if restored is None:
                     restored = _added(graph, shifted, offset, f"{name}_unshifted")
                 node.replace_input_with(edge.index, restored)
+        drop_unused(graph)
         return ir.passes.PassResult(model, modified=bool(self.offsets))
 
     def _subtract(self, graph: ir.Graph, value: ir.Value, offset: float) -> ir.Value:

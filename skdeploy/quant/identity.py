@@ -1,4 +1,4 @@
-"""The identity of a network's graph: which ranges belong to it, however it was written to a file."""
+"""The identity of a network's graph and of its tensors: which ranges belong to them, however the graph was written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from skdeploy.bundle.artifact import digest_json
 from skdeploy.errors import CalibrationError
+from skdeploy.graph.exact_input import normalised_image
+from skdeploy.graph.naming import module_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,12 +21,42 @@ if TYPE_CHECKING:
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 ONNX_DOMAINS: Final = ("", "ai.onnx")
 
+VIEWS: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+IMAGE: Final = "input"
+
 # ONNX's defaults, which one exporter writes and another leaves out. A kernel's shape is its weight's.
 NEUTRAL: Final[Mapping[str, float | str]] = {
     "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET",
     "alpha": 1, "beta": 1, "transA": 0, "transB": 0,
 }  # fmt: skip
 IMPLIED: Final = frozenset({"kernel_shape"})
+
+
+def range_names(model: ir.Model) -> dict[str, str]:
+    """What a ranges file calls the tensors: for each tensor's name in the graph, in the graph's order, that name.
+
+    It is the same but for those that exporters and options make differently: the normalised image is ``input``, whether or not
+    the graph makes it from pixels; what a view (Flatten here, Reshape there) hands a layer is ``<module>/input``.
+    """
+    image = normalised_image(model.graph).name or ""
+    views: dict[str, str] = {}
+    for node in model.graph:
+        data = node.inputs[0] if node.op_type in WEIGHTED and node.inputs else None
+        producer = data.producer() if data is not None else None
+        if data is not None and producer is not None and producer.op_type in VIEWS:
+            views.setdefault(data.name or "", f"{module_of(node.name)}/{IMAGE}")
+    own = [value.name or "" for value in model.graph.inputs]
+    own += [value.name or "" for node in model.graph for value in node.outputs]
+    names = {name: name for name in own}
+    taken = {*names.values(), IMAGE}
+    for name, stable in views.items():
+        if stable not in taken:
+            names[name] = stable
+            taken.add(stable)
+    if image in names and image != IMAGE:
+        names.pop(IMAGE, None)  # the pixels, which the image takes the name of: they are never quantized
+        names[image] = IMAGE
+    return names
 
 
 def graph_identity(model: ir.Model) -> str:

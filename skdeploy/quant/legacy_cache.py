@@ -47,7 +47,7 @@ def write_legacy_cache(scales: Mapping[str, float], version: str) -> str:
 
     Raises UsageError for a version that reads no cache, CalibrationError for a name or a scale that the format cannot hold.
     """
-    lines = [f"TRT-{_version_number(version)}-{ALGORITHM}"]
+    lines = [f"TRT-{version_number(version)}-{ALGORITHM}"]
     if not scales:
         raise CalibrationError(
             "no ranges to write to a calibration cache", advice="calibrate first: skdeploy calibrate"
@@ -84,7 +84,7 @@ def read_legacy_cache(text: str) -> dict[str, float]:
     return scales
 
 
-def _version_number(version: str) -> int:
+def version_number(version: str) -> int:
     """``NV_TENSORRT_VERSION`` of NVIDIA's headers, which is computed in another way from TensorRT 10 on."""
     parts = re.fullmatch(r"(\d+)\.(\d{1,2})\.(\d{1,2})(\.\d+)*", version)
     if parts is None:

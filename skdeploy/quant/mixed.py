@@ -68,8 +68,9 @@ class KeptUnit(Frozen):
     """A unit that stays in the fallback. ``sqnr_db``: of the logits with only this unit in INT8; ``noise_share``: its part of
     all units' noise so measured; ``mac_share``: the part of the network's multiply-accumulates that it keeps out of INT8.
 
-    ``drop_before`` is the drop in points of the most similar mix that was run with this unit in INT8, which kept ``others``
-    units.
+    What it saves is told by the mix with this unit in INT8 as well: ``sqnr_before`` on the ranking images, in dB; and on all
+    images, in points, ``drop_before``, the largest drop of those mixes run that had this unit in INT8 and kept all others of
+    the final ones. None was run for some units.
     """
 
     unit: str
@@ -79,15 +80,16 @@ class KeptUnit(Frozen):
     noise_share: float
     macs: int
     mac_share: float
-    drop_before: float
-    others: int
+    sqnr_before: float
+    drop_before: float | None
 
 
 class MixedPrecision(Frozen):
     """The mix that was found, and how. ``keep`` are all patterns for ``--int8-keep``, those that were given included.
 
-    ``evaluations`` is how many INT8 graphs ran over all images; ``ranking_images`` how many images ranked the units, 0 if INT8
-    met the budget at once. Units are chosen on the images that the drop is measured on, so it is a little too good.
+    ``evaluations`` is how many INT8 graphs ran over all images: with one, all INT8 met the budget and nothing was ranked.
+    ``ranking_images`` is how many of the images rank units, and ``sqnr_db`` the mix's own on these. Units are chosen on the
+    images that the drop is measured on, so it is a little too good.
     """
 
     model: str
@@ -97,6 +99,7 @@ class MixedPrecision(Frozen):
     fp32_top1: float
     top1: float
     drop: Drop
+    sqnr_db: float
     int8_mac_share: float
     keep: Strings
     kept: Annotated[tuple[KeptUnit, ...], Field(strict=False)]
@@ -129,12 +132,15 @@ class _Search:
         done = quantize(self.model, on.spec, self.ranges, (*self.fixed, *patterns), keep_grouped=self.grouped)
         return on.logits(done.model, shown)
 
+    def sqnr_db(self, on: Evaluation, kept: tuple[Unit, ...]) -> float:
+        """Of the mix that keeps these."""
+        return decibels(on.noise(self.logits(on, (unit.pattern for unit in kept), _shown(kept))))
+
     def probe(self, kept: Iterable[Unit], step: Step) -> Probe:
         units = tuple(kept)
         names = tuple(unit.name for unit in units)
         if frozenset(names) not in self.probes:
-            shown = f"all but {', '.join(names)} in INT8" if names else "everything in INT8"
-            logits = self.logits(self.evaluation, (unit.pattern for unit in units), shown)
+            logits = self.logits(self.evaluation, (unit.pattern for unit in units), _shown(units))
             now = self.evaluation.correct(logits)
             lost, gained = int(np.sum(self.right & ~now)), int(np.sum(~self.right & now))
             macs = sum(unit.macs for unit in self.units if unit.name not in names)
@@ -198,6 +204,8 @@ def search(
         best = _bisect(found, ranked, max_drop, dataset, tell)
         best = _give_back(found, best, max_drop, tell)
     kept = tuple(unit for unit in ranked if unit.name in best.kept)
+    if kept:
+        tell.update("what the kept units save")
     return MixedPrecision(
         model=spec.name,
         dataset=dataset,
@@ -206,11 +214,12 @@ def search(
         fp32_top1=float(np.mean(found.right)),
         top1=best.top1,
         drop=best.drop,
+        sqnr_db=found.sqnr_db(few, kept),
         int8_mac_share=best.int8_mac_share,
         keep=(*keep, *(unit.pattern for unit in kept)),
-        kept=tuple(_explained(unit, found, best, noise) for unit in kept),
+        kept=tuple(_explained(unit, kept, found, few, noise) for unit in kept),
         units=len(found.units),
-        ranking_images=len(few.crops) if noise else 0,
+        ranking_images=len(few.crops),
         evaluations=len(found.probes),
         probes=tuple(found.probes.values()),
     )
@@ -244,12 +253,19 @@ def _give_back(found: _Search, best: Probe, max_drop: float, tell: Progress) -> 
     return best
 
 
-def _explained(unit: Unit, found: _Search, best: Probe, noise: dict[str, float]) -> KeptUnit:
-    kept = set(best.kept)
-    before = min(
-        (probe for probe in found.probes.values() if unit.name not in probe.kept),
-        key=lambda probe: len(kept.symmetric_difference(probe.kept)),
-    )
+def _shown(kept: tuple[Unit, ...]) -> str:
+    return f"all but {', '.join(unit.name for unit in kept)} in INT8" if kept else "everything in INT8"
+
+
+def _explained(
+    unit: Unit, kept: tuple[Unit, ...], found: _Search, few: Evaluation, noise: dict[str, float]
+) -> KeptUnit:
+    others = tuple(other for other in kept if other is not unit)
+    without = [
+        probe.drop.points
+        for names, probe in found.probes.items()
+        if unit.name not in names and names.issuperset(other.name for other in others)
+    ]
     share = noise[unit.name] / (sum(noise.values()) or 1.0)
     mac_share = unit.macs / found.total_macs
     sqnr = decibels(noise[unit.name])
@@ -261,8 +277,8 @@ def _explained(unit: Unit, found: _Search, best: Probe, noise: dict[str, float])
         noise_share=share,
         macs=unit.macs,
         mac_share=mac_share,
-        drop_before=before.drop.points,
-        others=len(before.kept),
+        sqnr_before=found.sqnr_db(few, others),
+        drop_before=max(without, default=None),
     )
 
 

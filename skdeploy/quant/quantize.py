@@ -18,12 +18,12 @@ from skdeploy.graph.naming import module_of
 from skdeploy.graph.placement import Placement, place
 from skdeploy.graph.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
 from skdeploy.graph.shift import ShiftTensors, shiftable
+from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges
 from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
 from skdeploy.quant.weights import dequantized, half_scale, mean_change, quantize_weight
 from skdeploy.spec import ModelSpec
 
-IMAGE: Final = "input"  # what a ranges file calls the normalised image, whether or not the graph makes it itself
 CORRECTED: Final = frozenset({"Conv", "Gemm"})  # operators with a bias to correct
 LARGEST_SCALE: Final = float(np.finfo(np.float16).max)
 
@@ -50,7 +50,8 @@ def prepare(
     """
     prepared = model.clone()
     if algorithm.equalize and channel_maxima is not None:
-        equalize(prepared, {_in_graph(prepared, name): maxima for name, maxima in channel_maxima.items()})
+        in_graph = {stable: name for name, stable in range_names(prepared).items()}
+        equalize(prepared, {in_graph[key]: maxima for key, maxima in channel_maxima.items()})
     if algorithm.exact_input:
         PixelSteps(spec.preprocess)(prepared)
     return prepared
@@ -58,8 +59,8 @@ def prepare(
 
 def ranged_tensors(model: ir.Model, placement: Placement) -> dict[str, str]:
     """The tensors of a placement by the names of a ranges file, each with its name in the graph; pixels need no range."""
-    image = normalised_image(model.graph).name
-    return {IMAGE if name == image else name: name for name in placement.tensors if name != PIXELS}
+    names = range_names(model)
+    return {names[name]: name for name in placement.tensors if name != PIXELS}
 
 
 def quantize(
@@ -109,6 +110,7 @@ def _round_weights(
 ) -> dict[str, QuantizedWeight]:
     """Rounds the weights in the graph, corrects the biases, and gives the integers."""
     nodes = {node.name or "": node for node in model.graph}
+    names = range_names(model)
     weights: dict[str, QuantizedWeight] = {}
     for name in placement.weighted:
         node = nodes[name]
@@ -117,12 +119,9 @@ def _round_weights(
         weight = weights[name] = quantize_weight(node, least_error=ranges.algorithm.weight_scales == "mse")
         rounded = dequantized(weight)
         error = array_of(old) - rounded
-        shared = len(old.uses()) > 1  # a constant of the same name would take the place of the first reader's
-        node.replace_input_with(
-            1, constant(model.graph, f"{old.name}_rounded" + (f"_of_{name}" if shared else ""), rounded)
-        )
+        node.replace_input_with(1, constant(model.graph, f"{old.name}_rounded", rounded))
         if ranges.algorithm.bias_correction and node.op_type in CORRECTED:
-            correction = mean_change(node, error, _input_mean(node, ranges, spec))
+            correction = mean_change(node, error, _input_mean(node, names, ranges, spec))
             bias = node.inputs[2] if len(node.inputs) > 2 else None
             corrected = (0.0 if bias is None else array_of(bias)) + correction
             node.resize_inputs(3)
@@ -132,27 +131,24 @@ def _round_weights(
 
 def corrected_tensors(model: ir.Model) -> dict[str, str]:
     """The tensors of a prepared graph whose channel means correct biases: by the names of a ranges file, as in the graph."""
-    image = normalised_image(model.graph).name or ""
     nodes = {node.name or "": node for node in model.graph}
-    found: dict[str, str] = {}
-    for name in place(model).weighted:
-        read = nodes[name].inputs[0]
-        assert read is not None  # placed
-        if nodes[name].op_type in CORRECTED:
-            source = read.name or ""
-            found.update({IMAGE: image} if source in (PIXELS, image) else {source: source})
-    return found
+    read = [_read(nodes[name]) for name in place(model).weighted if nodes[name].op_type in CORRECTED]
+    image = normalised_image(model.graph).name or ""
+    names = range_names(model)
+    return {names[name]: name for name in (image if name == PIXELS else name for name in read)}
 
 
-def _input_mean(node: ir.Node, ranges: Ranges, spec: ModelSpec) -> NDArray[np.float32]:
-    """The mean of each input channel, (I,), in the graph as prepared. Raises CalibrationError if it is not in the file."""
+def _read(node: ir.Node) -> str:
     assert node.inputs[0] is not None  # placed
-    assert isinstance(node.graph, ir.Graph)  # no function
-    name = node.inputs[0].name or ""
-    key = IMAGE if name in (PIXELS, normalised_image(node.graph).name) else name
+    return node.inputs[0].name or ""
+
+
+def _input_mean(node: ir.Node, names: Mapping[str, str], ranges: Ranges, spec: ModelSpec) -> NDArray[np.float32]:
+    """The mean of each input channel, (I,), in the graph as prepared. Raises CalibrationError if it is not in the file."""
+    name = _read(node)
+    key = IMAGE if name == PIXELS else names[name]
     weight = node.inputs[1]
     assert weight is not None  # placed
-    assert weight.shape is not None  # an initializer
     groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
     channels = rows_first(node, array_of(weight)).shape[1] * groups
     found = ranges.channel_means.get(key, ())
@@ -167,24 +163,19 @@ def _input_mean(node: ir.Node, ranges: Ranges, spec: ModelSpec) -> NDArray[np.fl
 
 def _maxima(ranges: Ranges, model: ir.Model) -> dict[str, NDArray[np.float32]]:
     """The channels' maxima as arrays. Raises CalibrationError unless they are those of the graph's tensors and channels."""
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    values[IMAGE] = normalised_image(model.graph)
+    values = {value.name: value for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
     wanted = ranged_tensors(model, place(model))
     for key in {**wanted, **ranges.channel_maxima}:
-        shape = values[key].shape if key in values else None
-        channels = shape[1] if shape is not None and key in wanted else 0
+        shape = values[wanted[key]].shape if key in wanted else None
+        channels = 0 if key not in wanted else shape[1] if shape is not None and len(shape) > 1 else None
         found = len(ranges.channel_maxima.get(key, ()))
-        if found != channels:
+        if not found or (isinstance(channels, int) and found != channels):
             raise CalibrationError(
                 f"the ranges have {found} channel maxima for {key!r}, and the graph of {ranges.model} "
                 f"quantizes {channels} channels of it",
                 advice=CALIBRATE,
             )
     return {key: np.asarray(maxima, np.float32) for key, maxima in ranges.channel_maxima.items()}
-
-
-def _in_graph(model: ir.Model, name: str) -> str:
-    return normalised_image(model.graph).name or "" if name == IMAGE else name
 
 
 def _half(scale: float, tensor: str) -> float:
@@ -198,11 +189,12 @@ def _half(scale: float, tensor: str) -> float:
 
 def equalized(model: ir.Model, spec: ModelSpec, ranges: Ranges) -> ir.Model:
     """The FP32 graph that the symmetric ranges are those of, and nothing else changed: for weakly typed builds."""
-    maxima = {name: np.asarray(values, np.float32) for name, values in ranges.channel_maxima.items()}
-    ranges.check_belongs(model, spec, ())
-    return prepare(model, spec, ranges.algorithm.model_copy(update={"exact_input": False}), maxima)
+    ranges.check_belongs(model, spec)
+    algorithm = ranges.algorithm.model_copy(update={"exact_input": False})
+    return prepare(model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None)
 
 
 def scales_in_graph(model: ir.Model, ranges: Ranges) -> dict[str, float]:
     """The symmetric scales by the graph's own names."""
-    return {_in_graph(model, name): scale for name, scale in ranges.scales.items()}
+    in_graph = {stable: name for name, stable in range_names(model).items()}
+    return {in_graph[key]: scale for key, scale in ranges.scales.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 from skdeploy import __version__
 from skdeploy.bundle.artifact import digest_json, tool_versions, write_text
 from skdeploy.errors import CalibrationError
-from skdeploy.quant.identity import graph_identity
+from skdeploy.quant.identity import graph_identity, range_names
 from skdeploy.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
 
 if TYPE_CHECKING:
@@ -169,9 +169,11 @@ class Ranges(Frozen):
     ) -> Ranges:
         """The ranges of the FP32 graph's tensors from (minimum, maximum, threshold, shifted) of each, in the graph's order.
 
+        Names are those of ``identity.range_names``.
+
         Raises CalibrationError: a tensor that the graph does not have, NaN, infinity, or a threshold that is not positive.
         """
-        order = {name: position for position, name in enumerate(_tensor_names(model))}
+        order = {name: position for position, name in enumerate(range_names(model).values())}
         channels = {"channel_maxima": channel_maxima or {}, "channel_means": channel_means or {}}
         strange = [
             name for name in (*tensors, *channels["channel_maxima"], *channels["channel_means"]) if name not in order
@@ -276,14 +278,6 @@ def load_ranges(path: Path) -> Ranges:
         raise CalibrationError(
             f"the ranges {path} are not valid:\n{explain(error, Ranges)}", advice=CALIBRATE
         ) from error
-
-
-def _tensor_names(model: ir.Model) -> Iterator[str]:
-    for value in model.graph.inputs:
-        yield value.name or ""
-    for node in model.graph:
-        for value in node.outputs:
-            yield value.name or ""
 
 
 def check_percentile(method: CalibrationMethod, percentile: float | None) -> None:

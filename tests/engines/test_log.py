@@ -15,6 +15,7 @@ SEEN_MIXED = (
     "IElementWiseLayer with inputs x and ONNXTRT_Broadcast_output: first input has type Float but second input has type "
     "Half."
 )
+SEEN_SCALES = " (foreignNode) Converting conv {} scales to fp32."  # from the builder, with its space
 OLD_INT64 = (
     "onnx2trt_utils.cpp:374: Your ONNX model has been generated with INT64 weights, while TensorRT does not natively "
     "support INT64. Attempting to cast down to INT32."
@@ -49,6 +50,32 @@ def test_warning_that_changes_a_type(message: str) -> None:
 )
 def test_warning_that_changes_no_type(message: str) -> None:
     assert not changes_types(message)
+
+
+@pytest.mark.parametrize("what", ["activation", "weight"])
+def test_scales_that_become_float32_change_no_type_and_are_kept(what: str) -> None:
+    log = Log()
+    log.add("WARNING", SEEN_SCALES.format(what))
+    assert log.type_warnings() == []
+    assert [warning.text for warning in log.warnings] == [SEEN_SCALES.format(what)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        SEEN_SCALES.format("activation").replace("fp32", "fp16"),  # loses digits
+        SEEN_SCALES.format("weight").replace("fp32", "int8"),
+        SEEN_SCALES.format("weight").replace(" scales", "s"),  # the tensor itself
+        SEEN_SCALES.format("bias"),  # not seen: what it would mean is not known
+        SEEN_SCALES.format("activation").replace("(foreignNode) ", ""),
+        SEEN_SCALES.format("activation").replace("conv", "matmul"),
+        SEEN_SCALES.format("activation") + " Clamped to the range of fp32.",
+        "Node x: " + SEEN_SCALES.format("activation"),
+        SEEN_SCALES.format("activation") + SEEN_SCALES.format("weight").replace("fp32", "fp16"),
+    ],
+)
+def test_nothing_near_it_passes(message: str) -> None:
+    assert changes_types(message)
 
 
 def test_warnings_carry_the_node_that_was_being_parsed() -> None:

@@ -36,7 +36,7 @@ _made: dict[tuple[str, TraceOptions, str], bytes] = {}
 
 
 def spec_of(structure: NetworkSpec) -> ModelSpec:
-    return card(structure, height=HEIGHT, width=WIDTH)  # type: ignore[arg-type]
+    return card(structure, height=HEIGHT, width=WIDTH)
 
 
 def pixels(count: int, *, seed: int = 0) -> Array:
@@ -76,8 +76,14 @@ def quantized(structure: NetworkSpec, options: TraceOptions = TORCHSCRIPT, *keep
     image = model.graph.inputs[0]
     assert image.shape is not None
     shape = tuple(size if isinstance(size, int) else str(size.value) for size in image.shape)
-    inputs = (TensorSpec(name=image.name or "", dtype="uint8" if image.dtype == ir.DataType.UINT8 else "float32", shape=shape),)
-    ranges = calibrate(model, inputs, spec, Dataset("noise", pixels=pixels(16, seed=3)), CalibrationSettings(choices, 16))
+    inputs = (
+        TensorSpec(
+            name=image.name or "", dtype="uint8" if image.dtype == ir.DataType.UINT8 else "float32", shape=shape
+        ),
+    )
+    ranges = calibrate(
+        model, inputs, spec, Dataset("noise", pixels=pixels(16, seed=3)), CalibrationSettings(choices, 16)
+    )
     return quantize(model, spec, ranges, keep)
 
 

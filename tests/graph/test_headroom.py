@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
 
+from skdeploy.backends.onnxruntime import open_session
 from skdeploy.errors import PrecisionError
 from skdeploy.graph.half import HalfPrecision
 from skdeploy.graph.headroom import measure_headroom
@@ -23,7 +25,9 @@ from skdeploy.spec import ModelSpec
 from skdeploy.zoo.fold import fold
 from skdeploy.zoo.sknet import SKNet
 from tests.conftest import TinySpec
+from tests.graph.int8_networks import TWO, int8, normalised, pixels, spec_of
 from tests.graph.networks import FLOAT32_ERROR, Array, card, images, live, relative_error, run, torch_logits
+from tests.graph.numpy_int8 import evaluate
 
 BATCHES = [(images(2, seed=1), 2), (images(3, seed=2), 3)]
 
@@ -173,3 +177,65 @@ def test_many_short_tensors_are_counted_and_all_are_in_the_suggestion() -> None:
         report.check()
     for i in range(8):
         assert rf"stages\.{i}\.relu" in failure.value.advice
+
+
+# INT8 graphs
+
+
+def int8_with_half(folder: Path, factor: float = 1.0) -> tuple[Path, list[str]]:
+    """An INT8 graph with FP16 left, and what is FP16 in it. ``factor`` multiplies one unit's map before its gate weighs it."""
+    model = int8(TWO)
+    if factor != 1.0:
+        scale = ir.Value(name="factor", const_value=ir.tensor(np.float32(factor), name="factor"))
+        scale.shape, scale.type = ir.Shape([]), ir.TensorType(ir.DataType.FLOAT)
+        model.graph.register_initializer(scale)
+        producer = next(node for node in model.graph if node.name == "stages.1.0.sk/Sub")
+        fused = producer.outputs[0]
+        planted = ir.node("Mul", [fused, scale], name="stages.1.0.sk/planted")
+        planted.outputs[0].name = "stages.1.0.sk/planted"
+        planted.outputs[0].shape, planted.outputs[0].type = fused.shape, ir.TensorType(ir.DataType.FLOAT)
+        readers = list(fused.uses())
+        model.graph.insert_after(producer, [planted])
+        for use in readers:
+            if use.node is not planted:
+                use.node.replace_input_with(use.idx, planted.outputs[0])
+    halving = HalfPrecision()
+    halving(model)
+    ir.save(model, folder / "int8.onnx")
+    return folder / "int8.onnx", halving.halved
+
+
+def int8_batches() -> list[tuple[dict[str, Array], int]]:
+    return [({"input": normalised(spec_of(TWO), pixels(3, seed=seed))}, 3) for seed in (1, 2)]
+
+
+def test_an_int8_graph_is_measured_itself(tmp_path: Path) -> None:
+    """Its maxima are those of numpy, of FP16 tensors only; rounding to FP16 moves them by 2^-11, and integers by a level."""
+    path, names = int8_with_half(tmp_path)
+    report = measure_headroom(path, names, int8_batches(), "noise")
+    report.check()
+    values = [evaluate(onnx.load(path), feeds) for feeds, _ in int8_batches()]
+    assert report.images == 6
+    assert {row.tensor for row in report.tensors} == set(names)
+    for row in report.tensors:
+        name = "logits_fp16" if row.tensor == "logits" else row.tensor
+        expected = max(float(np.abs(value[name].astype(np.float64)).max()) for value in values)
+        assert row.max_abs == pytest.approx(expected, rel=0.05)
+        assert {value[name].dtype for value in values} <= {np.dtype(np.float16), np.dtype(np.float32)}
+    assert all(values[0][row.tensor].dtype != np.int8 for row in report.tensors)
+
+
+def test_an_overflow_in_an_int8_graph_is_named_where_it_is(tmp_path: Path) -> None:
+    """Saturated as INT8, or infinite, it would be hidden or spoil all that comes after it."""
+    path, names = int8_with_half(tmp_path, 6e4)
+    with pytest.raises(PrecisionError, match=r"stages\.1\.0\.sk/planted: reaches .*\(overflows\)") as failure:
+        measure_headroom(path, names, int8_batches(), "noise").check()
+    assert "stages.1.1" not in failure.value.message  # the INT8 tensor in between ends where its range ends
+    assert r"stages\.1\.0\.sk" in failure.value.advice
+
+
+def test_the_overflow_is_real(tmp_path: Path) -> None:
+    path, _ = int8_with_half(tmp_path, 6e4)
+    with open_session(path, also=["stages.1.0.sk/planted_round16"]) as session:
+        found = session.run(int8_batches()[0][0])["stages.1.0.sk/planted_round16"]
+    assert np.isinf(found).any()

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from skdeploy.backends import onnxruntime as backend
 from skdeploy.graph import rounding
 from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.rounding import EXACT_ON_HALF, RoundToHalf
+from skdeploy.graph.rounding import EXACT_ON_HALF, RoundToHalf, WithoutRange
 from skdeploy.options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graph.networks import Array, card, images, traced
@@ -280,3 +280,23 @@ def test_the_backend_rounds_half_graphs_by_itself(tmp_path: Path) -> None:
         found = session.run({"x": X})["y"]
     np.testing.assert_array_equal(found, execute(rounded(squared_and_halved()), X)[0])
     assert np.isinf(found[0])
+
+
+# Without the end of FP16's range
+
+
+def test_without_range_nothing_is_rounded_and_nothing_overflows() -> None:
+    model = squared_and_halved()
+    assert WithoutRange()(model).modified
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    (found,) = execute(model, X)
+    np.testing.assert_array_equal(found, X * X * np.float32(0.5))
+
+
+def test_without_range_a_graph_of_half_inputs_and_outputs_is_single() -> None:
+    nodes = [node("Mul", "x x", "s"), node("Mul", "s c", "y")]
+    model = graph(nodes, [4], kind=HALF, result=HALF, c=np.float16(0.5))
+    WithoutRange()(model)
+    (found,) = execute(model, X)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, X * X * np.float32(0.5))

@@ -14,8 +14,8 @@ from skdeploy.backends.base import Session
 from skdeploy.errors import DependencyError
 from skdeploy.options import TraceOptions
 from skdeploy.parity.compare import batch_invariance, compare, run_images, unproven
-from skdeploy.quant.feeds import batches_of, feeds_of
 from skdeploy.parity.report import Comparison
+from skdeploy.quant.feeds import batches_of, feeds_of
 from skdeploy.spec import ModelSpec, Precision, TensorSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import MEAN, STD, Array, card, live, relative_error, torch_logits, traced

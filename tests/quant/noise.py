@@ -18,14 +18,19 @@ Pixels = NDArray[np.uint8]
 
 
 def pixels(count: int, *, seed: int = 0, height: int = 20, width: int = 24) -> Pixels:
-    """Noise with blobs, uint8 (N, H, W, 3): of the card's own size, so nothing is resized or cropped."""
+    """Noise with blobs, uint8 (N, H, W, 3): crops of the card's size."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(128, 60, (count, height // 4, width // 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
     return (coarse + rng.normal(0, 30, (count, height, width, 3))).clip(0, 255).astype(np.uint8)
 
 
+def framed(crops: Pixels) -> Pixels:
+    """Images of 24 x 24, as the card resizes to, whose middle rows are these crops of 20 x 24."""
+    return np.pad(crops, ((0, 0), (2, 2), (0, 0), (0, 0)), mode="edge")
+
+
 def dataset(count: int, *, seed: int = 0) -> Dataset:
-    return Dataset("noise with blobs", pixels=pixels(count, seed=seed))
+    return Dataset("noise with blobs", pixels=framed(pixels(count, seed=seed)))
 
 
 def normalised(images: Pixels) -> NDArray[np.float32]:
@@ -45,6 +50,7 @@ def input_of(model: ir.Model) -> tuple[TensorSpec, ...]:
 def calibrated(
     model: ir.Model, spec: ModelSpec, images: Dataset, *, batch: int = 8, progress: Any = None, **algorithm: Any
 ) -> Ranges:
-    algorithm = {"method": CalibrationMethod.MSE, "version": ALGORITHM_VERSION, **algorithm}
+    """By minmax unless another method is given: the quickest."""
+    algorithm = {"method": CalibrationMethod.MINMAX, "version": ALGORITHM_VERSION, **algorithm}
     settings = CalibrationSettings(Algorithm(**algorithm), len(images), batch)
     return calibrate(model, input_of(model), spec, images, settings, progress=progress)

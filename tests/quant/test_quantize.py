@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,24 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.fashion_data import rescale_channels
+from skdeploy import ExportOptions, export
 from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.options import TraceOptions
-from skdeploy.quant.dataset import Dataset
+from skdeploy.quant.dataset import normalise, open_dataset
+from skdeploy.quant.identity import range_names
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
-from skdeploy.spec import CalibrationMethod, ModelSpec
+from skdeploy.spec import CalibrationMethod, ModelSpec, Target
+from skdeploy.zoo.cards import load_card, packaged
 from tests.conftest import TinySpec
-from tests.graph.networks import Array, card, live, sqnr_db, torch_logits, traced
+from tests.graph.networks import Array, card, live, relative_error, sqnr_db, torch_logits, traced
 from tests.quant.noise import calibrated, dataset, normalised, pixels
 
 # INT8's 127 or 255 steps to a range that is 3 to 5 standard deviations leave 35 to 40 dB a tensor, and the noise of some
-# 20 tensors adds up: 13 dB less. A wrong scale, offset or bias anywhere costs far more than what is left of that.
+# 20 tensors adds up: 13 dB less. A wrong scale, offset or bias anywhere costs far more than that.
 LEAST_SQNR_DB = 22.0
+FAST = TraceOptions(exporter="torchscript")
+FRESH = normalised(pixels(64, seed=1))
 SWITCHES = ("equalize", "bias_correction", "shift", "exact_input")
 
 
@@ -36,7 +42,28 @@ def spec(tiny_spec: TinySpec) -> ModelSpec:
 
 @pytest.fixture
 def graph(spec: ModelSpec) -> ir.Model:
-    return traced(spec)
+    return traced(spec, FAST)
+
+
+_made: dict[str, Any] = {}
+
+
+def once(key: str, make: Callable[[], Any]) -> Any:
+    if key not in _made:
+        _made[key] = make()
+    return _made[key]
+
+
+@pytest.fixture
+def ranges(spec: ModelSpec, graph: ir.Model) -> Ranges:
+    """With the default choices."""
+    return once("ranges", lambda: calibrated(graph, spec, dataset(64)))
+
+
+@pytest.fixture
+def expected(spec: ModelSpec) -> Array:
+    """What the network computes for ``FRESH``, in float64."""
+    return once("expected", lambda: torch_logits(live(spec), FRESH))
 
 
 def logits(model: ir.Model, feed: Array) -> Array:
@@ -55,62 +82,59 @@ def edited(ranges: Ranges, change: dict[str, Any]) -> Ranges:
 
 @pytest.mark.parametrize("method", list(CalibrationMethod))
 def test_int8_logits_are_those_of_the_network_but_for_the_noise_of_its_tensors(
-    method: CalibrationMethod, spec: ModelSpec, graph: ir.Model
+    method: CalibrationMethod, spec: ModelSpec, graph: ir.Model, expected: Array
 ) -> None:
     percentile = 99.99 if method is CalibrationMethod.PERCENTILE else None
-    ranges = calibrated(graph, spec, dataset(48), method=method, percentile=percentile)
+    ranges = calibrated(graph, spec, dataset(64), method=method, percentile=percentile)
     found = quantize(graph, spec, ranges)
-    fresh = normalised(pixels(64, seed=1))
-    assert sqnr_db(logits(found.model, fresh), torch_logits(live(spec), fresh)) > LEAST_SQNR_DB
+    assert sqnr_db(logits(found.model, FRESH), expected) > LEAST_SQNR_DB
     operators = [node.op_type for node in found.model.graph]
     assert operators.count("QuantizeLinear") == len(found.placement.tensors)
     assert operators.count("DequantizeLinear") == len(found.placement.tensors) + len(found.placement.weighted)
 
 
-@pytest.mark.parametrize("branches", [1, 3])
-@pytest.mark.parametrize("fuse", ["attention", "sum"])
+@pytest.mark.parametrize(("branches", "fuse"), [(1, "sum"), (3, "sum"), (3, "attention")])
 def test_other_kinds_of_blocks_are_quantized_as_well(branches: int, fuse: str, tiny_spec: TinySpec) -> None:
-    if branches == 1 and fuse == "attention":
-        pytest.skip("attention chooses among branches")
     spec = card(tiny_spec(branches, fuse=fuse))
-    graph = traced(spec, TraceOptions(exporter="torchscript"))
+    graph = traced(spec, FAST)
     fresh = normalised(pixels(32, seed=1))
-    found = quantize(graph, spec, calibrated(graph, spec, dataset(32)))
+    found = quantize(graph, spec, calibrated(graph, spec, dataset(64)))
     assert sqnr_db(logits(found.model, fresh), torch_logits(live(spec), fresh)) > LEAST_SQNR_DB
 
 
 @pytest.mark.parametrize("off", [{switch: False} for switch in SWITCHES] + [{"weight_scales": "max"}], ids=str)
-def test_without_any_one_switch_it_still_runs(off: dict[str, Any], spec: ModelSpec, graph: ir.Model) -> None:
-    ranges = calibrated(graph, spec, dataset(32), **off)
-    fresh = normalised(pixels(32, seed=1))
+def test_without_any_one_switch_it_still_runs(
+    off: dict[str, Any], spec: ModelSpec, graph: ir.Model, expected: Array
+) -> None:
+    ranges = calibrated(graph, spec, dataset(64), **off)
     found = quantize(graph, spec, ranges)
-    assert sqnr_db(logits(found.model, fresh), torch_logits(live(spec), fresh)) > LEAST_SQNR_DB - 3
+    assert sqnr_db(logits(found.model, FRESH), expected) > LEAST_SQNR_DB - 3
     assert bool(ranges.channel_maxima) == ("equalize" not in off)
     assert bool(ranges.channel_means) == ("bias_correction" not in off)
     assert bool(found.offsets) == ("shift" not in off)
     assert ("input" in ranges.tensors) == ("exact_input" in off)
 
 
-def test_with_all_switches_off_it_is_plain_int8_and_no_better(spec: ModelSpec, graph: ir.Model) -> None:
+def test_with_all_switches_off_it_is_plain_int8_and_no_better(
+    spec: ModelSpec, graph: ir.Model, ranges: Ranges, expected: Array
+) -> None:
     off: dict[str, Any] = {**dict.fromkeys(SWITCHES, False), "weight_scales": "max", "method": CalibrationMethod.MINMAX}
-    fresh = normalised(pixels(64, seed=1))
-    expected = torch_logits(live(spec), fresh)
-    plain = logits(quantize(graph, spec, calibrated(graph, spec, dataset(48), **off)).model, fresh)
-    full = logits(quantize(graph, spec, calibrated(graph, spec, dataset(48))).model, fresh)
+    plain = logits(quantize(graph, spec, calibrated(graph, spec, dataset(64), **off)).model, FRESH)
+    full = logits(quantize(graph, spec, ranges).model, FRESH)
     assert sqnr_db(plain, expected) > 10
     assert sqnr_db(full, expected) > sqnr_db(plain, expected)
 
 
-def test_scales_are_the_thresholds_as_fp16_numbers(spec: ModelSpec, graph: ir.Model) -> None:
-    ranges = calibrated(graph, spec, dataset(16))
+def test_scales_are_the_thresholds_as_fp16_numbers(spec: ModelSpec, graph: ir.Model, ranges: Ranges) -> None:
     found = quantize(graph, spec, ranges)
     assert found.offsets
+    names = range_names(graph)
     for name, scale in found.scales.items():
         assert scale == float(np.float16(scale)) > 0
         if name == "pixels/centred":
             assert scale == 1 / 128
             continue
-        held = ranges.tensors[name]
+        held = ranges.tensors[names[name]]
         steps, limit = (255, held.shifted_threshold) if name in found.offsets else (127, held.threshold)
         assert limit is not None
         assert scale == pytest.approx(limit / steps, rel=2**-11)
@@ -126,26 +150,25 @@ def test_bias_correction_removes_a_mean_shift_that_rounding_makes(spec: ModelSpe
     array = np.full(weight.const_value.shape.numpy(), 0.45, np.float32)  # in steps of a largest weight of 127
     (array if head.attributes.get_int("transB", 0) else array.T)[:, 0] = 127.0
     weight.const_value = ir.tensor(array / 127, name=weight.name)
-    fresh = normalised(pixels(64, seed=1))
-    exact = logits(graph, fresh)
+    exact = logits(graph, FRESH)
     errors = {}
     for corrected in (False, True):
-        ranges = calibrated(graph, spec, dataset(48), bias_correction=corrected, equalize=False, weight_scales="max")
-        found = logits(quantize(graph, spec, ranges).model, fresh)
+        ranges = calibrated(graph, spec, dataset(64), bias_correction=corrected, equalize=False, weight_scales="max")
+        found = logits(quantize(graph, spec, ranges).model, FRESH)
         errors[corrected] = float(np.abs((found - exact).mean(axis=0)).max())
-    assert errors[True] < errors[False] / 5
+    assert errors[True] < errors[False] / 3  # activations are rounded too, and their errors have a mean on 64 images
 
 
-def test_the_graph_given_is_left_as_it_is(spec: ModelSpec, graph: ir.Model) -> None:
+def test_the_graph_given_is_left_as_it_is(spec: ModelSpec, graph: ir.Model, ranges: Ranges) -> None:
     before = ir.to_proto(graph).SerializeToString(deterministic=True)
-    quantize(graph, spec, calibrated(graph, spec, dataset(8)))
+    calibrated(graph, spec, dataset(8))
+    quantize(graph, spec, ranges)
     assert ir.to_proto(graph).SerializeToString(deterministic=True) == before
 
 
-def test_the_same_ranges_give_the_same_graph_byte_by_byte(spec: ModelSpec) -> None:
-    ranges = calibrated(traced(spec), spec, dataset(8))
+def test_the_same_ranges_give_the_same_graph_byte_by_byte(spec: ModelSpec, ranges: Ranges) -> None:
     again = Ranges.model_validate_json(ranges.text())
-    one, other = (quantize(traced(spec), spec, each).model for each in (ranges, again))
+    one, other = (quantize(traced(spec, FAST), spec, each).model for each in (ranges, again))
     assert ir.to_proto(one).SerializeToString(deterministic=True) == ir.to_proto(other).SerializeToString(
         deterministic=True
     )
@@ -156,14 +179,16 @@ def test_a_weight_that_two_layers_share_is_rounded_for_each(spec: ModelSpec) -> 
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(3, 3, 1, 1)).astype(np.float32)
     model = ir.from_proto(two_convolutions(shared))
-    fresh = normalised(pixels(16, seed=1))
     for off in ({"equalize": False, "exact_input": False}, {}):
         found = quantize(model, spec, calibrated(model, spec, dataset(16), **off))
         assert len(found.placement.weighted) == 2
+        constants = [v for node in found.model.graph for v in node.inputs if v is not None and v.producer() is None]
+        known = [*found.model.graph.inputs, *found.model.graph.initializers.values()]
+        assert all(any(value is other for other in known) for value in constants)  # none has lost its place
         kernel = shared[:, :, 0, 0].astype(np.float64)
-        hidden = np.maximum(np.einsum("oi,nihw->nohw", kernel, fresh.astype(np.float64)), 0)
-        expected = np.einsum("oi,nihw->nohw", kernel, hidden)
-        assert sqnr_db(logits(found.model, fresh), expected) > 30  # two tensors and their weights
+        hidden = np.maximum(np.einsum("oi,nihw->nohw", kernel, FRESH.astype(np.float64)), 0)
+        exact = np.einsum("oi,nihw->nohw", kernel, hidden)
+        assert sqnr_db(logits(found.model, FRESH), exact) > 30  # two tensors and their weights
 
 
 def two_convolutions(weight: Array) -> onnx.ModelProto:
@@ -188,8 +213,9 @@ def digests(message: str) -> list[str]:
     return re.findall("[0-9a-f]{64}", message)
 
 
-def test_ranges_of_another_network_are_refused_with_both_digests(spec: ModelSpec, graph: ir.Model) -> None:
-    ranges = calibrated(graph, spec, dataset(8))
+def test_ranges_of_another_network_are_refused_with_both_digests(
+    spec: ModelSpec, graph: ir.Model, ranges: Ranges
+) -> None:
     weight = next(node for node in graph.graph if node.op_type == "Conv").inputs[1]
     assert weight is not None
     assert weight.const_value is not None
@@ -201,12 +227,12 @@ def test_ranges_of_another_network_are_refused_with_both_digests(spec: ModelSpec
 
 
 @pytest.mark.parametrize(
-    ("table", "change"), [("preprocess", {"mean": (0.5, 0.5, 0.5)}), ("input", {"width": 20}), ("input", {"height": 24})]
+    ("table", "change"),
+    [("preprocess", {"mean": (0.5, 0.5, 0.5)}), ("input", {"width": 20}), ("input", {"height": 24})],
 )
 def test_ranges_of_another_preprocessing_or_image_size_are_refused_with_both_digests(
-    table: str, change: dict[str, Any], spec: ModelSpec, graph: ir.Model
+    table: str, change: dict[str, Any], spec: ModelSpec, graph: ir.Model, ranges: Ranges
 ) -> None:
-    ranges = calibrated(graph, spec, dataset(8))
     other = spec.model_copy(update={table: getattr(spec, table).model_copy(update=change)})
     with pytest.raises(CalibrationError, match="another preprocessing or image size") as error:
         quantize(graph, other, ranges)
@@ -214,8 +240,7 @@ def test_ranges_of_another_preprocessing_or_image_size_are_refused_with_both_dig
     assert first == ranges.preprocess_sha256 != second
 
 
-def test_a_file_that_lacks_anything_is_refused_and_says_what(spec: ModelSpec, graph: ir.Model) -> None:
-    ranges = calibrated(graph, spec, dataset(8))
+def test_a_file_that_lacks_anything_is_refused_and_says_what(spec: ModelSpec, graph: ir.Model, ranges: Ranges) -> None:
     for table, lacking in (
         ("tensors", "have none for the tensor"),
         ("channel_maxima", "0 channel maxima for"),
@@ -228,8 +253,9 @@ def test_a_file_that_lacks_anything_is_refused_and_says_what(spec: ModelSpec, gr
 
 
 @pytest.mark.parametrize("table", ["channel_maxima", "channel_means"])
-def test_channels_that_are_not_the_tensors_are_refused(table: str, spec: ModelSpec, graph: ir.Model) -> None:
-    ranges = calibrated(graph, spec, dataset(8))
+def test_channels_that_are_not_the_tensors_are_refused(
+    table: str, spec: ModelSpec, graph: ir.Model, ranges: Ranges
+) -> None:
     entries = dict(getattr(ranges, table))
     name = next(iter(entries))
     entries[name] = entries[name][:-1]
@@ -246,12 +272,14 @@ def test_a_range_whose_scale_is_beyond_fp16_is_refused_by_its_tensor(spec: Model
     assert "--int8-keep" in error.value.advice
 
 
-@pytest.mark.parametrize("keep", [r"^stem\.", r"\.reduce", "classifier|fc|head", r"stages\.1"])
-def test_kept_modules_stay_as_they_were(keep: str, spec: ModelSpec, graph: ir.Model) -> None:
-    modules = [node.name for node in graph.graph if re.search(keep, node.name or "") and node.op_type in ("Conv", "Gemm")]
-    if not modules:
-        pytest.skip(f"no module of this network is named as in {keep!r}")
-    ranges = calibrated(graph, spec, dataset(32))
+@pytest.mark.parametrize("keep", [r"^stem\.", r"\.reduce", "^classifier", r"stages\.1"])
+def test_kept_modules_stay_as_they_were(
+    keep: str, spec: ModelSpec, graph: ir.Model, ranges: Ranges, expected: Array
+) -> None:
+    modules = [
+        node.name for node in graph.graph if re.search(keep, node.name or "") and node.op_type in ("Conv", "Gemm")
+    ]
+    assert modules
     found = quantize(graph, spec, ranges, (keep,))
     assert not set(found.placement.weighted) & set(modules)
     readers = {node.name: node for node in found.model.graph}
@@ -259,20 +287,18 @@ def test_kept_modules_stay_as_they_were(keep: str, spec: ModelSpec, graph: ir.Mo
         weight = readers[name].inputs[1]
         assert weight is not None
         assert weight.is_initializer()
-    fresh = normalised(pixels(64, seed=1))
-    expected = torch_logits(live(spec), fresh)
-    assert sqnr_db(logits(found.model, fresh), expected) > LEAST_SQNR_DB
+    assert sqnr_db(logits(found.model, FRESH), expected) > LEAST_SQNR_DB
 
 
-def test_a_kept_stem_reads_the_image_as_it_was_without_the_pixels_machinery(spec: ModelSpec, graph: ir.Model) -> None:
-    ranges = calibrated(graph, spec, dataset(16))
+def test_a_kept_stem_reads_the_image_as_it_was_without_the_pixels_machinery(
+    spec: ModelSpec, graph: ir.Model, ranges: Ranges
+) -> None:
     assert any("pixels" in (node.name or "") for node in quantize(graph, spec, ranges).model.graph)
     kept = quantize(graph, spec, ranges, ("^stem",))
     assert not [node.name for node in kept.model.graph if "pixels" in (node.name or "")]
 
 
-def test_when_everything_is_kept_nothing_is_left_to_be_int8(spec: ModelSpec, graph: ir.Model) -> None:
-    ranges = calibrated(graph, spec, dataset(8))
+def test_when_everything_is_kept_nothing_is_left_to_be_int8(spec: ModelSpec, graph: ir.Model, ranges: Ranges) -> None:
     with pytest.raises(CalibrationError, match="nothing is left to be INT8") as error:
         quantize(graph, spec, ranges, (".",))
     assert "--fp16" in error.value.advice
@@ -295,16 +321,16 @@ def test_when_everything_is_kept_nothing_is_left_to_be_int8(spec: ModelSpec, gra
     ),
 )
 def test_ranges_of_the_default_graph_quantize_every_other_export_of_the_network(
-    options: TraceOptions, spec: ModelSpec, graph: ir.Model
+    options: TraceOptions, spec: ModelSpec
 ) -> None:
-    """Same integers and same scales: the logits differ by what one rounding at the edge of a level costs, and seldom that."""
-    ranges = calibrated(graph, spec, dataset(32))
+    """Same integers, same scales: logits are equal, or differ by a rounding at the edge of a level, 1/127 of one tensor."""
+    default = traced(spec)
+    ranges = once("default ranges", lambda: calibrated(default, spec, dataset(16)))
     images = pixels(4, seed=1)
-    expected = logits(quantize(graph, spec, ranges).model, normalised(images))
-    found = quantize(traced(spec, options), spec, ranges)
+    one, other = quantize(default, spec, ranges), quantize(traced(spec, options), spec, ranges)
     feed = images if options.embed_preprocess else normalised(images)
-    assert sqnr_db(logits(found.model, feed), expected) > 40
-    assert found.scales.keys() == quantize(graph, spec, ranges).scales.keys()
+    assert relative_error(logits(other.model, feed), logits(one.model, normalised(images))) < 1e-2
+    assert list(other.scales.values()) == list(one.scales.values())
 
 
 def test_ranges_of_another_export_are_the_same_ranges(spec: ModelSpec, graph: ir.Model) -> None:
@@ -321,11 +347,22 @@ def test_ranges_of_another_export_are_the_same_ranges(spec: ModelSpec, graph: ir
             assert other.channel_means[name] == pytest.approx(means, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_copy_with_other_channel_scales_is_as_good_within_1_db(seed: int) -> None:
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, ModelSpec]:
+    """The trained reference's FP32 graph."""
+    folder = tmp_path_factory.mktemp("fashion") / "bundle"
+    fast = TraceOptions(exporter="torchscript")
+    export(ExportOptions("sknet-fashion", output=folder, target=Target.ONNX, trace=fast, num_images=2))
+    return onnx.load(folder / "model.onnx"), load_card("sknet-fashion")[0]
+
+
+def test_a_copy_with_other_channel_scales_is_as_good_within_1_db(fashion: tuple[onnx.ModelProto, ModelSpec]) -> None:
     """sknet-fashion with channels scaled by 1/16 to 16, the same function: one scale a tensor would lose up to 8 bits."""
-    original, spec, calibration, images = fashion()
-    rescaled = rescale_channels(original, seed)
+    original, spec = fashion
+    rescaled = rescale_channels(original, 0)
+    folder = packaged("calibration") / "fashion"
+    calibration = open_dataset(folder / "calibration.npz", 128)
+    images = normalise(open_dataset(folder / "evaluation.npz", 500).load(spec), spec.preprocess)
     expected = logits(ir.from_proto(original), images)
     assert sqnr_db(logits(ir.from_proto(rescaled), images), expected) > 90  # it is the same function
 

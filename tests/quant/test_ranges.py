@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
 from skdeploy.errors import CalibrationError, UsageError
-from skdeploy.options import TraceOptions
 from skdeploy.quant.identity import graph_identity
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges, TensorRange, load_ranges
 from skdeploy.spec import CalibrationMethod, ModelSpec
@@ -311,94 +308,3 @@ def test_ranges_of_another_preprocessing_are_refused_with_the_difference(
 def test_a_tensor_without_a_range_is_named(ranges: Ranges, graph: ir.Model, spec: ModelSpec) -> None:
     with pytest.raises(CalibrationError, match=r"none for the tensor 'a/Relu' and 1 more: .* for other modules"):
         ranges.check_belongs(graph, spec, ["input", "a/Relu", "b/Relu"])
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        TraceOptions(exporter="torchscript"),
-        TraceOptions(exporter="torchscript", batch=1, attention=True),
-        TraceOptions(exporter="torchscript", dynamic_size=True, embed_preprocess=True),
-        TraceOptions(opset=20, batch=4, attention=True, embed_preprocess=True),
-    ],
-)
-def test_how_a_graph_is_written_is_no_part_of_its_identity(
-    options: TraceOptions, spec: ModelSpec, graph: ir.Model
-) -> None:
-    assert graph_identity(traced(spec, options)) == graph_identity(graph)
-
-
-def test_the_image_size_is_no_part_of_the_identity_and_the_network_is(tiny_spec: TinySpec, graph: ir.Model) -> None:
-    fast = TraceOptions(exporter="torchscript")
-    assert graph_identity(traced(card(tiny_spec(), height=28, width=28), fast)) == graph_identity(graph)
-    assert graph_identity(traced(card(tiny_spec(stride=1)), fast)) != graph_identity(graph)
-
-
-def convolution(weight: np.ndarray, *, name: str = "m/Conv", wrap: str = "", **attributes: Any) -> ir.Model:
-    """One convolution of (N, 4, 8, 8); ``wrap`` puts the weight behind a Constant node, an Identity, or among the inputs."""
-    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 8, 8])
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    tensor = numpy_helper.from_array(weight, "w")
-    nodes, inputs, initializers, used = [], [image], [tensor], "w"
-    if wrap == "constant":
-        nodes, initializers = [helper.make_node("Constant", [], ["w"], value=tensor)], []
-    elif wrap == "identity":
-        nodes, used = [helper.make_node("Identity", ["w"], ["v"])], "v"
-    elif wrap == "input":  # as graphs before ONNX 1.4 list their weights
-        inputs = [image, helper.make_tensor_value_info("w", TensorProto.FLOAT, weight.shape)]
-    nodes.append(helper.make_node("Conv", ["x", used], ["y"], name=name, **attributes))
-    graph = helper.make_graph(nodes, "g", inputs, [output], initializers)
-    return ir.from_proto(onnx.load_from_string(helper.make_model(graph).SerializeToString()))
-
-
-ONES = np.ones((8, 4, 3, 3), np.float32)
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"strides": [1, 1], "pads": [0, 0, 0, 0], "dilations": [1, 1], "group": 1},
-        {"kernel_shape": [3, 3], "auto_pad": "NOTSET"},
-    ],
-)
-def test_a_default_that_is_written_out_changes_nothing(attributes: dict[str, Any]) -> None:
-    assert graph_identity(convolution(ONES, **attributes)) == graph_identity(convolution(ONES))
-
-
-def test_all_that_changes_the_function_changes_the_identity() -> None:
-    grouped = np.ones((8, 2, 3, 3), np.float32)
-    graphs = [
-        convolution(ONES),
-        convolution(ONES, strides=[2, 2]),
-        convolution(ONES, strides=[1, 2]),
-        convolution(ONES, pads=[1, 1, 1, 1]),
-        convolution(ONES, pads=[2, 2, 2, 2], dilations=[2, 2]),
-        convolution(ONES, pads=[2, 2, 2, 2]),
-        convolution(ONES, auto_pad="SAME_UPPER"),
-        convolution(grouped, group=2),
-        convolution(np.ones((8, 4, 1, 9), np.float32)),  # the same bytes in another shape
-        convolution(ONES, name="other/Conv"),
-        convolution(-ONES),
-    ]
-    assert len({graph_identity(graph) for graph in graphs}) == len(graphs)
-
-
-@pytest.mark.parametrize("wrap", ["constant", "identity", "input"])
-def test_a_weight_counts_wherever_a_graph_keeps_it(wrap: str) -> None:
-    assert graph_identity(convolution(ONES, wrap=wrap)) == graph_identity(convolution(ONES))
-    assert graph_identity(convolution(2 * ONES, wrap=wrap)) != graph_identity(convolution(ONES))
-
-
-def test_a_weight_is_told_apart_from_a_tensor_that_varies() -> None:
-    left, right = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2, 2]) for name in "ab")
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    nodes = [helper.make_node("Relu", ["b"], ["r"]), helper.make_node("MatMul", ["a", "r"], ["y"], name="m/MatMul")]
-    model = helper.make_model(helper.make_graph(nodes, "g", [left, right], [output]))
-    assert len(graph_identity(ir.from_proto(model))) == 64  # has no constant at all
-
-
-def test_a_graph_with_nothing_to_quantize_is_refused() -> None:
-    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [image], [image])
-    with pytest.raises(CalibrationError, match="no Conv, Gemm or MatMul"):
-        graph_identity(ir.from_proto(helper.make_model(graph)))

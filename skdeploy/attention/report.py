@@ -1,0 +1,191 @@
+"""What the paper's attention experiment found, as data: JSON for programs, rows for a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Annotated
+
+from pydantic import Field
+
+from skdeploy.quant.reading import Unreadable
+from skdeploy.spec import Frozen, Precision
+
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+
+
+class MeasuredGraph(Frozen):
+    """A graph that was run. ``name`` is what curves refer to: its precision, and its bundle where that is not enough."""
+
+    name: str
+    bundle: str
+    artifact: str
+    precision: Annotated[Precision, Field(strict=False)]
+    sha256: str
+
+
+class Growth(Frozen):
+    """How much a difference of attention changes from the smallest to the largest scale, image by image.
+
+    ``mean`` over the images, its standard error, how far its 95 % interval (Student's t) reaches to each side, and the share of
+    the images in which it rises.
+    """
+
+    mean: float
+    standard_error: float
+    margin: float
+    share: float
+
+    @property
+    def direction(self) -> str:
+        """``grows`` or ``falls`` if zero is outside the 95 % interval of the mean, else ``same``."""
+        if abs(self.mean) <= self.margin:
+            return "same"
+        return "grows" if self.mean > 0 else "falls"
+
+
+class Profile(Frozen):
+    """Mean attention of one branch for each channel, (C,), over the images at one scale."""
+
+    scale: float
+    attention: Numbers
+
+
+class Curve(Frozen):
+    """One branch of one unit in one graph, against scale: ``mean(a of branch) - mean(a of the reference branch)``.
+
+    Means are over images and channels. ``standard_errors`` are those of the mean over images. ``profiles``, at the smallest and
+    the largest scale, are there for chosen units only.
+    """
+
+    graph: str
+    branch: int
+    differences: Numbers
+    standard_errors: Numbers
+    growth: Growth
+    profiles: Annotated[tuple[Profile, ...], Field(strict=False)] = ()
+
+
+class Agreement(Frozen):
+    """One curve against that of the FP32 graph: Pearson's correlation and the largest difference, over the scales.
+
+    No correlation where there are fewer than three scales or a curve is flat.
+    """
+
+    graph: str
+    branch: int
+    correlation: float | None
+    max_difference: float
+
+
+class Activity(Frozen):
+    """The attention of one unit in one graph.
+
+    ``spread`` is its standard deviation over images at the smallest scale, averaged over branches and channels: a gate that no
+    longer looks at the image has none. ``mean_abs_difference`` from FP32's is over scales, images, branches and channels.
+    """
+
+    graph: str
+    spread: float
+    mean_abs_difference: float
+
+
+class UnitAttention(Frozen):
+    """One selective kernel unit. ``paper_name`` is SK_stage_block as in the paper, if the card tells stages and blocks.
+
+    ``branches`` say the kernels, in the order of the network; ``reference`` is the branch with the smallest effective kernel,
+    which the others are compared with.
+    """
+
+    unit: str
+    paper_name: str
+    channels: int
+    branches: Annotated[tuple[str, ...], Field(strict=False)]
+    reference: int
+    curves: Annotated[tuple[Curve, ...], Field(strict=False)]
+    activity: Annotated[tuple[Activity, ...], Field(strict=False)]
+    agreements: Annotated[tuple[Agreement, ...], Field(strict=False)]
+
+    def curve(self, graph: str, branch: int) -> Curve:
+        return next(curve for curve in self.curves if (curve.graph, curve.branch) == (graph, branch))
+
+    @property
+    def compared(self) -> tuple[int, ...]:
+        """All branches but the reference."""
+        return tuple(branch for branch in range(len(self.branches)) if branch != self.reference)
+
+    @property
+    def title(self) -> str:
+        return f"{self.paper_name} ({self.unit})" if self.paper_name else self.unit
+
+
+class AttentionReport(Frozen):
+    """The experiment. ``sizes`` are pixels of the resized shorter side at each scale; ``enlargement`` says how it is done.
+
+    ``interpolated`` is the share of the images that have fewer pixels than the largest scale shows: these are blurred by it,
+    and a gate that sees blur is not told from one that sees size. The first of ``graphs`` is the FP32 graph, which the others
+    are compared with.
+    """
+
+    model: str
+    dataset: str
+    dataset_sha256: str
+    images: int
+    unreadable: Annotated[tuple[Unreadable, ...], Field(strict=False)]
+    enlargement: str
+    interpolation: str
+    interpolated: float
+    scales: Numbers
+    sizes: Annotated[tuple[int, ...], Field(strict=False)]
+    graphs: Annotated[tuple[MeasuredGraph, ...], Field(strict=False)]
+    units: Annotated[tuple[UnitAttention, ...], Field(strict=False)]
+
+
+COLUMNS = (
+    "model", "unit", "paper_name", "branch", "kernel", "reference_kernel", "graph", "precision", "scale", "resized_to",
+    "images", "difference", "standard_error",
+)  # fmt: skip
+
+
+def csv_text(report: AttentionReport) -> str:
+    """One row for each unit, compared branch, graph and scale, under ``COLUMNS``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    precisions = {graph.name: graph.precision.value for graph in report.graphs}
+    for unit in report.units:
+        for curve in unit.curves:
+            who = (report.model, unit.unit, unit.paper_name, curve.branch)
+            what = (unit.branches[curve.branch], unit.branches[unit.reference], curve.graph, precisions[curve.graph])
+            points = zip(report.scales, report.sizes, curve.differences, curve.standard_errors, strict=True)
+            for scale, size, difference, error in points:
+                writer.writerow((*who, *what, scale, size, report.images, difference, error))
+    return text.getvalue()
+
+
+def findings(report: AttentionReport) -> list[str]:
+    """In sentences: where attention to the larger kernel grows with the object, and whether each precision says the same.
+
+    With three branches or more, each larger kernel of a unit counts by itself.
+    """
+    directions = [
+        [unit.curve(graph.name, branch).growth.direction for unit in report.units for branch in unit.compared]
+        for graph in report.graphs
+    ]
+    titles = [unit.title for unit in report.units for _ in unit.compared]
+    words = {"grows": "grows with the object", "falls": "falls", "same": "does not change beyond chance (95 %)"}
+    lines = []
+    for direction, text in words.items():
+        units = [title for title, found in zip(titles, directions[0], strict=True) if found == direction]
+        if units:
+            named = ", ".join(dict.fromkeys(units))
+            lines.append(f"attention to the larger kernel {text} in {len(units)} of {len(titles)}: {named}")
+    for graph, found in zip(report.graphs[1:], directions[1:], strict=True):
+        same = sum(one == other for one, other in zip(found, directions[0], strict=True))
+        lines.append(f"{graph.name} says the same in {same} of {len(titles)}")
+    if report.interpolated:
+        lines.append(
+            f"at {report.scales[-1]:g}x, {report.interpolated:.0%} of the images have fewer pixels than are shown: they get "
+            "blurred as well as larger, and either may be what a unit answers to; larger photographs tell them apart"
+        )
+    return lines

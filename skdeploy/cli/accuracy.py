@@ -1,0 +1,125 @@
+"""What ``evaluate`` and ``compare`` both take and print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from skdeploy.parity.accuracy import Evaluation
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder that "
+        "holds an evaluation.npz."
+    ),
+]
+NumImages = Annotated[
+    int | None, typer.Option(help="How many images, evenly spread over the classes' order.  [default: all]")
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        help="The budget in percentage points of top-1: pass (0) if the drop is within it with the confidence asked for, "
+        "fail (10) if it is beyond it; where the images are too few to tell, 10 too, unless --allow-inconclusive."
+    ),
+]
+Confidence = Annotated[
+    float, typer.Option(help="Of each bound of the drop, one-sided, and of the intervals, in per cent.")
+]
+AllowInconclusive = Annotated[
+    bool, typer.Option("--allow-inconclusive", help="Too few images to decide is no failure: exit with 0, and say so.")
+]
+BatchSize = Annotated[int, typer.Option("--batch", help="Images that are run at a time.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Predict anew what an earlier run of the same has predicted.")]
+Junit = Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")]
+Markdown = Annotated[Path | None, typer.Option(help="Write a summary for a job's page to this file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
+
+
+def finish(
+    evaluation: Evaluation, *, as_json: bool, junit: Path | None, markdown: Path | None, allow_inconclusive: bool
+) -> None:
+    """Writes and prints all, and only then lets the gate fail: with --json, the error is a key of the one object on stdout."""
+    from skdeploy.errors import AccuracyError
+    from skdeploy.parity.ci_report import write_evaluation
+
+    write_evaluation(evaluation, junit=junit, summary=markdown, allow_inconclusive=allow_inconclusive)
+    if not as_json:
+        print_evaluation(evaluation)
+        evaluation.check(allow_inconclusive=allow_inconclusive)
+        return
+    content = evaluation.model_dump(mode="json") | {"verdict": evaluation.verdict}
+    code = 0
+    try:
+        evaluation.check(allow_inconclusive=allow_inconclusive)
+    except AccuracyError as error:
+        code = error.exit_code
+        content["error"] = {
+            "type": type(error).__name__,
+            "message": error.message,
+            "advice": error.advice,
+            "exit_code": code,
+        }
+        print(f"error: {error.message}\n  -> {error.advice}", file=sys.stderr)
+    json.dump(content, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    if code:
+        raise typer.Exit(code)
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """The table of artifacts, the weakest classes, the pairs, and what is not covered."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from skdeploy.cli.console import output_console
+    from skdeploy.parity.ci_report import evaluation_notes, share_text
+
+    console = output_console()
+    console.print(
+        escape(f"{evaluation.kind} on {evaluation.images:,} images of {evaluation.dataset}"),
+        style="italic",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("artifact", "backend", "precision", "top-1", "top-5"):
+        table.add_column(column, overflow="fold", justify="right" if column.startswith("top") else "left")
+    for report in evaluation.accuracies:
+        top5 = share_text(report.top5) if report.top5 else ""
+        table.add_row(escape(report.artifact), report.backend, report.precision, share_text(report.top1), top5)
+    console.print(table)
+    last = evaluation.accuracies[-1]
+    seen = [row for row in last.per_class if row.top1.accuracy is not None]
+    weakest = sorted(seen, key=lambda row: row.top1.accuracy or 0)[:3]
+    console.print(
+        escape(
+            f"weakest classes of {last.artifact}: "
+            + "; ".join(f"{row.label} {share_text(row.top1)}" for row in weakest)
+        ),
+        soft_wrap=True,
+    )
+    marks = {"pass": "[green]✓[/green] ", "fail": "[red]✗[/red] ", "inconclusive": "[yellow]?[/yellow] ", None: ""}
+    for pair in evaluation.pairs:
+        console.print(f"{marks[pair.decision]}{escape(pair.sentence)}", soft_wrap=True)
+        counts = pair.pairs
+        logits = (
+            f"; logits within {pair.logits.max_rel_error:.1e}, SQNR {pair.logits.sqnr_db:.1f} dB" if pair.logits else ""
+        )
+        console.print(
+            f"  both right {counts.both_right:,}, only the first {counts.only_first:,}, "
+            f"only the second {counts.only_second:,}, both wrong {counts.both_wrong:,}; "
+            f"McNemar p {pair.mcnemar_p:.2g}; same class {pair.agreement:.2%}{logits}",
+            soft_wrap=True,
+        )
+    for note in evaluation_notes(evaluation):
+        console.print(f"[yellow]![/yellow] {escape(note)}", soft_wrap=True)
+    for absent in evaluation.not_evaluated:
+        console.print(
+            f"[yellow]not evaluated here:[/yellow] {escape(absent.artifact)}: {escape(absent.reason)}", soft_wrap=True
+        )

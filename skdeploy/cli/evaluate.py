@@ -1,0 +1,77 @@
+"""``skdeploy evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skdeploy.cli.accuracy import (
+    AllowInconclusive,
+    AsJson,
+    BatchSize,
+    Confidence,
+    Data,
+    Fresh,
+    Junit,
+    Markdown,
+    MaxDrop,
+    NumImages,
+)
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    data: Data,
+    num_images: NumImages = None,
+    max_drop: MaxDrop = None,
+    confidence: Confidence = 95.0,
+    allow_inconclusive: AllowInconclusive = False,
+    artifact: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A file of the bundle, or torch; may be given again.  [default: the last graph, and engines that run here]"
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="What the drop is from: a file of the bundle, torch, or another bundle.  [default: FP32 graph]"
+        ),
+    ] = None,
+    require_engine: Annotated[
+        bool,
+        typer.Option(
+            "--require-engine", help="An engine that cannot run here is an error, with exit code 3, not a note."
+        ),
+    ] = False,
+    batch: BatchSize = 8,
+    fresh: Fresh = False,
+    junit: Junit = None,
+    markdown: Markdown = None,
+    json: AsJson = False,
+) -> None:
+    """Measure accuracy on labelled images, paired with the FP32 graph, and hold the drop to a budget.
+
+    Changes no bundle. An interrupted run goes on where it was: predictions are in ~/.cache/skdeploy.
+    """
+    from skdeploy.cli.accuracy import finish
+    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.parity.evaluate import EvaluationOptions
+    from skdeploy.parity.evaluate import evaluate as run
+
+    options = EvaluationOptions(
+        data=data,
+        num_images=num_images,
+        max_drop=max_drop,
+        confidence=confidence,
+        artifacts=tuple(artifact or ()),
+        against=against,
+        batch=batch,
+        require_engine=require_engine,
+        fresh=fresh,
+    )
+    with ConsoleProgress() as progress:
+        evaluation = run(bundle, options, progress)
+    finish(evaluation, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)

@@ -1,0 +1,53 @@
+"""``skdeploy predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="By torch, every graph and every engine that runs here, not only the last graph."),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
+    ] = False,
+) -> None:
+    """Print the five likeliest classes of each image, with their probabilities."""
+    from skdeploy.parity.predict import predict as run
+
+    found = run(bundle, images, everything=everything)
+    if json:
+        print(found.model_dump_json(indent=2))
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    from skdeploy.cli.console import output_console
+
+    console = output_console()
+    for image in found.images:
+        console.print(escape(image.image), style="italic", soft_wrap=True)
+        table = Table(box=None, pad_edge=False)
+        for prediction in image.predictions:
+            table.add_column(
+                escape(
+                    prediction.artifact
+                    if prediction.artifact == prediction.backend
+                    else f"{prediction.artifact} on {prediction.backend}"
+                ),
+                overflow="fold",
+            )
+        for guesses in zip(*(prediction.top for prediction in image.predictions), strict=True):
+            table.add_row(*(f"{guess.probability:7.2%}  {escape(guess.label)}" for guess in guesses))
+        console.print(table)
+    for absent in found.not_run:
+        console.print(
+            f"[yellow]not run here:[/yellow] {escape(absent.artifact)}: {escape(absent.reason)}", soft_wrap=True
+        )

@@ -1,0 +1,135 @@
+"""Where the line goes wrong: the contents of ``evidence/blame.json``, and the same in words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from skdeploy.graph.preprocess import MODULE as PREPROCESS
+from skdeploy.parity.cause import Kind
+from skdeploy.parity.metrics import EXACT_DB
+from skdeploy.spec import Frozen, Precision
+
+StageVerdict = Literal["reference", "pass", "fail", "unproven"]
+
+
+class StageResult(Frozen):
+    """One stage's logits against those of the stage it was made from, ``before``, and against the first of the line.
+
+    SQNR in dB, of the worst image; None where there is none, since logits are not finite or the stage cannot run here.
+    ``problems`` are what its precision cannot explain, ``reason`` is why it is unproven.
+    """
+
+    stage: str
+    precision: Annotated[Precision, Field(strict=False)]
+    verdict: StageVerdict
+    before: str | None = None
+    sqnr_before_db: float | None = None
+    sqnr_first_db: float | None = None
+    problems: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    reason: str = ""
+
+
+class LayerResult(Frozen):
+    """One tensor of the guilty stage against the same one of the stage before; SQNR in dB, None where not finite.
+
+    ``own_db``: with what it is made of taken from the stage before, so that this is its own error and no other. ``run_db``: as
+    the stage runs, with all errors before it. ``inputs_db``: ``run_db`` of the worst tensor that it is made of.
+    """
+
+    tensor: str
+    module: str
+    own_db: float | None
+    run_db: float | None
+    inputs_db: float | None
+
+
+class BlamedTensor(LayerResult):
+    """The first tensor whose own error is more than its precision explains, and what that error looks like.
+
+    ``reference`` is its name in the stage before, ``node`` and ``operator`` make it.
+    """
+
+    reference: str
+    node: str
+    operator: str
+    cause: Kind
+    words: str
+
+
+class BlameReport(Frozen):
+    """The stages of the line in order, the first that fails, and inside it the tensor.
+
+    ``first`` names the stage that all are measured against. ``guilty`` is a stage's name, or ``preprocessing``, then
+    ``fed_to`` names the stage that is fed wrongly. ``image`` is the one whose inner tensors were compared. ``note`` says why no
+    tensor is blamed in a guilty stage, or no graph was saved. ``repro`` is the folder of the smallest graph that shows it.
+    """
+
+    model: str
+    dataset: str
+    images: int
+    first: str
+    stages: Annotated[tuple[StageResult, ...], Field(strict=False)]
+    guilty: str | None = None
+    fed_to: str | None = None
+    image: str | None = None
+    tensor: BlamedTensor | None = None
+    layers: Annotated[tuple[LayerResult, ...], Field(strict=False)] = ()
+    floor_db: float | None = None
+    note: str = ""
+    repro: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What there is to say, in a sentence or two."""
+        if self.guilty is None:
+            unproven = [stage.stage for stage in self.stages if stage.verdict == "unproven"]
+            return "no stage is to blame" + (f"; not run here: {', '.join(unproven)}" if unproven else "")
+        if self.fed_to is not None:
+            what = self.tensor.words if self.tensor else self.note
+            return f"the preprocessing is to blame: the input of {self.fed_to} is not the card's; {what}"
+        if self.tensor is None:
+            return f"{self.guilty} is to blame: {self.note}"
+        blamed = self.tensor
+        part = "the preprocessing, " if blamed.module == PREPROCESS else ""
+        return (
+            f"{self.guilty} is to blame, and in it {part}module {blamed.module or '(top level)'}, tensor {blamed.tensor} "
+            f"({blamed.operator} {blamed.node}): its inputs are at {_db(blamed.inputs_db)}, it is at {_db(blamed.run_db)}, "
+            f"and at {_db(blamed.own_db)} with inputs without error; {blamed.words}"
+        )
+
+    def text(self) -> str:
+        """The table of stages, and the verdict."""
+        rows = [("stage", "against the stage before", f"against {self.first}", "")]
+        for stage in self.stages:
+            said = stage.reason or "; ".join(stage.problems)
+            if stage.verdict == "reference":
+                before = first = "-"
+            else:
+                before, first = _db(stage.sqnr_before_db), _db(stage.sqnr_first_db)
+            rows.append((stage.stage, before, first, f"{stage.verdict}{': ' if said else ''}{said}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
+            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip() for row in rows
+        ]
+        lines.append(f"SQNR of the worst of {self.images} image(s) of {self.dataset}")
+        if self.layers and self.guilty and self.fed_to is None:
+            lowest = sorted(self.layers, key=lambda row: -EXACT_DB if row.own_db is None else row.own_db)[:5]
+            lines.append(
+                f"{self.guilty} on {self.image}: {len(self.layers)} tensors compared; most error of their own "
+                f"(the card allows {self.floor_db:g} dB):"
+            )
+            lines += [f"  {_db(row.own_db):>12}  {row.tensor}" for row in lowest]
+        lines.append(self.verdict)
+        if self.repro is not None:
+            lines.append(f"the smallest graph that shows it: {self.repro}")
+        elif self.tensor is not None and self.note:
+            lines.append(self.note)
+        return "\n".join(lines)
+
+
+def _db(value: float | None) -> str:
+    if value is None:
+        return "not finite"
+    return "exact" if value >= EXACT_DB else f"{value:.1f} dB"

@@ -1,0 +1,101 @@
+"""``skdeploy predict``: what a bundle's artifacts see in some images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from skdeploy import stages
+from skdeploy.backends.base import Array
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.errors import UsageError
+from skdeploy.parity.accuracy import NotEvaluated, class_names
+from skdeploy.parity.predictions import best_classes
+from skdeploy.parity.runners import RUNS, TORCH, last_graph, open_all, runner_named
+from skdeploy.parity.streaming import logits_of
+from skdeploy.quant.dataset import printable
+from skdeploy.quant.feeds import RUN_BATCH, batches_of
+from skdeploy.quant.images import crop_file
+from skdeploy.spec import Frozen
+
+
+class Guess(Frozen):
+    """A class and its probability, the softmax of the logits."""
+
+    number: int
+    label: str
+    probability: float
+
+
+class ArtifactPrediction(Frozen):
+    """The up to 5 best classes of one image, best first, by one artifact."""
+
+    artifact: str
+    backend: str
+    top: Annotated[tuple[Guess, ...], Field(strict=False)]
+
+
+class ImagePrediction(Frozen):
+    """One image, and what each artifact sees in it."""
+
+    image: str
+    predictions: Annotated[tuple[ArtifactPrediction, ...], Field(strict=False)]
+
+
+class Predicted(Frozen):
+    """All images in the order given, and the artifacts that do not run here."""
+
+    images: Annotated[tuple[ImagePrediction, ...], Field(strict=False)]
+    not_run: Annotated[tuple[NotEvaluated, ...], Field(strict=False)]
+
+
+def predict(folder: Path, images: Sequence[Path], *, everything: bool = False) -> Predicted:
+    """The best classes of image files by the last graph; ``everything``: by torch, every graph and every engine that runs here.
+
+    Raises UsageError for a file that is no image, naming it; IntegrityError; ParityError for logits that are not finite.
+    """
+    if not images:
+        raise UsageError("no images to predict", advice="give image files")
+    bundle = load_bundle(folder)
+    bundle.check_complete()
+    wanted, optional = [last_graph(bundle)], []
+    if everything:
+        manifest = bundle.manifest.artifacts
+        wanted = [runner_named(bundle, artifact.path) for artifact in manifest if artifact.format == "onnx"]
+        optional = [runner_named(bundle, artifact.path) for artifact in manifest if artifact.format in RUNS]
+        optional = [runner for runner in optional if runner not in wanted]
+        if bundle.artifact(stages.WEIGHTS) is not None:
+            wanted.insert(0, runner_named(bundle, TORCH))
+    spec = bundle.manifest.model
+    crops = [crop_file(image, spec).pixels for image in images]
+    names = class_names(spec.labels, spec.network.classes)
+    found: list[list[ArtifactPrediction]] = [[] for _ in images]
+    opened, absent = open_all(wanted, optional)
+    try:
+        for runner, session in opened:
+            feeds = list(batches_of(crops, spec, session.inputs, RUN_BATCH))
+            logits = logits_of(runner, session, feeds, lambda n: str(images[n]))
+            for of_image, top, chances in zip(found, best_classes(logits), softmax(logits), strict=True):
+                guesses = tuple(Guess(number=int(n), label=names[n], probability=float(chances[n])) for n in top)
+                of_image.append(ArtifactPrediction(artifact=runner.name, backend=runner.backend, top=guesses))
+    finally:
+        for _, session in opened:
+            session.close()
+    return Predicted(
+        images=tuple(
+            ImagePrediction(image=printable(str(image)), predictions=tuple(predictions))
+            for image, predictions in zip(images, found, strict=True)
+        ),
+        not_run=tuple(absent),
+    )
+
+
+def softmax(logits: Array) -> NDArray[np.float64]:
+    """(N, classes) -> (N, classes), each row of sum 1; exact for logits of any size, as the largest is taken off first."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))

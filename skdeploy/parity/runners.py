@@ -1,0 +1,120 @@
+"""Which artifacts of a bundle are run, and on what: one entry for each, opened only when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from skdeploy import stages
+from skdeploy.backends import onnxruntime
+from skdeploy.backends import torch as torch_backend
+from skdeploy.backends.base import Session, backend
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import Bundle
+from skdeploy.errors import DependencyError, IntegrityError, UsageError
+from skdeploy.parity.accuracy import NotEvaluated
+from skdeploy.parity.prove import backend_of
+from skdeploy.spec import ModelSpec, Precision
+
+TORCH: Final = "torch"  # in place of an artifact's name: the network itself, with the bundle's weights
+RUNS: Final = ("onnx", "engine")
+
+
+@dataclass(frozen=True)
+class Runner:
+    """An artifact of a bundle with the backend that runs it. ``prefix`` tells two bundles apart where both are shown."""
+
+    bundle: Bundle
+    artifact: Artifact
+    backend: str
+    prefix: str = ""
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.bundle.manifest.model
+
+    @property
+    def precision(self) -> Precision:
+        return self.artifact.precision or Precision.FP32
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        return self.prefix + (TORCH if self.backend == TORCH else self.artifact.path)
+
+    @property
+    def shown(self) -> str:
+        return self.name if self.backend == TORCH else f"{self.name} on {self.backend}"
+
+    def open(self) -> Session:
+        """A session, once the file's digest is the recorded one. Raises IntegrityError, DependencyError, EngineError."""
+        path = self.bundle.check(self.artifact)
+        if self.backend == TORCH:
+            return torch_backend.open_session(stages.Network(self.spec, path).module, self.spec)
+        if self.artifact.format == "engine":
+            session: Session = backend(self.backend).open_session(path, sha256=self.artifact.sha256)
+            return session
+        return onnxruntime.open_session(path)
+
+
+def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
+    """The ONNX file at the end of the line: what engines are made of, and what is deployed where there is none."""
+    graphs = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
+    if not graphs:
+        raise IntegrityError(f"{bundle.folder} holds no ONNX file", advice="export it again")
+    return Runner(bundle, graphs[-1], onnxruntime.NAME, prefix)
+
+
+def fp32_graph(bundle: Bundle, prefix: str = "") -> Runner | None:
+    """The last graph in FP32, which lower precisions are measured against."""
+    graphs = [a for a in bundle.manifest.artifacts if a.format == "onnx" and a.precision is Precision.FP32]
+    return Runner(bundle, graphs[-1], onnxruntime.NAME, prefix) if graphs else None
+
+
+def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:
+    """An ONNX file or engine by its path in the bundle, or ``torch``. Raises UsageError."""
+    if name == TORCH:
+        weights = bundle.artifact(stages.WEIGHTS)
+        if weights is None:
+            raise UsageError(
+                f"{bundle.folder} was made from a graph or from code: it holds no weights for torch",
+                advice="name an ONNX file of it",
+            )
+        return Runner(bundle, weights, TORCH, prefix)
+    artifact = bundle.artifact(name)
+    runnable = [a.path for a in bundle.manifest.artifacts if a.format in RUNS]
+    if artifact is None or artifact.path not in runnable:
+        raise UsageError(
+            f"{bundle.folder} has nothing to run named {name!r}", advice=f"it has {', '.join(runnable)}, torch"
+        )
+    return Runner(bundle, artifact, backend_of(artifact), prefix)
+
+
+def engines_of(bundle: Bundle, prefix: str = "") -> tuple[Runner, ...]:
+    """Every engine of the bundle, whether or not it runs here."""
+    engines = (artifact for artifact in bundle.manifest.artifacts if artifact.format == "engine")
+    return tuple(Runner(bundle, engine, backend_of(engine), prefix) for engine in engines)
+
+
+def open_all(
+    runners: Sequence[Runner], optional: Sequence[Runner]
+) -> tuple[list[tuple[Runner, Session]], list[NotEvaluated]]:
+    """Sessions of all that run here. Raises what opening one of ``runners`` raises; ``optional`` ones are recorded instead,
+    where a package, driver or device is missing.
+    """
+    opened: list[tuple[Runner, Session]] = []
+    absent: list[NotEvaluated] = []
+    try:
+        for runner in (*runners, *optional):
+            try:
+                opened.append((runner, runner.open()))
+            except DependencyError as error:
+                if runner in runners:
+                    raise
+                absent.append(NotEvaluated(artifact=runner.name, backend=runner.backend, reason=error.message))
+    except BaseException:
+        for _, session in opened:
+            session.close()
+        raise
+    return opened, absent

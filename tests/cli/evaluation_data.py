@@ -1,0 +1,64 @@
+"""Labelled images for the tiny bundle, and a bundle with an engine that no machine can run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from skdeploy.bundle.folder import Bundle, Product, Stage, load_bundle
+from skdeploy.quant.dataset import normalise
+from skdeploy.spec import Precision
+
+CLASSES = 5
+
+
+def colours(count: int, seed: int = 0) -> np.ndarray:
+    """Images (count, 36, 36, 3) that differ in colour: an untrained network sees one class in all noise."""
+    random = np.random.default_rng(seed)
+    colour = random.integers(0, 256, (count, 1, 1, 3))
+    return np.clip(colour + random.integers(-60, 60, (count, 36, 36, 3)), 0, 255).astype(np.uint8)
+
+
+def seen_by(bundle: Path, images: np.ndarray) -> np.ndarray:
+    """The classes that ONNX Runtime's own run of the FP32 graph gives: (count,)."""
+    session = onnxruntime.InferenceSession(str(bundle / "model.onnx"))
+    feed = normalise(images[:, 2:34, 2:34], load_bundle(bundle).manifest.model.preprocess)
+    return np.asarray(session.run(["logits"], {"input": feed})[0].argmax(1))
+
+
+def labelled(bundle: Path, path: Path, count: int = 40, wrong: int = 4) -> Path:
+    """An .npz labelled as the bundle sees the images, but for the first ``wrong``."""
+    images = colours(count)
+    labels = seen_by(bundle, images)
+    labels[:wrong] = (labels[:wrong] + 1) % CLASSES
+    np.savez(path, images=images, labels=labels)
+    return path
+
+
+def class_folders(folder: Path, images: np.ndarray, labels: Sequence[object]) -> Path:
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / str(label) / f"{index:03}.png")
+    return folder
+
+
+def with_engine(bundle: Path, folder: Path) -> Path:
+    """A copy that holds an engine of TensorRT, whose plan no TensorRT would take: without a GPU nobody finds out."""
+    shutil.copytree(bundle, folder)
+    opened: Bundle = load_bundle(folder)
+    graph = opened.artifact("model.fp16.onnx")
+    assert graph is not None
+
+    def make(path: Path) -> Product:
+        path.write_bytes(b"no plan")
+        return Product(inputs=graph.inputs, outputs=graph.outputs, details={"compiler": "tensorrt"})
+
+    stage = Stage("build", "engines/tensorrt-fp16.engine", "engine", Precision.FP16, {}, {}, ("skdeploy",), make)
+    opened.produce(stage)
+    opened.finish(opened.manifest.artifacts, "verified")
+    return folder

@@ -1,0 +1,103 @@
+"""``skdeploy compare``: release to release."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy.bundle.artifact import write_text
+from skdeploy.bundle.folder import load_bundle
+from tests.cli.evaluation_data import labelled
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def data(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled(exported, tmp_path_factory.mktemp("eval") / "evaluation.npz")
+
+
+@pytest.fixture(scope="module")
+def other(card: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another network of the same card, in FP32."""
+    from skdeploy.options import ExportOptions
+    from skdeploy.pipeline import export
+    from skdeploy.spec import Target
+
+    folder = tmp_path_factory.mktemp("other") / "bundle"
+    export(ExportOptions(str(card), output=folder, seed=5, images=images, target=Target.ONNX))
+    return folder
+
+
+def test_the_same_bundle_twice_has_no_difference(run: Run, exported: Path, bundle: Path, data: Path) -> None:
+    result = run("compare", exported, bundle, "--data", data, "--max-drop", 10, "--json")
+    assert result.code == 0, result.err
+    assert "both bundles end in the same file" in result.err
+    (pair,) = result.json["pairs"]
+    assert (pair["agreement"], pair["drop"], pair["decision"]) == (1, 0, "pass")
+    assert pair["logits"]["max_rel_error"] == 0
+    assert pair["first"] != pair["second"]  # two bundles of one name are told by their paths
+    assert result.json["kind"] == "comparison"
+
+
+def test_a_worse_release_is_told_and_fails_only_with_a_budget(
+    run: Run, exported: Path, other: Path, data: Path
+) -> None:
+    told = run("compare", exported, other, "--data", data)
+    assert told.code == 0, told.err
+    assert "only the first" in told.out
+    failed = run("compare", exported, other, "--data", data, "--max-drop", 5)
+    assert failed.code == 10
+    assert "out of its budget" in failed.err
+    assert run("compare", other, exported, "--data", data, "--max-drop", 5).code == 0  # the other way it is a gain
+
+
+def changed(bundle: Path, folder: Path, **model: object) -> Path:
+    shutil.copytree(bundle, folder)
+    manifest = load_bundle(folder).manifest
+    spec = manifest.model.model_copy(update=model)
+    write_text(folder / "manifest.json", manifest.model_copy(update={"model": spec}).model_dump_json(by_alias=True))
+    return folder
+
+
+def test_other_labels_and_other_numbers_of_classes_are_refused(
+    run: Run, exported: Path, data: Path, tmp_path: Path
+) -> None:
+    cats = changed(exported, tmp_path / "cats", labels=("a", "b", "c", "d", "e"))
+    dogs = changed(exported, tmp_path / "dogs", labels=("a", "c", "b", "d", "e"))
+    result = run("compare", cats, dogs, "--data", data)
+    assert result.code == 2
+    assert "class 1 is 'b' and 'c'" in result.err
+    network = load_bundle(exported).manifest.model.network.model_copy(update={"classes": 6})
+    more = changed(exported, tmp_path / "more", network=network)
+    result = run("compare", exported, more, "--data", data)
+    assert result.code == 2
+    assert "has 5 classes and more/model.fp16.onnx has 6" in result.err
+
+
+def test_logits_are_not_compared_where_the_networks_see_other_pixels(
+    run: Run, exported: Path, data: Path, tmp_path: Path
+) -> None:
+    preprocess = load_bundle(exported).manifest.model.preprocess
+    brighter = changed(
+        exported, tmp_path / "brighter", preprocess=preprocess.model_copy(update={"mean": (0.1, 0.1, 0.1)})
+    )
+    (pair,) = run("compare", exported, brighter, "--data", data, "--json").json["pairs"]
+    assert pair["logits"] is None
+    (same,) = run("compare", exported, exported, "--data", data, "--json").json["pairs"]
+    assert same["logits"] is not None
+
+
+def test_what_is_no_bundle_is_refused(run: Run, exported: Path, data: Path, tmp_path: Path) -> None:
+    result = run("compare", exported, tmp_path, "--data", data)
+    assert result.code == 2
+    assert "is not a bundle" in result.err

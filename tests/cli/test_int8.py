@@ -1,0 +1,269 @@
+"""INT8 from the command line: calibrated on images or from a ranges file, within a budget, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from skdeploy.quant.legacy_cache import read_legacy_cache
+from skdeploy.quant.ranges import load_ranges
+from tests.cli.conftest import Run, Snapshot
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 images of noise in five class folders; the tiny card has five classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    noise = np.random.default_rng(5).integers(0, 256, (120, 36, 36, 3), dtype=np.uint8)
+    for index, pixels in enumerate(noise):
+        path = folder / str(index % 5) / f"{index:03}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.fixture
+def int8(card: Path, weights: Path, images: Path) -> list[object]:
+    """The arguments of an INT8 export, but for where its ranges come from."""
+    return ["export", card, "--int8", "--target", "onnx", "--images", images, "--weights", weights]
+
+
+def test_calibrated_and_exported_in_one_go(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
+    done = run(*int8, "--calib", photos, "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    graph = next(row for row in done.json["artifacts"] if row["path"] == "model.int8.onnx")
+    assert graph["precision"] == "int8"
+    assert graph["parity"]["verdict"] == "pass"
+    assert 0.5 < graph["details"]["int8_macs"] < 1
+    kept = graph["details"]["kept"]
+    assert {name for name, reason in kept.items() if reason == "part of a gate"} == {n for n in kept if ".gate." in n}
+    assert all("channels a group" in reason for name, reason in kept.items() if ".gate." not in name)
+    operators = {node.op_type for node in onnx.load(tmp_path / "out/model.int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    audit = next(row for row in done.json["artifacts"] if row["path"] == "ranges.json")["details"]["audit"]
+    assert (audit["used"], audit["classes"]["covered"]) == (120, 5)
+
+
+def test_the_same_export_again_finds_all_of_it_done(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
+    asked = [*int8, "--calib", photos, "-o", tmp_path / "out"]
+    assert run(*asked).code == 0
+    again = run(*asked, "--json")
+    assert again.code == 0
+    assert all(row["reused"] for row in again.json["artifacts"])
+    other = run(*asked, "--calib-num", 60, "--json")
+    made = {row["path"] for row in other.json["artifacts"] if not row["reused"]}
+    assert made >= {"ranges.json", "model.int8.onnx"}
+    assert "model.onnx" not in made
+
+
+def test_ranges_calibrate_once_and_export_anywhere(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
+    card, weights = int8[1], int8[-1]
+    ranges = tmp_path / "tiny.ranges.json"
+    done = run("calibrate", card, "--weights", weights, "--calib", photos, "-o", ranges, "--json")
+    assert done.code == 0, done.err
+    assert done.json["images"] == 120
+    assert run(*int8, "--ranges", ranges, "-o", tmp_path / "from-file").code == 0
+    assert run(*int8, "--calib", photos, "-o", tmp_path / "from-images").code == 0
+    graphs = [(tmp_path / name / "model.int8.onnx").read_bytes() for name in ("from-file", "from-images")]
+    assert graphs[0] == graphs[1]
+
+
+def test_calibrate_takes_a_bundle_and_leaves_it_alone(
+    run: Run, bundle: Path, photos: Path, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    before = snapshot(bundle)
+    done = run("calibrate", bundle, "--calib", photos, "-o", tmp_path / "r.json")
+    assert done.code == 0, done.err
+    assert "120 of 512 asked for" in done.out
+    assert snapshot(bundle) == before
+    assert load_ranges(tmp_path / "r.json").data.images == 120
+
+
+def test_ranges_of_other_weights_are_refused_with_both_digests(
+    run: Run, int8: list[object], photos: Path, tmp_path: Path
+) -> None:
+    ranges = tmp_path / "other.json"
+    assert run("calibrate", int8[1], "--seed", 3, "--calib", photos, "-o", ranges).code == 0
+    done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
+    assert done.code == 6
+    assert load_ranges(ranges).model_sha256 in done.err
+    assert "other weights" in done.err
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["verdict"] == "incomplete"
+
+
+def test_ranges_of_another_image_size_are_refused_with_the_reason(
+    run: Run, int8: list[object], photos: Path, tmp_path: Path
+) -> None:
+    ranges = tmp_path / "large.json"
+    asked = ["calibrate", int8[1], "--weights", int8[-1], "--imgsz", 64, "--calib", photos, "-o", ranges]
+    assert run(*asked).code == 0
+    done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
+    assert done.code == 6
+    assert "input.height: calibrated with 64, now 32" in done.err
+
+
+def test_noise_only_calibrates_when_it_is_asked_for_and_then_all_say_so(
+    run: Run, int8: list[object], tmp_path: Path
+) -> None:
+    refused = run(*int8, "-o", tmp_path / "out")
+    assert refused.code == 2
+    assert "needs images to calibrate on" in refused.err
+    done = run(*int8, "--allow-random-calib", "--calib-num", 8, "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "random noise" in done.err
+    assert "random noise" in done.out
+    assert "random noise" in run("inspect", tmp_path / "out").out
+    assert "random noise" in run("verify", tmp_path / "out", "--images", int8[int8.index("--images") + 1]).out
+    assert "random noise" in (tmp_path / "out/manifest.json").read_text()
+
+
+def test_three_images_are_taken_and_warned_of(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
+    done = run(*int8, "--calib", photos, "--calib-num", 3, "-o", tmp_path / "out")
+    assert done.code == 0
+    assert "3 images: ranges will not cover what the network sees" in done.err
+
+
+def test_modules_stay_in_the_fallback_by_their_names(
+    run: Run, int8: list[object], photos: Path, tmp_path: Path
+) -> None:
+    done = run(*int8, "--calib", photos, "--int8-keep", r"^stages\.0", "-o", tmp_path / "out", "--json")
+    assert done.code == 0, done.err
+    kept = next(row for row in done.json["artifacts"] if row["path"] == "model.int8.onnx")["details"]["kept"]
+    assert {name for name, reason in kept.items() if "stages" in reason} == {
+        name for name in kept if name.startswith("stages.0") and ".gate." not in name
+    }
+    typo = run(*int8, "--calib", photos, "--int8-keep", "stagse", "-o", tmp_path / "out")
+    assert typo.code == 2
+    assert "'stagse' matches no module" in typo.err
+
+
+def test_fp32_fallback_has_no_fp16_in_it(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
+    done = run(*int8, "--calib", photos, "--int8-fallback", "fp32", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "out/model.int8.onnx")).graph
+    types = {value.type.tensor_type.elem_type for value in graph.value_info}
+    types |= {constant.data_type for constant in graph.initializer}
+    assert onnx.TensorProto.FLOAT16 not in types
+    assert not (tmp_path / "out/headroom.json").exists()
+
+
+def test_a_legacy_cache_comes_with_the_graph_that_it_is_for(
+    run: Run, int8: list[object], photos: Path, tmp_path: Path
+) -> None:
+    asked = [*int8, "--calib", photos, "-o", tmp_path / "out"]
+    done = run(*asked, "--legacy-calibration-cache", "8.5.3")
+    assert done.code == 0, done.err
+    text = (tmp_path / "out/legacy/calibration.cache").read_text()
+    assert text.startswith("TRT-8503-EntropyCalibration2\n")
+    graph = onnx.load(tmp_path / "out/legacy/model.onnx").graph
+    tensors = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
+    assert set(read_legacy_cache(text)) <= tensors
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    weighted = next(row for row in manifest["artifacts"] if row["path"] == "model.int8.onnx")["details"]["int8_weights"]
+    made = {node.name: node.output[0] for node in graph.node}
+    assert {made[name] for name in weighted} - {"logits"} <= set(read_legacy_cache(text))
+
+
+def test_the_budget_decides_what_stays_in_the_fallback(
+    run: Run, int8: list[object], photos: Path, tmp_path: Path
+) -> None:
+    """With labels that FP32 itself gives: the network is untrained, and INT8 may only cost what rounding costs."""
+    from skdeploy.backends.onnxruntime import open_session
+    from skdeploy.parity.compare import run_images
+    from skdeploy.quant.dataset import open_dataset
+    from skdeploy.zoo.cards import read_card
+
+    assert run(*int8, "--calib", photos, "-o", tmp_path / "plain").code == 0
+    spec = read_card(Path(str(int8[1])))
+    crops = open_dataset(photos).load(spec)
+    with open_session(tmp_path / "plain/model.onnx") as session:
+        labels = run_images(session, crops, spec)["logits"].argmax(1).astype(np.int64)
+    np.savez(tmp_path / "eval.npz", images=crops, labels=labels)
+    done = run(
+        *int8, "--calib", photos, "--data", tmp_path / "eval.npz", "--max-drop", 5, "-o", tmp_path / "mixed", "--json"
+    )
+    assert done.code == 0, done.err
+    mixed = json.loads((tmp_path / "mixed/mixed.json").read_text())
+    assert 100 * (mixed["drop"]["lost"] - mixed["drop"]["gained"]) / mixed["drop"]["images"] <= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--max-drop", "0.2"], "--max-drop needs images with labels"),
+        (["--data", "eval.npz"], "add --max-drop"),
+        (["--calib-percentile", "99"], "--calib-percentile without --calib-method percentile"),
+        (["--calib-num", "0"], "--calib-num 0: at least 1"),
+        (["--calib-batch", "0"], "--calib-batch 0: at least 1"),
+        (["--allow-random-calib"], "contradict"),
+        (["--ranges", "r.json"], "do not go with it"),
+        (["--int8-keep", "("], "is not a regular expression"),
+        (["--legacy-calibration-cache", "11.0"], "11"),
+    ],
+)
+def test_what_contradicts_itself_is_said_before_anything_runs(
+    arguments: list[str], words: str, run: Run, int8: list[object], photos: Path, tmp_path: Path
+) -> None:
+    done = run(*int8, "--calib", photos, *arguments, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert words in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_options_without_int8_are_refused(run: Run, card: Path, photos: Path) -> None:
+    done = run("export", card, "--fp16", "--calib", photos)
+    assert done.code == 2
+    assert "add --int8" in done.err
+
+
+def test_an_evaluation_set_without_labels_cannot_hold_a_budget(
+    run: Run, int8: list[object], photos: Path, images: Path, tmp_path: Path
+) -> None:
+    done = run(*int8, "--calib", photos, "--data", images, "--max-drop", 1, "-o", tmp_path / "out")
+    assert done.code == 2
+    assert "label" in done.err
+
+
+def test_a_recipe_of_another_model_is_refused(run: Run, int8: list[object], tmp_path: Path) -> None:
+    done = run(*int8, "--calib", "calibration/fashion.toml", "-o", tmp_path / "out")
+    assert done.code == 6
+    assert "is for sknet-fashion" in done.err
+    both = run(*int8, "--calib", "calibration/fashion.toml", "--calib-num", 3, "-o", tmp_path / "out")
+    assert both.code == 2
+    assert "both say how to calibrate" in both.err
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 2}', b"[]"])
+def test_a_broken_ranges_file_is_named(content: bytes, run: Run, int8: list[object], tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_bytes(content)
+    done = run(*int8, "--ranges", tmp_path / "r.json", "-o", tmp_path / "out")
+    assert done.code == 6
+    assert "r.json" in done.err
+
+
+def test_ranges_that_lack_a_tensor_name_it(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
+    ranges = tmp_path / "r.json"
+    assert run("calibrate", int8[1], "--weights", int8[-1], "--calib", photos, "-o", ranges).code == 0
+    content = json.loads(ranges.read_text())
+    del content["tensors"]["stem.relu/Relu"]
+    ranges.write_text(json.dumps(content))
+    done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
+    assert done.code == 6
+    assert "stem.relu/Relu" in done.err
+
+
+def test_calibrate_never_leaves_half_a_file(run: Run, bundle: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "x.png").write_bytes(b"no image")
+    (tmp_path / "r.json").write_text("what was there")
+    done = run("calibrate", bundle, "--calib", bad, "-o", tmp_path / "r.json")
+    assert done.code == 6
+    assert "x.png" in done.err
+    assert (tmp_path / "r.json").read_text() == "what was there"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["r.json"]

@@ -1,0 +1,115 @@
+"""Bundles that a tiny card makes, and faults planted in them as a broken tool would leave them: file and digest agree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from safetensors.torch import save_file
+from torch import nn
+
+from skdeploy.bundle.artifact import digest_file
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.errors import PrecisionError
+from skdeploy.int8_options import CalibrationOptions, Int8Options
+from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.pipeline import export
+from skdeploy.spec import ModelSpec, Precision, Target
+from skdeploy.zoo.cards import read_card
+from tests.zoo.tiny_networks import live
+
+Pixels = NDArray[np.uint8]
+CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
+
+
+def photographs(count: int, *, seed: int = 0) -> Pixels:
+    """Random images of low frequencies and some noise, uint8 (N, 40, 44, 3)."""
+    generator = np.random.default_rng(seed)
+    small = generator.integers(0, 256, (count, 10, 11, 3)).repeat(4, axis=1).repeat(4, axis=2)
+    return np.clip(small + generator.integers(-20, 21, small.shape), 0, 255).astype(np.uint8)
+
+
+def crops(spec: ModelSpec, count: int = 2) -> Pixels:
+    """What the network is fed with, before normalisation."""
+    height, width = spec.input.height, spec.input.width
+    return photographs(count, seed=5)[:, 2 : 2 + height, 4 : 4 + width]
+
+
+@cache
+def bundle_of(precision: Precision, *, embed: bool = False, scale: float = 1.0, half: bool = False) -> Path:
+    """A bundle of the tiny card with weights as after training; not to be changed. ``scale``: of one unit's last
+    normalisation, which makes its output that much larger. ``half``: INT8's fallback is FP16."""
+    folder = Path(mkdtemp(prefix="skdeploy-test-"))
+    network = live(read_card(CARD).network).float()
+    with torch.no_grad():
+        for parameter in network.get_submodule("stages.1.0.expand.bn").parameters():
+            parameter.mul_(scale)
+    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, folder / "w.safetensors")
+    np.savez(folder / "images.npz", images=photographs(16, seed=3))
+    calibration = (
+        CalibrationOptions(images=folder / "images.npz") if precision is Precision.INT8 else CalibrationOptions()
+    )
+    fallback = Precision.FP16 if half or precision is not Precision.INT8 else Precision.FP32
+    options = ExportOptions(
+        str(CARD),
+        precision,
+        output=folder / "bundle",
+        weights=str(folder / "w.safetensors"),
+        trace=TraceOptions(exporter="torchscript", embed_preprocess=embed),
+        int8=Int8Options(calibration=calibration, fallback=fallback),
+        target=Target.ONNX,
+        images=folder / "images.npz",
+        num_images=4,
+    )
+    try:
+        export(options)
+    except PrecisionError:  # a unit that is scaled out of FP16's range: the export says so, and the files are there
+        assert scale > 1
+    return folder / "bundle"
+
+
+def edit_graph(bundle: Path, name: str, change: Callable[[onnx.GraphProto], None]) -> None:
+    """Changes an ONNX file of a bundle, and its digest in the manifest."""
+    model = onnx.load(bundle / name)
+    change(model.graph)
+    onnx.save(model, bundle / name)
+    manifest: Any = json.loads((bundle / "manifest.json").read_text())
+    (entry,) = [artifact for artifact in manifest["artifacts"] if artifact["path"] == name]
+    entry["sha256"], entry["size_bytes"] = digest_file(bundle / name), (bundle / name).stat().st_size
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+
+
+def edit_constant(bundle: Path, name: str, wanted: str, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    """Changes the one constant of a graph whose name ends in ``wanted``."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        (constant,) = [one for one in graph.initializer if one.name.endswith(wanted)]
+        array = numpy_helper.to_array(constant)
+        changed = change(array.copy())
+        assert not np.array_equal(changed, array)
+        constant.CopyFrom(numpy_helper.from_array(changed.astype(array.dtype), constant.name))
+
+    edit_graph(bundle, name, edit)
+
+
+def spec_of(bundle: Path) -> ModelSpec:
+    return load_bundle(bundle).manifest.model
+
+
+def changed(network: nn.Module, change: Callable[[nn.Module], None]) -> nn.Module:
+    """A copy of a network with something changed."""
+    import copy
+
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        change(other)
+    return other

@@ -1,0 +1,413 @@
+"""Evaluations of real bundles: predictions against ONNX Runtime run by hand, the cache, and what cannot be evaluated."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from skdeploy.bundle.artifact import write_text
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.errors import IntegrityError, ParityError, UsageError
+from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.parity import evaluate as module
+from skdeploy.parity.accuracy import Evaluation
+from skdeploy.parity.evaluate import EvaluationOptions, compare, evaluate, labelled_images
+from skdeploy.parity.predictions import Cache, Predictions
+from skdeploy.parity.streaming import Reader, predict_all
+from skdeploy.pipeline import export
+from skdeploy.progress import Silent
+from skdeploy.quant.dataset import Dataset, normalise, open_dataset
+from skdeploy.spec import Precision, Target
+
+CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
+IMAGES = 61  # no multiple of a batch
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> NDArray[np.uint8]:
+    """Colours that differ a lot: an untrained network sees one class in all noise."""
+    random = np.random.default_rng(0)
+    colour = random.integers(0, 256, (IMAGES, 1, 1, 3))
+    noise = random.integers(-60, 60, (IMAGES, 36, 36, 3))
+    return np.clip(colour + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory, pixels: NDArray[np.uint8]) -> tuple[Path, Path]:
+    """Two networks of one architecture, in FP16 and in FP32: their classes have nothing to do with each other."""
+    folder = tmp_path_factory.mktemp("bundles")
+    np.savez(folder / "few.npz", images=pixels[:4])
+    made = []
+    for seed, precision in ((1, Precision.FP16), (2, Precision.FP32)):
+        made.append(folder / f"seed{seed}")
+        export(
+            ExportOptions(
+                str(CARD), precision, output=made[-1], seed=seed, images=folder / "few.npz", target=Target.ONNX
+            )
+        )
+    return made[0], made[1]
+
+
+@pytest.fixture(scope="module")
+def logits(bundles: tuple[Path, Path], pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Of the first bundle's FP32 graph, by ONNX Runtime alone: resize is none, and the crop leaves 32 of 36 pixels."""
+    session = onnxruntime.InferenceSession(str(bundles[0] / "model.onnx"))
+    spec = load_bundle(bundles[0]).manifest.model
+    outputs = [
+        session.run(["logits"], {"input": normalise(one[None, 2:34, 2:34], spec.preprocess)})[0] for one in pixels
+    ]
+    return np.concatenate(outputs)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, pixels: NDArray[np.uint8], logits: NDArray[np.float32]) -> Path:
+    """Labelled as the first network sees them, but for the first six, which are labelled with the next class."""
+    labels = logits.argmax(1)
+    assert len(np.unique(labels)) >= 2
+    labels[:6] = (labels[:6] + 1) % 5
+    path = tmp_path_factory.mktemp("data") / "evaluation.npz"
+    np.savez(path, images=pixels, labels=labels)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/skdeploy/evaluations"
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    return evaluation.model_dump(exclude={"seconds", "reused"})
+
+
+def test_accuracy_is_that_of_onnx_runtime_alone(
+    bundles: tuple[Path, Path], data: Path, logits: NDArray[np.float32]
+) -> None:
+    found = evaluate(bundles[0], EvaluationOptions(data))
+    fp32, fp16 = found.accuracies
+    assert (fp32.artifact, fp16.artifact) == ("model.onnx", "model.fp16.onnx")
+    assert fp32.top1.correct == IMAGES - 6
+    assert fp32.top5 is None  # of five classes
+    labels = np.load(data)["labels"]
+    for row in range(5):
+        expected = np.bincount(logits.argmax(1)[labels == row], minlength=5)
+        assert fp32.confusion[row] == tuple(expected)
+    assert found.missing_classes == tuple(str(n) for n in range(5) if n not in labels)
+    assert found.pairs[0].agreement > 0.9  # FP16 flips what is near a tie, and little else
+    assert found.pairs[0].first == "model.onnx on onnxruntime"
+
+
+@pytest.mark.parametrize("batch", [1, 7, 61, 100])
+def test_any_batch_gives_the_same_figures_and_no_image_is_lost(
+    bundles: tuple[Path, Path], data: Path, batch: int
+) -> None:
+    expected = figures(evaluate(bundles[0], EvaluationOptions(data)))
+    found = figures(evaluate(bundles[0], EvaluationOptions(data, batch=batch)))
+    assert found["accuracies"] == expected["accuracies"]
+    assert found["images"] == IMAGES
+
+
+def test_a_graph_of_fixed_batch_is_filled_up_and_the_fill_is_not_counted(
+    bundles: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few.npz"
+    np.savez(few, images=np.load(data)["images"][:4])
+    options = ExportOptions(
+        str(CARD), output=tmp_path / "fixed", seed=1, images=few, target=Target.ONNX, trace=TraceOptions(batch=3)
+    )
+    export(options)
+    found = compare(bundles[0], tmp_path / "fixed", EvaluationOptions(data))
+    assert found.images == IMAGES
+    assert found.accuracies[1].top1.correct == IMAGES - 6  # of FP32
+
+
+def test_torch_can_be_the_reference_and_is_the_same_network(bundles: tuple[Path, Path], data: Path) -> None:
+    found = evaluate(bundles[0], EvaluationOptions(data, artifacts=("model.onnx",), against="torch"))
+    assert found.pairs[0].first == "torch"
+    assert found.pairs[0].agreement == 1
+    assert found.pairs[0].logits is not None
+    assert found.pairs[0].logits.max_rel_error < 1e-4  # float32, summed in another order
+
+
+def test_another_network_fails_the_gate_and_the_same_one_passes(bundles: tuple[Path, Path], data: Path) -> None:
+    good, other = bundles
+    bad = evaluate(other, EvaluationOptions(data, max_drop=5, against=str(good)))
+    assert bad.verdict == "fail"
+    assert bad.pairs[0].first == "seed1/model.fp16.onnx on onnxruntime"
+    same = compare(good, good, EvaluationOptions(data, max_drop=10))
+    assert same.verdict == "pass"
+    assert same.pairs[0].agreement == 1
+    assert compare(good, other, EvaluationOptions(data, max_drop=5)).verdict == "fail"
+
+
+def test_the_reference_comes_once_though_it_is_asked_for_twice(bundles: tuple[Path, Path], data: Path) -> None:
+    found = evaluate(bundles[0], EvaluationOptions(data, artifacts=("model.onnx", "model.fp16.onnx", "model.onnx")))
+    assert [a.artifact for a in found.accuracies] == ["model.onnx", "model.fp16.onnx"]
+
+
+def test_a_gate_with_nothing_to_compare_is_refused(bundles: tuple[Path, Path], data: Path) -> None:
+    with pytest.raises(UsageError, match=r"needs two artifacts, and model.onnx is the only one"):
+        evaluate(bundles[0], EvaluationOptions(data, artifacts=("model.onnx",), max_drop=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_drop": -0.1}, "--max-drop -0.1"),
+        ({"max_drop": float("nan")}, "--max-drop nan"),
+        ({"confidence": 50}, "--confidence 50"),
+        ({"confidence": 100}, "--confidence 100"),
+        ({"batch": 0}, "--batch 0"),
+        ({"num_images": 0}, "0 images"),
+        ({"artifacts": ("nothing.onnx",)}, r"nothing to run named 'nothing.onnx'"),
+        ({"artifacts": ("parity.json",)}, r"nothing to run named 'parity.json'"),
+        ({"against": "nowhere"}, "neither an artifact"),
+        ({"require_engine": True}, "holds no engine"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    bundles: tuple[Path, Path], data: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate(bundles[0], EvaluationOptions(data, **options))
+
+
+def test_fewer_images_are_spread_over_all(bundles: tuple[Path, Path], data: Path) -> None:
+    spec = load_bundle(bundles[0]).manifest.model
+    some = labelled_images(data, spec, 7)
+    assert some.numbers is not None
+    assert some.numbers.tolist() == [0, 8, 17, 26, 34, 43, 52]
+    assert evaluate(bundles[0], EvaluationOptions(data, num_images=7)).images == 7
+
+
+def stop_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends with an error after so many batches, each of which is saved."""
+    real, left = Cache.save, [saves]
+
+    def save(self: Cache, predictions: Predictions) -> bool:
+        done = real(self, predictions)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr("skdeploy.parity.streaming.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(Cache, "save", save)
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(bundles: tuple[Path, Path], data: Path, cache: Path) -> None:
+    expected = figures(evaluate(bundles[0], EvaluationOptions(data, fresh=True)))
+    shutil.rmtree(cache)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(bundles[0], EvaluationOptions(data))
+    tell = Notes()
+    found = evaluate(bundles[0], EvaluationOptions(data), tell)
+    assert found.reused == 24
+    assert figures(found) == expected
+    assert "interrupted after 24 of 61" in tell.notes[0]
+    again = evaluate(bundles[0], EvaluationOptions(data), tell)
+    assert again.reused == IMAGES
+    assert "those of an earlier run" in tell.notes[-1]
+    assert figures(again) == expected
+    assert evaluate(bundles[0], EvaluationOptions(data, fresh=True)).reused == 0
+
+
+def test_other_images_another_batch_or_another_artifact_are_not_answered_from_the_cache(
+    bundles: tuple[Path, Path], data: Path, tmp_path: Path
+) -> None:
+    with np.load(data) as content:
+        images, labels = content["images"], content["labels"]
+    evaluate(bundles[0], EvaluationOptions(data))
+    changed = images.copy()
+    changed[5, 20, 20, 0] ^= 1
+    np.savez(tmp_path / "changed.npz", images=changed, labels=labels)
+    np.savez(tmp_path / "relabelled.npz", images=images, labels=(labels + 1) % 5)
+    assert evaluate(bundles[0], EvaluationOptions(tmp_path / "changed.npz")).reused == 0
+    assert evaluate(bundles[0], EvaluationOptions(data, batch=3)).reused == 0
+    assert evaluate(bundles[0], EvaluationOptions(data, against="torch")).reused == 0
+    assert evaluate(bundles[1], EvaluationOptions(data)).reused == 0
+    relabelled = evaluate(bundles[0], EvaluationOptions(tmp_path / "relabelled.npz"))
+    assert relabelled.reused == IMAGES  # predictions need no labels
+    assert relabelled.accuracies[0].top1.correct <= 6
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other arrays", "other shape"])
+def test_a_damaged_cache_is_said_and_replaced(bundles: tuple[Path, Path], data: Path, cache: Path, damage: str) -> None:
+    expected = figures(evaluate(bundles[0], EvaluationOptions(data)))
+    (file,) = cache.iterdir()
+    content = file.read_bytes()
+    if damage == "other arrays":
+        np.savez(file, unrelated=np.zeros(3))
+    elif damage == "other shape":
+        np.savez(
+            file,
+            top=np.zeros((2, 70, 5), np.int16),
+            sums=np.zeros((1, 70, 6)),
+            unreadable=np.frombuffer(b"[]", np.uint8),
+        )
+    else:
+        file.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "text": b"predictions"}[damage])
+    tell = Notes()
+    found = evaluate(bundles[0], EvaluationOptions(data), tell)
+    assert "cannot be used, all are made anew" in tell.notes[0]
+    assert found.reused == 0
+    assert figures(found) == expected
+    assert evaluate(bundles[0], EvaluationOptions(data)).reused == IMAGES
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_the_result_is_the_same(
+    bundles: tuple[Path, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = figures(evaluate(bundles[0], EvaluationOptions(data)))
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    tell = Notes()
+    assert figures(evaluate(bundles[0], EvaluationOptions(data), tell)) == expected
+    assert len(tell.notes) == 1
+    assert "predictions are not kept" in tell.notes[0]
+
+
+def folder_of_images(folder: Path, pixels: NDArray[np.uint8], labels: Sequence[int]) -> Path:
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / str(label) / f"{index:03}.png")
+    return folder
+
+
+def test_files_give_what_arrays_give_and_a_few_unreadable_ones_are_left_out_by_name(
+    bundles: tuple[Path, Path], data: Path, pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    labels = np.load(data)["labels"]
+    folder = folder_of_images(tmp_path / "images", np.concatenate([pixels, pixels]), [*labels, *labels])
+    whole = evaluate(bundles[0], EvaluationOptions(folder))
+    once = evaluate(bundles[0], EvaluationOptions(data))
+    assert whole.accuracies[0].top1.correct == 2 * once.accuracies[0].top1.correct
+    victims = sorted(folder.rglob("*.png"))
+    victims[30].write_bytes(victims[30].read_bytes()[:100])
+    found = evaluate(bundles[0], EvaluationOptions(folder))
+    assert found.images == 121
+    assert [image.name for image in found.unreadable] == [str(victims[30].relative_to(folder))]
+    victims[40].write_text("no image")
+    with pytest.raises(UsageError, match=r"2 of the first \d+ images .* cannot be read; of all 122, 1 may be"):
+        evaluate(bundles[0], EvaluationOptions(folder))
+
+
+def test_unreadable_images_of_an_interrupted_run_are_still_known(
+    bundles: tuple[Path, Path], data: Path, pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    labels = np.load(data)["labels"]
+    folder = folder_of_images(tmp_path / "images", np.concatenate([pixels, pixels]), [*labels, *labels])
+    first = min(folder.rglob("*.png"))
+    first.write_text("no image")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(bundles[0], EvaluationOptions(folder))
+    found = evaluate(bundles[0], EvaluationOptions(folder))
+    assert found.reused == 24
+    assert [image.name for image in found.unreadable] == [str(first.relative_to(folder))]
+
+
+def test_labels_of_another_map_and_out_of_range_are_refused(
+    bundles: tuple[Path, Path], pixels: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "high.npz", images=pixels, labels=np.full(IMAGES, 5))
+    with pytest.raises(UsageError, match="has label 5, and tiny has 5 classes"):
+        evaluate(bundles[0], EvaluationOptions(tmp_path / "high.npz"))
+    np.savez(tmp_path / "none.npz", images=pixels)
+    with pytest.raises(UsageError, match="accuracy needs labels"):
+        evaluate(bundles[0], EvaluationOptions(tmp_path / "none.npz"))
+
+
+def relabelled(bundle: Path, folder: Path, labels: tuple[str, ...]) -> Path:
+    """A copy whose card names its classes."""
+    shutil.copytree(bundle, folder)
+    manifest = load_bundle(folder).manifest
+    model = manifest.model.model_copy(update={"labels": labels})
+    write_text(folder / "manifest.json", manifest.model_copy(update={"model": model}).model_dump_json(by_alias=True))
+    return folder
+
+
+def test_bundles_with_other_labels_are_not_compared(bundles: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    cats = relabelled(bundles[0], tmp_path / "cats", ("cat", "dog", "cow", "ant", "bee"))
+    bees = relabelled(bundles[1], tmp_path / "bees", ("cat", "dog", "ant", "cow", "bee"))
+    with pytest.raises(UsageError, match="other labels: class 2 is 'cow' and 'ant'"):
+        compare(cats, bees, EvaluationOptions(data))
+    with pytest.raises(UsageError, match="other labels"):
+        evaluate(bees, EvaluationOptions(data, against=str(cats)))
+    assert compare(cats, bundles[0], EvaluationOptions(data)).classes == ("cat", "dog", "cow", "ant", "bee")
+
+
+def test_an_altered_artifact_is_refused(bundles: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundles[0], tmp_path / "copy"))
+    with (copy / "model.fp16.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(IntegrityError, match=r"model\.fp16\.onnx is not the file"):
+        evaluate(copy, EvaluationOptions(data))
+
+
+class Broken:
+    """A session whose third batch holds a NaN."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.inputs, self.calls = inner, inner.inputs, 0
+
+    def run(self, feeds: Any) -> dict[str, NDArray[np.float32]]:
+        outputs: dict[str, NDArray[np.float32]] = self.inner.run(feeds)
+        self.calls += 1
+        if self.calls == 3:
+            outputs["logits"][1, 0] = np.nan
+        return outputs
+
+
+def test_logits_that_are_not_finite_are_no_prediction(bundles: tuple[Path, Path], data: Path) -> None:
+    runner = module.last_graph(load_bundle(bundles[0]))
+    dataset = open_dataset(data)
+    predictions = Predictions.none_yet(1, IMAGES, 5)
+    saved: list[int] = []
+    session: Any = Broken(runner.open())
+    with pytest.raises(ParityError, match=r"from images\[16\] on: 1 logits are NaN"):
+        predict_all([(runner, session)], dataset, 8, predictions, lambda p: saved.append(p.done), Silent())
+    assert saved == [16]
+
+
+def test_the_next_batch_is_read_while_this_one_is_computed_and_no_more_than_that(
+    bundles: tuple[Path, Path], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = Dataset.crop
+
+    def crop(self: Dataset, index: int, spec: Any) -> Any:
+        read.append(index)
+        return real(self, index, spec)
+
+    monkeypatch.setattr(Dataset, "crop", crop)
+    runner = module.last_graph(load_bundle(bundles[0]))
+    with runner.open() as session:
+        batches: Iterator[Any] = Reader([(runner, session)], open_dataset(data), 8).batches(0)
+        next(batches)
+        deadline = time.monotonic() + 10
+        while len(read) < 16 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert read == list(range(16))
+        assert sum(len(batch.rows) for batch in batches) == IMAGES - 8
