@@ -98,6 +98,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
         elif options.precision is Precision.INT8:
             graph = lower_to_int8(line, graph, options)
             if options.has_half:
+                line.note(int8_stages.ONNX_RUNTIME_HALF)
                 _check_headroom(line, graph, graph, dataset)
             if compiler == "tensorrt_rtx":
                 line.note(int8_stages.RTX_INT8)

@@ -2,6 +2,7 @@
 
 import typer
 
+from skdeploy.cli.attention import attention
 from skdeploy.cli.calibrate import calibrate
 from skdeploy.cli.convert import convert
 from skdeploy.cli.doctor import doctor
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (export, calibrate, convert, verify, sensitivity, models, inspect, doctor):
+for verb in (export, calibrate, convert, verify, sensitivity, attention, models, inspect, doctor):
     app.command()(verb)
 
 

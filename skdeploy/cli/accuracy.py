@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 if TYPE_CHECKING:
     from skdeploy.parity.accuracy import Evaluation
+
+READABLE_CLASSES: Final = 20
 
 Data = Annotated[
     Path,
@@ -67,7 +69,8 @@ def finish(
             "exit_code": code,
         }
         print(f"error: {error.message}\n  -> {error.advice}", file=sys.stderr)
-    json.dump(content, sys.stdout, indent=2)
+    # a confusion matrix of 1,000 classes is a million numbers, each on a line of its own
+    json.dump(content, sys.stdout, indent=2 if len(evaluation.classes) <= READABLE_CLASSES else None)
     sys.stdout.write("\n")
     if code:
         raise typer.Exit(code)

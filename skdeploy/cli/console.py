@@ -43,6 +43,8 @@ WORDS: Final = {
     "build": "engine",
     "parity": "parity",
     "digests": "digests",
+    "sensitivity": "sensitivity",
+    "attention": "attention",
 }
 
 
@@ -249,9 +251,8 @@ def audit_lines(audit: Mapping[str, JsonValue]) -> list[str]:
     counts = (
         f"{report.constant.count} of one colour, {report.clipped.count} clipped, {len(report.unreadable)} unreadable"
     )
-    return [
-        f"calibration images: {report.used} of {report.asked} asked for, from {report.dataset}{covered}; {pairs}{overlap}; {counts}"
-    ]
+    source = f"calibration images: {report.used} of {report.asked} asked for, from {report.dataset}{covered}"
+    return [f"{source}; {pairs}{overlap}; {counts}"]
 
 
 def print_json(

@@ -78,7 +78,7 @@ class HalfPrecision(ir.passes.InPlacePass):
             self._convert_inputs(graph, node, FLOAT16)
             for value in node.outputs:
                 if value.dtype == FLOAT32:
-                    value.dtype = FLOAT16
+                    value.type = ir.TensorType(FLOAT16)  # not .dtype: a clone shares its type with the original
                     if not _is_weight(node):
                         self.halved.append(value.name or "")
         unused = [pattern.pattern for pattern in self.patterns if pattern.pattern not in used]
@@ -158,7 +158,7 @@ class HalfPrecision(ir.passes.InPlacePass):
             if flushed:
                 self.flushed[value.name or ""] = flushed
             constant = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=value.shape)
-            constant.dtype = FLOAT16
+            constant.type = ir.TensorType(FLOAT16)
             graph.register_initializer(constant)
             self._constants[value] = constant
         return self._constants[value]

@@ -65,7 +65,7 @@ class WithoutRange(ir.passes.InPlacePass):
         for value in halves:
             if value.const_value is not None:
                 _widen_constant(value)
-            value.dtype = FLOAT32
+            value.type = ir.TensorType(FLOAT32)
         return ir.passes.PassResult(model, modified=bool(halves))
 
 
@@ -73,7 +73,7 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     if node.op_type == "Cast":  # is the rounding already: only go back to FP32
         graph.insert_after(node, _widened(value))
         return
-    value.dtype = FLOAT32
+    value.type = ir.TensorType(FLOAT32)
     output = value.is_graph_output()
     if not output and not _needs_rounding(node, value):
         return
@@ -119,4 +119,4 @@ def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
 def _widen_constant(value: ir.Value) -> None:
     assert value.const_value is not None  # it is an initializer
     value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
-    value.dtype = FLOAT32
+    value.type = ir.TensorType(FLOAT32)

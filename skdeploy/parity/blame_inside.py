@@ -15,7 +15,7 @@ from skdeploy.graph.naming import module_of
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, LayerResult
 from skdeploy.parity.cause import Cause, explain
 from skdeploy.parity.layers import Own, Pair, Recording, decibels
-from skdeploy.parity.layers_graph import GraphStage, named_node, pairs_of_graphs, pairs_with_torch
+from skdeploy.parity.layers_graph import ROUNDED, GraphStage, named_node, pairs_of_graphs, pairs_with_torch
 from skdeploy.parity.layers_int8 import int8_range
 from skdeploy.parity.layers_torch import TorchStage
 from skdeploy.parity.metrics import EXACT_DB, compare_logits, violations
@@ -217,7 +217,7 @@ def _drop(row: LayerResult) -> float:
 def _tensor(found: Inspectable, pair: Pair) -> str:
     if isinstance(found, TorchStage):
         return pair.found
-    return pair.found.removesuffix("_rounded")
+    return pair.found.removesuffix(ROUNDED)
 
 
 def _module(found: Inspectable, pair: Pair) -> str:

@@ -95,8 +95,8 @@ class BlameReport(Frozen):
         part = "the preprocessing, " if blamed.module == PREPROCESS else ""
         return (
             f"{self.guilty} is to blame, and in it {part}module {blamed.module or '(top level)'}, tensor {blamed.tensor} "
-            f"({blamed.operator} {blamed.node}): its inputs are at {_db(blamed.inputs_db)}, it is at {_db(blamed.run_db)}, "
-            f"and at {_db(blamed.own_db)} with inputs without error; {blamed.words}"
+            f"({blamed.operator} {blamed.node}): its inputs are {_db(blamed.inputs_db)}, it is {_db(blamed.run_db)}, "
+            f"and {_db(blamed.own_db)} of inputs without error; {blamed.words}"
         )
 
     def text(self) -> str:

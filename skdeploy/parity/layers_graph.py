@@ -29,6 +29,7 @@ PASSING: Final = frozenset({"Cast", QUANTIZE, DEQUANTIZE})  # nodes of a precisi
 # In a graph with shifted INT8 tensors, what additions and convolutions give may be off by a constant until it is quantized.
 # What these operators give is not: ``graph/shift.py`` shifts through none of them, and gives them what they had.
 UNSHIFTED: Final = frozenset({"Relu", "Sigmoid", "Softmax", "Sub", "Mul"})
+ROUNDED: Final = "_round16_rounded"  # what ``RoundToHalf`` adds to the name of a tensor that it rounds
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
 
@@ -116,7 +117,7 @@ class GraphStage:
 
     def rounded(self, tensor: str) -> str:
         """What holds a tensor of the graph after its rounding to FP16."""
-        name = f"{tensor}_rounded"
+        name = f"{tensor}{ROUNDED}"
         return name if name in self.parts.maker else tensor
 
     def _feeds(self, pixels: Pixels) -> dict[str, Array]:
@@ -176,7 +177,7 @@ def named_node(found: GraphStage, target: str) -> ir.Node:
     """The node of the network that makes a tensor: before the casts and Q/DQ that its precision adds."""
     model = found.model
     makers = {value.name: node for node in model.graph for value in node.outputs}
-    node = makers.get(target) or makers[target.removesuffix("_rounded")]
+    node = makers.get(target) or makers[target.removesuffix(ROUNDED)]
     while node.op_type in PASSING:
         value = node.inputs[0]
         producer = value.producer() if value is not None else None

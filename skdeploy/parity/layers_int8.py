@@ -14,6 +14,7 @@ from skdeploy.graph.qdq import DEQUANTIZE, INT8_MIN
 from skdeploy.graph.shift import shiftable
 from skdeploy.parity.cause import Int8Range
 from skdeploy.parity.layers import Pair
+from skdeploy.parity.layers_graph import ROUNDED
 from skdeploy.quant.quantize import ranged_tensors
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.thresholds import SHIFTED
@@ -41,7 +42,7 @@ def offsets(model: ir.Model, ranges: Ranges, keep: Iterable[str], *, keep_groupe
 
 def int8_range(model: ir.Model, pair: Pair) -> tuple[Int8Range | None, ir.Node | None]:
     """What an INT8 tensor can hold, in the reference's terms, and the node that quantizes it; None, None for another tensor."""
-    wanted = pair.found.removesuffix("_rounded")
+    wanted = pair.found.removesuffix(ROUNDED)
     node = next((node for node in model.graph for value in node.outputs if value.name == wanted), None)
     if node is None or node.op_type != DEQUANTIZE:
         return None, None

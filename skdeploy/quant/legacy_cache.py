@@ -116,8 +116,8 @@ def _hexadecimal(name: str, scale: float) -> str:
 def spread_scales(model: ir.Model, scales: Mapping[str, float]) -> dict[str, float]:
     """Scales for the tensors between the calibrated ones too, in the graph's order, since a layer without them is not INT8.
 
-    What ReLU, a max pool or a reshape reads has the scale of what it makes, and so has each summand of an addition that has none
-    of its own: TensorRT fuses these, and then only the last tensor exists.
+    What ReLU, a max pool or a reshape reads has the scale of what it makes, and so has each summand of an addition that has
+    none of its own: TensorRT fuses these, and then only the last tensor exists.
     """
     found = dict(scales)
     for node in reversed(list(model.graph)):

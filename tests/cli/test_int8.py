@@ -165,8 +165,8 @@ def test_a_legacy_cache_comes_with_the_graph_that_it_is_for(
     assert set(read_legacy_cache(text)) <= tensors
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     weighted = next(row for row in manifest["artifacts"] if row["path"] == "model.int8.onnx")["details"]["int8_weights"]
-    made = {node.name: node.output[0] for node in graph.node}
-    assert {made[name] for name in weighted} - {"logits"} <= set(read_legacy_cache(text))
+    read = {node.name: node.input[0] for node in graph.node}
+    assert {read[name] for name in weighted} <= set(read_legacy_cache(text))
 
 
 def test_the_budget_decides_what_stays_in_the_fallback(

@@ -14,8 +14,9 @@ from skdeploy.graph.exact_input import PIXELS
 from skdeploy.graph.half import HalfPrecision
 from skdeploy.graph.naming import module_of
 from skdeploy.options import TraceOptions
+from tests.conftest import TinySpec
 from tests.graph.int8_networks import THREE, TORCHSCRIPT, TWO, int8, pixels, quantized
-from tests.graph.networks import run
+from tests.graph.networks import card, run, traced
 from tests.graph.test_half import check_types, float_types
 from tests.zoo.tiny_networks import K3, K5, VARIANTS, network
 
@@ -209,3 +210,10 @@ def test_every_part_of_the_algorithm_may_be_left_out(choices: dict[str, bool]) -
     if "exact_input" in choices:
         (quantizer,) = (node for node in nodes(model, Q) if node.inputs[0] in model.graph.inputs)
         assert float_types(quantizer) == {FLOAT32}  # the image itself is quantized as it comes in
+
+
+def test_a_clone_can_become_fp16_while_the_original_stays_as_it_was(tiny_spec: TinySpec) -> None:
+    """onnx-ir's clones share their type objects: whoever changes a type in place changes both."""
+    original = traced(card(tiny_spec()))
+    HalfPrecision()(original.clone())
+    assert ir.DataType.FLOAT16 not in {value.dtype for node in original.graph for value in node.outputs}

@@ -288,6 +288,8 @@ def test_every_tensors_own_error_is_that_of_its_precision(
     found.stream_own(image, pairs, recording, keep)
     assert min(own.values()) > least, min(own, key=lambda key: own[key])
     assert "logits" in own or "classifier" in own
+    if precision is FP16:  # each is compared after its rounding
+        assert all(value < 85 for tensor, value in own.items() if tensor.endswith("/Conv"))
     convolutions = sum(node.op_type == "Conv" for node in found.model.graph)
     assert len(own) >= convolutions // 2
 
