@@ -125,6 +125,12 @@ def print_bundle(
             )
             table.add_row(*cells[: len(shown)])
     console.print(table)
+    mixed = bundle.artifact("mixed.json")
+    if mixed is not None:
+        from skdeploy.cli.sensitivity import print_mixed
+        from skdeploy.quant.mixed import MixedPrecision
+
+        print_mixed(MixedPrecision.model_validate_json(bundle.check(mixed).read_text(encoding="utf-8")))
     for line in summary(bundle, report):
         console.print(line, soft_wrap=True)
     if seconds is not None:

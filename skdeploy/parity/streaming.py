@@ -124,7 +124,7 @@ def predict_all(
             if read.rows:
                 predictions.add(read.rows, logits)
             predictions.unreadable += read.unreadable
-            predictions.done = read.stop
+            predictions.done = read.start
             _check_unreadable(predictions, allowed, dataset)
             now = time.perf_counter()
             if now - told >= TELL_SECONDS:

@@ -50,7 +50,7 @@ def read_crops(
         shown = "\n".join(f"  {image.name}: {image.reason}" for image in unreadable[:SHOWN])
         more = f"\n  ... and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
         raise CalibrationError(
-            f"{len(unreadable)} of the {len(dataset)} calibration images from {dataset.name} cannot be used, "
+            f"{len(unreadable)} of the {len(dataset)} images from {dataset.name} cannot be used, "
             f"{allowed} may be (1 %):\n{shown}{more}",
             advice="remove or replace them, and run the same command again",
         )

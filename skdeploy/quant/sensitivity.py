@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession, load_graph
+from skdeploy.bundle.evidence import write_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.graph.naming import module_of, modules_pattern
@@ -35,6 +36,7 @@ Crops = Sequence[Pixels] | Pixels  # uint8 (H, W, C) each
 Labels = NDArray[np.integer[Any]]
 Logits = NDArray[np.float64]
 
+MODEL: Final = "model.onnx"
 RANGES: Final = "ranges.json"  # the artifact of an INT8 bundle
 BATCH_PIXELS: Final = (
     RUN_BATCH * 224 * 224
@@ -210,6 +212,8 @@ def sensitivity_of(
 ) -> SensitivityReport:
     """Measures the units of an INT8 bundle's FP32 graph with its own ranges, those that its export kept too.
 
+    Kept as the evidence ``sensitivity``.
+
     ``data``: images (see ``open_dataset``), of which ``num_images`` are used, a balanced choice; default: the card's own.
     Without labels there is no top-1. Grouped convolutions stay in the fallback if the export kept them there.
 
@@ -220,8 +224,8 @@ def sensitivity_of(
     check_count(num_images, "--num-images")
     spec = bundle.manifest.model
     recorded = bundle.artifact(RANGES)
-    graphs = [a for a in bundle.manifest.artifacts if a.format == "onnx" and a.precision is Precision.FP32]
-    if recorded is None or not graphs:
+    graph = bundle.artifact(MODEL)
+    if recorded is None or graph is None:
         missing = RANGES if recorded is None else "FP32 graph"
         raise UsageError(
             f"{bundle.folder} has no {missing}: it is a bundle of {bundle.manifest.precision.value}",
@@ -234,8 +238,8 @@ def sensitivity_of(
     dataset = select(dataset, num_images, seed=0)
     tell.update(f"reads {len(dataset)} images")
     read = list(read_crops(dataset, spec, lambda image: tell.note(f"passed over {image.name}: {image.reason}")))
-    return measure_sensitivity(
-        load_graph(bundle.check(graphs[-1])),
+    report = measure_sensitivity(
+        load_graph(bundle.check(graph)),
         spec,
         load_ranges(bundle.check(recorded)),
         [crop.pixels for _, crop in read],
@@ -244,6 +248,8 @@ def sensitivity_of(
         dataset=dataset.name,
         progress=progress,
     )
+    write_evidence(bundle, "sensitivity", report, [graph, recorded])
+    return report
 
 
 def units_of(

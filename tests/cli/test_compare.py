@@ -77,6 +77,10 @@ def test_other_labels_and_other_numbers_of_classes_are_refused(
     result = run("compare", cats, dogs, "--data", data)
     assert result.code == 2
     assert "class 1 is 'b' and 'c'" in result.err
+    assert run("evaluate", dogs, "--data", data, "--against", cats).code == 2
+    assert run("compare", cats, exported, "--data", data, "--json").json["classes"] == list(
+        "abcde"
+    )  # only one names them
     network = load_bundle(exported).manifest.model.network.model_copy(update={"classes": 6})
     more = changed(exported, tmp_path / "more", network=network)
     result = run("compare", exported, more, "--data", data)

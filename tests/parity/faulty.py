@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from functools import cache
@@ -45,7 +46,9 @@ def crops(spec: ModelSpec, count: int = 2) -> Pixels:
 
 
 @cache
-def bundle_of(precision: Precision, *, embed: bool = False, scale: float = 1.0, half: bool = False) -> Path:
+def bundle_of(
+    precision: Precision, *, embed: bool = False, scale: float = 1.0, half: bool = False, batch: int | None = None
+) -> Path:
     """A bundle of the tiny card with weights as after training; not to be changed. ``scale``: of one unit's last
     normalisation, which makes its output that much larger. ``half``: INT8's fallback is FP16."""
     folder = Path(mkdtemp(prefix="skdeploy-test-"))
@@ -64,7 +67,7 @@ def bundle_of(precision: Precision, *, embed: bool = False, scale: float = 1.0, 
         precision,
         output=folder / "bundle",
         weights=str(folder / "w.safetensors"),
-        trace=TraceOptions(exporter="torchscript", embed_preprocess=embed),
+        trace=TraceOptions(exporter="torchscript", embed_preprocess=embed, batch=batch),
         int8=Int8Options(calibration=calibration, fallback=fallback),
         target=Target.ONNX,
         images=folder / "images.npz",
@@ -74,6 +77,16 @@ def bundle_of(precision: Precision, *, embed: bool = False, scale: float = 1.0, 
         export(options)
     except PrecisionError:  # a unit that is scaled out of FP16's range: the export says so, and the files are there
         assert scale > 1
+    return folder / "bundle"
+
+
+@cache
+def bundle_of_graph() -> Path:
+    """A bundle that an ONNX file was made into: nothing is known of the network in PyTorch."""
+    folder = Path(mkdtemp(prefix="skdeploy-test-"))
+    np.savez(folder / "images.npz", images=photographs(4, seed=3))
+    source = str(bundle_of(Precision.FP32) / "model.onnx")
+    export(ExportOptions(source, output=folder / "bundle", target=Target.ONNX, images=folder / "images.npz"))
     return folder / "bundle"
 
 
@@ -107,8 +120,6 @@ def spec_of(bundle: Path) -> ModelSpec:
 
 def changed(network: nn.Module, change: Callable[[nn.Module], None]) -> nn.Module:
     """A copy of a network with something changed."""
-    import copy
-
     other = copy.deepcopy(network)
     with torch.no_grad():
         change(other)

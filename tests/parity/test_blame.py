@@ -27,7 +27,7 @@ from skdeploy.parity.layers_torch import TorchStage
 from skdeploy.quant.dataset import normalise
 from skdeploy.spec import Precision
 from skdeploy.zoo.fold import fold
-from tests.parity.faulty import bundle_of, changed, crops, edit_constant, edit_graph, spec_of
+from tests.parity.faulty import bundle_of, bundle_of_graph, changed, crops, edit_constant, edit_graph, spec_of
 
 FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8
 Bundles = Callable[..., Path]
@@ -111,7 +111,7 @@ def test_a_damaged_weight_of_the_network_itself() -> None:
     stages = chain(bundle)
 
     def damage(network: nn.Module) -> None:
-        network.get_submodule("stages.0.0.expand.conv").weight[3] *= 1.5  # type: ignore[operator]
+        network.get_submodule("stages.0.0.expand.conv").weight[3] *= 1.5
 
     report = blamed(bundle, with_network(stages, FLOAT32, changed(torch_stage(stages, FLOAT32).make(), damage)))
     assert report.guilty == FLOAT32
@@ -186,6 +186,31 @@ def test_a_fault_is_blamed_where_it_is_and_not_where_it_arrives(copy_of: Bundles
     assert arrived[0] < 40
 
 
+@pytest.mark.parametrize("precision", [FP32, INT8])
+def test_in_a_graph_of_fixed_batch(precision: Precision, copy_of: Bundles) -> None:
+    bundle = copy_of(precision, batch=3)
+    assert blamed(bundle).guilty is None
+    name = {FP32: "model.onnx", INT8: "model.int8.onnx"}[precision]
+    kind = {FP32: "weight", INT8: "weight_rounded_scale"}[precision]
+    edit_constant(bundle, name, f"stages.1.0.reduce.conv.{kind}", lambda array: array * 4)
+    report = blamed(bundle)
+    assert report.guilty == name
+    assert report.tensor is not None
+    assert report.tensor.reference.startswith("stages.1.0.reduce.")
+
+
+def test_of_a_bundle_without_a_network_the_first_graph_is_the_reference(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(bundle_of_graph(), tmp_path / "bundle"))
+    report = blamed(bundle)
+    assert [row.stage for row in report.stages] == ["model.read.onnx", "model.traced.onnx", "model.onnx"]
+    assert report.guilty is None
+    edit_constant(bundle, "model.onnx", "stages.1.0.expand.conv.weight", lambda weight: weight[::-1])
+    report = blamed(bundle)
+    assert report.guilty == "model.onnx"
+    assert report.tensor is not None
+    assert report.tensor.module == "stages.1.0.expand.conv"
+
+
 def test_permuted_channels_in_the_simplified_graph(copy_of: Bundles) -> None:
     bundle = copy_of(FP32)
     order = [1, 0, *range(2, 16)]
@@ -225,7 +250,7 @@ def test_a_bad_scale_in_int8(copy_of: Bundles) -> None:
 def test_a_bad_scale_in_int8_of_a_shifted_tensor_with_an_fp16_fallback(copy_of: Bundles) -> None:
     bundle = copy_of(INT8, half=True)
     tensor = "stages.0.0.sk.branches.0.relu/Relu"
-    assert tensor in chain(bundle)[-1].offsets()  # type: ignore[union-attr, misc]
+    assert tensor in chain(bundle)[-1].offsets()
     edit_constant(bundle, "model.int8.onnx", f"{tensor}_scale_fp16", lambda scale: scale / 8)
     report = blamed(bundle)
     assert report.guilty == "model.int8.onnx"

@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skdeploy.bundle.artifact import write_text
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.errors import IntegrityError, ParityError, UsageError
 from skdeploy.options import ExportOptions, TraceOptions
@@ -337,25 +336,6 @@ def test_labels_of_another_map_and_out_of_range_are_refused(
     np.savez(tmp_path / "none.npz", images=pixels)
     with pytest.raises(UsageError, match="accuracy needs labels"):
         evaluate(bundles[0], EvaluationOptions(tmp_path / "none.npz"))
-
-
-def relabelled(bundle: Path, folder: Path, labels: tuple[str, ...]) -> Path:
-    """A copy whose card names its classes."""
-    shutil.copytree(bundle, folder)
-    manifest = load_bundle(folder).manifest
-    model = manifest.model.model_copy(update={"labels": labels})
-    write_text(folder / "manifest.json", manifest.model_copy(update={"model": model}).model_dump_json(by_alias=True))
-    return folder
-
-
-def test_bundles_with_other_labels_are_not_compared(bundles: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
-    cats = relabelled(bundles[0], tmp_path / "cats", ("cat", "dog", "cow", "ant", "bee"))
-    bees = relabelled(bundles[1], tmp_path / "bees", ("cat", "dog", "ant", "cow", "bee"))
-    with pytest.raises(UsageError, match="other labels: class 2 is 'cow' and 'ant'"):
-        compare(cats, bees, EvaluationOptions(data))
-    with pytest.raises(UsageError, match="other labels"):
-        evaluate(bees, EvaluationOptions(data, against=str(cats)))
-    assert compare(cats, bundles[0], EvaluationOptions(data)).classes == ("cat", "dog", "cow", "ant", "bee")
 
 
 def test_an_altered_artifact_is_refused(bundles: tuple[Path, Path], data: Path, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_of_a_fault_in_torch_the_graph_that_was_traced_from_it_is_cut(tmp_path: 
     # A trace of the wrong one has the fault in it.
     for kind in ("weight", "bias"):
         parameter = folded.get_submodule(wrong).get_parameter(kind).numpy()
-        edit_constant(bundle, "model.traced.onnx", f"{wrong}.{kind}", lambda _old, new=parameter: new)  # type: ignore[misc]
+        edit_constant(bundle, "model.traced.onnx", f"{wrong}.{kind}", lambda _old, new=parameter: new)
     traced = [stage for stage in chain_of(load_bundle(bundle)) if stage.name == "model.traced.onnx"]
     report = blame(
         [traced[0] if stage.name == "model.traced.onnx" else stage for stage in chain],
@@ -233,7 +233,7 @@ def test_modules_that_are_said_to_give_the_same_do(variant: str, tmp_path: Path)
     image = tiny_networks.images().numpy()
     outputs: dict[str, dict[str, Any]] = {"training": {}, "deploy": {}}
     for form, module, wanted in (("training", network, same.values()), ("deploy", deploy, same.keys())):
-        stage = TorchStage(form, lambda module=module: module, lambda _pixels: image, double=True)  # type: ignore[misc]
+        stage = TorchStage(form, lambda module=module: module, lambda _pixels: image, double=True)
         stage.stream(np.zeros((4, 1, 1, 3), np.uint8), frozenset(wanted), outputs[form].__setitem__)
     compared = 0
     for name, array in outputs["deploy"].items():

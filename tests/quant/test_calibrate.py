@@ -341,7 +341,7 @@ def test_an_unreadable_image_among_200_is_left_out_named_and_counted(
 
 def test_more_than_one_in_a_hundred_is_an_error(spec: ModelSpec, graph: ir.Model, tmp_path: Path) -> None:
     images = files(tmp_path / "images", 120, (100, 110))
-    with pytest.raises(CalibrationError, match="2 of the 120 calibration images") as error:
+    with pytest.raises(CalibrationError, match="2 of the 120 images") as error:
         calibrated(graph, spec, images)
     assert "  100.png: " in error.value.message
 

@@ -14,10 +14,11 @@ import math
 import re
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from skdeploy.errors import CalibrationError, UsageError
-from skdeploy.quant.legacy_cache import read_legacy_cache, write_legacy_cache
+from skdeploy.quant.legacy_cache import read_legacy_cache, spread_scales, write_legacy_cache
 
 README = """\
 TRT-7000-EntropyCalibration2
@@ -153,3 +154,26 @@ def test_a_broken_cache_is_refused_with_the_line(text: str, message: str) -> Non
 def test_digits_that_another_tool_left_out_are_leading_zeros() -> None:
     assert read_legacy_cache("TRT-8503-EntropyCalibration2\nx: 800000\n")["x"] == 2.0**-126
     assert read_legacy_cache("TRT-8503-MinMaxCalibration\nx: 0\n")["x"] == 0.0
+
+
+def test_a_scale_goes_to_what_is_fused_with_its_tensor() -> None:
+    """conv -> relu -> max pool, and conv + conv -> relu: TensorRT makes one kernel of each, so they have one scale."""
+    from onnx import parser
+
+    text = """
+        <ir_version: 9, opset_import: ["" : 19]>
+        g (float[1,2,4,4] x, float[2,2,1,1] w) => (float[1,2,3,3] z) {
+            a = Conv (x, w)
+            b = Relu (a)
+            p = MaxPool <kernel_shape = [2, 2]> (b)
+            c = Conv (p, w)
+            d = Conv (p, w)
+            e = Add (c, d)
+            z = Relu (e)
+            s = Sigmoid (z)
+        }
+    """
+    model = ir.from_proto(parser.parse_model(text))
+    assert spread_scales(model, {"x": 1.0, "p": 2.0, "d": 3.0, "z": 4.0}) == {
+        "x": 1.0, "a": 2.0, "b": 2.0, "p": 2.0, "c": 4.0, "d": 3.0, "e": 4.0, "z": 4.0,
+    }  # fmt: skip

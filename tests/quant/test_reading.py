@@ -71,7 +71,7 @@ def test_more_than_one_in_a_hundred_is_an_error_that_counts_them_all(tmp_path: P
     with pytest.raises(CalibrationError) as error:
         list(read_crops(folder_of(tmp_path, 100, broken=7), SPEC, told.append))
     assert error.value.exit_code == 6
-    assert "7 of the 100 calibration images" in error.value.message
+    assert "7 of the 100 images" in error.value.message
     assert "000.jpg: image file is truncated" in error.value.message
     assert "004.jpg" in error.value.message
     assert "and 2 more" in error.value.message
