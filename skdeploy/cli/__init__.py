@@ -4,11 +4,14 @@ import typer
 
 from skdeploy.cli.attention import attention
 from skdeploy.cli.calibrate import calibrate
+from skdeploy.cli.compare import compare
 from skdeploy.cli.convert import convert
 from skdeploy.cli.doctor import doctor
+from skdeploy.cli.evaluate import evaluate
 from skdeploy.cli.export import export
 from skdeploy.cli.inspect import inspect
 from skdeploy.cli.models import models
+from skdeploy.cli.predict import predict
 from skdeploy.cli.sensitivity import sensitivity
 from skdeploy.cli.verify import verify
 
@@ -20,7 +23,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (export, calibrate, convert, verify, sensitivity, attention, models, inspect, doctor):
+for verb in (
+    export,
+    calibrate,
+    convert,
+    verify,
+    evaluate,
+    predict,
+    compare,
+    sensitivity,
+    attention,
+    models,
+    inspect,
+    doctor,
+):
     app.command()(verb)
 
 

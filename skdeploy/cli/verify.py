@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+if TYPE_CHECKING:
+    from skdeploy.parity.verification import Verification
+
+SUITES: Final = "photographs (no others), noise, zeros, extremes, tiny-contrast, memory, sizes, all"
 
 
 def verify(
@@ -14,17 +19,95 @@ def verify(
         Path | None, typer.Option(help="A folder of images, .npz or .npy; default: the card's own parity images.")
     ] = None,
     num_images: Annotated[int, typer.Option(help="How many of them at most.")] = 64,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Inputs besides the images, on every artifact; may be given again: {SUITES}.  "
+            "[default: one image each of noise, zeros, extremes, tiny-contrast, on the last graph and engines]",
+        ),
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Build each engine again, and tell how much two builds differ.")
+    ] = False,
+    receipt: Annotated[
+        bool,
+        typer.Option("--receipt", help="Write what was measured here, on this device, to the bundle's receipts/."),
+    ] = False,
+    require_engine: Annotated[
+        bool,
+        typer.Option(
+            "--require-engine", help="An engine verified neither here nor by a receipt is an error, with exit code 3."
+        ),
+    ] = False,
+    blame: Annotated[
+        bool, typer.Option("--blame", help="Run the line stage by stage too, and say where an error enters.")
+    ] = False,
+    save_repro: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="With --blame: save the smallest graph that shows it, with its inputs."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a job's page to this file.")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
     ] = False,
 ) -> None:
-    """Check a bundle's digests and measure parity again, on every backend that works here. Writes nothing."""
-    from skdeploy.cli.console import ConsoleProgress, print_bundle, print_json
-    from skdeploy.pipeline import verify as run
+    """Check a bundle's digests and receipts and measure parity again, on every backend that works here.
+
+    Writes nothing but what --receipt, --blame, --save-repro, --junit and --markdown ask for.
+    """
+    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.errors import IntegrityError, ParityError, UsageError
+    from skdeploy.parity.verification import VerifyOptions
+    from skdeploy.parity.verification import verify as run
+    from skdeploy.parity.verify_report import write_verification
+
+    if save_repro is not None and not blame:
+        raise UsageError("--save-repro saves what --blame finds", advice="give --blame too")
+    options = VerifyOptions(images, num_images, tuple(suite or ()), rebuild, receipt, require_engine)
+    failure: IntegrityError | ParityError | None = None
+    with ConsoleProgress() as progress:
+        try:
+            verification = run(bundle, options, progress)
+        except (IntegrityError, ParityError) as error:
+            if not blame:
+                raise
+            failure = error  # of a bundle that failed in its export, too, one asks where
+        else:
+            write_verification(verification, junit=junit, summary=markdown)
+    if blame:
+        _blame(bundle, images, save_repro)
+    if failure is not None:
+        raise failure
+    _show(verification, as_json=json)
+
+
+def _show(verification: Verification, *, as_json: bool) -> None:
+    """Prints it; with --json, a failure is printed by ``__main__`` instead: one object on stdout."""
+    from rich.markup import escape
+
+    from skdeploy.cli.console import output_console, print_bundle, print_json
+    from skdeploy.parity.verify_report import verification_lines
+
+    if as_json:
+        verification.check()
+        print_json(verification.bundle, verification.report)
+        return
+    print_bundle(verification.bundle, verification.report)
+    console = output_console()
+    for line in verification_lines(verification):
+        console.print(escape(line), soft_wrap=True)
+    verification.check()
+
+
+def _blame(bundle: Path, images: Path | None, repro: Path | None) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from skdeploy.cli.blame import blame_bundle
+    from skdeploy.cli.console import ConsoleProgress
 
     with ConsoleProgress() as progress:
-        found, report = run(bundle, images, num_images, progress)
-    if json:
-        print_json(found, report)
-    else:
-        print_bundle(found, report)
+        report = blame_bundle(bundle, images, repro=repro, progress=progress)
+    Console(stderr=True, highlight=False).print(escape(report.text()), soft_wrap=True)

@@ -67,9 +67,9 @@ def equalize(model: ir.Model, channel_maxima: Mapping[str, NDArray[np.float32]])
     Correction", ICCV 2019, section 4.1, with the activations' ranges measured on images instead of derived from the weights).
 
     ``channel_maxima``: the largest magnitude of each channel (C,), for the tensors that will be quantized. First every channel
-    is scaled so that its maximum is that of its tensor; a class in several tensors follows the one where it is largest. How
-    channels then compare does not depend on how the network's channels were scaled before, but for those that are silent or
-    more than ``MOST`` below the loudest. Then a quarter of what the weights differ by (in log terms) is given back to the
+    is scaled so that its maximum is the usual one of its tensor; a class in several tensors follows the one where it is largest.
+    How channels then compare does not depend on how the network's channels were scaled before, but for those that are silent or
+    more than ``MOST`` below the usual. Then a quarter of what the weights differ by (in log terms) is given back to the
     activations, since the weights must fit one scale a row too.
     """
     classes = channel_classes(model)
@@ -78,28 +78,19 @@ def equalize(model: ir.Model, channel_maxima: Mapping[str, NDArray[np.float32]])
 
 
 def _to_equal_maxima(classes: ChannelClasses, channel_maxima: Mapping[str, NDArray[np.float32]]) -> Factors:
-    seen = [
-        (classes.of[name], maxima.astype(np.float64))
-        for name, maxima in channel_maxima.items()
-        if name in classes.of and maxima.max() > 0
-    ]
-    # In which of its tensors a class is largest is asked after each class has been divided by its geometric mean over tensors:
-    # the tensors' own maxima would move with how the channels were scaled before.
-    logs, tensors = np.zeros(classes.count), np.zeros(classes.count)
-    for ids, maxima in seen:
+    """The inverse of each class's size: its largest magnitude, relative to the usual one of the tensor where that is most.
+
+    Relative to the geometric mean over the tensor's channels: a factor on any one of them moves all by the same, in every
+    tensor with these channels, so what is largest stays largest. Most, and not some mean over tensors: a channel that ReLU
+    all but silences in one tensor may be as large as the others in another, and would set the range of that one if raised.
+    """
+    size = np.zeros(classes.count)
+    for name, maxima in channel_maxima.items():
         alive = maxima > 0
-        np.add.at(logs, ids[alive], np.log(maxima[alive]))
-        np.add.at(tensors, ids[alive], 1)
-    usual = np.exp(logs / np.maximum(tensors, 1))
-    largest = np.zeros(classes.count)
-    for ids, maxima in seen:
-        relative = maxima / usual[ids]
-        np.maximum.at(largest, ids, relative / relative.max())
-    size = usual * largest
-    loudest = np.zeros(classes.count)
-    for ids, _ in seen:
-        np.maximum.at(loudest, ids, size[ids].max())
-    return np.where(size > 0, loudest / np.maximum(size, np.maximum(loudest / MOST, np.finfo(np.float64).tiny)), 1.0)
+        if name in classes.of and alive.any():
+            usual = np.exp(np.log(maxima[alive].astype(np.float64)).mean())
+            np.maximum.at(size, classes.of[name], maxima.astype(np.float64) / usual)
+    return np.where(size > 0, 1 / np.maximum(size, 1 / MOST), 1.0)
 
 
 def _weight_strength(model: ir.Model, classes: ChannelClasses) -> Factors:

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array, backend
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.parity.blame_inside import Suspect, look_inside
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, StageResult
-from skdeploy.parity.cause import explain
 from skdeploy.parity.compare import check_outputs, run_images
+from skdeploy.parity.fed import expected_input, explain_input
 from skdeploy.parity.layers import decibels
 from skdeploy.parity.layers_graph import GraphStage
 from skdeploy.parity.layers_torch import INPUT, TorchStage
@@ -37,7 +36,7 @@ from skdeploy.parity.metrics import compare_logits, violations
 from skdeploy.parity.prove import tolerance_of
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Inputs, Pixels
-from skdeploy.spec import ModelSpec, Precision, Preprocess
+from skdeploy.spec import ModelSpec, Precision
 
 PREPROCESSING: Final = "preprocessing"
 YOURS: Final = "your own code"
@@ -113,12 +112,6 @@ def blame(
     return look_inside(report, suspect, pixels[[worst[failed.stage]]], spec, repro)
 
 
-def expected_input(pixels: Pixels, preprocess: Preprocess) -> NDArray[np.float64]:
-    """The card's input of crops, in float64: (N, C, H, W)."""
-    planes = (pixels / 255.0 - np.asarray(preprocess.mean)) / np.asarray(preprocess.std)
-    return np.asarray(planes.transpose(0, 3, 1, 2))
-
-
 def _wrongly_fed(
     chain: Sequence[Stage], pixels: Pixels, fed: Inputs | None, spec: ModelSpec
 ) -> tuple[str, BlamedTensor] | None:
@@ -132,7 +125,7 @@ def _wrongly_fed(
     for name, array in inputs.items():
         found = decibels(expected, array)
         if found is None or found < limit:
-            cause = explain(expected, array)
+            cause = explain_input(pixels, array, spec.preprocess, limit)
             return name, BlamedTensor(
                 tensor=INPUT,
                 module=PREPROCESSING,

@@ -12,7 +12,15 @@ from skdeploy.backends.base import Array
 from skdeploy.graph.half import FP16_MAX
 
 Kind = Literal[
-    "overflow", "not finite", "saturation", "permuted channels", "offset", "factor", "channel factors", "differs"
+    "overflow",
+    "not finite",
+    "not normalised",
+    "saturation",
+    "permuted channels",
+    "offset",
+    "factor",
+    "channel factors",
+    "differs",
 ]
 # An explanation holds if undoing it leaves at most this share of the error's power (13 dB less).
 UNEXPLAINED: Final = 0.05

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -36,13 +37,39 @@ def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tu
 
 
 def run_images(session: Session, pixels: Pixels, spec: ModelSpec, batch: int = RUN_BATCH) -> dict[str, Array]:
-    """Outputs of all images, (N, ...) each. The fill of a last batch is cut off; a wrong number of rows is left to be seen."""
+    """Outputs of all images, (N, ...) each. The fill of a last batch is cut off; a wrong number of rows is left to be seen.
+
+    An engine's batches are within its profile, whatever ``batch`` says.
+    """
+    low, high = batch_limits(session)
+    batch = min(max(batch, low), high)
+    last = len(pixels) % batch
+    if 0 < last < low:
+        filled = run_images(session, np.concatenate([pixels, np.repeat(pixels[-1:], low - last, axis=0)]), spec, batch)
+        return {name: value[: len(pixels)] if len(value) >= len(pixels) else value for name, value in filled.items()}
     parts: dict[str, list[Array]] = {}
     for feeds, count in batches_of(pixels, spec, session.inputs, batch):
         fed = len(feeds[session.inputs[0].name])
         for name, value in session.run(feeds).items():
             parts.setdefault(name, []).append(value[:count] if value.shape[:1] == (fed,) else np.atleast_1d(value))
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def batch_limits(session: Session) -> tuple[int, int]:
+    """The smallest and the largest batch that a session takes: an engine's profile has limits, others have none."""
+    profile: Mapping[str, tuple[tuple[int, ...], ...]] | None = getattr(session, "profile", None)
+    if profile is None:
+        return 1, sys.maxsize
+    low, _, high = profile[session.inputs[0].name]
+    return low[0], high[0]
+
+
+def one_batch(session: Session, pixels: Pixels, spec: ModelSpec, size: int = RUN_BATCH) -> dict[str, Array]:
+    """Feeds of ``size`` images, or as near to that as the session takes; images are repeated if there are fewer."""
+    fixed = session.inputs[0].shape[0]
+    low, high = (fixed, fixed) if isinstance(fixed, int) else batch_limits(session)
+    wanted = min(max(min(size, len(pixels)), low), high)
+    return feeds_of(np.resize(pixels, (wanted, *pixels.shape[1:])), spec, session.inputs)
 
 
 def compare(
@@ -90,9 +117,12 @@ def batch_invariance(
     """Image k must give the same logits in any batch; None for a graph of fixed batch, where there is nothing to vary.
 
     The first size is the reference. Images are repeated if there are fewer than a batch takes. ``tolerance`` is relative to
-    the largest logit: kernels may sum in another order for another batch, so bits may differ.
+    the largest logit: kernels may sum in another order for another batch, so bits may differ. Sizes outside an engine's profile
+    are left out.
     """
-    if isinstance(session.inputs[0].shape[0], int):
+    low, high = batch_limits(session)
+    batches = [size for size in batches if low <= size <= high]
+    if isinstance(session.inputs[0].shape[0], int) or len(batches) < 2:
         return None
     many = np.resize(pixels, (max(batches), *pixels.shape[1:]))
     distinct = many[: min(len(pixels), len(many))]

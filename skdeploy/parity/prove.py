@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from skdeploy.backends import onnxruntime
-from skdeploy.backends import torch as torch_backend
-from skdeploy.backends.base import Array, Session, backend
+from skdeploy.backends.base import Session, backend
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import CardError, DependencyError, IntegrityError, ParityError
-from skdeploy.parity.compare import batch_invariance, check_outputs, compare, run_images, unproven
+from skdeploy.errors import CardError, DependencyError, IntegrityError
+from skdeploy.parity.compare import batch_invariance, compare, unproven
+from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.metrics import compare_logits
-from skdeploy.parity.report import BatchInvariance, Comparison, ParityReport
+from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
+from skdeploy.parity.reference import reference_of
+from skdeploy.parity.report import BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
+from skdeploy.parity.suites import MEMORY, SYNTHETIC, Subject, has_dynamic_size, prepare, run_memory, run_suites
 from skdeploy.progress import Progress
 from skdeploy.quant.dataset import Dataset, Pixels, normalise
+from skdeploy.quant.feeds import RUN_BATCH
 from skdeploy.spec import ModelSpec, Precision, Tolerance
 
 if TYPE_CHECKING:
     from torch import nn
 
 NOISE_IMAGES: Final = 4  # float64 is slow, and one number is wanted
-TORCH_REFERENCE: Final = "torch float32, training form"
+REPEATED: Final = 2  # images that an export runs twice; a check that asks for suites runs a whole batch
 
 
 def prove(
-    bundle: Bundle, artifacts: tuple[Artifact, ...], dataset: Dataset, network: nn.Module | None, progress: Progress
+    bundle: Bundle,
+    artifacts: tuple[Artifact, ...],
+    dataset: Dataset,
+    network: nn.Module | None,
+    progress: Progress,
+    *,
+    suites: Sequence[str] | None = None,
 ) -> ParityReport:
     """Compares every ONNX file and engine with torch's network, or with the first FP32 graph where there is no network.
+
+    ``suites``, of ``suites.ALL``, are run on every artifact, besides the images. None is what an export has time for: one image
+    of each synthetic suite, on what is deployed, the last graph and engines. These are also run twice on the same batch.
 
     An engine that cannot run here is recorded as unproven, with the reason. Raises IntegrityError, UsageError for unreadable
     images, ParityError if the reference itself is not finite, DependencyError without ONNX Runtime.
@@ -40,15 +56,24 @@ def prove(
     if network is None and base is None:
         raise IntegrityError(f"{bundle.folder} holds no FP32 graph to compare with", advice="run the export again")
     progress.update("reference")
-    reference, name = _reference(bundle, base, pixels, network)
-
-    comparisons: list[Comparison] = []
-    invariance: BatchInvariance | None = None
+    reference = reference_of(bundle, base, network)
+    expected = reference.logits(pixels, spec)
+    prepared = prepare(
+        SYNTHETIC if suites is None else suites,
+        dataset,
+        spec,
+        reference,
+        brief=suites is None,
+        dynamic_size=any(has_dynamic_size(artifact.inputs) for artifact in runnable),
+    )
     last_graph = [artifact for artifact in runnable if artifact.format == "onnx"][-1]
+    comparisons: list[Comparison] = []
+    results: list[SuiteResult] = []
+    repeated: list[RunToRun] = []
+    invariance: BatchInvariance | None = None
     for artifact in runnable:
         precision = artifact.precision or Precision.FP32
-        tolerance = tolerance_of(spec, precision)
-        runs_on = backend_of(artifact)
+        tolerance, runs_on = tolerance_of(spec, precision), backend_of(artifact)
         progress.update(f"{artifact.path} on {runs_on}")
         try:
             session = _open(bundle, artifact)
@@ -57,12 +82,14 @@ def prove(
                 raise
             comparisons.append(unproven(artifact.path, runs_on, precision, error))
             continue
+        who = Subject(artifact.path, runs_on, precision, tolerance)
+        deployed = artifact is last_graph or artifact.format == "engine"
         with session:
             comparisons.append(
                 compare(
                     session,
                     pixels,
-                    reference,
+                    expected,
                     spec,
                     artifact=artifact.path,
                     backend=runs_on,
@@ -70,18 +97,39 @@ def prove(
                     tolerance=tolerance,
                 )
             )
-            if artifact is last_graph and comparisons[-1].verdict == "pass":
+            if comparisons[-1].verdict != "pass":
+                continue
+            if suites is not None or deployed:
+                largest = float(np.max(np.abs(expected)))
+                results += run_suites(session, prepared, largest, artifact.inputs, who, progress)
+            if suites is not None and MEMORY in suites:
+                results.append(run_memory(session, pixels, spec, who))
+            if deployed:
+                repeated.append(
+                    run_to_run(
+                        session,
+                        pixels,
+                        spec,
+                        artifact=artifact.path,
+                        backend=runs_on,
+                        tolerance=tolerance.max_rel_error,
+                        images=REPEATED if suites is None else RUN_BATCH,
+                    )
+                )
+            if artifact is last_graph:
                 progress.update(f"{artifact.path}, batch by batch")
                 invariance = batch_invariance(
                     session, pixels, spec, artifact=artifact.path, tolerance=tolerance.max_rel_error
                 )
     report = ParityReport(
-        reference=name,
+        reference=reference.name,
         dataset=dataset.name,
         dataset_sha256=dataset.digest,
         images=len(pixels),
         comparisons=tuple(comparisons),
         batch_invariance=invariance,
+        suites=tuple(results),
+        run_to_run=tuple(repeated),
     )
     if network is None or not report.failures:
         return report
@@ -112,25 +160,6 @@ def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
 def backend_of(artifact: Artifact) -> str:
     """The backend that runs an artifact; an engine says which compiler made it."""
     return str(artifact.details["compiler"]) if artifact.format == "engine" else onnxruntime.NAME
-
-
-def _reference(bundle: Bundle, base: Artifact | None, pixels: Pixels, network: nn.Module | None) -> tuple[Array, str]:
-    spec = bundle.manifest.model
-    if network is not None:
-        session: Session = torch_backend.open_session(network, spec)
-        name = TORCH_REFERENCE
-    else:
-        assert base is not None  # prove checked
-        session = onnxruntime.open_session(bundle.check(base))
-        name = f"{base.path} on onnxruntime"
-    with session:
-        outputs = run_images(session, pixels, spec)
-    problems = check_outputs(outputs, len(pixels), spec)
-    if problems:
-        raise ParityError(
-            f"the reference, {name}, is not usable: {problems[0]}", advice="check the weights and the images"
-        )
-    return outputs["logits"], name
 
 
 def _open(bundle: Bundle, artifact: Artifact) -> Session:

@@ -52,10 +52,24 @@ class HeadroomReport(Frozen):
 
 
 Verdict = Literal["pass", "fail", "unproven"]
+SuiteVerdict = Literal["pass", "fail", "recorded"]
+
+
+class ReceiptNote(Frozen):
+    """What a device has recorded of an artifact: ``bundle/receipts.py``. ``path`` is the receipt's, in the bundle."""
+
+    kind: str
+    device: str
+    created: str
+    verdict: SuiteVerdict
+    path: str
 
 
 class Comparison(Frozen):
-    """One artifact on one backend against the reference. ``unproven``: it could not run here, ``reason`` says why."""
+    """One artifact on one backend against the reference. ``unproven``: it could not run here, ``reason`` says why.
+
+    ``receipts`` are what devices have recorded of it: a check adds them, no export does.
+    """
 
     artifact: str
     backend: str
@@ -64,6 +78,74 @@ class Comparison(Frozen):
     reason: str = ""
     metrics: Metrics | None = None
     problems: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    receipts: Annotated[tuple[ReceiptNote, ...], Field(strict=False)] = ()
+
+    @property
+    def proof(self) -> ReceiptNote | None:
+        """The latest receipt of its parity, if that passed: what stands for a run on a device that is not here."""
+        proofs = [receipt for receipt in self.receipts if receipt.kind == "parity"]
+        last = max(proofs, key=lambda receipt: receipt.created, default=None)
+        return last if last is not None and last.verdict == "pass" else None
+
+
+class SuiteResult(Frozen):
+    """One artifact on one suite of inputs, ``parity/suites.py``; ``case`` tells the sizes of a suite apart.
+
+    ``error`` is the largest error of a logit, relative to the largest logit of this suite or of the images, whichever is
+    larger; ``allowed`` is its limit, None where there is none: then the suite is ``recorded``, and ``note`` says why.
+    """
+
+    artifact: str
+    backend: str
+    precision: Annotated[Precision, Field(strict=False)]
+    suite: str
+    case: str = ""
+    images: int
+    verdict: SuiteVerdict
+    metrics: Metrics | None = None
+    error: float | None = None
+    allowed: float | None = None
+    problems: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    note: str = ""
+
+
+class RunToRun(Frozen):
+    """The same batch twice through one session: ``differing`` of ``values`` have other bits, by ``max_rel_error`` of the
+    largest logit at most.
+    """
+
+    artifact: str
+    backend: str
+    images: int
+    values: int
+    differing: int
+    max_rel_error: float
+    tolerance: float
+    verdict: Literal["pass", "fail"]
+    problem: str = ""
+
+
+class Rebuild(Frozen):
+    """An engine built a second time from the same graph with the same options.
+
+    ``differing_bytes``: at how many places the two plans differ, counting what one has more. ``logits``: the second engine's
+    against the first's on the parity images, None where engines do not run: ``reason`` then says why.
+    """
+
+    artifact: str
+    compiler: str
+    built_by: str
+    rebuilt_by: str
+    sha256: str
+    rebuilt_sha256: str
+    size_bytes: int
+    rebuilt_size_bytes: int
+    differing_bytes: int
+    seconds: float
+    logits: Metrics | None = None
+    verdict: SuiteVerdict = "recorded"
+    problems: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    reason: str = ""
 
 
 class BatchInvariance(Frozen):
@@ -81,7 +163,7 @@ class ParityReport(Frozen):
     """All comparisons of a bundle. ``verdict`` is the worst of them, ``unproven`` engines aside.
 
     ``reference_sqnr_db``, measured only when something fails: how far torch's float32 is from its own float64. No other float32
-    run can be expected to be nearer to it than that.
+    run can be expected to be nearer to it than that. Reports of earlier versions have no ``suites`` and what follows.
     """
 
     reference: str
@@ -91,6 +173,9 @@ class ParityReport(Frozen):
     comparisons: Annotated[tuple[Comparison, ...], Field(strict=False)]
     batch_invariance: BatchInvariance | None = None
     reference_sqnr_db: float | None = None
+    suites: Annotated[tuple[SuiteResult, ...], Field(strict=False)] = ()
+    run_to_run: Annotated[tuple[RunToRun, ...], Field(strict=False)] = ()
+    rebuilds: Annotated[tuple[Rebuild, ...], Field(strict=False)] = ()
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -103,6 +188,17 @@ class ParityReport(Frozen):
         ]
         if self.batch_invariance is not None and self.batch_invariance.verdict == "fail":
             found.append(f"{self.batch_invariance.artifact}: {self.batch_invariance.problem}")
+        found += [
+            f"{s.artifact} on {s.backend}, {suite_name(s)}: {problem}" for s in self.suites for problem in s.problems
+        ]
+        found += [f"{r.artifact} on {r.backend}: {r.problem}" for r in self.run_to_run if r.verdict == "fail"]
+        found += [f"{r.artifact}, built again: {problem}" for r in self.rebuilds for problem in r.problems]
+        found += [
+            f"{c.artifact}: {receipt.kind} failed on {receipt.device}, says the receipt {receipt.path}"
+            for c in self.comparisons
+            for receipt in c.receipts
+            if receipt.verdict == "fail"
+        ]
         return tuple(found)
 
     @property
@@ -129,3 +225,8 @@ class ParityReport(Frozen):
     def of(self, artifact: str) -> Comparison | None:
         """The comparison of one artifact."""
         return next((c for c in self.comparisons if c.artifact == artifact), None)
+
+
+def suite_name(result: SuiteResult) -> str:
+    """What a message calls it: ``noise``, ``sizes 56x56``."""
+    return f"{result.suite} {result.case}".rstrip()

@@ -71,29 +71,33 @@ class Reader:
                 yield batch
 
     def _read(self, pool: ThreadPoolExecutor, start: int, stop: int) -> Batch:
-        crops: dict[CropKind, list[Pixels]] = {}
-        bad: dict[int, Unreadable] = {}
+        rows = range(start, stop)
+        found: dict[CropKind, list[Crop | ImageError]] = {}
         for kind, spec in self._specs.items():
-            indices = range(start, stop)
             if self._dataset.pixels is None:
-                found = list(pool.map(lambda index, spec=spec: self._crop(index, spec), indices))
+                found[kind] = list(pool.map(lambda index, spec=spec: self._crop(index, spec), rows))
             else:  # an array has nothing to decode, and threads would only wait for each other
-                found = [self._crop(index, spec) for index in indices]
-            for index, crop in zip(indices, found, strict=True):
+                found[kind] = [self._crop(index, spec) for index in rows]
+        bad: dict[int, Unreadable] = {}
+        for crops in found.values():
+            for index, crop in zip(rows, crops, strict=True):
                 if isinstance(crop, ImageError):
-                    name = self._dataset.name_of(index)
-                    bad[index] = Unreadable(name=name, reason=printable(crop.reason))
-            crops[kind] = [
+                    bad[index] = Unreadable(name=self._dataset.name_of(index), reason=printable(crop.reason))
+        # All kinds have the same rows: those that every one of them can be made of.
+        pixels: dict[CropKind, list[Pixels]] = {
+            kind: [
                 crop.pixels
-                for index, crop in zip(indices, found, strict=True)
+                for index, crop in zip(rows, crops, strict=True)
                 if isinstance(crop, Crop) and index not in bad
             ]
+            for kind, crops in found.items()
+        }
         feeds = {
-            (kind, tensor): list(batches_of(crops[kind], self._specs[kind], (tensor,), self._batch))
+            (kind, tensor): list(batches_of(pixels[kind], self._specs[kind], (tensor,), self._batch))
             for kind, tensor in self._inputs
         }
-        rows = [index for index in range(start, stop) if index not in bad]
-        return Batch(start, stop, rows, [bad[index] for index in sorted(bad)], feeds)
+        readable = [index for index in rows if index not in bad]
+        return Batch(start, stop, readable, [bad[index] for index in sorted(bad)], feeds)
 
     def _crop(self, index: int, spec: ModelSpec) -> Crop | ImageError:
         try:
@@ -124,7 +128,7 @@ def predict_all(
             if read.rows:
                 predictions.add(read.rows, logits)
             predictions.unreadable += read.unreadable
-            predictions.done = read.start
+            predictions.done = read.stop
             _check_unreadable(predictions, allowed, dataset)
             now = time.perf_counter()
             if now - told >= TELL_SECONDS:

@@ -99,7 +99,9 @@ def _cropped(image: Image.Image, spec: ModelSpec, mode: str, *, alpha: bool = Fa
     size = spec.input
     scale = spec.preprocess.resize / min(image.size)
     if scale != 1:
-        resized = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        # The longer side is cut off, not rounded: torchvision's Resize, which nearly every network was evaluated with, does so.
+        shorter, resize = min(image.size), spec.preprocess.resize
+        resized = (resize * image.width // shorter, resize * image.height // shorter)
         image = image.resize(resized, Image.Resampling[spec.preprocess.interpolation.upper()])
     left, top = round((image.width - size.width) / 2), round((image.height - size.height) / 2)
     image = image.crop((left, top, left + size.width, top + size.height))

@@ -23,6 +23,9 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.errors import PrecisionError
 from skdeploy.int8_options import CalibrationOptions, Int8Options
 from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.parity.blame import Stage, blame
+from skdeploy.parity.blame_chain import chain_of
+from skdeploy.parity.blame_report import BlameReport
 from skdeploy.pipeline import export
 from skdeploy.spec import ModelSpec, Precision, Target
 from skdeploy.zoo.cards import read_card
@@ -124,3 +127,14 @@ def changed(network: nn.Module, change: Callable[[nn.Module], None]) -> nn.Modul
     with torch.no_grad():
         change(other)
     return other
+
+
+def chain(bundle: Path) -> list[Stage]:
+    """The stages of a bundle."""
+    return list(chain_of(load_bundle(bundle)))
+
+
+def blamed(bundle: Path, stages: list[Stage] | None = None, **options: Any) -> BlameReport:
+    """What blame finds on two images."""
+    spec = spec_of(bundle)
+    return blame(stages or chain(bundle), crops(spec), spec, **options)

@@ -21,16 +21,28 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.cli.blame import blame_bundle
 from skdeploy.errors import CardError, IntegrityError, UsageError
 from skdeploy.parity.blame import EngineStage, Stage, blame
-from skdeploy.parity.blame_chain import DEPLOY, FLOAT32, FLOAT64, chain_of
+from skdeploy.parity.blame_chain import DEPLOY, FLOAT32, FLOAT64
 from skdeploy.parity.blame_report import BlameReport
 from skdeploy.parity.layers_torch import TorchStage
-from skdeploy.quant.dataset import normalise
 from skdeploy.spec import Precision
 from skdeploy.zoo.fold import fold
-from tests.parity.faulty import bundle_of, bundle_of_graph, changed, crops, edit_constant, edit_graph, spec_of
+from tests.parity.faulty import (
+    blamed,
+    bundle_of,
+    bundle_of_graph,
+    chain,
+    changed,
+    crops,
+    edit_constant,
+    edit_graph,
+    spec_of,
+)
 
 FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8
 Bundles = Callable[..., Path]
+MEAN, STD = (
+    np.float32(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+)  # the card's
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,15 +62,6 @@ def copy_of(tmp_path: Path) -> Bundles:
         return Path(shutil.copytree(bundle_of(precision, **how), tmp_path / "bundle"))
 
     return copy
-
-
-def chain(bundle: Path) -> list[Stage]:
-    return list(chain_of(load_bundle(bundle)))
-
-
-def blamed(bundle: Path, stages: list[Stage] | None = None, **options: Any) -> BlameReport:
-    spec = spec_of(bundle)
-    return blame(stages or chain(bundle), crops(spec), spec, **options)
 
 
 def torch_stage(stages: list[Stage], name: str) -> TorchStage:
@@ -269,67 +272,16 @@ def test_a_damaged_weight_in_int8(copy_of: Bundles) -> None:
     assert report.tensor.reference == "stages.1.0.reduce.relu/Relu"
 
 
-def test_noise_that_no_tensor_alone_makes_blames_the_stage_only(copy_of: Bundles) -> None:
+def test_noise_that_no_tensor_alone_makes_blames_the_stage_only() -> None:
     bundle = bundle_of(FP16)
     spec = spec_of(bundle)
-    strict = spec.tolerance[FP16].model_copy(update={"min_sqnr_db": 61.0, "min_cosine": 1.0})
+    strict = spec.tolerance[FP16].model_copy(update={"max_rel_error": 1e-6})  # less than one rounding to FP16
     report = blame(chain(bundle), crops(spec), spec.model_copy(update={"tolerance": spec.tolerance | {FP16: strict}}))
     assert report.guilty == "model.fp16.onnx"
-    assert report.tensor is None or report.tensor.own_db is not None
-    assert "Many errors add up" in report.note or report.tensor is not None
-
-
-# ----- preprocessing
-
-
-def test_blue_and_red_swapped_on_one_side(copy_of: Bundles) -> None:
-    bundle = bundle_of(FP16)
-    preprocess = spec_of(bundle).preprocess
-    stages = [
-        replace(stage, feed=lambda pixels: normalise(pixels[..., ::-1], preprocess)[:, ::1])
-        if stage.name == "model.onnx"
-        else stage
-        for stage in chain(bundle)
-        if not isinstance(stage, EngineStage)
-    ]
-    report = blamed(bundle, list(stages))
-    assert report.guilty == "preprocessing"
-    assert report.fed_to == "model.onnx"
-    assert report.verdict.startswith("the preprocessing is to blame: the input of model.onnx is not the card's")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "cause", "words"),
-    [
-        (lambda right: right[:, ::-1], "permuted channels", "BGR for RGB"),
-        (lambda right: right * 255, "factor", "255 times"),
-        (lambda right: right + 0.5, "offset", "off by 0.5"),
-        (lambda right: right * np.float32([2, 3, 4])[:, None, None], "channel factors", "from 2 to 4"),
-        (lambda right: np.where(right > 1, np.nan, right), "not finite", "NaN"),
-        (lambda right: right.transpose(0, 1, 3, 2), "differs", "without a simple pattern"),
-    ],
-)
-def test_what_the_users_own_code_feeds(wrong: Callable[[Any], Any], cause: str, words: str, tmp_path: Path) -> None:
-    bundle = bundle_of(FP32)
-    spec = spec_of(bundle)
-    right = normalise(crops(spec), spec.preprocess)
-    assert blamed(bundle, fed=right).guilty is None
-    report = blamed(bundle, fed=np.ascontiguousarray(wrong(right)).astype(np.float32))
-    assert report.guilty == "preprocessing"
-    assert report.fed_to == "your own code"
-    assert report.tensor is not None
-    assert report.tensor.cause == cause
-    assert words in report.verdict
-
-
-def test_wrong_normalisation_inside_the_graph(copy_of: Bundles) -> None:
-    bundle = copy_of(FP16, embed=True)
-    edit_constant(bundle, "model.traced.onnx", "preprocess.scale", lambda scale: scale[:, ::-1])
-    report = blamed(bundle)
-    assert report.guilty == "model.traced.onnx"
-    assert report.tensor is not None
-    assert report.tensor.module == "preprocess"
-    assert "in it the preprocessing, module preprocess, tensor preprocess/Add" in report.verdict
+    assert report.tensor is None
+    assert len(report.layers) > 40
+    assert report.verdict.startswith(f"model.fp16.onnx is to blame: no tensor alone: of {len(report.layers)}, ")
+    assert "Many errors add up, or the network amplifies them" in report.verdict
 
 
 # ----- what blame says and keeps
@@ -392,21 +344,3 @@ def test_a_precision_without_a_tolerance_is_named() -> None:
     without = spec.model_copy(update={"tolerance": {FP32: spec.tolerance[FP32]}})
     with pytest.raises(CardError, match="no tolerance for fp16"):
         blame(chain(bundle), crops(spec), without)
-
-
-@pytest.mark.parametrize(
-    ("array", "shown"),
-    [
-        (np.zeros((2, 3, 32, 32)), "float64"),
-        (np.zeros((1, 3, 32, 32), np.float32), "1, 3, 32, 32"),
-        (None, "read as .npy"),
-    ],
-)
-def test_a_file_of_inputs_that_cannot_be_compared_is_refused(array: Any, shown: str, tmp_path: Path) -> None:
-    from skdeploy.parity.fed import read_fed
-
-    path = tmp_path / "fed.npy"
-    path.write_text("no array") if array is None else np.save(path, array)
-    with pytest.raises(UsageError, match=shown) as error:
-        read_fed(path, 2, spec_of(bundle_of(FP32)))
-    assert "numpy.save" in error.value.advice

@@ -160,15 +160,10 @@ SIZES = [
 ]
 # Nearest: where a pixel's centre lies on the edge of two, either is right. None does at these sizes.
 NEAREST = [size for size in SIZES if all((index + 0.5) * min(size) / 36 % 1 for index in range(36))]
-TRUNCATES = pytest.mark.xfail(
-    reason="torchvision truncates the longer side, quant/images.py rounds it: one column more, here 70 for 69 and 49 for 48"
-)
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
-@pytest.mark.parametrize(
-    "size", [*SIZES, pytest.param((91, 47), marks=TRUNCATES), pytest.param((50, 68), marks=TRUNCATES)]
-)
+@pytest.mark.parametrize("size", [*SIZES, (91, 47), (50, 68)])
 def test_the_packaged_path_is_timms(
     size: tuple[int, int], interpolation: str, network: nn.Module, tmp_path: Path
 ) -> None:

@@ -64,7 +64,7 @@ def resampling(source: int, target: int, kernel: Callable[[Real], Real]) -> Real
 def expected_crop(image: Pixels, resize: int, height: int, width: int, kernel: Callable[[Real], Real]) -> Real:
     rows, columns = image.shape[:2]
     factor = resize / min(rows, columns)
-    tall, wide = round(rows * factor), round(columns * factor)
+    tall, wide = int(rows * factor), int(columns * factor)  # as torchvision truncates
     resized = np.einsum("ij,jkc->ikc", resampling(rows, tall, kernel), image.astype(np.float64))
     resized = np.einsum("kl,ilc->ikc", resampling(columns, wide, kernel), resized)
     top, left = round((tall - height) / 2), round((wide - width) / 2)

@@ -1,0 +1,211 @@
+"""What only a device can show, written on that device and carried back beside the bundle: no receipt, no claim.
+
+A receipt is ``receipts/<kind>-<device>-<first 12 digits of the artifact's sha256>.json``. It names the artifact by digest, so
+it is worth nothing for another build. Its own digest over all the rest finds damage and careless edits. It is no signature:
+whoever means to forge a receipt can compute the digest too, so take receipts only from devices and people that you trust.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NoReturn
+
+from pydantic import Field, JsonValue, ValidationError
+
+from skdeploy import __version__
+from skdeploy.backends import cuda
+from skdeploy.bundle.artifact import Artifact, digest_json, tool_versions, write_text
+from skdeploy.bundle.folder import Bundle
+from skdeploy.errors import DependencyError, IntegrityError
+from skdeploy.spec import Frozen, InnerPath
+
+FOLDER: Final = "receipts"
+MAX_BYTES: Final = 16 << 20  # latencies and layers of a large network are some hundred kilobytes
+SLUG_LENGTH: Final = 40
+DIGEST_LENGTH: Final = 12  # of the artifact's sha256, in the file's name
+GPU_BACKENDS: Final = ("tensorrt", "tensorrt_rtx")
+CPUINFO: Final = Path("/proc/cpuinfo")
+KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
+RUNTIMES: Final = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "torch": ("torch",),
+    "tensorrt": ("tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
+    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"),
+}
+
+Kind = Literal["parity", "accuracy", "latency", "layers"]
+ReceiptVerdict = Literal["pass", "fail", "recorded"]  # recorded: figures that nothing was asked of
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Device(Frozen):
+    """Where it was measured. A CPU has no ``compute_capability`` and no ``driver``."""
+
+    name: str
+    compute_capability: str | None = None
+    driver: str | None = None
+    system: str
+
+
+class Receipt(Frozen):
+    """One measurement of one artifact. ``runtime`` has the versions of what ran it; ``content`` is the kind's own report.
+
+    ``digest`` is the SHA-256 of the rest as canonical JSON (``artifact.digest_json``).
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    kind: Kind
+    artifact: InnerPath
+    sha256: Sha256
+    backend: str
+    device: Device
+    runtime: dict[str, str]
+    skdeploy: str
+    created: str
+    verdict: ReceiptVerdict
+    content: dict[str, JsonValue]
+    digest: Sha256
+
+    @property
+    def path(self) -> str:
+        """Where it lies in its bundle."""
+        return f"{FOLDER}/{self.kind}-{slug(self.device.name)}-{self.sha256[:DIGEST_LENGTH]}.json"
+
+
+def write_receipt(
+    bundle: Bundle, artifact: Artifact, kind: Kind, content: Frozen, *, backend: str, verdict: ReceiptVerdict
+) -> Path:
+    """Writes what was measured of ``artifact`` here, whole or not at all, in place of an earlier one of that kind and device.
+
+    Raises IntegrityError unless the file is still the one that the manifest describes, UsageError for a folder that takes no
+    files, DependencyError for an engine's receipt where there is no GPU.
+    """
+    bundle.check(artifact)
+    rest = {
+        "schema": 1,
+        "kind": kind,
+        "artifact": artifact.path,
+        "sha256": artifact.sha256,
+        "backend": backend,
+        "device": this_device(backend).model_dump(mode="json"),
+        "runtime": {name: version for name, version in _versions(backend).items() if version != "absent"},
+        "skdeploy": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": verdict,
+        "content": content.model_dump(mode="json"),
+    }
+    receipt = Receipt.model_validate_json(json.dumps(rest | {"digest": digest_json(rest)}))
+    path = bundle.folder / receipt.path
+    write_text(path, receipt.model_dump_json(by_alias=True, indent=1) + "\n")
+    return path
+
+
+def read_receipts(bundle: Bundle) -> tuple[Receipt, ...]:
+    """All receipts of a bundle, oldest first.
+
+    Raises IntegrityError naming the file if one is not readable, was altered, is for an artifact with another digest or for
+    none that the bundle has, or is a link that leaves the bundle.
+    """
+    folder = bundle.folder / FOLDER
+    if not folder.is_dir():
+        return ()
+    receipts = [_read(bundle, path) for path in sorted(folder.glob("*.json"))]
+    return tuple(sorted(receipts, key=lambda receipt: receipt.created))
+
+
+def this_device(backend: str) -> Device:
+    """The device that ``backend`` runs on: the first GPU, or the CPU. Raises DependencyError: no GPU for an engine."""
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    if backend not in GPU_BACKENDS:
+        return Device(name=cpu_name(), system=system)
+    found = cuda.devices()
+    if not found:
+        raise DependencyError(f"no receipt of {backend} without a GPU: {cuda.driver_problem()}")
+    return Device(
+        name=found[0].name,
+        compute_capability=found[0].compute_capability,
+        driver=driver_text(),
+        system=system,
+    )
+
+
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's name as Linux tells it; elsewhere, and on boards that tell none, what Python knows."""
+    try:
+        found = re.search(r"^(?:model name|Model)\s*:\s*(\S.*)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine() or "CPU"
+
+
+def driver_text(kernel_module: Path = KERNEL_MODULE) -> str:
+    """The newest CUDA that the driver serves, and the version of its kernel module where Linux tells it."""
+    try:
+        found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", kernel_module.read_text(errors="replace"))
+    except OSError:
+        found = None
+    return f"CUDA {cuda.driver_version()}" + (f", driver {found[1]}" if found else "")
+
+
+def slug(name: str) -> str:
+    """A device's name as a part of a file name: nvidia-geforce-rtx-4090."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:SLUG_LENGTH].rstrip("-") or "device"
+
+
+def _versions(backend: str) -> Mapping[str, str]:
+    return tool_versions(RUNTIMES.get(backend, ()))
+
+
+def _read(bundle: Bundle, path: Path) -> Receipt:
+    if not path.resolve().is_relative_to(bundle.folder.resolve()):
+        raise IntegrityError(f"{path} is a link that leaves the bundle", advice="remove it")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise IntegrityError(f"{path} has {size} bytes: no receipt is that large", advice="remove it")
+        content = json.loads(path.read_bytes(), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from error
+    if not isinstance(content, dict):
+        raise _unreadable(path, "it is no JSON object")
+    _check_digest(path, content)
+    try:
+        receipt = Receipt.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    artifact = bundle.artifact(receipt.artifact)
+    if artifact is None:
+        raise IntegrityError(
+            f"{path} is a receipt of {receipt.artifact}, which this bundle does not have",
+            advice="it belongs to another bundle, or to an earlier export: remove it",
+        )
+    if artifact.sha256 != receipt.sha256:
+        raise IntegrityError(
+            f"{path} is a receipt of another {receipt.artifact}: sha256 {receipt.sha256}, this bundle's is {artifact.sha256}",
+            advice="remove it, and measure this one: `skdeploy verify --receipt` on the device",
+        )
+    return receipt
+
+
+def _check_digest(path: Path, content: dict[str, Any]) -> None:
+    rest = {name: value for name, value in content.items() if name != "digest"}
+    found = digest_json(rest)
+    if content.get("digest") != found:
+        raise IntegrityError(
+            f"{path} was altered or damaged: its content has sha256 {found}, recorded {content.get('digest')}",
+            advice="copy it again from the device, or measure again there with `skdeploy verify --receipt`",
+        )
+
+
+def _unreadable(path: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"{path} is not a receipt: {why}", advice="remove it, or copy it again from the device")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number that a receipt has")

@@ -1,0 +1,21 @@
+"""``skdeploy report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; default: report.html in the bundle.")
+    ] = None,
+) -> None:
+    """Write all that is known of a bundle as one HTML file, after checking its digests."""
+    from skdeploy.bundle.folder import load_bundle
+    from skdeploy.bundle.report import write_report
+
+    print(write_report(load_bundle(bundle), output))

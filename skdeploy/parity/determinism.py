@@ -1,0 +1,175 @@
+"""Does the same give the same? One session run twice, and one engine built twice: recorded, not assumed.
+
+A CPU repeats its bits; a GPU need not where kernels add in an order of their own. Two builds of one graph may choose other
+kernels and so round differently; nobody promises bit-identical plans.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, JsonValue, ValidationError
+
+from skdeploy import engines
+from skdeploy.backends.base import Array, Session, backend
+from skdeploy.bundle.artifact import Artifact, digest_file
+from skdeploy.bundle.folder import Bundle
+from skdeploy.engines._build import BatchProfile, BuildOptions
+from skdeploy.errors import DependencyError, IntegrityError
+from skdeploy.parity.compare import check_outputs, one_batch, run_images
+from skdeploy.parity.metrics import SMALLEST, Metrics, compare_logits, violations
+from skdeploy.parity.report import Rebuild, RunToRun
+from skdeploy.quant.dataset import Pixels
+from skdeploy.quant.feeds import RUN_BATCH
+from skdeploy.spec import Frozen, ModelSpec, Tolerance
+
+Side = tuple[int, int]
+
+
+class _Recorded(Frozen):
+    """The options of a build, as ``stages.build`` puts them into the manifest."""
+
+    compiler: str
+    version: str
+    profile: Annotated[tuple[int, int, int], Field(strict=False)]
+    sizes: Annotated[tuple[Annotated[Side, Field(strict=False)], ...], Field(strict=False)]
+    workspace_bytes: int | None
+    compute_capabilities: Annotated[tuple[str, ...], Field(strict=False)]
+    device: Annotated[tuple[str, ...], Field(strict=False)]
+
+
+def run_to_run(
+    session: Session,
+    pixels: Pixels,
+    spec: ModelSpec,
+    *,
+    artifact: str,
+    backend: str,
+    tolerance: float,
+    images: int = RUN_BATCH,
+) -> RunToRun:
+    """One batch of so many images, twice. Other bits are recorded; an error above ``tolerance`` of the largest logit fails."""
+    feeds = one_batch(session, pixels, spec, images)
+    first, second = session.run(feeds)["logits"], session.run(feeds)["logits"]
+    differing, error = _difference(first, second)
+    problem = ""
+    if not error <= tolerance:
+        problem = f"two runs of the same images differ by {error:.1e} of the largest logit, allowed {tolerance:.0e}"
+    return RunToRun(
+        artifact=artifact,
+        backend=backend,
+        images=len(first),
+        values=first.size,
+        differing=differing,
+        max_rel_error=min(error, 1e9),  # JSON has no infinity
+        tolerance=tolerance,
+        verdict="fail" if problem else "pass",
+        problem=problem,
+    )
+
+
+def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Tolerance) -> Rebuild:
+    """Builds an engine again from its graph, with the options that the manifest records, into a temporary folder.
+
+    Where engines run, the logits of the two are compared on the images and held to the card's tolerance: both are the same
+    graph in the same precision. Raises DependencyError without the compiler, EngineError, IntegrityError without the graph.
+    """
+    recorded = _recorded(bundle, engine)
+    name, options = recorded.compiler, build_options(recorded)
+    graph = next((a for a in bundle.manifest.artifacts if engine.provenance.parents.get(a.path) == a.sha256), None)
+    if graph is None:
+        raise IntegrityError(
+            f"{bundle.folder} does not hold the graph that {engine.path} was built from", advice="export again"
+        )
+    path = bundle.check(engine)
+    engines.demand(name)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch:
+        second = Path(scratch) / "again.engine"
+        report = engines.compiler(name).build(bundle.check(graph), second, options, lambda *_: None)
+        seconds = time.perf_counter() - started
+        sha256 = digest_file(second)
+        logits, problems, reason = _compare(
+            bundle.manifest.model, name, ((path, engine.sha256), (second, sha256)), pixels, tolerance
+        )
+        return Rebuild(
+            artifact=engine.path,
+            compiler=name,
+            built_by=recorded.version,
+            rebuilt_by=str(report.version),
+            sha256=engine.sha256,
+            rebuilt_sha256=sha256,
+            size_bytes=engine.size_bytes,
+            rebuilt_size_bytes=second.stat().st_size,
+            differing_bytes=differing_bytes(path.read_bytes(), second.read_bytes()),
+            seconds=round(seconds, 3),
+            logits=logits,
+            verdict="fail" if problems else "pass" if logits else "recorded",
+            problems=problems,
+            reason=reason,
+        )
+
+
+def build_options(recorded: _Recorded) -> BuildOptions:
+    """The options of a build from those that the manifest records."""
+    sizes = recorded.sizes
+    return BuildOptions(
+        profile=BatchProfile(*recorded.profile),
+        workspace_bytes=recorded.workspace_bytes,
+        compute_capabilities=recorded.compute_capabilities,
+        sizes=(sizes[0], sizes[1], sizes[2]) if sizes else None,
+    )
+
+
+def differing_bytes(first: bytes, second: bytes) -> int:
+    """At how many places two files differ; what one has more than the other differs."""
+    common = min(len(first), len(second))
+    one, other = (np.frombuffer(content, np.uint8, common) for content in (first, second))
+    return int(np.count_nonzero(one != other)) + max(len(first), len(second)) - common
+
+
+def _recorded(bundle: Bundle, engine: Artifact) -> _Recorded:
+    options: Mapping[str, JsonValue] = engine.provenance.options
+    try:
+        return _Recorded.model_validate_json(json.dumps(options))
+    except ValidationError as error:
+        raise IntegrityError(
+            f"{bundle.folder} does not say how {engine.path} was built: {str(error).splitlines()[0]}",
+            advice="export again",
+        ) from error
+
+
+def _compare(
+    spec: ModelSpec, name: str, plans: tuple[tuple[Path, str], tuple[Path, str]], pixels: Pixels, tolerance: Tolerance
+) -> tuple[Metrics | None, tuple[str, ...], str]:
+    """Logits of two plans on the images: metrics, problems, and why there are none."""
+    found: list[Array] = []
+    for path, sha256 in plans:
+        try:
+            session: Session = backend(name).open_session(path, sha256=sha256)
+        except DependencyError as error:
+            return None, (), error.message
+        with session:
+            outputs = run_images(session, pixels, spec)
+        problems = check_outputs(outputs, len(pixels), spec)
+        if problems:
+            return None, problems, ""
+        found.append(outputs["logits"])
+    metrics = compare_logits(found[0], found[1], tolerance)
+    return metrics, violations(metrics, tolerance), ""
+
+
+def _difference(first: Array, second: Array) -> tuple[int, float]:
+    """How many values have other bits, and the largest difference, relative to the largest value."""
+    one, other = (np.ascontiguousarray(array).view(np.uint8).reshape(array.size, -1) for array in (first, second))
+    differing = int(np.count_nonzero((one != other).any(axis=1)))
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return differing, np.inf
+    scale = max(float(np.max(np.abs(first.astype(np.float64)))), SMALLEST)
+    return differing, float(np.max(np.abs(first.astype(np.float64) - second))) / scale

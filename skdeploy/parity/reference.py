@@ -1,0 +1,55 @@
+"""What artifacts are compared with: torch's network, or the first FP32 graph where there is no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from skdeploy.backends import onnxruntime
+from skdeploy.backends import torch as torch_backend
+from skdeploy.backends.base import Array, Session
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import Bundle
+from skdeploy.errors import ParityError
+from skdeploy.parity.compare import check_outputs, run_images
+from skdeploy.quant.dataset import Pixels
+from skdeploy.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TORCH_REFERENCE: Final = "torch float32, training form"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """``open`` gives a session for the input size that a spec says."""
+
+    name: str
+    open: Callable[[ModelSpec], Session]
+
+    def outputs(self, pixels: Pixels, spec: ModelSpec) -> tuple[Array | None, tuple[str, ...]]:
+        """Logits of crops, (N, classes), or None and what is wrong with them."""
+        with self.open(spec) as session:
+            outputs = run_images(session, pixels, spec)
+        problems = check_outputs(outputs, len(pixels), spec)
+        return (None if problems else outputs["logits"]), problems
+
+    def logits(self, pixels: Pixels, spec: ModelSpec) -> Array:
+        """Logits of crops, (N, classes). Raises ParityError if they are not finite, or not that shape."""
+        logits, problems = self.outputs(pixels, spec)
+        if logits is None:
+            raise ParityError(
+                f"the reference, {self.name}, is not usable: {problems[0]}", advice="check the weights and the images"
+            )
+        return logits
+
+
+def reference_of(bundle: Bundle, base: Artifact | None, network: nn.Module | None) -> Reference:
+    """The network, or ``base``: one of them must be there."""
+    if network is not None:
+        return Reference(TORCH_REFERENCE, lambda spec: torch_backend.open_session(network, spec))
+    assert base is not None  # the caller checked
+    path = bundle.check(base)
+    return Reference(f"{base.path} on {onnxruntime.NAME}", lambda _: onnxruntime.open_session(path))

@@ -1,0 +1,244 @@
+"""Inputs that no data set holds, and what may be asked of a network on them.
+
+The images are judged by the whole tolerance of the card: it is they that a network was made for. On the synthetic suites
+(noise, zeros, extremes, tiny-contrast) the rule is another, for these reasons:
+
+* Everywhere: logits of the right shape, and finite. A black frame from a covered camera must not become NaN.
+* FP32 and FP16 round relative to a value, whatever the image, so the card's ``max_rel_error`` holds. But an image of nothing
+  may leave logits near zero while the tensors before them are as large as ever, and the rounding of these does not shrink: the
+  error is therefore relative to the largest logit of the suite *or of the images*, whichever is larger. SQNR and cosine of a
+  single image, which divide by that image's logits alone, are recorded and not judged.
+* INT8 has ranges that were measured on images. What lies outside them is clipped, as it is meant to be: an error of any size is
+  no defect, and is recorded. Clipping is the only licence: logits that are not finite fail.
+
+``memory`` gives the images as views of other memory (every second column, channels last, reversed) and asks for the same bits
+as from contiguous memory, or, from a session that does not repeat its own bits, for the card's ``max_rel_error``. ``sizes``, of
+graphs with dynamic height and width, gives the images at other sizes and asks for the whole tolerance; of INT8 again for finite
+logits, since its ranges are of one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from skdeploy.backends.base import Array, Session
+from skdeploy.errors import UsageError
+from skdeploy.parity.compare import check_outputs, one_batch, run_images
+from skdeploy.parity.metrics import SMALLEST, compare_logits, violations
+from skdeploy.parity.reference import Reference
+from skdeploy.parity.report import SuiteResult
+from skdeploy.progress import Progress
+from skdeploy.quant.dataset import Dataset, Pixels
+from skdeploy.spec import ModelSpec, Precision, TensorSpec, Tolerance
+
+PHOTOGRAPHS: Final = "photographs"  # the images: compared always, by prove itself
+SYNTHETIC: Final = ("noise", "zeros", "extremes", "tiny-contrast")
+MEMORY: Final = "memory"
+SIZES: Final = "sizes"
+ALL: Final = (*SYNTHETIC, MEMORY, SIZES)
+
+SEED: Final = 0
+BOARDS: Final = (1, 2, 8)  # pixels a square: the finest, the finest after one stride of 2, coarse ones
+RESIZED: Final = 2  # images a size: the reference runs them too
+RATIOS: Final = (
+    (0.5, 0.5),
+    (2.0, 2.0),
+    (0.75, 1.5),
+)  # of the card's height and width: an engine's profile, and not square
+CLIPPED: Final = "INT8 clips what its ranges, measured on images, do not hold: recorded, not judged"
+NO_REFERENCE: Final = "the reference itself is not finite on it"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is run: an artifact's path, the backend it runs on, its precision and the card's tolerance for that."""
+
+    artifact: str
+    backend: str
+    precision: Precision
+    tolerance: Tolerance
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A suite's crops, uint8 (N, H, W, C), with the spec of their size and the reference's logits, None where not finite."""
+
+    suite: str
+    case: str
+    pixels: Pixels
+    spec: ModelSpec
+    expected: Array | None
+
+
+def check_suites(names: Sequence[str]) -> tuple[str, ...]:
+    """The suites that some names mean, each once and in their order: ``all`` means all. Raises UsageError."""
+    unknown = [name for name in names if name not in (*ALL, PHOTOGRAPHS, "all")]
+    if unknown:
+        raise UsageError(f"no suite named {unknown[0]!r}", advice=f"suites: {', '.join((PHOTOGRAPHS, *ALL, 'all'))}")
+    return ALL if "all" in names else tuple(name for name in ALL if name in names)
+
+
+def synthetic(suite: str, spec: ModelSpec, *, brief: bool = False) -> Pixels:
+    """The crops of a synthetic suite, uint8 (N, H, W, C), the same in every run; only one of them if ``brief``.
+
+    noise: each pixel uniform over 0..255. zeros: black. extremes: checkerboards of 0 and 255 with squares of 1, 2 and 8 pixels,
+    and all 255. tiny-contrast: 127 and 128 at random, and a ramp over five grey levels.
+    """
+    channels, height, width = spec.input.shape
+    shape = (height, width, channels)
+    random = np.random.default_rng(SEED)
+    rows, columns, _ = np.indices(shape)
+    if suite == "noise":
+        found = [random.integers(0, 256, shape) for _ in range(4)]
+    elif suite == "zeros":
+        found = [np.zeros(shape, np.int64)]
+    elif suite == "extremes":
+        found = [255 * ((rows // size + columns // size) % 2) for size in BOARDS] + [np.full(shape, 255)]
+    else:
+        found = [127 + random.integers(0, 2, shape), 125 + 5 * columns // width]
+    return np.stack(found[:1] if brief else found).astype(np.uint8)
+
+
+def prepare(
+    names: Sequence[str],
+    dataset: Dataset,
+    spec: ModelSpec,
+    reference: Reference,
+    *,
+    brief: bool = False,
+    dynamic_size: bool = False,
+) -> list[Prepared]:
+    """The suites of these names with the reference's logits; ``sizes`` only if some graph takes other sizes."""
+    wanted = [name for name in names if name in SYNTHETIC]
+    stacks = [synthetic(name, spec, brief=brief) for name in wanted]
+    found = []
+    if stacks:  # in one run: the reference is slow to start
+        logits, _ = reference.outputs(np.concatenate(stacks), spec)
+        at = 0
+        for name, pixels in zip(wanted, stacks, strict=True):
+            expected = None if logits is None else logits[at : at + len(pixels)]
+            if logits is None and len(stacks) > 1:  # whose fault it is
+                expected, _ = reference.outputs(pixels, spec)
+            found.append(Prepared(name, "", pixels, spec, expected))
+            at += len(pixels)
+    if SIZES in names and dynamic_size:
+        for resized in other_sizes(spec):
+            pixels = dataset.take(range(min(RESIZED, len(dataset)))).load(resized)
+            case = f"{resized.input.height}x{resized.input.width}"
+            found.append(Prepared(SIZES, case, pixels, resized, reference.outputs(pixels, resized)[0]))
+    return found
+
+
+def other_sizes(spec: ModelSpec) -> list[ModelSpec]:
+    """The card at other input sizes, within what ``stages.image_sizes`` builds engines for."""
+    found = []
+    for tall, wide in RATIOS:
+        height, width = max(1, int(spec.input.height * tall)), max(1, int(spec.input.width * wide))
+        size = spec.input.model_copy(update={"height": height, "width": width})
+        grown = max(height / spec.input.height, width / spec.input.width)
+        shorter = max(height, width, round(spec.preprocess.resize * grown))
+        preprocess = spec.preprocess.model_copy(update={"resize": shorter})
+        found.append(spec.model_copy(update={"input": size, "preprocess": preprocess}))
+    return found
+
+
+def has_dynamic_size(inputs: Sequence[TensorSpec]) -> bool:
+    """Whether height and width are free: all dimensions of an image but the batch and the channels."""
+    return bool(inputs) and len(inputs[0].shape) == 4 and sum(isinstance(d, str) for d in inputs[0].shape[1:]) == 2
+
+
+def run_suites(
+    session: Session,
+    prepared: Sequence[Prepared],
+    scale: float,
+    inputs: Sequence[TensorSpec],
+    who: Subject,
+    progress: Progress,
+) -> list[SuiteResult]:
+    """All suites that the artifact can take: other sizes only where its ``inputs`` have dynamic height and width."""
+    found = []
+    for suite in prepared:
+        if suite.suite == SIZES and not has_dynamic_size(inputs):
+            continue
+        progress.update(f"{who.artifact} on {who.backend}, {suite.suite} {suite.case}".rstrip())
+        found.append(run_suite(session, suite, scale, who))
+    return found
+
+
+def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> SuiteResult:
+    """One artifact on one suite; ``scale`` is the largest logit that the reference has on the images."""
+    outputs = run_images(session, suite.pixels, suite.spec)
+    problems = check_outputs(outputs, len(suite.pixels), suite.spec)
+    metrics = error = allowed = None
+    note = ""
+    if suite.expected is None:
+        problems, note = (), NO_REFERENCE
+    elif not problems:
+        metrics = compare_logits(suite.expected, outputs["logits"], who.tolerance)
+        error = metrics.max_abs_error / max(float(np.max(np.abs(suite.expected))), scale, SMALLEST)
+        if who.precision is Precision.INT8:
+            note = CLIPPED
+        else:
+            allowed = who.tolerance.max_rel_error
+            problems = violations(metrics, who.tolerance) if suite.suite == SIZES else _too_far(error, allowed)
+    return SuiteResult(
+        artifact=who.artifact,
+        backend=who.backend,
+        precision=who.precision,
+        suite=suite.suite,
+        case=suite.case,
+        images=len(suite.pixels),
+        verdict="fail" if problems else "recorded" if note else "pass",
+        metrics=metrics,
+        error=error,
+        allowed=allowed,
+        problems=problems,
+        note=note,
+    )
+
+
+def run_memory(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject) -> SuiteResult:
+    """The same values from other memory: one batch of the images, as views that are not contiguous."""
+    feeds = one_batch(session, pixels, spec)
+    name, array = next(iter(feeds.items()))
+    expected, again = session.run(feeds)["logits"], session.run(feeds)["logits"]
+    scale = max(float(np.max(np.abs(expected.astype(np.float64)))), SMALLEST)
+    allowed = 0.0 if np.array_equal(expected, again) else who.tolerance.max_rel_error
+    worst, problems = 0.0, []
+    for words, view in layouts(array).items():
+        found = session.run({name: view})["logits"]
+        finite = found.shape == expected.shape and bool(np.isfinite(found).all())
+        difference = float(np.max(np.abs(found.astype(np.float64) - expected))) / scale if finite else np.inf
+        if difference > allowed:
+            problems.append(f"images {words} in memory give other logits, by {difference:.1e} of the largest")
+        worst = max(worst, min(difference, 1e9))  # JSON has no infinity
+    return SuiteResult(
+        artifact=who.artifact,
+        backend=who.backend,
+        precision=who.precision,
+        suite=MEMORY,
+        images=len(array),
+        verdict="fail" if problems else "pass",
+        error=worst,
+        allowed=allowed,
+        problems=tuple(problems),
+    )
+
+
+def layouts(array: Array) -> dict[str, Array]:
+    """Views with the values of ``array`` (N, ...) over memory that is not contiguous, with other values in the gaps."""
+    wide = np.repeat(array, 2, axis=-1)
+    wide[..., 1::2] = np.max(array) - wide[..., 1::2] + 1
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+    backwards = np.ascontiguousarray(array[..., ::-1])[..., ::-1]
+    return {"in every second column": wide[..., ::2], "with the second axis last": last, "backwards": backwards}
+
+
+def _too_far(error: float, allowed: float) -> tuple[str, ...]:
+    if error <= allowed:
+        return ()
+    return (f"max error {error:.2e} of the largest logit, allowed {allowed:.0e}",)

@@ -1,0 +1,72 @@
+"""Images as batches, for networks that see them differently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from skdeploy.parity.streaming import Reader, crop_kind
+from skdeploy.quant.dataset import Dataset, normalise
+from skdeploy.quant.images import Crop, ImageError
+from skdeploy.spec import ModelSpec, TensorSpec
+from skdeploy.zoo.cards import read_card
+
+CARD = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")
+LARGE = CARD.model_copy(update={"input": CARD.input.model_copy(update={"height": 36, "width": 36})})
+INPUT = TensorSpec(name="input", dtype="float32", shape=("batch", 3, "height", "width"))
+RAW = TensorSpec(name="input", dtype="uint8", shape=(2, "height", "width", 3))
+
+
+def opened(spec: ModelSpec, tensor: TensorSpec) -> Any:
+    """All that a reader looks at."""
+    return SimpleNamespace(spec=spec), SimpleNamespace(inputs=(tensor,))
+
+
+@pytest.fixture
+def images() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (7, 36, 36, 3), dtype=np.uint8)
+
+
+def test_each_network_gets_its_own_crop_type_and_batch(images: NDArray[np.uint8]) -> None:
+    reader = Reader([opened(CARD, INPUT), opened(LARGE, INPUT), opened(LARGE, RAW)], Dataset("d", pixels=images), 4)
+    first, second = list(reader.batches(0))
+    assert (first.start, first.stop, second.start, second.stop) == (0, 4, 4, 7)
+    ((small, count),) = first.feeds[crop_kind(CARD), INPUT]
+    assert count == 4
+    np.testing.assert_array_equal(small["input"], normalise(images[:4, 2:34, 2:34], CARD.preprocess))
+    ((large, _),) = first.feeds[crop_kind(LARGE), INPUT]
+    assert large["input"].shape == (4, 3, 36, 36)
+    raw = second.feeds[crop_kind(LARGE), RAW]  # of fixed batch: three images are one batch and a filled one
+    assert [count for _, count in raw] == [2, 1]
+    np.testing.assert_array_equal(raw[1][0]["input"], images[[6, 6]])
+
+
+def test_an_image_that_one_network_cannot_have_is_left_out_for_all(
+    images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a file goes away between two reads: rows would no longer be those of the same images."""
+    real = Dataset.crop
+
+    def crop(self: Dataset, index: int, spec: ModelSpec) -> Crop:
+        if (index, spec) in ((1, LARGE), (3, CARD)):
+            raise ImageError("gone", "gone")
+        return real(self, index, spec)
+
+    monkeypatch.setattr(Dataset, "crop", crop)
+    (batch,) = Reader([opened(CARD, INPUT), opened(LARGE, INPUT)], Dataset("d", pixels=images), 8).batches(0)
+    assert batch.rows == [0, 2, 4, 5, 6]
+    assert [image.name for image in batch.unreadable] == ["images[1]", "images[3]"]
+    for spec in (CARD, LARGE):
+        ((feed, count),) = batch.feeds[crop_kind(spec), INPUT]
+        assert (count, len(feed["input"])) == (5, 5)
+
+
+def test_reading_begins_where_it_is_asked_to_and_ends_with_the_images(images: NDArray[np.uint8]) -> None:
+    reader = Reader([opened(CARD, INPUT)], Dataset("d", pixels=images), 4)
+    assert [batch.rows for batch in reader.batches(5)] == [[5, 6]]
+    assert list(reader.batches(7)) == []
