@@ -55,7 +55,7 @@ class Axis:
     def logarithmic(cls, values: Iterable[float], label: str) -> Axis:
         """Covers all positive values, ends on powers of ten, or on 1, 2 or 5 times one where there are few."""
         positive = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
-        low, high = int(math.floor(math.log10(min(positive)))), int(math.ceil(math.log10(max(positive))))
+        low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
         if high - low > FEW_DECADES:
             return cls(10.0**low, 10.0**high, label, log=True)
         fine = [factor * 10.0**power for power in range(low - 1, high + 1) for factor in (1.0, 2.0, 5.0)]
@@ -81,8 +81,8 @@ class Axis:
             if last - first <= FEW_DECADES - 1:
                 fine = [factor * 10.0**power for power in range(first - 1, last + 1) for factor in (1.0, 2.0, 5.0)]
                 return [(v, f"{v:,g}") for v in fine if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
-            step = max(1, math.ceil((last - first) / most))
-            return [(10.0**power, _power(power)) for power in range(first, last + 1, step)]
+            apart = max(1, math.ceil((last - first) / most))
+            return [(10.0**power, _power(power)) for power in range(first, last + 1, apart)]
         step = _step(self.high - self.low, most)
         start = math.ceil(self.low / step - 1e-9)
         stop = math.floor(self.high / step + 1e-9)

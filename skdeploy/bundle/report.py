@@ -11,11 +11,14 @@ from typing import Any, Final
 from skdeploy import __version__
 from skdeploy.backends.base import require
 from skdeploy.bundle.artifact import write_text
-from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.evidence import FOLDER as EVIDENCE
+from skdeploy.bundle.folder import MANIFEST, Bundle
 from skdeploy.bundle.plots import key
-from skdeploy.bundle.report_blocks import Absent, Block, Section, Text, Trusted, sentence, visible
+from skdeploy.bundle.receipts import FOLDER as RECEIPTS
+from skdeploy.bundle.report_blocks import Block, Section, Text, Trusted, sentence, visible
 from skdeploy.bundle.report_findings import Findings, read_findings
 from skdeploy.bundle.report_verdict import key_figures, verdict_of
+from skdeploy.errors import UsageError
 
 NAME: Final = "report.html"
 TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -28,8 +31,22 @@ def write_report(bundle: Bundle, path: Path | None = None) -> Path:
     for a place that takes no file.
     """
     target = bundle.folder / NAME if path is None else path
+    _check_free(bundle, target)
     write_text(target, render_report(bundle))
     return target
+
+
+def _check_free(bundle: Bundle, target: Path) -> None:
+    """Raises UsageError where the report would replace a part of the bundle."""
+    taken = [MANIFEST, *(artifact.path for artifact in bundle.manifest.artifacts)]
+    place = target.resolve()
+    folders = [(bundle.folder / name).resolve() for name in (EVIDENCE, RECEIPTS)]
+    if place in [(bundle.folder / name).resolve() for name in taken] or any(place.is_relative_to(f) for f in folders):
+        raise UsageError(
+            f"{target} is a part of the bundle, not a place for its report", advice="give --output another name"
+        )
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder: a report is a file", advice=f"give --output {target / NAME}")
 
 
 def render_report(bundle: Bundle) -> str:
@@ -66,6 +83,7 @@ def _sections(found: Findings) -> Iterator[Section]:
     from skdeploy.bundle.report_int8 import calibration_section, int8_section
     from skdeploy.bundle.report_line import line_section, provenance_section, reproduce_section
     from skdeploy.bundle.report_parity import blame_section, headroom_section, parity_section
+    from skdeploy.bundle.report_receipts import receipts_section
 
     yield line_section(found)
     yield parity_section(found)
@@ -76,16 +94,11 @@ def _sections(found: Findings) -> Iterator[Section]:
     calibration = calibration_section(found)
     if calibration is not None:
         yield calibration
-    yield _latency_section()
+    yield receipts_section(found)
     yield attention_section(found)
     yield _notes_section(found)
     yield provenance_section(found)
     yield reproduce_section(found)
-
-
-def _latency_section() -> Section:
-    text = "No receipt, no claim: latency is measured on the device, and this bundle carries no receipt of such a run."
-    return Section("latency", "Latency", "", (Absent(text),))
 
 
 def _notes_section(found: Findings) -> Section:

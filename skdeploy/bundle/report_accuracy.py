@@ -18,6 +18,7 @@ from skdeploy.bundle.report_blocks import (
     Text,
     Tone,
     count,
+    counted,
     name,
     number,
     percent_text,
@@ -63,12 +64,9 @@ def accuracy_section(found: Findings) -> Section:
         blocks.append(Text(f"No image of: {absent_classes}" + (f" and {more} more." if more > 0 else "."), "warn"))
     if evaluation.unreadable:
         first = evaluation.unreadable[0]
-        blocks.append(
-            Text(
-                f"{len(evaluation.unreadable)} images could not be read, and are in no figure; first {first.name}: {first.reason}.",
-                "warn",
-            )
-        )
+        passed_over = counted(len(evaluation.unreadable), "image")
+        text = f"{passed_over} could not be read and is in no figure; first {first.name}: {first.reason}."
+        blocks.append(Text(text, "warn"))
     blocks += [
         Text(f"Not evaluated here: {absent.artifact} on {absent.backend}: {absent.reason}.", "warn")
         for absent in evaluation.not_evaluated

@@ -104,7 +104,7 @@ def _curves(report: AttentionReport, pairs: list[tuple[UnitAttention, int]]) -> 
         )  # fmt: skip
     legend = tuple(Legend(index, _shown(graph.name)) for index, graph in enumerate(report.graphs))
     caption = (
-        "Mean attention to the larger kernel less that to the smallest. Band: 95 % interval of the first graph's mean over images. "
+        "Mean attention to the larger kernel less that to the smallest. Band: 95 % interval of the first graph's mean. "
         "Positions on the upright axis compare between units."
     )
     return Panels("Attention against object size", caption, tuple(panels), legend)
@@ -145,13 +145,22 @@ def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]
         if last != first:
             there = unit.curve(last, branch).profiles[1]
             series.append(Series(4, places, [there.attention[channel] for channel in order], line=False, size=0.6))
+        heading, end = _heading(unit, branch), float(max(1, len(order) - 1))
+        level = Reference(1 / len(unit.branches), "")
+        ticks = [(0.0, "1"), (end, str(len(order)))]
         panels.append(
             line_chart(
-                f"Attention of each channel of {_heading(unit, branch)}", series, Axis(0.0, float(max(1, len(order) - 1)), "channel, sorted"),
-                vertical, PANEL, HEIGHT, heading=_heading(unit, branch), references=[Reference(1 / len(unit.branches), "")],
-                ticks=[(0.0, "1"), (float(max(1, len(order) - 1)), str(len(order)))],
+                f"Attention of each channel of {heading}",
+                series,
+                Axis(0.0, end, "channel, sorted"),
+                vertical,
+                PANEL,
+                HEIGHT,
+                references=[level],
+                heading=heading,
+                ticks=ticks,
             )
-        )  # fmt: skip
+        )
     ends = f"{report.scales[0]:g}x", f"{report.scales[-1]:g}x"
     legend = [Legend(0, f"{_shown(first)}, {ends[0]}"), Legend(1, f"{_shown(first)}, {ends[1]}", line=False)]
     if last != first:

@@ -34,7 +34,7 @@ def visible(text: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: ``sort`` is what sorts it, where that is not the text, ``hint`` shows when pointed at, ``note`` below."""
+    """One cell of a table: ``sort`` is what sorts it, if not its text; ``hint`` shows when pointed at, ``note`` below."""
 
     text: str
     sort: float | str | None = None
@@ -206,7 +206,9 @@ class Section:
 def sentence(text: str) -> str:
     """Begins with a capital, ends with a full stop: what the command line prints as a line, as prose. Precisions are names."""
     word, _, rest = text.partition(" ")
-    first = word.upper() if word in tuple(Precision) else word.capitalize() if word.isalpha() and word.islower() else word
+    first = (
+        word.upper() if word in tuple(Precision) else word.capitalize() if word.isalpha() and word.islower() else word
+    )
     whole = f"{first} {rest}" if rest else first
     return whole if whole.endswith((".", "!", "?")) else whole + "."
 

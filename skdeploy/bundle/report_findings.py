@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.evidence import FOLDER, read_evidence
 from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.receipts import Receipt, read_receipts
 from skdeploy.errors import IntegrityError
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.spec import Frozen
@@ -48,6 +49,7 @@ class Findings:
     blame: BlameReport | None = None
     sensitivity: SensitivityReport | None = None
     attention: AttentionReport | None = None
+    receipts: tuple[Receipt, ...] = ()
     outdated: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
@@ -58,10 +60,14 @@ class Findings:
 
 
 def read_findings(bundle: Bundle) -> Findings:
-    """Checks every digest and reads every report. Raises IntegrityError for a file that was altered or cannot be read."""
+    """Checks every digest and reads every report.
+
+    Raises IntegrityError for a file that was altered or cannot be read, and for a receipt of other artifacts.
+    """
     from skdeploy.attention.report import AttentionReport
     from skdeploy.parity.accuracy import Evaluation
     from skdeploy.parity.blame_report import BlameReport
+    from skdeploy.parity.verification import with_receipts
     from skdeploy.quant.mixed import MixedPrecision
     from skdeploy.quant.ranges import Ranges
     from skdeploy.quant.sensitivity import SensitivityReport
@@ -69,6 +75,9 @@ def read_findings(bundle: Bundle) -> Findings:
     bundle.check_all()
     found = Findings(bundle)
     found.parity = _recorded(found, PARITY, ParityReport)
+    found.receipts = read_receipts(bundle)
+    if found.parity is not None:
+        found.parity = with_receipts(found.parity, found.receipts)
     found.headroom = _recorded(found, HEADROOM, HeadroomReport)
     found.ranges = _recorded(found, RANGES, Ranges)
     found.mixed = _recorded(found, MIXED, MixedPrecision)

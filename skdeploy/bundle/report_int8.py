@@ -23,6 +23,7 @@ from skdeploy.bundle.report_blocks import (
     Table,
     Text,
     count,
+    counted,
     decibels,
     name,
     number,
@@ -141,8 +142,9 @@ def _accuracy(effect: Effect) -> Cell:
 def _mixed(report: MixedPrecision) -> list[Block]:
     drop = report.drop
     text = (
-        f"Mixed precision: a drop of {drop.points:.2f} points (standard error {drop.standard_error:.2f}) where {report.max_drop:g} is "
-        f"allowed, on {drop.images:,} images of {report.dataset}; {len(report.kept)} of {report.units} units stay out of INT8."
+        f"Mixed precision: a drop of {drop.points:.2f} points (standard error {drop.standard_error:.2f}) where "
+        f"{report.max_drop:g} is allowed, on {drop.images:,} images of {report.dataset}; "
+        f"{len(report.kept)} of {report.units} units stay out of INT8."
     )
     blocks: list[Block] = [Text(text), *(Text(sentence(note), "warn") for note in report.notes)]
     if report.kept:
@@ -176,7 +178,10 @@ def calibration_section(found: Findings) -> Section | None:
         return Section("calibration", title, "", (Absent("The ranges are of other artifacts.", outdated=True),))
     algorithm = ranges.algorithm
     percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
-    lead = f"{len(ranges.tensors)} tensors by {algorithm.method}{percentile} on {ranges.data.images:,} images of {ranges.data.name}."
+    lead = (
+        f"{len(ranges.tensors)} tensors by {algorithm.method}{percentile} on "
+        f"{counted(ranges.data.images, 'image')} of {ranges.data.name}."
+    )
     blocks: list[Block] = []
     if ranges.audit:
         audit = _read_audit(ranges)
@@ -238,7 +243,7 @@ def _ranges_figure(ranges: Ranges) -> Figure:
     title = "Ranges, in the order of the graph"
     wide, narrow = (rows_chart(title, rows, axis, width) for width in (WIDE, NARROW))
     more = f" The first {TALL} of {len(ranges.tensors)}." if len(ranges.tensors) > TALL else ""
-    caption = f"A bar ends at the largest magnitude of any image; the triangle is the threshold: what is beyond it is clipped.{more}"
+    caption = f"A bar ends at the largest magnitude in any image; what is beyond the threshold is clipped.{more}"
     return Figure(title, caption, wide, narrow, (Legend(2, "threshold", line=False),))
 
 

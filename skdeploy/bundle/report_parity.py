@@ -27,13 +27,19 @@ from skdeploy.bundle.report_blocks import (
 )
 from skdeploy.bundle.report_findings import HEADROOM, PARITY, Findings
 from skdeploy.parity.blame_report import BlameReport, LayerResult
-from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport
+from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport, suite_name
 from skdeploy.spec import Precision, Tolerance
 
 BARS = 16  # tensors in a drawing: those with least headroom are what one looks for
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
-VERDICTS: dict[str, Tone] = {"pass": "good", "fail": "bad", "unproven": "warn", "reference": ""}
-WORDS = {"pass": "verified", "fail": "failed", "unproven": "not run here", "reference": "reference"}
+VERDICTS: dict[str, Tone] = {"pass": "good", "fail": "bad", "unproven": "warn", "reference": "", "recorded": ""}
+WORDS = {
+    "pass": "verified",
+    "fail": "failed",
+    "unproven": "not run here",
+    "reference": "reference",
+    "recorded": "recorded",
+}
 
 
 def parity_section(found: Findings) -> Section:
@@ -60,6 +66,7 @@ def parity_section(found: Findings) -> Section:
             f"largest logit; {found_same.tolerance:g} is allowed. {found_same.problem}"
         )
         blocks.append(Text(text.strip(), VERDICTS[found_same.verdict]))
+    blocks += _repeatability(report)
     if report.reference_sqnr_db is not None:
         blocks.append(Text(f"torch's own float32 is {decibels_text(report.reference_sqnr_db)} from its float64."))
     return Section("parity", "Parity", lead, tuple(blocks))
@@ -96,6 +103,58 @@ def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) 
             )
         )
     return Table("Artifacts against torch", columns, tuple(rows), PARITY)
+
+
+def _repeatability(report: ParityReport) -> list[Block]:
+    """Inputs other than images, the same batch twice, and engines built again, as far as they were measured."""
+    blocks: list[Block] = []
+    if report.suites:
+        columns = (
+            Column("Inputs"),
+            Column("Artifact"),
+            Column("Backend"),
+            Column("Verdict"),
+            Column("Error", True),
+            Column("Allowed", True),
+        )
+        rows = tuple(
+            (
+                Cell(suite_name(result)),
+                name(result.artifact),
+                Cell(result.backend),
+                Cell(
+                    WORDS[result.verdict], tone=VERDICTS[result.verdict], note="; ".join(result.problems) or result.note
+                ),
+                Cell("", math.nan) if result.error is None else number(result.error, ".1e"),
+                Cell("", math.nan) if result.allowed is None else number(result.allowed),
+            )
+            for result in report.suites
+        )
+        blocks.append(
+            Fold(
+                f"Other inputs: {counted(len(rows), 'run')}",
+                (Table("Errors on inputs other than images", columns, rows, PARITY),),
+            )
+        )
+    for run in report.run_to_run:
+        said = (
+            run.problem
+            or f"{run.differing:,} of {run.values:,} values differ, by {run.max_rel_error:.1e} of the largest logit"
+        )
+        blocks.append(Text(f"{run.artifact} on {run.backend}, run twice: {said}.", VERDICTS[run.verdict]))
+    for again in report.rebuilds:
+        said = "the same bytes" if again.sha256 == again.rebuilt_sha256 else f"{again.differing_bytes:,} bytes differ"
+        logits = (
+            f", logits within {again.logits.max_rel_error:.1e} of the largest" if again.logits else f", {again.reason}"
+        )
+        problems = "; ".join(again.problems)
+        blocks.append(
+            Text(
+                f"{again.artifact}, built again with {again.compiler}: {problems or said + logits}.",
+                VERDICTS[again.verdict],
+            )
+        )
+    return blocks
 
 
 def _beside(cell: Cell, tolerance: str) -> Cell:
@@ -225,8 +284,9 @@ def headroom_section(found: Findings) -> Section:
         )
         return Section("headroom", title, "", (Absent(text, command, outdated=outdated),))
     lead = (
-        f"65504, the largest FP16 number, divided by the largest magnitude that a tensor reached on {report.images:,} images of "
-        f"{report.dataset}. Less than {MIN_HEADROOM:g}x is refused: images in the field may be brighter and busier."
+        f"65504, the largest FP16 number, divided by the largest magnitude that a tensor reached on "
+        f"{counted(report.images, 'image')} of {report.dataset}. Less than {MIN_HEADROOM:g}x is refused: "
+        "images in the field may be brighter and busier."
     )
     fold = Fold(f"All {len(report.tensors)} FP16 tensors", (_headroom_table(report),))
     return Section("headroom", title, lead, (_headroom_figure(report), fold))

@@ -11,6 +11,7 @@ from skdeploy.parity.report import MIN_HEADROOM, Comparison
 from skdeploy.parity.statistics import Decision
 from skdeploy.spec import Precision
 
+ArtifactState = Literal["pass", "receipt", "fail", "unproven", "not compared"]
 State = Literal["verified", "partial", "failed", "unproven", "incomplete"]
 
 HEADLINES: Final[dict[State, str]] = {
@@ -75,13 +76,17 @@ def comparisons_of(found: Findings, artifact: str) -> tuple[Comparison, ...]:
     return tuple(c for c in found.parity.comparisons if c.artifact == artifact) if found.parity else ()
 
 
-def state_of(found: Findings, artifact: str) -> Literal["pass", "fail", "unproven", "not compared"]:
-    """``pass`` if it ran and nothing that ran failed; ``unproven`` if it could not run where parity was measured."""
-    verdicts = {comparison.verdict for comparison in comparisons_of(found, artifact)}
-    for verdict in ("fail", "pass", "unproven"):
-        if verdict in verdicts:
-            return verdict
-    return "not compared"
+def state_of(found: Findings, artifact: str) -> ArtifactState:
+    """``pass`` if it ran and nothing that ran failed; ``receipt`` if a device has recorded that; else ``unproven``."""
+    comparisons = comparisons_of(found, artifact)
+    verdicts = {comparison.verdict for comparison in comparisons}
+    if "fail" in verdicts or any(note.verdict == "fail" for c in comparisons for note in c.receipts):
+        return "fail"
+    if "pass" in verdicts:
+        return "pass"
+    if any(comparison.proof for comparison in comparisons):
+        return "receipt"
+    return "unproven" if comparisons else "not compared"
 
 
 def verdict_of(found: Findings) -> Verdict:
@@ -119,11 +124,12 @@ def _parity_points(found: Findings) -> list[Point]:
             passed = [c.artifact for c in parity.comparisons if c.verdict == "pass" and c.backend == backend]
             points.append(Point("good", "Verified", f"{', '.join(passed)} on {backend}"))
         points += [Point("bad", "Failed", failure) for failure in parity.failures]
-        points += [
-            Point("warn", "Not run here", f"{c.artifact} on {c.backend}: {c.reason}")
-            for c in parity.comparisons
-            if c.verdict == "unproven"
-        ]
+        for c in parity.comparisons:
+            if c.verdict == "unproven" and c.proof is not None:
+                text = f"{c.artifact} on {c.proof.device}, says the receipt of {c.proof.created[:10]}"
+                points.append(Point("good", "Verified by receipt", text))
+            elif c.verdict == "unproven":
+                points.append(Point("warn", "Not run here", f"{c.artifact} on {c.backend}: {c.reason}"))
     absent = [a.path for a in found.graphs if state_of(found, a.path) == "not compared"]
     if absent:
         points.append(Point("warn", "Not compared", ", ".join(absent)))

@@ -32,7 +32,7 @@ from skdeploy.spec import Frozen, ModelSpec, Tolerance
 Side = tuple[int, int]
 
 
-class _Recorded(Frozen):
+class RecordedOptions(Frozen):
     """The options of a build, as ``stages.build`` puts them into the manifest."""
 
     compiler: str
@@ -80,7 +80,7 @@ def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Toleran
     Where engines run, the logits of the two are compared on the images and held to the card's tolerance: both are the same
     graph in the same precision. Raises DependencyError without the compiler, EngineError, IntegrityError without the graph.
     """
-    recorded = _recorded(bundle, engine)
+    recorded = recorded_options(bundle, engine)
     name, options = recorded.compiler, build_options(recorded)
     graph = next((a for a in bundle.manifest.artifacts if engine.provenance.parents.get(a.path) == a.sha256), None)
     if graph is None:
@@ -116,7 +116,7 @@ def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Toleran
         )
 
 
-def build_options(recorded: _Recorded) -> BuildOptions:
+def build_options(recorded: RecordedOptions) -> BuildOptions:
     """The options of a build from those that the manifest records."""
     sizes = recorded.sizes
     return BuildOptions(
@@ -134,10 +134,11 @@ def differing_bytes(first: bytes, second: bytes) -> int:
     return int(np.count_nonzero(one != other)) + max(len(first), len(second)) - common
 
 
-def _recorded(bundle: Bundle, engine: Artifact) -> _Recorded:
+def recorded_options(bundle: Bundle, engine: Artifact) -> RecordedOptions:
+    """How an engine was built. Raises IntegrityError if the manifest does not say."""
     options: Mapping[str, JsonValue] = engine.provenance.options
     try:
-        return _Recorded.model_validate_json(json.dumps(options))
+        return RecordedOptions.model_validate_json(json.dumps(options))
     except ValidationError as error:
         raise IntegrityError(
             f"{bundle.folder} does not say how {engine.path} was built: {str(error).splitlines()[0]}",

@@ -15,6 +15,7 @@ import numpy as np
 from skdeploy.backends import cuda
 from skdeploy.backends.base import Session
 from skdeploy.bundle.artifact import digest_json, tool_versions
+from skdeploy.bundle.evidence import write_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.parity.accuracy import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
@@ -68,7 +69,7 @@ class EvaluationOptions:
 def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
     """Accuracy of a bundle's artifacts on labelled images, each compared with a reference on the same images.
 
-    Nothing is judged here: ``Evaluation.check`` does. Writes nothing but the cache of predictions. Raises UsageError for data
+    Nothing is judged here: ``Evaluation.check`` does. Kept as the evidence ``accuracy``; no artifact changes. Raises UsageError for data
     without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for an engine that is required
     and cannot run; IntegrityError, ParityError.
     """
@@ -85,7 +86,20 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     optional = () if options.artifacts or options.require_engine else engines
     if reference is not None:
         check_same_classes(reference, wanted[0])
-    return _run(_distinct([*first, *wanted]), _distinct(optional), options, "evaluation", progress or Silent())
+    tell = progress or Silent()
+    runners = _distinct([*first, *wanted])
+    found = _run(runners, _distinct(optional), options, "evaluation", tell)
+    _keep(bundle, found, tell)
+    return found
+
+
+def _keep(bundle: Bundle, found: Evaluation, tell: Progress) -> None:
+    """Keeps the result beside the bundle, for its report; one that takes no files is evaluated all the same, which is said."""
+    measured = {accuracy.artifact for accuracy in found.accuracies}
+    try:
+        write_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured])
+    except UsageError as error:
+        tell.note(f"the result is not kept for the bundle's report: {error.message}")
 
 
 def compare(old: Path, new: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:

@@ -50,7 +50,8 @@ def rebuild_line(again: Rebuild) -> str:
     if again.sha256 == again.rebuilt_sha256:
         found = "the same bytes"
     else:
-        found = f"another file: {again.differing_bytes:,} bytes differ, {again.size_bytes:,} and {again.rebuilt_size_bytes:,} bytes"
+        sizes = f"{again.size_bytes:,} and {again.rebuilt_size_bytes:,}"
+        found = f"another file: {again.differing_bytes:,} bytes differ, of {sizes}"
     logits = (
         f"logits within {again.logits.max_rel_error:.1e} of the largest"
         if again.logits
