@@ -18,6 +18,7 @@ from skdeploy.quant.audit import Audit, moved
 from skdeploy.quant.dataset import Dataset, Pixels, check_count
 from skdeploy.quant.duplicates import Fingerprints
 from skdeploy.quant.feeds import RUN_BATCH, batches_of
+from skdeploy.quant.identity import IMAGE
 from skdeploy.quant.observe import Observation, observe
 from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
@@ -79,7 +80,9 @@ def calibrate(
         )
         maxima = {key: _channels(first[name].channel_max) for key, name in placed.items()}
     prepared = prepare(model, spec, algorithm, maxima)
-    names = ranged_tensors(prepared, place(prepared))
+    # The image has a range too, for readers of a legacy cache: in the INT8 graph its pixels need none.
+    image = {key: name for key, name in placed.items() if key == IMAGE}
+    names = image | ranged_tensors(prepared, place(prepared))
     means = corrected_tensors(prepared) if algorithm.bias_correction else {}
     audit = Audit(dataset, spec, settings.asked)
     done = 0

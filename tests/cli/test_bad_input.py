@@ -144,7 +144,7 @@ def test_an_image_size_that_the_stride_does_not_divide_is_refused(run: Run, size
     ("options", "words"),
     [
         (["--fp16", "--int8"], "--fp16 and --int8 contradict"),
-        (["--int8"], "INT8 is not in this version"),
+        (["--int8"], "INT8 needs images to calibrate on"),
         (["--batch", "4", "--max-batch", "16"], "--batch 4 fixes the batch"),
         (["--batch", "0"], "--batch 0: at least 1"),
         (["--min-batch", "0"], "batch profile 0/8/32"),

@@ -22,7 +22,10 @@ VERBS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_the_verbs_are_those_of_the_documentation() -> None:
-    assert VERBS == ["convert", "doctor", "export", "inspect", "models", "verify"]
+    assert VERBS == [
+        "attention", "calibrate", "compare", "convert", "doctor", "evaluate", "export", "inspect", "models", "predict",
+        "report", "sensitivity", "verify",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)
