@@ -32,8 +32,8 @@ RTX_INT8: Final = (
     "no document, so measure before you rely on it"
 )
 ONNX_RUNTIME_HALF: Final = (
-    "INT8 beside FP16 is for TensorRT: ONNX Runtime's default optimiser rounds the FP16 biases of such a graph away (1.32), so to "
-    "run model.int8.onnx there yourself, set session.disable_quant_qdq to 1, or export with --int8-fallback fp32"
+    "INT8 beside FP16 is for TensorRT: ONNX Runtime's default optimiser rounds the FP16 biases of such a graph away (1.32), so "
+    "to run model.int8.onnx there yourself, set session.disable_quant_qdq to 1, or export with --int8-fallback fp32"
 )
 
 

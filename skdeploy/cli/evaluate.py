@@ -54,7 +54,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy on labelled images, paired with the FP32 graph, and hold the drop to a budget.
 
-    Changes no artifact: the result goes to the bundle's evidence/. An interrupted run goes on where it was: predictions are in ~/.cache/skdeploy.
+    Changes no artifact: the result goes to the bundle's evidence/. An interrupted run goes on where it was:
+    predictions are in ~/.cache/skdeploy.
     """
     from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress

@@ -69,8 +69,9 @@ class EvaluationOptions:
 def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
     """Accuracy of a bundle's artifacts on labelled images, each compared with a reference on the same images.
 
-    Nothing is judged here: ``Evaluation.check`` does. Kept as the evidence ``accuracy``; no artifact changes. Raises UsageError for data
-    without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for an engine that is required
+    Nothing is judged here: ``Evaluation.check`` does. Kept as the evidence ``accuracy``; no artifact changes.
+
+    Raises UsageError for data without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for an engine that is required
     and cannot run; IntegrityError, ParityError.
     """
     options.check()

@@ -61,7 +61,9 @@ def data(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_accuracy_is_printed_and_kept_and_the_artifacts_stay_as_they_were(run: Run, bundle: Path, data: Path, snapshot: Any) -> None:
+def test_accuracy_is_printed_and_kept_and_no_artifact_changes(
+    run: Run, bundle: Path, data: Path, snapshot: Any
+) -> None:
     before = snapshot(bundle)
     result = run("evaluate", bundle, "--data", data)
     assert result.code == 0, result.err
