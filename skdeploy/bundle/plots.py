@@ -18,17 +18,26 @@ NARROW: Final = 328  # px: a telephone of 400 px less margins
 PANEL: Final = 240  # px: three in a row of WIDE, one on a telephone
 CHARACTER: Final = 6.4  # px, of the page's 12 px font: an average that no name of digits and dots exceeds
 ROW: Final = 24
+INSET: Final = 8  # px between the end of an axis and the first marker
 STYLES: Final = 5
 SUPERSCRIPT: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 FEW_DECADES: Final = 2  # of a logarithmic axis: then it has ticks between powers of ten
 STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 Place = Callable[[float], float]  # from a value to a coordinate
+# Strokes from the point that is marked, one a series; small ones for many points.
 MARKERS: Final = (
-    "M-3,0a3,3 0 1,0 6,0a3,3 0 1,0 -6,0Z",
-    "M-4.5,-4.5h9v9h-9Z",
-    "M0,-6L5.6,4.2L-5.6,4.2Z",
-    "M0,-5L5,0L0,5L-5,0Z",
-    "M-4,-4L4,4M-4,4L4,-4",
+    "m-3,0a3,3 0 1,0 6,0a3,3 0 1,0 -6,0z",
+    "m-4.5,-4.5h9v9h-9z",
+    "m0,-6l5.6,10.2h-11.2z",
+    "m0,-5l5,5l-5,5l-5,-5z",
+    "m-4,-4l8,8m0,-8l-8,8",
+)
+SMALL_MARKERS: Final = (
+    "m-2,0a2,2 0 1,0 4,0a2,2 0 1,0 -4,0z",
+    "m-3,-3h6v6h-6z",
+    "m0,-3l2.8,5h-5.6z",
+    "m0,-3l3,3l-3,3l-3,-3z",
+    "m-1.6,-1.6l3.2,3.2m0,-3.2l-3.2,3.2",
 )
 
 
@@ -86,7 +95,7 @@ class Axis:
         step = _step(self.high - self.low, most)
         start = math.ceil(self.low / step - 1e-9)
         stop = math.floor(self.high / step + 1e-9)
-        digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if _is_quarter(step) else 0)
+        digits = max(0, -math.floor(math.log10(step) + 1e-9) + _is_quarter(step))
         return [(index * step, f"{index * step:.{digits}f}") for index in range(start, stop + 1)]
 
 
@@ -113,8 +122,8 @@ class Reference:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one line. ``low`` and ``high`` bound a band around it, if given. NaN breaks the line. ``size`` is that of
-    the markers.
+    """Points of one line. ``low`` and ``high`` bound a band around it, if given. NaN breaks the line. ``small``: its
+    markers are.
     """
 
     style: int
@@ -124,7 +133,7 @@ class Series:
     high: Sequence[float] = field(default=())
     markers: bool = True
     line: bool = True
-    size: float = 1.0
+    small: bool = False
 
 
 def rows_chart(
@@ -186,7 +195,7 @@ def line_chart(
     top, right, bottom = (30.0 if heading else 12.0), width - 12.0, height - 42.0
 
     def x(value: float) -> float:
-        return left + horizontal.place(value) * (right - left)
+        return left + INSET + horizontal.place(value) * (right - left - 2 * INSET)
 
     def y(value: float) -> float:
         return bottom - vertical.place(value) * (bottom - top)
@@ -219,7 +228,7 @@ def key(style: int, *, line: bool) -> Trusted:
     stroke = '<path class="line" d="M1,7H33"/>' if line else ""
     return Trusted(
         f'<svg class="key" width="34" height="14" viewBox="0 0 34 14" aria-hidden="true"><g class="s{style % STYLES}">'
-        f"{stroke}{_mark(style, 17, 7)}</g></svg>"
+        f"{stroke}{_marks(style, [(17, 7)])}</g></svg>"
     )
 
 
@@ -256,7 +265,8 @@ def _line(line: Series, x: Place, y: Place) -> str:
         parts.append(f'<path class="line" d="{"".join(path)}"/>')
     if line.markers:
         points = zip(line.xs, line.ys, strict=True)
-        parts += [_mark(line.style, x(at), y(value), line.size) for at, value in points if not math.isnan(value)]
+        places = [(x(at), y(value)) for at, value in points if not math.isnan(value)]
+        parts.append(_marks(line.style, places, small=line.small))
     return "".join(parts) + "</g>"
 
 
@@ -266,13 +276,14 @@ def _band(line: Series, x: Place, y: Place) -> str:
     return f'<path class="band" d="M{"L".join([*there, *reversed(back)])}Z"/>'
 
 
-def _mark(style: int, x: float, y: float, size: float = 1.0) -> str:
-    scaled = "" if size == 1 else f" scale({size:g})"
-    return f'<path class="marker" transform="translate({x:.1f},{y:.1f}){scaled}" d="{MARKERS[style % STYLES]}"/>'
+def _marks(style: int, places: Iterable[tuple[float, float]], *, small: bool = False) -> str:
+    """All markers of a series as one path."""
+    shape = (SMALL_MARKERS if small else MARKERS)[style % STYLES]
+    return f'<path class="marker" d="{"".join(f"M{x:.1f},{y:.1f}{shape}" for x, y in places)}"/>'
 
 
 def _marker(style: int, x: float, y: float) -> str:
-    return f'<g class="s{style % STYLES}">{_mark(style, x, y)}</g>'
+    return f'<g class="s{style % STYLES}">{_marks(style, [(x, y)])}</g>'
 
 
 def _grid_below(axis: Axis, x: Place, top: float, bottom: float, most: int) -> str:
@@ -300,7 +311,7 @@ def _safe(text: str) -> str:
 def _fitted(text: str, room: float) -> str:
     """The text, or its end where there is no room for all: the names of tensors differ at their ends."""
     shown = visible(text)
-    most = max(4, int(room / CHARACTER))
+    most = max(4, int(room / CHARACTER + 1e-6))
     return shown if len(shown) <= most else "…" + shown[1 - most :]
 
 

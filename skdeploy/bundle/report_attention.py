@@ -29,6 +29,7 @@ from skdeploy.bundle.report_findings import Findings
 
 SOURCE = "evidence/attention.json"
 HEIGHT = 200
+CHANNELS = 128  # markers in a panel: more than that do not stand apart
 
 
 def attention_section(found: Findings) -> Section:
@@ -137,17 +138,18 @@ def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]
     for unit, branch in profiled:
         small, large = unit.curve(first, branch).profiles
         order = sorted(range(len(small.attention)), key=small.attention.__getitem__)
+        order = order[:: -(-len(order) // CHANNELS)]
         places = [float(place) for place in range(len(order))]
         series = [
             Series(0, places, [small.attention[channel] for channel in order], markers=False),
-            Series(1, places, [large.attention[channel] for channel in order], line=False, size=0.5),
+            Series(1, places, [large.attention[channel] for channel in order], line=False, small=True),
         ]
         if last != first:
             there = unit.curve(last, branch).profiles[1]
-            series.append(Series(4, places, [there.attention[channel] for channel in order], line=False, size=0.6))
+            series.append(Series(4, places, [there.attention[channel] for channel in order], line=False, small=True))
         heading, end = _heading(unit, branch), float(max(1, len(order) - 1))
         level = Reference(1 / len(unit.branches), "")
-        ticks = [(0.0, "1"), (end, str(len(order)))]
+        ticks = [(0.0, "1"), (end, str(len(small.attention)))]
         panels.append(
             line_chart(
                 f"Attention of each channel of {heading}",
@@ -165,7 +167,10 @@ def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]
     legend = [Legend(0, f"{_shown(first)}, {ends[0]}"), Legend(1, f"{_shown(first)}, {ends[1]}", line=False)]
     if last != first:
         legend.append(Legend(4, f"{_shown(last)}, {ends[1]}", line=False))
-    caption = "Mean attention of each channel to the larger kernel; the level line is what no preference gives."
+    caption = (
+        f"Mean attention of each channel to the larger kernel; of more than {CHANNELS}, evenly chosen ones. "
+        "The level line is no preference."
+    )
     return Panels("Channel profiles", caption, tuple(panels), tuple(legend))
 
 

@@ -238,7 +238,11 @@ def decibels(value: float | None) -> Cell:
 
 
 def percent_text(share: float | None, digits: int = 2) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f} %"  # noqa: RUF001
+    """Nothing is called 100 % but all of it."""
+    if share is None:
+        return "none"
+    text = f"{100 * share:.{digits}f}"
+    return f">{100 - 10**-digits:.{digits}f} %" if share < 1 and float(text) == 100 else f"{text} %"
 
 
 def number(value: float, form: str = ".3g") -> Cell:

@@ -54,6 +54,12 @@ class Findings:
     unknown: list[str] = field(default_factory=list)
 
     @property
+    def not_measured(self) -> tuple[str, ...]:
+        """Evidence that could be there and is not. Sensitivity is of bundles with ranges only."""
+        wanted = [name for name in EVIDENCE if name != "sensitivity" or self.bundle.artifact(RANGES) is not None]
+        return tuple(name for name in wanted if getattr(self, name) is None and name not in self.outdated)
+
+    @property
     def graphs(self) -> tuple[Artifact, ...]:
         """The artifacts that compute logits."""
         return tuple(a for a in self.bundle.manifest.artifacts if a.format in ("onnx", "engine"))
@@ -74,7 +80,8 @@ def read_findings(bundle: Bundle) -> Findings:
 
     bundle.check_all()
     found = Findings(bundle)
-    found.parity = _recorded(found, PARITY, ParityReport)
+    if bundle.manifest.verdict != "incomplete":  # what an earlier export compared does not prove this one
+        found.parity = _recorded(found, PARITY, ParityReport)
     found.receipts = read_receipts(bundle)
     if found.parity is not None:
         found.parity = with_receipts(found.parity, found.receipts)

@@ -220,9 +220,8 @@ def _audit(audit: AuditReport) -> list[tuple[str, str]]:
                 f"{overlap.exact.count} exact, {overlap.near.count} near, of {overlap.images:,} images of {overlap.dataset}",
             )
         )
-    facts.append(
-        ("Of one colour, clipped, enlarged", f"{audit.constant.count}, {audit.clipped.count}, {audit.enlarged.count}")
-    )
+    odd = f"{audit.constant.count} of one colour, {audit.clipped.count} clipped, {audit.enlarged.count} enlarged"
+    facts.append(("Unlike the field", odd))
     if audit.converted:
         facts.append(("Converted", "; ".join(f"{times} {what}" for what, times in audit.converted.items())))
     return facts

@@ -33,9 +33,10 @@ from skdeploy.spec import Precision, Tolerance
 BARS = 16  # tensors in a drawing: those with least headroom are what one looks for
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
 VERDICTS: dict[str, Tone] = {"pass": "good", "fail": "bad", "unproven": "warn", "reference": "", "recorded": ""}
-WORDS = {
-    "pass": "verified",
-    "fail": "failed",
+WORDS = {"pass": "verified", "fail": "failed", "unproven": "not run here"}
+CHECKED = {
+    "pass": "in tolerance",
+    "fail": "out of tolerance",
     "unproven": "not run here",
     "reference": "reference",
     "recorded": "recorded",
@@ -48,6 +49,8 @@ def parity_section(found: Findings) -> Section:
     if report is None:
         command = f"skdeploy verify {shlex.quote(str(found.bundle.folder))}"
         text = "No parity is recorded for these artifacts."
+        if found.bundle.manifest.verdict == "incomplete":
+            command, text = "", "The export did not come to the comparison with torch."
         return Section("parity", "Parity", "", (Absent(text, command, outdated=PARITY in found.outdated),))
     tolerance = found.bundle.manifest.model.tolerance
     lead = (
@@ -123,7 +126,9 @@ def _repeatability(report: ParityReport) -> list[Block]:
                 name(result.artifact),
                 Cell(result.backend),
                 Cell(
-                    WORDS[result.verdict], tone=VERDICTS[result.verdict], note="; ".join(result.problems) or result.note
+                    CHECKED[result.verdict],
+                    tone=VERDICTS[result.verdict],
+                    note="; ".join(result.problems) or result.note,
                 ),
                 Cell("", math.nan) if result.error is None else number(result.error, ".1e"),
                 Cell("", math.nan) if result.allowed is None else number(result.allowed),
@@ -193,7 +198,7 @@ def blame_section(found: Findings) -> Section:
     layers = [layer for layer in report.layers if layer.run_db is not None or layer.own_db is not None]
     if layers:
         blocks += [_layers_figure(report, layers), Fold(f"All {len(report.layers)} tensors", (_layers_table(report),))]
-    if report.note:
+    if report.note and report.note not in report.verdict:
         blocks.append(Text(sentence(report.note)))
     return Section("blame", title, lead, tuple(blocks))
 
@@ -214,7 +219,7 @@ def _stages_table(report: BlameReport) -> Table:
             (
                 Cell(stage.stage),
                 Cell(stage.precision.value.upper()),
-                Cell(WORDS[stage.verdict], tone=VERDICTS[stage.verdict], note=hint),
+                Cell(CHECKED[stage.verdict], tone=VERDICTS[stage.verdict], note=hint),
                 Cell("", math.nan) if first or stage.verdict == "unproven" else decibels(stage.sqnr_before_db),
                 Cell("", math.nan) if first or stage.verdict == "unproven" else decibels(stage.sqnr_first_db),
             )
@@ -230,9 +235,9 @@ def _layers_figure(report: BlameReport, layers: list[LayerResult]) -> Figure:
     )
     floor = [] if report.floor_db is None else [report.floor_db]
     vertical = Axis.linear([*run, *own, *floor, 0.0], "SQNR (dB)")
-    horizontal = Axis.linear([0.0, *places], "tensor, in the order of the graph")
+    horizontal = Axis(1.0, float(max(2, len(layers))), "tensor, in the order of the graph")
     many = len(layers) > 60
-    series = [Series(0, places, run, markers=not many), Series(2, places, own, markers=True, line=False)]
+    series = [Series(0, places, run, markers=not many), Series(2, places, own, line=False, small=many)]
     title = f"Error along {report.guilty or 'the last stage'}"
     wide, narrow = (
         line_chart(title, series, horizontal, vertical, width, 300, references=references) for width in (WIDE, NARROW)
@@ -272,16 +277,10 @@ def headroom_section(found: Findings) -> Section:
     title = "FP16 headroom"
     if report is None or not report.tensors:
         outdated = HEADROOM in found.outdated
-        text = (
-            "The headroom was measured for other artifacts."
-            if outdated
-            else "No tensor of this bundle is FP16, or none was measured."
-        )
-        command = (
-            ""
-            if found.bundle.manifest.precision is Precision.FP16
-            else f"skdeploy export {found.bundle.manifest.model.name} --fp16"
-        )
+        manifest = found.bundle.manifest
+        is_half = manifest.precision is Precision.FP16
+        text = "No headroom was measured." if is_half else "Nothing in this bundle is FP16, or nothing was measured."
+        command = "" if is_half else f"skdeploy export {manifest.model.name} --fp16"
         return Section("headroom", title, "", (Absent(text, command, outdated=outdated),))
     lead = (
         f"65504, the largest FP16 number, divided by the largest magnitude that a tensor reached on "

@@ -98,10 +98,10 @@ def verdict_of(found: Findings) -> Verdict:
     bad = any(point.tone == "bad" for point in points)
     passed = [a.path for a in found.graphs if state_of(found, a.path) == "pass"]
     open_ends = [point for point in points if point.label in ("Not run here", "Not compared", "Undecided")]
-    if manifest.verdict == "failed" or bad:
-        return Verdict(
-            "failed", "Something that ran is out of its tolerance or budget: do not ship this.", tuple(points)
-        )
+    if bad:
+        return Verdict("failed", "Something is out of its tolerance or budget: do not ship this.", tuple(points))
+    if manifest.verdict == "failed":
+        return Verdict("failed", "The export failed parity: do not ship this.", tuple(points))
     if manifest.verdict == "incomplete":
         text = "The export did not come to its end, so nothing of this bundle is proven. Run the same export again."
         return Verdict("incomplete", text, tuple(points))
@@ -160,6 +160,8 @@ def _other_points(found: Findings) -> list[Point]:
     if found.outdated:
         text = f"{', '.join(found.outdated)}: measured on other artifacts than these, so not shown"
         points.append(Point("warn", "Outdated", text))
+    if found.not_measured:
+        points.append(Point("", "Not measured", ", ".join(found.not_measured)))
     return points
 
 

@@ -12,6 +12,7 @@ from skdeploy.cli.export import export
 from skdeploy.cli.inspect import inspect
 from skdeploy.cli.models import models
 from skdeploy.cli.predict import predict
+from skdeploy.cli.report import report
 from skdeploy.cli.sensitivity import sensitivity
 from skdeploy.cli.verify import verify
 
@@ -31,6 +32,7 @@ for verb in (
     evaluate,
     predict,
     compare,
+    report,
     sensitivity,
     attention,
     models,

@@ -49,7 +49,10 @@ RATIOS: Final = (
     (2.0, 2.0),
     (0.75, 1.5),
 )  # of the card's height and width: an engine's profile, and not square
-CLIPPED: Final = "INT8 clips what its ranges, measured on images, do not hold: recorded, not judged"
+CLIPPED: Final = "INT8 clips what its ranges, measured on images, do not hold"
+OVERFLOW: Final = (
+    "FP16 ends at 65504; --keep-fp32 keeps what exceeds it, `skdeploy verify --blame` finds out what that is"
+)
 NO_REFERENCE: Final = "the reference itself is not finite on it"
 
 
@@ -175,6 +178,8 @@ def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> 
     problems = check_outputs(outputs, len(suite.pixels), suite.spec)
     metrics = error = allowed = None
     note = ""
+    if problems and who.precision is Precision.FP16:
+        problems = tuple(f"{problem}: {OVERFLOW}" for problem in problems)
     if suite.expected is None:
         problems, note = (), NO_REFERENCE
     elif not problems:

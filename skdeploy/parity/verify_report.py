@@ -22,12 +22,13 @@ def verification_lines(verification: Verification) -> list[str]:
 
 
 def suite_lines(report: ParityReport) -> list[str]:
-    """One sentence a suite: on how many artifacts, and the largest error."""
+    """One sentence a suite, the error of each artifact; and one for each reason why some are not judged."""
     lines = []
     for name in dict.fromkeys(map(suite_name, report.suites)):
         results = [result for result in report.suites if suite_name(result) == name]
         lines.append(f"{name}: " + "; ".join(_suite_text(result) for result in results))
-    return lines
+    notes = dict.fromkeys(result.note for result in report.suites if result.note)
+    return lines + [f"not judged: {note}" for note in notes]
 
 
 def receipt_lines(comparison: Comparison) -> list[str]:
@@ -153,4 +154,4 @@ def _error_text(result: SuiteResult) -> str:
     if result.suite == "memory" and not result.error:
         return "the same bits"
     words = f"within {result.error:.1e}" if result.error is not None else "finite"
-    return f"{words} ({result.note})" if result.note else words
+    return f"{words}, not judged" if result.note else words

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from skdeploy.bundle.artifact import digest_file
@@ -204,3 +207,59 @@ def test_a_graph_that_computes_something_else_fails_parity(run: Run, bundle: Pat
     assert result.code == 8
     assert "model.onnx on onnxruntime" in result.err
     assert "max error" in result.err
+
+
+def test_suites_are_run_on_every_graph_and_shown(run: Run, bundle: Path, images: Path) -> None:
+    result = run("verify", bundle, "--images", images, "--suite", "noise", "--suite", "memory")
+    assert result.code == 0
+    assert "noise: model.traced.onnx within " in result.out
+    assert (
+        "memory: model.traced.onnx the same bits; model.onnx the same bits; model.fp16.onnx the same bits" in result.out
+    )
+    assert "zeros" not in result.out
+    assert "run twice, model.fp16.onnx: the same bits" in result.out
+
+
+def test_photographs_alone_are_no_other_suites(run: Run, bundle: Path, images: Path) -> None:
+    assert run("verify", bundle, "--images", images, "--suite", "photographs", "--json").json["parity"]["suites"] == []
+
+
+def test_a_suite_that_does_not_exist_is_told_before_anything_runs(run: Run, bundle: Path) -> None:
+    result = run("verify", bundle, "--suite", "snow")
+    assert result.code == 2
+    assert "no suite named 'snow'" in result.err
+    assert "tiny-contrast" in result.err
+
+
+def test_blame_finds_no_fault_in_a_good_bundle_and_prints_to_stderr(run: Run, bundle: Path, images: Path) -> None:
+    result = run("verify", bundle, "--images", images, "--blame", "--json")
+    assert result.code == 0, result.err
+    assert "no stage is to blame" in result.err
+    assert result.json["parity"]["images"] == 4
+
+
+def test_blame_names_the_stage_of_a_bundle_that_fails_and_saves_the_smallest_graph(
+    run: Run, bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    path = bundle / "model.onnx"
+    model = onnx.load(path)
+    weight = next(t for t in model.graph.initializer if t.name.endswith("stages.1.0.sk.branches.0.conv.weight"))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
+    onnx.save(model, path)
+
+    def forge(content: Any) -> None:
+        row = next(row for row in content["artifacts"] if row["path"] == "model.onnx")
+        row["sha256"] = digest_file(path)
+
+    edit_manifest(bundle, forge)
+    repro = tmp_path / "repro"
+    result = run("verify", bundle, "--images", images, "--blame", "--save-repro", repro)
+    assert result.code == 8
+    assert "model.onnx is to blame" in result.err
+    assert any(repro.rglob("*.onnx"))
+
+
+def test_a_repro_is_of_what_blame_finds(run: Run, bundle: Path, tmp_path: Path) -> None:
+    result = run("verify", bundle, "--save-repro", tmp_path / "repro")
+    assert result.code == 2
+    assert "--blame" in result.err

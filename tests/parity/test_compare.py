@@ -31,6 +31,7 @@ class Answering(Session):
         self.outputs = (TensorSpec(name="logits", dtype="float32", shape=(batch, spec.network.classes)),)
         self.answer = answer
         self.fed: list[int] = []
+        self.profile: dict[str, tuple[tuple[int, ...], ...]] | None = None  # what an engine's session has
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         self.fed.append(len(feeds["input"]))
@@ -227,3 +228,30 @@ def test_a_fixed_batch_has_nothing_to_vary(tiny: ModelSpec) -> None:
 def test_what_cannot_run_is_unproven_with_the_reason() -> None:
     found = unproven("engines/x.engine", "tensorrt", Precision.FP16, DependencyError("no GPU", advice="get one"))
     assert (found.verdict, found.reason, found.metrics) == ("unproven", "no GPU", None)
+
+
+@pytest.mark.parametrize(("count", "fed"), [(11, [8, 4]), (9, [8, 4]), (3, [4]), (16, [8, 8])])
+def test_an_engine_gets_no_batch_below_its_profile(tiny: ModelSpec, count: int, fed: list[int]) -> None:
+    session = Answering(tiny, means)
+    session.profile = {"input": tuple((size, *tiny.input.shape) for size in (4, 8, 16))}
+    outputs = run_images(session, crops(count), tiny)
+    assert session.fed == fed
+    # float32 means of 480 numbers near one
+    np.testing.assert_allclose(outputs["logits"], means(planes(crops(count)))["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_an_engine_gets_no_batch_above_its_profile(tiny: ModelSpec) -> None:
+    session = Answering(tiny, means)
+    session.profile = {"input": tuple((size, *tiny.input.shape) for size in (1, 2, 2))}
+    assert run_images(session, crops(5), tiny)["logits"].shape == (5, 5)
+    assert session.fed == [2, 2, 1]
+
+
+def test_batches_outside_the_profile_are_not_compared(tiny: ModelSpec) -> None:
+    session = Answering(tiny, means)
+    session.profile = {"input": tuple((size, *tiny.input.shape) for size in (2, 4, 8))}
+    found = batch_invariance(session, crops(9), tiny, artifact="x.engine", tolerance=1e-5)
+    assert found is not None
+    assert (found.batches, found.verdict) == ((2, 5), "pass")
+    session.profile = {"input": tuple((size, *tiny.input.shape) for size in (4, 4, 4))}
+    assert batch_invariance(session, crops(9), tiny, artifact="x.engine", tolerance=1e-5) is None

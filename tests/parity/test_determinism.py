@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +101,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bundle(made: Path, tmp_path: Path) -> Iterator[Bundle]:
-    yield load_bundle(Path(shutil.copytree(made / "bundle", tmp_path / "bundle")))
+def bundle(made: Path, tmp_path: Path) -> Bundle:
+    return load_bundle(Path(shutil.copytree(made / "bundle", tmp_path / "bundle")))
 
 
 def test_an_engine_is_built_again_with_the_options_it_was_built_with(bundle: Bundle) -> None:
@@ -146,7 +146,7 @@ def test_an_engine_whose_graph_is_gone_is_not_rebuilt(bundle: Bundle) -> None:
     engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
     other = engine.provenance.model_copy(update={"parents": {"model.fp16.onnx": "0" * 64}})
     with pytest.raises(
-        IntegrityError, match="does not hold the graph that engines/tensorrt_rtx-fp16.engine was built from"
+        IntegrityError, match=r"does not hold the graph that engines/tensorrt_rtx-fp16.engine was built from"
     ):
         rebuild(
             bundle,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from skdeploy.errors import CardError, DependencyError, IntegrityError, ParityEr
 from skdeploy.options import ExportOptions, TraceOptions
 from skdeploy.parity.prove import TORCH_REFERENCE, prove
 from skdeploy.parity.report import ParityReport
+from skdeploy.parity.suites import SYNTHETIC
 from skdeploy.pipeline import export
 from skdeploy.progress import Silent
 from skdeploy.quant.dataset import Dataset, open_dataset
@@ -286,3 +288,76 @@ def test_a_card_without_a_tolerance_for_the_precision_is_told(
     bundle.manifest = bundle.manifest.model_copy(update={"model": only})
     with pytest.raises(CardError, match="the card tiny gives no tolerance for fp16"):
         proof(bundle, dataset, network)
+
+
+def test_an_export_runs_one_image_of_each_synthetic_suite_on_what_is_deployed(
+    bundle: Bundle, dataset: Dataset, network: nn.Module
+) -> None:
+    report = proof(bundle, dataset, network)
+    assert [(s.artifact, s.suite, s.images, s.verdict) for s in report.suites] == [
+        ("model.fp16.onnx", name, 1, "pass") for name in SYNTHETIC
+    ]
+    assert [(r.artifact, r.differing, r.verdict) for r in report.run_to_run] == [("model.fp16.onnx", 0, "pass")]
+
+
+def test_suites_that_are_asked_for_are_run_in_full_on_every_artifact(
+    bundle: Bundle, dataset: Dataset, network: nn.Module
+) -> None:
+    report = prove(
+        bundle, bundle.manifest.artifacts, dataset, network, Silent(), suites=("extremes", "memory", "sizes")
+    )
+    graphs = ("model.traced.onnx", "model.onnx", "model.fp16.onnx")
+    assert [(s.artifact, s.suite, s.images) for s in report.suites] == [  # no sizes: the graph has one
+        (graph, name, count) for graph in graphs for name, count in (("extremes", 4), ("memory", 8))
+    ]
+    assert report.verdict == "pass"
+    assert ParityReport.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_graph_that_breaks_on_a_black_image_alone_is_caught(
+    bundle: Bundle, dataset: Dataset, network: nn.Module
+) -> None:
+    """In parity on every image: logits are divided by the image's contrast over itself, 1, or 0 / 0 where there is none."""
+    name = "model.fp16.onnx"
+
+    def divide(model: onnx.ModelProto) -> None:
+        graph = model.graph
+        last = next(node for node in graph.node if "logits" in node.output)
+        last.output[list(last.output).index("logits")] = "sound"
+        axes = [1, 2, 3]
+        graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), "axes"))
+        graph.initializer.append(numpy_helper.from_array(np.array([-1, 1], np.int64), "column"))
+        high = onnx.helper.make_node("ReduceMax", ["input", "axes"], ["high"])
+        low = onnx.helper.make_node("ReduceMin", ["input", "axes"], ["low"])
+        contrast = onnx.helper.make_node("Sub", ["high", "low"], ["contrast"])
+        one = onnx.helper.make_node("Div", ["contrast", "contrast"], ["one"])
+        flat = onnx.helper.make_node("Reshape", ["one", "column"], ["flat"])
+        graph.node.extend([high, low, contrast, one, flat, onnx.helper.make_node("Mul", ["sound", "flat"], ["logits"])])
+
+    grey = bundle.manifest.model.preprocess.model_copy(update={"mean": (0.5,) * 3, "std": (0.25,) * 3})
+    bundle.manifest = bundle.manifest.model_copy(
+        update={"model": bundle.manifest.model.model_copy(update={"preprocess": grey})}
+    )  # with a mean a channel, black has the contrast of these
+    spoilt = altered(bundle, name, divide)
+    artifacts = tuple(spoilt if a.path == name else a for a in bundle.manifest.artifacts)
+    report = prove(bundle, artifacts, dataset, network, Silent())
+    found = report.of(name)
+    assert found is not None
+    assert found.verdict == "pass"
+    broken = [suite.suite for suite in report.suites if suite.verdict == "fail"]
+    assert broken == ["zeros"]
+    with pytest.raises(ParityError, match=r"model.fp16.onnx on onnxruntime, zeros: 5 logits are NaN"):
+        report.check()
+
+
+def test_a_report_from_before_there_were_suites_still_loads(
+    bundle: Bundle, dataset: Dataset, network: nn.Module
+) -> None:
+    content = json.loads(proof(bundle, dataset, network).model_dump_json())
+    for later in ("suites", "run_to_run", "rebuilds"):
+        del content[later]
+    for comparison in content["comparisons"]:
+        del comparison["receipts"]
+    old = ParityReport.model_validate_json(json.dumps(content))
+    assert old.verdict == "pass"
+    assert old.suites == ()

@@ -144,6 +144,14 @@ def test_int8_is_recorded_however_far_it_clips_but_must_be_finite(tiny: ModelSpe
     assert broken.problems == ("10 logits are NaN or infinite, first in image 0",)
 
 
+def test_fp16_that_overflows_on_a_suite_is_told_the_way_out(tiny: ModelSpec) -> None:
+    expected = np.ones((2, 5))
+    found = run_suite(Answering(tiny, expected * np.inf), prepared(tiny, expected), 1.0, who(Precision.FP16))
+    assert found.verdict == "fail"
+    assert found.problems[0].startswith("10 logits are NaN or infinite, first in image 0: FP16 ends at 65504")
+    assert "--keep-fp32" in found.problems[0]
+
+
 def test_where_the_reference_is_not_finite_nothing_is_claimed(tiny: ModelSpec) -> None:
     found = run_suite(Answering(tiny, np.ones((2, 5))), prepared(tiny, None), 1.0, who())
     assert (found.verdict, found.note, found.error) == ("recorded", NO_REFERENCE, None)
