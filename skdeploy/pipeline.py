@@ -18,7 +18,7 @@ from skdeploy import __version__, engines, int8_stages, stages
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Stage, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
-from skdeploy.errors import DependencyError, IntegrityError
+from skdeploy.errors import IntegrityError
 from skdeploy.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.progress import Progress, Silent
@@ -222,36 +222,14 @@ def verify(
 ) -> tuple[Bundle, ParityReport]:
     """Checks every digest of a bundle and measures parity again, on given or default images; writes nothing.
 
-    The reference is torch with the bundle's own weights, or its first FP32 graph where there is no torch or the bundle came
-    from a graph or a module, which is said. Raises IntegrityError, ParityError, UsageError.
+    ``parity.verification.verify`` has more options. Raises IntegrityError, ParityError, UsageError.
     """
-    tell = progress or Silent()
-    bundle = load_bundle(folder)
-    tell.begin("digests")
-    started = time.perf_counter()
-    bundle.check_complete()
-    bundle.check_all()
-    tell.end("digests", time.perf_counter() - started, reused=False)
-    network = None
-    weights = bundle.artifact(stages.WEIGHTS)
-    if weights is None:
-        tell.note(
-            "the reference is the bundle's own first graph: it was made from a graph or from code, not from a card"
-        )
-    else:
-        try:
-            network = stages.Network(bundle.manifest.model, bundle.check(weights)).module
-        except DependencyError as error:
-            tell.note(f"the reference is the bundle's own FP32 graph, not torch: {error.message}")
-    from skdeploy.parity.prove import prove
+    from skdeploy.parity.verification import VerifyOptions
+    from skdeploy.parity.verification import verify as run
 
-    tell.begin("parity")
-    started = time.perf_counter()
-    dataset = parity_dataset(bundle.manifest.model, images, num_images)
-    report = prove(bundle, bundle.manifest.artifacts, dataset, network, tell)
-    tell.end("parity", time.perf_counter() - started, reused=False)
-    report.check()
-    return bundle, report
+    verification = run(folder, VerifyOptions(images, num_images), progress)
+    verification.check()
+    return verification.bundle, verification.report
 
 
 def parity_dataset(spec: ModelSpec, images: Path | None, count: int) -> Dataset:

@@ -311,6 +311,8 @@ def parity(
     progress: Progress,
 ) -> Stage:
     """Every artifact against torch, or against the file as it came, on real images."""
+    from skdeploy.parity.suites import SYNTHETIC
+
     spec = bundle.manifest.model
 
     def make(path: Path) -> Product:
@@ -329,6 +331,7 @@ def parity(
         options={
             "preprocess": spec.preprocess.model_dump(mode="json"),
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
+            "suites": list(SYNTHETIC),
             "devices": _devices(),
         },
         tools=RUN_TOOLS,

@@ -72,7 +72,9 @@ def read_evidence(bundle: Bundle, name: str, report: type[Report]) -> Report | N
             f"{path} cannot be read: {str(error).splitlines()[0]}", advice="remove it, and measure again"
         ) from error
     current = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
-    holds = bool(evidence.artifacts) and all(current.get(artifact) == sha256 for artifact, sha256 in evidence.artifacts.items())
+    holds = bool(evidence.artifacts) and all(
+        current.get(artifact) == sha256 for artifact, sha256 in evidence.artifacts.items()
+    )
     return found if holds else None
 
 

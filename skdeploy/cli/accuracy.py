@@ -120,6 +120,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
             f"McNemar p {pair.mcnemar_p:.2g}; same class {pair.agreement:.2%}{logits}",
             soft_wrap=True,
         )
+    for row in evaluation.baseline.rows if evaluation.baseline else ():
+        console.print(f"{marks[row.verdict]}{escape(row.sentence)}", soft_wrap=True)
     for note in evaluation_notes(evaluation):
         console.print(f"[yellow]![/yellow] {escape(note)}", soft_wrap=True)
     for absent in evaluation.not_evaluated:

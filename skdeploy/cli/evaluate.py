@@ -46,6 +46,16 @@ def evaluate(
             "--require-engine", help="An engine that cannot run here is an error, with exit code 3, not a note."
         ),
     ] = False,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(help="A committed file of --save-baseline: each artifact in it must have as many images right."),
+    ] = None,
+    baseline_drop: Annotated[
+        float, typer.Option(help="How far below --baseline is allowed, in percentage points of top-1.")
+    ] = 0.2,
+    save_baseline: Annotated[
+        Path | None, typer.Option(help="Write how many images each artifact has right to this file, to be committed.")
+    ] = None,
     batch: BatchSize = 8,
     fresh: Fresh = False,
     junit: Junit = None,
@@ -59,6 +69,7 @@ def evaluate(
     """
     from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.parity.baseline import compare_with_baseline, read_baseline, write_baseline
     from skdeploy.parity.evaluate import EvaluationOptions
     from skdeploy.parity.evaluate import evaluate as run
 
@@ -73,6 +84,12 @@ def evaluate(
         require_engine=require_engine,
         fresh=fresh,
     )
+    known = read_baseline(baseline) if baseline is not None else None
     with ConsoleProgress() as progress:
         evaluation = run(bundle, options, progress)
+    if known is not None and baseline is not None:
+        compared = compare_with_baseline(evaluation, known, baseline_drop, baseline)
+        evaluation = evaluation.model_copy(update={"baseline": compared})
+    if save_baseline is not None:
+        write_baseline(save_baseline, evaluation)
     finish(evaluation, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)

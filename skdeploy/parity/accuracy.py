@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.errors import AccuracyError
+from skdeploy.parity.baseline import BaselineReport
 from skdeploy.parity.statistics import Decision, Pairs, decide, drop_interval, images_to_decide, mcnemar, wilson
 from skdeploy.quant.arrays import Labels
 from skdeploy.quant.reading import Unreadable
@@ -123,7 +124,7 @@ class Evaluation(Frozen):
     """A data set, the artifacts that ran on it, and the pairs that were compared.
 
     ``images`` were evaluated; ``unreadable`` were not, and are in no figure. Nothing is known of ``missing_classes``: they have
-    no image. ``reused`` of the images were predicted by an earlier run of the same evaluation.
+    no image. ``reused`` of the images were predicted by an earlier run of the same evaluation. ``baseline`` if one was given.
     """
 
     kind: Literal["evaluation", "comparison"] = "evaluation"
@@ -140,17 +141,21 @@ class Evaluation(Frozen):
     not_evaluated: Annotated[tuple[NotEvaluated, ...], Field(strict=False)]
     confidence: float
     seconds: float
+    baseline: BaselineReport | None = None
 
     @property
     def verdict(self) -> Decision | None:
         """The worst of the gate's decisions; None without a budget."""
         decisions = [pair.decision for pair in self.pairs if pair.decision is not None]
+        if self.baseline is not None:
+            decisions.append("fail" if self.baseline.failures else "pass")
         order: tuple[Decision, ...] = ("fail", "inconclusive", "pass")
         return next((decision for decision in order if decision in decisions), None)
 
     def check(self, *, allow_inconclusive: bool = False) -> None:
         """Raises AccuracyError for a drop that is beyond the budget, or not shown to be within it."""
         failed = [pair.sentence for pair in self.pairs if pair.decision == "fail"]
+        failed += self.baseline.failures if self.baseline else ()
         if failed:
             raise AccuracyError(
                 "accuracy is out of its budget:\n" + "\n".join(f"  {line}" for line in failed),

@@ -118,6 +118,10 @@ def evaluation_checks(evaluation: Evaluation, *, allow_inconclusive: bool = Fals
         )
         message = f"inconclusive: {pair.sentence}" if pair.decision == "inconclusive" else pair.sentence
         checks.append(Check("skdeploy.drop", f"{pair.second} against {pair.first}", outcome, message, details))
+    checks += [
+        Check("skdeploy.baseline", row.artifact, row.verdict, row.sentence)
+        for row in (evaluation.baseline.rows if evaluation.baseline else ())
+    ]
     for absent in evaluation.not_evaluated:
         name = f"{absent.artifact} on {absent.backend}"
         checks.append(Check("skdeploy.accuracy", name, "skip", f"{name}: not evaluated here: {absent.reason}"))
