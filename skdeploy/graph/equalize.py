@@ -69,8 +69,8 @@ def equalize(model: ir.Model, channel_maxima: Mapping[str, NDArray[np.float32]])
     ``channel_maxima``: the largest magnitude of each channel (C,), for the tensors that will be quantized. First every channel
     is scaled so that its maximum is the usual one of its tensor; a class in several tensors follows the one where it is
     largest. How channels then compare does not depend on how the network's channels were scaled before, but for those that are
-    silent or more than ``MOST`` below the usual. Then a quarter of what the weights differ by (in log terms) is given back to the
-    activations, since the weights must fit one scale a row too.
+    silent or more than ``MOST`` below the usual. Then a quarter of what the weights differ by (in log terms) is given back to
+    the activations, since the weights must fit one scale a row too.
     """
     classes = channel_classes(model)
     ScaleChannels(classes, _to_equal_maxima(classes, channel_maxima))(model)

@@ -71,8 +71,8 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
 
     Nothing is judged here: ``Evaluation.check`` does. Kept as the evidence ``accuracy``; no artifact changes.
 
-    Raises UsageError for data without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for an
-    engine that is required and cannot run; IntegrityError, ParityError.
+    Raises UsageError for data without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for
+    an engine that is required and cannot run; IntegrityError, ParityError.
     """
     options.check()
     bundle = _open(folder)
