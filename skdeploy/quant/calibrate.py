@@ -29,7 +29,7 @@ from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
 
 ALGORITHM_VERSION: Final = 1
 # Images whose channel maxima equalize: the factors are set by how channels compare, and that is known early.
-EQUALIZING_IMAGES: Final = 64
+EQUALIZING_IMAGES: Final = 32
 
 
 @dataclass(frozen=True)
