@@ -56,6 +56,10 @@ def evaluate(
     save_baseline: Annotated[
         Path | None, typer.Option(help="Write how many images each artifact has right to this file, to be committed.")
     ] = None,
+    receipt: Annotated[
+        bool,
+        typer.Option("--receipt", help="Write the accuracy measured here, on this device, to the bundle's receipts/."),
+    ] = False,
     batch: BatchSize = 8,
     fresh: Fresh = False,
     junit: Junit = None,
@@ -83,6 +87,7 @@ def evaluate(
         batch=batch,
         require_engine=require_engine,
         fresh=fresh,
+        receipt=receipt,
     )
     known = read_baseline(baseline) if baseline is not None else None
     with ConsoleProgress() as progress:

@@ -17,6 +17,7 @@ from skdeploy.backends.base import Session
 from skdeploy.bundle.artifact import digest_json, tool_versions
 from skdeploy.bundle.evidence import write_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.bundle.receipts import ReceiptVerdict, write_receipt
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.parity.accuracy import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
 from skdeploy.parity.predictions import Cache, Predictions
@@ -43,6 +44,7 @@ class EvaluationOptions:
     cent and one-sided. ``artifacts``: paths in the bundle, or ``torch``; none means the last graph and engines that run here.
     ``against``: what they are compared with, an artifact, ``torch`` or another bundle's folder; None means the FP32 graph.
     ``require_engine``: an engine that cannot run here is an error. ``fresh``: predict anew what an earlier run has predicted.
+    ``receipt``: write a receipt of each artifact's accuracy on this device.
     """
 
     data: Path
@@ -54,6 +56,7 @@ class EvaluationOptions:
     batch: int = RUN_BATCH
     require_engine: bool = False
     fresh: bool = False
+    receipt: bool = False
 
     def check(self) -> None:
         """Raises UsageError for numbers that make no sense."""
@@ -91,7 +94,24 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     runners = _distinct([*first, *wanted])
     found = _run(runners, _distinct(optional), options, "evaluation", tell)
     _keep(bundle, found, tell)
+    if options.receipt:
+        for path in _write_receipts(bundle, found):
+            tell.note(f"receipt: {path}")
     return found
+
+
+def _write_receipts(bundle: Bundle, found: Evaluation) -> list[Path]:
+    """A receipt of each artifact's accuracy on this device; its verdict is that of the budget, where there was one."""
+    decisions = {pair.second: pair.decision for pair in found.pairs}
+    paths = []
+    for accuracy in found.accuracies:
+        artifact = bundle.artifact(accuracy.artifact)
+        if artifact is None:  # torch, or another bundle's
+            continue
+        decision = decisions.get(accuracy.shown)
+        verdict: ReceiptVerdict = decision if decision in ("pass", "fail") else "recorded"
+        paths.append(write_receipt(bundle, artifact, "accuracy", accuracy, backend=accuracy.backend, verdict=verdict))
+    return paths
 
 
 def _keep(bundle: Bundle, found: Evaluation, tell: Progress) -> None:

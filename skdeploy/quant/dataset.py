@@ -24,7 +24,7 @@ from skdeploy.spec import ModelSpec, Preprocess
 
 Inputs = NDArray[np.float32]
 
-KINDS: Final = "give a folder of images that you may read, an .npz or .npy file, or a .txt list of images"
+KINDS: Final = "give a folder of images that you may read, an .npz or .npy file, or a .txt or .csv list of images"
 
 # Photographs that come inside scikit-image's wheel, all of scenes: no drawings, masks or test patterns.
 PHOTOGRAPHS: Final = (
@@ -122,7 +122,7 @@ def open_dataset(source: Path, limit: int | None = None, *, archive: str = "cali
     * a folder of images, flat or deep. Where each lies in one of at least two folders right below it, these are the classes.
       Hidden files and folders are passed over. A folder without images but with a file named ``archive`` means that file;
     * an .npz with ``images`` (and ``labels``) or an .npy, of raw uint8 pixels (N, H, W[, C]);
-    * a .txt list, one ``path`` or ``path,label`` a line: ``lists.py``;
+    * a .txt or .csv list, one ``path`` or ``path,label`` a line: ``lists.py``;
     * one image.
 
     ``limit`` takes the first so many, in the order of the sorted names. Raises UsageError: nothing there, no image, not uint8.
@@ -139,11 +139,11 @@ def open_dataset(source: Path, limit: int | None = None, *, archive: str = "cali
         dataset = Dataset(printable(source.name), pixels=images, labels=labels)
     elif source.suffix.lower() in SUFFIXES:
         dataset = Dataset(printable(source.name), files=(source,), root=source.parent)
-    elif source.suffix.lower() == ".txt":
+    elif source.suffix.lower() in (".txt", ".csv"):
         files, labels = read_list(source)
         dataset = Dataset(printable(source.name), files=files, labels=labels, root=source.parent)
     else:
-        raise UsageError(f"{source} is not an image, an .npz, an .npy or a .txt list of images", advice=KINDS)
+        raise UsageError(f"{source} is not an image, an .npz, an .npy or a list of images (.txt, .csv)", advice=KINDS)
     return dataset if limit is None or limit >= len(dataset) else dataset.take(range(limit))
 
 

@@ -343,3 +343,17 @@ def test_the_error_of_a_failed_gate_is_inside_the_one_json_object(run: Run, expo
     result = run("evaluate", exported, "--data", data, "--max-drop", 0, "--json")
     assert result.code == 10
     assert json.loads(result.out)["error"]["type"] == "AccuracyError"
+
+
+def test_a_receipt_of_accuracy_holds_for_this_device_and_this_file(run: Run, bundle: Path, data: Path) -> None:
+    done = run("evaluate", bundle, "--data", data, "--receipt")
+    assert done.code == 0
+    receipts = sorted((bundle / "receipts").glob("accuracy-*.json"))
+    assert len(receipts) == 2  # FP32, and the graph under test
+    written = json.loads(receipts[0].read_text())
+    assert (written["kind"], written["verdict"]) == ("accuracy", "recorded")
+    assert written["content"]["top1"]["images"] == written["content"]["images"]
+    receipts[0].write_text(receipts[0].read_text().replace('"images": ', '"images": 1'))
+    altered = run("verify", bundle)
+    assert altered.code == 9
+    assert receipts[0].name in altered.err
