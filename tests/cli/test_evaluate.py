@@ -76,8 +76,8 @@ def test_accuracy_is_printed_and_kept_and_no_artifact_changes(
     assert after == before
 
 
-def test_json_has_all_of_it_and_nothing_else_is_on_stdout(run: Run, exported: Path, data: Path) -> None:
-    found = run("evaluate", exported, "--data", data, "--json").json
+def test_json_has_all_of_it_and_nothing_else_is_on_stdout(run: Run, bundle: Path, data: Path) -> None:
+    found = run("evaluate", bundle, "--data", data, "--json").json
     assert [row["artifact"] for row in found["accuracies"]] == ["model.onnx", "model.fp16.onnx"]
     assert found["accuracies"][0]["top1"]["correct"] == 36
     assert np.array(found["accuracies"][0]["confusion"]).sum() == 40
@@ -85,8 +85,8 @@ def test_json_has_all_of_it_and_nothing_else_is_on_stdout(run: Run, exported: Pa
     assert found["images"] == 40
 
 
-def test_two_images_decide_nothing_and_it_says_how_many_would(run: Run, exported: Path, data: Path) -> None:
-    gate = ["evaluate", exported, "--data", data, "--num-images", 2, "--max-drop", 0.5]
+def test_two_images_decide_nothing_and_it_says_how_many_would(run: Run, bundle: Path, data: Path) -> None:
+    gate = ["evaluate", bundle, "--data", data, "--num-images", 2, "--max-drop", 0.5]
     result = run(*gate)
     assert result.code == 10
     assert "not decided" in result.err
@@ -104,14 +104,14 @@ def test_two_images_decide_nothing_and_it_says_how_many_would(run: Run, exported
 
 
 def test_a_budget_that_is_kept_passes_and_another_network_is_beyond_it(
-    run: Run, exported: Path, data: Path, again: list[object], card: Path, images: Path, tmp_path: Path
+    run: Run, bundle: Path, data: Path, again: list[object], card: Path, images: Path, tmp_path: Path
 ) -> None:
-    kept = run("evaluate", exported, "--data", data, "--max-drop", 20, "--json")
+    kept = run("evaluate", bundle, "--data", data, "--max-drop", 20, "--json")
     assert kept.code == 0, kept.err
     assert kept.json["verdict"] == "pass"
     other = tmp_path / "other"
     assert run("export", card, "--seed", 3, "--images", images, "--target", "onnx", "-o", other).code == 0
-    beyond = run("evaluate", other, "--data", data, "--max-drop", 20, "--against", exported)
+    beyond = run("evaluate", other, "--data", data, "--max-drop", 20, "--against", bundle)
     assert beyond.code == 10
     assert "out of its budget" in beyond.err
     assert "✗" in beyond.out
@@ -134,58 +134,58 @@ def test_help_says_what_too_few_images_do(run: Run) -> None:
     ],
 )
 def test_options_that_make_no_sense_are_a_usage_error(
-    run: Run, exported: Path, data: Path, arguments: list[str], message: str
+    run: Run, bundle: Path, data: Path, arguments: list[str], message: str
 ) -> None:
-    result = run("evaluate", exported, "--data", data, *arguments)
+    result = run("evaluate", bundle, "--data", data, *arguments)
     assert result.code == 2
     assert message in result.err
 
 
-def test_data_without_labels_is_refused(run: Run, exported: Path, images: Path) -> None:
-    result = run("evaluate", exported, "--data", images)
+def test_data_without_labels_is_refused(run: Run, bundle: Path, images: Path) -> None:
+    result = run("evaluate", bundle, "--data", images)
     assert result.code == 2
     assert "accuracy needs labels" in result.err
 
 
-def test_class_folders_and_a_list_give_the_same(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_class_folders_and_a_list_give_the_same(run: Run, bundle: Path, tmp_path: Path) -> None:
     images = colours(20)
-    labels = seen_by(exported, images)
+    labels = seen_by(bundle, images)
     labels[0] = (labels[0] + 1) % 5
     folder = class_folders(tmp_path / "folders", images, labels)
     # a tiny network may see few classes; folders of numbers need no more
     lines = [f"folders/{label}/{index:03}.png,{label}" for index, label in enumerate(labels)]
     (tmp_path / "list.txt").write_text("\n".join(lines))
-    by_folder = run("evaluate", exported, "--data", folder, "--json").json
-    by_list = run("evaluate", exported, "--data", tmp_path / "list.txt", "--json").json
+    by_folder = run("evaluate", bundle, "--data", folder, "--json").json
+    by_list = run("evaluate", bundle, "--data", tmp_path / "list.txt", "--json").json
     assert by_folder["accuracies"] == by_list["accuracies"]
     assert by_folder["accuracies"][0]["top1"]["correct"] == 19
 
 
-def test_classes_without_images_are_named(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_classes_without_images_are_named(run: Run, bundle: Path, tmp_path: Path) -> None:
     images = colours(8)
     np.savez(tmp_path / "some.npz", images=images, labels=np.array([0, 0, 0, 0, 2, 2, 2, 2]))
-    result = run("evaluate", exported, "--data", tmp_path / "some.npz")
+    result = run("evaluate", bundle, "--data", tmp_path / "some.npz")
     assert result.code == 0
     assert "3 of 5 classes have no image, and nothing is known of them: 1, 3, 4" in result.out
 
 
-def test_unreadable_images_are_named_and_limited(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_named_and_limited(run: Run, bundle: Path, tmp_path: Path) -> None:
     images = colours(20)
     folder = class_folders(tmp_path / "folders", images, [0, 1] * 10)
     (folder / "1" / "003.png").write_text("no image")
-    result = run("evaluate", exported, "--data", folder)
+    result = run("evaluate", bundle, "--data", folder)
     assert result.code == 2
     assert "1 of the first" in result.err
     assert "1/003.png" in result.err
 
 
 def test_a_killed_evaluation_goes_on_where_it_was_and_ends_the_same(
-    run: Run, exported: Path, data: Path, cache: Path
+    run: Run, bundle: Path, data: Path, cache: Path
 ) -> None:
-    expected = run("evaluate", exported, "--data", data, "--batch", 4, "--fresh", "--json").json
+    expected = run("evaluate", bundle, "--data", data, "--batch", 4, "--fresh", "--json").json
     for file in cache.iterdir():
         file.unlink()
-    arguments = ["evaluate", exported, "--data", data, "--batch", 4, "--json"]
+    arguments = ["evaluate", bundle, "--data", data, "--batch", 4, "--json"]
     ended = subprocess.run(
         [sys.executable, "-c", KILLED, "5", *map(str, arguments)], capture_output=True, text=True, timeout=300
     )
@@ -199,8 +199,8 @@ def test_a_killed_evaluation_goes_on_where_it_was_and_ends_the_same(
     assert result == expected
 
 
-def test_two_runs_at_once_do_not_disturb_each_other(exported: Path, data: Path, cache: Path) -> None:
-    command = [sys.executable, "-c", KILLED, "-1", "evaluate", exported, "--data", data, "--batch", "2", "--json"]
+def test_two_runs_at_once_do_not_disturb_each_other(bundle: Path, data: Path, cache: Path) -> None:
+    command = [sys.executable, "-c", KILLED, "-1", "evaluate", bundle, "--data", data, "--batch", "2", "--json"]
     runs = [
         subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -212,11 +212,11 @@ def test_two_runs_at_once_do_not_disturb_each_other(exported: Path, data: Path, 
 
 
 def test_a_cache_folder_that_takes_no_files_is_said(
-    run: Run, exported: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    result = run("evaluate", exported, "--data", data)
+    result = run("evaluate", bundle, "--data", data)
     assert result.code == 0
     assert "predictions are not kept" in " ".join(result.err.split())
 
@@ -243,9 +243,9 @@ def test_a_cache_folder_of_somebody_else_is_said(
 
 @no_gpu
 def test_an_engine_that_needs_a_gpu_is_named_and_the_rest_is_evaluated(
-    run: Run, exported: Path, data: Path, tmp_path: Path
+    run: Run, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    folder = with_engine(exported, tmp_path / "engine")
+    folder = with_engine(bundle, tmp_path / "engine")
     result = run("evaluate", folder, "--data", data, "--json")
     assert result.code == 0, result.err
     assert [row["artifact"] for row in result.json["accuracies"]] == ["model.onnx", "model.fp16.onnx"]
@@ -259,9 +259,9 @@ def test_an_engine_that_needs_a_gpu_is_named_and_the_rest_is_evaluated(
         assert "no GPU" in required.err
 
 
-def test_junit_and_markdown_say_what_was_decided(run: Run, exported: Path, data: Path, tmp_path: Path) -> None:
+def test_junit_and_markdown_say_what_was_decided(run: Run, bundle: Path, data: Path, tmp_path: Path) -> None:
     files = ["--junit", tmp_path / "sub/junit.xml", "--markdown", tmp_path / "summary.md"]
-    gate = ["evaluate", exported, "--data", data, "--max-drop", 0.5, *files]
+    gate = ["evaluate", bundle, "--data", data, "--max-drop", 0.5, *files]
     assert run(*gate).code == 10  # 40 images cannot show it
     suite = ET.parse(tmp_path / "sub/junit.xml").getroot().find("testsuite")
     assert suite is not None
@@ -316,12 +316,12 @@ def test_hostile_names_stay_text_in_markdown(tmp_path: Path) -> None:
     )
 
 
-def test_hostile_file_names_reach_both_reports_as_text(run: Run, exported: Path, tmp_path: Path) -> None:
+def test_hostile_file_names_reach_both_reports_as_text(run: Run, bundle: Path, tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "folders", colours(120), [0, 1] * 60)
     bad = folder / "0" / "<img src=x>|`b`\n.png"
     bad.write_text("no image")
     summary = tmp_path / "summary.md"
-    result = run("evaluate", exported, "--data", folder, "--markdown", summary, "--junit", tmp_path / "junit.xml")
+    result = run("evaluate", bundle, "--data", folder, "--markdown", summary, "--junit", tmp_path / "junit.xml")
     assert result.code == 0, result.err
     text = summary.read_text(encoding="utf-8")
     assert "1 images cannot be read" in text
@@ -339,8 +339,8 @@ def test_nothing_heavy_is_imported_for_help() -> None:
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60, env=environment)
 
 
-def test_the_error_of_a_failed_gate_is_inside_the_one_json_object(run: Run, exported: Path, data: Path) -> None:
-    result = run("evaluate", exported, "--data", data, "--max-drop", 0, "--json")
+def test_the_error_of_a_failed_gate_is_inside_the_one_json_object(run: Run, bundle: Path, data: Path) -> None:
+    result = run("evaluate", bundle, "--data", data, "--max-drop", 0, "--json")
     assert result.code == 10
     assert json.loads(result.out)["error"]["type"] == "AccuracyError"
 

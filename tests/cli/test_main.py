@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,11 @@ def test_a_bug_shows_its_traceback_and_how_to_report_it(run: Run, monkeypatch: p
 
 
 def test_an_interrupt_is_no_bug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skdeploy.diagnosis.diagnose", lambda: os.kill(os.getpid(), signal.SIGINT))
+    def interrupted() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)  # the kernel may hand the signal to a thread of some library: then it takes a moment
+
+    monkeypatch.setattr("skdeploy.diagnosis.diagnose", interrupted)
     result = run("doctor")
     assert result.code == 130
     assert "interrupted: finished stages are kept" in result.err

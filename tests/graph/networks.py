@@ -61,8 +61,13 @@ def live(spec: ModelSpec) -> SKNet:
             module.momentum = 1.0  # the running statistics are those of the one batch below
         elif isinstance(module, Gate):
             nn.init.normal_(module.fc2.weight, 0.0, 1.0, generator=generator)
-    with torch.no_grad():
-        model.train()(torch.from_numpy(images(8, seed=9)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums over several threads round otherwise, and every caller is to get the same network
+    try:
+        with torch.no_grad():
+            model.train()(torch.from_numpy(images(8, seed=9)))
+    finally:
+        torch.set_num_threads(threads)
     return model.eval().requires_grad_(False)
 
 
