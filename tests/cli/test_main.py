@@ -147,7 +147,11 @@ def test_an_interrupt_is_no_bug(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         time.sleep(5)  # the kernel may hand the signal to a thread of some library: then it takes a moment
 
     monkeypatch.setattr("skdeploy.diagnosis.diagnose", interrupted)
-    result = run("doctor")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
+    try:
+        result = run("doctor")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.code == 130
     assert "interrupted: finished stages are kept" in result.err
     assert "Traceback" not in result.err
