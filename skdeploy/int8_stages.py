@@ -19,13 +19,12 @@ from skdeploy.options import ExportOptions
 from skdeploy.progress import Progress
 from skdeploy.quant.audit import AuditReport
 from skdeploy.quant.dataset import Dataset, open_dataset
-from skdeploy.quant.ranges import Algorithm, Ranges, load_ranges
+from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges, load_ranges
 from skdeploy.spec import CalibrationMethod, ModelSpec, Precision
 from skdeploy.stages import GRAPH_TOOLS, write_graph
 
 RANGES, MIXED, INT8 = "ranges.json", "mixed.json", "model.int8.onnx"
 LEGACY_GRAPH, LEGACY_CACHE = "legacy/model.onnx", "legacy/calibration.cache"
-ALGORITHM_VERSION: Final = 1
 CALIBRATION_TOOLS: Final = ("skdeploy", "numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow")
 RTX_INT8: Final = (
     "NVIDIA documents INT8 on TensorRT-RTX for weights only: whether its GPUs run these convolutions in INT8 is shown by "

@@ -32,10 +32,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
+import numpy as np  # noqa: E402 - after the path above
+import onnx  # noqa: E402 - as above
 
-from benchmarks.peers.quantizers import RECIPES, Inputs, onnxruntime_static  # noqa: E402
+from benchmarks.peers.quantizers import RECIPES, Inputs, onnxruntime_static  # noqa: E402 - as above
 
 FOLDER = ROOT / "tests" / "golden" / "quantizers"
 MAX_BYTES = 100_000

@@ -45,7 +45,7 @@ def ort_reader(inputs: Inputs, name: str) -> Any:
     """ONNX Runtime's and ModelOpt's way of reading batches."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         def __init__(self) -> None:
             self.rewind()
 

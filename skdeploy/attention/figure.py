@@ -187,7 +187,7 @@ def _heading(report: AttentionReport, columns: int) -> str:
 def _difference_label(report: AttentionReport) -> str:
     references = {unit.branches[unit.reference] for unit in report.units}
     reference = references.pop() if len(references) == 1 else "the smallest"
-    return f"mean a({_larger(report)}) − mean a({reference})"  # noqa: RUF001
+    return f"mean a({_larger(report)}) − mean a({reference})"  # noqa: RUF001 - a minus sign, for people
 
 
 def _larger(report: AttentionReport) -> str:

@@ -164,9 +164,9 @@ class Compiler(Protocol):
     @property
     def Builder(self) -> _BuilderClass: ...  # noqa: N802  (TensorRT's own names)
     @property
-    def OnnxParser(self) -> _ParserClass: ...  # noqa: N802
+    def OnnxParser(self) -> _ParserClass: ...  # noqa: N802 - TensorRT's name
     @property
-    def Runtime(self) -> _RuntimeClass: ...  # noqa: N802
+    def Runtime(self) -> _RuntimeClass: ...  # noqa: N802 - TensorRT's name
 
 
 class TargetsCapabilities(Protocol):

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.errors import PrecisionError, UsageError
+from skdeploy.graph.constants import drop_unused
 from skdeploy.graph.exact_input import MODULE as PIXELS
 from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.graph.preprocess import MODULE as PREPROCESS
@@ -91,7 +92,7 @@ class HalfPrecision(ir.passes.InPlacePass):
                 "--keep-fp32 leaves nothing to be FP16", advice="export without --fp16, or keep less in FP32"
             )
         self._restore_outputs(graph)
-        _drop_unused_initializers(graph)
+        drop_unused(graph)
         return ir.passes.PassResult(model, modified=True)
 
     def _convert_inputs(self, graph: ir.Graph, node: ir.Node, dtype: ir.DataType) -> None:
@@ -234,9 +235,3 @@ def _compile(pattern: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except re.error as error:
         raise UsageError(f"--keep-fp32 {pattern!r} is not a regular expression: {error}") from error
-
-
-def _drop_unused_initializers(graph: ir.Graph) -> None:
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]

@@ -149,7 +149,7 @@ def _reason_to_keep(node: ir.Node, pattern: str | None, in_gate: bool, keep_grou
         return "a grouped convolution, and those are kept"
     weight = _constant_weight(node)
     assert weight is not None  # the caller asked
-    out_of_group, into_group = weight.shape[0] // groups, weight.shape[1]  # type: ignore[index]
+    out_of_group, into_group = weight.shape[0] // groups, weight.shape[1]  # type: ignore[index]  # a constant has a shape
     if out_of_group % GROUP_STEP or into_group % GROUP_STEP:
         return f"{into_group} -> {out_of_group} channels a group: TensorRT's INT8 takes multiples of {GROUP_STEP}"
     return ""

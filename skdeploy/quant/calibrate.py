@@ -27,7 +27,6 @@ from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
 from skdeploy.quant.weights import SMALLEST_SCALE
 from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
 
-ALGORITHM_VERSION: Final = 1
 # Images whose channel maxima equalize: the factors are set by how channels compare, and that is known early.
 EQUALIZING_IMAGES: Final = 32
 

@@ -199,7 +199,7 @@ def test_no_invisible_character_of_a_name_gets_into_the_page(tmp_path: Path) -> 
     assert "\u202e" not in html
     assert "\\u202egnp.exe" in html
     assert visible("a\u2066b\u200f\x00\n") == "a\\u2066b\\u200f\\u0000\\u000a"
-    assert visible("größe 温度 — 5×5") == "größe 温度 — 5×5"  # noqa: RUF001
+    assert visible("größe 温度 — 5×5") == "größe 温度 — 5×5"  # noqa: RUF001 - such letters are the test
 
 
 def test_nothing_is_loaded_and_nothing_but_our_own_script_and_style_may_run(full: Bundle) -> None:

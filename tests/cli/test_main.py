@@ -19,7 +19,7 @@ import skdeploy
 from skdeploy.cli import app
 
 Run = Callable[..., Any]
-VERBS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+VERBS = sorted(get_command(app).commands)  # type: ignore[attr-defined]  # Typer's own group
 
 
 def test_the_verbs_are_those_of_the_documentation() -> None:
@@ -33,7 +33,7 @@ def test_the_verbs_are_those_of_the_documentation() -> None:
 def test_help_documents_every_option_of_a_verb(run: Run, verb: str) -> None:
     result = run(verb, "--help")
     assert result.code == 0
-    command = get_command(app).commands[verb]  # type: ignore[attr-defined]
+    command = get_command(app).commands[verb]  # type: ignore[attr-defined]  # Typer's own group
     assert len(command.params) > 0
     shown = "".join(result.out.split())  # the help is broken into lines, at hyphens too
     for parameter in command.params:

@@ -144,7 +144,7 @@ def test_choosing_is_fast_and_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("module", [tensorrt, tensorrt_rtx])
 def test_probe_of_a_missing_module_tells_what_to_install(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = module.NAME  # type: ignore[attr-defined]
+    name = module.NAME  # type: ignore[attr-defined]  # every compiler has one
     monkeypatch.setitem(sys.modules, name, None)
     answer = engines.compiler(name).probe()
     assert not answer.available

@@ -218,7 +218,7 @@ def test_a_gate_is_between_means_over_space_and_a_product_with_maps(
 
 def test_a_final_softmax_makes_no_gate_of_the_classifier() -> None:
     model, placement = placed("foreign three separate layers")
-    assert model.graph.outputs[0].producer().op_type == "Softmax"  # type: ignore[union-attr]
+    assert model.graph.outputs[0].producer().op_type == "Softmax"  # type: ignore[union-attr]  # made by a node: else it fails here
     assert "classifier/Gemm" in placement.weighted
 
 
@@ -233,7 +233,7 @@ def test_every_residual_addition_has_an_int8_residual_input(name: str) -> None:
         # The other operand is the convolution that the addition is fused into, or one more map that is quantized.
         assert any(quantized)
         for value, is_int8 in zip(node.inputs, quantized, strict=True):
-            assert is_int8 or (value is not None and value.producer().op_type == "Conv" and len(value.uses()) == 1)  # type: ignore[union-attr]
+            assert is_int8 or (value is not None and value.producer().op_type == "Conv" and len(value.uses()) == 1)  # type: ignore[union-attr]  # made by a node: else it fails here
 
 
 @every_graph

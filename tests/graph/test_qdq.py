@@ -82,7 +82,7 @@ def test_every_graph_follows_tensorrts_rules(name: str) -> None:
     assert names_are_unique(model)
     assert [value for value in model.graph.initializers.values() if not value.uses()] == []
     quantizers = [node for node in model.graph if node.op_type == "QuantizeLinear"]
-    assert sorted(str(node.inputs[0].name) for node in quantizers) == sorted(placement.tensors)  # type: ignore[union-attr]
+    assert sorted(str(node.inputs[0].name) for node in quantizers) == sorted(placement.tensors)  # type: ignore[union-attr]  # made by a node: else it fails here
     assert all(np.isfinite(values).all() for values in outputs(model, images(model)).values())
 
 
@@ -96,18 +96,18 @@ def test_readers_get_what_the_placement_says(name: str) -> None:
             producer = value.producer() if value is not None else None
             assert producer is not None
             assert producer.op_type == "DequantizeLinear"
-            assert producer.inputs[0].producer().inputs[0].name == tensor  # type: ignore[union-attr]
+            assert producer.inputs[0].producer().inputs[0].name == tensor  # type: ignore[union-attr]  # made by a node: else it fails here
         for edge in placement.raw.get(tensor, ()):
-            assert nodes[edge.node].inputs[edge.index].name == tensor  # type: ignore[union-attr]
+            assert nodes[edge.node].inputs[edge.index].name == tensor  # type: ignore[union-attr]  # made by a node: else it fails here
     for name_of_node in placement.kept:
-        assert nodes[name_of_node].inputs[1].is_initializer()  # type: ignore[union-attr]
+        assert nodes[name_of_node].inputs[1].is_initializer()  # type: ignore[union-attr]  # made by a node: else it fails here
 
 
 def damaged(what: str) -> ir.Model:
     model, _ = quantized("sknet")
     nodes = {node.name: node for node in model.graph}
     conv, activation = nodes["stages.0.0.expand.conv/Conv"], nodes["pool/MaxPool_quantized"]
-    weight = conv.inputs[1].producer()  # type: ignore[union-attr]
+    weight = conv.inputs[1].producer()  # type: ignore[union-attr]  # made by a node: else it fails here
     assert weight is not None
     if what == "scale":
         activation.replace_input_with(1, constant(model.graph, "s", np.float32(0)))
@@ -122,7 +122,7 @@ def damaged(what: str) -> ir.Model:
         model.graph.insert_before(conv, [node])
         conv.replace_input_with(2, node.outputs[0])
     elif what == "inputs":
-        conv.replace_input_with(0, conv.inputs[0].producer().inputs[0].producer().inputs[0])  # type: ignore[union-attr]
+        conv.replace_input_with(0, conv.inputs[0].producer().inputs[0].producer().inputs[0])  # type: ignore[union-attr]  # made by a node: else it fails here
     return model
 
 

@@ -258,7 +258,7 @@ def test_the_clip_before_a_max_pool_goes_too(monkeypatch: pytest.MonkeyPatch) ->
     model = quantized("sknet", False, monkeypatch)
     pool = next(node for node in model.graph if node.op_type == "MaxPool")
     assert pool.inputs[0] is not None
-    assert pool.inputs[0].producer().op_type == "Conv"  # type: ignore[union-attr]
+    assert pool.inputs[0].producer().op_type == "Conv"  # type: ignore[union-attr]  # made by a node: else it fails here
     assert next(iter(pool.outputs[0].uses())).node.op_type == "QuantizeLinear"
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.quant.calibrate import ALGORITHM_VERSION, CalibrationSettings, calibrate
+from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.dataset import Dataset
-from skdeploy.quant.ranges import Algorithm, Ranges
+from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges
 from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
 from tests.graph.networks import MEAN, STD
 

@@ -361,8 +361,8 @@ def test_a_broken_image_after_an_unreadable_one_has_its_own_name(
 
 
 def test_a_set_smaller_than_asked_for_is_in_the_audit(spec: ModelSpec, graph: ir.Model) -> None:
-    from skdeploy.quant.calibrate import ALGORITHM_VERSION, CalibrationSettings, calibrate
-    from skdeploy.quant.ranges import Algorithm
+    from skdeploy.quant.calibrate import CalibrationSettings, calibrate
+    from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm
 
     images = dataset(20)
     algorithm = Algorithm(method=CalibrationMethod.MINMAX, version=ALGORITHM_VERSION)
