@@ -32,6 +32,7 @@ from skdeploy.quant.images import Pixels
 from skdeploy.quant.reading import Unreadable, read_crops
 from skdeploy.quant.selection import select
 from skdeploy.spec import ModelSpec, Precision
+from skdeploy.stages import MODEL
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -196,12 +197,12 @@ def _units_to_profile(asked: Sequence[str], gates: Sequence[Gate], spec: ModelSp
 
 
 def _graphs_of(bundle: Bundle) -> list[Artifact]:
-    """The last FP32 graph and, if it is another, the last graph."""
+    """The FP32 graph that the others are made from and, if it is another, the last graph."""
     graphs = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
-    single = [artifact for artifact in graphs if artifact.precision is Precision.FP32]
-    if not single:
+    single = bundle.artifact(MODEL)
+    if single is None:
         raise IntegrityError(f"{bundle.folder} holds no FP32 graph to compare with", advice="run the export again")
-    return [single[-1]] if graphs[-1] is single[-1] else [single[-1], graphs[-1]]
+    return [single] if graphs[-1] is single else [single, graphs[-1]]
 
 
 def _by_precision(graph: tuple[Bundle, Artifact]) -> int:

@@ -67,9 +67,9 @@ def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
 
 
 def fp32_graph(bundle: Bundle, prefix: str = "") -> Runner | None:
-    """The last graph in FP32, which lower precisions are measured against."""
-    graphs = [a for a in bundle.manifest.artifacts if a.format == "onnx" and a.precision is Precision.FP32]
-    return Runner(bundle, graphs[-1], onnxruntime.NAME, prefix) if graphs else None
+    """The FP32 graph that lower precisions are made from and measured against."""
+    graph = bundle.artifact(stages.MODEL)
+    return Runner(bundle, graph, onnxruntime.NAME, prefix) if graph is not None else None
 
 
 def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:

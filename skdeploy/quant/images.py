@@ -70,7 +70,8 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
             deep = mode.startswith(("I", "F"))
             upright = image if deep or mode == _mode(spec) else image.convert(_mode(spec))
     except (*DECODING, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        said = getattr(error, "strerror", None) or str(error)  # of a missing file, without its number and name again
+        reason = " ".join(said.split()) or type(error).__name__
         raise ImageError(f"cannot read the image {file}: {reason}", reason) from error
     if deep:
         reason = f"more than 8 bits a channel (mode {mode}), and how to scale them is not recorded"

@@ -267,3 +267,13 @@ def test_calibrate_never_leaves_half_a_file(run: Run, bundle: Path, tmp_path: Pa
     assert "x.png" in done.err
     assert (tmp_path / "r.json").read_text() == "what was there"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["r.json"]
+
+
+def test_accuracy_is_measured_against_the_graph_that_int8_was_made_from_and_not_the_legacy_one(
+    run: Run, int8: list[object], photos: Path, tmp_path: Path
+) -> None:
+    asked = [*int8, "--calib", photos, "--legacy-calibration-cache", "8.5.3", "-o", tmp_path / "out"]
+    assert run(*asked).code == 0
+    done = run("evaluate", tmp_path / "out", "--data", photos, "--json")
+    assert done.code == 0, done.err
+    assert [row["artifact"] for row in done.json["accuracies"]] == ["model.onnx", "model.int8.onnx"]
