@@ -33,6 +33,7 @@ SKDEPLOY: Final = Path(sys.executable).with_name("skdeploy")
 THREADS: Final = 2
 COUNTS: Final = (32, 512)
 ROUNDS: Final = 1  # a round takes 9 minutes
+ALONE_ROUNDS: Final = 3
 POLL_SECONDS: Final = 0.02  # the high-water mark only grows: what grows in a process's last 20 ms is missed
 LIMIT_SECONDS: Final = 1800
 OUR_METHODS: Final = ("default", "minmax")
@@ -286,7 +287,7 @@ def measure(counts: Sequence[int] = COUNTS, rounds: int = ROUNDS, with_ours: boo
         jobs = commands(model, images, inputs, folder, with_ours)
         bare: list[str | Path] = [sys.executable, SCRIPTS / "bare.py", model, inputs, "COUNT"]
         extrapolated = too_big(jobs[GROWS], counts)
-        itself = alone(model, images, inputs, max(counts), rounds) if with_ours else {}
+        itself = alone(model, images, inputs, max(counts), ALONE_ROUNDS) if with_ours else {}
         results = {count: measure_count(jobs, bare, count, rounds, extrapolated) for count in counts}
     return {
         "threads": THREADS,
