@@ -28,4 +28,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'skdeploy' has no attribute {name!r}")
+    if name == "attach_selective_kernels":
+        from skdeploy.export_packages import require_export
+
+        require_export("torch")
     return getattr(import_module(_HOMES[name]), name)

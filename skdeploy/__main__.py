@@ -8,13 +8,18 @@ import traceback
 from typing import Any
 
 from skdeploy.errors import SkdeployError, UsageError
+from skdeploy.interruption import INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, Termination, termination_raises
 
 BUG_EXIT_CODE = 1
-INTERRUPTED_EXIT_CODE = 130  # 128 + SIGINT, as shells report it
 
 
 def main() -> None:
-    """Exits with the code of what happened; the README lists them."""
+    """Exits with the code of what happened; the README lists them. SIGTERM ends a job as Ctrl-C does."""
+    with termination_raises() as termination:
+        _run(termination)
+
+
+def _run(termination: Termination) -> None:
     from typer import Abort, BadParameter
 
     from skdeploy.cli import app
@@ -42,9 +47,11 @@ def main() -> None:
         )
         _report(type(error).__name__, str(error), "report this bug", BUG_EXIT_CODE)
         sys.exit(BUG_EXIT_CODE)
-    if code == INTERRUPTED_EXIT_CODE:
-        print("interrupted: finished stages are kept, run the same command to go on", file=sys.stderr)
-        _report("KeyboardInterrupt", "interrupted", "run the same command to go on", INTERRUPTED_EXIT_CODE)
+    if code == INTERRUPTED_EXIT_CODE:  # newer Typers return it
+        kind, word = ("Terminated", "terminated") if termination.asked else ("KeyboardInterrupt", "interrupted")
+        code = TERMINATED_EXIT_CODE if termination.asked else INTERRUPTED_EXIT_CODE
+        print(f"{word}: finished stages are kept, run the same command to go on", file=sys.stderr)
+        _report(kind, word, "run the same command to go on", code)
     sys.exit(code)
 
 

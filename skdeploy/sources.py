@@ -14,6 +14,7 @@ from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.manifest import WeightsRecord
 from skdeploy.checkpoints.load import find_weights, given_weights
 from skdeploy.errors import UsageError, WeightsError
+from skdeploy.export_packages import require_export
 from skdeploy.options import ExportOptions, TraceOptions
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.cardless import ASSUMED, spec_without_card
@@ -55,8 +56,15 @@ class ModuleSource:
 
 
 def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
-    """What ``options.model`` names: a path that ends in ``.onnx``, ``package.module:function``, or a card."""
-    if options.model.endswith(".onnx"):
+    """What ``options.model`` names: a path that ends in ``.onnx``, ``package.module:function``, or a card.
+
+    Raises DependencyError without the packages that it takes from there to a graph.
+    """
+    foreign = options.model.endswith(".onnx")
+    require_export(
+        *(() if foreign else ("torch", "safetensors")), "onnxscript", *(("onnxsim",) if options.simplify else ())
+    )
+    if foreign:
         return _graph(options)
     if ":" in options.model and not options.model.endswith(".toml"):
         return _module(options)

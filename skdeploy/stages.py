@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import JsonValue, TypeAdapter
 
-from skdeploy import engines
 from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
 from skdeploy.backends import cuda
 from skdeploy.bundle.artifact import Artifact, digest_json
@@ -261,48 +260,6 @@ def headroom(bundle: Bundle, model: Artifact, halved: Artifact, dataset: Dataset
     )
 
 
-def build(bundle: Bundle, graph: Artifact, compiler: str, options: ExportOptions, progress: Progress) -> Stage:
-    """ONNX to an engine. On another GPU or driver it is another engine, so both are part of the key."""
-    low, opt, high = options.batch_profile()
-    precision = graph.precision or Precision.FP32
-    sizes = image_sizes(bundle.manifest.model) if options.trace.dynamic_size else None
-
-    def make(path: Path) -> Product:
-        from skdeploy.engines._build import BatchProfile, BuildOptions
-
-        settings = BuildOptions(
-            profile=BatchProfile(low, opt, high),
-            workspace_bytes=options.workspace_bytes,
-            compute_capabilities=options.compute_capabilities,
-            sizes=sizes,
-        )
-
-        def show(phase: str, fraction: float) -> None:
-            progress.update(f"{phase} {fraction:.0%}")
-
-        report = engines.compiler(compiler).build(bundle.check(graph), path, settings, show)
-        return Product(inputs=graph.inputs, outputs=graph.outputs, details=report.model_dump(mode="json"))
-
-    return Stage(
-        name="build",
-        output=f"engines/{compiler}-{precision}.engine",
-        format="engine",
-        precision=precision,
-        parents={graph.path: graph.sha256},
-        options={
-            "compiler": compiler,
-            "version": engines.version(compiler),
-            "profile": [low, opt, high],
-            "sizes": [list(size) for size in sizes or ()],
-            "workspace_bytes": options.workspace_bytes,
-            "compute_capabilities": list(options.compute_capabilities),
-            "device": _devices() if compiler == "tensorrt" else [],
-        },
-        tools=("skdeploy",),
-        make=make,
-    )
-
-
 def parity(
     bundle: Bundle,
     artifacts: tuple[Artifact, ...],
@@ -332,7 +289,7 @@ def parity(
             "preprocess": spec.preprocess.model_dump(mode="json"),
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
             "suites": list(SYNTHETIC),
-            "devices": _devices(),
+            "devices": device_names(),
         },
         tools=RUN_TOOLS,
         make=make,
@@ -346,7 +303,8 @@ def image_sizes(spec: ModelSpec) -> tuple[tuple[int, int], tuple[int, int], tupl
     return ((max(1, height // 2), max(1, width // 2)), (height, width), (2 * height, 2 * width))
 
 
-def _devices() -> list[JsonValue]:
+def device_names() -> list[JsonValue]:
+    """The GPUs of this machine in words, as keys of stages that depend on them."""
     return [f"{device.name}, compute capability {device.compute_capability}" for device in cuda.devices()]
 
 

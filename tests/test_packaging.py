@@ -11,13 +11,16 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "skdeploy").rglob("*.py")
@@ -159,7 +162,7 @@ NOT_IMPORTED = {"onnxscript", "scikit-image"}
 
 
 def test_every_package_that_the_code_imports_is_declared_and_the_other_way_round() -> None:
-    declared = {distribution(requirement) for requirement in PROJECT["dependencies"]}
+    declared = {distribution(requirement) for requirement in (*PROJECT["dependencies"], *EXTRAS["export"])}
     providers = packages_distributions()
     used = set()
     for name in imported("skdeploy") - OPTIONAL_IMPORTS:
@@ -184,6 +187,34 @@ def test_contributing_gives_the_reason_for_each_dependency(requirement: str) -> 
     assert f"| `{requirement}` |" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
+def test_what_only_an_export_takes_is_in_its_extra_alone() -> None:
+    """What `tests/cli/test_without_torch.py` runs without is not installed with what it runs."""
+    export, base = ({distribution(name) for name in group} for group in (EXTRAS["export"], PROJECT["dependencies"]))
+    assert export == {"torch", "onnxscript", "onnxsim", "safetensors", "scikit-image", "tomli-w"}
+    assert not export & base
+    assert any("export" in requirement for requirement in EXTRAS["test"] if distribution(requirement) == "skdeploy")
+
+
+def closure(name: str, found: set[str]) -> set[str]:
+    """A distribution and what it requires here, as pip would install it."""
+    if name not in found:
+        found.add(name)
+        for line in requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                closure(canonicalize_name(requirement.name), found)
+    return found
+
+
+def test_no_dependency_of_the_runtime_brings_torch_along() -> None:
+    installed: set[str] = set()
+    for requirement in (*PROJECT["dependencies"], *EXTRAS["cpu"], *EXTRAS["plans"], *EXTRAS["report"]):
+        closure(distribution(requirement), installed)
+    assert {"numpy", "onnxruntime", "cuda-pathfinder"} <= installed
+    assert not {"torch", "triton", "onnxscript", "onnxsim", "scipy", "scikit-image"} & installed
+    assert "scipy" in closure("scikit-image", set())  # it would be seen
+
+
 def pins() -> dict[str, str]:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return {
@@ -193,10 +224,9 @@ def pins() -> dict[str, str]:
 
 
 def test_constraints_pin_every_dependency_that_make_installs() -> None:
-    extras = PROJECT["optional-dependencies"]
     wanted = {
         distribution(requirement)
-        for group in (PROJECT["dependencies"], extras["rtx"], extras["test"], extras["dev"])
+        for group in (PROJECT["dependencies"], *(EXTRAS[name] for name in ("rtx", "export", "plans", "test", "dev")))
         for requirement in group
     } - {"skdeploy"}
     assert wanted <= set(pins())

@@ -1,4 +1,4 @@
-"""Runs a plan on a GPU with TensorRT or TensorRT-RTX; torch owns the device buffers and the stream.
+"""Runs a plan on a GPU with TensorRT or TensorRT-RTX, in memory that ``device_memory.py`` owns: no torch.
 
 A plan is native code. It is loaded only if its bytes have the digest that the manifest gives, checked before anything
 else happens and on the same bytes that are then loaded. Host code inside plans stays forbidden: nothing here sets
@@ -8,30 +8,33 @@ else happens and on the same bytes that are then loaded. Host code inside plans 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Final, cast
 
 from skdeploy import engines
 from skdeploy.backends import cuda
-from skdeploy.backends.base import Array, Availability, Session
-from skdeploy.engines._api import Compiler, Engine, dtype_name
+from skdeploy.backends.base import Array, Availability, Session, validate_feeds
+from skdeploy.backends.device_memory import Driver, Gpu, load_driver
+from skdeploy.backends.execution import BoundPlan, Execution
+from skdeploy.backends.profiles import Profile, dimension
+from skdeploy.engines._api import Compiler, Engine, Runtime, ValidatesPlans, dtype_name
 from skdeploy.engines._build import known_capabilities
 from skdeploy.engines._log import capture
+from skdeploy.engines.compatibility import BuiltFor, require_compatible
+from skdeploy.engines.refit import refit
 from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
 from skdeploy.spec import TensorSpec
 
-IMAGE_DIMENSIONS: Final = ("batch", "channels", "height", "width")
-# What numpy and torch both have.
+# What TensorRT and numpy both have.
 _NUMPY_DTYPES: Final = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")
 
 
 def probe(name: str) -> Availability:
-    """Whether plans of the compiler ``name`` run here: it, a GPU that it serves, and torch with CUDA. Never raises."""
+    """Whether plans of the compiler ``name`` run here: it, a GPU that it serves, and CUDA's bindings. Never raises."""
     try:
-        trt = _module(name)
+        trt, _ = _modules(name)
     except DependencyError as error:
         return Availability(name, False, reason=error.message, install=error.advice)
     except Exception as error:  # noqa: BLE001  (a broken native package can raise anything; the reason is told)
@@ -42,11 +45,17 @@ def probe(name: str) -> Availability:
     return Availability(name, True, trt.__version__, f"{gpu.name}, compute capability {gpu.compute_capability}")
 
 
-def open_plan(name: str, artifact: Path, *, sha256: str) -> PlanSession:
+def open_plan(
+    name: str, artifact: Path, *, sha256: str, built_for: BuiltFor | None = None, weights: Path | None = None
+) -> PlanSession:
     """Loads a plan that has the SHA-256 ``sha256``, made by the compiler ``name``.
 
-    Raises IntegrityError, before anything is imported, if the file cannot be read or is another; DependencyError
-    without the compiler, a GPU or a torch with CUDA; EngineError if TensorRT refuses the plan.
+    ``built_for`` is what the manifest says of it. ``weights`` is the ONNX file that it was built from, digest checked, of which
+    a stripped plan takes its weights.
+
+    Raises, before anything is imported, IntegrityError if the file cannot be read or is another, and EngineError if what it was
+    built for is not this machine; then DependencyError without the compiler, a GPU or CUDA's bindings; EngineError if TensorRT
+    refuses the plan.
     """
     try:
         plan = artifact.read_bytes()
@@ -58,11 +67,19 @@ def open_plan(name: str, artifact: Path, *, sha256: str) -> PlanSession:
             f"{artifact} has SHA-256 {digest}, expected {sha256}: not the engine that was built, and not loaded",
             advice="a plan is native code: build it again from its ONNX file, or get the right one from its builder",
         )
-    return PlanSession(_module(name), artifact, plan)
+    require_compatible(name, artifact, plan, built_for)
+    stripped = built_for is not None and built_for.stripped
+    if stripped and weights is None:
+        raise EngineError(
+            f"{artifact} was built without its weights, and the ONNX file that it was built from was not given",
+            advice="run it from its bundle, which holds both",
+        )
+    trt, driver = _modules(name)
+    return PlanSession(trt, driver, artifact, plan, weights if stripped else None)
 
 
-def _module(name: str) -> Compiler:
-    """The compiler's module, once it is sure that its plans can run here. Raises DependencyError."""
+def _modules(name: str) -> tuple[Compiler, Driver]:
+    """The compiler and CUDA's bindings, once it is sure that plans can run here. Raises DependencyError."""
     if not cuda.devices():
         raise DependencyError(
             f"no GPU to run an engine on: {cuda.driver_problem()}",
@@ -75,95 +92,82 @@ def _module(name: str) -> Compiler:
             f"{engines.LABELS[name]} {trt.__version__} does not run on {gpu.name} ({gpu.compute_capability})",
             advice=f"it runs on compute capability {', '.join(known)}; use --target tensorrt on this GPU",
         )
-    import torch
-
-    if not torch.cuda.is_available():
-        raise DependencyError(
-            f"torch {torch.__version__} cannot use the GPU, and engines run in its buffers",
-            advice="install a torch built for CUDA, see https://pytorch.org/get-started/locally",
-        )
-    return trt
+    return trt, load_driver()
 
 
 class PlanSession(Session):
-    """A plan on the first GPU. Dynamic dimensions are named batch, height and width by their place; sizes outside the
-    plan's profile are a UsageError that tells the profile.
+    """A plan on the first GPU. Dynamic dimensions are named batch, height and width by their place; sizes outside all of the
+    plan's profiles are a UsageError that tells these. One thread at a time may run it.
     """
 
-    def __init__(self, trt: Compiler, artifact: Path, plan: bytes) -> None:
-        import torch
+    def __init__(self, trt: Compiler, driver: Driver, artifact: Path, plan: bytes, weights: Path | None) -> None:
+        """Deserializes, and refits from ``weights`` if given. Raises EngineError, UsageError, DependencyError."""
+        self._trt, self._artifact = trt, artifact
+        with ExitStack() as undo:
+            self._gpu = Gpu(driver)
+            undo.callback(self._gpu.close)
+            with capture(trt) as (logger, log):
+                runtime: Runtime = trt.Runtime(logger)
+                _require_valid(trt, runtime, artifact, plan)
+                engine = runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise EngineError(
+                    f"{trt.__name__} {trt.__version__} cannot load {artifact}: {log.reasons()}",
+                    advice="a plan needs the TensorRT version and the GPU that it was built for: build it again here",
+                )
+            if weights is not None:
+                refit(trt, engine, weights)
+            self._runtime: Runtime | None = runtime
+            self._engine: Engine | None = engine
+            undo.callback(self._forget)
+            self.inputs, self.outputs = _tensors(engine, artifact)
+            self.profiles = _profiles(engine, self.inputs)
+            self._execution = self._new_execution()
+            undo.callback(self._execution.close)
+            self._undo = undo.pop_all()
 
-        self._trt = trt
-        self._artifact = artifact
-        self._torch = torch
-        with capture(trt) as (logger, log):
-            self._runtime: Any = trt.Runtime(logger)
-            _require_valid(trt, self._runtime, artifact, plan)
-            engine = self._runtime.deserialize_cuda_engine(plan)
-            context = engine.create_execution_context() if engine is not None else None
-        if engine is None or context is None:
-            raise EngineError(
-                f"{trt.__name__} {trt.__version__} cannot load {artifact}: {log.reasons()}",
-                advice="a plan needs the TensorRT version and the GPU that it was built for: build it again here",
-            )
-        self._engine: Any = engine
-        self._context: Any = context
-        self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self.inputs, self.outputs = _tensors(engine, artifact)
-        self.profile = {spec.name: _profile(engine, spec.name) for spec in self.inputs}
+    def _new_execution(self) -> Execution:
+        assert self._engine is not None  # the callers know that the session is open
+        return Execution(self._trt, self._engine, self._artifact, self._gpu, self.outputs, self.profiles)
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        if self._context is None:
+        execution = self._execution
+        execution.place(feeds)
+        execution.copy_in()
+        execution.enqueue()
+        execution.copy_out()
+        self._gpu.synchronize()
+        return execution.outputs()
+
+    def bind(self, feeds: Mapping[str, Array], *, cuda_graph: bool = False) -> BoundPlan:
+        """The plan with these feeds and a context of its own, to be timed run by run; ``cuda_graph``: each run launches one.
+
+        Raises UsageError as ``run`` does; EngineError if memory runs out, or the engine does not go into a CUDA graph.
+        """
+        if self._closed:
             raise UsageError(f"the session of {self._artifact} is closed", advice="open it again")
-        torch, context, buffers = self._torch, self._context, {}
-        for name, array in feeds.items():
-            require_inside_profile(name, array.shape, self.profile[name])
-        with capture(self._trt) as (_, log), torch.cuda.stream(self._stream):
-
-            def must(succeeded: bool, what: str) -> None:
-                if not succeeded:
-                    raise EngineError(
-                        f"the engine {self._artifact} could not {what}: {log.reasons()}",
-                        advice="free GPU memory, or build the engine again here",
-                    )
-
-            for name, array in feeds.items():
-                buffers[name] = torch.tensor(np.ascontiguousarray(array), device="cuda")
-                must(context.set_input_shape(name, array.shape), f"set the shape of {name} to {array.shape}")
-            if unknown := context.infer_shapes():
-                raise EngineError(f"{self._artifact}: the shapes of {', '.join(unknown)} are not known from the inputs")
-            for spec in self.outputs:
-                shape = tuple(context.get_tensor_shape(spec.name))
-                buffers[spec.name] = torch.empty(shape, dtype=getattr(torch, spec.dtype), device="cuda")
-            for name, buffer in buffers.items():
-                must(context.set_tensor_address(name, buffer.data_ptr()), f"give {name} its buffer")
-            must(context.execute_async_v3(self._stream.cuda_stream), "start")
-            outputs = {spec.name: buffers[spec.name].cpu().numpy() for spec in self.outputs}
-        self._stream.synchronize()
-        return outputs
+        validate_feeds(self.inputs, feeds)
+        self._gpu.use()
+        return BoundPlan(self._new_execution(), self._gpu, feeds, cuda_graph=cuda_graph)
 
     def close(self) -> None:
-        """Frees the context, the engine and the runtime, and gives torch's cached buffers back to the GPU."""
-        self._context = self._engine = self._runtime = self._stream = None
-        self._torch.cuda.empty_cache()
+        """Frees the buffers, the context, the engine and the runtime, in this order."""
+        if not self._closed:
+            super().close()
+            self._gpu.use()
+            self._undo.close()
+
+    def _forget(self) -> None:
+        """TensorRT frees an object when Python lets go of it; the engine must go before its runtime."""
+        self._engine = None
+        self._runtime = None
 
 
-def require_inside_profile(name: str, shape: Sequence[int], profile: tuple[tuple[int, ...], ...]) -> None:
-    """``profile`` is the (min, opt, max) shapes. Raises UsageError with the limits of the first dimension outside."""
-    for axis, (size, low, best, high) in enumerate(zip(shape, *profile, strict=True)):
-        if not low <= size <= high:
-            place = _dimension(axis, len(shape))
-            raise UsageError(
-                f"input {name!r} has shape {tuple(shape)}: {place} {size} is outside the engine's profile",
-                advice=f"the engine takes {place} {low} to {high}, best at {best}; build one with a wider profile",
-            )
-
-
-def _require_valid(trt: Compiler, runtime: Any, artifact: Path, plan: bytes) -> None:
+def _require_valid(trt: Compiler, runtime: Runtime, artifact: Path, plan: bytes) -> None:
     """What TensorRT-RTX says of a plan from its header alone; the others have no such question. Raises EngineError."""
     if not hasattr(runtime, "get_engine_validity"):
         return
-    validity, diagnostics = runtime.get_engine_validity(plan)
+    validity, diagnostics = cast(ValidatesPlans, runtime).get_engine_validity(plan)
     if validity.name == "INVALID":
         causes = [
             name.lower().replace("_", " ")
@@ -187,15 +191,14 @@ def _tensors(engine: Engine, artifact: Path) -> tuple[tuple[TensorSpec, ...], tu
                 f"{artifact} has {name!r} in {dtype}, which numpy does not have",
                 advice="export the network with float32 or float16 inputs and outputs",
             )
-        shape = tuple(_dimension(axis, len(sizes)) if size < 0 else size for axis, size in enumerate(sizes))
+        shape = tuple(dimension(axis, len(sizes)) if size < 0 else size for axis, size in enumerate(sizes))
         found[engine.get_tensor_mode(name).name].append(TensorSpec(name=name, dtype=dtype, shape=shape))
     return tuple(found["INPUT"]), tuple(found["OUTPUT"])
 
 
-def _profile(engine: Engine, name: str) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(shape) for shape in engine.get_tensor_profile_shape(name, 0))
-
-
-def _dimension(axis: int, rank: int) -> str:
-    """A plan keeps no names of dimensions: batch, and of an image's four the usual ones."""
-    return IMAGE_DIMENSIONS[axis] if axis == 0 or rank == len(IMAGE_DIMENSIONS) else f"dimension_{axis}"
+def _profiles(engine: Engine, inputs: tuple[TensorSpec, ...]) -> tuple[Profile, ...]:
+    """Every optimization profile: (min, opt, max) shapes by input."""
+    return tuple(
+        {spec.name: tuple(map(tuple, engine.get_tensor_profile_shape(spec.name, number))) for spec in inputs}
+        for number in range(engine.num_optimization_profiles)
+    )

@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from skdeploy.backends import _plan_runner
-from skdeploy.backends.base import Availability, Session
+from skdeploy.backends._plan_runner import PlanSession
+from skdeploy.backends.base import Availability
+from skdeploy.engines.compatibility import BuiltFor
 
 NAME = "tensorrt_rtx"
 FORMAT = "engine"
 
 
 def probe() -> Availability:
-    """Whether TensorRT-RTX, an RTX GPU and a torch with CUDA are here. Never raises."""
+    """Whether TensorRT-RTX, an RTX GPU and CUDA's bindings are here. Never raises."""
     return _plan_runner.probe(NAME)
 
 
-def open_session(artifact: Path, *, sha256: str) -> Session:
+def open_session(
+    artifact: Path, *, sha256: str, built_for: BuiltFor | None = None, weights: Path | None = None
+) -> PlanSession:
     """A plan whose digest is ``sha256``; see ``_plan_runner.open_plan`` for what is checked and raised."""
-    return _plan_runner.open_plan(NAME, artifact, sha256=sha256)
+    return _plan_runner.open_plan(NAME, artifact, sha256=sha256, built_for=built_for, weights=weights)

@@ -9,6 +9,7 @@ import numpy as np
 
 from skdeploy.backends.base import Array, Availability, Session, require
 from skdeploy.errors import DependencyError
+from skdeploy.export_packages import ADVICE, EXTRAS
 from skdeploy.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def probe() -> Availability:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Availability(NAME, False, reason=str(error), install="pip install torch")
+        return Availability(NAME, False, reason=str(error), install=ADVICE)
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return Availability(NAME, True, str(torch.__version__), device=device)
 
@@ -53,5 +54,5 @@ class TorchSession(Session):
 
 def open_session(network: nn.Module, spec: ModelSpec, *, device: str = "cpu") -> TorchSession:
     """Opens a network of ``zoo/``. Raises DependencyError for a device that is not here."""
-    require("torch")
+    require("torch", extra=EXTRAS)
     return TorchSession(network, spec, device)

@@ -13,6 +13,7 @@ from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
 from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_without_card, save_weights
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.errors import UsageError, WeightsError
+from skdeploy.export_packages import require_export
 from skdeploy.spec import ModelSpec, Reference, WeightsSpec
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.write_card import card_text
@@ -47,8 +48,10 @@ def convert(weights: str, output: Path, card: str | None = None, *, force: bool 
     With ``card`` (a name or a path) they must be that network's; a card is then written only if a port's own ways overrule it.
     Raises WeightsError as ``import_checkpoint`` and ``resolve_weights`` do, and for canonical weights without a card, whose
     strides and dilations nothing tells; CardError for the card; UsageError for an output that is there and not to be replaced,
-    of another ending, or in a folder that takes no files; IntegrityError for a full disk.
+    of another ending, or in a folder that takes no files; IntegrityError for a full disk;
+    DependencyError without the extra ``export``.
     """
+    require_export("torch", "safetensors", "tomli_w")
     _check_name(output)
     _check_free(output, force)
     beside = output.with_suffix(".toml")

@@ -17,7 +17,6 @@ from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
 from skdeploy.checkpoints.recognise import assemble, recognise
 from skdeploy.errors import CardError, WeightsError
 from skdeploy.spec import ModelSpec
-from skdeploy.zoo.build import build_meta
 from skdeploy.zoo.cards import list_cards
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
     """
     checkpoint = read_checkpoint(path)
     if is_canonical(checkpoint, spec):
+        from skdeploy.zoo.build import build_meta
+
         state = _without_counters(checkpoint.tensors)
         check_state(state, build_meta(spec).state_dict(), spec, path)
         return Imported(state, spec, OWN, _notes(checkpoint, OWN))
@@ -108,6 +109,8 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
 
 def is_canonical(checkpoint: Checkpoint, spec: ModelSpec) -> bool:
     """Whether more of the keys are skdeploy's own than not: then a misfit is told in those keys."""
+    from skdeploy.zoo.build import build_meta
+
     wanted = build_meta(spec).state_dict()
     own = sum(key in wanted or key.startswith(("stages.", "stem.")) for key in checkpoint.tensors)
     return 2 * own > len(checkpoint.tensors)
@@ -123,6 +126,8 @@ def _canonical(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Tensor], N
 
 
 def _check_fits(state: Mapping[str, Tensor], inferred: ModelSpec, path: Path) -> None:
+    from skdeploy.zoo.build import build_meta
+
     try:
         wanted = build_meta(inferred).state_dict()
     except CardError as error:

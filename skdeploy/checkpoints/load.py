@@ -14,6 +14,7 @@ from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.errors import IntegrityError, WeightsError
+from skdeploy.export_packages import EXTRAS
 from skdeploy.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def load_network(spec: ModelSpec, weights: Path) -> nn.Module:
 
     Raises WeightsError if they are not the network's.
     """
-    require("torch")
+    require("torch", extra=EXTRAS)
     from skdeploy.zoo.build import build_meta
 
     network = build_meta(spec)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from skdeploy.backends.base import require
 from skdeploy.checkpoints.caffemodel import is_caffemodel, read_caffemodel
 from skdeploy.errors import WeightsError
+from skdeploy.export_packages import EXTRAS, require_export
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,9 +84,11 @@ class Unread:
 def read_checkpoint(path: Path) -> Checkpoint:
     """The weights in a safetensors file, a PyTorch checkpoint or a caffemodel.
 
-    Raises WeightsError for a file that is missing, too large, truncated, foreign or unsafe, or that holds no weights.
+    Raises WeightsError for a file that is missing, too large, truncated, foreign or unsafe, or that holds no weights;
+    DependencyError without torch.
     """
-    require("torch")
+    require_export("safetensors")
+    require("torch", extra=EXTRAS)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -12,12 +12,31 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(help="A bundle, or one file: .onnx, .safetensors, .pth, an engine of a bundle.")
     ],
+    engine: Annotated[
+        bool,
+        typer.Option(
+            "--engine",
+            help="The bundle's engines: precision of each layer, memory, whether they run here. Exit 7 if wider.",
+        ),
+    ] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="With --engine: every layer, one a line.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """Show what a bundle or a file holds, after checking its digests."""
+    from skdeploy.errors import UsageError
     from skdeploy.inspection import inspect_bundle, inspect_file, is_folder
 
-    if is_folder(path):
+    folder = is_folder(path)
+    if layers and not engine:
+        raise UsageError("--layers is of an engine's layers", advice="give --engine too")
+    if engine:
+        from skdeploy.cli.engines import show_engines
+
+        if not folder:
+            raise UsageError(f"{path} is a file: --engine is of a bundle", advice="give the bundle's folder")
+        show_engines(path, layers=layers, json=json)
+        return
+    if folder:
         from skdeploy.cli.console import print_bundle, print_json
 
         bundle, report = inspect_bundle(path)

@@ -7,13 +7,14 @@ captures its own messages. Two jobs of one module at a time would mix their mess
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, NamedTuple, cast
 
 from skdeploy.engines._api import Compiler, Enumerated
+from skdeploy.engines._nodes import reason_with_nodes
 
 _PARSING_NODE: Final = re.compile(r"Parsing node: (?P<node>.*) \[(?P<operator>\w+)\]")
 _MEMORY: Final = re.compile(r"Total (?P<kind>Activation|Weights) Memory: (?P<bytes>\d+) bytes")
@@ -43,12 +44,20 @@ class Warned(NamedTuple):
         return f"node {self.node}: {self.text}" if self.node else self.text
 
 
+class Recorded(NamedTuple):
+    """An error as TensorRT's error recorder got it."""
+
+    code: str
+    text: str
+
+
 @dataclass
 class Log:
     """The messages of one job."""
 
     warnings: list[Warned] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    recorded: list[Recorded] = field(default_factory=list)
     memory_bytes: dict[str, int] = field(default_factory=dict)
     node: str = ""
 
@@ -65,13 +74,19 @@ class Log:
         elif severity in ("ERROR", "INTERNAL_ERROR") and _DRIVER_NOISE not in message:
             self.errors.append(message)
 
+    def record(self, code: str, message: str) -> None:
+        """Takes an error from the error recorder."""
+        self.recorded.append(Recorded(code, message))
+        self.add("ERROR", message)
+
     def parsed(self) -> None:
         """The parser is done: what comes now is about no node."""
         self.node = ""
 
-    def reasons(self) -> str:
-        """The errors in one line, each once."""
-        return "; ".join(dict.fromkeys(self.errors)) or "it gave no reason"
+    def reasons(self, nodes: Mapping[str, str] | None = None) -> str:
+        """The errors in one line, each once; with ``nodes``, modules by node name, those that each is about."""
+        texts = (reason_with_nodes(error, nodes or {}) for error in self.errors)
+        return "; ".join(dict.fromkeys(texts)) or "it gave no reason"
 
     def type_warnings(self) -> list[str]:
         """The warnings that ``changes_types``, each once, with their nodes."""
@@ -112,11 +127,43 @@ class _Collector:
             self.log.add(severity.name, message)
 
         self.logger: object = type("CollectingLogger", (trt.ILogger,), {"__init__": initialise, "log": take})()
+        self.recorder = self._error_recorder(trt)
+
+    def _error_recorder(self, trt: Compiler) -> object:
+        """An IErrorRecorder that adds to the Log as the logger does: errors go to it in the logger's place."""
+
+        def initialise(recorder: object) -> None:
+            trt.IErrorRecorder.__init__(recorder)  # type: ignore[misc]  # as above
+
+        def report(_: object, code: Enumerated, description: str) -> bool:
+            self.log.record(code.name, description)
+            return False  # not for us to say that it is fatal
+
+        methods = {
+            "__init__": initialise,
+            "report_error": report,
+            "num_errors": lambda _: len(self.log.recorded),
+            "get_error_code": lambda _, index: getattr(vars(trt)["ErrorCodeTRT"], self.log.recorded[index].code),
+            "get_error_desc": lambda _, index: self.log.recorded[index].text,
+            "has_overflowed": lambda _: False,
+            "clear": lambda _: self.log.recorded.clear(),
+        }
+        recorder: object = type("CollectingRecorder", (trt.IErrorRecorder,), methods)()
+        return recorder
 
 
 @cache
 def _collector(trt: Hashable) -> _Collector:
     return _Collector(cast(Compiler, trt))
+
+
+def error_recorder(trt: Compiler) -> object:
+    """The module's only error recorder, which adds to the Log of the job that runs, see ``capture``.
+
+    Give it to a builder and its network after the graph has been parsed: a parser puts a recorder of its own in the place of
+    one that it finds, and puts it back when it is freed, which is after its network: TensorRT-RTX 1.7 then crashes.
+    """
+    return _collector(cast(Hashable, trt)).recorder
 
 
 @contextmanager

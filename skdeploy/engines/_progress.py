@@ -1,4 +1,4 @@
-"""From TensorRT's progress monitor to a plain callback, and from Ctrl-C or an exception to a cancelled build.
+"""From TensorRT's progress monitor to a plain callback, and from Ctrl-C, SIGTERM or an exception to a cancelled build.
 
 The bindings drop what a logger or a monitor raises, so an exception is kept here until TensorRT has stopped.
 """
@@ -9,12 +9,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from skdeploy.engines._api import Compiler
 
+_Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+
 
 class Progress:
-    """Calls ``on_progress(phase, fraction)``; ``failure`` is what it raised, or a Ctrl-C, which ends the calls."""
+    """Calls ``on_progress(phase, fraction)``; ``failure`` is what it raised, or what a signal meant, which ends the calls."""
 
     def __init__(self, on_progress: Callable[[str, float], None]) -> None:
         self._on_progress = on_progress
@@ -82,17 +85,32 @@ def progress_monitor(trt: Compiler, progress: Progress) -> object:
 def interrupts_kept(progress: Progress) -> Iterator[None]:
     """Inside the block, Ctrl-C becomes ``progress.failure`` instead of an exception in whichever callback runs next.
 
-    Only Python's main thread gets signals; in another thread this does nothing.
+    So does SIGTERM where the caller has a handler for it that raises; without one it ends the process at once, as ever. Only
+    Python's main thread gets signals; in another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    previous: dict[signal.Signals, _Handler] = {}
 
-    def keep(*_: object) -> None:
-        progress.failure = KeyboardInterrupt()
+    def keep(number: int, frame: FrameType | None) -> None:
+        handler = previous[signal.Signals(number)]
+        try:
+            if callable(handler):
+                handler(number, frame)
+            elif number == signal.SIGINT:
+                raise KeyboardInterrupt
+        except BaseException as failure:  # noqa: BLE001  (kept, and raised by Progress.check)
+            progress.failure = failure
 
-    previous = signal.signal(signal.SIGINT, keep)
+    handled = [signal.SIGINT, *([signal.SIGTERM] if callable(signal.getsignal(signal.SIGTERM)) else [])]
+    for number in handled:
+        previous[number] = signal.getsignal(number)
     try:
+        for number in handled:
+            signal.signal(number, keep)
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
+        for number in handled:
+            handler = previous[number]
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -20,7 +20,7 @@ from skdeploy import engines
 from skdeploy.backends.base import Array, Session, backend
 from skdeploy.bundle.artifact import Artifact, digest_file
 from skdeploy.bundle.folder import Bundle
-from skdeploy.engines._build import BatchProfile, BuildOptions
+from skdeploy.engines.options import BatchProfile, BuildOptions, HardwareCompatible
 from skdeploy.errors import DependencyError, IntegrityError
 from skdeploy.parity.compare import check_outputs, one_batch, run_images
 from skdeploy.parity.metrics import SMALLEST, Metrics, compare_logits, violations
@@ -33,7 +33,7 @@ Side = tuple[int, int]
 
 
 class RecordedOptions(Frozen):
-    """The options of a build, as ``stages.build`` puts them into the manifest."""
+    """The options of a build, as ``engine_stages.build`` puts them into the manifest; earlier versions had fewer."""
 
     compiler: str
     version: str
@@ -42,6 +42,15 @@ class RecordedOptions(Frozen):
     workspace_bytes: int | None
     compute_capabilities: Annotated[tuple[str, ...], Field(strict=False)]
     device: Annotated[tuple[str, ...], Field(strict=False)]
+    more_profiles: Annotated[tuple[Annotated[tuple[int, int, int], Field(strict=False)], ...], Field(strict=False)] = ()
+    tactic_bytes: int | None = None
+    optimization_level: int | None = None
+    timing_cache: bool = False
+    version_compatible: bool = False
+    hardware_compatible: HardwareCompatible = "none"
+    strip: bool = False
+    dla_core: int | None = None
+    dla_fallback: bool = False
 
 
 def run_to_run(
@@ -117,13 +126,21 @@ def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Toleran
 
 
 def build_options(recorded: RecordedOptions) -> BuildOptions:
-    """The options of a build from those that the manifest records."""
+    """The options of a build from those that the manifest records, but for a timing cache, which is not in the bundle."""
     sizes = recorded.sizes
     return BuildOptions(
         profile=BatchProfile(*recorded.profile),
         workspace_bytes=recorded.workspace_bytes,
         compute_capabilities=recorded.compute_capabilities,
         sizes=(sizes[0], sizes[1], sizes[2]) if sizes else None,
+        more_profiles=tuple(BatchProfile(*profile) for profile in recorded.more_profiles),
+        tactic_bytes=recorded.tactic_bytes,
+        optimization_level=recorded.optimization_level,
+        version_compatible=recorded.version_compatible,
+        hardware_compatible=recorded.hardware_compatible,
+        strip=recorded.strip,
+        dla_core=recorded.dla_core,
+        dla_fallback=recorded.dla_fallback,
     )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TORCH_REFERENCE: Final = "torch float32, training form"
+GRAPH_REFERENCE: Final = "{graph} on {backend}, the bundle's own first FP32 graph, not torch"
 
 
 @dataclass(frozen=True)
@@ -52,4 +53,5 @@ def reference_of(bundle: Bundle, base: Artifact | None, network: nn.Module | Non
         return Reference(TORCH_REFERENCE, lambda spec: torch_backend.open_session(network, spec))
     assert base is not None  # the caller checked
     path = bundle.check(base)
-    return Reference(f"{base.path} on {onnxruntime.NAME}", lambda _: onnxruntime.open_session(path))
+    name = GRAPH_REFERENCE.format(graph=base.path, backend=onnxruntime.NAME)
+    return Reference(name, lambda _: onnxruntime.open_session(path))

@@ -66,7 +66,7 @@ def verification_checks(verification: Verification) -> list[Check]:
     report = verification.report
     count = len(verification.bundle.manifest.artifacts)
     checks = [Check("skdeploy.digests", "manifest", "pass", f"{count} artifacts have the digests of the manifest")]
-    checks += [_comparison_check(comparison, verification.require_engine) for comparison in report.comparisons]
+    checks += [_comparison_check(found, report.reference, verification.require_engine) for found in report.comparisons]
     for result in report.suites:
         name = f"{suite_name(result)}: {result.artifact} on {result.backend}"
         message = f"{name}: {'; '.join(result.problems) or _error_text(result)}"
@@ -112,14 +112,14 @@ def write_verification(verification: Verification, *, junit: Path | None, summar
     write_markdown(summary, title, columns, rows, shown, notes)
 
 
-def _comparison_check(comparison: Comparison, required: bool) -> Check:
+def _comparison_check(comparison: Comparison, reference: str, required: bool) -> Check:
     name = f"{comparison.artifact} on {comparison.backend}"
     if comparison.verdict == "unproven":
         outcome: Outcome = "pass" if comparison.proof else "fail" if required else "skip"
         return Check("skdeploy.parity", name, outcome, receipt_lines(comparison)[0], comparison.reason)
     metrics = comparison.metrics
     figures = f"SQNR {metrics.sqnr_db:.1f} dB, max error {metrics.max_rel_error:.1e}" if metrics else ""
-    said = "; ".join(comparison.problems) or f"in parity, {figures}"
+    said = "; ".join(comparison.problems) or f"in parity with {reference}, {figures}"
     return Check("skdeploy.parity", name, comparison.verdict, f"{name}: {said}")
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skdeploy.bundle.artifact import digest_file
 from skdeploy.errors import DependencyError, IntegrityError, UsageError
+from skdeploy.export_packages import EXTRAS, installed
 from skdeploy.quant.arrays import Labels, read_arrays
 from skdeploy.quant.images import REMOVE, SUFFIXES, Crop, crop_array, crop_file
 from skdeploy.quant.images import Pixels as Pixels
@@ -162,10 +163,11 @@ def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
 def photographs(limit: int | None = None) -> Dataset:
     """The photographs in scikit-image's wheel; the package itself is not imported. Raises DependencyError, UsageError."""
     check_count(limit, "--num-images")
-    found = find_spec("skimage")
+    found = find_spec("skimage") if installed("skimage") else None
     if found is None or found.origin is None:
         raise DependencyError(
-            "scikit-image, whose photographs are the default images, is not installed", advice="give --images"
+            "scikit-image, whose photographs are the default images, is not installed",
+            advice=f'give --images, or: pip install "skdeploy[{EXTRAS}]"',
         )
     folder = Path(found.origin).parent / "data"
     files = tuple(folder / name for name in PHOTOGRAPHS[:limit])

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from skdeploy.architecture import NetworkSpec, SKShuffleNetSpec
+from skdeploy.backends.base import require
+from skdeploy.errors import DependencyError
+from skdeploy.export_packages import EXTRAS
 from skdeploy.spec import ModelSpec
 
 
 def describe(spec: ModelSpec) -> dict[str, str]:
     """Everything a card says of its network, whatever differs from the paper's named, and what is counted from it."""
-    from skdeploy.zoo.build import build_meta
-    from skdeploy.zoo.fold import count_macs, count_parameters
-
     network, kernels, preprocess = spec.architecture, spec.architecture.selective_kernel, spec.preprocess
-    built = build_meta(spec)
-    parameters, macs = count_parameters(built), count_macs(built, spec.input.shape)
+    parameters, macs = _counted(spec)
     rows = {
         "about": spec.summary,
         "family": f"{network.family}, {network.classes} classes"
@@ -29,14 +28,36 @@ def describe(spec: ModelSpec) -> dict[str, str]:
         **{f"branch {index + 1}": text for index, text in enumerate(_branches(network))},
         "input": "x".join(map(str, spec.input.shape)),
         "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}",
-        "parameters": f"{parameters:,} learnable" + _unless(spec.reference.parameters, parameters),
-        "MACs": f"{macs:,} for one image" + _unless(spec.reference.macs, macs),
+        "parameters": parameters,
+        "MACs": macs,
         "top-1 published": accuracy_text(spec) or "none",
         "weights": weights_text(spec),
         "source": f"{spec.source.paper}, {spec.source.url}",
         "licence": spec.source.licence,
     }
     return rows | {f"tolerance {precision}": str(tolerance) for precision, tolerance in spec.tolerance.items()}
+
+
+def _counted(spec: ModelSpec) -> tuple[str, str]:
+    """Parameters and MACs, counted in the network itself; where there is no torch to build it, as published, and said so."""
+    reference = spec.reference
+    try:
+        require("torch", extra=EXTRAS)
+    except DependencyError:
+        return _published(reference.parameters), _published(reference.macs)
+    from skdeploy.zoo.build import build_meta
+    from skdeploy.zoo.fold import count_macs, count_parameters
+
+    built = build_meta(spec)
+    parameters, macs = count_parameters(built), count_macs(built, spec.input.shape)
+    return (
+        f"{parameters:,} learnable" + _unless(reference.parameters, parameters),
+        f"{macs:,} for one image" + _unless(reference.macs, macs),
+    )
+
+
+def _published(count: int | None) -> str:
+    return "not counted: no torch here" if count is None else f"{count:,} as published, not counted: no torch here"
 
 
 def accuracy_text(spec: ModelSpec) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomli_w
-
 from skdeploy.spec import ModelSpec
 
 
 def card_text(spec: ModelSpec) -> str:
     """TOML that ``read_card`` makes an equal spec of; keys with their default value are left out, as in the zoo's cards."""
+    import tomli_w
+
     content = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     content["network"] = {"family": spec.network.family} | content[
         "network"

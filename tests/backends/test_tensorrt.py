@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnx
@@ -15,10 +17,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy import engines
 from skdeploy.backends import _plan_runner, cuda, tensorrt, tensorrt_rtx
-from skdeploy.backends.base import Session
-from skdeploy.engines._build import BatchProfile, BuildOptions
+from skdeploy.backends._plan_runner import PlanSession
+from skdeploy.engines._api import Engine
+from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
 from skdeploy.spec import TensorSpec
+from tests.backends.fake_cuda import FakeDriver, FakeEngine
 
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 H100 = cuda.CudaDevice(0, "NVIDIA H100", "9.0", 80 << 30)
@@ -27,6 +31,12 @@ BACKENDS = pytest.mark.parametrize("backend", [tensorrt, tensorrt_rtx], ids=lamb
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def header_of(name: str) -> bytes:
+    """As much of a plan as is looked at before it is loaded: its tag, length, version and what it is for."""
+    tag, version = (b"ftrt", bytes((10, 13, 0, 35))) if name == "tensorrt" else (b"vtrt", bytes((1, 7, 1, 116)))
+    return tag + struct.pack("<I8xQ4s4xQ24x", 0, 64, version, 0x08)
 
 
 @pytest.fixture
@@ -57,6 +67,43 @@ def test_one_changed_byte_is_another_digest(backend: ModuleType, plan: Path) -> 
 
 
 @BACKENDS
+def test_other_digest_is_refused_before_what_it_was_built_for_is_looked_at(
+    backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looked(*_: object) -> None:
+        pytest.fail("looked into a plan that is not the one that was built")
+
+    monkeypatch.setattr(_plan_runner, "require_compatible", looked)
+    with pytest.raises(IntegrityError):
+        backend.open_session(plan, sha256="0" * 64)
+
+
+@BACKENDS
+def test_plan_built_for_another_machine_is_refused_before_the_compiler_is_imported(
+    backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, path: Path, content: bytes, built_for: object) -> None:
+        assert (name, path, content, built_for) == (backend.NAME, plan, plan.read_bytes(), None)
+        raise EngineError("built for another machine")
+
+    monkeypatch.setattr(_plan_runner, "require_compatible", refuse)
+    monkeypatch.setitem(sys.modules, backend.NAME, None)
+    monkeypatch.setattr(cuda, "devices", lambda: pytest.fail("asked for a GPU before it was known what it is for"))
+    with pytest.raises(EngineError, match="built for another machine"):
+        backend.open_session(plan, sha256=digest(plan))
+
+
+@BACKENDS
+def test_stripped_plan_without_its_onnx_file_is_refused(
+    backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_plan_runner, "require_compatible", lambda *_: None)
+    with pytest.raises(EngineError, match="was built without its weights, and the ONNX file") as refusal:
+        backend.open_session(plan, sha256=digest(plan), built_for=SimpleNamespace(stripped=True))
+    assert "its bundle" in refusal.value.advice
+
+
+@BACKENDS
 def test_file_that_cannot_be_read_is_an_integrity_error(backend: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"cannot read .*absent.engine"):
         backend.open_session(tmp_path / "absent.engine", sha256="0" * 64)
@@ -66,6 +113,7 @@ def test_file_that_cannot_be_read_is_an_integrity_error(backend: ModuleType, tmp
 def test_no_gpu_is_a_dependency_error(backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "devices", lambda: ())
     monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver: not found")
+    plan.write_bytes(header_of(backend.NAME))
     with pytest.raises(DependencyError, match="no GPU to run an engine on: no NVIDIA driver") as refusal:
         backend.open_session(plan, sha256=digest(plan))
     assert "ONNX Runtime" in refusal.value.advice
@@ -106,65 +154,31 @@ def test_gpu_that_rtx_does_not_serve_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert "--target tensorrt" in answer.install
 
 
-def test_torch_without_cuda_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
+def test_missing_cuda_bindings_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
     monkeypatch.setattr(cuda, "devices", lambda: (L4,))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert tensorrt_rtx.probe().available
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     answer = tensorrt_rtx.probe()
     assert not answer.available
-    assert "cannot use the GPU" in answer.reason
-    assert "pytorch.org" in answer.install
+    assert "cuda.bindings.driver cannot be imported" in answer.reason
+    assert "skdeploy[plans]" in answer.install
 
 
-PROFILE = ((1, 3, 8, 8), (4, 3, 16, 16), (8, 3, 32, 32))
-
-
-@pytest.mark.parametrize("shape", PROFILE)
-def test_shape_inside_the_profile_is_taken(shape: tuple[int, ...]) -> None:
-    _plan_runner.require_inside_profile("images", shape, PROFILE)
-
-
-@pytest.mark.parametrize(
-    ("shape", "place", "limits"),
-    [((9, 3, 8, 8), "batch 9", "batch 1 to 8, best at 4"), ((1, 3, 8, 7), "width 7", "width 8 to 32, best at 16")],
-)
-def test_shape_outside_the_profile_is_told_the_limits(shape: tuple[int, ...], place: str, limits: str) -> None:
-    with pytest.raises(UsageError, match=place) as refusal:
-        _plan_runner.require_inside_profile("images", shape, PROFILE)
-    assert limits in refusal.value.advice
-
-
-class Engine:
-    """The tensors of an engine, without one."""
-
-    def __init__(self, dtype: str = "HALF") -> None:
-        self._tensors = {"images": ("INPUT", dtype, (-1, 3, -1, -1)), "logits": ("OUTPUT", "FLOAT", (-1, 4))}
-        self.num_io_tensors = len(self._tensors)
-
-    def get_tensor_name(self, index: int) -> str:
-        return list(self._tensors)[index]
-
-    def get_tensor_mode(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(name=self._tensors[name][0])
-
-    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(name=self._tensors[name][1])
-
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self._tensors[name][2]
+def engine_of(dtype: str) -> Engine:
+    """The tensors of an engine whose input has this type."""
+    return cast(Engine, FakeEngine(FakeDriver(), [], dtype))
 
 
 def test_tensors_of_an_engine_have_numpys_dtypes_and_named_dimensions() -> None:
-    inputs, outputs = _plan_runner._tensors(Engine(), Path("some.engine"))  # type: ignore[arg-type]
+    inputs, outputs = _plan_runner._tensors(engine_of("HALF"), Path("some.engine"))
     assert inputs == (TensorSpec(name="images", dtype="float16", shape=("batch", 3, "height", "width")),)
     assert outputs == (TensorSpec(name="logits", dtype="float32", shape=("batch", 4)),)
 
 
 def test_dtype_that_numpy_lacks_is_refused() -> None:
     with pytest.raises(UsageError, match="'images' in bfloat16"):
-        _plan_runner._tensors(Engine("BF16"), Path("some.engine"))  # type: ignore[arg-type]
+        _plan_runner._tensors(engine_of("BF16"), Path("some.engine"))
 
 
 def test_plan_that_is_none_is_refused_by_rtx(plan: Path) -> None:
@@ -211,11 +225,16 @@ def half(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
-def opened(request: pytest.FixtureRequest, half: bool, tmp_path: Path) -> Iterator[tuple[Path, Session]]:
-    name = str(request.param)
-    answer = _plan_runner.probe(name)
+def name(request: pytest.FixtureRequest) -> str:
+    """A compiler whose plans run here."""
+    answer = _plan_runner.probe(str(request.param))
     if not answer.available:
         pytest.skip(answer.reason)
+    return str(request.param)
+
+
+@pytest.fixture
+def opened(name: str, half: bool, tmp_path: Path) -> Iterator[tuple[Path, PlanSession]]:
     graph, plan = small_network(tmp_path / "small.onnx", half), tmp_path / "small.engine"
     options = BuildOptions(BatchProfile(1, 4, 8))
     engines.compiler(name).build(graph, plan, options, lambda phase, fraction: None)
@@ -224,7 +243,7 @@ def opened(request: pytest.FixtureRequest, half: bool, tmp_path: Path) -> Iterat
 
 
 @pytest.mark.gpu
-def test_engine_computes_what_onnx_runtime_computes(opened: tuple[Path, Session], half: bool) -> None:
+def test_engine_computes_what_onnx_runtime_computes(opened: tuple[Path, PlanSession], half: bool) -> None:
     import onnxruntime
 
     graph, session = opened
@@ -244,7 +263,7 @@ def test_engine_computes_what_onnx_runtime_computes(opened: tuple[Path, Session]
 
 
 @pytest.mark.gpu
-def test_batch_outside_the_profile_is_a_usage_error(opened: tuple[Path, Session], half: bool) -> None:
+def test_batch_outside_the_profile_is_a_usage_error(opened: tuple[Path, PlanSession], half: bool) -> None:
     _, session = opened
     images = np.zeros((9, 3, 16, 16), np.float16 if half else np.float32)
     with pytest.raises(UsageError, match="batch 9") as refusal:
@@ -253,14 +272,73 @@ def test_batch_outside_the_profile_is_a_usage_error(opened: tuple[Path, Session]
 
 
 @pytest.mark.gpu
-def test_wrong_dtype_is_a_usage_error(opened: tuple[Path, Session]) -> None:
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_bound_plan_computes_what_the_session_does_and_is_timed(
+    cuda_graph: bool, opened: tuple[Path, PlanSession], half: bool
+) -> None:
+    _, session = opened
+    images = np.random.default_rng(0).standard_normal((8, 2, 3, 16, 16)).astype(np.float16 if half else np.float32)
+    one, other = {"images": images[0]}, {"images": images[:, 0]}
+    expected = session.run(one)["logits"]
+    with session.bind(one, cuda_graph=cuda_graph) as bound:
+        for _ in range(3):
+            session.run(other)  # another batch in between must not touch it
+            times = bound.run()
+            assert 0 < times.device_ms <= times.host_ms  # the events lie between the copies
+            np.testing.assert_array_equal(bound.outputs()["logits"], expected)  # same context settings, same kernels
+    np.testing.assert_array_equal(session.run(one)["logits"], expected)
+
+
+@pytest.mark.gpu
+def test_engine_of_two_profiles_runs_batches_of_both(name: str, half: bool, tmp_path: Path) -> None:
+    import onnxruntime
+
+    graph, plan = small_network(tmp_path / "small.onnx", half), tmp_path / "small.engine"
+    options = BuildOptions(BatchProfile(1, 1, 1), more_profiles=(BatchProfile(4, 8, 8),))
+    engines.compiler(name).build(graph, plan, options, lambda phase, fraction: None)
+    reference = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    with _plan_runner.open_plan(name, plan, sha256=digest(plan)) as session:
+        for batch in (1, 8, 4, 1):
+            images = np.random.default_rng(batch).standard_normal((batch, 3, 16, 16))
+            feeds = {"images": images.astype(np.float16 if half else np.float32)}
+            (expected,) = reference.run(["logits"], feeds)
+            got = session.run(feeds)["logits"]
+            assert np.abs(got - expected).max() <= 5e-3 * np.abs(expected).max()  # as above
+        with pytest.raises(UsageError, match="batch 2 is outside the engine's 2 profiles"):
+            session.run({"images": np.zeros((2, 3, 16, 16), np.float16 if half else np.float32)})
+
+
+@pytest.mark.gpu
+def test_stripped_plan_gets_its_weights_back(half: bool, tmp_path: Path) -> None:
+    from skdeploy.engines.compatibility import BuiltFor
+
+    if not tensorrt.probe().available:
+        pytest.skip(tensorrt.probe().reason)
+    graph = small_network(tmp_path / "small.onnx", half)
+    whole, stripped = tmp_path / "whole.engine", tmp_path / "stripped.engine"
+    build = engines.compiler("tensorrt").build
+    profile = BatchProfile(1, 4, 8)
+    build(graph, whole, BuildOptions(profile), lambda phase, fraction: None)
+    report = build(graph, stripped, BuildOptions(profile, strip=True), lambda phase, fraction: None)
+    built_for = BuiltFor.model_validate(report.model_dump()["built_for"])
+    assert built_for.stripped
+    feeds = {"images": np.ones((2, 3, 16, 16), np.float16 if half else np.float32)}
+    with tensorrt.open_session(whole, sha256=digest(whole)) as session:
+        expected = session.run(feeds)["logits"]
+    with tensorrt.open_session(stripped, sha256=digest(stripped), built_for=built_for, weights=graph) as session:
+        got = session.run(feeds)["logits"]
+    assert np.abs(got - expected).max() <= 5e-3 * np.abs(expected).max()  # other kernels may be chosen
+
+
+@pytest.mark.gpu
+def test_wrong_dtype_is_a_usage_error(opened: tuple[Path, PlanSession]) -> None:
     _, session = opened
     with pytest.raises(UsageError, match="dtype"):
         session.run({"images": np.zeros((1, 3, 16, 16), np.float64)})
 
 
 @pytest.mark.gpu
-def test_closed_session_does_not_run(opened: tuple[Path, Session], half: bool) -> None:
+def test_closed_session_does_not_run(opened: tuple[Path, PlanSession], half: bool) -> None:
     _, session = opened
     session.close()
     with pytest.raises(UsageError, match="closed"):

@@ -144,14 +144,14 @@ def test_dynamic_size_of_pixels_last_is_found_by_name(plan: Path, write_graph: G
 
 def test_fp32_means_fp32_not_tf32(fp32: Path, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = _build._configure
+    real = _build.configure
 
-    def configure(trt: Any, builder: Any, config: Any, options: BuildOptions, facts: Any) -> None:
+    def configure(trt: Any, builder: Any, config: Any, *others: Any) -> None:
         assert config.get_flag(trt.BuilderFlag.TF32)  # TensorRT's default, so that clearing it is seen below
-        real(trt, builder, config, options, facts)
+        real(trt, builder, config, *others)
         seen.append(config.get_flag(trt.BuilderFlag.TF32))
 
-    monkeypatch.setattr(_build, "_configure", configure)
+    monkeypatch.setattr(_build, "configure", configure)
     build(fp32, plan)
     assert seen == [False]
 
@@ -249,6 +249,46 @@ def test_weights_beside_the_file_are_found(write_graph: GraphWriter, tmp_path: P
     assert build(tmp_path / "outside.onnx", plan).plan_bytes > 0
 
 
+def test_more_profiles_are_built_and_reported(fp16: Path, plan: Path) -> None:
+    one = tensorrt_rtx.build(fp16, plan, BuildOptions(PROFILE), lambda *_: None)
+    two = tensorrt_rtx.build(
+        fp16, plan, BuildOptions(PROFILE, more_profiles=(BatchProfile(64, 64, 64),)), lambda *_: None
+    )
+    assert one.more_profiles == ()
+    assert two.profile == one.profile
+    assert two.more_profiles == ({"images": ((64, 3, 16, 16),) * 3},)
+    assert two.plan_bytes > 1.5 * one.plan_bytes  # kernels of its own
+
+
+# What is proven of it
+
+
+def test_the_report_has_the_proof_and_what_the_plan_was_built_for(fp16: Path, plan: Path) -> None:
+    report = build(fp16, plan, compute_capabilities=("8.9",))
+    assert report.proof.source == "definition"  # ahead of time there is no plan to ask
+    assert report.proof.weighted
+    assert {layer.found for layer in report.proof.weighted} == {"fp16"}
+    assert report.built_for.compute_capabilities == ("8.9",)
+    assert report.built_for.version == report.version
+    assert not report.built_for.stripped
+
+
+def test_a_layer_that_runs_wider_than_the_graph_says_fails_the_build(
+    fp32: Path, fp16: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layers of an FP32 network, held against the FP16 graph of the same network and names."""
+    phases: list[str] = []
+    real = _build.prove_definition
+    monkeypatch.setattr(_build, "prove_definition", lambda network, _: real(network, fp16))
+    with pytest.raises(
+        EngineError, match=r"run in a wider type than the graph says.*\n  node_\w+ \(fp32, the graph"
+    ) as error:
+        build(fp32, plan, on_progress=lambda phase, _: phases.append(phase))
+    assert error.value.exit_code == 7
+    assert phases == []
+    assert not plan.exists()
+
+
 # Compute capabilities
 
 
@@ -287,7 +327,7 @@ def test_capability_named_twice_is_refused() -> None:
 
 def test_failed_build_tells_the_compilers_reason(fp32: Path, plan: Path) -> None:
     """Turing has no FP32 GEMM in TensorRT-RTX 1.7; the parser accepts the graph, the builder does not."""
-    with pytest.raises(EngineError, match=r"could not build .*Turing.*not supported") as refusal:
+    with pytest.raises(EngineError, match=r"could not build .*Turing.*not supported \(in node_Gemm_\d+\)") as refusal:
         build(fp32, plan, compute_capabilities=("7.5",))
     assert "cudaError" not in refusal.value.message
     assert not plan.exists()

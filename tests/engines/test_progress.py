@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from skdeploy.engines._progress import Progress, interrupts_kept
+from skdeploy.interruption import Terminated, termination_raises
 
 
 def silent(phase: str, fraction: float) -> None:
@@ -25,6 +26,26 @@ def test_ctrl_c_is_kept_until_it_can_be_raised() -> None:
     assert signal.getsignal(signal.SIGINT) is handler
     with pytest.raises(KeyboardInterrupt):
         progress.check()
+
+
+def test_sigterm_is_kept_as_what_its_handler_raises() -> None:
+    with termination_raises() as termination:
+        handler = signal.getsignal(signal.SIGTERM)
+        progress = Progress(silent)
+        with interrupts_kept(progress):
+            progress.start("phase", 2)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not progress.step("phase", 0)
+        assert signal.getsignal(signal.SIGTERM) is handler
+        with pytest.raises(Terminated):
+            progress.check()
+        assert termination.asked
+
+
+def test_sigterm_without_a_handler_is_left_to_the_operating_system() -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with interrupts_kept(Progress(silent)):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_handler_comes_back_after_an_error() -> None:

@@ -1,0 +1,183 @@
+"""``skdeploy build``: another engine for a bundle, on the device that will run it, without the export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from skdeploy import engine_stages, engines, stages
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
+from skdeploy.engines.options import BatchProfile, BuildOptions, HardwareCompatible
+from skdeploy.errors import DependencyError, UsageError
+from skdeploy.options import DEFAULT_PROFILE
+from skdeploy.parity.prove import backend_of
+from skdeploy.parity.runners import Runner, last_graph
+from skdeploy.pipeline import Line
+from skdeploy.progress import Progress, Silent
+from skdeploy.spec import ModelSpec, Target
+
+NOT_COMPARED = "built after the export, and not compared since: `skdeploy verify` compares it on this machine"
+
+
+GIB: Final = 1 << 30
+MAX_GIB: Final = 1 << 20  # no machine has more, and TensorRT's limit is a 64-bit number
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """Options of ``skdeploy build``, by the same names; see ``engines.options.BuildOptions``.
+
+    ``profiles`` are (min, opt, max) batches; none means 1/8/32, or the graph's batch where that is fixed.
+    """
+
+    target: Target = Target.AUTO
+    profiles: tuple[tuple[int, int, int], ...] = ()
+    workspace_bytes: int | None = None
+    tactic_bytes: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: HardwareCompatible = "none"
+    strip: bool = False
+    dla_core: int | None = None
+    dla_fallback: bool = False
+
+    def options(self, graph: Artifact, spec: ModelSpec) -> BuildOptions:
+        """For this graph. Raises UsageError for what cannot be, or does not fit it."""
+        shape = graph.inputs[0].shape
+        batch = shape[0]
+        fixed = (batch,) * 3 if isinstance(batch, int) else None
+        first, *others = [BatchProfile(*profile) for profile in self.profiles or (fixed or DEFAULT_PROFILE,)]
+        return BuildOptions(
+            profile=first,
+            more_profiles=tuple(others),
+            sizes=stages.image_sizes(spec) if {"height", "width"} & set(map(str, shape)) else None,
+            workspace_bytes=self.workspace_bytes,
+            tactic_bytes=self.tactic_bytes,
+            compute_capabilities=self.compute_capabilities,
+            optimization_level=self.optimization_level,
+            timing_cache=self.timing_cache,
+            version_compatible=self.version_compatible,
+            hardware_compatible=self.hardware_compatible,
+            strip=self.strip,
+            dla_core=self.dla_core,
+            dla_fallback=self.dla_fallback,
+        )
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bundle with its new engine; ``reused``: it was there already. ``reason``: why this compiler. ``unproven``: why nothing
+    is claimed of the engine yet; empty where an export on this device has compared it.
+    """
+
+    bundle: Bundle
+    artifact: Artifact
+    reused: bool
+    seconds: float
+    reason: str
+    unproven: str
+
+
+def build_engine(folder: Path, request: BuildRequest, progress: Progress | None = None) -> Built:
+    """Builds an engine from the bundle's last graph, and records it in the manifest; nothing is built if it is there already.
+
+    An engine of the same compiler and precision is replaced. The parity report then names the new one, unproven: only a run
+    proves an engine. Raises UsageError, DependencyError without the compiler, EngineError, IntegrityError for a bundle that is
+    not verified, damaged, or written to by another process.
+    """
+    started = time.perf_counter()
+    found = load_bundle(folder)
+    found.check_complete()
+    graph = last_graph(found).artifact
+    options = request.options(graph, found.manifest.model)
+    if request.target is Target.ONNX:
+        raise UsageError("--target onnx makes no engine", advice="choose tensorrt, tensorrt_rtx or auto")
+    compiler, reason = engines.choose(request.target)
+    if compiler is None:
+        raise DependencyError(reason, advice=" or ".join(engines.install_advice(name) for name in engines.COMPILERS))
+    with bundle_for_writing(folder, found.manifest) as bundle:
+        bundle.manifest = load_bundle(folder).manifest  # what another process wrote until the lock was ours
+        bundle.check_complete()
+        line = Line(bundle, progress or Silent())
+        graph = last_graph(bundle).artifact
+        engine = line.run(engine_stages.build(bundle, graph, compiler, options, line.progress))
+        unproven = _unproven(bundle, engine)
+    return Built(bundle, engine, engine.path in line.reused, time.perf_counter() - started, reason, unproven)
+
+
+def _unproven(bundle: Bundle, engine: Artifact) -> str:
+    """Names the engine in the parity report, unless that speaks of this very engine, and says what it says there."""
+    from skdeploy.parity.report import ParityReport
+
+    parity = bundle.artifact(stages.PARITY)
+    if parity is None:
+        return NOT_COMPARED
+    if parity.provenance.parents.get(engine.path) != engine.sha256:
+        reason = _reason(bundle, engine)
+        bundle.produce(engine_stages.unproven_engine(bundle, parity, engine, reason))
+        return reason
+    report = ParityReport.model_validate_json(bundle.check(parity).read_text(encoding="utf-8"))
+    comparison = next((c for c in report.comparisons if c.artifact == engine.path), None)
+    return comparison.reason if comparison is not None else NOT_COMPARED
+
+
+def _reason(bundle: Bundle, engine: Artifact) -> str:
+    """Why the engine is not proven. One that loads here, and no more than that, is not either; one that does not load though
+    its compiler and device are here is no engine: what it raises is raised.
+    """
+    try:
+        Runner(bundle, engine, backend_of(engine)).open().close()
+    except DependencyError as error:
+        return error.message.replace(f"{bundle.folder}/", "")  # the report goes where the bundle goes
+    return NOT_COMPARED
+
+
+def profiles_of(
+    written: tuple[str, ...], batches: tuple[int | None, int | None, int | None]
+) -> tuple[tuple[int, int, int], ...]:
+    """The profiles from texts like "1/8/32", or one from (min, opt, max), None being the default. Raises UsageError."""
+    if written and batches != (None, None, None):
+        raise UsageError(
+            "--profile and --min-batch, --opt-batch or --max-batch say the same thing twice",
+            advice="give one of the two",
+        )
+    if batches != (None, None, None):
+        low, opt, high = (
+            default if given is None else given for given, default in zip(batches, DEFAULT_PROFILE, strict=True)
+        )
+        return ((low, opt, high),)
+    return tuple(map(_profile, written))
+
+
+def _profile(text: str) -> tuple[int, int, int]:
+    parts = text.split("/")
+    try:
+        low, opt, high = (int(part) for part in parts)
+    except ValueError as error:
+        raise UsageError(f"--profile {text}: three batches are wanted", advice="write it as 1/8/32") from error
+    return low, opt, high
+
+
+def gibibytes(option: str, amount: float | None) -> int | None:
+    """Bytes of so many GiB. Raises UsageError for what no machine could have."""
+    if amount is None:
+        return None
+    if not 0 < amount < MAX_GIB:
+        raise UsageError(f"{option} {amount:g}: more than 0 GiB and less than {MAX_GIB:,}")
+    return round(amount * GIB)
+
+
+def proof_text(details: Mapping[str, JsonValue]) -> str:
+    """What is proven of an engine's precision, in one sentence; empty for an engine of an earlier version."""
+    from skdeploy.engines.proof import PrecisionProof
+
+    proof = details.get("proof")
+    return PrecisionProof.model_validate(proof).text() if proof is not None else ""

@@ -1,0 +1,169 @@
+"""``skdeploy build``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from skdeploy.cli.export import EngineTarget
+
+if TYPE_CHECKING:
+    from skdeploy.building import Built
+
+MEMORY = {  # an engine's details, and what they are called
+    "weights_memory_bytes": "weights",
+    "activation_memory_bytes": "activations",
+    "workspace_bytes": "workspace limited to",
+    "tactic_bytes": "tactics limited to",
+}
+
+
+def build(
+    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    target: Annotated[
+        EngineTarget, typer.Option(help="Which engine: auto is TensorRT on a GPU, else TensorRT-RTX ahead of time.")
+    ] = "auto",
+    min_batch: Annotated[int | None, typer.Option(help="The engine's smallest batch.  [default: 1]")] = None,
+    opt_batch: Annotated[int | None, typer.Option(help="The batch that the engine is tuned for.  [default: 8]")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="The engine's largest batch.  [default: 32]")] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MIN/OPT/MAX", help="Batches as one option, such as 1/8/32; repeat for more profiles."),
+    ] = None,
+    opt_level: Annotated[
+        int | None,
+        typer.Option(help="TensorRT's effort, from 0, a quick build, to 5, a fast engine.  [default: TensorRT's, 3]"),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep how long TensorRT's kernels take here: the next build is quicker."),
+    ] = None,
+    workspace: Annotated[
+        float | None, typer.Option(help="Limit of a kernel's scratch memory, GiB.  [Jetson: a quarter of what is free]")
+    ] = None,
+    tactic_memory: Annotated[
+        float | None,
+        typer.Option(
+            help="Limit of what a kernel that is tried out may take, GiB, rounded down to a power of two.  "
+            "[Jetson: half of what is free]"
+        ),
+    ] = None,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X.Y", help="GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable."),
+    ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="An engine for later TensorRTs too; it needs their lean runtime."),
+    ] = False,
+    hardware_compatible: Annotated[
+        Literal["none", "ampere+", "same-cc"],
+        typer.Option(help="An engine for other GPUs too: Ampere and later, or of the same compute capability."),
+    ] = "none",
+    strip: Annotated[
+        bool, typer.Option("--strip", help="Leave the weights out: they come from the ONNX file when it is loaded.")
+    ] = False,
+    dla_core: Annotated[int | None, typer.Option(help="Build for this DLA core of a Jetson AGX Orin.")] = None,
+    dla_fallback: Annotated[
+        bool,
+        typer.Option(
+            "--dla-fallback/--no-dla-fallback",
+            help="Let the GPU run the layers that a DLA does not; without it, one such layer fails the build.",
+        ),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
+    ] = False,
+) -> None:
+    """Build an engine from a bundle's last graph, for this device, and add it to the bundle.
+
+    Run it again and nothing is built unless an option or the device has changed.
+    """
+    from skdeploy.building import BuildRequest, build_engine, gibibytes, profiles_of
+    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.spec import Target
+
+    request = BuildRequest(
+        target=Target(target),
+        profiles=profiles_of(tuple(profile or ()), (min_batch, opt_batch, max_batch)),
+        workspace_bytes=gibibytes("--workspace", workspace),
+        tactic_bytes=gibibytes("--tactic-memory", tactic_memory),
+        compute_capabilities=tuple(compute_capability or ()),
+        optimization_level=opt_level,
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        strip=strip,
+        dla_core=dla_core,
+        dla_fallback=dla_fallback,
+    )
+    with ConsoleProgress() as progress:
+        built = build_engine(bundle, request, progress)
+    if json:
+        _print_json(built)
+    else:
+        _print_table(built)
+
+
+def _print_table(built: Built) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from skdeploy.cli.console import output_console, size_text
+
+    engine, console = built.artifact, output_console()
+    table = Table(box=None, pad_edge=False)
+    for column in ("engine", "precision", "size", "time"):
+        table.add_column(column, justify="left" if column in ("engine", "precision") else "right", overflow="fold")
+    seconds = "up to date" if built.reused else f"{engine.provenance.seconds:.1f} s"
+    table.add_row(escape(engine.path), engine.precision or "", size_text(engine.size_bytes), seconds)
+    console.print(
+        escape(f"{built.bundle.manifest.model.name}  ->  {built.bundle.folder}"), style="italic", soft_wrap=True
+    )
+    console.print(table)
+    for name, text in _lines(built):
+        console.print(f"{name + ':':<9} {escape(text)}", soft_wrap=True)
+    if built.unproven:
+        console.print(f"[yellow]not proven here:[/yellow] {escape(built.unproven)}", soft_wrap=True)
+
+
+def _lines(built: Built) -> list[tuple[str, str]]:
+    from skdeploy.building import proof_text
+    from skdeploy.cli.console import size_text
+
+    details = built.artifact.details
+    where = details["runs_on"]
+    lines = [("why", built.reason), ("runs on", "; ".join(map(str, where)) if isinstance(where, list) else "")]
+    memory = [
+        f"{label} {size_text(value)}" for name, label in MEMORY.items() if isinstance(value := details.get(name), int)
+    ]
+    lines += [("memory", ", ".join(memory))] if memory else []
+    lines += [("proof", text)] if (text := proof_text(details)) else []
+    return lines
+
+
+def _print_json(built: Built) -> None:
+    import json
+    import sys
+
+    from skdeploy.building import proof_text
+
+    artifact = built.artifact
+    content = {
+        "bundle": str(built.bundle.folder),
+        "engine": artifact.path,
+        "sha256": artifact.sha256,
+        "size_bytes": artifact.size_bytes,
+        "reused": built.reused,
+        "build_seconds": artifact.provenance.seconds,
+        "seconds": round(built.seconds, 3),
+        "reason": built.reason,
+        "unproven": built.unproven,
+        "proof": proof_text(artifact.details),
+        "options": artifact.provenance.options,
+        "details": artifact.details,
+    }
+    json.dump(content, sys.stdout, indent=2)
+    sys.stdout.write("\n")

@@ -1,0 +1,108 @@
+"""How the engines of a bundle are shown, by ``skdeploy inspect --engine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skdeploy.engine_inspection import EngineFacts
+    from skdeploy.engines.proof import PrecisionProof, WeightedPrecision
+
+_SHOWN_MODULES = 4
+
+
+def show_engines(folder: Path, *, layers: bool, json: bool) -> None:
+    """Prints every engine of a bundle; raises EngineError if one is not what was asked for: after the table, and in place of
+    the JSON, where ``__main__`` prints the error as the one object on stdout.
+    """
+    from skdeploy.engine_inspection import inspect_engines
+
+    found = inspect_engines(folder)
+    if not json:
+        for facts in found:
+            _print(facts, layers=layers)
+    for facts in found:
+        facts.check()
+    if json:
+        import json as encoder
+
+        print(encoder.dumps({"bundle": str(folder), "engines": [facts.as_json() for facts in found]}, indent=2))
+
+
+def _print(facts: EngineFacts, *, layers: bool) -> None:
+    from rich.markup import escape
+
+    from skdeploy.cli.console import output_console, size_text
+    from skdeploy.engines.proof import shares_text
+
+    console = output_console()
+    memory = ", ".join(
+        f"{name.removesuffix('_bytes').replace('_', ' ')} {size_text(n)}" for name, n in facts.memory.items()
+    )
+    proof = facts.proof
+    rows = [
+        ("engine", f"{facts.artifact.path}, {facts.artifact.precision or ''}, {size_text(facts.artifact.size_bytes)}"),
+        ("built with", f"{facts.header.compiler} {facts.header.version}{_built_for(facts)}"),
+        ("runs here", facts.runs_here),
+        ("memory", memory),
+        ("proof", proof.text() if proof else "none: it was built before skdeploy made one"),
+        ("layers", f"{len(proof.layers)}: {shares_text(proof.share_of_layers)}" if proof else ""),
+    ]
+    for name, text in rows:
+        if text:
+            console.print(f"{name + ':':<11} {escape(text)}", soft_wrap=True, highlight=False)
+    if proof is not None:
+        console.print(_weighted_table(proof))
+        if layers:
+            console.print(_layer_table(proof))
+
+
+def _built_for(facts: EngineFacts) -> str:
+    built = facts.built_for
+    if built is None:
+        return ""
+    gpu = f"{built.gpu}, " if built.gpu else ""
+    capabilities = f"compute capability {', '.join(built.compute_capabilities)}, " if built.compute_capabilities else ""
+    return f", for {gpu}{capabilities}{built.system} {built.machine}"
+
+
+def _weighted_table(proof: PrecisionProof) -> object:
+    """Convolutions and matrix products in groups of one type each, the most multiply-accumulates first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column, justify in (
+        ("runs in", "left"),
+        ("graph", "left"),
+        ("layers", "right"),
+        ("MACs", "right"),
+        ("which", "left"),
+    ):
+        table.add_column(column, justify="right" if justify == "right" else "left", overflow="fold")
+    groups: dict[tuple[str, str], list[WeightedPrecision]] = {}
+    for layer in proof.weighted:
+        groups.setdefault((layer.found, layer.wanted), []).append(layer)
+    total = sum(layer.macs or 0 for layer in proof.weighted)
+    known = proof.share_of_macs is not None and total > 0
+    for (found, wanted), group in sorted(groups.items(), key=lambda item: -sum(layer.macs or 0 for layer in item[1])):
+        share = f"{sum(layer.macs or 0 for layer in group) / total:.1%}" if known else "open"
+        named = [layer.module or layer.node for layer in group]
+        more = f", and {len(named) - _SHOWN_MODULES} more" if len(named) > _SHOWN_MODULES else ""
+        which = ", ".join(named[:_SHOWN_MODULES]) + more
+        colour = "red" if group[0].wider else None
+        table.add_row(found, wanted, str(len(group)), share, escape(which), style=colour)
+    return table
+
+
+def _layer_table(proof: PrecisionProof) -> object:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("layer", "kind", "precision"):
+        table.add_column(column, overflow="fold")
+    for layer in proof.layers:
+        table.add_row(escape(layer.name), escape(layer.kind), layer.precision)
+    return table

@@ -1,0 +1,141 @@
+"""What is known of a bundle's engines: the proof of their precision, what they were built for, and whether they run here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skdeploy import engines
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.engines.compatibility import BuiltFor, Obstacle, PlanHeader, here, obstacles, read_header
+from skdeploy.engines.inspect import prove_plan
+from skdeploy.engines.proof import PrecisionProof
+from skdeploy.errors import EngineError, UsageError
+
+MEMORY = ("weights_memory_bytes", "activation_memory_bytes", "workspace_bytes", "tactic_bytes")
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """One engine of a bundle. ``obstacles`` are what keeps it from running here. ``proof`` is of the plan where it runs here,
+    else the one of its build; None where a version of skdeploy that made none has built it.
+    """
+
+    artifact: Artifact
+    plan: Path
+    header: PlanHeader
+    built_for: BuiltFor | None
+    obstacles: tuple[Obstacle, ...]
+    proof: PrecisionProof | None
+
+    @property
+    def runs_here(self) -> str:
+        """In words: "yes", or "no, because ..."."""
+        if not self.obstacles:
+            return "yes, as far as its manifest and header tell"
+        first = self.obstacles[0]
+        return f"no, because {first.reason}; {first.advice}"
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes on the device, by the names of ``EngineReport``, as far as they are known."""
+        found = {name: self.artifact.details.get(name) for name in MEMORY}
+        return {name: value for name, value in found.items() if isinstance(value, int)}
+
+    def check(self) -> None:
+        """Raises EngineError if layers run wider than the graph says, or nothing tells what they run in."""
+        if self.proof is None:
+            raise EngineError(
+                f"{self.plan} has no proof of its precision: it was built before skdeploy made one",
+                advice="build it again: skdeploy build BUNDLE",
+            )
+        self.proof.check(self.plan)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for machines."""
+        proof = self.proof
+        return {
+            "path": self.artifact.path,
+            "sha256": self.artifact.sha256,
+            "precision": self.artifact.precision,
+            "size_bytes": self.artifact.size_bytes,
+            "compiler": self.header.compiler,
+            "version": self.header.version,
+            "built_for": self.built_for.model_dump(mode="json") if self.built_for else None,
+            "memory": self.memory,
+            "runs_here": not self.obstacles,
+            "obstacles": [{"of": o.of, "reason": o.reason, "advice": o.advice} for o in self.obstacles],
+            "proof": None
+            if proof is None
+            else {
+                "source": proof.source,
+                "text": proof.text(),
+                "as_asked": not proof.wider,
+                "wider": [layer.node for layer in proof.wider],
+                "unproven": [layer.node for layer in proof.unproven],
+                "share_of_layers": proof.share_of_layers,
+                "share_of_macs": proof.share_of_macs,
+                "weighted": [layer.model_dump(mode="json") for layer in proof.weighted],
+                "layers": [layer.model_dump(mode="json") for layer in proof.layers],
+            },
+        }
+
+
+def inspect_engines(folder: Path) -> tuple[EngineFacts, ...]:
+    """Every engine of a bundle, digest first. Raises UsageError if it has none, IntegrityError, and EngineError for a plan that
+    is none, or that its compiler refuses though nothing spoke against it.
+    """
+    bundle = load_bundle(folder)
+    found = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "engine"]
+    if not found:
+        raise UsageError(
+            f"{folder} holds no engine",
+            advice=f"build one with: skdeploy build {folder} --target tensorrt_rtx (no GPU needed), or tensorrt",
+        )
+    return tuple(_facts(bundle, artifact) for artifact in found)
+
+
+def _facts(bundle: Bundle, artifact: Artifact) -> EngineFacts:
+    path = bundle.check(artifact)
+    plan = path.read_bytes()
+    header = read_header(path, plan)
+    recorded = artifact.details.get("built_for")
+    built = BuiltFor.model_validate(recorded) if recorded is not None else None
+    name = str(artifact.details["compiler"])
+    against = obstacles(name, built, header, here(name))
+    if not against:
+        proof: PrecisionProof | None = _prove(name, path, plan, _graph(bundle, artifact))
+    else:
+        made = artifact.details.get("proof")
+        proof = PrecisionProof.model_validate(made) if made is not None else None
+    return EngineFacts(artifact, path, header, built, against, proof)
+
+
+def _graph(bundle: Bundle, artifact: Artifact) -> Path:
+    """The ONNX file that the engine was built from. Raises EngineError if the bundle holds another by now."""
+    for parent, sha256 in artifact.provenance.parents.items():
+        graph = bundle.artifact(parent)
+        if graph is not None and graph.format == "onnx":
+            if graph.sha256 != sha256:
+                break
+            return bundle.check(graph)
+    raise EngineError(
+        f"{bundle.folder} does not hold the graph that {artifact.path} was built from",
+        advice="build the engine again: skdeploy build BUNDLE",
+    )
+
+
+def _prove(name: str, path: Path, plan: bytes, graph: Path) -> PrecisionProof:
+    from skdeploy.engines._log import capture
+
+    trt = engines.load(name)
+    with capture(trt) as (logger, log):
+        runtime = trt.Runtime(logger)  # alive as long as its engine
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(
+                f"{trt.__name__} {trt.__version__} cannot load {path}: {log.reasons()}", advice="build it again here"
+            )
+        return prove_plan(trt, engine, graph)

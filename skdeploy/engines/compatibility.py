@@ -1,0 +1,302 @@
+"""Whether a plan can run on this machine, told before the compiler is imported: from the manifest and the plan's first bytes.
+
+What is known of a plan's header, and from where; nothing else of it is read:
+
+- bytes 0 to 3 are the tag: ``ftrt`` for TensorRT (trtexec, ``printPlanVersion`` in NVIDIA/TensorRT's sampleEngines.cpp,
+  kPLAN_FILE_TAG), ``vtrt`` for TensorRT-RTX (every plan that 1.7.1 built here);
+- bytes 4 to 7 are the serialization version; trtexec knows 0 alone, and so do we: of another, only the tag is believed;
+- bytes 24 to 27 are the compiler's version (the same function; TensorRT-RTX 1.7.1.116 wrote 1, 7, 1, 116);
+- TensorRT-RTX only, from plans built here for each compute capability: bytes 16 to 23 are the file's length in bytes, and
+  bytes 32 to 39 have a bit per compute capability, see ``_RTX_BITS``; a bit of unknown meaning (0x40) is ignored.
+
+Integers are little-endian. TensorRT-RTX's own header is 64 bytes long (``Runtime.engine_header_size``).
+"""
+
+from __future__ import annotations
+
+import platform
+import struct
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from skdeploy import engines
+from skdeploy.backends import cuda
+from skdeploy.engines._api import Compiler
+from skdeploy.engines._configure import known_capabilities
+from skdeploy.engines.options import BuildOptions, HardwareCompatible, version_numbers
+from skdeploy.errors import DependencyError, EngineError
+from skdeploy.spec import Frozen
+
+_TAGS: Final = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
+_VERSION_END, _RTX_HEADER_BYTES = 28, 64
+_SERIALIZATION: Final = 0
+_RTX_BITS: Final = {0x01: "7.5", 0x02: "8.0", 0x04: "8.6", 0x08: "8.9", 0x10: "12.0", 0x20: "12.1"}
+_TURING: Final = "7.5"  # TensorRT-RTX builds for Turing only where it is named
+_CUDA_MAJORS: Final = (12, 13)  # of the compilers' wheels: tensorrt_cu12, tensorrt_rtx_cu13 and so on
+_REBUILD: Final = "build it again here, from the bundle's graph: skdeploy build BUNDLE"
+
+
+class BuiltFor(Frozen):
+    """What an engine was built with and for, as the manifest keeps it.
+
+    ``gpu`` is the name of the GPU that built it, null ahead of time; ``compute_capabilities``, like "8.9", are those that it
+    runs on; ``driver`` is the newest CUDA version that the builder's driver served, null without one. ``stripped``: the weights
+    are not in the plan.
+    """
+
+    compiler: str
+    version: str
+    system: str
+    machine: str
+    gpu: str | None = None
+    compute_capabilities: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    driver: str | None = None
+    version_compatible: bool = False
+    hardware_compatible: HardwareCompatible = "none"
+    stripped: bool = False
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """What a plan says of itself; a version or capabilities that its header does not tell are empty."""
+
+    compiler: str
+    version: str = ""
+    compute_capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Here:
+    """This machine: ``driver`` is the newest CUDA version that the driver serves, empty without one; ``gpu_problem`` says why
+    there is no GPU. ``installed`` is the installed version of the plan's compiler, empty if there is none, and ``needs_cuda``
+    the major version of CUDA that it is built for, None where its package does not say.
+    """
+
+    system: str
+    machine: str
+    gpu: str = ""
+    compute_capability: str = ""
+    driver: str = ""
+    gpu_problem: str = ""
+    installed: str = ""
+    needs_cuda: int | None = None
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a plan does not run. ``of`` is the plan, which does not fit, or the machine, which runs no such plan at all."""
+
+    of: Literal["plan", "machine"]
+    reason: str
+    advice: str
+
+
+def built_for(trt: Compiler, options: BuildOptions) -> BuiltFor:
+    """What a build with these options on this machine makes: recorded beside the plan."""
+    devices = cuda.devices()
+    known = known_capabilities(trt)
+    if known:
+        capabilities = options.compute_capabilities or tuple(name for name in known if name != _TURING)
+    else:
+        capabilities = tuple(device.compute_capability for device in devices[:1])  # TensorRT builds for the first
+    return BuiltFor(
+        compiler=trt.__name__,
+        version=trt.__version__,
+        system=platform.system(),
+        machine=platform.machine(),
+        gpu=devices[0].name if devices and not known else None,
+        compute_capabilities=capabilities,
+        driver=cuda.driver_version() or None,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        stripped=options.strip,
+    )
+
+
+def require_compatible(name: str, path: Path, plan: bytes, built_for: BuiltFor | None) -> None:
+    """Raises EngineError if ``plan``, the content of ``path`` that the compiler ``name`` is to load, is no whole plan or was
+    not built for this machine; DependencyError if no such plan runs here: no driver, no GPU, no compiler, an old driver.
+    """
+    header = read_header(path, plan)
+    found = obstacles(name, built_for, header, here(name))
+    if found:
+        error = EngineError if found[0].of == "plan" else DependencyError
+        raise error(f"{path} does not run here: {found[0].reason}", advice=found[0].advice)
+
+
+def read_header(path: Path, plan: bytes) -> PlanHeader:
+    """What the first bytes of a plan tell. Raises EngineError for an empty file, one cut short, or no plan."""
+    if not plan:
+        raise EngineError(f"{path} is empty: no plan was written to it", advice=_REBUILD)
+    compiler = _TAGS.get(plan[:4])
+    if compiler is None:
+        raise EngineError(
+            f"{path} is no plan: it begins with {plan[:4]!r}, a plan with {b'ftrt'!r} or {b'vtrt'!r}",
+            advice="give the engine that skdeploy built, not an ONNX file or an archive",
+        )
+    length = _RTX_HEADER_BYTES if compiler == "tensorrt_rtx" else _VERSION_END
+    if len(plan) < length:
+        raise EngineError(
+            f"{path} is cut short: {len(plan)} bytes are less than a plan's header of {length}", advice=_REBUILD
+        )
+    (serialization,) = struct.unpack_from("<I", plan, 4)
+    if serialization != _SERIALIZATION:
+        return PlanHeader(compiler)
+    version = ".".join(map(str, plan[24:_VERSION_END]))
+    if compiler == "tensorrt":
+        return PlanHeader(compiler, version)
+    (size,) = struct.unpack_from("<Q", plan, 16)
+    if size != len(plan):
+        what = "is cut short" if len(plan) < size else "has bytes behind its end"
+        raise EngineError(f"{path} {what}: {len(plan)} bytes, its header says {size}", advice=_REBUILD)
+    (bits,) = struct.unpack_from("<Q", plan, 32)
+    return PlanHeader(compiler, version, tuple(name for bit, name in _RTX_BITS.items() if bits & bit))
+
+
+def here(name: str) -> Here:
+    """This machine, as a plan of the compiler ``name`` sees it, in milliseconds: nothing is imported."""
+    devices = cuda.devices()
+    return Here(
+        system=platform.system(),
+        machine=platform.machine(),
+        gpu=devices[0].name if devices else "",
+        compute_capability=devices[0].compute_capability if devices else "",
+        driver=cuda.driver_version(),
+        gpu_problem=cuda.driver_problem(),
+        installed=engines.version(name) if engines.installed(name) else "",
+        needs_cuda=_needs_cuda(name),
+    )
+
+
+def obstacles(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -> tuple[Obstacle, ...]:
+    """Everything that keeps a plan from running, what must be mended first before the rest; empty if nothing is known to.
+
+    ``name`` is the compiler that is to load it. Where manifest and header both speak, they must say the same.
+    """
+    return tuple(
+        found
+        for found in (
+            _wrong_compiler(name, built, header),
+            _driver(name, at),
+            _gpu(at),
+            _installed(name, at),
+            _platform(built, at),
+            _version(name, built, header, at),
+            _capability(name, built, header, at),
+        )
+        if found is not None
+    )
+
+
+def _wrong_compiler(name: str, built: BuiltFor | None, header: PlanHeader) -> Obstacle | None:
+    label = engines.LABELS[name]
+    if header.compiler != name:
+        other = engines.LABELS[header.compiler]
+        return Obstacle("plan", f"it is a plan of {other}, not of {label}", f"run it with {other}, or {_REBUILD}")
+    if built is not None and header.version and _same(header.version, built.version) is False:
+        return Obstacle(
+            "plan",
+            f"its header says {label} {header.version}, the manifest {built.version}",
+            "the plan or the manifest was replaced: " + _REBUILD,
+        )
+    return None
+
+
+def _driver(name: str, at: Here) -> Obstacle | None:
+    """CUDA's minor version compatibility: a driver of the same major version will do, an older one will not."""
+    if not at.driver or at.needs_cuda is None or version_numbers(at.driver)[0] >= at.needs_cuda:
+        return None
+    return Obstacle(
+        "machine",
+        f"the NVIDIA driver is too old: it serves CUDA {at.driver}, {engines.LABELS[name]} {at.installed} needs CUDA "
+        f"{at.needs_cuda}",
+        f"install a newer NVIDIA driver, or {engines.LABELS[name]} for CUDA {version_numbers(at.driver)[0]}",
+    )
+
+
+def _gpu(at: Here) -> Obstacle | None:
+    if at.gpu:
+        return None
+    return Obstacle(
+        "machine",
+        f"no GPU to run an engine on: {at.gpu_problem}",
+        "run on a machine with an NVIDIA GPU and driver, or run the ONNX file with ONNX Runtime",
+    )
+
+
+def _installed(name: str, at: Here) -> Obstacle | None:
+    if at.installed:
+        return None
+    return Obstacle("machine", f"{engines.LABELS[name]} is not installed", engines.install_advice(name))
+
+
+def _platform(built: BuiltFor | None, at: Here) -> Obstacle | None:
+    """Plans are not portable between operating systems or processors: NVIDIA, "Engine Compatibility"."""
+    if built is None or (built.system, built.machine) == (at.system, at.machine):
+        return None
+    return Obstacle(
+        "plan",
+        f"it was built on {built.system} {built.machine}, this is {at.system} {at.machine}",
+        _REBUILD,
+    )
+
+
+def _version(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -> Obstacle | None:
+    """The same version; for version-compatible plans the same or the next major one, 10 to 11, and none older.
+
+    The fourth number, a build of one release, is left to TensorRT's own check.
+    """
+    version = header.version or (built.version if built is not None else "")
+    if not version or not at.installed or _same(version, at.installed):
+        return None
+    label = engines.LABELS[name]
+    if built is not None and built.version_compatible:
+        made, runs = version_numbers(version), version_numbers(at.installed)
+        if made[:2] <= runs[:2] and runs[0] - made[0] <= 1:
+            return None
+        return Obstacle(
+            "plan",
+            f"its version-compatible plan of {label} {version} runs on that version and newer up to {made[0] + 1}.x, "
+            f"{at.installed} is installed",
+            _REBUILD,
+        )
+    return Obstacle(
+        "plan",
+        f"it was built with {label} {version}, and {at.installed} is installed",
+        f"{_REBUILD}, or install {label} {version}",
+    )
+
+
+def _capability(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -> Obstacle | None:
+    if not at.compute_capability:
+        return None
+    capabilities = header.compute_capabilities or (built.compute_capabilities if built is not None else ())
+    if not capabilities or at.compute_capability in capabilities:
+        return None
+    if built is not None and built.hardware_compatible == "ampere+" and version_numbers(at.compute_capability) >= (8,):
+        return None
+    made = f" ({built.gpu})" if built is not None and built.gpu else ""
+    wider = "skdeploy build BUNDLE --compute-capability " if name == "tensorrt_rtx" else ""
+    return Obstacle(
+        "plan",
+        f"it is for compute capability {', '.join(capabilities)}{made}, and {at.gpu} has {at.compute_capability}",
+        f"build it for this GPU: {wider}{at.compute_capability}" if wider else _REBUILD,
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    return version_numbers(one)[:3] == version_numbers(other)[:3]
+
+
+def _needs_cuda(name: str) -> int | None:
+    for major in _CUDA_MAJORS:
+        try:
+            metadata.version(f"{name}_cu{major}")
+        except metadata.PackageNotFoundError:
+            continue
+        return major
+    return None

@@ -1,0 +1,166 @@
+"""What TensorRT's engine inspector says of a plan's layers: its JSON, in 10.x's form and in 11.x's, as precisions.
+
+10.x has "Bindings", a list of names, and one field "Format/Datatype" for each tensor of a layer ("Row major Int8 format",
+"Channel major FP16 format where channel % 8 == 0", or "Half" alone); 11.x has "I/O Tensors", a list of objects, and "Format"
+and "DataType" apart: NVIDIA, "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from skdeploy.engines._api import Compiler, Engine
+from skdeploy.engines.proof import UNKNOWN, LayerPrecision, PrecisionProof, bits, compare, graph_layers
+from skdeploy.errors import EngineError
+
+# "[ONNX Layer: a]\x1f[ONNX Layer: b]": each entry is of one node, apart by a unit separator.
+_METADATA: Final = re.compile(r"\[ONNX Layer: ([^\x1f\x1e]*?)\](?=$|[\x1e\x1f\s\[])")
+_TYPES: Final = {
+    "int8": "int8",
+    "fp8": "fp8",
+    "fp4": "fp4",
+    "int4": "int4",
+    "fp16": "fp16",
+    "half": "fp16",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp32": "fp32",
+    "float": "fp32",
+    "int32": "int32",
+    "int64": "int64",
+    "uint8": "uint8",
+    "bool": "bool",
+}
+_TYPE: Final = re.compile(rf"\b({'|'.join(_TYPES)})\b", re.IGNORECASE)
+# The kernel's name has what it multiplies: sm80_xmma_gemm_f16f16_f16f32_f32_tn_n has inputs and outputs f16, then operands f16.
+_KERNEL: Final = re.compile(
+    r"_(?:i8|f16|bf16|f32|e4m3)(?:i8|i32|f16|bf16|f32|e4m3)_(i8|f16|bf16|tf32|f32|e4m3)(?:i32|f16|f32)_"
+)
+_OPERANDS: Final = {"i8": "int8", "f16": "fp16", "bf16": "bf16", "tf32": "fp32", "f32": "fp32", "e4m3": "fp8"}
+_MULTIPLIES: Final = ("conv", "gemm", "matmul", "matrixmultiply", "correlation")
+
+
+def prove_plan(trt: Compiler, engine: Engine, onnx_path: Path) -> PrecisionProof:
+    """What a deserialized engine runs the convolutions and matrix products of ``onnx_path`` in, asked of its inspector.
+
+    Raises EngineError if the inspector tells no layers' types, or the file cannot be read.
+    """
+    inspector = engine.create_engine_inspector()
+    information = inspector.get_engine_information(trt.LayerInformationFormat.__members__["JSON"])
+    return prove_information(information, onnx_path)
+
+
+def prove_information(information: str, onnx_path: Path) -> PrecisionProof:
+    """The same from the inspector's JSON text."""
+    layers = _layers(information)
+    records = tuple(map(_record, layers))
+    products = tuple(record for record, layer in zip(records, layers, strict=True) if _multiplies(layer))
+    graph = graph_layers(onnx_path)
+    return compare("inspector", graph, records, _found(records, products))
+
+
+def io_tensors(information: str) -> tuple[str, ...]:
+    """The names of the engine's inputs and outputs, in both forms."""
+    top = _top(information)
+    named = top.get("I/O Tensors", top.get("Bindings", []))
+    return tuple(str(entry["Name"]) if isinstance(entry, Mapping) else str(entry) for entry in named)
+
+
+def node_names(metadata: str, name: str) -> tuple[str, ...]:
+    """The ONNX nodes of a layer: from its metadata, else from its name, where " + " and " || " join those of fused ones."""
+    named = tuple(dict.fromkeys(_METADATA.findall(metadata)))
+    return named or tuple(dict.fromkeys(part.strip() for part in re.split(r" \+ | \|\| ", name) if part.strip()))
+
+
+def _top(information: str) -> Mapping[str, Any]:
+    try:
+        top = json.loads(information, strict=False)  # metadata holds control characters as they are
+    except ValueError as error:
+        raise EngineError(
+            f"the engine inspector's answer is no JSON: {error}", advice="build the engine again with this TensorRT"
+        ) from error
+    if not isinstance(top, Mapping) or not isinstance(top.get("Layers"), list):
+        raise EngineError(
+            "the engine inspector's answer has no list of layers", advice="build the engine again with this TensorRT"
+        )
+    return top
+
+
+def _layers(information: str) -> list[Mapping[str, Any]]:
+    layers = _top(information)["Layers"]
+    if not all(isinstance(layer, Mapping) for layer in layers):
+        raise EngineError(
+            "the engine tells its layers' names and not their types: it was built without detailed profiling",
+            advice="build it again with skdeploy, which asks for ProfilingVerbosity.DETAILED",
+        )
+    return list(layers)
+
+
+def _record(layer: Mapping[str, Any]) -> LayerPrecision:
+    name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", UNKNOWN))
+    return LayerPrecision(
+        name=name,
+        kind=kind,
+        precision=_precision(layer),
+        nodes=node_names(str(layer.get("Metadata", "")), name),
+    )
+
+
+def _precision(layer: Mapping[str, Any]) -> str:
+    """What it computes in. A multiplying layer: its kernel's operands, else its weights and activation, else the one type that
+    all its inputs have; another layer: its first output's type. Nothing is guessed where they do not tell.
+    """
+    if not _multiplies(layer):
+        outputs = _tensor_types(layer, "Outputs")
+        return outputs[0] if outputs else UNKNOWN
+    kernel = _KERNEL.search(str(layer.get("TacticName", "")))
+    if kernel:
+        return _OPERANDS[kernel.group(1)]
+    inputs = _tensor_types(layer, "Inputs")
+    weights = layer.get("Weights")
+    if isinstance(weights, Mapping) and inputs:
+        return max(_type(str(weights.get("Type", ""))), inputs[0], key=_known_or_widest)
+    return inputs[0] if len(set(inputs)) == 1 else UNKNOWN
+
+
+def _known_or_widest(precision: str) -> int:
+    return bits(precision) or 1 << 10  # an unknown type stays unknown beside a known one
+
+
+def _multiplies(layer: Mapping[str, Any]) -> bool:
+    kind, kernel = str(layer.get("LayerType", "")).lower(), str(layer.get("TacticName", ""))
+    return any(word in kind for word in _MULTIPLIES) or bool(_KERNEL.search(kernel))
+
+
+def _tensor_types(layer: Mapping[str, Any], side: str) -> list[str]:
+    tensors = layer.get(side, [])
+    return [_type(_datatype(tensor)) for tensor in tensors if isinstance(tensor, Mapping)]
+
+
+def _datatype(tensor: Mapping[str, Any]) -> str:
+    for key in ("DataType", "Datatype", "Format/Datatype", "Format"):
+        if key in tensor and _TYPE.search(str(tensor[key])):
+            return str(tensor[key])
+    return ""
+
+
+def _type(text: str) -> str:
+    named = _TYPE.search(text)
+    return _TYPES[named.group(1).lower()] if named else UNKNOWN
+
+
+def _found(records: tuple[LayerPrecision, ...], products: tuple[LayerPrecision, ...]) -> dict[str, str]:
+    """The precision of each node by the layers that multiply for it, the widest of several. A node that only other layers name
+    is inside one whose type need not be the product's: unknown.
+    """
+    found = {node: UNKNOWN for record in records for node in record.nodes}
+    seen: set[str] = set()
+    for record in products:
+        for node in record.nodes:
+            found[node] = max(found[node], record.precision, key=_known_or_widest) if node in seen else record.precision
+            seen.add(node)
+    return found

@@ -1,0 +1,273 @@
+"""What a build may be asked for, and which compiler takes what: refused here, before anything is imported or built.
+
+Nothing in this file touches a compiler: a version is a string, and the facts are in one table, ``SUPPORT``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+from pydantic import JsonValue
+
+from skdeploy.errors import EngineError, UsageError
+from skdeploy.spec import Precision
+
+HardwareCompatible = Literal["none", "ampere+", "same-cc"]
+Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+MAX_LEVEL: Final = 5  # a higher one is taken for 5, see IBuilderConfig.builder_optimization_level
+MIN_MEMORY_BYTES: Final = 1 << 20  # TensorRT refuses a pool of 1 KiB; with less than this no network was seen to build
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """The batch sizes that an engine takes, and the one it is best at: 1 <= min <= opt <= max, or a UsageError."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise UsageError(
+                f"batch profile {self.min}/{self.opt}/{self.max} is not 1 <= min <= opt <= max",
+                advice="give the smallest, the most frequent and the largest batch, as 1/8/32",
+            )
+
+    def __str__(self) -> str:
+        return f"{self.min}/{self.opt}/{self.max}"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built. Raises UsageError for what no compiler could do; ``require_supported`` knows what each can.
+
+    ``workspace_bytes`` limits a kernel's scratch memory, ``tactic_bytes`` the memory of a kernel that is tried out; None is
+    the module's default, all of it, or on a Jetson the shares of ``jetson.py``. ``compute_capabilities``, like ("8.9",), are
+    TensorRT-RTX's only; none means its default, all but Turing (7.5). ``sizes`` are the min, opt and max (height, width) in
+    pixels, for a graph whose height and width are dynamic. ``more_profiles`` come after ``profile``, which a session uses.
+    ``optimization_level`` None is the module's default, 3. ``timing_cache`` is a file, see ``timing_cache.py``. ``strip``
+    leaves the weights out: they come from the bundle's ONNX file when the plan is loaded, see ``refit.py``.
+    ``dla_fallback`` lets layers that a DLA does not run go to the GPU; without it such a layer fails the build.
+    """
+
+    profile: BatchProfile
+    workspace_bytes: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    sizes: Sizes | None = None
+    more_profiles: tuple[BatchProfile, ...] = ()
+    tactic_bytes: int | None = None
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware_compatible: HardwareCompatible = "none"
+    strip: bool = False
+    dla_core: int | None = None
+    dla_fallback: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
+            raise UsageError(
+                f"compute capabilities {self.compute_capabilities} name one twice", advice="name each once"
+            )
+        for what, limit in (("workspace", self.workspace_bytes), ("tactic memory", self.tactic_bytes)):
+            if limit is not None and limit < 1:
+                raise UsageError(f"a {what} of {limit} bytes is too small", advice="give bytes, at least 1")
+        if self.tactic_bytes is not None and self.tactic_bytes < MIN_MEMORY_BYTES:
+            raise UsageError(
+                f"a tactic memory of {self.tactic_bytes} bytes: no kernel can be tried out in less than "
+                f"{MIN_MEMORY_BYTES} bytes",
+                advice="give more, or leave it out",
+            )
+        for side in zip(*self.sizes, strict=True) if self.sizes else ():
+            if not 1 <= side[0] <= side[1] <= side[2]:
+                raise UsageError(
+                    f"sizes {self.sizes} are not 1 <= min <= opt <= max in height and in width",
+                    advice="give the smallest, the most frequent and the largest (height, width)",
+                )
+        if len(set(self.profiles)) < len(self.profiles):
+            raise UsageError(
+                f"profiles {', '.join(map(str, self.profiles))} name one twice", advice="give each profile once"
+            )
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= MAX_LEVEL:
+            raise UsageError(
+                f"optimization level {self.optimization_level}: from 0, the fastest build, to {MAX_LEVEL}, the slowest"
+            )
+        self._check_cache_and_dla()
+
+    def _check_cache_and_dla(self) -> None:
+        if self.timing_cache is not None and self.optimization_level == 0:
+            raise UsageError(
+                "optimization level 0 times no kernel, so TensorRT ignores the timing cache",
+                advice="leave --timing-cache out, or choose a level from 1 to 5",
+            )
+        if self.dla_core is None:
+            if self.dla_fallback:
+                raise UsageError("a fallback from a DLA without a DLA core", advice="name the core with --dla-core")
+            return
+        if self.dla_core < 0:
+            raise UsageError(f"DLA core {self.dla_core}: cores are numbered from 0")
+        fixed = all(profile.min == profile.max for profile in self.profiles)
+        if not fixed or len(self.profiles) > 1 or self.sizes is not None:
+            raise UsageError(
+                "a DLA takes static shapes only: one profile with one batch, and images of one size",
+                advice="give one batch, as --profile 8/8/8, and export without --dynamic-size",
+            )
+
+    @property
+    def profiles(self) -> tuple[BatchProfile, ...]:
+        """All of them, in the order of the engine's numbers."""
+        return (self.profile, *self.more_profiles)
+
+
+def recorded(options: BuildOptions) -> dict[str, JsonValue]:
+    """The options as a manifest has them: all that makes another engine. No path: of a cache, whether there was one."""
+    first, *others = [[profile.min, profile.opt, profile.max] for profile in options.profiles]
+    return {
+        "profile": list[JsonValue](first),
+        "more_profiles": [list[JsonValue](other) for other in others],
+        "sizes": [list[JsonValue](size) for size in options.sizes or ()],
+        "workspace_bytes": options.workspace_bytes,
+        "tactic_bytes": options.tactic_bytes,
+        "compute_capabilities": list[JsonValue](options.compute_capabilities),
+        "optimization_level": options.optimization_level,
+        "timing_cache": options.timing_cache is not None,
+        "version_compatible": options.version_compatible,
+        "hardware_compatible": options.hardware_compatible,
+        "strip": options.strip,
+        "dla_core": options.dla_core,
+        "dla_fallback": options.dla_fallback,
+    }
+
+
+class Rule(NamedTuple):
+    """Which compilers take an option: TensorRT from a version on (none: not at all), TensorRT-RTX, and why not the others."""
+
+    option: str
+    tensorrt: tuple[int, ...] | None
+    rtx: bool
+    reason: str
+
+
+# Where a fact is not in the API's own reference (IBuilderConfig, BuilderFlag, HardwareCompatibilityLevel), it is said here:
+# - TensorRT-RTX 1.7.1, tried without a GPU: levels 0 to 5 and any tactic memory give the same bytes, but for 32 that differ
+#   between builds of one level too; it ignores a hardware level with a warning, and a DLA without a word; VERSION_COMPATIBLE
+#   asks for libnvinfer_lean, which it does not ship; STRIP_PLAN and REFIT fail in Myelin, CHECK(status == CUDA_SUCCESS).
+# - same-cc came with TensorRT 10.9, and 10.8 lacks it, say users of trtexec; no release note of NVIDIA's was found that does.
+# - DLA: NVIDIA, "Working with DLA" of TensorRT 11.4.1: AGX Orin with JetPack 7.2.2 and 11.4.1; none on Jetson from 11.0 to
+#   11.4.0. That 10.x takes no strongly typed network on a DLA, and skdeploy builds no other, is users' word too.
+_NO_TACTICS: Final = "TensorRT-RTX tries no kernels when it builds: it chooses them on the GPU that runs the engine"
+SUPPORT: Final[Mapping[str, Rule]] = {
+    "compute_capabilities": Rule("--compute-capability", None, True, "TensorRT builds for the GPU that it runs on"),
+    "tactic_bytes": Rule("--tactic-memory", (10, 0), False, _NO_TACTICS),
+    "optimization_level": Rule("--opt-level", (10, 0), False, _NO_TACTICS),
+    "timing_cache": Rule("--timing-cache", (10, 0), False, "TensorRT-RTX has no timing cache"),
+    "version_compatible": Rule(
+        "--version-compatible", (10, 0), False, "TensorRT-RTX comes without the lean runtime that such a plan carries"
+    ),
+    "ampere+": Rule(
+        "--hardware-compatible ampere+",
+        (10, 0),
+        False,
+        "TensorRT-RTX's engines run on several GPUs as they are: name them with --compute-capability",
+    ),
+    "same-cc": Rule(
+        "--hardware-compatible same-cc",
+        (10, 9),
+        False,
+        "TensorRT-RTX's engines run on several GPUs as they are: name them with --compute-capability",
+    ),
+    "strip": Rule("--strip", (10, 0), False, "TensorRT-RTX cannot build a stripped plan ahead of time"),
+    "dla_core": Rule(
+        "--dla-core", (11, 4, 1), False, "TensorRT-RTX is for RTX GPUs, and a DLA is part of a Jetson AGX Orin"
+    ),
+}
+_OLD_DLA: Final = "DLA takes strongly typed networks, which are all that skdeploy builds, from TensorRT 11.4.1 on"
+
+
+def asked_for(options: BuildOptions) -> tuple[Rule, ...]:
+    """The rules of the options that are not at their defaults."""
+    given = {
+        "compute_capabilities": bool(options.compute_capabilities),
+        "tactic_bytes": options.tactic_bytes is not None,
+        "optimization_level": options.optimization_level is not None,
+        "timing_cache": options.timing_cache is not None,
+        "version_compatible": options.version_compatible,
+        "ampere+": options.hardware_compatible == "ampere+",
+        "same-cc": options.hardware_compatible == "same-cc",
+        "strip": options.strip,
+        "dla_core": options.dla_core is not None,
+    }
+    return tuple(rule for name, rule in SUPPORT.items() if given[name])
+
+
+def require_supported(
+    name: str,
+    version: str,
+    options: BuildOptions,
+    *,
+    on_jetson: bool,
+    gpu: str | None,
+    precision: Precision | None = None,
+) -> None:
+    """Raises UsageError for the first option that the compiler ``name`` of this version does not take on this machine, with
+    the compiler and version that would. ``gpu`` is its compute capability; ``precision`` the graph's, None if not known.
+    """
+    label = "TensorRT-RTX" if name == "tensorrt_rtx" else "TensorRT"
+    for rule in asked_for(options):
+        if name == "tensorrt_rtx" and not rule.rtx:
+            oldest = ".".join(map(str, rule.tensorrt or ()))
+            raise UsageError(
+                f"{label} {version} does not take {rule.option}: {rule.reason}",
+                advice=f"leave it out, or build with --target tensorrt, which takes it from {oldest} on",
+            )
+        if name == "tensorrt" and rule.tensorrt is None:
+            raise UsageError(
+                f"{label} {version} does not take {rule.option}: {rule.reason}",
+                advice="leave it out, or build with --target tensorrt_rtx, which takes it",
+            )
+        if name == "tensorrt" and rule.tensorrt is not None and version_numbers(version) < rule.tensorrt:
+            oldest = ".".join(map(str, rule.tensorrt))
+            why = f": {_OLD_DLA}" if rule.option == "--dla-core" else ""
+            raise UsageError(
+                f"{label} {version} does not take {rule.option}{why}",
+                advice=f"leave it out, or install TensorRT {oldest} or newer",
+            )
+    _require_hardware(options, on_jetson=on_jetson, gpu=gpu)
+    if options.dla_core is not None and precision is Precision.FP32:
+        raise UsageError(
+            "a DLA computes in FP16 and INT8, and the graph is FP32", advice="export with --fp16 or --int8"
+        )
+
+
+def _require_hardware(options: BuildOptions, *, on_jetson: bool, gpu: str | None) -> None:
+    """NVIDIA, "Engine Compatibility": no level on JetPack; HardwareCompatibilityLevel: from Ampere, or from Turing on."""
+    level = options.hardware_compatible
+    if level == "none":
+        return
+    if on_jetson:
+        raise UsageError(
+            f"--hardware-compatible {level} is not supported on Jetson",
+            advice="build on each kind of Jetson: an engine is for the module that built it",
+        )
+    oldest = {"ampere+": (8, 0), "same-cc": (7, 5)}[level]
+    if gpu is not None and version_numbers(gpu) < oldest:
+        raise UsageError(
+            f"--hardware-compatible {level} is for GPUs of compute capability {'.'.join(map(str, oldest))} and newer, "
+            f"this one has {gpu}",
+            advice="leave it out, or build on a newer GPU",
+        )
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """ "10.13.0.35" as numbers, as far as they are numbers. Raises EngineError for a version that begins with none."""
+    numbers: list[int] = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    if not numbers:
+        raise EngineError(f"a compiler says that its version is {version!r}", advice="install a released version")
+    return tuple(numbers)

@@ -1,0 +1,247 @@
+"""The precision that an engine's layers run in, against what its graph says: the record, its shares, and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import onnx_ir as ir
+from pydantic import Field
+
+from skdeploy.errors import EngineError
+from skdeploy.spec import Frozen
+
+UNKNOWN, MISSING = "unknown", "missing"
+_BITS: Final = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+_DTYPES: Final = {
+    "FLOAT": "fp32",
+    "FLOAT16": "fp16",
+    "BFLOAT16": "bf16",
+    "INT8": "int8",
+    "UINT8": "int8",
+    "FLOAT8E4M3FN": "fp8",
+}
+MAX_NAMED: Final = 10
+SOURCES: Final = {
+    "definition": "a proof of the network definition, before the build, and not of the plan",
+    "inspector": "a proof of the plan, by the engine inspector",
+}
+
+
+class LayerPrecision(Frozen):
+    """One layer of the network definition or of the plan. ``nodes``: the ONNX nodes that it computes, as far as it tells.
+
+    ``precision`` is fp32, fp16, int8 and so on; another type's own name; ``unknown`` where nothing tells it.
+    """
+
+    name: str
+    kind: str
+    precision: str
+    nodes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class WeightedPrecision(Frozen):
+    """A convolution or matrix product of the graph. ``wanted`` is the graph's type, ``found`` the engine's: ``unknown`` where
+    its layer does not tell, ``missing`` where no layer names it. ``macs`` are for one image, None where the graph leaves
+    them open.
+    """
+
+    node: str
+    module: str
+    wanted: str
+    found: str
+    macs: int | None
+
+    @property
+    def wider(self) -> bool:
+        """Whether it runs in more bits than the graph says."""
+        return self.found in _BITS and self.wanted in _BITS and _BITS[self.found] > _BITS[self.wanted]
+
+    def __str__(self) -> str:
+        return f"{self.node} ({self.found}, the graph says {self.wanted})"
+
+
+class PrecisionProof(Frozen):
+    """``source`` says what was looked at: the network ``definition`` before the build, or the plan, by its ``inspector``."""
+
+    source: Literal["definition", "inspector"]
+    layers: Annotated[tuple[LayerPrecision, ...], Field(strict=False)]
+    weighted: Annotated[tuple[WeightedPrecision, ...], Field(strict=False)]
+
+    @property
+    def share_of_layers(self) -> dict[str, float]:
+        """By precision, 0 to 1, the largest first."""
+        return _shares((layer.precision, 1) for layer in self.layers)
+
+    @property
+    def share_of_macs(self) -> dict[str, float] | None:
+        """By precision, 0 to 1; None where the graph leaves its sizes open."""
+        macs = [(layer.found, layer.macs) for layer in self.weighted if layer.macs is not None]
+        return _shares(macs) if len(macs) == len(self.weighted) else None
+
+    @property
+    def wider(self) -> tuple[WeightedPrecision, ...]:
+        """Those that run in a wider type than the graph says."""
+        return tuple(layer for layer in self.weighted if layer.wider)
+
+    @property
+    def unproven(self) -> tuple[WeightedPrecision, ...]:
+        """Those of which the engine does not tell the type, or that it does not name."""
+        return tuple(layer for layer in self.weighted if layer.found in (UNKNOWN, MISSING))
+
+    def check(self, path: Path) -> None:
+        """Raises EngineError that names the layers which run wider than the graph of ``path`` says. Unproven ones are told by
+        ``text``: they are no evidence of either.
+        """
+        if self.wider:
+            named = "\n".join(f"  {layer}" for layer in self.wider[:MAX_NAMED])
+            more = f"\n  and {len(self.wider) - MAX_NAMED} more" if len(self.wider) > MAX_NAMED else ""
+            raise EngineError(
+                f"{len(self.wider)} of {len(self.weighted)} convolutions and matrix products of {path} run in a wider type "
+                f"than the graph says ({SOURCES[self.source]}):\n{named}{more}",
+                advice="the compiler has no kernel of that type for them, or the plan is of another graph: build it again, or "
+                "keep these modules wide in the graph with --keep-fp32",
+            )
+
+    def text(self) -> str:
+        """The proof in one sentence, with what it does not prove."""
+        total = len(self.weighted)
+        as_asked = sum(not layer.wider for layer in self.weighted) - len(self.unproven)
+        parts = [f"{as_asked} of {total} convolutions and matrix products are in the graph's type or a narrower one"]
+        if self.wider:
+            parts.append(f"{len(self.wider)} are wider: {_names(self.wider)}")
+        unknown = tuple(layer for layer in self.unproven if layer.found == UNKNOWN)
+        missing = tuple(layer for layer in self.unproven if layer.found == MISSING)
+        if unknown:
+            parts.append(f"the type of {len(unknown)} is not told: {_names(unknown)}")
+        if missing:
+            parts.append(f"{len(missing)} are in no layer that was found: {_names(missing)}")
+        shares = self.share_of_macs
+        if shares is not None:
+            parts.append("MACs " + shares_text(shares))
+        return f"{'; '.join(parts)} ({SOURCES[self.source]})"
+
+
+@dataclass(frozen=True)
+class GraphLayer:
+    """What an ONNX file says of one convolution or matrix product with a constant weight."""
+
+    node: str
+    precision: str
+    macs: int | None
+
+
+def graph_layers(onnx_path: Path) -> tuple[GraphLayer, ...]:
+    """The convolutions and matrix products of an ONNX file, with constant weights or weights that are dequantized constants.
+
+    INT8 where both the activation and the weight come from a DequantizeLinear of an 8-bit tensor. Raises EngineError if it
+    cannot be read.
+    """
+    import onnx
+
+    try:
+        model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(onnx_path), data_prop=True))
+    except Exception as error:  # protobuf and onnx raise what they like for a file that is no model
+        raise EngineError(f"cannot read {onnx_path}: {error}", advice="export it again") from error
+    return tuple(
+        GraphLayer(node.name or "", _graph_precision(node), _macs(node, weight))
+        for node in model.graph
+        if (weight := _weight(node)) is not None
+    )
+
+
+def compare(
+    source: Literal["definition", "inspector"],
+    graph: tuple[GraphLayer, ...],
+    layers: tuple[LayerPrecision, ...],
+    found: dict[str, str],
+) -> PrecisionProof:
+    """The proof from the graph's layers, the engine's, and the precision that was ``found`` of each ONNX node by name."""
+    from skdeploy.graph.naming import module_of
+
+    return PrecisionProof(
+        source=source,
+        layers=layers,
+        weighted=tuple(
+            WeightedPrecision(
+                node=layer.node,
+                module=module_of(layer.node),
+                wanted=layer.precision,
+                found=found.get(layer.node, MISSING),
+                macs=layer.macs,
+            )
+            for layer in graph
+        ),
+    )
+
+
+def bits(precision: str) -> int:
+    """How wide it is; 0 for one that is no number's type, or unknown."""
+    return _BITS.get(precision, 0)
+
+
+def shares_text(shares: dict[str, float]) -> str:
+    """Like "fp16 97.5 %, fp32 2.5 %"."""
+    return ", ".join(f"{name} {share:.1%}".replace("%", " %") for name, share in shares.items())
+
+
+def _shares(counted: Iterable[tuple[str, int]]) -> dict[str, float]:
+    counts: dict[str, int] = {}
+    for name, count in counted:
+        counts[name] = counts.get(name, 0) + count
+    total = sum(counts.values())
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return {name: count / total for name, count in largest} if total else {}
+
+
+def _names(layers: tuple[WeightedPrecision, ...]) -> str:
+    named = ", ".join(layer.node for layer in layers[:MAX_NAMED])
+    return named + (f" and {len(layers) - MAX_NAMED} more" if len(layers) > MAX_NAMED else "")
+
+
+def _weight(node: ir.Node) -> ir.Value | None:
+    """The constant that the node multiplies by, seen through a DequantizeLinear; None if it is no such node."""
+    from skdeploy.graph.placement import WEIGHTED
+
+    if node.op_type not in WEIGHTED or len(node.inputs) < 2:
+        return None
+    value = node.inputs[1]
+    producer = value.producer() if value is not None else None
+    while producer is not None and producer.op_type in ("DequantizeLinear", "QuantizeLinear", "Cast", "Transpose"):
+        value = producer.inputs[0]
+        producer = value.producer() if value is not None else None
+    return value if value is not None and value.is_initializer() else None
+
+
+def _graph_precision(node: ir.Node) -> str:
+    first, second = node.inputs[0], node.inputs[1]
+    assert first is not None  # ONNX asks for both
+    assert second is not None
+    quantized = [_dequantized(value) for value in (first, second)]
+    if all(quantized):
+        return quantized[0] or UNKNOWN
+    return _DTYPES.get(first.dtype.name, first.dtype.name.lower()) if first.dtype is not None else UNKNOWN
+
+
+def _dequantized(value: ir.Value) -> str | None:
+    producer = value.producer()
+    while producer is not None and producer.op_type in ("Transpose", "Reshape", "Flatten"):
+        first = producer.inputs[0]
+        producer = first.producer() if first is not None else None
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return None
+    integers = producer.inputs[0]
+    return _DTYPES.get(integers.dtype.name) if integers is not None and integers.dtype is not None else UNKNOWN
+
+
+def _macs(node: ir.Node, weight: ir.Value) -> int | None:
+    """Each weight once at each place of one image's output."""
+    shape, sizes = node.outputs[0].shape, weight.shape
+    if shape is None or sizes is None:
+        return None
+    places = shape[2:] if node.op_type == "Conv" else shape[1:-1]
+    known = [size for size in (*places, *sizes) if isinstance(size, int)]
+    return prod(known) if len(known) == len(places) + len(sizes) else None

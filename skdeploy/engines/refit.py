@@ -1,0 +1,45 @@
+"""The weights back into a plan that was built without them: from the ONNX file that it was built from, by TensorRT's parser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from skdeploy.engines._api import Compiler, Engine, Refits
+from skdeploy.engines._log import capture
+from skdeploy.engines._nodes import explain, where
+from skdeploy.errors import EngineError
+
+_ADVICE = "a stripped plan takes the weights of its own ONNX file and no other: build it again from this one"
+
+
+def refit(trt: Compiler, engine: Engine, onnx_path: Path) -> None:
+    """Gives a deserialized engine, built with ``strip``, the weights of ``onnx_path``; it may then run.
+
+    The plan was built with REFIT_IDENTICAL: other weights than those it was built with are undefined behaviour to TensorRT, so
+    check the file's digest first. Raises EngineError if the file does not fit or weights stay missing.
+    """
+    refits = cast(Refits, trt)
+    with capture(trt) as (logger, log):
+        refitter = refits.Refitter(engine, logger)
+        parser = refits.OnnxParserRefitter(refitter, logger)
+        fits = parser.refit_from_file(str(onnx_path))
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        if not fits or errors:
+            shown = "; ".join(
+                f"{where(error.node_name(), error.node_operator())}: "
+                f"{explain(error.desc(), error.node_operator(), error.func())}"
+                for error in errors
+            )
+            raise EngineError(
+                f"the weights of {onnx_path} do not fit the plan: {shown or log.reasons()}", advice=_ADVICE
+            )
+        missing = refitter.get_missing_weights()
+        if missing:
+            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise EngineError(f"{onnx_path} lacks weights that the plan needs: {named}", advice=_ADVICE)
+        if not refitter.refit_cuda_engine():
+            raise EngineError(
+                f"{trt.__name__} {trt.__version__} could not refit from {onnx_path}: {log.reasons()}", advice=_ADVICE
+            )
+        del parser  # before the refitter, which it points to

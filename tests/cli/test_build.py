@@ -1,0 +1,387 @@
+"""``skdeploy build``: real builds with TensorRT-RTX, which needs no GPU, into copies of one bundle."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy import engines
+from skdeploy.building import BuildRequest, build_engine
+from skdeploy.bundle.artifact import digest_file
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.parity.report import ParityReport
+from skdeploy.progress import Silent
+from skdeploy.spec import Target
+
+Run = Callable[..., Any]
+pytestmark = pytest.mark.skipif(bool(engines.obstacle("tensorrt_rtx")[0]), reason="TensorRT-RTX does not build here")
+no_tensorrt = pytest.mark.skipif(not engines.obstacle("tensorrt")[0], reason="TensorRT builds here")
+ENGINE = "engines/tensorrt_rtx-fp16.engine"
+RTX = ("--target", "tensorrt_rtx")
+
+
+@pytest.fixture(scope="session")
+def once_built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with an engine that was built after the export. Do not change it."""
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("built") / "bundle"))
+    build_engine(folder, BuildRequest(Target.TENSORRT_RTX))
+    return folder
+
+
+@pytest.fixture
+def built(once_built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(once_built, tmp_path / "built"))
+
+
+def parity(folder: Path) -> ParityReport:
+    return ParityReport.model_validate_json((folder / "parity.json").read_text(encoding="utf-8"))
+
+
+def batches(profile: dict[str, list[list[int]]]) -> list[int]:
+    """The (min, opt, max) batch of a profile of one input."""
+    (shapes,) = profile.values()
+    return [shape[0] for shape in shapes]
+
+
+def content(folder: Path) -> dict[str, str]:
+    """The digest of every file but the lock."""
+    return {
+        str(path.relative_to(folder)): digest_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+# What a build gives
+
+
+def test_an_engine_is_added_and_the_second_time_it_is_up_to_date(run: Run, bundle: Path) -> None:
+    first = run("build", bundle, *RTX)
+    assert first.code == 0, first.err
+    assert ENGINE in first.out
+    assert "runs on:  NVIDIA GPUs of compute capability 8.0" in first.out
+    assert "memory:   weights" in first.out
+    assert "proof:" in first.out
+    load_bundle(bundle).check_all()
+    before = content(bundle)
+    second = run("build", bundle, *RTX)
+    assert second.code == 0
+    assert "up to date" in second.out
+    assert content(bundle) == before
+
+
+def test_json_tells_the_same_and_nothing_else(run: Run, built: Path) -> None:
+    result = run("build", built, *RTX, "--json")
+    assert result.code == 0
+    assert result.json["engine"] == ENGINE
+    assert result.json["reused"] is True
+    assert result.json["sha256"] == digest_file(built / ENGINE)
+    assert result.json["size_bytes"] == (built / ENGINE).stat().st_size == result.json["details"]["plan_bytes"]
+    assert result.json["options"]["profile"] == [1, 8, 32]
+    assert result.json["details"]["built_for"]["compiler"] == "tensorrt_rtx"
+    assert result.json["details"]["proof"]["source"] == "definition"
+
+
+def test_auto_is_what_export_means_by_it(run: Run, built: Path) -> None:
+    expected, reason = engines.choose(Target.AUTO)
+    result = run("build", built, "--json")
+    assert result.code == 0
+    assert result.json["options"]["compiler"] == expected
+    assert result.json["reason"] == reason
+
+
+def test_an_export_with_the_same_options_finds_the_engine_up_to_date(
+    run: Run, built: Path, again: list[object]
+) -> None:
+    arguments = ["tensorrt_rtx" if argument == "onnx" else argument for argument in again]
+    result = run(*arguments, "-o", built, "--json")
+    assert result.code == 0, result.err
+    assert {row["path"]: row["reused"] for row in result.json["artifacts"]}[ENGINE] is True
+    assert {row["path"]: row["reused"] for row in result.json["artifacts"]}["parity.json"] is False
+
+
+def test_another_option_is_another_engine_in_the_place_of_the_first(run: Run, built: Path) -> None:
+    before = digest_file(built / ENGINE)
+    result = run("build", built, *RTX, "--profile", "1/2/4", "--profile", "16/16/16", "--json")
+    assert result.code == 0, result.err
+    assert result.json["reused"] is False
+    assert batches(result.json["details"]["profile"]) == [1, 2, 4]
+    assert [batches(profile) for profile in result.json["details"]["more_profiles"]] == [[16, 16, 16]]
+    assert digest_file(built / ENGINE) != before
+    found = load_bundle(built)
+    found.check_all()
+    assert [artifact.path for artifact in found.manifest.artifacts].count(ENGINE) == 1
+
+
+def test_the_batches_reach_the_engine(run: Run, built: Path) -> None:
+    result = run("build", built, *RTX, "--min-batch", 2, "--opt-batch", 4, "--json")
+    assert batches(result.json["details"]["profile"]) == [2, 4, 32]
+
+
+def test_the_last_duration_is_told_while_an_engine_is_built_again(built: Path) -> None:
+    details: list[str] = []
+
+    class Listening(Silent):
+        def update(self, detail: str) -> None:
+            details.append(detail)
+
+    last = load_bundle(built).artifact(ENGINE)
+    assert last is not None
+    build_engine(built, BuildRequest(Target.TENSORRT_RTX, profiles=((1, 1, 2),)), Listening())
+    assert details
+    assert all(detail.endswith(f"; the last build took {last.provenance.seconds:.1f} s") for detail in details)
+
+
+# What a build does not claim
+
+
+def test_the_parity_report_names_the_new_engine_unproven_and_keeps_the_rest(exported: Path, once_built: Path) -> None:
+    before, after = parity(exported), parity(once_built)
+    *kept, engine = after.comparisons
+    assert tuple(kept) == before.comparisons
+    assert (engine.artifact, engine.backend, engine.precision) == (ENGINE, "tensorrt_rtx", "fp16")
+    assert engine.verdict == "unproven"
+    assert engine.reason
+    assert str(once_built) not in engine.reason
+    assert (after.suites, after.run_to_run, after.verdict) == (before.suites, before.run_to_run, before.verdict)
+    recorded = load_bundle(once_built).artifact("parity.json")
+    then = load_bundle(exported).artifact("parity.json")
+    assert recorded is not None
+    assert then is not None
+    assert recorded.provenance.options["measured_with"] == then.provenance.tools
+
+
+def test_a_second_engine_does_not_change_what_the_parity_was_measured_with(run: Run, built: Path) -> None:
+    before = load_bundle(built).artifact("parity.json")
+    assert run("build", built, *RTX, "--opt-batch", 2).code == 0
+    after = load_bundle(built).artifact("parity.json")
+    assert before is not None
+    assert after is not None
+    assert after.provenance.options["measured_with"] == before.provenance.options["measured_with"]
+    assert [c.artifact for c in parity(built).comparisons].count(ENGINE) == 1
+
+
+def test_an_engine_whose_report_was_not_written_is_named_the_next_time(run: Run, exported: Path, built: Path) -> None:
+    """A build that was killed between the two: the engine is recorded, the report still the export's."""
+    shutil.copy(exported / "parity.json", built / "parity.json")
+    found, old = load_bundle(built), load_bundle(exported).artifact("parity.json")
+    others = tuple(artifact for artifact in found.manifest.artifacts if artifact.path != "parity.json")
+    found.save(found.manifest.model_copy(update={"artifacts": (*others, old)}))
+    result = run("build", built, *RTX, "--json")
+    assert result.json["reused"] is True
+    assert [c.artifact for c in parity(built).comparisons][-1] == ENGINE
+
+
+def test_verify_and_report_name_the_engine_as_not_run(run: Run, built: Path, images: Path) -> None:
+    verified = run("verify", built, "--images", images)
+    assert verified.code == 0, verified.err
+    assert ENGINE in verified.out
+    assert run("report", built).code == 0
+    page = (built / "report.html").read_text(encoding="utf-8")
+    assert ENGINE in page
+
+
+# Refused
+
+
+@pytest.mark.parametrize("verdict", ["incomplete", "failed"])
+def test_a_bundle_that_is_not_verified_gets_no_engine(run: Run, bundle: Path, verdict: str) -> None:
+    found = load_bundle(bundle)
+    found.save(found.manifest.model_copy(update={"verdict": verdict}))
+    result = run("build", bundle, *RTX)
+    assert result.code == 9
+    assert verdict in result.err
+    assert not (bundle / ENGINE).exists()
+
+
+def test_a_folder_that_is_no_bundle_is_refused_and_not_made(run: Run, tmp_path: Path) -> None:
+    result = run("build", tmp_path / "absent", *RTX)
+    assert result.code == 2
+    assert "is not a bundle" in result.err
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_graph_that_was_altered_is_not_built(run: Run, bundle: Path) -> None:
+    path = bundle / "model.fp16.onnx"
+    path.write_bytes(path.read_bytes() + b"\0")
+    result = run("build", bundle, *RTX)
+    assert result.code == 9
+    assert "is not the file that the manifest describes" in result.err
+    assert not (bundle / ENGINE).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--workspace", 0), "--workspace 0: more than 0 GiB"),
+        (("--workspace", -1), "--workspace -1: more than 0 GiB"),
+        (("--workspace", "nan"), "--workspace nan: more than 0 GiB"),
+        (("--tactic-memory", 0), "--tactic-memory 0: more than 0 GiB"),
+        (("--min-batch", 0), "batch profile 0/8/32 is not 1 <= min <= opt <= max"),
+        (("--max-batch", -4), "batch profile 1/8/-4 is not"),
+        (("--opt-batch", 64), "batch profile 1/64/32 is not"),
+        (("--profile", "1/8"), "--profile 1/8: three batches are wanted"),
+        (("--profile", "a/b/c"), "--profile a/b/c: three batches are wanted"),
+        (("--profile", "1/8/32", "--profile", "1/8/32"), "name one twice"),
+        (("--profile", "1/8/32", "--opt-batch", 8), "say the same thing twice"),
+        (("--opt-level", 6), "optimization level 6"),
+        (("--opt-level", 0, "--timing-cache", "c"), "TensorRT ignores the timing cache"),
+        (("--opt-level", 5), "does not take --opt-level"),
+        (("--timing-cache", "cache.bin"), "TensorRT-RTX has no timing cache"),
+        (("--strip",), "does not take --strip"),
+        (("--version-compatible",), "does not take --version-compatible"),
+        (("--hardware-compatible", "ampere+"), "does not take --hardware-compatible ampere+"),
+        (("--dla-core", 0), "a DLA takes static shapes only"),
+        (("--dla-core", 0, "--profile", "8/8/8"), "does not take --dla-core"),
+        (("--dla-fallback",), "without a DLA core"),
+        (("--compute-capability", "9.9"), "compute capability 9.9"),
+        (("--target", "onnx"), "--target onnx makes no engine"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_what_cannot_be_is_refused_before_anything_is_built(
+    run: Run, exported: Path, options: tuple[object, ...], message: str
+) -> None:
+    before = content(exported)
+    result = run("build", exported, *RTX, *options)
+    assert result.code == 2, result.err
+    assert message in result.err
+    assert content(exported) == before
+
+
+@no_tensorrt
+def test_a_compiler_that_is_not_here_is_told_with_what_to_install(run: Run, exported: Path) -> None:
+    result = run("build", exported, "--target", "tensorrt")
+    assert result.code == 3
+    assert "TensorRT cannot build here" in result.err
+    assert "-> " in result.err
+
+
+# Interrupted, full, two at once
+
+# Builds, and stops in the middle of the builder's work, where it makes the file STARTED, until the file GO is there.
+HELD = """
+import sys, time
+from pathlib import Path
+started, go, *arguments = sys.argv[1:]
+from skdeploy.progress import Silent
+
+class Progress(Silent):
+    def __enter__(self):
+        return self
+    def __exit__(self, *_):
+        pass
+    def update(self, detail):
+        if detail.startswith("Building engine") and not Path(started).exists():
+            Path(started).touch()
+            while not Path(go).exists():
+                time.sleep(0.01)
+
+import skdeploy.cli.console
+skdeploy.cli.console.ConsoleProgress = Progress
+sys.argv = ["skdeploy", *arguments]
+from skdeploy.__main__ import main
+main()
+"""
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """A build in another process, which has come to the middle of the builder's work and stays there until ``go``."""
+    started, go = folder / "started", folder / "go"
+    command = [sys.executable, "-c", HELD, str(started), str(go), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not started.exists():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_a_signal_in_the_middle_of_a_build_leaves_the_old_bundle_whole(
+    run: Run, built: Path, tmp_path: Path, number: signal.Signals, code: int, word: str
+) -> None:
+    before = content(built)
+    options = ("build", built, *RTX, "--opt-batch", 4)
+    with start(tmp_path, *options) as process:
+        process.send_signal(number)
+        (tmp_path / "go").touch()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert f"{word}: finished stages are kept" in err
+    assert "Traceback" not in err
+    assert content(built) == before
+    load_bundle(built).check_all()
+    assert run(*options).code == 0  # the lock is free
+
+
+def test_of_two_builds_of_one_bundle_the_second_is_refused_and_the_first_is_intact(
+    run: Run, built: Path, tmp_path: Path
+) -> None:
+    with start(tmp_path, "build", built, *RTX, "--opt-batch", 4) as process:
+        try:
+            second = run("build", built, *RTX, "--opt-batch", 2)
+        finally:
+            (tmp_path / "go").touch()
+        _, err = process.communicate(timeout=120)
+    assert second.code == 9
+    assert f"another skdeploy is writing to {built}" in second.err
+    assert process.returncode == 0, err
+    found = load_bundle(built)
+    found.check_all()
+    engine = found.artifact(ENGINE)
+    assert engine is not None
+    assert engine.provenance.options["profile"] == [1, 4, 32]
+
+
+@contextmanager
+def files_of_a_megabyte() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_old_engine(run: Run, built: Path) -> None:
+    assert (built / ENGINE).stat().st_size > 1_000_000
+    before = content(built)
+    with files_of_a_megabyte():
+        result = run("build", built, *RTX, "--opt-batch", 4)
+    assert result.code == 9
+    assert f"no space left to write {built / ENGINE}" in result.err
+    assert content(built) == before
+
+
+def test_sigterm_outside_a_build_is_told_as_well(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def terminated() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)  # the kernel may hand the signal to a thread of some library: then it takes a moment
+
+    monkeypatch.setattr("skdeploy.diagnosis.diagnose", terminated)
+    result = run("doctor", "--json")
+    assert result.code == 143
+    assert "terminated: finished stages are kept" in result.err
+    assert result.json["error"]["exit_code"] == 143

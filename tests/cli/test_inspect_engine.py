@@ -1,0 +1,158 @@
+"""``skdeploy inspect --engine`` of a bundle with a real engine of TensorRT-RTX, and of those with none or a wrong one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy import engines
+from skdeploy.backends import cuda
+from skdeploy.building import BuildRequest, build_engine
+from skdeploy.spec import Target
+
+Run = Callable[..., Any]
+ENGINE = "engines/tensorrt_rtx-fp16.engine"
+rtx = pytest.mark.skipif(bool(engines.obstacle("tensorrt_rtx")[0]), reason="TensorRT-RTX does not build here")
+
+
+@pytest.fixture(scope="session")
+def inspected(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with an engine. Do not change it: take ``built``."""
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("inspected") / "bundle"))
+    build_engine(folder, BuildRequest(Target.TENSORRT_RTX))
+    return folder
+
+
+@pytest.fixture
+def built(inspected: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(inspected, tmp_path / "built"))
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "devices", lambda: ())
+    monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver")
+
+
+def change_details(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes what the manifest records of the engine."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    (engine,) = (artifact for artifact in manifest["artifacts"] if artifact["path"] == ENGINE)
+    change(engine["details"])
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@rtx
+@pytest.mark.usefixtures("no_gpu")
+def test_the_proof_of_the_build_is_shown_with_its_source(run: Run, built: Path) -> None:
+    result = run("inspect", built, "--engine")
+    assert result.code == 0, result.err
+    for words in (
+        f"{ENGINE}, fp16",
+        "tensorrt_rtx",
+        "compute capability 8.0, 8.6, 8.9, 12.0, 12.1, Linux",
+        "no, because no GPU to run an engine on: no NVIDIA driver",
+        "network definition, before the build, and not of the plan",
+        "stem.conv",
+        "weights memory",
+    ):
+        assert words in result.out, words
+
+
+@rtx
+@pytest.mark.usefixtures("no_gpu")
+def test_every_layer_is_listed_when_asked_for(run: Run, built: Path) -> None:
+    brief, full = (run("inspect", built, "--engine", *more) for more in ((), ("--layers",)))
+    layers = run("inspect", built, "--engine", "--json").json["engines"][0]["proof"]["layers"]
+    missing = [layer["name"] for layer in layers if layer["name"] not in full.out]
+    assert missing == []
+    assert len(full.out.splitlines()) >= len(brief.out.splitlines()) + len(layers)
+
+
+@rtx
+@pytest.mark.usefixtures("no_gpu")
+def test_json_is_one_object_with_shares_and_obstacles(run: Run, built: Path) -> None:
+    (engine,) = run("inspect", built, "--engine", "--json").json["engines"]
+    assert engine["path"] == ENGINE
+    assert engine["runs_here"] is False
+    assert engine["obstacles"][0]["of"] == "machine"
+    assert engine["proof"]["source"] == "definition"
+    assert engine["proof"]["as_asked"] is True
+    assert engine["proof"]["share_of_macs"] == {"fp16": 1.0}
+    assert sum(engine["proof"]["share_of_layers"].values()) == pytest.approx(1)
+    assert engine["memory"]["weights_memory_bytes"] > 0
+    assert engine["built_for"]["compiler"] == "tensorrt_rtx"
+
+
+@rtx
+@pytest.mark.usefixtures("no_gpu")
+def test_a_convolution_in_a_wider_type_is_shown_and_ends_with_7(run: Run, built: Path) -> None:
+    def widen(details: dict[str, Any]) -> None:
+        (stem,) = (layer for layer in details["proof"]["weighted"] if layer["node"] == "stem.conv/Conv")
+        stem["found"] = "fp32"
+
+    change_details(built, widen)
+    shown = run("inspect", built, "--engine")
+    assert shown.code == 7
+    assert "stem.conv/Conv (fp32, the graph says fp16)" in shown.err
+    assert "1 are wider: stem.conv/Conv" in shown.out
+    refusal = run("inspect", built, "--engine", "--json")
+    assert refusal.code == 7
+    assert "stem.conv/Conv (fp32" in json.dumps(refusal.json)  # one object, the error
+
+
+@rtx
+@pytest.mark.usefixtures("no_gpu")
+def test_an_engine_without_a_proof_is_no_proven_engine(run: Run, built: Path) -> None:
+    change_details(built, lambda details: details.pop("proof"))
+    result = run("inspect", built, "--engine")
+    assert result.code == 7
+    assert "has no proof of its precision" in result.err
+    assert "build it again" in result.err
+
+
+@rtx
+def test_an_engine_for_another_gpu_says_why_it_does_not_run(
+    run: Run, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "devices", lambda: (cuda.CudaDevice(0, "NVIDIA T4", "7.5", 16 << 30),))
+    monkeypatch.setattr(cuda, "driver_version", lambda: "13.0")
+    result = run("inspect", built, "--engine")
+    assert "no, because it is for compute capability 8.0, 8.6, 8.9, 12.0, 12.1, and NVIDIA T4 has 7.5" in result.out
+
+
+@rtx
+def test_the_digest_comes_first(run: Run, built: Path) -> None:
+    plan = built / ENGINE
+    plan.write_bytes(plan.read_bytes()[: plan.stat().st_size // 2])
+    result = run("inspect", built, "--engine")
+    assert result.code == 9
+    assert ENGINE in result.err
+
+
+def test_a_bundle_without_an_engine_says_how_to_build_one(run: Run, bundle: Path) -> None:
+    result = run("inspect", bundle, "--engine")
+    assert result.code == 2
+    assert "holds no engine" in result.err
+    assert "skdeploy build" in result.err
+
+
+def test_engine_is_of_a_bundle_and_layers_of_an_engine(run: Run, bundle: Path) -> None:
+    of_file = run("inspect", bundle / "model.onnx", "--engine")
+    assert (of_file.code, "--engine is of a bundle" in of_file.err) == (2, True)
+    alone = run("inspect", bundle, "--layers")
+    assert (alone.code, "give --engine too" in alone.err) == (2, True)
+
+
+@rtx
+@pytest.mark.gpu
+def test_where_the_engine_runs_its_proof_is_made_again(run: Run, built: Path) -> None:
+    (engine,) = run("inspect", built, "--engine", "--json").json["engines"]
+    if engine["runs_here"]:
+        assert engine["proof"]["source"] == "inspector"

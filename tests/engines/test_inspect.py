@@ -1,0 +1,283 @@
+"""The engine inspector's JSON in the forms of TensorRT 10.x and 11.x, written here after NVIDIA's documentation.
+
+The forms are those of real answers: fields of a CaskConvolution with "Weights" and "TacticName" (NVIDIA/TensorRT issues 3737
+and 4020), Myelin's kinds with "Metadata" whose entries are apart by \\x1f, and 11.x's split fields ("Migrating IEngineInspector
+Usage from TensorRT 10.x to 11.x").
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from skdeploy import engines
+from skdeploy.engines.inspect import io_tensors, node_names, prove_information, prove_plan
+from skdeploy.errors import EngineError
+
+Json = dict[str, Any]
+FORMS = pytest.mark.parametrize("version", [10, 11])
+WORDS = {"int8": "Int8", "fp16": "Half", "fp32": "Float"}
+LONG = {
+    "int8": "Thirty-two wide channel vectorized row major Int8 format",
+    "fp16": "Channel major FP16 format where channel % 8 == 0",
+    "fp32": "Row major linear FP32",
+}
+KERNELS = {
+    "int8": "sm80_xmma_fprop_implicit_gemm_i8i8_i8i32_f32_nhwckrsc_nhwc_tilesize128x128x64_stage3_tensor16x8x32",
+    "fp16": "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize64x64x64_stage4_tensor16x8x16",
+    "fp32": "sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nhwckcrs_nhwc_tilesize32x32x16_stage4_ffma",
+}
+NODES = ("a.conv/Conv", "b.conv/Conv", "classifier/Gemm")
+
+
+def tensor(version: int, name: str, precision: str, *, short: bool = False) -> Json:
+    record: Json = {"Name": name, "Location": "Device", "Dimensions": [1, 8, 8, 8]}
+    if version == 10:
+        return record | {"Format/Datatype": WORDS[precision] if short else LONG[precision]}
+    return record | {"Format": LONG[precision].replace(" FP16", "").replace(" Int8", ""), "Datatype": WORDS[precision]}
+
+
+def layer(
+    version: int,
+    name: str,
+    precision: str,
+    nodes: tuple[str, ...],
+    *,
+    kind: str = "CaskConvolution",
+    out: str = "",
+    short: bool = False,
+    **more: object,
+) -> Json:
+    return {
+        "Name": name,
+        "LayerType": kind,
+        "Inputs": [tensor(version, "x", precision, short=short)],
+        "Outputs": [tensor(version, "y", out or precision, short=short)],
+        "Metadata": "\x1f".join(f"[ONNX Layer: {node}]" for node in nodes),
+        **more,
+    }
+
+
+def answer(version: int, *layers: Json | str) -> str:
+    top: Json = {"Layers": list(layers)}
+    if version == 10:
+        top["Bindings"] = ["images", "logits"]
+    else:
+        top["I/O Tensors"] = [
+            {"Name": "images", "IOMode": "Input", "DataType": "Float", "Dimensions": [1, 3, 8, 8]},
+            {"Name": "logits", "IOMode": "Output", "DataType": "Float", "Dimensions": [1, 4]},
+        ]
+    return json.dumps(top)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """Two convolutions and a classifier that say FP16: 216, 576 and 256 weights at 64, 64 and 1 places."""
+    half, rng = onnx.TensorProto.FLOAT16, np.random.default_rng(0)
+    weights = {"w1": (8, 3, 3, 3), "w2": (8, 8, 3, 3), "w3": (512, 4)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], name=NODES[0], pads=[1] * 4),
+        helper.make_node("Relu", ["a"], ["r"], name="a.relu/Relu"),
+        helper.make_node("Conv", ["r", "w2"], ["b"], name=NODES[1], pads=[1] * 4),
+        helper.make_node("Flatten", ["b"], ["f"], name="flatten/Flatten"),
+        helper.make_node("Gemm", ["f", "w3"], ["y"], name=NODES[2]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", half, (1, 3, 8, 8))],
+        [helper.make_tensor_value_info("y", half, (1, 4))],
+        [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float16), n) for n, shape in weights.items()],
+    )
+    path = tmp_path / "graph.onnx"
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
+    return path
+
+
+def found(information: str, graph: Path) -> dict[str, str]:
+    return {layer.node: layer.found for layer in prove_information(information, graph).weighted}
+
+
+@FORMS
+def test_a_plan_in_the_graphs_type_is_proven(version: int, graph: Path) -> None:
+    proof = prove_information(
+        answer(
+            version,
+            layer(version, "Reformatting CopyNode for Input Tensor 0 to a", "fp32", (), kind="Reformat", out="fp16"),
+            layer(version, "a + relu", "fp16", (NODES[0], "a.relu/Relu"), TacticName=KERNELS["fp16"]),
+            layer(version, "b", "fp16", (NODES[1],), Weights={"Type": "Half", "Count": 576}),
+            layer(version, "__myl_Fc_myl0_3", "fp16", (NODES[2],), kind="gemm"),
+        ),
+        graph,
+    )
+    proof.check(graph)
+    assert proof.source == "inspector"
+    assert proof.share_of_layers == {"fp16": 1.0}
+    assert proof.share_of_macs == {"fp16": 1.0}
+    assert proof.unproven == ()
+    assert "3 of 3" in proof.text()
+    assert "engine inspector" in proof.text()
+
+
+@FORMS
+@pytest.mark.parametrize("told_by", ["kernel", "weights", "inputs"])
+def test_a_convolution_that_runs_in_fp32_is_named(version: int, told_by: str, graph: Path) -> None:
+    evidence: Json = {
+        "kernel": {"TacticName": KERNELS["fp32"]},
+        "weights": {"Weights": {"Type": "Float", "Count": 576}},
+        "inputs": {},
+    }[told_by]
+    wide = layer(version, "b", "fp32", (NODES[1],), **evidence)
+    proof = prove_information(
+        answer(
+            version,
+            layer(version, "a", "fp16", (NODES[0],), TacticName=KERNELS["fp16"]),
+            wide,
+            layer(version, "c", "fp16", (NODES[2],), kind="gemm"),
+        ),
+        graph,
+    )
+    assert [layer.node for layer in proof.wider] == [NODES[1]]
+    total = 64 * 216 + 64 * 576 + 2048
+    assert proof.share_of_macs is not None
+    assert proof.share_of_macs["fp32"] == pytest.approx(64 * 576 / total)
+    with pytest.raises(EngineError, match=r"b\.conv/Conv \(fp32, the graph says fp16\)") as refusal:
+        proof.check(graph)
+    assert refusal.value.exit_code == 7
+
+
+@FORMS
+def test_int8_products_with_wide_outputs_and_biases_are_int8(version: int, graph: Path) -> None:
+    """What a layer multiplies is its type, whatever it writes: a residual or a bias is not what counts."""
+    layers = [
+        layer(version, "a", "int8", (NODES[0],), out="fp32", TacticName=KERNELS["int8"]),
+        layer(version, "b", "int8", (NODES[1],), Weights={"Type": "Int8"}, Bias={"Type": "Float"}),
+    ]
+    layers[1]["Inputs"].append(tensor(version, "residual", "fp16"))
+    assert found(answer(version, *layers), graph) == {NODES[0]: "int8", NODES[1]: "int8", NODES[2]: "missing"}
+
+
+@FORMS
+def test_layers_that_merge_convolutions_speak_for_all_of_them(version: int, graph: Path) -> None:
+    """By metadata, or without any by the name alone."""
+    merged = layer(version, "a.conv/Conv + a.relu/Relu || b.conv/Conv", "fp16", ())
+    assert found(answer(version, merged), graph) == {NODES[0]: "fp16", NODES[1]: "fp16", NODES[2]: "missing"}
+    merged = layer(version, "x", "fp16", NODES)
+    assert set(found(answer(version, merged), graph).values()) == {"fp16"}
+
+
+@FORMS
+def test_a_convolution_in_no_layer_is_told(version: int, graph: Path) -> None:
+    proof = prove_information(answer(version, layer(version, "a", "fp16", NODES[:2])), graph)
+    proof.check(graph)
+    assert [layer.node for layer in proof.unproven] == [NODES[2]]
+    assert f"1 are in no layer that was found: {NODES[2]}" in proof.text()
+
+
+@FORMS
+def test_what_a_layer_does_not_tell_is_unknown_and_counted(version: int, graph: Path) -> None:
+    """A fused region whose kind and kernel tell nothing; a product whose inputs have several types."""
+    mixed = layer(version, "b", "fp16", (NODES[1],), kind="gemm")
+    mixed["Inputs"].append(tensor(version, "w", "fp32"))
+    silent = layer(version, "c", "fp16", (NODES[2],), kind="gemm")
+    silent["Inputs"] = [{"Name": "x", "Dimensions": [1]}]
+    region = layer(version, "{ForeignNode[a...a]}", "fp16", (NODES[0],), kind="Myelin")
+    proof = prove_information(answer(version, region, mixed, silent), graph)
+    assert {layer.found for layer in proof.weighted} == {"unknown"}
+    assert "the type of 3 is not told" in proof.text()
+    assert proof.share_of_macs == {"unknown": 1.0}
+    proof.check(graph)
+
+
+@FORMS
+def test_a_layer_beside_the_product_does_not_speak_for_it(version: int, graph: Path) -> None:
+    """A pointwise kernel in FP32 that carries the convolution's name, as part of its origin, is not the convolution."""
+    beside = layer(version, "__myl_Move", "fp32", NODES, kind="kgen")
+    products = layer(version, "x", "fp16", NODES, TacticName=KERNELS["fp16"])
+    assert set(found(answer(version, beside, products), graph).values()) == {"fp16"}
+
+
+@FORMS
+def test_of_two_layers_for_one_convolution_the_wider_counts(version: int, graph: Path) -> None:
+    halves = [layer(version, "part", precision, NODES) for precision in ("fp16", "fp32", "fp16")]
+    assert set(found(answer(version, *halves), graph).values()) == {"fp32"}
+
+
+def test_10_without_a_context_names_the_type_alone(graph: Path) -> None:
+    assert found(answer(10, layer(10, "x", "fp16", NODES, short=True)), graph) == dict.fromkeys(NODES, "fp16")
+
+
+def test_tf32_is_fp32_with_less_of_a_mantissa_and_as_wide(graph: Path) -> None:
+    kernel = "sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize32x32x64_stage3"
+    assert set(found(answer(11, layer(11, "x", "fp32", NODES, TacticName=kernel)), graph).values()) == {"fp32"}
+
+
+@FORMS
+def test_inputs_and_outputs_are_named_in_both_forms(version: int) -> None:
+    assert io_tensors(answer(version)) == ("images", "logits")
+
+
+@FORMS
+def test_names_alone_are_refused_as_no_evidence(version: int, graph: Path) -> None:
+    with pytest.raises(EngineError, match="built without detailed profiling"):
+        prove_information(answer(version, "a.conv/Conv + a.relu/Relu", "b.conv/Conv"), graph)
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"Layers": 3}'])
+def test_an_answer_without_layers_is_refused(text: str, graph: Path) -> None:
+    with pytest.raises(EngineError, match="inspector's answer"):
+        prove_information(text, graph)
+
+
+def test_control_characters_as_they_are_do_no_harm(graph: Path) -> None:
+    information = answer(11, layer(11, "x", "fp16", NODES)).replace("\\u001f", "\x1f")
+    assert "\x1f" in information
+    assert set(found(information, graph).values()) == {"fp16"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name", "nodes"),
+    [
+        ("[ONNX Layer: a/Conv]\x1f[ONNX Layer: b/Relu]", "x", ("a/Conv", "b/Relu")),
+        ("[ONNX Layer: a/Conv][ONNX Layer: a/Conv]", "x", ("a/Conv",)),
+        ("[ONNX Layer: list[0]/Conv]", "x", ("list[0]/Conv",)),
+        ("", "a/Conv + b/Relu || c/Conv", ("a/Conv", "b/Relu", "c/Conv")),
+        ("", "", ()),
+    ],
+)
+def test_nodes_of_a_layer(metadata: str, name: str, nodes: tuple[str, ...]) -> None:
+    assert node_names(metadata, name) == nodes
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", engines.COMPILERS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_real_plan_is_proven_and_a_wider_one_named(
+    name: str, precision: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    from skdeploy.engines._build import BatchProfile, BuildOptions
+    from skdeploy.engines._log import capture
+
+    pytest.importorskip(name)
+    path: Path = request.getfixturevalue(precision)
+    plan = tmp_path / "x.engine"
+    options = BuildOptions(BatchProfile(1, 2, 4))
+    engines.compiler(name).build(path, plan, options, lambda _phase, _fraction: None)
+    trt = engines.load(name)
+    with capture(trt) as (logger, _log):
+        runtime = trt.Runtime(logger)
+        engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+        assert engine is not None
+        proof = prove_plan(trt, engine, path)
+        proof.check(path)
+        assert proof.wider == ()
+        if precision == "fp32":
+            # TensorRT-RTX may not tell its layers' types: then nothing may be claimed of them.
+            narrow = prove_plan(trt, engine, request.getfixturevalue("fp16"))
+            assert len(narrow.wider) + len(narrow.unproven) == len(narrow.weighted)

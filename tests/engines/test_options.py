@@ -1,0 +1,161 @@
+"""Which compiler takes which option, decided from names and versions alone."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy.engines.options import SUPPORT, BatchProfile, BuildOptions, recorded, require_supported, version_numbers
+from skdeploy.errors import EngineError, UsageError
+from skdeploy.spec import Precision
+
+PROFILE, ONE = BatchProfile(1, 8, 32), BatchProfile(8, 8, 8)
+ONLY_TENSORRT: list[dict[str, Any]] = [
+    {"tactic_bytes": 1 << 30},
+    {"optimization_level": 5},
+    {"timing_cache": Path("cache.bin")},
+    {"version_compatible": True},
+    {"hardware_compatible": "ampere+"},
+    {"hardware_compatible": "same-cc"},
+    {"strip": True},
+    {"dla_core": 0},
+]
+RTX, NEW = ("tensorrt_rtx", "1.7.1.116"), ("tensorrt", "11.4.1.3")
+
+
+def options(**given: Any) -> BuildOptions:
+    return BuildOptions(ONE if "dla_core" in given else PROFILE, **given)
+
+
+def supported(compiler: tuple[str, str], asked: BuildOptions, **machine: Any) -> None:
+    on = {"on_jetson": False, "gpu": "8.7", "precision": Precision.FP16} | machine
+    require_supported(*compiler, asked, **on)
+
+
+@pytest.mark.parametrize("given", ONLY_TENSORRT, ids=str)
+def test_what_only_tensorrt_takes_is_refused_by_rtx_with_the_version_that_takes_it(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"TensorRT-RTX 1\.7\.1\.116 does not take --") as refusal:
+        supported(RTX, options(**given))
+    assert "--target tensorrt, which takes it from 1" in refusal.value.advice
+    supported(NEW, options(**given))
+
+
+def test_what_only_rtx_takes_is_refused_by_tensorrt() -> None:
+    asked = options(compute_capabilities=("8.9",))
+    with pytest.raises(UsageError, match=r"TensorRT 11\.4\.1\.3 does not take --compute-capability") as refusal:
+        supported(NEW, asked)
+    assert "--target tensorrt_rtx" in refusal.value.advice
+    supported(RTX, asked)
+
+
+@pytest.mark.parametrize("compiler", [RTX, NEW, ("tensorrt", "10.0.1")])
+def test_what_every_compiler_takes(compiler: tuple[str, str]) -> None:
+    supported(compiler, options(workspace_bytes=1 << 30, more_profiles=(BatchProfile(64, 64, 64),)))
+
+
+@pytest.mark.parametrize(
+    ("given", "too_old", "old_enough"),
+    [({"hardware_compatible": "same-cc"}, "10.8.0.43", "10.9.0.34"), ({"dla_core": 0}, "11.4.0.106", "11.4.1")],
+)
+def test_too_old_a_tensorrt_is_told_which_one_takes_it(given: dict[str, Any], too_old: str, old_enough: str) -> None:
+    with pytest.raises(UsageError, match=f"TensorRT {too_old} does not take --") as refusal:
+        supported(("tensorrt", too_old), options(**given))
+    assert f"install TensorRT {'.'.join(old_enough.split('.')[:2])}" in refusal.value.advice
+    supported(("tensorrt", old_enough), options(**given))
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    """As text, 10.13 comes before 10.9."""
+    supported(("tensorrt", "10.13.3.9"), options(hardware_compatible="same-cc"))
+    assert version_numbers("10.13.0.35") == (10, 13, 0, 35)
+    assert version_numbers("11.0.0rc1") == (11, 0)
+    with pytest.raises(EngineError, match="'unknown'"):
+        version_numbers("unknown")
+
+
+def test_hardware_compatibility_is_refused_on_a_jetson() -> None:
+    with pytest.raises(UsageError, match="not supported on Jetson"):
+        supported(NEW, options(hardware_compatible="ampere+"), on_jetson=True)
+
+
+@pytest.mark.parametrize(("level", "gpu"), [("ampere+", "7.5"), ("same-cc", "7.0")])
+def test_hardware_compatibility_is_refused_on_a_gpu_that_is_too_old(level: str, gpu: str) -> None:
+    with pytest.raises(UsageError, match=f"this one has {gpu}"):
+        supported(NEW, options(hardware_compatible=level), gpu=gpu)
+
+
+def test_an_fp32_graph_is_refused_on_a_dla() -> None:
+    with pytest.raises(UsageError, match="FP16 and INT8, and the graph is FP32"):
+        supported(NEW, options(dla_core=0), precision=Precision.FP32)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"workspace_bytes": 0}, "workspace of 0 bytes is too small"),
+        ({"workspace_bytes": -1}, "workspace of -1 bytes is too small"),
+        ({"tactic_bytes": 0}, "tactic memory of 0 bytes is too small"),
+        ({"tactic_bytes": 4096}, "no kernel can be tried out in less than"),
+        ({"optimization_level": -1}, "from 0, the fastest build, to 5"),
+        ({"optimization_level": 6}, "from 0, the fastest build, to 5"),
+        ({"optimization_level": 0, "timing_cache": Path("c")}, "TensorRT ignores the timing cache"),
+        ({"more_profiles": (PROFILE,)}, "name one twice"),
+        ({"dla_core": -1}, "numbered from 0"),
+        ({"dla_fallback": True}, "without a DLA core"),
+    ],
+)
+def test_what_no_compiler_could_do_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        options(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"profile": PROFILE},
+        {"profile": ONE, "more_profiles": (BatchProfile(4, 4, 4),)},
+        {"profile": ONE, "sizes": ((8, 8), (16, 16), (32, 32))},
+    ],
+    ids=["dynamic batch", "two profiles", "dynamic size"],
+)
+def test_a_dla_takes_static_shapes_only(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="static shapes only"):
+        BuildOptions(**given, dla_core=0)
+
+
+def test_every_option_reaches_the_key_of_the_stage() -> None:
+    """Another option that were left out of the manifest would be taken for up to date."""
+    plain = recorded(BuildOptions(ONE))
+    changed: dict[str, Any] = {
+        "profile": BatchProfile(4, 4, 4),
+        "workspace_bytes": 1 << 30,
+        "compute_capabilities": ("8.9",),
+        "sizes": ((8, 8), (16, 16), (32, 32)),
+        "more_profiles": (PROFILE,),
+        "tactic_bytes": 1 << 30,
+        "optimization_level": 4,
+        "timing_cache": Path("cache.bin"),
+        "version_compatible": True,
+        "hardware_compatible": "ampere+",
+        "strip": True,
+        "dla_core": 1,
+    }
+    for name, value in changed.items():
+        assert recorded(BuildOptions(**({"profile": ONE} | {name: value}))) != plain, name
+    with_core = BuildOptions(ONE, dla_core=1)
+    assert recorded(BuildOptions(ONE, dla_core=1, dla_fallback=True)) != recorded(with_core)
+    assert {field.name for field in fields(BuildOptions)} == {*changed, "dla_fallback"}
+    assert "cache.bin" not in str(recorded(BuildOptions(ONE, timing_cache=Path("cache.bin"))))
+
+
+def test_the_table_names_the_options_as_the_command_line_does() -> None:
+    import typer.main
+
+    from skdeploy.cli import app
+
+    build = typer.main.get_command(app).commands["build"]  # type: ignore[attr-defined]  # a group has commands
+    known = {flag for parameter in build.params for flag in parameter.opts}
+    assert {rule.option.split()[0] for rule in SUPPORT.values()} <= known

@@ -1,0 +1,60 @@
+"""An engine without its weights is given the graph that it was built from, and no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy.backends import tensorrt
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.errors import IntegrityError
+from skdeploy.parity.prove import open_artifact
+from tests.cli.conftest import card, exported, images, weights  # noqa: F401 - one small bundle
+from tests.cli.evaluation_data import with_engine
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Bundle:  # noqa: F811
+    return load_bundle(with_engine(exported, tmp_path / "engine"))
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the backend is given, which would want a GPU."""
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(tensorrt, "open_session", lambda path, **options: found.update(options))
+    return found
+
+
+def engine_of(bundle: Bundle, parents: dict[str, str], *, stripped: bool) -> Artifact:
+    engine = bundle.artifact("engines/tensorrt-fp16.engine")
+    assert engine is not None
+    built_for = {"compiler": "tensorrt", "version": "10.13.0", "system": "Linux", "machine": "x86_64"}
+    details = engine.details | {"built_for": built_for | {"stripped": stripped}}
+    provenance = engine.provenance.model_copy(update={"parents": parents})
+    return engine.model_copy(update={"details": details, "provenance": provenance})
+
+
+def test_stripped_engine_gets_the_graph_it_was_built_from(bundle: Bundle, given: dict[str, Any]) -> None:
+    graph = bundle.artifact("model.fp16.onnx")
+    assert graph is not None
+    open_artifact(bundle, engine_of(bundle, {graph.path: graph.sha256}, stripped=True), "tensorrt")
+    assert given["weights"] == bundle.folder / "model.fp16.onnx"
+    assert given["built_for"].stripped
+
+
+def test_whole_engine_gets_none(bundle: Bundle, given: dict[str, Any]) -> None:
+    open_artifact(bundle, engine_of(bundle, {"model.fp16.onnx": "0" * 64}, stripped=False), "tensorrt")
+    assert "weights" not in given
+    assert not given["built_for"].stripped
+
+
+def test_graph_that_has_changed_since_is_refused(bundle: Bundle, given: dict[str, Any]) -> None:
+    """TensorRT: other weights than those that a plan was stripped of are undefined behaviour."""
+    with pytest.raises(IntegrityError, match="no longer holds the ONNX file") as refusal:
+        open_artifact(bundle, engine_of(bundle, {"model.fp16.onnx": "0" * 64}, stripped=True), "tensorrt")
+    assert "build the engine again" in refusal.value.advice
+    assert given == {}

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from skdeploy.interruption import Terminated, termination_raises
+
+
+def test_sigterm_raises_what_ctrl_c_handlers_catch_and_the_old_handler_comes_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as raised, termination_raises() as termination:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert isinstance(raised.value, Terminated)
+    assert termination.asked
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_another_thread_leaves_signals_alone() -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with termination_raises() as termination:
+            seen.append((signal.getsignal(signal.SIGTERM), termination.asked))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(before, False)]
