@@ -6,14 +6,14 @@ import platform
 from dataclasses import dataclass
 
 from skdeploy import __version__, engines
-from skdeploy.backends import onnxruntime, torch
+from skdeploy.backends import onnxruntime, onnxruntime_cuda, onnxruntime_tensorrt, torch
 from skdeploy.backends.base import Availability
 from skdeploy.spec import Target
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``parts`` are backends and compilers; ``problems`` are what keeps every export from working."""
+    """``parts`` are backends and compilers; ``problems`` are what keeps every bundle from running."""
 
     skdeploy: str
     python: str
@@ -25,10 +25,11 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Probes everything; takes a few seconds, since it imports it."""
-    needed = (torch.probe(), onnxruntime.probe("cpu"))
+    needed = (onnxruntime.probe(),)
     optional = (
-        onnxruntime.probe("cuda"),
-        onnxruntime.probe("tensorrt"),
+        torch.probe(),
+        onnxruntime_cuda.probe(),
+        onnxruntime_tensorrt.probe(),
         *(engines.compiler(name).probe() for name in engines.COMPILERS),
     )
     problems = [f"{part.name} does not work: {part.reason}. {part.install}" for part in needed if not part.available]

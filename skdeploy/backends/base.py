@@ -74,14 +74,14 @@ class Backend(Protocol):
     def open_session(self, artifact: Path) -> Session: ...
 
 
-BACKENDS: Final = ("torch", "onnxruntime", "tensorrt", "tensorrt_rtx")
+BACKENDS: Final = ("torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
 
 
 def backend(name: str) -> ModuleType:
     """The module of one backend by name. Raises UsageError."""
     if name not in BACKENDS:
         raise UsageError(f"no backend named {name!r}", advice=f"backends: {', '.join(BACKENDS)}")
-    return import_module(f"skdeploy.backends.{name}")
+    return import_module(f"skdeploy.backends.{name.replace('-', '_')}")
 
 
 def validate_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:

@@ -1,31 +1,36 @@
-"""ONNX Runtime: on the CPU for every precision, on CUDA and TensorRT providers where there is a GPU."""
+"""ONNX Runtime: on the CPU for every precision, on CUDA and TensorRT providers where there is a GPU.
+
+``onnxruntime_cuda.py`` and ``onnxruntime_tensorrt.py`` are the backends on a GPU; they open the one session class that is here.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from skdeploy.backends import assignment
 from skdeploy.backends.base import Array, Availability, Session, require
-from skdeploy.errors import DependencyError, ExportError, IntegrityError, UsageError
+from skdeploy.backends.profiles import choose_profile
+from skdeploy.bundle.artifact import digest_file
+from skdeploy.errors import ExportError, IntegrityError, UsageError
 from skdeploy.spec import TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from skdeploy.backends.onnxruntime_gpu import GpuOptions, Shapes
+
 NAME: Final = "onnxruntime"
 FORMAT: Final = "onnx"
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
-PROVIDERS: Final[dict[str, str]] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
+CPU: Final = "CPUExecutionProvider"
 Config = Mapping[str, str]  # ONNX Runtime's own names of session options, and their values
 EXACT: Final[Config] = {"session.disable_quant_qdq": "1"}
 INT8_KERNELS: Final[Config] = {"session.qdqisint8allowed": "1"}  # of a tiny SKNet on x86, 9 layers; without it, 1
@@ -39,32 +44,16 @@ DTYPES: Final = {
 }  # fmt: skip
 
 
-def probe(provider: Provider = "cpu") -> Availability:
-    """Whether ONNX Runtime and one of its providers work here."""
-    name = NAME if provider == "cpu" else f"{NAME} ({provider})"
+def probe() -> Availability:
+    """Whether ONNX Runtime works here, on the CPU."""
     try:
         import onnxruntime as ort
 
         version = str(ort.__version__)
-        providers = ort.get_available_providers()
+        ort.get_available_providers()  # a package that lost its files imports, and has no such function
     except (ImportError, AttributeError, OSError) as error:
-        return Availability(name, False, reason=f"{error}", install='pip install "skdeploy[cpu]"')
-    if PROVIDERS[provider] not in providers:
-        return Availability(
-            name,
-            False,
-            version,
-            reason=f"this build has no {PROVIDERS[provider]}",
-            install='pip install "skdeploy[gpu]"',
-        )
-    if provider != "cpu":
-        from skdeploy.backends import cuda
-
-        devices = cuda.devices()
-        if not devices:
-            return Availability(name, False, version, reason=cuda.driver_problem())
-        return Availability(name, True, version, device=devices[0].name)
-    return Availability(name, True, version, device=f"CPU, {os.cpu_count()} threads")
+        return Availability(NAME, False, reason=f"{error}", install='pip install "skdeploy[cpu]"')
+    return Availability(NAME, True, version, device=f"CPU, {os.cpu_count()} threads")
 
 
 def installed_twice() -> str:
@@ -84,12 +73,17 @@ def installed_twice() -> str:
 
 
 class OnnxRuntimeSession(Session):
-    """A graph in ONNX Runtime. By default it runs Q/DQ on the CPU as the graph says, see ``open_session``."""
+    """A graph in ONNX Runtime. By default it runs Q/DQ on the CPU as the graph says, see ``open_session``.
+
+    ``profile`` has the (min, opt, max) shapes of the inputs where they are limited, as an engine's are, and is None elsewhere.
+    """
+
+    profile: Mapping[str, Shapes] | None = None
 
     def __init__(
         self,
         source: Path | bytes,
-        provider: Provider,
+        provider: Literal["cpu"] | GpuOptions,
         threads: int | None,
         *,
         config: Config = EXACT,
@@ -104,34 +98,18 @@ class OnnxRuntimeSession(Session):
             options.intra_op_num_threads = threads
         if optimised_graph is not None:
             options.optimized_model_filepath = str(optimised_graph)
-        gpu = provider != "cpu"
-        # The TensorRT provider must see the Q/DQ pairs of weights, so nothing is folded for it.
-        for key, value in ({} if gpu else config).items():
-            options.add_session_config_entry(key, value)
-        chosen = PROVIDERS[provider]
-        if chosen not in ort.get_available_providers():
-            raise DependencyError(
-                f"this ONNX Runtime has no {chosen}", advice='pip install "skdeploy[gpu]"; see `skdeploy doctor`'
-            )
         shown = shown or ("the graph" if isinstance(source, bytes) else str(source))
-        try:
-            self._session = ort.InferenceSession(
-                source if isinstance(source, bytes) else str(source),
-                options,
-                providers=[chosen],
-                disabled_optimizers=[BIAS_QUANTIZER] if gpu and config is not DEFAULT else [],
-            )
-        except Exception as error:  # ONNX Runtime's own exceptions share no base class below Exception
-            raise ExportError(f"ONNX Runtime cannot load {shown}: {str(error).splitlines()[0]}") from error
-        if chosen not in self._session.get_providers():
-            raise DependencyError(
-                f"ONNX Runtime fell back from {chosen} to {self._session.get_providers()} without an error"
-            )
+        if provider == "cpu":
+            self._session = _create(ort, source, options, CPU, config, shown)
+        else:
+            self._session, self.profile = _create_on_gpu(ort, source, options, provider, config, shown)
         self.inputs = tuple(_tensor_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_tensor_spec(value) for value in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self.profile is not None:
+            choose_profile({name: array.shape for name, array in feeds.items()}, [self.profile])
         contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         try:
             outputs = self._session.run(self._names, contiguous)
@@ -150,7 +128,7 @@ class OnnxRuntimeSession(Session):
 def open_session(
     artifact: Path,
     *,
-    provider: Provider = "cpu",
+    provider: Literal["cpu"] | GpuOptions = "cpu",
     threads: int | None = None,
     also: Sequence[str] = (),
     optimised: bool = False,
@@ -165,8 +143,12 @@ def open_session(
     ``optimised`` runs the graph as a user's ONNX Runtime does, with its default options and without any rounding of ours. For
     INT8 with FP16 left, that is broken in 1.32 (``BIAS_QUANTIZER``): users must set ``session.disable_quant_qdq`` to 1.
 
-    Raises IntegrityError for a broken file, UsageError for an unknown tensor, ExportError for a graph that ONNX Runtime
-    refuses, DependencyError without it.
+    ``provider`` may be the options of one for GPUs, which then runs the whole graph: a session that would run part of it
+    elsewhere is an error (``assignment.py``). CUDA computes Q/DQ as the CPU does here, in FP32; TensorRT makes INT8 of them.
+
+    Raises IntegrityError for a broken file, UsageError for an unknown tensor or options that do not fit the graph, ExportError
+    for a graph that ONNX Runtime refuses, DependencyError without it, the provider, a GPU or a driver for it, EngineError for a
+    graph that the provider does not run.
     """
     model = load_graph(artifact)
     if also or (provider == "cpu" and not optimised and _has_half(model)):
@@ -178,7 +160,7 @@ def open_model(
     model: ir.Model,
     shown: str = "the graph",
     *,
-    provider: Provider = "cpu",
+    provider: Literal["cpu"] | GpuOptions = "cpu",
     threads: int | None = None,
     also: Sequence[str] = (),
     optimised: bool = False,
@@ -199,6 +181,70 @@ def open_model(
     return OnnxRuntimeSession(_serialised(model), provider, threads, config=config, shown=shown)
 
 
+def _create(
+    ort: Any,
+    source: Path | bytes,
+    options: Any,
+    provider: str | tuple[str, Mapping[str, str]],
+    config: Config,
+    shown: str,
+    disabled: Sequence[str] = (),
+) -> Any:
+    """An ``onnxruntime.InferenceSession``. Raises ExportError if it cannot be made."""
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    try:
+        return ort.InferenceSession(
+            source if isinstance(source, bytes) else str(source),
+            options,
+            providers=[provider],
+            disabled_optimizers=list(disabled),
+            enable_fallback=0,  # by default it retries on the CPU, when a provider fails to open the graph or to run it
+        )
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class below Exception
+        raise ExportError(f"ONNX Runtime cannot load {shown}: {str(error).splitlines()[0]}") from error
+
+
+def _create_on_gpu(
+    ort: Any, source: Path | bytes, options: Any, gpu: GpuOptions, config: Config, shown: str
+) -> tuple[Any, dict[str, Shapes] | None]:
+    """A session whose provider runs all that the graph computes, and the limits of its inputs' shapes."""
+    from skdeploy.backends import onnxruntime_gpu as providers
+    from skdeploy.backends import provider_problems
+    from skdeploy.backends.engine_cache import engine_folder
+
+    problem = provider_problems.problem(ort, gpu)
+    if problem is not None:
+        raise problem
+    model = _parsed(source) if isinstance(source, bytes) else load_graph(source)
+    inputs = [_value_spec(value) for value in model.graph.inputs if not value.is_initializer()]
+    tensorrt = isinstance(gpu, providers.TensorRTOptions)
+    root = gpu.cache_root if isinstance(gpu, providers.TensorRTOptions) else None
+    with ExitStack() as held:
+        folder = None
+        if root is not None and isinstance(gpu, providers.TensorRTOptions):
+            digest = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else digest_file(source)
+            folder = held.enter_context(engine_folder(root, gpu.engine_key(digest, inputs, str(ort.__version__))))
+        try:
+            session = _create(
+                ort,
+                source,
+                options,
+                providers.session_arguments(gpu, inputs, folder),
+                # TensorRT must see the Q/DQ pairs of weights: nothing is folded for it.
+                {**({} if tensorrt else config), **assignment.session_config(ort)},
+                shown,
+                [BIAS_QUANTIZER] if config is not DEFAULT else [],
+            )
+        except ExportError as error:
+            raise provider_problems.opening_error(str(error.__cause__), gpu.PROVIDER, shown) from error.__cause__
+    if gpu.PROVIDER not in session.get_providers():
+        raise provider_problems.dropped(gpu.PROVIDER, session.get_providers())
+    if assignment.tells_assignment(ort):
+        assignment.require_assignment(assignment.assignment_of(session), gpu.PROVIDER, model, shown)
+    return session, gpu.profile(inputs) if isinstance(gpu, providers.TensorRTOptions) else None
+
+
 def load_graph(path: Path) -> ir.Model:
     """Reads an ONNX file. Raises IntegrityError if it is missing, truncated or no ONNX."""
     import onnx_ir
@@ -213,6 +259,23 @@ def load_graph(path: Path) -> ir.Model:
     if not len(model.graph):
         raise IntegrityError(f"{path} holds no nodes", advice="it is truncated or another kind of file")
     return model
+
+
+def _parsed(model: bytes) -> ir.Model:
+    import onnx
+    import onnx_ir
+
+    return onnx_ir.from_proto(onnx.ModelProto.FromString(model))
+
+
+def _value_spec(value: ir.Value) -> TensorSpec:
+    """An input as a session would tell it, before there is one."""
+    assert value.dtype is not None  # ONNX requires a type and a shape of inputs
+    assert value.shape is not None
+    shape = tuple(
+        size if isinstance(size, int) else size.value or f"{value.name}.{axis}" for axis, size in enumerate(value.shape)
+    )
+    return TensorSpec(name=value.name or "", dtype=value.dtype.numpy().name, shape=shape)
 
 
 def _serialised(model: ir.Model) -> bytes:

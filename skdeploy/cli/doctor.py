@@ -10,7 +10,7 @@ import typer
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False) -> None:
     """Say which backends and compilers work here, which don't and why, and what to install.
 
-    Exits with 3 if something that every export needs does not work.
+    Exits with 3 if something that every bundle needs to run does not work.
     """
     from skdeploy.diagnosis import diagnose
 

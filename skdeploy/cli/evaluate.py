@@ -19,6 +19,7 @@ from skdeploy.cli.accuracy import (
     MaxDrop,
     NumImages,
 )
+from skdeploy.cli.backend import Backend, BackendOption
 
 
 def evaluate(
@@ -60,6 +61,8 @@ def evaluate(
         bool,
         typer.Option("--receipt", help="Write the accuracy measured here, on this device, to the bundle's receipts/."),
     ] = False,
+    backend: Backend = None,
+    backend_option: BackendOption = None,
     batch: BatchSize = 8,
     fresh: Fresh = False,
     junit: Junit = None,
@@ -88,6 +91,8 @@ def evaluate(
         require_engine=require_engine,
         fresh=fresh,
         receipt=receipt,
+        backend=backend,
+        backend_options=tuple(backend_option or ()),
     )
     known = read_baseline(baseline) if baseline is not None else None
     with ConsoleProgress() as progress:

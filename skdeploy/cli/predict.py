@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from skdeploy.cli.backend import Backend, BackendOption
+
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
@@ -15,6 +17,8 @@ def predict(
         bool,
         typer.Option("--all", help="By torch, every graph and every engine that runs here, not only the last graph."),
     ] = False,
+    backend: Backend = None,
+    backend_option: BackendOption = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
     ] = False,
@@ -22,7 +26,7 @@ def predict(
     """Print the five likeliest classes of each image, with their probabilities."""
     from skdeploy.parity.predict import predict as run
 
-    found = run(bundle, images, everything=everything)
+    found = run(bundle, images, everything=everything, backend=backend, backend_options=backend_option or ())
     if json:
         print(found.model_dump_json(indent=2))
         return

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from skdeploy.cli.backend import BackendOption
+
 if TYPE_CHECKING:
     from skdeploy.parity.verification import Verification
 
@@ -40,6 +42,15 @@ def verify(
             "--require-engine", help="An engine verified neither here nor by a receipt is an error, with exit code 3."
         ),
     ] = False,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Run the graphs on this one too: onnxruntime-cuda, onnxruntime-tensorrt. "
+            "It must run all of each, and no node on the CPU.",
+        ),
+    ] = None,
+    backend_option: BackendOption = None,
     blame: Annotated[
         bool, typer.Option("--blame", help="Run the line stage by stage too, and say where an error enters.")
     ] = False,
@@ -65,7 +76,9 @@ def verify(
 
     if save_repro is not None and not blame:
         raise UsageError("--save-repro saves what --blame finds", advice="give --blame too")
-    options = VerifyOptions(images, num_images, tuple(suite or ()), rebuild, receipt, require_engine)
+    options = VerifyOptions(
+        images, num_images, tuple(suite or ()), rebuild, receipt, require_engine, backend, tuple(backend_option or ())
+    )
     failure: IntegrityError | ParityError | None = None
     with ConsoleProgress() as progress:
         try:

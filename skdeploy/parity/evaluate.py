@@ -21,7 +21,16 @@ from skdeploy.bundle.receipts import ReceiptVerdict, write_receipt
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.parity.accuracy import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
 from skdeploy.parity.predictions import Cache, Predictions
-from skdeploy.parity.runners import TORCH, Runner, engines_of, fp32_graph, last_graph, open_all, runner_named
+from skdeploy.parity.runners import (
+    TORCH,
+    Runner,
+    engines_of,
+    fp32_graph,
+    last_graph,
+    open_all,
+    runner_named,
+    runner_on,
+)
 from skdeploy.parity.streaming import crop_kind, predict_all
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, check_count, open_dataset
@@ -44,7 +53,8 @@ class EvaluationOptions:
     cent and one-sided. ``artifacts``: paths in the bundle, or ``torch``; none means the last graph and engines that run here.
     ``against``: what they are compared with, an artifact, ``torch`` or another bundle's folder; None means the FP32 graph.
     ``require_engine``: an engine that cannot run here is an error. ``fresh``: predict anew what an earlier run has predicted.
-    ``receipt``: write a receipt of each artifact's accuracy on this device.
+    ``receipt``: write a receipt of each artifact's accuracy on this device. ``backend``, in place of ``artifacts``: what of the
+    bundle runs on that one, see ``runners.runner_on``; ``backend_options`` are its NAME=VALUE texts.
     """
 
     data: Path
@@ -57,9 +67,15 @@ class EvaluationOptions:
     require_engine: bool = False
     fresh: bool = False
     receipt: bool = False
+    backend: str | None = None
+    backend_options: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raises UsageError for numbers that make no sense."""
+        """Raises UsageError for numbers and options that make no sense."""
+        if self.backend is not None and self.artifacts:
+            raise UsageError("--backend chooses what runs, and so does --artifact", advice="give one of the two")
+        if self.backend_options and self.backend is None:
+            raise UsageError("--backend-option is of a --backend, and none is given")
         check_count(self.num_images, "--num-images")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"--max-drop {self.max_drop:g}: percentage points of top-1, from 0 to 100")
@@ -80,6 +96,8 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     options.check()
     bundle = _open(folder)
     wanted = [runner_named(bundle, name) for name in options.artifacts] or [last_graph(bundle)]
+    if options.backend is not None:
+        wanted = [runner_on(bundle, options.backend, options.backend_options)]
     engines = engines_of(bundle)
     if options.require_engine:
         if not engines:
@@ -87,7 +105,7 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
         wanted += engines
     reference = fp32_graph(bundle) if options.against is None else _reference(bundle, options.against)
     first = [] if reference is None else [reference]
-    optional = () if options.artifacts or options.require_engine else engines
+    optional = () if options.artifacts or options.backend or options.require_engine else engines
     if reference is not None:
         check_same_classes(reference, wanted[0])
     tell = progress or Silent()
@@ -257,7 +275,7 @@ def _key(runners: list[Runner], dataset: Dataset, batch: int) -> str:
     return digest_json(
         [
             LAYOUT,
-            [[runner.artifact.sha256, runner.backend, _reads(runner.spec)] for runner in runners],
+            [[runner.artifact.sha256, runner.backend, repr(runner.gpu), _reads(runner.spec)] for runner in runners],
             [dataset.digest, len(dataset), batch],
             [tool_versions(TOOLS), platform.machine(), [str(device) for device in cuda.devices()]],
         ]

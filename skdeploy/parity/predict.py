@@ -16,7 +16,7 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.errors import UsageError
 from skdeploy.parity.accuracy import NotEvaluated, class_names
 from skdeploy.parity.predictions import best_classes
-from skdeploy.parity.runners import RUNS, TORCH, last_graph, open_all, runner_named
+from skdeploy.parity.runners import RUNS, TORCH, last_graph, open_all, runner_named, runner_on
 from skdeploy.parity.streaming import logits_of
 from skdeploy.quant.dataset import printable
 from skdeploy.quant.feeds import RUN_BATCH, batches_of
@@ -54,16 +54,29 @@ class Predicted(Frozen):
     not_run: Annotated[tuple[NotEvaluated, ...], Field(strict=False)]
 
 
-def predict(folder: Path, images: Sequence[Path], *, everything: bool = False) -> Predicted:
+def predict(
+    folder: Path,
+    images: Sequence[Path],
+    *,
+    everything: bool = False,
+    backend: str | None = None,
+    backend_options: Sequence[str] = (),
+) -> Predicted:
     """The best classes of image files by the last graph; ``everything``: by torch, every graph and every engine that runs here.
 
-    Raises UsageError for a file that is no image, naming it; IntegrityError; ParityError for logits that are not finite.
+    ``backend``: by that one instead, see ``runners.runner_on``. Raises UsageError for a file that is no image, naming it;
+    IntegrityError; ParityError for logits that are not finite; DependencyError, EngineError for a backend that cannot run it.
     """
     if not images:
         raise UsageError("no images to predict", advice="give image files")
+    if everything and backend is not None:
+        raise UsageError("--all runs what runs here, and --backend one", advice="give one of the two")
+    if backend_options and backend is None:
+        raise UsageError("--backend-option is of a --backend, and none is given")
     bundle = load_bundle(folder)
     bundle.check_complete()
-    wanted, optional = [last_graph(bundle)], []
+    wanted = [last_graph(bundle) if backend is None else runner_on(bundle, backend, backend_options)]
+    optional = []
     if everything:
         manifest = bundle.manifest.artifacts
         wanted = [runner_named(bundle, artifact.path) for artifact in manifest if artifact.format == "onnx"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -28,6 +29,9 @@ from skdeploy.spec import ModelSpec, Precision, Tolerance
 if TYPE_CHECKING:
     from torch import nn
 
+    from skdeploy.backends.onnxruntime_gpu import GpuOptions
+    from skdeploy.engines.compatibility import BuiltFor
+
 NOISE_IMAGES: Final = 4  # float64 is slow, and one number is wanted
 REPEATED: Final = 2  # images that an export runs twice; a check that asks for suites runs a whole batch
 
@@ -40,14 +44,18 @@ def prove(
     progress: Progress,
     *,
     suites: Sequence[str] | None = None,
+    graphs_also_on: Sequence[tuple[str, GpuOptions | None]] = (),
 ) -> ParityReport:
     """Compares every ONNX file and engine with torch's network, or with the first FP32 graph where there is no network.
 
     ``suites``, of ``suites.ALL``, are run on every artifact, besides the images. None is what an export has time for: one image
     of each synthetic suite, on what is deployed, the last graph and engines. These are also run twice on the same batch.
 
+    ``graphs_also_on``: backends, with their options, that every ONNX file runs on too, besides ONNX Runtime on the CPU.
+
     An engine that cannot run here is recorded as unproven, with the reason. Raises IntegrityError, UsageError for unreadable
-    images, ParityError if the reference itself is not finite, DependencyError without ONNX Runtime.
+    images, ParityError if the reference itself is not finite, DependencyError without ONNX Runtime or a backend that was asked
+    for, EngineError if that one does not run a graph.
     """
     spec = bundle.manifest.model
     runnable = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
@@ -71,12 +79,16 @@ def prove(
     results: list[SuiteResult] = []
     repeated: list[RunToRun] = []
     invariance: BatchInvariance | None = None
-    for artifact in runnable:
+    runs: list[tuple[Artifact, str, GpuOptions | None]] = [
+        (artifact, backend_of(artifact), None) for artifact in runnable
+    ]
+    runs += [(artifact, *where) for where in graphs_also_on for artifact in runnable if artifact.format == "onnx"]
+    for artifact, runs_on, gpu in runs:
         precision = artifact.precision or Precision.FP32
-        tolerance, runs_on = tolerance_of(spec, precision), backend_of(artifact)
+        tolerance = tolerance_of(spec, precision)
         progress.update(f"{artifact.path} on {runs_on}")
         try:
-            session = _open(bundle, artifact)
+            session = open_artifact(bundle, artifact, runs_on, gpu)
         except DependencyError as error:
             if artifact.format == "onnx":  # runs wherever skdeploy is whole: without it, nothing would be proven
                 raise
@@ -116,7 +128,7 @@ def prove(
                         images=REPEATED if suites is None else RUN_BATCH,
                     )
                 )
-            if artifact is last_graph:
+            if artifact is last_graph and runs_on == onnxruntime.NAME:
                 progress.update(f"{artifact.path}, batch by batch")
                 invariance = batch_invariance(
                     session, pixels, spec, artifact=artifact.path, tolerance=tolerance.max_rel_error
@@ -162,9 +174,45 @@ def backend_of(artifact: Artifact) -> str:
     return str(artifact.details["compiler"]) if artifact.format == "engine" else onnxruntime.NAME
 
 
-def _open(bundle: Bundle, artifact: Artifact) -> Session:
+def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, gpu: GpuOptions | None = None) -> Session:
+    """A session of an ONNX file or engine on a backend, once the file's digest is the recorded one.
+
+    ``gpu`` are the options of one of ONNX Runtime's providers, its defaults if None. Raises what the backend raises.
+    """
     path = bundle.check(artifact)
     if artifact.format == "engine":
-        session: Session = backend(backend_of(artifact)).open_session(path, sha256=artifact.sha256)
-        return session
-    return onnxruntime.open_session(path)
+        session: Session = backend(runs_on).open_session(
+            path, sha256=artifact.sha256, **_engine_options(bundle, artifact)
+        )
+    elif gpu is not None:
+        session = backend(runs_on).open_session(path, options=gpu)
+    else:
+        session = backend(runs_on).open_session(path)
+    return session
+
+
+def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | Path]:
+    """What the engine was built for, to be compared with what is here; nothing in bundles of earlier versions. Of a stripped
+    one also the graph that it was built from, for its weights.
+    """
+    recorded = artifact.details.get("built_for")
+    if recorded is None:
+        return {}
+    from skdeploy.engines.compatibility import BuiltFor
+
+    built_for = BuiltFor.model_validate(recorded)
+    if not built_for.stripped:
+        return {"built_for": built_for}
+    return {"built_for": built_for, "weights": _source_of(bundle, artifact)}
+
+
+def _source_of(bundle: Bundle, engine: Artifact) -> Path:
+    """The ONNX file that an engine was built from, its digest checked."""
+    for path, digest in engine.provenance.parents.items():
+        graph = bundle.artifact(path)
+        if graph is not None and graph.format == "onnx" and graph.sha256 == digest:
+            return bundle.check(graph)
+    raise IntegrityError(
+        f"{engine.path} was built without its weights, and {bundle.folder} no longer holds the ONNX file that has them",
+        advice="build the engine again",
+    )

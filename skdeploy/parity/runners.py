@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from skdeploy import stages
-from skdeploy.backends import onnxruntime
+from skdeploy.backends import onnxruntime, onnxruntime_gpu
 from skdeploy.backends import torch as torch_backend
-from skdeploy.backends.base import Session, backend
+from skdeploy.backends.base import BACKENDS, Session
+from skdeploy.backends.onnxruntime_gpu import GpuOptions
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.parity.accuracy import NotEvaluated
-from skdeploy.parity.prove import backend_of
+from skdeploy.parity.prove import backend_of, open_artifact
 from skdeploy.spec import ModelSpec, Precision
 
 TORCH: Final = "torch"  # in place of an artifact's name: the network itself, with the bundle's weights
 RUNS: Final = ("onnx", "engine")
+GRAPH_BACKENDS: Final = (onnxruntime.NAME, *onnxruntime_gpu.DEFAULTS)  # what an ONNX file runs on
 
 
 @dataclass(frozen=True)
 class Runner:
-    """An artifact of a bundle with the backend that runs it. ``prefix`` tells two bundles apart where both are shown."""
+    """An artifact of a bundle with the backend that runs it. ``prefix`` tells two bundles apart where both are shown.
+
+    ``gpu`` are the options of a backend of ONNX Runtime on a GPU, its defaults if None.
+    """
 
     bundle: Bundle
     artifact: Artifact
     backend: str
     prefix: str = ""
+    gpu: GpuOptions | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -49,13 +55,10 @@ class Runner:
 
     def open(self) -> Session:
         """A session, once the file's digest is the recorded one. Raises IntegrityError, DependencyError, EngineError."""
-        path = self.bundle.check(self.artifact)
         if self.backend == TORCH:
+            path = self.bundle.check(self.artifact)
             return torch_backend.open_session(stages.Network(self.spec, path).module, self.spec)
-        if self.artifact.format == "engine":
-            session: Session = backend(self.backend).open_session(path, sha256=self.artifact.sha256)
-            return session
-        return onnxruntime.open_session(path)
+        return open_artifact(self.bundle, self.artifact, self.backend, self.gpu)
 
 
 def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
@@ -89,6 +92,37 @@ def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:
             f"{bundle.folder} has nothing to run named {name!r}", advice=f"it has {', '.join(runnable)}, torch"
         )
     return Runner(bundle, artifact, backend_of(artifact), prefix)
+
+
+def check_graph_backend(name: str) -> str:
+    """The name of a backend that runs ONNX files. Raises UsageError."""
+    if name not in GRAPH_BACKENDS:
+        raise UsageError(
+            f"--backend {name}: an ONNX file does not run on it", advice=f"one of {', '.join(GRAPH_BACKENDS)}"
+        )
+    return name
+
+
+def runner_on(bundle: Bundle, name: str, options: Sequence[str] = (), prefix: str = "") -> Runner:
+    """What of a bundle runs on a backend: its weights on ``torch``, its last graph on ONNX Runtime, an engine of its compiler.
+
+    ``options`` are texts NAME=VALUE, see ``onnxruntime_gpu.options_of``. Of several engines the last is taken. Raises
+    UsageError for a backend that does not exist, does not take the options, or for which the bundle holds nothing.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"--backend {name}: there is none of that name", advice=f"one of {', '.join(BACKENDS)}")
+    gpu = onnxruntime_gpu.options_of(name, options)
+    if name == TORCH:
+        return runner_named(bundle, TORCH, prefix)
+    if name in GRAPH_BACKENDS:
+        return replace(last_graph(bundle, prefix), backend=name, gpu=gpu)
+    engines = [runner for runner in engines_of(bundle, prefix) if runner.backend == name]
+    if not engines:
+        raise UsageError(
+            f"--backend {name}: {bundle.folder} holds no engine of it",
+            advice=f"build one with `skdeploy build {bundle.folder} --target {name}`, or choose {onnxruntime.NAME}",
+        )
+    return engines[-1]
 
 
 def engines_of(bundle: Bundle, prefix: str = "") -> tuple[Runner, ...]:

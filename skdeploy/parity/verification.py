@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from skdeploy import stages
+from skdeploy.backends import onnxruntime
+from skdeploy.backends.onnxruntime_gpu import GpuOptions, options_of
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, write_receipt
@@ -19,6 +21,7 @@ from skdeploy.options import DEFAULT_IMAGES
 from skdeploy.parity.determinism import rebuild
 from skdeploy.parity.prove import prove, tolerance_of
 from skdeploy.parity.report import Comparison, ParityReport, Rebuild, ReceiptNote, RunToRun, SuiteResult
+from skdeploy.parity.runners import check_graph_backend
 from skdeploy.parity.suites import check_suites
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
@@ -34,7 +37,8 @@ class VerifyOptions:
 
     ``images``: the card's own if None, ``num_images`` of them at most. ``suites``: names of ``parity.suites``, or ``all``; none
     means what an export runs. ``rebuild``: build each engine again, and compare. ``receipt``: write what was measured here.
-    ``require_engine``: an engine that is verified neither here nor by a receipt is an error.
+    ``require_engine``: an engine that is verified neither here nor by a receipt is an error. ``backend``: another that graphs
+    run on too, one of ``runners.GRAPH_BACKENDS``; ``backend_options`` are its NAME=VALUE texts.
     """
 
     images: Path | None = None
@@ -43,6 +47,17 @@ class VerifyOptions:
     rebuild: bool = False
     receipt: bool = False
     require_engine: bool = False
+    backend: str | None = None
+    backend_options: tuple[str, ...] = ()
+
+    def graphs_also_on(self) -> tuple[tuple[str, GpuOptions | None], ...]:
+        """What ``parity.prove`` calls so. Raises UsageError."""
+        if self.backend is None:
+            if self.backend_options:
+                raise UsageError("--backend-option is of a --backend, and none is given")
+            return ()
+        options = options_of(check_graph_backend(self.backend), self.backend_options)
+        return () if self.backend == onnxruntime.NAME else ((self.backend, options),)
 
 
 class ParityReceipt(Frozen):
@@ -99,6 +114,7 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
     begun = time.perf_counter()
     tell = progress or Silent()
     suites = check_suites(options.suites) if options.suites else None
+    also = options.graphs_also_on()
     bundle = load_bundle(folder)
     tell.begin("digests")
     bundle.check_complete()
@@ -114,7 +130,7 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
     tell.begin("parity")
     started = time.perf_counter()
     dataset = _images(bundle, options)
-    report = prove(bundle, bundle.manifest.artifacts, dataset, network, tell, suites=suites)
+    report = prove(bundle, bundle.manifest.artifacts, dataset, network, tell, suites=suites, graphs_also_on=also)
     if options.rebuild:
         report = report.model_copy(update={"rebuilds": _rebuilt(bundle, engines, dataset, tell)})
     tell.end("parity", time.perf_counter() - started, reused=False)
@@ -137,14 +153,15 @@ def write_parity_receipts(bundle: Bundle, report: ParityReport) -> tuple[Path, .
         artifact = bundle.artifact(comparison.artifact)
         if comparison.verdict == "unproven" or artifact is None:
             continue
+        of = (artifact.path, comparison.backend)
         content = ParityReceipt(
             reference=report.reference,
             dataset=report.dataset,
             dataset_sha256=report.dataset_sha256,
             images=report.images,
             comparison=comparison,
-            suites=tuple(suite for suite in report.suites if suite.artifact == artifact.path),
-            run_to_run=next((run for run in report.run_to_run if run.artifact == artifact.path), None),
+            suites=tuple(suite for suite in report.suites if (suite.artifact, suite.backend) == of),
+            run_to_run=next((run for run in report.run_to_run if (run.artifact, run.backend) == of), None),
             rebuild=next((again for again in report.rebuilds if again.artifact == artifact.path), None),
         )
         verdict: ReceiptVerdict = "fail" if _has_failed(content) else "pass"

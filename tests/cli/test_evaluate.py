@@ -252,7 +252,9 @@ def test_an_engine_that_needs_a_gpu_is_named_and_the_rest_is_evaluated(
     (absent,) = result.json["not_evaluated"]
     assert absent["artifact"] == "engines/tensorrt-fp16.engine"
     assert "no GPU" in absent["reason"]
-    assert "not evaluated here: engines/tensorrt-fp16.engine: no GPU" in run("evaluate", folder, "--data", data).out
+    text = run("evaluate", folder, "--data", data).out
+    assert "not evaluated here: engines/tensorrt-fp16.engine: " in text
+    assert "no GPU to run an engine on" in text
     for arguments in (["--require-engine"], ["--artifact", "engines/tensorrt-fp16.engine"]):
         required = run("evaluate", folder, "--data", data, *arguments)
         assert required.code == 3

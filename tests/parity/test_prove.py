@@ -151,7 +151,7 @@ def test_half_is_measured_with_its_rounding(bundle: Bundle, dataset: Dataset, ne
 def test_without_a_network_the_first_float32_graph_is_the_reference(bundle: Bundle, dataset: Dataset) -> None:
     report = proof(bundle, dataset, None)
     report.check()
-    assert report.reference == "model.traced.onnx on onnxruntime"
+    assert report.reference == "model.traced.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
     itself = report.of("model.traced.onnx")
     assert itself is not None
     assert itself.metrics is not None
@@ -241,7 +241,7 @@ def test_an_engine_that_cannot_run_here_is_recorded_as_unproven(
     monkeypatch.setattr(cuda, "devices", lambda: ())
 
     def make(path: Path) -> Product:
-        path.write_bytes(b"native code, perhaps")
+        path.write_bytes(b"vtrt" + b"\xff" * 60)  # the tag of a plan, with a header of a version that nobody knows
         return Product(details={"compiler": "tensorrt_rtx"})
 
     bundle.produce(

@@ -1,0 +1,528 @@
+"""ONNX Runtime on a GPU. What needs none: options, refusals, and the whole path of opening with a provider that takes nothing.
+
+``AzureExecutionProvider``, in every CPU build, stands in for CUDA's: ONNX Runtime lists it, opens sessions with it, and gives
+it no operator of ONNX. So the path from options to the placement check runs here on the real library, and ends as it must.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from skdeploy.backends import cuda, onnxruntime, onnxruntime_gpu, provider_problems
+from skdeploy.backends.base import backend
+from skdeploy.backends.onnxruntime_gpu import CUDA, TENSORRT, CudaOptions, TensorRTOptions, options_of
+from skdeploy.errors import DependencyError, EngineError, SkdeployError, UsageError
+from skdeploy.spec import TensorSpec
+from tests.backends.test_assignment import AZURE, network
+
+L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
+IMAGES = TensorSpec(name="images", dtype="float32", shape=("batch", 3, 224, 224))
+OPEN = TensorSpec(name="images", dtype="float32", shape=("batch", 3, "height", "width"))
+BOTH = pytest.mark.parametrize("options", [CudaOptions(), TensorRTOptions()], ids=[CUDA, TENSORRT])
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with one L4."""
+    monkeypatch.setattr(cuda, "devices", lambda: (L4,))
+    monkeypatch.setattr(cuda, "driver_version", lambda: "13.0")
+
+
+class AzureAsCuda(CudaOptions):
+    PROVIDER: ClassVar[str] = AZURE
+
+    def provider_options(self) -> dict[str, str]:
+        return {}
+
+
+class AzureAsTensorRT(TensorRTOptions):
+    PROVIDER: ClassVar[str] = AZURE
+
+
+# Options
+
+
+def test_fp32_is_fp32_by_default() -> None:
+    assert CudaOptions().provider_options() == {
+        "device_id": "0",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "use_tf32": "0",
+    }
+
+
+def test_options_of_cuda_have_onnx_runtimes_names() -> None:
+    options = options_of(CUDA, ["device=1", "memory-mib=512", "convolution-search=heuristic", "tf32=on"])
+    assert options is not None
+    assert isinstance(options, CudaOptions)
+    assert options.provider_options() == {
+        "device_id": "1",
+        "gpu_mem_limit": str(512 * 1024 * 1024),
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "1",
+    }
+
+
+def test_options_of_tensorrt_have_onnx_runtimes_names(tmp_path: Path) -> None:
+    texts = ["device=1", "batch=1/4/16", "opt-level=5", "workspace-mib=256", f"cache={tmp_path}"]
+    options = options_of(TENSORRT, texts)
+    assert isinstance(options, TensorRTOptions)
+    assert options.cache_root == tmp_path
+    assert options.provider_options([IMAGES], tmp_path / "key") == {
+        "device_id": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(tmp_path / "key"),
+        "trt_builder_optimization_level": "5",
+        "trt_max_workspace_size": str(256 * 1024 * 1024),
+        "trt_profile_min_shapes": "images:1x3x224x224",
+        "trt_profile_opt_shapes": "images:4x3x224x224",
+        "trt_profile_max_shapes": "images:16x3x224x224",
+    }
+
+
+def test_precision_is_never_an_option_of_tensorrt(tmp_path: Path) -> None:
+    """With one of these flags the provider makes a network whose types TensorRT chooses."""
+    given = TensorRTOptions().provider_options([IMAGES], tmp_path)
+    assert not [name for name in given if any(word in name for word in ("fp16", "int8", "bf16"))]
+
+
+def test_without_a_cache_no_engine_is_kept() -> None:
+    options = options_of(TENSORRT, ["cache=off"])
+    assert isinstance(options, TensorRTOptions)
+    assert options.cache_root is None
+    given = options.provider_options([IMAGES], None)
+    assert given["trt_engine_cache_enable"] == "0"
+    assert "trt_engine_cache_path" not in given
+
+
+def test_a_graph_of_fixed_sizes_needs_no_profile() -> None:
+    fixed = TensorSpec(name="images", dtype="float32", shape=(8, 3, 224, 224))
+    assert not [name for name in TensorRTOptions().provider_options([fixed], None) if "profile" in name]
+    assert TensorRTOptions().profile([fixed]) == {"images": ((8, 3, 224, 224),) * 3}
+
+
+def test_open_sizes_come_from_the_options() -> None:
+    options = options_of(TENSORRT, ["sizes=112x96/224x224/448x512"])
+    assert isinstance(options, TensorRTOptions)
+    assert options.profile([OPEN]) == {"images": ((1, 3, 112, 96), (8, 3, 224, 224), (32, 3, 448, 512))}
+
+
+def test_open_sizes_without_limits_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"images: float32\[batch, 3, height, width\] leaves height open") as refusal:
+        TensorRTOptions().profile([OPEN])
+    assert "sizes=HxW/HxW/HxW" in refusal.value.advice
+
+
+@pytest.mark.parametrize(
+    ("backend_id", "text", "words"),
+    [
+        (CUDA, "device=-1", "device -1: at least 0"),
+        (CUDA, "memory-mib=0", "memory-mib 0: at least 1"),
+        (CUDA, "memory-mib=-4", "at least 1"),
+        (CUDA, "memory-mib=much", "'much' is no whole number"),
+        (CUDA, "tf32=yes", "on or off"),
+        (CUDA, "convolution-search=fast", "one of exhaustive, heuristic, default"),
+        (CUDA, "opt-level=3", "opt-level=3 is none of onnxruntime-cuda"),
+        (CUDA, "device", "device is none of onnxruntime-cuda"),
+        (TENSORRT, "opt-level=6", "opt-level 6: 0 to 5"),
+        (TENSORRT, "opt-level=-1", "opt-level -1: 0 to 5"),
+        (TENSORRT, "workspace-mib=0", "workspace-mib 0: at least 1"),
+        (TENSORRT, "batch=0/1/8", "batch 0/1/8 is not 1 <= min <= opt <= max"),
+        (TENSORRT, "batch=8/4/2", "batch 8/4/2 is not"),
+        (TENSORRT, "batch=8", "the smallest, the most frequent and the largest"),
+        (TENSORRT, "sizes=224/224/224", "HEIGHTxWIDTH"),
+        (TENSORRT, "sizes=224x224/112x112/448x448", "sizes 224/112/448 is not"),
+        (TENSORRT, "cache=", "a folder, or off"),
+        (TENSORRT, "tf32=on", "is none of onnxruntime-tensorrt"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(backend_id: str, text: str, words: str) -> None:
+    with pytest.raises(UsageError) as refusal:
+        options_of(backend_id, [text])
+    assert words in refusal.value.message
+
+
+def test_an_option_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="device is given twice"):
+        options_of(CUDA, ["device=0", "device=1"])
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "tensorrt"])
+def test_backends_without_options_take_none(name: str) -> None:
+    assert options_of(name, []) is None
+    with pytest.raises(UsageError, match=f"{name} takes no --backend-option"):
+        options_of(name, ["device=0"])
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engines_key_tells_apart_what_makes_another_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(options: TensorRTOptions, sha256: str = "a" * 64, version: str = "1.32.0") -> str:
+        return options.engine_key(sha256, [IMAGES], version)
+
+    default = TensorRTOptions(cache=None)
+    keys = [
+        key(default),
+        key(default, sha256="b" * 64),  # the same network with other weights
+        key(default, version="1.33.0"),
+        key(TensorRTOptions(cache=None, batch=(1, 8, 16))),
+        key(TensorRTOptions(cache=None, optimization_level=5)),
+        key(TensorRTOptions(cache=None, workspace_bytes=1 << 20)),
+    ]
+    assert key(TensorRTOptions(cache=Path("elsewhere"))) == keys[0]  # where it is kept makes no other engine
+    for change in (
+        lambda: monkeypatch.setattr(cuda, "driver_version", lambda: "13.1"),
+        lambda: monkeypatch.setattr(cuda, "devices", lambda: (cuda.CudaDevice(0, "NVIDIA T4", "7.5", 16 << 30),)),
+    ):
+        change()
+        keys.append(key(default))
+    assert len(set(keys)) == len(keys)
+
+
+# What is missing
+
+
+@BOTH
+@pytest.mark.parametrize("on_machine", ["without a GPU", "with a GPU"])
+def test_a_build_without_the_provider_is_told_with_the_cure(
+    options: onnxruntime_gpu.GpuOptions, on_machine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "devices", lambda: (L4,) if on_machine == "with a GPU" else ())
+    monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver: not found")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(DependencyError) as refusal:
+        backend(options.BACKEND).open_session(network(tmp_path / "m.onnx"), options=options)
+    assert f"this build of ONNX Runtime {ort.__version__} has no {options.PROVIDER}" in refusal.value.message
+    assert "pip install onnxruntime-gpu" in refusal.value.advice
+    assert ("no NVIDIA driver" in refusal.value.advice) == (on_machine == "without a GPU")
+    answer = provider_problems.probe(options)
+    assert (answer.name, answer.available, answer.version) == (options.BACKEND, False, ort.__version__)
+    assert options.PROVIDER in answer.reason
+
+
+@pytest.mark.parametrize(
+    ("devices", "serves", "built_for", "device", "error", "words"),
+    [
+        ((), "", "12.8", 0, DependencyError, "no GPU for AzureExecutionProvider: the driver says no"),
+        ((L4,), "11.4", "12.8", 0, DependencyError, "it serves CUDA 11.4, this ONNX Runtime is built for 12.8"),
+        ((L4,), "12.8", "13.0", 0, DependencyError, "the NVIDIA driver is too old"),
+        ((L4,), "13.0", "13.0", 1, UsageError, "there is no GPU number 1"),
+    ],
+    ids=["no GPU", "CUDA 11 driver", "CUDA 12 driver", "no second GPU"],
+)
+def test_what_the_machine_lacks_is_told_before_a_session_is_opened(
+    devices: tuple[cuda.CudaDevice, ...],
+    serves: str,
+    built_for: str,
+    device: int,
+    error: type[SkdeployError],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda, "devices", lambda: devices)
+    monkeypatch.setattr(cuda, "driver_problem", lambda: "the driver says no")
+    monkeypatch.setattr(cuda, "driver_version", lambda: serves)
+    monkeypatch.setattr(provider_problems, "built_for_cuda", lambda: built_for)
+    monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: pytest.fail("a session was opened"))
+    with pytest.raises(error) as refusal:
+        onnxruntime.open_session(network(tmp_path / "m.onnx"), provider=AzureAsCuda(device=device))
+    assert words in refusal.value.message
+    assert refusal.value.advice
+
+
+def test_drivers_of_the_same_or_a_newer_cuda_will_do() -> None:
+    for serves in ("12.0", "12.8", "12.9", "13.2"):
+        assert provider_problems.old_driver("12.8", serves, "CUDAExecutionProvider") is None
+    assert provider_problems.old_driver("", "11.4", "CUDAExecutionProvider") is None  # a build that does not tell
+
+
+def test_the_installed_build_tells_its_cuda_or_nothing() -> None:
+    """The CPU build has none; a build for GPUs gives two numbers."""
+    found = provider_problems.built_for_cuda()
+    assert found == "" or [part.isdigit() for part in found.split(".")[:2]] == [True, True]
+
+
+def test_a_provider_library_that_does_not_load_is_told_in_the_loaders_words(tmp_path: Path) -> None:
+    assert provider_problems.missing_library(tmp_path, "CUDAExecutionProvider") is None  # it is elsewhere
+    (tmp_path / "libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    found = provider_problems.missing_library(tmp_path, "CUDAExecutionProvider")
+    assert found is not None
+    assert "CUDAExecutionProvider does not load:" in found.message
+    assert "libonnxruntime_providers_cuda.so" in found.message
+    assert "onnxruntime-gpu[cuda,cudnn]" in found.advice
+    assert provider_problems.missing_library(tmp_path, "TensorrtExecutionProvider") is None
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_missing_library_is_told_by_the_probe_and_before_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi/libonnxruntime_providers_azure.so").write_bytes(b"no library")
+    monkeypatch.setattr(ort, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setitem(provider_problems._LIBRARIES, AZURE, "libonnxruntime_providers_azure.so")
+    answer = provider_problems.probe(AzureAsCuda())
+    assert not answer.available
+    assert "AzureExecutionProvider does not load" in answer.reason
+    with pytest.raises(DependencyError, match="AzureExecutionProvider does not load"):
+        onnxruntime.open_session(network(tmp_path / "m.onnx"), provider=AzureAsCuda())
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_provider_that_is_dropped_in_opening_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ONNX Runtime does where libcudnn is missing: the session is one of the CPU, and only get_providers tells."""
+    real = ort.InferenceSession
+
+    def dropping(*arguments: Any, providers: Any, **rest: Any) -> Any:
+        return real(*arguments, providers=["CPUExecutionProvider"], **rest)
+
+    dropping.get_provider_graph_assignment_info = True  # type: ignore[attr-defined]
+    monkeypatch.setattr(ort, "InferenceSession", dropping)
+    with pytest.raises(DependencyError, match="dropped AzureExecutionProvider without an error") as refusal:
+        onnxruntime.open_session(network(tmp_path / "m.onnx"), provider=AzureAsCuda())
+    assert "CPUExecutionProvider would run the graph" in refusal.value.message
+
+
+# What onnxruntime-gpu 1.31.1 said to a stub libcuda that answers that it serves CUDA 12.4.
+TOO_OLD_DRIVER = """\
+/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc:63 static \
+onnxruntime::CUDAExecutionProviderInfo onnxruntime::CUDAExecutionProviderInfo::FromProviderOptions(const \
+onnxruntime::ProviderOptions&) [ONNXRuntimeError] : 1 : FAIL : provider_options_utils.h:187 Parse Failed to parse provider \
+option "device_id": CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=-1 ; hostname=vm ; \
+file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_execution_provider_info.cc ; line=70 ; \
+expr=cudaGetDeviceCount(&num_devices); """
+
+
+@pytest.mark.parametrize(
+    ("library", "cure"),
+    [
+        ("libcublasLt.so.13", "onnxruntime-gpu[cuda,cudnn]"),
+        ("libcudnn.so.9", "onnxruntime-gpu[cuda,cudnn]"),
+        ("libnvinfer.so.10", 'built for TensorRT 10: pip install "tensorrt==10.*"'),
+        ("libnvonnxparser.so.11", 'built for TensorRT 11: pip install "tensorrt==11.*"'),
+        ("libcuda.so.1", "the NVIDIA driver; in a container, run it with --gpus all"),
+    ],
+)
+def test_each_missing_library_has_its_cure(library: str, cure: str) -> None:
+    """The words are those of the loader with onnxruntime-gpu 1.31.1, which missed these one after the other."""
+    assert cure in provider_problems._cure(f"{library}: cannot open shared object file: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "told"),
+    [
+        (
+            "session contains graph nodes that are assigned to the CPU, but fallback to CPU EP has been explicitly disabled",
+            EngineError,
+            "part of it would be on the CPU",
+        ),
+        (
+            TOO_OLD_DRIVER,
+            DependencyError,
+            "too old for CUDAExecutionProvider: CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
+        ),
+        ("CUDA failure 2: out of memory ; GPU=0 ; hostname=x\nmore", EngineError, "too little GPU memory"),
+        ("TensorRT EP failed to create engine from network\nmore", EngineError, "failed to create engine from network"),
+    ],
+    ids=["CPU refused", "driver", "memory", "other"],
+)
+def test_what_fails_in_opening_is_told_apart(words: str, error: type[SkdeployError], told: str) -> None:
+    found = provider_problems.opening_error(words, "CUDAExecutionProvider", "model.onnx")
+    assert type(found) is error
+    assert told in found.message
+    assert "\n" not in found.message
+    assert found.advice
+
+
+@pytest.mark.parametrize(("given", "then"), [(None, "0"), ("1", "1")], ids=["unset", "set by the user"])
+def test_tensorrt_may_not_round_fp32_to_tf32(given: str | None, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = onnxruntime_gpu.TF32_OVERRIDE
+    monkeypatch.setenv(name, given or "")  # so that it is as it was when the test is over
+    if given is None:
+        monkeypatch.delenv(name)
+    provider_problems._load_libraries(ort, CudaOptions())
+    assert os.environ.get(name) == given  # CUDA's provider has an option for it
+    provider_problems._load_libraries(ort, TensorRTOptions())
+    assert os.environ[name] == then
+
+
+# The whole path, with a provider that takes no node
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_provider_that_leaves_the_graph_to_the_cpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"3 of \d+ nodes, 1 of 1 convolutions") as refusal:
+        onnxruntime.open_session(network(tmp_path / "m.onnx"), provider=AzureAsCuda())
+    assert "conv (Conv)" in refusal.value.message
+    assert str(tmp_path / "m.onnx") in refusal.value.message
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_older_onnx_runtime_refuses_too_and_cannot_name_the_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    method = next(c for c in ort.InferenceSession.__mro__ if "get_provider_graph_assignment_info" in vars(c))
+    monkeypatch.delattr(method, "get_provider_graph_assignment_info")
+    with pytest.raises(EngineError, match="part of it would be on the CPU") as refusal:
+        onnxruntime.open_session(network(tmp_path / "m.onnx"), provider=AzureAsCuda())
+    assert "1.24 and later can" in refusal.value.advice
+    capfd.readouterr()
+
+
+def shapes_only(folder: Path) -> Path:
+    """x (batch, 3) -> its shape times two: nothing but shapes, which may be computed on the CPU."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Shape", ["x"], ["s"], name="shape"),
+            helper.make_node("Mul", ["s", "two"], ["y"], name="twice"),
+        ],
+        "shapes",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", 3))],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, (2,))],
+        [numpy_helper.from_array(np.array([2], np.int64), "two")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), folder / "s.onnx")
+    return folder / "s.onnx"
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_graph_of_shapes_alone_is_opened_and_runs(tmp_path: Path) -> None:
+    with onnxruntime.open_session(shapes_only(tmp_path), provider=AzureAsCuda()) as session:
+        assert session.profile is None
+        assert session.run({"x": np.zeros((5, 3), np.float32)})["y"].tolist() == [10, 6]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_batches_outside_the_profile_are_refused_with_its_limits(tmp_path: Path) -> None:
+    options = AzureAsTensorRT(batch=(2, 2, 4), cache=tmp_path / "engines")
+    with onnxruntime.open_session(shapes_only(tmp_path), provider=options) as session:
+        assert session.profile == {"x": ((2, 3), (2, 3), (4, 3))}
+        assert session.run({"x": np.zeros((4, 3), np.float32)})["y"].tolist() == [8, 6]
+        for batch in (1, 5):
+            with pytest.raises(UsageError, match=f"batch {batch} is outside") as refusal:
+                session.run({"x": np.zeros((batch, 3), np.float32)})
+            assert "2 to 4, best at 2" in refusal.value.advice
+
+
+@pytest.mark.usefixtures("gpu")
+def test_each_graph_has_its_folder_of_engines(tmp_path: Path) -> None:
+    root = tmp_path / "engines"
+    options = AzureAsTensorRT(cache=root)
+    path = shapes_only(tmp_path)
+    onnxruntime.open_session(path, provider=options).close()
+    onnxruntime.open_session(path, provider=options).close()
+    key = options.engine_key(
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        [TensorSpec(name="x", dtype="float32", shape=("batch", 3))],
+        ort.__version__,
+    )
+    assert [folder.name for folder in root.iterdir()] == [key]
+    path.write_bytes(path.read_bytes().replace(b"twice", b"TWICE"))
+    onnxruntime.open_session(path, provider=options).close()
+    assert len(list(root.iterdir())) == 2
+    root.chmod(0o777)
+    with pytest.raises(UsageError, match="others can write to"):
+        onnxruntime.open_session(path, provider=options)
+
+
+def test_a_failing_provider_is_not_retried_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's Python opens the graph again on the CPU, with a line on stdout, unless it is told not to."""
+    found: list[object] = []
+    real: Callable[..., Any] = ort.InferenceSession
+
+    def spied(*arguments: Any, **rest: Any) -> Any:
+        found.append(rest["enable_fallback"])
+        return real(*arguments, **rest)
+
+    monkeypatch.setattr(ort, "InferenceSession", spied)
+    onnxruntime.open_session(network(tmp_path / "m.onnx")).close()
+    assert found == [0]
+
+
+# On a GPU
+
+
+def gpu_session(name: str, path: Path, cache: Path | None = None) -> Any:
+    module = backend(name)
+    answer = module.probe()
+    if not answer.available:
+        pytest.skip(answer.reason)
+    options = CudaOptions() if name == CUDA else TensorRTOptions(batch=(1, 4, 8), cache=cache)
+    return module.open_session(path, options=options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [CUDA, TENSORRT])
+def test_the_gpu_runs_all_of_it_and_computes_what_the_cpu_does(name: str, tmp_path: Path) -> None:
+    path = network(tmp_path / "m.onnx")
+    reference = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    # FP32 in another order of sums, or by Winograd, whose transforms lose a few bits. TF32 is 5e-4 in each product.
+    tolerance = 1e-4
+    with gpu_session(name, path) as session:
+        for batch in (1, 3, 8):
+            images = np.random.default_rng(batch).standard_normal((batch, 3, 8, 8)).astype(np.float32)
+            (expected,) = reference.run(["rows"], {"images": images})
+            got = session.run({"images": images})["rows"]
+            assert got.dtype == expected.dtype
+            assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [CUDA, TENSORRT])
+def test_an_operator_that_the_gpu_lacks_is_named(name: str, tmp_path: Path) -> None:
+    """Det has a kernel for the CPU alone."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Relu", ["x"], ["h"], name="relu"),
+            helper.make_node("Det", ["h"], ["y"], name="determinant"),
+        ],
+        "det",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (2, 3, 3))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (2,))],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), tmp_path / "d.onnx")
+    with pytest.raises(EngineError, match=r"determinant \(Det\)"):
+        gpu_session(name, tmp_path / "d.onnx")
+
+
+@pytest.mark.gpu
+def test_the_second_opening_loads_the_engine_of_the_first(tmp_path: Path) -> None:
+    path, root = network(tmp_path / "m.onnx"), tmp_path / "engines"
+    images = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+    results, times = [], []
+    for _ in range(2):
+        with gpu_session(TENSORRT, path, root) as session:
+            results.append(session.run({"images": images})["rows"])
+        times.append({file.name: file.stat().st_mtime_ns for file in root.glob("*/*.engine")})
+    assert times[0] == times[1] != {}
+    assert np.array_equal(*results)  # the same engine: the same kernels in the same order
+
+
+@pytest.mark.gpu
+def test_a_changed_engine_is_built_again_and_not_loaded(tmp_path: Path) -> None:
+    path, root = network(tmp_path / "m.onnx"), tmp_path / "engines"
+    gpu_session(TENSORRT, path, root).close()
+    (engine,) = root.glob("*/*.engine")
+    engine.write_bytes(engine.read_bytes()[:-100])
+    cut = engine.stat().st_mtime_ns
+    gpu_session(TENSORRT, path, root).close()
+    assert engine.stat().st_mtime_ns != cut
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [CUDA, TENSORRT])
+def test_a_gpu_that_is_not_there_is_a_usage_error(name: str, tmp_path: Path) -> None:
+    gpu_session(name, network(tmp_path / "m.onnx")).close()
+    options = CudaOptions(device=99) if name == CUDA else TensorRTOptions(device=99, cache=None)
+    with pytest.raises(UsageError, match="no GPU number 99"):
+        backend(name).open_session(tmp_path / "m.onnx", options=options)
