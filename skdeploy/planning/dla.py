@@ -1,0 +1,158 @@
+"""What of a graph a DLA core takes, node by node, and the rule that refuses the rest.
+
+The rules are NVIDIA's for Jetson: DLA Supported Layers and Restrictions, TensorRT 10 and 11,
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/dla-layer-restrictions.html
+Read again there in November 2026: batch, sizes, fixed shapes, 16 loadables a core, the activations, the elementwise operators,
+concatenation along channels, and convolution's kernel, stride and channels. The limits of padding, dilation, groups, pooling,
+softmax, reductions and Reshape are as noted from that page before: the text at hand was cut off above them.
+Which release has a DLA at all: Working with DLA, of TensorRT 11.3 and 11.4.1, in the same documentation.
+Matrix products are refused to be safe; NVIDIA's list of TensorRT 8.5 (github.com/NVIDIA/Deep-Learning-Accelerator-SW) has them
+with a constant as second input. Broadcasts in elementwise operators are taken as allowed. The builder decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import onnx_ir as ir
+
+from skdeploy.architecture import Frozen
+from skdeploy.graph.placement import Edge
+from skdeploy.planning.layers import Layer
+from skdeploy.planning.plain import Plain, dims
+
+MAX_BATCH: Final = 4096
+MAX_SIZE: Final = 8192
+SOFTMAX_AXIS: Final = 1024
+RELEASES: Final = (
+    "DLA runs with TensorRT up to 10.7, and again with 11.4.1 on AGX Orin (JetPack 7.2.2); up to 10.x its INT8 takes a "
+    "calibration cache (--legacy-calibration-cache), not Q/DQ"
+)
+ACTIVATIONS: Final = frozenset({"Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu"})
+ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"})
+
+
+class Refusal(Frozen):
+    """A rule, and the nodes that it refuses."""
+
+    rule: str
+    nodes: tuple[str, ...]
+
+
+class DlaReport(Frozen):
+    """``segments`` is how often the graph enters DLA, each with a copy in and out of its format; at most 16 load on a core."""
+
+    eligible_share_of_macs: float
+    eligible_nodes: int
+    nodes: int
+    segments: int
+    static: bool
+    refusals: tuple[Refusal, ...]
+    releases: str = RELEASES
+
+
+def dla_report(plain: Plain, layers: Collection[Layer]) -> DlaReport:
+    """As if the graph were static; ``static`` tells whether it is, which DLA asks for."""
+    macs = {layer.name: layer.macs for layer in layers}
+    refused: dict[str, list[str]] = {}
+    eligible = segments = done = 0
+    inside = False
+    nodes = list(plain.model.graph)
+    for node in nodes:
+        rule = refusal(node, plain.scales)
+        if rule:
+            refused.setdefault(rule, []).append(node.name or "")
+            inside = False
+            continue
+        eligible += 1
+        done += macs.get(node.name or "", 0)
+        segments += not inside
+        inside = True
+    total = sum(macs.values())
+    return DlaReport(
+        eligible_share_of_macs=done / total if total else 0.0,
+        eligible_nodes=eligible,
+        nodes=len(nodes),
+        segments=segments,
+        static=not plain.dynamic,
+        refusals=tuple(Refusal(rule=rule, nodes=tuple(names)) for rule, names in refused.items()),
+    )
+
+
+def refusal(node: ir.Node, scales: Mapping[Edge, str]) -> str:
+    """The rule that keeps a node off DLA; empty if none does. ``scales``: of inputs that are read as INT8."""
+    kind = node.op_type
+    if kind in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"):
+        return f"{kind}: only 4-D transposes of tensors run on DLA"
+    if kind == "GlobalAveragePool" or (kind.startswith("Reduce") and kind != "ReduceMax"):
+        return f"{kind}: of reductions, DLA has the maximum alone"
+    if kind in ("MatMul", "Gemm"):
+        return f"{kind}: a matrix product is no layer of DLA; a 1x1 convolution is"
+    shapes = [dims(value) for value in (*node.inputs[:1], *node.outputs) if value is not None]
+    if any(len(shape) != 4 for shape in shapes):
+        return f"{kind}: tensors must be 4-D"
+    if any(shape[0] > MAX_BATCH or max(shape[1:]) > MAX_SIZE for shape in shapes):
+        return f"{kind}: the batch goes to {MAX_BATCH}, other sizes to {MAX_SIZE}"
+    if kind == "Conv":
+        return _conv(node)
+    if kind in ("MaxPool", "AveragePool"):
+        return _pool(node)
+    if kind in ELEMENTWISE:
+        return _elementwise(node, scales)
+    if kind == "Softmax":
+        axis = node.attributes.get_int("axis", -1) % 4
+        return (
+            "" if axis and shapes[0][axis] <= SOFTMAX_AXIS else f"Softmax: over at most {SOFTMAX_AXIS}, not the batch"
+        )
+    if kind == "Concat":
+        return "" if node.attributes.get_int("axis", 1) % 4 == 1 else "Concat: along the channels alone"
+    if kind in ACTIVATIONS | {"ReduceMax", "Slice", "Transpose", "BatchNormalization", "Resize"}:
+        return ""
+    return f"{kind}: no layer of DLA"
+
+
+def _conv(node: ir.Node) -> str:
+    weight = node.inputs[1]
+    assert weight is not None  # required by ONNX
+    channels_out, into_group, *kernel = dims(weight)
+    groups = node.attributes.get_int("group", 1)
+    limits = (
+        ("kernel", kernel, 1, 32),
+        ("padding", _ints(node, "pads", [0]), 0, 31),
+        ("stride", _ints(node, "strides", [1]), 1, 8),
+        ("dilation", _ints(node, "dilations", [1]), 1, 32),
+        ("channels", [channels_out, into_group * groups], 1, MAX_SIZE),
+        ("groups", [groups], 1, MAX_SIZE),
+    )
+    if not weight.is_initializer():
+        return "Conv: the weight must be a constant"
+    return _first_outside("Conv", limits)
+
+
+def _pool(node: ir.Node) -> str:
+    limits = (
+        ("window", _ints(node, "kernel_shape", [1]), 1, 8),
+        ("padding", _ints(node, "pads", [0]), 0, 7),
+        ("stride", _ints(node, "strides", [1]), 1, 16),
+    )
+    return _first_outside(node.op_type, limits)
+
+
+def _elementwise(node: ir.Node, scales: Mapping[Edge, str]) -> str:
+    read = [scales[edge] for index in range(len(node.inputs)) if (edge := Edge(node.name or "", index)) in scales]
+    if len(read) == len(node.inputs) and len(set(read)) > 1:
+        return f"{node.op_type}: INT8 inputs must have equal ranges"
+    return ""
+
+
+def _first_outside(kind: str, limits: Collection[tuple[str, list[int], int, int]]) -> str:
+    for what, values, least, most in limits:
+        if any(not least <= value <= most for value in values):
+            return f"{kind}: {what} from {least} to {most}"
+    return ""
+
+
+def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    attribute = node.attributes.get(name)
+    return list(attribute.as_ints()) if attribute is not None else default

@@ -1,0 +1,159 @@
+"""A graph as the planner reads it: every shape known, without Q/DQ and casts, and with what they said kept beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import onnx_ir as ir
+
+from skdeploy.errors import ExportError, UsageError
+from skdeploy.graph.placement import Edge
+from skdeploy.quant.macs import Size
+
+FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+
+
+@dataclass(frozen=True)
+class Plain:
+    """``model`` has no QuantizeLinear, DequantizeLinear or Cast between floats, and unique names.
+
+    ``scales`` has, for each input that is read as INT8, the name of its scale; ``int8_weights`` are the nodes whose weight is.
+    ``dynamic`` tells whether the graph left a size open. ``half`` whether FP16 tensors were in it.
+    """
+
+    model: ir.Model
+    batch: int
+    scales: Mapping[Edge, str]
+    int8_weights: frozenset[str]
+    dynamic: bool
+    half: bool
+
+    @property
+    def quantized(self) -> bool:
+        return bool(self.scales)
+
+
+def read_plain(model: ir.Model, shown: Path | str, batch: int | None = None, size: Size | None = None) -> Plain:
+    """Changes ``model``. ``batch`` and ``size`` (height, width in pixels) are used where the graph leaves them open; None is 1
+    for the batch.
+
+    Raises UsageError for a batch below 1 or one that the graph does not take, and ExportError, naming the tensor, where a shape
+    stays unknown.
+    """
+    if batch is not None and batch < 1:
+        raise UsageError(f"--batch {batch}: a batch has at least one image")
+    half = any(value.dtype == ir.DataType.FLOAT16 for node in model.graph for value in node.outputs)
+    dynamic = any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ())
+    model, used = _with_shapes(model, shown, batch, size)
+    _name_uniquely(model)
+    _drop_casts(model)
+    scales, int8_weights = _drop_quantization(model)
+    return Plain(model, used, scales, int8_weights, dynamic, half)
+
+
+def dims(value: ir.Value) -> tuple[int, ...]:
+    """The shape of a tensor of a plain graph."""
+    assert value.shape is not None  # read_plain
+    return tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]  # read_plain left no symbols
+
+
+def _with_shapes(model: ir.Model, shown: Path | str, batch: int | None, size: Size | None) -> tuple[ir.Model, int]:
+    symbols: dict[str | None, int] = {}
+    used = 0
+    for value in model.graph.inputs:
+        if value.shape is None or not len(value.shape):
+            raise ExportError(f"{shown}: the input {value.name} has no shape", advice="export it again with one")
+        first = value.shape[0]
+        if isinstance(first, int):
+            if batch not in (None, first):
+                raise UsageError(f"{shown} is fixed to a batch of {first}, not {batch}", advice="leave --batch out")
+            used = first
+        else:
+            used = batch or 1
+            symbols[first.value] = used
+        if size is not None and len(value.shape) == 4:
+            # Raw pixels come as (N, H, W, C), planes as (N, C, H, W).
+            axes = (1, 2) if value.dtype == ir.DataType.UINT8 else (2, 3)
+            named = zip(axes, size, strict=True)
+            symbols |= {dim.value: pixels for axis, pixels in named if not isinstance(dim := value.shape[axis], int)}
+    symbols.pop(None, None)
+    inputs = list(model.graph.inputs)
+    outputs = [value for node in model.graph for value in node.outputs]
+    for value in (*inputs, *outputs):
+        if value.shape is not None:
+            value.shape = ir.Shape([dim if isinstance(dim, int) else symbols.get(dim.value) for dim in value.shape])
+    if not all(map(_is_known, inputs)):
+        opened = next(value for value in inputs if not _is_known(value))
+        raise ExportError(
+            f"{shown}: the size of the input {opened.name}, {opened.shape}, is open: there is nothing to count",
+            advice="give --imgsz, or export with a fixed image size",
+        )
+    if not all(map(_is_known, outputs)):
+        model = _inferred(model)
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name and not _is_known(value):
+                raise ExportError(
+                    f"{shown}: the shape of {value.name}, an output of the {node.op_type} {node.name}, is unknown "
+                    f"({value.shape})",
+                    advice="export with fixed sizes, or simplify the graph",
+                )
+    return model, used
+
+
+def _inferred(model: ir.Model) -> ir.Model:
+    import onnx
+
+    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
+
+
+def _is_known(value: ir.Value) -> bool:
+    return value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
+
+
+def _name_uniquely(model: ir.Model) -> None:
+    seen: Counter[str] = Counter()
+    for node in model.graph:
+        name = node.name or f"{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}#{seen[name]}"
+
+
+def _drop_casts(model: ir.Model) -> None:
+    for node in list(model.graph):
+        source, output = node.inputs[0] if node.inputs else None, node.outputs[0]
+        floats = source is not None and source.dtype in FLOATS and output.dtype in FLOATS
+        if node.op_type == "Cast" and floats and not output.is_graph_output():
+            assert source is not None  # floats
+            output.replace_all_uses_with(source)
+            model.graph.remove(node, safe=True)
+
+
+def _drop_quantization(model: ir.Model) -> tuple[dict[Edge, str], frozenset[str]]:
+    scales: dict[Edge, str] = {}
+    weights: set[str] = set()
+    for node in list(model.graph):
+        if node.op_type != "DequantizeLinear":
+            continue
+        stored, scale, output = node.inputs[0], node.inputs[1], node.outputs[0]
+        assert stored is not None  # required by ONNX
+        assert scale is not None
+        producer = stored.producer()
+        if producer is not None and producer.op_type == "QuantizeLinear":
+            source = producer.inputs[0]
+            assert source is not None
+            scales |= {Edge(use.node.name or "", use.idx): scale.name or "" for use in output.uses()}
+        else:
+            source = stored
+            weights |= {use.node.name or "" for use in output.uses() if use.idx == 1}
+        if not output.is_graph_output():
+            output.replace_all_uses_with(source)
+            model.graph.remove(node, safe=True)
+    for node in list(model.graph):
+        if node.op_type == "QuantizeLinear" and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+            model.graph.remove(node, safe=True)
+    return scales, frozenset(weights)

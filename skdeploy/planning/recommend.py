@@ -1,0 +1,111 @@
+"""FP16 or INT8, grouped convolutions in which, and merged or not: the least of the floors, which is an estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from skdeploy.architecture import Frozen
+from skdeploy.planning.layers import Layer
+from skdeploy.planning.plain import Plain
+from skdeploy.planning.roofline import Peaks, costs, floor_ms, types_of
+from skdeploy.planning.tensor_cores import merge_factor
+from skdeploy.spec import Precision
+
+# A floor that is this little lower is no reason to give up exactness: kernels differ from their peaks by more.
+WORTH: Final = 0.10
+# So near to WORTH the table of devices decides, not the graph: Orin Nano's INT8 is 20 TOPS in its data sheet, and 20.5 by its
+# SMs and clock.
+CLOSE: Final = 0.03
+
+
+class Choice(Frozen):
+    """A way to export, and the floor it has on one device. ``options``: of ``skdeploy export``."""
+
+    options: str
+    floor_ms: float
+
+
+class Recommendation(Frozen):
+    """``options`` is what to export with; ``choices`` all that were weighed, fastest first; ``reason`` in words.
+
+    ``undecided`` is another way that is as good a choice by these estimates, empty if there is none: then measure both.
+    """
+
+    options: str
+    reason: str
+    choices: tuple[Choice, ...]
+    undecided: str = ""
+    estimate: bool = True
+
+
+def recommend(plain: Plain, layers: Collection[Layer], device: Peaks) -> Recommendation:
+    """Weighs FP16, INT8 and INT8 but for grouped convolutions, each as it is and with groups merged into fewer.
+
+    FP16 stays unless INT8 is lower by a tenth; no option that makes it less than a tenth lower is added.
+    """
+    grouped = any(layer.groups > 1 and layer.into_group > 1 for layer in layers)
+    bases = {
+        "--fp16": types_of(plain, Precision.FP16),
+        "--int8": types_of(plain, Precision.INT8),
+    }
+    if grouped:
+        bases["--int8 --int8-keep-grouped"] = types_of(plain, Precision.INT8, keep_grouped=True)
+    floors: dict[str, float] = {}
+    for options, types in bases.items():
+        floors[options] = floor_ms(costs(layers, types, device))
+        for regroup in groups_left(layers):
+            floors[f"{options} --regroup {regroup}"] = floor_ms(costs(layers, types, device, regroup))
+    best, rival = decide(floors)
+    return Recommendation(
+        options=best,
+        reason=_reason(floors, best, rival),
+        choices=tuple(Choice(options=each, floor_ms=floors[each]) for each in sorted(floors, key=floors.__getitem__)),
+        undecided=rival,
+    )
+
+
+def decide(floors: Mapping[str, float]) -> tuple[str, str]:
+    """The options to export with: the last, from simple to involved, that beats all before it by more than WORTH.
+
+    And the simplest others that a few percent in the table would have made best, empty if there are none.
+    """
+    order = sorted(floors, key=lambda options: ("--int8" in options, "--regroup" in options, "keep" not in options))
+    best = order[0]
+    for place, options in enumerate(order):
+        if all(gain(floors, options, each) > WORTH for each in order[:place]):
+            best = options
+    simpler = order[: order.index(best)]
+    close = [
+        *(each for each in simpler if gain(floors, best, each) <= WORTH + CLOSE),
+        *(each for each in order if gain(floors, each, best) >= WORTH - CLOSE),
+    ]
+    return best, close[0] if close else ""
+
+
+def groups_left(layers: Collection[Layer]) -> list[int]:
+    """Every N for which ``export --regroup N`` merges something, the least merging first."""
+    counts = {layer.groups for layer in layers if layer.groups > 1}
+    return [
+        number
+        for number in range(max(counts, default=1) - 1, 0, -1)
+        if any(merge_factor(layer, number) > 1 for layer in layers)
+    ]
+
+
+def gain(floors: Mapping[str, float], options: str, than: str) -> float:
+    """By which part of its floor an option is lower than another."""
+    return 1 - floors[options] / floors[than]
+
+
+def _reason(floors: Mapping[str, float], best: str, rival: str) -> str:
+    reason = f"floor {floors[best]:.3f} ms against {floors['--fp16']:.3f} ms of --fp16"
+    if best == "--fp16":
+        reason = f"floor {floors[best]:.3f} ms; INT8's is {floors['--int8']:.3f} ms"
+    if rival:
+        lower, higher = sorted((best, rival), key=floors.__getitem__)
+        return (
+            f"undecided, measure both: {reason}; {rival} has {floors[rival]:.3f} ms, "
+            f"{gain(floors, lower, higher):.1%} apart where {WORTH:.0%} decides"
+        )
+    return reason if best != "--fp16" else f"{reason}, less than {WORTH:.0%} lower"

@@ -1,0 +1,279 @@
+"""``skdeploy plan``: from a bundle or a graph to its floors on devices, as one object that is also the JSON."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+from skdeploy.architecture import Frozen
+from skdeploy.backends.onnxruntime import load_graph
+from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.errors import UsageError
+from skdeploy.parity.runners import fp32_graph, last_graph
+from skdeploy.planning.cpu_rates import CpuRates, measure_rates
+from skdeploy.planning.devices import ALL, THIS_CPU, Device, Source, device_table, devices_named
+from skdeploy.planning.dla import DlaReport, dla_report
+from skdeploy.planning.layers import ONNXRUNTIME, Layer, fuse
+from skdeploy.planning.plain import Plain, dims, read_plain
+from skdeploy.planning.recommend import Recommendation, recommend
+from skdeploy.planning.roofline import Cost, costs, floor_ms, types_of
+from skdeploy.planning.tensor_cores import int8_reason
+from skdeploy.planning.this_cpu import (
+    CHECK_ROUNDS,
+    cpu_costs,
+    measured_ms,
+    predicted_ms,
+    require_fp32,
+    threads_here,
+)
+from skdeploy.quant.macs import Size
+from skdeploy.spec import Precision
+
+NOTE: Final = (
+    "a floor, an estimate from peak figures: no launches, and every layer reads and writes the device's memory once; "
+    "`skdeploy bench` on the device measures"
+)
+INT8_GROUPED: Final = (
+    "in INT8 a group's tile is 32 channels wide, in FP16 16: below 16 channels a group INT8 is no faster by this model, and "
+    "users saw TensorRT run such a convolution group by group (NVIDIA/TensorRT issue 4529)"
+)
+
+
+class LayerPlan(Frozen):
+    """A fused layer on a device. ``intensity``: multiply-accumulates a byte."""
+
+    name: str
+    module: str
+    kind: str
+    nodes: tuple[str, ...]
+    precision: Precision
+    macs: int
+    padded_macs: int
+    bytes_moved: int
+    intensity: float
+    bound: Literal["compute", "memory"]
+    floor_ms: float
+
+
+class Floor(Frozen):
+    """The whole graph in one precision, on one device."""
+
+    precision: Precision
+    latency_ms: float
+    images_a_second: float
+
+
+class DevicePlan(Frozen):
+    """``floors`` are of all precisions, ``layers`` of the graph's own; ``dominating`` are the slowest of them."""
+
+    name: str
+    figures: Device
+    source: Source
+    floors: tuple[Floor, ...]
+    dominating: tuple[LayerPlan, ...]
+    layers: tuple[LayerPlan, ...]
+    recommendation: Recommendation
+    dla: DlaReport | None
+
+
+class GroupedConvolution(Frozen):
+    """A grouped convolution, and why it is not for INT8; no reason means that it is."""
+
+    name: str
+    groups: int
+    into_group: int
+    out_of_group: int
+    int8_reason: str
+
+
+class CpuPlan(Frozen):
+    """This CPU, by rates that single operators reach in ONNX Runtime.
+
+    ``measured_ms``, the median, and ``fastest_ms`` are there if they were asked for; far apart, the machine had other work.
+    """
+
+    graph: str
+    rates: CpuRates
+    predicted_ms: float
+    measured_ms: float | None
+    fastest_ms: float | None
+    dominating: tuple[LayerPlan, ...]
+
+    @property
+    def ratio(self) -> float | None:
+        """Predicted to measured."""
+        return self.predicted_ms / self.measured_ms if self.measured_ms else None
+
+
+class PlanReport(Frozen):
+    """Everything that ``skdeploy plan`` found. ``macs`` are of one image."""
+
+    graph: str
+    precision: Precision
+    batch: int
+    dynamic: bool
+    macs: int
+    grouped: tuple[GroupedConvolution, ...]
+    devices: tuple[DevicePlan, ...]
+    cpu: CpuPlan | None
+    note: str = NOTE
+
+
+def plan(
+    path: Path,
+    names: Sequence[str],
+    *,
+    batch: int | None = None,
+    size: Size | None = None,
+    top: int = 5,
+    check: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> PlanReport:
+    """Plans a bundle's last graph, or an .onnx file, for devices of the table and ``this-cpu``.
+
+    ``size`` is (height, width) in pixels, where the graph leaves it open; a bundle has its card's. ``top`` is how many of the
+    slowest layers are picked out, ``check`` measures the FP32 graph on this CPU, ``say`` gets what is being done. Raises
+    UsageError for what is no bundle and no .onnx, an unknown device or a batch that the graph does not take; IntegrityError for
+    a broken file or a bundle without a graph; ExportError where a shape stays unknown.
+    """
+    if not names:
+        raise UsageError("no device", advice=f"--device takes {', '.join(device_table().device)}, {ALL} or {THIS_CPU}")
+    if top < 0:
+        raise UsageError(f"--top {top}: how many layers, none or more")
+    devices = devices_named([name for name in names if name != THIS_CPU])
+    if check and THIS_CPU not in names:
+        raise UsageError("--check measures this CPU", advice=f"add --device {THIS_CPU}")
+    bundle = _bundle_at(path)
+    if bundle is not None:
+        runner = last_graph(bundle)
+        graph = bundle.check(runner.artifact)
+        size = size or _size_of(bundle)
+    else:
+        graph = path
+    plain = read_plain(load_graph(graph), graph, batch, size)
+    layers = fuse(plain.model)
+    if not layers:
+        raise UsageError(f"{graph} only reshapes: nothing in it costs anything", advice="name a network's graph")
+    precision = Precision.INT8 if plain.quantized else Precision.FP16 if plain.half else Precision.FP32
+    return PlanReport(
+        graph=str(graph),
+        precision=precision,
+        batch=plain.batch,
+        dynamic=plain.dynamic,
+        macs=sum(layer.macs for layer in layers) // plain.batch,
+        grouped=tuple(_grouped(layer) for layer in layers if layer.groups > 1),
+        devices=tuple(_device_plan(name, plain, layers, precision, top) for name in devices),
+        cpu=_cpu_plan(bundle, graph, batch, size, top, check, say) if THIS_CPU in names else None,
+    )
+
+
+def _bundle_at(path: Path) -> Bundle | None:
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", advice="name a bundle or an .onnx file") from error
+    if is_folder:
+        return load_bundle(path)
+    if path.suffix != ".onnx":
+        raise UsageError(
+            f"{path} is no bundle and no .onnx file", advice="plan reads a bundle's folder or an .onnx file"
+        )
+    return None
+
+
+def _size_of(bundle: Bundle) -> Size:
+    image = bundle.manifest.model.input
+    return image.height, image.width
+
+
+def _device_plan(name: str, plain: Plain, layers: Sequence[Layer], precision: Precision, top: int) -> DevicePlan:
+    table = device_table()
+    device = table.device[name]
+    floors = []
+    rows: tuple[LayerPlan, ...] = ()
+    for each in Precision:
+        found = costs(layers, types_of(plain, each), device)
+        latency = floor_ms(found)
+        floors.append(Floor(precision=each, latency_ms=latency, images_a_second=1000 * plain.batch / latency))
+        if each is precision:
+            rows = tuple(map(_layer_plan, found))
+    return DevicePlan(
+        name=name,
+        figures=device,
+        source=table.source[device.source],
+        floors=tuple(floors),
+        dominating=_slowest(rows, top),
+        layers=rows,
+        recommendation=recommend(plain, layers, device),
+        dla=dla_report(plain, layers) if device.dla_cores else None,
+    )
+
+
+def _cpu_plan(
+    bundle: Bundle | None,
+    graph: Path,
+    batch: int | None,
+    size: Size | None,
+    top: int,
+    check: bool,
+    say: Callable[[str], None],
+) -> CpuPlan:
+    """Of the bundle's FP32 graph, whatever its precision is."""
+    if bundle is not None:
+        runner = fp32_graph(bundle)
+        graph = bundle.check(runner.artifact) if runner is not None else graph
+    model = load_graph(graph)
+    plain = read_plain(model, graph, batch, size)
+    require_fp32(quantized=plain.quantized, half=plain.half, shown=str(graph))
+    say("measuring what single operators reach on this CPU")
+    rates = measure_rates(threads_here())
+    found = cpu_costs(fuse(plain.model, ONNXRUNTIME), rates)
+    measured = fastest = None
+    if check:
+        say(f"measuring {graph.name}")
+        feeds = [
+            (value.name or "", dims(value), "float32" if value.dtype is None else value.dtype.numpy().name)
+            for value in plain.model.graph.inputs
+        ]
+        measured, fastest = measured_ms(graph, feeds, rates.threads, CHECK_ROUNDS)
+    return CpuPlan(
+        graph=str(graph),
+        rates=rates,
+        predicted_ms=predicted_ms(found, rates),
+        measured_ms=measured,
+        fastest_ms=fastest,
+        dominating=_slowest(tuple(map(_layer_plan, found)), top),
+    )
+
+
+def _layer_plan(cost: Cost) -> LayerPlan:
+    layer = cost.layer
+    return LayerPlan(
+        name=layer.name,
+        module=layer.module,
+        kind=layer.kind,
+        nodes=tuple(node.name or "" for node in layer.nodes),
+        precision=cost.precision,
+        macs=layer.macs,
+        padded_macs=cost.padded_macs,
+        bytes_moved=cost.bytes_moved,
+        intensity=cost.intensity,
+        bound=cost.bound,
+        floor_ms=cost.floor_ms,
+    )
+
+
+def _slowest(rows: Collection[LayerPlan], top: int) -> tuple[LayerPlan, ...]:
+    return tuple(sorted(rows, key=lambda row: -row.floor_ms)[:top])
+
+
+def _grouped(layer: Layer) -> GroupedConvolution:
+    return GroupedConvolution(
+        name=layer.name,
+        groups=layer.groups,
+        into_group=layer.into_group,
+        out_of_group=layer.out_of_group,
+        int8_reason=int8_reason(layer),
+    )

@@ -1,0 +1,148 @@
+"""The roofline floor: each layer takes at least what its arithmetic needs, and at least what its bytes need.
+
+No launch overhead, no caches that outlive a layer: inputs are read and outputs written once, from and to the device's memory. A
+cache as large as the activations can beat the memory's part; nothing beats the arithmetic's, except Winograd's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from math import prod
+from typing import Final, Literal, Protocol
+
+import onnx_ir as ir
+
+from skdeploy.graph.placement import Edge, place
+from skdeploy.planning.layers import Layer
+from skdeploy.planning.plain import Plain, dims
+from skdeploy.planning.tensor_cores import merge_factor, padded_macs
+from skdeploy.spec import Precision
+
+BYTES: Final = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 1}
+
+
+class Peaks(Protocol):
+    """What a floor needs to know of a device."""
+
+    def macs_a_second(self, precision: Precision) -> float: ...
+
+    @property
+    def bytes_a_second(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Types:
+    """Which precision everything has: ``base``, but INT8 for these inputs (``edges``) and these nodes' weights."""
+
+    base: Precision
+    edges: Collection[Edge] = frozenset()
+    weighted: Collection[str] = frozenset()
+
+    def of_layer(self, layer: Layer) -> Precision:
+        return Precision.INT8 if layer.name in self.weighted else self.base
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One layer on one device. Bytes and MACs of the whole batch."""
+
+    layer: Layer
+    precision: Precision
+    padded_macs: int
+    bytes_moved: int
+    compute_ms: float
+    memory_ms: float
+
+    @property
+    def floor_ms(self) -> float:
+        return max(self.compute_ms, self.memory_ms)
+
+    @property
+    def bound(self) -> Literal["compute", "memory"]:
+        return "compute" if self.compute_ms > self.memory_ms else "memory"
+
+    @property
+    def intensity(self) -> float:
+        """Multiply-accumulates a byte, without padding."""
+        return self.layer.macs / self.bytes_moved if self.bytes_moved else 0.0
+
+
+def types_of(plain: Plain, precision: Precision, *, keep_grouped: bool = False) -> Types:
+    """What is INT8 if the graph is made that precision: what its own Q/DQ say where it has them, else what placement would say.
+
+    What is not INT8 is FP16 then, the default of ``--int8-fallback``.
+    """
+    if precision is not Precision.INT8:
+        return Types(precision)
+    if not plain.quantized:
+        placement = place(plain.model, keep_grouped=keep_grouped)
+        edges = frozenset(edge for readers in placement.readers.values() for edge in readers)
+        return Types(Precision.FP16, edges, frozenset(placement.weighted))
+    dropped = {
+        node.name or ""
+        for node in plain.model.graph
+        if keep_grouped and node.op_type == "Conv" and node.attributes.get_int("group", 1) > 1
+    }
+    edges = frozenset(edge for edge in plain.scales if edge.node not in dropped)
+    return Types(Precision.FP16, edges, plain.int8_weights - dropped)
+
+
+def costs(layers: Collection[Layer], types: Types, device: Peaks, regroup: int | None = None) -> list[Cost]:
+    """Every layer's floor. ``regroup``: N of ``export --regroup N``, the groups that grouped convolutions have afterwards."""
+    found = []
+    for layer in layers:
+        precision = types.of_layer(layer)
+        macs = padded_macs(layer, precision, regroup)
+        moved = bytes_moved(layer, types, regroup)
+        compute_ms = 1000 * macs / device.macs_a_second(precision)
+        found.append(Cost(layer, precision, macs, moved, compute_ms, 1000 * moved / device.bytes_a_second))
+    return found
+
+
+def floor_ms(found: Collection[Cost]) -> float:
+    """Latency of one batch, layers one after another."""
+    return sum(cost.floor_ms for cost in found)
+
+
+def bytes_moved(layer: Layer, types: Types, regroup: int | None = None) -> int:
+    """Inputs, weights and outputs of a layer, each once."""
+    factor = merge_factor(layer, regroup)
+    total = 0
+    seen: set[ir.Value] = set()
+    for node, index, value in layer.reads():
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.is_initializer():
+            is_weight = node is layer.main and index == 1
+            width = BYTES[types.of_layer(layer) if is_weight else types.base]
+            total += prod(dims(value)) * width * (factor if is_weight else 1)
+        elif value.is_graph_input():
+            total += prod(dims(value)) * _stored_bytes(value)
+        else:
+            width = BYTES[Precision.INT8 if Edge(node.name or "", index) in types.edges else types.base]
+            total += prod(dims(value)) * width
+    return total + _written(layer, types)
+
+
+def _written(layer: Layer, types: Types) -> int:
+    """An output is written once for its INT8 readers and once for the others."""
+    total = 0
+    inside = set(layer.nodes)
+    for node in layer.nodes:
+        for value in node.outputs:
+            readers = [use for use in value.uses() if use.node not in inside]
+            quantized = [Edge(use.node.name or "", use.idx) in types.edges for use in readers]
+            widths = 1 if any(quantized) else 0
+            if value.is_graph_output():
+                widths += _stored_bytes(value)
+            elif readers and not all(quantized):
+                widths += BYTES[types.base]
+            total += prod(dims(value)) * widths
+    return total
+
+
+def _stored_bytes(value: ir.Value) -> int:
+    """Bytes of an element of an input or output of the graph, which no precision changes."""
+    return int(value.dtype.itemsize) if value.dtype is not None else BYTES[Precision.FP32]

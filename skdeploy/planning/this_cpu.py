@@ -1,0 +1,158 @@
+"""The planner's model, held to a measurement: ONNX Runtime on this CPU, predicted from rates that single operators reach."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Collection, Sequence
+from math import prod
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from skdeploy.backends.base import require
+from skdeploy.errors import UsageError
+from skdeploy.planning.cpu_rates import CpuRates, Kind
+from skdeploy.planning.layers import Layer
+from skdeploy.planning.plain import dims
+from skdeploy.planning.roofline import BYTES, Cost, Types, bytes_moved
+from skdeploy.spec import Precision
+
+CHECK_ROUNDS: Final = 15
+CHECK_WARM_UP: Final = 3
+FEW_INPUTS: Final = 4  # channels of an image: a convolution of few channels has a kernel of its own
+# ONNX Runtime keeps maps in blocks of channels; convolutions whose groups are narrower than a block, and all other operators,
+# take them plain, and a map that goes from one to the other is copied.
+BLOCK: Final = 8
+POOLS: Final = frozenset({"MaxPool", "AveragePool"})
+
+
+def threads_here() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_costs(layers: Collection[Layer], rates: CpuRates) -> list[Cost]:
+    """Every layer's time in FP32, as the roofline counts it: the larger of arithmetic and bytes, with rates in place of peaks.
+
+    Arithmetic: at the rate of the measured convolution most like it. Bytes: weights from memory, which no cache holds all of;
+    maps at the rate of elementwise operators, which is that of a cache.
+    """
+    layouts = _plain_values(layers)
+    return [_cost(layer, rates, layouts) for layer in layers]
+
+
+def predicted_ms(found: Collection[Cost], rates: CpuRates) -> float:
+    """Latency: the layers one after another, and what each operator costs however small."""
+    return sum(cost.floor_ms + rates.operator_ms for cost in found)
+
+
+def measured_ms(
+    path: Path, feeds: Sequence[tuple[str, tuple[int, ...], str]], threads: int, rounds: int
+) -> tuple[float, float]:
+    """Median and least latency of a graph in ONNX Runtime with its default optimisations, in ms.
+
+    ``feeds``: name, shape, numpy's dtype.
+    """
+    ort = require("onnxruntime", extra="cpu")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    arrays = {name: np.random.default_rng(0).uniform(0, 1, shape).astype(dtype) for name, shape, dtype in feeds}
+    times = []
+    for round_ in range(CHECK_WARM_UP + rounds):
+        started = time.perf_counter()
+        session.run(None, arrays)
+        if round_ >= CHECK_WARM_UP:
+            times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times), min(times)
+
+
+def require_fp32(*, quantized: bool, half: bool, shown: str) -> None:
+    """Raises UsageError for a graph that is not FP32: ONNX Runtime computes FP16 as FP32 with casts, and INT8 its own way."""
+    if quantized or half:
+        raise UsageError(
+            f"{shown} is not FP32, and the model of this CPU is of FP32",
+            advice="plan the bundle's model.onnx on this-cpu",
+        )
+
+
+def _cost(layer: Layer, rates: CpuRates, plain: frozenset[ir.Value]) -> Cost:
+    moved = bytes_moved(layer, Types(Precision.FP32))
+    weights = sum(prod(dims(value)) * BYTES[Precision.FP32] for _, _, value in layer.reads() if value.is_initializer())
+    output_bytes = prod(dims(layer.output)) * BYTES[Precision.FP32]
+    copied = moved - weights
+    memory_s = weights / rates.memory_bytes_a_second
+    compute_s = 0.0
+    if layer.macs:
+        kind = kind_of(layer)
+        if kind is None:
+            compute_s = layer.macs / rates.peak_macs_a_second
+        else:
+            compute_s = layer.macs / rates.conv_rate(kind, layer.into_group, _pixels(layer))
+        copied = prod(dims(layer.skip)) * BYTES[Precision.FP32] if layer.skip is not None else 0
+        compute_s += copied / rates.copy_rate(output_bytes)
+    else:
+        memory_s += copied / rates.copy_rate(max(output_bytes, copied // 3))
+    relaid = 0
+    if _is_blocked(layer):
+        read = {value for _, _, value in layer.reads()}
+        relaid = sum(2 * prod(dims(value)) * BYTES[Precision.FP32] for value in read & plain)
+        relaid += 2 * output_bytes if _has_plain_reader(layer) else 0
+    both_s = relaid / rates.copy_rate(output_bytes)
+    return Cost(
+        layer, Precision.FP32, layer.macs, moved + relaid, 1000 * (compute_s + both_s), 1000 * (memory_s + both_s)
+    )
+
+
+def kind_of(layer: Layer) -> Kind | None:
+    """Which measured convolution a layer is like; None for matrix products and transposed convolutions."""
+    if layer.main.op_type != "Conv":
+        return None
+    if layer.groups > 1:
+        return "depthwise" if layer.into_group == 1 else "grouped"
+    if layer.into_group <= FEW_INPUTS:
+        return "first"
+    return "pointwise" if prod(layer.kernel) == 1 else "dense"
+
+
+def _pixels(layer: Layer) -> int:
+    return prod(dims(layer.main.outputs[0])[2:])
+
+
+def _is_blocked(layer: Layer) -> bool:
+    """Whether it is a convolution that takes maps in blocks of channels."""
+    return layer.main.op_type == "Conv" and _takes_blocks(layer.groups, layer.into_group)
+
+
+def _plain_values(layers: Collection[Layer]) -> frozenset[ir.Value]:
+    """Maps that come plain: out of all but convolutions in blocks and poolings of such."""
+    return frozenset(layer.output for layer in layers if not _is_blocked(layer) and layer.main.op_type not in POOLS)
+
+
+def _has_plain_reader(layer: Layer) -> bool:
+    """Whether an operator that takes maps plain reads the output of this convolution."""
+    return any(
+        use.node not in layer.nodes
+        and not (use.node.op_type in POOLS or _is_blocked_node(use.node) or _is_skip(use.node))
+        for use in layer.output.uses()
+    )
+
+
+def _is_blocked_node(node: ir.Node) -> bool:
+    weight = node.inputs[1] if node.op_type == "Conv" else None
+    return weight is not None and _takes_blocks(node.attributes.get_int("group", 1), dims(weight)[1])
+
+
+def _takes_blocks(groups: int, into_group: int) -> bool:
+    return groups == 1 or into_group == 1 or into_group % BLOCK == 0
+
+
+def _is_skip(node: ir.Node) -> bool:
+    """A sum that a convolution takes up."""
+    makers = [value.producer() for value in node.inputs if value is not None]
+    return node.op_type == "Add" and any(maker is not None and maker.op_type == "Conv" for maker in makers)
