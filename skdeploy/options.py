@@ -35,7 +35,8 @@ class ExportOptions:
 
     ``output`` None means ``build/<model>-<precision>``; ``profile`` is (min, opt, max) batch of the engine, None for
     (1, 8, 32) or the fixed batch; ``image_size`` is (height, width) in pixels, None for the card's; ``images`` None means the
-    card's own parity images, of which at most ``num_images`` are used.
+    card's own parity images, of which at most ``num_images`` are used. ``regroup`` and ``gap`` rewrite the last graph for
+    hardware (``graph/regroup.py``, ``graph/average_pool.py``), None for none.
     """
 
     model: str
@@ -54,6 +55,8 @@ class ExportOptions:
     image_size: tuple[int, int] | None = None
     images: Path | None = None
     num_images: int = DEFAULT_IMAGES
+    regroup: int | None = None
+    gap: Literal["average-pool"] | None = None
 
     @property
     def has_half(self) -> bool:
@@ -83,6 +86,13 @@ class ExportOptions:
             raise UsageError(
                 f"--compute-capability is for TensorRT-RTX, not for --target {self.target}",
                 advice="TensorRT builds for the GPU that it runs on, and onnx makes no engine",
+            )
+        if self.regroup is not None and self.regroup < 1:
+            raise UsageError(f"--regroup {self.regroup}: at least 1 group")
+        if self.gap is not None and self.trace.dynamic_size:
+            raise UsageError(
+                "--gap average-pool with --dynamic-size: a pool over the whole map must know its size",
+                advice="leave one of them out; --imgsz sets a fixed size",
             )
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: from 0 to {MAX_SEED}")

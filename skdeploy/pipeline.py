@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from skdeploy import __version__, engines, int8_stages, stages
+from skdeploy import __version__, engine_stages, engines, int8_stages, stages
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Stage, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
@@ -24,6 +24,7 @@ from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
 from skdeploy.quant.ranges import Ranges, load_ranges
+from skdeploy.rewrite_stage import rewrite, rewrite_notes
 from skdeploy.sources import CardSource, GraphSource, ModuleSource, find_source
 from skdeploy.spec import ModelSpec, Precision
 
@@ -102,8 +103,12 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
                 _check_headroom(line, graph, graph, dataset)
             if compiler == "tensorrt_rtx":
                 line.note(int8_stages.RTX_INT8)
+        if options.regroup is not None or options.gap is not None:
+            graph = line.run(rewrite(bundle, graph, options))
+            line.note(*rewrite_notes(graph))
         if compiler is not None:
-            line.run(stages.build(bundle, graph, compiler, options, tell))
+            asked = engine_stages.build_options(options, bundle.manifest.model)
+            line.run(engine_stages.build(bundle, graph, compiler, asked, tell))
         proof = line.run(stages.parity(bundle, line.artifacts, dataset, network, tell))
         report = ParityReport.model_validate_json(bundle.check(proof).read_text(encoding="utf-8"))
         bundle.finish(line.artifacts, "verified" if report.verdict == "pass" else "failed")

@@ -40,6 +40,7 @@ DOES: Final = {
     "mixed": "what stays out of INT8",
     "int8": "to INT8, by Q/DQ pairs",
     "headroom": "FP16 headroom",
+    "rewrite": "rewritten for hardware",
     "build": "compiled to an engine",
     "parity": "compared with torch",
 }
@@ -221,6 +222,10 @@ def export_command(found: Findings) -> str | None:
     ):
         for pattern in patterns if isinstance(patterns, list) else ():
             words += [flag, str(pattern)]
+    for flag in ("regroup", "gap"):
+        asked = options.get("rewrite", {}).get(flag)
+        if asked is not None:
+            words += [f"--{flag}", str(asked)]
     if not any(a.format == "engine" for a in manifest.artifacts):
         words += ["--target", "onnx"]
     return shlex.join([*words, "--output", "build/again"])

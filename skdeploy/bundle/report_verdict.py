@@ -184,7 +184,8 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
         same = round(metrics.top1_agreement * metrics.images)
         figures.append(Figure("Same class", f"{same:,} / {metrics.images:,}", "images, against torch FP32"))
     figures += _accuracy_figures(found, last.path)
-    share = last.details.get("int8_macs")
+    # Of the network's own: what regrouping adds is work with zeros, and not counted.
+    share = next((graph.details["int8_macs"] for graph in reversed(graphs) if "int8_macs" in graph.details), None)
     if isinstance(share, float):
         figures.append(Figure("INT8", percent_text(share, 1), "of the multiply-accumulates"))
     if found.headroom is not None and found.headroom.tensors:

@@ -78,6 +78,16 @@ def export(
         list[str] | None,
         typer.Option(metavar="X.Y", help="GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable."),
     ] = None,
+    regroup: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Merge the groups of grouped convolutions into N, by exact zeros; measure with bench."
+        ),
+    ] = None,
+    gap: Annotated[
+        Literal["average-pool"] | None,
+        typer.Option(help="Means over the map as average pools, for DLA, which also needs --batch."),
+    ] = None,
     calib: CalibImages = None,
     ranges: Annotated[
         Path | None, typer.Option(help="A ranges file that `skdeploy calibrate` made, in place of images.")
@@ -185,6 +195,8 @@ def export(
         image_size=None if imgsz is None else (imgsz, imgsz),
         images=images,
         num_images=num_images,
+        regroup=regroup,
+        gap=gap,
     )
     with ConsoleProgress() as progress:
         result = run(options, progress)

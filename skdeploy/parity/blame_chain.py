@@ -87,9 +87,10 @@ def _graph_stage(
     plain = GraphStage(
         artifact.path, lambda: load_graph(path), artifact.precision or Precision.FP32, feed, before=before
     )
-    if artifact.precision is not Precision.INT8:
-        return plain
     made_from = bundle.artifact(before or "")
+    rewritten = made_from is not None and made_from.precision is Precision.INT8  # the INT8 tensors were there before
+    if artifact.precision is not Precision.INT8 or rewritten:
+        return plain
     ranges = bundle.artifact(int8_stages.RANGES)
     if made_from is None or ranges is None:
         raise IntegrityError(

@@ -131,7 +131,9 @@ def pairs_of_graphs(found: GraphStage, reference: GraphStage) -> tuple[Pair, ...
     wanted = {value.name or "" for node in reference.model.graph for value in node.outputs if value.dtype in FLOATS}
     pairs: dict[str, Pair] = {}
     for node in model.graph:
-        if node.op_type == DEQUANTIZE:
+        if node.op_type == DEQUANTIZE and _is_weight(node):  # it may be regrouped: what is made with it is the same
+            continue
+        if node.op_type == DEQUANTIZE and node.outputs[0].name not in wanted:  # the reference is not INT8
             tensor = _quantized_tensor(node, wanted)
             if tensor is not None:
                 pairs[tensor] = Pair(found.rounded(node.outputs[0].name or ""), tensor, offsets.get(tensor, 0.0))
@@ -142,7 +144,7 @@ def pairs_of_graphs(found: GraphStage, reference: GraphStage) -> tuple[Pair, ...
                 continue
             final = value.is_graph_output() or module_of(name) == PREPROCESS
             if not offsets or final or node.op_type in UNSHIFTED:
-                pairs[name] = Pair(found.rounded(name), name)
+                pairs[name] = Pair(found.rounded(name), reference.rounded(name))
     return tuple(pairs.values())
 
 
@@ -185,6 +187,11 @@ def named_node(found: GraphStage, target: str) -> ir.Node:
             break
         node = producer
     return node
+
+
+def _is_weight(dequantize: ir.Node) -> bool:
+    value = dequantize.inputs[0]
+    return value is not None and value.is_initializer()
 
 
 def _quantized_tensor(dequantize: ir.Node, names: set[str]) -> str | None:

@@ -50,10 +50,16 @@ def crops(spec: ModelSpec, count: int = 2) -> Pixels:
 
 @cache
 def bundle_of(
-    precision: Precision, *, embed: bool = False, scale: float = 1.0, half: bool = False, batch: int | None = None
+    precision: Precision,
+    *,
+    embed: bool = False,
+    scale: float = 1.0,
+    half: bool = False,
+    batch: int | None = None,
+    rewritten: bool = False,
 ) -> Path:
     """A bundle of the tiny card with weights as after training; not to be changed. ``scale``: of one unit's last
-    normalisation, which makes its output that much larger. ``half``: INT8's fallback is FP16."""
+    normalisation, which makes its output that much larger. ``half``: INT8's fallback is FP16. ``rewritten``: for hardware."""
     folder = Path(mkdtemp(prefix="skdeploy-test-"))
     network = live(read_card(CARD).network).float()
     with torch.no_grad():
@@ -75,6 +81,8 @@ def bundle_of(
         target=Target.ONNX,
         images=folder / "images.npz",
         num_images=4,
+        regroup=2 if rewritten else None,
+        gap="average-pool" if rewritten else None,
     )
     try:
         export(options)

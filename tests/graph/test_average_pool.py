@@ -1,0 +1,147 @@
+"""Means over the map as average pools: the same numbers, and no mean where the size is known."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import checker, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from skdeploy.errors import UsageError
+from skdeploy.graph.average_pool import LARGEST, AveragePoolForMean, Size, windows_of
+from skdeploy.planning.dla import refusal
+
+
+def mean(
+    operator: str = "ReduceMean",
+    *,
+    axes: tuple[int, ...] = (2, 3),
+    keepdims: int = 1,
+    size: tuple[int, int | str] = (7, 5),
+    kind: type = np.float64,
+) -> ir.Model:
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    reduces = operator == "ReduceMean"
+    node = helper.make_node(operator, ["x", "axes"] if reduces else ["x"], ["y"], "m/Mean")
+    if reduces:
+        node.attribute.append(helper.make_attribute("keepdims", keepdims))
+    point = [2, 3, 1, 1] if keepdims else [2, 3]
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", dtype, [2, 3, *size])],
+        [helper.make_tensor_value_info("y", dtype, point if axes in ((2, 3), (-1, -2)) else None)],
+        [numpy_helper.from_array(np.array(axes, np.int64), "axes")] if reduces else [],
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [mean("GlobalAveragePool"), mean(), mean(axes=(-1, -2)), mean(keepdims=0)],
+    ids=["global", "reduce", "negative axes", "keepdims 0"],
+)
+def test_is_numpys_mean(model: ir.Model) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 5))
+    flat = len(model.graph.outputs[0].shape or ()) == 2
+    rewrite = AveragePoolForMean()
+    result = rewrite(model).model
+    ran: Any = ReferenceEvaluator(ir.to_proto(result)).run(None, {"x": x})
+    found = ran[0]
+    # float64, 35 terms in another order: within 35 eps
+    np.testing.assert_allclose(found, x.mean((2, 3), keepdims=not flat), rtol=0, atol=1e-14)
+    assert rewrite.windows == {"m/Mean": ((7, 5),)}
+    assert not {"ReduceMean", "GlobalAveragePool"} & {node.op_type for node in result.graph}
+    assert result.graph.outputs[0].name == "y"
+
+
+def test_a_smaller_kernel_would_show() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 5))
+    result = AveragePoolForMean()(mean()).model
+    next(iter(result.graph)).attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [7, 4])
+    ran: Any = ReferenceEvaluator(ir.to_proto(result)).run(None, {"x": x})
+    found = ran[0]
+    assert found.shape != (2, 3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "windows"),
+    [
+        ((56, 56), ((8, 8), (7, 7))),
+        ((28, 14), ((7, 7), (4, 2))),
+        ((112, 7), ((8, 7), (7, 1), (2, 1))),
+        ((1, 1), ((1, 1),)),
+        ((11, 7), ((11, 7),)),  # a prime above 7
+        ((22, 56), ((22, 56),)),
+    ],
+)
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_a_large_map_takes_pools_that_dla_has_where_its_sizes_have_factors(
+    size: Size, windows: tuple[Size, ...], keepdims: int
+) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, *size))
+    rewrite = AveragePoolForMean()
+    proto = ir.to_proto(rewrite(mean(size=size, keepdims=keepdims)).model)
+    checker.check_model(proto, full_check=True)
+    pools = [node for node in proto.graph.node if node.op_type == "AveragePool"]
+    kernels = [tuple(helper.get_node_attr_value(node, "kernel_shape")) for node in pools]
+    assert tuple(kernels) == windows == rewrite.windows["m/Mean"]
+    assert pools[-1].name == "m/Mean"
+    ran: Any = ReferenceEvaluator(proto).run(None, {"x": x})
+    # float64: windows of at most 64, thrice, err by less than 3 x 64 eps of values below 6; the whole map at once, of
+    # 22 x 56 values, by pairwise sums in NumPy.
+    np.testing.assert_allclose(ran[0], x.mean((2, 3), keepdims=bool(keepdims)), rtol=0, atol=1e-13)
+
+
+def test_windows_multiply_to_the_map_and_are_small_wherever_primes_allow() -> None:
+    primes = [number for number in range(2, 225) if all(number % divisor for divisor in range(2, number))]
+    for pixels in range(1, 225):
+        windows = windows_of((pixels, 1))
+        assert prod(height for height, _ in windows) == pixels
+        smooth = not any(pixels % prime == 0 for prime in primes if prime > 7)
+        assert all(height <= LARGEST for height, _ in windows) == smooth
+
+
+@pytest.mark.parametrize("pixels", [7, 28, 56, 112])
+def test_the_planners_rules_for_dla_refuse_the_mean_and_take_its_pools(pixels: int) -> None:
+    before = mean(size=(pixels, pixels))
+    assert refusal(before.graph.node("m/Mean"), {})
+    assert [refusal(node, {}) for node in AveragePoolForMean()(before).model.graph] == [""] * (
+        1 + (pixels > 8) + (pixels > 64)
+    )
+    odd = AveragePoolForMean()(mean(size=(22, 22))).model
+    assert [refusal(node, {}) for node in odd.graph] == ["AveragePool: window from 1 to 8"]
+
+
+def test_means_of_windows_of_other_sizes_would_show() -> None:
+    """Windows that overlap count what they share twice."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 56, 56))
+    result = AveragePoolForMean()(mean(size=(56, 56))).model
+    first = next(iter(result.graph))
+    first.attributes["strides"] = ir.AttrInt64s("strides", [7, 8])
+    ran: Any = ReferenceEvaluator(ir.to_proto(result)).run(None, {"x": x})
+    assert not np.allclose(ran[0], x.mean((2, 3), keepdims=True), rtol=0, atol=1e-3)
+
+
+def test_pools_in_fp32_are_told_from_others() -> None:
+    single, half = AveragePoolForMean(), AveragePoolForMean()
+    single(mean(kind=np.float32))
+    half(mean(kind=np.float16))
+    assert (single.single, half.single) == (["m/Mean"], [])
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (mean(size=(7, "width")), "height and width of its map are not known"),
+        (mean(axes=(1,)), "no mean over height and width"),
+        (mean(axes=(1, 2, 3)), "no mean over height and width"),
+    ],
+)
+def test_what_cannot_be_a_pool_is_refused_with_the_reason(model: ir.Model, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        AveragePoolForMean()(model)
