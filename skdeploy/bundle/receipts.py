@@ -1,8 +1,10 @@
 """What only a device can show, written on that device and carried back beside the bundle: no receipt, no claim.
 
-A receipt is ``receipts/<kind>-<device>-<first 12 digits of the artifact's sha256>.json``. It names the artifact by digest, so
-it is worth nothing for another build. Its own digest over all the rest finds damage and careless edits. It is no signature:
-whoever means to forge a receipt can compute the digest too, so take receipts only from devices and people that you trust.
+A receipt is ``receipts/<kind>-<device>-<first 12 digits of the artifact's sha256>.json``; one of latency has its backend after
+the kind, since one artifact may run on several backends of a device. It is read under any name: earlier ones had no backend.
+It names the artifact by digest, so it is worth nothing for another build. Its own digest over all the rest finds damage and
+careless edits. It is no signature: whoever means to forge a receipt can compute the digest too, so take receipts only from
+devices and people that you trust.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ FOLDER: Final = "receipts"
 MAX_BYTES: Final = 16 << 20  # latencies and layers of a large network are some hundred kilobytes
 SLUG_LENGTH: Final = 40
 DIGEST_LENGTH: Final = 12  # of the artifact's sha256, in the file's name
-GPU_BACKENDS: Final = ("tensorrt", "tensorrt_rtx")
+GPU_BACKENDS: Final = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
 CPUINFO: Final = Path("/proc/cpuinfo")
 KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
 RUNTIMES: Final = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "onnxruntime-cuda": ("onnxruntime-gpu",),
+    "onnxruntime-tensorrt": ("onnxruntime-gpu", "tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
     "torch": ("torch",),
     "tensorrt": ("tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
     "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"),
@@ -74,13 +78,15 @@ class Receipt(Frozen):
     @property
     def path(self) -> str:
         """Where it lies in its bundle."""
-        return f"{FOLDER}/{self.kind}-{slug(self.device.name)}-{self.sha256[:DIGEST_LENGTH]}.json"
+        kind = f"{self.kind}-{slug(self.backend)}" if self.kind == "latency" else self.kind
+        return f"{FOLDER}/{kind}-{slug(self.device.name)}-{self.sha256[:DIGEST_LENGTH]}.json"
 
 
 def write_receipt(
     bundle: Bundle, artifact: Artifact, kind: Kind, content: Frozen, *, backend: str, verdict: ReceiptVerdict
 ) -> Path:
-    """Writes what was measured of ``artifact`` here, whole or not at all, in place of an earlier one of that kind and device.
+    """Writes what was measured of ``artifact`` here, whole or not at all, in place of an earlier one of that kind and device,
+    and for latency of that backend.
 
     Raises IntegrityError unless the file is still the one that the manifest describes, UsageError for a folder that takes no
     files, DependencyError for an engine's receipt where there is no GPU.

@@ -21,6 +21,7 @@ from skdeploy.bundle.report_blocks import (
     name,
 )
 from skdeploy.bundle.report_findings import Findings
+from skdeploy.bundle.report_latency import latency_blocks, latency_of
 
 VERDICTS: Final[dict[str, tuple[str, Tone]]] = {
     "pass": ("passed", "good"),
@@ -42,7 +43,11 @@ def receipts_section(found: Findings) -> Section:
             )
         )
     latencies = [receipt for receipt in receipts if receipt.kind == "latency"]
-    for receipt in latencies:
+    read = [(receipt, latency_of(receipt)) for receipt in latencies]
+    benched = [(receipt, latency) for receipt, latency in read if latency is not None]
+    if benched:
+        blocks += latency_blocks(benched)
+    for receipt in (receipt for receipt, latency in read if latency is None):
         figures = tuple(
             (key.replace("_", " "), _figure(value)) for key, value in receipt.content.items() if _is_plain(value)
         )
@@ -50,13 +55,16 @@ def receipts_section(found: Findings) -> Section:
             Text(f"Latency of {receipt.artifact} with {receipt.backend} on {receipt.device.name}:"),
             Facts(figures),
         ]
+    folder = shlex.quote(str(found.bundle.folder))
     if not latencies:
         blocks.append(
-            Absent("No receipt, no claim: latency is measured on the device, and this bundle has no receipt of it.")
+            Absent(
+                "No receipt, no claim: latency is measured on the device, and this bundle has no receipt of it.",
+                f"skdeploy bench {folder} --batch 1,8,32 --receipt",
+            )
         )
     if not receipts:
-        command = f"skdeploy verify {shlex.quote(str(found.bundle.folder))} --receipt"
-        blocks.append(Absent("On the device, this records parity:", command))
+        blocks.append(Absent("On the device, this records parity:", f"skdeploy verify {folder} --receipt"))
     return Section("latency", title, "", tuple(blocks))
 
 

@@ -1,0 +1,203 @@
+"""``bench``: every artifact on its backends with each batch; two artifacts in turn, block by block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from skdeploy.bench.machine_state import MachineState, Watch
+from skdeploy.bench.report import BatchLatency, BenchReport, Comparison, LatencyReport, Measured
+from skdeploy.bench.statistics import int8_sentence, percentiles, ratio_of
+from skdeploy.bench.subjects import Subject, check_output, choose, opened
+from skdeploy.bench.timing import Timed, timed
+from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.bundle.receipts import this_device, write_receipt
+from skdeploy.errors import UsageError
+from skdeploy.parity.runners import Runner, fp32_graph
+from skdeploy.progress import Progress
+from skdeploy.spec import Precision
+
+SECONDS: Final = 3.0
+SECONDS_AT_MOST: Final = 3600.0
+CPU_BACKENDS: Final = ("onnxruntime", "torch")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """``backends`` None: all that work. ``against`` is another bundle, ``against_artifact`` a file of it or of this one."""
+
+    backends: tuple[str, ...] | None = None
+    batches: tuple[int, ...] = (1,)
+    seconds: float = SECONDS
+    artifact: str | None = None
+    against: Path | None = None
+    against_artifact: str | None = None
+    threads: int | None = None
+    cuda_graph: bool = True
+    seed: int = 0
+    receipt: bool = False
+
+
+def bench(folder: Path, options: BenchOptions, progress: Progress) -> BenchReport:
+    """Times what the options name, and writes receipts to the bundle of each artifact if they ask for it.
+
+    An INT8 bundle with nothing to compare with is compared with its own FP32 graph, where both run. Raises UsageError,
+    DependencyError for a backend that was named and does not work here, IntegrityError, EngineError.
+    """
+    _check(options)
+    bundle = load_bundle(folder)
+    bundle.check_complete()
+    runners, notes = choose(bundle, options.artifact, options.backends)
+    pairs = _pairs(runners, bundle, options, notes)
+    measured, comparisons = list[Measured](), list[Comparison]()
+    for pair in pairs:
+        started = time.perf_counter()
+        progress.begin("bench")
+        results, compared = _measure(pair, options, progress)
+        progress.end("bench", time.perf_counter() - started, reused=False)
+        measured += results
+        comparisons += compared
+    return BenchReport(measured=tuple(measured), comparisons=tuple(comparisons), notes=tuple(notes))
+
+
+def _check(options: BenchOptions) -> None:
+    if not 0 < options.seconds <= SECONDS_AT_MOST:
+        raise UsageError(f"--seconds {options.seconds:g}: not a time to measure", advice="give some seconds, like 3")
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"--threads {options.threads}: nothing runs on no thread", advice="give 1 or more")
+
+
+def _pairs(
+    runners: Sequence[Runner], bundle: Bundle, options: BenchOptions, notes: list[str]
+) -> list[tuple[Runner, ...]]:
+    """Each runner alone, or with the one on the same backend that it is compared with."""
+    if options.against is None and options.against_artifact is None:
+        base = fp32_graph(bundle)
+        if base is None:
+            return [(runner,) for runner in runners]
+        return [
+            (runner, Runner(bundle, base.artifact, runner.backend))
+            if runner.precision is Precision.INT8 and runner.artifact.format == "onnx"
+            else (runner,)
+            for runner in runners
+        ]
+    other = bundle if options.against is None else load_bundle(options.against)
+    other.check_complete()
+    prefix = "" if options.against is None else f"{options.against}/"
+    backends = tuple(dict.fromkeys(runner.backend for runner in runners))
+    against, more = choose(other, options.against_artifact, options.backends and backends, prefix=prefix)
+    notes += [note for note in more if note not in notes]
+    pairs: list[tuple[Runner, ...]] = []
+    for runner in runners:
+        match = next((candidate for candidate in against if candidate.backend == runner.backend), None)
+        if match is None:
+            notes.append(f"{runner.shown} has nothing to be compared with on that backend")
+            pairs.append((runner,))
+        elif (match.bundle.path(match.artifact), match.backend) == (bundle.path(runner.artifact), runner.backend):
+            raise UsageError(
+                f"{runner.shown} would be compared with itself", advice="name another --against or --against-artifact"
+            )
+        else:
+            pairs.append((runner, match))
+    if all(len(pair) == 1 for pair in pairs):
+        raise UsageError(
+            f"nothing of {bundle.folder} and {other.folder} runs on one backend: {'; '.join(notes)}",
+            advice="name artifacts of one kind with --artifact and --against-artifact",
+        )
+    return pairs
+
+
+def _measure(
+    pair: tuple[Runner, ...], options: BenchOptions, progress: Progress
+) -> tuple[list[Measured], list[Comparison]]:
+    """One or two artifacts on one backend, with every batch."""
+    runs: list[list[Timed]] = []
+    with ExitStack() as stack:
+        subjects = [
+            stack.enter_context(opened(runner, options.threads, cuda_graph=options.cuda_graph)) for runner in pair
+        ]
+        for batch in options.batches:  # all batches once before any is timed: what is refused, is refused at once
+            for subject in subjects:
+                check_output(subject, subject.feeds(batch, options.seed), batch)
+        watch = stack.enter_context(Watch(gpu=pair[0].backend not in CPU_BACKENDS))
+        for batch in options.batches:
+            progress.update(f"{' and '.join(subject.runner.shown for subject in subjects)}, batch {batch}")
+            with ExitStack() as bound:
+                infers = [
+                    bound.enter_context(subject.infer(subject.feeds(batch, options.seed))) for subject in subjects
+                ]
+                runs.append(timed(infers, options.seconds, watch.look))
+        machine = watch.finish()
+        measured = [
+            _measured(subject, [both[index] for both in runs], machine, options)
+            for index, subject in enumerate(subjects)
+        ]
+    if len(pair) == 1:
+        return measured, []
+    return measured, [_compared(subjects, both, batch) for batch, both in zip(options.batches, runs, strict=True)]
+
+
+def _measured(subject: Subject, runs: Sequence[Timed], machine: MachineState, options: BenchOptions) -> Measured:
+    runner = subject.runner
+    latency = LatencyReport(
+        precision=runner.precision,
+        session=subject.session_text,
+        threads=subject.threads,
+        cuda_graph=subject.cuda_graph,
+        seed=options.seed,
+        seconds=options.seconds,
+        batches=tuple(_batch(batch, run) for batch, run in zip(options.batches, runs, strict=True)),
+        machine=machine,
+    )
+    receipt = None
+    if options.receipt:
+        receipt = str(
+            write_receipt(
+                runner.bundle, runner.artifact, "latency", latency, backend=runner.backend, verdict="recorded"
+            )
+        )
+    return Measured(
+        bundle=str(runner.bundle.folder),
+        artifact=runner.name,
+        backend=runner.backend,
+        device=this_device(runner.backend).name,
+        latency=latency,
+        receipt=receipt,
+    )
+
+
+def _batch(batch: int, run: Timed) -> BatchLatency:
+    host = percentiles(run.host_ms)
+    device = run.device_ms
+    return BatchLatency(
+        batch=batch,
+        runs=len(run.host_ms),
+        host_ms=host,
+        device_ms=percentiles(device) if device is not None else None,
+        images_per_second=1000 * batch / host.p50,
+        warm_up_runs=run.warm_up.runs,
+        warm_up_seconds=round(run.warm_up.seconds, 3),
+        warm_up_stable=run.warm_up.stable,
+    )
+
+
+def _compared(subjects: Sequence[Subject], runs: Sequence[Timed], batch: int) -> Comparison:
+    first, second = (subject.runner for subject in subjects)
+    ratio = ratio_of(runs[0].block_medians_ms, runs[1].block_medians_ms)
+    sentence = None
+    if first.precision is Precision.INT8 and second.precision is not Precision.INT8:
+        sentence = int8_sentence(ratio, second.precision, _where(subjects[0], batch))
+    elif second.precision is Precision.INT8 and first.precision is not Precision.INT8:
+        turned = ratio_of(runs[1].block_medians_ms, runs[0].block_medians_ms)
+        sentence = int8_sentence(turned, first.precision, _where(subjects[1], batch))
+    return Comparison(
+        artifact=first.name, against=second.name, backend=first.backend, batch=batch, ratio=ratio, int8=sentence
+    )
+
+
+def _where(int8: Subject, batch: int) -> str:
+    return f"{int8.runner.backend}, batch {batch}, {int8.session_text}"
