@@ -11,7 +11,7 @@ CHECKED := skdeploy tools benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test accuracy accuracy-fp16 accuracy-int8 lint format bench docs constraints peers clean
+.PHONY: help env demo test accuracy accuracy-fp16 accuracy-int8 lint format bench docs image constraints peers clean
 
 help:
 	@echo "make demo         install, export a trained network to FP16, and show what came out"
@@ -19,6 +19,7 @@ help:
 	@echo "make accuracy     parity and accuracy of sknet-fashion in FP16 and INT8, against the committed baseline"
 	@echo "make bench        run the benchmarks     make docs    write docs/cli.md anew"
 	@echo "make format       let ruff fix and format"
+	@echo "make image        build both container images and check them: IMAGE_ARGS, see tools/image_check.py"
 	@echo "make constraints  pin the newest versions that pyproject.toml allows"
 	@echo "make peers        the tools that benchmarks compare with, in $(PEERS)"
 	@echo "make clean        remove what was built; the environments stay"
@@ -65,6 +66,9 @@ bench: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python tools/make_docs.py
+
+image: $(INSTALLED)
+	$(BIN)/python -m tools.image_check $(IMAGE_ARGS)
 
 # The comment at the top of the file is kept; "+cpu" is dropped so that any build of the same torch satisfies the pin.
 constraints:

@@ -12,7 +12,17 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("select_latency", "foreign_latency", "import_checkpoint", "main_job", "int8_quality", "int8_speed")
+BENCHMARKS = (
+    "select_latency",
+    "foreign_latency",
+    "import_checkpoint",
+    "main_job",
+    "int8_quality",
+    "int8_speed",
+    "plan_self_test",
+    "bench_repeat",
+    "engine_builds",
+)
 
 
 def main() -> None:

@@ -112,7 +112,7 @@ def test_a_bundle_from_a_graph_is_verified_against_the_graph_as_it_came(from_gra
     options = from_graph[0]
     assert options.output is not None
     report = verify(options.output, images, progress=notes)[1]
-    assert report.reference == "model.read.onnx on onnxruntime"
+    assert report.reference == "model.read.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
     assert report.verdict == "pass"
     assert any("the reference is the bundle's own first graph" in note for note in notes.said)
 
@@ -280,7 +280,7 @@ def test_verify_does_not_run_the_users_code_and_says_what_it_compares_with(
         del sys.modules[name]
     notes = Notes()
     report = verify(tmp_path / "bundle", images, progress=notes)[1]
-    assert report.reference == "model.read.onnx on onnxruntime"
+    assert report.reference == "model.read.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
     assert any("the reference is the bundle's own first graph" in note for note in notes.said)
     assert not any(name.startswith("their_package") for name in sys.modules)
 

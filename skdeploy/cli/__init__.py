@@ -3,6 +3,8 @@
 import typer
 
 from skdeploy.cli.attention import attention
+from skdeploy.cli.bench import bench
+from skdeploy.cli.build import build
 from skdeploy.cli.calibrate import calibrate
 from skdeploy.cli.compare import compare
 from skdeploy.cli.convert import convert
@@ -11,9 +13,11 @@ from skdeploy.cli.evaluate import evaluate
 from skdeploy.cli.export import export
 from skdeploy.cli.inspect import inspect
 from skdeploy.cli.models import models
+from skdeploy.cli.plan import plan
 from skdeploy.cli.predict import predict
 from skdeploy.cli.report import report
 from skdeploy.cli.sensitivity import sensitivity
+from skdeploy.cli.start import start
 from skdeploy.cli.verify import verify
 
 app = typer.Typer(
@@ -26,11 +30,14 @@ app = typer.Typer(
 )
 for verb in (
     export,
+    build,
     calibrate,
     convert,
     verify,
     evaluate,
     predict,
+    bench,
+    plan,
     compare,
     report,
     sensitivity,
@@ -40,6 +47,8 @@ for verb in (
     doctor,
 ):
     app.command()(verb)
+# What follows the verb that start runs is that verb's own, its options too.
+app.command(context_settings={"allow_interspersed_args": False})(start)
 
 
 def _version(asked: bool) -> None:

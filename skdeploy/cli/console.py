@@ -39,12 +39,14 @@ WORDS: Final = {
     "ranges": "ranges",
     "mixed": "mixed precision",
     "int8": "to INT8",
+    "rewrite": "for hardware",
     "headroom": "FP16 headroom",
     "build": "engine",
     "parity": "parity",
     "digests": "digests",
     "sensitivity": "sensitivity",
     "attention": "attention",
+    "bench": "bench",
 }
 
 
@@ -80,7 +82,7 @@ class ConsoleProgress:
         self._console.print(f"[green]✓[/green] {WORDS.get(stage, stage):<18}{took:>10}")
 
     def note(self, text: str) -> None:
-        self._console.print(f"[yellow]![/yellow] {escape(text)}")
+        self._console.print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)  # paths and commands stay whole
 
     def _spinner(self) -> Spinner:
         elapsed = time.perf_counter() - self._started
@@ -157,7 +159,11 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
         lines.append(
             f"same logits in batches of {batches}: within {report.batch_invariance.max_rel_error:.1e} of the largest"
         )
-    proven = [c.artifact for c in report.comparisons if c.verdict == "pass"]
+    proven = [
+        c.artifact if c is report.of(c.artifact) else f"{c.artifact} on {c.backend}"
+        for c in report.comparisons
+        if c.verdict == "pass"
+    ]
     lines.append(f"[green]verified here:[/green] {escape(', '.join(proven))}")
     lines += [
         f"[yellow]not run here:[/yellow] {escape(comparison.artifact)}: {escape(comparison.reason)}"

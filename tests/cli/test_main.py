@@ -24,8 +24,8 @@ VERBS = sorted(get_command(app).commands)  # type: ignore[attr-defined]  # Typer
 
 def test_the_verbs_are_those_of_the_documentation() -> None:
     assert VERBS == [
-        "attention", "calibrate", "compare", "convert", "doctor", "evaluate", "export", "inspect", "models", "predict",
-        "report", "sensitivity", "verify",
+        "attention", "bench", "build", "calibrate", "compare", "convert", "doctor", "evaluate", "export", "inspect",
+        "models", "plan", "predict", "report", "sensitivity", "start", "verify",
     ]  # fmt: skip
 
 

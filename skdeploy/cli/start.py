@@ -1,0 +1,75 @@
+"""``skdeploy start``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def start(
+    verb: Annotated[str | None, typer.Argument(help="predict, verify, evaluate or bench.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="The verb's own arguments and options, without the bundle.")
+    ] = None,
+    bundle: Annotated[
+        Path, typer.Option(envvar="SKDEPLOY_BUNDLE", help="The folder that an export made; it is only read.")
+    ] = Path("/bundle"),
+    cache: Annotated[
+        Path, typer.Option(envvar="SKDEPLOY_CACHE", help="Where engines are kept, one folder a device and a bundle.")
+    ] = Path("/cache"),
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SKDEPLOY_BACKEND",
+            help="tensorrt, tensorrt_rtx, onnxruntime (the CPU), onnxruntime-cuda or onnxruntime-tensorrt.  "
+            "[default: the compiler that is here, for the GPU; without a GPU, none]",
+        ),
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(help="Seconds to wait for another start that is building into the same cache.")
+    ] = 1800,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Run one inference with what a start has made ready here, and nothing else.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="With --probe: print the result as JSON.")] = False,
+) -> None:
+    """Build the bundle's engine for this device, or find it in the cache, then run a verb on it.
+
+    Options of start come before the verb, the verb's own after it. A container runs this: see docs/edge.md.
+    """
+    from skdeploy import starting
+    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.errors import UsageError
+
+    if probe:
+        if verb is not None:
+            raise UsageError(f"--probe runs no verb, and {verb!r} was given", advice="leave one of them out")
+        ready = starting.running() if backend is None else None
+        if ready is None:
+            ready = starting.find(bundle, cache, *starting.choose_backend(backend))
+        found = starting.probe(ready)
+        if json:
+            from json import dumps
+
+            print(dumps(dataclasses.asdict(found), indent=2))
+        else:
+            print(f"{found.artifact} on {found.backend}: {found.latency_ms:.1f} ms, opened in {found.open_ms:.0f} ms")
+        return
+    if verb is None:
+        raise UsageError("no verb to run", advice=f"give one of {', '.join(starting.VERBS)}")
+    starting.check_verb(verb)
+    chosen, device = starting.choose_backend(backend)
+    with ConsoleProgress() as progress:
+        ready = starting.prepare(bundle, cache, chosen, device, progress, wait_s=wait)
+        where = f"on {device.name}" if device else "on the CPU"
+        state = "from the cache" if ready.reused else "made ready"
+        progress.note(f"{ready.artifact}, {ready.backend} {where}: {state} in {ready.seconds:.1f} s")
+    from skdeploy.cli import app
+
+    with starting.announced(ready, progress):
+        code = app(starting.verb_arguments(ready, verb, arguments or ()), standalone_mode=False)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,381 @@
+"""``start``, as a container runs it: all real on the CPU; TensorRT-RTX builds the engines, which takes no GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from skdeploy import device_cache, starting
+from skdeploy.backends.cuda import CudaDevice
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.interruption import Terminated, termination_raises
+from skdeploy.progress import Silent
+
+Run = Callable[..., Any]
+Start = Callable[..., Any]
+CPU = ("--backend", "onnxruntime")
+CARD = CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
+RTX = "tensorrt_rtx"
+
+
+class Notes(Silent):
+    """Remembers what the user was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def image(images: Path) -> Path:
+    return images / "0.png"
+
+
+@pytest.fixture
+def start(run: Run, bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Start]:
+    """``skdeploy start`` on the bundle, with a cache and a folder of temporary files of its own."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.delenv("SKDEPLOY_BACKEND", raising=False)
+    yield lambda *arguments: run("start", "--bundle", bundle, "--cache", cache, *arguments)
+    assert list((tmp_path / "tmp").glob("skdeploy-start-*")) == []  # what was announced ended with the verb
+
+
+def entries(cache: Path) -> list[Path]:
+    return [path.parent for path in sorted(cache.glob("*/*/manifest.json"))]
+
+
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skdeploy.backends.cuda.devices", tuple)
+    monkeypatch.setattr("skdeploy.backends.cuda.driver_problem", lambda: "no NVIDIA driver")
+
+
+@pytest.mark.parametrize(
+    "asked", [(), ("--backend", "tensorrt"), ("--backend", RTX), ("--backend", "onnxruntime-cuda")]
+)
+def test_without_a_gpu_it_refuses_before_anything_is_copied_or_built(
+    start: Start, cache: Path, image: Path, asked: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_gpu(monkeypatch)
+    result = start(*asked, "predict", image)
+    assert result.code == 3
+    assert "no GPU in sight" in result.err
+    assert "no NVIDIA driver" in result.err
+    assert "--backend onnxruntime" in result.err
+    assert not cache.exists()
+
+
+def test_the_verb_runs_on_the_copy_as_on_the_bundle(
+    start: Start, run: Run, bundle: Path, cache: Path, image: Path, snapshot: Callable[[Path], Any]
+) -> None:
+    before = snapshot(bundle)
+    result = start(*CPU, "predict", image, "--json")
+    assert result.code == 0
+    assert result.json == run("predict", bundle, image, "--json").json
+    assert snapshot(bundle) == before
+    (entry,) = entries(cache)
+    assert entry.parent.name == "cpu-onnxruntime"
+    load_bundle(entry).check_all()
+
+
+def test_the_second_start_takes_all_from_the_cache(
+    start: Start, cache: Path, image: Path, snapshot: Callable[[Path], Any]
+) -> None:
+    assert "made ready" in start(*CPU, "predict", image).err
+    before = snapshot(cache)
+    again = start(*CPU, "predict", image)
+    assert again.code == 0
+    assert "from the cache" in again.err
+    assert snapshot(cache) == before
+
+
+def test_the_environment_tells_the_backend_too(start: Start, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKDEPLOY_BACKEND", "onnxruntime")
+    assert start("predict", image).code == 0
+
+
+def test_a_verb_that_fails_is_the_exit_code(start: Start, tmp_path: Path) -> None:
+    result = start(*CPU, "predict", tmp_path / "none.png")
+    assert result.code == 2
+    assert "none.png" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*CPU, "serve"), "start runs no verb named 'serve'"),
+        (CPU, "no verb to run"),
+        ((*CPU, "--probe", "verify"), "--probe runs no verb"),
+        (("--backend", "openvino", "verify"), "nothing starts on a backend named 'openvino'"),
+        (("--backend", "torch", "verify"), "nothing starts on a backend named 'torch'"),
+        ((*CPU, "--wait", "-1", "verify"), "--wait -1: seconds, 0 or more"),
+        ((*CPU, "--bundle", "no/such", "verify"), "no/such is not a bundle"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(start: Start, cache: Path, arguments: tuple[str, ...], said: str) -> None:
+    result = start(*arguments)
+    assert result.code == 2
+    assert said in result.err
+    assert not cache.exists()
+
+
+def test_a_damaged_bundle_is_not_copied(start: Start, bundle: Path, cache: Path, image: Path) -> None:
+    with (bundle / "model.fp16.onnx").open("ab") as file:
+        file.write(b"x")
+    result = start(*CPU, "predict", image)
+    assert result.code == 9
+    assert f"{bundle / 'model.fp16.onnx'} is not the file that the manifest describes" in result.err
+    assert entries(cache) == []
+    assert not list(cache.rglob("*.partial"))
+
+
+def test_an_unfinished_bundle_is_refused(start: Start, bundle: Path, image: Path) -> None:
+    found = load_bundle(bundle)
+    found.save(found.manifest.model_copy(update={"verdict": "incomplete"}))
+    result = start(*CPU, "predict", image)
+    assert result.code == 9
+    assert "incomplete" in result.err
+
+
+@pytest.mark.parametrize("name", ["model.fp16.onnx", "manifest.json"])
+def test_an_entry_that_was_altered_is_told_and_made_anew(start: Start, cache: Path, image: Path, name: str) -> None:
+    right = start(*CPU, "predict", image, "--json").json
+    (entry,) = entries(cache)
+    (entry / name).write_bytes(b"something else")
+    result = start(*CPU, "predict", image, "--json")
+    assert result.code == 0
+    assert "not trusted and made anew" in result.err
+    assert result.json == right
+    load_bundle(entry).check_all()
+
+
+def test_a_cache_that_takes_no_files_is_told(
+    run: Run, exported: Path, public_folder: Path, ordinary_user: Callable[[], Any]
+) -> None:
+    bundle = Path(shutil.copytree(exported, public_folder / "bundle"))
+    with ordinary_user():
+        result = run("start", "--bundle", bundle, "--cache", public_folder / "cache", *CPU, "verify")
+    assert result.code == 2
+    assert f"cannot write to the cache {public_folder / 'cache'}" in result.err
+    assert "-v engines:/cache" in result.err
+
+
+def test_a_full_cache_keeps_nothing_half_written(start: Start, cache: Path, image: Path, bundle: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (bundle / "model.onnx").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        result = start(*CPU, "predict", image)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result.code == 9
+    assert "make room and start again; nothing half-written was left" in result.err
+    assert [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert start(*CPU, "predict", image).code == 0
+
+
+def test_the_leftovers_of_a_killed_start_are_removed(start: Start, cache: Path, image: Path) -> None:
+    start(*CPU, "predict", image)
+    (entry,) = entries(cache)
+    leftover = entry.with_name(f".{entry.name}.12345.partial")
+    shutil.copytree(entry, leftover)
+    assert start(*CPU, "predict", image).code == 0
+    assert not leftover.exists()
+
+
+def test_entries_of_other_bundles_are_named_and_stay(start: Start, bundle: Path, cache: Path, image: Path) -> None:
+    start(*CPU, "predict", image)
+    (old,) = entries(cache)
+    found = load_bundle(bundle)
+    found.save(found.manifest.model_copy(update={"notes": ("another",)}))
+    result = start(*CPU, "predict", image)
+    assert f"rm-r{old}" in "".join(result.err.split())  # a note is broken into lines
+    assert len(entries(cache)) == 2
+
+
+def test_the_probe_runs_what_a_start_has_made(start: Start, cache: Path, image: Path) -> None:
+    early = start(*CPU, "--probe")
+    assert early.code == 9
+    assert "is not there yet" in early.err
+    start(*CPU, "predict", image)
+    assert start(*CPU, "--probe").code == 0
+    found = start(*CPU, "--probe", "--json").json
+    assert found["artifact"] == "model.fp16.onnx"
+    assert found["latency_ms"] > 0
+    (entry,) = entries(cache)
+    (entry / "model.fp16.onnx").write_bytes(b"something else")
+    assert start(*CPU, "--probe").code == 9
+
+
+def test_the_probe_knows_what_is_running_without_being_told(start: Start, bundle: Path, cache: Path) -> None:
+    ready = starting.prepare(bundle, cache, "onnxruntime", None, Silent())
+    with starting.announced(ready, Silent()):
+        assert starting.running() == ready
+        assert start("--probe").code == 0
+    assert starting.running() is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")
+def test_what_another_user_announces_is_not_believed(start: Start, bundle: Path, cache: Path, tmp_path: Path) -> None:
+    ready = starting.prepare(bundle, cache, "onnxruntime", None, Silent())
+    with starting.announced(ready, Silent()):
+        os.chown(tmp_path / "tmp" / f"skdeploy-start-{os.getuid()}.json", 65534, 65534)
+        result = start("--probe")
+    assert result.code == 9
+    assert "belongs to another user" in result.err
+
+
+def test_an_engine_is_built_once_for_a_device_and_once_more_for_another(bundle: Path, cache: Path) -> None:
+    first = starting.prepare(bundle, cache, RTX, CARD, Silent())
+    again = starting.prepare(bundle, cache, RTX, CARD, Silent())
+    other = starting.prepare(bundle, cache, RTX, CudaDevice(0, "NVIDIA T4", "7.5", 16 << 30), Silent())
+    assert (first.reused, again.reused, other.reused) == (False, True, False)
+    assert first.artifact == "engines/tensorrt_rtx-fp16.engine"
+    assert first.folder == again.folder != other.folder
+    assert "nvidia-l4-cc8-9" in first.folder.parent.name
+    assert not (bundle / "engines").exists()
+
+
+def test_an_engine_that_is_not_the_recorded_one_is_never_taken(bundle: Path, cache: Path) -> None:
+    ready = starting.prepare(bundle, cache, RTX, CARD, Silent())
+    engine = ready.folder / ready.artifact
+    engine.write_bytes(b"native code from elsewhere")
+    with pytest.raises(IntegrityError, match="is not the file that the manifest describes"):
+        starting.probe(starting.find(bundle, cache, RTX, CARD))
+    notes = Notes()
+    assert not starting.prepare(bundle, cache, RTX, CARD, notes).reused
+    assert any("not trusted and made anew" in note for note in notes.notes)
+    load_bundle(ready.folder).check_all()
+
+
+def test_sigterm_while_building_leaves_a_cache_that_the_next_start_can_use(bundle: Path, cache: Path) -> None:
+    class Stopped(Silent):
+        def begin(self, stage: str) -> None:
+            if stage == "build":
+                os.kill(os.getpid(), 15)
+
+    with termination_raises(), pytest.raises(Terminated):
+        starting.prepare(bundle, cache, RTX, CARD, Stopped())
+    with pytest.raises(UsageError, match="holds no engine"):
+        starting.find(bundle, cache, RTX, CARD)
+    assert not list(cache.rglob("*.partial"))
+    assert not starting.prepare(bundle, cache, RTX, CARD, Silent()).reused
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from skdeploy import starting
+from skdeploy.backends.cuda import CudaDevice
+from skdeploy.cli.console import ConsoleProgress
+with ConsoleProgress() as progress:
+    card = CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
+    ready = starting.prepare(Path(sys.argv[1]), Path(sys.argv[2]), "tensorrt_rtx", card, progress, wait_s=float(sys.argv[3]))
+print(ready.reused, (ready.folder / ready.artifact).stat().st_mtime_ns)
+"""
+
+
+def preparing(bundle: Path, cache: Path, wait_s: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PREPARE, str(bundle), str(cache), str(wait_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_that_start_at_once_one_builds_and_both_have_its_engine(bundle: Path, cache: Path) -> None:
+    both = [preparing(bundle, cache, 100) for _ in range(2)]
+    ended = [process.communicate(timeout=100) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    said = [out.split() for out, _ in ended]
+    assert sorted(reused for reused, _ in said) == ["False", "True"]
+    assert said[0][1] == said[1][1]  # one file, written once
+
+
+def test_the_second_waits_for_the_first_and_says_so(bundle: Path, cache: Path) -> None:
+    key = device_cache.device_key(RTX, starting._runtime_version(RTX), CARD, "")
+    lock = FileLock(cache / key / f".{device_cache.bundle_key(load_bundle(bundle))}.lock")
+    (cache / key).mkdir(parents=True)
+    with lock, preparing(bundle, cache, 100) as second:
+        assert second.stderr is not None
+        assert "another process is preparing" in second.stderr.readline()
+        lock.release()
+        out, _ = second.communicate(timeout=100)
+    assert second.returncode == 0
+    assert out.startswith("False")
+
+
+def test_the_wait_is_bounded(start: Start, cache: Path, bundle: Path, image: Path) -> None:
+    start(*CPU, "predict", image)
+    (entry,) = entries(cache)
+    with FileLock(entry.with_name(f".{entry.name}.lock")):
+        result = start(*CPU, "--wait", "0.1", "predict", image)
+    assert result.code == 9
+    assert "still preparing" in result.err
+    assert "--wait" in result.err
+
+
+@pytest.mark.parametrize(
+    ("backend", "verb", "given", "line"),
+    [
+        ("tensorrt", "predict", ["a.png"], ["--backend", "tensorrt", "a.png"]),
+        ("tensorrt", "predict", ["a.png", "--backend", "onnxruntime"], ["a.png", "--backend", "onnxruntime"]),
+        ("tensorrt", "bench", ["--backend=torch"], ["--backend=torch"]),
+        ("tensorrt", "verify", [], ["--require-engine"]),
+        ("onnxruntime-cuda", "verify", [], ["--backend", "onnxruntime-cuda"]),
+        ("onnxruntime", "verify", ["--json"], ["--json"]),
+    ],
+)
+def test_the_verb_is_told_the_backend_unless_the_user_named_one(
+    backend: str, verb: str, given: list[str], line: list[str]
+) -> None:
+    ready = starting.Ready(Path("entry"), "x", backend, True, 0.0)
+    assert starting.verb_arguments(ready, verb, given) == [verb, "entry", *line]
+
+
+def test_each_thing_that_an_engine_is_tied_to_has_a_folder_of_its_own() -> None:
+    keys = {
+        device_cache.device_key("tensorrt", "10.13.3", CARD, "13.0"),
+        device_cache.device_key("tensorrt", "10.16.0", CARD, "13.0"),
+        device_cache.device_key("tensorrt", "10.13.3", CARD, "13.2"),
+        device_cache.device_key("tensorrt_rtx", "10.13.3", CARD, "13.0"),
+        device_cache.device_key("tensorrt", "10.13.3", CudaDevice(0, "NVIDIA L4", "9.0", 0), "13.0"),
+        device_cache.device_key("tensorrt", "10.13.3", CudaDevice(0, "NVIDIA L40", "8.9", 0), "13.0"),
+        device_cache.device_key("onnxruntime", "1.32", None, ""),
+    }
+    assert len(keys) == 7
+    assert all("/" not in key and " " not in key for key in keys)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("verb", ["predict", "verify"])
+def test_on_a_gpu_the_engine_is_built_kept_and_run(
+    start: Start, cache: Path, image: Path, images: Path, verb: str
+) -> None:
+    arguments = [image] if verb == "predict" else ["--images", images]
+    first = start(verb, *arguments)
+    assert first.code == 0, first.err
+    assert "made ready" in first.err
+    again = start(verb, *arguments, "--json")
+    assert again.code == 0
+    assert "from the cache" in again.err
+    if verb == "predict":
+        assert "engine" in json.dumps(again.json)
+    assert start("--probe").code == 0
+    (entry,) = entries(cache)
+    assert list((entry / "engines").glob("*.engine"))
