@@ -86,7 +86,9 @@ def export(
     ] = None,
     gap: Annotated[
         Literal["average-pool"] | None,
-        typer.Option(help="Means over the map as average pools, for DLA, which also needs --batch."),
+        typer.Option(
+            help="Means over the map as average pools, which a DLA has; it takes no FP32 and needs --batch, see docs/edge.md."
+        ),
     ] = None,
     calib: CalibImages = None,
     ranges: Annotated[
