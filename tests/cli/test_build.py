@@ -251,18 +251,18 @@ def test_a_graph_that_was_altered_is_not_built(run: Run, bundle: Path) -> None:
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
 def test_what_cannot_be_is_refused_before_anything_is_built(
-    run: Run, exported: Path, options: tuple[object, ...], message: str
+    run: Run, bundle: Path, options: tuple[object, ...], message: str
 ) -> None:
-    before = content(exported)
-    result = run("build", exported, *RTX, *options)
+    before = content(bundle)
+    result = run("build", bundle, *RTX, *options)
     assert result.code == 2, result.err
     assert message in result.err
-    assert content(exported) == before
+    assert content(bundle) == before
 
 
 @no_tensorrt
-def test_a_compiler_that_is_not_here_is_told_with_what_to_install(run: Run, exported: Path) -> None:
-    result = run("build", exported, "--target", "tensorrt")
+def test_a_compiler_that_is_not_here_is_told_with_what_to_install(run: Run, bundle: Path) -> None:
+    result = run("build", bundle, "--target", "tensorrt")
     assert result.code == 3
     assert "TensorRT cannot build here" in result.err
     assert "-> " in result.err
