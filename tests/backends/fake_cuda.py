@@ -303,7 +303,7 @@ class FakeTensorRT:
     def Runtime(self, logger: object) -> SimpleNamespace:
         def deserialize(plan: bytes) -> FakeEngine | None:
             if self.engine is None:
-                logger.log(SimpleNamespace(name="ERROR"), "magicTagRead == magicTag")  # type: ignore[attr-defined]
+                logger.log(SimpleNamespace(name="ERROR"), "magicTagRead == magicTag")  # type: ignore[attr-defined]  # a logger is any object here
             return self.engine
 
         return SimpleNamespace(deserialize_cuda_engine=deserialize)

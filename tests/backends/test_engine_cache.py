@@ -118,7 +118,7 @@ def test_a_place_that_takes_no_folder_is_told(tmp_path: Path) -> None:
 
 def _hold(root: Path, held: object, seconds: float) -> None:
     with engine_folder(root, "key") as folder:
-        held.set()  # type: ignore[attr-defined]
+        held.set()  # type: ignore[attr-defined]  # an Event of multiprocessing
         time.sleep(seconds)
         (folder / ENGINE).write_bytes(b"built by the first")
 

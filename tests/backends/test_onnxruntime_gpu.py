@@ -286,7 +286,7 @@ def test_a_provider_that_is_dropped_in_opening_is_refused(tmp_path: Path, monkey
     def dropping(*arguments: Any, providers: Any, **rest: Any) -> Any:
         return real(*arguments, providers=["CPUExecutionProvider"], **rest)
 
-    dropping.get_provider_graph_assignment_info = True  # type: ignore[attr-defined]
+    dropping.get_provider_graph_assignment_info = True  # type: ignore[attr-defined]  # on a function that stands in
     monkeypatch.setattr(ort, "InferenceSession", dropping)
     with pytest.raises(DependencyError, match="dropped AzureExecutionProvider without an error") as refusal:
         onnxruntime.open_session(network(tmp_path / "m.onnx"), provider=AzureAsCuda())
