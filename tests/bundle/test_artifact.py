@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import resource
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from skdeploy.bundle.artifact import (
     written_whole,
 )
 from skdeploy.errors import IntegrityError, UsageError
+from tests.disk_limit import file_size_limit
 
 
 def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path: Path) -> None:
@@ -51,13 +51,8 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file_and_says_how_to_go_on(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(IntegrityError) as error:
-            write_text(path, "new" * 10_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with file_size_limit(10_000), pytest.raises(IntegrityError) as error:
+        write_text(path, "new" * 10_000)
     assert error.value.exit_code == 9
     assert f"no space left to write {path}" in error.value.message
     assert "run the same command again" in error.value.advice

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.parity.report import ParityReport
 from skdeploy.progress import Silent
 from skdeploy.spec import Target
+from tests.disk_limit import file_size_limit
 
 Run = Callable[..., Any]
 pytestmark = pytest.mark.skipif(bool(engines.obstacle("tensorrt_rtx")[0]), reason="TensorRT-RTX does not build here")
@@ -355,20 +354,10 @@ def test_of_two_builds_of_one_bundle_the_second_is_refused_and_the_first_is_inta
     assert engine.provenance.options["profile"] == [1, 4, 32]
 
 
-@contextmanager
-def files_of_a_megabyte() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_leaves_the_old_engine(run: Run, built: Path) -> None:
     assert (built / ENGINE).stat().st_size > 1_000_000
     before = content(built)
-    with files_of_a_megabyte():
+    with file_size_limit(1_000_000):
         result = run("build", built, *RTX, "--opt-batch", 4)
     assert result.code == 9
     assert f"no space left to write {built / ENGINE}" in result.err

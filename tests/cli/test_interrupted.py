@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.errors import IntegrityError
+from tests.disk_limit import file_size_limit
 
 Run = Callable[..., Any]
 RTX = not engines.obstacle("tensorrt_rtx")[0]  # where it is not installed, the line has no engine to be killed in
@@ -167,16 +166,6 @@ def test_a_disk_that_is_full_from_the_start_takes_no_bundle(run: Run, again: lis
     assert result.code == 9
     assert "no space left" in result.err
     assert not partials(small_disk)
-
-
-@contextmanager
-def file_size_limit(count: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_file_that_grows_over_the_limit_is_not_left_half(run: Run, again: list[object], bundle: Path) -> None:

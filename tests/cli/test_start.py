@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.interruption import Terminated, termination_raises
 from skdeploy.progress import Silent
+from tests.disk_limit import file_size_limit
 
 Run = Callable[..., Any]
 Start = Callable[..., Any]
@@ -179,13 +179,8 @@ def test_a_cache_that_takes_no_files_is_told(
 
 
 def test_a_full_cache_keeps_nothing_half_written(start: Start, cache: Path, image: Path, bundle: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = (bundle / "model.onnx").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
-    try:
+    with file_size_limit((bundle / "model.onnx").stat().st_size // 2):
         result = start(*CPU, "predict", image)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert result.code == 9
     assert "make room and start again; nothing half-written was left" in result.err
     assert [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write_timing_cache
 from skdeploy.errors import EngineError, IntegrityError, UsageError
+from tests.disk_limit import file_size_limit
 
 ORIN = TimingDevice(gpu="Orin", compute_capability="8.7", tensorrt="10.3.0", cuda="12.6")
 CONTENT = bytes(range(256)) * 40  # with line ends in it
@@ -69,21 +68,10 @@ def test_a_place_that_takes_no_file_is_told_before_the_build(tmp_path: Path) -> 
         read_timing_cache(tmp_path, ORIN)
 
 
-@pytest.fixture
-def files_of_4_kib() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.usefixtures("files_of_4_kib")
 def test_a_full_disk_leaves_the_old_cache(tmp_path: Path) -> None:
     path = tmp_path / "cache.bin"
     write_timing_cache(path, ORIN, b"old")
-    with pytest.raises(IntegrityError, match="no space left to write"):
+    with file_size_limit(4096), pytest.raises(IntegrityError, match="no space left to write"):
         write_timing_cache(path, ORIN, CONTENT)
     assert read_timing_cache(path, ORIN) == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["cache.bin"]
