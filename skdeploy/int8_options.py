@@ -58,7 +58,9 @@ class CalibrationOptions:
         return {name: value for name, value in options.items() if value is not None}
 
     def check(self) -> None:
-        """Raises UsageError for what cannot be or contradicts itself."""
+        """Raises UsageError for what cannot be, contradicts itself, or is not there."""
+        from skdeploy.quant.dataset import require_there
+
         if self.images is None and not self.allow_random:
             raise UsageError(
                 "INT8 needs images to calibrate on",
@@ -82,6 +84,8 @@ class CalibrationOptions:
                 raise UsageError("--calib-percentile without --calib-method percentile", advice="add it")
             if not 0 < self.percentile <= 100:
                 raise UsageError(f"--calib-percentile {self.percentile:g}: above 0 and at most 100, such as 99.99")
+        if self.images is not None and not self.from_recipe:  # a recipe may be one that comes with skdeploy
+            require_there(self.images)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,9 @@ class Int8Options:
         return self != Int8Options()
 
     def check(self) -> None:
-        """Raises UsageError for what cannot be or contradicts itself."""
+        """Raises UsageError for what cannot be, contradicts itself, or is not there."""
+        from skdeploy.quant.dataset import require_there
+
         if self.fallback is Precision.INT8:
             raise UsageError("--int8-fallback int8: the fallback is what is not INT8", advice="fp16 or fp32")
         if self.ranges is not None:
@@ -137,3 +143,5 @@ class Int8Options:
             )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"--max-drop {self.max_drop:g}: percentage points of top-1, from 0 to 100")
+        if self.data is not None:
+            require_there(self.data)

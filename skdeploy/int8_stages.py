@@ -135,7 +135,10 @@ def calibrate(
 
 
 def given_ranges(file: Path) -> Stage:
-    """A ranges file of an earlier calibration; whether it belongs to the network is checked where it is used."""
+    """A ranges file of an earlier calibration, read at once; whether it belongs to the network is checked where it is used.
+
+    Raises CalibrationError for a file that is not there or holds no ranges.
+    """
     ranges = load_ranges(file)
 
     def make(path: Path) -> Product:

@@ -74,6 +74,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
     options.check()
     source = find_source(options)
     dataset = parity_dataset(source.spec, options.images, options.num_images)
+    ranges = int8_stages.given_ranges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)
     notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
     for note in notes:
@@ -97,7 +98,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
             graph = line.run(stages.half(bundle, model, options))
             _check_headroom(line, model, graph, dataset)
         elif options.precision is Precision.INT8:
-            graph = lower_to_int8(line, graph, options)
+            graph = lower_to_int8(line, graph, options, ranges)
             if options.has_half:
                 line.note(int8_stages.ONNX_RUNTIME_HALF)
                 _check_headroom(line, graph, graph, dataset)
@@ -141,12 +142,14 @@ def _select(line: Line, spec: ModelSpec, graph: Artifact, options: ExportOptions
     return selected
 
 
-def lower_to_int8(line: Line, model: Artifact, options: ExportOptions) -> Artifact:
-    """Ranges from images or from a file, the units that must stay in the fallback for the budget, and the INT8 graph."""
+def lower_to_int8(line: Line, model: Artifact, options: ExportOptions, given: Stage | None) -> Artifact:
+    """Ranges from a file, if they are given, or from images; the units that must stay in the fallback for the budget; and the
+    INT8 graph.
+    """
     asked, bundle = options.int8, line.bundle
     exclude: tuple[str, ...] = ()
-    if asked.ranges is not None:
-        ranges = line.run(int8_stages.given_ranges(asked.ranges))
+    if given is not None:
+        ranges = line.run(given)
     else:
         images = int8_stages.calibration_set(asked.calibration, bundle.manifest.model)
         ranges = line.run(int8_stages.calibrate(bundle, model, images, asked, line.progress))

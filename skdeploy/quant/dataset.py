@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -129,11 +130,7 @@ def open_dataset(source: Path, limit: int | None = None, *, archive: str = "cali
     ``limit`` takes the first so many, in the order of the sorted names. Raises UsageError: nothing there, no image, not uint8.
     """
     check_count(limit, "--num-images")
-    try:
-        mode = source.stat().st_mode
-    except OSError as error:
-        raise UsageError(f"no images at {source}: {error.strerror}", advice=KINDS) from error
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(require_there(source).st_mode):
         dataset = _open_folder(source, archive)
     elif source.suffix in (".npz", ".npy"):
         images, labels = read_arrays(source)
@@ -146,6 +143,14 @@ def open_dataset(source: Path, limit: int | None = None, *, archive: str = "cali
     else:
         raise UsageError(f"{source} is not an image, an .npz, an .npy or a list of images (.txt, .csv)", advice=KINDS)
     return dataset if limit is None or limit >= len(dataset) else dataset.take(range(limit))
+
+
+def require_there(source: Path) -> os.stat_result:
+    """Raises UsageError where there is nothing: what a job that reads the images late may ask first."""
+    try:
+        return source.stat()
+    except OSError as error:
+        raise UsageError(f"no images at {source}: {error.strerror}", advice=KINDS) from error
 
 
 def default_dataset(spec: ModelSpec, limit: int) -> Dataset:

@@ -10,6 +10,9 @@ import onnx
 import pytest
 from PIL import Image
 
+from skdeploy.int8_options import CalibrationOptions, Int8Options
+from skdeploy.options import ExportOptions
+from skdeploy.pipeline import calibrate
 from skdeploy.quant.legacy_cache import read_legacy_cache
 from skdeploy.quant.ranges import load_ranges
 from tests.cli.conftest import Run, Snapshot
@@ -25,6 +28,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path)
     return folder
+
+
+@pytest.fixture(scope="session")
+def calibrated(card: Path, weights: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ranges file of the tiny network. Do not change it."""
+    file = tmp_path_factory.mktemp("calibrated") / "tiny.ranges.json"
+    calibration = CalibrationOptions(images=photos)
+    calibrate(ExportOptions(str(card), weights=str(weights), int8=Int8Options(calibration=calibration)), file)
+    return file
 
 
 @pytest.fixture
@@ -129,21 +141,21 @@ def test_three_images_are_taken_and_warned_of(run: Run, int8: list[object], phot
 
 
 def test_modules_stay_in_the_fallback_by_their_names(
-    run: Run, int8: list[object], photos: Path, tmp_path: Path
+    run: Run, int8: list[object], calibrated: Path, tmp_path: Path
 ) -> None:
-    done = run(*int8, "--calib", photos, "--int8-keep", r"^stages\.0", "-o", tmp_path / "out", "--json")
+    done = run(*int8, "--ranges", calibrated, "--int8-keep", r"^stages\.0", "-o", tmp_path / "out", "--json")
     assert done.code == 0, done.err
     kept = next(row for row in done.json["artifacts"] if row["path"] == "model.int8.onnx")["details"]["kept"]
     assert {name for name, reason in kept.items() if "stages" in reason} == {
         name for name in kept if name.startswith("stages.0") and ".gate." not in name
     }
-    typo = run(*int8, "--calib", photos, "--int8-keep", "stagse", "-o", tmp_path / "out")
+    typo = run(*int8, "--ranges", calibrated, "--int8-keep", "stagse", "-o", tmp_path / "out")
     assert typo.code == 2
     assert "'stagse' matches no module" in typo.err
 
 
-def test_fp32_fallback_has_no_fp16_in_it(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
-    done = run(*int8, "--calib", photos, "--int8-fallback", "fp32", "-o", tmp_path / "out")
+def test_fp32_fallback_has_no_fp16_in_it(run: Run, int8: list[object], calibrated: Path, tmp_path: Path) -> None:
+    done = run(*int8, "--ranges", calibrated, "--int8-fallback", "fp32", "-o", tmp_path / "out")
     assert done.code == 0, done.err
     graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "out/model.int8.onnx")).graph
     types = {value.type.tensor_type.elem_type for value in graph.value_info}
@@ -178,7 +190,7 @@ def test_the_budget_decides_what_stays_in_the_fallback(
     from skdeploy.quant.dataset import open_dataset
     from skdeploy.zoo.cards import read_card
 
-    assert run(*int8, "--calib", photos, "-o", tmp_path / "plain").code == 0
+    assert run("export", *int8[1:2], *int8[3:], "-o", tmp_path / "plain").code == 0
     spec = read_card(Path(str(int8[1])))
     crops = open_dataset(photos).load(spec)
     with open_session(tmp_path / "plain/model.onnx") as session:
@@ -244,12 +256,30 @@ def test_a_broken_ranges_file_is_named(content: bytes, run: Run, int8: list[obje
     done = run(*int8, "--ranges", tmp_path / "r.json", "-o", tmp_path / "out")
     assert done.code == 6
     assert "r.json" in done.err
+    assert not (tmp_path / "out").exists()  # told before any work
 
 
-def test_ranges_that_lack_a_tensor_name_it(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        (["--calib", "absent"], 2),
+        (["--ranges", "absent"], 6),
+        (["--calib", "calibration/fashion", "--max-drop", 1, "--data", "absent"], 2),
+    ],
+    ids=["calib", "ranges", "data"],
+)
+def test_a_path_without_anything_is_told_before_any_work(
+    given: list[object], code: int, run: Run, int8: list[object], tmp_path: Path
+) -> None:
+    done = run(*int8, *given, "-o", tmp_path / "out")
+    assert done.code == code
+    assert "absent: No such file or directory" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranges_that_lack_a_tensor_name_it(run: Run, int8: list[object], calibrated: Path, tmp_path: Path) -> None:
     ranges = tmp_path / "r.json"
-    assert run("calibrate", int8[1], "--weights", int8[-1], "--calib", photos, "-o", ranges).code == 0
-    content = json.loads(ranges.read_text())
+    content = json.loads(calibrated.read_text())
     del content["tensors"]["stem.relu/Relu"]
     ranges.write_text(json.dumps(content))
     done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
