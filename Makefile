@@ -37,7 +37,7 @@ demo: $(INSTALLED)
 	$(BIN)/skdeploy inspect build/sknet-fashion-fp16
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 # The accuracy of the trained network, held to what it was, with the commands that docs/ci.md gives to others: 45 s on 2 cores.
 # A budget of 1 point: of INT8's drop on these 2,000 images the upper bound is 0.48, and the baseline notices 4 images less.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,16 @@ TinySpec = Callable[..., SKNetSpec]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
     parser.addoption("--refresh-goldens", action="store_true", help="rewrite the golden files that differ")
+
+
+def pytest_configure() -> None:
+    """A worker of pytest-xdist keeps to one core: torch and ONNX Runtime start a thread for each core that they may use, and
+    the threads of several workers would wait for each other.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

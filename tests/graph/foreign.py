@@ -235,7 +235,13 @@ def export(
                 output_names=[names[1]], dynamic_axes=axes,
             )  # fmt: skip
             proto = onnx.load_from_string(buffer.getvalue())
-    if simplified:
-        proto, _ = onnxsim.simplify(proto)
     onnx.save(proto, path)
-    return path
+    return simplify_file(path) if simplified else path
+
+
+def simplify_file(path: Path) -> Path:
+    """onnx-simplifier's version of a file, beside it."""
+    proto, _ = onnxsim.simplify(onnx.load(path))
+    simplified = path.with_stem(f"{path.stem}.simplified")
+    onnx.save(proto, simplified)
+    return simplified
