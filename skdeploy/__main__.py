@@ -50,7 +50,7 @@ def _run(termination: Termination) -> None:
     if code == INTERRUPTED_EXIT_CODE:  # newer Typers return it
         kind, word = ("Terminated", "terminated") if termination.asked else ("KeyboardInterrupt", "interrupted")
         code = TERMINATED_EXIT_CODE if termination.asked else INTERRUPTED_EXIT_CODE
-        print(f"{word}: finished stages are kept, run the same command to go on", file=sys.stderr)
+        print(f"{word}: nothing was left half-written, and the same command goes on", file=sys.stderr)
         _report(kind, word, "run the same command to go on", code)
     sys.exit(code)
 

@@ -3,73 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-
-from pydantic import JsonValue
 
 from skdeploy import engine_stages, engines, stages
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
-from skdeploy.engines.options import BatchProfile, BuildOptions, HardwareCompatible
+from skdeploy.engines.options import BatchProfile, BuildOptions
+from skdeploy.engines.record import EngineRecord, engine_record
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.options import DEFAULT_PROFILE
 from skdeploy.parity.prove import backend_of
 from skdeploy.parity.runners import Runner, last_graph
 from skdeploy.pipeline import Line
 from skdeploy.progress import Progress, Silent
-from skdeploy.spec import ModelSpec, Target
+from skdeploy.spec import Target
 
-NOT_COMPARED = "built after the export, and not compared since: `skdeploy verify` compares it on this machine"
-
-
+NOT_COMPARED: Final = "built after the export, and not compared since: `skdeploy verify` compares it on this machine"
 GIB: Final = 1 << 30
 MAX_GIB: Final = 1 << 20  # no machine has more, and TensorRT's limit is a 64-bit number
 
 
 @dataclass(frozen=True)
-class BuildRequest:
-    """Options of ``skdeploy build``, by the same names; see ``engines.options.BuildOptions``.
+class BuildRequest(BuildOptions):
+    """What ``skdeploy build`` is asked for: the options, by the same names, and which compiler they are for."""
 
-    ``profiles`` are (min, opt, max) batches; none means 1/8/32, or the graph's batch where that is fixed.
-    """
-
-    target: Target = Target.AUTO
-    profiles: tuple[tuple[int, int, int], ...] = ()
-    workspace_bytes: int | None = None
-    tactic_bytes: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware_compatible: HardwareCompatible = "none"
-    strip: bool = False
-    dla_core: int | None = None
-    dla_fallback: bool = False
-
-    def options(self, graph: Artifact, spec: ModelSpec) -> BuildOptions:
-        """For this graph. Raises UsageError for what cannot be, or does not fit it."""
-        shape = graph.inputs[0].shape
-        batch = shape[0]
-        fixed = (batch,) * 3 if isinstance(batch, int) else None
-        first, *others = [BatchProfile(*profile) for profile in self.profiles or (fixed or DEFAULT_PROFILE,)]
-        return BuildOptions(
-            profile=first,
-            more_profiles=tuple(others),
-            sizes=stages.image_sizes(spec) if {"height", "width"} & set(map(str, shape)) else None,
-            workspace_bytes=self.workspace_bytes,
-            tactic_bytes=self.tactic_bytes,
-            compute_capabilities=self.compute_capabilities,
-            optimization_level=self.optimization_level,
-            timing_cache=self.timing_cache,
-            version_compatible=self.version_compatible,
-            hardware_compatible=self.hardware_compatible,
-            strip=self.strip,
-            dla_core=self.dla_core,
-            dla_fallback=self.dla_fallback,
-        )
+    target: Target = field(default=Target.AUTO, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -80,6 +40,7 @@ class Built:
 
     bundle: Bundle
     artifact: Artifact
+    record: EngineRecord
     reused: bool
     seconds: float
     reason: str
@@ -96,8 +57,6 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
     started = time.perf_counter()
     found = load_bundle(folder)
     found.check_complete()
-    graph = last_graph(found).artifact
-    options = request.options(graph, found.manifest.model)
     if request.target is Target.ONNX:
         raise UsageError("--target onnx makes no engine", advice="choose tensorrt, tensorrt_rtx or auto")
     compiler, reason = engines.choose(request.target)
@@ -108,16 +67,25 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
         bundle.check_complete()
         line = Line(bundle, progress or Silent())
         graph = last_graph(bundle).artifact
-        engine = line.run(engine_stages.build(bundle, graph, compiler, options, line.progress))
-        unproven = _unproven(bundle, engine)
-    return Built(bundle, engine, engine.path in line.reused, time.perf_counter() - started, reason, unproven)
+        parity = _parity(bundle)
+        engine = line.run(engine_stages.build(bundle, graph, compiler, request, line.progress))
+        record = engine_record(engine)
+        unproven = _unproven(bundle, parity, engine)
+    return Built(bundle, engine, record, engine.path in line.reused, time.perf_counter() - started, reason, unproven)
 
 
-def _unproven(bundle: Bundle, engine: Artifact) -> str:
+def _parity(bundle: Bundle) -> Artifact | None:
+    """The parity report that the new engine is added to: a damaged one is refused before the build. Raises IntegrityError."""
+    parity = bundle.artifact(stages.PARITY)
+    if parity is not None:
+        bundle.check(parity)
+    return parity
+
+
+def _unproven(bundle: Bundle, parity: Artifact | None, engine: Artifact) -> str:
     """Names the engine in the parity report, unless that speaks of this very engine, and says what it says there."""
     from skdeploy.parity.report import ParityReport
 
-    parity = bundle.artifact(stages.PARITY)
     if parity is None:
         return NOT_COMPARED
     if parity.provenance.parents.get(engine.path) != engine.sha256:
@@ -136,34 +104,36 @@ def _reason(bundle: Bundle, engine: Artifact) -> str:
     try:
         Runner(bundle, engine, backend_of(engine)).open().close()
     except DependencyError as error:
-        return error.message.replace(f"{bundle.folder}/", "")  # the report goes where the bundle goes
+        return error.message
     return NOT_COMPARED
 
 
 def profiles_of(
     written: tuple[str, ...], batches: tuple[int | None, int | None, int | None]
-) -> tuple[tuple[int, int, int], ...]:
-    """The profiles from texts like "1/8/32", or one from (min, opt, max), None being the default. Raises UsageError."""
-    if written and batches != (None, None, None):
+) -> tuple[BatchProfile | None, tuple[BatchProfile, ...]]:
+    """The first profile, None where none is given, and the others: from texts like "1/8/32", or one from (min, opt, max), of
+    which None is the default. Raises UsageError.
+    """
+    if batches == (None, None, None):
+        first, *others = map(_profile, written) if written else (None,)
+        return first, tuple(others)
+    if written:
         raise UsageError(
             "--profile and --min-batch, --opt-batch or --max-batch say the same thing twice",
             advice="give one of the two",
         )
-    if batches != (None, None, None):
-        low, opt, high = (
-            default if given is None else given for given, default in zip(batches, DEFAULT_PROFILE, strict=True)
-        )
-        return ((low, opt, high),)
-    return tuple(map(_profile, written))
+    low, opt, high = (
+        default if given is None else given for given, default in zip(batches, DEFAULT_PROFILE, strict=True)
+    )
+    return BatchProfile(low, opt, high), ()
 
 
-def _profile(text: str) -> tuple[int, int, int]:
-    parts = text.split("/")
+def _profile(text: str) -> BatchProfile:
     try:
-        low, opt, high = (int(part) for part in parts)
+        low, opt, high = (int(part) for part in text.split("/"))
     except ValueError as error:
         raise UsageError(f"--profile {text}: three batches are wanted", advice="write it as 1/8/32") from error
-    return low, opt, high
+    return BatchProfile(low, opt, high)
 
 
 def gibibytes(option: str, amount: float | None) -> int | None:
@@ -173,11 +143,3 @@ def gibibytes(option: str, amount: float | None) -> int | None:
     if not 0 < amount < MAX_GIB:
         raise UsageError(f"{option} {amount:g}: more than 0 GiB and less than {MAX_GIB:,}")
     return round(amount * GIB)
-
-
-def proof_text(details: Mapping[str, JsonValue]) -> str:
-    """What is proven of an engine's precision, in one sentence; empty for an engine of an earlier version."""
-    from skdeploy.engines.proof import PrecisionProof
-
-    proof = details.get("proof")
-    return PrecisionProof.model_validate(proof).text() if proof is not None else ""

@@ -9,24 +9,23 @@ from typing import Any
 from skdeploy import engines
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.engines.compatibility import BuiltFor, Obstacle, PlanHeader, here, obstacles, read_header
+from skdeploy.engines.compatibility import Obstacle, PlanHeader, here, obstacles, read_header
 from skdeploy.engines.inspect import prove_plan
 from skdeploy.engines.proof import PrecisionProof
+from skdeploy.engines.record import EngineRecord, engine_record
 from skdeploy.errors import EngineError, UsageError
-
-MEMORY = ("weights_memory_bytes", "activation_memory_bytes", "workspace_bytes", "tactic_bytes")
 
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """One engine of a bundle. ``obstacles`` are what keeps it from running here. ``proof`` is of the plan where it runs here,
-    else the one of its build; None where a version of skdeploy that made none has built it.
+    """One engine of a bundle, ``record`` from its build. ``obstacles`` are what keeps it from running here. ``proof`` is of the
+    plan where it runs here, else the one of its build; None where a version of skdeploy that made none has built it.
     """
 
     artifact: Artifact
     plan: Path
     header: PlanHeader
-    built_for: BuiltFor | None
+    record: EngineRecord
     obstacles: tuple[Obstacle, ...]
     proof: PrecisionProof | None
 
@@ -39,10 +38,10 @@ class EngineFacts:
         return f"no, because {first.reason}; {first.advice}"
 
     @property
-    def memory(self) -> dict[str, int]:
-        """Bytes on the device, by the names of ``EngineReport``, as far as they are known."""
-        found = {name: self.artifact.details.get(name) for name in MEMORY}
-        return {name: value for name, value in found.items() if isinstance(value, int)}
+    def built_with(self) -> str:
+        """The compiler and its version, of the plan's header or else of the manifest."""
+        built = self.record.built_for
+        return f"{self.header.compiler} {self.header.version or (built.version if built else '')}".strip()
 
     def check(self) -> None:
         """Raises EngineError if layers run wider than the graph says, or nothing tells what they run in."""
@@ -55,7 +54,7 @@ class EngineFacts:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for machines."""
-        proof = self.proof
+        proof, built = self.proof, self.record.built_for
         return {
             "path": self.artifact.path,
             "sha256": self.artifact.sha256,
@@ -63,8 +62,8 @@ class EngineFacts:
             "size_bytes": self.artifact.size_bytes,
             "compiler": self.header.compiler,
             "version": self.header.version,
-            "built_for": self.built_for.model_dump(mode="json") if self.built_for else None,
-            "memory": self.memory,
+            "built_for": built.model_dump(mode="json") if built else None,
+            "memory": self.record.memory,
             "runs_here": not self.obstacles,
             "obstacles": [{"of": o.of, "reason": o.reason, "advice": o.advice} for o in self.obstacles],
             "proof": None
@@ -101,16 +100,10 @@ def _facts(bundle: Bundle, artifact: Artifact) -> EngineFacts:
     path = bundle.check(artifact)
     plan = path.read_bytes()
     header = read_header(path, plan)
-    recorded = artifact.details.get("built_for")
-    built = BuiltFor.model_validate(recorded) if recorded is not None else None
-    name = str(artifact.details["compiler"])
-    against = obstacles(name, built, header, here(name))
-    if not against:
-        proof: PrecisionProof | None = _prove(name, path, plan, _graph(bundle, artifact))
-    else:
-        made = artifact.details.get("proof")
-        proof = PrecisionProof.model_validate(made) if made is not None else None
-    return EngineFacts(artifact, path, header, built, against, proof)
+    record = engine_record(artifact)
+    against = obstacles(record.compiler, record.built_for, header, here(record.compiler))
+    proof = record.proof if against else _prove(record.compiler, path, plan, _graph(bundle, artifact))
+    return EngineFacts(artifact, path, header, record, against, proof)
 
 
 def _graph(bundle: Bundle, artifact: Artifact) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,10 +12,10 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Product, Stage
 from skdeploy.engines.jetson import is_jetson
 from skdeploy.engines.options import BatchProfile, BuildOptions, recorded, require_supported
-from skdeploy.options import ExportOptions
+from skdeploy.options import DEFAULT_PROFILE, ExportOptions
 from skdeploy.progress import Progress
 from skdeploy.spec import ModelSpec, Precision
-from skdeploy.stages import PARITY, device_names, image_sizes
+from skdeploy.stages import PARITY, device_names, image_sizes, write_report
 
 if TYPE_CHECKING:
     from skdeploy.parity.report import Comparison, Rebuild, RunToRun, SuiteResult
@@ -22,26 +23,40 @@ if TYPE_CHECKING:
     Finding = TypeVar("Finding", Comparison, SuiteResult, RunToRun, Rebuild)
 
 
-def build_options(options: ExportOptions, spec: ModelSpec) -> BuildOptions:
-    """What an export asks of the engine that it makes."""
+def build_options(options: ExportOptions) -> BuildOptions:
+    """What an export asks of the engine that it makes; the rest is ``fitted`` to its graph."""
     return BuildOptions(
-        profile=BatchProfile(*options.batch_profile()),
+        profile=BatchProfile(*options.profile) if options.profile else None,
         workspace_bytes=options.workspace_bytes,
         compute_capabilities=options.compute_capabilities,
-        sizes=image_sizes(spec) if options.trace.dynamic_size else None,
+    )
+
+
+def fitted(options: BuildOptions, graph: Artifact, spec: ModelSpec) -> BuildOptions:
+    """With what the graph decides where nothing else was asked for: its batch if that is fixed, else 1/8/32, and the sizes of
+    images if these are dynamic. Raises UsageError if it cannot be together.
+    """
+    batch, *others = graph.inputs[0].shape
+    profile = (batch,) * 3 if isinstance(batch, int) else DEFAULT_PROFILE
+    dynamic_size = not {"height", "width"}.isdisjoint(others)
+    return replace(
+        options,
+        profile=options.profile or BatchProfile(*profile),
+        sizes=options.sizes or (image_sizes(spec) if dynamic_size else None),
     )
 
 
 def build(bundle: Bundle, graph: Artifact, compiler: str, options: BuildOptions, progress: Progress) -> Stage:
     """ONNX to an engine. On another GPU or driver it is another engine, so both are part of the key.
 
-    Raises UsageError for options that the compiler does not take here.
+    Raises UsageError for options that the compiler does not take here, or that do not fit the graph.
     """
     precision = graph.precision or Precision.FP32
     output = f"engines/{compiler}-{precision}.engine"
     version, gpus = engines.version(compiler), cuda.devices()
     capability = gpus[0].compute_capability if gpus else None
     require_supported(compiler, version, options, on_jetson=is_jetson(), gpu=capability, precision=precision)
+    options = fitted(options, graph, bundle.manifest.model)
     before = bundle.artifact(output)
 
     def make(path: Path) -> Product:
@@ -97,8 +112,7 @@ def unproven_engine(bundle: Bundle, parity: Artifact, engine: Artifact, reason: 
                 "rebuilds": others(report.rebuilds),
             }
         )
-        path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return Product(details={"verdict": report.verdict})
+        return write_report(report, path)
 
     return Stage(
         name="parity",

@@ -147,12 +147,6 @@ class ExportOptions:
             }
         )
 
-    def batch_profile(self) -> tuple[int, int, int]:
-        """(min, opt, max) batch of the engine."""
-        if self.profile is not None:
-            return self.profile
-        return DEFAULT_PROFILE if self.trace.batch is None else (self.trace.batch,) * 3
-
     def folder(self, spec: ModelSpec) -> Path:
         """Where the bundle goes."""
         return self.output or Path("build") / f"{spec.name.replace('/', '-')}-{self.precision}"

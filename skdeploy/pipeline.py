@@ -108,7 +108,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
             graph = line.run(rewrite(bundle, graph, options))
             line.note(*rewrite_notes(graph))
         if compiler is not None:
-            asked = engine_stages.build_options(options, bundle.manifest.model)
+            asked = engine_stages.build_options(options)
             line.run(engine_stages.build(bundle, graph, compiler, asked, tell))
         proof = line.run(stages.parity(bundle, line.artifacts, dataset, network, tell))
         report = ParityReport.model_validate_json(bundle.check(proof).read_text(encoding="utf-8"))

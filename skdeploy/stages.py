@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
+    from skdeploy.parity.report import ParityReport
+
 WEIGHTS, READ = "weights.safetensors", "model.read.onnx"
 TRACED, MODEL, HALF = "model.traced.onnx", "model.onnx", "model.fp16.onnx"
 HEADROOM, PARITY = "headroom.json", "parity.json"
@@ -275,9 +277,7 @@ def parity(
     def make(path: Path) -> Product:
         from skdeploy.parity.prove import prove
 
-        report = prove(bundle, artifacts, dataset, network.module if network else None, progress)
-        path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        return Product(details={"verdict": report.verdict})
+        return write_report(prove(bundle, artifacts, dataset, network.module if network else None, progress), path)
 
     return Stage(
         name="parity",
@@ -311,6 +311,12 @@ def device_names() -> list[JsonValue]:
 def write_graph(model: ir.Model, path: Path, spec: ModelSpec, **details: JsonValue) -> Product:
     """Checks and saves a graph. One of somebody else's making may have tensors of any rank."""
     return _write(model, path, any_rank=isinstance(spec.network, GraphSpec | ModuleSpec), **details)
+
+
+def write_report(report: ParityReport, path: Path) -> Product:
+    """Saves a parity report."""
+    path.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return Product(details={"verdict": report.verdict})
 
 
 def _write(model: ir.Model, path: Path, *, any_rank: bool, **details: JsonValue) -> Product:

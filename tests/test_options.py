@@ -98,12 +98,6 @@ def test_either_side_is_checked(spec: ModelSpec) -> None:
         replace(PLAIN, image_size=(32, 33)).applied(spec)
 
 
-def test_the_batch_profile_follows_a_fixed_batch() -> None:
-    assert PLAIN.batch_profile() == (1, 8, 32)
-    assert replace(PLAIN, trace=TraceOptions(batch=3)).batch_profile() == (3, 3, 3)
-    assert replace(PLAIN, profile=(2, 4, 8)).batch_profile() == (2, 4, 8)
-
-
 def test_the_bundle_is_named_after_model_and_precision(spec: ModelSpec) -> None:
     assert replace(PLAIN, precision=Precision.FP16).folder(spec) == Path("build/tiny-fp16")
     assert replace(PLAIN, output=Path("x")).folder(spec) == Path("x")

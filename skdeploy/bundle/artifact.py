@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from skdeploy.spec import Frozen, InnerPath, Precision, TensorSpec
 
 PARTIAL_SUFFIX = ".partial"
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+_UNWRITABLE_ADVICE = "see to its permissions and to what lies in its way, or give another path"
 
 
 class Provenance(Frozen):
@@ -52,7 +54,9 @@ def digest_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise IntegrityError(f"cannot read {path}: {error.strerror}") from error
+        raise IntegrityError(
+            f"cannot read {path}: {error.strerror}", advice="make it readable, or restore it"
+        ) from error
 
 
 def digest_json(value: Any) -> str:
@@ -82,22 +86,54 @@ def stage_key(
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed on any error.
 
-    Raises IntegrityError for a full disk and UsageError for a folder that takes no files; ``path`` is then as it was.
+    Missing folders are made, and removed again on an error unless something else is in them by then. Raises IntegrityError for
+    a full disk and UsageError for a folder that takes no files; ``path`` is then as it was.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(path, error) from error
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    with ExitStack() as undo:
+        try:
+            for folder in _missing_folders(path.parent):
+                if _make(folder):
+                    undo.callback(_remove_if_empty, folder)
+            undo.callback(partial.unlink, missing_ok=True)
+            _require_place(path, partial)
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            raise write_error(path, error) from error
+        undo.pop_all()
+
+
+def _require_place(path: Path, partial: Path) -> None:
+    """Raises OSError for a place that takes no file: before the work that makes one, which may take minutes."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    partial.touch()
+    partial.unlink()
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """The folder and those above it, as far as they are not there, the uppermost first."""
+    missing = takewhile(lambda above: not above.is_dir(), (folder, *folder.parents))
+    return list(missing)[::-1]
+
+
+def _make(folder: Path) -> bool:
+    """Whether it was made here; not if another process was faster. Raises OSError."""
     try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        if folder.is_dir():
+            return False
+        raise
+    return True
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # another process uses or has removed it; the error to tell is the one that led here
+        folder.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -114,5 +150,5 @@ def write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
             advice="free some space and run the same command again: finished stages are kept",
         )
     if error.errno in UNWRITABLE:
-        return UsageError(f"cannot write {path}: {error.strerror}", advice="choose another folder with --output")
+        return UsageError(f"cannot write {path}: {error.strerror}", advice=_UNWRITABLE_ADVICE)
     return IntegrityError(f"cannot write {path}: {error.strerror or error}")

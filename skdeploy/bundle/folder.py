@@ -71,9 +71,14 @@ class Bundle:
     def path(self, artifact: Artifact) -> Path:
         """The artifact's file. Raises IntegrityError if a link leads out of the bundle."""
         path = self.folder / artifact.path
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise IntegrityError(f"{path} is a link that leaves the bundle", advice="export again")
+        self._require_inside(path)
         return path
+
+    def _require_inside(self, path: Path) -> None:
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise IntegrityError(
+                f"{path} is a link that leaves the bundle", advice="remove the link, and run the same command again"
+            )
 
     def artifact(self, name: str) -> Artifact | None:
         """The artifact at the relative path ``name``, if recorded."""
@@ -84,15 +89,14 @@ class Bundle:
         path = self.path(artifact)
         if artifact.path in self._verified:
             return path
+        again = f"`skdeploy build {self.folder}`" if artifact.format == "engine" else "the same export again"
         if not path.is_file():
-            raise IntegrityError(
-                f"{path} is missing from the bundle", advice="run the same export again to make it anew"
-            )
+            raise IntegrityError(f"{path} is missing from the bundle", advice=f"run {again} to make it anew")
         found = digest_file(path)
         if found != artifact.sha256:
             raise IntegrityError(
                 f"{path} is not the file that the manifest describes: sha256 {found}, recorded {artifact.sha256}",
-                advice="it was altered or damaged after the export; export again, or restore the file",
+                advice=f"it was altered or damaged after it was made; run {again}, or restore the file",
             )
         self._verified.add(artifact.path)
         return path
@@ -114,9 +118,13 @@ class Bundle:
         return recorded
 
     def produce(self, stage: Stage) -> Artifact:
-        """Runs a stage and records its artifact. The file and then the manifest are each replaced whole."""
+        """Runs a stage and records its artifact. The file and then the manifest are each replaced whole.
+
+        Raises IntegrityError if a link leads out of the bundle: nothing is written there.
+        """
         started = time.perf_counter()
         path = self.folder / stage.output
+        self._require_inside(path.parent)
         with written_whole(path) as partial:
             product = stage.make(partial)
             sha256, size = digest_file(partial), partial.stat().st_size
@@ -187,10 +195,15 @@ def load_bundle(folder: Path) -> Bundle:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(
             f"{folder} is not a bundle: it has no {MANIFEST}",
-            advice="`skdeploy export` makes one, in build/ by default",
+            advice=f"give its bundle, {folder.parent}"
+            if (folder.parent / MANIFEST).is_file()
+            else "`skdeploy export` makes one, in build/ by default",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"cannot read {path}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else f"it is no text: {error}"
+        raise IntegrityError(
+            f"cannot read {path}: {why}", advice="make it readable or restore it, or export again"
+        ) from error
     try:
         return Bundle(folder, Manifest.model_validate_json(text))
     except ValidationError as error:
@@ -224,7 +237,7 @@ def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
     except Timeout as error:
         raise IntegrityError(
             f"another skdeploy is writing to {folder}",
-            advice="wait for it to end, or choose another folder with --output",
+            advice="wait for it to end, or use another folder",
         ) from error
     except OSError as error:
         raise write_error(folder, error) from error

@@ -12,7 +12,7 @@ from skdeploy.cli.export import EngineTarget
 if TYPE_CHECKING:
     from skdeploy.building import Built
 
-MEMORY = {  # an engine's details, and what they are called
+_MEMORY = {  # the names of a record's memory, and what they are called
     "weights_memory_bytes": "weights",
     "activation_memory_bytes": "activations",
     "workspace_bytes": "workspace limited to",
@@ -85,9 +85,11 @@ def build(
     from skdeploy.cli.console import ConsoleProgress
     from skdeploy.spec import Target
 
+    first, others = profiles_of(tuple(profile or ()), (min_batch, opt_batch, max_batch))
     request = BuildRequest(
         target=Target(target),
-        profiles=profiles_of(tuple(profile or ()), (min_batch, opt_batch, max_batch)),
+        profile=first,
+        more_profiles=others,
         workspace_bytes=gibibytes("--workspace", workspace),
         tactic_bytes=gibibytes("--tactic-memory", tactic_memory),
         compute_capabilities=tuple(compute_capability or ()),
@@ -130,27 +132,23 @@ def _print_table(built: Built) -> None:
 
 
 def _lines(built: Built) -> list[tuple[str, str]]:
-    from skdeploy.building import proof_text
     from skdeploy.cli.console import size_text
 
-    details = built.artifact.details
-    where = details["runs_on"]
-    lines = [("why", built.reason), ("runs on", "; ".join(map(str, where)) if isinstance(where, list) else "")]
-    memory = [
-        f"{label} {size_text(value)}" for name, label in MEMORY.items() if isinstance(value := details.get(name), int)
+    record = built.record
+    lines = [
+        ("why", built.reason),
+        ("runs on", "; ".join(record.runs_on)),
+        ("memory", ", ".join(f"{_MEMORY[name]} {size_text(count)}" for name, count in record.memory.items())),
+        ("proof", record.proof.text() if record.proof else ""),
     ]
-    lines += [("memory", ", ".join(memory))] if memory else []
-    lines += [("proof", text)] if (text := proof_text(details)) else []
-    return lines
+    return [(name, text) for name, text in lines if text]
 
 
 def _print_json(built: Built) -> None:
     import json
     import sys
 
-    from skdeploy.building import proof_text
-
-    artifact = built.artifact
+    artifact, proof = built.artifact, built.record.proof
     content = {
         "bundle": str(built.bundle.folder),
         "engine": artifact.path,
@@ -161,7 +159,7 @@ def _print_json(built: Built) -> None:
         "seconds": round(built.seconds, 3),
         "reason": built.reason,
         "unproven": built.unproven,
-        "proof": proof_text(artifact.details),
+        "proof": proof.text() if proof else "",
         "options": artifact.provenance.options,
         "details": artifact.details,
     }

@@ -38,12 +38,12 @@ def _print(facts: EngineFacts, *, layers: bool) -> None:
 
     console = output_console()
     memory = ", ".join(
-        f"{name.removesuffix('_bytes').replace('_', ' ')} {size_text(n)}" for name, n in facts.memory.items()
+        f"{name.removesuffix('_bytes').replace('_', ' ')} {size_text(n)}" for name, n in facts.record.memory.items()
     )
     proof = facts.proof
     rows = [
         ("engine", f"{facts.artifact.path}, {facts.artifact.precision or ''}, {size_text(facts.artifact.size_bytes)}"),
-        ("built with", f"{facts.header.compiler} {facts.header.version}{_built_for(facts)}"),
+        ("built with", facts.built_with + _built_for(facts)),
         ("runs here", facts.runs_here),
         ("memory", memory),
         ("proof", proof.text() if proof else "none: it was built before skdeploy made one"),
@@ -59,7 +59,7 @@ def _print(facts: EngineFacts, *, layers: bool) -> None:
 
 
 def _built_for(facts: EngineFacts) -> str:
-    built = facts.built_for
+    built = facts.record.built_for
     if built is None:
         return ""
     gpu = f"{built.gpu}, " if built.gpu else ""

@@ -24,8 +24,6 @@ from skdeploy.cli.calibration import (
 
 Exporter = Literal["dynamo", "torchscript"]
 EngineTarget = Literal["auto", "tensorrt", "tensorrt_rtx", "onnx"]
-GIB = 1 << 30
-MAX_WORKSPACE_GIB = 1 << 20  # no machine has more, and TensorRT's limit is a 64-bit number
 
 
 def export(
@@ -138,6 +136,7 @@ def export(
 
     Run it again and only what changed is done again.
     """
+    from skdeploy.building import gibibytes
     from skdeploy.cli.console import ConsoleProgress, print_bundle, print_json
     from skdeploy.errors import UsageError
     from skdeploy.int8_options import CalibrationOptions, Int8Options
@@ -149,8 +148,6 @@ def export(
         raise UsageError(
             "--fp16 and --int8 contradict each other", advice="--int8 keeps in FP16 what it does not quantize"
         )
-    if workspace is not None and not 0 < workspace < MAX_WORKSPACE_GIB:
-        raise UsageError(f"--workspace {workspace:g}: more than 0 GiB and less than {MAX_WORKSPACE_GIB:,}")
     profile = None
     if (min_batch, opt_batch, max_batch) != (None, None, None):
         low, opt, high = (
@@ -192,7 +189,7 @@ def export(
         ),
         target=Target(target),
         profile=profile,
-        workspace_bytes=None if workspace is None else round(workspace * GIB),
+        workspace_bytes=gibibytes("--workspace", workspace),
         compute_capabilities=tuple(compute_capability or ()),
         image_size=None if imgsz is None else (imgsz, imgsz),
         images=images,

@@ -7,12 +7,12 @@ them.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from skdeploy import engines
 from skdeploy.backends import cuda
 from skdeploy.engines import jetson
 from skdeploy.engines._api import Builder, Compiler, HostMemory, Network, Tensor, dtype_name
@@ -31,11 +31,10 @@ from skdeploy.engines.options import BuildOptions as BuildOptions
 from skdeploy.engines.options import require_supported
 from skdeploy.engines.proof import PrecisionProof
 from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write_timing_cache
-from skdeploy.errors import EngineError
+from skdeploy.errors import EngineError, UsageError
 from skdeploy.spec import Frozen
 
 MAX_ERRORS_SHOWN = 5
-_TURING = "7.5"  # TensorRT-RTX builds for Turing only where it is named, see _runs_on
 
 
 class EngineReport(Frozen):
@@ -81,6 +80,8 @@ def build(
     """
     started = time.monotonic()
     version = trt.__version__
+    if options.profile is None:
+        raise UsageError(f"no batch profile to build {onnx_path} with", advice="give one, as BatchProfile(1, 8, 32)")
     require_supported(trt.__name__, version, options, on_jetson=jetson.is_jetson(), gpu=_capability())
     limits = _limits(options)
     cache = _Cache(options.timing_cache, trt.__version__) if options.timing_cache is not None else None
@@ -94,13 +95,14 @@ def build(
         cache.write()  # first: should the plan's disk be full, the next build is quick
     with plan_path.open("wb") as file:
         file.write(memoryview(plan))
+    built = built_for(trt, options)
     return EngineReport(
         compiler=trt.__name__,
         version=version,
         plan_bytes=plan.nbytes,
         activation_memory_bytes=log.memory_bytes.get("activation"),
         weights_memory_bytes=log.memory_bytes.get("weights"),
-        runs_on=(_runs_on(trt, options),),
+        runs_on=(_runs_on(built),),
         profile=facts.profiles[0],
         more_profiles=facts.profiles[1:],
         workspace_bytes=limits.workspace_bytes,
@@ -108,7 +110,7 @@ def build(
         layers=facts.layers,
         layer_types=facts.layer_types,
         proof=proof,
-        built_for=built_for(trt, options),
+        built_for=built,
         log_warnings=tuple(dict.fromkeys(map(str, log.warnings))),
         seconds=time.monotonic() - started,
     )
@@ -179,6 +181,12 @@ def _plan(
     del monitor  # alive until here: TensorRT only borrows it
     progress.check()
     _refuse_type_changes(trt, log, onnx_path)
+    if unfit := log.profile_warnings():
+        raise EngineError(
+            f"{trt.__name__} {trt.__version__} cannot run {onnx_path} in all of the profile "
+            f"{', '.join(map(str, options.profiles))}: {'; '.join(unfit)}",
+            advice="give a smaller largest batch",
+        )
     if plan is None:
         raise EngineError(
             f"{trt.__name__} {trt.__version__} could not build {onnx_path}: {log.reasons(nodes)}",
@@ -300,12 +308,7 @@ def _layer_types(network: Network) -> dict[str, int]:
     return counts
 
 
-def _runs_on(trt: Compiler, options: BuildOptions) -> str:
-    """In words. By default a TensorRT-RTX 1.7 plan's header has the bits of 8.0, 8.6, 8.9, 12.0 and 12.1, not 7.5's."""
-    machine = f"on {platform.system().lower()} {platform.machine()}"
-    known = known_capabilities(trt)
-    if not known:
-        gpu = cuda.devices()[0]  # TensorRT builds for the current device, the first
-        return f"{gpu.name} of compute capability {gpu.compute_capability} {machine}, TensorRT {trt.__version__}"
-    chosen = options.compute_capabilities or tuple(capability for capability in known if capability != _TURING)
-    return f"NVIDIA GPUs of compute capability {', '.join(chosen)} {machine}, TensorRT-RTX {trt.__version__}"
+def _runs_on(built: BuiltFor) -> str:
+    """In words."""
+    where = f"of compute capability {', '.join(built.compute_capabilities)} on {built.system.lower()} {built.machine}"
+    return f"{built.gpu or 'NVIDIA GPUs'} {where}, {engines.LABELS[built.compiler]} {built.version}"

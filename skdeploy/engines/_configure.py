@@ -102,7 +102,7 @@ def _target(trt: Compiler, config: BuilderConfig, capabilities: tuple[str, ...])
     if unknown or not known:
         raise UsageError(
             f"{trt.__name__} {trt.__version__} cannot be told to build for compute capability "
-            f"{', '.join(unknown or capabilities)}",
+            f"{', '.join(map(repr, unknown or capabilities))}",
             advice=f"known: {', '.join(known)}" if known else "TensorRT builds for its own GPU; use tensorrt_rtx",
         )
     config.num_compute_capabilities = len(capabilities)

@@ -33,6 +33,8 @@ _CHANGE_WORDS: Final = re.compile(
 # Word for word, since anything near it ("to fp16", "activations to fp32") would be a change of what is computed.
 _WIDENED_SCALES: Final = re.compile(r"\(foreignNode\) Converting conv (activation|weight) scales to fp32\.?")
 
+_BAD_PROFILE: Final = re.compile(r"Profile k(MIN|OPT|MAX) values are not self-consistent")
+
 
 class Warned(NamedTuple):
     """A warning, and the node that was being parsed, as "name (operator)"; empty outside the parser."""
@@ -91,6 +93,14 @@ class Log:
     def type_warnings(self) -> list[str]:
         """The warnings that ``changes_types``, each once, with their nodes."""
         return list(dict.fromkeys(str(warning) for warning in self.warnings if changes_types(warning.text)))
+
+    def profile_warnings(self) -> list[str]:
+        """The warnings that some shapes of a profile cannot be run, each once. TensorRT-RTX 1.7 builds nevertheless; of too
+        large a batch it says: "Profile kMAX values are not self-consistent. a/Conv: tensor volume exceeds 1099511627776,
+        dimensions are [batch,64,14,14] Condition '<' violated: ...".
+        """
+        unfit = (warning.text for warning in self.warnings if _BAD_PROFILE.match(warning.text))
+        return list(dict.fromkeys(text.partition(" Condition ")[0] for text in unfit))
 
 
 def changes_types(message: str) -> bool:

@@ -35,7 +35,7 @@ _TAGS: Final = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
 _VERSION_END, _RTX_HEADER_BYTES = 28, 64
 _SERIALIZATION: Final = 0
 _RTX_BITS: Final = {0x01: "7.5", 0x02: "8.0", 0x04: "8.6", 0x08: "8.9", 0x10: "12.0", 0x20: "12.1"}
-_TURING: Final = "7.5"  # TensorRT-RTX builds for Turing only where it is named
+_TURING: Final = "7.5"  # TensorRT-RTX builds for Turing only where it is named: 1.7's plans say so in their headers
 _CUDA_MAJORS: Final = (12, 13)  # of the compilers' wheels: tensorrt_cu12, tensorrt_rtx_cu13 and so on
 _REBUILD: Final = "build it again here, from the bundle's graph: skdeploy build BUNDLE"
 
@@ -123,9 +123,12 @@ def require_compatible(name: str, path: Path, plan: bytes, built_for: BuiltFor |
     """
     header = read_header(path, plan)
     found = obstacles(name, built_for, header, here(name))
-    if found:
-        error = EngineError if found[0].of == "plan" else DependencyError
-        raise error(f"{path} does not run here: {found[0].reason}", advice=found[0].advice)
+    if not found:
+        return
+    first = found[0]
+    if first.of == "plan":
+        raise EngineError(f"{path} does not run here: {first.reason}", advice=first.advice)
+    raise DependencyError(first.reason, advice=first.advice)  # whatever the plan: reports give it beside its name
 
 
 def read_header(path: Path, plan: bytes) -> PlanHeader:

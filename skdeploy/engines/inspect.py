@@ -63,13 +63,6 @@ def prove_information(information: str, onnx_path: Path) -> PrecisionProof:
     return compare("inspector", graph, records, _found(records, products))
 
 
-def io_tensors(information: str) -> tuple[str, ...]:
-    """The names of the engine's inputs and outputs, in both forms."""
-    top = _top(information)
-    named = top.get("I/O Tensors", top.get("Bindings", []))
-    return tuple(str(entry["Name"]) if isinstance(entry, Mapping) else str(entry) for entry in named)
-
-
 def node_names(metadata: str, name: str) -> tuple[str, ...]:
     """The ONNX nodes of a layer: from its metadata, else from its name, where " + " and " || " join those of fused ones."""
     named = tuple(dict.fromkeys(_METADATA.findall(metadata)))

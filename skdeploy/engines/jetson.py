@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 RELEASE: Final = Path("/etc/nv_tegra_release")  # written by JetPack
-DEVICE_TREE: Final = Path(
-    "/proc/device-tree/compatible"
-)  # NUL-separated names, such as nvidia,p3701-0000 nvidia,tegra234
+DEVICE_TREE: Final = Path("/proc/device-tree/compatible")  # names such as nvidia,tegra234, a NUL behind each
 MEMORY: Final = Path("/proc/meminfo")
 
 # TensorRT's defaults are all of the device's memory for both. A quarter and a half leave a quarter of what is free now.

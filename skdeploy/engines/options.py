@@ -12,18 +12,20 @@ from typing import Final, Literal, NamedTuple
 
 from pydantic import JsonValue
 
+from skdeploy.engines import LABELS
 from skdeploy.errors import EngineError, UsageError
 from skdeploy.spec import Precision
 
 HardwareCompatible = Literal["none", "ampere+", "same-cc"]
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 MAX_LEVEL: Final = 5  # a higher one is taken for 5, see IBuilderConfig.builder_optimization_level
+MAX_BATCH: Final = (1 << 31) - 1  # of a dimension: with more, a profile's set_shape raises, or takes the rest of 2^32
 MIN_MEMORY_BYTES: Final = 1 << 20  # TensorRT refuses a pool of 1 KiB; with less than this no network was seen to build
 
 
 @dataclass(frozen=True)
 class BatchProfile:
-    """The batch sizes that an engine takes, and the one it is best at: 1 <= min <= opt <= max, or a UsageError."""
+    """The batch sizes that an engine takes, and the one it is best at: 1 <= min <= opt <= max < 2^31, or a UsageError."""
 
     min: int
     opt: int
@@ -35,6 +37,8 @@ class BatchProfile:
                 f"batch profile {self.min}/{self.opt}/{self.max} is not 1 <= min <= opt <= max",
                 advice="give the smallest, the most frequent and the largest batch, as 1/8/32",
             )
+        if self.max > MAX_BATCH:
+            raise UsageError(f"batch profile {self}: the largest batch is at most {MAX_BATCH}, as TensorRT counts")
 
     def __str__(self) -> str:
         return f"{self.min}/{self.opt}/{self.max}"
@@ -44,16 +48,17 @@ class BatchProfile:
 class BuildOptions:
     """How an engine is built. Raises UsageError for what no compiler could do; ``require_supported`` knows what each can.
 
-    ``workspace_bytes`` limits a kernel's scratch memory, ``tactic_bytes`` the memory of a kernel that is tried out; None is
-    the module's default, all of it, or on a Jetson the shares of ``jetson.py``. ``compute_capabilities``, like ("8.9",), are
-    TensorRT-RTX's only; none means its default, all but Turing (7.5). ``sizes`` are the min, opt and max (height, width) in
-    pixels, for a graph whose height and width are dynamic. ``more_profiles`` come after ``profile``, which a session uses.
+    ``profile`` None leaves it to the graph, see ``engine_stages.fitted``: compilers take no None. ``more_profiles`` come after
+    it; a session runs each batch in the one that suits it best. ``workspace_bytes`` limits a kernel's scratch memory,
+    ``tactic_bytes`` the memory of a kernel that is tried out; None is the module's default, all of it, or on a Jetson the
+    shares of ``jetson.py``. ``compute_capabilities``, like ("8.9",), are TensorRT-RTX's only; none means its default, all but
+    Turing (7.5). ``sizes`` are the min, opt and max (height, width) in pixels, for a graph whose height and width are dynamic.
     ``optimization_level`` None is the module's default, 3. ``timing_cache`` is a file, see ``timing_cache.py``. ``strip``
-    leaves the weights out: they come from the bundle's ONNX file when the plan is loaded, see ``refit.py``.
-    ``dla_fallback`` lets layers that a DLA does not run go to the GPU; without it such a layer fails the build.
+    leaves the weights out: they come from the bundle's ONNX file when the plan is loaded, see ``refit.py``. ``dla_fallback``
+    lets layers that a DLA does not run go to the GPU; without it such a layer fails the build.
     """
 
-    profile: BatchProfile
+    profile: BatchProfile | None = None
     workspace_bytes: int | None = None
     compute_capabilities: tuple[str, ...] = ()
     sizes: Sizes | None = None
@@ -70,7 +75,7 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
             raise UsageError(
-                f"compute capabilities {self.compute_capabilities} name one twice", advice="name each once"
+                f"compute capabilities {', '.join(self.compute_capabilities)} name one twice", advice="name each once"
             )
         for what, limit in (("workspace", self.workspace_bytes), ("tactic memory", self.tactic_bytes)):
             if limit is not None and limit < 1:
@@ -118,16 +123,15 @@ class BuildOptions:
 
     @property
     def profiles(self) -> tuple[BatchProfile, ...]:
-        """All of them, in the order of the engine's numbers."""
-        return (self.profile, *self.more_profiles)
+        """All that are known, in the order of the engine's numbers."""
+        return self.more_profiles if self.profile is None else (self.profile, *self.more_profiles)
 
 
 def recorded(options: BuildOptions) -> dict[str, JsonValue]:
     """The options as a manifest has them: all that makes another engine. No path: of a cache, whether there was one."""
-    first, *others = [[profile.min, profile.opt, profile.max] for profile in options.profiles]
     return {
-        "profile": list[JsonValue](first),
-        "more_profiles": [list[JsonValue](other) for other in others],
+        "profile": _batches(options.profile) if options.profile else None,
+        "more_profiles": [_batches(profile) for profile in options.more_profiles],
         "sizes": [list[JsonValue](size) for size in options.sizes or ()],
         "workspace_bytes": options.workspace_bytes,
         "tactic_bytes": options.tactic_bytes,
@@ -140,6 +144,10 @@ def recorded(options: BuildOptions) -> dict[str, JsonValue]:
         "dla_core": options.dla_core,
         "dla_fallback": options.dla_fallback,
     }
+
+
+def _batches(profile: BatchProfile) -> list[JsonValue]:
+    return [profile.min, profile.opt, profile.max]
 
 
 class Rule(NamedTuple):
@@ -215,7 +223,7 @@ def require_supported(
     """Raises UsageError for the first option that the compiler ``name`` of this version does not take on this machine, with
     the compiler and version that would. ``gpu`` is its compute capability; ``precision`` the graph's, None if not known.
     """
-    label = "TensorRT-RTX" if name == "tensorrt_rtx" else "TensorRT"
+    label = LABELS[name]
     for rule in asked_for(options):
         if name == "tensorrt_rtx" and not rule.rtx:
             oldest = ".".join(map(str, rule.tensorrt or ()))

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-import onnx_ir as ir
 from pydantic import Field
 
 from skdeploy.errors import EngineError
 from skdeploy.spec import Frozen
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 UNKNOWN, MISSING = "unknown", "missing"
 _BITS: Final = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
@@ -141,6 +143,7 @@ def graph_layers(onnx_path: Path) -> tuple[GraphLayer, ...]:
     cannot be read.
     """
     import onnx
+    import onnx_ir as ir
 
     try:
         model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(onnx_path), data_prop=True))

@@ -11,7 +11,6 @@ from skdeploy.engines import _build
 from skdeploy.engines._build import BuildOptions, EngineReport
 
 NAME = "tensorrt"
-SUFFIX = ".engine"
 
 
 def probe() -> Availability:

@@ -13,6 +13,7 @@ from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Session, backend
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.engines.record import engine_record
 from skdeploy.errors import CardError, DependencyError, IntegrityError
 from skdeploy.parity.compare import batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
@@ -170,8 +171,8 @@ def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
 
 
 def backend_of(artifact: Artifact) -> str:
-    """The backend that runs an artifact; an engine says which compiler made it."""
-    return str(artifact.details["compiler"]) if artifact.format == "engine" else onnxruntime.NAME
+    """The backend that runs an artifact; an engine says which compiler made it. Raises IntegrityError where it does not."""
+    return engine_record(artifact).compiler if artifact.format == "engine" else onnxruntime.NAME
 
 
 def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, gpu: GpuOptions | None = None) -> Session:
@@ -195,12 +196,9 @@ def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | 
     """What the engine was built for, to be compared with what is here; nothing in bundles of earlier versions. Of a stripped
     one also the graph that it was built from, for its weights.
     """
-    recorded = artifact.details.get("built_for")
-    if recorded is None:
+    built_for = engine_record(artifact).built_for
+    if built_for is None:
         return {}
-    from skdeploy.engines.compatibility import BuiltFor
-
-    built_for = BuiltFor.model_validate(recorded)
     if not built_for.stripped:
         return {"built_for": built_for}
     return {"built_for": built_for, "weights": _source_of(bundle, artifact)}

@@ -23,6 +23,12 @@ from skdeploy.errors import IntegrityError, UsageError
 from tests.disk_limit import file_size_limit
 
 
+def fail_to_write(path: Path) -> None:
+    with written_whole(path) as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+
+
 def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "engines/x.engine"
     with written_whole(path) as partial:
@@ -36,14 +42,8 @@ def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path: Path) -> None:
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text("old")
-
-    def fail() -> None:
-        with written_whole(path) as partial:
-            partial.write_text("new")
-            raise ZeroDivisionError
-
     with pytest.raises(ZeroDivisionError):
-        fail()
+        fail_to_write(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -60,6 +60,72 @@ def test_a_full_disk_leaves_the_old_file_and_says_how_to_go_on(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_removes_the_folders_that_were_made_for_the_file(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        fail_to_write(tmp_path / "there/made/made too/x")
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_folder_that_cannot_be_made_leaves_none_of_those_above_it(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="name too long"):
+        write_text(tmp_path / "made" / ("long" * 100) / "x", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_that_was_there_before_stays(tmp_path: Path) -> None:
+    (tmp_path / "engines").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        fail_to_write(tmp_path / "engines/x")
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["engines"]
+
+
+def test_what_another_process_puts_into_a_new_folder_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "made/made too"
+
+    def fail() -> None:
+        with written_whole(folder / "x"):
+            (folder.parent / "other").write_text("another's")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [entry.relative_to(tmp_path).as_posix() for entry in tmp_path.rglob("*")] == ["made", "made/other"]
+
+
+def test_a_folder_that_another_process_makes_at_the_same_time_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, is_dir, asked = tmp_path / "engines", Path.is_dir, []
+
+    def not_yet_there(path: Path) -> bool:
+        """The other process makes the folder right after this one has found none."""
+        if path == folder and not asked:
+            asked.append(path)
+            folder.mkdir()
+            return False
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", not_yet_there)
+    with pytest.raises(ZeroDivisionError):
+        fail_to_write(folder / "x")
+    assert asked
+    assert list(tmp_path.iterdir()) == [folder]
+    write_text(folder / "x", "text")
+    assert (folder / "x").read_text() == "text"
+
+
+def test_a_new_folder_that_another_process_has_removed_is_no_other_error(tmp_path: Path) -> None:
+    def fail() -> None:
+        with written_whole(tmp_path / "made/x"):
+            (tmp_path / "made").rmdir()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_the_way_of_a_folder_is_the_users_to_move(tmp_path: Path) -> None:
     (tmp_path / "engines").write_text("a file")
     with pytest.raises(UsageError, match="cannot write") as error:
@@ -73,6 +139,15 @@ def test_a_folder_in_the_way_of_a_file_is_the_users_to_move(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="Is a directory"):
         write_text(tmp_path / "x", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "folder", "file/x"])
+def test_a_place_that_takes_no_file_is_told_before_the_work(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot write"), written_whole(tmp_path / place):
+        pytest.fail("minutes of work")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +166,7 @@ def test_what_the_system_says_decides_whose_error_it_is(code: int, kind: type[Ex
     assert type(error) is kind
     assert error.exit_code == exit_code
     assert "x: why" in error.message
+    assert "--output" not in error.advice  # not every verb has it
 
 
 def test_the_digest_of_a_file_is_its_sha256(tmp_path: Path) -> None:

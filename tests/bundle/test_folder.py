@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,40 @@ def test_a_changed_file_is_refused_by_a_reader_and_made_again_by_a_writer(
         bundle.check_all()
 
 
+def test_a_damaged_engine_is_built_again_and_not_exported(head: Manifest, tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        bundle.produce(stage())
+        bundle.produce(replace(stage(output="engines/x.engine"), format="engine"))
+    for name, advice in (
+        ("x.json", "the same export again"),
+        ("engines/x.engine", f"`skdeploy build {tmp_path / 'b'}`"),
+    ):
+        reader = load_bundle(tmp_path / "b")
+        artifact = reader.artifact(name)
+        assert artifact is not None
+        alter(tmp_path / "b" / name)
+        with pytest.raises(IntegrityError) as altered:
+            reader.check(artifact)
+        assert f"run {advice}, or restore the file" in altered.value.advice
+        remove(tmp_path / "b" / name)
+        with pytest.raises(IntegrityError) as missing:
+            reader.check(artifact)
+        assert missing.value.advice == f"run {advice} to make it anew"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"\xff\xfe", "it is no text: "), (None, "Is a directory$")], ids=["bytes", "folder"]
+)
+def test_a_manifest_that_cannot_be_read_is_told_once(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(IntegrityError) as error:
+        load_bundle(tmp_path)
+    assert re.search(f"cannot read {path}: {words}", error.value.message)
+    assert error.value.message.count("manifest.json") == 1
+    assert error.value.advice
+
+
 def test_finish_removes_what_is_no_longer_part_of_the_line(head: Manifest, tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
         first = bundle.produce(stage())
@@ -115,6 +150,17 @@ def test_finish_removes_what_is_no_longer_part_of_the_line(head: Manifest, tmp_p
     assert found.manifest.artifacts == (first,)
     assert not (tmp_path / "b/y.json").exists()
     found.check_complete()
+
+
+def test_nothing_is_written_to_a_folder_that_leads_out(head: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    with bundle_for_writing(tmp_path / "b", head) as bundle:
+        (tmp_path / "b/engines").symlink_to("../outside")
+        with pytest.raises(IntegrityError, match=r"engines is a link that leaves the bundle") as error:
+            bundle.produce(stage(output="engines/y.json"))
+    assert "remove the link" in error.value.advice
+    assert list((tmp_path / "outside").iterdir()) == []
+    assert load_bundle(tmp_path / "b").manifest.artifacts == ()
 
 
 def test_finish_does_not_follow_a_folder_that_leads_out(head: Manifest, tmp_path: Path) -> None:
@@ -143,6 +189,7 @@ def test_a_second_writer_is_turned_away_while_the_first_is_at_work(head: Manifes
             pass
         bundle.produce(stage())
     assert error.value.exit_code == 9
+    assert "--output" not in error.value.advice  # not every verb that writes has it
     with bundle_for_writing(tmp_path / "b", head) as bundle:
         bundle.check_all()
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from skdeploy.__main__ import main
+from skdeploy.building import BuildRequest, build_engine
 from skdeploy.options import ExportOptions
 from skdeploy.pipeline import export
 from skdeploy.spec import Precision, Target
@@ -105,6 +106,20 @@ def exported(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.T
 def bundle(exported: Path, tmp_path: Path) -> Path:
     """A copy of the verified bundle."""
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def once_built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with an engine of TensorRT-RTX that was built after the export. Do not change it: take ``built``."""
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("built") / "bundle"))
+    build_engine(folder, BuildRequest(target=Target.TENSORRT_RTX))
+    return folder
+
+
+@pytest.fixture
+def built(once_built: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle with the engine."""
+    return Path(shutil.copytree(once_built, tmp_path / "built"))
 
 
 @pytest.fixture

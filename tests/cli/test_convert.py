@@ -84,7 +84,7 @@ def test_the_card_says_where_it_comes_from_and_true_figures(run: Run, official: 
 
 
 def test_a_person_is_told_what_was_recognised_inferred_and_assumed(run: Run, official: Path, output: Path) -> None:
-    result = run("convert", official, "-o", output)
+    said = " ".join(run("convert", official, "-o", output).out.split())  # wherever lines were broken
     for text in (
         "official Caffe",
         "sknet, units 1-2-1-2, 7 classes",
@@ -95,7 +95,7 @@ def test_a_person_is_told_what_was_recognised_inferred_and_assumed(run: Run, off
         "BGR",
         f"next: skdeploy export {output.with_suffix('.toml')}",
     ):
-        assert text in result.out
+        assert text in said
 
 
 def test_what_was_dropped_is_told(run: Run, weights: Path, card: Path, output: Path, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_write_that_fails_leaves_nothing(
     result = run("convert", official, "-o", output)
     assert result.code == 9
     assert f"no space left to write {output}: No space left on device" in result.err
-    assert not list(output.parent.iterdir())
+    assert not output.parent.exists()
 
 
 def test_a_card_that_is_not_there_is_named(run: Run, official: Path, output: Path, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,10 @@ import pytest
 
 from skdeploy import engines
 from skdeploy.backends import cuda
-from skdeploy.building import BuildRequest, build_engine
-from skdeploy.spec import Target
 
 Run = Callable[..., Any]
 ENGINE = "engines/tensorrt_rtx-fp16.engine"
 rtx = pytest.mark.skipif(bool(engines.obstacle("tensorrt_rtx")[0]), reason="TensorRT-RTX does not build here")
-
-
-@pytest.fixture(scope="session")
-def inspected(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with an engine. Do not change it: take ``built``."""
-    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("inspected") / "bundle"))
-    build_engine(folder, BuildRequest(Target.TENSORRT_RTX))
-    return folder
-
-
-@pytest.fixture
-def built(inspected: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(inspected, tmp_path / "built"))
 
 
 @pytest.fixture
@@ -39,13 +24,23 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver")
 
 
-def change_details(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def change_record(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Changes what the manifest records of the engine."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     (engine,) = (artifact for artifact in manifest["artifacts"] if artifact["path"] == ENGINE)
-    change(engine["details"])
+    change(engine)
     path.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def change_details(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    change_record(folder, lambda engine: change(engine["details"]))
+
+
+def replace_plan(folder: Path, plan: bytes) -> None:
+    """Another plan, and its digest in the manifest: what a digest does not tell."""
+    (folder / ENGINE).write_bytes(plan)
+    change_record(folder, lambda engine: engine.update(sha256=hashlib.sha256(plan).hexdigest(), size_bytes=len(plan)))
 
 
 @rtx
@@ -134,6 +129,58 @@ def test_the_digest_comes_first(run: Run, built: Path) -> None:
     result = run("inspect", built, "--engine")
     assert result.code == 9
     assert ENGINE in result.err
+
+
+@rtx
+@pytest.mark.parametrize(
+    ("at", "byte", "built_with", "reason"),
+    [
+        (
+            24,
+            b"\x63",
+            "tensorrt_rtx 99.{rest}",
+            "no, because its header says TensorRT-RTX 99.{rest}, the manifest {version}",
+        ),
+        (0, b"f", "tensorrt {version}", "no, because it is a plan of TensorRT, not of TensorRT-RTX"),
+        (4, b"\x02", "tensorrt_rtx {version}", "no, because no GPU to run an engine on"),
+    ],
+    ids=["another version", "another compiler", "another serialization"],
+)
+@pytest.mark.usefixtures("no_gpu")
+def test_what_a_plans_header_says_is_told(
+    run: Run, built: Path, at: int, byte: bytes, built_with: str, reason: str
+) -> None:
+    """The version is the manifest's where the header is of a form that we do not know."""
+    version = engines.load("tensorrt_rtx").__version__
+    words = {"version": version, "rest": version.partition(".")[2]}
+    plan = (built / ENGINE).read_bytes()
+    replace_plan(built, plan[:at] + byte + plan[at + 1 :])
+    result = run("inspect", built, "--engine")
+    assert result.code == 0, result.err
+    assert f"built with: {built_with.format(**words)}" in result.out
+    assert reason.format(**words) in result.out
+
+
+@rtx
+@pytest.mark.parametrize(
+    ("part", "words"), [(0, "is empty"), (20, "cut short: 20 bytes are less"), (1_000_000, "its header says")]
+)
+def test_a_plan_that_is_not_whole_is_refused_though_its_digest_is_right(
+    run: Run, built: Path, part: int, words: str
+) -> None:
+    replace_plan(built, (built / ENGINE).read_bytes()[:part])
+    result = run("inspect", built, "--engine")
+    assert result.code == 7
+    assert words in result.err
+
+
+@rtx
+def test_a_manifest_of_a_later_version_is_no_bug_of_ours(run: Run, built: Path) -> None:
+    change_details(built, lambda details: details["built_for"].update(glibc="2.39"))
+    result = run("inspect", built, "--engine")
+    assert result.code == 9
+    assert "built_for.glibc: Extra inputs are not permitted" in result.err
+    assert "Traceback" not in result.err
 
 
 def test_a_bundle_without_an_engine_says_how_to_build_one(run: Run, bundle: Path) -> None:

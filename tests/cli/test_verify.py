@@ -130,6 +130,12 @@ def test_a_folder_that_is_no_bundle_is_called_that(run: Run, tmp_path: Path, ver
     assert f"{tmp_path} is not a bundle" in result.err
 
 
+def test_a_file_of_a_bundle_is_answered_with_its_bundle(run: Run, exported: Path) -> None:
+    result = run("verify", exported / "model.onnx")
+    assert result.code == 2
+    assert f"give its bundle, {exported}" in result.err
+
+
 def test_a_moved_bundle_is_verified_where_it_is_by_its_own_weights(
     run: Run, bundle: Path, images: Path, weights: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,8 @@ def ended(exported: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("without-torch")
     labelled = folder / "labelled.csv"
     labelled.write_text("".join(f"{images / f'{n}.png'},{n}\n" for n in range(4)), encoding="utf-8")
-    places = {"BUNDLE": str(exported), "IMAGES/0.png": str(images / "0.png"), "IMAGES": str(images)}
+    bundle = shutil.copytree(exported, folder / "bundle")  # evaluate leaves evidence in it
+    places = {"BUNDLE": str(bundle), "IMAGES/0.png": str(images / "0.png"), "IMAGES": str(images)}
     places["LABELLED"] = str(labelled)
     commands = RUNNING | MAKING
     filled = [[places.get(word, word) for word in command] for command in commands.values()]

@@ -93,10 +93,13 @@ def test_workspace_is_limited(fp32: Path, plan: Path) -> None:
 # Profiles
 
 
-@pytest.mark.parametrize("sizes", [(0, 1, 1), (2, 1, 4), (1, 8, 4), (-1, -1, -1)])
-def test_profile_out_of_order_is_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(UsageError, match="1 <= min <= opt <= max"):
-        BatchProfile(*sizes)
+def test_a_profile_that_no_tensor_can_hold_fails_the_build(fp16: Path, plan: Path) -> None:
+    """TensorRT-RTX warns of it and builds: an engine that does not run in all of its profile."""
+    with pytest.raises(EngineError, match=r"profile 1/4/2000000000: .*tensor volume exceeds") as refusal:
+        build(fp16, plan, profile=BatchProfile(1, 4, 2_000_000_000))
+    assert "Condition" not in refusal.value.message
+    assert "a smaller largest batch" in refusal.value.advice
+    assert not plan.exists()
 
 
 def test_sizes_out_of_order_are_refused() -> None:
@@ -107,6 +110,12 @@ def test_sizes_out_of_order_are_refused() -> None:
 def test_workspace_without_bytes_is_refused() -> None:
     with pytest.raises(UsageError, match="too small"):
         BuildOptions(PROFILE, workspace_bytes=0)
+
+
+def test_a_compiler_chooses_no_profile_itself(fp32: Path, plan: Path) -> None:
+    with pytest.raises(UsageError, match=r"no batch profile to build .*fp32\.onnx with"):
+        tensorrt_rtx.build(fp32, plan, BuildOptions(), lambda *_: None)
+    assert not plan.exists()
 
 
 def test_fixed_batch_inside_the_profile_is_kept(fixed_batch_of_2: Path, plan: Path) -> None:

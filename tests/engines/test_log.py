@@ -123,3 +123,13 @@ def test_module_has_one_logger_and_each_job_its_messages() -> None:
     assert same is logger
     assert "cannot be found" in first.reasons()
     assert second.errors == []
+
+
+def test_a_profile_that_cannot_be_run_is_told_once_and_without_the_compilers_own_code() -> None:
+    log = Log()
+    seen = "Profile kMAX values are not self-consistent. a/Conv: tensor volume exceeds 1099511627776 Condition '<' violated"
+    for text in (seen, "CUDA lazy loading is not enabled.", seen):
+        log.add("WARNING", text)
+    assert log.profile_warnings() == [
+        "Profile kMAX values are not self-consistent. a/Conv: tensor volume exceeds 1099511627776"
+    ]

@@ -92,6 +92,18 @@ def test_an_fp32_graph_is_refused_on_a_dla() -> None:
         supported(NEW, options(dla_core=0), precision=Precision.FP32)
 
 
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (2, 1, 4), (1, 8, 4), (-1, -1, -1)])
+def test_profile_out_of_order_is_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match="1 <= min <= opt <= max"):
+        BatchProfile(*sizes)
+
+
+def test_a_batch_that_no_dimension_can_count_is_refused() -> None:
+    assert BatchProfile(1, 8, 2**31 - 1).max == 2**31 - 1
+    with pytest.raises(UsageError, match="the largest batch is at most 2147483647"):
+        BatchProfile(1, 8, 2**31)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -68,6 +68,13 @@ def test_a_place_that_takes_no_file_is_told_before_the_build(tmp_path: Path) -> 
         read_timing_cache(tmp_path, ORIN)
 
 
+def test_a_file_that_cannot_be_read_is_told_before_the_build(tmp_path: Path) -> None:
+    (tmp_path / "cache.bin").symlink_to("cache.bin")
+    with pytest.raises(UsageError, match=r"cannot read the timing cache .*cache.bin: Too many levels") as refusal:
+        read_timing_cache(tmp_path / "cache.bin", ORIN)
+    assert "give --timing-cache another file" in refusal.value.advice
+
+
 def test_a_full_disk_leaves_the_old_cache(tmp_path: Path) -> None:
     path = tmp_path / "cache.bin"
     write_timing_cache(path, ORIN, b"old")

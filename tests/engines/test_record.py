@@ -1,0 +1,70 @@
+"""What a manifest keeps of an engine is believed only in the form that a build writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.engines.record import engine_record
+from skdeploy.errors import IntegrityError
+
+BUILT_FOR = {"compiler": "tensorrt", "version": "11.4.1", "system": "Linux", "machine": "aarch64"}
+
+
+def engine(**details: Any) -> Artifact:
+    provenance: dict[str, Any] = {
+        "stage": "build",
+        "key": "k",
+        "parents": {},
+        "options": {},
+        "tools": {},
+        "seconds": 0.0,
+    }
+    return Artifact.model_validate(
+        {
+            "path": "engines/x.engine",
+            "format": "engine",
+            "precision": "fp16",
+            "sha256": "0" * 64,
+            "size_bytes": 1,
+            "details": details,
+            "provenance": provenance,
+        }
+    )
+
+
+def test_what_is_not_read_may_be_anything_and_the_rest_has_its_types() -> None:
+    record = engine_record(
+        engine(compiler="tensorrt", built_for=BUILT_FOR, runs_on=["Orin"], tactic_bytes=4, layers="a later version's")
+    )
+    assert record.built_for is not None
+    assert record.built_for.machine == "aarch64"
+    assert record.runs_on == ("Orin",)
+    assert record.memory == {"tactic_bytes": 4}
+    assert record.proof is None
+
+
+def test_an_engine_of_an_earlier_version_has_its_compiler_alone() -> None:
+    record = engine_record(engine(compiler="tensorrt_rtx"))
+    assert (record.compiler, record.built_for, record.memory) == ("tensorrt_rtx", None, {})
+
+
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [
+        ({}, "compiler: Field required"),
+        ({"compiler": "nvcc"}, "compiler: Input should be 'tensorrt' or 'tensorrt_rtx'"),
+        ({"compiler": "tensorrt", "built_for": BUILT_FOR | {"glibc": "2.39"}}, "built_for.glibc: Extra inputs"),
+        ({"compiler": "tensorrt", "built_for": {}}, "built_for.compiler: Field required"),
+        ({"compiler": "tensorrt", "proof": {"source": "rumour"}}, "proof.source: Input should be"),
+        ({"compiler": "tensorrt", "weights_memory_bytes": "many"}, "weights_memory_bytes: Input should be"),
+    ],
+    ids=["nothing", "compiler", "a later built_for", "an empty built_for", "proof", "memory"],
+)
+def test_anything_else_is_a_damaged_manifest(details: dict[str, Any], words: str) -> None:
+    with pytest.raises(IntegrityError, match=words) as refusal:
+        engine_record(engine(**details))
+    assert "engines/x.engine" in refusal.value.message
+    assert "remove engines/x.engine from the bundle, and build it again" in refusal.value.advice
