@@ -7,6 +7,8 @@ entry: the lock is the operating system's, ends with its process, and holds betw
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from skdeploy.progress import Progress
 from skdeploy.stages import PARITY
 
 KEY_LENGTH: Final = 16  # hex digits of a manifest's sha256
+ENTRY: Final = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
 
 
 def device_key(backend: str, runtime: str, device: CudaDevice | None, driver: str) -> str:
@@ -118,10 +121,13 @@ def damage(source: Bundle, entry: Path) -> str:
 
 
 def others(entry: Path) -> tuple[tuple[Path, int], ...]:
-    """The other entries of the cache and their sizes in bytes: of other bundles, devices or versions. Nothing removes them."""
+    """The other entries of the cache and their sizes in bytes: of other bundles, devices or versions. Nothing removes them.
+
+    By their names: a cache may lie in a folder that has bundles of the user's, and these are not ours to name.
+    """
     found = []
     for folder in sorted(entry.parent.parent.glob("*/*")):
-        if folder != entry and (folder / MANIFEST).is_file():
+        if folder != entry and ENTRY.fullmatch(folder.name) and (folder / MANIFEST).is_file():
             size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
             found.append((folder, size))
     return tuple(found)
@@ -135,7 +141,7 @@ def cache_error(entry: Path, error: OSError) -> IntegrityError | UsageError:
             f"cannot write to the cache {cache}: {error.strerror}",
             advice=f"user {os.getuid()} must be able to write there: docker run -v engines:/cache, or give --cache",
         )
-    could_go = " ".join(str(folder) for folder, _ in others(entry))
+    could_go = shlex.join(str(folder) for folder, _ in others(entry))
     return IntegrityError(
         f"cannot write {entry}: {error.strerror or error}",
         advice="make room and start again; nothing half-written was left"

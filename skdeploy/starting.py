@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 
@@ -96,7 +98,7 @@ def prepare(
     started = time.perf_counter()
     source = load_bundle(folder)
     source.check_complete()
-    if wait_s < 0:
+    if not wait_s >= 0:  # nor NaN
         raise UsageError(f"--wait {wait_s:g}: seconds, 0 or more")
     entry = _entry(folder, cache, backend, device)
     with device_cache.locked(entry, wait_s, progress):
@@ -160,16 +162,19 @@ def verb_arguments(ready: Ready, verb: str, arguments: Sequence[str]) -> list[st
 
 @contextmanager
 def announced(ready: Ready, progress: Progress) -> Iterator[None]:
-    """While this holds, ``running`` in another process of the same user and container tells what to probe."""
+    """While this holds, ``running`` in another process of the same user and container tells what to probe.
+
+    The announcement is locked, and the lock ends with this process: what a killed start has left is believed by nobody.
+    """
     path = _state_path()
-    try:
-        write_text(path, json.dumps({**asdict(ready), "folder": str(ready.folder)}))
-    except SkdeployError as error:  # a read-only container without a /tmp: the verb runs all the same
-        progress.note(f"a health probe will have to be given --backend: {error.message}")
-    try:
+    with ExitStack() as stack:
+        try:
+            write_text(path, json.dumps({**asdict(ready), "folder": str(ready.folder)}))
+            fcntl.flock(stack.enter_context(path.open(encoding="utf-8")), fcntl.LOCK_EX)
+            stack.callback(path.unlink, missing_ok=True)
+        except SkdeployError as error:  # a read-only container without a /tmp: the verb runs all the same
+            progress.note(f"a health probe will have to be given --backend: {error.message}")
         yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def running() -> Ready | None:
@@ -179,12 +184,23 @@ def running() -> Ready | None:
         with path.open(encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_uid != os.getuid():
                 raise IntegrityError(f"{path} belongs to another user", advice="remove it, or give --backend")
+            if not _is_locked(file):
+                return None
             content = json.load(file)
         return Ready(**{**content, "folder": Path(content["folder"])})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"cannot read {path}: {error}", advice="remove it, or give --backend") from error
+
+
+def _is_locked(file: IO[str]) -> bool:
+    """Whether the start that announced this still runs."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _state_path() -> Path:
@@ -219,5 +235,5 @@ def _tell_others(entry: Path, progress: Progress) -> None:
         size = sum(size for _, size in found)
         progress.note(
             f"the cache also holds {len(found)} of other bundles, devices or versions, {size / 1e6:.0f} MB, "
-            f"which this start does not need; to remove them: rm -r {' '.join(str(folder) for folder, _ in found)}"
+            f"which this start does not need; to remove them: rm -r {shlex.join(str(folder) for folder, _ in found)}"
         )

@@ -48,7 +48,7 @@ class CudaOptions:
 
     def __post_init__(self) -> None:
         _require_at_least("device", self.device, 0)
-        _require_at_least("memory-mib", self.memory_bytes, 1)
+        _require_at_least("memory-mib", _in_mebibytes(self.memory_bytes), 1)
 
     def provider_options(self) -> dict[str, str]:
         """What ONNX Runtime calls them."""
@@ -82,7 +82,7 @@ class TensorRTOptions:
 
     def __post_init__(self) -> None:
         _require_at_least("device", self.device, 0)
-        _require_at_least("workspace-mib", self.workspace_bytes, 1)
+        _require_at_least("workspace-mib", _in_mebibytes(self.workspace_bytes), 1)
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UsageError(f"opt-level {self.optimization_level}: 0 to 5")
         rows = [("batch", self.batch)]
@@ -138,6 +138,11 @@ DEFAULTS: Final[dict[str, Callable[[], GpuOptions]]] = {CUDA: CudaOptions, TENSO
 def _require_at_least(name: str, number: int | None, least: int) -> None:
     if number is not None and number < least:
         raise UsageError(f"{name} {number}: at least {least}")
+
+
+def _in_mebibytes(size_bytes: int | None) -> int | None:
+    """Rounded up: an option in bytes may be less than one."""
+    return None if size_bytes is None else -(-size_bytes // MIB)
 
 
 def _shapes(spec: TensorSpec, batch: tuple[int, int, int], sizes: Sequence[tuple[int, int]] | None) -> Shapes:

@@ -135,7 +135,7 @@ class Watch(AbstractContextManager["Watch"]):
     def __init__(self, *, gpu: bool) -> None:
         self._cores = sorted(os.sched_getaffinity(0))
         self._notes: list[str] = []
-        self._nvml: Any = None
+        self._nvml: Nvml | None = None
         self._tegrastats: subprocess.Popen[bytes] | None = None
         self._lines: IO[bytes] | None = None
         if gpu:
@@ -190,22 +190,16 @@ class Watch(AbstractContextManager["Watch"]):
             self._lines = tempfile.TemporaryFile()  # noqa: SIM115  (closed by __exit__)
             self._tegrastats = subprocess.Popen([TEGRASTATS, "--interval", "250"], stdout=self._lines)
             return
-        try:
-            nvml = require("pynvml", extra="plans")
+        try:  # the times are good without it
+            wanted = cuda.devices()[0].name if cuda.devices() else ""
+            self._nvml = Nvml(require("pynvml", extra="plans"), wanted)
         except DependencyError as error:
-            self._notes.append(f"the GPU's clocks, power and temperature are not known: {error.advice}")
-            return
-        try:
-            nvml.nvmlInit()
-        except nvml.NVMLError as error:  # a driver without its management library; the times are good without it
-            self._notes.append(f"the GPU's clocks, power and temperature are not known: {error}")
-            return
-        self._nvml = nvml
+            self._notes.append(f"the GPU's clocks, power and temperature are not known: {error.message}")
 
     def _look(self) -> tuple[Sample, ...]:
         samples = [Sample(where="CPU", clock_mhz=_cpu_mhz(self._cores))]
         if self._nvml is not None:
-            samples.append(_nvml_sample(self._nvml))
+            samples.append(self._nvml.sample())
         return tuple(samples)
 
 
@@ -237,28 +231,43 @@ def _own_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _nvml_sample(nvml: Any) -> Sample:
-    """Of the GPU that CUDA calls the first, found by its name: NVML ignores CUDA_VISIBLE_DEVICES."""
-    wanted = cuda.devices()[0].name if cuda.devices() else ""
-    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    handle = next((h for h in handles if _text(nvml.nvmlDeviceGetName(h)) == wanted), handles[0])
+class Nvml:
+    """NVML's view of one GPU. ``module`` is ``pynvml``."""
 
-    def told(function: str, *arguments: Any) -> Any:
-        """None for what this GPU does not tell."""
+    def __init__(self, module: Any, wanted: str) -> None:
+        """Finds the GPU by its name, since NVML ignores CUDA_VISIBLE_DEVICES, or takes the first.
+
+        Raises DependencyError for a driver without its management library, or one that serves no GPU with it, as on a Jetson.
+        """
+        self._module = module
         try:
-            return getattr(nvml, function)(handle, *arguments)
-        except nvml.NVMLError:
-            return None
+            module.nvmlInit()
+            handles = [module.nvmlDeviceGetHandleByIndex(index) for index in range(module.nvmlDeviceGetCount())]
+            names = [_text(module.nvmlDeviceGetName(handle)) for handle in handles]
+        except module.NVMLError as error:
+            raise DependencyError(f"NVML does not serve this GPU: {error}") from error
+        if not names:
+            raise DependencyError("NVML sees no GPU")
+        found = names.index(wanted) if wanted in names else 0
+        self._handle, self._name = handles[found], names[found]
 
-    power = told("nvmlDeviceGetPowerUsage")
-    return Sample(
-        where=_text(nvml.nvmlDeviceGetName(handle)),
-        clock_mhz=_number(told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)),
-        memory_clock_mhz=_number(told("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM)),
-        power_w=None if power is None else power / 1000,
-        temperature_c=_number(told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)),
-        throttled=throttles(int(told("nvmlDeviceGetCurrentClocksThrottleReasons") or 0)),
-    )
+    def sample(self) -> Sample:
+        """What this GPU does not tell is None."""
+        power = self._told("nvmlDeviceGetPowerUsage")
+        return Sample(
+            where=self._name,
+            clock_mhz=_number(self._told("nvmlDeviceGetClockInfo", self._module.NVML_CLOCK_SM)),
+            memory_clock_mhz=_number(self._told("nvmlDeviceGetClockInfo", self._module.NVML_CLOCK_MEM)),
+            power_w=None if power is None else power / 1000,
+            temperature_c=_number(self._told("nvmlDeviceGetTemperature", self._module.NVML_TEMPERATURE_GPU)),
+            throttled=throttles(int(self._told("nvmlDeviceGetCurrentClocksThrottleReasons") or 0)),
+        )
+
+    def _told(self, function: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._module, function)(self._handle, *arguments)
+        except self._module.NVMLError:
+            return None
 
 
 def _text(name: str | bytes) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,12 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from skdeploy.backends import onnxruntime
+from skdeploy.bench.int8_verdict import int8_verdict, is_same_network
 from skdeploy.bench.machine_state import MachineState, Watch
+from skdeploy.bench.memory import require_memory
 from skdeploy.bench.report import BatchLatency, BenchReport, Comparison, LatencyReport, Measured
-from skdeploy.bench.statistics import int8_sentence, percentiles, ratio_of
+from skdeploy.bench.statistics import percentiles, ratio_of
 from skdeploy.bench.subjects import Subject, check_output, choose, opened
 from skdeploy.bench.timing import Timed, timed
+from skdeploy.bundle.artifact import write_error
 from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.bundle.receipts import FOLDER as RECEIPTS
 from skdeploy.bundle.receipts import this_device, write_receipt
 from skdeploy.errors import UsageError
 from skdeploy.parity.runners import Runner, fp32_graph
@@ -53,6 +60,9 @@ def bench(folder: Path, options: BenchOptions, progress: Progress) -> BenchRepor
     bundle.check_complete()
     runners, notes = choose(bundle, options.artifact, options.backends)
     pairs = _pairs(runners, bundle, options, notes)
+    if options.receipt:  # before minutes are spent on what could not be kept
+        for folder in dict.fromkeys(runner.bundle.folder for pair in pairs for runner in pair):
+            _require_writable(folder)
     measured, comparisons = list[Measured](), list[Comparison]()
     for pair in pairs:
         started = time.perf_counter()
@@ -64,11 +74,27 @@ def bench(folder: Path, options: BenchOptions, progress: Progress) -> BenchRepor
     return BenchReport(measured=tuple(measured), comparisons=tuple(comparisons), notes=tuple(notes))
 
 
+def _require_writable(bundle: Path) -> None:
+    """Raises UsageError for a bundle that takes no receipts."""
+    folder = bundle / RECEIPTS
+    try:
+        with tempfile.TemporaryFile(dir=folder if folder.exists() else bundle):
+            pass
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
 def _check(options: BenchOptions) -> None:
     if not 0 < options.seconds <= SECONDS_AT_MOST:
         raise UsageError(f"--seconds {options.seconds:g}: not a time to measure", advice="give some seconds, like 3")
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"--threads {options.threads}: nothing runs on no thread", advice="give 1 or more")
+    cores = len(os.sched_getaffinity(0))
+    if options.threads is not None and options.threads > cores:
+        raise UsageError(
+            f"--threads {options.threads}: we may use {cores} cores, and more threads than that wait for each other",
+            advice=f"give {cores} or less",
+        )
 
 
 def _pairs(
@@ -122,7 +148,11 @@ def _measure(
         ]
         for batch in options.batches:  # all batches once before any is timed: what is refused, is refused at once
             for subject in subjects:
-                check_output(subject, subject.feeds(batch, options.seed), batch)
+                feeds, runner = subject.feeds(batch, options.seed), subject.runner
+                if runner.backend == onnxruntime.NAME:
+                    path = runner.bundle.path(runner.artifact)
+                    require_memory(path, runner.name, feeds, runner.spec.input, batch)
+                check_output(subject, feeds, batch)
         watch = stack.enter_context(Watch(gpu=pair[0].backend not in CPU_BACKENDS))
         for batch in options.batches:
             progress.update(f"{' and '.join(subject.runner.shown for subject in subjects)}, batch {batch}")
@@ -186,18 +216,14 @@ def _batch(batch: int, run: Timed) -> BatchLatency:
 
 
 def _compared(subjects: Sequence[Subject], runs: Sequence[Timed], batch: int) -> Comparison:
-    first, second = (subject.runner for subject in subjects)
+    first, second = subjects
     ratio = ratio_of(runs[0].block_medians_ms, runs[1].block_medians_ms)
-    sentence = None
-    if first.precision is Precision.INT8 and second.precision is not Precision.INT8:
-        sentence = int8_sentence(ratio, second.precision, _where(subjects[0], batch))
-    elif second.precision is Precision.INT8 and first.precision is not Precision.INT8:
-        turned = ratio_of(runs[1].block_medians_ms, runs[0].block_medians_ms)
-        sentence = int8_sentence(turned, first.precision, _where(subjects[1], batch))
     return Comparison(
-        artifact=first.name, against=second.name, backend=first.backend, batch=batch, ratio=ratio, int8=sentence
+        artifact=first.runner.name,
+        against=second.runner.name,
+        backend=first.runner.backend,
+        batch=batch,
+        ratio=ratio,
+        same_network=is_same_network(first, second),
+        int8=int8_verdict(first, second, ratio, batch),
     )
-
-
-def _where(int8: Subject, batch: int) -> str:
-    return f"{int8.runner.backend}, batch {batch}, {int8.session_text}"

@@ -52,13 +52,17 @@ class Measured(Frozen):
 
 
 class Comparison(Frozen):
-    """An artifact against another, on one backend with one batch, block by block in turn. ``int8``: whether INT8 pays."""
+    """An artifact against another, on one backend with one batch, block by block in turn.
+
+    ``same_network``: both are of one network and one input size. ``int8`` says whether INT8 pays, if that was compared.
+    """
 
     artifact: str
     against: str
     backend: str
     batch: int
     ratio: Ratio
+    same_network: bool
     int8: str | None
 
 

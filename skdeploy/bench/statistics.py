@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from skdeploy.spec import Frozen, Precision
+from skdeploy.spec import Frozen
 
 Verdict = Literal["faster", "slower", "no difference"]
 
@@ -87,13 +87,7 @@ def verdict_of(ratio: float, low: float, high: float) -> Verdict:
     return "no difference"
 
 
-def int8_sentence(int8: Ratio, other: Precision, where: str) -> str:
-    """Whether INT8 pays. ``int8`` is its latency to that of ``other``; ``where`` names backend and batch."""
-    name = other.value.upper()
-    span = f"{int8.ratio:.3f} times the latency of {name}, 95 % interval {int8.low:.3f} to {int8.high:.3f}"
-    answer = {
-        "faster": f"INT8 pays here, {where}: {1 / int8.ratio:.2f} times as fast as {name}",
-        "slower": f"INT8 does not pay here, {where}: it is slower than {name}",
-        "no difference": f"INT8 does not pay here, {where}: no difference from {name} is shown",
-    }[int8.verdict]
-    return f"{answer} ({span})"
+def inverted(ratio: Ratio) -> Ratio:
+    """The other artifact's latency divided by this one's."""
+    turned = 1 / ratio.ratio, 1 / ratio.high, 1 / ratio.low
+    return Ratio(ratio=turned[0], low=turned[1], high=turned[2], pairs=ratio.pairs, verdict=verdict_of(*turned))

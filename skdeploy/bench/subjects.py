@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from skdeploy.backends import onnxruntime
+from skdeploy.backends import onnxruntime, onnxruntime_gpu
+from skdeploy.backends.assignment import LAYERS
 from skdeploy.backends.base import BACKENDS, Array, Session, backend
 from skdeploy.bench.timing import Infer, Run, host_timed
 from skdeploy.bundle.artifact import Artifact
@@ -19,19 +22,25 @@ from skdeploy.errors import DependencyError, ExportError, UsageError
 from skdeploy.parity.runners import GRAPH_BACKENDS, TORCH, Runner, engines_of, last_graph, runner_named
 from skdeploy.spec import InputSpec, Precision, TensorSpec
 
+# Its quantized operators are QuantizeLinear, DequantizeLinear and MatMulInteger: github.com/microsoft/onnxruntime, docs/FAQ.md.
+CUDA_EMULATES: Final = "its CUDA provider has none for convolutions; use onnxruntime-tensorrt or an engine"
 PLAN_BACKENDS: Final = ("tensorrt", "tensorrt_rtx")
 MANY_BYTES: Final = 4 << 30  # of feeds: more is a slip of the finger, and would be swapped
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A runner with an open session; ``session_text`` says how it was opened, ``threads`` those that the CPU computes with."""
+    """A runner with an open session; ``session_text`` says how it was opened, ``threads`` those that the CPU computes with.
+
+    ``emulated`` says why an INT8 graph is run without INT8 kernels, as its Q/DQ in floating point; empty if it is not.
+    """
 
     runner: Runner
     session: Session
     session_text: str
     threads: int | None
     cuda_graph: bool
+    emulated: str = ""
 
     def feeds(self, batch: int, seed: int) -> dict[str, Array]:
         """Raises UsageError for a batch that the graph does not take."""
@@ -161,10 +170,8 @@ def opened(runner: Runner, threads: int | None, *, cuda_graph: bool) -> Iterator
     """The runner as its backend's users run it. Raises what opening it raises."""
     count = threads or len(os.sched_getaffinity(0))
     if runner.backend == onnxruntime.NAME:
-        config, text = cpu_options(runner.artifact)
-        path = runner.bundle.check(runner.artifact)
-        with onnxruntime.OnnxRuntimeSession(path, "cpu", count, config=config) as session:
-            yield Subject(runner, session, text, count, cuda_graph=False)
+        with _opened_on_cpu(runner, count) as subject:
+            yield subject
     elif runner.backend == TORCH:
         import torch
 
@@ -175,30 +182,55 @@ def opened(runner: Runner, threads: int | None, *, cuda_graph: bool) -> Iterator
                 yield Subject(runner, session, "torch's eager mode, float32, on the CPU", count, cuda_graph=False)
         finally:
             torch.set_num_threads(before)
-    else:
-        graph = cuda_graph and runner.backend in PLAN_BACKENDS
-        text = (
-            ("one CUDA graph a run" if graph else "no CUDA graph")
-            if runner.backend in PLAN_BACKENDS
-            else "default options"
-        )
+    elif runner.backend in PLAN_BACKENDS:
         with runner.open() as session:
-            yield Subject(runner, session, text, None, graph)
+            yield Subject(runner, session, "one CUDA graph a run" if cuda_graph else "no CUDA graph", None, cuda_graph)
+    else:
+        is_int8 = runner.precision is Precision.INT8 and runner.backend == onnxruntime_gpu.CUDA
+        with runner.open() as session:
+            yield Subject(runner, session, "default options", None, False, CUDA_EMULATES if is_int8 else "")
 
 
-def cpu_options(artifact: Artifact) -> tuple[onnxruntime.Config, str]:
-    """ONNX Runtime's session options on the CPU: its defaults wherever it computes right with them, and why if not."""
-    if artifact.precision is not Precision.INT8:
-        return onnxruntime.DEFAULT, "ONNX Runtime's default options"
+@contextmanager
+def _opened_on_cpu(runner: Runner, threads: int) -> Iterator[Subject]:
+    """By ONNX Runtime's defaults, but for INT8: with INT8 kernels wherever it has some and they compute right.
+
+    By default it has none on x86 for signed activations, which are what our graphs have, and would run INT8 as FP32.
+    """
+    path = runner.bundle.check(runner.artifact)
+    if runner.precision is not Precision.INT8:
+        with onnxruntime.OnnxRuntimeSession(path, "cpu", threads, config=onnxruntime.DEFAULT) as session:
+            yield Subject(runner, session, "ONNX Runtime's default options", threads, cuda_graph=False)
+        return
+    emulated = int8_kernels_refused(runner.artifact)
+    if emulated:
+        with onnxruntime.OnnxRuntimeSession(path, "cpu", threads, config=onnxruntime.EXACT) as session:
+            yield Subject(runner, session, "session.disable_quant_qdq=1", threads, False, emulated)
+        return
+    from skdeploy.graph.emulation import int8_layers
+
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        optimised = Path(folder) / "optimised.onnx"
+        session = onnxruntime.OnnxRuntimeSession(
+            path, "cpu", threads, config=onnxruntime.INT8_KERNELS, optimised_graph=optimised
+        )
+        stack.enter_context(session)
+        layers = sum(node.op_type in LAYERS for node in onnxruntime.load_graph(path).graph)
+        kernels = int8_layers(onnxruntime.load_graph(optimised))
+        text = f"session.qdqisint8allowed=1, INT8 kernels in {kernels} of {layers} layers with weights"
+        yield Subject(runner, session, text, threads, False, "" if kernels else "it has none for this graph")
+
+
+def int8_kernels_refused(artifact: Artifact) -> str:
+    """Why an INT8 graph is not to be run with ONNX Runtime's INT8 kernels on the CPU: they compute wrong. Empty if it may."""
     from skdeploy.graph.emulation import saturates
 
     if artifact.details["fallback"] == "fp16":  # written by the stage int8
-        why = "with its defaults ONNX Runtime rounds the FP16 biases beside INT8 away"
-    elif reason := saturates():
-        why = reason
-    else:
-        return onnxruntime.DEFAULT, "ONNX Runtime's default options"
-    return onnxruntime.EXACT, f"session.disable_quant_qdq=1, so no INT8 kernels: {why}"
+        return (
+            "with them ONNX Runtime rounds the FP16 biases beside INT8 away; export with --int8-fallback fp32 for them"
+        )
+    return "they saturate on this CPU, which has no VNNI instructions" if saturates() else ""
 
 
 def check_output(subject: Subject, feeds: Mapping[str, Array], batch: int) -> None:

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skdeploy.significant import significant
+
 if TYPE_CHECKING:
-    from skdeploy.bench.report import BenchReport
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from skdeploy.bench.report import BatchLatency, BenchReport, Comparison
+
+DIGITS = 4  # of a latency: the fourth is below what a bench repeats within
 
 
 def bench(
@@ -50,8 +58,8 @@ def bench(
 ) -> None:
     """Measure latency and throughput on this machine, or compare two artifacts.
 
-    Warms up until three windows of ten runs agree within 2 %, then times short blocks. An INT8 bundle is compared with its own
-    FP32 graph; give --against an FP16 bundle to learn whether INT8 pays against that.
+    Warms up until three windows of ten runs agree within 2 %, then times short blocks. An INT8 graph is compared with the FP32
+    graph of its bundle; give --against an FP16 bundle to learn whether INT8 pays against FP16.
     """
     import sys
 
@@ -82,57 +90,72 @@ def bench(
 
 def _show(report: BenchReport) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from skdeploy.cli.console import output_console
 
     console = output_console()
-    table = Table(box=None, pad_edge=False)
-    for column in ("artifact", "backend"):
-        table.add_column(column, overflow="fold")
-    for column in ("batch", "min ms", "p50 ms", "p90 ms", "p99 ms", "device ms", "images/s", "runs"):
-        table.add_column(column, justify="right")
-    for found in report.measured:
-        for row in found.latency.batches:
-            host, device = row.host_ms, row.device_ms
-            table.add_row(
-                escape(found.artifact),
-                found.backend,
-                str(row.batch),
-                *(f"{value:.3f}" for value in (host.min, host.p50, host.p90, host.p99)),
-                f"{device.p50:.3f}" if device is not None else "",
-                f"{row.images_per_second:.1f}",
-                str(row.runs),
-            )
-    console.print(table)
-    for comparison in report.comparisons:
-        ratio = comparison.ratio
-        console.print(
-            escape(
-                f"{comparison.artifact} is {ratio.verdict} than {comparison.against}"
-                if ratio.verdict != "no difference"
-                else f"{comparison.artifact} and {comparison.against}: no difference"
-            )
-            + f" on {comparison.backend}, batch {comparison.batch}: {ratio.ratio:.3f} times its latency, "
-            f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}, {ratio.pairs} pairs of blocks",
-            soft_wrap=True,
-        )
-        if comparison.int8:
-            console.print(escape(comparison.int8), soft_wrap=True)
-    warned = list[str]()
     for found in report.measured:
         latency = found.latency
         threads = f", {latency.threads} threads" if latency.threads is not None else ""
         console.print(
-            escape(f"{found.artifact} on {found.backend}: {found.device}{threads}; {latency.session}"), soft_wrap=True
+            f"[bold]{escape(found.artifact)}[/bold] on {found.backend}: "
+            + escape(f"{found.device}{threads}; {latency.session}"),
+            soft_wrap=True,
         )
-        unstable = [
-            f"{found.artifact}, batch {row.batch}: not stable after {row.warm_up_seconds:.0f} s of warm-up"
-            for row in latency.batches
-            if not row.warm_up_stable
-        ]
-        warned += [*unstable, *latency.machine.warnings]
+        console.print(_rows(latency.batches))
         if found.receipt:
             console.print(escape(f"receipt: {found.receipt}"), soft_wrap=True)
-    for line in dict.fromkeys((*report.notes, *warned)):
+    console.print(
+        "measured: latency of a batch as its caller waits for it, copies included; images/s at p50",
+        style="italic",
+        soft_wrap=True,
+    )
+    for comparison in report.comparisons:
+        console.print(escape(_sentence(comparison)), soft_wrap=True)
+        if comparison.int8:
+            console.print(escape(comparison.int8), style="bold", soft_wrap=True)
+    for line in dict.fromkeys((*report.notes, *_doubts(report))):
         console.print(f"[yellow]![/yellow] {escape(line)}", soft_wrap=True)
+
+
+def _rows(batches: Sequence[BatchLatency]) -> Table:
+    """A line a batch. The device's own time is shown where the backend tells it."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    with_device = any(row.device_ms for row in batches)
+    columns = ("batch", "min ms", "p50 ms", "p90 ms", "p99 ms", *(("device p50 ms",) if with_device else ()))
+    for column in (*columns, "images/s", "runs"):
+        table.add_column(column, justify="right", no_wrap=True, min_width=7)
+    for row in batches:
+        host, device = row.host_ms, row.device_ms
+        times = [host.min, host.p50, host.p90, host.p99, *([device.p50] if device else [])]
+        cells = [significant(value, DIGITS) for value in (*times, row.images_per_second)]
+        table.add_row(str(row.batch), *cells, str(row.runs))
+    return table
+
+
+def _sentence(comparison: Comparison) -> str:
+    ratio, where = comparison.ratio, f"on {comparison.backend}, batch {comparison.batch}"
+    if ratio.verdict == "no difference":
+        said = f"no difference is shown between {comparison.artifact} and {comparison.against} {where}"
+    else:
+        said = f"{comparison.artifact} is {ratio.verdict} than {comparison.against} {where}"
+    kind = "" if comparison.same_network else "; they are different networks"
+    return (
+        f"{said}: {ratio.ratio:.3f} times its latency, 95 % interval {ratio.low:.3f} to {ratio.high:.3f}, "
+        f"{ratio.pairs} pairs of blocks{kind}"
+    )
+
+
+def _doubts(report: BenchReport) -> list[str]:
+    """What makes figures doubtful: no stable state, and what the machine did meanwhile."""
+    found = list[str]()
+    for measured in report.measured:
+        found += [
+            f"{measured.artifact}, batch {row.batch}: not stable after {row.warm_up_seconds:.0f} s of warm-up"
+            for row in measured.latency.batches
+            if not row.warm_up_stable
+        ]
+        found += measured.latency.machine.warnings
+    return found

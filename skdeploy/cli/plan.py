@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skdeploy.significant import significant
+
 BUSY = 1.15  # median to fastest run: an idle machine stays within a few percent
+WIDE = 120  # columns of a terminal that all of a layer's figures fit in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,9 +24,12 @@ if TYPE_CHECKING:
 def plan(
     path: Annotated[Path, typer.Argument(help="A bundle, of which the last graph is planned, or an .onnx file.")],
     device: Annotated[
-        list[str],
-        typer.Option(help="Of the table of devices, or this-cpu; may be given again. all: every one of the table."),
-    ],
+        list[str] | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Of the table of devices, or this-cpu; all: every one of the table. Needed; without a name, they are listed.",
+        ),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(help="Images at a time.  [default: 1, or the batch that the graph is fixed to]")
     ] = None,
@@ -39,14 +45,14 @@ def plan(
 ) -> None:
     """Before building: what a graph costs on a device at the least, what limits it, and how to export it for that.
 
-    A floor, an estimate from peak figures. `skdeploy bench` on the device measures.
+    All of it is an estimate, from peak figures: a floor. `skdeploy bench` on the device measures.
     """
     from skdeploy.cli.console import ConsoleProgress, output_console
     from skdeploy.planning.report import plan as run
 
     size = (imgsz, imgsz) if imgsz is not None else None
     with ConsoleProgress() as progress:
-        report = run(path, device, batch=batch, size=size, top=top, check=check, say=progress.note)
+        report = run(path, device or (), batch=batch, size=size, top=top, check=check, say=progress.note)
     if json:
         print(report.model_dump_json(indent=2))
         return
@@ -59,7 +65,7 @@ def plan(
             _print_device(console, report, each)
     if layers:
         for each in report.devices:
-            _print_layers(console, f"every layer on {each.name}", each.layers)
+            _print_layers(console, f"every layer on {each.name}, floors", each.layers)
     if report.cpu is not None:
         _print_cpu(console, report.cpu)
     console.print(report.note, style="italic", soft_wrap=True)
@@ -69,47 +75,78 @@ def _print_head(console: Console, report: PlanReport) -> None:
     from rich.markup import escape
 
     console.print(escape(f"{report.graph}: {report.precision}, batch {report.batch}"), style="italic", soft_wrap=True)
-    console.print(f"{report.macs / 1e9:.2f} G multiply-accumulates an image")
+    macs = (
+        f"{significant(report.macs / 1e9)} billion"
+        if report.macs >= 1e9
+        else f"{significant(report.macs / 1e6)} million"
+    )
+    console.print(f"{macs} multiply-accumulates an image")
     if not report.grouped:
         return
     from skdeploy.planning.report import INT8_GROUPED
 
-    widths = sorted({conv.into_group for conv in report.grouped})
+    widths = ", ".join(str(width) for width in sorted({conv.into_group for conv in report.grouped}))
     refused = [conv for conv in report.grouped if conv.int8_reason]
     console.print(
-        f"{len(report.grouped)} grouped convolutions, {', '.join(map(str, widths))} channels a group; "
-        f"{len(report.grouped) - len(refused)} take INT8: {INT8_GROUPED}",
+        f"{len(report.grouped)} grouped convolutions, of {widths} channels a group; INT8 takes "
+        f"{len(report.grouped) - len(refused)} of them: {INT8_GROUPED}",
         soft_wrap=True,
     )
     for reason in dict.fromkeys(conv.int8_reason for conv in refused):
         names = [conv.name for conv in refused if conv.int8_reason == reason]
-        console.print(escape(f"  no INT8: {names[0]} and {len(names) - 1} more: {reason}"), soft_wrap=True)
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        console.print(escape(f"  no INT8: {names[0]}{more}: {reason}"), soft_wrap=True)
 
 
 def _print_rows(console: Console, report: PlanReport) -> None:
     from rich.table import Table
 
+    title = (
+        f"floors, estimates: ms a batch of {report.batch}; images/s in {report.precision}; the share that a DLA takes"
+    )
+    console.print(title, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    table.add_column("device")
+    table.add_column("device", no_wrap=True)
     for floor in report.devices[0].floors:
-        table.add_column(f"{floor.precision} ms", justify="right")
-    table.add_column("images/s", justify="right")
-    table.add_column("DLA", justify="right")
-    table.add_column("estimate: export with")
+        table.add_column(f"{floor.precision} ms", justify="right", no_wrap=True)
+    for column in ("images/s", "DLA"):
+        table.add_column(column, justify="right", no_wrap=True)
     for each in report.devices:
         own = next(floor for floor in each.floors if floor.precision == report.precision)
         table.add_row(
             each.name,
-            *(f"{floor.latency_ms:.3f}" for floor in each.floors),
-            f"{own.images_a_second:,.0f}",
-            f"{each.dla.eligible_share_of_macs:.0%}" if each.dla else "",
-            _advice(each.recommendation),
+            *(significant(floor.latency_ms) for floor in each.floors),
+            significant(own.images_a_second),
+            _share(each.dla.eligible_share_of_macs) if each.dla else "",
         )
     console.print(table)
+    advised: dict[str, list[str]] = {}
+    for each in report.devices:
+        advised.setdefault(_advice(each.recommendation), []).append(each.name)
+    for advice, names in advised.items():
+        console.print(f"estimate: export with {advice}: {', '.join(names)}", soft_wrap=True)
+    for each in report.devices:
+        _print_fit(console, report, each)
 
 
 def _advice(choice: Recommendation) -> str:
-    return f"{choice.options}, or {choice.undecided}: measure" if choice.undecided else choice.options
+    if choice.undecided:
+        return f"{choice.options} or {choice.undecided}, undecided, measure both"
+    return choice.options
+
+
+def _share(share: float) -> str:
+    """In percent; what is not all is not called so."""
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
+def _print_fit(console: Console, report: PlanReport, each: DevicePlan) -> None:
+    if not each.fits:
+        console.print(
+            f"[yellow]![/yellow] {each.name} has {each.figures.memory_gb:g} GB, and a batch of {report.batch} needs about "
+            f"{significant(each.least_memory_bytes / 1e9)} GB at the least: it does not fit",
+            soft_wrap=True,
+        )
 
 
 def _print_device(console: Console, report: PlanReport, each: DevicePlan) -> None:
@@ -124,24 +161,27 @@ def _print_device(console: Console, report: PlanReport, each: DevicePlan) -> Non
     )
     console.print(escape(f"source: {each.source.title}; {figures.note}"), style="dim", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
-    for column in ("floor as", "ms", "images/s"):
-        table.add_column(column, justify="left" if column == "floor as" else "right")
+    table.add_column("estimate")
+    for column in ("floor ms", "images/s"):
+        table.add_column(column, justify="right", no_wrap=True)
     for floor in each.floors:
         own = " (the graph)" if floor.precision == report.precision else ""
-        table.add_row(f"{floor.precision}{own}", f"{floor.latency_ms:.3f}", f"{floor.images_a_second:,.0f}")
+        table.add_row(
+            f"all in {floor.precision}{own}" if floor.precision != "int8" else f"{floor.precision}, else fp16{own}",
+            significant(floor.latency_ms),
+            significant(floor.images_a_second),
+        )
     console.print(table)
-    _print_layers(console, f"the {len(each.dominating)} slowest of {len(each.layers)} layers", each.dominating)
-    choice = each.recommendation
-    console.print(f"estimate: export with [bold]{choice.options}[/bold]: {choice.reason}", soft_wrap=True)
-    for other in choice.choices:
-        console.print(f"  {other.floor_ms:8.3f} ms  {other.options}")
+    _print_fit(console, report, each)
+    _print_layers(console, _slowest(len(each.dominating), len(each.layers)), each.dominating)
+    _print_choices(console, each.recommendation)
     if each.dla is None:
         console.print("no DLA on this device")
         return
     dla = each.dla
     static = "" if dla.static else "; it needs a fixed batch: export --batch N"
     console.print(
-        f"DLA, {figures.dla_cores} cores: {dla.eligible_share_of_macs:.0%} of the multiply-accumulates, "
+        f"DLA, {figures.dla_cores} cores: {_share(dla.eligible_share_of_macs)} of the multiply-accumulates, "
         f"{dla.eligible_nodes} of {dla.nodes} nodes, in {dla.segments} pieces of which a core loads 16 at most{static}",
         soft_wrap=True,
     )
@@ -150,27 +190,57 @@ def _print_device(console: Console, report: PlanReport, each: DevicePlan) -> Non
     console.print(dla.releases, style="dim", soft_wrap=True)
 
 
+def _print_choices(console: Console, choice: Recommendation) -> None:
+    """The advice, and the floors that it was chosen by: of each way to merge groups the best alone."""
+    from rich.table import Table
+
+    rival = f" or [bold]{choice.undecided}[/bold]" if choice.undecided else ""
+    console.print(f"estimate: export with [bold]{choice.options}[/bold]{rival}: {choice.reason}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("floor ms", justify="right", no_wrap=True)
+    table.add_column("export with")
+    shown = dict[tuple[str, bool], None]()
+    for other in choice.choices:  # fastest first
+        base, _, regroup = other.options.partition(" --regroup ")
+        if (base, bool(regroup)) not in shown or other.options in (choice.options, choice.undecided):
+            table.add_row(significant(other.floor_ms), other.options)
+        shown[base, bool(regroup)] = None
+    console.print(table)
+
+
+def _slowest(shown: int, layers: int) -> str:
+    return (
+        f"the slowest {shown} of {layers} layers, by their floors" if shown > 1 else f"the slowest of {layers} layers"
+    )
+
+
 def _print_layers(console: Console, title: str, rows: Iterable[LayerPlan]) -> None:
+    """A narrow terminal gets fewer columns, and --json has them all."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
-    for column in ("layer", "what", "nodes", "type", "MMACs", "padded", "MB", "MACs/B", "bound", "ms"):
-        words = column in ("layer", "what", "type", "bound")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
+    columns = ("layer", "what", "nodes", "type", "M MACs", "padded", "MB moved", "MACs/B", "limit", "floor ms")
+    narrow = ("layer", "what", "type", "limit", "floor ms")
+    shown = columns if console.width >= WIDE else narrow
+    console.print(escape(title), style="italic", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for column in shown:
+        words = column in ("layer", "what", "type", "limit")
+        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
     for row in rows:
-        table.add_row(
-            escape(row.name),
-            row.kind,
-            str(len(row.nodes)),
-            row.precision,
-            f"{row.macs / 1e6:.1f}",
-            f"x{row.padded_macs / row.macs:.1f}" if row.macs else "",
-            f"{row.bytes_moved / 1e6:.2f}",
-            f"{row.intensity:.0f}",
-            row.bound,
-            f"{row.floor_ms:.4f}",
-        )
+        cells = {
+            "layer": escape(row.name),
+            "what": row.kind,
+            "nodes": str(len(row.nodes)),
+            "type": row.precision.value,
+            "M MACs": significant(row.macs / 1e6),
+            "padded": f"x{row.padded_macs / row.macs:.1f}" if row.macs else "",
+            "MB moved": significant(row.bytes_moved / 1e6),
+            "MACs/B": significant(row.intensity, 2),
+            "limit": row.bound,
+            "floor ms": significant(row.floor_ms),
+        }
+        table.add_row(*(cells[column] for column in shown))
     console.print(table)
 
 
@@ -181,13 +251,13 @@ def _print_cpu(console: Console, cpu: CpuPlan) -> None:
         f"product, {rates.memory_bytes_a_second / 1e9:.1f} GB/s from memory, measured now in ONNX Runtime",
         soft_wrap=True,
     )
-    console.print(f"predicted {cpu.predicted_ms:.2f} ms in FP32")
+    console.print(f"estimate: {significant(cpu.predicted_ms)} ms in FP32, batch {cpu.batch}")
     if cpu.measured_ms is not None and cpu.fastest_ms is not None:
-        console.print(f"measured  {cpu.measured_ms:.2f} ms: predicted / measured = {cpu.ratio:.2f}")
+        console.print(f"measured: {significant(cpu.measured_ms)} ms, the median; estimate / measured = {cpu.ratio:.2f}")
         if cpu.measured_ms > BUSY * cpu.fastest_ms:
             console.print(
-                f"[yellow]![/yellow] the fastest run took {cpu.fastest_ms:.2f} ms: this machine has other work, and the "
-                "comparison means little",
+                f"[yellow]![/yellow] the fastest run took {significant(cpu.fastest_ms)} ms: this machine has other work, and "
+                "the comparison means little",
                 soft_wrap=True,
             )
-    _print_layers(console, f"the {len(cpu.dominating)} slowest layers", cpu.dominating)
+    _print_layers(console, _slowest(len(cpu.dominating), cpu.layers), cpu.dominating)

@@ -58,9 +58,12 @@ def start(
         else:
             print(f"{found.artifact} on {found.backend}: {found.latency_ms:.1f} ms, opened in {found.open_ms:.0f} ms")
         return
+    if json:
+        raise UsageError("--json is of --probe", advice="options of the verb come after it: start ... VERB --json")
     if verb is None:
         raise UsageError("no verb to run", advice=f"give one of {', '.join(starting.VERBS)}")
     starting.check_verb(verb)
+    _check_arguments(verb, [str(bundle), *(arguments or ())])  # not after minutes of building
     chosen, device = starting.choose_backend(backend)
     with ConsoleProgress() as progress:
         ready = starting.prepare(bundle, cache, chosen, device, progress, wait_s=wait)
@@ -73,3 +76,12 @@ def start(
         code = app(starting.verb_arguments(ready, verb, arguments or ()), standalone_mode=False)
     if code:
         raise typer.Exit(code)
+
+
+def _check_arguments(verb: str, arguments: list[str]) -> None:
+    """Reads them as the verb would, and runs nothing. Raises click's UsageError; shows the verb's help if that is asked for."""
+    from skdeploy.cli import app
+
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)  # an app of many verbs
+    command.commands[verb].make_context(f"skdeploy start {verb}", arguments)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Annotated, Final, Literal
@@ -158,17 +161,32 @@ def device_table() -> DeviceTable:
     return parse_devices(resources.files("skdeploy.planning").joinpath(TABLE).read_text(encoding="utf-8"))
 
 
-def devices_named(names: list[str]) -> dict[str, Device]:
-    """The devices in the order given; ``all`` is every one. Raises UsageError for an unknown name."""
+def devices_named(given: Sequence[str]) -> tuple[str, ...]:
+    """Names of the table, and ``this-cpu``, in the order given and each once. ``all`` is every one of the table.
+
+    A text may hold several, with commas, in any case, with spaces or underscores for hyphens. Raises UsageError for none, and
+    for an unknown one, with those that are like it.
+    """
     known = device_table().device
-    chosen: dict[str, Device] = {}
-    for name in names:
+    words = [word for text in given for word in text.split(",")]
+    chosen: dict[str, None] = {}
+    for word in words:
+        name = re.sub(r"[\s_]+", "-", word.strip().lower())
         if name == ALL:
-            chosen |= known
-        elif name in known:
-            chosen[name] = known[name]
+            chosen |= dict.fromkeys(known)
+        elif name in known or name == THIS_CPU:
+            chosen[name] = None
         else:
-            raise UsageError(
-                f"no device named {name!r}", advice=f"--device takes {', '.join(known)}, {ALL} or {THIS_CPU}"
-            )
-    return chosen
+            raise UsageError(f"no device named {word.strip()!r}", advice=_known_names(name))
+    if not chosen:
+        raise UsageError("no device to plan for", advice=_known_names(""))
+    return tuple(chosen)
+
+
+def _known_names(near: str) -> str:
+    """What --device takes, and before it what may have been meant: names that hold ``near``, else those spelt like it."""
+    known = [*device_table().device, THIS_CPU]
+    holding = [name for name in known if near in name] if near else []
+    alike = holding or difflib.get_close_matches(near, known, n=3, cutoff=0.5)
+    guess = f"did you mean {', '.join(alike)}? " if alike else ""
+    return f"{guess}--device takes {', '.join(known)} or {ALL}"

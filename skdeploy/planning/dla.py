@@ -26,8 +26,8 @@ MAX_BATCH: Final = 4096
 MAX_SIZE: Final = 8192
 SOFTMAX_AXIS: Final = 1024
 RELEASES: Final = (
-    "DLA runs with TensorRT up to 10.7, and again with 11.4.1 on AGX Orin (JetPack 7.2.2); up to 10.x its INT8 takes a "
-    "calibration cache (--legacy-calibration-cache), not Q/DQ"
+    "skdeploy builds for a DLA with TensorRT 11.4.1 and later, on AGX Orin (JetPack 7.2.2); TensorRT up to 10.7 has one for "
+    "weakly typed builds, which are not ours, and its INT8 takes a calibration cache (export --legacy-calibration-cache)"
 )
 ACTIVATIONS: Final = frozenset({"Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu"})
 ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"})

@@ -55,6 +55,20 @@ def read_plain(model: ir.Model, shown: Path | str, batch: int | None = None, siz
     return Plain(model, used, scales, int8_weights, dynamic, half)
 
 
+def require_size(model: ir.Model, shown: Path | str, size: Size) -> None:
+    """Raises UsageError for a size (height, width) in pixels that the graph's images cannot have, as theirs is fixed."""
+    for value in model.graph.inputs:
+        if value.shape is None or len(value.shape) != 4:
+            continue
+        own = tuple(value.shape[axis] for axis in _image_axes(value))
+        if any(isinstance(dim, int) and dim != pixels for dim, pixels in zip(own, size, strict=True)):
+            fixed = "x".join(str(dim) for dim in own)
+            raise UsageError(
+                f"{shown} is fixed to images of {fixed}, not {'x'.join(map(str, size))}",
+                advice="leave --imgsz out, or export with that --imgsz",
+            )
+
+
 def dims(value: ir.Value) -> tuple[int, ...]:
     """The shape of a tensor of a plain graph."""
     assert value.shape is not None  # read_plain
@@ -76,9 +90,7 @@ def _with_shapes(model: ir.Model, shown: Path | str, batch: int | None, size: Si
             used = batch or 1
             symbols[first.value] = used
         if size is not None and len(value.shape) == 4:
-            # Raw pixels come as (N, H, W, C), planes as (N, C, H, W).
-            axes = (1, 2) if value.dtype == ir.DataType.UINT8 else (2, 3)
-            named = zip(axes, size, strict=True)
+            named = zip(_image_axes(value), size, strict=True)
             symbols |= {dim.value: pixels for axis, pixels in named if not isinstance(dim := value.shape[axis], int)}
     symbols.pop(None, None)
     inputs = list(model.graph.inputs)
@@ -103,6 +115,11 @@ def _with_shapes(model: ir.Model, shown: Path | str, batch: int | None, size: Si
                     advice="export with fixed sizes, or simplify the graph",
                 )
     return model, used
+
+
+def _image_axes(value: ir.Value) -> tuple[int, int]:
+    """Of height and width: raw pixels come as (N, H, W, C), planes as (N, C, H, W)."""
+    return (1, 2) if value.dtype == ir.DataType.UINT8 else (2, 3)
 
 
 def _inferred(model: ir.Model) -> ir.Model:

@@ -8,8 +8,9 @@ from typing import Final
 from skdeploy.architecture import Frozen
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain
-from skdeploy.planning.roofline import Peaks, costs, floor_ms, types_of
+from skdeploy.planning.roofline import Peaks, Work, costs, floor_ms, types_of, work_of
 from skdeploy.planning.tensor_cores import merge_factor
+from skdeploy.significant import significant
 from skdeploy.spec import Precision
 
 # A floor that is this little lower is no reason to give up exactness: kernels differ from their peaks by more.
@@ -39,23 +40,31 @@ class Recommendation(Frozen):
     estimate: bool = True
 
 
-def recommend(plain: Plain, layers: Collection[Layer], device: Peaks) -> Recommendation:
-    """Weighs FP16, INT8 and INT8 but for grouped convolutions, each as it is and with groups merged into fewer.
+def ways_to_export(plain: Plain, layers: Collection[Layer]) -> dict[str, list[Work]]:
+    """The work under each choice of ``skdeploy export``'s options that is weighed, the same on every device.
 
-    FP16 stays unless INT8 is lower by a tenth; no option that makes it less than a tenth lower is added.
+    FP16, INT8 and INT8 but for grouped convolutions, each as it is and with groups merged into fewer.
     """
-    grouped = any(layer.groups > 1 and layer.into_group > 1 for layer in layers)
     bases = {
         "--fp16": types_of(plain, Precision.FP16),
         "--int8": types_of(plain, Precision.INT8),
     }
-    if grouped:
+    if any(layer.groups > 1 and layer.into_group > 1 for layer in layers):
         bases["--int8 --int8-keep-grouped"] = types_of(plain, Precision.INT8, keep_grouped=True)
-    floors: dict[str, float] = {}
+    ways = {}
     for options, types in bases.items():
-        floors[options] = floor_ms(costs(layers, types, device))
+        ways[options] = work_of(layers, types)
         for regroup in groups_left(layers):
-            floors[f"{options} --regroup {regroup}"] = floor_ms(costs(layers, types, device, regroup))
+            ways[f"{options} --regroup {regroup}"] = work_of(layers, types, regroup)
+    return ways
+
+
+def recommend(ways: Mapping[str, Collection[Work]], device: Peaks) -> Recommendation:
+    """Weighs what ``ways_to_export`` found by its floors on a device.
+
+    FP16 stays unless INT8 is lower by a tenth; no option that makes it less than a tenth lower is added.
+    """
+    floors = {options: floor_ms(costs(works, device)) for options, works in ways.items()}
     best, rival = decide(floors)
     return Recommendation(
         options=best,
@@ -99,13 +108,14 @@ def gain(floors: Mapping[str, float], options: str, than: str) -> float:
 
 
 def _reason(floors: Mapping[str, float], best: str, rival: str) -> str:
-    reason = f"floor {floors[best]:.3f} ms against {floors['--fp16']:.3f} ms of --fp16"
+    shown = {options: f"{significant(floor)} ms" for options, floor in floors.items()}
+    reason = f"floor {shown[best]} against {shown['--fp16']} of --fp16"
     if best == "--fp16":
-        reason = f"floor {floors[best]:.3f} ms; INT8's is {floors['--int8']:.3f} ms"
+        reason = f"floor {shown[best]}; INT8's is {shown['--int8']}"
     if rival:
         lower, higher = sorted((best, rival), key=floors.__getitem__)
         return (
-            f"undecided, measure both: {reason}; {rival} has {floors[rival]:.3f} ms, "
+            f"undecided, measure both: {reason}; {rival} has {shown[rival]}, "
             f"{gain(floors, lower, higher):.1%} apart where {WORTH:.0%} decides"
         )
     return reason if best != "--fp16" else f"{reason}, less than {WORTH:.0%} lower"

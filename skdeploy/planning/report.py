@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,12 +13,12 @@ from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.errors import UsageError
 from skdeploy.parity.runners import fp32_graph, last_graph
 from skdeploy.planning.cpu_rates import CpuRates, measure_rates
-from skdeploy.planning.devices import ALL, THIS_CPU, Device, Source, device_table, devices_named
+from skdeploy.planning.devices import THIS_CPU, Device, Source, device_table, devices_named
 from skdeploy.planning.dla import DlaReport, dla_report
 from skdeploy.planning.layers import ONNXRUNTIME, Layer, fuse
-from skdeploy.planning.plain import Plain, dims, read_plain
-from skdeploy.planning.recommend import Recommendation, recommend
-from skdeploy.planning.roofline import Cost, costs, floor_ms, types_of
+from skdeploy.planning.plain import Plain, dims, read_plain, require_size
+from skdeploy.planning.recommend import Recommendation, recommend, ways_to_export
+from skdeploy.planning.roofline import Cost, costs, floor_ms, least_memory_bytes, types_of, work_of
 from skdeploy.planning.tensor_cores import int8_reason
 from skdeploy.planning.this_cpu import (
     CHECK_ROUNDS,
@@ -66,7 +66,11 @@ class Floor(Frozen):
 
 
 class DevicePlan(Frozen):
-    """``floors`` are of all precisions, ``layers`` of the graph's own; ``dominating`` are the slowest of them."""
+    """``floors`` are of all precisions, ``layers`` of the graph's own; ``dominating`` are the slowest of them.
+
+    ``least_memory_bytes``: the weights, and what the layer that has most reads and writes, an estimate as the floors are;
+    ``fits`` if the device has that, where a data sheet's GB may be 2^30 bytes.
+    """
 
     name: str
     figures: Device
@@ -74,12 +78,14 @@ class DevicePlan(Frozen):
     floors: tuple[Floor, ...]
     dominating: tuple[LayerPlan, ...]
     layers: tuple[LayerPlan, ...]
+    least_memory_bytes: int
+    fits: bool
     recommendation: Recommendation
     dla: DlaReport | None
 
 
 class GroupedConvolution(Frozen):
-    """A grouped convolution, and why it is not for INT8; no reason means that it is."""
+    """A grouped convolution, and why it is not for INT8; no reason means that it is. Channels are those of a group."""
 
     name: str
     groups: int
@@ -91,20 +97,19 @@ class GroupedConvolution(Frozen):
 class CpuPlan(Frozen):
     """This CPU, by rates that single operators reach in ONNX Runtime.
 
-    ``measured_ms``, the median, and ``fastest_ms`` are there if they were asked for; far apart, the machine had other work.
+    ``layers`` is how many the graph has. ``measured_ms``, the median, ``fastest_ms`` and ``ratio``, predicted to measured, are
+    there if they were asked for. Median and fastest far apart: the machine had other work.
     """
 
     graph: str
+    batch: int
+    layers: int
     rates: CpuRates
     predicted_ms: float
     measured_ms: float | None
     fastest_ms: float | None
+    ratio: float | None
     dominating: tuple[LayerPlan, ...]
-
-    @property
-    def ratio(self) -> float | None:
-        """Predicted to measured."""
-        return self.predicted_ms / self.measured_ms if self.measured_ms else None
 
 
 class PlanReport(Frozen):
@@ -138,21 +143,19 @@ def plan(
     UsageError for what is no bundle and no .onnx, an unknown device or a batch that the graph does not take; IntegrityError for
     a broken file or a bundle without a graph; ExportError where a shape stays unknown.
     """
-    if not names:
-        raise UsageError("no device", advice=f"--device takes {', '.join(device_table().device)}, {ALL} or {THIS_CPU}")
     if top < 0:
         raise UsageError(f"--top {top}: how many layers, none or more")
-    devices = devices_named([name for name in names if name != THIS_CPU])
-    if check and THIS_CPU not in names:
+    devices = devices_named(names)
+    table_names = [name for name in devices if name != THIS_CPU]
+    if check and THIS_CPU not in devices:
         raise UsageError("--check measures this CPU", advice=f"add --device {THIS_CPU}")
     bundle = _bundle_at(path)
     if bundle is not None:
         runner = last_graph(bundle)
         graph = bundle.check(runner.artifact)
-        size = size or _size_of(bundle)
     else:
         graph = path
-    plain = read_plain(load_graph(graph), graph, batch, size)
+    plain = _plain(bundle, graph, batch, size)
     layers = fuse(plain.model)
     if not layers:
         raise UsageError(f"{graph} only reshapes: nothing in it costs anything", advice="name a network's graph")
@@ -164,8 +167,8 @@ def plan(
         dynamic=plain.dynamic,
         macs=sum(layer.macs for layer in layers) // plain.batch,
         grouped=tuple(_grouped(layer) for layer in layers if layer.groups > 1),
-        devices=tuple(_device_plan(name, plain, layers, precision, top) for name in devices),
-        cpu=_cpu_plan(bundle, graph, batch, size, top, check, say) if THIS_CPU in names else None,
+        devices=tuple(_device_plans(table_names, plain, layers, precision, top)) if table_names else (),
+        cpu=_cpu_plan(bundle, graph, batch, size, top, check, say) if THIS_CPU in devices else None,
     )
 
 
@@ -183,32 +186,46 @@ def _bundle_at(path: Path) -> Bundle | None:
     return None
 
 
-def _size_of(bundle: Bundle) -> Size:
-    image = bundle.manifest.model.input
-    return image.height, image.width
+def _plain(bundle: Bundle | None, graph: Path, batch: int | None, size: Size | None) -> Plain:
+    """The graph with sizes; a bundle's card has that which nobody gives. Raises UsageError as ``read_plain``."""
+    model = load_graph(graph)
+    if size is None and bundle is not None:
+        image = bundle.manifest.model.input
+        return read_plain(model, graph, batch, (image.height, image.width))
+    if size is not None:
+        require_size(model, graph, size)
+    return read_plain(model, graph, batch, size)
 
 
-def _device_plan(name: str, plain: Plain, layers: Sequence[Layer], precision: Precision, top: int) -> DevicePlan:
+def _device_plans(
+    names: Sequence[str], plain: Plain, layers: Sequence[Layer], precision: Precision, top: int
+) -> Iterator[DevicePlan]:
     table = device_table()
-    device = table.device[name]
-    floors = []
-    rows: tuple[LayerPlan, ...] = ()
-    for each in Precision:
-        found = costs(layers, types_of(plain, each), device)
-        latency = floor_ms(found)
-        floors.append(Floor(precision=each, latency_ms=latency, images_a_second=1000 * plain.batch / latency))
-        if each is precision:
-            rows = tuple(map(_layer_plan, found))
-    return DevicePlan(
-        name=name,
-        figures=device,
-        source=table.source[device.source],
-        floors=tuple(floors),
-        dominating=_slowest(rows, top),
-        layers=rows,
-        recommendation=recommend(plain, layers, device),
-        dla=dla_report(plain, layers) if device.dla_cores else None,
-    )
+    types = {each: types_of(plain, each) for each in Precision}
+    works = {each: work_of(layers, types[each]) for each in Precision}
+    least_memory = least_memory_bytes(layers, types[precision])
+    ways = ways_to_export(plain, layers)
+    dla = dla_report(plain, layers)
+    for name in names:
+        device = table.device[name]
+        found = {each: costs(works[each], device) for each in Precision}
+        latencies = {each: floor_ms(found[each]) for each in Precision}
+        rows = tuple(map(_layer_plan, found[precision]))
+        yield DevicePlan(
+            name=name,
+            figures=device,
+            source=table.source[device.source],
+            floors=tuple(
+                Floor(precision=each, latency_ms=latency, images_a_second=1000 * plain.batch / latency)
+                for each, latency in latencies.items()
+            ),
+            dominating=_slowest(rows, top),
+            layers=rows,
+            least_memory_bytes=least_memory,
+            fits=least_memory <= device.memory_gb * 2**30,
+            recommendation=recommend(ways, device),
+            dla=dla if device.dla_cores else None,
+        )
 
 
 def _cpu_plan(
@@ -224,12 +241,12 @@ def _cpu_plan(
     if bundle is not None:
         runner = fp32_graph(bundle)
         graph = bundle.check(runner.artifact) if runner is not None else graph
-    model = load_graph(graph)
-    plain = read_plain(model, graph, batch, size)
+    plain = _plain(bundle, graph, batch, size)
     require_fp32(quantized=plain.quantized, half=plain.half, shown=str(graph))
     say("measuring what single operators reach on this CPU")
     rates = measure_rates(threads_here())
     found = cpu_costs(fuse(plain.model, ONNXRUNTIME), rates)
+    predicted = predicted_ms(found, rates)
     measured = fastest = None
     if check:
         say(f"measuring {graph.name}")
@@ -240,10 +257,13 @@ def _cpu_plan(
         measured, fastest = measured_ms(graph, feeds, rates.threads, CHECK_ROUNDS)
     return CpuPlan(
         graph=str(graph),
+        batch=plain.batch,
+        layers=len(found),
         rates=rates,
-        predicted_ms=predicted_ms(found, rates),
+        predicted_ms=predicted,
         measured_ms=measured,
         fastest_ms=fastest,
+        ratio=predicted / measured if measured else None,
         dominating=_slowest(tuple(map(_layer_plan, found)), top),
     )
 

@@ -44,13 +44,19 @@ class Types:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One layer on one device. Bytes and MACs of the whole batch."""
+class Work:
+    """What a layer has to do, on whatever device. Bytes and MACs of the whole batch."""
 
     layer: Layer
     precision: Precision
     padded_macs: int
     bytes_moved: int
+
+
+@dataclass(frozen=True)
+class Cost(Work):
+    """A layer's work on one device."""
+
     compute_ms: float
     memory_ms: float
 
@@ -88,21 +94,48 @@ def types_of(plain: Plain, precision: Precision, *, keep_grouped: bool = False) 
     return Types(Precision.FP16, edges, plain.int8_weights - dropped)
 
 
-def costs(layers: Collection[Layer], types: Types, device: Peaks, regroup: int | None = None) -> list[Cost]:
-    """Every layer's floor. ``regroup``: N of ``export --regroup N``, the groups that grouped convolutions have afterwards."""
+def work_of(layers: Collection[Layer], types: Types, regroup: int | None = None) -> list[Work]:
+    """Every layer's work. ``regroup``: N of ``export --regroup N``, the groups that grouped convolutions have afterwards."""
     found = []
     for layer in layers:
         precision = types.of_layer(layer)
-        macs = padded_macs(layer, precision, regroup)
-        moved = bytes_moved(layer, types, regroup)
-        compute_ms = 1000 * macs / device.macs_a_second(precision)
-        found.append(Cost(layer, precision, macs, moved, compute_ms, 1000 * moved / device.bytes_a_second))
+        found.append(Work(layer, precision, padded_macs(layer, precision, regroup), bytes_moved(layer, types, regroup)))
     return found
+
+
+def costs(works: Collection[Work], device: Peaks) -> list[Cost]:
+    """Every layer's floor on a device."""
+    return [
+        Cost(
+            work.layer,
+            work.precision,
+            work.padded_macs,
+            work.bytes_moved,
+            compute_ms=1000 * work.padded_macs / device.macs_a_second(work.precision),
+            memory_ms=1000 * work.bytes_moved / device.bytes_a_second,
+        )
+        for work in works
+    ]
 
 
 def floor_ms(found: Collection[Cost]) -> float:
     """Latency of one batch, layers one after another."""
     return sum(cost.floor_ms for cost in found)
+
+
+def least_memory_bytes(layers: Collection[Layer], types: Types) -> int:
+    """All weights, and beside them the inputs and outputs of the one layer that has most: an engine hardly needs less."""
+    weights: dict[ir.Value, int] = {}
+    maps = 0
+    for layer in layers:
+        own = {
+            value: prod(dims(value)) * BYTES[types.of_layer(layer) if node is layer.main and index == 1 else types.base]
+            for node, index, value in layer.reads()
+            if value.is_initializer()
+        }
+        maps = max(maps, bytes_moved(layer, types) - sum(own.values()))
+        weights |= own
+    return sum(weights.values()) + maps
 
 
 def bytes_moved(layer: Layer, types: Types, regroup: int | None = None) -> int:

@@ -128,7 +128,7 @@ def test_open_sizes_without_limits_are_refused() -> None:
     [
         (CUDA, "device=-1", "device -1: at least 0"),
         (CUDA, "memory-mib=0", "memory-mib 0: at least 1"),
-        (CUDA, "memory-mib=-4", "at least 1"),
+        (CUDA, "memory-mib=-4", "memory-mib -4: at least 1"),
         (CUDA, "memory-mib=much", "'much' is no whole number"),
         (CUDA, "tf32=yes", "on or off"),
         (CUDA, "convolution-search=fast", "one of exhaustive, heuristic, default"),
@@ -136,6 +136,7 @@ def test_open_sizes_without_limits_are_refused() -> None:
         (CUDA, "device", "device is none of onnxruntime-cuda"),
         (TENSORRT, "opt-level=6", "opt-level 6: 0 to 5"),
         (TENSORRT, "opt-level=-1", "opt-level -1: 0 to 5"),
+        (TENSORRT, "workspace-mib=-4", "workspace-mib -4: at least 1"),
         (TENSORRT, "workspace-mib=0", "workspace-mib 0: at least 1"),
         (TENSORRT, "batch=0/1/8", "batch 0/1/8 is not 1 <= min <= opt <= max"),
         (TENSORRT, "batch=8/4/2", "batch 8/4/2 is not"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from skdeploy.bench.machine_state import (
+    Nvml,
     Sample,
     Watch,
     cpuinfo_mhz,
@@ -13,6 +16,7 @@ from skdeploy.bench.machine_state import (
     throttles,
     warnings_of,
 )
+from skdeploy.errors import DependencyError
 
 ORIN = (
     "11-24-2026 12:00:00 RAM 4722/30592MB (lfb 3x4MB) SWAP 0/15296MB (cached 0MB) CPU [12%@729,3%@729,off,off] "
@@ -86,6 +90,64 @@ def test_this_machine_is_watched() -> None:
         found = watch.finish()
     assert [sample.where for sample in found.during] == ["CPU"]
     assert 0 <= found.others <= 1
+
+
+class FakeNvml:
+    """As much of pynvml as is used, of GPUs with these names; a Jetson's NVML answers less than a server's."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *names: str, refuses: str = "") -> None:
+        self.names, self.refuses = names, refuses
+
+    def __getattr__(self, function: str) -> Callable[..., object]:
+        answers: dict[str, Callable[..., object]] = {
+            "nvmlInit": lambda: None,
+            "nvmlDeviceGetCount": lambda: len(self.names),
+            "nvmlDeviceGetHandleByIndex": lambda index: index,
+            "nvmlDeviceGetName": lambda handle: self.names[handle].encode(),
+            "nvmlDeviceGetClockInfo": lambda handle, kind: 1000 * handle + kind,
+            "nvmlDeviceGetPowerUsage": lambda handle: 70_500 + handle,
+            "nvmlDeviceGetTemperature": lambda handle, _: 40 + handle,
+            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda _: 0x4,
+        }
+        answer = answers[function]
+
+        def call(*arguments: int) -> object:
+            if function == self.refuses:
+                raise self.NVMLError("Not Supported")
+            return answer(*arguments)
+
+        return call
+
+
+def test_nvml_is_asked_for_the_gpu_that_cuda_calls_the_first() -> None:
+    found = Nvml(FakeNvml("NVIDIA L4", "NVIDIA T4"), "NVIDIA T4").sample()
+    assert found == Sample(
+        where="NVIDIA T4",
+        clock_mhz=1001,
+        memory_clock_mhz=1002,
+        power_w=70.501,
+        temperature_c=41,
+        throttled=("power limit",),
+    )
+
+
+def test_what_nvml_does_not_tell_is_none() -> None:
+    found = Nvml(FakeNvml("NVIDIA L4", refuses="nvmlDeviceGetPowerUsage"), "NVIDIA L4").sample()
+    assert found.power_w is None
+    assert found.temperature_c == 40
+
+
+@pytest.mark.parametrize("function", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetName"])
+def test_an_nvml_that_serves_no_gpu_is_told_and_no_crash(function: str) -> None:
+    with pytest.raises(DependencyError, match="NVML does not serve this GPU: Not Supported"):
+        Nvml(FakeNvml("Orin", refuses=function), "Orin")
+    with pytest.raises(DependencyError, match="NVML sees no GPU"):
+        Nvml(FakeNvml(), "Orin")
 
 
 @pytest.mark.gpu

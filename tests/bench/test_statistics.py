@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from skdeploy.bench.statistics import Ratio, int8_sentence, is_stable, percentiles, ratio_of, verdict_of
-from skdeploy.spec import Precision
+from skdeploy.bench.statistics import is_stable, percentiles, ratio_of, verdict_of
 
 
 def test_percentiles_are_those_of_scipy() -> None:
@@ -96,14 +95,3 @@ def test_no_pairs_are_refused() -> None:
         ratio_of([1.0], [1.0])
     with pytest.raises(ValueError, match="no two pairs"):
         ratio_of([1.0, 2.0], [1.0])
-
-
-@pytest.mark.parametrize(
-    ("verdict", "words"),
-    [("faster", "INT8 pays here"), ("slower", "INT8 does not pay here"), ("no difference", "no difference from FP16")],
-)
-def test_the_sentence_about_int8_follows_the_verdict(verdict: str, words: str) -> None:
-    ratio = Ratio.model_validate({"ratio": 0.5, "low": 0.4, "high": 0.6, "pairs": 9, "verdict": verdict})
-    text = int8_sentence(ratio, Precision.FP16, "tensorrt, batch 8")
-    assert words in text
-    assert "0.400 to 0.600" in text

@@ -127,6 +127,12 @@ def test_a_verb_that_fails_is_the_exit_code(start: Start, tmp_path: Path) -> Non
         (("--backend", "openvino", "verify"), "nothing starts on a backend named 'openvino'"),
         (("--backend", "torch", "verify"), "nothing starts on a backend named 'torch'"),
         ((*CPU, "--wait", "-1", "verify"), "--wait -1: seconds, 0 or more"),
+        ((*CPU, "--wait", "nan", "verify"), "--wait nan: seconds, 0 or more"),
+        ((*CPU, "--json", "verify"), "options of the verb come after it"),
+        # What the verb would refuse, before a build of minutes.
+        ((*CPU, "verify", "--imgs", "x"), "No such option: --imgs"),
+        ((*CPU, "predict"), "Missing argument"),
+        ((*CPU, "bench", "--seconds", "long"), "Invalid value for '--seconds'"),
         ((*CPU, "--bundle", "no/such", "verify"), "no/such is not a bundle"),
     ],
 )
@@ -206,6 +212,32 @@ def test_entries_of_other_bundles_are_named_and_stay(start: Start, bundle: Path,
     assert len(entries(cache)) == 2
 
 
+def test_bundles_of_the_users_own_are_not_named_as_removable(
+    start: Start, bundle: Path, cache: Path, image: Path
+) -> None:
+    shutil.copytree(bundle, cache / "mine" / "sknet50-fp16")
+    result = start(*CPU, "predict", image)
+    assert result.code == 0
+    assert "rm -r" not in result.err
+
+
+def test_the_command_that_removes_entries_can_be_pasted(run: Run, bundle: Path, tmp_path: Path, image: Path) -> None:
+    spaced = tmp_path / "a cache"
+    asked = ("start", "--bundle", bundle, "--cache", spaced, *CPU, "predict", image)
+    assert run(*asked).code == 0
+    (old,) = entries(spaced)
+    found = load_bundle(bundle)
+    found.save(found.manifest.model_copy(update={"notes": ("another",)}))
+    assert f"rm -r '{old}'" in run(*asked).err
+
+
+def test_help_of_a_verb_prepares_nothing(start: Start, cache: Path) -> None:
+    result = start("predict", "--help")
+    assert result.code == 0
+    assert "Usage: skdeploy start predict" in result.out
+    assert not cache.exists()
+
+
 def test_the_probe_runs_what_a_start_has_made(start: Start, cache: Path, image: Path) -> None:
     early = start(*CPU, "--probe")
     assert early.code == 9
@@ -226,6 +258,27 @@ def test_the_probe_knows_what_is_running_without_being_told(start: Start, bundle
         assert starting.running() == ready
         assert start("--probe").code == 0
     assert starting.running() is None
+
+
+def test_what_a_killed_start_announced_is_not_believed(
+    start: Start, bundle: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends without a word while it announces, as under SIGKILL; its entry is there and could be probed."""
+    without_gpu(monkeypatch)
+    ready = starting.prepare(bundle, cache, "onnxruntime", None, Silent())
+    code = (
+        "import os, sys, tempfile; from pathlib import Path\n"
+        "from skdeploy import starting; from skdeploy.progress import Silent\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "with starting.announced(starting.Ready(Path(sys.argv[2]), sys.argv[3], 'onnxruntime', True, 0.0), Silent()):\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    killed = [sys.executable, "-c", code, str(tmp_path / "tmp"), str(ready.folder), ready.artifact]
+    assert subprocess.run(killed, check=False).returncode == -9
+    (left,) = (tmp_path / "tmp").glob("skdeploy-start-*.json")
+    assert starting.running() is None
+    assert start("--probe").code == 3  # as if nothing had been announced
+    left.unlink()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to another user")

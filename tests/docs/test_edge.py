@@ -31,6 +31,8 @@ SERVICE = (ROOT / "deploy/skdeploy.service").read_text(encoding="utf-8")
 COMPOSE: Any = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 COMMANDS: Any = typer.main.get_command(app)
 LAST_STAGES = ("export", "runtime")
+# The lines of each block of shell, continuations joined.
+BLOCKS = [re.sub(r"\\\n\s*", "", block).splitlines() for block in re.findall(r"```sh\n(.*?)```", EDGE, re.DOTALL)]
 
 
 def stages(dockerfile: str) -> dict[str, list[tuple[str, str]]]:
@@ -161,8 +163,7 @@ def test_no_file_names_a_package_index() -> None:
 
 
 def test_every_docker_run_in_the_docs_runs_a_verb_that_exists_with_its_options() -> None:
-    lines = [line.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", EDGE, re.DOTALL) for line in [block]]
-    runs = [line for block in lines for line in block.splitlines() if line.startswith("docker run")]
+    runs = [line for block in BLOCKS for line in block if line.startswith("docker run")]
     assert len(runs) >= 7
     for line in runs:
         image, *words = re.split(r" sknet(?:-export)?(?= |$)", line)[1].split() or ["verify"]
@@ -196,11 +197,53 @@ def test_systemd_takes_the_service(tmp_path: Path) -> None:
     assert "Resttart" in subprocess.run(verify, capture_output=True, text=True, check=False, timeout=60).stderr
 
 
-def test_the_service_is_as_bound_as_compose() -> None:
+def test_the_service_runs_the_container_as_bound_as_compose_in_the_hosts_groups(tmp_path: Path) -> None:
+    """Its shell line, as systemd hands it over, with programs in place of docker and getent that show what they are asked."""
     (line,) = re.findall(r"^ExecStart=(.*?)(?<!\\)$", SERVICE, re.MULTILINE | re.DOTALL)
-    words = shlex.split(line.replace("\\\n", " "))
-    for said in ("--read-only", "--runtime", "engines:/cache", "/etc/skdeploy/bundle:/bundle:ro", "no-new-privileges"):
-        assert said in words
+    command = [word.replace("$$", "$") for word in shlex.split(line.replace("\\\n", " "))]
+    for name, does in {"docker": 'printf "%s\\n" "$@"', "getent": 'echo "$2:x:$(expr length "$2"):someone"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    command[-1] = command[-1].replace("/usr/bin/docker", str(tmp_path / "docker"))
+    said = {"SKDEPLOY_IMAGE": "sknet", "SKDEPLOY_VERB": "bench --batch 1,8", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = subprocess.run(command, env=said, capture_output=True, text=True, check=True, timeout=60).stdout.split(
+        "\n"
+    )[:-1]
+    assert words[0] == "run"
+    assert words[words.index("--runtime") + 1] == "nvidia"
+    assert [words[at + 1] for at, word in enumerate(words) if word == "--group-add"] == ["5", "6"]  # by number
+    for bound in ("--read-only", "engines:/cache", "/etc/skdeploy/bundle:/bundle:ro", "no-new-privileges"):
+        assert bound in words
+    assert words[-4:] == ["sknet", "bench", "--batch", "1,8"]
+
+
+def test_groups_are_given_to_a_container_by_number() -> None:
+    """Docker looks names up in the image, which has no group named render."""
+    for text in (EDGE, SERVICE):
+        assert text.count("--group-add") == 2
+        assert not re.search(r"--group-add [a-z]", text)
+
+
+def test_compose_and_docker_run_share_the_volume() -> None:
+    assert COMPOSE["volumes"]["engines"]["name"] == "engines"
+    assert "-v engines:/cache" in EDGE
+
+
+def test_every_command_in_the_docs_exists_with_its_options() -> None:
+    found = [words for block in BLOCKS for words in map(shlex.split, block) if words[:1] == ["skdeploy"]]
+    found += [words.split() for words in re.findall(r"`(skdeploy [^`]*)`", EDGE)]
+    assert len(found) >= 8
+    for words in found:
+        command = COMMANDS.commands[words[1]]
+        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= known, words
+
+
+def test_what_a_container_is_given_to_read_is_mounted() -> None:
+    for line in (line for block in BLOCKS for line in block if line.startswith("docker run")):
+        options, _, verb = re.split(r" (sknet(?:-export)?)(?= |$)", line)
+        for path in re.findall(r"(?<= )/(\w+)", verb):
+            assert re.search(rf":/{path}(:ro)?(?= |\"|$)", options), line
 
 
 def test_hadolint_has_nothing_to_say_where_it_is_installed() -> None:

@@ -155,12 +155,44 @@ def test_what_is_no_toml_is_refused() -> None:
 
 
 def test_all_is_the_whole_table_and_names_keep_their_order() -> None:
-    assert list(devices_named(["all"])) == list(device_table().device)
-    assert list(devices_named(["t4", "a100"])) == ["t4", "a100"]
+    assert devices_named(["all"]) == tuple(device_table().device)
+    assert devices_named(["t4", "a100"]) == ("t4", "a100")
+    assert devices_named(["a100", "all"])[0] == "a100"
 
 
-def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(UsageError, match="no device named 'orin'") as error:
-        devices_named(["orin"])
-    assert "orin-nano" in error.value.advice
-    assert "this-cpu" in error.value.advice
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["t4,l4"], ("t4", "l4")),
+        (["t4, l4", "a100"], ("t4", "l4", "a100")),
+        (["t4,t4", "t4"], ("t4",)),
+        (["Orin Nano"], ("orin-nano",)),
+        (["AGX_ORIN"], ("agx-orin",)),
+        (["this-cpu,h100"], ("this-cpu", "h100")),
+    ],
+)
+def test_a_name_may_be_written_as_people_write_it(given: list[str], names: tuple[str, ...]) -> None:
+    assert devices_named(given) == names
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "advice"),
+    [
+        ("orin", "'orin'", "did you mean orin-nano, orin-nano-8gb-15w, orin-nano-4gb, orin-nano-4gb-10w, orin-nx,"),
+        ("ornin-nano", "'ornin-nano'", "did you mean orin-nano, "),
+        ("cpu", "'cpu'", "did you mean this-cpu? "),
+        ("t4,tpu-v5", "'tpu-v5'", "--device takes orin-nano, "),
+        ("t4,", "''", "--device takes orin-nano, "),
+    ],
+)
+def test_an_unknown_name_lists_those_like_it_and_the_known(given: str, named: str, advice: str) -> None:
+    with pytest.raises(UsageError, match=f"no device named {named}") as error:
+        devices_named([given])
+    assert error.value.advice.startswith(advice)
+    assert error.value.advice.endswith("h100, this-cpu or all")
+
+
+def test_no_name_lists_the_known() -> None:
+    with pytest.raises(UsageError, match="no device to plan for") as error:
+        devices_named([])
+    assert error.value.advice.startswith("--device takes orin-nano")

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from skdeploy.errors import ExportError, UsageError
 from skdeploy.graph.placement import Edge, place
-from skdeploy.planning.plain import dims, read_plain
+from skdeploy.planning.plain import dims, read_plain, require_size
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
 
 
@@ -87,6 +87,28 @@ def test_an_open_image_size_is_asked_for_and_taken() -> None:
     assert "--imgsz" in error.value.advice
     read = read_plain(opened(), "tiny.onnx", None, (6, 10))  # type: ignore[arg-type]
     assert dims(next(iter(read.model.graph)).outputs[0]) == (1, 8, 6, 10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "refused"),
+    [
+        ((1, 8, 6, 10), (6, 10), ""),
+        ((1, 8, 6, 10), (10, 6), "fixed to images of 6x10, not 10x6"),
+        ((1, 8, 6, "w"), (6, 12), ""),
+        ((1, 8, 6, "w"), (8, 12), "fixed to images of 6xw, not 8x12"),
+        ((1, 8), (6, 10), ""),  # no image
+    ],
+)
+def test_a_size_that_the_graph_does_not_take_is_refused(
+    shape: tuple[int | str, ...], size: tuple[int, int], refused: str
+) -> None:
+    model = graph([node("Relu", "r", "x")], {}, shape, "r_y")
+    if not refused:
+        require_size(model, "tiny.onnx", size)
+        return
+    with pytest.raises(UsageError, match=refused) as error:
+        require_size(model, "tiny.onnx", size)
+    assert "--imgsz" in error.value.advice
 
 
 def test_a_shape_that_depends_on_the_data_is_refused_by_name() -> None:

@@ -11,8 +11,8 @@ import pytest
 from skdeploy.errors import UsageError
 from skdeploy.graph.regroup import Regroup
 from skdeploy.planning.layers import Layer, fuse
-from skdeploy.planning.recommend import decide, groups_left, recommend
-from skdeploy.planning.roofline import bytes_moved, costs, floor_ms, types_of
+from skdeploy.planning.recommend import decide, groups_left, recommend, ways_to_export
+from skdeploy.planning.roofline import bytes_moved, costs, floor_ms, least_memory_bytes, types_of, work_of
 from skdeploy.planning.tensor_cores import int8_reason, padded_macs
 from skdeploy.spec import Precision
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
@@ -70,7 +70,7 @@ def test_the_floor_is_the_larger_of_arithmetic_and_bytes_layer_by_layer() -> Non
     layers = fuse(read.model)
     macs = WEIGHTS * 4 * 4
     # 1024 multiply-accumulates at 1 G/s: 1.024 us. Bytes: 1280 and 1792. At 1.5 GB/s: 0.853 and 1.195 us.
-    found = costs(layers, types_of(read, Precision.FP32), Synthetic(1.5))
+    found = costs(work_of(layers, types_of(read, Precision.FP32)), Synthetic(1.5))
     assert [cost.bound for cost in found] == ["compute", "memory"]
     assert floor_ms(found) == pytest.approx(1000 * (macs / 1e9 + 1792 / 1.5e9))
     assert found[0].intensity == pytest.approx(macs / 1280)
@@ -82,6 +82,20 @@ def test_a_batch_reads_its_weights_once() -> None:
         for read in (plain(residual()), plain(residual(), 4))
     )
     assert four == 4 * one - 3 * 2 * 4 * WEIGHTS
+
+
+def test_memory_is_all_weights_and_the_maps_of_the_layer_that_has_most() -> None:
+    read = plain(residual(), 4)
+    layers = fuse(read.model)
+    # The second layer reads two maps and writes one, of four images; the graph's own input and output stay FP32.
+    assert least_memory_bytes(layers, types_of(read, Precision.FP32)) == 4 * (2 * WEIGHTS + 4 * 3 * MAP)
+    assert least_memory_bytes(layers, types_of(read, Precision.FP16)) == 2 * 2 * WEIGHTS + 4 * (2 + 4 + 4) * MAP
+
+
+def test_weights_that_two_layers_share_are_held_once() -> None:
+    nodes = [conv("a", "x", "w"), conv("b", "a_y", "w")]
+    read = plain(graph(nodes, {"w": weight(8, 8)}, (1, 8, 4, 4), "b_y"))
+    assert least_memory_bytes(fuse(read.model), types_of(read, Precision.FP32)) == 4 * (WEIGHTS + 2 * MAP)
 
 
 def grouped(groups: int, into: int, kernel: int = 3) -> Layer:
@@ -172,10 +186,10 @@ def test_which_grouped_convolutions_int8_takes(groups: int, into: int, kernel: i
 def test_int8_is_recommended_where_it_pays_and_not_where_it_does_not() -> None:
     nodes = [conv("a", "x", "wa"), conv("b", "a_y", "wb")]
     dense = plain(graph(nodes, {"wa": weight(64, 64), "wb": weight(64, 64)}, (1, 64, 8, 8), "b_y"))
-    assert recommend(dense, fuse(dense.model), Synthetic(1000)).options == "--int8"
+    assert recommend(ways_to_export(dense, fuse(dense.model)), Synthetic(1000)).options == "--int8"
     first = plain(graph(nodes[:1], {"wa": weight(8, 8)}, (1, 8, 8, 8), "a_y"))
     # Input and output stay FP32, and memory is all that counts: INT8 saves a few bytes of weights.
-    found = recommend(first, fuse(first.model), Synthetic(0.001))
+    found = recommend(ways_to_export(first, fuse(first.model)), Synthetic(0.001))
     assert found.options == "--fp16"
     assert found.estimate
     assert {choice.options for choice in found.choices} == {"--fp16", "--int8"}
@@ -184,7 +198,7 @@ def test_int8_is_recommended_where_it_pays_and_not_where_it_does_not() -> None:
 def test_merging_is_recommended_where_padding_is_what_costs() -> None:
     nodes = [conv("g", "x", "w", group=32, pads=[1] * 4)]
     read = plain(graph(nodes, {"w": weight(128, 4, 3)}, (1, 128, 16, 16), "g_y"))
-    found = recommend(read, fuse(read.model), Synthetic(1000))
+    found = recommend(ways_to_export(read, fuse(read.model)), Synthetic(1000))
     # By FP16's tiles 16 groups of 8 and 8 of 16 waste the same; fewer weights decide for the first.
     assert found.options == "--fp16 --regroup 16"
 
@@ -216,7 +230,7 @@ class Faster(Synthetic):
 def test_near_the_threshold_it_is_undecided(lower: float, options: str, undecided: str) -> None:
     nodes = [conv("a", "x", "wa"), conv("b", "a_y", "wb")]
     dense = plain(graph(nodes, {"wa": weight(64, 64), "wb": weight(64, 64)}, (1, 64, 8, 8), "b_y"))
-    found = recommend(dense, fuse(dense.model), Faster(1e6, times=1 / (1 - lower)))
+    found = recommend(ways_to_export(dense, fuse(dense.model)), Faster(1e6, times=1 / (1 - lower)))
     assert (found.options, found.undecided) == (options, undecided)
     assert found.reason.startswith("undecided, measure both") == bool(undecided)
     assert f"{undecided} has" in found.reason or not undecided

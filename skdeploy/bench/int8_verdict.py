@@ -1,0 +1,61 @@
+"""Does INT8 pay here? One sentence, which always names what was compared with what."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from skdeploy.backends import onnxruntime_gpu
+from skdeploy.bench.statistics import Ratio, inverted
+from skdeploy.bench.subjects import Subject
+from skdeploy.spec import Precision
+
+# Where FP16 has kernels of its own.
+FP16_BACKENDS: Final = (*onnxruntime_gpu.DEFAULTS, "tensorrt", "tensorrt_rtx")
+
+
+def int8_verdict(first: Subject, second: Subject, ratio: Ratio, batch: int) -> str | None:
+    """``ratio`` is the latency of ``first`` to that of ``second``. None unless one of the two is INT8, and of one network."""
+    kinds = [subject.runner.precision is Precision.INT8 for subject in (first, second)]
+    if sum(kinds) != 1 or not is_same_network(first, second):
+        return None
+    int8, other = (first, second) if kinds[0] else (second, first)
+    return int8_sentence(
+        ratio if kinds[0] else inverted(ratio),
+        int8=int8.runner.name,
+        other=other.runner.name,
+        precision=other.runner.precision,
+        backend=int8.runner.backend,
+        batch=batch,
+        emulated=int8.emulated,
+    )
+
+
+def is_same_network(first: Subject, second: Subject) -> bool:
+    """Whether two cards describe one network with one input; whose weights may differ, which costs no time."""
+    one, other = first.runner.spec, second.runner.spec
+    return (one.network, one.input) == (other.network, other.input)
+
+
+def int8_sentence(
+    ratio: Ratio, *, int8: str, other: str, precision: Precision, backend: str, batch: int, emulated: str
+) -> str:
+    """``ratio`` is the latency of ``int8`` to that of ``other``, which has ``precision``; ``emulated`` as of ``Subject``."""
+    name, where = precision.value.upper(), f"on {backend}, batch {batch}"
+    span = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
+    if emulated:
+        return (
+            f"it is not shown whether INT8 pays {where}: {int8} ran without INT8 kernels ({emulated}), and so took "
+            f"{ratio.ratio:.3f} times as long as {other} ({span})"
+        )
+    said = {
+        "faster": f"{int8} is {1 / ratio.ratio:.2f} times as fast as {other}",
+        "slower": f"{int8} takes {ratio.ratio:.2f} times as long as {other}",
+        "no difference": f"no difference between {int8} and {other} is shown",
+    }[ratio.verdict]
+    pays = "pays" if ratio.verdict == "faster" else "does not pay"
+    # Against FP32 the question is open where FP16 is fast too.
+    more = "; FP16 is the other choice there: give --against an FP16 bundle" if backend in FP16_BACKENDS else ""
+    return (
+        f"INT8 {pays} against {name} {where}: {said} (latency {ratio.ratio:.3f} times, {span})"
+        f"{more if precision is Precision.FP32 else ''}"
+    )
