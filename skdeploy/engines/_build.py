@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skdeploy import engines
 from skdeploy.backends import cuda
@@ -29,10 +30,13 @@ from skdeploy.engines.jetson import MemoryLimits, memory_limits
 from skdeploy.engines.options import BatchProfile as BatchProfile
 from skdeploy.engines.options import BuildOptions as BuildOptions
 from skdeploy.engines.options import require_supported
-from skdeploy.engines.proof import PrecisionProof
+from skdeploy.engines.proof import PrecisionProof, read_graph
 from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write_timing_cache
 from skdeploy.errors import EngineError, UsageError
 from skdeploy.spec import Frozen
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 MAX_ERRORS_SHOWN = 5
 
@@ -163,13 +167,15 @@ def _plan(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.__members__["STRONGLY_TYPED"]))
     _parse(trt, network, logger, log, onnx_path)
     progress.check()
-    nodes = _require_types_of_graph(trt, network, onnx_path)
+    graph = read_graph(onnx_path)
+    nodes = _require_types_of_graph(trt, network, graph, onnx_path)
     profiles = tuple(
         {tensor.name: profile_shapes(tensor, batch, options.sizes, onnx_path) for tensor in _inputs(network)}
         for batch in options.profiles
     )
-    proof = prove_definition(network, onnx_path)
+    proof = prove_definition(network, graph)
     proof.check(onnx_path)
+    del graph  # and its weights
     facts = _NetworkFacts(profiles, network.num_layers, _layer_types(network), proof)
     network.error_recorder = builder.error_recorder = error_recorder(trt)
     config = builder.create_builder_config()
@@ -271,27 +277,25 @@ def _refuse_type_changes(trt: Compiler, log: Log, onnx_path: Path) -> None:
         )
 
 
-def _require_types_of_graph(trt: Compiler, network: Network, onnx_path: Path) -> dict[str, str]:
+def _require_types_of_graph(trt: Compiler, network: Network, model: ir.Model, onnx_path: Path) -> dict[str, str]:
     """The network's inputs and outputs have the file's dtypes: the parser turns DOUBLE into FLOAT without a word.
 
     Returns the modules that the file's nodes belong to, by their names.
     """
-    import onnx
-
     from skdeploy.graph.naming import module_of
 
-    graph = onnx.load(onnx_path, load_external_data=False).graph
-    elements = {value.name: value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]}
+    dtypes = {value.name: value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
     tensors = _inputs(network) + [network.get_output(index) for index in range(network.num_outputs)]
     for tensor in tensors:
-        wanted = onnx.helper.tensor_dtype_to_np_dtype(elements[tensor.name]).name
+        dtype = dtypes[tensor.name]
+        wanted = dtype.numpy().name if dtype is not None else "of no type"
         if dtype_name(tensor.dtype) != wanted:
             raise EngineError(
                 f"{trt.__name__} {trt.__version__} makes {tensor.name!r} of {onnx_path} {dtype_name(tensor.dtype)}, "
                 f"the graph says {wanted}",
                 advice="export the network with float32 or float16 inputs and outputs",
             )
-    return {node.name: module_of(node.name) for node in graph.node}
+    return {name: module_of(name) for node in model.graph if (name := node.name)}
 
 
 def _inputs(network: Network) -> list[Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from skdeploy.engines._api import Layer, Network, dtype_name
 from skdeploy.engines.inspect import node_names
 from skdeploy.engines.proof import UNKNOWN, LayerPrecision, PrecisionProof, bits, compare, graph_layers
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 _PRECISIONS: Final = {
     "float32": "fp32",
@@ -22,12 +24,12 @@ _WEIGHTED: Final = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SAME_VALUES: Final = ("SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE")  # what may stand between a weight and its layer
 
 
-def prove_definition(network: Network, onnx_path: Path) -> PrecisionProof:
-    """What types ``network``, strongly typed, gives the convolutions and matrix products of ``onnx_path``.
+def prove_definition(network: Network, graph: ir.Model) -> PrecisionProof:
+    """What types ``network``, strongly typed, gives the convolutions and matrix products of ``graph``.
 
     INT8 where the activation and the weight both come from a dequantize layer, which the compiler then fuses; else the wider of
     the inputs' type and the output's. A proof of the definition: a strongly typed plan has its types, and only the inspector,
-    on a GPU, says so of the plan itself. Raises EngineError if the file cannot be read.
+    on a GPU, says so of the plan itself.
     """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     producers = {layer.get_output(index).name: layer for layer in layers for index in range(layer.num_outputs)}
@@ -41,7 +43,7 @@ def prove_definition(network: Network, onnx_path: Path) -> PrecisionProof:
         if weighted:
             for node in nodes:
                 found[node] = max(found.get(node, precision), precision, key=bits)
-    return compare("definition", graph_layers(onnx_path), tuple(records), found)
+    return compare("definition", graph_layers(graph), tuple(records), found)
 
 
 def _weighted(layer: Layer, producers: dict[str, Layer]) -> str:

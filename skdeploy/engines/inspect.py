@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from skdeploy.engines._api import Compiler, Engine
-from skdeploy.engines.proof import UNKNOWN, LayerPrecision, PrecisionProof, bits, compare, graph_layers
+from skdeploy.engines.proof import UNKNOWN, LayerPrecision, PrecisionProof, bits, compare, graph_layers, read_graph
 from skdeploy.errors import EngineError
 
 # "[ONNX Layer: a]\x1f[ONNX Layer: b]": each entry is of one node, apart by a unit separator.
@@ -59,7 +59,7 @@ def prove_information(information: str, onnx_path: Path) -> PrecisionProof:
     layers = _layers(information)
     records = tuple(map(_record, layers))
     products = tuple(record for record, layer in zip(records, layers, strict=True) if _multiplies(layer))
-    graph = graph_layers(onnx_path)
+    graph = graph_layers(read_graph(onnx_path))
     return compare("inspector", graph, records, _found(records, products))
 
 

@@ -136,19 +136,23 @@ class GraphLayer:
     macs: int | None
 
 
-def graph_layers(onnx_path: Path) -> tuple[GraphLayer, ...]:
-    """The convolutions and matrix products of an ONNX file, with constant weights or weights that are dequantized constants.
-
-    INT8 where both the activation and the weight come from a DequantizeLinear of an 8-bit tensor. Raises EngineError if it
-    cannot be read.
-    """
-    import onnx
+def read_graph(onnx_path: Path) -> ir.Model:
+    """An ONNX file with its shapes, as far as they can be told. Raises EngineError if it cannot be read."""
     import onnx_ir as ir
+    from onnx_ir.passes.common import ShapeInferencePass
 
     try:
-        model = ir.from_proto(onnx.shape_inference.infer_shapes(onnx.load(onnx_path), data_prop=True))
-    except Exception as error:  # protobuf and onnx raise what they like for a file that is no model
+        model = ir.load(onnx_path)
+    except Exception as error:  # protobuf and onnx-ir raise what they like for a file that is no model
         raise EngineError(f"cannot read {onnx_path}: {error}", advice="export it again") from error
+    return ShapeInferencePass(check_type=False, strict_mode=False)(model).model  # it copies no weights, as onnx's would
+
+
+def graph_layers(model: ir.Model) -> tuple[GraphLayer, ...]:
+    """Its convolutions and matrix products with constant weights or weights that are dequantized constants.
+
+    INT8 where both the activation and the weight come from a DequantizeLinear of an 8-bit tensor.
+    """
     return tuple(
         GraphLayer(node.name or "", _graph_precision(node), _macs(node, weight))
         for node in model.graph

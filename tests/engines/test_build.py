@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 from skdeploy.engines import _build, tensorrt_rtx
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
+from skdeploy.engines.proof import read_graph
 from skdeploy.errors import EngineError, UsageError
 
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
@@ -288,7 +289,7 @@ def test_a_layer_that_runs_wider_than_the_graph_says_fails_the_build(
     """The layers of an FP32 network, held against the FP16 graph of the same network and names."""
     phases: list[str] = []
     real = _build.prove_definition
-    monkeypatch.setattr(_build, "prove_definition", lambda network, _: real(network, fp16))
+    monkeypatch.setattr(_build, "prove_definition", lambda network, _: real(network, read_graph(fp16)))
     with pytest.raises(
         EngineError, match=r"run in a wider type than the graph says.*\n  node_\w+ \(fp32, the graph"
     ) as error:

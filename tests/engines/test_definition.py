@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from skdeploy import engines
 from skdeploy.engines._api import Network
 from skdeploy.engines.definition import prove_definition
-from skdeploy.engines.proof import PrecisionProof
+from skdeploy.engines.proof import PrecisionProof, read_graph
 from skdeploy.errors import EngineError
 from skdeploy.quant.macs import macs_of
 from tests.graph.int8_networks import TWO, int8
@@ -32,7 +32,7 @@ def proved(path: Path, says: Path) -> PrecisionProof:
     network: Network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.__members__["STRONGLY_TYPED"]))
     parser = trt.OnnxParser(network, logger)
     assert parser.parse_from_file(str(path))
-    return prove_definition(network, says)
+    return prove_definition(network, read_graph(says))
 
 
 @pytest.fixture
