@@ -175,3 +175,12 @@ def test_proof_survives_json(fp16: Path) -> None:
     assert PrecisionProof.model_validate_json(proof.model_dump_json()) == proof
     assert PrecisionProof.model_validate(proof.model_dump(mode="json")) == proof
     assert "not of the plan" in proof.text()
+
+
+@pytest.mark.parametrize("content", [b"no model", None], ids=["other bytes", "nothing there"])
+def test_a_file_that_is_no_graph_is_an_engine_error_that_names_it(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "cut.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EngineError, match=f"cannot read {path}"):
+        read_graph(path)
