@@ -96,6 +96,19 @@ class Tolerance(Frozen):
     min_top1_agreement: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
+class Assumption(Frozen):
+    """A fact that changes what the network computes, that neither weights, card nor user gave, and that skdeploy filled in.
+
+    ``about``: ``architecture`` (strides, pools, dilation, activations, eps) or ``preprocessing`` (size, mean, std, order).
+    ``text`` is a noun phrase that fits behind "assumed:", such as ``stride 2 stem``; ``source`` says where the value comes
+    from, such as ``the layout timm`` or ``ImageNet's defaults``.
+    """
+
+    about: Literal["architecture", "preprocessing"]
+    text: str
+    source: str
+
+
 class Source(Frozen):
     """Where the architecture, and the weights if any, come from."""
 

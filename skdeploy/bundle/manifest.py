@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.spec import Frozen, ModelSpec, Precision
+from skdeploy.spec import Assumption, Frozen, ModelSpec, Precision
 
 
 class WeightsRecord(Frozen):
@@ -32,6 +32,7 @@ class Manifest(Frozen):
 
     ``verdict``: ``verified`` if every artifact that could run on the machine of the export is in parity with torch; what could
     not run there is ``unproven`` in ``parity.json`` and named by every verb. ``incomplete`` until the line has ended.
+    ``assumptions``: what nobody said of the network and skdeploy filled in; every verdict is about the network with these.
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
@@ -43,6 +44,7 @@ class Manifest(Frozen):
     verdict: Literal["incomplete", "verified", "failed"] = "incomplete"
     artifacts: Annotated[tuple[Artifact, ...], Field(strict=False)] = ()
     notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    assumptions: Annotated[tuple[Assumption, ...], Field(strict=False)] = ()
 
 
 def manifest_schema() -> str:
