@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
 from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 from skdeploy.backends import cuda
+from tests import file_modes
 
 TinySpec = Callable[..., SKNetSpec]
 
@@ -61,3 +64,16 @@ def tiny_spec() -> TinySpec:
         )
 
     return build
+
+
+@pytest.fixture
+def modes_bind(tmp_path: Path) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """``with modes_bind():`` runs its body as a user whom file modes bind, which they do not do to root."""
+    with file_modes.binding():
+        closed = file_modes.closed_to_its_user()
+    if closed is not None:
+        pytest.skip(f"only root's privilege opens {closed}: run the tests as its owner, or from a folder of root's")
+    yield file_modes.binding
+    for folder, inner, _ in os.walk(tmp_path):  # else an ordinary user's pytest could not remove them
+        for name in inner:
+            Path(folder, name).chmod(0o700)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +22,6 @@ from skdeploy.spec import Precision, Target
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet
-
-NOBODY = 65534  # the user that owns nothing, on every Linux
 
 
 @dataclass(frozen=True)
@@ -126,37 +121,6 @@ def built(once_built: Path, tmp_path: Path) -> Path:
 def again(card: Path, images: Path, weights: Path) -> list[object]:
     """The arguments that made the bundle, but for its folder."""
     return ["export", card, "--fp16", "--target", "onnx", "--images", images, "--weights", weights]
-
-
-AsUser = Callable[[], AbstractContextManager[None]]
-
-
-@pytest.fixture
-def ordinary_user() -> AsUser:
-    """Runs what is inside it as a user whom file modes bind; as root they bind nobody."""
-
-    @contextmanager
-    def as_user() -> Iterator[None]:
-        before = os.geteuid()
-        if before == 0:
-            os.seteuid(NOBODY)
-        try:
-            yield
-        finally:
-            os.seteuid(before)
-
-    return as_user
-
-
-@pytest.fixture
-def public_folder() -> Iterator[Path]:
-    """A folder that every user can enter; pytest's own are root's alone."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    for path in folder.rglob("*"):
-        path.chmod(0o755)
-    shutil.rmtree(folder)
 
 
 Snapshot = Callable[[Path], dict[str, bytes | None]]

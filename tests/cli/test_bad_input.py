@@ -57,15 +57,13 @@ def test_weights_that_are_a_folder_are_called_one(run: Run, card: Path, tmp_path
 
 
 def test_weights_that_the_user_may_not_read_are_named(
-    run: Run, card: Path, weights: Path, public_folder: Path, ordinary_user: Any
+    run: Run, card: Path, weights: Path, tmp_path: Path, modes_bind: Any
 ) -> None:
-    locked = public_folder / "locked.safetensors"
+    locked = tmp_path / "locked.safetensors"
     shutil.copy(weights, locked)
     locked.chmod(0)
-    open_card = public_folder / "tiny.toml"
-    shutil.copy(card, open_card)
-    with ordinary_user():
-        result = run("export", open_card, "--weights", locked)
+    with modes_bind():
+        result = run("export", card, "--weights", locked)
     assert result.code == 2
     assert f"cannot read {locked}: Permission denied" in result.err
 
@@ -218,17 +216,13 @@ def test_a_folder_of_the_kernel_takes_no_bundle(run: Run, again: list[object]) -
 
 
 def test_a_folder_that_the_user_may_not_write_to_is_refused(
-    run: Run, public_folder: Path, card: Path, images: Path, ordinary_user: Any
+    run: Run, tmp_path: Path, card: Path, images: Path, modes_bind: Any
 ) -> None:
-    (public_folder / "theirs").mkdir(mode=0o555)
-    shutil.copy(card, public_folder / "tiny.toml")
-    shutil.copytree(images, public_folder / "images")
-    (public_folder / "images").chmod(0o755)
-    arguments = ["--target", "onnx", "--images", public_folder / "images", "-o", public_folder / "theirs"]
-    with ordinary_user():
-        result = run("export", public_folder / "tiny.toml", *arguments)
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    with modes_bind():
+        result = run("export", card, "--target", "onnx", "--images", images, "-o", tmp_path / "theirs")
     assert result.code == 2
-    assert f"cannot write {public_folder / 'theirs'}: Permission denied" in result.err
+    assert f"cannot write {tmp_path / 'theirs'}: Permission denied" in result.err
 
 
 # ----- images
@@ -241,13 +235,12 @@ def test_images_that_are_not_there_are_named(run: Run, card: Path, tmp_path: Pat
 
 
 def test_images_in_a_folder_that_the_user_may_not_enter_are_named(
-    run: Run, card: Path, public_folder: Path, ordinary_user: Any
+    run: Run, card: Path, tmp_path: Path, modes_bind: Any
 ) -> None:
-    (public_folder / "locked").mkdir(mode=0)
-    shutil.copy(card, public_folder / "tiny.toml")
-    with ordinary_user():
-        result = run("export", public_folder / "tiny.toml", "--images", public_folder / "locked/x.npz")
-        seen = run("inspect", public_folder / "locked/x.onnx")
+    (tmp_path / "locked").mkdir(mode=0)
+    with modes_bind():
+        result = run("export", card, "--images", tmp_path / "locked/x.npz")
+        seen = run("inspect", tmp_path / "locked/x.onnx")
     assert result.code == seen.code == 2
     assert "x.npz: Permission denied" in result.err
     assert "x.onnx: Permission denied" in seen.err
@@ -268,14 +261,13 @@ def test_a_truncated_image_is_named(run: Run, again: list[object], images: Path,
 
 
 def test_a_folder_of_images_that_the_user_may_not_list_is_named(
-    run: Run, card: Path, public_folder: Path, ordinary_user: Any
+    run: Run, card: Path, tmp_path: Path, modes_bind: Any
 ) -> None:
-    (public_folder / "locked").mkdir(mode=0)
-    shutil.copy(card, public_folder / "tiny.toml")
-    with ordinary_user():
-        result = run("export", public_folder / "tiny.toml", "--images", public_folder / "locked")
+    (tmp_path / "locked").mkdir(mode=0)
+    with modes_bind():
+        result = run("export", card, "--images", tmp_path / "locked")
     assert result.code == 2
-    assert f"cannot list the images in {public_folder / 'locked'}: Permission denied" in result.err
+    assert f"cannot list the images in {tmp_path / 'locked'}: Permission denied" in result.err
 
 
 def test_verify_wants_one_image_at_least(run: Run, bundle: Path, images: Path) -> None:

@@ -252,11 +252,11 @@ def test_receipts_that_cannot_be_kept_are_refused_before_anything_is_measured(ru
 
 
 def test_a_bundle_that_is_only_read_keeps_no_receipts(
-    run: Run, exported: Path, public_folder: Path, ordinary_user: Callable[[], Any], snapshot: Callable[[Path], Any]
+    run: Run, bundle: Path, modes_bind: Callable[[], Any], snapshot: Callable[[Path], Any]
 ) -> None:
-    bundle = Path(shutil.copytree(exported, public_folder / "bundle"))
     before = snapshot(bundle)
-    with ordinary_user():
+    bundle.chmod(0o555)
+    with modes_bind():
         result = run("bench", bundle, "--receipt", *QUICK)
         assert run("bench", bundle, *QUICK).code == 0  # to be measured it need not be written
     assert result.code == 2

@@ -309,17 +309,13 @@ def test_a_folder_that_is_a_file_is_told(run: Run, official: Path) -> None:
     assert f"cannot write {official / 'out.safetensors'}" in result.err
 
 
-def test_a_folder_that_takes_no_files_is_told(
-    run: Run, official: Path, public_folder: Path, ordinary_user: Any
-) -> None:
-    weights = public_folder / "official.caffemodel"
-    weights.write_bytes(CONTENT)
-    public_folder.chmod(0o555)
-    with ordinary_user():
-        result = run("convert", weights, "-o", public_folder / "out.safetensors")
+def test_a_folder_that_takes_no_files_is_told(run: Run, official: Path, modes_bind: Any) -> None:
+    official.parent.chmod(0o555)
+    with modes_bind():
+        result = run("convert", official, "-o", official.parent / "out.safetensors")
     assert result.code == 2
-    assert f"cannot write {public_folder / 'out.safetensors'}: Permission denied" in result.err
-    assert [path.name for path in public_folder.iterdir()] == ["official.caffemodel"]
+    assert f"cannot write {official.parent / 'out.safetensors'}: Permission denied" in result.err
+    assert [path.name for path in official.parent.iterdir()] == ["official.caffemodel"]
 
 
 def test_a_write_that_fails_leaves_nothing(

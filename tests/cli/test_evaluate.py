@@ -222,20 +222,13 @@ def test_a_cache_folder_that_takes_no_files_is_said(
 
 
 def test_a_cache_folder_of_somebody_else_is_said(
-    run: Run, bundle: Path, data: Path, ordinary_user: Any, public_folder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, bundle: Path, data: Path, modes_bind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked = public_folder / "locked"
+    locked = tmp_path / "locked"
     locked.mkdir(mode=0o555)
     monkeypatch.setenv("XDG_CACHE_HOME", str(locked))
-    import shutil
-
-    shutil.copytree(bundle, public_folder / "bundle")
-    shutil.copytree(data, public_folder / "data")
-    for path in public_folder.rglob("*"):
-        if path != locked:
-            path.chmod(0o755)
-    with ordinary_user():
-        result = run("evaluate", public_folder / "bundle", "--data", public_folder / "data")
+    with modes_bind():
+        result = run("evaluate", bundle, "--data", data)
     assert result.code == 0, result.err
     assert "Permission denied" in " ".join(result.err.split())
     assert not list(locked.iterdir())

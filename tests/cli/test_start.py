@@ -173,14 +173,12 @@ def test_an_entry_that_was_altered_is_told_and_made_anew(start: Start, cache: Pa
     load_bundle(entry).check_all()
 
 
-def test_a_cache_that_takes_no_files_is_told(
-    run: Run, exported: Path, public_folder: Path, ordinary_user: Callable[[], Any]
-) -> None:
-    bundle = Path(shutil.copytree(exported, public_folder / "bundle"))
-    with ordinary_user():
-        result = run("start", "--bundle", bundle, "--cache", public_folder / "cache", *CPU, "verify")
+def test_a_cache_that_takes_no_files_is_told(start: Start, cache: Path, modes_bind: Callable[[], Any]) -> None:
+    cache.mkdir(mode=0o555)
+    with modes_bind():
+        result = start(*CPU, "verify")
     assert result.code == 2
-    assert f"cannot write to the cache {public_folder / 'cache'}" in result.err
+    assert f"cannot write to the cache {cache}" in result.err
     assert "-v engines:/cache" in result.err
 
 
