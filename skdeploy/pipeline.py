@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from skdeploy import __version__, engine_stages, engines, int8_stages, stages
-from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.artifact import Artifact, require_places
 from skdeploy.bundle.folder import Bundle, Stage, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.errors import IntegrityError
@@ -182,6 +182,7 @@ def calibrate(options: ExportOptions, output: Path, progress: Progress | None = 
     """
     tell = progress or Silent()
     options.int8.calibration.check()
+    require_places(output)
     with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch:
         with fp32_graph(options, Path(scratch), tell) as (bundle, model):
             images = int8_stages.calibration_set(options.int8.calibration, bundle.manifest.model)

@@ -22,7 +22,7 @@ from skdeploy.attention.report import AttentionReport, MeasuredGraph
 from skdeploy.attention.tally import Tally
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.evidence import write_evidence
+from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.progress import Progress, Silent
@@ -69,7 +69,7 @@ def attention_of(
 
     ``data``: images (see ``open_dataset``), of which ``num_images`` are used, a balanced choice; default: the card's own.
     ``profile``: units, by module or as in the paper, whose channel profiles are kept; default: the last of each width. The
-    report is written to the bundle as the evidence ``attention``.
+    report is kept in the bundle as the evidence ``attention``.
 
     Raises UsageError: no selective kernel units, fewer than two images, scales that make no sense, an unknown unit, a bundle
     of another network. IntegrityError: an altered artifact. CalibrationError: too many unreadable images. ParityError:
@@ -131,7 +131,7 @@ def attention_of(
             for gate, tally in zip(gates, tallies, strict=True)
         ),
     )
-    write_evidence(bundle, EVIDENCE, report, artifacts)
+    keep_evidence(bundle, EVIDENCE, report, artifacts, tell)
     return report
 
 

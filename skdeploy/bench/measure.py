@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,10 +18,8 @@ from skdeploy.bench.report import BatchLatency, BenchReport, Comparison, Latency
 from skdeploy.bench.statistics import percentiles, ratio_of
 from skdeploy.bench.subjects import Subject, check_output, choose, opened
 from skdeploy.bench.timing import Timed, timed
-from skdeploy.bundle.artifact import write_error
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.receipts import FOLDER as RECEIPTS
-from skdeploy.bundle.receipts import this_device, write_receipt
+from skdeploy.bundle.receipts import require_receipts, this_device, write_receipt
 from skdeploy.errors import UsageError
 from skdeploy.parity.runners import Runner, fp32_graph
 from skdeploy.progress import Progress
@@ -62,7 +59,7 @@ def bench(folder: Path, options: BenchOptions, progress: Progress) -> BenchRepor
     pairs = _pairs(runners, bundle, options, notes)
     if options.receipt:  # before minutes are spent on what could not be kept
         for folder in dict.fromkeys(runner.bundle.folder for pair in pairs for runner in pair):
-            _require_writable(folder)
+            require_receipts(folder)
     measured, comparisons = list[Measured](), list[Comparison]()
     for pair in pairs:
         started = time.perf_counter()
@@ -72,16 +69,6 @@ def bench(folder: Path, options: BenchOptions, progress: Progress) -> BenchRepor
         measured += results
         comparisons += compared
     return BenchReport(measured=tuple(measured), comparisons=tuple(comparisons), notes=tuple(notes))
-
-
-def _require_writable(bundle: Path) -> None:
-    """Raises UsageError for a bundle that takes no receipts."""
-    folder = bundle / RECEIPTS
-    try:
-        with tempfile.TemporaryFile(dir=folder if folder.exists() else bundle):
-            pass
-    except OSError as error:
-        raise write_error(folder, error) from error
 
 
 def _check(options: BenchOptions) -> None:

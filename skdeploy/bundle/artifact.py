@@ -89,14 +89,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     Missing folders are made, and removed again on an error unless something else is in them by then. Raises IntegrityError for
     a full disk and UsageError for a folder that takes no files; ``path`` is then as it was.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     with ExitStack() as undo:
         try:
-            for folder in _missing_folders(path.parent):
-                if _make(folder):
-                    undo.callback(_remove_if_empty, folder)
-            undo.callback(partial.unlink, missing_ok=True)
-            _require_place(path, partial)
+            partial = _partial_in_place(path, undo)
             yield partial
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -106,12 +101,31 @@ def written_whole(path: Path) -> Iterator[Path]:
         undo.pop_all()
 
 
-def _require_place(path: Path, partial: Path) -> None:
-    """Raises OSError for a place that takes no file: before the work that makes one, which may take minutes."""
+def require_places(*paths: Path | None) -> None:
+    """Raises as ``written_whole`` for a file that cannot be written, before the work that fills it. Leaves nothing there."""
+    for path in paths:
+        if path is not None:
+            with ExitStack() as undo:
+                try:
+                    _partial_in_place(path, undo)
+                except OSError as error:
+                    raise write_error(path, error) from error
+
+
+def _partial_in_place(path: Path, undo: ExitStack) -> Path:
+    """The temporary name, tried once: a place that takes no file is told before the work, which may take minutes."""
+    for folder in _missing_folders(path.parent):
+        if _make(folder):
+            undo.callback(_remove_if_empty, folder)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file():  # renaming would put a file in place of /dev/null
+        raise UsageError(f"cannot write {path}: it is a device or a pipe", advice="give the name of a file")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     partial.touch()
     partial.unlink()
+    undo.callback(_remove, partial)
+    return partial
 
 
 def _missing_folders(folder: Path) -> list[Path]:
@@ -129,6 +143,11 @@ def _make(folder: Path) -> bool:
             return False
         raise
     return True
+
+
+def _remove(partial: Path) -> None:
+    with suppress(OSError):  # a read-only place refuses it even for a file that is not there; the first error is told
+        partial.unlink()
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -16,7 +16,8 @@ from pydantic import Field, JsonValue, ValidationError
 from skdeploy import __version__
 from skdeploy.bundle.artifact import Artifact, write_text
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import IntegrityError
+from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.progress import Progress
 from skdeploy.spec import Frozen
 
 FOLDER: Final = "evidence"
@@ -34,6 +35,16 @@ class Evidence(Frozen):
     name: str
     artifacts: dict[str, str]
     content: dict[str, JsonValue]
+
+
+def keep_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterable[Artifact], tell: Progress) -> None:
+    """Writes a finding for the bundle's report. A bundle that takes no file, or a full disk, does not undo what was measured:
+    ``tell`` says that it is not kept, and the caller prints it all the same.
+    """
+    try:
+        write_evidence(bundle, name, report, artifacts)
+    except (UsageError, IntegrityError) as error:
+        tell.note(f"the result is not kept for the bundle's report: {error.message}")
 
 
 def write_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterable[Artifact]) -> Path:

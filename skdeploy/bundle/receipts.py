@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from skdeploy import __version__
 from skdeploy.backends import cuda
-from skdeploy.bundle.artifact import Artifact, digest_json, tool_versions, write_text
+from skdeploy.bundle.artifact import Artifact, digest_json, tool_versions, write_error, write_text
 from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import DependencyError, IntegrityError
 from skdeploy.spec import Frozen, InnerPath
@@ -109,6 +110,16 @@ def write_receipt(
     path = bundle.folder / receipt.path
     write_text(path, receipt.model_dump_json(by_alias=True, indent=1) + "\n")
     return path
+
+
+def require_receipts(folder: Path) -> None:
+    """Raises UsageError or IntegrityError for a bundle that takes no receipts, before minutes are spent on one."""
+    receipts = folder / FOLDER
+    try:
+        with tempfile.TemporaryFile(dir=receipts if receipts.exists() else folder):
+            pass
+    except OSError as error:
+        raise write_error(receipts, error) from error
 
 
 def read_receipts(bundle: Bundle) -> tuple[Receipt, ...]:

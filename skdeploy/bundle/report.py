@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from skdeploy import __version__
 from skdeploy.backends.base import require
-from skdeploy.bundle.artifact import write_text
+from skdeploy.bundle.artifact import require_places, write_text
 from skdeploy.bundle.evidence import FOLDER as EVIDENCE
 from skdeploy.bundle.folder import MANIFEST, Bundle
 from skdeploy.bundle.plots import key
@@ -32,6 +32,12 @@ def write_report(bundle: Bundle, path: Path | None = None) -> Path:
     """
     target = bundle.folder / NAME if path is None else path
     _check_free(bundle, target)
+    try:
+        require_places(target)
+    except UsageError as error:
+        if path is None:
+            raise UsageError(error.message, advice="give --output FILE outside of the bundle") from error
+        raise
     write_text(target, render_report(bundle))
     return target
 

@@ -41,12 +41,13 @@ def attention(
     from skdeploy.attention.experiment import attention_of
     from skdeploy.attention.figure import check_figure, write_figure
     from skdeploy.attention.report import csv_text
-    from skdeploy.bundle.artifact import write_text
+    from skdeploy.bundle.artifact import require_places, write_text
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.console import ConsoleProgress
 
     if figure is not None:
         check_figure(figure)
+    require_places(csv, figure)
     with ConsoleProgress() as progress:
         started = time.perf_counter()
         opened = load_bundle(bundle)

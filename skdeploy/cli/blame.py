@@ -21,7 +21,7 @@ def blame_bundle(
     fed: Path | None = None,
     progress: Progress | None = None,
 ) -> BlameReport:
-    """Runs the line of a bundle stage by stage, and writes what was found as its evidence ``blame``.
+    """Runs the line of a bundle stage by stage, and keeps what was found as its evidence ``blame``.
 
     The bundle need not have passed parity: that is when one asks. ``images``: the card's own if None, the first
     ``num_images`` of them. ``repro``: a folder for the smallest graph that shows it. ``fed``: an .npy with what the user's
@@ -31,7 +31,7 @@ def blame_bundle(
     """
     import time
 
-    from skdeploy.bundle.evidence import write_evidence
+    from skdeploy.bundle.evidence import keep_evidence
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.parity.blame import blame
     from skdeploy.parity.blame_chain import chain_of
@@ -57,6 +57,6 @@ def blame_bundle(
         repro=repro,
         progress=tell,
     )
-    write_evidence(bundle, EVIDENCE, report, bundle.manifest.artifacts)
+    keep_evidence(bundle, EVIDENCE, report, bundle.manifest.artifacts, tell)
     tell.end(EVIDENCE, time.perf_counter() - started, reused=False)
     return report

@@ -36,6 +36,7 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Compare the last graphs of two bundles on the same labelled images. The models may differ, their classes may not."""
+    from skdeploy.bundle.artifact import require_places
     from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress
     from skdeploy.parity.evaluate import EvaluationOptions
@@ -44,6 +45,7 @@ def compare(
     options = EvaluationOptions(
         data=data, num_images=num_images, max_drop=max_drop, confidence=confidence, batch=batch, fresh=fresh
     )
+    require_places(junit, markdown)
     with ConsoleProgress() as progress:
         evaluation = run(old, new, options, progress)
     finish(evaluation, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)

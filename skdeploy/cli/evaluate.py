@@ -74,6 +74,7 @@ def evaluate(
     Changes no artifact: the result goes to the bundle's evidence/. An interrupted run goes on where it was:
     predictions are in ~/.cache/skdeploy.
     """
+    from skdeploy.bundle.artifact import require_places
     from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress
     from skdeploy.parity.baseline import compare_with_baseline, read_baseline, write_baseline
@@ -95,6 +96,7 @@ def evaluate(
         backend_options=tuple(backend_option or ()),
     )
     known = read_baseline(baseline) if baseline is not None else None
+    require_places(junit, markdown, save_baseline)
     with ConsoleProgress() as progress:
         evaluation = run(bundle, options, progress)
     if known is not None and baseline is not None:

@@ -68,8 +68,10 @@ def verify(
 
     Writes nothing but what --receipt, --blame, --save-repro, --junit and --markdown ask for.
     """
+    from skdeploy.bundle.artifact import require_places
     from skdeploy.cli.console import ConsoleProgress
     from skdeploy.errors import IntegrityError, ParityError, UsageError
+    from skdeploy.parity.repro import README
     from skdeploy.parity.verification import VerifyOptions
     from skdeploy.parity.verification import verify as run
     from skdeploy.parity.verify_report import write_verification
@@ -79,6 +81,7 @@ def verify(
     options = VerifyOptions(
         images, num_images, tuple(suite or ()), rebuild, receipt, require_engine, backend, tuple(backend_option or ())
     )
+    require_places(junit, markdown, save_repro and save_repro / README)
     failure: IntegrityError | ParityError | None = None
     with ConsoleProgress() as progress:
         try:

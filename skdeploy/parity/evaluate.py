@@ -15,9 +15,9 @@ import numpy as np
 from skdeploy.backends import cuda
 from skdeploy.backends.base import Session
 from skdeploy.bundle.artifact import digest_json, tool_versions
-from skdeploy.bundle.evidence import write_evidence
+from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.receipts import ReceiptVerdict, write_receipt
+from skdeploy.bundle.receipts import ReceiptVerdict, require_receipts, write_receipt
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.parity.accuracy import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
 from skdeploy.parity.predictions import Cache, Predictions
@@ -95,6 +95,8 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     """
     options.check()
     bundle = _open(folder)
+    if options.receipt:
+        require_receipts(folder)
     wanted = [runner_named(bundle, name) for name in options.artifacts] or [last_graph(bundle)]
     if options.backend is not None:
         wanted = [runner_on(bundle, options.backend, options.backend_options)]
@@ -111,7 +113,8 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     tell = progress or Silent()
     runners = _distinct([*first, *wanted])
     found = _run(runners, _distinct(optional), options, "evaluation", tell)
-    _keep(bundle, found, tell)
+    measured = {accuracy.artifact for accuracy in found.accuracies}
+    keep_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured], tell)
     if options.receipt:
         for path in _write_receipts(bundle, found):
             tell.note(f"receipt: {path}")
@@ -130,15 +133,6 @@ def _write_receipts(bundle: Bundle, found: Evaluation) -> list[Path]:
         verdict: ReceiptVerdict = decision if decision in ("pass", "fail") else "recorded"
         paths.append(write_receipt(bundle, artifact, "accuracy", accuracy, backend=accuracy.backend, verdict=verdict))
     return paths
-
-
-def _keep(bundle: Bundle, found: Evaluation, tell: Progress) -> None:
-    """Keeps the result beside the bundle, for its report; one that takes no files is evaluated all the same, which is said."""
-    measured = {accuracy.artifact for accuracy in found.accuracies}
-    try:
-        write_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured])
-    except UsageError as error:
-        tell.note(f"the result is not kept for the bundle's report: {error.message}")
 
 
 def compare(old: Path, new: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:

@@ -15,7 +15,7 @@ from skdeploy.backends import onnxruntime
 from skdeploy.backends.onnxruntime_gpu import GpuOptions, options_of
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, write_receipt
+from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, require_receipts, write_receipt
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.options import DEFAULT_IMAGES
 from skdeploy.parity.determinism import rebuild
@@ -116,6 +116,8 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
     suites = check_suites(options.suites) if options.suites else None
     also = options.graphs_also_on()
     bundle = load_bundle(folder)
+    if options.receipt:
+        require_receipts(folder)
     tell.begin("digests")
     bundle.check_complete()
     bundle.check_all()

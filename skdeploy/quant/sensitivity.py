@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession, load_graph
-from skdeploy.bundle.evidence import write_evidence
+from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.graph.naming import module_of, modules_pattern
@@ -248,7 +248,7 @@ def sensitivity_of(
         dataset=dataset.name,
         progress=progress,
     )
-    write_evidence(bundle, "sensitivity", report, [graph, recorded])
+    keep_evidence(bundle, "sensitivity", report, [graph, recorded], tell)
     return report
 
 

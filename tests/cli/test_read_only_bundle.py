@@ -1,0 +1,157 @@
+"""A bundle that takes no files: what only reads it works, prints what it measured, and says what it could not keep."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+Snapshot = Callable[[Path], dict[str, bytes | None]]
+NOT_KEPT = "the result is not kept for the bundle's report"
+MEASURED = ["--num-images", "4"]
+
+
+def close(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+@pytest.fixture
+def data(images: Path, tmp_path: Path) -> Path:
+    """The images in a folder a class."""
+    for index, image in enumerate(sorted(images.iterdir())):
+        (tmp_path / "data" / str(index)).mkdir(parents=True)
+        shutil.copy(image, tmp_path / "data" / str(index) / image.name)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def int8(card: Path, images: Path, weights: Path, run: Run, tmp_path: Path) -> Path:
+    given = ["--calib", images, "--images", images, "--weights", weights]
+    made = run("export", card, "--int8", "--target", "onnx", *given, "-o", tmp_path / "int8")
+    assert made.code == 0, made.err
+    return tmp_path / "int8"
+
+
+@pytest.mark.parametrize(
+    ("verb", "as_json"),
+    [("verify", False), ("verify", True), ("attention", False), ("attention", True), ("sensitivity", False)],
+)
+def test_a_finding_that_cannot_be_kept_is_printed(
+    verb: str, as_json: bool, run: Run, request: Any, images: Path, snapshot: Snapshot, modes_bind: Callable[[], Any]
+) -> None:
+    bundle: Path = request.getfixturevalue("int8" if verb == "sensitivity" else "bundle")
+    given = ["--blame", "--images", images] if verb == "verify" else ["--data", images]
+    before = snapshot(bundle)
+    close(bundle)
+    with modes_bind():
+        result = run(verb, bundle, *given, *MEASURED, *(["--json"] if as_json else []))
+    assert result.code == 0, result.err
+    assert f"{NOT_KEPT}: cannot write {bundle / 'evidence'}" in result.err
+    assert "Permission denied" in result.err
+    assert result.json if as_json else result.out
+    assert snapshot(bundle) == before
+
+
+def test_an_evaluation_that_cannot_be_kept_is_printed(
+    run: Run, bundle: Path, data: Path, modes_bind: Callable[[], Any], tmp_path: Path
+) -> None:
+    close(bundle)
+    with modes_bind():
+        result = run("evaluate", bundle, "--data", data, "--fresh", "--json")
+    assert result.code == 0, result.err
+    assert f"{NOT_KEPT}: cannot write {bundle / 'evidence/accuracy.json'}: Permission denied" in result.err
+    assert result.json["images"] == 4
+
+
+def test_a_report_needs_a_place_and_says_how_to_give_one(
+    run: Run, bundle: Path, tmp_path: Path, modes_bind: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close(bundle)
+    with modes_bind():
+        result = run("report", bundle)
+        assert result.code == 2
+        assert f"cannot write {bundle / 'report.html'}: Permission denied" in result.err
+        assert "give --output FILE outside of the bundle" in result.err
+        assert run("report", bundle, "--output", tmp_path / "report.html").code == 0
+    assert (tmp_path / "report.html").stat().st_size > 0
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "verify"])
+def test_receipts_are_refused_before_anything_is_measured(
+    verb: str, run: Run, bundle: Path, data: Path, modes_bind: Callable[[], Any]
+) -> None:
+    given = ["--data", data] if verb == "evaluate" else ["--images", data]
+    close(bundle)
+    with modes_bind():
+        result = run(verb, bundle, *given, "--receipt")
+    assert result.code == 2
+    assert f"cannot write {bundle / 'receipts'}: Permission denied" in result.err
+    assert "✓" not in result.err  # no stage ran
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("evaluate", "--junit"),
+        ("evaluate", "--markdown"),
+        ("evaluate", "--save-baseline"),
+        ("verify", "--junit"),
+        ("verify", "--markdown"),
+        ("attention", "--csv"),
+        ("attention", "--figure"),
+        ("calibrate", "--output"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    verb: str, option: str, run: Run, bundle: Path, data: Path, tmp_path: Path, modes_bind: Callable[[], Any]
+) -> None:
+    given = {"evaluate": ["--data", data], "calibrate": ["--calib", data]}.get(verb, [])
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    target = tmp_path / "theirs" / "new" / "out.svg"
+    with modes_bind():
+        result = run(verb, bundle, *given, option, target)
+    assert result.code == 2
+    assert f"cannot write {target}: Permission denied" in result.err
+    assert "✓" not in result.err
+    assert list((tmp_path / "theirs").iterdir()) == []
+
+
+def test_a_device_is_not_replaced_by_a_file(run: Run, bundle: Path, data: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = run("evaluate", bundle, "--data", data, "--junit", tmp_path / "pipe")
+    assert result.code == 2
+    assert f"cannot write {tmp_path / 'pipe'}: it is a device or a pipe" in result.err
+    assert (tmp_path / "pipe").is_fifo()
+
+
+# A read-only file system refuses more than a folder's mode does: there, even removing a file that is not there is an error.
+MOUNT = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+
+
+def in_mounts_of_its_own(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
+    """Runs a command for which ``folder`` is a read-only file system, by user namespaces, which any user may have."""
+    wrapped = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", MOUNT, "sh", folder, *command]
+    return subprocess.run(list(map(str, wrapped)), capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_a_read_only_file_system_is_told_as_such(bundle: Path, images: Path) -> None:
+    tried = in_mounts_of_its_own(bundle, "true")
+    if tried.returncode != 0:
+        pytest.skip(f"no user namespaces with mounts here: {tried.stderr.strip()}")
+    skdeploy = (sys.executable, "-m", "skdeploy")
+    report = in_mounts_of_its_own(bundle, *skdeploy, "report", bundle)
+    assert report.returncode == 2, report.stderr
+    assert f"cannot write {bundle / 'report.html'}: Read-only file system" in report.stderr
+    found = in_mounts_of_its_own(bundle, *skdeploy, "attention", bundle, "--data", images, *MEASURED)
+    assert found.returncode == 0, found.stderr
+    assert NOT_KEPT in " ".join(found.stderr.split())
+    assert "Read-only file system" in " ".join(found.stderr.split())
+    assert "fp16" in found.stdout
