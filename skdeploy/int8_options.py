@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from skdeploy.errors import UsageError
 from skdeploy.quant.legacy_cache import version_number
-from skdeploy.spec import CalibrationMethod, Precision
+from skdeploy.spec import CalibrationMethod, ClassOrder, Precision
 
 DEFAULT_NUMBER: Final = 512
 DEFAULT_BATCH: Final = 8
@@ -94,8 +94,9 @@ class Int8Options:
 
     ``ranges``, a file, stands in for ``calibration``. ``fallback`` is the precision of all that is not INT8; ``keep`` are
     regular expressions on module names that stay in it, ``keep_grouped`` keeps grouped convolutions there. ``data`` are
-    images with labels, and ``max_drop``, in percentage points of top-1, is what INT8 may cost on them: the worst units go to
-    the fallback until it holds. ``legacy_cache`` is the version of a TensorRT that wants a calibration cache, such as 8.5.3.
+    images with labels, and ``max_drop``, in percentage points of top-1, is what INT8 may cost on them: the worst units go
+    to the fallback until it holds. ``class_order``: how class folders of ``data`` are counted. ``legacy_cache`` is the
+    version of a TensorRT that wants a calibration cache, such as 8.5.3.
     """
 
     calibration: CalibrationOptions = CalibrationOptions()
@@ -105,6 +106,7 @@ class Int8Options:
     keep_grouped: bool = False
     data: Path | None = None
     max_drop: float | None = None
+    class_order: ClassOrder | None = None
     legacy_cache: str | None = None
 
     @property
@@ -141,6 +143,8 @@ class Int8Options:
             raise UsageError(
                 "--data is what --max-drop is measured on", advice="add --max-drop, in points of top-1, such as 0.2"
             )
+        if self.class_order is not None and self.data is None:
+            raise UsageError("--class-order is how the class folders of --data are counted", advice="give --data")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"--max-drop {self.max_drop:g}: percentage points of top-1, from 0 to 100")
         if self.data is not None:

@@ -20,7 +20,7 @@ from skdeploy.progress import Progress
 from skdeploy.quant.audit import AuditReport
 from skdeploy.quant.dataset import Dataset, open_dataset
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges, load_ranges
-from skdeploy.spec import CalibrationMethod, ModelSpec, Precision
+from skdeploy.spec import CalibrationMethod, ClassOrder, ModelSpec, Precision
 from skdeploy.stages import GRAPH_TOOLS, write_graph
 
 RANGES, MIXED, INT8 = "ranges.json", "mixed.json", "model.int8.onnx"
@@ -177,7 +177,9 @@ def mixed(
     assert asked.max_drop is not None
     max_drop = asked.max_drop
     spec = bundle.manifest.model
-    data = labelled(asked.data, spec)
+    data = labelled(asked.data, spec, asked.class_order)
+    for note in data.notes:
+        progress.note(note)
     assert data.labels is not None  # labelled raises where there are none
     labels = data.labels
 
@@ -229,11 +231,11 @@ def kept_for_the_budget(mixed: Artifact) -> tuple[str, ...]:
     return tuple(map(str, keep))
 
 
-def labelled(path: Path, spec: ModelSpec) -> Dataset:
+def labelled(path: Path, spec: ModelSpec, order: ClassOrder | None) -> Dataset:
     """Images with labels, in the network's order. Raises UsageError where there are none."""
     from skdeploy.quant.labels import as_the_network_counts
 
-    return as_the_network_counts(open_dataset(path, archive="evaluation.npz"), spec)
+    return as_the_network_counts(open_dataset(path, archive="evaluation.npz"), spec, order)
 
 
 def int8(bundle: Bundle, model: Artifact, ranges: Artifact, options: ExportOptions, keep: tuple[str, ...]) -> Stage:

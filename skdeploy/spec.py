@@ -48,6 +48,10 @@ class Target(StrEnum):
     ONNX = "onnx"
 
 
+ClassOrder = Literal["number", "name"]
+"""A class folder's number: its name, or its place among the sorted names, as torchvision's ImageFolder counts."""
+
+
 class TensorSpec(Frozen):
     """A graph's input or output: numpy's name of its dtype, and its shape, where a name is a dynamic dimension."""
 
@@ -148,6 +152,7 @@ class ModelSpec(Frozen):
     reference: Reference = Reference()
     weights: WeightsSpec | None = None
     labels: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    class_order: ClassOrder | None = None
     parity_images: InnerPath = "photographs"
     training: dict[str, str | int | float] = Field(default={})
 

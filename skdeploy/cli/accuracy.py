@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -19,6 +19,13 @@ Data = Annotated[
     typer.Option(
         help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder that "
         "holds an evaluation.npz."
+    ),
+]
+ClassOrder = Annotated[
+    Literal["number", "name"] | None,
+    typer.Option(
+        help="How class folders are counted: by the number that is a folder's name, or by name, as torchvision's ImageFolder "
+        "does.  [default: the card's labels, its class_order, or the only order there is]"
     ),
 ]
 NumImages = Annotated[

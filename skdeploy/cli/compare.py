@@ -11,6 +11,7 @@ from skdeploy.cli.accuracy import (
     AllowInconclusive,
     AsJson,
     BatchSize,
+    ClassOrder,
     Confidence,
     Data,
     Fresh,
@@ -25,6 +26,7 @@ def compare(
     old: Annotated[Path, typer.Argument(help="The bundle that is replaced.")],
     new: Annotated[Path, typer.Argument(help="The bundle that replaces it.")],
     data: Data,
+    class_order: ClassOrder = None,
     num_images: NumImages = None,
     max_drop: MaxDrop = None,
     confidence: Confidence = 95.0,
@@ -43,7 +45,13 @@ def compare(
     from skdeploy.parity.evaluate import compare as run
 
     options = EvaluationOptions(
-        data=data, num_images=num_images, max_drop=max_drop, confidence=confidence, batch=batch, fresh=fresh
+        data=data,
+        class_order=class_order,
+        num_images=num_images,
+        max_drop=max_drop,
+        confidence=confidence,
+        batch=batch,
+        fresh=fresh,
     )
     require_places(junit, markdown)
     with ConsoleProgress() as progress:

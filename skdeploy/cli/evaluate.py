@@ -11,6 +11,7 @@ from skdeploy.cli.accuracy import (
     AllowInconclusive,
     AsJson,
     BatchSize,
+    ClassOrder,
     Confidence,
     Data,
     Fresh,
@@ -25,6 +26,7 @@ from skdeploy.cli.backend import Backend, BackendOption
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
     data: Data,
+    class_order: ClassOrder = None,
     num_images: NumImages = None,
     max_drop: MaxDrop = None,
     confidence: Confidence = 95.0,
@@ -83,6 +85,7 @@ def evaluate(
 
     options = EvaluationOptions(
         data=data,
+        class_order=class_order,
         num_images=num_images,
         max_drop=max_drop,
         confidence=confidence,

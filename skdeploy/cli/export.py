@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from skdeploy.cli.accuracy import ClassOrder
 from skdeploy.cli.calibration import (
     AllowRandom,
     BiasCorrection,
@@ -113,6 +114,7 @@ def export(
         float | None,
         typer.Option(help="Points of top-1 that INT8 may cost on --data: the worst units stay in the fallback."),
     ] = None,
+    class_order: ClassOrder = None,
     equalize: Equalize = None,
     bias_correction: BiasCorrection = None,
     shift: Shift = None,
@@ -185,6 +187,7 @@ def export(
             keep_grouped=int8_keep_grouped,
             data=data,
             max_drop=max_drop,
+            class_order=class_order,
             legacy_cache=legacy_calibration_cache,
         ),
         target=Target(target),

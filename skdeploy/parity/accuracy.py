@@ -125,6 +125,7 @@ class Evaluation(Frozen):
 
     ``images`` were evaluated; ``unreadable`` were not, and are in no figure. Nothing is known of ``missing_classes``: they have
     no image. ``reused`` of the images were predicted by an earlier run of the same evaluation. ``baseline`` if one was given.
+    ``image_notes``: what else to know of the images, such as the order of their classes.
     """
 
     kind: Literal["evaluation", "comparison"] = "evaluation"
@@ -142,6 +143,7 @@ class Evaluation(Frozen):
     confidence: float
     seconds: float
     baseline: BaselineReport | None = None
+    image_notes: Strings = ()
 
     @property
     def verdict(self) -> Decision | None:

@@ -130,7 +130,7 @@ def evaluation_checks(evaluation: Evaluation, *, allow_inconclusive: bool = Fals
 
 def evaluation_notes(evaluation: Evaluation, shown: int = 5) -> list[str]:
     """What the figures do not cover, in sentences."""
-    notes = []
+    notes = list(evaluation.image_notes)
     bad, missing = evaluation.unreadable, evaluation.missing_classes
     if bad:
         names = "; ".join(f"{image.name}: {image.reason}" for image in bad[:shown])

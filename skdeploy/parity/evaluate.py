@@ -36,7 +36,7 @@ from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, check_count, open_dataset
 from skdeploy.quant.feeds import RUN_BATCH
 from skdeploy.quant.labels import as_the_network_counts
-from skdeploy.spec import ModelSpec
+from skdeploy.spec import ClassOrder, ModelSpec
 
 CONFIDENCE: Final = 95.0  # per cent
 LAYOUT: Final = 1  # of the cached predictions
@@ -48,16 +48,18 @@ TOOLS: Final = ("skdeploy", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxrunt
 class EvaluationOptions:
     """Options of ``skdeploy evaluate`` and ``compare``, by the same names.
 
-    ``data``: labelled images, see ``quant.dataset.open_dataset``; ``num_images`` of them, evenly spread over their order, None
-    for all. ``max_drop`` is the budget in percentage points of top-1, None for no gate; ``confidence`` of its bounds, in per
-    cent and one-sided. ``artifacts``: paths in the bundle, or ``torch``; none means the last graph and engines that run here.
-    ``against``: what they are compared with, an artifact, ``torch`` or another bundle's folder; None means the FP32 graph.
-    ``require_engine``: an engine that cannot run here is an error. ``fresh``: predict anew what an earlier run has predicted.
-    ``receipt``: write a receipt of each artifact's accuracy on this device. ``backend``, in place of ``artifacts``: what of the
-    bundle runs on that one, see ``runners.runner_on``; ``backend_options`` are its NAME=VALUE texts.
+    ``data``: labelled images, see ``quant.dataset.open_dataset``; ``class_order``: how class folders are counted, see
+    ``quant.labels``; ``num_images`` of them, evenly spread over their order, None for all. ``max_drop`` is the budget in
+    percentage points of top-1, None for no gate; ``confidence`` of its bounds, in per cent and one-sided. ``artifacts``:
+    paths in the bundle, or ``torch``; none means the last graph and engines that run here. ``against``: what they are
+    compared with, an artifact, ``torch`` or another bundle's folder; None means the FP32 graph. ``require_engine``: an
+    engine that cannot run here is an error. ``fresh``: predict anew what an earlier run has predicted. ``receipt``: write a
+    receipt of each artifact's accuracy on this device. ``backend``, in place of ``artifacts``: what of the bundle runs on
+    that one, see ``runners.runner_on``; ``backend_options`` are its NAME=VALUE texts.
     """
 
     data: Path
+    class_order: ClassOrder | None = None
     num_images: int | None = None
     max_drop: float | None = None
     confidence: float = CONFIDENCE
@@ -147,9 +149,9 @@ def compare(old: Path, new: Path, options: EvaluationOptions, progress: Progress
     return _run(runners, [], options, "comparison", tell)
 
 
-def labelled_images(data: Path, spec: ModelSpec, number: int | None) -> Dataset:
+def labelled_images(data: Path, spec: ModelSpec, number: int | None, order: ClassOrder | None = None) -> Dataset:
     """Labelled images as the network counts its classes; ``number`` of them, evenly spread: folders are sorted by class."""
-    dataset = as_the_network_counts(open_dataset(data, archive=ARCHIVE), spec)
+    dataset = as_the_network_counts(open_dataset(data, archive=ARCHIVE), spec, order)
     if number is None or number >= len(dataset):
         return dataset
     return dataset.take([index * len(dataset) // number for index in range(number)])
@@ -212,7 +214,7 @@ def _run(
     started = time.perf_counter()
     tell.begin("evaluate")
     spec = next((runner.spec for runner in wanted if runner.spec.labels), wanted[0].spec)
-    dataset = labelled_images(options.data, spec, options.num_images)
+    dataset = labelled_images(options.data, spec, options.num_images, options.class_order)
     tell.update("opening the artifacts")
     opened, absent = open_all(wanted, optional)
     try:
@@ -336,6 +338,7 @@ def _evaluation(
             for n in range(1, len(runners))
         ),
         not_evaluated=tuple(absent),
+        image_notes=dataset.notes,
         confidence=options.confidence,
         seconds=round(seconds, 3),
     )

@@ -82,7 +82,7 @@ class AuditReport(Frozen):
 
     ``clipped`` are images with more than a quarter of their values at 255; ``enlarged`` those smaller than the card's resize;
     ``near`` those that look like an earlier one, exact duplicates not among them; ``coverage`` the tensors whose thresholds
-    were still moving in the last quarter of the images.
+    were still moving in the last quarter of the images; ``notes``: those of the data set, on images that it does not have.
     """
 
     dataset: str
@@ -99,12 +99,14 @@ class AuditReport(Frozen):
     enlarged: Found
     converted: dict[str, int]
     coverage: Annotated[tuple[TensorCoverage, ...], Field(strict=False)] = ()
+    notes: Names = ()
 
     def warnings(self) -> tuple[str, ...]:
         """What makes these images a poor guide to the field, a sentence each; most serious first."""
         if self.random:
             return (NOISE,)
         return (
+            *self.notes,
             *self._count_warnings(),
             *self._duplicate_warnings(),
             *self._image_warnings(),
@@ -236,6 +238,7 @@ class Audit:
             enlarged=_found(self._enlarged),
             converted={what: count for what, count in sorted(self._converted.items()) if count},
             coverage=coverage,
+            notes=self.dataset.notes,
         )
 
     def _classes(self) -> ClassCoverage | None:

@@ -19,8 +19,10 @@ from skdeploy.bundle.artifact import digest_file
 from skdeploy.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.export_packages import EXTRAS, installed
 from skdeploy.quant.arrays import Labels, read_arrays
+from skdeploy.quant.folders import read_folder
 from skdeploy.quant.images import REMOVE, SUFFIXES, Crop, crop_array, crop_file
 from skdeploy.quant.images import Pixels as Pixels
+from skdeploy.quant.images import printable as printable
 from skdeploy.quant.lists import read_list
 from skdeploy.spec import ModelSpec, Preprocess
 
@@ -41,8 +43,9 @@ class Dataset:
     """Images in a fixed order: files, or one uint8 array (N, H, W, C). ``name`` is what a report calls them.
 
     ``labels`` are class numbers, (N,). ``classes``, if any, names them: label i is ``classes[i]``; where the names are those of
-    folders, their order is that of the sorted names, not yet the network's (``labels.as_the_network_counts``). ``root`` is the
-    folder that names of files are told from; ``numbers``, (N,), the places that chosen images have in the array they come
+    folders, their order is that of the sorted names, not yet the network's (``labels.as_the_network_counts``). ``unlabelled``
+    says why a folder's images have no labels, and ``notes`` what a reader of any figure must know of the images. ``root`` is
+    the folder that names of files are told from; ``numbers``, (N,), the places that chosen images have in the array they come
     from. ``random``: noise, no images.
     """
 
@@ -54,6 +57,8 @@ class Dataset:
     root: Path | None = None
     numbers: NDArray[np.int64] | None = None
     random: bool = False
+    unlabelled: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -100,11 +105,6 @@ class Dataset:
         return np.stack(list(self.crops(spec)))
 
 
-def printable(name: str) -> str:
-    """A file name that cannot break a line, a terminal or JSON: whatever does not print is written as an escape."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
-
-
 def normalise(pixels: Pixels, preprocess: Preprocess) -> Inputs:
     """Network inputs from crops: uint8 (N, H, W, C) -> float32 (N, C, H, W), (x / 255 - mean) / std."""
     scale, offset = affine(preprocess)
@@ -121,8 +121,8 @@ def affine(preprocess: Preprocess) -> tuple[Inputs, Inputs]:
 def open_dataset(source: Path, limit: int | None = None, *, archive: str = "calibration.npz") -> Dataset:
     """Images at a path, none of them decoded yet:
 
-    * a folder of images, flat or deep. Where each lies in one of at least two folders right below it, these are the classes.
-      Hidden files and folders are passed over. A folder without images but with a file named ``archive`` means that file;
+    * a folder of images, flat or deep. Where each lies below one of at least two folders right below it, these are the classes
+      (``folders.py``). A folder without images but with a file named ``archive`` means that file;
     * an .npz with ``images`` (and ``labels``) or an .npy, of raw uint8 pixels (N, H, W[, C]);
     * a .txt or .csv list, one ``path`` or ``path,label`` a line: ``lists.py``;
     * one image.
@@ -189,36 +189,24 @@ def check_count(count: int | None, option: str) -> None:
 
 
 def _open_folder(source: Path, archive: str) -> Dataset:
-    try:
-        next(source.iterdir(), None)  # rglob passes over a folder that it may not list
-    except OSError as error:
-        raise UsageError(f"cannot list the images in {source}: {error.strerror}", advice=KINDS) from error
-    files = tuple(
-        sorted(
-            path
-            for path in source.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file() and not _hidden(path.relative_to(source))
-        )
-    )
+    found = read_folder(source)
     packed = source / archive
     if packed.is_file():
-        if files:
+        if found.files:
             raise UsageError(
-                f"{source} holds {archive} and {len(files)} image files: which of them is meant?",
+                f"{source} holds {archive} and {len(found.files)} image files: which of them is meant?",
                 advice=f"give {packed}",
             )
         return open_dataset(packed)
-    if not files:
-        raise UsageError(f"no images in {source}", advice=f"looked for {', '.join(SUFFIXES)} and {archive}")
-    name = printable(source.name)
-    classes = sorted({file.parent.name for file in files})
-    if len(classes) < 2 or any(file.parent.parent != source for file in files):
-        return Dataset(name, files=files, root=source)
-    number = {name: index for index, name in enumerate(classes)}
-    labels = np.array([number[file.parent.name] for file in files], np.int64)
-    return Dataset(name, files=files, labels=labels, classes=tuple(map(printable, classes)), root=source)
-
-
-def _hidden(path: Path) -> bool:
-    """Copies that tools leave behind: macOS's ._ files, .ipynb_checkpoints."""
-    return any(part.startswith(".") for part in path.parts)
+    if not found.files:
+        more = f"; {found.left_out}" if found.left_out else ""
+        raise UsageError(f"no images in {source}{more}", advice=f"looked for {', '.join(SUFFIXES)} and {archive}")
+    return Dataset(
+        printable(source.name),
+        files=found.files,
+        labels=np.array(found.labels, np.int64) if found.classes else None,
+        classes=tuple(map(printable, found.classes)),
+        root=source,
+        unlabelled=found.unlabelled,
+        notes=(found.left_out,) if found.left_out else (),
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # torchvision's
 
 REMOVE: Final = "remove it, or give other images (--images, --calib or --data)"
 
@@ -27,6 +27,11 @@ REMOVE: Final = "remove it, or give other images (--images, --calib or --data)"
 DECODING: Final = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
 )  # fmt: skip
+
+
+def printable(name: str) -> str:
+    """A file name that cannot break a line, a terminal or JSON: whatever does not print is written as an escape."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
 
 
 class ImageError(UsageError):

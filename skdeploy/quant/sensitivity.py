@@ -30,7 +30,7 @@ from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.quant.reading import read_crops
 from skdeploy.quant.selection import select
-from skdeploy.spec import Frozen, ModelSpec, Precision
+from skdeploy.spec import ClassOrder, Frozen, ModelSpec, Precision
 
 Crops = Sequence[Pixels] | Pixels  # uint8 (H, W, C) each
 Labels = NDArray[np.integer[Any]]
@@ -208,14 +208,20 @@ def measure_sensitivity(
 
 
 def sensitivity_of(
-    bundle: Bundle, data: Path | None, num_images: int, progress: Progress | None = None
+    bundle: Bundle,
+    data: Path | None,
+    num_images: int,
+    progress: Progress | None = None,
+    *,
+    class_order: ClassOrder | None = None,
 ) -> SensitivityReport:
     """Measures the units of an INT8 bundle's FP32 graph with its own ranges, those that its export kept too.
 
     Kept as the evidence ``sensitivity``.
 
     ``data``: images (see ``open_dataset``), of which ``num_images`` are used, a balanced choice; default: the card's own.
-    Without labels there is no top-1. Grouped convolutions stay in the fallback if the export kept them there.
+    Without labels there is no top-1. ``class_order``: how class folders are counted (``labels.py``). Grouped convolutions
+    stay in the fallback if the export kept them there.
 
     Raises UsageError: a bundle without ranges, no images, labels that do not fit. IntegrityError: an altered artifact.
     CalibrationError: ranges of another network, unreadable images.
@@ -234,7 +240,11 @@ def sensitivity_of(
     int8 = next((a for a in bundle.manifest.artifacts if a.precision is Precision.INT8), None)
     dataset = open_dataset(data) if data is not None else default_dataset(spec, num_images)
     if dataset.labels is not None:
-        dataset = as_the_network_counts(dataset, spec)
+        dataset = as_the_network_counts(dataset, spec, class_order)
+    elif dataset.unlabelled and data is not None:
+        tell.note(f"no accuracy is measured, {dataset.name} has no labels: {dataset.unlabelled}")
+    for note in dataset.notes:
+        tell.note(note)
     dataset = select(dataset, num_images, seed=0)
     tell.update(f"reads {len(dataset)} images")
     read = list(read_crops(dataset, spec, lambda image: tell.note(f"passed over {image.name}: {image.reason}")))

@@ -56,10 +56,85 @@ def test_labels_of_a_card_that_cannot_be_told_apart_are_refused(tmp_path: Path) 
         as_the_network_counts(folders(tmp_path, "a", "b"), spec)
 
 
+def of(classes: int, **more: object) -> ModelSpec:
+    """The tiny card without labels, with so many classes."""
+    return TINY.model_copy(update={"network": TINY.network.model_copy(update={"classes": classes}), **more})
+
+
 def test_folders_named_by_numbers_are_these_classes(tmp_path: Path) -> None:
-    dataset = folders(tmp_path, "0", "10", "2")  # sorted as text: 0, 10, 2
-    spec = TINY.model_copy(update={"network": TINY.network.model_copy(update={"classes": 11})})
-    assert labels_of(dataset, spec) == {"0": 0, "10": 10, "2": 2}
+    dataset = folders(tmp_path, "0", "3", "2")
+    found = as_the_network_counts(dataset, TINY)
+    assert labels_of(dataset, TINY) == {"0": 0, "3": 3, "2": 2}
+    assert "counted by number" in found.notes[0]
+
+
+TWELVE = tuple(map(str, range(12)))
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (TWELVE, 12),
+        (("0", "10", "2"), 12),  # some of the twelve
+        (("10", "11"), 12),  # as wide as the widest, but not padded
+        (tuple(map(str, range(1, 13))), 12),  # from 1
+        (("5", "10", "20"), 3),  # any other numbers
+    ],
+)
+def test_numbers_with_two_orders_are_refused_until_one_is_said(
+    names: tuple[str, ...], classes: int, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="their order is not known") as error:
+        as_the_network_counts(folders(tmp_path, *names), of(classes))
+    assert "--class-order name" in error.value.advice
+    assert "class_order" in error.value.advice
+
+
+def test_the_order_of_class_folders_is_what_the_user_or_the_card_says(tmp_path: Path) -> None:
+    dataset = folders(tmp_path, *TWELVE)
+    by_name = {name: place for place, name in enumerate(sorted(TWELVE))}  # what torchvision's find_classes does
+    by_number = {name: int(name) for name in TWELVE}
+    assert by_name["10"] == 2
+    assert labels_of(dataset, of(12, class_order="name")) == by_name
+    assert labels_of(dataset, of(12, class_order="number")) == by_number
+    flag = as_the_network_counts(dataset, of(12, class_order="name"), "number")  # a flag before the card
+    assert flag.labels is not None
+    assert dict(zip((file.parent.name for file in flag.files), flag.labels.tolist(), strict=True)) == by_number
+    (note,) = as_the_network_counts(dataset, of(12), "name").notes
+    assert "counted by name, as torchvision's ImageFolder does: 0, 1, 10, 11, 2, ..." in note
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "labels"),
+    [
+        (("00", "10", "11"), 12, [0, 10, 11]),  # padded: both orders are one
+        (tuple(f"{n:02}" for n in range(1, 13)), 12, list(range(12))),  # padded, from 1
+        (tuple("123"), 3, [0, 1, 2]),
+    ],
+)
+def test_numbers_with_one_order_are_taken_in_it(
+    names: tuple[str, ...], classes: int, labels: list[int], tmp_path: Path
+) -> None:
+    assert labels_of(folders(tmp_path, *names), of(classes)) == dict(zip(names, labels, strict=True))
+
+
+def test_an_order_by_number_needs_numbers(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"1 of 5 class folders .* not named by numbers.*: x"):
+        as_the_network_counts(folders(tmp_path, *"123x4"), TINY, "number")
+
+
+def test_an_empty_class_folder_counts_in_the_order_of_names(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    assert labels_of(folders(tmp_path, *"acde"), TINY) == {"a": 0, "c": 2, "d": 3, "e": 4}
+
+
+def test_a_folder_without_images_need_not_be_a_label(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    assert labels_of(folders(tmp_path, "bag", "coat"), FASHION) == {"bag": 8, "coat": 4}
+
+
+def test_numbers_beyond_the_classes_are_named(tmp_path: Path) -> None:
+    dataset = folders(tmp_path, "0", "10", "2")
     with pytest.raises(UsageError, match=r"10/1\.png in .* has label 10, and tiny has 5 classes") as error:
         as_the_network_counts(dataset, TINY)
     assert "0 to 4" in error.value.advice
