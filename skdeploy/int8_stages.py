@@ -164,7 +164,7 @@ def calibration_notes(details: Mapping[str, JsonValue]) -> tuple[str, ...]:
     dead = details.get("dead_tensors")
     if isinstance(dead, list) and dead:
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
-        notes = (*notes, f"zero on every calibration image: {dead[0]}{more}; it got the smallest range there is")
+        notes = (*notes, f"zero on every calibration image: {dead[0]}{more}; it got a range that every format holds")
     return tuple(f"calibration: {note}" for note in notes)
 
 
@@ -252,7 +252,9 @@ def int8(bundle: Bundle, model: Artifact, ranges: Artifact, options: ExportOptio
 
         spec = bundle.manifest.model
         graph = load_graph(bundle.check(model))
-        done = quantize(graph, spec, load_ranges(bundle.check(ranges)), patterns, keep_grouped=asked.keep_grouped)
+        done = quantize(
+            graph, spec, load_ranges(bundle.check(ranges)), patterns, keep_grouped=asked.keep_grouped, half=half
+        )
         halving = HalfPrecision(options.keep_fp32)
         result = halving(done.model).model if half else done.model
         details: dict[str, JsonValue] = {
@@ -261,6 +263,7 @@ def int8(bundle: Bundle, model: Artifact, ranges: Artifact, options: ExportOptio
             "int8_weights": list(done.placement.weighted),
             "int8_macs": share_of_macs(graph, done.placement.weighted, (spec.input.height, spec.input.width)),
             "kept": dict(done.placement.kept),
+            "raised_steps": dict(done.raised),
             "fallback": asked.fallback.value,
         }
         if half:
@@ -282,6 +285,20 @@ def int8(bundle: Bundle, model: Artifact, ranges: Artifact, options: ExportOptio
         tools=(*GRAPH_TOOLS, "numpy"),
         make=make,
     )
+
+
+def int8_notes(graph: Artifact) -> tuple[str, ...]:
+    """Where FP16's range made INT8 worse than FP32 beside it would."""
+    raised = graph.details.get("raised_steps")
+    if not isinstance(raised, dict) or not raised:
+        return ()
+    name = next(iter(raised))
+    more = f", and in {len(raised) - 1} more" if len(raised) > 1 else ""
+    said = (
+        f"INT8 beside FP16: {raised[name]} output channel(s) of {name}{more} have weights so small that FP16 does not hold "
+        "their INT8 step; they got FP16's smallest and lose precision. --int8-fallback fp32 or --int8-keep keeps it"
+    )
+    return (said,)
 
 
 def legacy_graph(bundle: Bundle, model: Artifact, ranges: Artifact) -> Stage:

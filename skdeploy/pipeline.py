@@ -99,6 +99,7 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
             _check_headroom(line, model, graph, dataset)
         elif options.precision is Precision.INT8:
             graph = lower_to_int8(line, graph, options, ranges)
+            line.note(*int8_stages.int8_notes(graph))
             if options.has_half:
                 line.note(int8_stages.ONNX_RUNTIME_HALF)
                 _check_headroom(line, graph, graph, dataset)

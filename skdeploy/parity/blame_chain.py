@@ -100,13 +100,14 @@ def _graph_stage(
     source, file = bundle.check(made_from), bundle.check(ranges)
     keep, keep_grouped = artifact.provenance.options.get("keep"), artifact.provenance.options.get("keep_grouped")
     patterns = tuple(map(str, keep)) if isinstance(keep, list) else ()
+    half = artifact.provenance.options.get("fallback") != Precision.FP32
 
     @cache
     def twin() -> ir.Model:
         return equalized(load_graph(source), bundle.manifest.model, load_ranges(file))
 
     def shifts() -> Mapping[str, float]:
-        return offsets(twin(), load_ranges(file), patterns, keep_grouped=bool(keep_grouped))
+        return offsets(twin(), load_ranges(file), patterns, keep_grouped=bool(keep_grouped), half=half)
 
     return GraphStage(
         plain.name,

@@ -17,13 +17,15 @@ from skdeploy.parity.layers import Pair
 from skdeploy.parity.layers_graph import ROUNDED
 from skdeploy.quant.quantize import ranged_tensors
 from skdeploy.quant.ranges import Ranges
+from skdeploy.quant.steps import rounded_step
 from skdeploy.quant.thresholds import SHIFTED
-from skdeploy.quant.weights import half_scale
 
 INT8_MAX: Final = 127
 
 
-def offsets(model: ir.Model, ranges: Ranges, keep: Iterable[str], *, keep_grouped: bool) -> dict[str, float]:
+def offsets(
+    model: ir.Model, ranges: Ranges, keep: Iterable[str], *, keep_grouped: bool, half: bool
+) -> dict[str, float]:
     """What was taken from each shifted tensor when ``model``, the equalized FP32 graph, was quantized.
 
     Computed from the ranges and not from the INT8 graph, whose scales may be what is wrong.
@@ -36,7 +38,7 @@ def offsets(model: ir.Model, ranges: Ranges, keep: Iterable[str], *, keep_groupe
     for key, name in ranged_tensors(model, placement).items():
         measured = ranges.tensors.get(key)  # none of an image whose 8-bit pixels are exact
         if name in shifted and measured is not None and measured.shifted_threshold is not None:
-            found[name] = -INT8_MIN * float(half_scale(np.asarray(measured.shifted_threshold / SHIFTED)))
+            found[name] = -INT8_MIN * float(rounded_step(np.asarray(measured.shifted_threshold / SHIFTED), half=half))
     return found
 
 

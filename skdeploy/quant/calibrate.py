@@ -23,8 +23,8 @@ from skdeploy.quant.observe import Observation, observe
 from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
 from skdeploy.quant.reading import read_crops
+from skdeploy.quant.steps import SILENT, SMALLEST
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
-from skdeploy.quant.weights import SMALLEST_SCALE
 from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
 
 # Images whose channel maxima equalize: the factors are set by how channels compare, and that is known early.
@@ -146,7 +146,7 @@ class _Feed:
 
 
 def _range(seen: Observation) -> tuple[float, float, float, float | None]:
-    """(minimum, maximum, threshold, shifted threshold); a tensor that was all zero gets the smallest range there is.
+    """(minimum, maximum, threshold, shifted threshold); a tensor that was all zero gets a range that every format holds.
 
     A dead tensor is one without negative values, as far as the images tell; a scale for steps that are never used is harmless,
     and an offset of 128 of them too.
@@ -161,7 +161,8 @@ def _range(seen: Observation) -> tuple[float, float, float, float | None]:
 
 def _guarded(threshold: float, seen: Observation, levels: int) -> float:
     """No scale may be zero: a percentile can be, where nearly all values are, and then the largest magnitude stands in."""
-    return max(threshold or max(-seen.minimum, seen.maximum), levels * SMALLEST_SCALE)
+    largest = max(-seen.minimum, seen.maximum)
+    return max(threshold or largest, levels * SMALLEST) if largest else levels * SILENT
 
 
 def _channels(values: NDArray[np.float32] | None) -> NDArray[np.float32]:

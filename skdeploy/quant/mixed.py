@@ -129,7 +129,9 @@ class _Search:
         self.probes: dict[frozenset[str], Probe] = {}
 
     def logits(self, on: Evaluation, patterns: Iterable[str], shown: str) -> NDArray[np.float64]:
-        done = quantize(self.model, on.spec, self.ranges, (*self.fixed, *patterns), keep_grouped=self.grouped)
+        done = quantize(
+            self.model, on.spec, self.ranges, (*self.fixed, *patterns), keep_grouped=self.grouped, half=False
+        )
         return on.logits(done.model, shown)
 
     def sqnr_db(self, on: Evaluation, kept: tuple[Unit, ...]) -> float:

@@ -14,28 +14,32 @@ from skdeploy.errors import CalibrationError
 from skdeploy.graph.constants import array_of, constant
 from skdeploy.graph.equalize import equalize, rows_first
 from skdeploy.graph.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
-from skdeploy.graph.naming import module_of
+from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.graph.placement import Placement, place
 from skdeploy.graph.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
 from skdeploy.graph.shift import ShiftTensors, shiftable
 from skdeploy.quant.identity import IMAGE, range_names
-from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges
+from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges, TensorRange
+from skdeploy.quant.steps import LARGEST_HALF, SILENT, SMALLEST_HALF, rounded_step
 from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
-from skdeploy.quant.weights import dequantized, half_scale, mean_change, quantize_weight
+from skdeploy.quant.weights import dequantized, mean_change, quantize_weight, raised_rows
 from skdeploy.spec import ModelSpec
 
 CORRECTED: Final = frozenset({"Conv", "Gemm"})  # operators with a bias to correct
-LARGEST_SCALE: Final = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """An INT8 graph, its other numbers still FP32, and what was done. ``offsets`` are those of the shifted tensors."""
+    """An INT8 graph, its other numbers still FP32, and what was done. ``offsets`` are those of the shifted tensors.
+
+    ``raised``: for each weight with output channels whose steps FP16 does not hold, how many: they got FP16's smallest.
+    """
 
     model: ir.Model
     placement: Placement
     scales: dict[str, float]
     offsets: dict[str, float] = field(default_factory=dict)
+    raised: dict[str, int] = field(default_factory=dict)
 
 
 def prepare(
@@ -64,12 +68,19 @@ def ranged_tensors(model: ir.Model, placement: Placement) -> dict[str, str]:
 
 
 def quantize(
-    model: ir.Model, spec: ModelSpec, ranges: Ranges, keep: tuple[str, ...] = (), *, keep_grouped: bool = False
+    model: ir.Model,
+    spec: ModelSpec,
+    ranges: Ranges,
+    keep: tuple[str, ...] = (),
+    *,
+    keep_grouped: bool = False,
+    half: bool = True,
 ) -> Quantized:
-    """The INT8 graph of an FP32 graph. ``keep`` and ``keep_grouped``: see ``place``.
+    """The INT8 graph of an FP32 graph. ``keep`` and ``keep_grouped``: see ``place``. ``half``: the rest will be FP16, and so
+    must the steps be (``steps.py``).
 
-    Raises CalibrationError for ranges of another network or preprocessing, or without a tensor that is to be quantized;
-    UsageError for a pattern that matches no module.
+    Raises CalibrationError for ranges of another network or preprocessing, or without a tensor that is to be quantized, or
+    with one whose step FP16 does not hold; UsageError for a pattern that matches no module.
     """
     algorithm = ranges.algorithm
     ranges.check_belongs(model, spec)
@@ -93,20 +104,23 @@ def quantize(
     offsets: dict[str, float] = {}
     for key, name in names.items():
         found = ranges.tensors[key]
+        _check_floor(found, key)
+        readers = [edge.node for edge in placement.readers[name]]
         if name in shifted and found.shifted_threshold is not None:
-            scales[name] = _half(found.shifted_threshold / SHIFTED, key)
+            scales[name] = _step(found, found.shifted_threshold / SHIFTED, key, readers, half=half)
             offsets[name] = -INT8_MIN * scales[name]
         else:
-            scales[name] = _half(found.threshold / SYMMETRIC, key)
-    weights = _round_weights(prepared, placement, ranges, spec)
+            scales[name] = _step(found, found.threshold / SYMMETRIC, key, readers, half=half)
+    raised = _raised(prepared, placement) if half else {}
+    weights = _round_weights(prepared, placement, ranges, spec, half=half)
     PixelShift(spec.preprocess)(prepared)
     ShiftTensors(placement, offsets)(prepared)
     InsertQDQ(placement, scales, weights)(prepared)
-    return Quantized(prepared, placement, scales, offsets)
+    return Quantized(prepared, placement, scales, offsets, raised)
 
 
 def _round_weights(
-    model: ir.Model, placement: Placement, ranges: Ranges, spec: ModelSpec
+    model: ir.Model, placement: Placement, ranges: Ranges, spec: ModelSpec, *, half: bool
 ) -> dict[str, QuantizedWeight]:
     """Rounds the weights in the graph, corrects the biases, and gives the integers."""
     nodes = {node.name or "": node for node in model.graph}
@@ -116,7 +130,7 @@ def _round_weights(
         node = nodes[name]
         old = node.inputs[1]
         assert old is not None  # placed
-        weight = weights[name] = quantize_weight(node, least_error=ranges.algorithm.weight_scales == "mse")
+        weight = weights[name] = quantize_weight(node, least_error=ranges.algorithm.weight_scales == "mse", half=half)
         rounded = dequantized(weight)
         error = array_of(old) - rounded
         node.replace_input_with(1, constant(model.graph, f"{old.name}_rounded", rounded))
@@ -178,13 +192,41 @@ def _maxima(ranges: Ranges, model: ir.Model) -> dict[str, NDArray[np.float32]]:
     return {key: np.asarray(maxima, np.float32) for key, maxima in ranges.channel_maxima.items()}
 
 
-def _half(scale: float, tensor: str) -> float:
-    if scale > LARGEST_SCALE:
+def _raised(model: ir.Model, placement: Placement) -> dict[str, int]:
+    nodes = {node.name or "": node for node in model.graph}
+    found = {}
+    for name in placement.weighted:
+        weight = nodes[name].inputs[1]
+        assert weight is not None  # placed
+        rows = raised_rows(nodes[name], array_of(weight))
+        if rows:
+            found[name] = rows
+    return found
+
+
+def _check_floor(found: TensorRange, tensor: str) -> None:
+    """Raises CalibrationError for a range that skdeploy raised to a step of 2^-16 before it kept small ones as they are."""
+    largest = max(-found.minimum, found.maximum)
+    if 0 < largest < found.threshold and np.isclose(
+        found.threshold, SYMMETRIC * SILENT, rtol=1e-8, atol=0
+    ):  # nine digits
         raise CalibrationError(
-            f"{tensor} has values up to {127 * scale:.3g}: its INT8 step of {scale:.3g} is above FP16's largest number",
-            advice=f"keep the modules that read it out of INT8: --int8-keep {module_of(tensor)!r}",
+            f"the range of {tensor} is that of an older skdeploy, which raised small ones: its values are {largest:.3g} at "
+            f"most, and the threshold is {found.threshold:.3g}",
+            advice=CALIBRATE,
         )
-    return float(half_scale(np.asarray(scale)))
+
+
+def _step(found: TensorRange, step: float, tensor: str, readers: list[str], *, half: bool) -> float:
+    silent = found.minimum == found.maximum == 0
+    if half and (step > LARGEST_HALF or (step < SMALLEST_HALF and not silent)):
+        end = "above FP16's largest number" if step > LARGEST_HALF else "below what FP16 holds"
+        raise CalibrationError(
+            f"{tensor} has values up to {max(-found.minimum, found.maximum):.3g}: its INT8 step of {step:.3g} is {end}",
+            advice="export with --int8-fallback fp32, or keep the modules that read it out of INT8: --int8-keep "
+            f"{modules_pattern(sorted({module_of(node) for node in readers}))!r}",
+        )
+    return float(rounded_step(np.asarray(step), half=half))
 
 
 def equalized(model: ir.Model, spec: ModelSpec, ranges: Ranges) -> ir.Model:

@@ -18,7 +18,7 @@ from skdeploy.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Prepr
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-ALGORITHM_VERSION: Final = 1  # grows whenever the same choices would give other numbers
+ALGORITHM_VERSION: Final = 2  # grows whenever the same choices would give other numbers
 INT8_MAX: Final = 127
 TOOLS: Final = ("numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu")  # what the numbers in the file come from
 

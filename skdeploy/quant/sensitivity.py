@@ -173,7 +173,7 @@ def measure_sensitivity(
     evaluation = Evaluation.of(model, spec, crops, labels)
 
     def effect(patterns: tuple[str, ...], shown: str) -> Effect:
-        done = quantize(model, spec, ranges, (*keep, *patterns), keep_grouped=keep_grouped)
+        done = quantize(model, spec, ranges, (*keep, *patterns), keep_grouped=keep_grouped, half=False)
         return evaluation.effect(evaluation.logits(done.model, shown))
 
     fp32 = evaluation.effect(evaluation.reference)

@@ -13,45 +13,50 @@ from skdeploy.graph.constants import array_of
 from skdeploy.graph.equalize import output_axis, rows_first
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.qdq import QuantizedWeight
+from skdeploy.quant.steps import LARGEST_HALF, SMALLEST_HALF, rounded_step
 
 WEIGHT_MAX: Final = 127  # and -127: a kernel that multiplies by -w needs both
 # Scales to try, relative to that of the largest weight. Smaller ones clip, which pays where a channel has thousands of weights;
 # with larger ones the few weights of a small kernel may lie nearer to the levels.
 RATIOS: Final = np.linspace(1.05, 0.8, 26)
-LARGEST_WEIGHT: Final = WEIGHT_MAX * float(np.finfo(np.float16).max) / float(RATIOS[0])
-# FP16's smallest number with its full precision; a scale below it could be rounded to zero, and no scale may be.
-SMALLEST_SCALE: Final = 2.0**-24 * 2**8
+LARGEST_WEIGHT: Final = WEIGHT_MAX * LARGEST_HALF / float(RATIOS[0])
 
 
-def quantize_weight(node: ir.Node, *, least_error: bool = True) -> QuantizedWeight:
+def quantize_weight(node: ir.Node, *, least_error: bool = True, half: bool = True) -> QuantizedWeight:
     """The weight of a Conv, Gemm or MatMul as INT8, per output channel.
 
     ``least_error`` chooses each channel's scale for the least squared error, from 1.05 to 0.8 of the one that makes its largest
-    weight 127; else it is that one. Scales are FP16 numbers, so that an FP16 graph and an FP32 graph hold the same integers.
-    Raises CalibrationError for a weight so large that no FP16 number is its scale.
+    weight 127; else it is that one. ``half``: scales must be FP16 numbers (``steps.py``).
+    Raises CalibrationError where FP16 has no number for the scale: a weight that is too large, or all of them too small.
     """
     weight = node.inputs[1]
     assert weight is not None  # placed
     array = rows_first(node, array_of(weight)).astype(np.float32)
     rows = array.reshape(len(array), -1)
     largest = np.abs(rows).max(axis=1)
-    if largest.max() > LARGEST_WEIGHT:
+    if half and largest.max() > LARGEST_WEIGHT:
         raise CalibrationError(
             f"{node.name} has a weight of {largest.max():.4g}: its INT8 step would be above FP16's largest number",
-            advice=f"keep it out of INT8: --int8-keep {module_of(node.name)!r}",
+            advice=f"export with --int8-fallback fp32, or keep it out of INT8: --int8-keep {module_of(node.name)!r}",
         )
-    scales = half_scale(largest / WEIGHT_MAX)
+    if half and 0 < largest.max() < WEIGHT_MAX * SMALLEST_HALF:
+        raise CalibrationError(
+            f"the weights of {node.name} are {largest.max():.3g} at most: their INT8 steps would be below what FP16 holds",
+            advice=f"export with --int8-fallback fp32, or keep it out of INT8: --int8-keep {module_of(node.name)!r}",
+        )
+    scales = rounded_step(largest / WEIGHT_MAX, half=half)
     if least_error:
-        scales = _least_error(rows, largest, scales)
+        scales = _least_error(rows, largest, scales, half=half)
     values = _rounded(rows, scales).astype(np.int8).reshape(array.shape)
     axis = output_axis(node)
     return QuantizedWeight(np.ascontiguousarray(values.T) if axis else values, scales, axis)
 
 
-def half_scale(scale: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Scales as FP16 numbers, never zero: that of a dead channel, or a dead tensor, is the smallest that FP16 holds well."""
-    rounded: NDArray[np.float32] = np.maximum(scale, SMALLEST_SCALE).astype(np.float16).astype(np.float32)
-    return rounded
+def raised_rows(node: ir.Node, array: NDArray[np.float64]) -> int:
+    """How many output channels of a weight have INT8 steps below what FP16 holds; those of zeros have none to lose."""
+    rows = rows_first(node, array)
+    largest = np.abs(rows.reshape(len(rows), -1)).max(axis=1)
+    return int(np.count_nonzero((largest > 0) & (largest < WEIGHT_MAX * SMALLEST_HALF)))
 
 
 def dequantized(weight: QuantizedWeight) -> NDArray[np.float32]:
@@ -75,14 +80,18 @@ def mean_change(node: ir.Node, error: NDArray[np.float64], mean: NDArray[np.floa
 
 
 def _least_error(
-    rows: NDArray[np.float32], largest: NDArray[np.float32], scales: NDArray[np.float32]
+    rows: NDArray[np.float32], largest: NDArray[np.float32], scales: NDArray[np.float32], *, half: bool
 ) -> NDArray[np.float32]:
+    # By a power of two for each row, which is exact: squares of small weights would be zero in float32.
+    exponent = -np.frexp(largest)[1]
+    rows = np.ldexp(rows, exponent[:, None])
     best = scales
     least = np.full(len(rows), np.inf, np.float32)
     for ratio in RATIOS:
-        candidate = half_scale(ratio * largest / WEIGHT_MAX)
-        difference = _rounded(rows, candidate)
-        difference *= candidate[:, None]
+        candidate = rounded_step(ratio * largest / WEIGHT_MAX, half=half)
+        step = np.ldexp(candidate, exponent)
+        difference = _rounded(rows, step)
+        difference *= step[:, None]
         difference -= rows
         error = np.einsum("ij,ij->i", difference, difference)
         better = error < least

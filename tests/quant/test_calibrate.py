@@ -27,7 +27,7 @@ from skdeploy.quant.images import Crop
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.quant.selection import random_images, select
-from skdeploy.quant.weights import SMALLEST_SCALE
+from skdeploy.quant.steps import SILENT
 from skdeploy.spec import CalibrationMethod, ModelSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import card, run, traced
@@ -284,9 +284,9 @@ def test_a_dead_tensor_is_named_and_has_a_scale(spec: ModelSpec, graph: ir.Model
             found = quantize(graph, spec, ranges)
         dead = dead_tensors(ranges)
         assert list(dead) == ["stem.relu/Relu"]
-        assert dead["stem.relu/Relu"] == pytest.approx(127 * SMALLEST_SCALE)
+        assert dead["stem.relu/Relu"] == pytest.approx(127 * SILENT)
         assert "stem.relu/Relu" not in {tensor.name for tensor in audit_of(ranges).coverage}  # it never moved
-        assert all(scale >= SMALLEST_SCALE for scale in found.scales.values())
+        assert all(scale >= SILENT for scale in found.scales.values())
         assert np.isfinite(run(found.model, normalised(pixels(4)))["logits"]).all()
 
 

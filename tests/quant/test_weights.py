@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy.errors import CalibrationError
-from skdeploy.quant.weights import SMALLEST_SCALE, dequantized, half_scale, mean_change, quantize_weight
+from skdeploy.quant.steps import SILENT, SMALLEST_HALF, rounded_step
+from skdeploy.quant.weights import dequantized, mean_change, quantize_weight
 
 Array = NDArray[Any]
 
@@ -89,7 +90,9 @@ def test_the_scale_is_near_the_best_of_a_brute_force_search(shape: str, distribu
     rows = rows_of(shape, distribution)
     found = row_errors(rows, quantize_weight(node_of("Conv", rows.reshape(*rows.shape, 1, 1))).scales)
     largest = np.abs(rows).max(axis=1) / 127
-    best = np.min([row_errors(rows, half_scale(ratio * largest)) for ratio in np.linspace(0.8, 1.05, 251)], axis=0)
+    best = np.min(
+        [row_errors(rows, rounded_step(ratio * largest, half=True)) for ratio in np.linspace(0.8, 1.05, 251)], axis=0
+    )
     assert np.median(found / best) < (1.5 if shape == "kernels" else 1.12)
     assert shape == "kernels" or np.all(found < 1.12 * best)
 
@@ -133,14 +136,48 @@ def test_values_are_within_127_and_scales_are_positive_fp16_numbers(least_error:
     assert found.values.min() >= -127  # -128 has no counterpart
     assert found.scales.dtype == np.float32
     assert np.array_equal(found.scales, found.scales.astype(np.float16))
-    assert np.all(found.scales >= SMALLEST_SCALE)
+    assert np.all(found.scales >= SMALLEST_HALF)
     assert not found.values[40:42].any()  # a dead channel, and one that is as good as dead
     assert np.all(dequantized(found)[42] == pytest.approx(-3, rel=2**-11))  # FP16 has 11 bits
 
 
-def test_the_smallest_scale_has_all_of_fp16s_bits() -> None:
-    assert np.float32(np.float16(SMALLEST_SCALE)) == SMALLEST_SCALE > 0
-    assert np.finfo(np.float16).smallest_normal / 4 <= SMALLEST_SCALE
+def test_the_step_of_silence_and_fp16s_least_step_are_fp16_numbers() -> None:
+    for step in (SILENT, SMALLEST_HALF):
+        assert np.float32(np.float16(step)) == step > 0
+
+
+@pytest.mark.parametrize("exponent", range(-60, 61, 3))
+@pytest.mark.parametrize("least_error", [True, False])
+def test_weights_at_another_scale_are_the_same_integers(exponent: int, least_error: bool) -> None:
+    rows = heavy_tails(20, 30)
+    rows /= np.abs(rows).max(axis=1, keepdims=True)  # steps of 2^-7: FP16's normal numbers from 2^-7 of that on
+    weight = rows.reshape(20, 30, 1, 1).astype(np.float32)
+    one = quantize_weight(node_of("Conv", weight), least_error=least_error)
+    other = quantize_weight(
+        node_of("Conv", np.ldexp(weight, exponent)), least_error=least_error, half=-6 <= exponent <= 18
+    )
+    assert np.array_equal(one.values, other.values)
+    assert np.array_equal(np.ldexp(one.scales, exponent), other.scales)
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_step_is_rounded_by_little_at_every_magnitude(half: bool) -> None:
+    """To 11 bits, so by 2^-12 at most; FP16's subnormal numbers by 1/64 at most, which is 0.13 dB."""
+    steps = np.geomspace(SMALLEST_HALF if half else 2.0**-125, 6e4 if half else 2.0**120, 20_001)
+    off = np.abs(rounded_step(steps, half=half) / steps - 1)
+    assert off.max() <= (1 / 64 if half else 2**-11)
+    normal = steps >= 2.0**-14
+    assert off[normal].max() <= 2**-11
+    in_both = steps[normal & (steps < 6e4)]
+    assert np.array_equal(rounded_step(in_both, half=False), in_both.astype(np.float16).astype(np.float32))
+
+
+def test_a_layer_too_small_for_fp16_steps_is_refused_by_its_node_and_quantized_beside_fp32() -> None:
+    node = node_of("Conv", np.full((2, 3, 1, 1), 1e-5, np.float32))
+    with pytest.raises(CalibrationError, match="the weights of n are 1e-05 at most") as error:
+        quantize_weight(node)
+    assert "--int8-fallback fp32" in error.value.advice
+    assert np.all(dequantized(quantize_weight(node, half=False)) == pytest.approx(1e-5, rel=2**-11))
 
 
 def test_a_weight_too_large_for_an_fp16_scale_is_refused_by_its_node() -> None:

@@ -1,0 +1,144 @@
+"""The same function at another scale is the same INT8 network: a layer's weights times s, the next one's divided by it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from skdeploy.architecture import GraphSpec
+from skdeploy.backends.onnxruntime import OnnxRuntimeSession
+from skdeploy.errors import CalibrationError
+from skdeploy.quant.calibrate import CalibrationSettings, calibrate
+from skdeploy.quant.dataset import Dataset, normalise
+from skdeploy.quant.quantize import quantize
+from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges
+from skdeploy.quant.steps import SILENT
+from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
+from skdeploy.zoo.cardless import spec_without_card
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (32, 5, 5, 3), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+ALGORITHM = Algorithm(method=CalibrationMethod.MSE, version=ALGORITHM_VERSION)
+
+
+def graph(scale: float) -> ir.Model:
+    """Three convolutions and a classifier, in which the second map and the third are ``scale`` times as large."""
+    random = np.random.default_rng(0)
+
+    def weight(*shape: int) -> Any:
+        return random.standard_normal(shape) * (2 / np.prod(shape[1:])) ** 0.5
+
+    arrays = {
+        "w1": weight(16, 3, 3, 3), "b1": random.normal(0, 0.1, 16),
+        "w2": scale * weight(16, 16, 3, 3), "b2": scale * random.normal(0, 0.1, 16),
+        "w3": weight(16, 16, 1, 1), "b3": scale * random.normal(0, 0.1, 16),
+        "w4": weight(10, 16) / scale, "b4": random.normal(0, 0.1, 10),
+    }  # fmt: skip
+    nodes = []
+    last = "input"
+    for number, pads in ((1, 1), (2, 1), (3, 0)):
+        names = [last, f"w{number}", f"b{number}"]
+        nodes.append(helper.make_node("Conv", names, [f"c{number}"], name=f"c{number}/Conv", pads=[pads] * 4))
+        nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"], name=f"r{number}/Relu"))
+        last = f"r{number}"
+    nodes.append(helper.make_node("GlobalAveragePool", [last], ["mean"], name="mean/GlobalAveragePool"))
+    nodes.append(helper.make_node("Flatten", ["mean"], ["flat"], name="flat/Flatten"))
+    nodes.append(helper.make_node("Gemm", ["flat", "w4", "b4"], ["logits"], name="fc/Gemm", transB=1))
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3, 20, 20])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
+    )
+    proto = helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def spec() -> ModelSpec:
+    return spec_without_card("plain", GraphSpec(classes=10), 3, (20, 20))
+
+
+def ranges_of(model: ir.Model) -> Ranges:
+    fed = (TensorSpec(name="input", dtype="float32", shape=("N", 3, 20, 20)),)
+    card = spec().model_copy(update={"preprocess": spec().preprocess.model_copy(update={"resize": 20})})
+    return calibrate(model, fed, card, Dataset("noise", pixels=PIXELS), CalibrationSettings(ALGORITHM, len(PIXELS)))
+
+
+def run(model: ir.Model) -> Any:
+    inputs = normalise(PIXELS, spec().preprocess)
+    with OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", 1) as session:
+        return session.run({session.inputs[0].name: inputs})["logits"].astype(np.float64)
+
+
+def sqnr_db(scale: float, *, half: bool) -> float:
+    model = graph(scale)
+    ranges = ranges_of(model)
+    card = spec().model_copy(update={"preprocess": ranges.preprocess})
+    expected, found = run(model), run(quantize(model, card, ranges, half=half).model)
+    return float(10 * np.log10((expected**2).sum() / ((expected - found) ** 2).sum()))
+
+
+@pytest.fixture(scope="module")
+def usual() -> float:
+    found = sqnr_db(1.0, half=False)
+    assert found > 25  # four layers of INT8: 35 dB each, less 6 for their sum
+    return found
+
+
+@pytest.mark.parametrize(("scale", "within"), [(2.0**-30, 0.1), (2.0**30, 0.1), (1e-6, 1), (1e-3, 1), (1e3, 1)])
+def test_beside_fp32_the_scale_of_a_tensor_changes_nothing(scale: float, within: float, usual: float) -> None:
+    # A power of two moves nothing but the logarithms in equalization. Any other number rounds weights and steps anew, and
+    # 0.7 and 1.3, where no limit is near, differ by 0.6 dB for that.
+    assert sqnr_db(scale, half=False) == pytest.approx(usual, abs=within)
+
+
+@pytest.mark.parametrize("scale", [2.0**-6, 2.0**6])
+def test_beside_fp16_neither_where_fp16_holds_the_steps(scale: float, usual: float) -> None:
+    assert sqnr_db(scale, half=True) == pytest.approx(usual, abs=0.3)
+
+
+@pytest.mark.parametrize("scale", [2.0**-30, 1e-5, 2.0**30])
+def test_beside_fp16_a_step_that_it_does_not_hold_is_refused_by_its_tensor(scale: float) -> None:
+    with pytest.raises(
+        CalibrationError, match=r"r2 has values up to|the weights of c2/Conv|fc/Gemm has a weight"
+    ) as error:
+        sqnr_db(scale, half=True)
+    assert "--int8-fallback fp32" in error.value.advice
+    assert "--int8-keep" in error.value.advice
+
+
+def test_single_channels_that_fp16_does_not_hold_are_counted() -> None:
+    model = graph(1.0)
+    weight = model.graph.initializers["w3"]
+    assert weight.const_value is not None
+    array = weight.const_value.numpy().copy()
+    array[:2] *= 1e-7
+    array[3] = 0  # silent: nothing to lose
+    weight.const_value = ir.tensor(array, name="w3")
+    ranges = calibrate_without_equalizing(model)
+    card = spec().model_copy(update={"preprocess": ranges.preprocess})
+    assert quantize(model, card, ranges).raised == {"c3/Conv": 2}
+    assert quantize(model, card, ranges, half=False).raised == {}
+
+
+def calibrate_without_equalizing(model: ir.Model) -> Ranges:
+    card = spec().model_copy(update={"preprocess": spec().preprocess.model_copy(update={"resize": 20})})
+    fed = (TensorSpec(name="input", dtype="float32", shape=("N", 3, 20, 20)),)
+    algorithm = ALGORITHM.model_copy(update={"equalize": False})
+    return calibrate(model, fed, card, Dataset("noise", pixels=PIXELS), CalibrationSettings(algorithm, len(PIXELS)))
+
+
+def test_a_range_that_an_older_skdeploy_raised_is_refused() -> None:
+    model = graph(1e-5)
+    ranges = ranges_of(model)
+    card = spec().model_copy(update={"preprocess": ranges.preprocess})
+    name, held = next((name, held) for name, held in ranges.tensors.items() if held.threshold < 127 * SILENT)
+    old = held.model_copy(update={"threshold": float(f"{127 * SILENT:.9g}")})
+    edited = ranges.model_copy(update={"tensors": {**ranges.tensors, name: old}})
+    with pytest.raises(CalibrationError, match=f"the range of {name} is that of an older skdeploy"):
+        quantize(model, card, edited, half=False)
