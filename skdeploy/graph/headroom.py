@@ -11,7 +11,7 @@ import onnx_ir as ir
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Array
 from skdeploy.errors import PrecisionError
-from skdeploy.graph.half import FP16_MAX
+from skdeploy.graph.half_constants import FP16_MAX
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.rounding import WithoutRange
 from skdeploy.parity.report import HeadroomReport, TensorHeadroom

@@ -7,7 +7,9 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-FLOAT32, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
+from skdeploy.errors import PrecisionError
+from skdeploy.graph.operator_types import FLOAT16, FLOAT32, retype_attributes, subgraphs, types_of
+
 EXACT_ON_HALF: Final = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Identity"})
 
 
@@ -28,10 +30,15 @@ class RoundToHalf(ir.passes.InPlacePass):
     numbers are exact in FP32. What a DequantizeLinear gives is rounded like any FP16 tensor: an integer of 8 bits times a scale
     of 11 does not fit FP16. A compiler that fuses it into an INT8 kernel does not round there; that is 2^-12 of a value whose
     own step is 2^-8 of the range.
+
+    What has its type from an attribute (Cast, ConstantOfShape, EyeLike) is FP16 in ONNX Runtime too, and only widened. A graph
+    inside a node (If, Loop, Scan) reads widened tensors from outside; ``HalfPrecision`` leaves it in FP32, and one with FP16
+    tensors of its own is refused.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
+        _refuse_half_inside(graph)
         halves = [value for value in graph.initializers.values() if value.dtype == FLOAT16]
         for value in halves:
             _widen_constant(value)
@@ -56,12 +63,12 @@ class WithoutRange(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        halves = [value for value in (*graph.inputs, *graph.initializers.values()) if value.dtype == FLOAT16]
-        for node in graph:
+        halves: list[ir.Value] = []
+        for graph in (model.graph, *model.graph.subgraphs()):
+            halves.extend(value for value in (*graph.inputs, *graph.initializers.values()) if value.dtype == FLOAT16)
+        for node in model.graph.all_nodes():
             halves.extend(value for value in node.outputs if value.dtype == FLOAT16)
-            if node.op_type == "Cast" and node.attributes.get_int("to", 0) == FLOAT16:
-                node.attributes["to"] = ir.AttrInt64("to", FLOAT32)
+            retype_attributes(node, FLOAT16, FLOAT32)
         for value in halves:
             if value.const_value is not None:
                 _widen_constant(value)
@@ -69,8 +76,22 @@ class WithoutRange(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(halves))
 
 
+def _refuse_half_inside(graph: ir.Graph) -> None:
+    for node in graph:
+        for inside in subgraphs(node):
+            for inner in inside.all_nodes():
+                if any(value.dtype == FLOAT16 for value in inner.outputs):
+                    raise PrecisionError(
+                        f"{node.name} ({node.op_type}) has FP16 tensors in its graph, as {inner.outputs[0].name}: how FP16 "
+                        "rounds them cannot be shown on a CPU",
+                        advice="export the network with this part in FP32",
+                    )
+
+
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    if node.op_type == "Cast":  # is the rounding already: only go back to FP32
+    if types_of(node, graph.opset_imports[""]).is_free(
+        node.outputs.index(value)
+    ):  # a Cast: the rounding is done already
         graph.insert_after(node, _widened(value))
         return
     value.type = ir.TensorType(FLOAT32)

@@ -192,7 +192,7 @@ def test_a_scale_that_is_no_half_number_is_named(ending: str) -> None:
     name = replaced(model, ending, 1 + 2.0**-13)
     with pytest.raises(PrecisionError, match=re.escape(f"the scale {name} holds")) as failure:
         HalfPrecision()(model)
-    assert "no FP16 number" in failure.value.message
+    assert "not an FP16 number" in failure.value.message
 
 
 def test_a_dequantized_weight_beyond_the_range_is_named_with_its_module() -> None:

@@ -1,0 +1,92 @@
+"""Constants in FP16: each rounded once, checked against FP16's range, and called by a free name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from skdeploy.errors import PrecisionError
+from skdeploy.graph.naming import module_of, modules_pattern
+from skdeploy.graph.operator_types import BOUNDED, FLOAT16
+from skdeploy.graph.qdq import DEQUANTIZE, QUANTIZE
+
+FP16_MAX: Final = 65504.0
+
+
+class HalfConstants:
+    """The FP16 constants of one graph. ``flushed`` says which lost what share of their values to zero."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.flushed: dict[str, float] = {}
+        self._graph = graph
+        self._made: dict[ir.Value, ir.Value] = {}
+        values = [*graph.inputs, *graph.initializers.values()]
+        inside = [(node.name, *(value.name for value in node.outputs)) for node in graph.all_nodes()]
+        self._names = {value.name for value in values} | {name for names in inside for name in names}
+
+    def free_name(self, wanted: str) -> str:
+        """``wanted``, or with the first number that makes it a name that nothing in the graph has."""
+        name, number = wanted, 1
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name
+
+    def half(self, value: ir.Value, user: ir.Node) -> ir.Value:
+        """The constant ``value`` in FP16, as ``user`` may read it. Raises PrecisionError if it does not fit."""
+        assert value.const_value is not None  # it is an initializer
+        if value not in self._made:
+            single = value.const_value.numpy()
+            with np.errstate(over="ignore"):
+                array = single.astype(np.float16)
+            flushed = float(np.mean((array == 0) & (single != 0))) if single.size else 0.0
+            if flushed:
+                self.flushed[value.name or ""] = flushed
+            name = self.free_name(f"{value.name}_fp16")
+            constant = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=value.shape)
+            constant.type = ir.TensorType(FLOAT16)
+            self._graph.register_initializer(constant)
+            self._made[value] = constant
+        made = self._made[value]
+        assert made.const_value is not None  # made above
+        if user.op_type not in BOUNDED:
+            _check_range(value.const_value.numpy(), value.name or "", module_of(user.name))
+        if user.op_type in (QUANTIZE, DEQUANTIZE):
+            _check_scale(value.const_value.numpy(), made.const_value.numpy(), value.name or "")
+        return made
+
+
+def check_dequantized(node: ir.Node) -> None:
+    """A weight's largest magnitude fits. That of an activation is measured. Raises PrecisionError."""
+    values, scales = node.inputs[:2]
+    assert values is not None  # required by ONNX
+    assert scales is not None
+    if values.const_value is None or scales.const_value is None:
+        return
+    shape = [1] * values.const_value.numpy().ndim
+    if scales.const_value.size > 1:
+        shape[node.attributes.get_int("axis", 1)] = -1
+    array = values.const_value.numpy().astype(np.float32) * scales.const_value.numpy().reshape(shape)
+    readers = [use.node for use in node.outputs[0].uses()]
+    _check_range(array, values.name or "", module_of(readers[0].name) if readers else "")
+
+
+def _check_range(array: np.ndarray, name: str, module: str) -> None:
+    largest = float(np.max(np.abs(array))) if array.size else 0.0
+    if largest > FP16_MAX:
+        raise PrecisionError(
+            f"the constant {name} holds {largest:.4g}, and FP16 ends at {FP16_MAX:.0f}",
+            advice=f"keep its module in FP32: --keep-fp32 '{modules_pattern([module])}'",
+        )
+
+
+def _check_scale(single: np.ndarray, half: np.ndarray, name: str) -> None:
+    if not np.array_equal(half.astype(np.float32), single):
+        worst = single.flat[int(np.argmax(np.abs(half.astype(np.float32) - single)))]
+        raise PrecisionError(
+            f"the scale {name} holds {worst:.9g}, which is not an FP16 number: the INT8 values would mean others",
+            advice="quantize again with skdeploy, whose scales are FP16 numbers, or take FP32 for what is not INT8",
+        )
