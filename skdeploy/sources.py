@@ -148,6 +148,7 @@ def _module(options: ExportOptions) -> ModuleSource:
     else:
         notes.append(f"no weights given: the module's own, as it builds them with torch's seed {options.seed}")
     module = module.float().eval().requires_grad_(False)
+    _require_finite(module, record.file or options.model)
     size = options.image_size or (224, 224)
     first = next((layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)), None)
     if first is None:
@@ -161,6 +162,18 @@ def _module(options: ExportOptions) -> ModuleSource:
         size,
     )
     return ModuleSource(spec, _digested(record, module), module, tuple(notes))
+
+
+def _require_finite(module: nn.Module, shown: str) -> None:
+    """Raises WeightsError for NaN, and for an infinite parameter: a buffer may be a mask of infinities."""
+    parameters = [(name, tensor, tensor.isfinite()) for name, tensor in module.named_parameters()]
+    buffers = [(name, tensor, ~tensor.isnan()) for name, tensor in module.named_buffers()]
+    for name, tensor, good in (*parameters, *buffers):
+        if not bool(good.all()):
+            raise WeightsError(
+                f"{shown}: {int((~good).sum()):,} of the {tensor.numel():,} values of {name} are NaN or infinite",
+                advice="the training diverged, or the file is damaged: give a checkpoint from before",
+            )
 
 
 def _own_prefix(peeled: tuple[str, ...], keys: list[str]) -> str:

@@ -321,6 +321,16 @@ def test_weights_for_the_module_are_loaded(factory: str, prefix: str, package: s
     assert not any("no weights given" in note for note in source.notes)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_module_that_are_not_finite_are_named(package: str, tmp_path: Path, value: float) -> None:
+    trained = foreign.live(foreign.Classifier(foreign.Sliced())).state_dict()
+    key = next(name for name in trained if name.endswith("weight"))
+    trained[key].view(-1)[2] = value
+    torch.save(trained, tmp_path / "mine.pth")
+    with pytest.raises(WeightsError, match=rf"mine\.pth: 1 of the [\d,]+ values of {key} are NaN or infinite"):
+        find_source(ExportOptions(f"{package}:untrained", weights=str(tmp_path / "mine.pth"), image_size=(32, 32)))
+
+
 def test_weights_that_are_not_the_modules_are_refused(package: str, tmp_path: Path) -> None:
     options = ExportOptions(f"{package}:untrained", weights=str(tmp_path / "x"), image_size=(32, 32))
     with pytest.raises(WeightsError, match="no weights at"):

@@ -19,7 +19,7 @@ from skdeploy.backends import assignment
 from skdeploy.backends.base import Array, Availability, Session, require
 from skdeploy.backends.profiles import choose_profile
 from skdeploy.bundle.artifact import digest_file
-from skdeploy.errors import ExportError, IntegrityError, UsageError
+from skdeploy.errors import ExportError, UsageError
 from skdeploy.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -246,19 +246,10 @@ def _create_on_gpu(
 
 
 def load_graph(path: Path) -> ir.Model:
-    """Reads an ONNX file. Raises IntegrityError if it is missing, truncated or no ONNX."""
-    import onnx_ir
-    from google.protobuf.message import DecodeError
+    """Reads an ONNX file. Raises IntegrityError if it is missing, broken or not valid ONNX, ExportError if it is too large."""
+    from skdeploy.graph.onnx_file import read_graph
 
-    try:
-        model = onnx_ir.load(path)
-    except (OSError, DecodeError, ValueError, TypeError) as error:
-        raise IntegrityError(
-            f"{path} cannot be read as ONNX: {error}", advice="it is truncated or another kind of file"
-        ) from error
-    if not len(model.graph):
-        raise IntegrityError(f"{path} holds no nodes", advice="it is truncated or another kind of file")
-    return model
+    return read_graph(path)
 
 
 def _parsed(model: bytes) -> ir.Model:

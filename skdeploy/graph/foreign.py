@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import onnx
-import onnx.inliner
+import onnx.version_converter
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
-from skdeploy.errors import ExportError, IntegrityError, PassError, UsageError
+from skdeploy.errors import ExportError, PassError, UsageError
 from skdeploy.graph.naming import NameByModule
+from skdeploy.graph.onnx_file import foreign_operator, graph_of, graphs_of, inferred, nodes_of, read_proto
 from skdeploy.graph.same_function import EXAMPLE_BATCH, require_same_function
+from skdeploy.graph.weights_of_files import require_finite, require_not_quantized
 from skdeploy.options import MAX_OPSET, MIN_OPSET
 
 OLDEST_OPSET: Final = 7  # what onnx.version_converter takes
@@ -47,18 +47,17 @@ def read_foreign(path: Path) -> ir.Model:
     where the exporter recorded them. The result is compared with the original on random images. ``foreign_notes`` tells what
     was done.
 
-    Raises IntegrityError for a broken file or external data that is missing or elsewhere; UsageError for an interface that is
-    no image classifier's; ExportError for operators that are not ONNX's or a graph that does not run; PassError if
-    the function changed.
+    Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
+    UsageError for an interface that is no image classifier's; ExportError for operators that are not ONNX's, a graph that is
+    too large, is quantized already or does not run; PassError if the function changed.
     """
-    proto = _load(path)
-    _inline_external_data(proto, path)
-    if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+    proto = read_proto(path)
     opset = _check_operators(proto, path)
+    require_not_quantized(proto, path)
+    require_finite(proto, path)
     input_name, output_name, dropped = _check_interface(proto, path)
     del proto.graph.output[1:]
-    model: ir.Model = ir.from_proto(proto)
+    model = graph_of(proto, path)
     _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
     before = ir.to_proto(model).SerializeToString()
     if opset < MIN_OPSET:
@@ -80,90 +79,6 @@ def foreign_notes(model: ir.Model) -> ForeignNotes:
     return notes
 
 
-def _load(path: Path) -> ModelProto:
-    advice = "it is truncated or another kind of file"
-    try:
-        proto = onnx.load(path, format="protobuf", load_external_data=False)
-    except (OSError, DecodeError) as error:
-        raise IntegrityError(f"{path} cannot be read as ONNX: {error}", advice=advice) from error
-    if not proto.graph.node:
-        raise IntegrityError(f"{path} holds no nodes", advice=advice)
-    return proto
-
-
-def _inline_external_data(proto: ModelProto, path: Path) -> None:
-    for tensor in _tensors(proto):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        file = _external_file(entries.get("location", ""), tensor.name, path)
-        content = file.read_bytes() if not entries.get("length") else b""
-        start = int(entries.get("offset") or 0)
-        size = int(entries.get("length") or len(content) - start)
-        if min(start, size) < 0 or start + size > file.stat().st_size:
-            raise IntegrityError(
-                f"{path}: the weights {tensor.name} are bytes {start} to {start + size} of {file.name}, "
-                f"which has {file.stat().st_size}",
-                advice="the file is truncated or belongs to another model",
-            )
-        with file.open("rb") as stream:
-            stream.seek(start)
-            tensor.raw_data = stream.read(size)
-        tensor.data_location = TensorProto.DEFAULT
-        del tensor.external_data[:]
-
-
-def _external_file(location: str, tensor: str, path: Path) -> Path:
-    folder = path.resolve().parent
-    relative = Path(location)
-    file = (path.parent / relative).resolve()
-    leaves = relative.is_absolute() or ".." in relative.parts or "\\" in location or not file.is_relative_to(folder)
-    if not location or leaves:
-        raise IntegrityError(
-            f"{path}: the weights {tensor} point to {location!r}, which is not inside the folder of the model",
-            advice="put the weights beside the model, and export it again if you trust it",
-        )
-    if not file.is_file():
-        raise IntegrityError(
-            f"{path}: the weights {tensor} are in {location}, which is not there",
-            advice=f"copy {location} to the folder of the model",
-        )
-    return file
-
-
-def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
-    for graph in _graphs(proto.graph):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in _nodes(proto):
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def _nodes(proto: ModelProto) -> Iterator[NodeProto]:
-    for graph in _graphs(proto.graph):
-        yield from graph.node
-    for function in proto.functions:
-        for node in function.node:
-            yield node
-            for attribute in node.attribute:
-                for inner in (attribute.g, *attribute.graphs):
-                    for graph in _graphs(inner):
-                        yield from graph.node
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and the graphs inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.type == AttributeProto.GRAPH else ()), *attribute.graphs):
-                yield from _graphs(inner)
-
-
 def _check_operators(proto: ModelProto, path: Path) -> int:
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
@@ -171,18 +86,9 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
             f"{path} has opset {opset}; {OLDEST_OPSET} to {NEWEST_OPSET} can be read",
             advice=f"export it again with opset {MAX_OPSET}",
         )
-    for node in _nodes(proto):
-        shown = f"{path}: the node {node.name or node.output[0]} is {node.domain or 'ai.onnx'}.{node.op_type}"
+    for node in nodes_of(proto):
         if node.domain not in ("", "ai.onnx"):
-            raise ExportError(
-                f"{shown}, an operator that is not ONNX's own", advice="export the network without custom operators"
-            )
-        try:
-            onnx.defs.get_schema(node.op_type, opset)
-        except onnx.defs.SchemaError as error:
-            raise ExportError(
-                f"{shown}, which opset {opset} does not have", advice="export the network again"
-            ) from error
+            raise foreign_operator(node, path)
     del proto.opset_import[:]
     proto.opset_import.append(onnx.helper.make_opsetid("", opset))
     return opset
@@ -220,7 +126,7 @@ def _rename(graph: GraphProto, new: dict[str, str]) -> None:
     """Renames values everywhere; a value that has a new name already makes room."""
     taken = {name: f"{name}_inner" for name in new.values() if name not in new}
     new = {old: name for old, name in (new | taken).items() if old != name}
-    for part in _graphs(graph):
+    for part in graphs_of(graph):
         for value in (*part.input, *part.output, *part.value_info):
             value.name = new.get(value.name, value.name)
         for tensor in part.initializer:
@@ -251,7 +157,7 @@ def _upgraded(model: ir.Model, path: Path, opset: int) -> ir.Model:
             f"{path} cannot be upgraded from opset {opset} to {MIN_OPSET}: {str(error).partition(chr(10))[0]}",
             advice=f"export it again with opset {MIN_OPSET} or {MAX_OPSET}",
         ) from error
-    return ir.from_proto(after)
+    return graph_of(after, path)
 
 
 def _folded(model: ir.Model, path: Path) -> ir.Model:
@@ -273,11 +179,7 @@ def _with_shapes(model: ir.Model, path: Path) -> ir.Model:
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
     proto.graph.output[0].type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise ExportError(f"{path}: {str(error).partition(chr(10))[0]}", advice="export the network again") from error
-    return ir.from_proto(inferred)
+    return graph_of(inferred(proto, path, strict=True), path)
 
 
 def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> None:

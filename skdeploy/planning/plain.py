@@ -11,6 +11,7 @@ from typing import Final
 import onnx_ir as ir
 
 from skdeploy.errors import ExportError, UsageError
+from skdeploy.graph.onnx_file import graph_of, inferred
 from skdeploy.graph.placement import Edge
 from skdeploy.quant.macs import Size
 
@@ -105,7 +106,7 @@ def _with_shapes(model: ir.Model, shown: Path | str, batch: int | None, size: Si
             advice="give --imgsz, or export with a fixed image size",
         )
     if not all(map(_is_known, outputs)):
-        model = _inferred(model)
+        model = graph_of(inferred(ir.to_proto(model), shown), shown)
     for node in model.graph:
         for value in node.outputs:
             if value.name and not _is_known(value):
@@ -120,12 +121,6 @@ def _with_shapes(model: ir.Model, shown: Path | str, batch: int | None, size: Si
 def _image_axes(value: ir.Value) -> tuple[int, int]:
     """Of height and width: raw pixels come as (N, H, W, C), planes as (N, C, H, W)."""
     return (1, 2) if value.dtype == ir.DataType.UINT8 else (2, 3)
-
-
-def _inferred(model: ir.Model) -> ir.Model:
-    import onnx
-
-    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
 
 
 def _is_known(value: ir.Value) -> bool:

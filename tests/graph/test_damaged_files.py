@@ -1,0 +1,229 @@
+"""Damaged ONNX files: whatever is wrong, reading one gives a graph or one of our errors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
+
+from skdeploy.backends.onnxruntime import load_graph
+from skdeploy.errors import IntegrityError, SkdeployError
+from skdeploy.graph.foreign import read_foreign
+from skdeploy.inspection import inspect_file
+from skdeploy.planning.dla import dla_report
+from skdeploy.planning.layers import fuse
+from skdeploy.planning.plain import read_plain
+
+QUICK, SLOW = 60, 2000  # files of each kind of damage
+
+
+def classifier() -> ModelProto:
+    """A valid graph with most of what a file can hold: a function, a subgraph, a constant, weights of two kinds."""
+    normal = np.random.default_rng(0).standard_normal
+    weights = {"w": normal((4, 3, 3, 3)), "v": normal((4, 5)), "b": normal(5)}
+    then, other = (
+        helper.make_graph(
+            [helper.make_node(kind, ["f"], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+        )
+        for kind, name in (("Relu", "positive"), ("Neg", "negative"))
+    )
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1] * 4),
+        helper.make_node("Twice", ["c"], ["t"], name="twice", domain="own"),
+        helper.make_node("GlobalAveragePool", ["t"], ["p"], name="pool"),
+        helper.make_node("Constant", [], ["sizes"], value_ints=[0, 4]),
+        helper.make_node("Reshape", ["p", "sizes"], ["f"], name="flat"),
+        helper.make_node("If", ["yes"], ["i"], name="if", then_branch=then, else_branch=other),
+        helper.make_node("Gemm", ["i", "v", "b"], ["y"], name="fc"),
+    ]
+    twice = helper.make_function(
+        "own", "Twice", ["a"], ["d"], [helper.make_node("Add", ["a", "a"], ["d"])], [helper.make_opsetid("", 17)]
+    )
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
+        [
+            *(numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()),
+            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
+        ],
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)],
+        ir_version=8,
+        functions=[twice],
+    )
+
+
+def flip(draw: random.Random, proto: ModelProto) -> bytes:
+    content = bytearray(proto.SerializeToString())
+    for _ in range(draw.choice((1, 1, 2, 8))):
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    return bytes(content)
+
+
+def cut(draw: random.Random, proto: ModelProto) -> bytes:
+    content = proto.SerializeToString()
+    start = draw.randrange(len(content))
+    return content[:start] + content[start + draw.choice((1, 7, len(content))) :]
+
+
+def rewire(draw: random.Random, proto: ModelProto) -> bytes:
+    """Nodes that are missing, there twice, in another order, or read and write other values than they should."""
+    nodes = proto.graph.node
+    node = draw.choice(nodes)
+    names = [
+        *(name for other in nodes for name in (*other.input, *other.output)),
+        "",
+        "nowhere",
+        "é/ü \n",
+        "x" * 10_000,
+    ]
+    change = draw.randrange(9)
+    if change == 0:
+        nodes.remove(node)
+    elif change == 1:
+        nodes.add().CopyFrom(node)
+    elif change == 2:
+        shuffled = [onnx.NodeProto.FromString(other.SerializeToString()) for other in nodes]
+        draw.shuffle(shuffled)
+        del nodes[:]
+        nodes.extend(shuffled)
+    elif change == 3:
+        del node.input[draw.randrange(len(node.input) + 1) :]
+    elif change == 4:
+        del node.output[:]
+    elif change == 5:
+        node.output[0] = draw.choice(names)
+    elif change == 6:
+        node.input.append(draw.choice(names))
+    elif change == 7:
+        node.op_type = draw.choice(
+            ("Relu", "Loop", "Scan", "If", "Constant", "Twice", "Foo", "", "Concat", "Resize", "Split")
+        )
+    elif node.input:
+        node.input[draw.randrange(len(node.input))] = draw.choice(names)
+    return proto.SerializeToString()
+
+
+def redeclare(draw: random.Random, proto: ModelProto) -> bytes:
+    """Inputs, outputs and weights of other names, types and shapes, and attributes with other values."""
+    graph = proto.graph
+    number = draw.choice((0, -1, 1, 2, 7, 2**31, 2**40, 2**62))
+    change = draw.randrange(11)
+    value = draw.choice((*graph.input, *graph.output))
+    tensor = draw.choice(graph.initializer)
+    if change == 0:
+        value.name = draw.choice(("", "w", "p", "input", "logits"))
+    elif change == 1:
+        value.type.tensor_type.elem_type = draw.choice((0, 7, 8, 16, 99, -1))
+    elif change == 2:
+        value.type.tensor_type.shape.dim[0].dim_value = number
+    elif change == 3:
+        value.ClearField(draw.choice(("type", "name")))
+    elif change == 4:
+        tensor.dims[:] = [number, *tensor.dims[1:]]
+    elif change == 5:
+        tensor.data_type = draw.choice((0, 7, 8, 10, 21, 99))
+    elif change == 6:
+        tensor.name = draw.choice(("", "x", "c", "v"))
+    elif change == 7:
+        del graph.initializer[draw.randrange(len(graph.initializer))]
+    elif change == 8:
+        graph.sparse_initializer.add().values.CopyFrom(tensor)
+    elif change == 9:
+        proto.opset_import[0].version = draw.choice((0, 6, 9, 13, 22, 99))
+    else:
+        attribute = draw.choice([attribute for node in graph.node for attribute in node.attribute])
+        attribute.type = draw.choice((0, *range(1, 15)))
+        attribute.name = draw.choice((attribute.name, "pads", "group", "kernel_shape", "strides", "axis"))
+        attribute.ints[:] = draw.choice(([], [number], [number] * 4))
+        attribute.i = number
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("damage", [flip, cut, rewire, redeclare])
+def test_any_damage_ends_in_a_graph_or_in_one_of_our_errors(
+    damage: Callable[[random.Random, ModelProto], bytes], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    file = tmp_path / "m.onnx"
+    whole = classifier().SerializeToString()
+    for seed in range(SLOW if request.config.getoption("--slow") else QUICK):
+        file.write_bytes(damage(random.Random(seed), ModelProto.FromString(whole)))
+        for read in (read_foreign, inspect_file, planned):
+            try:
+                read(file)
+            except SkdeployError:
+                continue
+            except Exception as error:
+                raise AssertionError(f"{damage.__name__}, seed {seed}, {read.__name__}") from error
+
+
+def planned(file: Path) -> None:
+    plain = read_plain(load_graph(file), file, 1, (8, 8))
+    dla_report(plain, fuse(plain.model))
+
+
+def test_the_undamaged_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(classifier().SerializeToString())
+    read_foreign(file)
+    assert inspect_file(file)["nodes"] == 7
+    planned(file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda proto: proto.graph.node[0].output.__setitem__(0, ""), "conv"),
+        (lambda proto: proto.graph.node[6].input.__setitem__(1, "nowhere"), "nowhere"),
+        (lambda proto: proto.graph.initializer[0].dims.__setitem__(0, 5), "w has the shape [5, 3, 3, 3], so 540 bytes"),
+        (lambda proto: setattr(proto.graph.initializer[1], "data_type", 99), "v has the type 99"),
+        (lambda proto: setattr(proto.graph.output[0].type.tensor_type, "elem_type", 99), "y has the type 99"),
+        (lambda proto: setattr(proto.graph.node[0].attribute[0], "type", AttributeProto.FLOAT), "pads"),
+    ],
+    ids=("output", "input", "shape", "type", "declared", "attribute"),
+)
+def test_what_is_wrong_is_named(tmp_path: Path, damage: Callable[[ModelProto], None], said: str) -> None:
+    proto = classifier()
+    damage(proto)
+    file = tmp_path / "m.onnx"
+    file.write_bytes(proto.SerializeToString())
+    for read in (read_foreign, inspect_file, planned):
+        with pytest.raises(IntegrityError) as error:
+            read(file)
+        assert str(file) in error.value.message
+        assert said in error.value.message
+
+
+def test_a_name_that_is_not_text_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(classifier().SerializeToString().replace(b"flat", b"fl\xf5t"))
+    with pytest.raises(IntegrityError, match=r"graph\.node\.name is b'fl\\xf5t', which is not text"):
+        inspect_file(file)
+
+
+def test_weights_beyond_one_file_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    proto = classifier()
+    weight = proto.graph.initializer[1]
+    weight.dims[:] = [4, 2**28]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    with (tmp_path / "weights.bin").open("wb") as stream:
+        stream.truncate(4 * 2**30)  # no disk is used
+    file = tmp_path / "m.onnx"
+    file.write_bytes(proto.SerializeToString())
+    with pytest.raises(SkdeployError, match=r"m\.onnx has 4\.3 GB with its weights; one ONNX file holds 2\.1 GB"):
+        read_foreign(file)
+    assert inspect_file(file)["constants"].startswith("1,073,74")
