@@ -56,7 +56,7 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
     """
     started = time.perf_counter()
     found = load_bundle(folder)
-    found.check_complete()
+    found.check_deployable()
     if request.target is Target.ONNX:
         raise UsageError("--target onnx makes no engine", advice="choose tensorrt, tensorrt_rtx or auto")
     compiler, reason = engines.choose(request.target)
@@ -64,7 +64,7 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
         raise DependencyError(reason, advice=" or ".join(engines.install_advice(name) for name in engines.COMPILERS))
     with bundle_for_writing(folder, found.manifest) as bundle:
         bundle.manifest = load_bundle(folder).manifest  # what another process wrote until the lock was ours
-        bundle.check_complete()
+        bundle.check_deployable()
         line = Line(bundle, progress or Silent())
         graph = last_graph(bundle).artifact
         parity = _parity(bundle)

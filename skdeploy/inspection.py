@@ -7,22 +7,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from skdeploy.bundle.folder import MANIFEST, Bundle, load_bundle
+from skdeploy.bundle.folder import MANIFEST, load_bundle
 from skdeploy.errors import IntegrityError, UsageError
-from skdeploy.parity.report import ParityReport
+from skdeploy.parity.facts import Facts, read_facts
 
-Facts = dict[str, Any]
+Rows = dict[str, Any]
 KINDS = "a bundle's folder, or an .onnx, .safetensors, .pth or .engine file"
 
 
-def inspect_bundle(folder: Path) -> tuple[Bundle, ParityReport | None]:
-    """The bundle with every digest checked, and the parity report of its export. Raises UsageError, IntegrityError."""
-    bundle = load_bundle(folder)
-    bundle.check_all()
-    proof = next((a for a in bundle.manifest.artifacts if a.provenance.stage == "parity"), None)
-    if proof is None:
-        return bundle, None
-    return bundle, ParityReport.model_validate_json(bundle.path(proof).read_text(encoding="utf-8"))
+def inspect_bundle(folder: Path) -> Facts:
+    """What is known of a bundle, with every digest checked. Raises UsageError, IntegrityError."""
+    return read_facts(load_bundle(folder))
 
 
 def is_folder(path: Path) -> bool:
@@ -36,7 +31,7 @@ def is_folder(path: Path) -> bool:
     return stat.S_ISDIR(mode)
 
 
-def inspect_file(path: Path) -> Facts:
+def inspect_file(path: Path) -> Rows:
     """Facts of one file, by its kind. Raises UsageError for a kind unknown, and the errors of reading it."""
     if path.suffix == ".onnx":
         return _onnx(path)
@@ -47,7 +42,7 @@ def inspect_file(path: Path) -> Facts:
     raise UsageError(f"{path} is no kind of file that skdeploy knows", advice=f"give {KINDS}")
 
 
-def _onnx(path: Path) -> Facts:
+def _onnx(path: Path) -> Rows:
     from skdeploy.backends.onnxruntime import load_graph
     from skdeploy.graph.naming import module_of
 
@@ -71,7 +66,7 @@ def _onnx(path: Path) -> Facts:
     }
 
 
-def _weights(path: Path) -> Facts:
+def _weights(path: Path) -> Rows:
     from skdeploy.checkpoints.read import read_checkpoint
 
     state = read_checkpoint(path).tensors
@@ -82,7 +77,7 @@ def _weights(path: Path) -> Facts:
     }
 
 
-def _engine(path: Path) -> Facts:
+def _engine(path: Path) -> Rows:
     for folder in path.resolve().parents:
         if (folder / MANIFEST).is_file():
             bundle = load_bundle(folder)

@@ -20,7 +20,9 @@ from skdeploy.bundle.folder import Bundle, Stage, bundle_for_writing, load_bundl
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.errors import IntegrityError
 from skdeploy.options import DEFAULT_IMAGES, ExportOptions
+from skdeploy.parity.facts import read_facts
 from skdeploy.parity.report import HeadroomReport, ParityReport
+from skdeploy.parity.verdict import Verdict, decide_verdict, next_after_failed_parity
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
 from skdeploy.quant.ranges import Ranges, load_ranges
@@ -66,9 +68,27 @@ class Export:
     reused: frozenset[str]
     seconds: float
 
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the bundle."""
+        return decide_verdict(read_facts(self.bundle))
+
+    def check(self) -> None:
+        """Raises ParityError if the artifacts are not in parity, with what to do next."""
+        self.parity.check(next_after_failed_parity(self.bundle.manifest, self.bundle.folder, self.parity))
+
 
 def export(options: ExportOptions, progress: Progress | None = None) -> Export:
-    """Runs the whole line. Raises a SkdeployError with the exit code of the stage that failed; what is done stays done."""
+    """Runs the whole line, and judges it. Raises a SkdeployError with the exit code of the stage that failed; what is done
+    stays done.
+    """
+    done = run_line(options, progress)
+    done.check()
+    return done
+
+
+def run_line(options: ExportOptions, progress: Progress | None = None) -> Export:
+    """Runs the whole line. A bundle that is not in parity is written, and nothing is raised: ``Export.check`` judges."""
     started = time.perf_counter()
     tell = progress or Silent()
     options.check()
@@ -114,7 +134,6 @@ def export(options: ExportOptions, progress: Progress | None = None) -> Export:
         proof = line.run(stages.parity(bundle, line.artifacts, dataset, network, tell))
         report = ParityReport.model_validate_json(bundle.check(proof).read_text(encoding="utf-8"))
         bundle.finish(line.artifacts, "verified" if report.verdict == "pass" else "failed")
-    report.check()
     return Export(bundle, report, frozenset(line.reused), time.perf_counter() - started)
 
 

@@ -97,7 +97,7 @@ def prepare(
     """
     started = time.perf_counter()
     source = load_bundle(folder)
-    source.check_complete()
+    source.check_deployable()
     if not wait_s >= 0:  # nor NaN
         raise UsageError(f"--wait {wait_s:g}: seconds, 0 or more")
     entry = _entry(folder, cache, backend, device)

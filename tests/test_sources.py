@@ -384,7 +384,7 @@ def test_the_command_line_takes_both(
         main()
     assert not end.value.code
     content = json.loads(capsys.readouterr().out)
-    assert content["verdict"] == "verified"
+    assert content["verdict"]["state"] == "verified"
     assert "selective kernel blocks: 2 rewritten to the deploy form, 0 in it already" in content["notes"]
 
 

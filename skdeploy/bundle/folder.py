@@ -170,16 +170,24 @@ class Bundle:
         self.save(self.manifest.model_copy(update={"artifacts": artifacts, "verdict": verdict}))
 
     def check_complete(self) -> None:
-        """Raises IntegrityError unless the export that made this bundle came to its end, in parity."""
+        """Raises IntegrityError unless the export that made this bundle came to its end, in parity or not."""
         if self.manifest.verdict == "incomplete":
             raise IntegrityError(
                 f"{self.folder} is incomplete: its export did not come to its end",
                 advice="run the same export again: finished stages are kept",
             )
+
+    def check_deployable(self) -> None:
+        """Raises IntegrityError for a bundle that nothing may be built from: incomplete, or its export failed parity.
+
+        What judges a bundle, such as ``evaluate`` and ``verify``, takes a failed one; what brings it to a device does not.
+        """
+        self.check_complete()
         if self.manifest.verdict == "failed":
             raise IntegrityError(
-                f"{self.folder} is no verified bundle: its export failed parity",
-                advice=f"`skdeploy inspect {self.folder}` shows where; export again with other options",
+                f"{self.folder} must not be deployed: its export failed parity",
+                advice=f"`skdeploy inspect {self.folder}` shows where; export again with other options, or with a wider "
+                "[tolerance] in the card if `skdeploy evaluate` shows that accuracy holds",
             )
 
     @staticmethod

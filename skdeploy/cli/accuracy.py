@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from skdeploy.parity.accuracy import Evaluation
+    from skdeploy.parity.verdict import Verdict
 
 READABLE_CLASSES: Final = 20
 
@@ -52,35 +53,38 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 
 def finish(
-    evaluation: Evaluation, *, as_json: bool, junit: Path | None, markdown: Path | None, allow_inconclusive: bool
+    evaluation: Evaluation,
+    verdict: Verdict | None = None,
+    *,
+    as_json: bool,
+    junit: Path | None,
+    markdown: Path | None,
+    allow_inconclusive: bool,
 ) -> None:
-    """Writes and prints all, and only then lets the gate fail: with --json, the error is a key of the one object on stdout."""
-    from skdeploy.errors import AccuracyError
+    """Writes and prints all, and only then lets the gate fail: with --json, the error is a key of the one object on stdout.
+
+    ``verdict`` is on the bundle; there is none where two are compared.
+    """
+    from skdeploy.cli.console import end_with, error_json, error_of, print_verdict
     from skdeploy.parity.ci_report import write_evaluation
 
-    write_evaluation(evaluation, junit=junit, summary=markdown, allow_inconclusive=allow_inconclusive)
+    text = verdict.text if verdict is not None else ""
+    write_evaluation(evaluation, junit=junit, summary=markdown, allow_inconclusive=allow_inconclusive, verdict=text)
     if not as_json:
+        if verdict is not None:
+            print_verdict(verdict)
         print_evaluation(evaluation)
         evaluation.check(allow_inconclusive=allow_inconclusive)
         return
-    content = evaluation.model_dump(mode="json") | {"verdict": evaluation.verdict}
-    code = 0
-    try:
-        evaluation.check(allow_inconclusive=allow_inconclusive)
-    except AccuracyError as error:
-        code = error.exit_code
-        content["error"] = {
-            "type": type(error).__name__,
-            "message": error.message,
-            "advice": error.advice,
-            "exit_code": code,
-        }
-        print(f"error: {error.message}\n  -> {error.advice}", file=sys.stderr)
+    content = evaluation.model_dump(mode="json") | {"decision": evaluation.verdict}
+    if verdict is not None:
+        content["verdict"] = verdict.json()
+    error = error_of(lambda: evaluation.check(allow_inconclusive=allow_inconclusive))
+    content |= error_json(error)
     # a confusion matrix of 1,000 classes is a million numbers, each on a line of its own
     json.dump(content, sys.stdout, indent=2 if len(evaluation.classes) <= READABLE_CLASSES else None)
     sys.stdout.write("\n")
-    if code:
-        raise typer.Exit(code)
+    end_with(error)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

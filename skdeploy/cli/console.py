@@ -6,10 +6,11 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
+import typer
 from pydantic import JsonValue
 from rich.console import Console
 from rich.live import Live
@@ -19,7 +20,9 @@ from rich.table import Table
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.errors import SkdeployError
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
+from skdeploy.parity.verdict import Verdict
 from skdeploy.quant.audit import AuditReport
 from skdeploy.quant.ranges import Ranges
 
@@ -101,10 +104,25 @@ def output_console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
 
 
+def print_verdict(verdict: Verdict) -> None:
+    """The first line of a result, and what to do."""
+    console = output_console()
+    colour = {"good": "green", "warn": "yellow", "bad": "red", "": ""}[verdict.tone]
+    console.print(escape(verdict.text), style=f"bold {colour}", soft_wrap=True)
+    for step in verdict.next:
+        console.print(escape(f"  -> {step}"), soft_wrap=True)
+
+
 def print_bundle(
-    bundle: Bundle, report: ParityReport | None, *, reused: Collection[str] = (), seconds: float | None = None
+    bundle: Bundle,
+    report: ParityReport | None,
+    verdict: Verdict,
+    *,
+    reused: Collection[str] = (),
+    seconds: float | None = None,
 ) -> None:
-    """The table of artifacts, and below it what is proven and what is not."""
+    """The verdict, the table of artifacts, and below it what is in parity and what did not run."""
+    print_verdict(verdict)
     console = output_console()
     manifest = bundle.manifest
     console.print(
@@ -153,7 +171,7 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
     lines += [escape(engine_text(engine)) for engine in bundle.manifest.artifacts if engine.format == "engine"]
     if report is None:
         return lines
-    lines.append(f"reference: {escape(report.reference)}, on {report.images} images ({escape(report.dataset)})")
+    lines.append(f"reference: {escape(report.reference)}, on {escape(report.images_text)}")
     if report.batch_invariance is not None:
         batches = ", ".join(map(str, report.batch_invariance.batches))
         lines.append(
@@ -164,7 +182,7 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
         for c in report.comparisons
         if c.verdict == "pass"
     ]
-    lines.append(f"[green]verified here:[/green] {escape(', '.join(proven))}")
+    lines.append(f"[green]in parity here:[/green] {escape(', '.join(proven))}")
     lines += [
         f"[yellow]not run here:[/yellow] {escape(comparison.artifact)}: {escape(comparison.reason)}"
         for comparison in report.comparisons
@@ -268,9 +286,15 @@ def audit_lines(audit: Mapping[str, JsonValue]) -> list[str]:
 
 
 def print_json(
-    bundle: Bundle, report: ParityReport | None, *, reused: Collection[str] = (), seconds: float | None = None
+    bundle: Bundle,
+    report: ParityReport | None,
+    verdict: Verdict,
+    *,
+    reused: Collection[str] = (),
+    seconds: float | None = None,
+    error: SkdeployError | None = None,
 ) -> None:
-    """The same content as print_bundle, for machines."""
+    """The same content as print_bundle, for machines; with the error that the verb ends with, if any."""
     manifest = bundle.manifest
     headroom = headroom_of(bundle)
     rows: list[dict[str, Any]] = []
@@ -289,16 +313,42 @@ def print_json(
         "model": manifest.model.name,
         "precision": manifest.precision,
         "weights": manifest.weights.model_dump(mode="json"),
-        "verdict": manifest.verdict,
+        "verdict": verdict.json(),
         "unproven": [c.artifact for c in report.comparisons if c.verdict == "unproven"] if report else [],
         "notes": list(manifest.notes),
         "seconds": seconds,
         "artifacts": rows,
         "least_headroom": headroom.tensors[0].model_dump(mode="json") if headroom else None,
         "parity": report.model_dump(mode="json") if report else None,
-    }
+    } | error_json(error)
     json.dump(content, sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def error_of(check: Callable[[], None]) -> SkdeployError | None:
+    """What a check of a result raises."""
+    try:
+        check()
+    except SkdeployError as error:
+        return error
+    return None
+
+
+def error_json(error: SkdeployError | None) -> dict[str, Any]:
+    """The key of an error beside a result, as ``__main__`` prints it alone; nothing without one."""
+    if error is None:
+        return {}
+    content = {"type": type(error).__name__, "message": error.message, "advice": error.advice}
+    return {"error": content | {"exit_code": error.exit_code}}
+
+
+def end_with(error: SkdeployError | None) -> None:
+    """Ends the verb with the error's exit code and its text on stderr, where the object on stdout holds it already."""
+    if error is not None:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.advice:
+            print(f"  -> {error.advice}", file=sys.stderr)
+        raise typer.Exit(error.exit_code)
 
 
 def headroom_of(bundle: Bundle) -> HeadroomReport | None:

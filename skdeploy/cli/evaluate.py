@@ -77,11 +77,14 @@ def evaluate(
     predictions are in ~/.cache/skdeploy.
     """
     from skdeploy.bundle.artifact import require_places
+    from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress
     from skdeploy.parity.baseline import compare_with_baseline, read_baseline, write_baseline
     from skdeploy.parity.evaluate import EvaluationOptions
     from skdeploy.parity.evaluate import evaluate as run
+    from skdeploy.parity.facts import read_facts
+    from skdeploy.parity.verdict import decide_verdict
 
     options = EvaluationOptions(
         data=data,
@@ -107,4 +110,7 @@ def evaluate(
         evaluation = evaluation.model_copy(update={"baseline": compared})
     if save_baseline is not None:
         write_baseline(save_baseline, evaluation)
-    finish(evaluation, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)
+    facts = read_facts(load_bundle(bundle))
+    facts.accuracy, facts.outdated = evaluation, [name for name in facts.outdated if name != "accuracy"]
+    verdict = decide_verdict(facts)
+    finish(evaluation, verdict, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)

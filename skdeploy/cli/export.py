@@ -139,11 +139,11 @@ def export(
     Run it again and only what changed is done again.
     """
     from skdeploy.building import gibibytes
-    from skdeploy.cli.console import ConsoleProgress, print_bundle, print_json
+    from skdeploy.cli.console import ConsoleProgress, end_with, error_of, print_bundle, print_json
     from skdeploy.errors import UsageError
     from skdeploy.int8_options import CalibrationOptions, Int8Options
     from skdeploy.options import DEFAULT_PROFILE, ExportOptions, TraceOptions
-    from skdeploy.pipeline import export as run
+    from skdeploy.pipeline import run_line
     from skdeploy.spec import CalibrationMethod, Precision, Target
 
     if fp16 and int8:
@@ -201,8 +201,12 @@ def export(
         gap=gap,
     )
     with ConsoleProgress() as progress:
-        result = run(options, progress)
-    if json:
-        print_json(result.bundle, result.parity, reused=result.reused, seconds=result.seconds)
-    else:
-        print_bundle(result.bundle, result.parity, reused=result.reused, seconds=result.seconds)
+        result = run_line(options, progress)
+    reused, seconds = result.reused, result.seconds
+    if not json:
+        print_bundle(result.bundle, result.parity, result.verdict, reused=reused, seconds=seconds)
+        result.check()
+        return
+    error = error_of(result.check)
+    print_json(result.bundle, result.parity, result.verdict, reused=reused, seconds=seconds, error=error)
+    end_with(error)

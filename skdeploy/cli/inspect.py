@@ -38,13 +38,11 @@ def inspect(
         return
     if folder:
         from skdeploy.cli.console import print_bundle, print_json
+        from skdeploy.parity.verdict import decide_verdict
 
-        bundle, report = inspect_bundle(path)
-        if json:
-            print_json(bundle, report)
-        else:
-            print_bundle(bundle, report)
-            print(f"verdict of the export: {bundle.manifest.verdict}")
+        facts = inspect_bundle(path)
+        show = print_json if json else print_bundle
+        show(facts.bundle, facts.parity, decide_verdict(facts))
         return
     rows = inspect_file(path)
     if json:

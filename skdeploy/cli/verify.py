@@ -100,17 +100,18 @@ def verify(
 
 
 def _show(verification: Verification, *, as_json: bool) -> None:
-    """Prints it; with --json, a failure is printed by ``__main__`` instead: one object on stdout."""
+    """Prints it, and only then judges; with --json, an error is a key of the one object on stdout."""
     from rich.markup import escape
 
-    from skdeploy.cli.console import output_console, print_bundle, print_json
+    from skdeploy.cli.console import end_with, error_of, output_console, print_bundle, print_json
     from skdeploy.parity.verify_report import verification_lines
 
     if as_json:
-        verification.check()
-        print_json(verification.bundle, verification.report)
+        error = error_of(verification.check)
+        print_json(verification.bundle, verification.report, verification.verdict, error=error)
+        end_with(error)
         return
-    print_bundle(verification.bundle, verification.report)
+    print_bundle(verification.bundle, verification.report, verification.verdict)
     console = output_console()
     for line in verification_lines(verification):
         console.print(escape(line), soft_wrap=True)

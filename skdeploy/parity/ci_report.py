@@ -35,10 +35,10 @@ class Check:
     details: str = ""
 
 
-def write_junit(path: Path, suite: str, checks: Sequence[Check], seconds: float) -> None:
+def write_junit(path: Path, suite: str, checks: Sequence[Check], seconds: float, verdict: str = "") -> None:
     """One test case a check, in the form that Jenkins, GitLab and GitHub's actions read. Raises UsageError, IntegrityError.
 
-    ``seconds`` is what all of them took together.
+    ``seconds`` is what all of them took together; ``verdict``, on the bundle, is a property of the suite.
     """
     counts = {outcome: sum(check.outcome == outcome for check in checks) for outcome in MARKS}
     numbers = {
@@ -50,6 +50,9 @@ def write_junit(path: Path, suite: str, checks: Sequence[Check], seconds: float)
     }
     root = ET.Element("testsuites", {"name": _xml(suite), **numbers})
     element = ET.SubElement(root, "testsuite", {"name": _xml(suite), **numbers})
+    if verdict:
+        properties = ET.SubElement(element, "properties")
+        ET.SubElement(properties, "property", {"name": "verdict", "value": _xml(verdict)})
     for check in checks:
         case = ET.SubElement(
             element, "testcase", {"classname": _xml(check.group), "name": _xml(check.name), "time": "0"}
@@ -144,12 +147,17 @@ def evaluation_notes(evaluation: Evaluation, shown: int = 5) -> list[str]:
 
 
 def write_evaluation(
-    evaluation: Evaluation, *, junit: Path | None, summary: Path | None, allow_inconclusive: bool = False
+    evaluation: Evaluation,
+    *,
+    junit: Path | None,
+    summary: Path | None,
+    allow_inconclusive: bool = False,
+    verdict: str = "",
 ) -> None:
-    """The files that were asked for."""
+    """The files that were asked for; ``verdict`` is on the bundle, and empty where two bundles are compared."""
     checks = evaluation_checks(evaluation, allow_inconclusive=allow_inconclusive)
     if junit is not None:
-        write_junit(junit, f"skdeploy {evaluation.kind}", checks, evaluation.seconds)
+        write_junit(junit, f"skdeploy {evaluation.kind}", checks, evaluation.seconds, verdict)
     if summary is None:
         return
     rows = [
@@ -162,7 +170,8 @@ def write_evaluation(
         ]
         for report in evaluation.accuracies
     ]
-    title = f"Accuracy on {evaluation.images:,} images of {evaluation.dataset}"
+    measured = f"accuracy on {evaluation.images:,} images of {evaluation.dataset}"
+    title = verdict or measured.capitalize()
     verdicts = [check for check in checks if check.group != "skdeploy.accuracy" or check.outcome != "pass"]
     write_markdown(
         summary,
@@ -170,7 +179,7 @@ def write_evaluation(
         ("artifact", "precision", "top-1", "top-5", "sha256"),
         rows,
         verdicts,
-        evaluation_notes(evaluation),
+        [*([measured] if verdict else []), *evaluation_notes(evaluation)],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -50,6 +51,16 @@ class HeadroomReport(Frozen):
             advice=f"keep them in FP32: --keep-fp32 '{pattern}'",
         )
 
+
+Chosen = Literal["", "images", "calib", "data", "card", "photographs"]
+CHOSEN: Final[dict[Chosen, str]] = {
+    "images": "given with --images",
+    "calib": "the calibration images, so in-sample",
+    "data": "the labelled images of --data",
+    "card": "the card's own",
+    "photographs": "since no others were given",
+}
+"""Why these images decide, in words. Empty in reports of earlier versions."""
 
 Verdict = Literal["pass", "fail", "unproven"]
 SuiteVerdict = Literal["pass", "fail", "recorded"]
@@ -164,6 +175,7 @@ class ParityReport(Frozen):
 
     ``reference_sqnr_db``, measured only when something fails: how far torch's float32 is from its own float64. No other float32
     run can be expected to be nearer to it than that. Reports of earlier versions have no ``suites`` and what follows.
+    ``chosen`` is why the images are these, a key of ``CHOSEN``.
     """
 
     reference: str
@@ -176,6 +188,13 @@ class ParityReport(Frozen):
     suites: Annotated[tuple[SuiteResult, ...], Field(strict=False)] = ()
     run_to_run: Annotated[tuple[RunToRun, ...], Field(strict=False)] = ()
     rebuilds: Annotated[tuple[Rebuild, ...], Field(strict=False)] = ()
+    chosen: Chosen = ""
+
+    @property
+    def images_text(self) -> str:
+        """Which images decided, and why these."""
+        why = f": {CHOSEN[self.chosen]}" if self.chosen else ""
+        return f"{self.images:,} {'image' if self.images == 1 else 'images'} ({self.dataset}{why})"
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -205,20 +224,21 @@ class ParityReport(Frozen):
     def verdict(self) -> Verdict:
         return "fail" if self.failures else "pass"
 
-    def check(self) -> None:
-        """Raises ParityError that lists what is out of tolerance."""
+    def check(self, steps: Sequence[str] = ()) -> None:
+        """Raises ParityError that lists what is out of tolerance; ``steps`` are what to do about it."""
         if self.failures:
             raise ParityError(
-                f"no parity with {self.reference} on {self.dataset}:\n"
-                + "\n".join(f"  {line}" for line in self.failures),
-                advice=self._advice(),
+                f"no parity with {self.reference} on {self.images_text}:\n"
+                + "\n".join(f"  {line}" for line in self.failures)
+                + self._own_noise(),
+                advice="\n     ".join(steps) or "the tolerances, and their reasons, are in the card",
             )
 
-    def _advice(self) -> str:
+    def _own_noise(self) -> str:
         if self.reference_sqnr_db is None:
-            return "the tolerances, and their reasons, are in the card"
+            return ""
         return (
-            f"torch's float32 is itself {self.reference_sqnr_db:.0f} dB from its float64 on these images; the trained "
+            f"\n  torch's float32 is itself {self.reference_sqnr_db:.0f} dB from its float64 on these images; the trained "
             "sknet-fashion is 135 dB. Far less means that the network amplifies rounding: is it trained? Preprocessed right?"
         )
 

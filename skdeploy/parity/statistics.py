@@ -143,3 +143,12 @@ def images_to_decide(pairs: Pairs, max_drop: float, confidence: float) -> int | 
         _variance(pairs.only_first, pairs.only_second, pairs.images, max_drop)
     )
     return ceil(((spread + sqrt(spread * spread + 2 * distance)) / (2 * distance)) ** 2)
+
+
+def passing_budget(pairs: Pairs, confidence: float) -> float:
+    """The smallest budget that these images pass, in percentage points of top-1, rounded up to a hundredth."""
+    interval = drop_interval(pairs, confidence)
+    hundredths = max(0, ceil(10_000 * interval[1]) - 1)  # one less: rounding may have lifted it over a whole number
+    while decide(interval, hundredths / 10_000) != "pass":
+        hundredths += 1
+    return hundredths / 100

@@ -16,13 +16,15 @@ from skdeploy.backends.onnxruntime_gpu import GpuOptions, options_of
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, require_receipts, write_receipt
-from skdeploy.errors import DependencyError, UsageError
+from skdeploy.errors import DependencyError, ParityError, UsageError
 from skdeploy.options import DEFAULT_IMAGES
 from skdeploy.parity.determinism import rebuild
+from skdeploy.parity.facts import PARITY, read_facts
 from skdeploy.parity.prove import prove, tolerance_of
 from skdeploy.parity.report import Comparison, ParityReport, Rebuild, ReceiptNote, RunToRun, SuiteResult
 from skdeploy.parity.runners import check_graph_backend
 from skdeploy.parity.suites import check_suites
+from skdeploy.parity.verdict import Verdict, decide_verdict, next_after_failed_parity
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
 from skdeploy.spec import Frozen, Precision
@@ -92,9 +94,23 @@ class Verification:
             c for c in self.report.comparisons if c.artifact in engines and c.verdict == "unproven" and c.proof is None
         )
 
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the bundle, with what was measured now in place of what the export measured."""
+        facts = read_facts(self.bundle)
+        facts.parity = self.report
+        facts.outdated = [name for name in facts.outdated if name != PARITY]
+        return decide_verdict(facts)
+
     def check(self) -> None:
         """Raises ParityError, then, if engines are required, DependencyError for one that nothing has verified."""
-        self.report.check()
+        manifest, folder = self.bundle.manifest, self.bundle.folder
+        self.report.check(next_after_failed_parity(manifest, folder, self.report))
+        if manifest.verdict == "failed":
+            raise ParityError(
+                f"the export of {folder} failed parity, on other images than these {self.report.images_text}",
+                advice=f"`skdeploy inspect {folder}` shows where; to judge it on these images, export again with --images",
+            )
         missing = self.unverified_engines
         if self.require_engine and missing:
             raise DependencyError(

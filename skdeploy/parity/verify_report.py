@@ -37,9 +37,9 @@ def receipt_lines(comparison: Comparison) -> list[str]:
     if comparison.verdict == "unproven":
         proof = comparison.proof
         lines.append(
-            f"{comparison.artifact}: verified on {proof.device} (receipt of {proof.created[:10]})"
+            f"{comparison.artifact}: in parity on {proof.device} (receipt of {proof.created[:10]})"
             if proof
-            else f"{comparison.artifact}: no receipt, no claim: it is verified neither here nor on a device"
+            else f"{comparison.artifact}: no receipt, no claim: it ran neither here nor on a device"
         )
         return lines + [_receipt_text(comparison, receipt) for receipt in comparison.receipts if receipt != proof]
     return [_receipt_text(comparison, receipt) for receipt in comparison.receipts]
@@ -93,10 +93,10 @@ def verification_checks(verification: Verification) -> list[Check]:
 
 def write_verification(verification: Verification, *, junit: Path | None, summary: Path | None) -> None:
     """The files that were asked for. Raises UsageError, IntegrityError if they cannot be written."""
-    checks = verification_checks(verification)
+    checks, verdict = verification_checks(verification), verification.verdict
     manifest, report = verification.bundle.manifest, verification.report
     if junit is not None:
-        write_junit(junit, "skdeploy verify", checks, verification.seconds)
+        write_junit(junit, "skdeploy verify", checks, verification.seconds, verdict.text)
     if summary is None:
         return
     rows = []
@@ -105,10 +105,10 @@ def write_verification(verification: Verification, *, junit: Path | None, summar
         figures = [f"{metrics.sqnr_db:.1f} dB", f"{metrics.max_rel_error:.1e}"] if metrics else ["", ""]
         digest = artifact.sha256[:12] if artifact else ""
         rows.append([comparison.artifact, comparison.precision, _verdict_text(comparison), *figures, digest])
-    title = f"{manifest.model.name} {manifest.precision}: {'no parity' if report.failures else 'verified'}"
+    title = f"{manifest.model.name} {manifest.precision}: {verdict.text}"
     columns = ("artifact", "precision", "parity", "SQNR", "max error", "sha256")
     shown = [check for check in checks if check.group != "skdeploy.suite" or check.outcome != "pass"]
-    notes = [f"reference: {report.reference}, on {report.images} images ({report.dataset})", *suite_lines(report)]
+    notes = [f"reference: {report.reference}, on {report.images_text}", *suite_lines(report)]
     write_markdown(summary, title, columns, rows, shown, notes)
 
 

@@ -174,10 +174,16 @@ def test_finish_does_not_follow_a_folder_that_leads_out(head: Manifest, tmp_path
 
 
 @pytest.mark.parametrize(("verdict", "words"), [("incomplete", "come to its end"), ("failed", "failed parity")])
-def test_only_a_verified_bundle_is_complete(head: Manifest, tmp_path: Path, verdict: str, words: str) -> None:
+def test_only_a_bundle_in_parity_may_be_deployed(head: Manifest, tmp_path: Path, verdict: str, words: str) -> None:
     bundle = Bundle(tmp_path, head.model_copy(update={"verdict": verdict}))
     with pytest.raises(IntegrityError, match=words):
-        bundle.check_complete()
+        bundle.check_deployable()
+
+
+def test_a_bundle_that_failed_parity_is_complete_and_may_be_judged(head: Manifest, tmp_path: Path) -> None:
+    Bundle(tmp_path, head.model_copy(update={"verdict": "failed"})).check_complete()
+    with pytest.raises(IntegrityError, match="come to its end"):
+        Bundle(tmp_path, head).check_complete()
 
 
 def test_a_second_writer_is_turned_away_while_the_first_is_at_work(head: Manifest, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_what_is_closed_is_open_on_paper_and_closed_again(wide: Visit) -> None:
 def test_hostile_names_run_nothing_and_break_nothing(hostile: Visit) -> None:
     assert hostile.seen["ran"] == 0
     assert hostile.console == ()
-    assert hostile.seen["verdict"] == "Verified"
+    assert hostile.seen["verdict"] == "verified"
     assert hostile.seen["scroll"] <= TELEPHONE
     assert hostile.seen["opened"] <= TELEPHONE
     assert HOSTILE.split("\n")[0] in hostile.seen["text"]

@@ -33,15 +33,15 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_verified_is_said_of_a_bundle_whose_every_graph_passed(full: Bundle) -> None:
     text = page(full).sections["verdict"]
-    assert text.split()[0] == "Verified"
+    assert text.split()[0] == "verified"
     assert "model.onnx, model.int8.onnx on onnxruntime" in text
 
 
-def test_an_engine_that_was_not_run_is_named_and_the_bundle_is_verified_in_part_only(tmp_path: Path) -> None:
+def test_an_engine_that_was_not_run_is_named_and_the_bundle_is_verified_here_only(tmp_path: Path) -> None:
     report = parity(comparison("model.onnx"), comparison("model.int8.onnx"), UNPROVEN)
     bundle = make_bundle(tmp_path / "b", report=report, engine=True)
     text = " ".join(page(bundle).sections["verdict"].split())
-    assert text.startswith("Verified in part")
+    assert text.startswith("verified here; the engine could not run here ")
     assert "Not run here model.plan on tensorrt: no GPU here" in text
     assert "verified on" not in line_of(bundle, "model.plan")
 
@@ -54,7 +54,7 @@ def line_of(bundle: Bundle, path: str) -> str:
 
 def test_a_graph_without_a_comparison_is_not_called_verified(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b", report=parity(comparison("model.onnx")))
-    assert state(bundle) == "partial"
+    assert state(bundle) == "not verified"
     assert "Not compared model.int8.onnx" in " ".join(page(bundle).sections["verdict"].split())
 
 
@@ -65,7 +65,7 @@ def test_a_failed_comparison_is_a_failure_whatever_the_manifest_says(tmp_path: P
     )
     bundle = make_bundle(tmp_path / "b", report=report, verdict=recorded)
     text = page(bundle).sections["verdict"]
-    assert text.split()[0] == "Failed"
+    assert text.split()[0] == "failed:"
     assert "cosine 0.5, at least 0.95" in text
 
 
@@ -75,8 +75,7 @@ def test_a_failed_export_is_a_failure_whatever_its_parity_says(tmp_path: Path) -
 
 def test_an_incomplete_bundle_gets_a_report_that_says_so(tmp_path: Path) -> None:
     text = page(make_bundle(tmp_path / "b", verdict="incomplete")).sections["verdict"]
-    assert text.split()[0] == "Incomplete"
-    assert "nothing of this bundle is proven" in text
+    assert "not finished: run the same export again" in text
     assert "verified" not in text.lower()
 
 
@@ -84,7 +83,7 @@ def test_a_manifest_alone_does_not_make_a_bundle_verified(tmp_path: Path) -> Non
     bundle = make_bundle(tmp_path / "b")
     kept = tuple(a for a in bundle.manifest.artifacts if a.path != "parity.json")
     bundle.save(bundle.manifest.model_copy(update={"artifacts": kept}))
-    assert state(bundle) == "unproven"
+    assert state(bundle) == "not verified"
     assert "skdeploy verify" in page(bundle).sections["parity"]
 
 
@@ -96,12 +95,12 @@ def test_a_parity_report_of_other_graphs_proves_nothing(tmp_path: Path) -> None:
     found = read_findings(bundle)
     assert found.parity is None
     assert "parity.json" in found.outdated
-    assert verdict_of(found).state == "unproven"
+    assert verdict_of(found).state == "not verified"
     assert "Outdated" in page(bundle).sections["parity"]
 
 
 @pytest.mark.parametrize(
-    ("decision", "expected"), [("pass", "verified"), ("fail", "failed"), ("inconclusive", "partial")]
+    ("decision", "expected"), [("pass", "verified"), ("fail", "failed"), ("inconclusive", "accuracy undecided")]
 )
 def test_the_accuracy_gate_counts(tmp_path: Path, decision: Any, expected: str) -> None:
     bundle = make_bundle(tmp_path / "b")
@@ -142,9 +141,9 @@ def engine(tmp_path: Path) -> Bundle:
 def test_a_receipt_stands_for_a_run_on_a_device(engine: Bundle) -> None:
     receipt(engine, "pass")
     text = " ".join(page(engine).sections["verdict"].split())
-    assert text.startswith("Verified ")
-    assert not text.startswith("Verified in part")
-    assert "Verified by receipt model.plan on GPU <b>9000</b>, says the receipt of 2026-02-03" in text
+    assert text.startswith("verified ")
+    assert "could not run here" not in text
+    assert "In parity by receipt model.plan on GPU <b>9000</b>, says the receipt of 2026-02-03" in text
 
 
 def test_a_receipt_of_a_failure_is_a_failure(engine: Bundle) -> None:
@@ -154,7 +153,7 @@ def test_a_receipt_of_a_failure_is_a_failure(engine: Bundle) -> None:
 
 def test_a_receipt_of_latency_proves_no_parity_and_its_figures_are_shown(engine: Bundle) -> None:
     receipt(engine, "recorded", "latency", median_ms=1.2345)
-    assert state(engine) == "partial"
+    assert state(engine) == "verified here"
     text = page(engine).sections["latency"]
     assert "median ms" in text
     assert "1.234" in text

@@ -39,7 +39,7 @@ def test_the_same_bundle_is_as_good_as_its_baseline(run: Run, bundle: Path, labe
         case for case in ET.parse(junit).getroot().iter("testcase") if case.get("classname") == "skdeploy.baseline"
     ]
     assert len(cases) == 2
-    assert run("evaluate", bundle, "--data", labelled, "--baseline", baseline, "--json").json["verdict"] == "pass"
+    assert run("evaluate", bundle, "--data", labelled, "--baseline", baseline, "--json").json["decision"] == "pass"
 
 
 def test_a_drop_below_the_baseline_fails_with_the_code_of_accuracy(

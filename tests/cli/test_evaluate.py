@@ -81,7 +81,7 @@ def test_json_has_all_of_it_and_nothing_else_is_on_stdout(run: Run, bundle: Path
     assert [row["artifact"] for row in found["accuracies"]] == ["model.onnx", "model.fp16.onnx"]
     assert found["accuracies"][0]["top1"]["correct"] == 36
     assert np.array(found["accuracies"][0]["confusion"]).sum() == 40
-    assert found["verdict"] is None
+    assert found["decision"] is None
     assert found["images"] == 40
 
 
@@ -98,7 +98,7 @@ def test_two_images_decide_nothing_and_it_says_how_many_would(run: Run, bundle: 
     assert "too few images to tell" in allowed.out
     refused = run(*gate, "--json")
     assert refused.code == 10
-    assert refused.json["verdict"] == "inconclusive"  # one object on stdout, the error in it
+    assert refused.json["decision"] == "inconclusive"  # one object on stdout, the error in it
     assert refused.json["error"]["exit_code"] == 10
     assert refused.json["pairs"][0]["images_to_decide"] > 1000
 
@@ -108,7 +108,7 @@ def test_a_budget_that_is_kept_passes_and_another_network_is_beyond_it(
 ) -> None:
     kept = run("evaluate", bundle, "--data", data, "--max-drop", 20, "--json")
     assert kept.code == 0, kept.err
-    assert kept.json["verdict"] == "pass"
+    assert kept.json["decision"] == "pass"
     other = tmp_path / "other"
     assert run("export", card, "--seed", 3, "--images", images, "--target", "onnx", "-o", other).code == 0
     beyond = run("evaluate", other, "--data", data, "--max-drop", 20, "--against", bundle)

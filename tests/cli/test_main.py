@@ -77,7 +77,7 @@ def test_an_export_that_is_up_to_date_imports_no_framework_and_prints_json_alone
     done = process(*again, "-o", bundle, "--json")
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
-    assert content["verdict"] == "verified"
+    assert content["verdict"]["state"] == "verified"
     assert all(row["reused"] for row in content["artifacts"])
     assert "up to date" in done.stderr
     assert "imported: []" in done.stderr

@@ -34,7 +34,7 @@ def test_a_good_bundle_is_verified_against_torch_and_stays_as_it_was(
     result = run("verify", bundle, "--images", images)
     assert result.code == 0
     assert "reference: torch float32" in result.out
-    assert "verified here: model.traced.onnx, model.onnx, model.fp16.onnx" in result.out
+    assert "in parity here: model.traced.onnx, model.onnx, model.fp16.onnx" in result.out
     assert snapshot(bundle) == before
 
 

@@ -84,7 +84,7 @@ def test_a_receipt_of_onnx_runtime_is_written_here_and_checked_elsewhere(
 def test_an_engine_without_a_receipt_is_not_claimed(run: Run, with_engine: Path, images: Path) -> None:
     result = run("verify", with_engine, "--images", images)
     assert result.code == 0
-    assert f"{ENGINE}: no receipt, no claim: it is verified neither here nor on a device" in result.out
+    assert f"{ENGINE}: no receipt, no claim: it ran neither here nor on a device" in result.out
     required = run("verify", with_engine, "--images", images, "--require-engine")
     assert required.code == 3
     assert f"  {ENGINE}: no GPU to run an engine on" in required.err
@@ -97,7 +97,7 @@ def test_an_engines_receipt_stands_for_the_run_that_is_not_possible_here(
     path = as_written_on_an_l4(with_engine)
     result = run("verify", with_engine, "--images", images, "--require-engine")
     assert result.code == 0, result.err
-    assert f"{ENGINE}: verified on NVIDIA L4 (receipt of 20" in result.out
+    assert f"{ENGINE}: in parity on NVIDIA L4 (receipt of 20" in result.out
     assert "no claim" not in result.out
     rows = run("verify", with_engine, "--images", images, "--json").json["parity"]["comparisons"]
     (note,) = next(row for row in rows if row["artifact"] == ENGINE)["receipts"]
@@ -160,7 +160,7 @@ def test_the_files_for_jobs_say_what_was_checked_and_what_was_not(
     assert cases["noise: model.onnx on onnxruntime"].find("failure") is None
     assert cases[f"{ENGINE} on tensorrt_rtx"].find("skipped") is not None
     text = page.read_text(encoding="utf-8")
-    assert text.startswith("## tiny fp16: verified\n")
+    assert text.startswith("## tiny fp16: verified here; the engine could not run here\n")
     assert "no receipt, no claim" in text
     required = run("verify", with_engine, "--images", images, "--junit", junit, "--require-engine")
     assert required.code == 3
@@ -177,7 +177,7 @@ def test_the_files_for_jobs_are_written_of_a_bundle_that_is_not_in_parity(
     assert result.code == 8
     assert result.json["error"]["exit_code"] == 8
     assert int(ET.parse(junit).getroot().get("failures") or 0) >= 1
-    assert page.read_text(encoding="utf-8").startswith("## tiny fp16: no parity\n")
+    assert page.read_text(encoding="utf-8").startswith("## tiny fp16: failed: ")
 
 
 @pytest.mark.gpu
@@ -194,4 +194,4 @@ def test_an_engine_is_verified_on_this_gpu_and_its_receipt_is_believed_without_o
     monkeypatch.setattr(cuda, "devices", lambda: ())
     result = run("verify", copy, "--images", images, "--require-engine")
     assert result.code == 0
-    assert f"{ENGINE}: verified on {name} (receipt of " in result.out
+    assert f"{ENGINE}: in parity on {name} (receipt of " in result.out
