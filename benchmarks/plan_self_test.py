@@ -17,13 +17,14 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime as ort
 
+from skdeploy.backends import cpu
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import save_model, trace
 from skdeploy.options import TraceOptions
 from skdeploy.planning.cpu_rates import measure_rates
 from skdeploy.planning.layers import ONNXRUNTIME, fuse
 from skdeploy.planning.plain import read_plain
-from skdeploy.planning.this_cpu import cpu_costs, predicted_ms, threads_here
+from skdeploy.planning.this_cpu import cpu_costs, predicted_ms
 from skdeploy.zoo.build import build, initialise
 from skdeploy.zoo.cards import load_card
 
@@ -38,7 +39,7 @@ PLAN_AT_MOST_S: Final = 2.0
 
 def measure() -> dict[str, object]:
     """Predicted and measured latency of each network, in ms, and their ratio."""
-    threads = threads_here()
+    threads = cpu.cores()
     rates = measure_rates(threads)
     predicted: dict[str, float] = {}
     sessions: dict[str, Any] = {}

@@ -3,8 +3,11 @@
 ``import skdeploy`` is cheap: the names below load what they need when they are first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from skdeploy.backends import cpu
 
 if TYPE_CHECKING:
     from skdeploy.bundle.folder import load_bundle as load_bundle
@@ -15,6 +18,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["ExportOptions", "__version__", "attach_selective_kernels", "export", "load_bundle", "verify"]
+
+# Both are read when a package below is imported, here or in a program that we start; what the user has set holds.
+# ONNX Runtime's wheels send figures on their use to Microsoft, and keep an identity of the machine in ~/.cache.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+if (limit := cpu.thread_limit()) is not None:  # torch and numpy see no CPU quota
+    os.environ.setdefault("OMP_NUM_THREADS", str(limit))
 
 _HOMES = {
     "attach_selective_kernels": "skdeploy.zoo.attach",

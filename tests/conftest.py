@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
-from skdeploy.backends import cuda
+from skdeploy.backends import cpu, cuda
 from tests import file_modes
 
 TinySpec = Callable[..., SKNetSpec]
@@ -19,6 +19,12 @@ TinySpec = Callable[..., SKNetSpec]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
     parser.addoption("--refresh-goldens", action="store_true", help="rewrite the golden files that differ")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """``--numprocesses auto``: a worker for each core that a container leaves us."""
+    return cpu.cores()
 
 
 def pytest_configure() -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib import metadata
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from skdeploy.backends import assignment
+from skdeploy.backends import assignment, cpu
 from skdeploy.backends.base import Array, Availability, Session, require
 from skdeploy.backends.profiles import choose_profile
 from skdeploy.bundle.artifact import digest_file
@@ -53,7 +52,7 @@ def probe() -> Availability:
         ort.get_available_providers()  # a package that lost its files imports, and has no such function
     except (ImportError, AttributeError, OSError) as error:
         return Availability(NAME, False, reason=f"{error}", install='pip install "skdeploy[cpu]"')
-    return Availability(NAME, True, version, device=f"CPU, {os.cpu_count()} threads")
+    return Availability(NAME, True, version, device=f"CPU, {cpu.cores()} threads")
 
 
 def installed_twice() -> str:
@@ -94,6 +93,7 @@ class OnnxRuntimeSession(Session):
         ort = require("onnxruntime", extra="cpu")
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings are about its own optimisations
+        threads = threads or cpu.thread_limit()
         if threads is not None:
             options.intra_op_num_threads = threads
         if optimised_graph is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from skdeploy.backends import onnxruntime
+from skdeploy.backends import cpu, onnxruntime
 from skdeploy.bench.int8_verdict import int8_verdict, is_same_network
 from skdeploy.bench.machine_state import MachineState, Watch
 from skdeploy.bench.memory import require_memory
@@ -76,7 +75,7 @@ def _check(options: BenchOptions) -> None:
         raise UsageError(f"--seconds {options.seconds:g}: not a time to measure", advice="give some seconds, like 3")
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"--threads {options.threads}: nothing runs on no thread", advice="give 1 or more")
-    cores = len(os.sched_getaffinity(0))
+    cores = cpu.cores()
     if options.threads is not None and options.threads > cores:
         raise UsageError(
             f"--threads {options.threads}: we may use {cores} cores, and more threads than that wait for each other",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from skdeploy.backends import onnxruntime, onnxruntime_gpu
+from skdeploy.backends import cpu, onnxruntime, onnxruntime_gpu
 from skdeploy.backends.assignment import LAYERS
 from skdeploy.backends.base import BACKENDS, Array, Session, backend
 from skdeploy.bench.timing import Infer, Run, host_timed
@@ -168,7 +167,7 @@ def _nothing_to_run(bundle: Bundle, named: Runner | None, name: str) -> UsageErr
 @contextmanager
 def opened(runner: Runner, threads: int | None, *, cuda_graph: bool) -> Iterator[Subject]:
     """The runner as its backend's users run it. Raises what opening it raises."""
-    count = threads or len(os.sched_getaffinity(0))
+    count = threads or cpu.cores()
     if runner.backend == onnxruntime.NAME:
         with _opened_on_cpu(runner, count) as subject:
             yield subject

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from skdeploy.backends import cpu
 from skdeploy.backends.base import Array, Session
 from skdeploy.errors import ParityError, UsageError
 from skdeploy.parity.compare import check_outputs
@@ -60,7 +60,7 @@ class Reader:
         spans = [
             (at, min(at + self._batch, len(self._dataset))) for at in range(start, len(self._dataset), self._batch)
         ]
-        workers = min(WORKERS, os.cpu_count() or 1)
+        workers = min(WORKERS, cpu.cores())
         with ThreadPoolExecutor(workers, "decode") as pool, ThreadPoolExecutor(1, "ahead") as ahead:
             waiting = ahead.submit(self._read, pool, *spans[0]) if spans else None
             for following in (*spans[1:], None):

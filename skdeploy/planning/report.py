@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from skdeploy.architecture import Frozen
+from skdeploy.backends import cpu
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.errors import UsageError
@@ -26,7 +27,6 @@ from skdeploy.planning.this_cpu import (
     measured_ms,
     predicted_ms,
     require_fp32,
-    threads_here,
 )
 from skdeploy.quant.macs import Size
 from skdeploy.spec import Precision
@@ -244,7 +244,7 @@ def _cpu_plan(
     plain = _plain(bundle, graph, batch, size)
     require_fp32(quantized=plain.quantized, half=plain.half, shown=str(graph))
     say("measuring what single operators reach on this CPU")
-    rates = measure_rates(threads_here())
+    rates = measure_rates(cpu.cores())
     found = cpu_costs(fuse(plain.model, ONNXRUNTIME), rates)
     predicted = predicted_ms(found, rates)
     measured = fastest = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Collection, Sequence
@@ -28,11 +27,6 @@ FEW_INPUTS: Final = 4  # channels of an image: a convolution of few channels has
 # take them plain, and a map that goes from one to the other is copied.
 BLOCK: Final = 8
 POOLS: Final = frozenset({"MaxPool", "AveragePool"})
-
-
-def threads_here() -> int:
-    """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_costs(layers: Collection[Layer], rates: CpuRates) -> list[Cost]:

@@ -6,7 +6,6 @@ through ONNX Runtime and then into its own observers, so one worker counts while
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.backends import cpu
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.errors import CalibrationError
@@ -120,7 +120,7 @@ def observe(
     if method is CalibrationMethod.PERCENTILE:
         check_percentile(percentile)
     names = list(dict.fromkeys((*tensors, *means, *channel_maxima)))
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cpu.cores()
     workers = min(threads, MOST_WORKERS)
     kind = MinMax if method is CalibrationMethod.MINMAX else MagnitudeHistogram
     idle: SimpleQueue[_Observers] = SimpleQueue()

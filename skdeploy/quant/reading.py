@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
+from skdeploy.backends import cpu
 from skdeploy.errors import CalibrationError
 from skdeploy.quant.dataset import Dataset, printable
 from skdeploy.quant.images import Crop, ImageError
@@ -57,7 +57,7 @@ def read_crops(
 
 
 def _decoded(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[int, Crop | ImageError]]:
-    workers = min(WORKERS, os.cpu_count() or 1)
+    workers = min(WORKERS, cpu.cores())
     if dataset.pixels is not None or workers == 1:  # an array has nothing to decode
         for index in range(len(dataset)):
             yield index, _crop(dataset, index, spec)

@@ -39,7 +39,7 @@ def folder_of(folder: Path, count: int, *, broken: int = 0) -> Dataset:
 
 @pytest.fixture(params=[1, 4])
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(reading.os, "cpu_count", lambda: request.param)
+    monkeypatch.setattr(reading.cpu, "cores", lambda: request.param)
     return request.param
 
 
@@ -108,7 +108,7 @@ def test_a_name_that_does_not_print_cannot_break_the_message(tmp_path: Path) -> 
 
 def test_only_a_few_images_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = folder_of(tmp_path, 60)
-    monkeypatch.setattr(reading.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(reading.cpu, "cores", lambda: 64)
     begun = 0
     lock = threading.Lock()
     crop = Dataset.crop
