@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
-from skdeploy.errors import SkdeployError, UsageError
+from skdeploy.errors import IntegrityError, SkdeployError, UsageError
 from skdeploy.interruption import INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, Termination, termination_raises
 
 BUG_EXIT_CODE = 1
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
@@ -23,10 +26,13 @@ def _run(termination: Termination) -> None:
     from typer import Abort, BadParameter
 
     from skdeploy.cli import app
+    from skdeploy.cli.encoding import print_anything
 
+    print_anything(as_json="--json" in sys.argv)
     usage_error: Any = BadParameter.__mro__[1]  # click's, which Typer brings along but does not export
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # a full disk under a redirected stdout is told here, not by Python's exit
     except SkdeployError as error:
         print(f"error: {error.message}", file=sys.stderr)
         if error.advice:
@@ -39,20 +45,30 @@ def _run(termination: Termination) -> None:
         sys.exit(UsageError.exit_code)
     except (KeyboardInterrupt, Abort):  # older Typers make an Abort of it
         code = INTERRUPTED_EXIT_CODE
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            _report_bug(error)
+        print(f"error: no space left to write the output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in stdout's buffer has no place to go
+        sys.exit(IntegrityError.exit_code)
     except Exception as error:  # anything else is a bug of ours, and must not look like a user's mistake
-        traceback.print_exc()
-        print(
-            "\nThis is a bug in skdeploy. Please report it with the lines above and the output of `skdeploy doctor`.",
-            file=sys.stderr,
-        )
-        _report(type(error).__name__, str(error), "report this bug", BUG_EXIT_CODE)
-        sys.exit(BUG_EXIT_CODE)
+        _report_bug(error)
     if code == INTERRUPTED_EXIT_CODE:  # newer Typers return it
         kind, word = ("Terminated", "terminated") if termination.asked else ("KeyboardInterrupt", "interrupted")
         code = TERMINATED_EXIT_CODE if termination.asked else INTERRUPTED_EXIT_CODE
         print(f"{word}: nothing was left half-written, and the same command goes on", file=sys.stderr)
         _report(kind, word, "run the same command to go on", code)
     sys.exit(code)
+
+
+def _report_bug(error: Exception) -> NoReturn:
+    traceback.print_exc()
+    print(
+        "\nThis is a bug in skdeploy. Please report it with the lines above and the output of `skdeploy doctor`.",
+        file=sys.stderr,
+    )
+    _report(type(error).__name__, str(error), "report this bug", BUG_EXIT_CODE)
+    sys.exit(BUG_EXIT_CODE)
 
 
 def _report(kind: str, message: str, advice: str, exit_code: int) -> None:

@@ -267,7 +267,9 @@ def test_a_folder_of_images_that_the_user_may_not_list_is_named(
     with modes_bind():
         result = run("export", card, "--images", tmp_path / "locked")
     assert result.code == 2
-    assert f"cannot list the images in {tmp_path / 'locked'}: Permission denied" in result.err
+    assert str(tmp_path / "locked") in result.err
+    # an ordinary user is answered by the command line's check of paths; root's real user passes it
+    assert "Permission denied" in result.err or "is not readable" in result.err
 
 
 def test_verify_wants_one_image_at_least(run: Run, bundle: Path, images: Path) -> None:
