@@ -215,6 +215,7 @@ def mixed(
         },
         options={
             "max_drop": max_drop,
+            "exif": spec.preprocess.exif,
             "keep": [*keep, *options.keep_fp32],
             "keep_grouped": asked.keep_grouped,
             "name": data.name,

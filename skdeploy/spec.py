@@ -78,11 +78,14 @@ class InputSpec(Frozen):
 class Preprocess(Frozen):
     """From an image to the input: resize the shorter side, crop the centre, scale to 0..1, normalise.
 
-    ``resize`` is in pixels; ``mean`` and ``std`` are per channel of the 0..1 image.
+    ``resize`` is in pixels; ``mean`` and ``std`` are per channel of the 0..1 image. ``exif``: whether an image is turned as its
+    EXIF orientation says; the loaders of timm and torchvision ignore it.
     """
 
     resize: Positive
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    # Not written where it is the default: files and digests of before there was a choice stay what they are.
+    exif: Annotated[Literal["ignore", "apply"], Field(exclude_if=lambda exif: exif == "ignore")] = "ignore"
     mean: Annotated[tuple[float, ...], Field(strict=False)]
     std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)]
 

@@ -286,7 +286,7 @@ def parity(
         precision=None,
         parents={artifact.path: artifact.sha256 for artifact in artifacts} | {"images": dataset.digest},
         options={
-            "preprocess": spec.preprocess.model_dump(mode="json"),
+            "preprocess": spec.preprocess.model_dump(mode="json") | {"exif": spec.preprocess.exif},
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
             "suites": list(SYNTHETIC),
             "devices": device_names(),

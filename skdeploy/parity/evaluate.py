@@ -39,7 +39,7 @@ from skdeploy.quant.labels import as_the_network_counts
 from skdeploy.spec import ClassOrder, ModelSpec
 
 CONFIDENCE: Final = 95.0  # per cent
-LAYOUT: Final = 1  # of the cached predictions
+LAYOUT: Final = 2  # of the cached predictions; 1 was of images that were turned by EXIF
 ARCHIVE: Final = "evaluation.npz"
 TOOLS: Final = ("skdeploy", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
 

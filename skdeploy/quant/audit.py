@@ -27,6 +27,7 @@ CLIPPED: Final = 0.25
 
 ALPHA: Final = "alpha dropped"
 FRAMES: Final = "first of several frames"
+TURNED: Final = "EXIF orientation"
 NOISE: Final = "calibrated on random noise: its ranges are meaningless for accuracy, fit for timing only; give --calib"
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -163,6 +164,13 @@ class AuditReport(Frozen):
                 f"{_images(self.converted[ALPHA])} with transparency, which is dropped as training pipelines do: "
                 "what is hidden below it is seen"
             )
+        if turned := self.converted.get(f"{TURNED} ignored"):
+            yield (
+                f"{_images(turned)} with an EXIF orientation, which is ignored as the loaders of timm and torchvision do; if "
+                'the training turned them upright, say exif = "apply" under [preprocess] in the card'
+            )
+        if turned := self.converted.get(f"{TURNED} applied"):
+            yield f"{_images(turned)} turned by their EXIF orientation, as the card says"
 
     def _coverage_warnings(self) -> Iterable[str]:
         if self.coverage:
@@ -210,6 +218,8 @@ class Audit:
         target = "L" if self.spec.input.channels == 1 else "RGB"
         if crop.mode != target:
             self._converted[f"{crop.mode} to {target}"] += 1
+        if crop.orientation != 1:
+            self._converted[f"{TURNED} {'ignored' if self.spec.preprocess.exif == 'ignore' else 'applied'}"] += 1
         self._converted.update({ALPHA: int(crop.alpha), FRAMES: int(crop.animated)})
 
     def finish(self, evaluation: Fingerprints | None = None, coverage: tuple[TensorCoverage, ...] = ()) -> AuditReport:

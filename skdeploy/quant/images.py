@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # torchvision's
+
+ORIENTATION: Final = 0x0112  # EXIF 2.32, table 6
 
 REMOVE: Final = "remove it, or give other images (--images, --calib or --data)"
 
@@ -47,7 +49,8 @@ class Crop:
     """A network input as pixels, uint8 (H, W, C), and what had to be done to the image to get it.
 
     ``mode`` is Pillow's name of the image's kind; ``alpha``: it had transparency, which is dropped; ``animated``: it had
-    several frames, of which this is the first; ``scale`` is the factor of the resize, above 1 where the image was enlarged.
+    several frames, of which this is the first; ``scale`` is the factor of the resize, above 1 where the image was enlarged;
+    ``orientation`` is EXIF's, 1 for an image whose rows are stored upright.
     """
 
     pixels: Pixels
@@ -55,13 +58,15 @@ class Crop:
     alpha: bool = False
     animated: bool = False
     scale: float = 1.0
+    orientation: int = 1
 
 
 def crop_file(file: Path, spec: ModelSpec) -> Crop:
     """Reads a file as training pipelines do. Raises ImageError naming it: not readable, or more than 8 bits a channel.
 
-    Turned upright by EXIF; the first frame of several; to the network's channels with ``Image.convert``, which drops alpha and
-    knows no colour profiles: what timm's and torchvision's data sets do, and so what the network was trained on.
+    The first frame of several, its rows as they are stored unless the card says ``exif = "apply"``, to the network's channels
+    with ``Image.convert``, which drops alpha and knows no colour profiles: what timm's and torchvision's data sets do with
+    ``Image.open``, and so what the network was trained on. Pillow turns a TIFF upright itself when it loads it.
     """
     from PIL import Image, ImageOps
 
@@ -69,11 +74,13 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
         with Image.open(file) as image:
             animated = bool(getattr(image, "is_animated", False))
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # in place: a camera's photograph is 36 MB
+            orientation = int(image.getexif().get(ORIENTATION, 1))
+            if spec.preprocess.exif == "apply":
+                ImageOps.exif_transpose(image, in_place=True)  # in place: a camera's photograph is 36 MB
             mode, alpha = image.mode, image.has_transparency_data
             image.info.pop("transparency", None)  # of palette images: Pillow warns that convert will drop it
             deep = mode.startswith(("I", "F"))
-            upright = image if deep or mode == _mode(spec) else image.convert(_mode(spec))
+            converted = image if deep or mode == _mode(spec) else image.convert(_mode(spec))
     except (*DECODING, Image.DecompressionBombError) as error:
         said = getattr(error, "strerror", None) or str(error)  # of a missing file, without its number and name again
         reason = " ".join(said.split()) or type(error).__name__
@@ -83,7 +90,7 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
         raise ImageError(
             f"the image {file} has {reason}", reason, advice="convert it to 8 bits, as it was for the training"
         )
-    return _cropped(upright, spec, mode, alpha=alpha, animated=animated)
+    return replace(_cropped(converted, spec, mode, alpha=alpha, animated=animated), orientation=orientation)
 
 
 def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:

@@ -241,7 +241,9 @@ class Ranges(Frozen):
         if digest != self.preprocess_sha256:
             there, here = _form(self.preprocess, self.input), _form(spec.preprocess, spec.input)
             differing = [
-                f"  {key}: calibrated with {there[key]}, now {here[key]}" for key in here if there[key] != here[key]
+                f"  {key}: calibrated with {there.get(key, 'the default')}, now {here.get(key, 'the default')}"
+                for key in {**there, **here}
+                if there.get(key) != here.get(key)
             ]
             raise CalibrationError(
                 f"the ranges are those of another preprocessing or image size: calibrated with {self.preprocess_sha256}, "

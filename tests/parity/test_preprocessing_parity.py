@@ -242,7 +242,9 @@ TURNED = {  # what shows the stored rows upright, EXIF 2.32, tag 0x0112, with Pi
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 @pytest.mark.parametrize("orientation", TURNED)
-def test_orientation_is_that_of_exif(orientation: int, suffix: str, network: nn.Module, tmp_path: Path) -> None:
+def test_orientation_is_ignored_as_timm_does_or_applied(
+    orientation: int, suffix: str, network: nn.Module, tmp_path: Path
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = saved(picture(60, 44), tmp_path / f"x.{suffix}", exif=exif)
@@ -253,10 +255,14 @@ def test_orientation_is_that_of_exif(orientation: int, suffix: str, network: nn.
         return image
 
     spec = with_filter("bilinear")
-    found = packaged(file, spec)
-    assert apart(found, as_timm(file, spec, network, upright)) < SAME_PIXELS
+    ignored = packaged(file, spec)
+    assert apart(ignored, as_timm(file, spec, network)) < SAME_PIXELS
+    applied = packaged(
+        file, spec.model_copy(update={"preprocess": spec.preprocess.model_copy(update={"exif": "apply"})})
+    )
+    assert apart(applied, as_timm(file, spec, network, upright)) < SAME_PIXELS
     if orientation != 1:
-        assert apart(found, as_timm(file, spec, network)) > 30 * SAME_PIXELS
+        assert apart(applied, ignored) > 30 * SAME_PIXELS
 
 
 @pytest.mark.parametrize("orientation", TURNED)

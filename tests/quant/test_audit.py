@@ -254,3 +254,19 @@ def test_nothing_read_is_a_report_too() -> None:
     report = Audit(images(3, labels=np.zeros(3, np.int64)), TINY).finish()
     assert (report.used, report.classes) == (0, None)
     assert report.warnings()
+
+
+@pytest.mark.parametrize(
+    ("exif", "said"),
+    [
+        ("ignore", "2 images with an EXIF orientation, which is ignored"),
+        ("apply", "2 images turned by their EXIF orientation"),
+    ],
+)
+def test_images_with_an_orientation_are_counted_with_what_was_done(exif: str, said: str, tmp_path: Path) -> None:
+    for place, orientation in enumerate((1, 6, 3)):
+        tag = Image.Exif()
+        tag[0x0112] = orientation
+        Image.fromarray(noise(36, 60, 3)).save(tmp_path / f"{place}.jpg", exif=tag)
+    spec = TINY.model_copy(update={"preprocess": TINY.preprocess.model_copy(update={"exif": exif})})
+    assert warned(audited(open_dataset(tmp_path), spec), said)

@@ -206,9 +206,25 @@ def test_an_image_that_a_camera_turned_is_turned_back(orientation: int, tmp_path
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "x.png", exif=exif)
     upright = TURNED_BACK[orientation](stored)
-    (found,) = open_dataset(tmp_path / "x.png").load(spec_of(resize=36))
+    (found,) = open_dataset(tmp_path / "x.png").load(spec_of(resize=36, exif="apply"))
     top, left = (upright.shape[0] - 32) // 2, (upright.shape[1] - 32) // 2
     assert np.array_equal(found, upright[top : top + 32, left : left + 32])
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", TURNED_BACK)
+def test_by_default_an_image_is_what_training_loaders_open(orientation: int, suffix: str, tmp_path: Path) -> None:
+    """torchvision's pil_loader and timm's ImageDataset: open, convert to RGB."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"x.{suffix}"
+    Image.fromarray(noise(36, 60, 3)).save(file, exif=exif)
+    with Image.open(file) as image:
+        loaded = np.asarray(image.convert("RGB"))
+    crop = open_dataset(file).crop(0, spec_of(resize=36))
+    top, left = (loaded.shape[0] - 32) // 2, (loaded.shape[1] - 32) // 2
+    assert np.array_equal(crop.pixels, loaded[top : top + 32, left : left + 32])
+    assert crop.orientation == (1 if suffix == "tif" else orientation)  # Pillow has turned a TIFF already
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])

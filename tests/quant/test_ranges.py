@@ -288,6 +288,7 @@ def test_ranges_of_other_weights_are_refused_with_both_identities(
             r"preprocess.std: calibrated with [0.2, 0.25, 0.3], now [1.0, 1.0, 1.0]",
         ),
         ("preprocess", {"interpolation": "bicubic"}, "preprocess.interpolation: calibrated with bilinear, now bicubic"),
+        ("preprocess", {"exif": "apply"}, "preprocess.exif: calibrated with the default, now apply"),
         ("preprocess", {"resize": 30}, "preprocess.resize: calibrated with 24, now 30"),
         ("input", {"width": 22}, "input.width: calibrated with 24, now 22"),
     ],
