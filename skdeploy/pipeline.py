@@ -39,6 +39,7 @@ class Line:
     progress: Progress
     artifacts: tuple[Artifact, ...] = ()
     reused: set[str] = field(default_factory=set)
+    refused: bool = False  # by TensorRT's parser, and told
 
     def run(self, stage: Stage) -> Artifact:
         started = time.perf_counter()
@@ -50,6 +51,10 @@ class Line:
             artifact = self.bundle.produce(stage)
         self.artifacts = (*self.artifacts, artifact)
         self.progress.end(stage.name, time.perf_counter() - started, reused=artifact.path in self.reused)
+        refused = artifact.details.get(stages.PARSER_REFUSAL)
+        if refused and not self.refused:  # once: later graphs are refused for the same nodes
+            self.refused = True
+            self.note(f"{artifact.path} is valid ONNX that ONNX Runtime runs; no engine can be made of it: {refused}")
         return artifact
 
     def note(self, *notes: str) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, READ = "weights.safetensors", "model.read.onnx"
 TRACED, MODEL, HALF = "model.traced.onnx", "model.onnx", "model.fp16.onnx"
+PARSER_REFUSAL: Final = "parser_refusal"  # the key of what TensorRT-RTX said of a graph that it does not take
 HEADROOM, PARITY = "headroom.json", "parity.json"
 
 GRAPH_TOOLS: Final = ("skdeploy", "onnx", "onnx-ir")
@@ -320,11 +321,16 @@ def write_report(report: ParityReport, path: Path) -> Product:
 
 
 def _write(model: ir.Model, path: Path, *, any_rank: bool, **details: JsonValue) -> Product:
-    from skdeploy.graph.admission import above_max_rank, admit
+    """Saves a graph, and admits the file: valid by the schemas, loaded by ONNX Runtime, parsed by TensorRT-RTX."""
+    from skdeploy.engines.parsing import parser_refusal
+    from skdeploy.graph.admission import above_max_rank, admit, admit_file
     from skdeploy.graph.trace import save_model
 
     admit(model, any_rank=any_rank)
     save_model(model, path)
+    admit_file(path, {node.name or "": node.op_type for node in model.graph.all_nodes()})
+    if refused := parser_refusal(path):
+        details[PARSER_REFUSAL] = refused
     high: list[JsonValue] = [*above_max_rank(model)]
     return Product(
         inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import onnx_ir as ir
@@ -24,25 +26,95 @@ def above_max_rank(model: ir.Model) -> list[str]:
 
 
 def admit(model: ir.Model, *, any_rank: bool = False) -> None:
-    """Raises PassError naming the first node with a tensor of unknown type or rank, above rank 4, or of a forbidden type.
+    """Raises PassError naming the first node with a tensor of unknown type or rank, above rank 4, or of a forbidden type, or
+    the first node, output or constant that nothing uses.
 
     ``any_rank``: a graph of somebody else's making keeps the ranks that it has.
     """
-    import onnx
-
     for node in model.graph:
+        shown = f"node {node.name} ({node.op_type})"
         for value in node.outputs:
+            if not value.name and value.type is None:
+                continue  # an optional output that is left out
+            if not isinstance(value.type, ir.TensorType | None):
+                raise PassError(
+                    f"{shown}: {value.name} is a sequence or an optional value, which no TensorRT takes",
+                    advice="export the network with tensors only",
+                )
             if value.dtype is None or value.shape is None:
                 raise PassError(
-                    f"node {node.name}: the type or rank of {value.name} is unknown", advice="please report the model"
+                    f"{shown}: the type or rank of {value.name} is unknown",
+                    advice="export the network with fixed ranks; if it has these, please report the model",
                 )
             if len(value.shape) > MAX_RANK and not any_rank:
-                raise PassError(
-                    f"node {node.name}: {value.name} has rank {len(value.shape)}, and {MAX_RANK} is the limit"
-                )
+                raise PassError(f"{shown}: {value.name} has rank {len(value.shape)}, and {MAX_RANK} is the limit")
             if value.dtype in FORBIDDEN_TYPES:
-                raise PassError(f"node {node.name}: {value.name} is {value.dtype.name}, which TensorRT does not take")
+                raise PassError(
+                    f"{shown}: {value.name} is {value.dtype.name}, which TensorRT does not take",
+                    advice="export the network with float32 numbers",
+                )
+    _require_used(model)
+
+
+def admit_file(path: Path, nodes: Mapping[str, str]) -> None:
+    """Raises PassError unless the bytes at ``path`` are valid ONNX, in types and shapes too, that ONNX Runtime loads.
+
+    ``nodes`` has the operators of the graph's nodes by their names: a message says which of them it is about.
+    """
+    import onnx
+
+    from skdeploy.backends.base import require
+
     try:
-        onnx.checker.check_model(ir.to_proto(model))
-    except onnx.checker.ValidationError as error:
-        raise PassError(f"the graph is not valid ONNX: {error}", advice="please report the model") from error
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise PassError(
+            f"the graph is not valid ONNX: {_about(str(error), nodes)}", advice="please report the model"
+        ) from error
+    ort = require("onnxruntime", extra="cpu")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")  # nothing is run
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4  # what it says is in the exception
+    try:
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise PassError(
+            f"ONNX Runtime does not load the graph: {_about(str(error), nodes)}",
+            advice="replace this operator in the network and export it again; please report the model if it is a common one",
+        ) from error
+
+
+def _require_used(model: ir.Model) -> None:
+    import onnx
+
+    advice = "please report the model"
+    outputs = set(model.graph.outputs)
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for name, value in graph.initializers.items():
+            if not value.uses() and value not in graph.outputs:
+                raise PassError(f"nothing reads the constant {name}", advice=advice)
+    for node in model.graph:
+        unread = [index for index, value in enumerate(node.outputs) if not value.uses() and value not in outputs]
+        if len(unread) == len(node.outputs):
+            raise PassError(f"nothing reads what node {node.name} ({node.op_type}) makes", advice=advice)
+        named = [index for index in unread if node.outputs[index].name]
+        if not named:
+            continue
+        formal = onnx.defs.get_schema(node.op_type, model.graph.opset_imports[""]).outputs
+        optional = onnx.defs.OpSchema.FormalParameterOption.Optional
+        for index in named:
+            if index < len(formal) and formal[index].option == optional:
+                raise PassError(
+                    f"nothing reads {node.outputs[index].name}, an output that node {node.name} ({node.op_type}) may leave out",
+                    advice=advice,
+                )
+
+
+def _about(message: str, nodes: Mapping[str, str]) -> str:
+    """The message in one line, after the node that it names, with its operator."""
+    text = " ".join(message.split())
+    named = [name for name in nodes if name and name in text]
+    where = max(named, key=len, default="")
+    return f"node {where} ({nodes[where]}): {text}" if where else text

@@ -1,0 +1,33 @@
+"""Whether TensorRT-RTX's parser takes a graph as it lies on disk: the check that needs no GPU, and no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skdeploy import engines
+from skdeploy.engines import _build
+from skdeploy.engines._log import capture
+from skdeploy.errors import EngineError, PassError
+
+RTX = "tensorrt_rtx"
+
+
+def parser_refusal(onnx_path: Path) -> str:
+    """Why TensorRT-RTX, where it is installed, does not take the graph; empty if it does, or is not here.
+
+    A refusal is a limit of TensorRT: the file is valid ONNX. Raises PassError for a graph that the parser takes with other
+    types than it says: an engine would compute something else.
+    """
+    if engines.obstacle(RTX)[0]:
+        return ""
+    trt = engines.load(RTX)
+    with capture(trt) as (logger, log):
+        builder = _build._builder(trt, logger, log)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.__members__["STRONGLY_TYPED"]))
+        try:
+            _build._parse(trt, network, logger, log, onnx_path)
+        except EngineError as error:
+            if log.type_warnings():
+                raise PassError(error.message, advice=error.advice) from error
+            return error.message.replace(str(onnx_path), "the graph")
+    return ""
