@@ -93,10 +93,10 @@ def _require_used(model: ir.Model) -> None:
     outputs = set(model.graph.outputs)
     for graph in (model.graph, *model.graph.subgraphs()):
         for name, value in graph.initializers.items():
-            if not value.uses() and value not in graph.outputs:
+            if not _is_read(value) and value not in graph.outputs:
                 raise PassError(f"nothing reads the constant {name}", advice=advice)
     for node in model.graph:
-        unread = [index for index, value in enumerate(node.outputs) if not value.uses() and value not in outputs]
+        unread = [index for index, value in enumerate(node.outputs) if not _is_read(value) and value not in outputs]
         if len(unread) == len(node.outputs):
             raise PassError(f"nothing reads what node {node.name} ({node.op_type}) makes", advice=advice)
         named = [index for index in unread if node.outputs[index].name]
@@ -110,6 +110,11 @@ def _require_used(model: ir.Model) -> None:
                     f"nothing reads {node.outputs[index].name}, an output that node {node.name} ({node.op_type}) may leave out",
                     advice=advice,
                 )
+
+
+def _is_read(value: ir.Value) -> bool:
+    """By a node of a graph: one that was taken out may still hold its inputs, and no file has it."""
+    return any(use.node.graph is not None for use in value.uses())
 
 
 def _about(message: str, nodes: Mapping[str, str]) -> str:

@@ -98,7 +98,7 @@ def _drop_clip(graph: ir.Graph, quantized: ir.Node, scale: float) -> None:
             low = bounds[0].const_value
             if low is not None and low.numpy().reshape(-1).tolist() == [np.float32(INT8_MIN * scale)]:
                 reader.replace_input_with(0, producer.inputs[0])
-                graph.remove(producer)
+                graph.remove(producer, safe=True)  # a removed node goes on reading its constants otherwise
         return
 
 

@@ -168,7 +168,7 @@ def _clip_for_relu(graph: ir.Graph, relu: ir.Node, low: float) -> ir.Value:
     output.shape, output.type = old.shape, old.type
     graph.insert_before(relu, [clip])
     old.replace_all_uses_with(output)
-    graph.remove(relu)
+    graph.remove(relu, safe=True)  # a removed node goes on reading its input otherwise
     output.name = old.name
     return output
 

@@ -128,6 +128,13 @@ def test_a_constant_that_nothing_reads_is_refused() -> None:
         admit(graph(node("Relu", "x", "y", "unit/Relu"), axes=0))
 
 
+def test_a_constant_that_only_a_removed_node_reads_is_refused() -> None:
+    model = graph(node("Unsqueeze", "x axes", "w", "unit/Unsqueeze"), node("Relu", "x", "y", "unit/Relu"), axes=0)
+    model.graph.remove(model.graph[0])
+    with pytest.raises(PassError, match="nothing reads the constant axes"):
+        admit(model)
+
+
 def test_a_node_that_nothing_reads_is_refused() -> None:
     idle = graph(node("Relu", "x", "y", "unit/Relu"), node("Exp", "x", "e", "unit/Exp"))
     with pytest.raises(PassError, match=r"nothing reads what node unit/Exp \(Exp\) makes"):
