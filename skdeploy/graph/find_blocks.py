@@ -18,6 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.graph.blocks import Block, read_block
+from skdeploy.graph.constants import free_name
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
 from skdeploy.graph.weighted_sums import (
@@ -91,7 +92,9 @@ def _inferred_shapes(model: ir.Model, computed: dict[str, NDArray[np.int64]]) ->
     for value in values.values():
         value.shape = None
     for name, array in computed.items():
-        known = ir.Value(name=f"{name}_computed", const_value=ir.tensor(array), shape=ir.Shape(array.shape))
+        known = ir.Value(
+            name=free_name(graph, f"{name}_computed"), const_value=ir.tensor(array), shape=ir.Shape(array.shape)
+        )
         known.dtype = ir.DataType.INT64
         graph.register_initializer(known)
         values[name].replace_all_uses_with(known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,8 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 from onnxscript.optimizer import fold_constants
 
 from skdeploy.errors import ExportError, PassError, UsageError
+from skdeploy.graph.constants import drop_unused, free_among, free_name, graphs_inside, names_of
+from skdeploy.graph.identities import DropIdentities
 from skdeploy.graph.naming import NameByModule
 from skdeploy.graph.onnx_file import foreign_operator, graph_of, graphs_of, inferred, nodes_of, read_proto
 from skdeploy.graph.same_function import EXAMPLE_BATCH, require_same_function
@@ -24,6 +27,7 @@ OLDEST_OPSET: Final = 7  # what onnx.version_converter takes
 NEWEST_OPSET: Final = 21  # what TensorRT 10.3 refuses and later ones and ONNX Runtime take
 IR_VERSIONS: Final = (9, 10)  # what goes with opsets 19 to 21
 FOLDING_ROUNDS: Final = 8  # two or three are needed; this only makes it end
+SMALL: Final = 1024  # elements of a shape, a list of pads and the like
 INPUT, OUTPUT = "input", "logits"
 NOTES: Final = "foreign"
 
@@ -65,6 +69,8 @@ def read_foreign(path: Path) -> ir.Model:
     model.ir_version = min(max(model.ir_version, IR_VERSIONS[0]), IR_VERSIONS[1])
     model = _folded(model, path)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    DropIdentities()(model)
+    drop_unused(model.graph)
     _name_by_module(model)
     _check_function(before, model, path, opset)
     model.metadata_props.clear()
@@ -124,12 +130,13 @@ def _check_interface(proto: ModelProto, path: Path) -> tuple[str, str, tuple[str
 
 def _rename(graph: GraphProto, new: dict[str, str]) -> None:
     """Renames values everywhere; a value that has a new name already makes room."""
-    taken = {name: f"{name}_inner" for name in new.values() if name not in new}
+    names = names_of(graph)
+    taken = {name: free_among(names, f"{name}_inner") for name in new.values() if name not in new and name in names}
     new = {old: name for old, name in (new | taken).items() if old != name}
     for part in graphs_of(graph):
         for value in (*part.input, *part.output, *part.value_info):
             value.name = new.get(value.name, value.name)
-        for tensor in part.initializer:
+        for tensor in (*part.initializer, *(sparse.values for sparse in part.sparse_initializer)):
             tensor.name = new.get(tensor.name, tensor.name)
         for node in part.node:
             node.input[:] = [new.get(name, name) for name in node.input]
@@ -137,15 +144,16 @@ def _rename(graph: GraphProto, new: dict[str, str]) -> None:
 
 
 def _name_by_module(model: ir.Model) -> None:
-    """NameByModule, whose names all have a slash; constants lose theirs, as folding leaves them the names of nodes."""
+    """NameByModule, whose names all have a slash, and no others: so names that are made of them are free.
+
+    Constants, which folding leaves the names of nodes, and whatever is in graphs inside nodes lose theirs.
+    """
     graph = model.graph
-    for name, value in list(graph.initializers.items()):
-        if "/" in name:
-            free, count = name.replace("/", "."), 1
-            while free in graph.initializers:
-                count += 1
-                free = f"{name.replace('/', '.')}_{count}"
-            value.name = free
+    inside = [value for inner in graphs_inside(graph) for node in inner for value in node.outputs]
+    constants = [value for inner in (graph, *graphs_inside(graph)) for value in inner.initializers.values()]
+    for value in (*constants, *inside):
+        if value.name and "/" in value.name:
+            value.name = free_name(graph, value.name.replace("/", "."))
     NameByModule()(model)
 
 
@@ -167,11 +175,18 @@ def _folded(model: ir.Model, path: Path) -> ir.Model:
     """
     for _ in range(FOLDING_ROUNDS):
         model = _with_shapes(model, path)
-        if not fold_constants(model).modified:
+        if not fold_constants(model, should_fold=_is_small_fill).modified:
             break
     model = _with_shapes(model, path)
     RemoveUnusedNodesPass()(model)
     return model
+
+
+def _is_small_fill(node: ir.Node) -> bool | None:
+    """Pads are computed from filled tensors, which onnxscript leaves by default; None is that default."""
+    shape = node.outputs[0].shape if node.op_type == "ConstantOfShape" else None
+    sizes = [size for size in shape if isinstance(size, int)] if shape is not None else []
+    return True if shape is not None and len(sizes) == len(shape) and prod(sizes) <= SMALL else None
 
 
 def _with_shapes(model: ir.Model, path: Path) -> ir.Model:

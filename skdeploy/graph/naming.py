@@ -14,6 +14,8 @@ from typing import Final
 
 import onnx_ir as ir
 
+from skdeploy.graph.constants import graphs_inside, names_in
+
 SCOPES: Final = "pkg.torch.onnx.name_scopes"  # written by torch.onnx's torch.export-based exporter
 WRAPPER: Final = "network"  # the attribute of trace.py's wrapper: not a module of the user's
 
@@ -31,20 +33,31 @@ def modules_pattern(modules: Iterable[str]) -> str:
 class NameByModule(ir.passes.InPlacePass):
     """Renames nodes and their outputs after the modules they come from; inputs, outputs and initializers keep their names.
 
-    Legal always: names carry no meaning in ONNX, and uniqueness is kept by numbering repeated operators of a module.
+    Legal always: names carry no meaning in ONNX. They stay unique: repeated operators of a module are numbered, and numbers
+    that make a name which an input, a constant or a graph inside a node has are left out.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        outputs = set(model.graph.outputs)
+        graph = model.graph
+        outputs = set(graph.outputs)
+        kept = {*graph.initializers, *(value.name for value in (*graph.inputs, *graph.outputs))}
+        for inner in graphs_inside(graph):
+            kept |= names_in(inner)
         seen: Counter[str] = Counter()
-        for node in model.graph:
+        for node in graph:
             name = f"{_scope(node)}/{node.op_type}"
             seen[name] += 1
-            node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+            while _numbered(name, seen[name]) in kept:
+                seen[name] += 1
+            node.name = _numbered(name, seen[name])
             for index, value in enumerate(node.outputs):
                 if value not in outputs:
                     value.name = node.name if index == 0 else f"{node.name}.{index}"
         return ir.passes.PassResult(model, modified=True)
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}_{number}"
 
 
 def _scope(node: ir.Node) -> str:

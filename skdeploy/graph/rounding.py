@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.errors import PrecisionError
+from skdeploy.graph.constants import free_name
 from skdeploy.graph.operator_types import FLOAT16, FLOAT32, retype_attributes, subgraphs, types_of
 
 EXACT_ON_HALF: Final = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Identity"})
@@ -100,7 +101,7 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
         return
     name = value.name or ""
     if output:
-        value.name = f"{name}_unrounded"
+        value.name = free_name(graph, f"{name}_unrounded")
     narrow = _cast(value, FLOAT16, name if output else f"{name}_round16")
     _redirect(value, narrow)
     graph.insert_after(node, [narrow, *_widened(narrow.outputs[0])])
