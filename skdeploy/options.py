@@ -124,7 +124,10 @@ class ExportOptions:
         Raises UsageError for a size that the network's stride does not divide, other than the card's own.
         """
         own = (spec.input.height, spec.input.width)
-        if self.image_size is None or self.image_size == own:
+        if self.image_size is None:
+            return spec
+        spec = _with_size_said(spec)
+        if self.image_size == own:
             return spec
         stride = spec.network.total_stride
         for size in self.image_size:
@@ -150,3 +153,12 @@ class ExportOptions:
     def folder(self, spec: ModelSpec) -> Path:
         """Where the bundle goes."""
         return self.output or Path("build") / f"{spec.name.replace('/', '-')}-{self.precision}"
+
+
+def _with_size_said(spec: ModelSpec) -> ModelSpec:
+    """The spec once a person has given the size: it is not assumed any more, whether or not it is the card's."""
+    preprocessing = spec.assumed.preprocessing
+    if preprocessing is None:
+        return spec
+    said = spec.assumed.model_copy(update={"preprocessing": preprocessing.model_copy(update={"size": None})})
+    return spec.model_copy(update={"assumed": said})

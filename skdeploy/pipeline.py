@@ -102,7 +102,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     ranges = int8_stages.given_ranges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)
     notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
-    for note in notes:
+    for note in (*notes, *map(str, source.assumptions)):
         tell.note(note)
 
     head = Manifest(
@@ -112,6 +112,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         weights=source.record,
         precision=options.precision,
         notes=notes,
+        assumptions=source.assumptions,
     )
     with bundle_for_writing(options.folder(source.spec), head) as bundle:
         line = Line(bundle, tell)
@@ -236,7 +237,7 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
         yield bundle, model
         return
     source = find_source(options)
-    for note in source.notes:
+    for note in (*source.notes, *map(str, source.assumptions)):
         progress.note(note)
     head = Manifest(
         skdeploy=__version__,
@@ -244,6 +245,7 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
         model=source.spec,
         weights=source.record,
         precision=Precision.FP32,
+        assumptions=source.assumptions,
     )
     with bundle_for_writing(scratch / "bundle", head) as bundle:
         line = Line(bundle, progress)

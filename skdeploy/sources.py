@@ -16,7 +16,8 @@ from skdeploy.checkpoints.load import find_weights, given_weights
 from skdeploy.errors import UsageError, WeightsError
 from skdeploy.export_packages import require_export
 from skdeploy.options import ExportOptions, TraceOptions
-from skdeploy.spec import ModelSpec
+from skdeploy.spec import Assumption, ModelSpec
+from skdeploy.zoo.assumed import assumptions_of
 from skdeploy.zoo.cardless import ASSUMED, spec_without_card
 from skdeploy.zoo.cards import load_card
 
@@ -33,6 +34,7 @@ class CardSource:
     record: WeightsRecord
     checkpoint: Path | None
     notes: tuple[str, ...]
+    assumptions: tuple[Assumption, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class GraphSource:
     record: WeightsRecord
     graph: ir.Model
     notes: tuple[str, ...]
+    assumptions: tuple[Assumption, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class ModuleSource:
     record: WeightsRecord
     module: nn.Module
     notes: tuple[str, ...]
+    assumptions: tuple[Assumption, ...] = ()
 
 
 def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
@@ -73,7 +77,8 @@ def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSour
     notes = []
     if record.source == "random":
         notes.append(f"no weights given: random ones from seed {record.seed}, so the logits mean nothing")
-    return CardSource(options.applied(spec), record, checkpoint, tuple(notes))
+    applied = options.applied(spec)
+    return CardSource(applied, record, checkpoint, tuple(notes), assumptions_of(applied))
 
 
 def _graph(options: ExportOptions) -> GraphSource:

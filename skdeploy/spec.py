@@ -115,6 +115,43 @@ class Assumption(Frozen):
     text: str
     source: str
 
+    def __str__(self) -> str:
+        return f"assumed: {self.text} ({self.source})"
+
+
+class AssumedArchitecture(Frozen):
+    """Values under ``[network]`` that skdeploy filled in from ``source``, since weights do not show them; None: not assumed.
+
+    ``forward`` is what no key of a card can change: activations, eps, what follows the classifier.
+    """
+
+    source: str
+    stem_stride: Positive | None = None
+    max_pool: bool | None = None
+    ceil_mode: bool | None = None
+    stage_strides: Annotated[tuple[Positive, ...] | None, Field(strict=False)] = None
+    dilations: Annotated[tuple[Positive, ...] | None, Field(strict=False)] = None
+    shortcut: Literal["avg_pool", "padded_avg_pool"] | None = None
+    split_input: bool | None = None
+    forward: str | None = None
+
+
+class AssumedPreprocessing(Frozen):
+    """Values under ``[input]`` and ``[preprocess]`` that skdeploy filled in from ``source``; ``size`` is (height, width)."""
+
+    source: str
+    size: Annotated[tuple[Positive, Positive] | None, Field(strict=False)] = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    mean: Annotated[tuple[float, ...] | None, Field(strict=False)] = None
+    std: Annotated[tuple[float, ...] | None, Field(strict=False)] = None
+
+
+class Assumed(Frozen):
+    """``[assumed]`` of a card that skdeploy wrote: what a person has still to check. ``zoo/assumed.py`` puts it in words."""
+
+    architecture: AssumedArchitecture | None = None
+    preprocessing: AssumedPreprocessing | None = None
+
 
 class Source(Frozen):
     """Where the architecture, and the weights if any, come from."""
@@ -158,6 +195,7 @@ class ModelSpec(Frozen):
     class_order: ClassOrder | None = None
     parity_images: InnerPath = "photographs"
     training: dict[str, str | int | float] = Field(default={})
+    assumed: Assumed = Assumed()
 
     @property
     def architecture(self) -> NetworkSpec:

@@ -25,7 +25,7 @@ from skdeploy.bundle.artifact import (
 )
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.errors import IntegrityError, SkdeployError, UsageError
-from skdeploy.spec import ModelSpec, Precision, TensorSpec
+from skdeploy.spec import Assumption, ModelSpec, Precision, TensorSpec
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -158,9 +158,15 @@ class Bundle:
         self.manifest = manifest
         write_text(self.folder / MANIFEST, manifest.model_dump_json(by_alias=True, indent=2) + "\n")
 
-    def adopt(self, spec: ModelSpec, notes: tuple[str, ...]) -> None:
-        """The spec that the weights turned out to fit, and what was said of them; written with the next artifact."""
-        self.manifest = self.manifest.model_copy(update={"model": spec, "notes": (*self.manifest.notes, *notes)})
+    def adopt(self, spec: ModelSpec, notes: tuple[str, ...], assumptions: tuple[Assumption, ...] = ()) -> None:
+        """Take the spec that the weights turned out to fit, what was said of them, and what was assumed besides.
+
+        It is written with the next artifact.
+        """
+        now = self.manifest
+        self.manifest = now.model_copy(
+            update={"model": spec, "notes": (*now.notes, *notes), "assumptions": (*now.assumptions, *assumptions)}
+        )
 
     def finish(self, artifacts: tuple[Artifact, ...], verdict: Literal["verified", "failed"]) -> None:
         """Records the line's end: its artifacts in order, and the verdict. Files that an earlier export left are removed."""

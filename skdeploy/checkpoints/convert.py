@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,7 +14,8 @@ from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_w
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.errors import UsageError, WeightsError
 from skdeploy.export_packages import require_export
-from skdeploy.spec import ModelSpec, Reference, WeightsSpec
+from skdeploy.spec import Assumption, ModelSpec, Reference, WeightsSpec
+from skdeploy.zoo.assumed import assumptions_of
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.write_card import card_text
 
@@ -41,6 +42,11 @@ class Converted:
     tensors: int
     notes: tuple[str, ...]
 
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What the card says only because skdeploy filled it in; it says so under ``[assumed]``."""
+        return assumptions_of(self.spec)
+
 
 def convert(weights: str, output: Path, card: str | None = None, *, force: bool = False) -> Converted:
     """Writes the weights in a file, or behind an ``hf://`` URL, to ``output`` and, where it is inferred, their card beside it.
@@ -60,7 +66,7 @@ def convert(weights: str, output: Path, card: str | None = None, *, force: bool 
     given, given_path = load_card(card) if card is not None else (None, None)
     path, fetched = _fetched(weights)
     imported, base = _inferred(path) if given is None else (import_checkpoint(path, given), given.name)
-    notes = (*fetched, *imported.notes, *_assumed(given, base))
+    notes = (*fetched, *imported.notes)
     tensors = len(imported.state)
     if imported.spec == given:
         return Converted(output, _write(imported.state, output), None, given, imported.layout, base, tensors, notes)
@@ -90,13 +96,6 @@ def _check_free(path: Path, force: bool) -> None:
         raise UsageError(f"cannot write {path}: it is a folder", advice="choose another name with --output")
     if path.exists() and not force:
         raise UsageError(f"{path} is there already", advice="replace it with --force, or choose another --output")
-
-
-def _assumed(given: ModelSpec | None, base: str) -> Iterator[str]:
-    """What the weights do not say and the card has to."""
-    if given is None:
-        whose = f"those of {base}" if base else "ImageNet's, at 224 x 224"
-        yield f"[input] and [preprocess] of the card are {whose}: correct them if the network was trained otherwise"
 
 
 def _fetched(weights: str) -> tuple[Path, tuple[str, ...]]:

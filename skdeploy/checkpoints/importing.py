@@ -16,7 +16,8 @@ from skdeploy.checkpoints.layouts import caffe
 from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
 from skdeploy.checkpoints.recognise import assemble, recognise
 from skdeploy.errors import CardError, WeightsError
-from skdeploy.spec import ModelSpec
+from skdeploy.spec import Assumed, ModelSpec
+from skdeploy.zoo.assumed import architecture_of, preprocessing_of
 from skdeploy.zoo.cards import list_cards
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ def import_without_card(path: Path) -> tuple[Imported, str]:
     fitting = fitting or _fitting(network, channels)
     base = fitting[0] if fitting else _bare_card(path, network, channels)
     spec = base.model_copy(update={"network": network})
+    assumed = Assumed(
+        architecture=architecture_of(network, f"the layout {layout}"),
+        preprocessing=preprocessing_of(spec, f"the card {base.name}" if fitting else "ImageNet's defaults"),
+    )
+    spec = spec.model_copy(update={"assumed": assumed})
     _check_fits(state, spec, path)
     notes = _notes(checkpoint, layout, softmax, [])
     return Imported(state, spec, layout, notes), fitting[0].name if fitting else ""

@@ -316,6 +316,7 @@ def print_json(
         "verdict": verdict.json(),
         "unproven": [c.artifact for c in report.comparisons if c.verdict == "unproven"] if report else [],
         "notes": list(manifest.notes),
+        "assumptions": [assumption.model_dump(mode="json") for assumption in manifest.assumptions],
         "seconds": seconds,
         "artifacts": rows,
         "least_headroom": headroom.tensors[0].model_dump(mode="json") if headroom else None,

@@ -37,6 +37,7 @@ def convert(
             "network": done.spec.network.model_dump(mode="json"),
             "input": list(done.spec.input.shape),
             "notes": list(done.notes),
+            "assumptions": [assumption.model_dump(mode="json") for assumption in done.assumptions],
         }
         print(encoder.dumps(content, indent=2))
         return
@@ -67,5 +68,12 @@ def convert(
     console.print(table)
     for note in done.notes:
         console.print(f"[yellow]![/yellow] {escape(note)}", soft_wrap=True)
+    for assumption in done.assumptions:
+        console.print(f"[yellow]![/yellow] {escape(str(assumption))}", soft_wrap=True)
+    if done.assumptions:
+        console.print(
+            "weights do not show these: check them in the card, and take what is right out of its \\[assumed]",
+            soft_wrap=True,
+        )
     if done.card:
         console.print(f"next: skdeploy export {escape(str(done.card))}", soft_wrap=True)

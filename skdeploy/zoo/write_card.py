@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skdeploy.spec import ModelSpec
+from skdeploy.zoo.assumed import COMMENT
 
 
 def card_text(spec: ModelSpec) -> str:
@@ -13,4 +14,6 @@ def card_text(spec: ModelSpec) -> str:
     content["network"] = {"family": spec.network.family} | content[
         "network"
     ]  # a default too, but it says which table this is
-    return tomli_w.dumps(content)
+    assumed = content.pop("assumed", None)
+    text = tomli_w.dumps(content)
+    return text if assumed is None else f"{text}\n{COMMENT}{tomli_w.dumps({'assumed': assumed})}"

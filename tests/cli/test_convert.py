@@ -91,7 +91,12 @@ def test_a_person_is_told_what_was_recognised_inferred_and_assumed(run: Run, off
         "M=2: 3x3 dilation 1 groups 4, 3x3 dilation 2 groups 4",
         "no card of the zoo",
         "183 tensors",
-        "are ImageNet's, at 224 x 224",
+        "assumed: stride 2 stem and 3x3 max pool, rounded up (the layout official Caffe)",
+        "assumed: stage strides 1, 2, 2, 2 (the layout official Caffe)",
+        "assumed: branch dilations 1, 2 (the layout official Caffe)",
+        "assumed: 224 x 224 input (ImageNet's defaults)",
+        "mean 0.485 0.456 0.406",
+        "take what is right out of its [assumed]",
         "BGR",
         f"next: skdeploy export {output.with_suffix('.toml')}",
     ):
@@ -144,7 +149,8 @@ def test_a_card_of_the_zoo_that_fits_gives_its_input_and_labels(
     in_zoo(tmp_path, zoo, monkeypatch)
     content = run("convert", official, "-o", output, "--json").json
     assert content["base"] == "tiny"
-    assert any("[input] and [preprocess] of the card are those of tiny" in note for note in content["notes"])
+    sources = {row["about"]: row["source"] for row in content["assumptions"]}
+    assert sources == {"architecture": "the layout official Caffe", "preprocessing": "the card tiny"}
     spec = read_card(output.with_suffix(".toml"))
     assert spec.input == zoo.input
     assert spec.labels == zoo.labels
@@ -341,3 +347,31 @@ def test_an_output_must_be_named(run: Run, official: Path) -> None:
     result = run("convert", official)
     assert result.code == 2
     assert "--output" in result.err
+
+
+# ----- what was assumed stays said
+
+
+def test_what_a_card_assumes_is_said_by_export_and_inspect_until_a_person_corrects_it(
+    run: Run, official: Path, output: Path, images: Path, tmp_path: Path
+) -> None:
+    run("convert", official, "-o", output)
+    card, folder = output.with_suffix(".toml"), tmp_path / "bundle"
+    options = ("--target", "onnx", "--images", images, "-o", folder, "--imgsz", 64)
+
+    first = run("export", card, *options)
+    assert first.code == 0
+    assert "assumed: stride 2 stem and 3x3 max pool, rounded up (the layout official Caffe)" in first.err
+    recorded = run("inspect", folder, "--json").json["assumptions"]
+    assert [row["about"] for row in recorded] == ["architecture"] * 4 + ["preprocessing"]  # --imgsz said the size
+    assert recorded[0]["text"] == "stride 2 stem and 3x3 max pool, rounded up"
+
+    again = run("export", card, *options)  # resumed: everything is up to date
+    assert "assumed: stride 2 stem" in again.err
+    assert run("inspect", folder, "--json").json["assumptions"] == recorded
+
+    text = card.read_text(encoding="utf-8")
+    card.write_text(text[: text.index("[assumed.architecture]")], encoding="utf-8")
+    settled = run("export", card, *options)
+    assert "assumed" not in settled.err
+    assert run("inspect", folder, "--json").json["assumptions"] == []

@@ -1,0 +1,136 @@
+"""What a card says only because skdeploy filled it in: recorded in the card, and in words until a person has settled it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from skdeploy.architecture import AnyNetworkSpec, LinearSKNetSpec, NetworkSpec, SKResNetSpec, TrunkSpec
+from skdeploy.spec import AssumedArchitecture, AssumedPreprocessing, Assumption, ModelSpec
+
+FORWARD: Final = "ReLU, batch norm eps 1e-5 and no softmax at the end"
+LINEAR_FORWARD: Final = (
+    "ReLU in the branches and at the end of a unit only, batch norm eps 1e-5 and no softmax at the end"
+)
+COMMENT: Final = (
+    "# skdeploy filled in these values of this card: weights do not show them. A value that you correct above is no longer\n"
+    "# assumed. Delete the line of a value that is right, or the whole table once you have checked all of them.\n"
+)
+
+
+def architecture_of(network: NetworkSpec, source: str) -> AssumedArchitecture | None:
+    """Every value of ``network`` that its weights do not show; None for a family that has none such."""
+    if not isinstance(network, TrunkSpec):
+        return None
+    shown = _unseen(network)
+    forward = LINEAR_FORWARD if isinstance(network, LinearSKNetSpec) else FORWARD
+    plain = shown["shortcut"] == "conv"
+    return AssumedArchitecture(
+        source=source,
+        forward=forward,
+        **{
+            **shown,
+            "ceil_mode": shown["ceil_mode"] if network.stem.max_pool else None,
+            "shortcut": None if plain else shown["shortcut"],
+            "split_input": True if shown["split_input"] else None,
+        },
+    )
+
+
+def preprocessing_of(spec: ModelSpec, source: str) -> AssumedPreprocessing:
+    """The input size and the whole preprocessing of ``spec``."""
+    return AssumedPreprocessing(source=source, **_prepared(spec))
+
+
+def assumptions_of(spec: ModelSpec) -> tuple[Assumption, ...]:
+    """What is still assumed of a card, a phrase for each group of values.
+
+    A value that differs from the one in ``[assumed]`` has been corrected since, by a person or an option.
+    """
+    assumed, found = spec.assumed, []
+    if assumed.architecture is not None:
+        holds = _holding(assumed.architecture, _unseen(spec.network))
+        found += [_about("architecture", text, assumed.architecture.source) for text in _architecture(spec, holds)]
+        if assumed.architecture.forward is not None:
+            found.append(_about("architecture", assumed.architecture.forward, assumed.architecture.source))
+    if assumed.preprocessing is not None:
+        holds = _holding(assumed.preprocessing, _prepared(spec))
+        found += [_about("preprocessing", text, assumed.preprocessing.source) for text in _preprocessing(spec, holds)]
+    return tuple(found)
+
+
+def _about(about: Any, text: str, source: str) -> Assumption:
+    return Assumption(about=about, text=text, source=source)
+
+
+def _unseen(network: AnyNetworkSpec) -> dict[str, Any]:
+    """The values that no tensor shows, under the names that ``[assumed.architecture]`` gives them."""
+    if not isinstance(network, TrunkSpec):
+        return {}
+    return {
+        "stem_stride": network.stem.stride,
+        "max_pool": network.stem.max_pool,
+        "ceil_mode": network.stem.ceil_mode,
+        "stage_strides": tuple(stage.stride for stage in network.stages),
+        "dilations": tuple(branch.dilation for branch in network.selective_kernel.branches),
+        "shortcut": network.shortcut if isinstance(network, SKResNetSpec) else "conv",
+        "split_input": network.selective_kernel.split_input,
+    }
+
+
+def _prepared(spec: ModelSpec) -> dict[str, Any]:
+    preprocess = spec.preprocess
+    return {
+        "size": (spec.input.height, spec.input.width),
+        "interpolation": preprocess.interpolation,
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+    }
+
+
+def _holding(assumed: AssumedArchitecture | AssumedPreprocessing, now: dict[str, Any]) -> set[str]:
+    """The names of the assumed values that are the card's still."""
+    return {name for name, value in now.items() if value is not None and getattr(assumed, name) == value}
+
+
+def _architecture(spec: ModelSpec, holds: set[str]) -> Iterator[str]:
+    network = spec.network
+    if not isinstance(network, TrunkSpec):
+        return
+    stem = network.stem
+    rounded = ", rounded up" if stem.ceil_mode and "ceil_mode" in holds else ""
+    parts = {
+        "stem_stride": f"stride {stem.stride} stem",
+        "max_pool": f"3x3 max pool{rounded}" if stem.max_pool else "no max pool",
+    }
+    if said := [text for name, text in parts.items() if name in holds]:
+        yield " and ".join(said)
+    elif rounded:
+        yield "max pool rounded up"
+    if "stage_strides" in holds:
+        yield f"stage strides {', '.join(str(stage.stride) for stage in network.stages)}"
+    if "dilations" in holds:
+        yield f"branch dilations {', '.join(str(b.dilation) for b in network.selective_kernel.branches)}"
+    if "shortcut" in holds and isinstance(network, SKResNetSpec):
+        padding = ", zero-padded," if network.shortcut == "padded_avg_pool" else ""
+        yield f"2x2 average pool{padding} in the shortcuts"
+    if "split_input" in holds:
+        yield "input channels shared out among the branches"
+
+
+def _preprocessing(spec: ModelSpec, holds: set[str]) -> Iterator[str]:
+    if "size" in holds:
+        yield f"{spec.input.height} x {spec.input.width} input"
+    preprocess = spec.preprocess
+    parts = {
+        "interpolation": f"shorter side to {preprocess.resize} ({preprocess.interpolation}) and centre crop",
+        "mean": f"mean {_numbers(preprocess.mean)}",
+        "std": f"std {_numbers(preprocess.std)}",
+    }
+    said = [text for name, text in parts.items() if name in holds]
+    if said:
+        yield ", ".join([*said, *(["RGB order"] if spec.input.channels == 3 and "mean" in holds else [])])
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
