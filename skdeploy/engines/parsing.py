@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from skdeploy import engines
 from skdeploy.engines import _build
 from skdeploy.engines._log import capture
 from skdeploy.errors import EngineError, PassError
 
-RTX = "tensorrt_rtx"
+RTX: Final = "tensorrt_rtx"
 
 
 def parser_refusal(onnx_path: Path) -> str:
@@ -28,6 +29,9 @@ def parser_refusal(onnx_path: Path) -> str:
             _build._parse(trt, network, logger, log, onnx_path)
         except EngineError as error:
             if log.type_warnings():
-                raise PassError(error.message, advice=error.advice) from error
+                raise PassError(
+                    error.message.replace(str(onnx_path), "the graph"),
+                    advice="keep these nodes' modules in FP32 with --keep-fp32, or replace them in the network",
+                ) from error
             return error.message.replace(str(onnx_path), "the graph")
     return ""

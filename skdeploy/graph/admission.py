@@ -34,7 +34,7 @@ def admit(model: ir.Model, *, any_rank: bool = False) -> None:
     for node in model.graph:
         shown = f"node {node.name} ({node.op_type})"
         for value in node.outputs:
-            if not value.name and value.type is None:
+            if value.name == "":
                 continue  # an optional output that is left out
             if not isinstance(value.type, ir.TensorType | None):
                 raise PassError(

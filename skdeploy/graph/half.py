@@ -77,7 +77,7 @@ class HalfPrecision(ir.passes.InPlacePass):
         # A constant's type is an attribute when it is a node, and then there would be two places to change.
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         self._constants = HalfConstants(graph)
-        made = [value for node in graph for value in node.outputs]
+        made = [value for node in graph for value in node.outputs if not _is_unused(value)]
         self._single = {value for value in (*graph.inputs, *graph.initializers.values(), *made) if is_single(value)}
         self._types = {node: types_of(node, graph.opset_imports[""]) for node in graph}
         used: set[str] = set()
@@ -259,8 +259,8 @@ def _gives_single(node: ir.Node) -> bool:
 
 
 def _is_unused(value: ir.Value) -> bool:
-    """An optional output that is left out has no type."""
-    return not value.name and value.type is None
+    """An optional output that is left out."""
+    return value.name == ""
 
 
 def _is_qdq(node: ir.Node) -> bool:

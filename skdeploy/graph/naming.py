@@ -51,7 +51,7 @@ class NameByModule(ir.passes.InPlacePass):
                 seen[name] += 1
             node.name = _numbered(name, seen[name])
             for index, value in enumerate(node.outputs):
-                if value not in outputs:
+                if value not in outputs and value.name != "":  # the empty name: an optional output that is left out
                     value.name = node.name if index == 0 else f"{node.name}.{index}"
         return ir.passes.PassResult(model, modified=True)
 

@@ -234,6 +234,8 @@ def weighted_reason(node: ir.Node) -> str:
     weight = _constant_weight(node)
     if node.op_type not in WEIGHTED or weight is None or weight.shape is None:
         return "its weight is computed"
+    if 0 in weight.shape:
+        return "its weight is empty"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and not bias.is_initializer():
         return "its bias is computed"

@@ -1,0 +1,185 @@
+"""The node tests of the onnx package, each operator in a small classifier, and what becomes of it in the line.
+
+The package brought them as files until 1.16.2; they are fetched once, into the user's cache.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+from onnx.helper import make_node as node
+
+from skdeploy.architecture import GraphSpec
+from skdeploy.bundle.folder import Product
+from skdeploy.errors import SkdeployError
+from skdeploy.graph.foreign import read_foreign
+from skdeploy.graph.half import HalfPrecision
+from skdeploy.quant.calibrate import CalibrationSettings, calibrate
+from skdeploy.quant.dataset import Dataset
+from skdeploy.quant.quantize import quantize
+from skdeploy.quant.ranges import Algorithm
+from skdeploy.spec import CalibrationMethod, ModelSpec
+from skdeploy.stages import write_graph
+from skdeploy.zoo.cardless import spec_without_card
+
+VERSION = "1.16.2"
+FLOAT = TensorProto.FLOAT
+SIZE, CHANNELS, CLASSES = 8, 4, 5
+INSIDE = "onnx/backend/test/data/node/"
+
+
+def wheel() -> Path:
+    """The package's wheel, in the cache. Raises CalledProcessError where it cannot be fetched."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skdeploy" / "tests"
+    if not list(root.glob(f"onnx-{VERSION}-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(root)]
+        version = ["--python-version", "3.11", "--only-binary=:all:", f"onnx=={VERSION}"]
+        subprocess.run([*command, *version], check=True, capture_output=True, timeout=120)
+    return next(root.glob(f"onnx-{VERSION}-*.whl"))
+
+
+def classifiers(file: Path) -> Iterator[tuple[str, str, onnx.ModelProto]]:
+    """Name, operator and classifier of each test that fits: of one ONNX operator with an FP32 tensor to read."""
+    with zipfile.ZipFile(file) as archive:
+        names = sorted(name for name in archive.namelist() if name.startswith(INSIDE) and name.endswith("/model.onnx"))
+        for name in names:
+            test = onnx.ModelProto.FromString(archive.read(name))
+            folder = f"{name.removesuffix('model.onnx')}test_data_set_0/"
+            data = []
+            for index, value in enumerate(test.graph.input):
+                if not value.type.HasField("tensor_type"):
+                    break
+                data.append(
+                    numpy_helper.to_array(onnx.TensorProto.FromString(archive.read(f"{folder}input_{index}.pb")))
+                )
+            made = classifier(test, data) if len(data) == len(test.graph.input) else None
+            if made is not None:
+                yield Path(name).parent.name, test.graph.node[-1].op_type, made
+
+
+def classifier(test: onnx.ModelProto, data: list[np.ndarray]) -> onnx.ModelProto | None:
+    """A classifier of images with the test's nodes in it. Its first FP32 input is the test's data, moved a little by the
+    image; the others are constants. What they make is added to the logits. None where the test does not fit.
+    """
+    graph = test.graph
+    opset = next((entry.version for entry in test.opset_import if entry.domain == ""), 0)
+    moved = next((i for i, value in enumerate(graph.input) if value.type.tensor_type.elem_type == FLOAT), None)
+    tensors = all(value.type.HasField("tensor_type") for value in graph.output)
+    if moved is None or not tensors or len(test.opset_import) != 1 or opset < 7:
+        return None
+    generator = np.random.default_rng(0)
+    constants = {value.name: array for value, array in zip(graph.input, data, strict=True)}
+    name, array = graph.input[moved].name, constants.pop(graph.input[moved].name)
+    constants |= {
+        "t_conv": (generator.standard_normal((CHANNELS, 3, 3, 3)) * 0.2).astype(np.float32),
+        "t_spread": (generator.standard_normal((CHANNELS, max(array.size, 1))) * 0.01).astype(np.float32)[
+            :, : array.size
+        ],
+        "t_fc": (generator.standard_normal((CHANNELS, CLASSES)) * 0.5).astype(np.float32),
+        "t_data": array,
+        "t_shape": np.array(array.shape, np.int64),
+        "t_flat": np.array([-1], np.int64),
+        "t_small": np.float32(0.01),
+    }
+    nodes = [
+        node("Conv", ["image", "t_conv"], ["t_a"], name="/stem/Conv", pads=[1] * 4),
+        node("Relu", ["t_a"], ["t_b"], name="/stem/Relu"),
+        node("GlobalAveragePool", ["t_b"], ["t_c"], name="/stem/GlobalAveragePool"),
+        node("Flatten", ["t_c"], ["t_d"], name="/stem/Flatten"),
+        node("MatMul", ["t_d", "t_spread"], ["t_e"], name="/spread/MatMul"),
+        node("Reshape", ["t_e", "t_shape"], ["t_f"], name="/spread/Reshape"),
+        node("Add", ["t_f", "t_data"], [name], name="/spread/Add"),
+        *graph.node,
+        node("MatMul", ["t_d", "t_fc"], ["t_logits_0"], name="/classifier/MatMul"),
+    ]
+    for index, one in enumerate(graph.node):
+        one.name = f"/tested/{one.op_type}_{index}"
+    last = "t_logits_0"
+    for index, value in enumerate(graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.STRING:
+            return None
+        flat, single, mean, part, total = (f"t_{what}_{index + 1}" for what in ("r", "f", "m", "p", "logits"))
+        nodes += [
+            node("Reshape", [value.name, "t_flat"], [flat], name=f"/tail/Reshape_{index}"),
+            node("Cast", [flat], [single], name=f"/tail/Cast_{index}", to=FLOAT),
+            node("ReduceMax", [single], [mean], name=f"/tail/ReduceMax_{index}", keepdims=1),
+            node("Mul", [mean, "t_small"], [part], name=f"/tail/Mul_{index}"),
+            node("Add", [last, part], [total], name=f"/tail/Add_{index}"),
+        ]
+        last = total
+    nodes.append(node("Identity", [last], ["scores"], name="/tail/Identity"))
+    made = helper.make_graph(
+        nodes,
+        "tested",
+        [helper.make_tensor_value_info("image", FLOAT, [1, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("scores", FLOAT, [1, CLASSES])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    return helper.make_model(made, opset_imports=list(test.opset_import), ir_version=min(max(test.ir_version, 4), 10))
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a classifier in one precision: ``exported``, ``refused`` in ``words``, or ``invalid``."""
+
+    outcome: str
+    words: str = ""
+
+
+def fates(proto: onnx.ModelProto, folder: Path) -> dict[str, Fate]:
+    """FP16 and INT8, by the functions of the line. What is no SkdeployError is raised."""
+    file = folder / "tested.onnx"
+    file.write_bytes(proto.SerializeToString())
+    spec = spec_without_card("tested", GraphSpec(classes=CLASSES), 3, (SIZE, SIZE))
+    try:
+        read = read_foreign(file)
+        single = folder / "single.onnx"
+        product = write_graph(read, single, spec)
+    except SkdeployError as error:
+        refused = Fate("refused", str(error))
+        return {"fp16": refused, "int8": refused}
+    return {"fp16": _half(file, folder, spec), "int8": _int8(file, folder, spec, product)}
+
+
+def _half(file: Path, folder: Path, spec: ModelSpec) -> Fate:
+    path = folder / "half.onnx"
+    try:
+        write_graph(HalfPrecision()(read_foreign(file)).model, path, spec)
+    except SkdeployError as error:
+        return Fate("refused", str(error))
+    return _judged(path)
+
+
+def _int8(file: Path, folder: Path, spec: ModelSpec, product: Product) -> Fate:
+    path = folder / "int8.onnx"
+    pixels = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    settings = CalibrationSettings(Algorithm(version=1, method=CalibrationMethod.MINMAX), 4, 1)
+    try:
+        model = read_foreign(file)
+        ranges = calibrate(model, product.inputs, spec, Dataset("noise", pixels=pixels), settings)
+        write_graph(HalfPrecision()(quantize(model, spec, ranges).model).model, path, spec)
+    except SkdeployError as error:
+        return Fate("refused", str(error))
+    return _judged(path)
+
+
+def _judged(path: Path) -> Fate:
+    """By the checker and ONNX Runtime, not by what wrote it."""
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  (whatever it is, the file is not what it should be)
+        return Fate("invalid", str(error))
+    return Fate("exported")
