@@ -122,13 +122,14 @@ def _graph(bundle: Bundle, artifact: Artifact) -> Path:
 
 def _prove(name: str, path: Path, plan: bytes, graph: Path) -> PrecisionProof:
     from skdeploy.engines._log import capture
+    from skdeploy.engines._made import runtime
 
     trt = engines.load(name)
     with capture(trt) as (logger, log):
-        runtime = trt.Runtime(logger)  # alive as long as its engine
-        engine = runtime.deserialize_cuda_engine(plan)
+        loader = runtime(trt, logger, log)  # alive as long as its engine
+        engine = loader.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(
                 f"{trt.__name__} {trt.__version__} cannot load {path}: {log.reasons()}", advice="build it again here"
             )
-        return prove_plan(trt, engine, graph)
+        return prove_plan(trt, log, engine, graph)

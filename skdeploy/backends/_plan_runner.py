@@ -22,6 +22,7 @@ from skdeploy.backends.profiles import Profile, dimension
 from skdeploy.engines._api import Compiler, Engine, Runtime, ValidatesPlans, dtype_name
 from skdeploy.engines._build import known_capabilities
 from skdeploy.engines._log import capture
+from skdeploy.engines._made import runtime
 from skdeploy.engines.compatibility import BuiltFor, require_compatible
 from skdeploy.engines.refit import refit
 from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
@@ -53,9 +54,9 @@ def open_plan(
     ``built_for`` is what the manifest says of it. ``weights`` is the ONNX file that it was built from, digest checked, of which
     a stripped plan takes its weights.
 
-    Raises, before anything is imported, IntegrityError if the file cannot be read or is another, and EngineError if what it was
-    built for is not this machine; then DependencyError without the compiler, a GPU or CUDA's bindings; EngineError if TensorRT
-    refuses the plan.
+    Raises, before anything is imported, IntegrityError if the file cannot be read or is another, EngineError if it is no whole
+    plan, and DependencyError if it was built for another machine; then DependencyError without the compiler, a GPU or CUDA's
+    bindings; EngineError if TensorRT refuses the plan.
     """
     try:
         plan = artifact.read_bytes()
@@ -90,7 +91,8 @@ def _modules(name: str) -> tuple[Compiler, Driver]:
     if known and gpu.compute_capability not in known:
         raise DependencyError(
             f"{engines.LABELS[name]} {trt.__version__} does not run on {gpu.name} ({gpu.compute_capability})",
-            advice=f"it runs on compute capability {', '.join(known)}; use --target tensorrt on this GPU",
+            advice=f"it runs on compute capability {', '.join(known)}; use TensorRT on this GPU: "
+            "skdeploy build BUNDLE --target tensorrt",
         )
     return trt, load_driver()
 
@@ -107,9 +109,9 @@ class PlanSession(Session):
             self._gpu = Gpu(driver)
             undo.callback(self._gpu.close)
             with capture(trt) as (logger, log):
-                runtime: Runtime = trt.Runtime(logger)
-                _require_valid(trt, runtime, artifact, plan)
-                engine = runtime.deserialize_cuda_engine(plan)
+                loader = runtime(trt, logger, log)
+                _require_valid(trt, loader, artifact, plan)
+                engine = loader.deserialize_cuda_engine(plan)
             if engine is None:
                 raise EngineError(
                     f"{trt.__name__} {trt.__version__} cannot load {artifact}: {log.reasons()}",
@@ -117,7 +119,7 @@ class PlanSession(Session):
                 )
             if weights is not None:
                 refit(trt, engine, weights)
-            self._runtime: Runtime | None = runtime
+            self._runtime: Runtime | None = loader
             self._engine: Engine | None = engine
             undo.callback(self._forget)
             self.inputs, self.outputs = _tensors(engine, artifact)
@@ -163,18 +165,22 @@ class PlanSession(Session):
         self._runtime = None
 
 
-def _require_valid(trt: Compiler, runtime: Runtime, artifact: Path, plan: bytes) -> None:
-    """What TensorRT-RTX says of a plan from its header alone; the others have no such question. Raises EngineError."""
-    if not hasattr(runtime, "get_engine_validity"):
+def _require_valid(trt: Compiler, loader: Runtime, artifact: Path, plan: bytes) -> None:
+    """What TensorRT-RTX says of a plan from its header alone; the others have no such question.
+
+    Raises EngineError for a plan that is damaged, DependencyError for one that does not fit this machine.
+    """
+    if not hasattr(loader, "get_engine_validity"):
         return
-    validity, diagnostics = cast(ValidatesPlans, runtime).get_engine_validity(plan)
+    validity, diagnostics = cast(ValidatesPlans, loader).get_engine_validity(plan)
     if validity.name == "INVALID":
         causes = [
             name.lower().replace("_", " ")
             for name, bit in vars(trt)["EngineInvalidityDiagnostics"].__members__.items()
             if int(diagnostics) & int(bit)
         ]
-        raise EngineError(
+        refusal = EngineError if not causes or "malformed engine" in causes else DependencyError
+        raise refusal(
             f"{trt.__name__} says that {artifact} does not run here: {', '.join(causes) or 'no cause given'}",
             advice="build it again here, or with this GPU's compute capability named",
         )

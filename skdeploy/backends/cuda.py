@@ -64,6 +64,17 @@ def _ask() -> tuple[tuple[CudaDevice, ...], str, str]:
     return found, version, "" if found else "the NVIDIA driver sees no GPU"
 
 
+def event_elapsed_ms(start: int, end: int) -> tuple[int, float]:
+    """The driver's error code, and the milliseconds between two of its events.
+
+    Not through ``cuda-bindings``, which from version 13 on has only the function's second form, of CUDA 12.8's drivers:
+    JetPack 6 has 12.6. The first form has the same arguments and is in every driver.
+    """
+    elapsed = ctypes.c_float()
+    function = ctypes.CDLL(DRIVER_LIBRARY).cuEventElapsedTime
+    return function(ctypes.byref(elapsed), ctypes.c_void_p(start), ctypes.c_void_p(end)), elapsed.value
+
+
 def _device(driver: ctypes.CDLL, index: int) -> CudaDevice:
     handle, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     name, memory = ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()

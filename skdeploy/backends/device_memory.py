@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
+from skdeploy.backends import cuda
 from skdeploy.backends.base import Array, require
 from skdeploy.errors import DependencyError, EngineError
 
@@ -61,6 +62,7 @@ class CaptureModes(Protocol):
 class Driver(Protocol):
     """The part of ``cuda.bindings.driver`` that is used; the package has no types. A test compares it with the real one."""
 
+    def CUresult(self, code: int, /) -> Result: ...
     @property
     def CUstreamCaptureMode(self) -> CaptureModes: ...
     def cuInit(self, Flags: int, /) -> Done: ...
@@ -88,7 +90,6 @@ class Driver(Protocol):
     def cuEventCreate(self, Flags: int, /) -> Answer: ...
     def cuEventDestroy(self, event: Handle, /) -> Done: ...
     def cuEventRecord(self, event: Handle, stream: Handle, /) -> Done: ...
-    def cuEventElapsedTime(self, start: Handle, end: Handle, /) -> Answer: ...
 
 
 def load_driver() -> Driver:
@@ -262,8 +263,11 @@ class Event:
 
     def ms_since(self, earlier: Event) -> float:
         """Milliseconds of the device between two moments that have both passed; CUDA resolves about 0.5 µs."""
-        elapsed = self._gpu.driver.cuEventElapsedTime
-        return float(self._gpu.call("read a time", elapsed, earlier._event, self._event))
+        return float(self._gpu.call("read a time", self._elapsed_ms, earlier._event, self._event))
+
+    def _elapsed_ms(self, start: Handle, end: Handle) -> Answer:
+        code, elapsed_ms = cuda.event_elapsed_ms(int(start), int(end))
+        return self._gpu.driver.CUresult(code), elapsed_ms
 
     def close(self) -> None:
         if self._event is not None:

@@ -13,6 +13,7 @@ from skdeploy.backends.device_memory import Buffer, Event, Gpu, Graph
 from skdeploy.backends.profiles import Profile, choose_profile
 from skdeploy.engines._api import Compiler, Engine, ExecutionContext
 from skdeploy.engines._log import Log, capture
+from skdeploy.engines._made import MEMORY, made
 from skdeploy.errors import EngineError, UsageError
 from skdeploy.spec import TensorSpec
 
@@ -40,12 +41,7 @@ class Execution:
     ) -> None:
         """Raises EngineError if the device has no room for the context's activations."""
         with capture(trt) as (_, log):
-            context = engine.create_execution_context()
-        if context is None:
-            raise EngineError(
-                f"{trt.__name__} {trt.__version__} cannot make a context of {artifact}: {log.reasons()}",
-                advice="free GPU memory, or build an engine with a smaller largest batch",
-            )
+            context = made(trt, log, f"a context of {artifact}", engine.create_execution_context, advice=MEMORY)
         self._trt, self._artifact, self._gpu = trt, artifact, gpu
         self._context: ExecutionContext = context
         self._profiles, self._profile = profiles, 0  # a context begins with profile 0
@@ -72,7 +68,7 @@ class Execution:
                 buffer.write(array)
                 set_shape = self._context.set_input_shape(name, array.shape)
                 self._must(set_shape, f"set the shape of {name} to {array.shape}", log)
-            if unknown := self._context.infer_shapes():
+            if unknown := self._insufficient():
                 raise EngineError(
                     f"{self._artifact}: the shapes of {', '.join(unknown)} are not known from the inputs",
                     advice="export the network again, with shapes that follow from its inputs",
@@ -81,6 +77,16 @@ class Execution:
                 buffer.reserve(self._dtypes[name], tuple(self._context.get_tensor_shape(name)))
             for name, buffer in (self._inputs | self._outputs).items():
                 self._must(self._context.set_tensor_address(name, buffer.address), f"give {name} its buffer", log)
+
+    def _insufficient(self) -> Sequence[str]:
+        """Names of the tensors whose shapes stay open. Raises EngineError where TensorRT (10.13 on) raises."""
+        try:
+            return self._context.infer_shapes()
+        except RuntimeError as error:
+            raise EngineError(
+                f"{self._artifact}: TensorRT cannot work out the shapes of its outputs from the inputs: {error}",
+                advice="give images of the size that the network was exported for, or export it again for these",
+            ) from error
 
     def copy_in(self) -> None:
         for buffer in self._inputs.values():

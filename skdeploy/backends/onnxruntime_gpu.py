@@ -101,8 +101,14 @@ class TensorRTOptions:
         return {spec.name: _shapes(spec, self.batch, self.sizes) for spec in inputs}
 
     def provider_options(self, inputs: Sequence[TensorSpec], folder: Path | None) -> dict[str, str]:
-        """What ONNX Runtime calls them; ``folder`` is where it keeps this graph's engine, None for nowhere."""
-        found = {"device_id": str(self.device), "trt_engine_cache_enable": str(int(folder is not None))}
+        """What ONNX Runtime calls them; ``folder`` is where it keeps this graph's engine, None for nowhere.
+
+        The TensorRT provider takes "True" and "False" alone for a switch, CUDA's takes "1" and "0" too.
+        """
+        found = {
+            "device_id": str(self.device),
+            "trt_engine_cache_enable": str(folder is not None),
+        }
         if folder is not None:
             found["trt_engine_cache_path"] = str(folder)
         if self.optimization_level is not None:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from skdeploy import engines
 from skdeploy.backends import cuda
 from skdeploy.engines import jetson
-from skdeploy.engines._api import Builder, Compiler, HostMemory, Network, Tensor, dtype_name
+from skdeploy.engines._api import Compiler, HostMemory, Network, Tensor, dtype_name
 from skdeploy.engines._configure import Shapes, configure, tactic_memory, use_timing_cache
 from skdeploy.engines._configure import known_capabilities as known_capabilities
 from skdeploy.engines._log import Log, capture, error_recorder
+from skdeploy.engines._made import MEMORY, made, runtime
 from skdeploy.engines._nodes import explain, where
 from skdeploy.engines._profiles import profile_shapes
 from skdeploy.engines._progress import Progress, interrupts_kept, progress_monitor
@@ -163,8 +164,9 @@ def _plan(
     progress: Progress,
 ) -> tuple[HostMemory, _NetworkFacts]:
     """The plan in memory. The builder, its network and its copy of the weights are freed on return."""
-    builder = _builder(trt, logger, log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.__members__["STRONGLY_TYPED"]))
+    builder = made(trt, log, "a builder on this machine", lambda: trt.Builder(logger))
+    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.__members__["STRONGLY_TYPED"])
+    network = made(trt, log, "a network", lambda: builder.create_network(strongly_typed))
     _parse(trt, network, logger, log, onnx_path)
     progress.check()
     graph = read_graph(onnx_path)
@@ -178,7 +180,7 @@ def _plan(
     del graph  # and its weights
     facts = _NetworkFacts(profiles, network.num_layers, _layer_types(network), proof)
     network.error_recorder = builder.error_recorder = error_recorder(trt)
-    config = builder.create_builder_config()
+    config = made(trt, log, "a builder configuration", builder.create_builder_config)
     configure(trt, builder, config, options, profiles, limits)
     timing = use_timing_cache(trt, config, cache.content) if cache is not None else None
     config.progress_monitor = monitor = progress_monitor(trt, progress)
@@ -199,7 +201,7 @@ def _plan(
             advice=_advice(options),
         )
     if cache is not None and timing is not None:
-        cache.content = bytes(memoryview(timing.serialize()))
+        cache.content = bytes(memoryview(made(trt, log, "a copy of the timing cache", timing.serialize, advice=MEMORY)))
     return plan, facts
 
 
@@ -217,14 +219,14 @@ def _prove(
     """
     if trt.__name__ == "tensorrt_rtx" or options.version_compatible:
         return definition
-    runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(bytes(memoryview(plan)))
+    loader = runtime(trt, logger, log)
+    engine = loader.deserialize_cuda_engine(bytes(memoryview(plan)))
     if engine is None:
         raise EngineError(
             f"{trt.__name__} {trt.__version__} cannot load the plan that it built of {onnx_path}: {log.reasons()}",
             advice="free GPU memory and build again",
         )
-    return prove_plan(trt, engine, onnx_path)
+    return prove_plan(trt, log, engine, onnx_path)
 
 
 def _advice(options: BuildOptions) -> str:
@@ -233,19 +235,9 @@ def _advice(options: BuildOptions) -> str:
     return "the reason is the compiler's own; a smaller profile or workspace, or another precision, may help"
 
 
-def _builder(trt: Compiler, logger: object, log: Log) -> Builder:
-    try:
-        return trt.Builder(logger)
-    except TypeError as error:  # pybind11's word for a factory that returned null
-        raise EngineError(
-            f"{trt.__name__} {trt.__version__} cannot make a builder on this machine: {log.reasons()}",
-            advice="check the NVIDIA driver with nvidia-smi, and that it is new enough for this TensorRT",
-        ) from error
-
-
 def _parse(trt: Compiler, network: Network, logger: object, log: Log, onnx_path: Path) -> None:
     """Fills ``network`` from the file. Raises EngineError with the parser's errors, or its warnings about types."""
-    parser = trt.OnnxParser(network, logger)
+    parser = made(trt, log, "a parser", lambda: trt.OnnxParser(network, logger))
     parsed = parser.parse_from_file(str(onnx_path))
     log.parsed()
     errors = [parser.get_error(index) for index in range(parser.num_errors)]

@@ -74,6 +74,10 @@ def _limit_memory(trt: Compiler, config: BuilderConfig, pool: str, limit: int | 
 def _add_profiles(trt: Compiler, builder: Builder, config: BuilderConfig, profiles: tuple[Shapes, ...]) -> None:
     for shapes_of in profiles:
         profile = builder.create_optimization_profile()
+        if profile is None:
+            raise EngineError(
+                f"{trt.__name__} cannot make an optimization profile", advice="free memory and build again"
+            )
         for name, shapes in shapes_of.items():
             profile.set_shape(name, *shapes)
         if config.add_optimization_profile(profile) < 0:

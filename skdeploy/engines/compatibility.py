@@ -88,9 +88,11 @@ class Here:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why a plan does not run. ``of`` is the plan, which does not fit, or the machine, which runs no such plan at all."""
+    """Why a plan does not run. ``of`` is the plan, which is damaged or another; the pair, a good plan that was built for
+    another machine; or the machine, which runs no such plan at all.
+    """
 
-    of: Literal["plan", "machine"]
+    of: Literal["plan", "pair", "machine"]
     reason: str
     advice: str
 
@@ -118,8 +120,9 @@ def built_for(trt: Compiler, options: BuildOptions) -> BuiltFor:
 
 
 def require_compatible(name: str, path: Path, plan: bytes, built_for: BuiltFor | None) -> None:
-    """Raises EngineError if ``plan``, the content of ``path`` that the compiler ``name`` is to load, is no whole plan or was
-    not built for this machine; DependencyError if no such plan runs here: no driver, no GPU, no compiler, an old driver.
+    """Raises EngineError if ``plan``, the content of ``path`` that the compiler ``name`` is to load, is no whole plan, or not
+    the one that the manifest means; DependencyError if it cannot run here: built for another machine, GPU or version, or
+    there is no driver, no GPU, no compiler, or one that does not serve this GPU.
     """
     header = read_header(path, plan)
     found = obstacles(name, built_for, header, here(name))
@@ -128,7 +131,7 @@ def require_compatible(name: str, path: Path, plan: bytes, built_for: BuiltFor |
     first = found[0]
     if first.of == "plan":
         raise EngineError(f"{path} does not run here: {first.reason}", advice=first.advice)
-    raise DependencyError(first.reason, advice=first.advice)  # whatever the plan: reports give it beside its name
+    raise DependencyError(first.reason, advice=first.advice)  # reports give it beside the plan's name
 
 
 def read_header(path: Path, plan: bytes) -> PlanHeader:
@@ -186,6 +189,7 @@ def obstacles(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -
             _wrong_compiler(name, built, header),
             _driver(name, at),
             _gpu(at),
+            _unserved(name, header, at),
             _installed(name, at),
             _platform(built, at),
             _version(name, built, header, at),
@@ -231,6 +235,19 @@ def _gpu(at: Here) -> Obstacle | None:
     )
 
 
+def _unserved(name: str, header: PlanHeader, at: Here) -> Obstacle | None:
+    """A GPU that TensorRT-RTX has no code for, whatever it is built with: data centre GPUs of Hopper and Blackwell, Jetson."""
+    served = (*_RTX_BITS.values(), *header.compute_capabilities)
+    if name != "tensorrt_rtx" or not at.compute_capability or at.compute_capability in served:
+        return None
+    return Obstacle(
+        "machine",
+        f"{engines.LABELS[name]} does not run on {at.gpu} (compute capability {at.compute_capability}): it serves "
+        f"{', '.join(_RTX_BITS.values())}",
+        "use TensorRT on this GPU: skdeploy build BUNDLE --target tensorrt",
+    )
+
+
 def _installed(name: str, at: Here) -> Obstacle | None:
     if at.installed:
         return None
@@ -242,7 +259,7 @@ def _platform(built: BuiltFor | None, at: Here) -> Obstacle | None:
     if built is None or (built.system, built.machine) == (at.system, at.machine):
         return None
     return Obstacle(
-        "plan",
+        "pair",
         f"it was built on {built.system} {built.machine}, this is {at.system} {at.machine}",
         _REBUILD,
     )
@@ -262,20 +279,20 @@ def _version(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) ->
         if made[:2] <= runs[:2] and runs[0] - made[0] <= 1:
             return None
         return Obstacle(
-            "plan",
+            "pair",
             f"its version-compatible plan of {label} {version} runs on that version and newer up to {made[0] + 1}.x, "
             f"{at.installed} is installed",
             _REBUILD,
         )
     return Obstacle(
-        "plan",
+        "pair",
         f"it was built with {label} {version}, and {at.installed} is installed",
         f"{_REBUILD}, or install {label} {version}",
     )
 
 
 def _capability(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -> Obstacle | None:
-    if not at.compute_capability:
+    if not at.compute_capability or _unserved(name, header, at) is not None:
         return None
     capabilities = header.compute_capabilities or (built.compute_capabilities if built is not None else ())
     if not capabilities or at.compute_capability in capabilities:
@@ -285,7 +302,7 @@ def _capability(name: str, built: BuiltFor | None, header: PlanHeader, at: Here)
     made = f" ({built.gpu})" if built is not None and built.gpu else ""
     wider = "skdeploy build BUNDLE --compute-capability " if name == "tensorrt_rtx" else ""
     return Obstacle(
-        "plan",
+        "pair",
         f"it is for compute capability {', '.join(capabilities)}{made}, and {at.gpu} has {at.compute_capability}",
         f"build it for this GPU: {wider}{at.compute_capability}" if wider else _REBUILD,
     )

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from skdeploy.engines._api import Compiler, Engine
+from skdeploy.engines._log import Log
+from skdeploy.engines._made import MEMORY, made
 from skdeploy.engines.proof import UNKNOWN, LayerPrecision, PrecisionProof, bits, compare, graph_layers, read_graph
 from skdeploy.errors import EngineError
 
@@ -41,22 +43,42 @@ _KERNEL: Final = re.compile(
     r"_(?:i8|f16|bf16|f32|e4m3)(?:i8|i32|f16|bf16|f32|e4m3)_(i8|f16|bf16|tf32|f32|e4m3)(?:i32|f16|f32)_"
 )
 _OPERANDS: Final = {"i8": "int8", "f16": "fp16", "bf16": "bf16", "tf32": "fp32", "f32": "fp32", "e4m3": "fp8"}
+_DEFAULT_STREAM: Final = 0
 _MULTIPLIES: Final = ("conv", "gemm", "matmul", "matrixmultiply", "correlation")
 
 
-def prove_plan(trt: Compiler, engine: Engine, onnx_path: Path) -> PrecisionProof:
+def prove_plan(trt: Compiler, log: Log, engine: Engine, onnx_path: Path) -> PrecisionProof:
     """What a deserialized engine runs the convolutions and matrix products of ``onnx_path`` in, asked of its inspector.
 
-    Raises EngineError if the inspector tells no layers' types, or the file cannot be read.
+    The inspector tells the types of tensors with dynamic shapes only where it is given a context with shapes: the best ones of
+    each profile in turn, since each profile has kernels of its own (NVIDIA, IEngineInspector::setExecutionContext).
+
+    Raises EngineError if the inspector tells no layers' types, there is no memory for a context, or the file cannot be read.
     """
-    inspector = engine.create_engine_inspector()
-    information = inspector.get_engine_information(trt.LayerInformationFormat.__members__["JSON"])
-    return prove_information(information, onnx_path)
+    inspector = made(trt, log, "an engine inspector", engine.create_engine_inspector)
+    context = made(trt, log, "a context to inspect", engine.create_execution_context, advice=MEMORY)
+    inspector.execution_context = context  # which keeps no hold of it: it lives as long as this function
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name).name == "INPUT"]
+    informations = []
+    for profile in range(engine.num_optimization_profiles):
+        if profile:  # a context begins with profile 0
+            _must(context.set_optimization_profile_async(profile, _DEFAULT_STREAM), f"profile {profile}", log)
+        for name in inputs:
+            _, best, _ = engine.get_tensor_profile_shape(name, profile)
+            _must(context.set_input_shape(name, best), f"{name} of shape {tuple(best)}", log)
+        informations.append(inspector.get_engine_information(trt.LayerInformationFormat.__members__["JSON"]))
+    return prove_information(informations[0], onnx_path, *informations[1:])
 
 
-def prove_information(information: str, onnx_path: Path) -> PrecisionProof:
-    """The same from the inspector's JSON text."""
-    layers = _layers(information)
+def _must(accepted: bool, what: str, log: Log) -> None:
+    if not accepted:
+        raise EngineError(f"the engine refuses {what}, of its own profile: {log.reasons()}", advice=MEMORY)
+
+
+def prove_information(information: str, onnx_path: Path, *of_other_profiles: str) -> PrecisionProof:
+    """The same from the inspector's JSON text, one a profile. Of a node that they disagree on, the widest type counts."""
+    layers = [layer for text in (information, *of_other_profiles) for layer in _layers(text)]
     records = tuple(map(_record, layers))
     products = tuple(record for record, layer in zip(records, layers, strict=True) if _multiplies(layer))
     graph = graph_layers(read_graph(onnx_path))

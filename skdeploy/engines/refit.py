@@ -7,6 +7,7 @@ from typing import cast
 
 from skdeploy.engines._api import Compiler, Engine, Refits
 from skdeploy.engines._log import capture
+from skdeploy.engines._made import made
 from skdeploy.engines._nodes import explain, where
 from skdeploy.errors import EngineError
 
@@ -21,8 +22,8 @@ def refit(trt: Compiler, engine: Engine, onnx_path: Path) -> None:
     """
     refits = cast(Refits, trt)
     with capture(trt) as (logger, log):
-        refitter = refits.Refitter(engine, logger)
-        parser = refits.OnnxParserRefitter(refitter, logger)
+        refitter = made(trt, log, "a refitter of this plan", lambda: refits.Refitter(engine, logger), advice=_ADVICE)
+        parser = made(trt, log, "a refitter from ONNX", lambda: refits.OnnxParserRefitter(refitter, logger))
         fits = parser.refit_from_file(str(onnx_path))
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         if not fits or errors:

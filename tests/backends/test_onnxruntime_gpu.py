@@ -80,7 +80,7 @@ def test_options_of_tensorrt_have_onnx_runtimes_names(tmp_path: Path) -> None:
     assert options.cache_root == tmp_path
     assert options.provider_options([IMAGES], tmp_path / "key") == {
         "device_id": "1",
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(tmp_path / "key"),
         "trt_builder_optimization_level": "5",
         "trt_max_workspace_size": str(256 * 1024 * 1024),
@@ -101,7 +101,7 @@ def test_without_a_cache_no_engine_is_kept() -> None:
     assert isinstance(options, TensorRTOptions)
     assert options.cache_root is None
     given = options.provider_options([IMAGES], None)
-    assert given["trt_engine_cache_enable"] == "0"
+    assert given["trt_engine_cache_enable"] == "False"
     assert "trt_engine_cache_path" not in given
 
 

@@ -9,10 +9,11 @@ from typing import cast
 import numpy as np
 import pytest
 
+from skdeploy.backends import cuda
 from skdeploy.backends._plan_runner import PlanSession
 from skdeploy.backends.device_memory import Driver
 from skdeploy.engines._api import Compiler
-from skdeploy.errors import EngineError, UsageError
+from skdeploy.errors import DependencyError, EngineError, UsageError
 from tests.backends.fake_cuda import (
     COPY_MS,
     ENGINE_MS,
@@ -43,8 +44,10 @@ class Machine:
 
 
 @pytest.fixture
-def machine() -> Machine:
-    return Machine()
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    found = Machine()
+    monkeypatch.setattr(cuda, "event_elapsed_ms", found.driver.elapsed_ms)
+    return found
 
 
 @pytest.fixture
@@ -100,6 +103,33 @@ def test_out_of_memory_is_told_and_a_smaller_batch_runs(machine: Machine, sessio
     with pytest.raises(EngineError, match="cannot allocate input images: CUDA_ERROR_OUT_OF_MEMORY"):
         session.run(feeds(5))
     np.testing.assert_array_equal(session.run(feeds(4))["logits"], expected(feeds(4)["images"]))
+
+
+def test_shapes_that_tensorrt_cannot_work_out_are_told(
+    machine: Machine, session: PlanSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 10.13 on ``infer_shapes`` raises for what is not a missing shape."""
+
+    def refuse() -> list[str]:
+        raise RuntimeError("broadcast dimensions must be conformable")
+
+    monkeypatch.setattr(machine.engine.contexts[0], "infer_shapes", refuse)
+    with pytest.raises(EngineError, match=r"some.engine: TensorRT cannot work out .*: broadcast dimensions"):
+        session.run(feeds(1))
+
+
+def test_no_runtime_is_a_fault_of_the_machine(machine: Machine) -> None:
+    """pybind11 raises a TypeError for a constructor that answers null; the engine may be good."""
+    trt = FakeTensorRT(machine.engine)
+
+    def null(logger: object) -> object:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    trt.Runtime = null  # type: ignore[method-assign, assignment]  # one fault in a stand-in
+    with pytest.raises(DependencyError, match=r"tensorrt 10.13.0 cannot make a runtime on this machine") as refusal:
+        PlanSession(cast(Compiler, trt), cast(Driver, machine.driver), Path("some.engine"), b"a plan", None)
+    assert "nvidia-smi" in refusal.value.advice
+    assert machine.driver.leaks == {}
 
 
 def test_error_of_a_kernel_is_told_by_name(machine: Machine, session: PlanSession) -> None:

@@ -242,6 +242,32 @@ def test_an_rtx_plan_runs_on_the_capabilities_of_its_header(capability: str, run
     assert runs or f"--compute-capability {capability}" in found[0].advice
 
 
+@pytest.mark.parametrize(
+    ("gpu", "capability"), [("NVIDIA H200", "9.0"), ("NVIDIA Thor", "11.0"), ("NVIDIA B200", "10.0")]
+)
+def test_a_gpu_that_rtx_does_not_serve_gets_tensorrt_as_advice(gpu: str, capability: str) -> None:
+    """``--compute-capability 9.0`` is refused by RTX; a plan for every GPU that it serves does not run there either."""
+    at = replace(RTX_HERE, gpu=gpu, compute_capability=capability)
+    (found,) = obstacles("tensorrt_rtx", None, RTX_HEADER, at)
+    assert found.of == "machine"
+    assert f"does not run on {gpu} (compute capability {capability})" in found.reason
+    assert found.advice == "use TensorRT on this GPU: skdeploy build BUNDLE --target tensorrt"
+    assert reasons(BUILT, HEADER, replace(ADA, gpu=gpu, compute_capability="8.9")) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_good_plan_of_another_machine_cannot_run_here_and_a_wrong_one_is_an_error(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could run elsewhere is "could not run here" to export, build and verify: a DependencyError, and no failure."""
+    built, header, at, _ = CASES[case]
+    monkeypatch.setattr(compatibility, "here", lambda name: at)
+    monkeypatch.setattr(compatibility, "read_header", lambda path, plan: header)
+    wrong = case in ("another compiler", "a manifest that is not the plan's")
+    with pytest.raises(EngineError if wrong else DependencyError):
+        require_compatible("tensorrt", PATH, b"", built)
+
+
 # What is asked of this machine
 
 
@@ -260,7 +286,7 @@ def test_a_real_plan_for_another_gpu_is_refused_in_one_sentence(
 ) -> None:
     monkeypatch.setattr(cuda, "devices", lambda: (cuda.CudaDevice(0, "NVIDIA T4", "7.5", 16 << 30),))
     monkeypatch.setattr(cuda, "driver_version", lambda: "13.0")
-    with pytest.raises(EngineError, match=r"for compute capability 8.6, and NVIDIA T4 has 7.5"):
+    with pytest.raises(DependencyError, match=r"for compute capability 8.6, and NVIDIA T4 has 7.5"):
         require_compatible("tensorrt_rtx", PATH, rtx_plans[("8.6",)], None)
     require_compatible("tensorrt_rtx", PATH, rtx_plans[("7.5",)], None)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from skdeploy import engines
+from skdeploy.engines._log import Log
 from skdeploy.engines.inspect import node_names, prove_information, prove_plan
 from skdeploy.errors import EngineError
 
@@ -250,6 +252,82 @@ def test_nodes_of_a_layer(metadata: str, name: str, nodes: tuple[str, ...]) -> N
     assert node_names(metadata, name) == nodes
 
 
+class DynamicEngine:
+    """An engine of two profiles, as a real one is asked: its inspector has no types for dynamic shapes without a context that
+    has shapes, and the second profile's kernels are wider.
+    """
+
+    num_io_tensors, num_optimization_profiles = 2, 2
+
+    def __init__(self, *, room: bool = True, inspects: bool = True) -> None:
+        self.room, self.inspects = room, inspects
+        self.profile, self.shapes = 0, dict[str, tuple[int, ...]]()
+
+    def get_tensor_name(self, index: int) -> str:
+        return ("images", "logits")[index]
+
+    def get_tensor_mode(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name="INPUT" if name == "images" else "OUTPUT")
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[list[int]]:
+        assert name == "images"
+        return [[low + 8 * profile, 3, 8, 8] for low in (1, 4, 8)]
+
+    def create_execution_context(self) -> Any:
+        return self if self.room else None
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile, self.shapes = profile, {}
+        return stream == 0
+
+    def set_input_shape(self, name: str, shape: list[int]) -> bool:
+        self.shapes[name] = tuple(shape)
+        return True
+
+    def create_engine_inspector(self) -> Any:
+        engine = self
+
+        class Inspector:
+            execution_context: object = None
+
+            def get_engine_information(self, form: object) -> str:
+                assert form == 1  # JSON
+                best = (4 + 8 * engine.profile, 3, 8, 8)
+                seen = self.execution_context is engine and engine.shapes == {"images": best}
+                one = layer(10, "a", ("fp16", "fp32")[engine.profile], NODES)
+                if not seen:  # as the real one: names, and formats "N/A due to dynamic shapes"
+                    one["Inputs"], one["Outputs"], one["TacticName"] = [], [], ""
+                    del one["Weights"]
+                return answer(10, one)
+
+        return Inspector() if self.inspects else None
+
+
+INSPECTS: Any = SimpleNamespace(
+    __name__="tensorrt", __version__="10.13.0", LayerInformationFormat=SimpleNamespace(__members__={"JSON": 1})
+)
+
+
+def test_an_engine_of_dynamic_batches_is_inspected_in_the_best_shapes_of_every_profile(graph: Path) -> None:
+    engine: Any = DynamicEngine()
+    proof = prove_plan(INSPECTS, Log(), engine, graph)
+    assert proof.unproven == ()
+    assert {found.found for found in proof.weighted} == {"fp32"}  # the second profile is the wider one
+    assert engine.profile == 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        (DynamicEngine(room=False), "tensorrt 10.13.0 cannot make a context to inspect"),
+        (DynamicEngine(inspects=False), "tensorrt 10.13.0 cannot make an engine inspector"),
+    ],
+)
+def test_an_engine_that_gives_no_inspector_or_context_is_told(engine: Any, words: str, graph: Path) -> None:
+    with pytest.raises(EngineError, match=words):
+        prove_plan(INSPECTS, Log(), engine, graph)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", engines.COMPILERS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -265,14 +343,14 @@ def test_a_real_plan_is_proven_and_a_wider_one_named(
     options = BuildOptions(BatchProfile(1, 2, 4))
     engines.compiler(name).build(path, plan, options, lambda _phase, _fraction: None)
     trt = engines.load(name)
-    with capture(trt) as (logger, _log):
+    with capture(trt) as (logger, log):
         runtime = trt.Runtime(logger)
         engine = runtime.deserialize_cuda_engine(plan.read_bytes())
         assert engine is not None
-        proof = prove_plan(trt, engine, path)
+        proof = prove_plan(trt, log, engine, path)
         proof.check(path)
         assert proof.wider == ()
         if precision == "fp32":
             # TensorRT-RTX may not tell its layers' types: then nothing may be claimed of them.
-            narrow = prove_plan(trt, engine, request.getfixturevalue("fp16"))
+            narrow = prove_plan(trt, log, engine, request.getfixturevalue("fp16"))
             assert len(narrow.wider) + len(narrow.unproven) == len(narrow.weighted)

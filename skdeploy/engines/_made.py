@@ -1,0 +1,40 @@
+"""Objects that TensorRT makes, or cannot: a constructor then raises pybind11's TypeError, a method answers None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from skdeploy.engines._api import Compiler, Runtime
+from skdeploy.engines._log import Log
+from skdeploy.errors import DependencyError, EngineError
+
+Made = TypeVar("Made")
+DRIVER: Final = "check the NVIDIA driver with nvidia-smi, and that it is new enough for this TensorRT"
+MEMORY: Final = "free GPU memory, or build an engine with a smaller largest batch"
+
+
+def made(
+    trt: Compiler,
+    log: Log,
+    what: str,
+    make: Callable[[], Made | None],
+    *,
+    advice: str = DRIVER,
+    error: type[EngineError | DependencyError] = EngineError,
+) -> Made:
+    """Return what ``make`` makes. Raises ``error`` with the compiler's reasons, of ``log``, if that is null."""
+    try:
+        found = make()
+    except TypeError as refusal:
+        if "nullptr" not in str(refusal):  # pybind11: "factory function returned nullptr"
+            raise
+        found = None
+    if found is None:
+        raise error(f"{trt.__name__} {trt.__version__} cannot make {what}: {log.reasons()}", advice=advice)
+    return found
+
+
+def runtime(trt: Compiler, logger: object, log: Log) -> Runtime:
+    """Return a runtime. Raises DependencyError: without one, no engine runs on this machine."""
+    return made(trt, log, "a runtime on this machine", lambda: trt.Runtime(logger), error=DependencyError)
