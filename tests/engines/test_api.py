@@ -1,93 +1,102 @@
-"""The Protocols say what TensorRT has; a release that renames any of it fails here, by name."""
+"""The Protocols say what TensorRT has; a release that renames or changes any of it fails here, by name."""
 
 from __future__ import annotations
 
 import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from skdeploy.engines import _api
+from tests.engines import protocols
+from tests.wheels import stub_libraries, unpacked
 
-CLASSES = {
-    _api.Tensor: "ITensor",
-    _api.Layer: "ILayer",
-    _api.Network: "INetworkDefinition",
-    _api.OptimizationProfile: "IOptimizationProfile",
-    _api.BuilderConfig: "IBuilderConfig",
-    _api.HostMemory: "IHostMemory",
-    _api.Builder: "Builder",
-    _api.ParserError: "ParserError",
-    _api.OnnxParser: "OnnxParser",
-    _api.ExecutionContext: "IExecutionContext",
-    _api.Engine: "ICudaEngine",
-    _api.EngineInspector: "EngineInspector",
-    _api.Runtime: "Runtime",
-    _api.TimingCache: "ITimingCache",
-    _api.Refitter: "Refitter",
-    _api.OnnxParserRefitter: "OnnxParserRefitter",
-}
-ENUMERATIONS = {
-    "BuilderFlag": {
-        "TF32",
-        "VERSION_COMPATIBLE",
-        "EXCLUDE_LEAN_RUNTIME",
-        "STRIP_PLAN",
-        "REFIT_IDENTICAL",
-        "GPU_FALLBACK",
-    },
-    "DeviceType": {"DLA"},
-    "HardwareCompatibilityLevel": {"NONE", "AMPERE_PLUS"},  # SAME_COMPUTE_CAPABILITY came with TensorRT 10.9
-    "LayerInformationFormat": {"JSON"},
-    "MemoryPoolType": {"WORKSPACE", "TACTIC_DRAM"},
-    "NetworkDefinitionCreationFlag": {"STRONGLY_TYPED"},
-    "ProfilingVerbosity": {"DETAILED"},
-}
-ONLY_RTX = {"num_compute_capabilities", "set_compute_capability"}
-
-
-def members(protocol: type) -> set[str]:
-    return {name for name in [*vars(protocol), *inspect.get_annotations(protocol)] if not name.startswith("_")}
+# Of JetPack 6, of JetPack 7.1, the last 10.x, and the newest: docs/engines.md.
+RELEASES = {"cu12": ("10.3.0", "10.13.3.9.post1"), "cu13": ("10.16.1.11", "11.4.0.106")}
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
-def test_module_has_what_the_protocols_say(name: str) -> None:
+def test_the_installed_module_is_what_the_protocols_say(name: str) -> None:
     trt = pytest.importorskip(name)
-    for protocol, real in CLASSES.items():
-        wanted = members(protocol) - (ONLY_RTX if name == "tensorrt" else set())
-        assert wanted, protocol
-        assert wanted - set(dir(getattr(trt, real))) == set(), real
-    assert members(_api.Compiler) - set(dir(trt)) == set()
-    assert members(_api.Refits) - set(dir(trt)) == set()
-    if name == "tensorrt_rtx":
-        assert members(_api.TargetsCapabilities) - set(dir(trt)) == set()
-        assert members(_api.ValidatesPlans) - set(dir(trt.Runtime)) == set()
+    assert protocols.problems(trt, rtx=name == "tensorrt_rtx") == []
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
-def test_module_has_the_members_of_enumerations_that_a_build_asks_for(name: str) -> None:
-    trt = pytest.importorskip(name)
-    for enumeration, wanted in ENUMERATIONS.items():
-        assert wanted - set(getattr(trt, enumeration).__members__) == set(), enumeration
+@pytest.mark.parametrize(("cuda", "version"), [(cuda, version) for cuda, each in RELEASES.items() for version in each])
+def test_a_release_is_what_the_protocols_say(cuda: str, version: str) -> None:
+    """The real bindings, from the package index, over libraries that answer null."""
+    folder = unpacked(f"tensorrt_{cuda}_bindings=={version}")
+    libraries = stub_libraries(folder / "tensorrt_bindings" / "tensorrt.so", folder.with_name(f"{folder.name}.stubs"))
+    (folder / "tensorrt_libs").mkdir(exist_ok=True)  # the bindings import it, to have their libraries loaded
+    (folder / "tensorrt_libs" / "__init__.py").touch()
+    command = [sys.executable, protocols.__file__, folder, *libraries]
+    ran = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert found["problems"] == []
+    assert found["version"].split(".")[:2] == version.split(".")[:2]
 
 
-def test_every_member_is_looked_at() -> None:
-    assert members(_api.ExecutionContext) >= {"execute_async_v3", "set_tensor_address"}
-    assert members(_api.BuilderConfig) >= ONLY_RTX | {"progress_monitor"}
-    assert set(CLASSES) | {
-        _api.Compiler,
-        _api.Refits,
-        _api.TargetsCapabilities,
-        _api.ValidatesPlans,
-        _api.Enumerated,
-        _api.Enumeration,
-    } == {
-        found
-        for name, found in vars(_api).items()
-        if inspect.isclass(found) and found.__module__ == _api.__name__ and not name.startswith("_")
+def test_every_protocol_is_looked_at() -> None:
+    assert protocols.members(_api.ExecutionContext) >= {"execute_async_v3", "set_tensor_address"}
+    assert protocols.members(_api.BuilderConfig) >= protocols.ONLY_RTX | {"progress_monitor"}
+    modules = {_api.Compiler, _api.Refits, _api.TargetsCapabilities, _api.ValidatesPlans}
+    assert {*protocols.CLASSES, *protocols.CONSTRUCTORS, *modules, _api.Enumerated, _api.Enumeration} == {
+        found for found in vars(_api).values() if inspect.isclass(found) and found.__module__ == _api.__name__
     }
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
-def test_every_data_type_has_a_name(name: str) -> None:
-    trt = pytest.importorskip(name)
-    assert {member for member in trt.DataType.__members__ if member not in _api.DTYPES} == set()
+# That a difference is found
+
+
+class Layer:
+    """ILayer with faults, as pybind11 would show them."""
+
+    name = property(lambda self: "")  # as it is
+    type = property(lambda self: "", doc="Deprecated in TensorRT 12.0")
+
+    def metadata(self) -> str:
+        return ""
+
+    num_inputs = num_outputs = property(lambda self: 1)
+
+    def get_input(self, index: int) -> None:
+        """get_input(self: ILayer, index: str) -> ITensor"""
+
+
+class Network:
+    error_recorder = property(lambda self: None)
+    num_inputs = num_outputs = num_layers = property(lambda self: 1)
+
+    def get_input(self, index: int) -> None:
+        """get_input(self: INetworkDefinition, index: int, more: int) -> ITensor"""
+
+    def get_output(self, index: int) -> None:
+        """get_output(self: INetworkDefinition, index: int, more: int = 0) -> ITensor"""
+
+    def get_layer(self, index: int) -> None:
+        """get_layer(self: INetworkDefinition, index: int) -> ITensor"""
+
+
+def test_each_kind_of_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = {_api.Layer: "ILayer", _api.Network: "INetworkDefinition", _api.Tensor: "ITensor"}
+    monkeypatch.setattr(protocols, "CLASSES", classes)
+    trt: Any = SimpleNamespace(ILayer=Layer, INetworkDefinition=Network, ITensor=type("ITensor", (), {}))
+    found = [one.partition(" is none of")[0] for one in protocols._classes(trt, rtx=False)]
+    assert [one for one in found if not one.startswith("ITensor.")] == [
+        "ILayer.get_input(int) -> Tensor",
+        "ILayer.get_output is absent",
+        "ILayer.metadata is a function, and not a property",
+        "ILayer.type: Deprecated in TensorRT 12.0",
+        "INetworkDefinition.error_recorder cannot be set",
+        "INetworkDefinition.get_input(int) -> Tensor",
+        "INetworkDefinition.get_layer(int) -> Layer",
+    ]
