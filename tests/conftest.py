@@ -11,6 +11,7 @@ import pytest
 
 from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 from skdeploy.backends import cpu, cuda
+from skdeploy.backends.base import backend
 from tests import file_modes
 
 TinySpec = Callable[..., SKNetSpec]
@@ -45,6 +46,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(no_gpu)
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(not_asked)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """``gpu("tensorrt")``: not where that backend does not work, which a good GPU is not enough for."""
+    for mark in item.iter_markers("gpu"):
+        for name in mark.args:
+            require_backend(name)
+
+
+def require_backend(name: str) -> None:
+    """Skips the test where the backend does not work here, with its own reason."""
+    answer = backend(name).probe()
+    if not answer.available:
+        pytest.skip(f"{name}: {answer.reason}")
 
 
 @pytest.fixture

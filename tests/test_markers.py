@@ -46,6 +46,27 @@ def test_a_gpu_test_is_skipped_with_the_reason_where_there_is_none(tmp_path: Pat
     assert "1 passed, 2 skipped" in done.stdout
 
 
+def test_a_gpu_test_is_skipped_with_the_reason_of_a_backend_that_does_not_work(tmp_path: Path) -> None:
+    """Here the package is made unimportable, on a machine that says it has a GPU."""
+    content = """
+import sys
+import pytest
+from skdeploy.backends import cuda
+
+cuda.devices = lambda: (cuda.CudaDevice(0, "NVIDIA L4", "8.9", 1),)
+sys.modules["tensorrt"] = None
+
+@pytest.mark.gpu("tensorrt")
+def test_with_tensorrt(): raise AssertionError
+
+@pytest.mark.gpu
+def test_on_a_gpu(): ...
+"""
+    done = run(tmp_path, content)
+    assert "1 passed, 1 skipped" in done.stdout
+    assert "tensorrt: tensorrt cannot be imported" in done.stdout
+
+
 def test_slow_tests_run_when_asked_for(tmp_path: Path) -> None:
     assert "2 passed, 1 skipped" in run(tmp_path, MARKED, "--slow").stdout
 

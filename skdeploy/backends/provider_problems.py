@@ -16,13 +16,14 @@ from typing import Any, Final
 from skdeploy import engines
 from skdeploy.backends import cuda
 from skdeploy.backends.base import Availability, require
-from skdeploy.backends.onnxruntime_gpu import TF32_OVERRIDE, GpuOptions, TensorRTOptions
+from skdeploy.backends.onnxruntime_gpu import TF32_OVERRIDE, CudaOptions, GpuOptions, TensorRTOptions
 from skdeploy.errors import DependencyError, EngineError, SkdeployError, UsageError
 
 INSTALL: Final = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"  # one of them, not both
 LIBRARIES: Final = (
     'install CUDA and cuDNN of the versions that ONNX Runtime asks for: pip install "onnxruntime-gpu[cuda,cudnn]"'
 )
+_TENSORRT_LIBRARY: Final = re.compile(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)")
 _LIBRARIES: Final = {
     "CUDAExecutionProvider": "libonnxruntime_providers_cuda.so",
     "TensorrtExecutionProvider": "libonnxruntime_providers_tensorrt.so",
@@ -50,7 +51,13 @@ def problem(ort: Any, options: GpuOptions) -> SkdeployError | None:
     if driver is not None:
         return driver
     _load_libraries(ort, options)
-    return missing_library(Path(str(ort.__file__)).parent / "capi", provider)
+    folder = Path(str(ort.__file__)).parent / "capi"
+    missing = missing_library(folder, provider)
+    if missing is None and provider == TensorRTOptions.PROVIDER:
+        missing = missing_library(
+            folder, CudaOptions.PROVIDER
+        )  # it opens no graph without the other: "CUDA Provider not available"
+    return missing
 
 
 def old_driver(built_for: str, serves: str, provider: str) -> DependencyError | None:
@@ -93,13 +100,23 @@ def missing_library(folder: Path, provider: str) -> DependencyError | None:
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        return DependencyError(f"{provider} does not load: {error}", advice=_cure(str(error)))
+        return DependencyError(
+            f"{provider} does not load: {error}{_other_tensorrt(str(error))}", advice=_cure(str(error))
+        )
     return None
+
+
+def _other_tensorrt(words: str) -> str:
+    """That a TensorRT is installed, and not the one that is wanted: ``pip install tensorrt`` gives 11 or later."""
+    wanted = _TENSORRT_LIBRARY.search(words)
+    if wanted is None or not engines.installed("tensorrt"):
+        return ""
+    return f"; it needs TensorRT {wanted[1]}, and {engines.version('tensorrt')} is installed"
 
 
 def _cure(words: str) -> str:
     """What to install, from the loader's words, which name the library that is missing with its version."""
-    tensorrt = re.search(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)", words)
+    tensorrt = _TENSORRT_LIBRARY.search(words)
     if tensorrt is not None:
         return f'this ONNX Runtime is built for TensorRT {tensorrt[1]}: pip install "tensorrt=={tensorrt[1]}.*"'
     if "libcuda.so" in words:
@@ -123,6 +140,8 @@ def opening_error(words: str, provider: str, shown: str) -> SkdeployError:
             f"{provider} does not run all of {shown}: part of it would be on the CPU",
             advice="this ONNX Runtime cannot tell which nodes, 1.24 and later can: update it, or use --backend onnxruntime",
         )
+    if "CUDA Provider not available" in words:  # TensorRT's provider runs beside it
+        return DependencyError(f"{provider} needs ONNX Runtime's CUDA provider, which does not load", advice=LIBRARIES)
     if "driver version is insufficient" in words:
         return DependencyError(
             f"the NVIDIA driver is too old for {provider}: {first}",

@@ -18,12 +18,14 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from skdeploy import engines
 from skdeploy.backends import cuda, onnxruntime, onnxruntime_gpu, provider_problems
 from skdeploy.backends.base import backend
 from skdeploy.backends.onnxruntime_gpu import CUDA, TENSORRT, CudaOptions, TensorRTOptions, options_of
 from skdeploy.errors import DependencyError, EngineError, SkdeployError, UsageError
 from skdeploy.spec import TensorSpec
 from tests.backends.test_assignment import AZURE, network
+from tests.conftest import require_backend
 
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 IMAGES = TensorSpec(name="images", dtype="float32", shape=("batch", 3, 224, 224))
@@ -319,6 +321,38 @@ def test_each_missing_library_has_its_cure(library: str, cure: str) -> None:
     assert cure in provider_problems._cure(f"{library}: cannot open shared object file: No such file or directory")
 
 
+@pytest.mark.usefixtures("gpu")
+def test_a_tensorrt_that_no_onnx_runtime_serves_is_told_by_the_probe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``pip install tensorrt`` gives 11.4, and every onnxruntime-gpu needs libnvinfer.so.10."""
+    words = "libnvinfer.so.10: cannot open shared object file: No such file or directory"
+
+    def absent(name: str) -> None:
+        raise OSError(words)
+
+    (tmp_path / "libonnxruntime_providers_tensorrt.so").touch()
+    monkeypatch.setattr(provider_problems.ctypes, "CDLL", absent)
+    monkeypatch.setattr(engines, "installed", lambda name: True)
+    monkeypatch.setattr(engines, "version", lambda name: "11.4.0.106")
+    found = provider_problems.missing_library(tmp_path, TensorRTOptions.PROVIDER)
+    assert found is not None
+    assert found.message.endswith(f"{words}; it needs TensorRT 10, and 11.4.0.106 is installed")
+    assert 'pip install "tensorrt==10.*"' in found.advice
+
+
+@pytest.mark.usefixtures("gpu")
+def test_tensorrts_provider_is_told_to_need_cudas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "capi").mkdir()
+    (tmp_path / "capi/libonnxruntime_providers_cuda.so").write_bytes(b"no library")
+    monkeypatch.setattr(ort, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [TensorRTOptions.PROVIDER])
+    monkeypatch.setenv(provider_problems.TF32_OVERRIDE, "0")
+    answer = provider_problems.probe(TensorRTOptions())
+    assert "CUDAExecutionProvider does not load" in answer.reason
+    assert "onnxruntime-gpu[cuda,cudnn]" in answer.install
+
+
 @pytest.mark.parametrize(
     ("words", "error", "told"),
     [
@@ -333,9 +367,14 @@ def test_each_missing_library_has_its_cure(library: str, cure: str) -> None:
             "too old for CUDAExecutionProvider: CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
         ),
         ("CUDA failure 2: out of memory ; GPU=0 ; hostname=x\nmore", EngineError, "too little GPU memory"),
+        (
+            "onnxruntime::GetProviderInfo_CUDA() CUDA Provider not available, can't get interface for it",
+            DependencyError,
+            "needs ONNX Runtime's CUDA provider",
+        ),
         ("TensorRT EP failed to create engine from network\nmore", EngineError, "failed to create engine from network"),
     ],
-    ids=["CPU refused", "driver", "memory", "other"],
+    ids=["CPU refused", "driver", "memory", "no CUDA provider", "other"],
 )
 def test_what_fails_in_opening_is_told_apart(words: str, error: type[SkdeployError], told: str) -> None:
     found = provider_problems.opening_error(words, "CUDAExecutionProvider", "model.onnx")
@@ -454,12 +493,9 @@ def test_a_failing_provider_is_not_retried_on_the_cpu(tmp_path: Path, monkeypatc
 
 
 def gpu_session(name: str, path: Path, cache: Path | None = None) -> Any:
-    module = backend(name)
-    answer = module.probe()
-    if not answer.available:
-        pytest.skip(answer.reason)
+    require_backend(name)
     options = CudaOptions() if name == CUDA else TensorRTOptions(batch=(1, 4, 8), cache=cache)
-    return module.open_session(path, options=options)
+    return backend(name).open_session(path, options=options)
 
 
 @pytest.mark.gpu

@@ -23,6 +23,7 @@ from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
 from skdeploy.spec import TensorSpec
 from tests.backends.fake_cuda import FakeDriver, FakeEngine
+from tests.conftest import require_backend
 
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 H100 = cuda.CudaDevice(0, "NVIDIA H100", "9.0", 80 << 30)
@@ -227,9 +228,7 @@ def half(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
 def name(request: pytest.FixtureRequest) -> str:
     """A compiler whose plans run here."""
-    answer = _plan_runner.probe(str(request.param))
-    if not answer.available:
-        pytest.skip(answer.reason)
+    require_backend(str(request.param))
     return str(request.param)
 
 
@@ -308,12 +307,10 @@ def test_engine_of_two_profiles_runs_batches_of_both(name: str, half: bool, tmp_
             session.run({"images": np.zeros((2, 3, 16, 16), np.float16 if half else np.float32)})
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("tensorrt")
 def test_stripped_plan_gets_its_weights_back(half: bool, tmp_path: Path) -> None:
     from skdeploy.engines.compatibility import BuiltFor
 
-    if not tensorrt.probe().available:
-        pytest.skip(tensorrt.probe().reason)
     graph = small_network(tmp_path / "small.onnx", half)
     whole, stripped = tmp_path / "whole.engine", tmp_path / "stripped.engine"
     build = engines.compiler("tensorrt").build
@@ -348,7 +345,6 @@ def test_closed_session_does_not_run(opened: tuple[Path, PlanSession], half: boo
 @pytest.mark.gpu
 @BACKENDS
 def test_plan_that_tensorrt_cannot_load_is_an_engine_error(backend: ModuleType, plan: Path) -> None:
-    if not backend.probe().available:
-        pytest.skip(backend.probe().reason)
+    require_backend(backend.NAME)
     with pytest.raises(EngineError, match=r"some.engine"):
         backend.open_session(plan, sha256=digest(plan))

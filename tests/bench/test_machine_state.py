@@ -16,6 +16,7 @@ from skdeploy.bench.machine_state import (
     throttles,
     warnings_of,
 )
+from skdeploy.engines.jetson import is_jetson
 from skdeploy.errors import DependencyError
 
 ORIN = (
@@ -152,6 +153,9 @@ def test_an_nvml_that_serves_no_gpu_is_told_and_no_crash(function: str) -> None:
 
 @pytest.mark.gpu
 def test_the_gpu_tells_its_clock_and_temperature() -> None:
+    pytest.importorskip("pynvml", reason="needs skdeploy[plans]")
+    if is_jetson():
+        pytest.skip("a Jetson's clocks and temperatures are not NVML's to tell")
     with Watch(gpu=True) as watch:
         watch.look()
         found = watch.finish()

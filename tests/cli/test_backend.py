@@ -12,6 +12,7 @@ import pytest
 from skdeploy.backends import cuda, onnxruntime, onnxruntime_cuda
 from skdeploy.backends.base import Session
 from tests.cli.evaluation_data import labelled, with_engine
+from tests.conftest import require_backend
 
 Run = Callable[..., Any]
 PROVIDERS = {"onnxruntime-cuda": "CUDAExecutionProvider", "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
@@ -182,8 +183,7 @@ def test_evaluate_measures_the_backend_against_the_graph_on_the_cpu(
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", PROVIDERS)
 def test_a_bundle_is_verified_on_the_gpu(run: Run, exported: Path, images: Path, backend: str) -> None:
-    if PROVIDERS[backend] not in ort.get_available_providers():
-        pytest.skip(f"this ONNX Runtime has no {PROVIDERS[backend]}")
+    require_backend(backend)
     result = run("verify", exported, "--images", images, "--backend", backend, "--backend-option", "device=0", "--json")
     assert result.code == 0, result.err
     found = [c for c in result.json["parity"]["comparisons"] if c["backend"] == backend]

@@ -296,9 +296,8 @@ def test_an_altered_artifact_is_not_measured(run: Run, bundle: Path) -> None:
     assert run("bench", bundle, *QUICK).code == 9
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("tensorrt")
 def test_an_engine_tells_the_devices_time_and_its_profile(run: Run, bundle: Path) -> None:
-    pytest.importorskip("tensorrt", reason="needs skdeploy[tensorrt]")
     assert run("build", bundle, "--target", "tensorrt").code == 0
     result = run("bench", bundle, "--backend", "tensorrt", "--batch", "1,8", "--seconds", "0.2", "--json")
     assert result.code == 0, result.err

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from skdeploy import device_cache, starting
+from skdeploy import device_cache, engines, starting
 from skdeploy.backends.cuda import CudaDevice
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.interruption import Terminated, termination_raises
 from skdeploy.progress import Silent
+from skdeploy.spec import Target
+from tests.conftest import require_backend
 from tests.disk_limit import file_size_limit
 
 Run = Callable[..., Any]
@@ -413,6 +415,10 @@ def test_each_thing_that_an_engine_is_tied_to_has_a_folder_of_its_own() -> None:
 def test_on_a_gpu_the_engine_is_built_kept_and_run(
     start: Start, cache: Path, image: Path, images: Path, verb: str
 ) -> None:
+    compiler, reason = engines.choose(Target.AUTO)
+    if compiler is None:
+        pytest.skip(reason)
+    require_backend(compiler)
     arguments = [image] if verb == "predict" else ["--images", images]
     first = start(verb, *arguments)
     assert first.code == 0, first.err

@@ -180,14 +180,10 @@ def test_the_files_for_jobs_are_written_of_a_bundle_that_is_not_in_parity(
     assert page.read_text(encoding="utf-8").startswith("## tiny fp16: failed: ")
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("tensorrt_rtx")
 def test_an_engine_is_verified_on_this_gpu_and_its_receipt_is_believed_without_one(
     run: Run, built: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skdeploy.backends import tensorrt_rtx
-
-    if not tensorrt_rtx.probe().available:
-        pytest.skip(tensorrt_rtx.probe().reason)
     copy = Path(shutil.copytree(built, tmp_path / "copy"))
     assert run("verify", copy, "--images", images, "--suite", "all", "--rebuild", "--receipt").code == 0
     name = cuda.devices()[0].name

@@ -21,6 +21,7 @@ from skdeploy import engines
 from skdeploy.engines._log import Log
 from skdeploy.engines.inspect import node_names, prove_information, prove_plan
 from skdeploy.errors import EngineError
+from tests.conftest import require_backend
 
 Json = dict[str, Any]
 FORMS = pytest.mark.parametrize("version", [10, 11])
@@ -337,7 +338,7 @@ def test_a_real_plan_is_proven_and_a_wider_one_named(
     from skdeploy.engines._build import BatchProfile, BuildOptions
     from skdeploy.engines._log import capture
 
-    pytest.importorskip(name)
+    require_backend(name)
     path: Path = request.getfixturevalue(precision)
     plan = tmp_path / "x.engine"
     options = BuildOptions(BatchProfile(1, 2, 4))

@@ -101,7 +101,7 @@ def test_the_types_of_layers_do_not_depend_on_the_fallback(tmp_path: Path) -> No
     assert half["float16"] > half["float32"]
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("tensorrt_rtx")
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("name", ["two", "three", "resnet of bottlenecks", "linear_sknet", "shufflenet_v2"])
 def test_the_engine_computes_what_the_graph_says(name: str, half: bool, tmp_path: Path) -> None:

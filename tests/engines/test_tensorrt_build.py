@@ -8,23 +8,29 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skdeploy import engines
 from skdeploy.backends import cuda
 from skdeploy.bundle.artifact import digest_file
 from skdeploy.engines import tensorrt
 from skdeploy.engines._log import capture
-from skdeploy.engines.options import BatchProfile, BuildOptions
+from skdeploy.engines.jetson import is_jetson
+from skdeploy.engines.options import BatchProfile, BuildOptions, require_supported
 from skdeploy.engines.refit import refit
 from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write_timing_cache
-from skdeploy.errors import EngineError
+from skdeploy.errors import EngineError, UsageError
 
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.gpu("tensorrt")
 
 PROFILE = BatchProfile(1, 4, 8)
 
 
 def build(graph: Path, plan: Path, **options: Any) -> Any:
-    pytest.importorskip("tensorrt", reason="needs skdeploy[tensorrt]")
-    return tensorrt.build(graph, plan, BuildOptions(PROFILE, **options), lambda *_: None)
+    given, gpu = BuildOptions(PROFILE, **options), cuda.devices()[0].compute_capability
+    try:
+        require_supported("tensorrt", engines.version("tensorrt"), given, on_jetson=is_jetson(), gpu=gpu)
+    except UsageError as refusal:  # an older TensorRT, or a Jetson
+        pytest.skip(str(refusal))
+    return tensorrt.build(graph, plan, given, lambda *_: None)
 
 
 def deserialized(plan: Path) -> Any:

@@ -167,12 +167,8 @@ def test_a_manifest_that_does_not_say_how_is_refused(bundle: Bundle) -> None:
         recorded_options(bundle, engine.model_copy(update={"provenance": silent}))
 
 
-@pytest.mark.gpu
+@pytest.mark.gpu("tensorrt_rtx")
 def test_logits_of_two_builds_agree_on_a_gpu(bundle: Bundle, made: Path) -> None:
-    from skdeploy.backends import tensorrt_rtx
-
-    if not tensorrt_rtx.probe().available:
-        pytest.skip(tensorrt_rtx.probe().reason)
     spec = bundle.manifest.model
     engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
     found = rebuild(bundle, engine, open_dataset(made / "images.npz").load(spec), spec.tolerance[Precision.FP16])
