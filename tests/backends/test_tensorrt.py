@@ -22,7 +22,7 @@ from skdeploy.engines._api import Engine
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
 from skdeploy.spec import TensorSpec
-from tests.backends.fake_cuda import FakeDriver, FakeEngine
+from tests.backends.fake_tensorrt import FakeEngine
 from tests.conftest import require_backend
 
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
@@ -168,7 +168,7 @@ def test_missing_cuda_bindings_are_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 def engine_of(dtype: str) -> Engine:
     """The tensors of an engine whose input has this type."""
-    return cast(Engine, FakeEngine(FakeDriver(), [], dtype))
+    return cast(Engine, FakeEngine(None, [], dtype))
 
 
 def test_tensors_of_an_engine_have_numpys_dtypes_and_named_dimensions() -> None:

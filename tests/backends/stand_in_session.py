@@ -1,4 +1,7 @@
-"""Everything of a run but CUDA and TensorRT themselves, which are in host memory here; on a GPU: test_tensorrt.py."""
+"""Everything of a run behind the real ``cuda-bindings``, with a driver and an engine in host memory: see test_stand_in.py.
+
+On a GPU: test_tensorrt.py.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,12 @@ from typing import cast
 import numpy as np
 import pytest
 
-from skdeploy.backends import cuda
 from skdeploy.backends._plan_runner import PlanSession
-from skdeploy.backends.device_memory import Driver
+from skdeploy.backends.device_memory import load_driver
 from skdeploy.engines._api import Compiler
 from skdeploy.errors import DependencyError, EngineError, UsageError
-from tests.backends.fake_cuda import (
-    COPY_MS,
-    ENGINE_MS,
-    ILLEGAL_ADDRESS,
-    OUT_OF_MEMORY,
-    Code,
-    FakeDriver,
-    FakeEngine,
-    FakeTensorRT,
-    expected,
-    feeds,
-)
+from tests.backends.fake_tensorrt import ENGINE_MS, FakeEngine, FakeTensorRT, expected, feeds
+from tests.backends.stand_in import COPY_MS, ILLEGAL_ADDRESS, OUT_OF_MEMORY, StandIn
 
 SMALL = ((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))
 LARGE = ((3, 3, 8, 8), (8, 3, 8, 8), (16, 3, 8, 8))
@@ -35,19 +27,19 @@ class Machine:
     """A driver with an engine of two profiles, and the session on it."""
 
     def __init__(self) -> None:
-        self.driver = FakeDriver()
+        self.driver = StandIn()
         self.engine = FakeEngine(self.driver, [SMALL, LARGE])
 
     def open(self, engine: FakeEngine | None) -> PlanSession:
         trt = cast(Compiler, FakeTensorRT(engine))
-        return PlanSession(trt, cast(Driver, self.driver), Path("some.engine"), b"a plan", None)
+        return PlanSession(trt, load_driver(), Path("some.engine"), b"a plan", None)
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+def machine() -> Iterator[Machine]:
     found = Machine()
-    monkeypatch.setattr(cuda, "event_elapsed_ms", found.driver.elapsed_ms)
-    return found
+    yield found
+    assert found.driver.faults == []
 
 
 @pytest.fixture
@@ -77,7 +69,7 @@ def test_runs_that_fit_allocate_nothing(machine: Machine, session: PlanSession) 
     assert machine.driver.calls.count("cuMemAlloc") == before == 2
     session.run(feeds(16))
     assert machine.driver.calls.count("cuMemAlloc") == 4
-    assert machine.driver.leaks["device memory"] == 2
+    assert machine.driver.alive["device memory"] == 2
 
 
 def test_profile_is_changed_only_when_another_is_better(machine: Machine, session: PlanSession) -> None:
@@ -99,7 +91,7 @@ def test_batch_outside_all_profiles_is_told_both(session: PlanSession) -> None:
 
 
 def test_out_of_memory_is_told_and_a_smaller_batch_runs(machine: Machine, session: PlanSession) -> None:
-    machine.driver.largest = 4 * 3 * 8 * 8 * 2
+    machine.driver.limit(4 * 3 * 8 * 8 * 2)
     with pytest.raises(EngineError, match="cannot allocate input images: CUDA_ERROR_OUT_OF_MEMORY"):
         session.run(feeds(5))
     np.testing.assert_array_equal(session.run(feeds(4))["logits"], expected(feeds(4)["images"]))
@@ -127,13 +119,13 @@ def test_no_runtime_is_a_fault_of_the_machine(machine: Machine) -> None:
 
     trt.Runtime = null  # type: ignore[method-assign, assignment]  # one fault in a stand-in
     with pytest.raises(DependencyError, match=r"tensorrt 10.13.0 cannot make a runtime on this machine") as refusal:
-        PlanSession(cast(Compiler, trt), cast(Driver, machine.driver), Path("some.engine"), b"a plan", None)
+        PlanSession(cast(Compiler, trt), load_driver(), Path("some.engine"), b"a plan", None)
     assert "nvidia-smi" in refusal.value.advice
-    assert machine.driver.leaks == {}
+    assert machine.driver.alive == {}
 
 
 def test_error_of_a_kernel_is_told_by_name(machine: Machine, session: PlanSession) -> None:
-    machine.driver.failing["cuStreamSynchronize"] = ILLEGAL_ADDRESS
+    machine.driver.fail("cuStreamSynchronize", ILLEGAL_ADDRESS)
     with pytest.raises(EngineError, match="CUDA_ERROR_ILLEGAL_ADDRESS, an illegal memory access"):
         session.run(feeds(1))
 
@@ -143,7 +135,7 @@ def test_closing_frees_everything_once(machine: Machine) -> None:
     session.run(feeds(2))
     session.close()
     session.close()
-    assert machine.driver.leaks == {}
+    assert machine.driver.alive == {}
     with pytest.raises(UsageError, match="closed"):
         session.run(feeds(2))
     with pytest.raises(UsageError, match="closed"):
@@ -177,7 +169,7 @@ def test_session_that_does_not_open_leaves_nothing(
     engine = broken(machine)
     with pytest.raises((EngineError, UsageError), match=message):
         machine.open(engine)
-    assert machine.driver.leaks == {}
+    assert machine.driver.alive == {}
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
@@ -198,15 +190,15 @@ def test_bound_plan_runs_again_and_again_and_times_the_engine_alone(
 def test_graph_is_recorded_after_an_inference_and_launched_instead_of_one(
     machine: Machine, session: PlanSession
 ) -> None:
-    calls = machine.driver.calls
     with session.bind(feeds(2), cuda_graph=True) as bound:
+        calls = machine.driver.calls
         recording = calls.index("cuStreamBeginCapture")
         assert calls[:recording].count("execute") == 1
         before = calls.count("execute")
         bound.run()
         bound.run()
-        assert calls.count("execute") == before
-        assert calls.count("cuGraphLaunch") == 2
+        assert machine.driver.calls.count("execute") == before
+        assert machine.driver.calls.count("cuGraphLaunch") == 2
 
 
 def test_bound_plans_and_their_session_do_not_touch_each_other(session: PlanSession) -> None:
@@ -236,21 +228,25 @@ def test_engine_that_no_graph_can_hold_is_told_and_leaves_nothing(machine: Machi
             session.bind(feeds(2), cuda_graph=True)
         assert "without CUDA graphs" in refusal.value.advice
         assert session.run(feeds(1))["logits"].shape == (1, 4)
-    assert machine.driver.leaks == {}
+    assert machine.driver.alive == {}
 
 
 @pytest.mark.parametrize(
-    ("function", "code"),
-    [("cuMemHostAlloc", OUT_OF_MEMORY), ("cuEventCreate", ILLEGAL_ADDRESS), ("cuGraphInstantiate", ILLEGAL_ADDRESS)],
+    ("function", "code", "name"),
+    [
+        ("cuMemHostAlloc", OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"),
+        ("cuEventCreate", ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"),
+        ("cuGraphInstantiateWithFlags", ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"),
+    ],
 )
-def test_bind_that_fails_anywhere_leaves_nothing(function: str, code: Code, machine: Machine) -> None:
+def test_bind_that_fails_anywhere_leaves_nothing(function: str, code: int, name: str, machine: Machine) -> None:
     with machine.open(machine.engine) as session:
-        machine.driver.failing[function] = code
-        with pytest.raises(EngineError, match=code.name):
+        machine.driver.fail(function, code)
+        with pytest.raises(EngineError, match=name):
             session.bind(feeds(2), cuda_graph=True)
         with session.bind(feeds(2), cuda_graph=True) as bound:
             bound.run()
-    assert machine.driver.leaks == {}
+    assert machine.driver.alive == {}
 
 
 def test_bound_plan_has_no_outputs_before_it_ran_or_after_it_was_closed(session: PlanSession) -> None:
