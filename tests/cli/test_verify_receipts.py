@@ -149,6 +149,22 @@ def test_an_engine_is_built_again_and_the_difference_told(
     assert snapshot(with_engine) == before
 
 
+def test_an_engine_for_other_gpus_could_not_run_here_and_is_no_failure(
+    run: Run, built: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An H200 beside TensorRT-RTX, which does not serve it: nothing is wrong with the bundle."""
+    monkeypatch.setattr(cuda, "devices", lambda: (cuda.CudaDevice(0, "NVIDIA H200", "9.0", 141 << 30),))
+    monkeypatch.setattr(cuda, "driver_version", lambda: "13.0")
+    bundle = Path(shutil.copytree(built, tmp_path / "bundle"))
+    page = tmp_path / "verify.md"
+    result = run("verify", bundle, "--images", images, "--markdown", page)
+    assert result.code == 0, result.err
+    assert page.read_text(encoding="utf-8").startswith("## tiny fp16: verified here; the engine could not run here\n")
+    assert "TensorRT-RTX does not run on NVIDIA H200 (compute capability 9.0)" in result.out
+    again = run("build", bundle, "--images", images, "--min-batch", "2")
+    assert again.code == 0, again.err
+
+
 def test_the_files_for_jobs_say_what_was_checked_and_what_was_not(
     run: Run, with_engine: Path, images: Path, tmp_path: Path
 ) -> None:
