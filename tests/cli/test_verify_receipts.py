@@ -161,7 +161,7 @@ def test_an_engine_for_other_gpus_could_not_run_here_and_is_no_failure(
     assert result.code == 0, result.err
     assert page.read_text(encoding="utf-8").startswith("## tiny fp16: verified here; the engine could not run here\n")
     assert "TensorRT-RTX does not run on NVIDIA H200 (compute capability 9.0)" in result.out
-    again = run("build", bundle, "--images", images, "--min-batch", "2")
+    again = run("build", bundle, "--min-batch", 2, "--opt-batch", 4)
     assert again.code == 0, again.err
 
 
