@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from skdeploy import engines
 from skdeploy.backends import cuda
-from skdeploy.engines import jetson
+from skdeploy.engines import _made, jetson
 from skdeploy.engines._api import Compiler, HostMemory, Network, Tensor, dtype_name
 from skdeploy.engines._configure import Shapes, configure, tactic_memory, use_timing_cache
 from skdeploy.engines._configure import known_capabilities as known_capabilities
@@ -164,9 +164,8 @@ def _plan(
     progress: Progress,
 ) -> tuple[HostMemory, _NetworkFacts]:
     """The plan in memory. The builder, its network and its copy of the weights are freed on return."""
-    builder = made(trt, log, "a builder on this machine", lambda: trt.Builder(logger))
-    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.__members__["STRONGLY_TYPED"])
-    network = made(trt, log, "a network", lambda: builder.create_network(strongly_typed))
+    builder = _made.builder(trt, logger, log)
+    network = _made.network(trt, log, builder)
     _parse(trt, network, logger, log, onnx_path)
     progress.check()
     graph = read_graph(onnx_path)

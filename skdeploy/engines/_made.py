@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from skdeploy.engines._api import Compiler, Runtime
+from skdeploy.engines._api import Builder, Compiler, Network, Runtime
 from skdeploy.engines._log import Log
 from skdeploy.errors import DependencyError, EngineError
 
@@ -33,6 +33,17 @@ def made(
     if found is None:
         raise error(f"{trt.__name__} {trt.__version__} cannot make {what}: {log.reasons()}", advice=advice)
     return found
+
+
+def builder(trt: Compiler, logger: object, log: Log) -> Builder:
+    """Return a builder. Raises EngineError."""
+    return made(trt, log, "a builder on this machine", lambda: trt.Builder(logger))
+
+
+def network(trt: Compiler, log: Log, by: Builder) -> Network:
+    """Return an empty network whose types are those of the graph. Raises EngineError."""
+    strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.__members__["STRONGLY_TYPED"])
+    return made(trt, log, "a network", lambda: by.create_network(strongly_typed))
 
 
 def runtime(trt: Compiler, logger: object, log: Log) -> Runtime:

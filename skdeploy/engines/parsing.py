@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy import engines
-from skdeploy.engines import _build
+from skdeploy.engines import _build, _made
 from skdeploy.engines._log import capture
 from skdeploy.errors import EngineError, PassError
 
@@ -23,8 +23,8 @@ def parser_refusal(onnx_path: Path) -> str:
         return ""
     trt = engines.load(RTX)
     with capture(trt) as (logger, log):
-        builder = _build._builder(trt, logger, log)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.__members__["STRONGLY_TYPED"]))
+        builder = _made.builder(trt, logger, log)
+        network = _made.network(trt, log, builder)
         try:
             _build._parse(trt, network, logger, log, onnx_path)
         except EngineError as error:
