@@ -22,6 +22,10 @@ WEIGHT_SHARE: Final = 0.25
 # A channel that is silent on the calibration images is not raised to the loudest: it may not be silent elsewhere.
 MOST: Final = 2.0**10
 
+# No channel is raised so far that one of its tensors leaves FP16: a ReLU may silence what is large before it. ``headroom.py``
+# wants twice the largest value below 65504, and other images than those measured may reach twice as far.
+FARTHEST: Final = 65504.0 / 4
+
 
 class ScaleChannels(ir.passes.InPlacePass):
     """Multiplies each channel class by a positive factor and divides it out again where the channels are read. FP32 to FP32.
@@ -62,7 +66,11 @@ class ScaleChannels(ir.passes.InPlacePass):
         return np.ones(1) if ids is None else self.factors[ids]
 
 
-def equalize(model: ir.Model, channel_maxima: Mapping[str, NDArray[np.float32]]) -> None:
+def equalize(
+    model: ir.Model,
+    channel_maxima: Mapping[str, NDArray[np.float32]],
+    channel_reach: Mapping[str, NDArray[np.float32]] | None = None,
+) -> None:
     """Cross-layer equalization, in place (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
     Correction", ICCV 2019, section 4.1, with the activations' ranges measured on images instead of derived from the weights).
 
@@ -71,9 +79,13 @@ def equalize(model: ir.Model, channel_maxima: Mapping[str, NDArray[np.float32]])
     largest. How channels then compare does not depend on how the network's channels were scaled before, but for those that are
     silent or more than ``MOST`` below the usual. Then a quarter of what the weights differ by (in log terms) is given back to
     the activations, since the weights must fit one scale a row too.
+
+    ``channel_reach``: the same as ``channel_maxima`` of the tensors beside, such as those before a ReLU. No channel is raised
+    beyond ``FARTHEST`` in any of them; one that is there already is not raised.
     """
     classes = channel_classes(model)
-    ScaleChannels(classes, _to_equal_maxima(classes, channel_maxima))(model)
+    factors = _to_equal_maxima(classes, channel_maxima)
+    ScaleChannels(classes, np.minimum(factors, _most(classes, {**channel_maxima, **(channel_reach or {})})))(model)
     ScaleChannels(classes, _weight_strength(model, classes) ** WEIGHT_SHARE)(model)
 
 
@@ -91,6 +103,30 @@ def _to_equal_maxima(classes: ChannelClasses, channel_maxima: Mapping[str, NDArr
             usual = np.exp(np.log(maxima[alive].astype(np.float64)).mean())
             np.maximum.at(size, classes.of[name], maxima.astype(np.float64) / usual)
     return np.where(size > 0, 1 / np.maximum(size, 1 / MOST), 1.0)
+
+
+def bounding(
+    model: ir.Model,
+    channel_maxima: Mapping[str, NDArray[np.float32]],
+    channel_reach: Mapping[str, NDArray[np.float32]],
+) -> frozenset[str]:
+    """The tensors of ``channel_reach`` that keep some channel from being raised: all others need not be remembered."""
+    classes = channel_classes(model)
+    factors = np.where(classes.fixed, 1.0, _to_equal_maxima(classes, channel_maxima))
+    return frozenset(
+        name
+        for name, reach in channel_reach.items()
+        if name in classes.of and (factors > np.maximum(1.0, _most(classes, {name: reach}))).any()
+    )
+
+
+def _most(classes: ChannelClasses, channel_reach: Mapping[str, NDArray[np.float32]]) -> Factors:
+    """The largest factor of each class, at least 1: lowering a channel is never wrong for FP16's upper end."""
+    reach = np.zeros(classes.count)
+    for name, maxima in channel_reach.items():
+        if name in classes.of:
+            np.maximum.at(reach, classes.of[name], maxima.astype(np.float64))
+    return np.maximum(1.0, FARTHEST / np.maximum(reach, FARTHEST / np.finfo(np.float32).max))
 
 
 def _weight_strength(model: ir.Model, classes: ChannelClasses) -> Factors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -12,13 +12,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
+from skdeploy.graph.channels import channel_classes
+from skdeploy.graph.equalize import bounding
 from skdeploy.graph.placement import place
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.audit import Audit, moved
 from skdeploy.quant.dataset import Dataset, Pixels, check_count
 from skdeploy.quant.duplicates import Fingerprints
 from skdeploy.quant.feeds import RUN_BATCH, batches_of
-from skdeploy.quant.identity import IMAGE
+from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.observe import Observation, observe
 from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
@@ -65,20 +67,26 @@ def calibrate(
     feed = _Feed(dataset, spec, inputs, settings.batch)
     placed = ranged_tensors(model, place(model))
     maxima: dict[str, NDArray[np.float32]] = {}
+    reach: dict[str, NDArray[np.float32]] = {}
     if algorithm.equalize:
         few = min(EQUALIZING_IMAGES, len(dataset))
         tell.update(f"channels, on {few} images")
+        beside = _beside(model, placed.values())
         first = observe(
             model,
-            list(placed.values()),
+            [*placed.values(), *beside],
             feed.batches(few),
             few,
             method=CalibrationMethod.MINMAX,
-            channel_maxima=list(placed.values()),
+            channel_maxima=[*placed.values(), *beside],
             name_of=feed.name_of,
         )
         maxima = {key: _channels(first[name].channel_max) for key, name in placed.items()}
-    prepared = prepare(model, spec, algorithm, maxima)
+        reached = {name: _channels(first[name].channel_max) for name in beside}
+        in_graph = {name: maxima[key] for key, name in placed.items()}
+        stable = range_names(model)
+        reach = {stable[name]: reached[name] for name in sorted(bounding(model, in_graph, reached))}
+    prepared = prepare(model, spec, algorithm, maxima, {key: values.tolist() for key, values in reach.items()})
     # The image has a range too, for readers of a legacy cache: in the INT8 graph its pixels need none.
     image = {key: name for key, name in placed.items() if key == IMAGE}
     names = image | ranged_tensors(prepared, place(prepared))
@@ -113,9 +121,20 @@ def calibrate(
         algorithm,
         {key: _range(found[name]) for key, name in names.items()},
         channel_maxima=maxima,
+        channel_reach=reach,
         channel_means={key: _channels(found[name].channel_mean) for key, name in means.items()},
         audit=audit.finish(evaluation, coverage).model_dump(mode="json"),
     )
+
+
+def _beside(model: ir.Model, placed: Iterable[str]) -> list[str]:
+    """The tensors that equalization scales along with the placed ones, such as those before a ReLU."""
+    classes = channel_classes(model)
+    known = {value.name for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT}
+    names = set(placed)
+    return [
+        name for name, ids in classes.of.items() if name in known and name not in names and not classes.fixed[ids].all()
+    ]
 
 
 class _Feed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.errors import CalibrationError
+from skdeploy.graph.channels import channel_classes
 from skdeploy.graph.constants import array_of, constant
 from skdeploy.graph.equalize import equalize, rows_first
 from skdeploy.graph.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
@@ -47,15 +48,17 @@ def prepare(
     spec: ModelSpec,
     algorithm: Algorithm,
     channel_maxima: Mapping[str, NDArray[np.float32]] | None = None,
+    channel_reach: Mapping[str, Iterable[float]] | None = None,
 ) -> ir.Model:
     """A copy of the FP32 graph with the same function and better ranges: what is calibrated, and then quantized.
 
-    ``channel_maxima``, by the names of a ranges file, are needed to equalize.
+    ``channel_maxima``, by the names of a ranges file, are needed to equalize, and ``channel_reach`` to bound it.
     """
     prepared = model.clone()
     if algorithm.equalize and channel_maxima is not None:
         in_graph = {stable: name for name, stable in range_names(prepared).items()}
-        equalize(prepared, {in_graph[key]: maxima for key, maxima in channel_maxima.items()})
+        reach = {in_graph[key]: np.asarray(values, np.float32) for key, values in (channel_reach or {}).items()}
+        equalize(prepared, {in_graph[key]: maxima for key, maxima in channel_maxima.items()}, reach)
     if algorithm.exact_input:
         PixelSteps(spec.preprocess)(prepared)
     return prepared
@@ -84,13 +87,17 @@ def quantize(
     """
     algorithm = ranges.algorithm
     ranges.check_belongs(model, spec)
-    prepared = prepare(model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None)
+    prepared = prepare(
+        model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None, _reach(ranges, model)
+    )
     placement = place(prepared, keep, keep_grouped=keep_grouped)
     if (
         algorithm.exact_input and PIXELS not in placement.readers
     ):  # the first convolution is kept: its input stays as it was
         algorithm = algorithm.model_copy(update={"exact_input": False})
-        prepared = prepare(model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None)
+        prepared = prepare(
+            model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None, _reach(ranges, model)
+        )
         placement = place(prepared, keep, keep_grouped=keep_grouped)
     names = ranged_tensors(prepared, placement)
     ranges.check_covers(names)
@@ -192,6 +199,21 @@ def _maxima(ranges: Ranges, model: ir.Model) -> dict[str, NDArray[np.float32]]:
     return {key: np.asarray(maxima, np.float32) for key, maxima in ranges.channel_maxima.items()}
 
 
+def _reach(ranges: Ranges, model: ir.Model) -> Mapping[str, tuple[float, ...]]:
+    """What bounds equalization. Raises CalibrationError unless it is of tensors of the graph, with their channels."""
+    of = channel_classes(model).of
+    in_graph = {stable: name for name, stable in range_names(model).items()}
+    for key, reach in ranges.channel_reach.items():
+        ids = of.get(in_graph.get(key, ""))
+        if ids is None or len(ids) != len(reach):
+            raise CalibrationError(
+                f"the ranges have {len(reach)} channels that reach far in {key!r}, and the graph of {ranges.model} has "
+                f"{'no such tensor' if ids is None else f'{len(ids)} channels there'}",
+                advice=CALIBRATE,
+            )
+    return ranges.channel_reach
+
+
 def _raised(model: ir.Model, placement: Placement) -> dict[str, int]:
     nodes = {node.name or "": node for node in model.graph}
     found = {}
@@ -233,7 +255,9 @@ def equalized(model: ir.Model, spec: ModelSpec, ranges: Ranges) -> ir.Model:
     """The FP32 graph that the symmetric ranges are those of, and nothing else changed: for weakly typed builds."""
     ranges.check_belongs(model, spec)
     algorithm = ranges.algorithm.model_copy(update={"exact_input": False})
-    return prepare(model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None)
+    return prepare(
+        model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None, _reach(ranges, model)
+    )
 
 
 def scales_in_graph(model: ir.Model, ranges: Ranges) -> dict[str, float]:

@@ -27,7 +27,7 @@ TOOLS: Final = ("numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu")  # what th
 LARGEST: Final = 3.4028235e38
 SMALLEST_THRESHOLD: Final = 127 * 2.0**-126
 
-ONE_ENTRY_A_LINE: Final = ("tensors", "channel_maxima", "channel_means", "audit")
+ONE_ENTRY_A_LINE: Final = ("tensors", "channel_maxima", "channel_means", "channel_reach", "audit")
 CALIBRATE: Final = "calibrate again: skdeploy calibrate"
 PROBLEMS_SHOWN: Final = 5
 
@@ -125,7 +125,8 @@ class Ranges(Frozen):
     """A ranges file, schema 1.
 
     ``channel_maxima`` are the largest magnitudes of a tensor's channels, (C,), for equalization; all else is of the graph once
-    equalized. ``channel_means`` are means over images and space, (C,), for bias correction.
+    equalized. ``channel_reach`` is the same of those tensors beside that bound equalization. ``channel_means`` are means over
+    images and space, (C,), for bias correction.
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
@@ -142,6 +143,7 @@ class Ranges(Frozen):
     tensors: Annotated[dict[str, TensorRange], Field(min_length=1)]
     channel_maxima: dict[str, Maxima] = Field(default={})
     channel_means: dict[str, Channels] = Field(default={})
+    channel_reach: dict[str, Maxima] = Field(default={}, exclude_if=lambda reach: not reach)
     audit: Annotated[dict[str, JsonValue], AfterValidator(_plain_json)] = Field(default={})
 
     @model_validator(mode="after")
@@ -167,6 +169,7 @@ class Ranges(Frozen):
         channel_maxima: Mapping[str, Iterable[float]] | None = None,
         channel_means: Mapping[str, Iterable[float]] | None = None,
         audit: Mapping[str, JsonValue] | None = None,
+        channel_reach: Mapping[str, Iterable[float]] | None = None,
     ) -> Ranges:
         """The ranges of the FP32 graph's tensors from (minimum, maximum, threshold, shifted) of each, in the graph's order.
 
@@ -175,9 +178,13 @@ class Ranges(Frozen):
         Raises CalibrationError: a tensor that the graph does not have, NaN, infinity, or a threshold that is not positive.
         """
         order = {name: position for position, name in enumerate(range_names(model).values())}
-        channels = {"channel_maxima": channel_maxima or {}, "channel_means": channel_means or {}}
+        channels = {
+            "channel_maxima": channel_maxima or {},
+            "channel_means": channel_means or {},
+            "channel_reach": channel_reach or {},
+        }
         strange = [
-            name for name in (*tensors, *channels["channel_maxima"], *channels["channel_means"]) if name not in order
+            name for name in (*tensors, *(key for part in channels.values() for key in part)) if name not in order
         ]
         if strange:
             raise CalibrationError(f"a range for {strange[0]!r}, which is no tensor of {spec.name}'s graph")

@@ -13,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 from skdeploy.architecture import GraphSpec
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.errors import CalibrationError
+from skdeploy.graph.equalize import FARTHEST
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.dataset import Dataset, normalise
-from skdeploy.quant.quantize import quantize
+from skdeploy.quant.quantize import equalized, quantize
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges
 from skdeploy.quant.steps import SILENT
 from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
@@ -142,3 +143,38 @@ def test_a_range_that_an_older_skdeploy_raised_is_refused() -> None:
     edited = ranges.model_copy(update={"tensors": {**ranges.tensors, name: old}})
     with pytest.raises(CalibrationError, match=f"the range of {name} is that of an older skdeploy"):
         quantize(model, card, edited, half=False)
+
+
+def test_a_nearly_silent_channel_is_raised_only_as_far_as_fp16_reaches_before_its_relu() -> None:
+    """Of two channels one is large and negative before its ReLU: raised a thousandfold, it would leave FP16."""
+    model = graph(1.0)
+    bias, weight = model.graph.initializers["b3"], model.graph.initializers["w3"]
+    assert bias.const_value is not None
+    assert weight.const_value is not None
+    rows, biases = weight.const_value.numpy().copy(), bias.const_value.numpy().copy()
+    rows[5] *= 400
+    weight.const_value = ir.tensor(rows, name="w3")
+    before = values(model, "c3")[:, 5]
+    biases[5] -= before.max() - 0.001  # all but silent after it
+    bias.const_value = ir.tensor(biases, name="b3")
+    reached = np.abs(values(model, "c3")).max()
+    assert reached < 65504 / 8
+    ranges = ranges_of(model)
+    card = spec().model_copy(update={"preprocess": ranges.preprocess})
+    assert list(ranges.channel_reach) == ["c3"]
+    bounded = equalized(model, card, ranges)
+    assert np.abs(values(bounded, "c3")).max() <= FARTHEST * (1 + 1e-6)  # float32 rounds the factor
+    unbounded = equalized(model, card, ranges.model_copy(update={"channel_reach": {}}))
+    assert np.abs(values(unbounded, "c3")).max() > 65504
+    for wrong in ({"gone": ranges.channel_reach["c3"]}, {"c3": ranges.channel_reach["c3"][:-1]}):
+        with pytest.raises(CalibrationError, match="channels that reach far"):
+            equalized(model, card, ranges.model_copy(update={"channel_reach": wrong}))
+    np.testing.assert_allclose(run(bounded), run(model), rtol=1e-4, atol=1e-4 * np.abs(run(model)).max())
+
+
+def values(model: ir.Model, name: str) -> Any:
+    copy = model.clone()
+    copy.graph.outputs.append(next(value for node in copy.graph for value in node.outputs if value.name == name))
+    inputs = normalise(PIXELS, spec().preprocess)
+    with OnnxRuntimeSession(ir.to_proto(copy).SerializeToString(), "cpu", 1) as session:
+        return session.run({session.inputs[0].name: inputs})[name]
