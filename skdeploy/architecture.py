@@ -5,11 +5,15 @@ Imports pydantic only, like ``spec.py``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
+# Far above any published network (21,841 classes; 12,288 channels), far below what would ask for terabytes.
+MAX_COUNT: Final = 1 << 20
+Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+# Wider than that, the taps of a 3x3 kernel lie outside every map of an image that is allowed.
+Dilation = Annotated[int, Field(ge=1, le=256)]
 OddKernel = Annotated[int, Field(ge=1, le=15)]
 
 
@@ -23,7 +27,7 @@ class BranchSpec(Frozen):
     """One branch of a selective kernel convolution: kernel 3 with dilation 2 is the paper's K5."""
 
     kernel: OddKernel
-    dilation: Positive = 1
+    dilation: Dilation = 1
     groups: Positive = 1
     activation: bool = True
     bias: bool = False
@@ -154,7 +158,7 @@ NetworkSpec = Annotated[SKNetSpec | SKResNetSpec | LinearSKNetSpec | SKShuffleNe
 
 
 class GraphSpec(Frozen):
-    """A network that came as an ONNX file. No card can say this."""
+    """A network that comes as an ONNX file. Its card says what the file must give."""
 
     family: Literal["onnx"] = "onnx"
     classes: Positive
@@ -162,10 +166,14 @@ class GraphSpec(Frozen):
 
 
 class ModuleSpec(Frozen):
-    """A network that a function of the user's own builds, ``package.module:function``. No card can say this."""
+    """A network that a function of the user's own builds. Its card says what the module must give.
+
+    ``factory`` is ``package.module:function``. No code runs from a card: the command line names the function, and a card that
+    names one too must name the same.
+    """
 
     family: Literal["module"] = "module"
-    factory: str
+    factory: str | None = None
     classes: Positive
     total_stride: Positive = 1
 

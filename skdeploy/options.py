@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from skdeploy.errors import UsageError
 from skdeploy.int8_options import Int8Options
-from skdeploy.spec import ModelSpec, Precision, Target
+from skdeploy.spec import MAX_PIXELS, ModelSpec, Precision, Target
 
 MIN_OPSET: Final = 19  # the first with FP16 scales for Q/DQ
 MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
@@ -37,6 +37,7 @@ class ExportOptions:
     (1, 8, 32) or the fixed batch; ``image_size`` is (height, width) in pixels, None for the card's; ``images`` None means the
     card's own parity images, of which at most ``num_images`` are used. ``regroup`` and ``gap`` rewrite the last graph for
     hardware (``graph/regroup.py``, ``graph/average_pool.py``), None for none.
+    ``card`` belongs to an ONNX file or a module; ``assume_imagenet`` confirms ImageNet's preprocessing where none was given.
     """
 
     model: str
@@ -57,6 +58,8 @@ class ExportOptions:
     num_images: int = DEFAULT_IMAGES
     regroup: int | None = None
     gap: Literal["average-pool"] | None = None
+    card: str | None = None
+    assume_imagenet: bool = False
 
     @property
     def has_half(self) -> bool:
@@ -135,6 +138,8 @@ class ExportOptions:
                 raise UsageError(
                     f"--imgsz {size}: an image has at least 1 pixel", advice=f"the card's size is {own[0]}"
                 )
+            if size > MAX_PIXELS:
+                raise UsageError(f"--imgsz {size}: at most {MAX_PIXELS}", advice=f"the card's size is {own[0]}")
             if size % stride:
                 nearest = max(stride, round(size / stride) * stride)
                 raise UsageError(

@@ -29,6 +29,7 @@ from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.rewrite_stage import rewrite, rewrite_notes
 from skdeploy.sources import CardSource, GraphSource, ModuleSource, find_source
 from skdeploy.spec import ModelSpec, Precision
+from skdeploy.zoo.assumed import require_preprocessing
 
 
 @dataclass
@@ -98,6 +99,8 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     tell = progress or Silent()
     options.check()
     source = find_source(options)
+    if options.int8.max_drop is not None:
+        require_preprocessing(source.assumptions, options.model)
     dataset = parity_dataset(source.spec, options.images, options.num_images)
     ranges = int8_stages.given_ranges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)

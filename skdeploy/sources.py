@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skdeploy.architecture import GraphSpec, ModuleSpec
+from skdeploy.architecture import MAX_COUNT, GraphSpec, ModuleSpec
 from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.manifest import WeightsRecord
 from skdeploy.checkpoints.load import find_weights, given_weights
-from skdeploy.errors import UsageError, WeightsError
+from skdeploy.errors import CardError, UsageError, WeightsError
 from skdeploy.export_packages import require_export
 from skdeploy.options import ExportOptions, TraceOptions
-from skdeploy.spec import Assumption, ModelSpec
-from skdeploy.zoo.assumed import assumptions_of
-from skdeploy.zoo.cardless import ASSUMED, spec_without_card
-from skdeploy.zoo.cards import load_card
+from skdeploy.spec import MAX_PIXELS, Assumption, ModelSpec
+from skdeploy.zoo.assumed import assumptions_of, confirmed
+from skdeploy.zoo.cardless import DEFAULT_SIZE, spec_without_card
+from skdeploy.zoo.cards import load_card, load_interface_card
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -72,12 +72,17 @@ def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSour
         return _graph(options)
     if ":" in options.model and not options.model.endswith(".toml"):
         return _module(options)
+    if options.card is not None:
+        raise UsageError(
+            f"--card does not go with {options.model}, which is a card itself", advice="give one of the two as MODEL"
+        )
     spec, card = load_card(options.model)
     record, checkpoint = find_weights(spec, card, options.weights, options.seed)
     notes = []
     if record.source == "random":
         notes.append(f"no weights given: random ones from seed {record.seed}, so the logits mean nothing")
-    applied = options.applied(spec)
+    applied = confirmed(options.applied(spec), options.assume_imagenet, options.model)
+    notes += _confirmation(options)
     return CardSource(applied, record, checkpoint, tuple(notes), assumptions_of(applied))
 
 
@@ -114,19 +119,89 @@ def _graph(options: ExportOptions) -> GraphSource:
             f"{path} takes {shape} and gives {logits}: skdeploy needs 1 or 3 channels and a known number of classes",
             advice="export it with fixed channels and classes",
         )
-    size = (height, width) if height and width else None
+    _require_bounds(options.model, classes, (height, width))
+    spec = _described(options, path.stem, GraphSpec(classes=classes), channels, (height, width))
     said = foreign_notes(graph)
-    notes = [f"{path}: opset {said.opset}, input {said.input_name!r}, output {said.output_name!r}", ASSUMED]
+    notes = [
+        f"{path}: opset {said.opset}, input {said.input_name!r}, output {said.output_name!r}",
+        *_confirmation(options),
+    ]
     if said.softmax:
         notes.append(f"the graph ends in a softmax, {said.softmax}: its outputs are probabilities, not logits")
     if said.dropped_outputs:
         notes.append(f"outputs left out: {', '.join(said.dropped_outputs)}")
     return GraphSource(
-        spec_without_card(path.stem, GraphSpec(classes=classes), channels, size),
+        spec,
         WeightsRecord(source="checkpoint", file=str(path), sha256=digest_file(path)),
         graph,
         tuple(notes),
+        assumptions_of(spec),
     )
+
+
+def _confirmation(options: ExportOptions) -> tuple[str, ...]:
+    """For the manifest: who said that the preprocessing is right."""
+    return ("--assume-imagenet: the user confirmed ImageNet's preprocessing",) if options.assume_imagenet else ()
+
+
+def _require_bounds(shown: str, classes: int, size: tuple[int | None, int | None]) -> None:
+    """Raises UsageError for what no card may say."""
+    for what, value, most in (
+        ("classes", classes, MAX_COUNT),
+        *(("pixels a side", side or 1, MAX_PIXELS) for side in size),
+    ):
+        if not 1 <= value <= most:
+            raise UsageError(
+                f"{shown} has {value:,} {what}; skdeploy takes 1 to {most:,}",
+                advice="look at its input and output: an image classifier is expected",
+            )
+
+
+def _described(
+    options: ExportOptions,
+    name: str,
+    network: GraphSpec | ModuleSpec,
+    channels: int,
+    size: tuple[int | None, int | None],
+) -> ModelSpec:
+    """The spec that ``--card`` gives, once it agrees with the network itself; without one, ImageNet's preprocessing.
+
+    ``size`` is (height, width) where the network fixes them. Raises CardError for what contradicts the network.
+    """
+    height, width = size
+    if options.card is None:
+        fixed = (height, width) if height and width else None
+        spec = spec_without_card(name, network, channels, fixed)
+        return confirmed(spec, options.assume_imagenet, options.model)
+    card, path = load_interface_card(options.card)
+    if isinstance(card.network, GraphSpec | ModuleSpec) and card.network.family != network.family:
+        raise CardError(
+            f"the card {path} says family {card.network.family!r}, and {options.model} is of family {network.family!r}",
+            advice="correct network.family in the card",
+        )
+    pairs: dict[str, tuple[object, object]] = {
+        "network.classes": (card.network.classes, network.classes),
+        "input.channels": (card.input.channels, channels),
+        "input.height": (card.input.height, height or card.input.height),
+        "input.width": (card.input.width, width or card.input.width),
+    }
+    if isinstance(card.network, ModuleSpec) and isinstance(network, ModuleSpec):
+        pairs["network.factory"] = (card.network.factory or network.factory, network.factory)
+    wrong = [
+        f"  {key}: the card says {said}, the network has {found}"
+        for key, (said, found) in pairs.items()
+        if said != found
+    ]
+    if wrong:
+        raise CardError(
+            f"the card {path} does not fit {options.model}:\n" + "\n".join(wrong),
+            advice="correct the card, or give the network it was written for",
+        )
+    # The file or module has its own weights, so those of a card of the zoo are not used.
+    spec = card.model_copy(
+        update={"network": network.model_copy(update={"total_stride": card.network.total_stride}), "weights": None}
+    )
+    return confirmed(spec, options.assume_imagenet, options.model)
 
 
 def _module(options: ExportOptions) -> ModuleSource:
@@ -136,7 +211,10 @@ def _module(options: ExportOptions) -> ModuleSource:
         torch.manual_seed(options.seed)
         module = _built(options.model)
     record = WeightsRecord(source="random", seed=options.seed)
-    notes = [f"{options.model} is your own code: it ran here, and `skdeploy verify` will not run it", ASSUMED]
+    notes = [
+        f"{options.model} is your own code: it ran here, and `skdeploy verify` will not run it",
+        *_confirmation(options),
+    ]
     if options.weights is not None:
         from skdeploy.checkpoints.read import read_checkpoint
 
@@ -154,19 +232,24 @@ def _module(options: ExportOptions) -> ModuleSource:
         notes.append(f"no weights given: the module's own, as it builds them with torch's seed {options.seed}")
     module = module.float().eval().requires_grad_(False)
     _require_finite(module, record.file or options.model)
-    size = options.image_size or (224, 224)
-    first = next((layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)), None)
-    if first is None:
-        raise UsageError(f"{options.model} has no convolution", advice="it must be an image classifier")
-    channels = first.in_channels
-    logits = _run_once(module, channels, size, options.model)
-    spec = spec_without_card(
+    asked = None if options.card is None else options.applied(load_interface_card(options.card)[0]).input
+    size = (asked.height, asked.width) if asked else options.image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
+    _require_bounds("--imgsz", 1, size)
+    channels, classes = _tried(module, (asked.channels,) if asked else (3, 1), size, options.model)
+    if asked is None and len(classes) > 1:
+        notes.append(
+            f"{options.model} runs on images of 3 channels and of 1: 3 are taken, a card (--card) decides otherwise"
+        )
+    _require_bounds(options.model, classes[channels], size)
+    spec = _described(
+        options,
         options.model.rpartition(":")[0].rpartition(".")[2] + "-" + options.model.rpartition(":")[2],
-        ModuleSpec(factory=options.model, classes=logits),
+        ModuleSpec(factory=options.model, classes=classes[channels]),
         channels,
-        size,
+        options.image_size if asked is None and options.image_size else (None, None),
     )
-    return ModuleSource(spec, _digested(record, module), module, tuple(notes))
+    spec = options.applied(spec)
+    return ModuleSource(spec, _digested(record, module), module, tuple(notes), assumptions_of(spec))
 
 
 def _require_finite(module: nn.Module, shown: str) -> None:
@@ -208,23 +291,50 @@ def _built(factory: str) -> nn.Module:
     return built
 
 
-def _run_once(module: nn.Module, channels: int, size: tuple[int, int], factory: str) -> int:
+def _tried(
+    module: nn.Module, candidates: tuple[int, ...], size: tuple[int, int], factory: str
+) -> tuple[int, dict[int, int]]:
+    """The first number of channels that the module runs on, and for each that it runs on the number of classes.
+
+    No layer says what reads the image: it may be declared last, or behind a space-to-depth. So the module is run.
+    """
+    failures, classes = [], {}
+    for channels in candidates:
+        try:
+            outputs = _outputs(module, channels, size)
+        except UsageError as error:
+            failures.append(error.message)
+            continue
+        classes[channels] = _classes(outputs, factory)
+    if not classes:
+        raise UsageError(
+            f"{factory} does not run on 2 images\n  " + "\n  ".join(failures),
+            advice="it must take one tensor of images, (N, 3 or 1, H, W): give its size with --imgsz, or all of it with --card",
+        )
+    return next(iter(classes)), classes
+
+
+def _outputs(module: nn.Module, channels: int, size: tuple[int, int]) -> object:
     import torch
 
-    if channels not in (1, 3):
-        raise UsageError(f"{factory} takes {channels} channels", advice="images have 1 or 3")
     try:
         with torch.inference_mode():
-            logits = module(torch.zeros(2, channels, *size))
+            outputs: object = module(torch.zeros(2, channels, *size))
     except Exception as error:  # the user's own code
-        raise UsageError(
-            f"{factory} does not run on 2 images of {channels} x {size[0]} x {size[1]}: {type(error).__name__}: {error}",
-            advice="give its size with --imgsz",
-        ) from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != 2:
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise UsageError(f"{factory} gives {shape} for 2 images, not (2, classes)")
-    return int(logits.shape[1])
+        raise UsageError(f"on {channels} x {size[0]} x {size[1]}: {type(error).__name__}: {error}") from error
+    return outputs
+
+
+def _classes(outputs: object, factory: str) -> int:
+    import torch
+
+    if isinstance(outputs, torch.Tensor) and outputs.ndim == 2 and outputs.shape[0] == 2:
+        return int(outputs.shape[1])
+    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
+    raise UsageError(
+        f"{factory} gives {shape} for 2 images; a classifier gives one tensor of (2, classes)",
+        advice="let the function build a module whose forward gives the logits alone",
+    )
 
 
 def _digested(record: WeightsRecord, module: nn.Module) -> WeightsRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -63,34 +63,42 @@ class TensorSpec(Frozen):
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
+# An RGB image of 8192 x 8192 takes 0.8 GB as float32, and several are held at once.
+MAX_PIXELS: Final = 8192
+Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+# Pixels are 0..1 before; 1 / std must stay finite in FP16 (largest 65504), in which --embed-preprocess may compute it.
+Mean = Annotated[float, Field(ge=-1e4, le=1e4)]
+Std = Annotated[float, Field(ge=2e-5, le=1e4)]
+
+
 class InputSpec(Frozen):
     """The network's input: channels, and height and width in pixels."""
 
     channels: Literal[1, 3]
-    height: Positive
-    width: Positive
+    height: Pixels
+    width: Pixels
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return (self.channels, self.height, self.width)
 
 
-class Preprocess(Frozen):
+class Preprocess(Frozen, allow_inf_nan=False):
     """From an image to the input: resize the shorter side, crop the centre, scale to 0..1, normalise.
 
     ``resize`` is in pixels; ``mean`` and ``std`` are per channel of the 0..1 image. ``exif``: whether an image is turned as its
     EXIF orientation says; the loaders of timm and torchvision ignore it.
     """
 
-    resize: Positive
+    resize: Pixels
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     # Not written where it is the default: files and digests of before there was a choice stay what they are.
     exif: Annotated[Literal["ignore", "apply"], Field(exclude_if=lambda exif: exif == "ignore")] = "ignore"
-    mean: Annotated[tuple[float, ...], Field(strict=False)]
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(strict=False)]
+    mean: Annotated[tuple[Mean, ...], Field(strict=False)]
+    std: Annotated[tuple[Std, ...], Field(strict=False)]
 
 
-class Tolerance(Frozen):
+class Tolerance(Frozen, allow_inf_nan=False):
     """How far a precision's logits may be from torch FP32's. Each card gives the reason beside the numbers.
 
     ``max_abs_error`` is relative to the largest reference logit; ``min_cosine`` and ``min_sqnr_db`` hold for the worst image;
@@ -161,11 +169,11 @@ class Source(Frozen):
     licence: str
 
 
-class Reference(Frozen):
+class Reference(Frozen, allow_inf_nan=False):
     """Published or computed figures, tests' targets: learnable parameters, multiply-accumulates of one image, accuracy in %."""
 
-    parameters: Positive | None = None
-    macs: Positive | None = None
+    parameters: Annotated[int, Field(ge=1)] | None = None
+    macs: Annotated[int, Field(ge=1)] | None = None
     top1_error_224: float | None = None
     top1_error_320: float | None = None
     top1_accuracy: float | None = None
@@ -178,7 +186,7 @@ class WeightsSpec(Frozen):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class ModelSpec(Frozen):
+class ModelSpec(Frozen, allow_inf_nan=False):
     """A validated card. ``docs`` of every key: models/README.md."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]

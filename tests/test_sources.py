@@ -96,9 +96,12 @@ def test_a_graph_from_elsewhere_goes_through_the_line(from_graph: Made, graph: P
 
 def test_what_was_read_and_found_is_said_and_recorded(from_graph: Made, graph: Path) -> None:
     options, notes = from_graph
-    for said in (notes.said, made_bundle(options).manifest.notes):
+    manifest = made_bundle(options).manifest
+    for said in (notes.said, (*manifest.notes, *map(str, manifest.assumptions))):
         assert f"{graph}: opset 18, input 'image', output 'scores'" in said
-        assert any("images are prepared as for ImageNet" in note for note in said)
+        assert any(
+            "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, RGB order (ImageNet's defaults)" in note for note in said
+        )
         assert "selective kernel blocks: 2 rewritten to the deploy form, 0 in it already" in said
 
 
@@ -202,9 +205,6 @@ def wrapped():
 
 def three_channels_of_seven():
     return nn.Sequential(nn.Conv2d(7, 3, 1))
-
-def without_convolution():
-    return nn.Linear(3, 3)
 
 def a_map():
     return nn.Conv2d(3, 3, 1)
@@ -349,11 +349,10 @@ def test_weights_that_are_not_the_modules_are_refused(package: str, tmp_path: Pa
         ("missing", "did not build a network: AttributeError"),
         ("wanting", "did not build a network: TypeError"),
         ("a_string", "returned a str, not a torch.nn.Module"),
-        ("without_convolution", "has no convolution"),
-        ("three_channels_of_seven", "takes 7 channels"),
-        ("a_map", "gives (2, 3, 32, 32) for 2 images, not (2, classes)"),
-        ("a_pair", "gives tuple for 2 images, not (2, classes)"),
-        ("of_64_pixels", "does not run on 2 images of 3 x 32 x 32: RuntimeError"),
+        ("three_channels_of_seven", "does not run on 2 images"),
+        ("a_map", "gives (2, 3, 32, 32) for 2 images; a classifier gives one tensor of (2, classes)"),
+        ("a_pair", "gives a tuple for 2 images; a classifier gives one tensor of (2, classes)"),
+        ("of_64_pixels", "on 3 x 32 x 32: RuntimeError"),
     ],
 )
 def test_a_factory_that_builds_no_classifier_is_told(factory: str, words: str, package: str) -> None:

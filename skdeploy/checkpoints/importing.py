@@ -65,8 +65,9 @@ def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
 
 def random_weights(spec: ModelSpec, seed: int) -> Imported:
     """The initial weights of an untrained network, the same on every machine."""
-    from skdeploy.zoo.build import build, initialise
+    from skdeploy.zoo.build import build, initialise, require_size
 
+    require_size(spec)
     network = build(spec)
     initialise(network, seed)
     return Imported(_without_counters(network.state_dict()), spec, OWN, ())

@@ -31,9 +31,17 @@ def find_weights(spec: ModelSpec, card: Path, given: str | None, seed: int) -> t
     if spec.weights is None:
         return WeightsRecord(source="random", seed=seed), None
     path = card.parent / spec.weights.file
-    if not path.resolve().is_relative_to(card.parent.resolve()):
+    try:
+        inside, there = path.resolve().is_relative_to(card.parent.resolve()), path.is_file()
+    except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise WeightsError(
+            f"the card {card} names weights that cannot be looked for: {reason}",
+            advice="correct weights.file in the card",
+        ) from error
+    if not inside:
         raise WeightsError(f"the card {card} names weights outside its folder: {spec.weights.file}")
-    if not path.is_file():
+    if not there:
         raise WeightsError(
             f"the card {card} names weights that are not there: {path}", advice="give others with --weights"
         )

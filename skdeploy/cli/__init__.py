@@ -11,6 +11,7 @@ from skdeploy.cli.convert import convert
 from skdeploy.cli.doctor import doctor
 from skdeploy.cli.evaluate import evaluate
 from skdeploy.cli.export import export
+from skdeploy.cli.init import init
 from skdeploy.cli.inspect import inspect
 from skdeploy.cli.models import models
 from skdeploy.cli.plan import plan
@@ -33,6 +34,7 @@ for verb in (
     build,
     calibrate,
     convert,
+    init,
     verify,
     evaluate,
     predict,

@@ -46,6 +46,13 @@ AllowInconclusive = Annotated[
     bool, typer.Option("--allow-inconclusive", help="Too few images to decide is no failure: exit with 0, and say so.")
 ]
 BatchSize = Annotated[int, typer.Option("--batch", help="Images that are run at a time.")]
+AssumeImagenet = Annotated[
+    bool,
+    typer.Option(
+        "--assume-imagenet",
+        help="Confirm that ImageNet's preprocessing is right, where neither card nor user gave one.",
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Predict anew what an earlier run of the same has predicted.")]
 Junit = Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")]
 Markdown = Annotated[Path | None, typer.Option(help="Write a summary for a job's page to this file.")]

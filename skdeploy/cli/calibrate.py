@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from skdeploy.cli.accuracy import AssumeImagenet
 from skdeploy.cli.calibration import (
     AllowRandom,
     BiasCorrection,
@@ -28,6 +29,10 @@ def calibrate(
         str,
         typer.Argument(help="A card, by name or path; a bundle's folder; an .onnx file; or package.module:function."),
     ],
+    card: Annotated[
+        str | None, typer.Option(help="The card of an .onnx file or a module: preprocessing, labels, tolerances, size.")
+    ] = None,
+    assume_imagenet: AssumeImagenet = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The ranges file; default: MODEL.ranges.json.")
     ] = None,
@@ -62,6 +67,8 @@ def calibrate(
     options = ExportOptions(
         model=model,
         weights=weights,
+        card=card,
+        assume_imagenet=assume_imagenet,
         seed=seed,
         image_size=None if imgsz is None else (imgsz, imgsz),
         int8=Int8Options(

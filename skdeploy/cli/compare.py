@@ -10,6 +10,7 @@ import typer
 from skdeploy.cli.accuracy import (
     AllowInconclusive,
     AsJson,
+    AssumeImagenet,
     BatchSize,
     ClassOrder,
     Confidence,
@@ -33,6 +34,7 @@ def compare(
     allow_inconclusive: AllowInconclusive = False,
     batch: BatchSize = 8,
     fresh: Fresh = False,
+    assume_imagenet: AssumeImagenet = False,
     junit: Junit = None,
     markdown: Markdown = None,
     json: AsJson = False,
@@ -52,6 +54,7 @@ def compare(
         confidence=confidence,
         batch=batch,
         fresh=fresh,
+        assume_imagenet=assume_imagenet,
     )
     require_places(junit, markdown)
     with ConsoleProgress() as progress:

@@ -10,6 +10,7 @@ import typer
 from skdeploy.cli.accuracy import (
     AllowInconclusive,
     AsJson,
+    AssumeImagenet,
     BatchSize,
     ClassOrder,
     Confidence,
@@ -67,6 +68,7 @@ def evaluate(
     backend_option: BackendOption = None,
     batch: BatchSize = 8,
     fresh: Fresh = False,
+    assume_imagenet: AssumeImagenet = False,
     junit: Junit = None,
     markdown: Markdown = None,
     json: AsJson = False,
@@ -100,6 +102,7 @@ def evaluate(
         receipt=receipt,
         backend=backend,
         backend_options=tuple(backend_option or ()),
+        assume_imagenet=assume_imagenet,
     )
     known = read_baseline(baseline) if baseline is not None else None
     require_places(junit, markdown, save_baseline)

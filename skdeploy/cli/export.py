@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from skdeploy.cli.accuracy import ClassOrder
+from skdeploy.cli.accuracy import AssumeImagenet, ClassOrder
 from skdeploy.cli.calibration import (
     AllowRandom,
     BiasCorrection,
@@ -34,6 +34,10 @@ def export(
             help="A card, by name or path; an .onnx file; or package.module:function that builds a network."
         ),
     ],
+    card: Annotated[
+        str | None, typer.Option(help="The card of an .onnx file or a module: preprocessing, labels, tolerances, size.")
+    ] = None,
+    assume_imagenet: AssumeImagenet = False,
     fp16: Annotated[bool, typer.Option("--fp16", "--half", help="FP16 as a strongly typed graph.")] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="INT8 by explicit Q/DQ, calibrated on --calib or from --ranges.")
@@ -199,6 +203,8 @@ def export(
         num_images=num_images,
         regroup=regroup,
         gap=gap,
+        card=card,
+        assume_imagenet=assume_imagenet,
     )
     with ConsoleProgress() as progress:
         result = run_line(options, progress)

@@ -55,3 +55,5 @@ def predict(
         console.print(
             f"[yellow]not run here:[/yellow] {escape(absent.artifact)}: {escape(absent.reason)}", soft_wrap=True
         )
+    for assumption in found.assumptions:
+        console.print(f"[yellow]![/yellow] {escape(str(assumption))}", soft_wrap=True)

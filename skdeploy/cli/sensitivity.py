@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skdeploy.cli.accuracy import ClassOrder
+from skdeploy.cli.accuracy import AssumeImagenet, ClassOrder
 
 if TYPE_CHECKING:
     from skdeploy.quant.mixed import MixedPrecision
@@ -21,6 +21,7 @@ def sensitivity(
         typer.Option(help="Images: a folder, .npz, .npy or .txt; with labels for top-1. Default: the card's own."),
     ] = None,
     class_order: ClassOrder = None,
+    assume_imagenet: AssumeImagenet = False,
     num_images: Annotated[int, typer.Option(help="How many of them at most, a balanced choice.")] = 256,
     json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout, and nothing else there.")] = False,
 ) -> None:
@@ -35,7 +36,9 @@ def sensitivity(
         started = time.perf_counter()
         opened = load_bundle(bundle)
         progress.begin("sensitivity")
-        report = sensitivity_of(opened, data, num_images, progress, class_order=class_order)
+        report = sensitivity_of(
+            opened, data, num_images, progress, class_order=class_order, assume_imagenet=assume_imagenet
+        )
         progress.end("sensitivity", time.perf_counter() - started, reused=False)
     if json:
         print(report.model_dump_json(indent=2))

@@ -37,6 +37,7 @@ from skdeploy.quant.dataset import Dataset, check_count, open_dataset
 from skdeploy.quant.feeds import RUN_BATCH
 from skdeploy.quant.labels import as_the_network_counts
 from skdeploy.spec import ClassOrder, ModelSpec
+from skdeploy.zoo.assumed import require_preprocessing
 
 CONFIDENCE: Final = 95.0  # per cent
 LAYOUT: Final = 2  # of the cached predictions; 1 was of images that were turned by EXIF
@@ -71,6 +72,7 @@ class EvaluationOptions:
     receipt: bool = False
     backend: str | None = None
     backend_options: tuple[str, ...] = ()
+    assume_imagenet: bool = False
 
     def check(self) -> None:
         """Raises UsageError for numbers and options that make no sense."""
@@ -97,6 +99,7 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     """
     options.check()
     bundle = _open(folder)
+    require_preprocessing(bundle.manifest.assumptions, str(folder), options.assume_imagenet)
     if options.receipt:
         require_receipts(folder)
     wanted = [runner_named(bundle, name) for name in options.artifacts] or [last_graph(bundle)]
@@ -141,6 +144,8 @@ def compare(old: Path, new: Path, options: EvaluationOptions, progress: Progress
     """The last graphs of two bundles on the same images; models may differ, classes may not. Raises as ``evaluate``."""
     options.check()
     first, second = _open(old), _open(new)
+    for bundle in (first, second):
+        require_preprocessing(bundle.manifest.assumptions, str(bundle.folder), options.assume_imagenet)
     runners = [last_graph(first, _prefix(old, new)), last_graph(second, _prefix(new, old))]
     check_same_classes(*runners)
     tell = progress or Silent()

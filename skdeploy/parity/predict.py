@@ -21,7 +21,7 @@ from skdeploy.parity.streaming import logits_of
 from skdeploy.quant.dataset import printable
 from skdeploy.quant.feeds import RUN_BATCH, batches_of
 from skdeploy.quant.images import crop_file
-from skdeploy.spec import Frozen
+from skdeploy.spec import Assumption, Frozen
 
 
 class Guess(Frozen):
@@ -48,10 +48,11 @@ class ImagePrediction(Frozen):
 
 
 class Predicted(Frozen):
-    """All images in the order given, and the artifacts that do not run here."""
+    """All images in the order given, the artifacts that do not run here, and what was assumed of the network."""
 
     images: Annotated[tuple[ImagePrediction, ...], Field(strict=False)]
     not_run: Annotated[tuple[NotEvaluated, ...], Field(strict=False)]
+    assumptions: Annotated[tuple[Assumption, ...], Field(strict=False)] = ()
 
 
 def predict(
@@ -105,6 +106,7 @@ def predict(
             for image, predictions in zip(images, found, strict=True)
         ),
         not_run=tuple(absent),
+        assumptions=bundle.manifest.assumptions,
     )
 
 

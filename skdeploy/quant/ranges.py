@@ -14,6 +14,7 @@ from skdeploy.bundle.artifact import digest_json, tool_versions, write_text
 from skdeploy.errors import CalibrationError
 from skdeploy.quant.identity import graph_identity, range_names
 from skdeploy.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
+from skdeploy.toml_reasons import shown_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -306,7 +307,9 @@ def explain(error: ValidationError, model: type[Frozen]) -> str:
         where = ".".join(str(part) for part in problem["loc"]) or "file"
         given = problem["input"]
         shown = (
-            f" (given {given!r})" if isinstance(given, str | int | float) and problem["type"] != "json_invalid" else ""
+            f" (given {shown_value(given)})"
+            if isinstance(given, str | int | float) and problem["type"] != "json_invalid"
+            else ""
         )
         reason = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":

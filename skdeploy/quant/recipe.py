@@ -16,6 +16,7 @@ from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.quant.dataset import Dataset, open_dataset
 from skdeploy.quant.ranges import Digest, Percentile, check_percentile, explain
 from skdeploy.spec import CalibrationMethod, Frozen, InnerPath
+from skdeploy.toml_reasons import unreadable
 
 MAX_RECIPE_BYTES: Final = 1 << 20  # a recipe is a dozen lines; a larger file is something else
 KEYS: Final = "every key is described in calibration/README.md"
@@ -74,6 +75,8 @@ def load_recipe(name_or_path: str) -> tuple[Recipe, Path]:
         raise UsageError(f"the recipe {path} is not UTF-8 text", advice="a recipe is a TOML file; " + KEYS) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the recipe {path} is not valid TOML: {error}") from error
+    except (RecursionError, ValueError) as error:  # tables a thousand deep; integers of thousands of digits
+        raise UsageError(f"the recipe {path} cannot be read: {unreadable(error)}", advice=KEYS) from error
     try:
         return Recipe.model_validate(content), path
     except ValidationError as error:

@@ -31,6 +31,7 @@ from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.quant.reading import read_crops
 from skdeploy.quant.selection import select
 from skdeploy.spec import ClassOrder, Frozen, ModelSpec, Precision
+from skdeploy.zoo.assumed import require_preprocessing
 
 Crops = Sequence[Pixels] | Pixels  # uint8 (H, W, C) each
 Labels = NDArray[np.integer[Any]]
@@ -214,6 +215,7 @@ def sensitivity_of(
     progress: Progress | None = None,
     *,
     class_order: ClassOrder | None = None,
+    assume_imagenet: bool = False,
 ) -> SensitivityReport:
     """Measures the units of an INT8 bundle's FP32 graph with its own ranges, those that its export kept too.
 
@@ -229,6 +231,8 @@ def sensitivity_of(
     tell = progress or Silent()
     check_count(num_images, "--num-images")
     spec = bundle.manifest.model
+    if data is not None:
+        require_preprocessing(bundle.manifest.assumptions, str(bundle.folder), assume_imagenet)
     recorded = bundle.artifact(RANGES)
     graph = bundle.artifact(MODEL)
     if recorded is None or graph is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from skdeploy.architecture import AnyNetworkSpec, LinearSKNetSpec, NetworkSpec, SKResNetSpec, TrunkSpec
+from skdeploy.errors import UsageError
 from skdeploy.spec import AssumedArchitecture, AssumedPreprocessing, Assumption, ModelSpec
 
 FORWARD: Final = "ReLU, batch norm eps 1e-5 and no softmax at the end"
@@ -57,6 +58,38 @@ def assumptions_of(spec: ModelSpec) -> tuple[Assumption, ...]:
         holds = _holding(assumed.preprocessing, _prepared(spec))
         found += [_about("preprocessing", text, assumed.preprocessing.source) for text in _preprocessing(spec, holds)]
     return tuple(found)
+
+
+def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec:
+    """The spec once ``--assume-imagenet`` has been given: its preprocessing is not assumed any more, the user said it.
+
+    Raises UsageError where nothing is assumed, or values that are not ImageNet's.
+    """
+    if not assume_imagenet:
+        return spec
+    assumed = spec.assumed.preprocessing
+    if assumed is None:
+        raise UsageError(
+            f"--assume-imagenet: nothing is assumed of the preprocessing of {subject}, its card gives it",
+            advice="leave the option out",
+        )
+    if assumed.mean not in (None, (0.485, 0.456, 0.406), (0.449,)):
+        raise UsageError(
+            f"--assume-imagenet: {subject} assumes the preprocessing of {assumed.source}, not ImageNet's",
+            advice="correct the card, or take what is right out of its [assumed.preprocessing]",
+        )
+    return spec.model_copy(update={"assumed": spec.assumed.model_copy(update={"preprocessing": None})})
+
+
+def require_preprocessing(assumptions: Iterable[Assumption], subject: str, assume_imagenet: bool = False) -> None:
+    """Raises UsageError where accuracy would be judged on a preprocessing that nobody confirmed."""
+    texts = [a.text for a in assumptions if a.about == "preprocessing"]
+    if texts and not assume_imagenet:
+        raise UsageError(
+            f"accuracy is not judged on assumed preprocessing. Of {subject} is assumed: {'; '.join(texts)}",
+            advice="write the true values into a card (`skdeploy init MODEL`; or [assumed] of the card it has) and export "
+            "with --card; or confirm these with --assume-imagenet",
+        )
 
 
 def _about(about: Any, text: str, source: str) -> Assumption:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from skdeploy.architecture import LinearSKNetSpec, SKNetSpec, SKResNetSpec, SKShuffleNetSpec
+from skdeploy.errors import CardError
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.linear_sknet import LinearSKNet
 from skdeploy.zoo.resnet import SKResNet
@@ -22,6 +23,8 @@ FAMILIES: Final[dict[type, Any]] = {
     SKShuffleNetSpec: SKShuffleNetV2,
 }
 
+MAX_PARAMETERS: Final = 2**31 // 4  # a protobuf file ends at 2 GiB, and that is the form ONNX has
+
 
 def build(spec: ModelSpec) -> nn.Module:
     """The training form of a card's network, with PyTorch's initial weights. Raises CardError for numbers that do not fit."""
@@ -33,6 +36,17 @@ def build_meta(spec: ModelSpec) -> nn.Module:
     """The network of a card without memory for its weights: to count, and to assign weights to."""
     with torch.device("meta"):
         return build(spec)
+
+
+def require_size(spec: ModelSpec) -> None:
+    """Raises CardError for a network that no export could hold, before memory is allocated for it."""
+    parameters = sum(parameter.numel() for parameter in build_meta(spec).parameters())
+    if parameters > MAX_PARAMETERS:
+        raise CardError(
+            f"{spec.name} has {parameters:,} parameters, {4 * parameters / 2**30:,.1f} GiB in FP32; an ONNX file holds "
+            f"{MAX_PARAMETERS:,}",
+            advice="correct the channels under [network]",
+        )
 
 
 def initialise(network: nn.Module, seed: int) -> None:

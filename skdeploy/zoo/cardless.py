@@ -6,7 +6,8 @@ import re
 from typing import Final
 
 from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
-from skdeploy.spec import InputSpec, ModelSpec, Precision, Preprocess, Reference, Source, Tolerance
+from skdeploy.spec import Assumed, InputSpec, ModelSpec, Precision, Preprocess, Reference, Source, Tolerance
+from skdeploy.zoo.assumed import preprocessing_of
 
 DEFAULT_SIZE: Final = 224
 CROP: Final = 0.875  # of the shorter side, as torchvision and timm evaluate
@@ -16,9 +17,7 @@ TOLERANCE: Final = {
     Precision.FP16: Tolerance(max_rel_error=1e-2, min_cosine=0.9999, min_sqnr_db=40.0),
     Precision.INT8: Tolerance(max_rel_error=0.3, min_cosine=0.95, min_sqnr_db=10.0),
 }
-ASSUMED: Final = (
-    "there is no card, so images are prepared as for ImageNet: write one if the network was trained otherwise"
-)
+IMAGENET: Final = "ImageNet's defaults"
 
 
 def spec_without_card(
@@ -27,7 +26,7 @@ def spec_without_card(
     """What a card would say, as far as the network itself tells it, and ImageNet's preprocessing."""
     height, width = size or (DEFAULT_SIZE, DEFAULT_SIZE)
     gray = channels == 1
-    return ModelSpec(
+    spec = ModelSpec(
         schema_version=1,
         name=re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-._") or "model",
         summary="made without a card",
@@ -42,3 +41,7 @@ def spec_without_card(
         source=Source(paper="unknown", url="", licence="as of the weights"),
         reference=Reference(),
     )
+    assumed = preprocessing_of(spec, IMAGENET)
+    if size is not None:  # the network itself, or the user, said it
+        assumed = assumed.model_copy(update={"size": None})
+    return spec.model_copy(update={"assumed": Assumed(preprocessing=assumed)})

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
+from skdeploy.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec
 from skdeploy.errors import CardError
 from skdeploy.spec import ModelSpec
+from skdeploy.toml_reasons import shown_value, unreadable
 
 MAX_CARD_BYTES = 1 << 20  # a card is a page of numbers; a larger file is something else
 
@@ -24,6 +25,19 @@ def load_card(name_or_path: str) -> tuple[ModelSpec, Path]:
     ``name_or_path`` is a path that ends in ``.toml``, or a name looked up in ``./models`` and then in the packaged copy.
     Raises CardError: no such card (with the nearest names), or the first things wrong in it (with the nearest known keys).
     """
+    path = _find(name_or_path)
+    spec = read_card(path)
+    if isinstance(spec.network, GraphSpec | ModuleSpec):
+        what = "NETWORK.onnx" if isinstance(spec.network, GraphSpec) else "package.module:function"
+        raise CardError(
+            f"the card {path} says family {spec.network.family!r}: the network itself is in a file or module of yours",
+            advice=f"name that, and give the card with it: skdeploy export {what} --card {path}",
+        )
+    return spec, path
+
+
+def load_interface_card(name_or_path: str) -> tuple[ModelSpec, Path]:
+    """The card of an ONNX file or a module, of any family: what ``--card`` names. Raises CardError."""
     path = _find(name_or_path)
     return read_card(path), path
 
@@ -42,6 +56,8 @@ def read_card(path: Path) -> ModelSpec:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise CardError(f"the card {path} is not valid TOML: {error}") from error
+    except (RecursionError, ValueError) as error:  # tables a thousand deep; integers of thousands of digits
+        raise CardError(f"the card {path} cannot be read: {unreadable(error)}") from error
     try:
         spec = ModelSpec.model_validate(content)
     except ValidationError as error:
@@ -49,11 +65,6 @@ def read_card(path: Path) -> ModelSpec:
             f"the card {path} is not valid:\n" + "\n".join(_explain(error)),
             advice="every key is described in models/README.md",
         ) from error
-    if isinstance(spec.network, GraphSpec | ModuleSpec):
-        raise CardError(
-            f"the card {path} says family {spec.network.family!r}, which no card can: no code runs from one",
-            advice="give the ONNX file, or package.module:function, to `skdeploy export` itself",
-        )
     return spec
 
 
@@ -110,11 +121,11 @@ def _explain(error: ValidationError) -> Iterator[str]:
         elif problem["type"] == "union_tag_not_found":
             yield f"  {where}.family: missing"
         elif problem["type"] == "union_tag_invalid":
-            families = ", ".join(repr(tag) for family in _flatten(NetworkSpec) if (tag := _tag(family)))
+            families = ", ".join(repr(tag) for family in _flatten(AnyNetworkSpec) if (tag := _tag(family)))
             yield f"  {where}.family: must be one of {families} (given {problem['ctx']['tag']!r})"
         else:
             given = problem["input"]
-            shown = f" (given {given!r})" if isinstance(given, str | int | float | bool) else ""
+            shown = f" (given {shown_value(given)})" if isinstance(given, str | int | float | bool) else ""
             yield f"  {where}: {problem['msg'].removeprefix('Value error, ')}{shown}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.assumed import COMMENT
 
@@ -17,3 +19,51 @@ def card_text(spec: ModelSpec) -> str:
     assumed = content.pop("assumed", None)
     text = tomli_w.dumps(content)
     return text if assumed is None else f"{text}\n{COMMENT}{tomli_w.dumps({'assumed': assumed})}"
+
+
+TO_FILL_IN: Final = (
+    "# The card of {model}, to fill in. What the network itself shows is right; check everything else.\n"
+    "# models/README.md describes every key. Optional ones that are not set here:\n"
+    '# labels = ["cat", "dog"]            # the name of each class, in the order of the logits\n'
+    '# class_order = "name"               # how folders 0 .. 11 are counted: "name" as ImageFolder does, or "number"\n'
+    '# parity_images = "my/images.npz"    # images for the parity check; default: photographs\n'
+)
+COMMENTS: Final = {
+    "summary": "one line about the network",
+    "[network]": "what the network must give; export refuses a card that contradicts it",
+    "classes": "length of the logits",
+    "[input]": "the image that the network takes, in pixels",
+    "[preprocess]": "how the training code prepared images for validation: copy its numbers",
+    "resize": "the shorter side is resized to this, then the centre is cropped to the input",
+    "interpolation": "nearest, bilinear, bicubic or lanczos",
+    "exif": "ignore, or rotate by the camera's orientation",
+    "mean": "of each channel, for pixels of 0 to 1",
+    "std": "of each channel, for pixels of 0 to 1",
+    "[source]": "where the network comes from, for the report",
+    "[tolerance.fp32]": "how far each precision may be from FP32's logits",
+    "max_rel_error": "of the largest logit",
+    "min_cosine": "of the worst image",
+    "min_sqnr_db": "of the worst image",
+}
+
+
+def card_to_fill_in(spec: ModelSpec, model: str) -> str:
+    """The card of ``skdeploy init``: every key that a card of this kind needs, with a comment that says what it is."""
+    import tomli_w
+
+    content = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for key in ("reference", "weights", "labels", "class_order", "parity_images", "training"):
+        content.pop(key, None)
+    content["network"].pop("total_stride")
+    assumed = {"assumed": {"preprocessing": content.pop("assumed")["preprocessing"]}}
+    unsaid = set(COMMENTS)
+    lines = []
+    for line in tomli_w.dumps(content).splitlines():
+        key = line.split(" = ")[0]
+        lines.append(f"{line}  # {COMMENTS[key]}" if key in unsaid and not line.endswith("[") else line)
+        unsaid.discard(key)
+        if line.endswith("[") and key in COMMENTS:
+            lines[-1] = f"# {key}: {COMMENTS[key]}\n{line}"
+    # A name may hold a line break, which would end the comment.
+    head = TO_FILL_IN.format(model=" ".join(model.split()))
+    return f"{head}\n" + "\n".join(lines) + f"\n\n{COMMENT}{tomli_w.dumps(assumed)}"

@@ -12,7 +12,9 @@ from pydantic import BaseModel
 from skdeploy.architecture import (
     BranchSpec,
     GateSpec,
+    GraphSpec,
     LinearSKNetSpec,
+    ModuleSpec,
     SelectiveKernelSpec,
     ShuffleStageSpec,
     SKNetSpec,
@@ -38,6 +40,7 @@ FAMILIES: dict[str, list[type[BaseModel]]] = {
     "resnet": [SKResNetSpec],
     "shufflenet_v2": [SKShuffleNetSpec, ShuffleStageSpec],
     "linear_sknet": [LinearSKNetSpec],
+    "onnx": [GraphSpec],
 }
 
 
@@ -55,8 +58,12 @@ def test_there_is_an_example_of_each_family() -> None:
     assert [tomllib.loads(block)["network"]["family"] for block in BLOCKS] == list(FAMILIES)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_every_toml_block_is_a_valid_card_with_true_figures(block: str, tmp_path: Path) -> None:
+def test_the_card_of_an_onnx_file_is_valid(tmp_path: Path) -> None:
+    assert card(BLOCKS[-1], tmp_path).network == GraphSpec(classes=2, total_stride=32)
+
+
+@pytest.mark.parametrize("block", BLOCKS[:-1])
+def test_every_other_toml_block_is_a_valid_card_with_true_figures(block: str, tmp_path: Path) -> None:
     spec = card(block, tmp_path)
     model = build_meta(spec)
     assert count_parameters(model) == spec.reference.parameters
@@ -74,7 +81,7 @@ def described(readme: str) -> set[str]:
     return {part for name in re.findall(r"`\[?([a-z0-9_.]+)\]?`", prose) for part in name.split(".")}
 
 
-@pytest.mark.parametrize("table", [*TABLES, *(table for tables in FAMILIES.values() for table in tables)])
+@pytest.mark.parametrize("table", [*TABLES, ModuleSpec, *(table for tables in FAMILIES.values() for table in tables)])
 def test_every_key_is_described_in_the_prose(table: type[BaseModel]) -> None:
     assert set(keys(table)) <= described(README)
 
@@ -83,7 +90,7 @@ def test_a_key_that_only_an_example_has_is_not_described() -> None:
     assert "select_bias" not in described(README.replace("`select_bias`", ""))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "module"])
 def test_every_family_is_described_in_the_prose(family: str) -> None:
     assert f'| `"{family}"` |' in README
 
