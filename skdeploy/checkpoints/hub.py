@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from skdeploy import __version__
 from skdeploy.backends.base import require
-from skdeploy.bundle.artifact import digest_file
+from skdeploy.bundle.artifact import UNWRITABLE, digest_file
 from skdeploy.checkpoints.read import MAX_FILE_BYTES
 from skdeploy.errors import WeightsError
 
@@ -102,17 +102,34 @@ def _parsed(url: str) -> _Wanted:
             f"{url} cannot be fetched: HF_ENDPOINT is no http address: {endpoint!r}",
             advice="correct or unset HF_ENDPOINT",
         )
-    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    if not cache and os.environ.get("HF_HOME"):
-        cache = f"{os.environ['HF_HOME']}/hub"
     return _Wanted(
         repo,
         revision,
         file,
         endpoint,
-        Path(os.path.expandvars(cache)).expanduser() if cache else None,
+        _cache(url),
         os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),  # as huggingface_hub reads it
     )
+
+
+def _cache(url: str) -> Path | None:
+    """The folder that the user has set, or None for huggingface_hub's own, which is in the home. Raises WeightsError where
+    there is no home: the library would make a folder named ``~``.
+    """
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if not cache and os.environ.get("HF_HOME"):
+        cache = f"{os.environ['HF_HOME']}/hub"
+    try:
+        if cache:
+            return Path(os.path.expandvars(cache)).expanduser()
+        if not os.environ.get("XDG_CACHE_HOME"):
+            Path.home()
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{url} cannot be fetched: this user has no home folder for the cache",
+            advice="set HF_HOME to a folder that takes files, or give --weights a file",
+        ) from error
+    return None
 
 
 def _library() -> ModuleType:
@@ -194,6 +211,11 @@ def _explained(hub: ModuleType, wanted: _Wanted, error: Exception) -> WeightsErr
             advice="unset HF_HUB_OFFLINE and run it once, or give a file",
         )
     reason = error.__cause__ or error
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return WeightsError(
+            f"the cache {cache} does not take {wanted}: {error.strerror}",
+            advice="set HF_HOME to a folder that takes files, or give --weights a file",
+        )
     answer = next((each for each in (error, reason) if isinstance(each, errors.HfHubHTTPError)), None)
     if answer is not None:
         return WeightsError(

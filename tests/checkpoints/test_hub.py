@@ -6,7 +6,8 @@ import hashlib
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -232,7 +233,9 @@ def test_a_download_that_breaks_off_is_told(server: Hub, no_waiting: None) -> No
 
 def test_a_cache_that_is_a_file_is_named(server: Hub, tmp_path: Path) -> None:
     (tmp_path / "hf").write_text("")
-    assert f"into {tmp_path / 'hf/hub'}: " in refused("hf://ann/both").message
+    assert (
+        f"the cache {tmp_path / 'hf/hub'} does not take ann/both: Not a directory" in refused("hf://ann/both").message
+    )
 
 
 # ----- the address
@@ -324,3 +327,44 @@ def test_a_token_is_sent_if_the_user_gives_one_and_else_not(server: Hub, monkeyp
     monkeypatch.setenv("HF_TOKEN", "hf_of_this_test")
     resolve_weights("hf://ann/named/best.pth")
     assert "Bearer hf_of_this_test" in [dict(headers).get("authorization") for headers in server.headers]
+
+
+# ----- where there is no home, or a cache that takes no files
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom neither HOME nor the list of users gives a home: `docker run --user 12345`."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+@pytest.mark.parametrize("cache", [None, "~/models"])
+def test_without_a_home_it_says_what_to_set(
+    cache: str | None, server: Hub, homeless: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if cache:
+        monkeypatch.setenv("HF_HUB_CACHE", cache)
+    error = refused("hf://ann/both")
+    assert "no home folder" in error.message
+    assert "HF_HOME" in error.advice
+    assert list(tmp_path.iterdir()) == []  # not a folder called ~
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    assert resolve_weights("hf://ann/both").path.read_bytes() == SAFE
+
+
+def test_a_cache_that_takes_no_files_says_what_to_set(
+    server: Hub, tmp_path: Path, modes_bind: Callable[[], AbstractContextManager[None]]
+) -> None:
+    (tmp_path / "hf").mkdir(mode=0o555)
+    with modes_bind():
+        error = refused("hf://ann/both")
+    assert f"the cache {tmp_path / 'hf/hub'} does not take ann/both: Permission denied" in error.message
+    assert "HF_HOME" in error.advice
