@@ -28,8 +28,10 @@ env: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "skdeploy needs Python 3.11 or later: make PYTHON=python3.11 ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -c 'import pip' 2> /dev/null || $(PYTHON) -m venv --clear $(VENV) || \
+	  { echo "$(PYTHON) makes no environment: on Debian and Ubuntu, apt-get install python3-venv, then make again"; exit 1; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]' || \
+	  { echo "pip could not install the packages of constraints.txt: see its message above, then make again"; exit 1; }
 	touch $@
 
 demo: $(INSTALLED)
