@@ -25,6 +25,7 @@ from skdeploy.graph.operator_types import (
     subgraphs,
     types_of,
 )
+from skdeploy.graph.patterns import check_ends
 from skdeploy.graph.preprocess import MODULE as PREPROCESS
 from skdeploy.graph.qdq import DEQUANTIZE, QUANTIZE
 
@@ -80,6 +81,9 @@ class HalfPrecision(ir.passes.InPlacePass):
         made = [value for node in graph for value in node.outputs if not _is_unused(value)]
         self._single = {value for value in (*graph.inputs, *graph.initializers.values(), *made) if is_single(value)}
         self._types = {node: types_of(node, graph.opset_imports[""]) for node in graph}
+        modules = {module_of(node.name) for node in graph}
+        for pattern in self.patterns:
+            check_ends(pattern.pattern, modules)
         used: set[str] = set()
         for node in graph:
             if _is_qdq(node):  # may be all that is left of a module whose Relu became saturation

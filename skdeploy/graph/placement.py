@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from skdeploy.errors import PassError, UsageError
 from skdeploy.graph.naming import module_of
+from skdeploy.graph.patterns import check_ends
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul"})
@@ -160,10 +161,8 @@ def _kept_modules(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
     modules = {module_of(node.name) for node in model.graph}
     kept: dict[str, str] = {}
     for pattern in patterns:
-        try:
-            matching = [module for module in modules if re.search(pattern, module)]
-        except re.error as error:
-            raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
+        check_ends(pattern, modules)
+        matching = [module for module in modules if re.search(pattern, module)]
         if not matching:
             raise UsageError(f"{pattern!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules")
         kept.update(dict.fromkeys(matching, pattern))

@@ -13,6 +13,7 @@ from skdeploy.errors import UsageError
 from skdeploy.parity.cause import Cause, explain
 from skdeploy.parity.layers import decibels
 from skdeploy.quant.dataset import Inputs, Pixels
+from skdeploy.quant.numpy_file import READING
 from skdeploy.spec import ModelSpec, Preprocess
 
 VAGUE: Final = ("differs", "channel factors")  # what another form of the same input may explain better
@@ -48,7 +49,7 @@ def read_fed(path: Path, images: int, spec: ModelSpec) -> Inputs:
     advice = "save what your code feeds for the same images, in the same order: numpy.save(FILE, inputs)"
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except READING as error:
         raise UsageError(f"{path} cannot be read as .npy: {error}", advice=advice) from error
     wanted = (images, *spec.input.shape)
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != wanted:

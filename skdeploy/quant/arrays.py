@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from skdeploy.errors import UsageError
 from skdeploy.quant.images import Pixels
+from skdeploy.quant.numpy_file import read_npz_or_npy
 
 Labels = NDArray[np.int64]
 
@@ -23,20 +22,16 @@ def read_arrays(source: Path) -> tuple[Pixels, Labels | None]:
 
     Raises UsageError: not readable, no images, not raw pixels (with what they look like), labels that are not class numbers.
     """
-    try:
-        with source.open("rb") as file:
-            content: Any = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                images, labels = content, None
-            else:
-                images, labels = content["images"], content.get("labels")
-    except KeyError as error:
+    content = read_npz_or_npy(source, ("images", "labels"))
+    if isinstance(content, np.ndarray):
+        images, labels = content, None
+    elif "images" in content:
+        images, labels = content["images"], content.get("labels")
+    else:
         raise UsageError(
             f"{source} has no array named 'images', only {sorted(content)}",
             advice="save with np.savez(file, images=...)",
-        ) from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"cannot read {source}: {error}", advice="it is truncated or not a NumPy file") from error
+        )
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):

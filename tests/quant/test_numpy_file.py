@@ -1,0 +1,114 @@
+"""Files that say they are arrays: each is read, or refused in a sentence, before any large memory is taken."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skdeploy.errors import UsageError
+from skdeploy.quant.dataset import open_dataset
+
+
+def header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
+    """An .npy with this header, and 16 bytes of data."""
+    padded = text.encode() + b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY" + bytes(version) + struct.pack("<H", len(padded)) + padded + bytes(16)
+
+
+def shaped(shape: str, descr: str = "'|u1'") -> str:
+    return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
+
+
+BAD = {
+    "5 GB": header(shaped("(5000000, 32, 32, 1)")),
+    "100 TB": header(shaped("(100000000000, 32, 32, 1)")),
+    "beyond int64": header(shaped("(99999999999999999999, 1, 1, 1)")),
+    "negative": header(shaped("(-4, 2, 2, 1)")),
+    "an open bracket": header(shaped("(1, 2")),
+    "no dict": header("[1, 2]"),
+    "a strange type": header(shaped("(1, 2, 2, 1)", "'|q9'")),
+    "objects": header(shaped("(1,)", "'|O'")),
+    "a later version": header(shaped("(1, 2, 2, 1)"), (9, 9)),
+    "no magic": b"x",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_bad_array_is_refused_without_memory(name: str, suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"x{suffix}"
+    if suffix == ".npy":
+        file.write_bytes(BAD[name])
+    else:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("images.npy", BAD[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match=f"cannot read {file}: "):
+            open_dataset(file)
+        assert tracemalloc.get_traced_memory()[1] < 50e6  # modules that are imported on the way, and no 5 GB
+    finally:
+        tracemalloc.stop()
+
+
+def array_bytes(array: Any) -> bytes:
+    written = io.BytesIO()
+    np.save(written, array)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_archive_of_any_compression_is_read_whole(kind: int, order: Any, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", kind) as archive:
+        archive.writestr("images.npy", array_bytes(np.asarray(images, order=order)))
+        archive.writestr("labels.npy", array_bytes(np.arange(3)))
+        archive.writestr("more", b"not an array, and not looked at")
+    found = open_dataset(tmp_path / "x.npz")
+    assert found.pixels is not None
+    assert np.array_equal(found.pixels, images)
+    assert found.pixels.flags.writeable
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("at", [60, 200, 400])
+def test_damage_inside_an_archive_is_told(kind: int, at: int, tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    images = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        archive.writestr("images.npy", array_bytes(images))
+    content = bytearray(file.read_bytes())
+    content[at : at + 8] = bytes(byte ^ 0xFF for byte in content[at : at + 8])
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="cannot read"):
+        open_dataset(file)
+
+
+def test_an_encrypted_archive_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "x.npz"
+    np.savez(file, images=np.zeros((1, 4, 4, 1), np.uint8))
+    content = bytearray(file.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # PKWARE's APPNOTE 4.4.4: bit 0 is encryption
+        content[content.index(signature) + flags] |= 1
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="encrypted"):
+        open_dataset(file)
+
+
+def test_labels_that_are_no_array_are_told(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", array_bytes(np.zeros((1, 4, 4, 1), np.uint8)))
+        archive.writestr("labels", b"7")
+    with pytest.raises(UsageError, match="cannot read"):
+        open_dataset(tmp_path / "x.npz")
