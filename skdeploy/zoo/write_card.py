@@ -27,6 +27,7 @@ TO_FILL_IN: Final = (
     '# labels = ["cat", "dog"]            # the name of each class, in the order of the logits\n'
     '# class_order = "name"               # how folders 0 .. 11 are counted: "name" as ImageFolder does, or "number"\n'
     '# parity_images = "my/images.npz"    # images for the parity check; default: photographs\n'
+    '# under [preprocess]: exif = "apply" # turn images upright, which training loaders do not do\n'
 )
 COMMENTS: Final = {
     "summary": "one line about the network",
@@ -36,7 +37,6 @@ COMMENTS: Final = {
     "[preprocess]": "how the training code prepared images for validation: copy its numbers",
     "resize": "the shorter side is resized to this, then the centre is cropped to the input",
     "interpolation": "nearest, bilinear, bicubic or lanczos",
-    "exif": "ignore, or rotate by the camera's orientation",
     "mean": "of each channel, for pixels of 0 to 1",
     "std": "of each channel, for pixels of 0 to 1",
     "[source]": "where the network comes from, for the report",

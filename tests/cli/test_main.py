@@ -24,7 +24,7 @@ VERBS = sorted(get_command(app).commands)  # type: ignore[attr-defined]  # Typer
 
 def test_the_verbs_are_those_of_the_documentation() -> None:
     assert VERBS == [
-        "attention", "bench", "build", "calibrate", "compare", "convert", "doctor", "evaluate", "export", "inspect",
+        "attention", "bench", "build", "calibrate", "compare", "convert", "doctor", "evaluate", "export", "init", "inspect",
         "models", "plan", "predict", "report", "sensitivity", "start", "verify",
     ]  # fmt: skip
 
