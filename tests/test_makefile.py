@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Debian without python3-venv: the environment's Python is there, its pip is not, and the exit code is 1.
 WITHOUT_ENSUREPIP = f"""#!/bin/sh
-case "$*" in *venv*) {sys.executable} "$@" --without-pip; exit 1;; esac
-exec {sys.executable} "$@"
+case "$*" in *venv*) {shlex.quote(sys.executable)} "$@" --without-pip; exit 1;; esac
+exec {shlex.quote(sys.executable)} "$@"
 """
 
 
