@@ -51,7 +51,8 @@ def engine_folder(root: Path, key: str) -> Iterator[Path]:
     """
     folder = root / key
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for missing in [part for part in (folder, *folder.parents) if not part.exists()][::-1]:
+            missing.mkdir(mode=0o700, exist_ok=True)  # with `parents`, those above would have the umask's mode
         require_private(folder)
         with (folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

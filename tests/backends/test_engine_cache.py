@@ -25,9 +25,14 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {DIGESTS, ".lock"}
 
 
-def test_a_folder_is_this_users_alone(tmp_path: Path) -> None:
-    folder = filled(tmp_path / "engines")
-    assert folder.stat().st_mode & 0o777 == 0o700
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+def test_every_folder_that_it_makes_is_this_users_alone(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        folder = filled(tmp_path / "cache" / "engines")
+    finally:
+        os.umask(before)
+    assert [part.stat().st_mode & 0o777 for part in (folder, *folder.parents[:2])] == [0o700] * 3
 
 
 def test_what_was_written_is_there_the_next_time(tmp_path: Path) -> None:
