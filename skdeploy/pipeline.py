@@ -29,7 +29,7 @@ from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.rewrite_stage import rewrite, rewrite_notes
 from skdeploy.sources import CardSource, GraphSource, ModuleSource, find_source
 from skdeploy.spec import ModelSpec, Precision
-from skdeploy.zoo.assumed import require_preprocessing
+from skdeploy.zoo.assumed import assumptions_of, require_preprocessing
 
 
 @dataclass
@@ -159,7 +159,11 @@ def enter(
         return _select(line, source.spec, graph, options), own
     weights = line.run(stages.weights(source.spec, source.record, source.checkpoint))
     spec, said = stages.imported(source.spec, weights)
-    _adopt(line, spec, said)
+    assumed = [assumption for assumption in assumptions_of(spec) if assumption not in source.assumptions]
+    line.bundle.adopt(spec, (), tuple(assumed))
+    line.note(*said)
+    for assumption in assumed:
+        line.progress.note(str(assumption))
     network = stages.Network(spec, line.bundle.check(weights))
     return line.run(stages.trace(network, {weights.path: weights.sha256}, options)), network
 

@@ -20,7 +20,7 @@ from skdeploy.bundle.manifest import WeightsRecord
 from skdeploy.options import ExportOptions
 from skdeploy.progress import Progress
 from skdeploy.quant.dataset import Dataset
-from skdeploy.spec import ModelSpec, Precision, TensorSpec
+from skdeploy.spec import Assumed, ModelSpec, Precision, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,8 +69,14 @@ def weights(spec: ModelSpec, record: WeightsRecord, checkpoint: Path | None) -> 
 
         imported = import_checkpoint(checkpoint, spec) if checkpoint else random_weights(spec, record.seed or 0)
         save_weights(imported.state, path)
-        network = imported.spec.network.model_dump(mode="json")
-        return Product(details={"layout": imported.layout, "network": network, "notes": list(imported.notes)})
+        return Product(
+            details={
+                "layout": imported.layout,
+                "network": imported.spec.network.model_dump(mode="json"),
+                "notes": list(imported.notes),
+                "assumed": imported.spec.assumed.model_dump(mode="json"),
+            }
+        )
 
     return Stage(
         name="weights",
@@ -78,7 +84,9 @@ def weights(spec: ModelSpec, record: WeightsRecord, checkpoint: Path | None) -> 
         format="safetensors",
         precision=Precision.FP32,
         parents={
-            "card": digest_json(spec.model_dump(mode="json", include={"network", "input"})),
+            "card": digest_json(  # what a card says, and what it leaves to the layout
+                spec.model_dump(mode="json", include={"network", "input", "assumed"}, exclude_unset=True)
+            ),
             "weights": record.sha256 or f"random, seed {record.seed}",
         },
         options={},
@@ -93,7 +101,8 @@ def imported(spec: ModelSpec, weights: Artifact) -> tuple[ModelSpec, tuple[str, 
     network: NetworkSpec = TypeAdapter(NetworkSpec).validate_json(json.dumps(details["network"]))
     notes = details["notes"]
     assert isinstance(notes, list)  # written by the stage above
-    return spec.model_copy(update={"network": network}), tuple(map(str, notes))
+    assumed = Assumed.model_validate_json(json.dumps(details.get("assumed", {})))  # not in bundles of 1.0
+    return spec.model_copy(update={"network": network, "assumed": assumed}), tuple(map(str, notes))
 
 
 def trace(network: Network | OwnNetwork, parents: Mapping[str, str], options: ExportOptions) -> Stage:

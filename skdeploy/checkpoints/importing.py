@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skdeploy.architecture import NetworkSpec, TrunkSpec
 from skdeploy.checkpoints.check import check_state
-from skdeploy.checkpoints.infer import differences, infer, is_adaptable
+from skdeploy.checkpoints.infer import differences, implied_by_card, infer, is_adaptable, with_layout, with_unseen
 from skdeploy.checkpoints.layouts import caffe
 from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
 from skdeploy.checkpoints.recognise import assemble, recognise
+from skdeploy.checkpoints.rules import Implied
 from skdeploy.errors import CardError, WeightsError
-from skdeploy.spec import Assumed, ModelSpec
+from skdeploy.spec import Assumed, AssumedArchitecture, ModelSpec
 from skdeploy.zoo.assumed import architecture_of, preprocessing_of
 from skdeploy.zoo.cards import list_cards
 
@@ -43,8 +44,9 @@ class Imported:
 def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
     """The weights in ``path`` for the network of a card.
 
-    A port's own ways (biases of the gate, its width, Caffe's pool) overrule the card and are noted; any other difference is a
-    WeightsError that names the right card, as is a file that is broken, unsafe, of no known layout or not finite.
+    A port's own ways (biases of the gate, its width) overrule the card and are noted; any other difference in shapes is a
+    WeightsError that names the right card, as is a file that is broken, unsafe, of no known layout or not finite. The card
+    decides what shapes do not show, but for Caffe's pool where it is silent.
     """
     checkpoint = read_checkpoint(path)
     if is_canonical(checkpoint, spec):
@@ -53,14 +55,15 @@ def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
         state = _without_counters(checkpoint.tensors)
         check_state(state, build_meta(spec).state_dict(), spec, path)
         return Imported(state, spec, OWN, _notes(checkpoint, OWN))
-    state, network, channels, layout, softmax = _canonical(checkpoint, path)
-    adapted = _adapted(spec, network, channels, layout, path)
+    read = _canonical(checkpoint, path, spec.architecture)
+    adapted, other = _adapted(spec, read, path)
     changed = [
         f"{key} is {found}, not {card} as the card says"
         for key, card, found in differences(spec.architecture, adapted.architecture)
     ]
-    _check_fits(state, adapted, path)
-    return Imported(state, adapted, layout, _notes(checkpoint, layout, softmax, changed))
+    _check_fits(read.state, adapted, path)
+    notes = _notes(checkpoint, read.name, read.implied.softmax, changed)
+    return Imported(read.state, adapted, read.name, (*notes, *other))
 
 
 def random_weights(spec: ModelSpec, seed: int) -> Imported:
@@ -79,19 +82,20 @@ def import_without_card(path: Path) -> tuple[Imported, str]:
     Returns them and the name of the zoo's card, empty if there is none. Raises WeightsError.
     """
     checkpoint = read_checkpoint(path)
-    state, network, channels, layout, softmax = _canonical(checkpoint, path)
+    read = _canonical(checkpoint, path)
+    network, channels = read.network, read.channels
     fitting = [card for card in _fitting(network, channels) if card.network.classes == network.classes]
     fitting = fitting or _fitting(network, channels)
     base = fitting[0] if fitting else _bare_card(path, network, channels)
     spec = base.model_copy(update={"network": network})
     assumed = Assumed(
-        architecture=architecture_of(network, f"the layout {layout}"),
+        architecture=architecture_of(network, f"the layout {read.name}"),
         preprocessing=preprocessing_of(spec, f"the card {base.name}" if fitting else "ImageNet's defaults"),
     )
     spec = spec.model_copy(update={"assumed": assumed})
-    _check_fits(state, spec, path)
-    notes = _notes(checkpoint, layout, softmax, [])
-    return Imported(state, spec, layout, notes), fitting[0].name if fitting else ""
+    _check_fits(read.state, spec, path)
+    notes = _notes(checkpoint, read.name, read.implied.softmax, [])
+    return Imported(read.state, spec, read.name, notes), fitting[0].name if fitting else ""
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
@@ -123,13 +127,26 @@ def is_canonical(checkpoint: Checkpoint, spec: ModelSpec) -> bool:
     return 2 * own > len(checkpoint.tensors)
 
 
-def _canonical(checkpoint: Checkpoint, path: Path) -> tuple[dict[str, Tensor], NetworkSpec, int, str, bool]:
+@dataclass(frozen=True)
+class _Read:
+    """A foreign checkpoint under canonical keys, and the network of its shapes; ``implied`` is what they do not show."""
+
+    state: dict[str, Tensor]
+    network: NetworkSpec
+    channels: int
+    name: str
+    implied: Implied
+
+
+def _canonical(checkpoint: Checkpoint, path: Path, card: NetworkSpec | None = None) -> _Read:
+    """``card`` decides what a layout would imply otherwise, where that decides how shapes are read."""
     keys = list(checkpoint.tensors)
     recognised = recognise(keys, path)
-    implied = recognised.layout.implied(keys)
+    layout = recognised.layout.implied(keys)
+    implied = layout if card is None else implied_by_card(card, layout)
     state = assemble(checkpoint.tensors, recognised.canonical, path)
     network, channels = infer({key: tuple(tensor.shape) for key, tensor in state.items()}, implied, path)
-    return state, network, channels, recognised.layout.NAME, implied.softmax
+    return _Read(state, network, channels, recognised.layout.NAME, layout)
 
 
 def _check_fits(state: Mapping[str, Tensor], inferred: ModelSpec, path: Path) -> None:
@@ -145,28 +162,44 @@ def _check_fits(state: Mapping[str, Tensor], inferred: ModelSpec, path: Path) ->
     check_state(state, wanted, inferred, path)
 
 
-def _adapted(spec: ModelSpec, network: NetworkSpec, channels: int, layout: str, path: Path) -> ModelSpec:
-    """The card's spec with the network found, if that is the card's but for a port's own ways."""
-    if network.classes != spec.network.classes:
-        others = [
-            row for row in differences(spec.architecture, network) if not is_adaptable(row[0]) and row[0] != "classes"
-        ]
-        if not others:
-            raise WeightsError(
-                f"{path} was trained for {network.classes} classes, the card {spec.name} says {spec.network.classes}",
-                advice=f"copy the card and set network.classes = {network.classes}",
-            )
-    wrong = [row for row in differences(spec.architecture, network) if not is_adaptable(row[0])]
-    if channels != spec.input.channels:
-        wrong.append(("input.channels", spec.input.channels, channels))
+def _adapted(spec: ModelSpec, read: _Read, path: Path) -> tuple[ModelSpec, tuple[str, ...]]:
+    """The card's spec with the network found, if that is the card's but for a port's own ways, and what is to be said of it.
+
+    Only what tensors show is compared: of the rest the card's word holds, whatever the layout's own networks have.
+    """
+    card, network = spec.architecture, with_unseen(read.network, spec.architecture)
+    wrong = [row for row in differences(card, network) if not is_adaptable(row[0])]
+    if read.channels != spec.input.channels:
+        wrong.append(("input.channels", spec.input.channels, read.channels))
+    if [key for key, _, _ in wrong] == ["classes"]:
+        raise WeightsError(
+            f"{path} was trained for {network.classes} classes, the card {spec.name} says {spec.network.classes}",
+            advice=f"copy the card and set network.classes = {network.classes}",
+        )
     if wrong:
         shown = "\n".join(f"  {key}: the card says {card}, the weights {found}" for key, card, found in wrong[:10])
-        right = [card.name for card in _fitting(network, channels)]
+        right = [card.name for card in _fitting(read.network, read.channels)]
         raise WeightsError(
-            f"{path} ({layout} layout) is another network than {spec.name}, by its weights or its layout:\n{shown}",
+            f"{path} ({read.name} layout) is another network than {spec.name}, by the shapes of its weights:\n{shown}",
             advice=f"it is {' or '.join(right)}: export that" if right else "no card of the zoo fits: write one for it",
         )
-    return spec.model_copy(update={"network": network})
+    taken = differences(network, with_layout(network, read.implied))
+    other = f"the card's word is taken where the {read.name} layout has other values: "
+    said = "; ".join(f"{key} is {card}, there {layout}" for key, card, layout in taken)
+    adapted = spec.model_copy(update={"network": network, "assumed": _assumed(spec, network, read.name)})
+    return adapted, (f"{other}{said}",) if said else ()
+
+
+def _assumed(spec: ModelSpec, network: NetworkSpec, layout: str) -> Assumed:
+    """What is assumed of the card, and besides it the pool's rounding where the card is silent and the layout has its own."""
+    if not isinstance(network, TrunkSpec) or network.stem.ceil_mode == _ceil_mode(spec.architecture):
+        return spec.assumed
+    before = spec.assumed.architecture or AssumedArchitecture(source=f"the layout {layout}")
+    return spec.assumed.model_copy(update={"architecture": before.model_copy(update={"ceil_mode": True})})
+
+
+def _ceil_mode(network: NetworkSpec) -> bool:
+    return isinstance(network, TrunkSpec) and network.stem.ceil_mode
 
 
 def _fitting(network: NetworkSpec, channels: int) -> list[ModelSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,7 +53,7 @@ def _check_branches(shapes: Shapes, implied: Implied, path: Path) -> None:
     if count > len(implied.dilations):
         raise WeightsError(
             f"{path} has {count} branches, and nothing tells their dilations: this layout has up to {len(implied.dilations)}",
-            advice="write a card, and save the weights under skdeploy's own keys",
+            advice="write a card that says them, and give it: --card of convert, --weights of export",
         )
 
 
@@ -77,7 +78,7 @@ def _infer(shapes: Shapes, implied: Implied) -> tuple[NetworkSpec, int]:
                 units=_count(shapes, stage),
                 middle_channels=shapes[f"{stage}0.sk.branches.0.conv.weight"][0],
                 out_channels=shapes[f"{stage}0.expand.conv.weight"][0],
-                stride=implied.strides[index] if index < len(implied.strides) else 2,
+                stride=_stride(implied, index),
                 gate_width=gate[0] if gate else None,
             )
         )
@@ -137,6 +138,82 @@ def _count(shapes: Shapes, prefix: str) -> int:
 def differences(card: NetworkSpec, found: NetworkSpec) -> list[tuple[str, Any, Any]]:
     """Where two networks differ: (key, the card's value, the found one), by what they are, not by how they are written."""
     return list(_differ("", resolved(card), resolved(found)))
+
+
+def implied_by_card(card: NetworkSpec, layout: Implied) -> Implied:
+    """The layout's facts, with those of the card in place of what decides how shapes are read."""
+    if not isinstance(card, TrunkSpec):
+        return layout
+    shortcut = card.shortcut if isinstance(card, SKResNetSpec) else "conv"
+    pooled = "conv" not in (
+        shortcut,
+        layout.shortcut,
+    )  # the keys tell a pooled shortcut from a plain one, not which pool
+    dilations = tuple(branch.dilation for branch in card.selective_kernel.branches)
+    return replace(
+        layout,
+        dilations=dilations + layout.dilations[len(dilations) :],
+        split_input=card.selective_kernel.split_input,
+        shortcut=shortcut if pooled else layout.shortcut,
+    )
+
+
+def with_unseen(found: NetworkSpec, card: NetworkSpec) -> NetworkSpec:
+    """``found`` with the card's values wherever no tensor shows one: strides, pools, dilations, activations.
+
+    Where the card leaves ``ceil_mode`` out, the layout's stays.
+    """
+    if not isinstance(found, TrunkSpec) or not isinstance(card, TrunkSpec):
+        return found
+    stem = {"stride": card.stem.stride, "max_pool": card.stem.max_pool}
+    if "ceil_mode" in card.stem.model_fields_set:
+        stem["ceil_mode"] = card.stem.ceil_mode
+    stages = [
+        stage.model_copy(update={"stride": card.stages[index].stride}) if index < len(card.stages) else stage
+        for index, stage in enumerate(found.stages)
+    ]
+    kernels, said = found.selective_kernel, card.selective_kernel.branches
+    branches = [
+        branch.model_copy(update={"dilation": said[index].dilation, "activation": said[index].activation})
+        if index < len(said)
+        else branch
+        for index, branch in enumerate(kernels.branches)
+    ]
+    return found.model_copy(
+        update={
+            "stem": found.stem.model_copy(update=stem),
+            "stages": tuple(stages),
+            "selective_kernel": kernels.model_copy(update={"branches": tuple(branches)}),
+        }
+    )
+
+
+def with_layout(network: NetworkSpec, implied: Implied) -> NetworkSpec:
+    """``network`` with the strides, the pool and the dilations that the layout's own networks have."""
+    if not isinstance(network, TrunkSpec):
+        return network
+    kernels = network.selective_kernel
+    stages = [
+        stage.model_copy(update={"stride": _stride(implied, index)}) for index, stage in enumerate(network.stages)
+    ]
+    branches = [
+        branch.model_copy(update={"dilation": implied.dilations[index]})
+        if branch.kernel == 3 and index < len(implied.dilations)
+        else branch
+        for index, branch in enumerate(kernels.branches)
+    ]
+    stem = {"stride": implied.stem_stride, "max_pool": implied.max_pool, "ceil_mode": implied.ceil_mode}
+    return network.model_copy(
+        update={
+            "stem": network.stem.model_copy(update=stem),
+            "stages": tuple(stages),
+            "selective_kernel": kernels.model_copy(update={"branches": tuple(branches)}),
+        }
+    )
+
+
+def _stride(implied: Implied, stage: int) -> int:
+    return implied.strides[stage] if stage < len(implied.strides) else 2
 
 
 def is_adaptable(key: str) -> bool:
