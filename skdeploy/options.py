@@ -38,6 +38,8 @@ class ExportOptions:
     card's own parity images, of which at most ``num_images`` are used. ``regroup`` and ``gap`` rewrite the last graph for
     hardware (``graph/regroup.py``, ``graph/average_pool.py``), None for none.
     ``card`` belongs to an ONNX file or a module; ``assume_imagenet`` confirms ImageNet's preprocessing where none was given.
+    ``reference`` (``package.module:function``) and ``golden`` (an .npz) are what the artifacts are compared with, in place of
+    our own network: ``parity/witness.py``.
     """
 
     model: str
@@ -60,6 +62,8 @@ class ExportOptions:
     gap: Literal["average-pool"] | None = None
     card: str | None = None
     assume_imagenet: bool = False
+    reference: str | None = None
+    golden: Path | None = None
 
     @property
     def has_half(self) -> bool:

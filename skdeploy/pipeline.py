@@ -23,6 +23,7 @@ from skdeploy.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.parity.facts import read_facts
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.parity.verdict import Verdict, decide_verdict, next_after_failed_parity
+from skdeploy.parity.witness import after_proof, find_witness
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
 from skdeploy.quant.ranges import Ranges, load_ranges
@@ -101,6 +102,8 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     source = find_source(options)
     if options.int8.max_drop is not None:
         require_preprocessing(source.assumptions, options.model)
+    checkpoint = source.checkpoint if isinstance(source, CardSource) else None
+    witness = find_witness(options.reference, options.golden, source.spec, checkpoint, tell)
     dataset = parity_dataset(source.spec, options.images, options.num_images)
     ranges = int8_stages.given_ranges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)
@@ -140,8 +143,9 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         if compiler is not None:
             asked = engine_stages.build_options(options)
             line.run(engine_stages.build(bundle, graph, compiler, asked, tell))
-        proof = line.run(stages.parity(bundle, line.artifacts, dataset, network, tell))
+        proof = line.run(stages.parity(bundle, line.artifacts, dataset, network, tell, witness))
         report = ParityReport.model_validate_json(bundle.check(proof).read_text(encoding="utf-8"))
+        _settle(line, report)
         bundle.finish(line.artifacts, "verified" if report.verdict == "pass" else "failed")
     return Export(bundle, report, frozenset(line.reused), time.perf_counter() - started)
 
@@ -166,6 +170,15 @@ def enter(
         line.progress.note(str(assumption))
     network = stages.Network(spec, line.bundle.check(weights))
     return line.run(stages.trace(network, {weights.path: weights.sha256}, options)), network
+
+
+def _settle(line: Line, report: ParityReport) -> None:
+    """Take out of the bundle's assumptions what the author's own outputs have shown to be so."""
+    before = line.bundle.manifest
+    line.bundle.manifest = after_proof(before, report)
+    shown = [assumption.text for assumption in before.assumptions if assumption not in line.bundle.manifest.assumptions]
+    if shown:
+        line.note(f"no longer assumed, by {report.reference}: {'; '.join(shown)}")
 
 
 def _select(line: Line, spec: ModelSpec, graph: Artifact, options: ExportOptions) -> Artifact:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from skdeploy.parity.report import ParityReport
+    from skdeploy.parity.witness import Witness
 
 WEIGHTS, READ = "weights.safetensors", "model.read.onnx"
 TRACED, MODEL, HALF = "model.traced.onnx", "model.onnx", "model.fp16.onnx"
@@ -278,8 +279,13 @@ def parity(
     dataset: Dataset,
     network: Network | OwnNetwork | None,
     progress: Progress,
+    witness: Witness | None = None,
 ) -> Stage:
-    """Every artifact against torch, or against the file as it came, on real images."""
+    """Every artifact against torch, or against the file as it came, on real images; or against what its author computes.
+
+    Nothing tells whether the author's code has changed, so that one is asked anew each time.
+    """
+    from skdeploy.parity.golden import Golden
     from skdeploy.parity.suites import SYNTHETIC
 
     spec = bundle.manifest.model
@@ -287,14 +293,17 @@ def parity(
     def make(path: Path) -> Product:
         from skdeploy.parity.prove import prove
 
-        return write_report(prove(bundle, artifacts, dataset, network.module if network else None, progress), path)
+        module = network.module if network else None
+        return write_report(prove(bundle, artifacts, dataset, module, progress, witness=witness), path)
+
+    golden = {"golden": witness.sha256} if isinstance(witness, Golden) else {}
 
     return Stage(
         name="parity",
         output=PARITY,
         format="json",
         precision=None,
-        parents={artifact.path: artifact.sha256 for artifact in artifacts} | {"images": dataset.digest},
+        parents={artifact.path: artifact.sha256 for artifact in artifacts} | {"images": dataset.digest} | golden,
         options={
             "preprocess": spec.preprocess.model_dump(mode="json") | {"exif": spec.preprocess.exif},
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
@@ -303,7 +312,7 @@ def parity(
         },
         tools=RUN_TOOLS,
         make=make,
-        reusable=not isinstance(network, OwnNetwork),
+        reusable=not isinstance(network, OwnNetwork) and (witness is None or isinstance(witness, Golden)),
     )
 
 

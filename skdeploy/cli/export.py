@@ -133,6 +133,17 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Images for headroom and parity: a folder, .npz or .npy; default: the card's.")
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Compare with the network that your own function builds; runs that code.",
+        ),
+    ] = None,
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="Compare with inputs and outputs that your training code saved, an .npz: docs/proof.md."),
+    ] = None,
     num_images: Annotated[int, typer.Option(help="How many of them at most.")] = 64,
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
@@ -203,6 +214,8 @@ def export(
         num_images=num_images,
         regroup=regroup,
         gap=gap,
+        reference=reference,
+        golden=golden,
         card=card,
         assume_imagenet=assume_imagenet,
     )

@@ -21,6 +21,17 @@ def verify(
         Path | None, typer.Option(help="A folder of images, .npz or .npy; default: the card's own parity images.")
     ] = None,
     num_images: Annotated[int, typer.Option(help="How many of them at most.")] = 64,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Compare with the network that your own function builds; runs that code.",
+        ),
+    ] = None,
+    golden: Annotated[
+        Path | None,
+        typer.Option(help="Compare with inputs and outputs that your training code saved, an .npz: docs/proof.md."),
+    ] = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,7 +90,16 @@ def verify(
     if save_repro is not None and not blame:
         raise UsageError("--save-repro saves what --blame finds", advice="give --blame too")
     options = VerifyOptions(
-        images, num_images, tuple(suite or ()), rebuild, receipt, require_engine, backend, tuple(backend_option or ())
+        images,
+        num_images,
+        tuple(suite or ()),
+        rebuild,
+        receipt,
+        require_engine,
+        backend,
+        tuple(backend_option or ()),
+        reference,
+        golden,
     )
     require_places(junit, markdown, save_repro and save_repro / README)
     failure: IntegrityError | ParityError | None = None

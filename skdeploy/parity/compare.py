@@ -12,7 +12,7 @@ from skdeploy.backends.base import Array, Session
 from skdeploy.errors import SkdeployError
 from skdeploy.parity.metrics import SMALLEST, compare_logits, violations
 from skdeploy.parity.report import BatchInvariance, Comparison
-from skdeploy.quant.dataset import Pixels
+from skdeploy.quant.dataset import Inputs, Pixels
 from skdeploy.quant.feeds import RUN_BATCH, batches_of, feeds_of
 from skdeploy.spec import ModelSpec, Precision, Tolerance
 
@@ -36,7 +36,7 @@ def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tu
     return tuple(problems)
 
 
-def run_images(session: Session, pixels: Pixels, spec: ModelSpec, batch: int = RUN_BATCH) -> dict[str, Array]:
+def run_images(session: Session, pixels: Pixels | Inputs, spec: ModelSpec, batch: int = RUN_BATCH) -> dict[str, Array]:
     """Outputs of all images, (N, ...) each. The fill of a last batch is cut off; a wrong number of rows is left to be seen.
 
     An engine's batches are within its profile, whatever ``batch`` says.
@@ -74,7 +74,7 @@ def one_batch(session: Session, pixels: Pixels, spec: ModelSpec, size: int = RUN
 
 def compare(
     session: Session,
-    pixels: Pixels,
+    pixels: Pixels | Inputs,
     reference: Array,
     spec: ModelSpec,
     *,

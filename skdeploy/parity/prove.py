@@ -17,11 +17,13 @@ from skdeploy.engines.record import engine_record
 from skdeploy.errors import CardError, DependencyError, IntegrityError
 from skdeploy.parity.compare import batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
+from skdeploy.parity.golden import Golden
 from skdeploy.parity.metrics import compare_logits
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
-from skdeploy.parity.reference import reference_of
+from skdeploy.parity.reference import Author, reference_of
 from skdeploy.parity.report import BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
 from skdeploy.parity.suites import MEMORY, SYNTHETIC, Subject, has_dynamic_size, prepare, run_memory, run_suites
+from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
 from skdeploy.progress import Progress
 from skdeploy.quant.dataset import Dataset, Pixels, normalise
 from skdeploy.quant.feeds import RUN_BATCH
@@ -46,11 +48,15 @@ def prove(
     *,
     suites: Sequence[str] | None = None,
     graphs_also_on: Sequence[tuple[str, GpuOptions | None]] = (),
+    witness: Witness | None = None,
 ) -> ParityReport:
     """Compares every ONNX file and engine with torch's network, or with the first FP32 graph where there is no network.
 
     ``suites``, of ``suites.ALL``, are run on every artifact, besides the images. None is what an export has time for: one image
     of each synthetic suite, on what is deployed, the last graph and engines. These are also run twice on the same batch.
+
+    ``witness``: what the author's code computes, or has computed and saved. The artifacts are then compared with that; a golden
+    file takes the place of the images too, but for the suites and for whether runs and batches agree.
 
     ``graphs_also_on``: backends, with their options, that every ONNX file runs on too, besides ONNX Runtime on the CPU.
 
@@ -65,8 +71,11 @@ def prove(
     if network is None and base is None:
         raise IntegrityError(f"{bundle.folder} holds no FP32 graph to compare with", advice="run the export again")
     progress.update("reference")
-    reference = reference_of(bundle, base, network)
+    author = witness if isinstance(witness, Author) else None
+    golden = witness if isinstance(witness, Golden) else None
+    reference = reference_of(bundle, base, network, author)
     expected = reference.logits(pixels, spec)
+    fed, wanted = (pixels, expected) if golden is None else (golden.fed(spec), golden.logits)
     prepared = prepare(
         SYNTHETIC if suites is None else suites,
         dataset,
@@ -101,8 +110,8 @@ def prove(
             comparisons.append(
                 compare(
                     session,
-                    pixels,
-                    expected,
+                    fed,
+                    wanted,
                     spec,
                     artifact=artifact.path,
                     backend=runs_on,
@@ -134,16 +143,21 @@ def prove(
                 invariance = batch_invariance(
                     session, pixels, spec, artifact=artifact.path, tolerance=tolerance.max_rel_error
                 )
+    seen = golden or dataset
     report = ParityReport(
-        reference=reference.name,
-        dataset=dataset.name,
-        dataset_sha256=dataset.digest,
-        images=len(pixels),
+        reference=reference.name if golden is None else golden.reference,
+        dataset=seen.name,
+        dataset_sha256=dataset.digest if golden is None else golden.sha256,
+        images=len(fed),
         comparisons=tuple(comparisons),
         batch_invariance=invariance,
         suites=tuple(results),
         run_to_run=tuple(repeated),
+        reference_kind=kind_of(witness, network is not None),
+        settles=settles(witness),
     )
+    if witness is not None:
+        return report.model_copy(update={"likely_cause": likely_cause(witness, report, bundle.manifest)})
     if network is None or not report.failures:
         return report
     progress.update("why: torch in float64")

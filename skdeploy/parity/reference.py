@@ -24,6 +24,19 @@ GRAPH_REFERENCE: Final = "{graph} on {backend}, the bundle's own first FP32 grap
 
 
 @dataclass(frozen=True)
+class Author:
+    """A network as its author's own code builds it, with its weights, float32 and in eval mode."""
+
+    name: str
+    network: nn.Module
+
+    @property
+    def reference(self) -> str:
+        """What a report calls it."""
+        return f"{self.name}, the author's own code"
+
+
+@dataclass(frozen=True)
 class Reference:
     """``open`` gives a session for the input size that a spec says."""
 
@@ -47,8 +60,12 @@ class Reference:
         return logits
 
 
-def reference_of(bundle: Bundle, base: Artifact | None, network: nn.Module | None) -> Reference:
-    """The network, or ``base``: one of them must be there."""
+def reference_of(
+    bundle: Bundle, base: Artifact | None, network: nn.Module | None, author: Author | None = None
+) -> Reference:
+    """The author's network, else ours, else ``base``: one of them must be there."""
+    if author is not None:
+        return Reference(author.reference, lambda spec: torch_backend.open_session(author.network, spec))
     if network is not None:
         return Reference(TORCH_REFERENCE, lambda spec: torch_backend.open_session(network, spec))
     assert base is not None  # the caller checked

@@ -11,6 +11,7 @@ from skdeploy.errors import ParityError, PrecisionError
 from skdeploy.graph.naming import modules_pattern
 from skdeploy.parity.metrics import Metrics
 from skdeploy.spec import Frozen, Precision
+from skdeploy.zoo.assumed import Settled
 
 MIN_HEADROOM: Final = 2.0  # images in the field are brighter and busier than the few that were measured
 
@@ -170,12 +171,20 @@ class BatchInvariance(Frozen):
     problem: str = ""
 
 
+ReferenceKind = Literal["", "torch", "graph", "golden", "author"]
+"""Whose logits the artifacts are compared with: our own network in torch, the bundle's first FP32 graph, outputs that the
+author's code saved (``--golden``), or the author's code run here (``--reference``). Empty in reports of earlier versions.
+"""
+
+
 class ParityReport(Frozen):
     """All comparisons of a bundle. ``verdict`` is the worst of them, ``unproven`` engines aside.
 
     ``reference_sqnr_db``, measured only when something fails: how far torch's float32 is from its own float64. No other float32
     run can be expected to be nearer to it than that. Reports of earlier versions have no ``suites`` and what follows.
     ``chosen`` is why the images are these, a key of ``CHOSEN``.
+    ``reference_kind`` is who computed the reference. Where that is the author, ``settles`` names what is no longer assumed if
+    nothing fails, and ``likely_cause`` says in words why FP32 itself is out of tolerance, if it is.
     """
 
     reference: str
@@ -189,6 +198,9 @@ class ParityReport(Frozen):
     run_to_run: Annotated[tuple[RunToRun, ...], Field(strict=False)] = ()
     rebuilds: Annotated[tuple[Rebuild, ...], Field(strict=False)] = ()
     chosen: Chosen = ""
+    reference_kind: ReferenceKind = ""
+    settles: Annotated[tuple[Settled, ...], Field(strict=False)] = ()
+    likely_cause: str = ""
 
     @property
     def images_text(self) -> str:
@@ -230,6 +242,7 @@ class ParityReport(Frozen):
             raise ParityError(
                 f"no parity with {self.reference} on {self.images_text}:\n"
                 + "\n".join(f"  {line}" for line in self.failures)
+                + (f"\n  likely cause: {self.likely_cause}" if self.likely_cause else "")
                 + self._own_noise(),
                 advice="\n     ".join(steps) or "the tolerances, and their reasons, are in the card",
             )

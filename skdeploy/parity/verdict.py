@@ -129,6 +129,11 @@ def failures_of(facts: Facts) -> tuple[str, ...]:
 def next_after_failed_parity(manifest: Manifest, folder: Path, parity: ParityReport | None) -> tuple[str, ...]:
     """Commands and changes that help where logits are out of tolerance."""
     bundle = shlex.quote(str(folder))
+    if parity is not None and parity.likely_cause:
+        return (
+            "correct what the likely cause names, in the card or in the saved file, and export again",
+            "`skdeploy convert` writes a card to start from; models/README.md has every key",
+        )
     failed = {c.precision for c in parity.comparisons if c.verdict == "fail"} if parity is not None else set()
     steps = [f"`skdeploy verify {bundle} --blame` shows where the error enters"]
     if failed <= {Precision.FP16, Precision.INT8}:

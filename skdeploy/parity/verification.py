@@ -13,7 +13,7 @@ from pydantic import Field
 from skdeploy import stages
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.onnxruntime_gpu import GpuOptions, options_of
-from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.artifact import Artifact, digest_file
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, require_receipts, write_receipt
 from skdeploy.errors import DependencyError, ParityError, UsageError
@@ -25,6 +25,7 @@ from skdeploy.parity.report import Comparison, ParityReport, Rebuild, ReceiptNot
 from skdeploy.parity.runners import check_graph_backend
 from skdeploy.parity.suites import check_suites
 from skdeploy.parity.verdict import Verdict, decide_verdict, next_after_failed_parity
+from skdeploy.parity.witness import after_proof, find_witness
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
 from skdeploy.spec import Frozen, Precision
@@ -40,7 +41,8 @@ class VerifyOptions:
     ``images``: the card's own if None, ``num_images`` of them at most. ``suites``: names of ``parity.suites``, or ``all``; none
     means what an export runs. ``rebuild``: build each engine again, and compare. ``receipt``: write what was measured here.
     ``require_engine``: an engine that is verified neither here nor by a receipt is an error. ``backend``: another that graphs
-    run on too, one of ``runners.GRAPH_BACKENDS``; ``backend_options`` are its NAME=VALUE texts.
+    run on too, one of ``runners.GRAPH_BACKENDS``; ``backend_options`` are its NAME=VALUE texts. ``reference``, ``golden``: what
+    the artifacts are compared with in place of the bundle's own weights, ``parity/witness.py``.
     """
 
     images: Path | None = None
@@ -51,6 +53,8 @@ class VerifyOptions:
     require_engine: bool = False
     backend: str | None = None
     backend_options: tuple[str, ...] = ()
+    reference: str | None = None
+    golden: Path | None = None
 
     def graphs_also_on(self) -> tuple[tuple[str, GpuOptions | None], ...]:
         """What ``parity.prove`` calls so. Raises UsageError."""
@@ -144,11 +148,23 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
         if given and not engines:
             raise UsageError(f"{folder} holds no engine, and {option} wants one", advice="export with --target")
     network = _network(bundle, tell)
+    spec = bundle.manifest.model
+    witness = find_witness(options.reference, options.golden, spec, _checkpoint(bundle, options), tell)
 
     tell.begin("parity")
     started = time.perf_counter()
     dataset = _images(bundle, options)
-    report = prove(bundle, bundle.manifest.artifacts, dataset, network, tell, suites=suites, graphs_also_on=also)
+    report = prove(
+        bundle,
+        bundle.manifest.artifacts,
+        dataset,
+        network,
+        tell,
+        suites=suites,
+        graphs_also_on=also,
+        witness=witness,
+    )
+    bundle.manifest = after_proof(bundle.manifest, report)  # for this verdict: nothing of it is written
     if options.rebuild:
         report = report.model_copy(update={"rebuilds": _rebuilt(bundle, engines, dataset, tell)})
     tell.end("parity", time.perf_counter() - started, reused=False)
@@ -228,6 +244,15 @@ def _network(bundle: Bundle, tell: Progress) -> nn.Module | None:
     except DependencyError as error:
         tell.note(f"the reference is the bundle's own FP32 graph, not torch: {error.message}")
         return None
+
+
+def _checkpoint(bundle: Bundle, options: VerifyOptions) -> Path | None:
+    """The checkpoint that the export was given, where it is still there as it was: ``--reference`` loads it by its own keys."""
+    record = bundle.manifest.weights
+    if options.reference is None or record.file is None or not Path(record.file).is_file():
+        return None
+    path = Path(record.file)
+    return path if path.suffix != ".onnx" and digest_file(path) == record.sha256 else None
 
 
 def _images(bundle: Bundle, options: VerifyOptions) -> Dataset:

@@ -26,7 +26,9 @@ READING: Final = (
 )  # fmt: skip
 
 
-def read_npz_or_npy(source: Path, wanted: Iterable[str]) -> dict[str, NDArray[Any]] | NDArray[Any]:
+def read_npz_or_npy(
+    source: Path, wanted: Iterable[str], advice: str = "save with np.savez(file, images=...)"
+) -> dict[str, NDArray[Any]] | NDArray[Any]:
     """The one array of an .npy, or those of an .npz that are ``wanted`` and there. The content tells which it is, not the name.
 
     Raises UsageError: not readable, truncated, pickled, encrypted, or a header that says more than the file holds.
@@ -49,7 +51,7 @@ def read_npz_or_npy(source: Path, wanted: Iterable[str]) -> dict[str, NDArray[An
             if not found:
                 raise UsageError(
                     f"{source} has no array named {next(iter(wanted))!r}, only {sorted(members)}",
-                    advice="save with np.savez(file, images=...)",
+                    advice=advice,
                 )
             return found
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, Final, Literal
 
 from skdeploy.architecture import AnyNetworkSpec, LinearSKNetSpec, NetworkSpec, SKResNetSpec, TrunkSpec
 from skdeploy.errors import UsageError
-from skdeploy.spec import AssumedArchitecture, AssumedPreprocessing, Assumption, ModelSpec
+from skdeploy.spec import Assumed, AssumedArchitecture, AssumedPreprocessing, Assumption, ModelSpec
+
+Settled = Literal["architecture", "size", "preprocessing"]
 
 FORWARD: Final = "ReLU, batch norm eps 1e-5 and no softmax at the end"
 LINEAR_FORWARD: Final = (
@@ -90,6 +92,16 @@ def require_preprocessing(assumptions: Iterable[Assumption], subject: str, assum
             advice="write the true values into a card (`skdeploy init MODEL`; or [assumed] of the card it has) and export "
             "with --card; or confirm these with --assume-imagenet",
         )
+
+
+def settled(spec: ModelSpec, by: Collection[Settled]) -> ModelSpec:
+    """The spec without the assumptions that a proof has settled."""
+    assumed = spec.assumed
+    preprocessing = None if "preprocessing" in by else assumed.preprocessing
+    if preprocessing is not None and "size" in by:
+        preprocessing = preprocessing.model_copy(update={"size": None})
+    left = Assumed(architecture=None if "architecture" in by else assumed.architecture, preprocessing=preprocessing)
+    return spec.model_copy(update={"assumed": left})
 
 
 def _about(about: Any, text: str, source: str) -> Assumption:

@@ -1,0 +1,145 @@
+"""Inputs and outputs that somebody else's code has computed and saved, to compare artifacts with: ``--golden``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.backends.base import Array
+from skdeploy.bundle.artifact import digest_file
+from skdeploy.errors import UsageError
+from skdeploy.quant.dataset import Inputs, normalise
+from skdeploy.quant.images import Pixels, crop_array, printable
+from skdeploy.quant.numpy_file import read_npz_or_npy
+from skdeploy.spec import ModelSpec
+
+INPUTS: Final = ("input", "x")
+LOGITS: Final = ("logits", "y")
+IMAGES: Final = "images"
+SAVE: Final = "save with np.savez(file, input=x.numpy(), logits=model(x).numpy()); docs/proof.md shows how"
+
+
+@dataclass(frozen=True)
+class Golden:
+    """``logits``, float32 (N, classes), of ``inputs``, float32 (N, C, H, W), or of ``images``, uint8 (N, H, W, C).
+
+    With images, the card's preprocessing is part of what is compared.
+    """
+
+    name: str
+    sha256: str
+    logits: Array
+    inputs: Inputs | None
+    images: Pixels | None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def reference(self) -> str:
+        """What a report calls it."""
+        return f"{self.name}, outputs saved by the author's code"
+
+    def name_of(self, index: int) -> str:
+        """What a report calls one of them."""
+        return f"{IMAGES if self.images is not None else INPUTS[0]}[{index}]"
+
+    def fed(self, spec: ModelSpec) -> Pixels | Inputs:
+        """What artifacts of ``spec`` are fed with: crops, uint8 (N, H, W, C), or inputs, float32 (N, C, H, W).
+
+        Raises UsageError where the file belongs to another input or another number of classes.
+        """
+        if self.logits.shape[1] != spec.network.classes:
+            raise UsageError(
+                f"--golden {self.name} has logits of {self.logits.shape[1]} classes, {spec.name} has {spec.network.classes}",
+                advice="save the outputs of the same network, before any softmax or top-k",
+            )
+        if self.images is not None:
+            return np.stack([crop_array(image, spec).pixels for image in self.images])
+        assert self.inputs is not None  # read_golden: one of the two is there
+        channels, height, width = self.inputs.shape[1:]
+        if (channels, height, width) != spec.input.shape:
+            own = " x ".join(map(str, spec.input.shape))
+            size = f"--imgsz {height}, or " if height == width and channels == spec.input.channels else ""
+            raise UsageError(
+                f"--golden {self.name} has inputs of {channels} x {height} x {width}, {spec.name} takes {own}",
+                advice=f"export with {size}[input] of the card corrected",
+            )
+        return self.inputs
+
+    def difference_of_inputs(self, spec: ModelSpec) -> float | None:
+        """The largest difference between saved inputs and what the card makes of the images; None without both of one shape."""
+        if self.images is None or self.inputs is None:
+            return None
+        fed = self.fed(spec)
+        ours = normalise(fed.astype(np.uint8), spec.preprocess)
+        return float(np.max(np.abs(ours - self.inputs))) if ours.shape == self.inputs.shape else None
+
+    @property
+    def looks_like_probabilities(self) -> bool:
+        """Whether every row is positive and sums to one: what a softmax gives."""
+        return bool((self.logits >= 0).all() and np.allclose(self.logits.sum(1), 1, atol=1e-3)) and bool(
+            self.logits.shape[1] > 1
+        )
+
+
+def read_golden(path: Path) -> Golden:
+    """The arrays of an .npz. Raises UsageError: not readable, not finite, or a name, shape or type that ``Golden`` excludes."""
+    content = read_npz_or_npy(path, (*INPUTS, *LOGITS, IMAGES), advice=SAVE)
+    if isinstance(content, np.ndarray):
+        raise UsageError(f"--golden {path} is one array, not inputs and outputs", advice=SAVE)
+    shown = printable(path.name)
+    logits = _one_of(content, LOGITS, shown)
+    inputs, images = _one_of(content, INPUTS, shown), content.get(IMAGES)
+    if logits is None or (inputs is None and images is None):
+        lacking = "logits" if logits is None else "input"
+        raise UsageError(f"--golden {shown} has no array named {lacking!r}, only {sorted(content)}", advice=SAVE)
+    _check(shown, "logits", logits, "fiu", 2, "(N, classes)")
+    if inputs is not None:
+        _check(shown, "input", inputs, "f", 4, "(N, C, H, W), after preprocessing")
+    if images is not None:
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+            raise UsageError(
+                f"--golden {shown}: images are {images.dtype} of shape {images.shape}",
+                advice="images are raw uint8 pixels, (N, H, W, C), as they are before preprocessing",
+            )
+    for name, array in (("input", inputs), (IMAGES, images)):
+        if array is not None and len(array) != len(logits):
+            raise UsageError(
+                f"--golden {shown} has {len(array)} of {name!r} and {len(logits)} rows of logits", advice=SAVE
+            )
+    return Golden(
+        name=shown,
+        sha256=digest_file(path),
+        logits=logits.astype(np.float32),
+        inputs=None if inputs is None else inputs.astype(np.float32),
+        images=images,
+    )
+
+
+def _one_of(content: dict[str, NDArray[Any]], names: tuple[str, ...], shown: str) -> NDArray[Any] | None:
+    found = [name for name in names if name in content]
+    if len(found) > 1:
+        raise UsageError(f"--golden {shown} has both {found[0]!r} and {found[1]!r}", advice="save one of them")
+    return content[found[0]] if found else None
+
+
+def _check(shown: str, name: str, array: NDArray[Any], kinds: str, rank: int, wanted: str) -> None:
+    if array.dtype.kind not in kinds or array.ndim != rank or not array.size:
+        raise UsageError(
+            f"--golden {shown}: {name} is {array.dtype} of shape {array.shape}", advice=f"it must be {wanted}; {SAVE}"
+        )
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32))
+    if not finite.all():
+        raise UsageError(
+            f"--golden {shown}: {int((~finite).sum()):,} values of {name} are NaN, infinite or beyond float32, "
+            f"first in row {int(np.argwhere(~finite)[0, 0])}",
+            advice="save them from a network in eval mode, on real images",
+        )

@@ -1,0 +1,116 @@
+"""What somebody else says of the network: outputs that its author's code saved, or that code itself, run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from skdeploy.architecture import TrunkSpec
+from skdeploy.bundle.manifest import Manifest
+from skdeploy.errors import UsageError
+from skdeploy.parity.golden import Golden, read_golden
+from skdeploy.parity.reference import Author
+from skdeploy.parity.report import ParityReport, ReferenceKind
+from skdeploy.progress import Progress
+from skdeploy.spec import ModelSpec, Precision
+from skdeploy.zoo.assumed import Settled, assumptions_of, settled
+
+Witness = Golden | Author
+
+OWN_KEYS: Final = ("stem.", "stages.", "classifier.")
+VISIBLE: Final = 1e-3  # of a normalised input: a fifth of a grey level, far above the rounding of float32
+
+
+def find_witness(
+    reference: str | None, golden: Path | None, spec: ModelSpec, checkpoint: Path | None, tell: Progress
+) -> Witness | None:
+    """What ``--reference`` or ``--golden`` names; None without them.
+
+    ``reference`` is ``package.module:function``, which runs here and returns a ``torch.nn.Module``. A ``checkpoint`` under the
+    author's keys is loaded into it, each key of it; otherwise the module has to bring its weights. Raises UsageError for both
+    at once, for a file or module that is not the network's, WeightsError for a checkpoint that does not fit.
+    """
+    if golden is not None:
+        if reference is not None:
+            raise UsageError("--reference and --golden are two proofs of the same thing", advice="give one of them")
+        found = read_golden(golden)
+        found.fed(spec)  # what does not fit is told before anything is traced
+        return found
+    return None if reference is None else _author(reference, spec, checkpoint, tell)
+
+
+def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progress) -> Author:
+    from skdeploy.own_module import build_module, load_checkpoint, require_finite, tried
+
+    if ":" not in factory:
+        raise UsageError(
+            f"--reference {factory}: no function is named", advice="write package.module:function, such as nets:build"
+        )
+    tell.note(f"--reference {factory} runs the code of that module here, as your own program would")
+    network = build_module(factory)
+    own = checkpoint is None or _has_our_keys(checkpoint)
+    if not own and checkpoint is not None:
+        load_checkpoint(network, checkpoint, factory)
+    with_weights = "the weights that it brings" if own else f"the weights in {checkpoint}"
+    tell.note(f"{factory} is compared with {with_weights}")
+    network = network.float().eval().requires_grad_(False)
+    require_finite(network, factory)
+    channels, height, width = spec.input.shape
+    _, classes = tried(network, (channels,), (height, width), factory)
+    if classes[channels] != spec.network.classes:
+        raise UsageError(
+            f"--reference {factory} gives {classes[channels]} classes, {spec.name} has {spec.network.classes}",
+            advice="it must build the network that the weights are of",
+        )
+    return Author(factory, network)
+
+
+def _has_our_keys(checkpoint: Path) -> bool:
+    """Whether a checkpoint is one that ``skdeploy convert`` wrote, whose keys no author's module has."""
+    from skdeploy.checkpoints.read import read_checkpoint
+
+    return all(key.startswith(OWN_KEYS) for key in read_checkpoint(checkpoint).tensors)
+
+
+def kind_of(witness: Witness | None, torch: bool) -> ReferenceKind:
+    """Who computes the reference, for a report."""
+    if witness is not None:
+        return "golden" if isinstance(witness, Golden) else "author"
+    return "torch" if torch else "graph"
+
+
+def settles(witness: Witness | None) -> tuple[Settled, ...]:
+    """What is not assumed any more where all artifacts agree with the witness."""
+    if witness is None:
+        return ()
+    if isinstance(witness, Author):
+        return ("architecture",)
+    return ("architecture", "size", "preprocessing") if witness.images is not None else ("architecture", "size")
+
+
+def after_proof(manifest: Manifest, report: ParityReport) -> Manifest:
+    """The manifest without the assumptions that a passed proof has settled: a settled one is left out, not marked."""
+    if not report.settles or report.failures:
+        return manifest
+    spec = settled(manifest.model, report.settles)
+    return manifest.model_copy(update={"model": spec, "assumptions": assumptions_of(spec)})
+
+
+def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest) -> str:
+    """Why even FP32 does not agree, as far as that can be told; empty where FP32 agrees."""
+    fp32 = [c for c in report.comparisons if c.precision is Precision.FP32]
+    if not any(c.verdict == "fail" for c in fp32):
+        return ""
+    if isinstance(witness, Golden) and witness.looks_like_probabilities:
+        return "the saved outputs are probabilities: save what comes before the softmax"
+    if isinstance(witness, Golden) and ((apart := witness.difference_of_inputs(manifest.model) or 0) > VISIBLE):
+        return (
+            f"preprocessing: the inputs made from the images differ from the saved ones by up to {apart:.3g}; "
+            "correct [preprocess] of the card"
+        )
+    texts = [a.text for a in manifest.assumptions if a.about == "architecture" or "preprocessing" in report.settles]
+    if texts:
+        return f"assumed: {'; '.join(texts)}. Write the right values in a card"
+    if isinstance(manifest.model.network, TrunkSpec):
+        return "the card: its strides, pool, dilations or preprocessing are not those of the author's code; or other weights"
+    return "the author's code and this network are not the same, or have other weights"
