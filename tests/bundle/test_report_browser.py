@@ -172,7 +172,7 @@ def test_each_width_has_its_own_drawings(telephone: Visit, wide: Visit) -> None:
 @pytest.mark.parametrize(
     "figure",
     [
-        "Verified",
+        "verified",
         "31.2 dB",
         "94.00 %",
         "+0.37",

@@ -47,7 +47,7 @@ def test_an_incomplete_bundle_gets_a_report_that_says_so(run: Run, bundle: Path)
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     assert run("report", bundle).code == 0
     html = (bundle / "report.html").read_text(encoding="utf-8")
-    assert 'data-state="incomplete"' in html
+    assert 'data-state="not finished"' in html
 
 
 def test_an_altered_artifact_and_damaged_evidence_are_named_and_leave_no_report(run: Run, bundle: Path) -> None:
