@@ -12,7 +12,7 @@ from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.parity.facts import Facts, read_facts
 
 Rows = dict[str, Any]
-KINDS = "a bundle's folder, or an .onnx, .safetensors, .pth or .engine file"
+KINDS = "a bundle's folder, or an .onnx, .safetensors, .pth, .ckpt, .caffemodel or .engine file"
 
 
 def inspect_bundle(folder: Path) -> Facts:
@@ -35,7 +35,7 @@ def inspect_file(path: Path) -> Rows:
     """Facts of one file, by its kind. Raises UsageError for a kind unknown, and the errors of reading it."""
     if path.suffix == ".onnx":
         return _onnx(path)
-    if path.suffix in (".safetensors", ".pth", ".pt"):
+    if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".caffemodel"):
         return _weights(path)
     if path.suffix == ".engine":
         return _engine(path)

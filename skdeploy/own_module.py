@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 def load_checkpoint(module: nn.Module, path: Path, factory: str) -> None:
     """Load the weights in ``path`` by the module's own keys, each of them. Raises WeightsError."""
+    from skdeploy.checkpoints.prefixes import without_prefix
     from skdeploy.checkpoints.read import read_checkpoint
 
+    own = module.state_dict()
     checkpoint = read_checkpoint(path)
-    prefix = _own_prefix(checkpoint.peeled, list(module.state_dict()))
+    prefix = _own_prefix(checkpoint.peeled, list(own))
+    if not prefix:  # else the module holds another, as the checkpoint's did
+        checkpoint = without_prefix(checkpoint, lambda keys: sum(key in own for key in keys))
     try:
         module.load_state_dict({prefix + key: tensor for key, tensor in checkpoint.tensors.items()})
     except RuntimeError as error:

@@ -29,6 +29,7 @@ FIRST_FIELDS: Final = range(1, 9)  # what protobuf writes before `layer`: name, 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 MAX_VARINT_BYTES: Final = 10  # 64 bits, seven a byte
 MAX_LAYERS: Final = 100_000  # as many as read.py allows tensors; SKNet-101 has about 900
+MAX_DIMENSIONS: Final = 32  # Caffe's kMaxBlobAxes
 MAX_LAYER_BYTES: Final = (1 << 31) - 1  # protobuf's own limit for a message
 TYPES: Final = {"string": 9, "message": 11, "bytes": 12, "int32": 5, "int64": 3}  # FieldDescriptorProto.Type
 
@@ -137,6 +138,10 @@ def _tensor(blob: Any, what: str) -> Tensor:
     doubles = bool(blob.double_data)
     values = bytearray().join(blob.double_data if doubles else blob.data)  # writable, as torch wants it
     size = 8 if doubles else 4
+    if len(shape) > MAX_DIMENSIONS:
+        raise WeightsError(f"{what} has {len(shape):,} dimensions, no blob has more than {MAX_DIMENSIONS}", advice=CUT)
+    if 0 in shape and max(shape) > MAX_LAYER_BYTES:
+        raise WeightsError(f"{what} has the shape {shape}, which no memory holds", advice=CUT)
     if any(dim < 0 for dim in shape) or len(values) != size * math.prod(shape):
         raise WeightsError(
             f"{what} has {len(values) / size:,.10g} values, its shape {shape} wants {math.prod(shape):,}",

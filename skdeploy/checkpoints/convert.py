@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from skdeploy.bundle.artifact import digest_file, write_text, written_whole
 from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
 from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_without_card, save_weights
+from skdeploy.checkpoints.prefixes import without_prefix
 from skdeploy.checkpoints.read import read_checkpoint
+from skdeploy.checkpoints.recognise import OWN_KEYS, known
 from skdeploy.errors import UsageError, WeightsError
 from skdeploy.export_packages import require_export
 from skdeploy.spec import Assumption, ModelSpec, Reference, WeightsSpec
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIX: Final = ".safetensors"
-OWN_KEYS: Final = ("stem.", "stages.", "classifier.")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _fetched(weights: str) -> tuple[Path, tuple[str, ...]]:
 
 
 def _inferred(path: Path) -> tuple[Imported, str]:
-    keys = read_checkpoint(path).tensors.keys()  # of most formats the values stay in the file
+    keys = without_prefix(read_checkpoint(path), known).tensors  # of most formats the values stay in the file
     if all(key.startswith(OWN_KEYS) for key in keys):
         raise WeightsError(
             f"{path} has skdeploy's own keys already, which do not tell strides, dilations and the pool",

@@ -13,9 +13,11 @@ from skdeploy.architecture import NetworkSpec, TrunkSpec
 from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.infer import differences, implied_by_card, infer, is_adaptable, with_layout, with_unseen
 from skdeploy.checkpoints.layouts import caffe
+from skdeploy.checkpoints.prefixes import without_prefix
 from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
-from skdeploy.checkpoints.recognise import assemble, recognise
+from skdeploy.checkpoints.recognise import assemble, known, recognise
 from skdeploy.checkpoints.rules import Implied
+from skdeploy.checkpoints.unwrap import AVERAGED, some
 from skdeploy.errors import CardError, WeightsError
 from skdeploy.spec import Assumed, AssumedArchitecture, ModelSpec
 from skdeploy.zoo.assumed import architecture_of, preprocessing_of
@@ -48,7 +50,7 @@ def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
     WeightsError that names the right card, as is a file that is broken, unsafe, of no known layout or not finite. The card
     decides what shapes do not show, but for Caffe's pool where it is silent.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = without_prefix(read_checkpoint(path), known)
     if is_canonical(checkpoint, spec):
         from skdeploy.zoo.build import build_meta
 
@@ -81,7 +83,7 @@ def import_without_card(path: Path) -> tuple[Imported, str]:
 
     Returns them and the name of the zoo's card, empty if there is none. Raises WeightsError.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = without_prefix(read_checkpoint(path), known)
     read = _canonical(checkpoint, path)
     network, channels = read.network, read.channels
     fitting = [card for card in _fitting(network, channels) if card.network.classes == network.classes]
@@ -109,13 +111,25 @@ def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
     path.touch()
     mode = path.stat().st_mode
     try:
-        save_file(dict(state), path)
+        save_file(_apart(state), path)
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         if code is None:
             raise OSError(str(error)) from error
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     path.chmod(mode)
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each in memory of its own: safetensors refuses to save what shares some, or is a part of more."""
+    taken: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        storage = tensor.untyped_storage()
+        alone = storage.data_ptr() not in taken and storage.nbytes() == tensor.nbytes
+        apart[key] = tensor if alone else tensor.clone()
+        taken.add(storage.data_ptr())
+    return apart
 
 
 def is_canonical(checkpoint: Checkpoint, spec: ModelSpec) -> bool:
@@ -225,8 +239,9 @@ def _notes(
     notes = [f"weights in the layout of {layout}"] if layout != OWN else []
     if checkpoint.peeled:
         notes.append(f"the weights were under {', '.join(checkpoint.peeled)}")
+    notes += [f"averaged weights are taken, {name}" for name in checkpoint.peeled if name in AVERAGED]
     if checkpoint.dropped:
-        notes.append(f"not weights, left out: {', '.join(checkpoint.dropped)}")
+        notes.append(f"not the network's weights, left out: {some(checkpoint.dropped)}")
     if changed:
         notes.append("inferred from the weights: " + "; ".join(changed))
     if layout == caffe.NAME:

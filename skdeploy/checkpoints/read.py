@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skdeploy.backends.base import require
 from skdeploy.checkpoints.caffemodel import is_caffemodel, read_caffemodel
+from skdeploy.checkpoints.unwrap import is_tensor, label, some, unwrapped, without_counters
 from skdeploy.errors import WeightsError
 from skdeploy.export_packages import EXTRAS, require_export
 
@@ -31,10 +32,8 @@ MAX_EXPANSION: Final = (
 MAX_DIRECTORY_BYTES: Final = 64 << 20  # a zip's list of members, read at once: 640 bytes for each of the most allowed
 MAX_HEADER_BYTES: Final = 100 << 20  # safetensors' own limit
 HEAD_BYTES: Final = 512  # enough for every detector
-MAX_WRAPPERS: Final = 2
 SHOWN: Final = 10
 
-WRAPPERS: Final = ("state_dict", "model", "model_ema", "ema", "net", "resnet")  # the first that is there is taken
 PREFIXES: Final = ("module.", "model.", "_orig_mod.")  # DataParallel, Lightning, torch.compile
 SAVE_TENSORS: Final = "load it where you trust it and save model.state_dict() with safetensors"
 
@@ -106,16 +105,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is {'neither a safetensors file nor a PyTorch checkpoint nor a caffemodel' if head else 'empty'}",
             advice="save the weights with safetensors.torch.save_file(model.state_dict(), path)",
         )
-    content, peeled, dropped = _unwrapped(read(path), path)
-    named = {key: value for key, value in content.items() if _is_tensor(value)}
+    content, peeled, dropped = unwrapped(read(path), path)
+    named = {key: value for key, value in content.items() if is_tensor(value)}
     dropped += [key for key in content if key not in named]
     _check_names(named, path)
+    named, counted = without_counters(named)
+    dropped += counted
     _check_tensors(named, size, path)
     while prefix := _shared_prefix(named):
         named = {key.removeprefix(prefix): tensor for key, tensor in named.items()}
         peeled.append(prefix)
     return Checkpoint(
-        {key: _in_memory(tensor) for key, tensor in named.items()}, tuple(peeled), tuple(map(_label, dropped))
+        {key: _in_memory(tensor) for key, tensor in named.items()}, tuple(peeled), tuple(map(label, dropped))
     )
 
 
@@ -247,58 +248,11 @@ def _reason(error: Exception) -> str:
 # ----- what is in it
 
 
-def _unwrapped(content: Any, path: Path) -> tuple[Content, list[str], list[Any]]:
-    """The dict in which the tensors are, the wrappers around it, and what lay beside them."""
-    if not isinstance(content, Mapping):
-        raise WeightsError(
-            f"{path} holds no state_dict but a {type(content).__name__}", advice="save model.state_dict()"
-        )
-    peeled: list[str] = []
-    dropped: list[Any] = []
-    inner: Content = content
-    for _ in range(MAX_WRAPPERS):
-        wrapper = next((name for name in WRAPPERS if isinstance(inner.get(name), dict) and inner[name]), None)
-        if wrapper is None:
-            break
-        dropped += [key for key in inner if key != wrapper]
-        peeled.append(wrapper)
-        inner = inner[wrapper]
-    if not any(map(_is_tensor, inner.values())):
-        raise _without_weights(content, inner, path)
-    return inner, peeled, dropped
-
-
-def _without_weights(content: Content, inner: Content, path: Path) -> WeightsError:
-    """Why there are none, by what there is instead."""
-    folders = {key: value for key, value in inner.items() if isinstance(value, Mapping)}
-    if "param_groups" in content or any("param_groups" in value for value in folders.values()):
-        return WeightsError(
-            f"{path} holds an optimizer's state and no weights", advice="save model.state_dict(), not the optimizer's"
-        )
-    elsewhere = [_label(key) for key, value in folders.items() if any(map(_is_tensor, value.values()))]
-    if elsewhere:
-        return WeightsError(
-            f"{path} has tensors under names that say not which are the network's: {_some(elsewhere)}",
-            advice=f"save the one that is, alone or under one of the keys {', '.join(WRAPPERS)}",
-        )
-    held = [f"{_label(key)}: {type(value).__name__}" for key, value in inner.items()]
-    return WeightsError(
-        f"{path} holds no weights, {'only ' + _some(held) if held else 'it is an empty dict'}",
-        advice="save model.state_dict()",
-    )
-
-
-def _is_tensor(value: object) -> bool:
-    import torch
-
-    return isinstance(value, torch.Tensor)
-
-
 def _check_names(tensors: Mapping[Any, Tensor], path: Path) -> None:
     nameless = [key for key in tensors if not isinstance(key, str) or not key or not key.isprintable()]
     if nameless:
         raise WeightsError(
-            f"{path} holds no state_dict, in which every tensor has a name: {_some(list(map(_label, nameless)))}",
+            f"{path} holds no state_dict, in which every tensor has a name: {some(list(map(label, nameless)))}",
             advice="save model.state_dict()",
         )
 
@@ -312,11 +266,11 @@ def _check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None
     odd = [
         f"{key}: {tensor.dtype}, {tensor.layout}, on {tensor.device}"
         for key, tensor in tensors.items()
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.device.type != "cpu" or tensor.is_quantized
     ]
     if odd:
         raise WeightsError(
-            f"{path} holds tensors that are not plain arrays of numbers: {_some(odd)}",
+            f"{path} holds tensors that are not plain arrays of numbers: {some(odd)}",
             advice="give the weights of the training, before any quantization or conversion",
         )
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
@@ -324,8 +278,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None
     claimed = 4 * sum(tensor.numel() for tensor in tensors.values())
     if spread or claimed > MAX_FILE_BYTES or sum(storages.values()) > MAX_EXPANSION * size:
         raise WeightsError(
-            f"{path} is refused: its tensors claim more values than it holds"
-            + (f": {_some(spread)}" if spread else ""),
+            f"{path} is refused: its tensors claim more values than it holds" + (f": {some(spread)}" if spread else ""),
             advice="save them with .contiguous()",
         )
 
@@ -341,15 +294,3 @@ def _in_memory(tensor: Tensor) -> Tensor:
     if plain.data_ptr() % plain.element_size():
         plain = plain.clone()
     return plain.float() if plain.is_floating_point() else plain
-
-
-def _label(key: object) -> str:
-    """A key for a message: keys come from the file, so no control characters, and no ``repr`` of anything nested."""
-    if isinstance(key, str):
-        return key if key.isprintable() else ascii(key)
-    return str(key) if isinstance(key, int) else f"a {type(key).__name__}"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

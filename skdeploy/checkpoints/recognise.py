@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHOWN_KEYS: Final = 10
+OWN_KEYS: Final = ("stem.", "stages.", "classifier.")  # skdeploy's own
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ def recognise(keys: Collection[str], path: Path) -> Recognised:
             advice="skdeploy deploys Selective Kernel Networks; attach_selective_kernels adds them to another network",
         )
     return best
+
+
+def known(keys: Collection[str]) -> int:
+    """How many keys have a meaning in the layout that knows the most of them, skdeploy's own included."""
+    own = sum(key.startswith(OWN_KEYS) for key in keys)
+    return max(own, *(len(renamed(layout, keys)) for layout in LAYOUTS))
 
 
 def renamed(layout: Layout, keys: Collection[str]) -> dict[str, str]:

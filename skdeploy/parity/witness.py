@@ -17,7 +17,6 @@ from skdeploy.zoo.assumed import Settled, assumptions_of, settled
 
 Witness = Golden | Author
 
-OWN_KEYS: Final = ("stem.", "stages.", "classifier.")
 VISIBLE: Final = 1e-3  # of a normalised input: a fifth of a grey level, far above the rounding of float32
 
 
@@ -68,6 +67,7 @@ def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progre
 def _has_our_keys(checkpoint: Path) -> bool:
     """Whether a checkpoint is one that ``skdeploy convert`` wrote, whose keys no author's module has."""
     from skdeploy.checkpoints.read import read_checkpoint
+    from skdeploy.checkpoints.recognise import OWN_KEYS
 
     return all(key.startswith(OWN_KEYS) for key in read_checkpoint(checkpoint).tensors)
 

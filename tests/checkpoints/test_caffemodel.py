@@ -377,3 +377,17 @@ def test_a_branch_too_many_is_not_left_out_in_silence(tmp_path: Path, blobs: Blo
 def test_safetensors_bytes_in_a_caffemodel_suffix_are_read_as_such(tmp_path: Path) -> None:
     path = written(tmp_path, save(small_state()), "weights.caffemodel")
     assert read_checkpoint(path).tensors.keys() == small_state().keys()
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((1,) * 33, "33 dimensions"),
+        ((2**62,) * 400, "400 dimensions"),  # a product that Python does not write out
+        ((2**62,) * 32, "wants"),
+        ((2**62, 0), "no memory holds"),
+    ],
+)
+def test_a_shape_that_no_blob_has_is_refused(shape: tuple[int, ...], words: str, tmp_path: Path) -> None:
+    layer = wire.layer("conv1", "Convolution", [wire.blob(np.ones(0 if 0 in shape else 1), shape=shape)])
+    assert words in refused(written(tmp_path, wire.net("n", [layer]))).message

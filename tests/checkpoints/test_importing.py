@@ -167,7 +167,10 @@ def test_canonical_weights_are_taken_as_they_are(tmp_path: Path) -> None:
     wrapped = {"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}, "epoch": 3}
     imported = import_checkpoint(written(tmp_path, torch_bytes(wrapped)), spec)
     assert imported.layout == "skdeploy"
-    assert imported.notes == ("the weights were under state_dict, module.", "not weights, left out: epoch")
+    assert imported.notes == (
+        "the weights were under state_dict, module.",
+        "not the network's weights, left out: epoch",
+    )
     assert all(torch.equal(tensor, imported.state[key]) for key, tensor in state.items())
 
 

@@ -118,7 +118,7 @@ def test_what_was_peeled_and_dropped_is_said(of: Golden, imported: Imported) -> 
     prefix = of.metadata["checkpoint"]["key_prefix"]
     peeled = ", ".join(filter(None, [of.under, prefix]))
     assert (f"the weights were under {peeled}" in notes) == bool(peeled)
-    assert (f"not weights, left out: {', '.join(of.beside)}" in notes) == bool(of.beside)
+    assert (f"not the network's weights, left out: {', '.join(of.beside)}" in notes) == bool(of.beside)
 
 
 def test_the_spec_says_what_the_original_is(of: Golden, imported: Imported) -> None:

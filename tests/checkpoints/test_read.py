@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import struct
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PosixPath
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from skdeploy.checkpoints import read
+from skdeploy.checkpoints import unwrap
 from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
 from skdeploy.errors import WeightsError
 from tests.checkpoints.files import FORMATS, LEGACY, State, refused, small_state, torch_bytes, written
@@ -58,14 +59,37 @@ def test_the_other_zip_program_left_a_storage_unaligned(state: State, tmp_path: 
 
 
 WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...], tuple[str, ...]]] = {
-    **{name: (lambda state, name=name: {name: state}, (name,), ()) for name in read.WRAPPERS},
+    **{name: (lambda state, name=name: {name: state}, (name,), ()) for name in (*unwrap.AVERAGED, *unwrap.WRAPPERS)},
     "twice": (lambda state: {"state_dict": {"model": state}}, ("state_dict", "model"), ()),
     "with a training's rest": (
         lambda state: {"epoch": 3, "model": state, "optimizer": {"param_groups": []}, "model_ema": state},
+        ("model_ema",),
+        ("epoch", "model", "optimizer"),
+    ),
+    "averaged weights that are fewer": (
+        lambda state: {"model": state, "ema": dict(list(state.items())[:1])},
         ("model",),
-        ("epoch", "optimizer", "model_ema"),
+        ("ema",),
     ),
     "beside an empty one": (lambda state: {"state_dict": {}, "ema": state}, ("ema",), ("state_dict",)),
+    "beside what is not weights": (
+        lambda state: {"my_network": state, "optim_d": {"w": torch.zeros(9)}, "loss": torch.tensor(0.4)},
+        ("my_network",),
+        ("optim_d", "loss"),
+    ),
+    "three deep": (lambda state: {"model": {"net": {"ema": state}}}, ("model", "net", "ema"), ()),
+    "a list": (lambda state: [state, 5], ("entry 0 of a list",), ()),
+    "a tuple": (lambda state: (7, {"net": state}), ("entry 1 of a tuple", "net"), ()),
+    "SWA": (
+        lambda state: with_prefix(state, "module.") | {"n_averaged": torch.tensor(9)},
+        ("module.",),
+        ("n_averaged",),
+    ),
+    "thop": (
+        lambda state: {**state, "total_ops": torch.zeros(1), "layer.total_params": torch.zeros(1)},
+        (),
+        ("total_ops", "total_params"),
+    ),
     "DataParallel": (lambda state: with_prefix(state, "module."), ("module.",), ()),
     "Lightning": (lambda state: {"state_dict": with_prefix(state, "model.")}, ("state_dict", "model."), ()),
     "compiled": (
@@ -197,7 +221,8 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
 
 
 NO_WEIGHTS: dict[str, tuple[Any, str]] = {
-    "a list": ([1, 2], "holds no state_dict but a list"),
+    "a list": ([1, 2], "holds a list of 2 entries, without a dict of tensors"),
+    "two networks in a list": ([{"w": torch.zeros(2)}, {"w": torch.ones(2)}], "with 2 dicts of tensors"),
     "a tensor": (torch.zeros(2), "holds no state_dict but a Tensor"),
     "an empty dict": ({}, "it is an empty dict"),
     "an empty wrapper": ({"epoch": 3, "net": {}}, "only epoch: int, net: dict"),
@@ -209,11 +234,12 @@ NO_WEIGHTS: dict[str, tuple[Any, str]] = {
         {"epoch": 1, "optimizer": {"state": {0: {"step": torch.zeros(())}}, "param_groups": [{"lr": 0.1}]}},
         "an optimizer's state and no weights",
     ),
-    "an unknown wrapper": (
-        {"generator": {"w": torch.zeros(2)}, "epoch": 1},
-        "under names that say not which are the network's: generator",
+    "two networks under unknown names": (
+        {"generator": {"w": torch.zeros(2)}, "discriminator": {"w": torch.zeros(2)}, "epoch": 1},
+        "under names that say not which are the network's: generator, discriminator",
     ),
-    "wrapped three times": ({"model": {"net": {"ema": {"w": torch.zeros(2)}}}}, "not which are the network's: ema"),
+    "only a loss": ({"criterion": {"w": torch.zeros(2)}}, "holds no weights, only criterion: dict"),
+    "wrapped four times": ({"model": {"net": {"ema": {"a": {"w": torch.zeros(2)}}}}}, "holds no weights"),
     "numbers as names": ({0: torch.zeros(2)}, "every tensor has a name: 0"),
     "no name": ({"": torch.zeros(2)}, "every tensor has a name"),
     "a name that would write to the terminal": ({"a\x1b[2Jb": torch.zeros(2)}, r"every tensor has a name: 'a\x1b[2Jb'"),
@@ -238,3 +264,14 @@ def test_a_quantized_tensor_is_not_a_trained_one(tmp_path: Path) -> None:
     error = refused(written(tmp_path, torch_bytes({"w": quantized})))
     assert "torch.qint8" in error.message
     assert "before any quantization" in error.advice
+
+
+def test_a_dict_that_is_in_a_file_many_times_is_looked_at_once(tmp_path: Path) -> None:
+    """Else the looks would be as many as the entries of one level to the power of the levels."""
+    content: Any = {"w": torch.zeros(2)}
+    for _ in range(3):
+        content = dict.fromkeys(map(str, range(2_000)), content)
+    path = written(tmp_path, torch_bytes(content))
+    begun = time.perf_counter()
+    assert refused(path).advice
+    assert time.perf_counter() - begun < 10

@@ -108,7 +108,7 @@ def test_what_was_dropped_is_told(run: Run, weights: Path, card: Path, output: P
     result = run("convert", tmp_path / "run.pth", "-o", output, "--card", card)
     assert result.code == 0
     assert "the weights were under state_dict" in result.out
-    assert "not weights, left out: epoch" in result.out
+    assert "not the network's weights, left out: epoch" in result.out
 
 
 def test_json_is_the_same_for_a_machine(run: Run, official: Path, output: Path) -> None:

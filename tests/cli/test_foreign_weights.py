@@ -55,7 +55,7 @@ min_sqnr_db = 80.0
 NOTES = [
     "weights in the layout of developer0hye",
     "the weights were under state_dict",
-    "not weights, left out: epoch",
+    "not the network's weights, left out: epoch",
     "inferred from the weights: selective_kernel.gate.select_bias is True, not False as the card says",
 ]
 
@@ -125,7 +125,7 @@ def test_other_weights_are_imported_anew(run: Run, theirs: Path, arguments: list
     torch.save({**state, "classifier.bias": state["classifier.bias"] + 1}, theirs / "theirs.pth")
     content = run(*arguments).json
     assert not any(row["reused"] for row in content["artifacts"])
-    assert "not weights, left out: epoch" not in content["notes"]
+    assert "not the network's weights, left out: epoch" not in content["notes"]
 
 
 def test_a_card_of_another_width_is_refused_with_both_numbers(run: Run, theirs: Path, arguments: list[object]) -> None:
