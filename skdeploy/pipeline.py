@@ -24,8 +24,9 @@ from skdeploy.parity.facts import read_facts
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.parity.verdict import Verdict, decide_verdict, next_after_failed_parity
 from skdeploy.parity.witness import after_proof, find_witness
+from skdeploy.parity_images import images_of_export
 from skdeploy.progress import Progress, Silent
-from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
+from skdeploy.quant.dataset import Dataset
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.rewrite_stage import rewrite, rewrite_notes
 from skdeploy.sources import CardSource, GraphSource, ModuleSource, find_source
@@ -104,7 +105,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         require_preprocessing(source.assumptions, options.model)
     checkpoint = source.checkpoint if isinstance(source, CardSource) else None
     witness = find_witness(options.reference, options.golden, source.spec, checkpoint, tell)
-    dataset = parity_dataset(source.spec, options.images, options.num_images)
+    dataset = images_of_export(options, source.spec)
     ranges = int8_stages.given_ranges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)
     notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
@@ -286,8 +287,3 @@ def verify(
     verification = run(folder, VerifyOptions(images, num_images), progress)
     verification.check()
     return verification.bundle, verification.report
-
-
-def parity_dataset(spec: ModelSpec, images: Path | None, count: int) -> Dataset:
-    """The images that parity and headroom are measured on: the first ``count`` of the given ones, or of the card's."""
-    return open_dataset(images, count) if images is not None else default_dataset(spec, count)

@@ -308,6 +308,7 @@ def parity(
             "preprocess": spec.preprocess.model_dump(mode="json") | {"exif": spec.preprocess.exif},
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
             "suites": list(SYNTHETIC),
+            "chosen": dataset.chosen,
             "devices": device_names(),
         },
         tools=RUN_TOOLS,

@@ -36,7 +36,7 @@ def blame_bundle(
     from skdeploy.parity.blame import blame
     from skdeploy.parity.blame_chain import chain_of
     from skdeploy.parity.fed import read_fed
-    from skdeploy.pipeline import parity_dataset
+    from skdeploy.parity_images import parity_dataset
     from skdeploy.progress import Silent
 
     tell = progress or Silent()

@@ -131,7 +131,11 @@ def export(
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Images for headroom and parity: a folder, .npz or .npy; default: the card's.")
+        Path | None,
+        typer.Option(
+            help="Images that decide headroom and parity: a folder, .npz or .npy; default: those of --data or --calib, "
+            "else the card's."
+        ),
     ] = None,
     reference: Annotated[
         str | None,

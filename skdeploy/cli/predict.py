@@ -24,9 +24,17 @@ def predict(
     ] = False,
 ) -> None:
     """Print the five likeliest classes of each image, with their probabilities."""
+    import sys
+
+    from skdeploy.bundle.folder import load_bundle
+    from skdeploy.parity.facts import read_facts
     from skdeploy.parity.predict import predict as run
+    from skdeploy.parity.verdict import decide_verdict
 
     found = run(bundle, images, everything=everything, backend=backend, backend_options=backend_option or ())
+    opened = load_bundle(bundle)
+    if opened.manifest.verdict == "failed":
+        print(f"! {decide_verdict(read_facts(opened)).text}", file=sys.stderr)
     if json:
         print(found.model_dump_json(indent=2))
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -82,14 +82,15 @@ def compare(
     backend: str,
     precision: Precision,
     tolerance: Tolerance,
+    name_of: Callable[[int], str] | None = None,
 ) -> Comparison:
-    """Runs ``session`` on the crops and compares its logits with ``reference``, (N, classes)."""
+    """Runs ``session`` on the crops and compares its logits with ``reference``, (N, classes). ``name_of`` names an image."""
     outputs = run_images(session, pixels, spec)
     problems = check_outputs(outputs, len(pixels), spec)
     metrics = None
     if not problems:
         metrics = compare_logits(reference, outputs["logits"], tolerance)
-        problems = violations(metrics, tolerance)
+        problems = violations(metrics, tolerance, name_of)
     return Comparison(
         artifact=artifact,
         backend=backend,

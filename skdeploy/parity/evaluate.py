@@ -20,6 +20,7 @@ from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import ReceiptVerdict, require_receipts, write_receipt
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.parity.accuracy import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
+from skdeploy.parity.facts import read_facts
 from skdeploy.parity.predictions import Cache, Predictions
 from skdeploy.parity.runners import (
     TORCH,
@@ -32,6 +33,7 @@ from skdeploy.parity.runners import (
     runner_on,
 )
 from skdeploy.parity.streaming import crop_kind, predict_all
+from skdeploy.parity.verdict import decide_verdict
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset, check_count, open_dataset
 from skdeploy.quant.feeds import RUN_BATCH
@@ -149,6 +151,9 @@ def compare(old: Path, new: Path, options: EvaluationOptions, progress: Progress
     runners = [last_graph(first, _prefix(old, new)), last_graph(second, _prefix(new, old))]
     check_same_classes(*runners)
     tell = progress or Silent()
+    for bundle in (first, second):
+        if bundle.manifest.verdict == "failed":
+            tell.note(f"{bundle.folder}: {decide_verdict(read_facts(bundle)).text}")
     if runners[0].artifact.sha256 == runners[1].artifact.sha256:
         tell.note(f"both bundles end in the same file, sha256 {runners[0].artifact.sha256[:12]}")
     return _run(runners, [], options, "comparison", tell)

@@ -117,6 +117,7 @@ def prove(
                     backend=runs_on,
                     precision=precision,
                     tolerance=tolerance,
+                    name_of=dataset.name_of if golden is None else str,
                 )
             )
             if comparisons[-1].verdict != "pass":
@@ -155,6 +156,7 @@ def prove(
         run_to_run=tuple(repeated),
         reference_kind=kind_of(witness, network is not None),
         settles=settles(witness),
+        chosen=dataset.chosen if golden is None else "",
     )
     if witness is not None:
         return report.model_copy(update={"likely_cause": likely_cause(witness, report, bundle.manifest)})

@@ -10,6 +10,7 @@ from pydantic import Field
 from skdeploy.errors import ParityError, PrecisionError
 from skdeploy.graph.naming import modules_pattern
 from skdeploy.parity.metrics import Metrics
+from skdeploy.quant.dataset import Chosen
 from skdeploy.spec import Frozen, Precision
 from skdeploy.zoo.assumed import Settled
 
@@ -53,7 +54,6 @@ class HeadroomReport(Frozen):
         )
 
 
-Chosen = Literal["", "images", "calib", "data", "card", "photographs"]
 CHOSEN: Final[dict[Chosen, str]] = {
     "images": "given with --images",
     "calib": "the calibration images, so in-sample",
@@ -243,9 +243,15 @@ class ParityReport(Frozen):
                 f"no parity with {self.reference} on {self.images_text}:\n"
                 + "\n".join(f"  {line}" for line in self.failures)
                 + (f"\n  likely cause: {self.likely_cause}" if self.likely_cause else "")
+                + self._limits()
                 + self._own_noise(),
                 advice="\n     ".join(steps) or "the tolerances, and their reasons, are in the card",
             )
+
+    def _limits(self) -> str:
+        failed = sorted({c.precision for c in self.comparisons if c.metrics is not None and c.verdict == "fail"})
+        named = " and ".join(f"[tolerance.{precision}]" for precision in failed)
+        return f"\n  the limits are {named} in the card" if failed else ""
 
     def _own_noise(self) -> str:
         if self.reference_sqnr_db is None:

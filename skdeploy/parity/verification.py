@@ -26,8 +26,9 @@ from skdeploy.parity.runners import check_graph_backend
 from skdeploy.parity.suites import check_suites
 from skdeploy.parity.verdict import Verdict, decide_verdict, next_after_failed_parity
 from skdeploy.parity.witness import after_proof, find_witness
+from skdeploy.parity_images import parity_dataset
 from skdeploy.progress import Progress, Silent
-from skdeploy.quant.dataset import Dataset, default_dataset, open_dataset
+from skdeploy.quant.dataset import Dataset
 from skdeploy.spec import Frozen, Precision
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
 
     tell.begin("parity")
     started = time.perf_counter()
-    dataset = _images(bundle, options)
+    dataset = parity_dataset(bundle.manifest.model, options.images, options.num_images)
+    _tell_of_other_images(bundle, dataset, tell)
     report = prove(
         bundle,
         bundle.manifest.artifacts,
@@ -255,10 +257,13 @@ def _checkpoint(bundle: Bundle, options: VerifyOptions) -> Path | None:
     return path if path.suffix != ".onnx" and digest_file(path) == record.sha256 else None
 
 
-def _images(bundle: Bundle, options: VerifyOptions) -> Dataset:
-    if options.images is not None:
-        return open_dataset(options.images, options.num_images)
-    return default_dataset(bundle.manifest.model, options.num_images)
+def _tell_of_other_images(bundle: Bundle, dataset: Dataset, tell: Progress) -> None:
+    """The user's own images are not in the bundle: without --images, a check is on others than the export was."""
+    before = read_facts(bundle).parity
+    if before is not None and before.chosen in ("images", "calib", "data") and dataset.chosen != "images":
+        tell.note(
+            f"the export was judged on {before.images_text}, this check is on {dataset.name}: --images DIR gives others"
+        )
 
 
 def _rebuilt(bundle: Bundle, engines: Sequence[Artifact], dataset: Dataset, tell: Progress) -> tuple[Rebuild, ...]:

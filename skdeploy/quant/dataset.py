@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,13 @@ from skdeploy.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.export_packages import EXTRAS, installed
 from skdeploy.quant.arrays import Labels, read_arrays
 from skdeploy.quant.folders import read_folder
-from skdeploy.quant.images import REMOVE, SUFFIXES, Crop, crop_array, crop_file
+from skdeploy.quant.images import REMOVE, SUFFIXES, Crop, ImageError, crop_array, crop_file
 from skdeploy.quant.images import Pixels as Pixels
 from skdeploy.quant.images import printable as printable
 from skdeploy.quant.lists import read_list
 from skdeploy.spec import ModelSpec, Preprocess
 
+Chosen = Literal["", "images", "calib", "data", "card", "photographs"]
 Inputs = NDArray[np.float32]
 
 KINDS: Final = "give a folder of images that you may read, an .npz or .npy file, or a .txt or .csv list of images"
@@ -46,7 +47,8 @@ class Dataset:
     folders, their order is that of the sorted names, not yet the network's (``labels.as_the_network_counts``). ``unlabelled``
     says why a folder's images have no labels, and ``notes`` what a reader of any figure must know of the images. ``root`` is
     the folder that names of files are told from; ``numbers``, (N,), the places that chosen images have in the array they come
-    from. ``random``: noise, no images.
+    from. ``random``: noise, no images. ``chosen``: why parity is measured on these, a key of
+    ``parity.report.CHOSEN``.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Dataset:
     random: bool = False
     unlabelled: str = ""
     notes: tuple[str, ...] = ()
+    chosen: Chosen = ""
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -88,6 +91,27 @@ class Dataset:
             return replace(self, files=tuple(self.files[index] for index in indices), labels=labels)
         numbers = chosen if self.numbers is None else self.numbers[chosen]
         return replace(self, pixels=self.pixels[chosen], labels=labels, numbers=numbers)
+
+    def spread(self, count: int, spec: ModelSpec) -> Dataset:
+        """At most ``count`` images, evenly spread: folders are sorted by class. Files that cannot be read are passed over.
+
+        Raises the ImageError of the first where none can be.
+        """
+        chosen: list[int] = []
+        count = min(count, len(self))
+        for step in range(count):
+            start, end = (at * len(self) // count for at in (step, step + 1))
+            chosen += next(([index] for index in range(start, end) if self._is_readable(index, spec)), [])
+        if not chosen:
+            self.crop(0, spec)
+        return self.take(chosen)
+
+    def _is_readable(self, index: int, spec: ModelSpec) -> bool:
+        try:
+            self.crop(index, spec)
+        except ImageError:
+            return False
+        return True
 
     def crop(self, index: int, spec: ModelSpec) -> Crop:
         """One image resized and cropped to the network's input. Raises ImageError, a UsageError, naming the image."""
@@ -156,12 +180,12 @@ def require_there(source: Path) -> os.stat_result:
 def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
     """The card's own parity images: ``photographs``, or a file below ``calibration/``."""
     if spec.parity_images == "photographs":
-        return photographs(limit)
+        return replace(photographs(limit), chosen="photographs")
     from skdeploy.zoo.cards import packaged
 
     for folder in (Path("calibration"), packaged("calibration")):
         if (folder / spec.parity_images).is_file():
-            return open_dataset(folder / spec.parity_images, limit)
+            return replace(open_dataset(folder / spec.parity_images, limit), chosen="card")
     raise UsageError(f"the card {spec.name} names images that are not there: calibration/{spec.parity_images}")
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from skdeploy.backends import cuda
+from skdeploy.bundle.artifact import digest_file
+from skdeploy.bundle.folder import load_bundle
 from skdeploy.parity.ci_report import Check, markdown, write_junit, write_markdown
 from tests.cli.evaluation_data import class_folders, colours, labelled, seen_by, with_engine
 
@@ -352,3 +354,28 @@ def test_a_receipt_of_accuracy_holds_for_this_device_and_this_file(run: Run, bun
     altered = run("verify", bundle)
     assert altered.code == 9
     assert receipts[0].name in altered.err
+
+
+def test_a_bundle_that_failed_parity_is_evaluated_and_the_first_line_says_what_failed(
+    run: Run, bundle: Path, data: Path
+) -> None:
+    found = load_bundle(bundle)
+    report = json.loads((bundle / "parity.json").read_text())
+    report["comparisons"][-1] |= {"verdict": "fail", "problems": ["SQNR 8.7 dB in image 3.png, at least 10 dB"]}
+    parity = found.artifact("parity.json")
+    assert parity is not None
+    (bundle / "parity.json").write_text(json.dumps(report))
+    sha256, size = digest_file(bundle / "parity.json"), (bundle / "parity.json").stat().st_size
+    changed = parity.model_copy(update={"sha256": sha256, "size_bytes": size})
+    others = tuple(a for a in found.manifest.artifacts if a is not parity)
+    found.save(found.manifest.model_copy(update={"artifacts": (*others, changed), "verdict": "failed"}))
+    text = "failed: model.fp16.onnx on onnxruntime: SQNR 8.7 dB in image 3.png, at least 10 dB"
+    judged = run("evaluate", bundle, "--data", data, "--max-drop", 20)
+    assert judged.code == 0, judged.err  # the question was accuracy
+    assert judged.out.splitlines()[0] == text
+    assert "within the budget of 20" in judged.out
+    assert run("inspect", bundle).out.splitlines()[0] == text
+    assert text in run("compare", bundle, bundle, "--data", data).err
+    refused = run("build", bundle, "--target", "tensorrt_rtx")
+    assert refused.code == 9
+    assert "must not be deployed" in refused.err

@@ -19,6 +19,7 @@ from skdeploy.parity.suites import (
     ALL,
     CLIPPED,
     NO_REFERENCE,
+    ROUNDED,
     SYNTHETIC,
     Prepared,
     Subject,
@@ -142,6 +143,15 @@ def test_int8_is_recorded_however_far_it_clips_but_must_be_finite(tiny: ModelSpe
     broken = run_suite(Answering(tiny, expected * np.nan), prepared(tiny, expected), 1.0, who(Precision.INT8))
     assert broken.verdict == "fail"
     assert broken.problems == ("10 logits are NaN or infinite, first in image 0",)
+
+
+def test_fp16s_error_on_made_up_input_informs_and_does_not_decide(tiny: ModelSpec) -> None:
+    expected = np.ones((2, 5))
+    far = run_suite(Answering(tiny, -expected), prepared(tiny, expected), 1.0, who(Precision.FP16))
+    assert (far.verdict, far.allowed, far.note, far.problems) == ("recorded", None, ROUNDED, ())
+    assert far.error == pytest.approx(2)
+    same_function = run_suite(Answering(tiny, -expected), prepared(tiny, expected), 1.0, who())
+    assert same_function.verdict == "fail"  # FP32 has nothing to round
 
 
 def test_fp16_that_overflows_on_a_suite_is_told_the_way_out(tiny: ModelSpec) -> None:
