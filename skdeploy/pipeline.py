@@ -104,7 +104,8 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     if options.int8.max_drop is not None:
         require_preprocessing(source.assumptions, options.model)
     checkpoint = source.checkpoint if isinstance(source, CardSource) else None
-    witness = find_witness(options.reference, options.golden, source.spec, checkpoint, tell)
+    embedded = options.trace.embed_preprocess
+    witness = find_witness(options.reference, options.golden, source.spec, checkpoint, tell, takes_pixels=embedded)
     dataset = images_of_export(options, source.spec)
     ranges = int8_stages.given_ranges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)

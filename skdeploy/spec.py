@@ -134,9 +134,9 @@ class AssumedArchitecture(Frozen):
     """
 
     source: str
-    stem_stride: Positive | None = None
     max_pool: bool | None = None
     ceil_mode: bool | None = None
+    stem_stride: Positive | None = None
     stage_strides: Annotated[tuple[Positive, ...] | None, Field(strict=False)] = None
     dilations: Annotated[tuple[Positive, ...] | None, Field(strict=False)] = None
     shortcut: Literal["avg_pool", "padded_avg_pool"] | None = None

@@ -75,6 +75,7 @@ def prove(
     golden = witness if isinstance(witness, Golden) else None
     reference = reference_of(bundle, base, network, author)
     expected = reference.logits(pixels, spec)
+    seen = golden or dataset
     fed, wanted = (pixels, expected) if golden is None else (golden.fed(spec), golden.logits)
     prepared = prepare(
         SYNTHETIC if suites is None else suites,
@@ -117,7 +118,7 @@ def prove(
                     backend=runs_on,
                     precision=precision,
                     tolerance=tolerance,
-                    name_of=dataset.name_of if golden is None else str,
+                    name_of=seen.name_of,
                 )
             )
             if comparisons[-1].verdict != "pass":
@@ -144,7 +145,6 @@ def prove(
                 invariance = batch_invariance(
                     session, pixels, spec, artifact=artifact.path, tolerance=tolerance.max_rel_error
                 )
-    seen = golden or dataset
     report = ParityReport(
         reference=reference.name if golden is None else golden.reference,
         dataset=seen.name,

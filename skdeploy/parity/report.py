@@ -242,7 +242,6 @@ class ParityReport(Frozen):
             raise ParityError(
                 f"no parity with {self.reference} on {self.images_text}:\n"
                 + "\n".join(f"  {line}" for line in self.failures)
-                + (f"\n  likely cause: {self.likely_cause}" if self.likely_cause else "")
                 + self._limits()
                 + self._own_noise(),
                 advice="\n     ".join(steps) or "the tolerances, and their reasons, are in the card",

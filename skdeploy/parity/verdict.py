@@ -131,8 +131,8 @@ def next_after_failed_parity(manifest: Manifest, folder: Path, parity: ParityRep
     bundle = shlex.quote(str(folder))
     if parity is not None and parity.likely_cause:
         return (
-            "correct what the likely cause names, in the card or in the saved file, and export again",
-            "`skdeploy convert` writes a card to start from; models/README.md has every key",
+            f"likely cause: {parity.likely_cause}",
+            "correct that, and export again; `skdeploy convert` writes a card to start from",
         )
     failed = {c.precision for c in parity.comparisons if c.verdict == "fail"} if parity is not None else set()
     steps = [f"`skdeploy verify {bundle} --blame` shows where the error enters"]

@@ -21,19 +21,31 @@ VISIBLE: Final = 1e-3  # of a normalised input: a fifth of a grey level, far abo
 
 
 def find_witness(
-    reference: str | None, golden: Path | None, spec: ModelSpec, checkpoint: Path | None, tell: Progress
+    reference: str | None,
+    golden: Path | None,
+    spec: ModelSpec,
+    checkpoint: Path | None,
+    tell: Progress,
+    *,
+    takes_pixels: bool = False,
 ) -> Witness | None:
     """What ``--reference`` or ``--golden`` names; None without them.
 
     ``reference`` is ``package.module:function``, which runs here and returns a ``torch.nn.Module``. A ``checkpoint`` under the
-    author's keys is loaded into it, each key of it; otherwise the module has to bring its weights. Raises UsageError for both
-    at once, for a file or module that is not the network's, WeightsError for a checkpoint that does not fit.
+    author's keys is loaded into it, each key of it; otherwise the module has to bring its weights. ``takes_pixels``: the
+    preprocessing is inside the graph. Raises UsageError for both at once, for a file or module that is not the network's,
+    WeightsError for a checkpoint that does not fit.
     """
     if golden is not None:
         if reference is not None:
             raise UsageError("--reference and --golden are two proofs of the same thing", advice="give one of them")
         found = read_golden(golden)
         found.fed(spec)  # what does not fit is told before anything is traced
+        if takes_pixels and found.images is None:
+            raise UsageError(
+                f"--golden {found.name} has inputs after preprocessing, and --embed-preprocess puts that into the graph",
+                advice="save `images`, uint8 (N, H, W, C), in the file too",
+            )
         return found
     return None if reference is None else _author(reference, spec, checkpoint, tell)
 
