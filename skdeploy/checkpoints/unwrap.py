@@ -72,11 +72,9 @@ def without_counters(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 def _from_sequence(content: Sequence[Any], path: Path) -> tuple[Content, str]:
     """The one state_dict in a list, such as [state_dict, epoch]."""
-    found = [
-        index
-        for index, value in enumerate(content)
-        if isinstance(value, Mapping) and next(_tensors(value), None) is not None
-    ]
+    inside = {id(value): value for value in content if isinstance(value, Mapping)}
+    filled = {identity for identity, value in inside.items() if next(_tensors(value), None) is not None}
+    found = [index for index, value in enumerate(content) if id(value) in filled]
     if len(found) != 1:
         held = f"with {len(found)} dicts of tensors" if found else "without a dict of tensors"
         raise WeightsError(
@@ -90,8 +88,11 @@ def _wrapper(content: Content) -> Any:
     """The key under which the weights are; None if they are here, or if nothing tells where."""
     if "param_groups" in content:
         return None
-    filled = {key: sum(1 for _ in _tensors(value)) for key, value in content.items() if isinstance(value, Mapping)}
-    filled = {key: count for key, count in filled.items() if count}
+    inside = {id(value): value for value in content.values() if isinstance(value, Mapping)}
+    counts = {
+        identity: sum(1 for _ in _tensors(value)) for identity, value in inside.items()
+    }  # each dict once, as there
+    filled = {key: count for key, value in content.items() if (count := counts.get(id(value), 0))}
     averaged = next((name for name in AVERAGED if name in filled), None)
     plain = next((name for name in WRAPPERS if name in filled), None)
     if averaged is not None and (plain is None or filled[averaged] >= filled[plain]):
@@ -128,10 +129,10 @@ def _tensors(content: Content) -> Iterator[Any]:
 def _without_weights(content: Content, inner: Content, path: Path) -> WeightsError:
     """Why there are none, by what there is instead."""
     folders = {key: value for key, value in inner.items() if isinstance(value, Mapping)}
+    distinct = {id(value): value for value in folders.values()}
+    filled = {identity for identity, value in distinct.items() if any(map(is_tensor, value.values()))}
     elsewhere = [
-        label(key)
-        for key, value in folders.items()
-        if any(map(is_tensor, value.values())) and not _is_something_else(key, value)
+        label(key) for key, value in folders.items() if id(value) in filled and not _is_something_else(key, value)
     ]
     if elsewhere:
         return WeightsError(
