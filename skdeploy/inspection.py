@@ -12,7 +12,7 @@ from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.parity.facts import Facts, read_facts
 
 Rows = dict[str, Any]
-KINDS = "a bundle's folder, or an .onnx, .safetensors, .pth, .ckpt, .caffemodel or .engine file"
+KINDS = "a bundle's folder, or a .toml card, or an .onnx, .safetensors, .pth, .ckpt, .caffemodel or .engine file"
 
 
 def inspect_bundle(folder: Path) -> Facts:
@@ -33,13 +33,26 @@ def is_folder(path: Path) -> bool:
 
 def inspect_file(path: Path) -> Rows:
     """Facts of one file, by its kind. Raises UsageError for a kind unknown, and the errors of reading it."""
+    if path.suffix == ".toml":
+        return _card(path)
     if path.suffix == ".onnx":
         return _onnx(path)
     if path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".caffemodel"):
         return _weights(path)
     if path.suffix == ".engine":
         return _engine(path)
-    raise UsageError(f"{path} is no kind of file that skdeploy knows", advice=f"give {KINDS}")
+    raise UsageError(f"{path} is not a kind of file that skdeploy knows", advice=f"give {KINDS}")
+
+
+def _card(path: Path) -> Rows:
+    """A card in words, once it is valid and its weights are those that it names."""
+    from skdeploy.checkpoints.load import find_weights
+    from skdeploy.zoo.cards import read_card
+    from skdeploy.zoo.describe import describe
+
+    spec = read_card(path)
+    find_weights(spec, path, None, seed=0)
+    return {"name": spec.name, **describe(spec)}
 
 
 def _onnx(path: Path) -> Rows:

@@ -23,7 +23,7 @@ from skdeploy.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.parity.facts import read_facts
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.parity.verdict import Verdict, decide_verdict, next_after_failed_parity
-from skdeploy.parity.witness import after_proof, find_witness
+from skdeploy.parity.witness import after_proof, find_witness, settles
 from skdeploy.parity_images import images_of_export
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Dataset
@@ -101,11 +101,11 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     tell = progress or Silent()
     options.check()
     source = find_source(options)
-    if options.int8.max_drop is not None:
-        require_preprocessing(source.assumptions, options.model)
     checkpoint = source.checkpoint if isinstance(source, CardSource) else None
     embedded = options.trace.embed_preprocess
     witness = find_witness(options.reference, options.golden, source.spec, checkpoint, tell, takes_pixels=embedded)
+    if options.int8.max_drop is not None and "preprocessing" not in settles(witness):
+        require_preprocessing({options.model: source.spec})
     dataset = images_of_export(options, source.spec)
     ranges = int8_stages.given_ranges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)

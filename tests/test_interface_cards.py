@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,14 @@ def test_accuracy_is_judged_only_on_preprocessing_that_somebody_gave(graph: Path
     with pytest.raises(UsageError, match="accuracy is not judged"):
         compare(bundle.folder, bundle.folder, EvaluationOptions(data=data))
     assert evaluate(bundle.folder, EvaluationOptions(data=data, assume_imagenet=True)).accuracies
+
+    # Beside a network whose preprocessing somebody gave, the other's is assumed all the same.
+    given = export(replace(plain, output=tmp_path / "given", assume_imagenet=True)).bundle.folder
+    with pytest.raises(UsageError, match=f"Of {bundle.folder} is assumed"):
+        evaluate(given, EvaluationOptions(data=data, against=str(bundle.folder)))
+    assert compare(given, bundle.folder, EvaluationOptions(data=data, assume_imagenet=True)).accuracies
+    with pytest.raises(UsageError, match="nothing is assumed"):
+        evaluate(given, EvaluationOptions(data=data, assume_imagenet=True))
 
 
 def test_a_confirmed_export_is_judged_without_asking_again(graph: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.checkpoints.convert import convert
 from skdeploy.errors import ParityError, UsageError, WeightsError
+from skdeploy.int8_options import CalibrationOptions, Int8Options
 from skdeploy.options import ExportOptions, TraceOptions
 from skdeploy.parity.verification import VerifyOptions, verify
 from skdeploy.pipeline import Export, export, run_line
@@ -197,6 +198,22 @@ def test_images_prove_the_preprocessing_too(right: ExportOptions, folder: Path, 
         text = text.replace(old, new, 1)
     (tmp_path / "card.toml").write_text(text, encoding="utf-8")
     assert texts(export(given)) == []
+
+
+def test_a_budget_needs_no_confirmation_where_the_golden_file_proves_the_preprocessing(
+    unmade: ExportOptions, folder: Path, tmp_path: Path
+) -> None:
+    with np.load(folder / "golden.npz") as arrays:
+        images = np.zeros((len(arrays["input"]), SIZE, SIZE, 3), np.uint8)
+        np.savez(tmp_path / "raw.npz", images=images, **arrays)
+    (tmp_path / "broken.npz").write_bytes(b"no images")
+    asked = Int8Options(data=tmp_path / "broken.npz", max_drop=0.5, calibration=CalibrationOptions(images=tmp_path))
+    given = replace(unmade, images=None, precision=Precision.INT8, int8=asked)
+    for golden in (None, folder / "golden.npz"):
+        with pytest.raises(UsageError, match="accuracy is not judged on assumed preprocessing"):
+            run_line(replace(given, golden=golden))
+    with pytest.raises(UsageError, match=r"broken\.npz"):  # the next thing that is wrong
+        run_line(replace(given, golden=tmp_path / "raw.npz"))
 
 
 def test_probabilities_in_place_of_logits_are_told(right: ExportOptions, folder: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from skdeploy.quant.reading import Unreadable, read_crops
 from skdeploy.quant.selection import select
 from skdeploy.spec import ModelSpec, Precision
 from skdeploy.stages import MODEL
+from skdeploy.zoo.assumed import require_preprocessing
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -63,11 +64,13 @@ def attention_of(
     num_images: int = DEFAULT_IMAGES,
     profile: Sequence[str] = (),
     also: Sequence[Bundle] = (),
+    assume_imagenet: bool = False,
     progress: Progress | None = None,
 ) -> AttentionReport:
     """Measures the FP32 graph of a bundle and its last one, and the last ones of ``also``, other precisions of the network.
 
     ``data``: images (see ``open_dataset``), of which ``num_images`` are used, a balanced choice; default: the card's own.
+    Preprocessing that is only assumed is refused with them, unless ``assume_imagenet`` confirms it.
     ``profile``: units, by module or as in the paper, whose channel profiles are kept; default: the last of each width. The
     report is kept in the bundle as the evidence ``attention``.
 
@@ -78,6 +81,8 @@ def attention_of(
     tell = progress or Silent()
     check_count(num_images, "--num-images")
     spec = bundle.manifest.model
+    if data is not None or assume_imagenet:
+        require_preprocessing({str(each.folder): each.manifest.model for each in (bundle, *also)}, assume_imagenet)
     ordered = check_scales(scales, spec)
     artifacts = _graphs_of(bundle)
     graphs = [(bundle, artifact) for artifact in artifacts] + [_last_of(other, bundle) for other in also]

@@ -131,6 +131,8 @@ def _card_of(imported: Imported, base: str, weights: str, output: Path, digest: 
 
     spec = imported.spec
     network = build_meta(spec)
+    # Tensors show every parameter; how often each is used is a matter of strides, which may be assumed.
+    macs = None if spec.assumed.architecture else count_macs(network, spec.input.shape)
     name = weights if is_hub_url(weights) else Path(weights).name
     origin = f"from {name if name.isprintable() else ascii(name)}, {imported.layout} layout"
     stem = re.sub(r"[^a-z0-9_.-]+", "-", output.stem.lower()).strip("-._") or "model"
@@ -138,7 +140,7 @@ def _card_of(imported: Imported, base: str, weights: str, output: Path, digest: 
         "name": stem,
         "summary": f"{base or 'a network of no card'}, with the weights {origin}",
         "source": spec.source.model_copy(update={"licence": "as of the weights"}),
-        "reference": Reference(parameters=count_parameters(network), macs=count_macs(network, spec.input.shape)),
+        "reference": Reference(parameters=count_parameters(network), macs=macs),
         "weights": WeightsSpec(file=output.name, sha256=digest),
         "labels": spec.labels if len(spec.labels) == spec.network.classes else (),
         "training": {},

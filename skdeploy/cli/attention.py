@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skdeploy.cli.accuracy import AssumeImagenet
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -18,6 +20,7 @@ def attention(
     data: Annotated[
         Path | None, typer.Option(help="Images: a folder, .npz, .npy or .txt. Default: the card's own.")
     ] = None,
+    assume_imagenet: AssumeImagenet = False,
     scales: Annotated[str, typer.Option(help="Sizes of the central object, from 1 to 4.")] = "1.0,1.25,1.5,1.75,2.0",
     num_images: Annotated[int, typer.Option(help="How many of them at most, a balanced choice.")] = 500,
     also: Annotated[
@@ -58,6 +61,7 @@ def attention(
             scales=read_scales(scales),
             num_images=num_images,
             profile=profile or (),
+            assume_imagenet=assume_imagenet,
             also=[load_bundle(folder) for folder in also or ()],
             progress=progress,
         )

@@ -10,7 +10,7 @@ import typer
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A bundle, or one file: .onnx, .safetensors, .pth, an engine of a bundle.")
+        Path, typer.Argument(help="A bundle, or one file: a card, .onnx, .safetensors, .pth, an engine of a bundle.")
     ],
     engine: Annotated[
         bool,

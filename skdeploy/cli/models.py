@@ -12,9 +12,9 @@ def models(
     json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """List the networks that there are cards for, or show one card."""
-    from skdeploy.zoo.cards import list_cards, load_card
+    from skdeploy.zoo.cards import list_cards, load_interface_card
 
-    found = list_cards() if name is None else [load_card(name)]
+    found = list_cards() if name is None else [load_interface_card(name)]
     if json:
         import json as encoder
 

@@ -101,7 +101,6 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     """
     options.check()
     bundle = _open(folder)
-    require_preprocessing(bundle.manifest.assumptions, str(folder), options.assume_imagenet)
     if options.receipt:
         require_receipts(folder)
     wanted = [runner_named(bundle, name) for name in options.artifacts] or [last_graph(bundle)]
@@ -114,6 +113,8 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
         wanted += engines
     reference = fp32_graph(bundle) if options.against is None else _reference(bundle, options.against)
     first = [] if reference is None else [reference]
+    judged = {str(folder): bundle, **({} if reference is None else {str(reference.bundle.folder): reference.bundle})}
+    require_preprocessing({name: each.manifest.model for name, each in judged.items()}, options.assume_imagenet)
     optional = () if options.artifacts or options.backend or options.require_engine else engines
     if reference is not None:
         check_same_classes(reference, wanted[0])
@@ -146,8 +147,8 @@ def compare(old: Path, new: Path, options: EvaluationOptions, progress: Progress
     """The last graphs of two bundles on the same images; models may differ, classes may not. Raises as ``evaluate``."""
     options.check()
     first, second = _open(old), _open(new)
-    for bundle in (first, second):
-        require_preprocessing(bundle.manifest.assumptions, str(bundle.folder), options.assume_imagenet)
+    judged = {str(bundle.folder): bundle.manifest.model for bundle in (first, second)}
+    require_preprocessing(judged, options.assume_imagenet)
     runners = [last_graph(first, _prefix(old, new)), last_graph(second, _prefix(new, old))]
     check_same_classes(*runners)
     tell = progress or Silent()

@@ -188,7 +188,7 @@ def _against(parity: ParityReport | None) -> str:
 
 
 def _qualified(facts: Facts, before: str) -> str:
-    """What the verdict takes for granted: assumptions, and weights that nobody trained."""
+    """What the verdict takes for granted: assumptions, weights that nobody trained, and ranges of no images."""
     texts = [assumption.text for assumption in facts.manifest.assumptions]
     said = []
     if texts:
@@ -197,6 +197,8 @@ def _qualified(facts: Facts, before: str) -> str:
         said.append(f"as this network: {listed} assumed")
     if facts.manifest.weights.source == "random":
         said.append("untrained: the weights are random")
+    if facts.ranges is not None and facts.ranges.data.random:
+        said.append("fit for timing only: INT8 is calibrated on noise")
     return before + "; ".join(said) if said else ""
 
 

@@ -231,8 +231,8 @@ def sensitivity_of(
     tell = progress or Silent()
     check_count(num_images, "--num-images")
     spec = bundle.manifest.model
-    if data is not None:
-        require_preprocessing(bundle.manifest.assumptions, str(bundle.folder), assume_imagenet)
+    if data is not None or assume_imagenet:
+        require_preprocessing({str(bundle.folder): spec}, assume_imagenet)
     recorded = bundle.artifact(RANGES)
     graph = bundle.artifact(MODEL)
     if recorded is None or graph is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from skdeploy.architecture import AnyNetworkSpec, LinearSKNetSpec, NetworkSpec, SKResNetSpec, TrunkSpec
@@ -15,6 +15,9 @@ FORWARD: Final = "ReLU, batch norm eps 1e-5 and no softmax at the end"
 LINEAR_FORWARD: Final = (
     "ReLU in the branches and at the end of a unit only, batch norm eps 1e-5 and no softmax at the end"
 )
+# Of torchvision and timm, by the number of channels: those of RGB are published, gray's is their mean.
+IMAGENET_MEAN: Final = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
+IMAGENET_STD: Final = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
 COMMENT: Final = (
     "# skdeploy filled in these values of this card: weights do not show them. A value that you correct above is no longer\n"
     "# assumed. Delete the line of a value that is right, or the whole table once you have checked all of them.\n"
@@ -69,26 +72,42 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
     """
     if not assume_imagenet:
         return spec
-    assumed = spec.assumed.preprocessing
-    if assumed is None:
+    assumed, prepared = spec.assumed.preprocessing, _prepared(spec)
+    holds = set() if assumed is None else _holding(assumed, prepared)
+    if assumed is None or not holds:
         raise UsageError(
-            f"--assume-imagenet: nothing is assumed of the preprocessing of {subject}, its card gives it",
+            f"--assume-imagenet: nothing is assumed of the preprocessing of {subject}: a card or you gave it before",
             advice="leave the option out",
         )
-    if assumed.mean not in (None, (0.485, 0.456, 0.406), (0.449,)):
+    known = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    other = [name for name in known if name in holds and prepared[name] != known[name][spec.input.channels]]
+    if other:
+        shown = " and ".join(f"{name} {_numbers(prepared[name])}" for name in other)
         raise UsageError(
-            f"--assume-imagenet: {subject} assumes the preprocessing of {assumed.source}, not ImageNet's",
-            advice="correct the card, or take what is right out of its [assumed.preprocessing]",
+            f"--assume-imagenet: of {subject} is assumed {shown} (from {assumed.source}), which is not ImageNet's",
+            advice="export from a card that has the true values; take those that are right out of its [assumed.preprocessing]",
         )
     return spec.model_copy(update={"assumed": spec.assumed.model_copy(update={"preprocessing": None})})
 
 
-def require_preprocessing(assumptions: Iterable[Assumption], subject: str, assume_imagenet: bool = False) -> None:
-    """Raises UsageError where accuracy would be judged on a preprocessing that nobody confirmed."""
-    texts = [a.text for a in assumptions if a.about == "preprocessing"]
-    if texts and not assume_imagenet:
+def require_preprocessing(subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False) -> None:
+    """Raises UsageError where accuracy would be judged on a preprocessing that nobody confirmed, and as ``confirmed``.
+
+    ``subjects``: each network that is run, by what the user calls it. One confirmation serves all that assume anything.
+    """
+    assuming = {
+        subject: texts
+        for subject, spec in subjects.items()
+        if (texts := [a.text for a in assumptions_of(spec) if a.about == "preprocessing"])
+    }
+    if assume_imagenet:
+        for subject in assuming or subjects:
+            confirmed(subjects[subject], assume_imagenet, subject)
+        return
+    if assuming:
+        said = ". ".join(f"Of {subject} is assumed: {'; '.join(texts)}" for subject, texts in assuming.items())
         raise UsageError(
-            f"accuracy is not judged on assumed preprocessing. Of {subject} is assumed: {'; '.join(texts)}",
+            f"accuracy is not judged on assumed preprocessing. {said}",
             advice="write the true values into a card (`skdeploy init MODEL`; or [assumed] of the card it has) and export "
             "with --card; or confirm these with --assume-imagenet",
         )

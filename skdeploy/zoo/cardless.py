@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
 from skdeploy.spec import Assumed, InputSpec, ModelSpec, Precision, Preprocess, Reference, Source, Tolerance
-from skdeploy.zoo.assumed import preprocessing_of
+from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 
 DEFAULT_SIZE: Final = 224
 CROP: Final = 0.875  # of the shorter side, as torchvision and timm evaluate
@@ -25,17 +25,17 @@ def spec_without_card(
 ) -> ModelSpec:
     """What a card would say, as far as the network itself tells it, and ImageNet's preprocessing."""
     height, width = size or (DEFAULT_SIZE, DEFAULT_SIZE)
-    gray = channels == 1
+    read: Literal[1, 3] = 1 if channels == 1 else 3
     spec = ModelSpec(
         schema_version=1,
         name=re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-._") or "model",
         summary="made without a card",
         network=network,
-        input=InputSpec(channels=1 if gray else 3, height=height, width=width),
+        input=InputSpec(channels=read, height=height, width=width),
         preprocess=Preprocess(
             resize=max(round(max(height, width) / CROP), height, width),
-            mean=(0.449,) if gray else (0.485, 0.456, 0.406),
-            std=(0.226,) if gray else (0.229, 0.224, 0.225),
+            mean=IMAGENET_MEAN[read],
+            std=IMAGENET_STD[read],
         ),
         tolerance=TOLERANCE,
         source=Source(paper="unknown", url="", licence="as of the weights"),

@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from skdeploy.architecture import NetworkSpec, SKShuffleNetSpec
+from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec, SKShuffleNetSpec
 from skdeploy.backends.base import require
 from skdeploy.errors import DependencyError
 from skdeploy.export_packages import EXTRAS
 from skdeploy.spec import ModelSpec
+from skdeploy.zoo.assumed import assumptions_of
+
+FEW_LABELS: Final = 20  # more are in the card itself
 
 
 def describe(spec: ModelSpec) -> dict[str, str]:
     """Everything a card says of its network, whatever differs from the paper's named, and what is counted from it."""
-    network, kernels, preprocess = spec.architecture, spec.architecture.selective_kernel, spec.preprocess
-    parameters, macs = _counted(spec)
-    rows = {
+    network, preprocess = spec.network, spec.preprocess
+    own = isinstance(network, GraphSpec | ModuleSpec)
+    assumed = "; ".join(f"{each.text} (from {each.source})" for each in assumptions_of(spec))
+    return {
         "about": spec.summary,
+        **(_interface(network) if isinstance(network, GraphSpec | ModuleSpec) else _network(network)),
+        "input": "x".join(map(str, spec.input.shape)),
+        "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}"
+        + (", turned upright by EXIF" if preprocess.exif == "apply" else ""),
+        **({"labels": ", ".join(spec.labels)} if 0 < len(spec.labels) <= FEW_LABELS else {}),
+        **({} if own else _trained(spec)),
+        "source": f"{spec.source.paper}, {spec.source.url}",
+        "licence": spec.source.licence,
+        **{f"tolerance {precision}": str(tolerance) for precision, tolerance in spec.tolerance.items()},
+        **({"assumed": assumed} if assumed else {}),
+    }
+
+
+def _interface(network: GraphSpec | ModuleSpec) -> dict[str, str]:
+    where = "an ONNX file" if isinstance(network, GraphSpec) else network.factory or "a function of your own"
+    return {"family": f"{network.family}, {network.classes} classes: the network is in {where}"}
+
+
+def _network(network: NetworkSpec) -> dict[str, str]:
+    kernels = network.selective_kernel
+    return {
         "family": f"{network.family}, {network.classes} classes"
         + _extras(network, "stem", "stages", "selective_kernel"),
         "stem": _stem(network),
@@ -26,16 +51,17 @@ def describe(spec: ModelSpec) -> dict[str, str]:
         + (", each branch sees its share of the input" if kernels.split_input else "")
         + _changed(kernels.gate.model_dump(exclude_defaults=True)),
         **{f"branch {index + 1}": text for index, text in enumerate(_branches(network))},
-        "input": "x".join(map(str, spec.input.shape)),
-        "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}",
+    }
+
+
+def _trained(spec: ModelSpec) -> dict[str, str]:
+    parameters, macs = _counted(spec)
+    return {
         "parameters": parameters,
         "MACs": macs,
         "top-1 published": accuracy_text(spec) or "none",
         "weights": weights_text(spec),
-        "source": f"{spec.source.paper}, {spec.source.url}",
-        "licence": spec.source.licence,
     }
-    return rows | {f"tolerance {precision}": str(tolerance) for precision, tolerance in spec.tolerance.items()}
 
 
 def _counted(spec: ModelSpec) -> tuple[str, str]:

@@ -114,7 +114,10 @@ def test_without_a_card_branches_are_called_by_number(run: Run, bundle: Path, im
     other = tmp_path / "foreign"
     made = run("export", bundle / "model.onnx", "--images", images, "--target", "onnx", "-o", other)
     assert made.code == 0, made.err
-    result = run("attention", other, "--data", images, *SCALES)
+    refused = run("attention", other, "--data", images, *SCALES)  # without a card the preprocessing is assumed, too
+    assert refused.code == 2
+    assert "mean 0.485 0.456 0.406" in refused.err
+    result = run("attention", other, "--data", images, *SCALES, "--assume-imagenet")
     assert result.code == 0, result.err
     assert "branch 1 - branch 0" in result.out
     assert "SK_" not in result.out

@@ -19,7 +19,7 @@ from skdeploy.checkpoints.load import load_network
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.build import build_meta
 from skdeploy.zoo.cards import read_card
-from skdeploy.zoo.fold import count_macs, count_parameters
+from skdeploy.zoo.fold import count_parameters
 from skdeploy.zoo.write_card import card_text
 from tests.checkpoints import caffe_reference as reference
 from tests.checkpoints.caffe_tiny import LAYERS, TOLERANCE, distance
@@ -79,7 +79,8 @@ def test_the_card_says_where_it_comes_from_and_true_figures(run: Run, official: 
     assert spec.weights.sha256 == hashlib.sha256(output.read_bytes()).hexdigest()
     network = build_meta(spec)
     assert spec.reference.parameters == count_parameters(network)
-    assert spec.reference.macs == count_macs(network, spec.input.shape)
+    assert spec.assumed.architecture is not None
+    assert spec.reference.macs is None  # it depends on the strides, which are assumed
     assert spec.reference.top1_error_224 is None
 
 

@@ -97,12 +97,42 @@ def test_an_engine_of_no_bundle_is_refused(run: Run, engine: Path, tmp_path: Pat
     assert f"{stray} is in no bundle's manifest" in result.err
 
 
+def test_a_card_is_shown_once_it_is_valid_and_its_weights_are_those_it_names(
+    run: Run, card: Path, weights: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.toml"
+    text = card.read_text(encoding="utf-8")
+    shutil.copy(weights, tmp_path / "tiny.safetensors")
+    digest = digest_file(weights)
+    path.write_text(f'{text}\n[weights]\nfile = "tiny.safetensors"\nsha256 = "{digest}"\n', encoding="utf-8")
+    result = run("inspect", path)
+    assert result.code == 0, result.err
+    assert f"tiny.safetensors, sha256 {digest[:12]}" in result.out
+    assert run("inspect", path, "--json").json["name"] == "tiny"
+
+    (tmp_path / "tiny.safetensors").write_bytes(b"other")
+    assert "is not the file that the card names" in run("inspect", path).err
+    path.write_text(text.replace("classes = ", "clases = "), encoding="utf-8")
+    result = run("inspect", path)
+    assert result.code == 2
+    assert "did you mean 'classes'" in result.err
+
+
+def test_a_card_of_a_network_of_ones_own_is_shown_with_what_is_assumed(run: Run, bundle: Path, tmp_path: Path) -> None:
+    assert run("init", bundle / "model.onnx", "-o", tmp_path / "mine.toml").code == 0
+    for verb in ("inspect", "models"):
+        result = run(verb, tmp_path / "mine.toml")
+        assert result.code == 0, result.err
+        assert "the network is in an ONNX file" in result.out
+        assert "(from ImageNet's defaults)" in result.out
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "model.engine.bak"])
 def test_an_unknown_kind_of_file_is_answered_with_the_known_ones(run: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("hello")
     result = run("inspect", tmp_path / name)
     assert result.code == 2
-    assert f"{tmp_path / name} is no kind of file that skdeploy knows" in result.err
+    assert f"{tmp_path / name} is not a kind of file that skdeploy knows" in result.err
     assert ".safetensors" in result.err
 
 

@@ -198,6 +198,15 @@ def test_a_verdict_says_that_the_network_is_untrained_and_what_it_was_compared_w
     assert verdict(bundle).text == "verified against golden.npz, untrained: the weights are random"
 
 
+def test_a_verdict_says_that_int8_was_calibrated_on_noise(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    facts = inspect_bundle(bundle.folder)
+    assert facts.ranges is not None
+    noise = facts.ranges.data.model_copy(update={"random": True})
+    facts.ranges = facts.ranges.model_copy(update={"data": noise})
+    assert decide_verdict(facts).text == "verified, fit for timing only: INT8 is calibrated on noise"
+
+
 def test_what_is_out_of_its_limit_outweighs_what_passed_or_is_undecided(tmp_path: Path) -> None:
     bundle = failed(tmp_path / "b")
     add(bundle, accuracy=undecided(bundle), blame=blame("model.int8.onnx"))

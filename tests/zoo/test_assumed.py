@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from skdeploy.errors import UsageError
 from skdeploy.options import ExportOptions
 from skdeploy.spec import Assumed, AssumedArchitecture, ModelSpec
-from skdeploy.zoo.assumed import architecture_of, assumptions_of, preprocessing_of
+from skdeploy.zoo.assumed import architecture_of, assumptions_of, confirmed, preprocessing_of, require_preprocessing
 from skdeploy.zoo.cards import load_card, read_card
 from skdeploy.zoo.write_card import card_text
 
@@ -100,3 +101,28 @@ def test_a_family_whose_card_no_layout_makes_assumes_nothing() -> None:
     spec = load_card("shufflenet_v2_1.0x-sk")[0]
     assumed = Assumed(architecture=AssumedArchitecture(source="x", stem_stride=2))
     assert assumptions_of(spec.model_copy(update={"assumed": assumed})) == ()
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_only_what_is_imagenets_is_confirmed_as_such(key: str) -> None:
+    """Whoever assumed it, a layout or a person's half-edited card: --assume-imagenet is no word for other numbers."""
+    spec = filled_in()
+    assert {a.about for a in assumptions_of(confirmed(spec, True, "net"))} == {"architecture"}
+    other = filled_in().preprocess.model_copy(update={key: (0.5, 0.5, 0.5)})
+    changed = spec.model_copy(update={"preprocess": other})
+    changed = changed.model_copy(update={"assumed": Assumed(preprocessing=preprocessing_of(changed, "a layout"))})
+    for refuse in (lambda: confirmed(changed, True, "net"), lambda: require_preprocessing({"net": changed}, True)):
+        with pytest.raises(
+            UsageError, match=f"of net is assumed {key} 0.5 0.5 0.5 \\(from a layout\\), which is not ImageNet's"
+        ):
+            refuse()
+
+
+def test_what_a_person_has_corrected_needs_no_confirmation() -> None:
+    spec = filled_in()
+    corrected = spec.preprocess.model_copy(
+        update={"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2), "interpolation": "bicubic"}
+    )
+    size = spec.input.model_copy(update={"height": 192, "width": 192})
+    with pytest.raises(UsageError, match="nothing is assumed"):
+        confirmed(spec.model_copy(update={"preprocess": corrected, "input": size}), True, "net")
