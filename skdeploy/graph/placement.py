@@ -219,9 +219,10 @@ def _is_whole(value: ir.Value) -> bool:
 
 
 def _is_map(value: ir.Value, statistics: frozenset[ir.Value]) -> bool:
-    """(N, C, H, W), whatever the size is: of rank 4, and not made of means alone."""
-    shape = value.shape
-    return shape is not None and len(shape) == 4 and not value.is_initializer() and value not in statistics
+    """(N, C, H, W), whatever the size is: of rank 4 and float32, and not made of means alone."""
+    if value.dtype != ir.DataType.FLOAT or value.shape is None:
+        return False
+    return len(value.shape) == 4 and not value.is_initializer() and value not in statistics
 
 
 def weighted_reason(node: ir.Node) -> str:
@@ -233,6 +234,8 @@ def weighted_reason(node: ir.Node) -> str:
     weight = _constant_weight(node)
     if node.op_type not in WEIGHTED or weight is None or weight.shape is None:
         return "its weight is computed"
+    if weight.dtype != ir.DataType.FLOAT:
+        return f"its weight is {weight.dtype}, not float32"
     if 0 in weight.shape:
         return "its weight is empty"
     bias = node.inputs[2] if len(node.inputs) > 2 else None

@@ -19,10 +19,9 @@ def macs_of(model: ir.Model, size: Size | None = None) -> dict[str, int]:
     Every weight is used once at each place of the output map, so it is the weight's numbers times height times width. ``size``,
     (height, width) of the image in pixels, is used where the graph leaves it open. Raises ExportError where neither tells.
     """
-    places = {node.name or "": _places(node) for node in model.graph if is_layer(node)}
-    if any(count is None for count in places.values()) and size is not None:
-        fixed = _with_size(model, size)
-        places = {node.name or "": _places(node) for node in fixed.graph if is_layer(node)}
+    places = _places(model)
+    if any(count is None for count in places.values()):
+        places = _places(_of_one_image(model, size))
     macs = {}
     for node in model.graph:
         if is_layer(node):
@@ -58,27 +57,40 @@ def weights_of(node: ir.Node) -> int:
     return prod(weight.const_value.shape.numpy())
 
 
-def _places(node: ir.Node) -> int | None:
-    """At how many places of one image's output each weight is used; None if the graph leaves that open."""
+def _places(model: ir.Model) -> dict[str, int | None]:
+    """At how many places of one image's output each layer's weight is used; None where the graph leaves that open."""
+    shape = model.graph.inputs[0].shape
+    assert shape is not None  # a graph's input has a rank
+    return {node.name or "": _places_of(node, shape[0]) for node in model.graph if is_layer(node)}
+
+
+def _places_of(node: ir.Node, batch: int | ir.SymbolicDim) -> int | None:
     shape = node.outputs[0].shape
     if shape is None:
         return None
-    # (N, C, H, W) of a Conv; (N, classes) of a Gemm; (N, ..., features) of a MatMul
-    sizes = shape[2:] if node.op_type == "Conv" else shape[1:-1]
+    # (N, C, H, W) of a Conv; (N, classes) of a Gemm, or (N * tokens, features); (..., features) of a MatMul, N among them
+    sizes = [shape[0], *shape[2:]] if node.op_type == "Conv" else [*shape[:-1]]
+    if not isinstance(batch, int):
+        if batch not in sizes:
+            return None
+        sizes.remove(batch)
     known = [size for size in sizes if isinstance(size, int)]
-    return prod(known) if len(known) == len(sizes) else None
+    images = batch if isinstance(batch, int) else 1
+    return prod(known) // images if len(known) == len(sizes) else None
 
 
-def _with_size(model: ir.Model, size: Size) -> ir.Model:
-    """The same graph with a fixed image size, and the shapes that follow from it."""
+def _of_one_image(model: ir.Model, size: Size | None) -> ir.Model:
+    """The same graph for a batch of 1 where it was free, of the given image size, and the shapes that follow from it."""
     import onnx
 
     clone = model.clone()
     image = clone.graph.inputs[0]
     assert image.shape is not None  # a graph's input has a rank
-    batch, *_, last = image.shape
-    # Raw pixels come as (N, H, W, C), planes as (N, C, H, W).
-    image.shape = ir.Shape([batch, *size, last] if image.dtype == ir.DataType.UINT8 else [batch, image.shape[1], *size])
+    batch = image.shape[0] if isinstance(image.shape[0], int) else 1
+    places = 1 if image.dtype == ir.DataType.UINT8 else 2  # raw pixels come as (N, H, W, C), planes as (N, C, H, W)
+    image.shape = ir.Shape(
+        [batch, *image.shape[1:places], *(size or image.shape[places : places + 2]), *image.shape[places + 2 :]]
+    )
     for node in clone.graph:
         for value in node.outputs:
             value.shape = None

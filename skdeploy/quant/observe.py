@@ -21,6 +21,7 @@ from skdeploy.backends import cpu
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.errors import CalibrationError
+from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
 from skdeploy.spec import CalibrationMethod
@@ -122,6 +123,7 @@ def observe(
     names = list(dict.fromkeys((*tensors, *means, *channel_maxima)))
     threads = threads or cpu.cores()
     workers = min(threads, MOST_WORKERS)
+    alone = not _images_first(model, names)
     kind = MinMax if method is CalibrationMethod.MINMAX else MagnitudeHistogram
     idle: SimpleQueue[_Observers] = SimpleQueue()
     early = -(-3 * images // 4)
@@ -140,7 +142,7 @@ def observe(
             finally:
                 idle.put(observers)
 
-        for part, channels in _in_order(run, _slices(session, batches), workers):
+        for part, channels in _in_order(run, _slices(session, batches, 1 if alone else IMAGES_A_RUN), workers):
             _add(total, channels)
             done += part.count
             advance(part.count)
@@ -172,12 +174,24 @@ def _open(model: ir.Model, names: Sequence[str], threads: int) -> OnnxRuntimeSes
     return OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", threads)
 
 
-def _slices(session: OnnxRuntimeSession, batches: Iterable[tuple[dict[str, Array], int]]) -> Iterator[_Slice]:
+def _images_first(model: ir.Model, names: Collection[str]) -> bool:
+    """Whether axis 0 of all these tensors is the batch. A linear layer on tokens may read them as (N * tokens, features), and
+    attention as (tokens, N, features): such a tensor tells which values are an image's where there is one image only.
+    """
+    batches = {value.shape[0] for value in model.graph.inputs if value.shape is not None}
+    made = {value.name: value.shape for node in model.graph for value in node.outputs}
+    shapes = [made[name] for name in names if name in made]
+    return all(shape is not None and len(shape) > 1 and shape[0] in batches for shape in shapes)
+
+
+def _slices(
+    session: OnnxRuntimeSession, batches: Iterable[tuple[dict[str, Array], int]], images_a_run: int
+) -> Iterator[_Slice]:
     """Batches without padding, cut to what a run takes; whole and with it where the graph has a fixed batch size."""
     dynamic = all(isinstance(spec.shape[0], str) for spec in session.inputs)
     start = 0
     for feeds, count in batches:
-        size = IMAGES_A_RUN if dynamic else count
+        size = images_a_run if dynamic else count
         for first in range(0, count, size):
             part = (
                 {name: array[first : min(first + size, count)] for name, array in feeds.items()} if dynamic else feeds
@@ -220,20 +234,26 @@ def _observe_slice(
     broken: dict[str, int] = {}
     for name in names:
         values = outputs.pop(name)  # its memory is free again as soon as it has been looked at
-        if values.dtype != np.float32 or values.ndim < 2 or len(values) != images:
+        first = values.ndim > 1 and len(values) == images
+        if values.dtype != np.float32 or not (first or images == 1):
             raise CalibrationError(
-                f"{name} is {values.dtype} of shape {values.shape}: calibration takes float32 with the {images} images first"
+                f"{name} is {values.dtype} of shape {values.shape}: calibration takes float32 with the {images} images of a "
+                "batch first, or a batch of one",
+                advice="export the network with a free batch or a batch of 1, or keep the modules that read it out of INT8: "
+                f"--int8-keep {modules_pattern([module_of(name)])!r}",
             )
-        values = values[: part.count]
+        values = values[: part.count] if first else np.atleast_2d(values)
         try:
-            observers.update(name, values, part.start)
+            observers.update(name, values if first else values[None], part.start)
         except NotFiniteError as error:
             broken[name] = error.image
             continue
         if name in means or name in channel_maxima:
             maps = values.reshape(*values.shape[:2], -1)
             if name in means:
-                channels.sums[name] = maps.mean(axis=2).sum(axis=0, dtype=np.float64)
+                means_of_rows = maps.mean(axis=2)
+                sums = means_of_rows.sum(axis=0, dtype=np.float64)
+                channels.sums[name] = sums if first else sums / len(maps)
             if name in channel_maxima:
                 channels.maxima[name] = np.maximum(maps.max(axis=(0, 2)), -maps.min(axis=(0, 2)))
     if broken:

@@ -370,3 +370,23 @@ def test_a_unit_is_what_a_skip_spans(name: str, prefix: str) -> None:
     assert not any(".gate." in node for node in units)
     assert units["stem.conv/Conv"] == "stem.conv"
     assert units["classifier/Gemm"] == "classifier"
+
+
+def test_whole_numbers_are_not_quantized() -> None:
+    """Sums and products of integers look like those of maps, and INT8 steps of them are other numbers."""
+    model = small(
+        [
+            op("Conv", ["input", "w"], ["a"], name="stem/Conv"),
+            op("Cast", ["a"], ["i"], to=onnx.TensorProto.INT64, name="i/Cast"),
+            op("Mul", ["i", "i"], ["j"], name="j/Mul"),
+            op("Add", ["i", "j"], ["k"], name="k/Add"),
+            op("MatMul", ["k", "n"], ["l"], name="l/MatMul"),
+            op("Cast", ["l"], ["y"], to=onnx.TensorProto.FLOAT, name="y/Cast"),
+        ],
+        ("batch", 3, 8, 8),
+        {"w": normal(4, 3, 1, 1), "n": np.ones((8, 8), np.int64)},
+    )
+    placement = place(model)
+    assert placement.tensors == ("input",)
+    assert placement.weighted == ("stem/Conv",)
+    assert placement.kept == {"l/MatMul": "its weight is INT64, not float32"}

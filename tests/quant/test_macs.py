@@ -93,6 +93,27 @@ def test_strides_groups_and_matrices_count_for_one_image_whatever_the_batch(batc
     }
 
 
+@pytest.mark.parametrize("batch", ["batch", 1, 7])
+def test_a_layer_on_tokens_counts_each_of_an_images_tokens(batch: int | str) -> None:
+    """Exporters write a linear layer on (N, 30, 4) as a Gemm on (N * 30, 4), whose rows no shape tells for a free batch."""
+    proto = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["" : 19]>
+        tokens (float[{batch},4,6,5] input) => (logits)
+        <int64[2] flat = {{-1,4}}>
+        {{
+          turned = Transpose<perm=[0,2,3,1]>(input)
+          rows = Reshape(turned, flat)
+          logits = Gemm(rows, w)
+        }}
+        """
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((4, 9), np.float32), "w"))
+    proto.graph.node[-1].name = "m/Gemm"
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    assert macs_of(model, (6, 5)) == {"m/Gemm": 30 * 4 * 9}
+
+
 @pytest.mark.parametrize("raw_pixels", [False, True])
 def test_an_open_image_size_takes_the_size_that_is_given(tiny_spec: TinySpec, raw_pixels: bool) -> None:
     spec = card(tiny_spec())

@@ -316,13 +316,55 @@ def test_a_tensor_without_negative_values_has_a_threshold_for_255_steps(method: 
         ("nowhere", "no tensor named 'nowhere'"),
         ("w", "no tensor named 'w'"),
         ("best", "int64"),
-        ("together", r"\(1, 4, 6, 5\)"),
     ],
 )
 def test_a_tensor_that_cannot_be_calibrated_is_named(tensor: str, reason: str) -> None:
     with pytest.raises(CalibrationError, match=reason) as caught:
         watched(pixels(4), tensors=["input", tensor])
     assert tensor in caught.value.message
+
+
+def tokens(batch: int | str = "batch") -> ir.Model:
+    """Linear layers on tokens, as exporters write them: (N * 30, 3), and (30, N, 3)."""
+    proto = onnx.parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["" : 19]>
+        tokens (float[{batch},3,6,5] input) => (float[{batch},3] logits)
+        <int64[3] all = {{0,3,-1}}, int64[2] flat = {{-1,3}}, int64[1] last = {{2}}>
+        {{
+          planes = Reshape(input, all)
+          logits = ReduceMean<keepdims=0>(planes, last)
+          turned = Transpose<perm=[0,2,1]>(planes)
+          rows = Reshape(turned, flat)
+          first = Transpose<perm=[2,0,1]>(planes)
+        }}
+        """
+    )
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+
+
+def test_a_tensor_that_mixes_images_and_tokens_is_observed_whole() -> None:
+    """Its rows are an image's own tokens where images come one at a time: numpy knows the channels from the input."""
+    images = pixels(7)
+    names = ["input", "rows", "first"]
+    found = watched(images, model=tokens(), tensors=names, means=["rows"], channel_maxima=["rows"])
+    for name in names:
+        assert (found[name].minimum, found[name].maximum) == (images.min(), images.max())
+    early = watched(images[:6], model=tokens(), tensors=names)
+    assert {found[name].early_threshold for name in names} == {early["input"].threshold}
+    mean, most = found["rows"].channel_mean, found["rows"].channel_max
+    assert mean is not None
+    assert most is not None
+    np.testing.assert_allclose(mean, images.mean(axis=(0, 2, 3)), rtol=1e-5)  # float32 sums in another order
+    np.testing.assert_array_equal(most, np.abs(images).max(axis=(0, 2, 3)))
+
+
+def test_a_fixed_batch_that_hides_which_values_are_padding_is_refused() -> None:
+    images = pixels(3)
+    feeds = batches(images, 4, padding=9.0)
+    with pytest.raises(CalibrationError, match=r"rows is float32 of shape \(120, 3\)") as caught:
+        observe(tokens(4), ["rows"], feeds, 3, method=CalibrationMethod.MINMAX)
+    assert "free batch" in caught.value.advice
 
 
 def test_feeds_that_do_not_fit_the_graph_are_refused() -> None:
