@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 
 from skdeploy.errors import UsageError
 
+SHOWN: Final = 6  # names of arrays in a message
 DEFLATE: Final = 1032  # zlib's largest ratio, 258 bytes from 2 bits: zlib.net/zlib_tech.html
 # What NumPy and zipfile raise on files that are not what they seem; RuntimeError for encryption and unknown compression.
 READING: Final = (
     OSError, ValueError, TypeError, EOFError, RuntimeError, OverflowError, MemoryError, SyntaxError, struct.error,
     tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
+
+
+class PickledError(ValueError):
+    """An array of Python objects."""
 
 
 def read_npz_or_npy(
@@ -49,9 +54,10 @@ def read_npz_or_npy(
                 with archive.open(info) as member:
                     found[name] = _array(member, info.file_size)
             if not found:
+                first, more = sorted(members)[:SHOWN], len(members) - SHOWN
+                there = ", ".join(map(repr, first)) + (f" and {more} more" if more > 0 else "")
                 raise UsageError(
-                    f"{source} has no array named {next(iter(wanted))!r}, only {sorted(members)}",
-                    advice=advice,
+                    f"{source} has no array named {next(iter(wanted))!r}, only {there or 'nothing'}", advice=advice
                 )
             return found
 
@@ -66,7 +72,7 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
     else:
         raise ValueError(f"its .npy format is version {version[0]}.{version[1]}, for names of fields in Unicode")
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which run code when they are read")
+        raise PickledError("it holds Python objects, which run code when they are read")
     count = 1
     for length in shape:
         count *= length
@@ -84,6 +90,18 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
 def _told(source: Path) -> Iterator[None]:
     try:
         yield
+    except PickledError as error:
+        raise UsageError(
+            f"cannot read {source}: {error}", advice="save arrays of numbers: of one shape each, and none of None"
+        ) from error
+    except OSError as error:
+        if error.strerror is None:  # NumPy and zipfile raise some without a number, of what they read
+            raise _unreadable(source, error) from error
+        raise UsageError(f"cannot read {source}: {error.strerror}", advice="give the path of a file") from error
     except READING as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"cannot read {source}: {said}", advice="it is truncated or not a NumPy file") from error
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: Path, error: Exception) -> UsageError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return UsageError(f"cannot read {source}: {said}", advice="it is truncated or not a NumPy file")
