@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skdeploy.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def load_checkpoint(module: nn.Module, path: Path, factory: str) -> None:
@@ -27,9 +28,26 @@ def load_checkpoint(module: nn.Module, path: Path, factory: str) -> None:
         module.load_state_dict({prefix + key: tensor for key, tensor in checkpoint.tensors.items()})
     except RuntimeError as error:
         raise WeightsError(
-            f"{path} does not fit {factory}: {str(error).splitlines()[-1].strip()}",
+            f"{path} does not fit {factory}: {_misfit(own, checkpoint.tensors, prefix, error)}",
             advice="its keys must be those of the module",
         ) from error
+
+
+def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str, error: RuntimeError) -> str:
+    """The first key of each kind that does not fit: a checkpoint has hundreds."""
+    there = {prefix + key for key in given}
+    lacking, unknown = [key for key in own if key not in there], sorted(there - own.keys())
+    said = [f"it lacks {len(lacking)} keys, the first {lacking[0]!r}"] if lacking else []
+    said += [f"{len(unknown)} of its keys are unknown there, the first {unknown[0]!r}"] if unknown else []
+    return ", and ".join(said) or str(error).splitlines()[-1].strip()
+
+
+def ready(module: nn.Module) -> nn.Module:
+    """The module in float32 and eval mode, its parameters frozen."""
+    module = module.float().eval()
+    for parameter in module.parameters():  # a ScriptModule has no requires_grad_
+        parameter.requires_grad_(False)
+    return module
 
 
 def require_finite(module: nn.Module, shown: str) -> None:
@@ -61,6 +79,11 @@ def build_module(factory: str) -> nn.Module:
         module: Any = importlib.import_module(name)
         build = getattr(module, attribute)
         built = build()
+    except SystemExit as error:
+        raise UsageError(
+            f"{factory} did not build a network: its code ended with sys.exit({error.code!r})",
+            advice='keep what a script runs under `if __name__ == "__main__":`, also its reading of the command line',
+        ) from error
     except Exception as error:  # the user's own code can raise anything, and the traceback is theirs to read
         raise UsageError(
             f"{factory} did not build a network: {type(error).__name__}: {error}",
@@ -100,7 +123,7 @@ def _outputs(module: nn.Module, channels: int, size: tuple[int, int]) -> object:
     try:
         with torch.inference_mode():
             outputs: object = module(torch.zeros(2, channels, *size))
-    except Exception as error:  # the user's own code
+    except (Exception, SystemExit) as error:  # the user's own code
         raise UsageError(f"on {channels} x {size[0]} x {size[1]}: {type(error).__name__}: {error}") from error
     return outputs
 

@@ -14,7 +14,7 @@ from skdeploy.checkpoints.load import find_weights, given_weights
 from skdeploy.errors import CardError, UsageError
 from skdeploy.export_packages import require_export
 from skdeploy.options import ExportOptions, TraceOptions
-from skdeploy.own_module import build_module, load_checkpoint, require_finite, tried
+from skdeploy.own_module import build_module, load_checkpoint, ready, require_finite, tried
 from skdeploy.spec import MAX_PIXELS, Assumption, ModelSpec
 from skdeploy.zoo.assumed import assumptions_of, confirmed
 from skdeploy.zoo.cardless import DEFAULT_SIZE, spec_without_card
@@ -219,7 +219,7 @@ def _module(options: ExportOptions) -> ModuleSource:
         load_checkpoint(module, path, options.model)
     else:
         notes.append(f"no weights given: the module's own, as it builds them with torch's seed {options.seed}")
-    module = module.float().eval().requires_grad_(False)
+    module = ready(module)
     require_finite(module, record.file or options.model)
     asked = None if options.card is None else options.applied(load_interface_card(options.card)[0]).input
     size = (asked.height, asked.width) if asked else options.image_size or (DEFAULT_SIZE, DEFAULT_SIZE)

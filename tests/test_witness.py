@@ -83,6 +83,8 @@ def code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """A module of the author's on the path: as trained, without weights, and with another stride."""
     (tmp_path / "authors.py").write_text(
         f"""
+import sys
+import warnings
 import torch
 from tests.checkpoints.cifar_network import CifarNetwork
 
@@ -98,6 +100,26 @@ def other():
     network = CifarNetwork(2)
     network.load_state_dict(torch.load({str(folder / "cifar.pth")!r}, weights_only=True))
     return network
+
+def leaves():
+    sys.exit(2)
+
+class Tired(CifarNetwork):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("tired")
+        return super().forward(x)
+
+def tired():
+    return Tired()
+
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(whole())
 
 def wider():
     network = CifarNetwork()
@@ -258,7 +280,7 @@ def test_a_bundle_is_compared_later_and_stays_as_it_is(
 # ----- the author's own code
 
 
-@pytest.mark.parametrize(("function", "weights"), [("whole", False), ("bare", True)])
+@pytest.mark.parametrize(("function", "weights"), [("whole", False), ("bare", True), ("scripted", False)])
 def test_the_authors_code_settles_the_architecture(
     function: str, weights: bool, code: None, right: ExportOptions, folder: Path
 ) -> None:
@@ -292,6 +314,7 @@ def test_code_of_another_network_or_without_its_weights_fails(
         ("authors", "no function is named"),
         ("authors:nothing", "did not build a network"),
         ("nowhere:build", "did not build a network"),
+        ("authors:leaves", r"its code ended with sys.exit\(2\)"),
         ("authors:wider", "gives 6 classes"),
     ],
 )
@@ -307,6 +330,13 @@ def test_what_cannot_be_the_reference_is_told(
 def test_weights_that_do_not_fit_the_code_are_refused(code: None, wrong: ExportOptions, folder: Path) -> None:
     with pytest.raises(WeightsError, match="does not fit authors:wider"):
         export(replace(wrong, reference="authors:wider", weights=str(folder / "cifar.pth")))
+
+
+def test_code_that_fails_later_is_named(code: None, right: ExportOptions) -> None:
+    with pytest.raises(
+        UsageError, match=r"authors:tired fails on images of shape \(3, 3, 32, 32\): RuntimeError: tired"
+    ):
+        export(replace(right, reference="authors:tired"))
 
 
 def test_two_proofs_at_once_are_refused(code: None, wrong: ExportOptions, folder: Path) -> None:

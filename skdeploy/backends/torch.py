@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from skdeploy.backends.base import Array, Availability, Session, require
-from skdeploy.errors import DependencyError
+from skdeploy.errors import DependencyError, UsageError
 from skdeploy.export_packages import ADVICE, EXTRAS
 from skdeploy.spec import ModelSpec, TensorSpec
 
@@ -32,14 +32,14 @@ def probe() -> Availability:
 class TorchSession(Session):
     """A network in eval mode on one device: ``input`` (batch, C, H, W) -> ``logits`` (batch, classes)."""
 
-    def __init__(self, network: nn.Module, spec: ModelSpec, device: str) -> None:
+    def __init__(self, network: nn.Module, spec: ModelSpec, device: str, own: str) -> None:
         import torch
 
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise DependencyError("torch sees no CUDA device here", advice="see `skdeploy doctor`")
         self._network = network.eval().to(device)
-        self._device = device
-        dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
+        self._device, self._own = device, own
+        dtype = str(next((p.dtype for p in network.parameters()), torch.float32)).removeprefix("torch.")
         self.inputs = (TensorSpec(name="input", dtype=dtype, shape=("batch", *spec.input.shape)),)
         self.outputs = (TensorSpec(name="logits", dtype=dtype, shape=("batch", spec.network.classes)),)
 
@@ -48,11 +48,24 @@ class TorchSession(Session):
 
         images = torch.tensor(np.ascontiguousarray(feeds["input"]))  # torch has no negative strides
         with torch.inference_mode():
-            logits = self._network(images.to(self._device))
+            try:
+                logits = self._network(images.to(self._device))
+            except (Exception, SystemExit) as error:
+                if not self._own:
+                    raise
+                raise UsageError(
+                    f"{self._own} fails on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}",
+                    advice="it must take any number of images at once, as often as it is called",
+                ) from error
+        if not isinstance(logits, torch.Tensor):
+            raise UsageError(f"{self._own} gives a {type(logits).__name__}, and gave a tensor before")
         return {"logits": logits.cpu().numpy()}
 
 
-def open_session(network: nn.Module, spec: ModelSpec, *, device: str = "cpu") -> TorchSession:
-    """Opens a network of ``zoo/``. Raises DependencyError for a device that is not here."""
+def open_session(network: nn.Module, spec: ModelSpec, *, device: str = "cpu", own: str = "") -> TorchSession:
+    """Opens a network of ``zoo/``, or one of the user's ``own`` code, named so: what that raises is a UsageError.
+
+    Raises DependencyError for a device that is not here.
+    """
     require("torch", extra=EXTRAS)
-    return TorchSession(network, spec, device)
+    return TorchSession(network, spec, device, own)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from skdeploy.architecture import ModuleSpec
 from skdeploy.backends import onnxruntime
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Array, Session
@@ -65,9 +66,13 @@ def reference_of(
 ) -> Reference:
     """The author's network, else ours, else ``base``: one of them must be there."""
     if author is not None:
-        return Reference(author.reference, lambda spec: torch_backend.open_session(author.network, spec))
+        return Reference(
+            author.reference, lambda spec: torch_backend.open_session(author.network, spec, own=author.name)
+        )
     if network is not None:
-        return Reference(TORCH_REFERENCE, lambda spec: torch_backend.open_session(network, spec))
+        described = bundle.manifest.model.network
+        own = (described.factory or "") if isinstance(described, ModuleSpec) else ""
+        return Reference(TORCH_REFERENCE, lambda spec: torch_backend.open_session(network, spec, own=own))
     assert base is not None  # the caller checked
     path = bundle.check(base)
     name = GRAPH_REFERENCE.format(graph=base.path, backend=onnxruntime.NAME)

@@ -51,7 +51,7 @@ def find_witness(
 
 
 def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progress) -> Author:
-    from skdeploy.own_module import build_module, load_checkpoint, require_finite, tried
+    from skdeploy.own_module import build_module, load_checkpoint, ready, require_finite, tried
 
     if ":" not in factory:
         raise UsageError(
@@ -64,7 +64,7 @@ def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progre
         load_checkpoint(network, checkpoint, factory)
     with_weights = "the weights that it brings" if own else f"the weights in {checkpoint}"
     tell.note(f"{factory} is compared with {with_weights}")
-    network = network.float().eval().requires_grad_(False)
+    network = ready(network)
     require_finite(network, factory)
     channels, height, width = spec.input.shape
     _, classes = tried(network, (channels,), (height, width), factory)
