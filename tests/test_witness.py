@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import sys
@@ -226,7 +227,7 @@ def test_a_budget_needs_no_confirmation_where_the_golden_file_proves_the_preproc
     unmade: ExportOptions, folder: Path, tmp_path: Path
 ) -> None:
     with np.load(folder / "golden.npz") as arrays:
-        images = np.zeros((len(arrays["input"]), SIZE, SIZE, 3), np.uint8)
+        images = np.random.default_rng(1).integers(0, 256, (len(arrays["input"]), SIZE, SIZE, 3), dtype=np.uint8)
         np.savez(tmp_path / "raw.npz", images=images, **arrays)
     (tmp_path / "broken.npz").write_bytes(b"no images")
     asked = Int8Options(data=tmp_path / "broken.npz", max_drop=0.5, calibration=CalibrationOptions(images=tmp_path))
@@ -244,6 +245,26 @@ def test_probabilities_in_place_of_logits_are_told(right: ExportOptions, folder:
     np.savez(tmp_path / "p.npz", input=x, logits=y)
     with pytest.raises(ParityError, match="the saved outputs are probabilities"):
         export(replace(right, golden=tmp_path / "p.npz"))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("training", "training mode when the outputs were saved: call model.eval()"),
+        ("half", "the saved logits are FP16"),
+    ],
+)
+def test_how_outputs_should_not_be_saved_is_told(
+    how: str, words: str, right: ExportOptions, folder: Path, tmp_path: Path
+) -> None:
+    with np.load(folder / "golden.npz") as arrays:
+        x, y = arrays["input"], arrays["logits"]
+    with torch.no_grad():
+        trained = copy.deepcopy(NETWORK).train()(torch.from_numpy(x)).numpy()
+    np.savez(tmp_path / "y.npz", input=x, logits=trained if how == "training" else y.astype(np.float16))
+    with pytest.raises(ParityError) as error:
+        export(replace(right, golden=tmp_path / "y.npz"))
+    assert words in error.value.advice
 
 
 def test_a_file_of_another_size_is_told_before_anything_is_written(unmade: ExportOptions, folder: Path) -> None:

@@ -35,6 +35,7 @@ class Golden:
     logits: Array
     inputs: Inputs | None
     images: Pixels | None
+    half: bool = False  # whether the logits were saved in FP16
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -109,10 +110,15 @@ def read_golden(path: Path) -> Golden:
                 f"--golden {shown}: images are {images.dtype} of shape {images.shape}",
                 advice="images are raw uint8 pixels, (N, H, W, C), as they are before preprocessing",
             )
-    for name, array in (("input", inputs), (IMAGES, images)):
+    for name, array in (("logits", logits), ("input", inputs), (IMAGES, images)):
         if array is not None and len(array) != len(logits):
             raise UsageError(
                 f"--golden {shown} has {len(array)} of {name!r} and {len(logits)} rows of logits", advice=SAVE
+            )
+        if array is not None and array.size > 1 and (array == array.flat[0]).all():
+            raise UsageError(
+                f"--golden {shown}: all values of {name} are {array.flat[0]:g}, which shows nothing of a network",
+                advice="save real images and what the network makes of them",
             )
     return Golden(
         name=shown,
@@ -120,6 +126,7 @@ def read_golden(path: Path) -> Golden:
         logits=logits.astype(np.float32),
         inputs=None if inputs is None else inputs.astype(np.float32),
         images=images,
+        half=logits.dtype == np.float16,
     )
 
 

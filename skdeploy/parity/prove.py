@@ -159,7 +159,7 @@ def prove(
         chosen=dataset.chosen if golden is None else "",
     )
     if witness is not None:
-        return report.model_copy(update={"likely_cause": likely_cause(witness, report, bundle.manifest)})
+        return report.model_copy(update={"likely_cause": likely_cause(witness, report, bundle.manifest, network)})
     if network is None or not report.failures:
         return report
     progress.update("why: torch in float64")

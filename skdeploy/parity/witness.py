@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from skdeploy.architecture import TrunkSpec
 from skdeploy.bundle.manifest import Manifest
@@ -12,11 +15,18 @@ from skdeploy.parity.golden import Golden, read_golden
 from skdeploy.parity.reference import Author
 from skdeploy.parity.report import ParityReport, ReferenceKind
 from skdeploy.progress import Progress
+from skdeploy.quant.dataset import normalise
 from skdeploy.spec import ModelSpec, Precision
 from skdeploy.zoo.assumed import Settled, assumptions_of, settled
 
+if TYPE_CHECKING:
+    from torch import nn
+
 Witness = Golden | Author
 
+AT_ONCE: Final = 64  # images that a network in training mode is given here: it takes them all at once
+SAME: Final = 1e-2  # of the largest logit: a variance of few values is far less exact than a convolution
+HALF: Final = 2e-3  # of the largest logit: FP16 rounds a logit by 2^-11, and as much again an input saved as FP16
 VISIBLE: Final = 1e-3  # of a normalised input: a fifth of a grey level, far above the rounding of float32
 
 
@@ -108,8 +118,11 @@ def after_proof(manifest: Manifest, report: ParityReport) -> Manifest:
     return manifest.model_copy(update={"model": spec, "assumptions": assumptions_of(spec)})
 
 
-def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest) -> str:
-    """Why even FP32 does not agree, as far as that can be told; empty where FP32 agrees."""
+def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, network: nn.Module | None) -> str:
+    """Why even FP32 does not agree, as far as that can be told; empty where FP32 agrees.
+
+    ``network``: ours, with its weights.
+    """
     fp32 = [c for c in report.comparisons if c.precision is Precision.FP32]
     if not any(c.verdict == "fail" for c in fp32):
         return ""
@@ -120,9 +133,36 @@ def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest) -> 
             f"preprocessing: the inputs made from the images differ from the saved ones by up to {apart:.3g}; "
             "correct [preprocess] of the card"
         )
+    if isinstance(witness, Golden) and _is_of_training(witness, manifest.model, network):
+        return "the network was in training mode when the outputs were saved: call model.eval() before"
+    if isinstance(witness, Golden) and witness.half and _is_within(report, HALF):
+        return "the saved logits are FP16, which rounds them: save those of the network in float32"
     texts = [a.text for a in manifest.assumptions if a.about == "architecture" or "preprocessing" in report.settles]
     if texts:
-        return f"assumed: {'; '.join(texts)}. Write the right values in a card"
+        others = "" if isinstance(witness, Golden) else ". Or the author's code has other weights"
+        return f"assumed: {'; '.join(texts)}. Write the right values in a card{others}"
     if isinstance(manifest.model.network, TrunkSpec):
         return "the card: its strides, pool, dilations or preprocessing are not those of the author's code; or other weights"
     return "the author's code and this network are not the same, or have other weights"
+
+
+def _is_of_training(golden: Golden, spec: ModelSpec, network: nn.Module | None) -> bool:
+    """Whether the outputs are those of batch normalisation by the batch itself, which is what training mode gives."""
+    if network is None or not isinstance(spec.network, TrunkSpec) or len(golden) > AT_ONCE:
+        return False
+    import torch
+
+    fed = golden.fed(spec)
+    inputs = fed if fed.dtype == np.float32 else normalise(fed.astype(np.uint8), spec.preprocess)
+    trained = copy.deepcopy(network).train()
+    with torch.no_grad():
+        try:
+            logits = trained(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
+        except ValueError:  # one value a channel has no variance
+            return False
+    return bool(np.max(np.abs(logits - golden.logits)) <= SAME * np.max(np.abs(golden.logits)))
+
+
+def _is_within(report: ParityReport, error: float) -> bool:
+    measured = [c.metrics.max_rel_error for c in report.comparisons if c.precision is Precision.FP32 and c.metrics]
+    return bool(measured) and max(measured) <= error

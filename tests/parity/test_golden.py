@@ -78,6 +78,9 @@ def test_images_go_through_the_preprocessing_of_the_card(spec: ModelSpec, tmp_pa
         ({"y": lambda _: np.zeros((3, 5))}, "has both 'logits' and 'y'"),
         ({"images": lambda _: np.zeros((3, 4, 4, 3))}, "images are float64"),
         ({"images": lambda _: np.zeros((2, 4, 4, 3), np.uint8)}, "2 of 'images' and 3 rows"),
+        ({"logits": np.zeros_like}, "all values of logits are 0"),
+        ({"input": lambda x: np.full_like(x, 0.5)}, "all values of input are 0.5"),
+        ({"images": lambda _: np.zeros((3, 4, 4, 3), np.uint8)}, "all values of images are 0"),
         ({"input": lambda x: np.array([object()] * 3)}, "Python objects"),
     ],
 )
@@ -105,11 +108,28 @@ def test_a_file_that_is_no_npz_is_refused(content: bytes, tmp_path: Path) -> Non
         read_golden(tmp_path / "golden.npz")
 
 
+def test_a_file_that_is_not_there_is_not_called_truncated(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.npz", tmp_path):
+        with pytest.raises(UsageError, match="cannot read") as error:
+            read_golden(path)
+        assert "truncated" not in error.value.advice
+    np.savez(tmp_path / "objects.npz", input=np.array([None, 1]), logits=np.zeros(2))
+    with pytest.raises(UsageError, match="Python objects") as error:
+        read_golden(tmp_path / "objects.npz")
+    assert "truncated" not in error.value.advice
+
+
+def test_a_few_of_many_names_are_shown(tmp_path: Path) -> None:
+    np.savez(tmp_path / "state.npz", **{f"layer{n:03}": np.zeros(1) for n in range(200)})
+    with pytest.raises(UsageError, match=r"only 'layer000', .*'layer005' and 194 more"):
+        read_golden(tmp_path / "state.npz")
+
+
 def test_another_network_is_named(spec: ModelSpec, tmp_path: Path) -> None:
-    np.savez(tmp_path / "classes.npz", input=inputs(spec), logits=np.zeros((3, spec.network.classes + 1)))
+    np.savez(tmp_path / "classes.npz", input=inputs(spec), logits=RANDOM.normal(0, 1, (3, spec.network.classes + 1)))
     with pytest.raises(UsageError, match=f"logits of {spec.network.classes + 1} classes"):
         read_golden(tmp_path / "classes.npz").fed(spec)
-    np.savez(tmp_path / "size.npz", input=np.zeros((3, spec.input.channels, 96, 96), np.float32), logits=logits(spec))
+    np.savez(tmp_path / "size.npz", input=RANDOM.normal(0, 1, (3, spec.input.channels, 96, 96)), logits=logits(spec))
     with pytest.raises(UsageError) as error:
         read_golden(tmp_path / "size.npz").fed(spec)
     assert "x 96 x 96" in error.value.message
