@@ -27,6 +27,7 @@ from skdeploy.graph.weighted_sums import (
     Form,
     Labels,
     Leaves,
+    NotAMap,
     Shape,
     Term,
     Unknown,
@@ -225,6 +226,10 @@ class BlockFinder:
         if node is not None and node.op_type in MOVES:
             try:
                 return evaluate(node, partial(self._moved, maps=maps), self.shapes)[value.index() or 0]
+            except NotAMap:
+                if _stacks(node, self.shapes):
+                    raise  # (M, N, C, T) is not made of images
+                return self.leaves.form(value, maps=maps)
             except Unknown:  # it does more than move whole maps, so the maps begin with it
                 return self.leaves.form(value, maps=maps)
         return self.leaves.form(value, maps=maps)
@@ -300,6 +305,14 @@ class BlockFinder:
                 self.near_misses.append((node.name or node.op_type, reason))
         elif reason == SIGMOIDS:
             self.near_misses.append((node.name or node.op_type, reason))
+
+
+def _stacks(node: ir.Node, shapes: dict[ir.Value, Shape]) -> bool:
+    """Whether ``node`` is a part of a stack: what it adds is not an axis behind those of the batch and the channels."""
+    if node.op_type != "Unsqueeze":
+        return node.op_type == "Concat"
+    before, after = node.inputs[0], node.outputs[0]
+    return before is None or shape_of(shapes, before)[:2] != shape_of(shapes, after)[:2]
 
 
 def _channels(labels: Labels | None, shape: Shape) -> Labels:

@@ -35,6 +35,10 @@ class Unknown(Exception):  # noqa: N818 - an answer to a question, not a failure
     """This tensor is no weighted sum of maps; the message says why."""
 
 
+class NotAMap(Unknown):
+    """This tensor has not the rank of a map of an image."""
+
+
 @dataclass(frozen=True)
 class Term:
     """``factor * weight * map``; without labels, a weight or a map is 1."""
@@ -100,7 +104,7 @@ class Leaves:
         if key not in self._known:
             shape = shape_of(self.shapes, value)
             if maps and len(shape) != 4:
-                raise Unknown(f"{value.name} has rank {len(shape)} and is no feature map")
+                raise NotAMap(f"{value.name} has rank {len(shape)}; only maps of images, (N, C, H, W), are searched")
             sizes = (*shape[:2], 1, 1) if maps else shape
             count = int(np.prod(sizes))
             labels = np.arange(self._next, self._next + count, dtype=np.int64).reshape(sizes)
@@ -120,6 +124,10 @@ class Leaves:
     def first_image(self, labels: Labels) -> Labels:
         """Labels (N, C) of which row n is the same elements of image n: the first row. Raises Unknown for any other."""
         numbers, images, elements = self.of(labels)
+        for number in np.unique(numbers):
+            leaf = self.leaves[number]
+            if leaf.form.shape[0] != len(labels):
+                raise Unknown(f"{leaf.value.name} is {list(leaf.form.shape)}; the batch is not its first axis")
         own = images == np.arange(len(labels))[:, None]
         if not (own.all() and (numbers == numbers[0]).all() and (elements == elements[0]).all()):
             raise Unknown("it mixes the images of a batch")
@@ -316,14 +324,23 @@ def _product(left: Form, right: Form) -> Form:
         left, right = right, left
     if right.holds_maps():
         raise Unknown("a product of two maps")
-    if any(t.weight is not None and t.weight.shape[a] != 1 for t in right.terms for a in left.spatial if a is not None):
-        raise Unknown("its weights differ from pixel to pixel")
+    _check_weigh_whole_maps(right, left.spatial)
     return Form(
         tuple(_multiplied(one, other) for one in left.terms for other in right.terms),
         np.broadcast_shapes(left.shape, right.shape),
         left.spatial,
         left.averaged,
     )
+
+
+def _check_weigh_whole_maps(weights: Form, spatial: Spatial) -> None:
+    along = tuple(
+        axis is not None and any(t.weight is not None and t.weight.shape[axis] != 1 for t in weights.terms)
+        for axis in spatial
+    )
+    if any(along):
+        place = {(True, False): "row", (False, True): "column", (True, True): "pixel"}[along]
+        raise Unknown(f"its weights differ from {place} to {place}; a block has one weight for a whole channel")
 
 
 def _multiplied(one: Term, other: Term) -> Term:
