@@ -16,7 +16,7 @@ from onnxscript.optimizer import fold_constants
 
 from skdeploy.errors import ExportError, PassError, UsageError
 from skdeploy.graph.constants import drop_unused, free_among, free_name, graphs_inside, names_of
-from skdeploy.graph.identities import DropIdentities
+from skdeploy.graph.identities import DropIdentities, FoldKnownSizes
 from skdeploy.graph.naming import NameByModule
 from skdeploy.graph.onnx_file import foreign_operator, graph_of, graphs_of, inferred, nodes_of, read_proto
 from skdeploy.graph.same_function import EXAMPLE_BATCH, require_same_function
@@ -175,6 +175,7 @@ def _folded(model: ir.Model, path: Path) -> ir.Model:
     """
     for _ in range(FOLDING_ROUNDS):
         model = _with_shapes(model, path)
+        FoldKnownSizes()(model)
         if not fold_constants(model, should_fold=_is_small_fill).modified:
             break
     model = _with_shapes(model, path)
