@@ -19,23 +19,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.graph.blocks import Block, read_block
 from skdeploy.graph.constants import free_name
+from skdeploy.graph.labels import Form, Labels, Leaves, NotAMap, Shape, Term, Unknown, constant, scalar, shape_of
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
-from skdeploy.graph.weighted_sums import (
-    MOVES,
-    OPERATORS,
-    Form,
-    Labels,
-    Leaves,
-    NotAMap,
-    Shape,
-    Term,
-    Unknown,
-    constant,
-    evaluate,
-    scalar,
-    shape_of,
-)
+from skdeploy.graph.weighted_sums import MOVES, OPERATORS, evaluate
 
 MAX_BRANCHES: Final = 8  # a softmax over more is an attention of another kind
 SIGMOIDS: Final = "its weights are sigmoids, which do not sum to one"

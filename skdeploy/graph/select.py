@@ -13,10 +13,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from skdeploy.backends.base import Array
 from skdeploy.errors import UsageError
-from skdeploy.graph.blocks import Block, BranchMap
+from skdeploy.graph.blocks import Block, BranchMap, Layer, Rows
 from skdeploy.graph.find_blocks import BlockFinder
+from skdeploy.graph.labels import Shape
 from skdeploy.graph.same_function import require_same_function
-from skdeploy.graph.weighted_sums import Shape
 
 MIN_OPSET: Final = 13  # Softmax has one axis and Split takes sizes as an input from here on
 
@@ -43,16 +43,19 @@ class SelectReport:
 class RewriteSelect(ir.passes.InPlacePass):
     """Naive selective kernel blocks to their deploy form. ``graph/blocks.py`` says what a block is, by numbered rules.
 
-    With s the statistics, z what the gate makes of them, and ``logits_m = A_m z + b_m``:
+    With s the statistics, z what the gate makes of them, and ``logits_m = A_m z + b_m`` where rule 4 finds such layers:
 
     * ``mean(sum_m U_m) = sum_m mean(U_m)``, because the mean is linear: the sum over branches is not materialised (rule 5).
+      Statistics with a factor, as the mean over branches, keep it as one Mul of (N, C, 1, 1).
     * ``softmax(l_1, l_2) = (sigmoid(l_1 - l_2), 1 - ...)``, and ``l_1 - l_2 = (A_1 - A_2) z + (b_1 - b_2)`` is one FC (rule 4),
-      subtracted in float64 and rounded once. More than two branches keep their softmax, on (N, M, C, 1).
+      subtracted in float64 and rounded once. Of another gate, the logits are subtracted instead. More than two branches keep
+      their softmax, on (N, M, C, 1).
     * ``sum_m a_m U_m = U_M + sum_{m<M} a_m (U_m - U_M)``, because the weights sum to one (rule 1).
 
-    All are exact in real arithmetic. What lies between s and z stays as it is. No tensor of rank above 4 is left of the block,
-    and V keeps its name. ``report`` says what was found; a graph without blocks is not touched. Every time, the graph before
-    and after is run on the same random images, and so is each block by itself on random maps: PassError if one differs.
+    All are exact in real arithmetic. What lies between s and z, or s and the logits, stays as it is. No tensor of rank above
+    4 is left between the logits and V, and V keeps its name. ``report`` says what was found; a graph without blocks is not
+    touched. Every time, the graph before and after is run on the same random images, and so is each block by itself on random
+    maps: PassError if one differs.
     """
 
     def __init__(self) -> None:
@@ -99,7 +102,7 @@ class BlockWriter:
         writing = _Writing(self, block)
         maps = [writing.branch(branch) for branch in block.maps]
         statistics = writing.statistics(maps)
-        self._replace(block.statistics, statistics, writing.nodes)
+        self._replace(block.statistics.value, statistics, writing.nodes)
 
         writing = _Writing(self, block)
         selected = writing.select(maps, writing.weights())
@@ -133,7 +136,8 @@ class _Writing:
     def __init__(self, writer: BlockWriter, block: Block) -> None:
         self.writer, self.block = writer, block
         self.nodes: list[ir.Node] = []
-        self.branches, self.channels, self.width = block.weight.shape
+        self.branches = len(block.maps)
+        self.channels = block.maps[0].channels
         self.dtype = block.selected.dtype or ir.DataType.FLOAT
         shape = block.selected.shape
         batch, _, height, width = (None,) * 4 if shape is None else shape
@@ -153,25 +157,56 @@ class _Writing:
         total = self._node("GlobalAveragePool", [maps[0]], shape)
         for value in maps[1:]:
             total = self._node("Add", [total, self._node("GlobalAveragePool", [value], shape)], shape)
-        wanted = self.block.statistics_shape
+        factor = self.block.statistics.factor
+        if factor != 1:
+            total = self._node("Mul", [total, self._constant(np.array(factor), "factor", self.dtype)], shape)
+        wanted = self.block.statistics.shape
         return total if wanted == (self.channels, 1, 1) else self._reshape(total, wanted)
 
     def weights(self) -> list[ir.Value]:
         """The weights of all branches but the last, (N, C, 1, 1) each."""
-        z = self.writer.current(self.block.z)
-        if self.block.z_shape != (self.width, 1, 1):
-            z = self._reshape(z, (self.width, 1, 1))
         shape = (self.dims[0], self.channels, 1, 1)
-        weight, bias = self.block.weight, self.block.bias
+        logits = self.block.logits
         if self.branches == 2:
-            return [self._node("Sigmoid", [self._layer(z, weight[0] - weight[1], bias[0] - bias[1])], shape)]
-        logits = self._layer(z, weight.reshape(-1, self.width), bias.reshape(-1))
-        stacked = (self.dims[0], self.branches, self.channels, 1)
-        rows = self._reshape(logits, (self.branches, self.channels, 1))
-        weights = self._node("Softmax", [rows], stacked, axis=1)
+            difference = self._difference(logits) if isinstance(logits, Layer) else self._subtracted(logits)
+            return [self._node("Sigmoid", [difference], shape)]
+        rows = self._all(logits) if isinstance(logits, Layer) else self._stacked(logits)
+        weights = self._node("Softmax", [rows], (self.dims[0], self.branches, self.channels, 1), axis=1)
         sizes = self._constant(np.ones(self.branches), "sizes")
         parts = self._nodes("Split", [weights, sizes], (self.dims[0], 1, self.channels, 1), self.branches, axis=1)
         return [self._reshape(part, (self.channels, 1, 1)) for part in parts[:-1]]
+
+    def _difference(self, layer: Layer) -> ir.Value:
+        """The first branch's logits minus the second's, by one layer."""
+        return self._layer(self._z(layer), layer.weight[0] - layer.weight[1], layer.bias[0] - layer.bias[1])
+
+    def _all(self, layer: Layer) -> ir.Value:
+        """The logits of all branches, (N, M, C, 1), by one layer."""
+        weight = layer.weight.reshape(-1, layer.weight.shape[2])
+        logits = self._layer(self._z(layer), weight, layer.bias.reshape(-1))
+        return self._reshape(logits, (self.branches, self.channels, 1))
+
+    def _z(self, layer: Layer) -> ir.Value:
+        z, wanted = self.writer.current(layer.z), (layer.weight.shape[2], 1, 1)
+        return z if layer.z_shape == wanted else self._reshape(z, wanted)
+
+    def _subtracted(self, logits: Sequence[Rows]) -> ir.Value:
+        """The first branch's logits minus the second's."""
+        first, second = (self._rows(rows, (self.channels, 1, 1)) for rows in logits)
+        return self._node("Sub", [first, second], (self.dims[0], self.channels, 1, 1))
+
+    def _stacked(self, logits: Sequence[Rows]) -> ir.Value:
+        """The logits of all branches, (N, M, C, 1)."""
+        parts = [self._rows(rows, (1, self.channels, 1)) for rows in logits]
+        return self._node("Concat", parts, (self.dims[0], self.branches, self.channels, 1), axis=1)
+
+    def _rows(self, rows: Rows, shape: Shape) -> ir.Value:
+        """One branch's logits in ``shape``."""
+        value = self._reshape(self.writer.current(rows.value), (rows.count,))
+        if not np.array_equal(rows.rows, np.arange(rows.count)):
+            own = self._constant(rows.rows, "rows")
+            value = self._node("Gather", [value, own], (self.dims[0], self.channels), axis=1)
+        return self._reshape(value, shape)
 
     def select(self, maps: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Value:
         """V."""

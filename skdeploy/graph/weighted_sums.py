@@ -12,151 +12,23 @@ mixes images is seen. Sizes are those of one example (``shapes``), with three im
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from string import ascii_lowercase
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-Labels = NDArray[np.int64]
-Shape = tuple[int, ...]
-Spatial = tuple[int | None, int | None]
+from skdeploy.graph.labels import FLAT, Form, Shape, Spatial, Term, Unknown, constant, shape_of
 
-FLAT: Final[Spatial] = (None, None)
 RESHAPES: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"})
 MOVES: Final = RESHAPES | {"Transpose", "Concat", "Slice", "Gather", "Split"}
 MEANS: Final = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean"})
 SUMS: Final = frozenset({"Add", "Sub", "Sum", "ReduceSum"})
-OPERATORS: Final = MOVES | MEANS | SUMS | {"Mul"}
-
-
-class Unknown(Exception):  # noqa: N818 - an answer to a question, not a failure
-    """This tensor is no weighted sum of maps; the message says why."""
-
-
-class NotAMap(Unknown):
-    """This tensor has not the rank of a map of an image."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """``factor * weight * map``; without labels, a weight or a map is 1."""
-
-    factor: float
-    weight: Labels | None = None
-    map: Labels | None = None
-
-    def moved(self, move: Callable[[Labels], Labels]) -> Term:
-        """The same product with its labels rearranged."""
-        weight = None if self.weight is None else move(self.weight)
-        return replace(self, weight=weight, map=None if self.map is None else move(self.map))
-
-
-@dataclass(frozen=True)
-class Form:
-    """The sum of ``terms``. ``spatial`` are the axes of height and width, ``averaged`` which of the two were averaged away.
-
-    A label array has, on each axis, the tensor's size or 1; on the spatial axes 1.
-    """
-
-    terms: tuple[Term, ...]
-    shape: Shape
-    spatial: Spatial = FLAT
-    averaged: tuple[bool, bool] = (False, False)
-
-    def holds_maps(self) -> bool:
-        return any(term.map is not None for term in self.terms)
-
-    def moved(self, move: Callable[[Labels], Labels], shape: Shape, spatial: Spatial) -> Form:
-        """The form after an operator that moves elements and keeps height and width in order."""
-        sizes = tuple(1 if axis in self.spatial else size for axis, size in enumerate(self.shape))
-        terms = tuple(term.moved(lambda labels: move(np.broadcast_to(labels, sizes))) for term in self.terms)
-        return replace(self, terms=terms, shape=shape, spatial=spatial)
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A tensor whose elements have labels of their own, from ``offset`` on."""
-
-    value: ir.Value
-    offset: int
-    form: Form
-
-    @property
-    def elements(self) -> int:
-        """Labels of one image."""
-        return int(np.prod(self.form.shape[1:2] if self.form.spatial != FLAT else self.form.shape[1:]))
-
-
-class Leaves:
-    """Where all labels come from. Labels of one leaf are consecutive, image by image."""
-
-    def __init__(self, shapes: dict[ir.Value, Shape]) -> None:
-        self.shapes = shapes
-        self.leaves: list[Leaf] = []
-        self._known: dict[tuple[ir.Value, bool], Leaf] = {}
-        self._next = 0
-
-    def form(self, value: ir.Value, *, maps: bool) -> Form:
-        """The form of a tensor of maps (N, C, H, W), or of one without height and width."""
-        key = (value, maps)
-        if key not in self._known:
-            shape = shape_of(self.shapes, value)
-            if maps and len(shape) != 4:
-                raise NotAMap(f"{value.name} has rank {len(shape)}; only maps of images, (N, C, H, W), are searched")
-            sizes = (*shape[:2], 1, 1) if maps else shape
-            count = int(np.prod(sizes))
-            labels = np.arange(self._next, self._next + count, dtype=np.int64).reshape(sizes)
-            term = Term(1.0, map=labels)
-            self._known[key] = Leaf(value, self._next, Form((term,), shape, (2, 3) if maps else FLAT))
-            self.leaves.append(self._known[key])
-            self._next += count
-        return self._known[key].form
-
-    def of(self, labels: Labels) -> tuple[Labels, Labels, Labels]:
-        """For each label the number of its leaf, the image, and the element within the image."""
-        numbers = np.searchsorted([leaf.offset for leaf in self.leaves], labels, side="right") - 1
-        local = labels - np.array([leaf.offset for leaf in self.leaves])[numbers]
-        sizes = np.array([leaf.elements for leaf in self.leaves])[numbers]
-        return numbers, local // sizes, local % sizes
-
-    def first_image(self, labels: Labels) -> Labels:
-        """Labels (N, C) of which row n is the same elements of image n: the first row. Raises Unknown for any other."""
-        numbers, images, elements = self.of(labels)
-        for number in np.unique(numbers):
-            leaf = self.leaves[number]
-            if leaf.form.shape[0] != len(labels):
-                raise Unknown(f"{leaf.value.name} is {list(leaf.form.shape)}; the batch is not its first axis")
-        own = images == np.arange(len(labels))[:, None]
-        if not (own.all() and (numbers == numbers[0]).all() and (elements == elements[0]).all()):
-            raise Unknown("it mixes the images of a batch")
-        first: Labels = labels[0]
-        return first
-
-
-def shape_of(shapes: dict[ir.Value, Shape], value: ir.Value) -> Shape:
-    if value not in shapes:
-        raise Unknown(f"the shape of {value.name} cannot be inferred")
-    return shapes[value]
-
-
-def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """The value of an initializer, a Constant or an Identity of one; None for what is computed."""
-    while value is not None and (producer := value.producer()) is not None and producer.op_type == "Identity":
-        value = producer.inputs[0]
-    if value is None or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def scalar(value: ir.Value) -> Form | None:
-    """The form of a constant whose elements are all equal."""
-    array = constant(value)
-    if array is None or array.size == 0 or np.any(array != array.flat[0]):
-        return None
-    return Form((Term(float(array.flat[0])),), array.shape)
+SCALES: Final = frozenset({"Mul", "Div"})
+PRODUCTS: Final = frozenset({"Einsum", "MatMul"})
+OPERATORS: Final = MOVES | MEANS | SUMS | SCALES | PRODUCTS
+MAX_SUMMANDS: Final = 64  # a sum over a longer axis is not one over branches
 
 
 def evaluate(node: ir.Node, resolve: Callable[[ir.Value], Form], shapes: dict[ir.Value, Shape]) -> list[Form]:
@@ -164,7 +36,13 @@ def evaluate(node: ir.Node, resolve: Callable[[ir.Value], Form], shapes: dict[ir
     inputs = [value for value in node.inputs if value is not None]
     op = node.op_type
     if node.domain not in ("", "ai.onnx") or op not in OPERATORS:
-        raise Unknown(f"{op} is no part of a weighted sum")
+        raise Unknown(f"{op} is not a part of a weighted sum")
+    if op == "Div":
+        return [_quotient(resolve(inputs[0]), resolve(inputs[1]), inputs[1])]
+    if op in PRODUCTS:
+        if len(inputs) != 2:
+            raise Unknown(f"an {op} of {len(inputs)} tensors")
+        return [_contracted(node, resolve(inputs[0]), resolve(inputs[1]))]
     if op in ("Add", "Sub", "Mul", "Sum"):
         total = resolve(inputs[0])
         for value in inputs[1:]:
@@ -178,8 +56,7 @@ def evaluate(node: ir.Node, resolve: Callable[[ir.Value], Form], shapes: dict[ir
         return _split(form, node, [shape_of(shapes, value) for value in node.outputs])
     shape = shape_of(shapes, node.outputs[0])
     if op == "Expand":
-        form = _padded(form, len(shape))
-        return [replace(form, shape=shape)]
+        return [_expanded(form, shape)]
     if op in RESHAPES:
         return [_reshaped(form, shape)]
     if op == "Transpose":
@@ -217,31 +94,49 @@ def _own_axis(form: Form, axis: int) -> int:
     return axis
 
 
+def _flattened(spatial: Spatial) -> bool:
+    """Whether height and width are one axis."""
+    return spatial[0] is not None and spatial[0] == spatial[1]
+
+
 def _without_axis(spatial: Spatial, axis: int) -> Spatial:
     height, width = (None if place is None else place - (place > axis) for place in spatial)
     return height, width
+
+
+def _expanded(form: Form, shape: Shape) -> Form:
+    form = _padded(form, len(shape))
+    if any(axis is not None and shape[axis] != form.shape[axis] for axis in form.spatial):
+        raise Unknown("it repeats the pixels of a map")
+    return replace(form, shape=shape)
 
 
 def _reshaped(form: Form, shape: Shape) -> Form:
     if form.spatial == FLAT:
         return form.moved(lambda labels: labels.reshape(shape), shape, FLAT)
     height, width = form.spatial
-    if height is None or width != height + 1:
+    if height is None or width is None or width - height not in (0, 1):
         raise Unknown("a reshape of maps whose height and width are not adjacent")
-    before, area = int(np.prod(form.shape[:height])), form.shape[height : height + 2]
-    for axis in range(len(shape) - 1):
-        if int(np.prod(shape[:axis])) == before and shape[axis : axis + 2] == area:
-            return _with_map_axes(form, shape, axis)
+    before, area = int(np.prod(form.shape[:height])), form.shape[height : width + 1]
+    pixels = form.pixels if _flattened(form.spatial) else area
+    form = replace(form, pixels=pixels)
+    for wanted in (pixels, (int(np.prod(area)),)):
+        for axis in range(len(shape)):
+            if int(np.prod(shape[:axis])) == before and shape[axis : axis + len(wanted)] == wanted:
+                return _with_map_axes(form, shape, axis, len(wanted))
     raise Unknown(f"a reshape from {list(form.shape)} to {list(shape)} mixes pixels with channels")
 
 
-def _with_map_axes(form: Form, shape: Shape, height: int) -> Form:
-    sizes = (*shape[:height], 1, 1, *shape[height + 2 :])
-    return form.moved(lambda labels: labels.reshape(sizes), shape, (height, height + 1))
+def _with_map_axes(form: Form, shape: Shape, height: int, count: int) -> Form:
+    sizes = (*shape[:height], *[1] * count, *shape[height + count :])
+    return form.moved(lambda labels: labels.reshape(sizes), shape, (height, height + count - 1))
 
 
 def _transposed(form: Form, node: ir.Node, shape: Shape) -> Form:
-    order = integers(node, 1, "perm") or list(range(len(form.shape)))[::-1]
+    return _in_order(form, integers(node, 1, "perm") or list(range(len(form.shape)))[::-1], shape)
+
+
+def _in_order(form: Form, order: list[int], shape: Shape) -> Form:
     height, width = (None if place is None else order.index(place) for place in form.spatial)
     return form.moved(lambda labels: labels.transpose(order), shape, (height, width))
 
@@ -280,8 +175,8 @@ def _split(form: Form, node: ir.Node, shapes: list[Shape]) -> list[Form]:
 def _concatenated(forms: list[Form], node: ir.Node, shape: Shape) -> Form:
     first = forms[0]
     axis = _own_axis(first, _attribute(node, "axis", 0))
-    kinds = {(len(f.terms), f.terms[0].factor, f.terms[0].weight is None, f.terms[0].map is None, f.spatial, f.averaged)
-             for f in forms}  # fmt: skip
+    kinds = {(len(f.terms), f.terms[0].factor, f.terms[0].weight is None, f.terms[0].map is None, f.spatial, f.averaged,
+              f.pixels) for f in forms}  # fmt: skip
     if len(kinds) > 1 or len(first.terms) > 1:
         raise Unknown("a concatenation of tensors of different kinds")
     joined = [form.moved(lambda labels: labels, form.shape, form.spatial).terms[0] for form in forms]
@@ -314,6 +209,8 @@ def _sum(left: Form, right: Form, sign: float) -> Form:
         raise Unknown("a sum of maps and something else")
     if left.holds_maps() and (left.shape, left.spatial, left.averaged) != (right.shape, right.spatial, right.averaged):
         raise Unknown(f"the branches' shapes differ: {list(left.shape)} and {list(right.shape)}")
+    if _flattened(left.spatial) and left.pixels != right.pixels:
+        raise Unknown(f"the branches' maps differ: {left.pixels} and {right.pixels} pixels")
     shape = np.broadcast_shapes(left.shape, right.shape)
     return replace(left, terms=(*left.terms, *(replace(t, factor=sign * t.factor) for t in right.terms)), shape=shape)
 
@@ -325,21 +222,62 @@ def _product(left: Form, right: Form) -> Form:
     if right.holds_maps():
         raise Unknown("a product of two maps")
     _check_weigh_whole_maps(right, left.spatial)
-    return Form(
-        tuple(_multiplied(one, other) for one in left.terms for other in right.terms),
-        np.broadcast_shapes(left.shape, right.shape),
-        left.spatial,
-        left.averaged,
-    )
+    terms = tuple(_multiplied(one, other) for one in left.terms for other in right.terms)
+    return replace(left, terms=terms, shape=np.broadcast_shapes(left.shape, right.shape))
+
+
+def _quotient(form: Form, divisor: Form, value: ir.Value) -> Form:
+    number = divisor.number()
+    if not number:
+        raise Unknown(f"it divides by {value.name}, which is not one constant number")
+    return _divided(_product(form, replace(divisor, terms=(Term(1.0),))), number)
+
+
+def _contracted(node: ir.Node, left: Form, right: Form) -> Form:
+    """Einsum or MatMul of two tensors: their product, added up over the axes that the result has not."""
+    if node.op_type == "MatMul":
+        if min(len(left.shape), len(right.shape)) < 2:
+            raise Unknown("a MatMul of vectors")
+        left, right = _aligned(left, right)
+        batch = ascii_lowercase[: len(left.shape) - 2]
+        names, result = [f"{batch}yz", f"{batch}zx"], f"{batch}yx"
+    else:
+        equation = node.attributes["equation"].as_string().replace(" ", "")
+        operands, _, result = equation.partition("->")
+        names = operands.split(",")
+        if "->" not in equation or "." in equation or any(len(set(n)) != len(n) for n in (*names, result)):
+            raise Unknown(f"the equation {equation}")
+    summed = sorted(set("".join(names)) - set(result))
+    order = [*result, *summed]
+    total = _product(*(_with_named_axes(form, name, order) for form, name in zip((left, right), names, strict=True)))
+    for _ in summed:
+        total = _added_up(total, len(total.shape) - 1, keep=False)
+    return total
+
+
+def _with_named_axes(form: Form, names: str, order: list[str]) -> Form:
+    """With the axes in ``order``, those that ``names`` has not with size 1."""
+    own = [names.index(name) for name in order if name in names]
+    form = _in_order(form, own, tuple(form.shape[axis] for axis in own))
+    for axis, name in enumerate(order):
+        if name not in names:
+            form = _with_axis(form, axis)
+    return form
+
+
+def _with_axis(form: Form, axis: int) -> Form:
+    shape = (*form.shape[:axis], 1, *form.shape[axis:])
+    height, width = (None if place is None else place + (place >= axis) for place in form.spatial)
+    return form.moved(lambda labels: np.expand_dims(labels, axis), shape, (height, width))
 
 
 def _check_weigh_whole_maps(weights: Form, spatial: Spatial) -> None:
-    along = tuple(
+    rows, columns = (
         axis is not None and any(t.weight is not None and t.weight.shape[axis] != 1 for t in weights.terms)
         for axis in spatial
     )
-    if any(along):
-        place = {(True, False): "row", (False, True): "column", (True, True): "pixel"}[along]
+    if rows or columns:
+        place = "pixel" if rows and columns else "row" if rows else "column"
         raise Unknown(f"its weights differ from {place} to {place}; a block has one weight for a whole channel")
 
 
@@ -360,12 +298,31 @@ def _reduced_axes(form: Form, node: ir.Node) -> list[int]:
 def _reduced_sum(form: Form, node: ir.Node, shape: Shape) -> Form:
     keep = bool(_attribute(node, "keepdims", 1))
     for axis in _reduced_axes(form, node):
-        size = form.shape[_own_axis(form, axis)]
-        reduced = (*form.shape[:axis], *((1,) if keep else ()), *form.shape[axis + 1 :])
-        spatial = form.spatial if keep else _without_axis(form.spatial, axis)
-        parts = [_taken(form, axis, index, keep, reduced, spatial) for index in range(size)]
-        form = replace(parts[0], terms=tuple(term for part in parts for term in part.terms))
+        if axis not in form.spatial:
+            form = _added_up(form, axis, keep)
+            continue
+        if not form.sized:
+            raise Unknown("it adds up maps whose size is not fixed")
+        form = _scaled(_averaged(form, axis, keep), form.shape[axis])
     return replace(form, shape=shape)
+
+
+def _added_up(form: Form, axis: int, keep: bool) -> Form:
+    size = form.shape[_own_axis(form, axis)]
+    if size > MAX_SUMMANDS:
+        raise Unknown(f"a sum over {size} elements, which is not one over branches")
+    reduced = (*form.shape[:axis], *((1,) if keep else ()), *form.shape[axis + 1 :])
+    spatial = form.spatial if keep else _without_axis(form.spatial, axis)
+    parts = [_taken(form, axis, index, keep, reduced, spatial) for index in range(size)]
+    return replace(parts[0], terms=tuple(term for part in parts for term in part.terms))
+
+
+def _scaled(form: Form, number: float) -> Form:
+    return replace(form, terms=tuple(replace(term, factor=term.factor * number) for term in form.terms))
+
+
+def _divided(form: Form, number: float) -> Form:
+    return replace(form, terms=tuple(replace(term, factor=term.factor / number) for term in form.terms))
 
 
 def _taken(form: Form, axis: int, index: int, keep: bool, shape: Shape, spatial: Spatial) -> Form:
@@ -379,23 +336,24 @@ def _mean(form: Form, node: ir.Node, shape: Shape) -> Form:
         axes, keep = _reduced_axes(form, node), bool(_attribute(node, "keepdims", 1))
     else:
         axes, keep = [3, 2], True
+        if node.op_type == "AveragePool" and not form.sized:
+            raise Unknown("an average pool of one size over maps whose size is not fixed")
         if node.op_type == "AveragePool" and (
             form.spatial != (2, 3)
             or tuple(node.attributes["kernel_shape"].as_ints()) != form.shape[2:]
             or shape[2:] != (1, 1)
+            or ("pads" in node.attributes and any(node.attributes["pads"].as_ints()))
         ):
             raise Unknown("an average pool that is not over the whole map")
     for axis in axes:
-        form = _averaged(form, axis, keep)
+        over_branches = axis not in form.spatial
+        form = _divided(_added_up(form, axis, keep), form.shape[axis]) if over_branches else _averaged(form, axis, keep)
     return replace(form, shape=shape)
 
 
 def _averaged(form: Form, axis: int, keep: bool) -> Form:
-    if axis not in form.spatial:
-        raise Unknown("a mean over something else than height and width")
-    which = form.spatial.index(axis)
     height, width = (None if place == axis else place for place in form.spatial)
-    averaged = (form.averaged[0] or which == 0, form.averaged[1] or which == 1)
+    averaged = (form.averaged[0] or form.spatial[0] == axis, form.averaged[1] or form.spatial[1] == axis)
     if keep:
         shape = (*form.shape[:axis], 1, *form.shape[axis + 1 :])
         return replace(form, shape=shape, spatial=(height, width), averaged=averaged)

@@ -153,6 +153,32 @@ class TwoStreams(nn.Module):
         return (maps * weights).sum(0)
 
 
+class Block(nn.Module):
+    """A select of which subclasses write one part in another way, or spoil it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = branch(1), branch(2)
+        self.reduce, self.expand = squeeze(), nn.Conv2d(WIDTH, 2 * CHANNELS, 1)
+
+    def weigh(self, statistics: Tensor) -> Tensor:
+        return self.expand(self.reduce(statistics)).reshape(-1, 2, CHANNELS, 1, 1).softmax(1)
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first(x), self.second(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.maps(x)
+        weights = self.weigh(self.fuse(first, second))
+        return self.combine(first, second, weights[:, 0], weights[:, 1])
+
+    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
+        return (first + second).mean((2, 3), keepdim=True)
+
+    def combine(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return first * a + second * b
+
+
 class Classifier(nn.Module):
     """Two units around a block, with a shortcut, so that V is used by a convolution and an Add: (N, 3, H, W) -> (N, 5)."""
 
@@ -214,8 +240,12 @@ def export(
     batch: int | None = None,
     shape: tuple[int, int, int] = (3, 12, 10),
     names: tuple[str, str] = ("image", "scores"),
+    free_size: bool = False,
 ) -> Path:
-    """torch.onnx as anyone would call it, and onnx-simplifier if asked for. The batch is free unless given."""
+    """torch.onnx as anyone would call it, and onnx-simplifier if asked for. The batch is free unless given.
+
+    torchscript can leave the size free too.
+    """
     example = torch.zeros(batch or 2, *shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -230,6 +260,8 @@ def export(
         else:
             buffer = io.BytesIO()
             axes = None if batch else {name: {0: "n"} for name in names}
+            if axes and free_size:
+                axes[names[0]] |= {2: "h", 3: "w"}
             torch.onnx.export(
                 network, (example,), buffer, dynamo=False, opset_version=opset, input_names=[names[0]],
                 output_names=[names[1]], dynamic_axes=axes,
