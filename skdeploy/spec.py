@@ -14,7 +14,7 @@ from skdeploy.architecture import Frozen as Frozen
 
 def _stays_inside(path: str) -> str:
     pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in path or not pure.parts:
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or not pure.parts:
         raise ValueError(f"{path!r} is not a path inside its folder")
     return path
 
@@ -64,6 +64,7 @@ class TensorSpec(Frozen):
 
 
 # An RGB image of 8192 x 8192 takes 0.8 GB as float32, and several are held at once.
+MAX_NAME: Final = 255  # bytes of a file name
 MAX_PIXELS: Final = 8192
 Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 # Pixels are 0..1 before; 1 / std must stay finite in FP16 (largest 65504), in which --embed-preprocess may compute it.
@@ -190,7 +191,7 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     """A validated card. ``docs`` of every key: models/README.md."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
-    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)?$")]
+    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)?$", max_length=MAX_NAME)]
     summary: str
     network: AnyNetworkSpec
     input: InputSpec

@@ -42,8 +42,9 @@ def find_weights(spec: ModelSpec, card: Path, given: str | None, seed: int) -> t
     if not inside:
         raise WeightsError(f"the card {card} names weights outside its folder: {spec.weights.file}")
     if not there:
+        what = "not a file" if path.exists() else "not there"
         raise WeightsError(
-            f"the card {card} names weights that are not there: {path}", advice="give others with --weights"
+            f"the card {card} names weights that are {what}: {path}", advice="give others with --weights"
         )
     digest = _digest(path)
     if digest != spec.weights.sha256:

@@ -14,7 +14,7 @@ from skdeploy.bundle.artifact import digest_json, tool_versions, write_text
 from skdeploy.errors import CalibrationError
 from skdeploy.quant.identity import graph_identity, range_names
 from skdeploy.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
-from skdeploy.toml_reasons import shown_value
+from skdeploy.toml_reasons import shown_key, shown_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -304,7 +304,7 @@ def explain(error: ValidationError, model: type[Frozen]) -> str:
     problems = error.errors(include_url=False)
     lines = []
     for problem in problems[:PROBLEMS_SHOWN]:
-        where = ".".join(str(part) for part in problem["loc"]) or "file"
+        where = shown_key(problem["loc"]) or "file"
         given = problem["input"]
         shown = (
             f" (given {shown_value(given)})"

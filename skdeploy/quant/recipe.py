@@ -16,7 +16,7 @@ from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.quant.dataset import Dataset, open_dataset
 from skdeploy.quant.ranges import Digest, Percentile, check_percentile, explain
 from skdeploy.spec import CalibrationMethod, Frozen, InnerPath
-from skdeploy.toml_reasons import unreadable
+from skdeploy.toml_reasons import unprintable, unreadable
 
 MAX_RECIPE_BYTES: Final = 1 << 20  # a recipe is a dozen lines; a larger file is something else
 KEYS: Final = "every key is described in calibration/README.md"
@@ -67,16 +67,18 @@ def load_recipe(name_or_path: str) -> tuple[Recipe, Path]:
     path = _find(name_or_path)
     try:
         if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes: too large for a recipe")
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+            raise UsageError(f"{path} has {path.stat().st_size} bytes: too large for a recipe", advice=KEYS)
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"the recipe {path} is not UTF-8 text", advice="a recipe is a TOML file; " + KEYS) from error
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the recipe {path} is not valid TOML: {error}") from error
-    except (RecursionError, ValueError) as error:  # tables a thousand deep; integers of thousands of digits
+        raise UsageError(f"the recipe {path} is not valid TOML: {error}", advice=KEYS) from error
+    except (RecursionError, ValueError) as error:  # arrays a thousand deep; integers of thousands of digits
         raise UsageError(f"the recipe {path} cannot be read: {unreadable(error)}", advice=KEYS) from error
+    if text := unprintable(content):
+        raise UsageError(f"the recipe {path} has a control character in {text}", advice="take it out")
     try:
         return Recipe.model_validate(content), path
     except ValidationError as error:

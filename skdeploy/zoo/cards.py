@@ -14,8 +14,9 @@ from pydantic import BaseModel, ValidationError
 from skdeploy.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec
 from skdeploy.errors import CardError
 from skdeploy.spec import ModelSpec
-from skdeploy.toml_reasons import shown_value, unreadable
+from skdeploy.toml_reasons import shown_key, shown_value, unprintable, unreadable
 
+ABOUT = "a card is a TOML file, see models/README.md"
 MAX_CARD_BYTES = 1 << 20  # a card is a page of numbers; a larger file is something else
 
 
@@ -46,18 +47,18 @@ def read_card(path: Path) -> ModelSpec:
     """Validates one card file. Raises CardError."""
     try:
         if path.stat().st_size > MAX_CARD_BYTES:
-            raise CardError(f"{path} has {path.stat().st_size} bytes: too large for a card")
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+            raise CardError(f"{path} has {path.stat().st_size} bytes: too large for a card", advice=ABOUT)
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CardError(f"cannot read the card {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise CardError(
-            f"the card {path} is not UTF-8 text", advice="a card is a TOML file, see models/README.md"
-        ) from error
+        raise CardError(f"the card {path} is not UTF-8 text", advice=ABOUT) from error
     except tomllib.TOMLDecodeError as error:
-        raise CardError(f"the card {path} is not valid TOML: {error}") from error
-    except (RecursionError, ValueError) as error:  # tables a thousand deep; integers of thousands of digits
-        raise CardError(f"the card {path} cannot be read: {unreadable(error)}") from error
+        raise CardError(f"the card {path} is not valid TOML: {error}", advice=ABOUT) from error
+    except (RecursionError, ValueError) as error:  # arrays a thousand deep; integers of thousands of digits
+        raise CardError(f"the card {path} cannot be read: {unreadable(error)}", advice=ABOUT) from error
+    if text := unprintable(content):
+        raise CardError(f"the card {path} has a control character in {text}", advice="take it out")
     try:
         spec = ModelSpec.model_validate(content)
     except ValidationError as error:
@@ -111,7 +112,7 @@ def _find(name_or_path: str) -> Path:
 
 def _explain(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in _without_family(problem["loc"]) if part != "[key]") or "card"
+        where = shown_key(part for part in _without_family(problem["loc"]) if part != "[key]") or "card"
         if problem["type"] == "extra_forbidden":
             key = str(problem["loc"][-1])
             nearest = difflib.get_close_matches(key, _known_keys(problem["loc"][:-1]), n=1, cutoff=0.5)

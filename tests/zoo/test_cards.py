@@ -177,6 +177,12 @@ def test_a_path_to_nothing_is_refused(folder: Path) -> None:
         (b"\xff\xfe not text", "is not UTF-8 text"),
         (b"#" * (MAX_CARD_BYTES + 1), "too large for a card"),
         (b"", "schema: missing"),
+        (b"x = " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        (b"a" + b".a" * 5000 + b" = 1", "a: unknown key"),
+        (b"k" * 5000 + b" = 1", "kkk...: unknown key"),
+        (b"n = " + b"9" * 5000, "5000 digits"),
+        (b'n = [{weights = "a\\u0000b"}]', r"control character in 'a\x00b'"),
+        (b'"\\u001b[31m" = 1', r"control character in '\x1b[31m'"),
     ],
 )
 def test_a_file_that_is_no_card_is_refused(folder: Path, content: bytes, message: str) -> None:
@@ -186,3 +192,11 @@ def test_a_file_that_is_no_card_is_refused(folder: Path, content: bytes, message
         read_card(path)
     assert message in raised.value.message
     assert str(path) in raised.value.message
+    assert len(raised.value.message) < 1000
+    assert raised.value.advice
+
+
+def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:
+    path = edited(folder, "classes = 1000", "classes = 7")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_card(path).network.classes == 7
