@@ -11,6 +11,7 @@ from skdeploy.errors import PrecisionError
 from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.graph.operator_types import BOUNDED, FLOAT16
 from skdeploy.graph.qdq import DEQUANTIZE, QUANTIZE
+from skdeploy.graph.weights_of_files import WEIGHTED
 
 FP16_MAX: Final = 65504.0
 
@@ -53,7 +54,7 @@ class HalfConstants:
         made = self._made[value]
         assert made.const_value is not None  # made above
         if user.op_type not in BOUNDED:
-            _check_range(value.const_value.numpy(), value.name or "", module_of(user.name))
+            _check_range(value.const_value.numpy(), value.name or "", user)
         if user.op_type in (QUANTIZE, DEQUANTIZE):
             _check_scale(value.const_value.numpy(), made.const_value.numpy(), value.name or "")
         return made
@@ -71,15 +72,21 @@ def check_dequantized(node: ir.Node) -> None:
         shape[node.attributes.get_int("axis", 1)] = -1
     array = values.const_value.numpy().astype(np.float32) * scales.const_value.numpy().reshape(shape)
     readers = [use.node for use in node.outputs[0].uses()]
-    _check_range(array, values.name or "", module_of(readers[0].name) if readers else "")
+    _check_range(array, values.name or "", readers[0] if readers else node)
 
 
-def _check_range(array: np.ndarray, name: str, module: str) -> None:
-    largest = float(np.max(np.abs(array))) if array.size else 0.0
+def _check_range(array: np.ndarray, name: str, reader: ir.Node) -> None:
+    """An infinity that is no weight is one in FP16 too: the mask of an attention."""
+    magnitudes = np.abs(array)
+    counted = np.full(array.shape, reader.op_type in WEIGHTED) | np.isfinite(array)
+    largest = float(np.max(magnitudes, initial=0.0, where=counted))
     if largest > FP16_MAX:
+        module = module_of(reader.name)
+        kept = "its module" if module else "what belongs to no module"
         raise PrecisionError(
-            f"the constant {name} holds {largest:.4g}, and FP16 ends at {FP16_MAX:.0f}",
-            advice=f"keep its module in FP32: --keep-fp32 '{modules_pattern([module])}'",
+            f"the constant {name}, which node {reader.name} ({reader.op_type}) reads, holds {largest:.4g}, and FP16 ends at "
+            f"{FP16_MAX:.0f}",
+            advice=f"keep {kept} in FP32: --keep-fp32 '{modules_pattern([module])}'",
         )
 
 

@@ -14,6 +14,7 @@ from skdeploy.errors import PrecisionError
 from skdeploy.graph.half_constants import FP16_MAX
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.rounding import WithoutRange
+from skdeploy.graph.weights_of_files import WEIGHTED
 from skdeploy.parity.report import HeadroomReport, TensorHeadroom
 
 
@@ -26,22 +27,29 @@ def measure_headroom(
     that it made: that one is run in FP32, so a tensor shows what it would hold if FP16 had no end, and one overflow does not
     spoil the figures of all that comes after it.
 
+    Infinities of a mask are not looked at: FP16 has them too.
+
     Raises PrecisionError for a tensor that is not finite even in FP32, UsageError for one that the graph does not have.
     """
     largest = dict.fromkeys(tensors, 0.0)
     images = 0
     model = onnxruntime.load_graph(graph)
     modules, inputs = _modules(model), {value.name for value in model.graph.inputs}
+    operators = {value.name: node.op_type for node in model.graph for value in node.outputs}
+    masked = _masked(model)
     WithoutRange()(model)
     with onnxruntime.open_model(model, str(graph), also=[name for name in tensors if name not in inputs]) as session:
         for feeds, count in batches:
             images += count
             values = feeds | session.run(feeds)
             for name in tensors:
-                reached = float(np.max(np.abs(values[name])))
+                magnitudes = np.abs(values[name])
+                counted = ~np.isinf(magnitudes) if name in masked else np.True_
+                reached = float(np.max(magnitudes, initial=0.0, where=counted))
                 if not np.isfinite(reached):
+                    maker = f" ({operators[name]})" if name in operators else ""
                     raise PrecisionError(
-                        f"the tensor {name} is not finite on {dataset}, in FP32 already",
+                        f"the tensor {name}{maker} is not finite on {dataset}, in FP32 already",
                         advice="the weights are damaged, or the preprocessing is not the one of the training",
                     )
                 largest[name] = max(largest[name], reached)
@@ -62,3 +70,28 @@ def _modules(model: ir.Model) -> dict[str, list[str]]:
             if value is not None:
                 found.setdefault(value.name or "", set()).add(module_of(node.name))
     return {name: sorted(modules) for name, modules in found.items()}
+
+
+def _masked(model: ir.Model) -> frozenset[str]:
+    """The tensors that an infinite constant, such as an attention's mask, may make infinite.
+
+    A softmax makes zeros of the masked values. What multiplies by weights sums: an infinity there is an overflow.
+    """
+    masked = {
+        value.name or ""
+        for value in model.graph.initializers.values()
+        if any(use.node.op_type not in WEIGHTED for use in value.uses()) and _holds_infinity(value)
+    }
+    for node in model.graph:
+        if node.op_type in WEIGHTED or node.op_type == "Softmax":
+            continue
+        if any(value is not None and value.name in masked for value in node.inputs):
+            masked.update(value.name or "" for value in node.outputs)
+    return frozenset(masked)
+
+
+def _holds_infinity(value: ir.Value) -> bool:
+    assert value.const_value is not None  # it is an initializer
+    if value.dtype is None or not value.dtype.is_floating_point():
+        return False
+    return bool(np.isinf(value.const_value.numpy()).any())

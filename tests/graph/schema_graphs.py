@@ -97,7 +97,18 @@ FOURTH, TENTH = np.float32(0.25), np.float32(0.1)
 FLOAT_MAX = np.float32(np.finfo(np.float32).max)
 ZEROS = helper.make_tensor("zeros", FLOAT, [1], [0.5])
 
+# Each row sees itself and those before it: the mask of a causal attention.
+CAUSAL = np.where(np.tri(SIZE, dtype=np.bool_), 0, -np.inf).astype(np.float32)
+
 MIDDLES: dict[str, Middle] = {
+    "mask that is added": Middle(
+        [node("Add", ["b", "mask"], ["m"]), node("Softmax", ["m"], ["s"]), node("MatMul", ["s", "b"], ["z"])],
+        {"mask": CAUSAL},
+    ),
+    "mask that is chosen": Middle(
+        [node("Where", ["seen", "b", "no"], ["m"]), node("Softmax", ["m"], ["s"]), node("MatMul", ["s", "b"], ["z"])],
+        {"seen": CAUSAL == 0, "no": np.float32(-np.inf)},
+    ),
     "comparison": Middle(
         [node("Greater", ["b", "limit"], ["m"]), node("Where", ["m", "b", "limit"], ["z"])], {"limit": FOURTH}
     ),

@@ -25,9 +25,11 @@ from skdeploy.spec import ModelSpec
 from skdeploy.zoo.fold import fold
 from skdeploy.zoo.sknet import SKNet
 from tests.conftest import TinySpec
+from tests.graph import schema_graphs
 from tests.graph.int8_networks import TWO, int8, normalised, pixels, spec_of
 from tests.graph.networks import FLOAT32_ERROR, Array, card, images, live, relative_error, run, torch_logits
 from tests.graph.numpy_int8 import evaluate
+from tests.graph.schema_graphs import MIDDLES, classifier
 
 BATCHES = [(images(2, seed=1), 2), (images(3, seed=2), 3)]
 
@@ -154,7 +156,7 @@ def test_a_tensor_that_is_not_finite_in_float32_is_named(tiny: ModelSpec, tmp_pa
     model = live(tiny)
     model.stages[1][0].expand.conv.weight[0, 0] = value
     with pytest.raises(
-        PrecisionError, match=r"stages\.1\.0\.expand\.conv/Conv is not finite on noise, in FP32 already"
+        PrecisionError, match=r"stages\.1\.0\.expand\.conv/Conv \(Conv\) is not finite on noise, in FP32 already"
     ):
         measure(model, tiny, tmp_path, r"^stages\.1\.0\.expand")
 
@@ -239,3 +241,22 @@ def test_the_overflow_is_real(tmp_path: Path) -> None:
     with open_session(path, also=["stages.1.0.sk/planted_round16"]) as session:
         found = session.run(int8_batches()[0][0])["stages.1.0.sk/planted_round16"]
     assert np.isinf(found).any()
+
+
+@pytest.mark.parametrize("name", ["mask that is added", "mask that is chosen"])
+def test_the_infinities_of_a_mask_are_those_of_fp16_and_nothing_else_is_overlooked(name: str, tmp_path: Path) -> None:
+    """What is left of a masked tensor is measured: it must not leave FP16."""
+    path = tmp_path / "masked.onnx"
+    onnx.save(classifier(MIDDLES[name]), path)
+    largest = {}
+    for scale in (1.0, 1e6):
+        feeds = {"input": schema_graphs.pixels() * np.float32(scale)}
+        report = measure_headroom(path, ["b", "m", "s", "z"], [(feeds, 2)], "noise")
+        largest[scale] = {row.tensor: row.max_abs for row in report.tensors}
+    assert 0 < largest[1.0]["m"] <= largest[1.0]["b"]
+    assert largest[1.0]["s"] == 1  # the first row sees one value only
+    assert largest[1e6]["m"] > 65504
+    spoilt = schema_graphs.pixels()
+    spoilt[0, 0, 0, 0] = np.nan
+    with pytest.raises(PrecisionError, match=r"the tensor m \((Add|Where)\) is not finite"):
+        measure_headroom(path, ["m"], [({"input": spoilt}, 2)], "noise")
