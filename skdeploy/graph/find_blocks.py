@@ -19,32 +19,15 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.graph.blocks import Block, read_block
 from skdeploy.graph.constants import free_name
+from skdeploy.graph.gates import MAX_BRANCHES, Gate, operator_gate, quotient_gate
 from skdeploy.graph.labels import Form, Labels, Leaves, NotAMap, Shape, Term, Unknown, constant, scalar, shape_of
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
-from skdeploy.graph.weighted_sums import MOVES, OPERATORS, evaluate
+from skdeploy.graph.weighted_sums import MOVES, OPERATORS, SUMS, evaluate
 
-MAX_BRANCHES: Final = 8  # a softmax over more is an attention of another kind
 SIGMOIDS: Final = "its weights are sigmoids, which do not sum to one"
 UNWEIGHED: Final = -1  # the place of a map that no weight multiplies
 LARGE: Final = 1024  # elements from which a constant is a weight and no shape
-
-
-@dataclass
-class Gate:
-    """A Softmax, or a Sigmoid: groups of one. Its output's elements are labelled from ``offset`` on."""
-
-    node: ir.Node
-    offset: int
-    members: Labels  # (groups, M): the labels of the logits that are normalised together
-    groups: Labels  # the group of each element
-    positions: Labels  # its place there: the branch
-    block: str = ""  # the name of the block that it was found to belong to
-    reason: tuple[ir.Node, str] | None = None  # why it has been found to belong to none, so far
-
-    @property
-    def is_softmax(self) -> bool:
-        return self.node.op_type == "Softmax"
 
 
 @dataclass(frozen=True)
@@ -142,6 +125,8 @@ class BlockFinder:
         if node.op_type in ("Softmax", "Sigmoid") and node.domain == "":
             self._open_gate(node)
             return
+        if node.op_type == "Div" and self._opens_quotient(node):
+            return
         gates = self._gates_of(node)
         if not gates:
             return
@@ -167,19 +152,51 @@ class BlockFinder:
             return
         logits = form.terms[0].map
         assert logits is not None  # a leaf has labels
-        if node.op_type == "Softmax":
-            axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-            rows = np.moveaxis(logits, axis, -1)
-            members = rows.reshape(-1, rows.shape[-1])
-            groups, positions = np.indices(members.shape)
-            groups, positions = (np.moveaxis(index.reshape(rows.shape), -1, axis) for index in (groups, positions))
-        else:
-            members = logits.reshape(-1, 1)
-            groups, positions = np.arange(logits.size), np.zeros(logits.size, dtype=np.int64)
-        offset = self.gates[-1].offset + self.gates[-1].members.size if self.gates else 0
-        self.gates.append(Gate(node, offset, members, groups.reshape(-1), positions.reshape(-1)))
-        labels = np.arange(offset, offset + logits.size, dtype=np.int64).reshape(form.shape)
+        gate = operator_gate(node, self._end(), logits)
+        labels = np.arange(gate.offset, gate.offset + logits.size, dtype=np.int64).reshape(form.shape)
+        self.gates.append(gate)
         self._forms[node.outputs[0]] = Form((Term(1.0, weight=labels),), form.shape)
+
+    def _opens_quotient(self, node: ir.Node) -> bool:
+        """Whether a Div is a softmax by hand. Then it opens a gate, or has that of an earlier Div by the same sums."""
+        dividend, divisor = node.inputs
+        if dividend is None or divisor is None:
+            return False
+        try:
+            exponential = self._exponentials(dividend)
+        except Unknown:
+            return False
+        try:
+            gate, form = quotient_gate(node, self._end(), exponential, self._exponentials(divisor))
+        except Unknown:
+            made = divisor.producer()
+            if made is not None and made.op_type not in MOVES | SUMS - {"Add"}:
+                reason = f"its exponentials are divided by {made.op_type} {made.name}, which is not their sum alone"
+                self.near_misses.append((node.name or node.op_type, reason))
+            return False
+        for known in self.gates:
+            if known.node.op_type == "Div" and np.array_equal(known.members, gate.members):
+                labels = form.terms[0].weight
+                assert labels is not None  # the gate's
+                form = Form((Term(1.0, weight=labels - gate.offset + known.offset),), form.shape)
+                break
+        else:
+            self.gates.append(gate)
+        self._forms[node.outputs[0]] = form
+        return True
+
+    def _exponentials(self, value: ir.Value) -> Form:
+        """The form of sums of exponentials, told by the labels of their logits."""
+        node = value.producer()
+        if node is not None and node.op_type == "Exp" and node.inputs[0] is not None:
+            return self._moved(node.inputs[0], maps=False)
+        if node is None or node.op_type not in MOVES | SUMS:
+            raise Unknown(f"{value.name} is made of no exponentials")
+        return evaluate(node, self._exponentials, self.shapes)[value.index() or 0]
+
+    def _end(self) -> int:
+        """The first label that no gate has."""
+        return self.gates[-1].offset + self.gates[-1].members.size if self.gates else 0
 
     def _gates_of(self, node: ir.Node) -> list[Gate]:
         forms = [self._forms[value] for value in node.inputs if value in self._forms]

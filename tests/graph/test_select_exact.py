@@ -64,6 +64,11 @@ GATES: dict[str, Weigh] = {
     "interleaved": lambda z: _pair(z.reshape(-1, CHANNELS, 2, 1, 1).softmax(2), 2),
     "cool": lambda z: _pair((z / 4).tanh().reshape(-1, 2, CHANNELS, 1, 1).softmax(1), 1),
     "rest": lambda z: ((w := z.reshape(-1, 2, CHANNELS).softmax(1)[:, 0, :, None, None]), 1 - w),
+    "by hand": lambda z: _pair((e := z.reshape(-1, 2, CHANNELS, 1, 1).exp()) / e.sum(1, keepdim=True), 1),
+    "crossed by hand": lambda z: _pair((e := z.reshape(-1, 2, CHANNELS, 1, 1).exp()) / e.sum(2, keepdim=True), 1),
+    "of the other's": lambda z: _pair(
+        (e := z.reshape(-1, 2, CHANNELS, 1, 1).exp()) / e.roll(1, 2).sum(1, keepdim=True), 1
+    ),
     "doubled": lambda z: _pair((2 * z.reshape(-1, 2, CHANNELS, 1, 1).softmax(1)), 1),
     "over channels": lambda z: _pair(z.reshape(-1, 2, CHANNELS, 1, 1).softmax(2), 1),
     "over images": lambda z: _pair(z.reshape(-1, 2, CHANNELS, 1, 1).softmax(0), 1),
@@ -81,7 +86,7 @@ COMBINES: dict[str, Combine] = {
 }
 EXACT = (
     ("sum", "means", "half", "pixels", "flat"),
-    ("plain", "interleaved", "cool", "rest", "turned"),
+    ("plain", "interleaved", "cool", "rest", "turned", "by hand"),
     ("products", "difference", "stack", "crossed"),
 )
 

@@ -142,6 +142,32 @@ class MatMulSelect(Block):
         return (weights @ maps).reshape(first.shape)
 
 
+class SoftmaxByHand(Block):
+    """The hyperbolic tangent keeps the exponentials of these untrained logits finite."""
+
+    def weigh(self, statistics: Tensor) -> Tensor:
+        powers: Tensor = self.expand(self.reduce(statistics)).tanh().exp().reshape(-1, 2, CHANNELS, 1, 1)
+        return powers / powers.sum(1, keepdim=True)
+
+
+class SafeSoftmaxByHand(Block):
+    """The largest logit is taken from all of them first."""
+
+    def weigh(self, statistics: Tensor) -> Tensor:
+        logits = self.expand(self.reduce(statistics)).reshape(-1, 2, CHANNELS, 1, 1)
+        powers = torch.exp(logits - logits.amax(1, keepdim=True))
+        return powers / powers.sum(1, keepdim=True)
+
+
+class TwoQuotients(Block):
+    """Each weight by itself."""
+
+    def weigh(self, statistics: Tensor) -> Tensor:
+        first, second = self.expand(self.reduce(statistics)).tanh().chunk(2, 1)
+        total = first.exp() + second.exp()
+        return torch.stack([first.exp() / total, second.exp() / total], 1)
+
+
 class ThreeBranches(nn.Module):
     """A mean over three branches, and sigmoids before the softmax."""
 
@@ -179,6 +205,9 @@ SAME: dict[str, nn.Module] = {
     "a bottleneck for each branch": BottleneckEach(),
     "Einsum": EinsumSelect(),
     "MatMul": MatMulSelect(),
+    "softmax by hand": SoftmaxByHand(),
+    "softmax by hand, less the largest": SafeSoftmaxByHand(),
+    "two quotients": TwoQuotients(),
     "three branches": ThreeBranches(),
 }
 
@@ -254,6 +283,14 @@ class EinsumOverChannels(Block):
         return mixed[:, None] + first
 
 
+class ExponentialsWithEpsilon(Block):
+    """Weights that sum to a little less than one."""
+
+    def weigh(self, statistics: Tensor) -> Tensor:
+        powers: Tensor = self.expand(self.reduce(statistics)).tanh().exp().reshape(-1, 2, CHANNELS, 1, 1)
+        return powers / (powers.sum(1, keepdim=True) + 1e-3)
+
+
 class RowWeights(Block):
     """One weight for each row of the map (as for each frequency of a spectrogram)."""
 
@@ -286,6 +323,7 @@ OTHER: list[tuple[type[nn.Module], str]] = [
     (TwoMeans, "its gate takes 2 means of its branches"),
     (EinsumOfPixels, "its weights go into Einsum: "),
     (EinsumOverChannels, "its weights go into "),
+    (ExponentialsWithEpsilon, "which is not their sum alone"),
     (RowWeights, "its weights differ from row to row"),
     (Sequences, "has rank 3; only maps of images, (N, C, H, W), are searched"),
 ]
