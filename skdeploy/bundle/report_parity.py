@@ -135,10 +135,11 @@ def _repeatability(report: ParityReport) -> list[Block]:
             )
             for result in report.suites
         )
+        against = f", against {report.suites_reference}" if report.suites_reference else ""
         blocks.append(
             Fold(
                 f"Other inputs: {counted(len(rows), 'run')}",
-                (Table("Errors on inputs other than images", columns, rows, PARITY),),
+                (Table(f"Errors on inputs other than images{against}", columns, rows, PARITY),),
             )
         )
     for run in report.run_to_run:

@@ -21,8 +21,8 @@ from skdeploy.parity.golden import Golden
 from skdeploy.parity.metrics import compare_logits
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, reference_of
-from skdeploy.parity.report import BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
-from skdeploy.parity.suites import MEMORY, SYNTHETIC, Subject, has_dynamic_size, prepare, run_memory, run_suites
+from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
+from skdeploy.parity.suites import SYNTHETIC, Subject, has_dynamic_size, prepare, run_memory, run_suites
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
 from skdeploy.progress import Progress
 from skdeploy.quant.dataset import Dataset, Pixels, normalise
@@ -156,6 +156,7 @@ def prove(
         run_to_run=tuple(repeated),
         reference_kind=kind_of(witness, network is not None),
         settles=settles(witness),
+        suites_reference=reference.name if golden is not None and results else "",
         chosen=dataset.chosen if golden is None else "",
     )
     if witness is not None:

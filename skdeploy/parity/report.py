@@ -64,6 +64,8 @@ CHOSEN: Final[dict[Chosen, str]] = {
 """Why these images decide, in words. Empty in reports of earlier versions."""
 
 Verdict = Literal["pass", "fail", "unproven"]
+MEMORY: Final = "memory"  # the suite that compares a session with itself
+
 SuiteVerdict = Literal["pass", "fail", "recorded"]
 
 
@@ -184,7 +186,8 @@ class ParityReport(Frozen):
     run can be expected to be nearer to it than that. Reports of earlier versions have no ``suites`` and what follows.
     ``chosen`` is why the images are these, a key of ``CHOSEN``.
     ``reference_kind`` is who computed the reference. Where that is the author, ``settles`` names what is no longer assumed if
-    nothing fails, and ``likely_cause`` says in words why FP32 itself is out of tolerance, if it is.
+    nothing fails, ``suites_reference`` whose logits the suites are compared with, since saved outputs are of their own inputs
+    only, and ``likely_cause`` says in words why FP32 itself is out of tolerance, if it is.
     """
 
     reference: str
@@ -201,12 +204,17 @@ class ParityReport(Frozen):
     reference_kind: ReferenceKind = ""
     settles: Annotated[tuple[Settled, ...], Field(strict=False)] = ()
     likely_cause: str = ""
+    suites_reference: str = ""
 
     @property
     def images_text(self) -> str:
         """Which images decided, and why these."""
         why = f": {CHOSEN[self.chosen]}" if self.chosen else ""
         return f"{self.images:,} {'image' if self.images == 1 else 'images'} ({self.dataset}{why})"
+
+    def suites_against(self, result: SuiteResult) -> str:
+        """With what a suite is compared, where that is not the reference of the images."""
+        return f" against {self.suites_reference}" if self.suites_reference and result.suite != MEMORY else ""
 
     @property
     def failures(self) -> tuple[str, ...]:
@@ -220,7 +228,9 @@ class ParityReport(Frozen):
         if self.batch_invariance is not None and self.batch_invariance.verdict == "fail":
             found.append(f"{self.batch_invariance.artifact}: {self.batch_invariance.problem}")
         found += [
-            f"{s.artifact} on {s.backend}, {suite_name(s)}: {problem}" for s in self.suites for problem in s.problems
+            f"{s.artifact} on {s.backend}, {suite_name(s)}{self.suites_against(s)}: {problem}"
+            for s in self.suites
+            for problem in s.problems
         ]
         found += [f"{r.artifact} on {r.backend}: {r.problem}" for r in self.run_to_run if r.verdict == "fail"]
         found += [f"{r.artifact}, built again: {problem}" for r in self.rebuilds for problem in r.problems]

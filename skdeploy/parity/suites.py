@@ -33,14 +33,13 @@ from skdeploy.errors import UsageError
 from skdeploy.parity.compare import check_outputs, one_batch, run_images
 from skdeploy.parity.metrics import SMALLEST, compare_logits, violations
 from skdeploy.parity.reference import Reference
-from skdeploy.parity.report import SuiteResult
+from skdeploy.parity.report import MEMORY, SuiteResult
 from skdeploy.progress import Progress
 from skdeploy.quant.dataset import Dataset, Pixels
 from skdeploy.spec import ModelSpec, Precision, TensorSpec, Tolerance
 
 PHOTOGRAPHS: Final = "photographs"  # the images: compared always, by prove itself
 SYNTHETIC: Final = ("noise", "zeros", "extremes", "tiny-contrast")
-MEMORY: Final = "memory"
 SIZES: Final = "sizes"
 ALL: Final = (*SYNTHETIC, MEMORY, SIZES)
 

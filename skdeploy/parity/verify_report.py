@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from skdeploy.parity.ci_report import Check, Outcome, write_junit, write_markdown
-from skdeploy.parity.report import Comparison, ParityReport, Rebuild, ReceiptNote, SuiteResult, suite_name
+from skdeploy.parity.report import MEMORY, Comparison, ParityReport, Rebuild, ReceiptNote, SuiteResult, suite_name
 from skdeploy.parity.verification import Verification
 
 
@@ -27,6 +27,8 @@ def suite_lines(report: ParityReport) -> list[str]:
     for name in dict.fromkeys(map(suite_name, report.suites)):
         results = [result for result in report.suites if suite_name(result) == name]
         lines.append(f"{name}: " + "; ".join(_suite_text(result) for result in results))
+    if report.suites_reference:
+        lines.append(f"these inputs: against {report.suites_reference}; the saved outputs are of other inputs")
     notes = dict.fromkeys(result.note for result in report.suites if result.note)
     return lines + [f"not judged: {note}" for note in notes]
 
@@ -69,7 +71,7 @@ def verification_checks(verification: Verification) -> list[Check]:
     checks += [_comparison_check(found, report.reference, verification.require_engine) for found in report.comparisons]
     for result in report.suites:
         name = f"{suite_name(result)}: {result.artifact} on {result.backend}"
-        message = f"{name}: {'; '.join(result.problems) or _error_text(result)}"
+        message = f"{name}{report.suites_against(result)}: {'; '.join(result.problems) or _error_text(result)}"
         checks.append(Check("skdeploy.suite", name, "fail" if result.problems else "pass", message))
     if report.batch_invariance is not None:
         batch = report.batch_invariance
@@ -151,7 +153,7 @@ def _suite_text(result: SuiteResult) -> str:
 
 
 def _error_text(result: SuiteResult) -> str:
-    if result.suite == "memory" and not result.error:
+    if result.suite == MEMORY and not result.error:
         return "the same bits"
     words = f"within {result.error:.1e}" if result.error is not None else "finite"
     return f"{words}, not judged" if result.note else words

@@ -16,7 +16,7 @@ from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.quant.dataset import Dataset, open_dataset
 from skdeploy.quant.ranges import Digest, Percentile, check_percentile, explain
 from skdeploy.spec import CalibrationMethod, Frozen, InnerPath
-from skdeploy.toml_reasons import unprintable, unreadable
+from skdeploy.toml_reasons import shown_value, unprintable, unreadable
 
 MAX_RECIPE_BYTES: Final = 1 << 20  # a recipe is a dozen lines; a larger file is something else
 KEYS: Final = "every key is described in calibration/README.md"
@@ -25,8 +25,8 @@ KEYS: Final = "every key is described in calibration/README.md"
 def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+    except (re.error, RecursionError, OverflowError) as error:  # groups a thousand deep; repeats beyond 2^32
+        raise ValueError(f"{shown_value(pattern)} is not a regular expression: {error}") from error
     return pattern
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from skdeploy.checkpoints.load import load_network
+from skdeploy.parity.report import ParityReport
+from skdeploy.parity.verify_report import suite_lines
 from skdeploy.zoo.cards import read_card
 
 Run = Callable[..., Any]
@@ -31,6 +34,14 @@ def test_an_export_and_a_check_are_against_the_file(run: Run, again: list[object
         assert content["parity"]["reference_kind"] == "golden"
         assert content["parity"]["images"] == 3
         assert content["verdict"]["text"].startswith("verified against golden.npz")
+    report = ParityReport.model_validate_json(json.dumps(content["parity"]))
+    assert "these inputs: against torch float32, training form; the saved outputs are of other inputs" in suite_lines(
+        report
+    )
+    assert report.suites
+    spoilt = report.suites[0].model_copy(update={"problems": ("too far",)})
+    [failure] = report.model_copy(update={"suites": (spoilt,)}).failures
+    assert failure.endswith("noise against torch float32, training form: too far")
 
 
 def test_a_file_that_disagrees_is_exit_code_8_with_its_figures(

@@ -110,6 +110,7 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
         ({"images": "../secret"}, "images: '../secret' is not a path inside its folder"),
         ({"images": "/etc/passwd"}, "images: '/etc/passwd' is not a path inside its folder"),
         ({"exclude": ["("]}, r"exclude\.0: '\(' is not a regular expression"),
+        ({"exclude": ["(" * 5000 + ")" * 5000]}, r"exclude\.0: '\(+\.\.\. is not a regular expression"),
         ({"exclude": [""]}, r"exclude\.0: "),
         ({"images_sha256": "abc"}, "images_sha256: "),
         ({"equalize": 1}, "equalize: "),
