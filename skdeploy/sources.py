@@ -113,11 +113,13 @@ def _graph(options: ExportOptions) -> GraphSource:
     assert logits is not None
     channels, height, width = (size if isinstance(size, int) else None for size in shape[1:])
     classes = logits[1] if isinstance(logits[1], int) else None
-    if channels not in (1, 3) or classes is None:
+    if channels not in (1, 3):
         raise UsageError(
-            f"{path} takes {shape} and gives {logits}: skdeploy needs 1 or 3 channels and a known number of classes",
-            advice="export it with fixed channels and classes",
+            f"{path} takes images with {channels} channels; skdeploy takes 1 (grey) or 3 (RGB)",
+            advice="give a network of grey or RGB images: other channels are not supported",
         )
+    if classes is None:
+        raise UsageError(f"{path} gives {logits}, an unknown number of classes", advice="export it with fixed classes")
     _require_bounds(options.model, classes, (height, width))
     spec = _described(options, path.stem, GraphSpec(classes=classes), channels, (height, width))
     said = foreign_notes(graph)

@@ -114,6 +114,12 @@ def test_a_graph_of_more_classes_than_any_network_has_is_told(tmp_path: Path) ->
         find_source(ExportOptions(str(path)))
 
 
+def test_images_of_other_channels_are_refused_for_their_channels(tmp_path: Path) -> None:
+    path = foreign.export(Small(channels=18), tmp_path / "bands.onnx", "torchscript", 17, shape=(18, 8, 8))
+    with pytest.raises(UsageError, match=r"images with 18 channels; skdeploy takes 1 \(grey\) or 3 \(RGB\)"):
+        find_source(ExportOptions(model=str(path)))
+
+
 # ----- a card is used
 
 

@@ -112,8 +112,15 @@ def _check_interface(proto: ModelProto, path: Path) -> tuple[str, str, tuple[str
     tensor = image.type.tensor_type
     dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
     shown = f"{path}: the input {image.name} is {TensorProto.DataType.Name(tensor.elem_type).lower()}{dims}"
-    if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4 or not isinstance(dims[1], int):
-        raise UsageError(f"{shown}; float32 (N, C, H, W) is expected", advice="export it with float32 images")
+    if len(dims) != 4:
+        raise UsageError(
+            f"{shown}, of rank {len(dims)}; skdeploy takes images, (N, C, H, W)",
+            advice="give a network that classifies images: sequences and volumes are not supported",
+        )
+    if tensor.elem_type != TensorProto.FLOAT or not isinstance(dims[1], int):
+        raise UsageError(
+            f"{shown}; float32 (N, C, H, W) is expected", advice="export it with float32 images and fixed channels"
+        )
     if dims[3] in (1, 3) and dims[1] not in (1, 3):
         raise UsageError(f"{shown}, channels last; (N, C, H, W) is expected", advice="export it with channels first")
     for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
@@ -212,11 +219,14 @@ def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> N
     assert shape is not None  # _check_interface has seen it
     batch = shape[0]
     images = batch if isinstance(batch, int) else EXAMPLE_BATCH
-    if found.ndim != 2 or found.shape[0] != images:
+    shown = f"{path}: for {images} images the first output is {list(found.shape)}; skdeploy takes (N, classes)"
+    if found.ndim != 2:
         raise UsageError(
-            f"{path}: for {images} images the output is {list(found.shape)}; (N, classes) is expected",
-            advice="make the classifier's output the first one, and keep the batch free or fixed throughout",
+            shown,
+            advice="make a classifier's logits the first output: networks that give maps, boxes or features are not supported",
         )
+    if found.shape[0] != images:
+        raise UsageError(shown, advice="keep the batch free, or fixed, throughout")
     model.graph.outputs[0].shape = ir.Shape([batch, found.shape[1]])
 
 

@@ -147,10 +147,11 @@ SUM_UP = [helper.make_node("Add", ["x", "mask"], ["t"]), helper.make_node("Flatt
 REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "two inputs": (small(SUM_UP, inputs=("x", "mask")), UsageError, "has the inputs x, mask; one is expected"),
     "float16": (small([FLATTEN], dtype=TensorProto.FLOAT16), UsageError, r"the input x is float16\['n', 3, 4, 4\]; float32"),
-    "rank 2": (small([FLATTEN], shape=("n", 3)), UsageError, r"the input x is float\['n', 3\]; float32 \(N, C, H, W\)"),
+    "rank 2": (small([FLATTEN], shape=("n", 3)), UsageError, r"float\['n', 3\], of rank 2; skdeploy takes images"),
+    "volumes": (small([FLATTEN], shape=("n", 1, 4, 4, 4)), UsageError, "of rank 5; skdeploy takes images"),
     "free channels": (small([FLATTEN], shape=("n", "c", 4, 4)), UsageError, r"float32 \(N, C, H, W\) is expected"),
     "channels last": (small([FLATTEN], shape=("n", 8, 8, 3)), UsageError, r"channels last; \(N, C, H, W\)"),
-    "rank 4 output": (small([helper.make_node("Relu", ["x"], ["y"])]), UsageError, r"output is \[3, 3, 4, 4\]; \(N, classes\)"),
+    "rank 4 output": (small([helper.make_node("Relu", ["x"], ["y"])]), UsageError, r"\[3, 3, 4, 4\]; skdeploy takes \(N, cl"),
     "custom operator": (
         small([helper.make_node("Mish", ["x"], ["t"], name="act", domain="com.acme"), FLATTEN]),
         ExportError,
@@ -209,7 +210,7 @@ def test_a_batch_that_was_baked_in_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
     proto = small(nodes)
     proto.graph.initializer.append(numpy_helper.from_array(np.array([2, -1]), "shape"))
-    with pytest.raises(UsageError, match=r"for 3 images the output is \[2, 72\]"):
+    with pytest.raises(UsageError, match=r"for 3 images the first output is \[2, 72\]"):
         read_foreign(write(tmp_path / "m.onnx", proto))
 
 
