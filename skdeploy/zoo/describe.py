@@ -26,13 +26,17 @@ def describe(spec: ModelSpec) -> dict[str, str]:
         "input": "x".join(map(str, spec.input.shape)),
         "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}"
         + (", turned upright by EXIF" if preprocess.exif == "apply" else ""),
-        **({"labels": ", ".join(spec.labels)} if 0 < len(spec.labels) <= FEW_LABELS else {}),
+        **({"labels": _labels(spec.labels)} if spec.labels else {}),
         **({} if own else _trained(spec)),
         "source": f"{spec.source.paper}, {spec.source.url}",
         "licence": spec.source.licence,
         **{f"tolerance {precision}": str(tolerance) for precision, tolerance in spec.tolerance.items()},
         **({"assumed": assumed} if assumed else {}),
     }
+
+
+def _labels(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels) if len(labels) <= FEW_LABELS else f"{len(labels)}: {labels[0]} to {labels[-1]}"
 
 
 def _interface(network: GraphSpec | ModuleSpec) -> dict[str, str]:

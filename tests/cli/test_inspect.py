@@ -11,6 +11,8 @@ import pytest
 
 from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.folder import Product, Stage, load_bundle
+from skdeploy.zoo.cards import read_card
+from skdeploy.zoo.describe import describe
 
 Run = Callable[..., Any]
 
@@ -109,6 +111,8 @@ def test_a_card_is_shown_once_it_is_valid_and_its_weights_are_those_it_names(
     assert result.code == 0, result.err
     assert f"tiny.safetensors, sha256 {digest[:12]}" in result.out
     assert run("inspect", path, "--json").json["name"] == "tiny"
+    long = read_card(path).model_copy(update={"labels": tuple(f"kind {n}" for n in range(1000))})
+    assert describe(long)["labels"] == "1000: kind 0 to kind 999"
 
     (tmp_path / "tiny.safetensors").write_bytes(b"other")
     assert "is not the file that the card names" in run("inspect", path).err
