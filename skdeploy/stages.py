@@ -347,7 +347,7 @@ def _write(model: ir.Model, path: Path, *, any_rank: bool, **details: JsonValue)
 
     admit(model, any_rank=any_rank)
     save_model(model, path)
-    admit_file(path, {node.name or "": node.op_type for node in model.graph.all_nodes()})
+    admit_file(path)
     if refused := parser_refusal(path):
         details[PARSER_REFUSAL] = refused
     high: list[JsonValue] = [*above_max_rank(model)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -56,20 +55,20 @@ def admit(model: ir.Model, *, any_rank: bool = False) -> None:
     _require_used(model)
 
 
-def admit_file(path: Path, nodes: Mapping[str, str]) -> None:
-    """Raises PassError unless the bytes at ``path`` are valid ONNX, in types and shapes too, that ONNX Runtime loads.
-
-    ``nodes`` has the operators of the graph's nodes by their names: a message says which of them it is about.
+def admit_file(path: Path) -> None:
+    """Raises PassError, naming node and operator, unless the bytes at ``path`` are valid ONNX, in types and shapes too, that
+    ONNX Runtime loads.
     """
     import onnx
 
     from skdeploy.backends.base import require
+    from skdeploy.graph.culprit import about
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise PassError(
-            f"the graph is not valid ONNX: {_about(str(error), nodes)}", advice="please report the model"
+            f"the graph is not valid ONNX: {about(str(error), onnx.load(path))}", advice="please report the model"
         ) from error
     ort = require("onnxruntime", extra="cpu")
     options = ort.SessionOptions()
@@ -81,7 +80,7 @@ def admit_file(path: Path, nodes: Mapping[str, str]) -> None:
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise PassError(
-            f"ONNX Runtime does not load the graph: {_about(str(error), nodes)}",
+            f"ONNX Runtime does not load the graph: {about(str(error), onnx.load(path))}",
             advice="replace this operator in the network and export it again; please report the model if it is a common one",
         ) from error
 
@@ -115,11 +114,3 @@ def _require_used(model: ir.Model) -> None:
 def _is_read(value: ir.Value) -> bool:
     """By a node of a graph: one that was taken out may still hold its inputs, and no file has it."""
     return any(use.node.graph is not None for use in value.uses())
-
-
-def _about(message: str, nodes: Mapping[str, str]) -> str:
-    """The message in one line, after the node that it names, with its operator."""
-    text = " ".join(message.split())
-    named = [name for name in nodes if name and name in text]
-    where = max(named, key=len, default="")
-    return f"node {where} ({nodes[where]}): {text}" if where else text

@@ -214,7 +214,7 @@ def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> N
     try:
         found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}")[OUTPUT]
     except ExportError as error:
-        raise ExportError(f"{path}: {error.message}", advice="export the network again") from error
+        raise ExportError(f"{path}: {error.message}", advice=error.advice) from error
     shape = model.graph.inputs[0].shape
     assert shape is not None  # _check_interface has seen it
     batch = shape[0]

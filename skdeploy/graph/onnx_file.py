@@ -82,6 +82,7 @@ def _read(path: Path, *, whole: bool) -> ModelProto:
     _require_small_enough(path, path.stat().st_size + sum(item.size for item in external))
     for item in external:
         _inline(item)
+    _check_outputs(proto, path)
     try:
         onnx.checker.check_model(_without_weights(proto))
         if proto.functions:
@@ -118,7 +119,10 @@ def inferred(proto: ModelProto, shown: Path | str, *, strict: bool = False) -> M
     try:
         found = onnx.shape_inference.infer_shapes(proto, check_type=strict, strict_mode=strict, data_prop=True)
     except PROBLEMS as error:
-        raise ExportError(f"{shown}: {first_line(error)}", advice="export the network again") from error
+        raise ExportError(
+            f"{shown}: {first_line(error)}",
+            advice="export the network with another opset, or replace this operator in it",
+        ) from error
     for value in (*found.graph.input, *found.graph.value_info, *found.graph.output) if strict else ():
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
         if prod(sizes) > MAX_VALUES:
@@ -339,6 +343,22 @@ def _check_operators(proto: ModelProto, path: Path) -> None:
                     f"{path}: the node {shown_node(node)} is ai.onnx.{node.op_type}, which opset {opset} does not have",
                     advice="export the network again",
                 ) from error
+
+
+def _check_outputs(proto: ModelProto, path: Path) -> None:
+    """No two nodes of a graph make one tensor: the checker does not say which do."""
+    for graph in (*graphs_of(proto.graph), *_graphs_of_functions(proto)):
+        makers: dict[str, NodeProto] = {}
+        for node in graph.node:
+            for name in filter(None, node.output):
+                if name in makers:
+                    other = makers[name]
+                    raise IntegrityError(
+                        f"{path} is not valid ONNX: the nodes {shown_node(other)} ({other.op_type}) and {shown_node(node)} "
+                        f"({node.op_type}) both make {shown_name(name)}",
+                        advice="give each tensor its own name, and export it again",
+                    )
+                makers[name] = node
 
 
 def _without_weights(proto: ModelProto) -> ModelProto:

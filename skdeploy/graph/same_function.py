@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from onnx import ModelProto
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.errors import ExportError, PassError
+from skdeploy.graph.culprit import about, not_finite, told
 from skdeploy.spec import TensorSpec
 
 # Float32 sums in another order: with 1e6 terms at most, n * eps stays below this, relative to the largest value.
@@ -16,6 +18,10 @@ MAX_REL_CHANGE: Final = 1e-4
 # Where the batch is free: neither 1 nor the 2 that exporters are shown, so that a batch that was baked in must show.
 EXAMPLE_BATCH: Final = 3
 EXAMPLE_SIZE: Final = 64  # pixels where height and width are free
+REPLACE: Final = "replace this operator in the network and export it again, or export it with another opset"
+FINITE: Final = (
+    "the network must give finite numbers for any image: bound what this operator reads, and export it again"
+)
 
 
 def random_images(
@@ -49,11 +55,19 @@ def require_same_function(
     """Runs both in ONNX Runtime and gives the outputs of the second, by name. They are fed random images, if nothing else.
 
     Raises PassError, blaming ``step``, if their interfaces differ, or an output does: in shape, or by more than ``at_most`` of
-    its largest value.
+    its largest value. Raises ExportError if the first does not run, or its outputs are not finite: which node is the cause.
     """
-    with OnnxRuntimeSession(before, "cpu", None) as old:
-        feeds = feeds or random_images(old.inputs, 0)
-        expected = old.run(feeds)
+    try:
+        with OnnxRuntimeSession(before, "cpu", None) as old:
+            feeds = feeds or random_images(old.inputs, 0)
+            expected = old.run(feeds)
+    except ExportError as error:
+        raise ExportError(about(error.message, ModelProto.FromString(before)), advice=REPLACE) from error
+    for name, reference in expected.items():
+        if not bool(np.isfinite(reference).all()):
+            node = not_finite(ModelProto.FromString(before), feeds, name)
+            cause = f": {told(node)} is the first to make it" if node is not None else ""
+            raise ExportError(f"{name} holds NaN or infinity for random images{cause}", advice=FINITE)
     try:
         with OnnxRuntimeSession(after, "cpu", None) as new:
             if old.inputs != new.inputs or [spec.name for spec in old.outputs] != [spec.name for spec in new.outputs]:
@@ -64,7 +78,8 @@ def require_same_function(
                 )
             found = new.run(feeds)
     except ExportError as error:
-        raise PassError(f"{step} broke the graph: {error.message}", advice=advice) from error
+        said = about(error.message, ModelProto.FromString(after))
+        raise PassError(f"{step} broke the graph: {said}", advice=advice) from error
     for name, reference in expected.items():
         if (found[name].shape, found[name].dtype) != (reference.shape, reference.dtype):
             raise PassError(

@@ -54,6 +54,7 @@ def require_finite(proto: ModelProto, path: Path) -> None:
         reader = _weighted_reader(name, readers)
         if not nan and reader is None:
             continue
+        reader = reader or next(iter(readers[name]), None)
         user = f", which {shown_node(reader)} ({reader.op_type}) reads" if reader is not None else ""
         raise IntegrityError(
             f"{path}: of the {values.size:,} values of {shown_name(name)}{user}, {nan:,} are NaN and {infinite:,} infinite",

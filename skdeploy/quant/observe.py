@@ -138,7 +138,7 @@ def observe(
         def run(part: _Slice) -> _Channels:
             observers = idle.get()
             try:
-                return _observe_slice(session, part, names, observers, means, channel_maxima, name_of)
+                return _observe_slice(model, session, part, names, observers, means, channel_maxima, name_of)
             finally:
                 idle.put(observers)
 
@@ -220,6 +220,7 @@ def _in_order(
 
 
 def _observe_slice(
+    model: ir.Model,
     session: OnnxRuntimeSession,
     part: _Slice,
     names: Sequence[str],
@@ -236,11 +237,14 @@ def _observe_slice(
         values = outputs.pop(name)  # its memory is free again as soon as it has been looked at
         first = values.ndim > 1 and len(values) == images
         if values.dtype != np.float32 or not (first or images == 1):
+            readers = {
+                module_of(node.name) for node in model.graph if name in [read.name for read in node.inputs if read]
+            }
             raise CalibrationError(
-                f"{name} is {values.dtype} of shape {values.shape}: calibration takes float32 with the {images} images of a "
-                "batch first, or a batch of one",
+                f"{_shown(model, name)} is {values.dtype} of shape {values.shape}: calibration takes float32 with the {images} "
+                "images of a batch first, or a batch of one",
                 advice="export the network with a free batch or a batch of 1, or keep the modules that read it out of INT8: "
-                f"--int8-keep {modules_pattern([module_of(name)])!r}",
+                f"--int8-keep {modules_pattern(readers)!r}",
             )
         values = values[: part.count] if first else np.atleast_2d(values)
         try:
@@ -259,10 +263,16 @@ def _observe_slice(
     if broken:
         name = min(broken, key=lambda key: broken[key])  # the first in the order of the tensors, among equals
         raise CalibrationError(
-            f"{name} is not finite (NaN or infinity) for the image {name_of(part.start + broken[name])}",
+            f"{_shown(model, name)} is not finite (NaN or infinity) for the image {name_of(part.start + broken[name])}",
             advice="remove it, or check the weights with `skdeploy verify`",
         )
     return channels
+
+
+def _shown(model: ir.Model, name: str) -> str:
+    """A tensor with the operator that makes it."""
+    operators = {value.name: node.op_type for node in model.graph for value in node.outputs}
+    return f"{name} ({operators[name]})" if name in operators else name
 
 
 def _add(total: _Channels, part: _Channels) -> None:
