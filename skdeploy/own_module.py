@@ -23,7 +23,7 @@ def load_checkpoint(module: nn.Module, path: Path, factory: str) -> None:
     checkpoint = read_checkpoint(path)
     prefix = _own_prefix(checkpoint.peeled, list(own))
     if not prefix:  # else the module holds another, as the checkpoint's did
-        checkpoint = without_prefix(checkpoint, lambda keys: sum(key in own for key in keys))
+        checkpoint = without_prefix(checkpoint, lambda keys: sum(key in own for key in keys), path)
     try:
         module.load_state_dict({prefix + key: tensor for key, tensor in checkpoint.tensors.items()})
     except RuntimeError as error:

@@ -21,10 +21,9 @@ def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec:
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in wanted]
     if missing or unexpected:
-        raise WeightsError(
-            f"{path} does not fit {spec.name}:\n{_listed('missing', missing)}\n{_listed('unexpected', unexpected)}",
-            advice=SKDEPLOY_LAYOUT,
-        )
+        kinds = {"missing": missing, "unexpected": unexpected}
+        shown = "\n".join(_listed(title, keys) for title, keys in kinds.items() if keys)
+        raise WeightsError(f"{path} does not fit {spec.name}:\n{shown}", advice=SKDEPLOY_LAYOUT)
     classifier = state["classifier.weight"].shape
     classes = classifier[0] if len(classifier) == 2 else spec.network.classes  # else it is listed below
     if classes != spec.network.classes:

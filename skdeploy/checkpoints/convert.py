@@ -108,7 +108,7 @@ def _fetched(weights: str) -> tuple[Path, tuple[str, ...]]:
 
 
 def _inferred(path: Path) -> tuple[Imported, str]:
-    keys = without_prefix(read_checkpoint(path), known).tensors  # of most formats the values stay in the file
+    keys = without_prefix(read_checkpoint(path), known, path).tensors  # of most formats the values stay in the file
     if all(key.startswith(OWN_KEYS) for key in keys):
         raise WeightsError(
             f"{path} has skdeploy's own keys already, which do not tell strides, dilations and the pool",

@@ -50,7 +50,7 @@ def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
     WeightsError that names the right card, as is a file that is broken, unsafe, of no known layout or not finite. The card
     decides what shapes do not show, but for Caffe's pool where it is silent.
     """
-    checkpoint = without_prefix(read_checkpoint(path), known)
+    checkpoint = without_prefix(read_checkpoint(path), known, path)
     if is_canonical(checkpoint, spec):
         from skdeploy.zoo.build import build_meta
 
@@ -83,7 +83,7 @@ def import_without_card(path: Path) -> tuple[Imported, str]:
 
     Returns them and the name of the zoo's card, empty if there is none. Raises WeightsError.
     """
-    checkpoint = without_prefix(read_checkpoint(path), known)
+    checkpoint = without_prefix(read_checkpoint(path), known, path)
     read = _canonical(checkpoint, path)
     network, channels = read.network, read.channels
     fitting = [card for card in _fitting(network, channels) if card.network.classes == network.classes]
@@ -159,7 +159,8 @@ def _canonical(checkpoint: Checkpoint, path: Path, card: NetworkSpec | None = No
     layout = recognised.layout.implied(keys)
     implied = layout if card is None else implied_by_card(card, layout)
     state = assemble(checkpoint.tensors, recognised.canonical, path)
-    network, channels = infer({key: tuple(tensor.shape) for key, tensor in state.items()}, implied, path)
+    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    network, channels = infer(shapes, implied, path, checkpoint.dropped)
     return _Read(state, network, channels, recognised.layout.NAME, layout)
 
 

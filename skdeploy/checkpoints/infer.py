@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from skdeploy.architecture import (
     TrunkSpec,
 )
 from skdeploy.checkpoints.rules import Implied
+from skdeploy.checkpoints.unwrap import some
 from skdeploy.errors import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,15 +31,20 @@ Shapes = Mapping[str, tuple[int, ...]]
 ADAPTABLE: Final = ("selective_kernel.gate.", "stem.ceil_mode", "gate_width")
 
 
-def infer(shapes: Shapes, implied: Implied, path: Path) -> tuple[NetworkSpec, int]:
-    """The network of canonical ``shapes``, and its input channels. Raises WeightsError if they make no whole network."""
+def infer(shapes: Shapes, implied: Implied, path: Path, left_out: Sequence[str] = ()) -> tuple[NetworkSpec, int]:
+    """The network of canonical ``shapes``, and its input channels. Raises WeightsError if they make no whole network.
+
+    ``left_out``: what the file has besides, under keys of no layout. A missing tensor may be among it.
+    """
     _check_branches(shapes, implied, path)
     try:
         return _infer(shapes, implied)
     except KeyError as error:
         raise WeightsError(
             f"{path} is not a whole network: there is nothing for {error.args[0]}",
-            advice="the file was cut, or filtered",
+            advice=f"if it is one of {some(left_out)}, save it under the key that its layout has, beside the others"
+            if left_out
+            else "the file was cut, or filtered",
         ) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

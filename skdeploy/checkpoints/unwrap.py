@@ -143,11 +143,15 @@ def _without_weights(content: Content, inner: Content, path: Path) -> WeightsErr
         return WeightsError(
             f"{path} holds an optimizer's state and no weights", advice="save model.state_dict(), not the optimizer's"
         )
-    held = [f"{label(key)}: {type(value).__name__}" for key, value in inner.items()]
+    held = [f"{label(key)}: {_kind(value)}" for key, value in inner.items()]
     return WeightsError(
         f"{path} holds no weights, {'only ' + some(held) if held else 'it is an empty dict'}",
         advice="save model.state_dict()",
     )
+
+
+def _kind(value: object) -> str:
+    return "dict without tensors" if isinstance(value, Mapping) and value else type(value).__name__
 
 
 def is_tensor(value: object) -> bool:

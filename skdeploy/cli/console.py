@@ -182,7 +182,8 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
         for c in report.comparisons
         if c.verdict == "pass"
     ]
-    lines.append(f"[green]in parity here:[/green] {escape(', '.join(proven))}")
+    if proven:
+        lines.append(f"[green]in parity here:[/green] {escape(', '.join(proven))}")
     lines += [
         f"[yellow]not run here:[/yellow] {escape(comparison.artifact)}: {escape(comparison.reason)}"
         for comparison in report.comparisons

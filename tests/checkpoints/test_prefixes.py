@@ -45,6 +45,11 @@ NESTED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "net_ema.",
         [f"net.{key}" for key in STATE],
     ),
+    "beside its momentum copy, under the usual name": (
+        under("model.") | under("momentum.", {key: tensor * 0 for key, tensor in STATE.items()}),
+        "model.",
+        [f"momentum.{key}" for key in STATE],
+    ),
     "beside another network": (
         under("student.") | {f"teacher.layers.{i}.w": ONE for i in range(60)},
         "student.",
@@ -72,8 +77,20 @@ def test_a_network_that_lacks_its_classifier_is_not_whole(tmp_path: Path) -> Non
     """Its classifier lies outside of the attribute, as in a backbone with a head: nothing may be made up for it."""
     backbone = {key: tensor for key, tensor in STATE.items() if not key.startswith("classifier")}
     path = saved(under("backbone.", backbone) | {"head.weight": torch.ones(5, 24)}, tmp_path)
-    with pytest.raises(WeightsError, match=r"nothing for classifier\.weight"):
+    with pytest.raises(WeightsError, match=r"nothing for classifier\.weight") as error:
         import_without_card(path)
+    assert "if it is one of head.weight" in error.value.advice
+
+
+def test_two_networks_of_one_kind_are_not_chosen_from(tmp_path: Path) -> None:
+    """Which one is to be deployed is not in the file; taking the first would deploy the wrong one half of the time."""
+    other = {key: tensor * 0.5 if tensor.is_floating_point() else tensor for key, tensor in STATE.items()}
+    for content in (under("encoder_q.") | under("encoder_k.", other), under("a.student.", other) | under("a.teacher.")):
+        with pytest.raises(WeightsError, match="several networks") as error:
+            import_without_card(saved({"state_dict": content}, tmp_path))
+        assert "encoder_q, encoder_k" in error.value.message or "a.student, a.teacher" in error.value.message
+    same, _ = import_without_card(saved(under("net_a.") | under("net_b."), tmp_path))  # one network under two names
+    assert torch.equal(same.state["classifier.weight"], STATE["classifier.weight"])
 
 
 def test_the_closest_layout_is_that_of_the_part_known_best(tmp_path: Path) -> None:
