@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,10 +25,10 @@ def as_the_network_counts(dataset: Dataset, spec: ModelSpec, order: ClassOrder |
 
     Numbers from a list or an .npz are taken as they are. Of class folders, ``order`` decides if it is given (--class-order).
     Else they are matched to the card's labels by name, ignoring case and all but letters and digits ("t-shirt_top" is
-    "T-shirt/top"). Else the card's ``class_order`` decides. Else the order is taken only where there is one: folders named by
-    numbers are these classes, and as many folders as the network has classes are these in sorted order (so torchvision's
-    ImageFolder counts, and ImageNet's networks are trained); the notes say which. Raises UsageError for whatever would be a
-    guess: no labels, other names or numbers, both orders.
+    "T-shirt/top"). Else, and where all folders are numbers that are no labels, the card's ``class_order`` decides. Else the
+    order is taken only where there is one: folders named by numbers are these classes, and as many folders as the network has
+    classes are these in sorted order (so torchvision's ImageFolder counts, and ImageNet's networks are trained); the notes say
+    which. Raises UsageError for whatever would be a guess: no labels, other names or numbers, both orders.
     """
     if dataset.labels is None:
         reason = f": {dataset.unlabelled}" if dataset.unlabelled else ""
@@ -52,7 +53,7 @@ def as_the_network_counts(dataset: Dataset, spec: ModelSpec, order: ClassOrder |
 def _numbers(dataset: Dataset, spec: ModelSpec, order: ClassOrder | None) -> tuple[list[int], str]:
     """Which of the network's classes each class folder is, and in words how that was told, unless by the card's labels."""
     classes = spec.network.classes
-    if order is None and spec.labels:
+    if order is None and spec.labels and not (spec.class_order and _only_numbers(dataset, spec)):
         return _by_label(dataset, spec), ""
     order = order or spec.class_order
     if order == "number":
@@ -72,11 +73,12 @@ def _numbers(dataset: Dataset, spec: ModelSpec, order: ClassOrder | None) -> tup
         not whole and (classes <= 10 or _padded(dataset.classes, classes))
     ):
         return by_number, _in_words("number", dataset, classes)
-    shown = f"{', '.join(dataset.classes[:SHOWN])}{', ...' if len(dataset.classes) > SHOWN else ''}"
+    numbers = sorted(by_number) if whole else range(classes)  # the folders of the training, some of which may lack here
+    names = sorted(dataset.classes if whole else map(str, numbers))
     raise UsageError(
-        f"the class folders in {dataset.name} are named by numbers, and their order is not known: by name it is {shown}, by "
-        f"number {', '.join(map(str, sorted(by_number)[:SHOWN]))}{', ...' if len(by_number) > SHOWN else ''}. {spec.name} has "
-        f"{classes} classes and no labels that tell which is meant",
+        f"the class folders in {dataset.name} are named by numbers, and their order is not known: by name it is "
+        f"{_some(names)}, by number {_some([str(number) for number in numbers])}. {spec.name} has {classes} classes and no "
+        "labels that tell which is meant",
         advice=SAY_ORDER,
     )
 
@@ -97,7 +99,8 @@ def _by_label(dataset: Dataset, spec: ModelSpec) -> list[int]:
         raise UsageError(
             f"{len(unknown)} of {len(folders)} class folders in {dataset.name} are no labels of the card {spec.name}: "
             f"{', '.join(unknown[:SHOWN])}{more}",
-            advice=f"the card's labels are {', '.join(spec.labels[:SHOWN])}{', ...' if len(spec.labels) > SHOWN else ''}",
+            advice=f"the card's labels are {_some(spec.labels)}"
+            + (f"; {SAY_ORDER}" if _only_numbers(dataset, spec) else ""),
         )
     if len({_plain(folders[index]) for index in holding}) < len(holding):
         raise UsageError(
@@ -147,11 +150,20 @@ def _holding(dataset: Dataset) -> list[int]:
 
 
 def _in_words(order: ClassOrder, dataset: Dataset, classes: int) -> str:
-    folders = dataset.classes
-    shown = f"{', '.join(folders[:SHOWN])}{', ...' if len(folders) > SHOWN else ''}"
     if order == "number":
         return f"class folders are counted by number: the folder 0 is the first of {classes} classes"
+    shown = _some(dataset.classes)
     return f"class folders are counted by name, as torchvision's ImageFolder does: {shown} are the classes from 0"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _only_numbers(dataset: Dataset, spec: ModelSpec) -> bool:
+    """Whether all class folders are named by numbers, which are no labels of the card."""
+    labels = set(map(_plain, spec.labels))
+    return all(_is_number(folder) and _plain(folder) not in labels for folder in dataset.classes)
 
 
 def _is_number(folder: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,17 @@ def test_a_class_folder_that_is_no_label_is_named(tmp_path: Path) -> None:
     ) as error:
         as_the_network_counts(folders(tmp_path, "Bag", "Boots", "Coat"), FASHION)
     assert "T-shirt/top, Trouser" in error.value.advice
+
+
+def test_numbers_on_a_card_with_labels_are_counted_once_their_order_is_said(tmp_path: Path) -> None:
+    """Folders 0, 1, ... are how MNIST and CIFAR are unpacked; the labels alone do not say that they are its numbers."""
+    dataset = folders(tmp_path, "8", "0")
+    with pytest.raises(UsageError, match=r"2 of 2 class folders .* no labels") as error:
+        as_the_network_counts(dataset, FASHION)
+    assert "--class-order number" in error.value.advice
+    assert labels_of(dataset, FASHION.model_copy(update={"class_order": "number"})) == {"8": 8, "0": 0}
+    named = TINY.model_copy(update={"labels": ("8", "a", "b", "c", "0"), "class_order": "number"})  # labels come first
+    assert labels_of(dataset, named) == {"8": 0, "0": 4}
 
 
 def test_folders_that_are_one_label_are_refused(tmp_path: Path) -> None:
@@ -88,6 +100,9 @@ def test_numbers_with_two_orders_are_refused_until_one_is_said(
         as_the_network_counts(folders(tmp_path, *names), of(classes))
     assert "--class-order name" in error.value.advice
     assert "class_order" in error.value.advice
+    told = re.search(r"by name it is (.+), by number (.+)\. tiny", error.value.message)
+    assert told is not None
+    assert told[1] != told[2]
 
 
 def test_the_order_of_class_folders_is_what_the_user_or_the_card_says(tmp_path: Path) -> None:
