@@ -12,9 +12,13 @@ import pytest
 from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 from skdeploy.backends import cpu, cuda
 from skdeploy.backends.base import backend
+from skdeploy.options import TraceOptions
 from tests import file_modes
 
 TinySpec = Callable[..., SKNetSpec]
+# TorchScript's exporter takes a tenth of the time of torch.export's, and names its nodes alike (tests/graph/test_trace.py): for
+# every test that is not about the exporter. tests/zoo/test_families.py has the families by the default one.
+FAST = TraceOptions(exporter="torchscript")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

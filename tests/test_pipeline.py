@@ -19,6 +19,7 @@ from skdeploy.spec import Precision, Target
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet
+from tests.conftest import FAST
 
 CARD = Path(__file__).parent / "fixtures/tiny.toml"
 ALL = {"weights.safetensors", "model.traced.onnx", "model.onnx", "model.fp16.onnx", "headroom.json", "parity.json"}
@@ -37,6 +38,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> ExportOptions:
         precision=Precision.FP16,
         output=folder / "bundle",
         weights=str(folder / "tiny.safetensors"),
+        trace=FAST,
         target=Target.ONNX,
         images=folder / "images.npz",
     )

@@ -20,6 +20,7 @@ from skdeploy.options import ExportOptions
 from skdeploy.parity.runners import last_graph
 from skdeploy.pipeline import export
 from skdeploy.spec import Precision, Target
+from tests.conftest import FAST
 from tests.parity.faulty import CARD, bundle_of
 
 REWRITTEN = "model.fp16.rewritten.onnx"
@@ -34,6 +35,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> ExportOptions:
         model=str(CARD),
         precision=Precision.FP16,
         output=folder / "bundle",
+        trace=FAST,
         target=Target.ONNX,
         images=folder / "images.npz",
         regroup=2,

@@ -22,6 +22,7 @@ from skdeploy.spec import Precision, Target
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet
+from tests.conftest import FAST
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Result:
 
 
 Run = Callable[..., Result]
+QUICK = ("--target", "onnx", "--exporter", "torchscript")  # an export of a second
 
 
 @pytest.fixture
@@ -90,10 +92,17 @@ def weights(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A verified FP16 bundle. Do not change it: take ``bundle``."""
     folder = tmp_path_factory.mktemp("exported") / "bundle"
-    options = ExportOptions(
-        str(card), Precision.FP16, output=folder, weights=str(weights), images=images, target=Target.ONNX
+    export(
+        ExportOptions(
+            str(card),
+            Precision.FP16,
+            output=folder,
+            weights=str(weights),
+            trace=FAST,
+            images=images,
+            target=Target.ONNX,
+        )
     )
-    export(options)
     return folder
 
 
@@ -120,7 +129,7 @@ def built(once_built: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def again(card: Path, images: Path, weights: Path) -> list[object]:
     """The arguments that made the bundle, but for its folder."""
-    return ["export", card, "--fp16", "--target", "onnx", "--images", images, "--weights", weights]
+    return ["export", card, "--fp16", *QUICK, "--images", images, "--weights", weights]
 
 
 Snapshot = Callable[[Path], dict[str, bytes | None]]

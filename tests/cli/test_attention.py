@@ -14,10 +14,10 @@ import pytest
 from skdeploy.attention.report import AttentionReport
 from skdeploy.bundle.evidence import read_evidence
 from skdeploy.bundle.folder import load_bundle
+from tests.cli.conftest import QUICK
 
 Run = Callable[..., Any]
 SCALES = ("--scales", "1,1.5,2")
-EXPORT = ("--target", "onnx", "--exporter", "torchscript")
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +77,7 @@ def test_fp32_fp16_and_int8_are_measured_side_by_side(
 ) -> None:
     int8 = tmp_path / "int8"
     made = run(
-        "export", card, "--int8", "--calib", images, "--images", images, "--weights", weights, *EXPORT, "-o", int8
+        "export", card, "--int8", "--calib", images, "--images", images, "--weights", weights, *QUICK, "-o", int8
     )  # fmt: skip
     assert made.code == 0, made.err
     result = run("attention", bundle, "--also", int8, "--data", images, *SCALES, "--json")
@@ -95,18 +95,20 @@ def test_fp32_fp16_and_int8_are_measured_side_by_side(
 
 
 @pytest.mark.parametrize(
-    "form", [["--attention"], ["--embed-preprocess"], ["--attention", "--batch", "3"]], ids=" ".join
+    "form",
+    [["--attention"], ["--embed-preprocess"], ["--attention", "--batch", "3", "--exporter", "dynamo"]],
+    ids=" ".join,
 )
 def test_other_forms_of_the_same_network_say_the_same(
     run: Run, bundle: Path, card: Path, images: Path, weights: Path, tmp_path: Path, form: list[str]
 ) -> None:
     other = tmp_path / "other"
-    made = run("export", card, *form, "--images", images, "--weights", weights, *EXPORT, "-o", other)
+    made = run("export", card, *QUICK, *form, "--images", images, "--weights", weights, "-o", other)
     assert made.code == 0, made.err
     for folder in (bundle, other):
         assert run("attention", folder, "--data", images, *SCALES).code == 0
     for ours, theirs in zip(kept(bundle).units, kept(other).units, strict=True):
-        # The same weights through another exporter: float32 rounding.
+        # The same weights, through another exporter in one case: float32 rounding.
         np.testing.assert_allclose(ours.curves[0].differences, theirs.curves[0].differences, atol=1e-5)
 
 
@@ -133,7 +135,7 @@ def test_the_report_no_longer_holds_once_the_bundle_is_made_again(
 
 
 def test_units_that_sum_their_branches_have_no_attention(run: Run, sums: Path, images: Path, tmp_path: Path) -> None:
-    made = run("export", sums, "--images", images, *EXPORT, "-o", tmp_path / "bundle")
+    made = run("export", sums, "--images", images, *QUICK, "-o", tmp_path / "bundle")
     assert made.code == 0, made.err
     result = run("attention", tmp_path / "bundle", "--data", images)
     assert result.code == 2
@@ -194,7 +196,7 @@ def test_options_that_make_no_sense_are_refused(
 def test_bundles_of_other_weights_or_of_no_other_precision_are_no_company(
     run: Run, bundle: Path, card: Path, images: Path, tmp_path: Path
 ) -> None:
-    made = run("export", card, "--images", images, *EXPORT, "-o", tmp_path / "random")
+    made = run("export", card, "--images", images, *QUICK, "-o", tmp_path / "random")
     assert made.code == 0, made.err
     result = run("attention", bundle, "--data", images, "--also", tmp_path / "random")
     assert result.code == 2

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.cli.conftest import QUICK
+
 Run = Callable[..., Any]
 
 
@@ -220,7 +222,7 @@ def test_a_folder_that_the_user_may_not_write_to_is_refused(
 ) -> None:
     (tmp_path / "theirs").mkdir(mode=0o555)
     with modes_bind():
-        result = run("export", card, "--target", "onnx", "--images", images, "-o", tmp_path / "theirs")
+        result = run("export", card, *QUICK, "--images", images, "-o", tmp_path / "theirs")
     assert result.code == 2
     assert f"cannot write {tmp_path / 'theirs'}: Permission denied" in result.err
 

@@ -22,6 +22,7 @@ from skdeploy.int8_options import CalibrationOptions, Int8Options
 from skdeploy.options import ExportOptions
 from skdeploy.pipeline import export
 from skdeploy.spec import Precision, Target
+from tests.conftest import FAST
 
 Run = Callable[..., Any]
 QUICK = ("--seconds", "0.02", "--backend", "onnxruntime")
@@ -31,6 +32,7 @@ QUICK = ("--seconds", "0.02", "--backend", "onnxruntime")
 INTERRUPTED = """
 import os, signal, sys
 from skdeploy.bench import measure
+from tests.conftest import FAST
 name, *arguments = sys.argv[1:]
 timed = measure.timed
 
@@ -59,7 +61,14 @@ def int8(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("int8") / "bundle"
     lower = Int8Options(CalibrationOptions(images=images), fallback=Precision.FP32)
     options = ExportOptions(
-        str(card), Precision.INT8, output=folder, weights=str(weights), images=images, target=Target.ONNX, int8=lower
+        str(card),
+        Precision.INT8,
+        output=folder,
+        weights=str(weights),
+        trace=FAST,
+        images=images,
+        target=Target.ONNX,
+        int8=lower,
     )
     export(options)
     return folder

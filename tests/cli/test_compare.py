@@ -12,6 +12,7 @@ import pytest
 from skdeploy.bundle.artifact import write_text
 from skdeploy.bundle.folder import load_bundle
 from tests.cli.evaluation_data import labelled
+from tests.conftest import FAST
 
 Run = Callable[..., Any]
 
@@ -34,7 +35,7 @@ def other(card: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from skdeploy.spec import Target
 
     folder = tmp_path_factory.mktemp("other") / "bundle"
-    export(ExportOptions(str(card), output=folder, seed=5, images=images, target=Target.ONNX))
+    export(ExportOptions(str(card), output=folder, seed=5, trace=FAST, images=images, target=Target.ONNX))
     return folder
 
 

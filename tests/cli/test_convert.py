@@ -24,6 +24,7 @@ from skdeploy.zoo.write_card import card_text
 from tests.checkpoints import caffe_reference as reference
 from tests.checkpoints.caffe_tiny import LAYERS, TOLERANCE, distance
 from tests.checkpoints.caffe_tiny import card as paper_card
+from tests.cli.conftest import QUICK
 
 Run = Callable[..., Any]
 Snapshot = Callable[[Path], dict[str, bytes | None]]
@@ -134,7 +135,7 @@ def test_export_builds_the_card_with_its_weights(
     assert "height = 224" in text
     smaller = text.replace("= 224", "= 32").replace("resize = 256", "resize = 36")  # a tenth of the time
     output.with_suffix(".toml").write_text(smaller, encoding="utf-8")
-    options = ("--target", "onnx", "--images", images, "-o", tmp_path / "bundle", "--json")
+    options = (*QUICK, "--images", images, "-o", tmp_path / "bundle", "--json")
     content = run("export", output.with_suffix(".toml"), *options).json
     assert content["verdict"]["state"] == "verified"
     assert not any("random" in note for note in content["notes"])
@@ -358,7 +359,7 @@ def test_what_a_card_assumes_is_said_by_export_and_inspect_until_a_person_correc
 ) -> None:
     run("convert", official, "-o", output)
     card, folder = output.with_suffix(".toml"), tmp_path / "bundle"
-    options = ("--target", "onnx", "--images", images, "-o", folder, "--imgsz", 64)
+    options = (*QUICK, "--images", images, "-o", folder, "--imgsz", 64)
 
     first = run("export", card, *options)
     assert first.code == 0

@@ -19,6 +19,7 @@ from skdeploy.backends import cuda
 from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.parity.ci_report import Check, markdown, write_junit, write_markdown
+from tests.cli.conftest import QUICK
 from tests.cli.evaluation_data import class_folders, colours, labelled, seen_by, with_engine
 
 Run = Callable[..., Any]
@@ -31,6 +32,7 @@ KILLED = """
 import os, signal, sys
 from skdeploy.parity import streaming
 from skdeploy.parity.predictions import Cache
+from tests.cli.conftest import QUICK
 left, *arguments = sys.argv[1:]
 left = int(left)
 real = Cache.save
@@ -112,7 +114,7 @@ def test_a_budget_that_is_kept_passes_and_another_network_is_beyond_it(
     assert kept.code == 0, kept.err
     assert kept.json["decision"] == "pass"
     other = tmp_path / "other"
-    assert run("export", card, "--seed", 3, "--images", images, "--target", "onnx", "-o", other).code == 0
+    assert run("export", card, "--seed", 3, "--images", images, *QUICK, "-o", other).code == 0
     beyond = run("evaluate", other, "--data", data, "--max-drop", 20, "--against", bundle)
     assert beyond.code == 10
     assert "out of its budget" in beyond.err

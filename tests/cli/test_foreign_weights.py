@@ -14,6 +14,7 @@ import torch
 
 from skdeploy.spec import ModelSpec
 from tests.checkpoints.goldens import checkpoint_bytes, golden
+from tests.cli.conftest import QUICK
 
 Run = Callable[..., Any]
 
@@ -70,7 +71,7 @@ def theirs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def arguments(theirs: Path, images: Path) -> list[object]:
-    return ["export", theirs / "theirs.toml", "--weights", theirs / "theirs.pth", "--target", "onnx",
+    return ["export", theirs / "theirs.toml", "--weights", theirs / "theirs.pth", *QUICK,
             "--images", images, "-o", theirs / "bundle", "--json"]  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ from PIL import Image
 
 from skdeploy.int8_options import CalibrationOptions, Int8Options
 from skdeploy.options import ExportOptions
-from skdeploy.pipeline import calibrate
+from skdeploy.pipeline import calibrate, export
 from skdeploy.quant.legacy_cache import read_legacy_cache
 from skdeploy.quant.ranges import load_ranges
-from tests.cli.conftest import Run, Snapshot
+from skdeploy.spec import Precision, Target
+from tests.cli.conftest import QUICK, Run, Snapshot
+from tests.conftest import FAST
 
 
 @pytest.fixture(scope="session")
@@ -31,18 +35,45 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def calibrated(card: Path, weights: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def options(card: Path, weights: Path, images: Path, photos: Path) -> ExportOptions:
+    """What ``int8`` asks for, calibrated on the photos."""
+    return ExportOptions(
+        str(card),
+        Precision.INT8,
+        weights=str(weights),
+        trace=FAST,
+        int8=Int8Options(calibration=CalibrationOptions(images=photos)),
+        target=Target.ONNX,
+        images=images,
+    )
+
+
+@pytest.fixture(scope="session")
+def once_made(options: ExportOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of these options. Do not change it: take ``made``."""
+    folder = tmp_path_factory.mktemp("int8") / "bundle"
+    export(replace(options, output=folder))
+    return folder
+
+
+@pytest.fixture
+def made(once_made: Path, tmp_path: Path) -> Path:
+    """A copy of it, into which another export has less to do."""
+    return Path(shutil.copytree(once_made, tmp_path / "made"))
+
+
+@pytest.fixture(scope="session")
+def calibrated(options: ExportOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ranges file of the tiny network. Do not change it."""
     file = tmp_path_factory.mktemp("calibrated") / "tiny.ranges.json"
-    calibration = CalibrationOptions(images=photos)
-    calibrate(ExportOptions(str(card), weights=str(weights), int8=Int8Options(calibration=calibration)), file)
+    calibrate(options, file)
     return file
 
 
 @pytest.fixture
 def int8(card: Path, weights: Path, images: Path) -> list[object]:
     """The arguments of an INT8 export, but for where its ranges come from."""
-    return ["export", card, "--int8", "--target", "onnx", "--images", images, "--weights", weights]
+    return ["export", card, "--int8", *QUICK, "--images", images, "--weights", weights]
 
 
 def test_calibrated_and_exported_in_one_go(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
@@ -61,27 +92,22 @@ def test_calibrated_and_exported_in_one_go(run: Run, int8: list[object], photos:
     assert (audit["used"], audit["classes"]["covered"]) == (120, 5)
 
 
-def test_the_same_export_again_finds_all_of_it_done(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
-    asked = [*int8, "--calib", photos, "-o", tmp_path / "out"]
-    assert run(*asked).code == 0
+def test_the_same_export_again_finds_all_of_it_done(run: Run, int8: list[object], photos: Path, made: Path) -> None:
+    asked = [*int8, "--calib", photos, "-o", made]
     again = run(*asked, "--json")
     assert again.code == 0
     assert all(row["reused"] for row in again.json["artifacts"])
     other = run(*asked, "--calib-num", 60, "--json")
-    made = {row["path"] for row in other.json["artifacts"] if not row["reused"]}
-    assert made >= {"ranges.json", "model.int8.onnx"}
-    assert "model.onnx" not in made
+    anew = {row["path"] for row in other.json["artifacts"] if not row["reused"]}
+    assert anew >= {"ranges.json", "model.int8.onnx"}
+    assert "model.onnx" not in anew
 
 
-def test_ranges_calibrate_once_and_export_anywhere(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
-    card, weights = int8[1], int8[-1]
-    ranges = tmp_path / "tiny.ranges.json"
-    done = run("calibrate", card, "--weights", weights, "--calib", photos, "-o", ranges, "--json")
-    assert done.code == 0, done.err
-    assert done.json["images"] == 120
-    assert run(*int8, "--ranges", ranges, "-o", tmp_path / "from-file").code == 0
-    assert run(*int8, "--calib", photos, "-o", tmp_path / "from-images").code == 0
-    graphs = [(tmp_path / name / "model.int8.onnx").read_bytes() for name in ("from-file", "from-images")]
+def test_ranges_calibrate_once_and_export_anywhere(
+    run: Run, int8: list[object], calibrated: Path, once_made: Path, tmp_path: Path
+) -> None:
+    assert run(*int8, "--ranges", calibrated, "-o", tmp_path / "from-file").code == 0
+    graphs = [(folder / "model.int8.onnx").read_bytes() for folder in (tmp_path / "from-file", once_made)]
     assert graphs[0] == graphs[1]
 
 
@@ -100,7 +126,9 @@ def test_ranges_of_other_weights_are_refused_with_both_digests(
     run: Run, int8: list[object], photos: Path, tmp_path: Path
 ) -> None:
     ranges = tmp_path / "other.json"
-    assert run("calibrate", int8[1], "--seed", 3, "--calib", photos, "-o", ranges).code == 0
+    calibration = run("calibrate", int8[1], "--seed", 3, "--calib", photos, "-o", ranges, "--json")
+    assert calibration.code == 0, calibration.err
+    assert calibration.json["images"] == 120
     done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
     assert done.code == 6
     assert load_ranges(ranges).model_sha256 in done.err
@@ -109,11 +137,10 @@ def test_ranges_of_other_weights_are_refused_with_both_digests(
 
 
 def test_ranges_of_another_image_size_are_refused_with_the_reason(
-    run: Run, int8: list[object], photos: Path, tmp_path: Path
+    run: Run, int8: list[object], options: ExportOptions, tmp_path: Path
 ) -> None:
     ranges = tmp_path / "large.json"
-    asked = ["calibrate", int8[1], "--weights", int8[-1], "--imgsz", 64, "--calib", photos, "-o", ranges]
-    assert run(*asked).code == 0
+    calibrate(replace(options, image_size=(64, 64)), ranges)
     done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
     assert done.code == 6
     assert "input.height: calibrated with 64, now 32" in done.err
@@ -141,48 +168,47 @@ def test_three_images_are_taken_and_warned_of(run: Run, int8: list[object], phot
 
 
 def test_modules_stay_in_the_fallback_by_their_names(
-    run: Run, int8: list[object], calibrated: Path, tmp_path: Path
+    run: Run, int8: list[object], calibrated: Path, made: Path
 ) -> None:
-    done = run(*int8, "--ranges", calibrated, "--int8-keep", r"^stages\.0", "-o", tmp_path / "out", "--json")
+    done = run(*int8, "--ranges", calibrated, "--int8-keep", r"^stages\.0", "-o", made, "--json")
     assert done.code == 0, done.err
     kept = next(row for row in done.json["artifacts"] if row["path"] == "model.int8.onnx")["details"]["kept"]
     assert {name for name, reason in kept.items() if "stages" in reason} == {
         name for name in kept if name.startswith("stages.0") and ".gate." not in name
     }
-    typo = run(*int8, "--ranges", calibrated, "--int8-keep", "stagse", "-o", tmp_path / "out")
+    typo = run(*int8, "--ranges", calibrated, "--int8-keep", "stagse", "-o", made)
     assert typo.code == 2
     assert "'stagse' matches no module" in typo.err
 
 
-def test_fp32_fallback_has_no_fp16_in_it(run: Run, int8: list[object], calibrated: Path, tmp_path: Path) -> None:
-    done = run(*int8, "--ranges", calibrated, "--int8-fallback", "fp32", "-o", tmp_path / "out")
+def test_fp32_fallback_has_no_fp16_in_it(run: Run, int8: list[object], calibrated: Path, made: Path) -> None:
+    done = run(*int8, "--ranges", calibrated, "--int8-fallback", "fp32", "-o", made)
     assert done.code == 0, done.err
-    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "out/model.int8.onnx")).graph
+    graph = onnx.shape_inference.infer_shapes(onnx.load(made / "model.int8.onnx")).graph
     types = {value.type.tensor_type.elem_type for value in graph.value_info}
     types |= {constant.data_type for constant in graph.initializer}
     assert onnx.TensorProto.FLOAT16 not in types
-    assert not (tmp_path / "out/headroom.json").exists()
+    assert not (made / "headroom.json").exists()
 
 
 def test_a_legacy_cache_comes_with_the_graph_that_it_is_for(
-    run: Run, int8: list[object], photos: Path, tmp_path: Path
+    run: Run, int8: list[object], photos: Path, made: Path
 ) -> None:
-    asked = [*int8, "--calib", photos, "-o", tmp_path / "out"]
-    done = run(*asked, "--legacy-calibration-cache", "8.5.3")
+    done = run(*int8, "--calib", photos, "-o", made, "--legacy-calibration-cache", "8.5.3")
     assert done.code == 0, done.err
-    text = (tmp_path / "out/legacy/calibration.cache").read_text()
+    text = (made / "legacy/calibration.cache").read_text()
     assert text.startswith("TRT-8503-EntropyCalibration2\n")
-    graph = onnx.load(tmp_path / "out/legacy/model.onnx").graph
+    graph = onnx.load(made / "legacy/model.onnx").graph
     tensors = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
     assert set(read_legacy_cache(text)) <= tensors
-    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    manifest = json.loads((made / "manifest.json").read_text())
     weighted = next(row for row in manifest["artifacts"] if row["path"] == "model.int8.onnx")["details"]["int8_weights"]
     read = {node.name: node.input[0] for node in graph.node}
     assert {read[name] for name in weighted} <= set(read_legacy_cache(text))
 
 
 def test_the_budget_decides_what_stays_in_the_fallback(
-    run: Run, int8: list[object], photos: Path, tmp_path: Path
+    run: Run, int8: list[object], photos: Path, made: Path, tmp_path: Path
 ) -> None:
     """With labels that FP32 itself gives: the network is untrained, and INT8 may only cost what rounding costs."""
     from skdeploy.backends.onnxruntime import open_session
@@ -190,17 +216,14 @@ def test_the_budget_decides_what_stays_in_the_fallback(
     from skdeploy.quant.dataset import open_dataset
     from skdeploy.zoo.cards import read_card
 
-    assert run("export", *int8[1:2], *int8[3:], "-o", tmp_path / "plain").code == 0
     spec = read_card(Path(str(int8[1])))
     crops = open_dataset(photos).load(spec)
-    with open_session(tmp_path / "plain/model.onnx") as session:
+    with open_session(made / "model.onnx") as session:
         labels = run_images(session, crops, spec)["logits"].argmax(1).astype(np.int64)
     np.savez(tmp_path / "eval.npz", images=crops, labels=labels)
-    done = run(
-        *int8, "--calib", photos, "--data", tmp_path / "eval.npz", "--max-drop", 5, "-o", tmp_path / "mixed", "--json"
-    )
+    done = run(*int8, "--calib", photos, "--data", tmp_path / "eval.npz", "--max-drop", 5, "-o", made, "--json")
     assert done.code == 0, done.err
-    mixed = json.loads((tmp_path / "mixed/mixed.json").read_text())
+    mixed = json.loads((made / "mixed.json").read_text())
     assert 100 * (mixed["drop"]["lost"] - mixed["drop"]["gained"]) / mixed["drop"]["images"] <= 5
 
 
@@ -300,10 +323,10 @@ def test_calibrate_never_leaves_half_a_file(run: Run, bundle: Path, tmp_path: Pa
 
 
 def test_accuracy_is_measured_against_the_graph_that_int8_was_made_from_and_not_the_legacy_one(
-    run: Run, int8: list[object], photos: Path, tmp_path: Path
+    run: Run, int8: list[object], photos: Path, made: Path
 ) -> None:
-    asked = [*int8, "--calib", photos, "--legacy-calibration-cache", "8.5.3", "-o", tmp_path / "out"]
+    asked = [*int8, "--calib", photos, "--legacy-calibration-cache", "8.5.3", "-o", made]
     assert run(*asked).code == 0
-    done = run("evaluate", tmp_path / "out", "--data", photos, "--json")
+    done = run("evaluate", made, "--data", photos, "--json")
     assert done.code == 0, done.err
     assert [row["artifact"] for row in done.json["accuracies"]] == ["model.onnx", "model.int8.onnx"]

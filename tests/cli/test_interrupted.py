@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -21,12 +22,24 @@ from tests.disk_limit import file_size_limit
 Run = Callable[..., Any]
 RTX = not engines.obstacle("tensorrt_rtx")[0]  # where it is not installed, the line has no engine to be killed in
 
-# Kills itself at a moment of an export that a timer could not hit: `writes`, all of FILE is in its partial file; `renames`,
-# FILE has its name and the manifest does not say so yet; `updates`, the stage tells of progress that begins with FILE.
+# Imports what an export needs, once. Then, for each line of stdin, an export in a process of its own, which kills itself at a
+# moment that a timer could not hit: `writes`, all of FILE is in its partial file; `renames`, FILE has its name and the manifest
+# does not say so yet; `updates`, the stage tells of progress that begins with FILE. Prints how each process ended.
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
+import onnxruntime, onnxscript, onnxsim, safetensors.torch, torch.onnx
+import skdeploy.cli.console
+from skdeploy.__main__ import main
 from skdeploy.progress import Silent
-moment, file, *arguments = sys.argv[1:]
+
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+moment, file, *arguments = json.loads(line)
 renamed = False
 
 def die():
@@ -52,13 +65,32 @@ class Progress(Silent):
         if moment == "updates" and detail.startswith(file):
             die()
 
-import skdeploy.cli.console
 skdeploy.cli.console.ConsoleProgress = Progress
 sys.addaudithook(watch)
 sys.argv = ["skdeploy", *arguments]
-from skdeploy.__main__ import main
 main()
 """
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """An export with these arguments, in another process that does not live to see its end."""
+    errors = tmp_path / "errors"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as exports,
+    ):
+
+        def export(*request: object) -> None:
+            assert exports.stdin is not None
+            assert exports.stdout is not None
+            print(json.dumps([str(word) for word in request]), file=exports.stdin, flush=True)
+            assert exports.stdout.readline() == f"{-signal.SIGKILL}\n", errors.read_text()
+
+        yield export
+        exports.kill()  # it has nothing to end
 
 
 def partials(folder: Path) -> list[Path]:
@@ -66,11 +98,11 @@ def partials(folder: Path) -> list[Path]:
 
 
 def test_an_export_killed_at_any_point_leaves_nothing_half_and_goes_on(
-    run: Run, card: Path, images: Path, weights: Path, tmp_path: Path
+    run: Run, card: Path, images: Path, weights: Path, tmp_path: Path, killed: Callable[..., None]
 ) -> None:
     folder = tmp_path / "bundle"
     inputs = ["--images", images, "--weights", weights, "--target", "tensorrt_rtx" if RTX else "onnx"]
-    arguments = ["export", card, "--fp16", *inputs, "-o", folder]
+    arguments = ["export", card, "--fp16", "--exporter", "torchscript", *inputs, "-o", folder]
     done: set[str] = set()
     for moment, file, finished in [
         ("writes", "manifest.json", set()),  # the very first: the folder holds a lock and a partial file, nothing else
@@ -86,9 +118,7 @@ def test_an_export_killed_at_any_point_leaves_nothing_half_and_goes_on(
             {"engines/tensorrt_rtx-fp16.engine"} if RTX else {"model.fp16.onnx", "headroom.json"},
         ),
     ]:
-        command = [sys.executable, "-c", KILLED, moment, file, *map(str, arguments)]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        killed(moment, file, *arguments)
         assert len(partials(folder)) == (moment == "writes")
         if (moment, file) == ("writes", "manifest.json"):
             assert not (folder / "manifest.json").exists()

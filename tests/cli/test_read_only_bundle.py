@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.cli.conftest import QUICK
+
 Run = Callable[..., Any]
 Snapshot = Callable[[Path], dict[str, bytes | None]]
 NOT_KEPT = "the result is not kept for the bundle's report"
@@ -35,7 +37,7 @@ def data(images: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def int8(card: Path, images: Path, weights: Path, run: Run, tmp_path: Path) -> Path:
     given = ["--calib", images, "--images", images, "--weights", weights]
-    made = run("export", card, "--int8", "--target", "onnx", *given, "-o", tmp_path / "int8")
+    made = run("export", card, "--int8", *QUICK, *given, "-o", tmp_path / "int8")
     assert made.code == 0, made.err
     return tmp_path / "int8"
 

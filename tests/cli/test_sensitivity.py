@@ -19,6 +19,7 @@ from skdeploy.pipeline import export
 from skdeploy.quant.mixed import Drop, KeptUnit, MixedPrecision
 from skdeploy.quant.sensitivity import SensitivityReport
 from skdeploy.spec import Precision, Target
+from tests.conftest import FAST
 
 Run = Callable[..., Any]
 UNITS = {"stem.conv", "stages.0.0", "stages.1.0", "classifier"}
@@ -34,6 +35,7 @@ def exported_int8(card: Path, images: Path, weights: Path, tmp_path_factory: pyt
             Precision.INT8,
             output=folder,
             weights=str(weights),
+            trace=FAST,
             images=images,
             target=Target.ONNX,
             int8=Int8Options(calibration=CalibrationOptions(images=images), keep=(r"^stages\.1\.0",)),

@@ -20,6 +20,7 @@ from skdeploy.parity.report import Comparison
 from skdeploy.parity.verification import ParityReceipt
 from skdeploy.pipeline import export
 from skdeploy.spec import Precision, Target
+from tests.conftest import FAST
 
 Run = Callable[..., Any]
 ENGINE = "engines/tensorrt_rtx-fp16.engine"
@@ -33,7 +34,13 @@ def built(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("built") / "bundle"
     export(
         ExportOptions(
-            str(card), Precision.FP16, output=folder, weights=str(weights), images=images, target=Target.TENSORRT_RTX
+            str(card),
+            Precision.FP16,
+            output=folder,
+            weights=str(weights),
+            trace=FAST,
+            images=images,
+            target=Target.TENSORRT_RTX,
         )
     )
     return folder

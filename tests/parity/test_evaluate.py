@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.errors import IntegrityError, ParityError, UsageError
-from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.options import ExportOptions
 from skdeploy.parity import evaluate as module
 from skdeploy.parity.accuracy import Evaluation
 from skdeploy.parity.evaluate import EvaluationOptions, compare, evaluate, labelled_images
@@ -26,6 +27,7 @@ from skdeploy.pipeline import export
 from skdeploy.progress import Silent
 from skdeploy.quant.dataset import Dataset, normalise, open_dataset
 from skdeploy.spec import Precision, Target
+from tests.conftest import FAST
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 IMAGES = 61  # no multiple of a batch
@@ -58,7 +60,13 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, pixels: NDArray[np.uint8])
         made.append(folder / f"seed{seed}")
         export(
             ExportOptions(
-                str(CARD), precision, output=made[-1], seed=seed, images=folder / "few.npz", target=Target.ONNX
+                str(CARD),
+                precision,
+                output=made[-1],
+                seed=seed,
+                trace=FAST,
+                images=folder / "few.npz",
+                target=Target.ONNX,
             )
         )
     return made[0], made[1]
@@ -134,7 +142,7 @@ def test_a_graph_of_fixed_batch_that_takes_raw_pixels_sees_the_same_and_its_fill
         seed=1,
         images=few,
         target=Target.ONNX,
-        trace=TraceOptions(batch=3, embed_preprocess=True),
+        trace=replace(FAST, batch=3, embed_preprocess=True),
     )
     export(options)
     found = compare(bundles[0], tmp_path / "fixed", EvaluationOptions(data))
