@@ -26,6 +26,7 @@ ACTION: Any = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
 TEXT = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
 WORKFLOWS: Any = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)]
 COMMANDS: Any = typer.main.get_command(app)
+GIVEN = {"model": "tiny.toml", "images": "images.npz", "target": "onnx", "output": "out put"}
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z0-9-]*(?![\w-])")
 
 
@@ -120,15 +121,28 @@ def test_the_committed_baselines_are_of_the_committed_images() -> None:
         assert [entry.precision for entry in baseline.artifacts] == ["fp32", precision]
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """What a user's job has checked out."""
-    shutil.copy(ROOT / "tests/fixtures/tiny.toml", tmp_path / "tiny.toml")
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """What a user's job has checked out, after the action has run there, and its exit codes. Do not change the folder: take
+    ``workspace``.
+    """
+    folder = tmp_path_factory.mktemp("first")
+    shutil.copy(ROOT / "tests/fixtures/tiny.toml", folder / "tiny.toml")
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (12, 40, 44, 3), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", images=pixels[:4])
-    np.savez(tmp_path / "evaluation.npz", images=pixels, labels=random.integers(0, 5, 12))
-    return tmp_path
+    np.savez(folder / "images.npz", images=pixels[:4])
+    np.savez(folder / "evaluation.npz", images=pixels, labels=random.integers(0, 5, 12))
+    return folder, run_action(folder, **GIVEN, data="evaluation.npz")
+
+
+@pytest.fixture
+def workspace(first: tuple[Path, dict[str, int]], tmp_path: Path) -> Path:
+    """A copy of it, as a runner has it that keeps its folders: without the results."""
+    copied = Path(shutil.copytree(first[0], tmp_path / "again"))
+    shutil.rmtree(copied / "out put/results")
+    for name in ("summary.md", "github-output"):
+        (copied / name).unlink()
+    return copied
 
 
 def evaluated(text: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
@@ -177,9 +191,8 @@ def run_action(workspace: Path, **inputs: str) -> dict[str, int]:
     return codes
 
 
-def test_the_action_exports_verifies_evaluates_and_reports(workspace: Path) -> None:
-    given = {"model": "tiny.toml", "images": "images.npz", "data": "evaluation.npz", "target": "onnx"}
-    codes = run_action(workspace, **given, output="out put")
+def test_the_action_exports_verifies_evaluates_and_reports(first: tuple[Path, dict[str, int]]) -> None:
+    workspace, codes = first
     assert codes == dict.fromkeys(("Paths", "Export", "Verify", "Evaluate", "Report", "Summary"), 0)
     results = workspace / "out put/results"
     assert {path.name for path in results.iterdir()} == {
@@ -191,8 +204,7 @@ def test_the_action_exports_verifies_evaluates_and_reports(workspace: Path) -> N
 
 
 def test_the_action_stops_at_what_fails_and_still_reports(workspace: Path) -> None:
-    given = {"model": "tiny.toml", "images": "images.npz", "target": "onnx", "require-engine": "true"}
-    codes = run_action(workspace, **given)
+    codes = run_action(workspace, **GIVEN, **{"require-engine": "true"})
     assert codes == {"Paths": 0, "Export": 0, "Verify": 2, "Report": 0, "Summary": 0}  # there is no engine to require
 
 
