@@ -64,10 +64,8 @@ exports = pytest.mark.parametrize(
     ("make", "exporter"),
     [
         (resnext14_32x4d, "dynamo"),
-        (shufflenetv2_wd2, "dynamo"),
-        pytest.param(
-            mobilenetv2_wd4, "dynamo", marks=pytest.mark.slow
-        ),  # 20 s, and nothing in it that the others have not
+        # 20 s each, and nothing in them that the other, and tests/zoo/test_families.py, have not.
+        *(pytest.param(make, "dynamo", marks=pytest.mark.slow) for make in (mobilenetv2_wd4, shufflenetv2_wd2)),
         *((make, "torchscript") for make in (resnext14_32x4d, mobilenetv2_wd4, shufflenetv2_wd2)),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,

@@ -19,6 +19,7 @@ from skdeploy.options import TraceOptions
 from skdeploy.spec import InputSpec, ModelSpec
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import fold
+from tests.conftest import FAST
 from tests.zoo.tiny_networks import VARIANTS, images, live
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,27 +85,39 @@ def difference(model: ir.Model, network: nn.Module, batch: int) -> float:
 FLOAT32_ERROR = 5e-5
 
 
-# The others differ from one of these in a constant that is there or not.
+# The others differ from one of these in a constant that is there or not. Of each family one by the default exporter, which
+# takes seconds.
 @pytest.mark.parametrize(
-    "variant",
+    ("variant", "options"),
     [
-        "sknet",
-        "sknet of three branches",
-        "sknet as a plain sum",
-        "sknet with Caffe's pool",
-        "sknet of three branches with a gate without norm",
-        "resnet of basic blocks",
-        "resnet with a deep stem and average pools",
-        "resnet with padded average pools",
-        "linear_sknet",
-        "shufflenet_v2",
-        "shufflenet_v2 without activation",
+        *(
+            (variant, TraceOptions())
+            for variant in (
+                "sknet of three branches",
+                "resnet with a deep stem and average pools",
+                "linear_sknet",
+                "shufflenet_v2",
+            )
+        ),
+        *(
+            (variant, FAST)
+            for variant in (
+                "sknet",
+                "sknet as a plain sum",
+                "sknet with Caffe's pool",
+                "sknet of three branches with a gate without norm",
+                "resnet of basic blocks",
+                "resnet with padded average pools",
+                "shufflenet_v2 without activation",
+            )
+        ),
     ],
+    ids=lambda value: value if isinstance(value, str) else value.exporter,
 )
-def test_a_graph_for_any_batch_computes_the_same_in_onnx_runtime(variant: str) -> None:
+def test_a_graph_for_any_batch_computes_the_same_in_onnx_runtime(variant: str, options: TraceOptions) -> None:
     spec = VARIANTS[variant]
     network = live(spec)
-    graph = trace(copy.deepcopy(network).float(), card(spec), TraceOptions())
+    graph = trace(copy.deepcopy(network).float(), card(spec), options)
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
     ranks = [len(value.shape) for node in graph.graph for value in node.outputs if value.shape is not None]
     assert max(ranks) == 4
@@ -114,7 +127,7 @@ def test_a_graph_for_any_batch_computes_the_same_in_onnx_runtime(variant: str) -
 
 def test_the_comparison_with_onnx_runtime_sees_another_seed_of_one_layer() -> None:
     network = live(VARIANTS["shufflenet_v2"])
-    graph = trace(copy.deepcopy(network).float(), card(VARIANTS["shufflenet_v2"]), TraceOptions())
+    graph = trace(copy.deepcopy(network).float(), card(VARIANTS["shufflenet_v2"]), FAST)
     with torch.no_grad():
         network.get_submodule("stages.1.1.expand.conv").weight += 1e-2
     assert difference(graph, network, 3) > FLOAT32_ERROR
