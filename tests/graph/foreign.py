@@ -233,7 +233,7 @@ def live(network: nn.Module) -> nn.Module:
 def export(
     network: nn.Module,
     path: Path,
-    exporter: str = "dynamo",
+    exporter: str = "torchscript",
     opset: int = 18,
     *,
     simplified: bool = False,

@@ -19,6 +19,7 @@ from skdeploy.options import TraceOptions
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.selective_kernel import Gate
 from skdeploy.zoo.sknet import SKNet
+from tests.conftest import FAST
 
 Array = NDArray[Any]
 MEAN, STD = (0.3, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -87,8 +88,10 @@ _traced: dict[tuple[str, TraceOptions], bytes] = {}
 
 
 def traced(spec: ModelSpec, options: TraceOptions | None = None) -> ir.Model:
-    """The graph of ``live(spec)``; traced once, and a fresh copy for each caller."""
-    options = options or TraceOptions()
+    """The graph of ``live(spec)``, by TorchScript's exporter unless told otherwise; traced once, and a fresh copy for each
+    caller.
+    """
+    options = options or FAST
     key = (spec.model_dump_json(), options)
     if key not in _traced:
         _traced[key] = ir.to_proto(trace(live(spec), spec, options)).SerializeToString()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -20,17 +21,16 @@ from skdeploy.graph.placement import Placement, place
 from skdeploy.graph.select import RewriteSelect
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import trace
-from skdeploy.options import TraceOptions
 from skdeploy.quant.weights import quantize_weight
 from skdeploy.spec import InputSpec, ModelSpec
 from skdeploy.zoo.build import FAMILIES
 from skdeploy.zoo.cards import load_card
+from tests.conftest import FAST
 from tests.graph import foreign
 from tests.zoo.tiny_networks import DENSE, K3, K5, STEM, VARIANTS, live, network
 
 Array = NDArray[Any]
 SIZE: Final = (19, 22)
-FAST: Final = TraceOptions(exporter="torchscript")
 SUM_OF_THREE: Final = network("sknet", K3, K5, DENSE, fuse="sum")
 LARGE_STEM: Final = network("sknet", K3, K5, stem=STEM | {"kernel": 7})
 
@@ -45,7 +45,7 @@ def card(family: Any, channels: int = 3) -> ModelSpec:
 
 def zoo(family: Any, **options: Any) -> Callable[[], ir.Model]:
     """As ``skdeploy export`` makes it, from TorchScript's exporter, which is ten times faster, unless told otherwise."""
-    chosen = TraceOptions(**({"exporter": "torchscript"} | options))
+    chosen = replace(FAST, **options)
     return lambda: simplify(trace(live(family).float(), card(family), chosen))
 
 

@@ -26,6 +26,7 @@ from tests.graph.networks import card, images, live, relative_error, run, sqnr_d
 FLOAT32, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 FLOATS = (FLOAT32, FLOAT16)
 TORCHSCRIPT = TraceOptions(exporter="torchscript")
+interfaces = pytest.mark.parametrize(("exporter", "branches"), [("dynamo", 2), ("torchscript", 2), ("torchscript", 3)])
 FP16_TINY = 2.0**-24  # the smallest positive FP16 number
 
 # One rounding to FP16's 11 bits leaves 73 dB (6.02 * 11 + 1.8 + what a spread of exponents adds); some forty of them follow one
@@ -64,9 +65,8 @@ def check_types(model: ir.Model) -> None:
     ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@interfaces
 @pytest.mark.parametrize("simplified", [False, True])
-@pytest.mark.parametrize("branches", [2, 3])
 def test_the_graph_is_strongly_typed(tiny_spec: TinySpec, exporter: str, simplified: bool, branches: int) -> None:
     options = TraceOptions(exporter=exporter, attention=True, embed_preprocess=True, dynamic_size=True)
     graph = traced(card(tiny_spec(branches)), options)
@@ -106,8 +106,7 @@ def test_means_and_their_sums_stay_float32_and_all_else_becomes_half(
     assert all(types == {FLOAT16} for name, types in found.items() if name not in statistics)
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
-@pytest.mark.parametrize("branches", [2, 3])
+@interfaces
 def test_the_gates_statistics_stay_float32_from_both_exporters(
     tiny_spec: TinySpec, exporter: str, branches: int
 ) -> None:

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from skdeploy.graph.trace import trace
-from skdeploy.options import TraceOptions
 from skdeploy.planning.layers import ONNXRUNTIME, fuse
 from skdeploy.quant.macs import macs_of
 from skdeploy.zoo.build import build
 from skdeploy.zoo.cards import load_card
-from tests.conftest import TinySpec
+from tests.conftest import FAST, TinySpec
 from tests.graph.networks import card, traced
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
 
@@ -91,7 +90,7 @@ def test_macs_of_a_batch_are_those_of_its_images(tiny_spec: TinySpec) -> None:
 def test_a_network_has_its_cards_macs() -> None:
     """The card's figure is of the training form, whose gates have a second layer of twice the size."""
     spec, _ = load_card("sknet-fashion")
-    layers = fuse(plain(trace(build(spec).eval(), spec, TraceOptions())).model)
+    layers = fuse(plain(trace(build(spec).eval(), spec, FAST)).model)
     saved = sum(layer.macs for layer in layers if ".fc2/" in layer.name)
     assert sum(layer.macs for layer in layers) + saved == spec.reference.macs == 10_181_248
 
@@ -100,7 +99,7 @@ def test_a_network_has_its_cards_macs() -> None:
 def test_sknet50_has_the_papers_macs() -> None:
     """SKNet, table 1: 4.47 G. The deploy form saves half of each gate's second layer: 0.2 %."""
     spec, _ = load_card("sknet50")
-    layers = fuse(plain(trace(build(spec).eval(), spec, TraceOptions())).model)
+    layers = fuse(plain(trace(build(spec).eval(), spec, FAST)).model)
     assert sum(layer.macs for layer in layers) == pytest.approx(spec.reference.macs, rel=0.01)
     grouped = [layer for layer in layers if layer.groups > 1]
     assert len(grouped) == 32

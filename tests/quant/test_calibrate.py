@@ -29,11 +29,9 @@ from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.quant.selection import random_images, select
 from skdeploy.quant.steps import SILENT
 from skdeploy.spec import CalibrationMethod, ModelSpec
-from tests.conftest import TinySpec
+from tests.conftest import FAST, TinySpec
 from tests.graph.networks import card, run, traced
 from tests.quant.noise import calibrated, dataset, framed, input_of, normalised, pixels
-
-FAST = TraceOptions(exporter="torchscript")
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def spec(tiny_spec: TinySpec) -> ModelSpec:
 
 @pytest.fixture
 def graph(spec: ModelSpec) -> ir.Model:
-    return traced(spec)
+    return traced(spec, TraceOptions())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from skdeploy.quant.macs import macs_of, share_of_macs
 from skdeploy.zoo.build import build, build_meta
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import count_macs
-from tests.conftest import TinySpec
+from tests.conftest import FAST, TinySpec
 from tests.graph.networks import card, live, traced
 
 
@@ -40,7 +40,7 @@ def test_two_branches_need_half_of_a_gates_second_layer(tiny_spec: TinySpec) -> 
 
 def test_the_graph_of_a_trained_network_has_its_cards_figure() -> None:
     spec, _ = load_card("sknet-fashion")
-    macs = macs_of(trace(build(spec).eval(), spec, TraceOptions()))
+    macs = macs_of(trace(build(spec).eval(), spec, FAST))
     assert sum(macs.values()) + second_layers(macs) == spec.reference.macs == 10_181_248
     assert macs["stem.conv/Conv"] == 14 * 14 * 32 * 9
     assert macs["classifier/Gemm"] == 256 * 10

@@ -24,14 +24,13 @@ from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.spec import CalibrationMethod, ModelSpec, Target
 from skdeploy.zoo.cards import load_card, packaged
-from tests.conftest import TinySpec
+from tests.conftest import FAST, TinySpec
 from tests.graph.networks import Array, card, live, relative_error, sqnr_db, torch_logits, traced
 from tests.quant.noise import calibrated, dataset, normalised, pixels
 
 # INT8's 127 or 255 steps to a range that is 3 to 5 standard deviations leave 35 to 40 dB a tensor, and the noise of some
 # 20 tensors adds up: 13 dB less. A wrong scale, offset or bias anywhere costs far more than that.
 LEAST_SQNR_DB = 22.0
-FAST = TraceOptions(exporter="torchscript")
 FRESH = normalised(pixels(64, seed=1))
 SWITCHES = ("equalize", "bias_correction", "shift", "exact_input")
 
@@ -325,7 +324,7 @@ def test_ranges_of_the_default_graph_quantize_every_other_export_of_the_network(
     options: TraceOptions, spec: ModelSpec
 ) -> None:
     """Same integers, same scales: logits are equal, or differ by a rounding at the edge of a level, 1/127 of one tensor."""
-    default = traced(spec)
+    default = traced(spec, TraceOptions())
     ranges = once("default ranges", lambda: calibrated(default, spec, dataset(16)))
     images = pixels(4, seed=1)
     one, other = quantize(default, spec, ranges), quantize(traced(spec, options), spec, ranges)
