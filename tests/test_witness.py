@@ -156,6 +156,7 @@ def test_the_authors_outputs_refuse_the_wrong_network_and_name_the_cause(wrong: 
     assert "golden.npz, outputs saved by the author's code" in message
     assert re.search(r"of the largest logit in image input\[\d\], allowed 1e-04", message)
     assert "likely cause: assumed: stride 2 stem and 3x3 max pool" in error.value.advice
+    assert "No card can say other activations or another eps" in error.value.advice
     assert "in a card" in error.value.advice
     assert wrong.output is not None
     assert load_bundle(wrong.output).manifest.verdict == "failed"

@@ -27,6 +27,10 @@ Witness = Golden | Author
 AT_ONCE: Final = 64  # images that a network in training mode is given here: it takes them all at once
 SAME: Final = 1e-2  # of the largest logit: a variance of few values is far less exact than a convolution
 HALF: Final = 2e-3  # of the largest logit: FP16 rounds a logit by 2^-11, and as much again an input saved as FP16
+BEYOND_CARDS: Final = (
+    ". No card can say other activations or another eps of batch norm: then export the author's code itself, "
+    "package.module:function, or an ONNX file of it"
+)
 VISIBLE: Final = 1e-3  # of a normalised input: a fifth of a grey level, far above the rounding of float32
 
 
@@ -137,12 +141,16 @@ def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, net
         return "the network was in training mode when the outputs were saved: call model.eval() before"
     if isinstance(witness, Golden) and witness.half and _is_within(report, HALF):
         return "the saved logits are FP16, which rounds them: save those of the network in float32"
+    own = BEYOND_CARDS if isinstance(manifest.model.network, TrunkSpec) else ""
     texts = [a.text for a in manifest.assumptions if a.about == "architecture" or "preprocessing" in report.settles]
     if texts:
         others = "" if isinstance(witness, Golden) else ". Or the author's code has other weights"
-        return f"assumed: {'; '.join(texts)}. Write the right values in a card{others}"
+        return f"assumed: {'; '.join(texts)}. Write the right values in a card{others}{own}"
     if isinstance(manifest.model.network, TrunkSpec):
-        return "the card: its strides, pool, dilations or preprocessing are not those of the author's code; or other weights"
+        return (
+            "the card: its strides, pool, dilations or preprocessing are not those of the author's code; or other weights"
+            + own
+        )
     return "the author's code and this network are not the same, or have other weights"
 
 
