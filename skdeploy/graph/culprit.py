@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from skdeploy.backends.base import Array
+from skdeploy.backends.base import Array, require
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
-from skdeploy.errors import ExportError
 from skdeploy.graph.onnx_file import PROBLEMS, graphs_of, nodes_of, shown_node
 
 FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
@@ -59,10 +58,13 @@ def _refused_alone(proto: ModelProto) -> NodeProto | None:
         proto = _typed(proto)
     except PROBLEMS:
         return None  # without types, nodes cannot be loaded alone
+    ort = require("onnxruntime", extra="cpu")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # the message has been given
     for node, alone in _alone(proto):
         try:
-            OnnxRuntimeSession(alone.SerializeToString(), "cpu", None).close()
-        except ExportError:
+            ort.InferenceSession(alone.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception:  # noqa: BLE001  (ONNX Runtime's exceptions have no common base)
             return node
     return None
 

@@ -207,6 +207,14 @@ def _with_shapes(model: ir.Model, path: Path) -> ir.Model:
 
 def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> None:
     """That nothing has changed, that it runs for a batch that the exporter was not shown, and that it gives (N, classes)."""
+    made = model.graph.outputs[0]
+    if made.dtype is not None and not made.dtype.is_floating_point():
+        maker = made.producer()
+        operator = f", by node {maker.name} ({maker.op_type})" if maker is not None else ""
+        raise UsageError(
+            f"{path}: the first output is {made.dtype.name}{operator}; skdeploy takes logits, floating point (N, classes)",
+            advice="make a classifier's logits the first output",
+        )
     after = ir.to_proto(model).SerializeToString()
     step = f"folding the constants of {path}"
     if opset < MIN_OPSET:

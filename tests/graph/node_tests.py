@@ -1,13 +1,16 @@
 """The node tests of the onnx package, each operator in a small classifier, and what becomes of it in the line.
 
-The package brought them as files until 1.16.2; they are fetched once, into the user's cache.
+The package brought them as files until 1.16.2; they are fetched once, into the user's cache. Later ones bring the code that
+makes them.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.backend.test.case.node as cases
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node as node
@@ -24,6 +28,7 @@ from skdeploy.bundle.folder import Product
 from skdeploy.errors import SkdeployError
 from skdeploy.graph.foreign import read_foreign
 from skdeploy.graph.half import HalfPrecision
+from skdeploy.options import MAX_OPSET
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.dataset import Dataset
 from skdeploy.quant.quantize import quantize
@@ -34,6 +39,11 @@ from skdeploy.zoo.cardless import spec_without_card
 
 VERSION = "1.16.2"
 FLOAT = TensorProto.FLOAT
+FRACTIONS = frozenset({FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+NUMBERS = (
+    TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32, TensorProto.INT16,
+    TensorProto.INT8, TensorProto.UINT64, TensorProto.UINT32, TensorProto.UINT16, TensorProto.UINT8, TensorProto.BOOL,
+)  # fmt: skip
 SIZE, CHANNELS, CLASSES = 8, 4, 5
 INSIDE = "onnx/backend/test/data/node/"
 
@@ -49,7 +59,7 @@ def wheel() -> Path:
 
 
 def classifiers(file: Path) -> Iterator[tuple[str, str, onnx.ModelProto]]:
-    """Name, operator and classifier of each test that fits: of one ONNX operator with an FP32 tensor to read."""
+    """Name, operator and classifier of each test that fits: of one ONNX operator with a tensor of numbers to read."""
     with zipfile.ZipFile(file) as archive:
         names = sorted(name for name in archive.namelist() if name.startswith(INSIDE) and name.endswith("/model.onnx"))
         for name in names:
@@ -67,23 +77,44 @@ def classifiers(file: Path) -> Iterator[tuple[str, str, onnx.ModelProto]]:
                 yield Path(name).parent.name, test.graph.node[-1].op_type, made
 
 
+def installed(module: str, names: tuple[str, ...]) -> Iterator[tuple[str, str, onnx.ModelProto]]:
+    """As ``classifiers``, of tests that the installed onnx makes in ``module``, in an opset that the line takes.
+
+    The module is loaded alone: ``collect_testcases`` loads all, which takes ten seconds.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the tests make infinities, of what does not fit a type
+        importlib.import_module(f"{cases.__name__}.{module}")
+    found = {case.name: case for case in cases._NodeTestCases}  # it fills as modules are loaded
+    for name in names:
+        test = onnx.ModelProto.FromString(found[name].model.SerializeToString())
+        test.opset_import[0].version = min(test.opset_import[0].version, MAX_OPSET)
+        given = found[name].data_sets[0][0]
+        arrays = [numpy_helper.to_array(one) if isinstance(one, TensorProto) else np.asarray(one) for one in given]
+        made = classifier(test, arrays)
+        assert made is not None, name
+        yield name, test.graph.node[-1].op_type, made
+
+
 def classifier(test: onnx.ModelProto, data: list[np.ndarray]) -> onnx.ModelProto | None:
     """A classifier of images with the test's nodes in it. Its first FP32 input is the test's data, moved a little by the
-    image; the others are constants. What they make is added to the logits. None where the test does not fit.
+    image; without one, it is the first of other numbers, made of the same. The others are constants. What they make is added to
+    the logits. None where the test does not fit.
     """
     graph = test.graph
     opset = next((entry.version for entry in test.opset_import if entry.domain == ""), 0)
-    moved = next((i for i, value in enumerate(graph.input) if value.type.tensor_type.elem_type == FLOAT), None)
+    kinds = [value.type.tensor_type.elem_type for value in graph.input]
+    moved = next((index for wanted in (FLOAT, *NUMBERS) for index, kind in enumerate(kinds) if kind == wanted), None)
     tensors = all(value.type.HasField("tensor_type") for value in graph.output)
     if moved is None or not tensors or len(test.opset_import) != 1 or opset < 7:
         return None
     generator = np.random.default_rng(0)
     constants = {value.name: array for value, array in zip(graph.input, data, strict=True)}
     # Weights that are no numbers are refused, and what is asked here is another question.
-    name, array = (
-        graph.input[moved].name,
-        np.nan_to_num(constants.pop(graph.input[moved].name), posinf=2.0, neginf=-2.0),
-    )
+    name = graph.input[moved].name
+    array = np.nan_to_num(constants.pop(name).astype(np.float32), posinf=2.0, neginf=-2.0)
+    if kinds[moved] not in FRACTIONS:
+        array += np.float32(0.5)  # less than that is added, and Floor takes it away
     constants |= {
         "t_conv": (generator.standard_normal((CHANNELS, 3, 3, 3)) * 0.2).astype(np.float32),
         "t_spread": (generator.standard_normal((CHANNELS, max(array.size, 1))) * 0.01).astype(np.float32)[
@@ -104,7 +135,7 @@ def classifier(test: onnx.ModelProto, data: list[np.ndarray]) -> onnx.ModelProto
         node(
             "Reshape", ["t_e", "t_shape"], ["t_f"], name="/spread/Reshape", **({"allowzero": 1} if opset >= 14 else {})
         ),
-        node("Add", ["t_f", "t_data"], [name], name="/spread/Add"),
+        *_read(name, kinds[moved]),
         *graph.node,
         node("MatMul", ["t_d", "t_fc"], ["t_logits_0"], name="/classifier/MatMul"),
     ]
@@ -112,8 +143,6 @@ def classifier(test: onnx.ModelProto, data: list[np.ndarray]) -> onnx.ModelProto
         one.name = f"/tested/{one.op_type}_{index}"
     last = "t_logits_0"
     for index, value in enumerate(graph.output):
-        if value.type.tensor_type.elem_type == TensorProto.STRING:
-            return None
         flat, single, mean, part, total = (f"t_{what}_{index + 1}" for what in ("r", "f", "m", "p", "logits"))
         nodes += [
             node("Reshape", [value.name, "t_flat"], [flat], name=f"/tail/Reshape_{index}"),
@@ -132,6 +161,18 @@ def classifier(test: onnx.ModelProto, data: list[np.ndarray]) -> onnx.ModelProto
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     return helper.make_model(made, opset_imports=list(test.opset_import), ir_version=min(max(test.ir_version, 4), 10))
+
+
+def _read(name: str, kind: int) -> list[onnx.NodeProto]:
+    """The data that the image moves, in the type that the test takes."""
+    if kind == FLOAT:
+        return [node("Add", ["t_f", "t_data"], [name], name="/spread/Add")]
+    whole = kind not in FRACTIONS
+    return [
+        node("Add", ["t_f", "t_data"], ["t_g"], name="/spread/Add"),
+        *([node("Floor", ["t_g"], ["t_h"], name="/spread/Floor")] if whole else []),
+        node("Cast", ["t_h" if whole else "t_g"], [name], name="/spread/Cast", to=kind),
+    ]
 
 
 @dataclass(frozen=True)
