@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
@@ -66,8 +66,7 @@ def require_same_function(
     for name, reference in expected.items():
         if not bool(np.isfinite(reference).all()):
             node = not_finite(ModelProto.FromString(before), feeds, name)
-            cause = f": {told(node)} is the first to make it" if node is not None else ""
-            raise ExportError(f"{name} holds NaN or infinity for random images{cause}", advice=FINITE)
+            raise ExportError(f"{name} holds NaN or infinity for random images{_cause(node)}", advice=FINITE)
     try:
         with OnnxRuntimeSession(after, "cpu", None) as new:
             if old.inputs != new.inputs or [spec.name for spec in old.outputs] != [spec.name for spec in new.outputs]:
@@ -88,11 +87,18 @@ def require_same_function(
                 advice=advice,
             )
         change = float(np.max(np.abs(found[name] - reference)) / max(float(np.max(np.abs(reference))), 1e-30))
-        if not change <= at_most:
-            raise PassError(
-                f"{step} changed the function: {name} differs by {change:.2e} of its largest value", advice=advice
-            )
+        if change <= at_most:
+            continue
+        said = f"{name} differs by {change:.2e} of its largest value"
+        if not np.isfinite(change):
+            node = not_finite(ModelProto.FromString(after), feeds, name)
+            said = f"{name} holds NaN or infinity now{_cause(node)}"
+        raise PassError(f"{step} changed the function: {said}", advice=advice)
     return found
+
+
+def _cause(node: NodeProto | None) -> str:
+    return f": {told(node)} is the first to make it" if node is not None else ""
 
 
 def _shown(specs: tuple[TensorSpec, ...]) -> str:

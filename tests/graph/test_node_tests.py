@@ -87,7 +87,7 @@ def outcomes(tested: Iterable[tuple[str, str, onnx.ModelProto]], folder: Path) -
 def says_all(words: str, proto: onnx.ModelProto) -> bool:
     """Whether a refusal names an operator of the graph, or of those that ONNX defines it by, and has advice."""
     message, _, advice = words.partition("\n")
-    named = set(re.findall(r"(?:\(|\(op_type:|is )(\w+)\b", words)) & OPERATORS
+    named = set(re.findall(r"(?:\(op_type:|\(|is )(\w+)\b", words)) & OPERATORS
     own = {one.op_type for one in nodes_of(proto)}
     return bool(advice) and (bool(named & own) or (bool(named) and "node /" in message))
 

@@ -231,7 +231,7 @@ def test_a_weight_that_is_nan_is_named_by_its_tensor_and_the_first_image(
     equalize: bool, spec: ModelSpec, graph: ir.Model
 ) -> None:
     change(weight_of(graph, "Conv"), lambda array: array.__setitem__((3, 0, 0, 0), np.nan))
-    with pytest.raises(CalibrationError, match=r"stem\.\S+ is not finite .* for the image images\[0\]\n"):
+    with pytest.raises(CalibrationError, match=r"stem\.\S+ \(\w+\) is not finite .* for the image images\[0\]\n"):
         calibrated(graph, spec, dataset(6), equalize=equalize)
 
 
@@ -252,7 +252,9 @@ def test_an_image_that_overflows_is_named(place: int, spec: ModelSpec, graph: ir
     images = np.full((80, 24, 24, 3), GREY, np.uint8)
     images[place:] = 255
     only_white_overflows(graph)
-    with pytest.raises(CalibrationError, match=rf"stem\.\S+ is not finite .* for the image images\[{place}\]\n"):
+    with pytest.raises(
+        CalibrationError, match=rf"stem\.\S+ \(\w+\) is not finite .* for the image images\[{place}\]\n"
+    ):
         calibrated(graph, spec, Dataset("grey, then white", pixels=images), equalize=place < EQUALIZING_IMAGES)
 
 
