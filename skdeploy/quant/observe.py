@@ -244,7 +244,7 @@ def _observe_slice(
                 f"{_shown(model, name)} is {values.dtype} of shape {values.shape}: calibration takes float32 with the {images} "
                 "images of a batch first, or a batch of one",
                 advice="export the network with a free batch or a batch of 1, or keep the modules that read it out of INT8: "
-                f"--int8-keep {modules_pattern(readers)!r}",
+                f"--int8-keep {modules_pattern(readers or {module_of(name)})!r}",
             )
         values = values[: part.count] if first else np.atleast_2d(values)
         try:

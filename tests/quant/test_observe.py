@@ -362,7 +362,7 @@ def test_a_tensor_that_mixes_images_and_tokens_is_observed_whole() -> None:
 def test_a_fixed_batch_that_hides_which_values_are_padding_is_refused() -> None:
     images = pixels(3)
     feeds = batches(images, 4, padding=9.0)
-    with pytest.raises(CalibrationError, match=r"rows is float32 of shape \(120, 3\)") as caught:
+    with pytest.raises(CalibrationError, match=r"rows \(Reshape\) is float32 of shape \(120, 3\)") as caught:
         observe(tokens(4), ["rows"], feeds, 3, method=CalibrationMethod.MINMAX)
     assert "free batch" in caught.value.advice
 
