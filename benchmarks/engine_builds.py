@@ -29,9 +29,11 @@ if __name__ == "__main__":
 
 from benchmarks.machine import describe
 from skdeploy import int8_stages, stages
-from skdeploy.bundle.artifact import Artifact, digest_file, digest_json, write_text
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import bundle_for_writing
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.core.files import digest_file, digest_json, write_text
+from skdeploy.core.packaged import packaged
 from skdeploy.engines import tensorrt_rtx
 from skdeploy.engines._build import EngineReport
 from skdeploy.engines.options import BatchProfile, BuildOptions
@@ -44,7 +46,7 @@ from skdeploy.quant.dataset import photographs
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm
 from skdeploy.sources import find_source
 from skdeploy.spec import CalibrationMethod, ModelSpec, Precision
-from skdeploy.zoo.cards import packaged, read_card
+from skdeploy.zoo.cards import read_card
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "engine_builds.json"

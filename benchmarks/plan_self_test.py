@@ -20,7 +20,7 @@ import onnxruntime as ort
 from skdeploy.backends import cpu
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import save_model, trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.planning.cpu_rates import measure_rates
 from skdeploy.planning.layers import ONNXRUNTIME, fuse
 from skdeploy.planning.plain import read_plain

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import save_model, trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.build import build, initialise
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.selective_kernel import Gate, SelectiveKernelConv

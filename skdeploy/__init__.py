@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from skdeploy.backends import cpu
+from skdeploy.core.version import __version__
 
 if TYPE_CHECKING:
     from skdeploy.bundle.folder import load_bundle as load_bundle
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from skdeploy.pipeline import verify as verify
     from skdeploy.zoo.attach import attach_selective_kernels as attach_selective_kernels
 
-__version__ = "0.1.0"
 __all__ = ["ExportOptions", "__version__", "attach_selective_kernels", "export", "load_bundle", "verify"]
 
 # Both are read when a package below is imported, here or in a program that we start; what the user has set holds.

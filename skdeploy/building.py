@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from skdeploy import engine_stages, engines, stages
+from skdeploy import engine_stages, engines
+from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.engines.record import EngineRecord, engine_record
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.options import DEFAULT_PROFILE
-from skdeploy.parity.prove import backend_of
-from skdeploy.parity.runners import Runner, last_graph
+from skdeploy.parity.runners import Runner, backend_of, last_graph
 from skdeploy.pipeline import Line
 from skdeploy.progress import Progress, Silent
 from skdeploy.spec import Target
@@ -76,7 +76,7 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
 
 def _parity(bundle: Bundle) -> Artifact | None:
     """The parity report that the new engine is added to: a damaged one is refused before the build. Raises IntegrityError."""
-    parity = bundle.artifact(stages.PARITY)
+    parity = bundle.artifact(contents.PARITY)
     if parity is not None:
         bundle.check(parity)
     return parity

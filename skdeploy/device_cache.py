@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy.backends.cuda import CudaDevice
-from skdeploy.bundle.artifact import PARTIAL_SUFFIX, UNWRITABLE, digest_file
+from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.folder import MANIFEST, Bundle, load_bundle
 from skdeploy.bundle.receipts import FOLDER as RECEIPTS
 from skdeploy.bundle.receipts import slug
+from skdeploy.core.files import PARTIAL_SUFFIX, UNWRITABLE, digest_file
 from skdeploy.errors import IntegrityError, SkdeployError, UsageError
 from skdeploy.progress import Progress
-from skdeploy.stages import PARITY
 
 KEY_LENGTH: Final = 16  # hex digits of a manifest's sha256
 ENTRY: Final = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-from skdeploy import __version__, engines
+from skdeploy import engines
 from skdeploy.backends import onnxruntime, onnxruntime_cuda, onnxruntime_tensorrt, torch
-from skdeploy.backends.base import Availability
+from skdeploy.core.version import __version__
+from skdeploy.export_packages import Availability
 from skdeploy.spec import Target
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 from skdeploy import engines
 from skdeploy.backends import cuda
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.folder import Bundle, Product, Stage
 from skdeploy.engines.jetson import is_jetson
 from skdeploy.engines.options import BatchProfile, BuildOptions, recorded, require_supported
 from skdeploy.options import DEFAULT_PROFILE, ExportOptions
 from skdeploy.progress import Progress
 from skdeploy.spec import ModelSpec, Precision
-from skdeploy.stages import PARITY, device_names, image_sizes, write_report
+from skdeploy.stages import device_names, image_sizes, write_report
 
 if TYPE_CHECKING:
     from skdeploy.parity.report import Comparison, Rebuild, RunToRun, SuiteResult

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Final
 
 from skdeploy.errors import DependencyError
@@ -24,3 +27,28 @@ def installed(package: str) -> bool:
         return find_spec(package) is not None
     except (ImportError, ValueError):  # a finder that refuses it; something without a specification in sys.modules
         return False
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend or compiler works here: its version and devices, or the reason why not and what to install."""
+
+    name: str
+    available: bool
+    version: str = ""
+    device: str = ""
+    reason: str = ""
+    install: str = ""
+
+
+def require(module: str, *, extra: str = "") -> ModuleType:
+    """Imports a package where it is used. Raises DependencyError that names the extra to install."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise DependencyError(
+            f"{module} cannot be imported here: {error}",
+            advice=f'install it with: pip install "skdeploy[{extra}]"'
+            if extra
+            else f"install it with: pip install {module}",
+        ) from error

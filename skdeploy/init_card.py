@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skdeploy.bundle.artifact import write_error
+from skdeploy.core.files import write_error
 from skdeploy.errors import UsageError
 from skdeploy.options import ExportOptions
 from skdeploy.sources import CardSource, find_source

@@ -11,13 +11,14 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from skdeploy.bundle.artifact import Artifact, digest_file
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Product, Stage
+from skdeploy.core.files import digest_file
 from skdeploy.errors import CalibrationError, UsageError
+from skdeploy.images.audit_report import AuditReport
 from skdeploy.int8_options import DEFAULT_NUMBER, DEFAULT_PERCENTILE, CalibrationOptions, Int8Options
 from skdeploy.options import ExportOptions
 from skdeploy.progress import Progress
-from skdeploy.quant.audit import AuditReport
 from skdeploy.quant.dataset import Dataset, open_dataset
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges, load_ranges
 from skdeploy.spec import CalibrationMethod, ClassOrder, ModelSpec, Precision

@@ -8,25 +8,12 @@ from typing import Final, Literal
 
 from skdeploy.errors import UsageError
 from skdeploy.int8_options import Int8Options
+from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET, TraceOptions
 from skdeploy.spec import MAX_PIXELS, ModelSpec, Precision, Target
 
-MIN_OPSET: Final = 19  # the first with FP16 scales for Q/DQ
-MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
 MAX_SEED: Final = 2**63 - 1  # torch's generators take 64 bits
 DEFAULT_PROFILE: Final = (1, 8, 32)
 DEFAULT_IMAGES: Final = 64
-
-
-@dataclass(frozen=True)
-class TraceOptions:
-    """What the graph's interface is. ``batch`` None means dynamic; ``dynamic_size`` frees height and width too."""
-
-    exporter: Literal["dynamo", "torchscript"] = "dynamo"
-    opset: int = MIN_OPSET
-    batch: int | None = None
-    dynamic_size: bool = False
-    attention: bool = False
-    embed_preprocess: bool = False
 
 
 @dataclass(frozen=True)

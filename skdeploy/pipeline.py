@@ -14,10 +14,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from skdeploy import __version__, engine_stages, engines, int8_stages, stages
-from skdeploy.bundle.artifact import Artifact, require_places
+from skdeploy import engine_stages, engines, int8_stages, stages
+from skdeploy.bundle import contents
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Stage, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.checkpoints.network import Network, OwnNetwork
+from skdeploy.core.files import require_places
+from skdeploy.core.version import __version__
 from skdeploy.errors import IntegrityError
 from skdeploy.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.parity.facts import read_facts
@@ -54,7 +58,7 @@ class Line:
             artifact = self.bundle.produce(stage)
         self.artifacts = (*self.artifacts, artifact)
         self.progress.end(stage.name, time.perf_counter() - started, reused=artifact.path in self.reused)
-        refused = artifact.details.get(stages.PARSER_REFUSAL)
+        refused = artifact.details.get(contents.PARSER_REFUSAL)
         if refused and not self.refused:  # once: later graphs are refused for the same nodes
             self.refused = True
             self.note(f"{artifact.path} is valid ONNX that ONNX Runtime runs; no engine can be made of it: {refused}")
@@ -154,13 +158,13 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
 
 def enter(
     line: Line, source: CardSource | GraphSource | ModuleSource, options: ExportOptions
-) -> tuple[Artifact, stages.Network | stages.OwnNetwork | None]:
+) -> tuple[Artifact, Network | OwnNetwork | None]:
     """The first graph of the line, and the network that it must be in parity with; None where only the graph is known."""
     if isinstance(source, GraphSource):
         graph = line.run(stages.read(source.graph, source.record))
         return _select(line, source.spec, graph, options), None
     if isinstance(source, ModuleSource):
-        own = stages.OwnNetwork(source.spec, source.module)
+        own = OwnNetwork(source.spec, source.module)
         graph = line.run(stages.trace(own, {"weights": source.record.sha256 or ""}, options))
         return _select(line, source.spec, graph, options), own
     weights = line.run(stages.weights(source.spec, source.record, source.checkpoint))
@@ -170,7 +174,7 @@ def enter(
     line.note(*said)
     for assumption in assumed:
         line.progress.note(str(assumption))
-    network = stages.Network(spec, line.bundle.check(weights))
+    network = Network(spec, line.bundle.check(weights))
     return line.run(stages.trace(network, {weights.path: weights.sha256}, options)), network
 
 
@@ -253,9 +257,9 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
     folder = Path(options.model)
     if folder.is_dir():
         bundle = load_bundle(folder)
-        model = bundle.artifact(stages.MODEL)
+        model = bundle.artifact(contents.MODEL)
         if model is None:
-            raise IntegrityError(f"{folder} holds no {stages.MODEL}", advice="export it again")
+            raise IntegrityError(f"{folder} holds no {contents.MODEL}", advice="export it again")
         yield bundle, model
         return
     source = find_source(options)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skdeploy.architecture import MAX_COUNT, GraphSpec, ModuleSpec
-from skdeploy.bundle.artifact import digest_file
-from skdeploy.bundle.manifest import WeightsRecord
 from skdeploy.checkpoints.load import find_weights, given_weights
+from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.files import digest_file
 from skdeploy.errors import CardError, UsageError
 from skdeploy.export_packages import require_export
-from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.options import ExportOptions
 from skdeploy.own_module import build_module, load_checkpoint, ready, require_finite, tried
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import MAX_PIXELS, Assumption, ModelSpec
 from skdeploy.zoo.assumed import assumptions_of, confirmed
 from skdeploy.zoo.cardless import DEFAULT_SIZE, spec_without_card

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,9 +12,12 @@ from pydantic import JsonValue, TypeAdapter
 
 from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
 from skdeploy.backends import cuda
-from skdeploy.bundle.artifact import Artifact, digest_json
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.contents import HALF, HEADROOM, MODEL, PARITY, PARSER_REFUSAL, READ, TRACED, WEIGHTS
 from skdeploy.bundle.folder import Bundle, Product, Stage
-from skdeploy.bundle.manifest import WeightsRecord
+from skdeploy.checkpoints.network import Network, OwnNetwork
+from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.files import digest_json
 from skdeploy.options import ExportOptions
 from skdeploy.progress import Progress
 from skdeploy.quant.dataset import Dataset
@@ -24,42 +25,15 @@ from skdeploy.spec import Assumed, ModelSpec, Precision, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from torch import nn
 
     from skdeploy.parity.report import ParityReport
     from skdeploy.parity.witness import Witness
 
-WEIGHTS, READ = "weights.safetensors", "model.read.onnx"
-TRACED, MODEL, HALF = "model.traced.onnx", "model.onnx", "model.fp16.onnx"
-PARSER_REFUSAL: Final = "parser_refusal"  # the key of what TensorRT-RTX said of a graph that it does not take
-HEADROOM, PARITY = "headroom.json", "parity.json"
 
 GRAPH_TOOLS: Final = ("skdeploy", "onnx", "onnx-ir")
 TRACE_TOOLS: Final = (*GRAPH_TOOLS, "torch", "onnxscript")
 RUN_TOOLS: Final = ("skdeploy", "torch", "onnxruntime", "onnxruntime-gpu")
 HEADROOM_BATCH: Final = 2  # every tensor of every image is held at once
-
-
-@dataclass(frozen=True)
-class Network:
-    """A spec with its canonical weights; the module is built when a stage first asks for it: a resumed export builds none."""
-
-    spec: ModelSpec
-    weights: Path
-
-    @cached_property
-    def module(self) -> nn.Module:
-        from skdeploy.checkpoints.load import load_network
-
-        return load_network(self.spec, self.weights)
-
-
-@dataclass(frozen=True)
-class OwnNetwork:
-    """A module that a function of the user's own built."""
-
-    spec: ModelSpec
-    module: nn.Module
 
 
 def weights(spec: ModelSpec, record: WeightsRecord, checkpoint: Path | None) -> Stage:

@@ -21,8 +21,8 @@ from skdeploy import building, device_cache, engines
 from skdeploy.backends import cuda
 from skdeploy.backends.base import BACKENDS
 from skdeploy.backends.cuda import CudaDevice
-from skdeploy.bundle.artifact import write_text
 from skdeploy.bundle.folder import MANIFEST, load_bundle
+from skdeploy.core.files import write_text
 from skdeploy.errors import DependencyError, IntegrityError, ParityError, SkdeployError, UsageError
 from skdeploy.parity.runners import runner_on
 from skdeploy.progress import Progress

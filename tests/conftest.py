@@ -12,7 +12,7 @@ import pytest
 from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 from skdeploy.backends import cpu, cuda
 from skdeploy.backends.base import backend
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from tests import file_modes
 
 TinySpec = Callable[..., SKNetSpec]

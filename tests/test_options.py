@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from skdeploy.errors import UsageError
-from skdeploy.options import MAX_OPSET, MIN_OPSET, ExportOptions, TraceOptions
+from skdeploy.options import ExportOptions
+from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET, TraceOptions
 from skdeploy.spec import ModelSpec, Precision, Target
 from skdeploy.zoo.cards import read_card
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from skdeploy.errors import UsageError
-from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.options import ExportOptions
+from skdeploy.passes.trace_options import TraceOptions
 
 
 @pytest.mark.parametrize(

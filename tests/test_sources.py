@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.errors import IntegrityError, UsageError, WeightsError
-from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.options import ExportOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.pipeline import export, verify
 from skdeploy.progress import Silent
 from skdeploy.sources import find_source

@@ -9,12 +9,13 @@ import pytest
 
 from skdeploy import ExportOptions, export
 from skdeploy.backends import onnxruntime
+from skdeploy.backends.logits import run_images
 from skdeploy.checkpoints.importing import import_checkpoint
 from skdeploy.checkpoints.load import find_weights
-from skdeploy.parity.compare import run_images
+from skdeploy.core.packaged import packaged
 from skdeploy.quant.dataset import open_dataset
 from skdeploy.spec import ModelSpec, Precision, Target
-from skdeploy.zoo.cards import load_card, packaged
+from skdeploy.zoo.cards import load_card
 
 MIN_ACCURACY = 92.5  # what the project asks of the reference, on 10,000 images; see the card for what was measured
 # 2,000 of them: two standard errors of a 94.6 % accuracy are 1.0 point.

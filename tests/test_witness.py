@@ -18,8 +18,9 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.checkpoints.convert import convert
 from skdeploy.errors import ParityError, UsageError, WeightsError
 from skdeploy.int8_options import CalibrationOptions, Int8Options
-from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.options import ExportOptions
 from skdeploy.parity.verification import VerifyOptions, verify
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.pipeline import Export, export, run_line
 from skdeploy.spec import Precision, Target
 from tests.checkpoints.cifar_network import trained

@@ -18,10 +18,11 @@ os.environ |= {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}  # be
 import typer
 from typer.testing import CliRunner
 
-from skdeploy.bundle.artifact import digest_json
 from skdeploy.bundle.manifest import manifest_schema
 from skdeploy.cli import app
-from skdeploy.zoo.cards import packaged, read_card
+from skdeploy.core.files import digest_json
+from skdeploy.core.packaged import packaged
+from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.describe import accuracy_text, count_text
 
 ROOT = Path(__file__).resolve().parent.parent

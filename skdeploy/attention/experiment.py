@@ -22,17 +22,18 @@ from skdeploy.attention.report import AttentionReport, MeasuredGraph
 from skdeploy.attention.tally import Tally
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.contents import MODEL
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.images.audit_report import Unreadable
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import check_count, default_dataset, open_dataset
 from skdeploy.quant.feeds import RUN_BATCH
 from skdeploy.quant.images import Pixels
-from skdeploy.quant.reading import Unreadable, read_crops
+from skdeploy.quant.reading import read_crops
 from skdeploy.quant.selection import select
 from skdeploy.spec import ModelSpec, Precision
-from skdeploy.stages import MODEL
 from skdeploy.zoo.assumed import require_preprocessing
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from skdeploy.quant.reading import Unreadable
+from skdeploy.images.audit_report import Unreadable
 from skdeploy.spec import Frozen, Precision
 
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]

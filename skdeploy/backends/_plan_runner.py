@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from skdeploy import engines
 from skdeploy.backends import cuda
-from skdeploy.backends.base import Array, Availability, Session, validate_feeds
+from skdeploy.backends.base import Array, Session, validate_feeds
 from skdeploy.backends.device_memory import Driver, Gpu, load_driver
 from skdeploy.backends.execution import BoundPlan, Execution
 from skdeploy.backends.profiles import Profile, dimension
@@ -26,6 +26,7 @@ from skdeploy.engines._made import runtime
 from skdeploy.engines.compatibility import BuiltFor, require_compatible
 from skdeploy.engines.refit import refit
 from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
+from skdeploy.export_packages import Availability
 from skdeploy.spec import TensorSpec
 
 # What TensorRT and numpy both have.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,22 +16,11 @@ from typing import Any, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skdeploy.errors import DependencyError, UsageError
+from skdeploy.errors import UsageError
+from skdeploy.export_packages import Availability
 from skdeploy.spec import TensorSpec
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Availability:
-    """Whether a backend or compiler works here: its version and devices, or the reason why not and what to install."""
-
-    name: str
-    available: bool
-    version: str = ""
-    device: str = ""
-    reason: str = ""
-    install: str = ""
 
 
 class Session(AbstractContextManager["Session"], abc.ABC):
@@ -104,16 +92,3 @@ def validate_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> 
             wanted = sizes.setdefault(dimension, size) if isinstance(dimension, str) else dimension
             if size != wanted or size < 1:
                 raise UsageError(f"input {name!r} has shape {array.shape}, expected {spec}")
-
-
-def require(module: str, *, extra: str = "") -> ModuleType:
-    """Imports a package where it is used. Raises DependencyError that names the extra to install."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise DependencyError(
-            f"{module} cannot be imported here: {error}",
-            advice=f'install it with: pip install "skdeploy[{extra}]"'
-            if extra
-            else f"install it with: pip install {module}",
-        ) from error

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from skdeploy.bundle.artifact import digest_file, write_error, write_text
+from skdeploy.core.files import digest_file, write_error, write_text
 from skdeploy.errors import IntegrityError, UsageError
 
 DIGESTS: Final = "digests.json"

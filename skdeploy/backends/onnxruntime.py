@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from skdeploy.backends import assignment, cpu
-from skdeploy.backends.base import Array, Availability, Session, require
+from skdeploy.backends.base import Array, Session
 from skdeploy.backends.profiles import choose_profile
-from skdeploy.bundle.artifact import digest_file
+from skdeploy.core.files import digest_file
 from skdeploy.errors import ExportError, UsageError
+from skdeploy.export_packages import Availability, require
 from skdeploy.spec import TensorSpec
 
 if TYPE_CHECKING:

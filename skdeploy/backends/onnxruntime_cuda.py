@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy.backends import onnxruntime, onnxruntime_gpu, provider_problems
-from skdeploy.backends.base import Availability, Session
+from skdeploy.backends.base import Session
 from skdeploy.backends.onnxruntime_gpu import CudaOptions
+from skdeploy.export_packages import Availability
 
 NAME: Final = onnxruntime_gpu.CUDA
 FORMAT: Final = "onnx"

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final, Literal, get_args
 from skdeploy import engines
 from skdeploy.backends import cuda
 from skdeploy.backends.engine_cache import default_root
-from skdeploy.bundle.artifact import digest_json
+from skdeploy.core.files import digest_json
 from skdeploy.errors import UsageError
 from skdeploy.spec import TensorSpec
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from skdeploy import engines
 from skdeploy.backends import cuda
-from skdeploy.backends.base import Availability, require
 from skdeploy.backends.onnxruntime_gpu import TF32_OVERRIDE, CudaOptions, GpuOptions, TensorRTOptions
 from skdeploy.errors import DependencyError, EngineError, SkdeployError, UsageError
+from skdeploy.export_packages import Availability, require
 
 INSTALL: Final = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"  # one of them, not both
 LIBRARIES: Final = (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from skdeploy.backends.base import Array, Availability, Session, require
+from skdeploy.backends.base import Array, Session
 from skdeploy.errors import DependencyError, UsageError
-from skdeploy.export_packages import ADVICE, EXTRAS
+from skdeploy.export_packages import ADVICE, EXTRAS, Availability, require
 from skdeploy.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:

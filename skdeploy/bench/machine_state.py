@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from skdeploy.backends import cuda
-from skdeploy.backends.base import require
 from skdeploy.errors import DependencyError
+from skdeploy.export_packages import require
 from skdeploy.spec import Frozen
 
 MOVED: Final = 0.05  # of the median clock: a throttled GPU falls by more, noise of the reading is less

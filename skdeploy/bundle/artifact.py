@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
 from importlib import metadata
-from itertools import takewhile
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.core.files import digest_json
 from skdeploy.spec import Frozen, InnerPath, Precision, TensorSpec
-
-PARTIAL_SUFFIX = ".partial"
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-_UNWRITABLE_ADVICE = "see to its permissions and to what lies in its way, or give another path"
 
 
 class Provenance(Frozen):
@@ -48,22 +37,6 @@ class Artifact(Frozen):
     provenance: Provenance
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file, streamed. Raises IntegrityError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise IntegrityError(
-            f"cannot read {path}: {error.strerror}", advice="make it readable, or restore it"
-        ) from error
-
-
-def digest_json(value: Any) -> str:
-    """SHA-256 of a JSON value in canonical form."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 def tool_versions(distributions: tuple[str, ...]) -> dict[str, str]:
     """Installed versions, read from package metadata without importing anything."""
     versions = {}
@@ -80,94 +53,3 @@ def stage_key(
 ) -> str:
     """What decides whether a stage must run again."""
     return digest_json([stage, dict(parents), dict(options), dict(tools)])
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; renamed to ``path`` at the end, removed on any error.
-
-    Missing folders are made, and removed again on an error unless something else is in them by then. Raises IntegrityError for
-    a full disk and UsageError for a folder that takes no files; ``path`` is then as it was.
-    """
-    with ExitStack() as undo:
-        try:
-            partial = _partial_in_place(path, undo)
-            yield partial
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError as error:
-            raise write_error(path, error) from error
-        undo.pop_all()
-
-
-def require_places(*paths: Path | None) -> None:
-    """Raises as ``written_whole`` for a file that cannot be written, before the work that fills it. Leaves nothing there."""
-    for path in paths:
-        if path is not None:
-            with ExitStack() as undo:
-                try:
-                    _partial_in_place(path, undo)
-                except OSError as error:
-                    raise write_error(path, error) from error
-
-
-def _partial_in_place(path: Path, undo: ExitStack) -> Path:
-    """The temporary name, tried once: a place that takes no file is told before the work, which may take minutes."""
-    for folder in _missing_folders(path.parent):
-        if _make(folder):
-            undo.callback(_remove_if_empty, folder)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if path.exists() and not path.is_file():  # renaming would put a file in place of /dev/null
-        raise UsageError(f"cannot write {path}: it is a device or a pipe", advice="give the name of a file")
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-    partial.touch()
-    partial.unlink()
-    undo.callback(_remove, partial)
-    return partial
-
-
-def _missing_folders(folder: Path) -> list[Path]:
-    """The folder and those above it, as far as they are not there, the uppermost first."""
-    missing = takewhile(lambda above: not above.is_dir(), (folder, *folder.parents))
-    return list(missing)[::-1]
-
-
-def _make(folder: Path) -> bool:
-    """Whether it was made here; not if another process was faster. Raises OSError."""
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        if folder.is_dir():
-            return False
-        raise
-    return True
-
-
-def _remove(partial: Path) -> None:
-    with suppress(OSError):  # a read-only place refuses it even for a file that is not there; the first error is told
-        partial.unlink()
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):  # another process uses or has removed it; the error to tell is the one that led here
-        folder.rmdir()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a small text file, whole or not at all."""
-    with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
-    """What an OSError while writing to ``path`` means for the user: a full disk, or a place that takes no files."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return IntegrityError(
-            f"no space left to write {path}: {error.strerror}",
-            advice="free some space and run the same command again: finished stages are kept",
-        )
-    if error.errno in UNWRITABLE:
-        return UsageError(f"cannot write {path}: {error.strerror}", advice=_UNWRITABLE_ADVICE)
-    return IntegrityError(f"cannot write {path}: {error.strerror or error}")

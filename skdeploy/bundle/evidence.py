@@ -13,9 +13,10 @@ from typing import Final, Literal, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError
 
-from skdeploy import __version__
-from skdeploy.bundle.artifact import Artifact, write_text
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.core.files import write_text
+from skdeploy.core.version import __version__
 from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.progress import Progress
 from skdeploy.spec import Frozen

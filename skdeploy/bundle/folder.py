@@ -12,18 +12,9 @@ from typing import Literal
 
 from pydantic import JsonValue, ValidationError
 
-from skdeploy.bundle.artifact import (
-    PARTIAL_SUFFIX,
-    Artifact,
-    Provenance,
-    digest_file,
-    stage_key,
-    tool_versions,
-    write_error,
-    write_text,
-    written_whole,
-)
+from skdeploy.bundle.artifact import Artifact, Provenance, stage_key, tool_versions
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, write_error, write_text, written_whole
 from skdeploy.errors import IntegrityError, SkdeployError, UsageError
 from skdeploy.spec import Assumption, ModelSpec, Precision, TensorSpec
 

@@ -8,23 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.spec import Assumption, Frozen, ModelSpec, Precision
-
-
-class WeightsRecord(Frozen):
-    """Where the weights came from: a checkpoint by name and digest, or a seed, which means an untrained network.
-
-    ``repo``, ``revision`` and ``commit`` are of a checkpoint from the Hugging Face Hub: the repository, what was asked for
-    (null: its default branch), and the commit that this was then.
-    """
-
-    source: Literal["checkpoint", "random"]
-    file: str | None = None
-    sha256: str | None = None
-    seed: int | None = None
-    repo: str | None = None
-    revision: str | None = None
-    commit: str | None = None
 
 
 class Manifest(Frozen):

@@ -20,10 +20,11 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 
 from pydantic import Field, JsonValue, ValidationError
 
-from skdeploy import __version__
 from skdeploy.backends import cuda
-from skdeploy.bundle.artifact import Artifact, digest_json, tool_versions, write_error, write_text
+from skdeploy.bundle.artifact import Artifact, tool_versions
 from skdeploy.bundle.folder import Bundle
+from skdeploy.core.files import digest_json, write_error, write_text
+from skdeploy.core.version import __version__
 from skdeploy.errors import DependencyError, IntegrityError
 from skdeploy.spec import Frozen, InnerPath
 

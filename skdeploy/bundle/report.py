@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from skdeploy import __version__
-from skdeploy.backends.base import require
-from skdeploy.bundle.artifact import require_places, write_text
 from skdeploy.bundle.evidence import FOLDER as EVIDENCE
 from skdeploy.bundle.folder import MANIFEST, Bundle
 from skdeploy.bundle.plots import key
@@ -18,7 +15,10 @@ from skdeploy.bundle.receipts import FOLDER as RECEIPTS
 from skdeploy.bundle.report_blocks import Block, Section, Text, Trusted, sentence, visible
 from skdeploy.bundle.report_findings import Findings, read_findings
 from skdeploy.bundle.report_verdict import key_figures, verdict_of
+from skdeploy.core.files import require_places, write_text
+from skdeploy.core.version import __version__
 from skdeploy.errors import UsageError
+from skdeploy.export_packages import require
 
 NAME: Final = "report.html"
 TEMPLATES: Final = Path(__file__).parent / "templates"

@@ -32,7 +32,7 @@ from skdeploy.bundle.report_blocks import (
 )
 from skdeploy.bundle.report_findings import MIXED, RANGES, Findings
 from skdeploy.errors import IntegrityError
-from skdeploy.quant.audit import AuditReport
+from skdeploy.images.audit_report import AuditReport
 from skdeploy.quant.mixed import MixedPrecision
 from skdeploy.quant.ranges import Ranges, TensorRange
 from skdeploy.quant.sensitivity import Effect, SensitivityReport

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skdeploy.bundle.artifact import digest_file, write_text, written_whole
 from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
 from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_without_card, save_weights
 from skdeploy.checkpoints.prefixes import without_prefix
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.checkpoints.recognise import OWN_KEYS, known
+from skdeploy.core.files import digest_file, write_text, written_whole
 from skdeploy.errors import UsageError, WeightsError
 from skdeploy.export_packages import require_export
 from skdeploy.spec import Assumption, ModelSpec, Reference, WeightsSpec

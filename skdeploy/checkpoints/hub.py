@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import Any, Final
 from urllib.parse import unquote
 
-from skdeploy import __version__
-from skdeploy.backends.base import require
-from skdeploy.bundle.artifact import UNWRITABLE, digest_file
 from skdeploy.checkpoints.read import MAX_FILE_BYTES
+from skdeploy.core.files import UNWRITABLE, digest_file
+from skdeploy.core.version import __version__
 from skdeploy.errors import WeightsError
+from skdeploy.export_packages import require
 
 SCHEME: Final = "hf://"
 FORM: Final = "hf://owner/name, hf://owner/name@revision or hf://owner/name/path/in/repo"

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skdeploy.backends.base import require
-from skdeploy.bundle.artifact import digest_file
-from skdeploy.bundle.manifest import WeightsRecord
 from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
 from skdeploy.checkpoints.read import read_checkpoint
+from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.files import digest_file
 from skdeploy.errors import IntegrityError, WeightsError
-from skdeploy.export_packages import EXTRAS
+from skdeploy.export_packages import EXTRAS, require
 from skdeploy.spec import ModelSpec
 
 if TYPE_CHECKING:

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from skdeploy.backends.base import require
 from skdeploy.checkpoints.caffemodel import is_caffemodel, read_caffemodel
 from skdeploy.checkpoints.unwrap import is_tensor, label, some, unwrapped, without_counters
 from skdeploy.errors import WeightsError
-from skdeploy.export_packages import EXTRAS, require_export
+from skdeploy.export_packages import EXTRAS, require, require_export
 
 if TYPE_CHECKING:
     from torch import Tensor

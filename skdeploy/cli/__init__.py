@@ -55,7 +55,7 @@ app.command(context_settings={"allow_interspersed_args": False})(start)
 
 def _version(asked: bool) -> None:
     if asked:
-        from skdeploy import __version__
+        from skdeploy.core.version import __version__
 
         print(__version__)
         raise typer.Exit

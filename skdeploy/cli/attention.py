@@ -44,9 +44,9 @@ def attention(
     from skdeploy.attention.experiment import attention_of
     from skdeploy.attention.figure import check_figure, write_figure
     from skdeploy.attention.report import csv_text
-    from skdeploy.bundle.artifact import require_places, write_text
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.core.files import require_places, write_text
 
     if figure is not None:
         check_figure(figure)

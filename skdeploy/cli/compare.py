@@ -40,9 +40,9 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Compare the last graphs of two bundles on the same labelled images. The models may differ, their classes may not."""
-    from skdeploy.bundle.artifact import require_places
     from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.core.files import require_places
     from skdeploy.parity.evaluate import EvaluationOptions
     from skdeploy.parity.evaluate import compare as run
 

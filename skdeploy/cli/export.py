@@ -161,7 +161,8 @@ def export(
     from skdeploy.cli.console import ConsoleProgress, end_with, error_of, print_bundle, print_json
     from skdeploy.errors import UsageError
     from skdeploy.int8_options import CalibrationOptions, Int8Options
-    from skdeploy.options import DEFAULT_PROFILE, ExportOptions, TraceOptions
+    from skdeploy.options import DEFAULT_PROFILE, ExportOptions
+    from skdeploy.passes.trace_options import TraceOptions
     from skdeploy.pipeline import run_line
     from skdeploy.spec import CalibrationMethod, Precision, Target
 

@@ -79,8 +79,8 @@ def verify(
 
     Writes nothing but what --receipt, --blame, --save-repro, --junit and --markdown ask for.
     """
-    from skdeploy.bundle.artifact import require_places
     from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.core.files import require_places
     from skdeploy.errors import IntegrityError, ParityError, UsageError
     from skdeploy.parity.repro import README
     from skdeploy.parity.verification import VerifyOptions

@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Final, cast
 
 from skdeploy.backends import cuda
-from skdeploy.backends.base import Availability, require
 from skdeploy.engines._api import Compiler
 from skdeploy.errors import DependencyError, UsageError
+from skdeploy.export_packages import Availability, require
 from skdeploy.spec import Target
 
 COMPILERS: Final = ("tensorrt", "tensorrt_rtx")

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
-from skdeploy.bundle.artifact import written_whole
+from skdeploy.core.files import written_whole
 from skdeploy.errors import EngineError, IntegrityError, UsageError
 from skdeploy.spec import Frozen
 

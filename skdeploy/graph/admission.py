@@ -61,7 +61,7 @@ def admit_file(path: Path) -> None:
     """
     import onnx
 
-    from skdeploy.backends.base import require
+    from skdeploy.export_packages import require
     from skdeploy.graph.culprit import about
 
     try:

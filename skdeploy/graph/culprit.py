@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from skdeploy.backends.base import Array, require
+from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
+from skdeploy.export_packages import require
 from skdeploy.graph.onnx_file import PROBLEMS, graphs_of, nodes_of, shown_node
 
 FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})

@@ -21,7 +21,7 @@ from skdeploy.graph.naming import NameByModule
 from skdeploy.graph.onnx_file import foreign_operator, graph_of, graphs_of, inferred, nodes_of, read_proto
 from skdeploy.graph.same_function import EXAMPLE_BATCH, require_same_function
 from skdeploy.graph.weights_of_files import require_finite, require_not_quantized
-from skdeploy.options import MAX_OPSET, MIN_OPSET
+from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET
 
 OLDEST_OPSET: Final = 7  # what onnx.version_converter takes
 NEWEST_OPSET: Final = 21  # what TensorRT 10.3 refuses and later ones and ONNX Runtime take

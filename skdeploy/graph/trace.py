@@ -14,7 +14,7 @@ import onnx_ir as ir
 from skdeploy.errors import ExportError, UsageError
 from skdeploy.graph.naming import NameByModule
 from skdeploy.graph.preprocess import EmbedPreprocess
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import ModelSpec
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.errors import AccuracyError
+from skdeploy.images.audit_report import Unreadable
 from skdeploy.parity.baseline import BaselineReport
 from skdeploy.parity.statistics import Decision, Pairs, decide, drop_interval, images_to_decide, mcnemar, wilson
 from skdeploy.quant.arrays import Labels
-from skdeploy.quant.reading import Unreadable
 from skdeploy.spec import Frozen, Precision
 
 TOP: Final = 5

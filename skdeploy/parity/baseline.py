@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from skdeploy import __version__
-from skdeploy.bundle.artifact import write_text
+from skdeploy.core.files import write_text
+from skdeploy.core.version import __version__
 from skdeploy.errors import UsageError
 from skdeploy.spec import Frozen
 

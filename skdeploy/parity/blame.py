@@ -24,10 +24,10 @@ from typing import Final
 import numpy as np
 
 from skdeploy.backends.base import Array, backend
+from skdeploy.backends.logits import check_outputs, run_images
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.parity.blame_inside import Suspect, look_inside
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, StageResult
-from skdeploy.parity.compare import check_outputs, run_images
 from skdeploy.parity.fed import expected_input, explain_input
 from skdeploy.parity.layers import decibels
 from skdeploy.parity.layers_graph import GraphStage

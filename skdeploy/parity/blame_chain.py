@@ -7,16 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skdeploy import int8_stages, stages
+from skdeploy import int8_stages
 from skdeploy.backends.onnxruntime import load_graph
+from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.checkpoints.network import Network
 from skdeploy.errors import IntegrityError
 from skdeploy.parity.blame import EngineStage, Stage
 from skdeploy.parity.layers_graph import GraphStage
 from skdeploy.parity.layers_int8 import offsets
 from skdeploy.parity.layers_torch import TorchStage
-from skdeploy.parity.prove import backend_of
+from skdeploy.parity.runners import backend_of
 from skdeploy.quant.dataset import Inputs, Pixels, normalise
 from skdeploy.quant.quantize import equalized
 from skdeploy.quant.ranges import load_ranges
@@ -41,7 +43,7 @@ def chain_of(bundle: Bundle) -> tuple[Stage, ...]:
         return normalise(pixels, bundle.manifest.model.preprocess)
 
     chain: list[Stage] = []
-    weights = bundle.artifact(stages.WEIGHTS)
+    weights = bundle.artifact(contents.WEIGHTS)
     if weights is not None:
         chain += _torch_stages(bundle, bundle.check(weights), feed)
     for artifact in bundle.manifest.artifacts:
@@ -58,7 +60,7 @@ def chain_of(bundle: Bundle) -> tuple[Stage, ...]:
 def _torch_stages(bundle: Bundle, weights: Path, feed: Callable[[Pixels], Inputs]) -> list[Stage]:
     spec = bundle.manifest.model
 
-    network = stages.Network(spec, weights)
+    network = Network(spec, weights)
 
     @cache
     def deploy() -> nn.Module:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 from xml.etree import ElementTree as ET
 
-from skdeploy.bundle.artifact import write_text
+from skdeploy.core.files import write_text
 from skdeploy.parity.accuracy import Evaluation, Share
 
 Outcome = Literal["pass", "fail", "skip"]

@@ -18,11 +18,12 @@ from pydantic import Field, JsonValue, ValidationError
 
 from skdeploy import engines
 from skdeploy.backends.base import Array, Session, backend
-from skdeploy.bundle.artifact import Artifact, digest_file
+from skdeploy.backends.logits import check_outputs, one_batch, run_images
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.core.files import digest_file
 from skdeploy.engines.options import BatchProfile, BuildOptions, HardwareCompatible
 from skdeploy.errors import DependencyError, IntegrityError
-from skdeploy.parity.compare import check_outputs, one_batch, run_images
 from skdeploy.parity.metrics import SMALLEST, Metrics, compare_logits, violations
 from skdeploy.parity.report import Rebuild, RunToRun
 from skdeploy.quant.dataset import Pixels

@@ -12,26 +12,19 @@ from typing import Final, Literal
 
 import numpy as np
 
+from skdeploy.accuracy.sessions import open_all
 from skdeploy.backends import cuda
 from skdeploy.backends.base import Session
-from skdeploy.bundle.artifact import digest_json, tool_versions
+from skdeploy.bundle.artifact import tool_versions
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import ReceiptVerdict, require_receipts, write_receipt
+from skdeploy.core.files import digest_json
 from skdeploy.errors import DependencyError, UsageError
 from skdeploy.parity.accuracy import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
 from skdeploy.parity.facts import read_facts
 from skdeploy.parity.predictions import Cache, Predictions
-from skdeploy.parity.runners import (
-    TORCH,
-    Runner,
-    engines_of,
-    fp32_graph,
-    last_graph,
-    open_all,
-    runner_named,
-    runner_on,
-)
+from skdeploy.parity.runners import TORCH, Runner, engines_of, fp32_graph, last_graph, runner_named, runner_on
 from skdeploy.parity.streaming import crop_kind, predict_all
 from skdeploy.parity.verdict import decide_verdict
 from skdeploy.progress import Progress, Silent

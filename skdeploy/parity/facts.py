@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -14,7 +15,7 @@ from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.receipts import Receipt, read_receipts
 from skdeploy.errors import IntegrityError
-from skdeploy.parity.report import HeadroomReport, ParityReport
+from skdeploy.parity.report import HeadroomReport, ParityReport, ReceiptNote
 from skdeploy.spec import Frozen
 
 if TYPE_CHECKING:
@@ -67,7 +68,6 @@ def fill_facts(facts: Facts) -> None:
     """
     from skdeploy.parity.accuracy import Evaluation
     from skdeploy.parity.blame_report import BlameReport
-    from skdeploy.parity.verification import with_receipts
     from skdeploy.quant.ranges import Ranges
 
     bundle = facts.bundle
@@ -120,3 +120,26 @@ def _read(bundle: Bundle, artifact: Artifact, report: type[Report]) -> Report:
         raise IntegrityError(
             f"{file} cannot be read: {str(error).splitlines()[0]}", advice="export again into another folder"
         ) from error
+
+
+def with_receipts(report: ParityReport, receipts: Sequence[Receipt]) -> ParityReport:
+    """The report with what devices have recorded of each artifact."""
+    comparisons = tuple(
+        comparison.model_copy(
+            update={
+                "receipts": tuple(
+                    ReceiptNote(
+                        kind=receipt.kind,
+                        device=receipt.device.name,
+                        created=receipt.created,
+                        verdict=receipt.verdict,
+                        path=receipt.path,
+                    )
+                    for receipt in receipts
+                    if receipt.artifact == comparison.artifact
+                )
+            }
+        )
+        for comparison in report.comparisons
+    )
+    return report.model_copy(update={"comparisons": comparisons})

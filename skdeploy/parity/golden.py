@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
-from skdeploy.bundle.artifact import digest_file
+from skdeploy.core.files import digest_file
 from skdeploy.errors import UsageError
 from skdeploy.quant.dataset import Inputs, normalise
 from skdeploy.quant.images import Pixels, crop_array, printable

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from skdeploy import stages
+from skdeploy.accuracy.sessions import open_all
 from skdeploy.backends.base import Array
+from skdeploy.bundle import contents
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.errors import UsageError
 from skdeploy.parity.accuracy import NotEvaluated, class_names
 from skdeploy.parity.predictions import best_classes
-from skdeploy.parity.runners import RUNS, TORCH, last_graph, open_all, runner_named, runner_on
+from skdeploy.parity.runners import RUNS, TORCH, last_graph, runner_named, runner_on
 from skdeploy.parity.streaming import logits_of
 from skdeploy.quant.dataset import printable
 from skdeploy.quant.feeds import RUN_BATCH, batches_of
@@ -83,7 +84,7 @@ def predict(
         wanted = [runner_named(bundle, artifact.path) for artifact in manifest if artifact.format == "onnx"]
         optional = [runner_named(bundle, artifact.path) for artifact in manifest if artifact.format in RUNS]
         optional = [runner for runner in optional if runner not in wanted]
-        if bundle.artifact(stages.WEIGHTS) is not None:
+        if bundle.artifact(contents.WEIGHTS) is not None:
             wanted.insert(0, runner_named(bundle, TORCH))
     spec = bundle.manifest.model
     crops = [crop_file(image, spec).pixels for image in images]

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
-from skdeploy.bundle.artifact import written_whole
+from skdeploy.core.files import written_whole
 from skdeploy.errors import SkdeployError
+from skdeploy.images.audit_report import Unreadable
 from skdeploy.parity.accuracy import TOP, LogitsAgreement, TopClasses
 from skdeploy.parity.metrics import EXACT_DB, SMALLEST
-from skdeploy.quant.reading import Unreadable
 
 KEPT: Final = 64  # evaluations in the cache, a few 100 kB each
 SUMS: Final = 6  # columns of ``Predictions.sums``

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from skdeploy.backends import onnxruntime
-from skdeploy.backends.base import Session, backend
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
-from skdeploy.engines.record import engine_record
 from skdeploy.errors import CardError, DependencyError, IntegrityError
 from skdeploy.parity.compare import batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
@@ -22,6 +19,7 @@ from skdeploy.parity.metrics import compare_logits
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
+from skdeploy.parity.runners import backend_of, open_artifact
 from skdeploy.parity.suites import SYNTHETIC, Subject, has_dynamic_size, prepare, run_memory, run_suites
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
 from skdeploy.progress import Progress
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from skdeploy.backends.onnxruntime_gpu import GpuOptions
-    from skdeploy.engines.compatibility import BuiltFor
 
 NOISE_IMAGES: Final = 4  # float64 is slow, and one number is wanted
 REPEATED: Final = 2  # images that an export runs twice; a check that asks for suites runs a whole batch
@@ -185,49 +182,3 @@ def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
             f"the card {spec.name} gives no tolerance for {precision}", advice=f"add [tolerance.{precision}]"
         )
     return spec.tolerance[precision]
-
-
-def backend_of(artifact: Artifact) -> str:
-    """The backend that runs an artifact; an engine says which compiler made it. Raises IntegrityError where it does not."""
-    return engine_record(artifact).compiler if artifact.format == "engine" else onnxruntime.NAME
-
-
-def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, gpu: GpuOptions | None = None) -> Session:
-    """A session of an ONNX file or engine on a backend, once the file's digest is the recorded one.
-
-    ``gpu`` are the options of one of ONNX Runtime's providers, its defaults if None. Raises what the backend raises.
-    """
-    path = bundle.check(artifact)
-    if artifact.format == "engine":
-        session: Session = backend(runs_on).open_session(
-            path, sha256=artifact.sha256, **_engine_options(bundle, artifact)
-        )
-    elif gpu is not None:
-        session = backend(runs_on).open_session(path, options=gpu)
-    else:
-        session = backend(runs_on).open_session(path)
-    return session
-
-
-def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | Path]:
-    """What the engine was built for, to be compared with what is here; nothing in bundles of earlier versions. Of a stripped
-    one also the graph that it was built from, for its weights.
-    """
-    built_for = engine_record(artifact).built_for
-    if built_for is None:
-        return {}
-    if not built_for.stripped:
-        return {"built_for": built_for}
-    return {"built_for": built_for, "weights": _source_of(bundle, artifact)}
-
-
-def _source_of(bundle: Bundle, engine: Artifact) -> Path:
-    """The ONNX file that an engine was built from, its digest checked."""
-    for path, digest in engine.provenance.parents.items():
-        graph = bundle.artifact(path)
-        if graph is not None and graph.format == "onnx" and graph.sha256 == digest:
-            return bundle.check(graph)
-    raise IntegrityError(
-        f"{engine.path} was built without its weights, and {bundle.folder} no longer holds the ONNX file that has them",
-        advice="build the engine again",
-    )

@@ -10,10 +10,10 @@ from skdeploy.architecture import ModuleSpec
 from skdeploy.backends import onnxruntime
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Array, Session
+from skdeploy.backends.logits import check_outputs, run_images
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import ParityError
-from skdeploy.parity.compare import check_outputs, run_images
 from skdeploy.quant.dataset import Pixels
 from skdeploy.spec import ModelSpec
 

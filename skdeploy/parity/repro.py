@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
-from skdeploy.bundle.artifact import write_text, written_whole
+from skdeploy.core.files import write_text, written_whole
 from skdeploy.errors import UsageError
 
 SLICE_NODES: Final = 32  # whose outputs are held at once: about 60 MB of a 224 x 224 image

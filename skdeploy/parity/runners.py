@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from skdeploy import stages
 from skdeploy.backends import onnxruntime, onnxruntime_gpu
 from skdeploy.backends import torch as torch_backend
-from skdeploy.backends.base import BACKENDS, Session
+from skdeploy.backends.base import BACKENDS, Session, backend
 from skdeploy.backends.onnxruntime_gpu import GpuOptions
+from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import DependencyError, IntegrityError, UsageError
-from skdeploy.parity.accuracy import NotEvaluated
-from skdeploy.parity.prove import backend_of, open_artifact
+from skdeploy.checkpoints.network import Network
+from skdeploy.engines.record import engine_record
+from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.spec import ModelSpec, Precision
+
+if TYPE_CHECKING:
+    from skdeploy.engines.compatibility import BuiltFor
 
 TORCH: Final = "torch"  # in place of an artifact's name: the network itself, with the bundle's weights
 RUNS: Final = ("onnx", "engine")
@@ -57,7 +61,7 @@ class Runner:
         """A session, once the file's digest is the recorded one. Raises IntegrityError, DependencyError, EngineError."""
         if self.backend == TORCH:
             path = self.bundle.check(self.artifact)
-            return torch_backend.open_session(stages.Network(self.spec, path).module, self.spec)
+            return torch_backend.open_session(Network(self.spec, path).module, self.spec)
         return open_artifact(self.bundle, self.artifact, self.backend, self.gpu)
 
 
@@ -71,14 +75,14 @@ def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
 
 def fp32_graph(bundle: Bundle, prefix: str = "") -> Runner | None:
     """The FP32 graph that lower precisions are made from and measured against."""
-    graph = bundle.artifact(stages.MODEL)
+    graph = bundle.artifact(contents.MODEL)
     return Runner(bundle, graph, onnxruntime.NAME, prefix) if graph is not None else None
 
 
 def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:
     """An ONNX file or engine by its path in the bundle, or ``torch``. Raises UsageError."""
     if name == TORCH:
-        weights = bundle.artifact(stages.WEIGHTS)
+        weights = bundle.artifact(contents.WEIGHTS)
         if weights is None:
             raise UsageError(
                 f"{bundle.folder} was made from a graph or from code: it holds no weights for torch",
@@ -131,24 +135,47 @@ def engines_of(bundle: Bundle, prefix: str = "") -> tuple[Runner, ...]:
     return tuple(Runner(bundle, engine, backend_of(engine), prefix) for engine in engines)
 
 
-def open_all(
-    runners: Sequence[Runner], optional: Sequence[Runner]
-) -> tuple[list[tuple[Runner, Session]], list[NotEvaluated]]:
-    """Sessions of all that run here. Raises what opening one of ``runners`` raises; ``optional`` ones are recorded instead,
-    where a package, driver or device is missing.
+def backend_of(artifact: Artifact) -> str:
+    """The backend that runs an artifact; an engine says which compiler made it. Raises IntegrityError where it does not."""
+    return engine_record(artifact).compiler if artifact.format == "engine" else onnxruntime.NAME
+
+
+def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, gpu: GpuOptions | None = None) -> Session:
+    """A session of an ONNX file or engine on a backend, once the file's digest is the recorded one.
+
+    ``gpu`` are the options of one of ONNX Runtime's providers, its defaults if None. Raises what the backend raises.
     """
-    opened: list[tuple[Runner, Session]] = []
-    absent: list[NotEvaluated] = []
-    try:
-        for runner in (*runners, *optional):
-            try:
-                opened.append((runner, runner.open()))
-            except DependencyError as error:
-                if runner in runners:
-                    raise
-                absent.append(NotEvaluated(artifact=runner.name, backend=runner.backend, reason=error.message))
-    except BaseException:
-        for _, session in opened:
-            session.close()
-        raise
-    return opened, absent
+    path = bundle.check(artifact)
+    if artifact.format == "engine":
+        session: Session = backend(runs_on).open_session(
+            path, sha256=artifact.sha256, **_engine_options(bundle, artifact)
+        )
+    elif gpu is not None:
+        session = backend(runs_on).open_session(path, options=gpu)
+    else:
+        session = backend(runs_on).open_session(path)
+    return session
+
+
+def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | Path]:
+    """What the engine was built for, to be compared with what is here; nothing in bundles of earlier versions. Of a stripped
+    one also the graph that it was built from, for its weights.
+    """
+    built_for = engine_record(artifact).built_for
+    if built_for is None:
+        return {}
+    if not built_for.stripped:
+        return {"built_for": built_for}
+    return {"built_for": built_for, "weights": _source_of(bundle, artifact)}
+
+
+def _source_of(bundle: Bundle, engine: Artifact) -> Path:
+    """The ONNX file that an engine was built from, its digest checked."""
+    for path, digest in engine.provenance.parents.items():
+        graph = bundle.artifact(path)
+        if graph is not None and graph.format == "onnx" and graph.sha256 == digest:
+            return bundle.check(graph)
+    raise IntegrityError(
+        f"{engine.path} was built without its weights, and {bundle.folder} no longer holds the ONNX file that has them",
+        advice="build the engine again",
+    )

@@ -12,15 +12,16 @@ import numpy as np
 
 from skdeploy.backends import cpu
 from skdeploy.backends.base import Array, Session
+from skdeploy.backends.logits import check_outputs
 from skdeploy.errors import ParityError, UsageError
-from skdeploy.parity.compare import check_outputs
+from skdeploy.images.audit_report import Unreadable
 from skdeploy.parity.predictions import Predictions
 from skdeploy.parity.runners import Runner
 from skdeploy.progress import Progress
 from skdeploy.quant.dataset import Dataset, printable
 from skdeploy.quant.feeds import batches_of
 from skdeploy.quant.images import Crop, ImageError, Pixels
-from skdeploy.quant.reading import MAX_UNREADABLE, SHOWN, WORKERS, Unreadable
+from skdeploy.quant.reading import MAX_UNREADABLE, SHOWN, WORKERS
 from skdeploy.spec import InputSpec, ModelSpec, Preprocess, TensorSpec
 
 SAVE_SECONDS: Final = 10.0  # of work that a killed run loses at most; a save takes some ms

@@ -29,8 +29,8 @@ from typing import Final
 import numpy as np
 
 from skdeploy.backends.base import Array, Session
+from skdeploy.backends.logits import check_outputs, one_batch, run_images
 from skdeploy.errors import UsageError
-from skdeploy.parity.compare import check_outputs, one_batch, run_images
 from skdeploy.parity.metrics import SMALLEST, compare_logits, violations
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.report import MEMORY, SuiteResult

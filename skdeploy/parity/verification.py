@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from skdeploy import stages
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.onnxruntime_gpu import GpuOptions, options_of
-from skdeploy.bundle.artifact import Artifact, digest_file
+from skdeploy.bundle import contents
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, require_receipts, write_receipt
+from skdeploy.checkpoints.network import Network
+from skdeploy.core.files import digest_file
 from skdeploy.errors import DependencyError, ParityError, UsageError
 from skdeploy.options import DEFAULT_IMAGES
 from skdeploy.parity.determinism import rebuild
-from skdeploy.parity.facts import PARITY, read_facts
+from skdeploy.parity.facts import PARITY, read_facts, with_receipts
 from skdeploy.parity.prove import prove, tolerance_of
-from skdeploy.parity.report import Comparison, ParityReport, Rebuild, ReceiptNote, RunToRun, SuiteResult
+from skdeploy.parity.report import Comparison, ParityReport, Rebuild, RunToRun, SuiteResult
 from skdeploy.parity.runners import check_graph_backend
 from skdeploy.parity.suites import check_suites
 from skdeploy.parity.verdict import Verdict, decide_verdict, next_after_failed_parity
@@ -205,29 +207,6 @@ def write_parity_receipts(bundle: Bundle, report: ParityReport) -> tuple[Path, .
     return tuple(written)
 
 
-def with_receipts(report: ParityReport, receipts: Sequence[Receipt]) -> ParityReport:
-    """The report with what devices have recorded of each artifact."""
-    comparisons = tuple(
-        comparison.model_copy(
-            update={
-                "receipts": tuple(
-                    ReceiptNote(
-                        kind=receipt.kind,
-                        device=receipt.device.name,
-                        created=receipt.created,
-                        verdict=receipt.verdict,
-                        path=receipt.path,
-                    )
-                    for receipt in receipts
-                    if receipt.artifact == comparison.artifact
-                )
-            }
-        )
-        for comparison in report.comparisons
-    )
-    return report.model_copy(update={"comparisons": comparisons})
-
-
 def _has_failed(content: ParityReceipt) -> bool:
     verdicts = [content.comparison.verdict, *(suite.verdict for suite in content.suites)]
     verdicts += [part.verdict for part in (content.run_to_run, content.rebuild) if part is not None]
@@ -235,14 +214,14 @@ def _has_failed(content: ParityReceipt) -> bool:
 
 
 def _network(bundle: Bundle, tell: Progress) -> nn.Module | None:
-    weights = bundle.artifact(stages.WEIGHTS)
+    weights = bundle.artifact(contents.WEIGHTS)
     if weights is None:
         tell.note(
             "the reference is the bundle's own first graph: it was made from a graph or from code, not from a card"
         )
         return None
     try:
-        return stages.Network(bundle.manifest.model, bundle.check(weights)).module
+        return Network(bundle.manifest.model, bundle.check(weights)).module
     except DependencyError as error:
         tell.note(f"the reference is the bundle's own FP32 graph, not torch: {error.message}")
         return None

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from skdeploy.architecture import Frozen
-from skdeploy.backends.base import require
+from skdeploy.export_packages import require
 
 Kind = Literal["dense", "pointwise", "grouped", "depthwise", "first"]
 SHORT: Final = 2

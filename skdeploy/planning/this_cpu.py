@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from skdeploy.backends.base import require
 from skdeploy.errors import UsageError
+from skdeploy.export_packages import require
 from skdeploy.planning.cpu_rates import CpuRates, Kind
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import dims

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skdeploy.bundle.artifact import digest_file
+from skdeploy.core.files import digest_file
 from skdeploy.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.export_packages import EXTRAS, installed
 from skdeploy.quant.arrays import Labels, read_arrays
@@ -181,7 +181,7 @@ def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
     """The card's own parity images: ``photographs``, or a file below ``calibration/``."""
     if spec.parity_images == "photographs":
         return replace(photographs(limit), chosen="photographs")
-    from skdeploy.zoo.cards import packaged
+    from skdeploy.core.packaged import packaged
 
     for folder in (Path("calibration"), packaged("calibration")):
         if (folder / spec.parity_images).is_file():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from skdeploy.bundle.artifact import digest_json
+from skdeploy.core.files import digest_json
 from skdeploy.errors import CalibrationError
 from skdeploy.graph.exact_input import normalised_image
 from skdeploy.graph.naming import module_of

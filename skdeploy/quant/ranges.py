@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
-from skdeploy import __version__
-from skdeploy.bundle.artifact import digest_json, tool_versions, write_text
+from skdeploy.bundle.artifact import tool_versions
+from skdeploy.core.files import digest_json, write_text
+from skdeploy.core.version import __version__
 from skdeploy.errors import CalibrationError
 from skdeploy.quant.identity import graph_identity, range_names
 from skdeploy.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess

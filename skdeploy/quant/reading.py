@@ -9,22 +9,16 @@ from typing import Final
 
 from skdeploy.backends import cpu
 from skdeploy.errors import CalibrationError
+from skdeploy.images.audit_report import Unreadable
 from skdeploy.quant.dataset import Dataset, printable
 from skdeploy.quant.images import Crop, ImageError
-from skdeploy.spec import Frozen, ModelSpec
+from skdeploy.spec import ModelSpec
 
 MAX_UNREADABLE: Final = (
     0.01  # of the images asked for: more than the odd broken download, and the set is not what it seems
 )
 WORKERS: Final = 4  # decoding keeps up with a network at that, and so many whole photographs are in memory at a time
 SHOWN: Final = 5
-
-
-class Unreadable(Frozen):
-    """An image that was passed over, and why."""
-
-    name: str
-    reason: str
 
 
 def read_crops(

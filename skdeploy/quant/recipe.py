@@ -106,7 +106,7 @@ def open_images(recipe: Recipe, path: Path) -> Dataset:
 
 
 def _folders() -> Iterator[Path]:
-    from skdeploy.zoo.cards import packaged
+    from skdeploy.core.packaged import packaged
 
     yield Path("calibration")
     yield packaged("calibration")

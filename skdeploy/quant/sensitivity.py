@@ -13,13 +13,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from pydantic import Field
 
+from skdeploy.backends.logits import check_outputs
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession, load_graph
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.errors import CalibrationError, UsageError
 from skdeploy.graph.naming import module_of, modules_pattern
 from skdeploy.graph.placement import place, unit_of
-from skdeploy.parity.compare import check_outputs
 from skdeploy.parity.metrics import EXACT_DB
 from skdeploy.progress import Progress, Silent
 from skdeploy.quant.dataset import Pixels, check_count, default_dataset, open_dataset

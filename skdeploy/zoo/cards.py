@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from skdeploy.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec
+from skdeploy.core.packaged import packaged
 from skdeploy.errors import CardError
 from skdeploy.spec import ModelSpec
 from skdeploy.toml_reasons import shown_key, shown_value, unprintable, unreadable
@@ -72,12 +72,6 @@ def read_card(path: Path) -> ModelSpec:
 def list_cards() -> list[tuple[ModelSpec, Path]]:
     """All cards that a name would find, by name; those in ``./models`` hide packaged ones of the same name."""
     return [(read_card(path), path) for _, path in sorted(_known_cards().items())]
-
-
-def packaged(folder: str) -> Path:
-    """The folder ``models`` or ``calibration``: inside the installed package, or at the top of a checkout."""
-    inside = Path(str(resources.files("skdeploy"))) / folder
-    return inside if inside.is_dir() else inside.parent.parent / folder
 
 
 def _folders() -> Iterator[Path]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec, SKShuffleNetSpec
-from skdeploy.backends.base import require
 from skdeploy.errors import DependencyError
-from skdeploy.export_packages import EXTRAS
+from skdeploy.export_packages import EXTRAS, require
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.assumed import assumptions_of
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skdeploy.backends.base import Array, Availability, Session
+from skdeploy.backends.base import Array, Session
 from skdeploy.errors import UsageError
-from skdeploy.options import TraceOptions
+from skdeploy.export_packages import Availability
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import ModelSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import card, images, live, relative_error, torch_logits, traced

@@ -15,10 +15,11 @@ from onnx import TensorProto, helper
 from skdeploy import engines
 from skdeploy.backends import onnxruntime, onnxruntime_cuda, onnxruntime_tensorrt, tensorrt, tensorrt_rtx
 from skdeploy.backends import torch as torch_backend
-from skdeploy.backends.base import BACKENDS, Array, Availability, Session, backend, require, validate_feeds
+from skdeploy.backends.base import BACKENDS, Array, Session, backend, validate_feeds
 from skdeploy.backends.onnxruntime_gpu import TensorRTOptions
 from skdeploy.engines._build import BatchProfile, BuildOptions
 from skdeploy.errors import DependencyError, ExportError, IntegrityError, UsageError
+from skdeploy.export_packages import Availability, require
 from skdeploy.spec import ModelSpec, TensorSpec
 from tests.backends.contract import BackendContract
 from tests.conftest import TinySpec

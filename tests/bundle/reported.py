@@ -18,11 +18,12 @@ from skdeploy.attention.report import (
     Profile,
     UnitAttention,
 )
-from skdeploy.bundle.artifact import digest_json
 from skdeploy.bundle.evidence import write_evidence
 from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing, load_bundle
-from skdeploy.bundle.manifest import Manifest, WeightsRecord
+from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.report import render_report
+from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.files import digest_json
 from skdeploy.parity.accuracy import AccuracyReport, ClassAccuracy, Evaluation, PairedReport, share
 from skdeploy.parity.blame_report import BlameReport, LayerResult, StageResult
 from skdeploy.parity.metrics import Metrics

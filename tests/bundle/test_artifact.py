@@ -9,16 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from skdeploy.bundle.artifact import (
-    Artifact,
-    digest_file,
-    digest_json,
-    stage_key,
-    tool_versions,
-    write_error,
-    write_text,
-    written_whole,
-)
+from skdeploy.bundle.artifact import Artifact, stage_key, tool_versions
+from skdeploy.core.files import digest_file, digest_json, write_error, write_text, written_whole
 from skdeploy.errors import IntegrityError, UsageError
 from tests.disk_limit import file_size_limit
 

@@ -9,7 +9,8 @@ import pytest
 
 from skdeploy.bundle.evidence import read_evidence, write_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.manifest import Manifest, WeightsRecord
+from skdeploy.bundle.manifest import Manifest
+from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.errors import IntegrityError
 from skdeploy.spec import Frozen, Precision
 from skdeploy.zoo.cards import read_card

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing, load_bundle
-from skdeploy.bundle.manifest import Manifest, WeightsRecord
+from skdeploy.bundle.manifest import Manifest
+from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.errors import IntegrityError, UsageError
 from skdeploy.spec import Precision
 from skdeploy.zoo.cards import read_card

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from skdeploy.bundle.artifact import digest_json
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.report import render_report
 from skdeploy.bundle.report_findings import read_findings
 from skdeploy.bundle.report_verdict import verdict_of
+from skdeploy.core.files import digest_json
 from skdeploy.errors import IntegrityError
 from skdeploy.spec import Precision
 from tests.bundle.reported import add, blame, comparison, evaluation, full_bundle, make_bundle, page, parity, stage

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skdeploy.architecture import SKNetSpec
-from skdeploy.bundle.artifact import digest_file
-from skdeploy.bundle.manifest import WeightsRecord
 from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.load import find_weights, load_network
+from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.files import digest_file
 from skdeploy.errors import WeightsError
 from skdeploy.spec import ModelSpec, WeightsSpec
 from skdeploy.zoo.build import initialise

@@ -16,8 +16,8 @@ import pytest
 
 from skdeploy import engines
 from skdeploy.building import BuildRequest, build_engine
-from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.folder import load_bundle
+from skdeploy.core.files import digest_file
 from skdeploy.engines.options import BatchProfile
 from skdeploy.parity.report import ParityReport
 from skdeploy.progress import Silent

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from skdeploy.bundle.artifact import write_text
 from skdeploy.bundle.folder import load_bundle
+from skdeploy.core.files import write_text
 from tests.cli.evaluation_data import labelled
 from tests.conftest import FAST
 

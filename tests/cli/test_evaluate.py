@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from skdeploy.backends import cuda
-from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.folder import load_bundle
+from skdeploy.core.files import digest_file
 from skdeploy.parity.ci_report import Check, markdown, write_junit, write_markdown
 from tests.cli.conftest import QUICK
 from tests.cli.evaluation_data import class_folders, colours, labelled, seen_by, with_engine

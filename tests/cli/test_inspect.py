@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.folder import Product, Stage, load_bundle
+from skdeploy.core.files import digest_file
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.describe import describe
 

@@ -211,8 +211,8 @@ def test_the_budget_decides_what_stays_in_the_fallback(
     run: Run, int8: list[object], photos: Path, made: Path, tmp_path: Path
 ) -> None:
     """With labels that FP32 itself gives: the network is untrained, and INT8 may only cost what rounding costs."""
+    from skdeploy.backends.logits import run_images
     from skdeploy.backends.onnxruntime import open_session
-    from skdeploy.parity.compare import run_images
     from skdeploy.quant.dataset import open_dataset
     from skdeploy.zoo.cards import read_card
 

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.special import softmax as reference_softmax
 
 from skdeploy.backends import cuda
-from skdeploy.bundle.artifact import write_text
 from skdeploy.bundle.folder import load_bundle
+from skdeploy.core.files import write_text
 from skdeploy.parity.predict import softmax
 from skdeploy.quant.dataset import normalise
 from tests.cli.evaluation_data import colours, with_engine

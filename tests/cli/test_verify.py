@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
-from skdeploy.bundle.artifact import digest_file
+from skdeploy.core.files import digest_file
 
 Run = Callable[..., Any]
 

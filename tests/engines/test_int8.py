@@ -15,7 +15,7 @@ from skdeploy.backends.onnxruntime import open_session
 from skdeploy.engines import tensorrt_rtx
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
 from skdeploy.engines._log import changes_types
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from tests.graph.int8_networks import THREE, TWO, feeds_for, int8, pixels, spec_of
 from tests.graph.networks import sqnr_db
 from tests.zoo.tiny_networks import VARIANTS

@@ -10,7 +10,7 @@ import pytest
 
 from skdeploy import engines
 from skdeploy.backends import cuda
-from skdeploy.bundle.artifact import digest_file
+from skdeploy.core.files import digest_file
 from skdeploy.engines import tensorrt
 from skdeploy.engines._log import capture
 from skdeploy.engines.jetson import is_jetson

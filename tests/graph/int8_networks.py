@@ -13,7 +13,7 @@ from skdeploy.architecture import NetworkSpec
 from skdeploy.graph.half import HalfPrecision
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.dataset import Dataset
 from skdeploy.quant.quantize import Quantized, quantize

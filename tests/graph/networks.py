@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from skdeploy.architecture import SKNetSpec
 from skdeploy.graph.trace import trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.selective_kernel import Gate
 from skdeploy.zoo.sknet import SKNet

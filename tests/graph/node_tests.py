@@ -28,7 +28,7 @@ from skdeploy.bundle.folder import Product
 from skdeploy.errors import SkdeployError
 from skdeploy.graph.foreign import read_foreign
 from skdeploy.graph.half import HalfPrecision
-from skdeploy.options import MAX_OPSET
+from skdeploy.passes.trace_options import MAX_OPSET
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.dataset import Dataset
 from skdeploy.quant.quantize import quantize

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from skdeploy.errors import PassError
 from skdeploy.graph.admission import admit, admit_file
 from skdeploy.graph.trace import save_model
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graph.networks import card, traced
 

@@ -16,7 +16,7 @@ from skdeploy.graph.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelStep
 from skdeploy.graph.placement import place
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import Preprocess
 from skdeploy.zoo.cards import load_card
 from tests.graph.quantizable import LARGE_STEM, card, difference, graph, names_are_unique, normal, outputs, small

@@ -17,7 +17,7 @@ from skdeploy.graph.half import HalfPrecision
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.rounding import RoundToHalf
 from skdeploy.graph.simplify import simplify
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.fold import fold
 from tests.conftest import TinySpec

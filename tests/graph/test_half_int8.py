@@ -13,7 +13,7 @@ from skdeploy.errors import PrecisionError
 from skdeploy.graph.exact_input import PIXELS
 from skdeploy.graph.half import HalfPrecision
 from skdeploy.graph.naming import module_of
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graph.int8_networks import THREE, TORCHSCRIPT, TWO, int8, pixels, quantized
 from tests.graph.networks import card, run, traced

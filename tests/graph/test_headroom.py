@@ -19,8 +19,8 @@ from skdeploy.graph.half import HalfPrecision
 from skdeploy.graph.headroom import measure_headroom
 from skdeploy.graph.rounding import RoundToHalf
 from skdeploy.graph.trace import trace
-from skdeploy.options import TraceOptions
 from skdeploy.parity.report import HeadroomReport
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.fold import fold
 from skdeploy.zoo.sknet import SKNet

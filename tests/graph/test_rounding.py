@@ -16,7 +16,7 @@ from skdeploy.backends import onnxruntime as backend
 from skdeploy.graph import rounding
 from skdeploy.graph.half import HalfPrecision
 from skdeploy.graph.rounding import EXACT_ON_HALF, RoundToHalf, WithoutRange
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graph.networks import Array, card, images, traced
 

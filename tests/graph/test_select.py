@@ -154,7 +154,7 @@ def test_new_nodes_are_named_after_the_block_and_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("branches", [2, 3])
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_our_own_graphs_are_in_deploy_form_already(tiny_spec: TinySpec, branches: int, exporter: str) -> None:
-    from skdeploy.options import TraceOptions
+    from skdeploy.passes.trace_options import TraceOptions
 
     model = traced(card(tiny_spec(branches)), TraceOptions(exporter=exporter))
     before = ir.to_proto(model).SerializeToString()

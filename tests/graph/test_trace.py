@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skdeploy.errors import ExportError
 from skdeploy.graph.naming import module_of
 from skdeploy.graph.trace import attention_name, gate_names, trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import fold

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from skdeploy.bundle.artifact import digest_file
 from skdeploy.bundle.evidence import read_evidence
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.cli.blame import blame_bundle
+from skdeploy.core.files import digest_file
 from skdeploy.errors import CardError, IntegrityError, UsageError
 from skdeploy.parity.blame import EngineStage, Stage, blame
 from skdeploy.parity.blame_chain import DEPLOY, FLOAT32, FLOAT64

@@ -11,10 +11,11 @@ import pytest
 
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Session
+from skdeploy.backends.logits import run_images
 from skdeploy.errors import DependencyError
-from skdeploy.options import TraceOptions
-from skdeploy.parity.compare import batch_invariance, compare, run_images, unproven
+from skdeploy.parity.compare import batch_invariance, compare, unproven
 from skdeploy.parity.report import Comparison
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.feeds import batches_of, feeds_of
 from skdeploy.spec import ModelSpec, Precision, TensorSpec
 from tests.conftest import TinySpec

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skdeploy.images.audit_report import Unreadable
 from skdeploy.parity.metrics import compare_logits
 from skdeploy.parity.predictions import Cache, Predictions, best_classes, cache_folder
-from skdeploy.quant.reading import Unreadable
 from skdeploy.spec import Tolerance
 
 

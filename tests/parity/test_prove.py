@@ -20,10 +20,11 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Product, Stage, load_bundle
 from skdeploy.checkpoints.load import load_network
 from skdeploy.errors import CardError, DependencyError, IntegrityError, ParityError
-from skdeploy.options import ExportOptions, TraceOptions
+from skdeploy.options import ExportOptions
 from skdeploy.parity.prove import TORCH_REFERENCE, prove
 from skdeploy.parity.report import ParityReport
 from skdeploy.parity.suites import SYNTHETIC
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.pipeline import export
 from skdeploy.progress import Silent
 from skdeploy.quant.dataset import Dataset, open_dataset

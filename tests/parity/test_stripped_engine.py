@@ -11,7 +11,7 @@ from skdeploy.backends import tensorrt
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.errors import IntegrityError
-from skdeploy.parity.prove import open_artifact
+from skdeploy.parity.runners import open_artifact
 from tests.cli.conftest import card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
 

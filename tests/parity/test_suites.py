@@ -13,7 +13,6 @@ from skdeploy.backends import onnxruntime
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Session
 from skdeploy.errors import UsageError
-from skdeploy.options import TraceOptions
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.suites import (
     ALL,
@@ -32,6 +31,7 @@ from skdeploy.parity.suites import (
     run_suite,
     synthetic,
 )
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.dataset import Dataset
 from skdeploy.spec import ModelSpec, Precision, TensorSpec, Tolerance
 from skdeploy.stages import image_sizes

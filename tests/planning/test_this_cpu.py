@@ -8,7 +8,7 @@ import pytest
 
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import save_model, trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.planning import cpu_rates
 from skdeploy.planning.cpu_rates import ConvRate, CopyRate, CpuRates, measure_rates
 from skdeploy.planning.layers import ONNXRUNTIME, fuse

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skdeploy.quant.audit import NOISE, Audit, AuditReport, TensorCoverage, moved
+from skdeploy.images.audit_report import NOISE, AuditReport, TensorCoverage
+from skdeploy.quant.audit import Audit, moved
 from skdeploy.quant.dataset import Dataset, open_dataset
 from skdeploy.quant.duplicates import Fingerprints, fingerprints
 from skdeploy.quant.labels import as_the_network_counts

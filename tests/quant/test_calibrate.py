@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skdeploy.errors import CalibrationError, UsageError
-from skdeploy.options import TraceOptions
+from skdeploy.images.audit_report import AuditReport
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.progress import Silent
-from skdeploy.quant.audit import AuditReport
 from skdeploy.quant.calibrate import EQUALIZING_IMAGES, dead_tensors
 from skdeploy.quant.dataset import Dataset, open_dataset
 from skdeploy.quant.duplicates import fingerprints

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy.errors import CalibrationError
 from skdeploy.graph.placement import place
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.identity import graph_identity, range_names
 from skdeploy.spec import ModelSpec
 from tests.conftest import TinySpec

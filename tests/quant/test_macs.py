@@ -12,7 +12,7 @@ import pytest
 from skdeploy.errors import ExportError
 from skdeploy.graph.placement import place
 from skdeploy.graph.trace import trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.macs import macs_of, share_of_macs
 from skdeploy.zoo.build import build, build_meta
 from skdeploy.zoo.cards import load_card

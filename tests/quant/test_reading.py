@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skdeploy.errors import CalibrationError
+from skdeploy.images.audit_report import Unreadable
 from skdeploy.quant import reading
 from skdeploy.quant.dataset import Dataset, open_dataset
 from skdeploy.quant.images import Crop
-from skdeploy.quant.reading import Unreadable, read_crops
+from skdeploy.quant.reading import read_crops
 from skdeploy.spec import ModelSpec
 from skdeploy.zoo.cards import read_card
 

@@ -22,7 +22,7 @@ from skdeploy.graph.naming import module_of
 from skdeploy.graph.rounding import RoundToHalf
 from skdeploy.graph.simplify import simplify
 from skdeploy.graph.trace import gate_names, trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import InputSpec
 from skdeploy.zoo.attach import attach_selective_kernels
 from skdeploy.zoo.cards import load_card

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from skdeploy.core.packaged import packaged
 from skdeploy.errors import CardError
-from skdeploy.zoo.cards import MAX_CARD_BYTES, list_cards, load_card, packaged, read_card
+from skdeploy.zoo.cards import MAX_CARD_BYTES, list_cards, load_card, read_card
 
 NAMES = [
     "shufflenet_v2_0.5x-sk", "shufflenet_v2_1.0x-sk", "simclrv2-r50_1x_sk1", "sk_resnet101", "sk_resnet50",

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from skdeploy.architecture import NetworkSpec
 from skdeploy.graph.trace import trace
-from skdeploy.options import TraceOptions
+from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.spec import InputSpec, ModelSpec
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import fold

@@ -1,0 +1,66 @@
+"""Images through a session: the one loop from images to outputs, and what makes outputs unusable."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+import numpy as np
+
+from skdeploy.backends.base import Array, Session
+from skdeploy.quant.dataset import Inputs, Pixels
+from skdeploy.quant.feeds import RUN_BATCH, batches_of, feeds_of
+from skdeploy.spec import ModelSpec
+
+
+def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
+    """What makes a comparison pointless: no logits, another shape or type, values that are not finite."""
+    logits = outputs.get("logits")
+    if logits is None:
+        return (f"no output named 'logits', only {sorted(outputs)}",)
+    if logits.shape != (images, spec.network.classes):
+        return (f"logits have shape {logits.shape}, expected {(images, spec.network.classes)}",)
+    if logits.dtype != np.float32:
+        return (f"logits are {logits.dtype}, expected float32",)
+    problems = []
+    for name, value in outputs.items():
+        broken = np.argwhere(~np.isfinite(value))
+        if len(broken):
+            problems.append(f"{len(broken)} {name} are NaN or infinite, first in image {int(broken[0, 0])}")
+    return tuple(problems)
+
+
+def run_images(session: Session, pixels: Pixels | Inputs, spec: ModelSpec, batch: int = RUN_BATCH) -> dict[str, Array]:
+    """Outputs of all images, (N, ...) each. The fill of a last batch is cut off; a wrong number of rows is left to be seen.
+
+    An engine's batches are within its profile, whatever ``batch`` says.
+    """
+    low, high = batch_limits(session)
+    batch = min(max(batch, low), high)
+    last = len(pixels) % batch
+    if 0 < last < low:
+        filled = run_images(session, np.concatenate([pixels, np.repeat(pixels[-1:], low - last, axis=0)]), spec, batch)
+        return {name: value[: len(pixels)] if len(value) >= len(pixels) else value for name, value in filled.items()}
+    parts: dict[str, list[Array]] = {}
+    for feeds, count in batches_of(pixels, spec, session.inputs, batch):
+        fed = len(feeds[session.inputs[0].name])
+        for name, value in session.run(feeds).items():
+            parts.setdefault(name, []).append(value[:count] if value.shape[:1] == (fed,) else np.atleast_1d(value))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def batch_limits(session: Session) -> tuple[int, int]:
+    """The smallest and the largest batch that a session takes: an engine's profile has limits, others have none."""
+    profile: Mapping[str, tuple[tuple[int, ...], ...]] | None = getattr(session, "profile", None)
+    if profile is None:
+        return 1, sys.maxsize
+    low, _, high = profile[session.inputs[0].name]
+    return low[0], high[0]
+
+
+def one_batch(session: Session, pixels: Pixels, spec: ModelSpec, size: int = RUN_BATCH) -> dict[str, Array]:
+    """Feeds of ``size`` images, or as near to that as the session takes; images are repeated if there are fewer."""
+    fixed = session.inputs[0].shape[0]
+    low, high = (fixed, fixed) if isinstance(fixed, int) else batch_limits(session)
+    wanted = min(max(min(size, len(pixels)), low), high)
+    return feeds_of(np.resize(pixels, (wanted, *pixels.shape[1:])), spec, session.inputs)

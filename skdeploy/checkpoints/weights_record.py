@@ -1,0 +1,23 @@
+"""Where the weights of a bundle came from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from skdeploy.spec import Frozen
+
+
+class WeightsRecord(Frozen):
+    """Where the weights came from: a checkpoint by name and digest, or a seed, which means an untrained network.
+
+    ``repo``, ``revision`` and ``commit`` are of a checkpoint from the Hugging Face Hub: the repository, what was asked for
+    (null: its default branch), and the commit that this was then.
+    """
+
+    source: Literal["checkpoint", "random"]
+    file: str | None = None
+    sha256: str | None = None
+    seed: int | None = None
+    repo: str | None = None
+    revision: str | None = None
+    commit: str | None = None

@@ -1,0 +1,191 @@
+"""What calibration images were, as the manifest keeps it, and what is wrong with them, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from skdeploy.spec import Frozen
+
+
+class Unreadable(Frozen):
+    """An image that was passed over, and why."""
+
+    name: str
+    reason: str
+
+
+USUAL: Final = 100  # images; TensorRT's guide finds about 500 enough for networks of ImageNet's 1,000 classes
+NOTABLE: Final = 0.05  # of the images: below that, an oddity of the set and not what the ranges are made from
+MOVED: Final = 0.05  # of a threshold: 5 % more range costs 0.4 dB of SQNR, which is not noticed
+ALPHA: Final = "alpha dropped"
+FRAMES: Final = "first of several frames"
+TURNED: Final = "EXIF orientation"
+NOISE: Final = "calibrated on random noise: its ranges are meaningless for accuracy, fit for timing only; give --calib"
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Found(Frozen):
+    """How many images, and the first few by name."""
+
+    count: int
+    names: Names
+
+
+class Pairs(Frozen):
+    """How many images have a mate, and the first few with theirs."""
+
+    count: int
+    pairs: Annotated[tuple[Annotated[tuple[str, str], Field(strict=False)], ...], Field(strict=False)]
+
+
+class ClassCoverage(Frozen):
+    """How many of the network's classes have images, and how many the rarest and the commonest of these have.
+
+    ``missing`` are the first without: names where the classes have them, numbers where they do not. It is empty where the
+    labels are those of class folders that were not matched with the network's classes: then it is not known which are missing.
+    """
+
+    covered: int
+    total: int
+    fewest: int
+    most: int
+    missing: Names
+
+
+class Overlap(Frozen):
+    """Calibration images that are also among those which accuracy is measured on."""
+
+    dataset: str
+    images: int
+    exact: Pairs
+    near: Pairs
+
+
+class TensorCoverage(Frozen):
+    """A tensor whose threshold (its largest quantised magnitude) was ``early`` after 3/4 of the images, ``final`` after all."""
+
+    name: str
+    early: float
+    final: float
+
+
+class AuditReport(Frozen):
+    """The calibration images. Counts are of the images used; ``asked`` is --calib-num, ``converted`` counts by what was done.
+
+    ``clipped`` are images with more than a quarter of their values at 255; ``enlarged`` those smaller than the card's resize;
+    ``near`` those that look like an earlier one, exact duplicates not among them; ``coverage`` the tensors whose thresholds
+    were still moving in the last quarter of the images; ``notes``: those of the data set, on images that it does not have.
+    """
+
+    dataset: str
+    random: bool
+    asked: int
+    used: int
+    unreadable: Annotated[tuple[Unreadable, ...], Field(strict=False)]
+    classes: ClassCoverage | None
+    exact: Pairs
+    near: Pairs
+    overlap: Overlap | None
+    constant: Found
+    clipped: Found
+    enlarged: Found
+    converted: dict[str, int]
+    coverage: Annotated[tuple[TensorCoverage, ...], Field(strict=False)] = ()
+    notes: Names = ()
+
+    def warnings(self) -> tuple[str, ...]:
+        """What makes these images a poor guide to the field, a sentence each; most serious first."""
+        if self.random:
+            return (NOISE,)
+        return (
+            *self.notes,
+            *self._count_warnings(),
+            *self._duplicate_warnings(),
+            *self._image_warnings(),
+            *self._coverage_warnings(),
+        )
+
+    def _count_warnings(self) -> Iterable[str]:
+        if self.used < USUAL:
+            yield (
+                f"{_images(self.used)}: ranges will not cover what the network sees in the field; {USUAL} to 500 is usual"
+            )
+        if self.unreadable:
+            first = self.unreadable[0]
+            yield f"{_images(len(self.unreadable))} could not be read and were left out, first {first.name}: {first.reason}"
+        if self.classes is None or self.classes.covered == self.classes.total:
+            return
+        absent = self.classes.total - self.classes.covered
+        named = f": {_first(self.classes.missing, absent)}" if self.classes.missing else ""
+        if self.used < self.classes.total:
+            yield f"{absent} of {self.classes.total} classes have no image: {self.used} images cannot cover them all{named}"
+        else:
+            yield f"{absent} of {self.classes.total} classes have no image{named}"
+
+    def _duplicate_warnings(self) -> Iterable[str]:
+        if self.overlap is not None and (self.overlap.exact.count or self.overlap.near.count):
+            exact, near = self.overlap.exact, self.overlap.near
+            example = (exact.pairs or near.pairs)[0]
+            yield (
+                f"shares {_images(exact.count)} with {self.overlap.dataset}, and {near.count} more nearly "
+                f"(first: {example[0]} and {example[1]}): the accuracy measured on it is too good"
+            )
+        if self.exact.count:
+            first, second = self.exact.pairs[0]
+            yield f"{_images(self.exact.count)} the same as an earlier one (first: {second} and {first})"
+        if self.near.count > NOTABLE * self.used:
+            first, second = self.near.pairs[0]
+            yield f"{_images(self.near.count)} nearly the same as an earlier one (first: {second} and {first})"
+
+    def _image_warnings(self) -> Iterable[str]:
+        if self.constant.count:
+            yield f"{_images(self.constant.count)} of one colour: {_first(self.constant.names, self.constant.count)}"
+        if self.clipped.count > NOTABLE * self.used:
+            yield (
+                f"{_images(self.clipped.count)} with more than a quarter of the values at 255: overexposed, or on white; "
+                f"first {self.clipped.names[0]}"
+            )
+        if self.enlarged.count > NOTABLE * self.used:
+            yield (
+                f"{_images(self.enlarged.count)} smaller than the card's resize and enlarged, so smoother than in the field; "
+                f"first {self.enlarged.names[0]}"
+            )
+        if self.converted.get(ALPHA):
+            yield (
+                f"{_images(self.converted[ALPHA])} with transparency, which is dropped as training pipelines do: "
+                "what is hidden below it is seen"
+            )
+        if turned := self.converted.get(f"{TURNED} ignored"):
+            yield (
+                f"{_images(turned)} with an EXIF orientation, which is ignored as the loaders of timm and torchvision do; if "
+                'the training turned them upright, say exif = "apply" under [preprocess] in the card'
+            )
+        if turned := self.converted.get(f"{TURNED} applied"):
+            yield f"{_images(turned)} turned by their EXIF orientation, as the card says"
+
+    def _coverage_warnings(self) -> Iterable[str]:
+        if self.coverage:
+            most = max(self.coverage, key=_movement)
+            yield (
+                f"the thresholds of {len(self.coverage)} tensor(s) moved by more than {MOVED:.0%} in the last quarter of the "
+                f"images (most: {most.name}, {most.early:.4g} to {most.final:.4g}): more images would move them further"
+            )
+
+
+def _movement(tensor: TensorCoverage) -> float:
+    """Relative to the early threshold; infinite for one that was 0 and is not."""
+    change = abs(tensor.final - tensor.early)
+    if not change:
+        return 0.0
+    return change / abs(tensor.early) if tensor.early else float("inf")
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def _first(names: tuple[str, ...], count: int) -> str:
+    return ", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else "")
