@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 from skdeploy.backends.onnxruntime import load_graph, open_session
+from skdeploy.core.spec import CalibrationMethod
+from skdeploy.images.dataset import open_dataset
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
-from skdeploy.quant.dataset import open_dataset
 from skdeploy.quant.ranges import Algorithm
-from skdeploy.spec import CalibrationMethod
 from skdeploy.zoo.cards import load_card
 
 

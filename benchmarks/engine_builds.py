@@ -28,24 +28,24 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe
-from skdeploy import int8_stages, stages
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import bundle_for_writing
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.core.errors import SkdeployError
 from skdeploy.core.files import digest_file, digest_json, write_text
 from skdeploy.core.packaged import packaged
+from skdeploy.core.progress import Silent
+from skdeploy.core.spec import CalibrationMethod, ModelSpec, Precision
 from skdeploy.engines import tensorrt_rtx
 from skdeploy.engines._build import EngineReport
 from skdeploy.engines.options import BatchProfile, BuildOptions
-from skdeploy.errors import SkdeployError
-from skdeploy.int8_options import Int8Options
-from skdeploy.options import DEFAULT_PROFILE, ExportOptions
-from skdeploy.pipeline import Line, enter
-from skdeploy.progress import Silent
-from skdeploy.quant.dataset import photographs
+from skdeploy.images.dataset import photographs
+from skdeploy.line import int8_stages, stages
+from skdeploy.line.export import Line, enter
+from skdeploy.line.int8_options import Int8Options
+from skdeploy.line.options import DEFAULT_PROFILE, ExportOptions
+from skdeploy.line.sources import find_source
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm
-from skdeploy.sources import find_source
-from skdeploy.spec import CalibrationMethod, ModelSpec, Precision
 from skdeploy.zoo.cards import read_card
 
 ROOT: Final = Path(__file__).resolve().parents[1]

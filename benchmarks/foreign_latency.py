@@ -23,10 +23,10 @@ import onnx
 import onnxsim
 
 from benchmarks.select_latency import AT_MOST, ROUNDS, WARM_UP, session
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.select import RewriteSelect
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import save_model
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.select import RewriteSelect
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import save_model
 
 PEERS_PYTHON: Final = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 BUILDERS: Final = {

@@ -17,9 +17,9 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime as ort
 
-from skdeploy.backends import cpu
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import save_model, trace
+from skdeploy.core import cpu
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import save_model, trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.planning.cpu_rates import measure_rates
 from skdeploy.planning.layers import ONNXRUNTIME, fuse

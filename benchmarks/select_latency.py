@@ -21,8 +21,8 @@ import onnxsim
 import torch
 from torch import Tensor, nn
 
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import save_model, trace
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import save_model, trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.build import build, initialise
 from skdeploy.zoo.cards import load_card

@@ -7,14 +7,14 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from skdeploy.backends import cpu
+from skdeploy.core import cpu
 from skdeploy.core.version import __version__
 
 if TYPE_CHECKING:
     from skdeploy.bundle.folder import load_bundle as load_bundle
-    from skdeploy.options import ExportOptions as ExportOptions
-    from skdeploy.pipeline import export as export
-    from skdeploy.pipeline import verify as verify
+    from skdeploy.line.export import export as export
+    from skdeploy.line.export import verify as verify
+    from skdeploy.line.options import ExportOptions as ExportOptions
     from skdeploy.zoo.attach import attach_selective_kernels as attach_selective_kernels
 
 __all__ = ["ExportOptions", "__version__", "attach_selective_kernels", "export", "load_bundle", "verify"]
@@ -27,10 +27,10 @@ if (limit := cpu.thread_limit()) is not None:  # torch and numpy see no CPU quot
 
 _HOMES = {
     "attach_selective_kernels": "skdeploy.zoo.attach",
-    "ExportOptions": "skdeploy.options",
-    "export": "skdeploy.pipeline",
+    "ExportOptions": "skdeploy.line.options",
+    "export": "skdeploy.line.export",
     "load_bundle": "skdeploy.bundle.folder",
-    "verify": "skdeploy.pipeline",
+    "verify": "skdeploy.line.export",
 }
 
 
@@ -38,7 +38,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'skdeploy' has no attribute {name!r}")
     if name == "attach_selective_kernels":
-        from skdeploy.export_packages import require_export
+        from skdeploy.core.packages import require_export
 
         require_export("torch")
     return getattr(import_module(_HOMES[name]), name)

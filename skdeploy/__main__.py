@@ -9,8 +9,13 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from skdeploy.errors import IntegrityError, SkdeployError, UsageError
-from skdeploy.interruption import INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, Termination, termination_raises
+from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError
+from skdeploy.core.interruption import (
+    INTERRUPTED_EXIT_CODE,
+    TERMINATED_EXIT_CODE,
+    Termination,
+    termination_raises,
+)
 
 BUG_EXIT_CODE = 1
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
-from skdeploy.backends import cpu, cuda
 from skdeploy.backends.base import backend
+from skdeploy.core import cpu
+from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
+from skdeploy.devices import cuda
 from skdeploy.passes.trace_options import TraceOptions
 from tests import file_modes
 

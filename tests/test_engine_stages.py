@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.engine_stages import fitted
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec
 from skdeploy.engines.options import BatchProfile, BuildOptions
-from skdeploy.errors import UsageError
-from skdeploy.spec import ModelSpec
+from skdeploy.line.engine_stages import fitted
 from skdeploy.zoo.cards import read_card
 
 

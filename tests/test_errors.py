@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from skdeploy import errors
 from skdeploy.__main__ import main
+from skdeploy.core import errors
 
 CODES = {
     errors.UsageError: 2,
@@ -45,7 +45,7 @@ def test_the_command_ends_with_the_code_of_the_error(
     def fail() -> None:
         raise kind("it broke [/here]", advice="mend it")
 
-    monkeypatch.setattr("skdeploy.diagnosis.diagnose", fail)
+    monkeypatch.setattr("skdeploy.inspect.diagnosis.diagnose", fail)
     monkeypatch.setattr(sys, "argv", ["skdeploy", "doctor"])
     with pytest.raises(SystemExit) as end:
         main()

@@ -16,14 +16,14 @@ import tomli_w
 import torch
 from torch import nn
 
-from skdeploy.errors import CardError, UsageError, WeightsError
-from skdeploy.init_card import init_card
-from skdeploy.options import ExportOptions
-from skdeploy.parity.evaluate import EvaluationOptions, compare, evaluate
-from skdeploy.pipeline import export, run_line
-from skdeploy.quant.dataset import normalise
-from skdeploy.sources import find_source
-from skdeploy.spec import Target
+from skdeploy.accuracy.evaluate import EvaluationOptions, compare, evaluate
+from skdeploy.core.errors import CardError, UsageError, WeightsError
+from skdeploy.core.spec import Target
+from skdeploy.images.dataset import normalise
+from skdeploy.line.export import export, run_line
+from skdeploy.line.init_card import init_card
+from skdeploy.line.options import ExportOptions
+from skdeploy.line.sources import find_source
 from skdeploy.zoo.cards import load_interface_card, read_card
 from tests.graph import foreign
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from skdeploy.interruption import Terminated, termination_raises
+from skdeploy.core.interruption import Terminated, termination_raises
 
 
 def test_sigterm_raises_what_ctrl_c_handlers_catch_and_the_old_handler_comes_back() -> None:

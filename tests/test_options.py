@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.options import ExportOptions
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec, Precision, Target
+from skdeploy.line.options import ExportOptions
 from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET, TraceOptions
-from skdeploy.spec import ModelSpec, Precision, Target
 from skdeploy.zoo.cards import read_card
 
 PLAIN = ExportOptions("tiny")

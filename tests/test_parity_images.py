@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skdeploy.int8_options import CalibrationOptions, Int8Options
-from skdeploy.options import ExportOptions
-from skdeploy.parity_images import images_of_export
-from skdeploy.quant.dataset import ImageError
-from skdeploy.spec import ModelSpec, Precision
+from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.images.dataset import ImageError
+from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.options import ExportOptions
+from skdeploy.line.parity_images import images_of_export
 from skdeploy.zoo.cards import read_card
 
 SPEC: ModelSpec = read_card(Path(__file__).parent / "fixtures/tiny.toml")

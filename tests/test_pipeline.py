@@ -12,10 +12,10 @@ import pytest
 from safetensors.torch import save_file
 
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.errors import ParityError, PrecisionError
-from skdeploy.options import ExportOptions
-from skdeploy.pipeline import export, verify
-from skdeploy.spec import Precision, Target
+from skdeploy.core.errors import ParityError, PrecisionError
+from skdeploy.core.spec import Precision, Target
+from skdeploy.line.export import export, verify
+from skdeploy.line.options import ExportOptions
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet

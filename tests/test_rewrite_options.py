@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.options import ExportOptions
+from skdeploy.core.errors import UsageError
+from skdeploy.line.options import ExportOptions
 from skdeploy.passes.trace_options import TraceOptions
 
 

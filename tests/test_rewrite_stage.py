@@ -13,13 +13,13 @@ from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bench.subjects import int8_kernels_refused
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.bundle.report_findings import read_findings
-from skdeploy.bundle.report_line import export_command, line_section
-from skdeploy.bundle.report_verdict import key_figures
-from skdeploy.options import ExportOptions
-from skdeploy.parity.runners import last_graph
-from skdeploy.pipeline import export
-from skdeploy.spec import Precision, Target
+from skdeploy.bundle.runners import last_graph
+from skdeploy.core.spec import Precision, Target
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
+from skdeploy.report.findings import read_findings
+from skdeploy.report.line import export_command, line_section
+from skdeploy.report.verdict import key_figures
 from tests.conftest import FAST
 from tests.parity.faulty import CARD, bundle_of
 

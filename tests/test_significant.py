@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skdeploy.significant import significant
+from skdeploy.core.significant import significant
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.errors import IntegrityError, UsageError, WeightsError
-from skdeploy.options import ExportOptions
+from skdeploy.core.errors import IntegrityError, UsageError, WeightsError
+from skdeploy.core.progress import Silent
+from skdeploy.core.spec import Precision, Target
+from skdeploy.line.export import export, verify
+from skdeploy.line.options import ExportOptions
+from skdeploy.line.sources import find_source
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.pipeline import export, verify
-from skdeploy.progress import Silent
-from skdeploy.sources import find_source
-from skdeploy.spec import Precision, Target
 from tests.graph import foreign
 
 

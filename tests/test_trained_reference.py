@@ -13,8 +13,8 @@ from skdeploy.backends.logits import run_images
 from skdeploy.checkpoints.importing import import_checkpoint
 from skdeploy.checkpoints.load import find_weights
 from skdeploy.core.packaged import packaged
-from skdeploy.quant.dataset import open_dataset
-from skdeploy.spec import ModelSpec, Precision, Target
+from skdeploy.core.spec import ModelSpec, Precision, Target
+from skdeploy.images.dataset import open_dataset
 from skdeploy.zoo.cards import load_card
 
 MIN_ACCURACY = 92.5  # what the project asks of the reference, on 10,000 images; see the card for what was measured

@@ -16,13 +16,13 @@ import torch
 
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.checkpoints.convert import convert
-from skdeploy.errors import ParityError, UsageError, WeightsError
-from skdeploy.int8_options import CalibrationOptions, Int8Options
-from skdeploy.options import ExportOptions
-from skdeploy.parity.verification import VerifyOptions, verify
+from skdeploy.core.errors import ParityError, UsageError, WeightsError
+from skdeploy.core.spec import Precision, Target
+from skdeploy.line.export import Export, export, run_line
+from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.options import ExportOptions
+from skdeploy.line.verification import VerifyOptions, verify
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.pipeline import Export, export, run_line
-from skdeploy.spec import Precision, Target
 from tests.checkpoints.cifar_network import trained
 
 NETWORK = trained()

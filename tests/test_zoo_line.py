@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skdeploy import ExportOptions, export
-from skdeploy.spec import Precision
+from skdeploy.core.spec import Precision
 from skdeploy.zoo.cards import list_cards
 
 CARDS = [spec.name for spec, _ in list_cards()]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from skdeploy.accuracy.gate import NotEvaluated
 from skdeploy.backends.base import Session
-from skdeploy.errors import DependencyError
-from skdeploy.parity.accuracy import NotEvaluated
-from skdeploy.parity.runners import Runner
+from skdeploy.bundle.runners import Runner
+from skdeploy.core.errors import DependencyError
 
 
 def open_all(

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from skdeploy.errors import UsageError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec
 
 PAPER_SCALES: Final = (1.0, 1.25, 1.5, 1.75, 2.0)
 MAX_SCALE: Final = 4.0  # a sixteenth of the image is left

@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skdeploy.architecture import GraphSpec, ModuleSpec
 from skdeploy.attention.enlarge import DEFINITION, PAPER_SCALES, check_scales, enlarged
 from skdeploy.attention.gates import AttentionReader, Gate, find_gates
 from skdeploy.attention.report import AttentionReport, MeasuredGraph
@@ -25,15 +24,16 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import MODEL
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.core.architecture import GraphSpec, ModuleSpec
+from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.progress import Progress, Silent
+from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.audit_report import Unreadable
-from skdeploy.progress import Progress, Silent
-from skdeploy.quant.dataset import check_count, default_dataset, open_dataset
-from skdeploy.quant.feeds import RUN_BATCH
-from skdeploy.quant.images import Pixels
-from skdeploy.quant.reading import read_crops
-from skdeploy.quant.selection import select
-from skdeploy.spec import ModelSpec, Precision
+from skdeploy.images.dataset import check_count, default_dataset, open_dataset
+from skdeploy.images.decoding import Pixels
+from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.images.reading import read_crops
+from skdeploy.images.selection import select
 from skdeploy.zoo.assumed import require_preprocessing
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from skdeploy.attention.interval import half_width
 from skdeploy.attention.report import AttentionReport, Curve, UnitAttention
+from skdeploy.core.errors import UsageError
 from skdeploy.core.files import written_whole
-from skdeploy.errors import UsageError
-from skdeploy.export_packages import require
+from skdeploy.core.packages import require
 
 Axes = Any
 Order = NDArray[np.intp]

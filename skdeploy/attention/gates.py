@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import open_model
-from skdeploy.errors import IntegrityError, ParityError
-from skdeploy.graph.naming import module_of
-from skdeploy.graph.trace import attention_name
-from skdeploy.quant.feeds import batches_of
-from skdeploy.quant.images import Pixels
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import IntegrityError, ParityError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.decoding import Pixels
+from skdeploy.images.feeds import batches_of
+from skdeploy.ir.naming import module_of
+from skdeploy.passes.trace import attention_name
 
 Attention = NDArray[np.float64]  # (N, M, C)
 

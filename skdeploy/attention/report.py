@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from skdeploy.core.spec import Frozen, Precision
 from skdeploy.images.audit_report import Unreadable
-from skdeploy.spec import Frozen, Precision
 
 Numbers = Annotated[tuple[float, ...], Field(strict=False)]
 

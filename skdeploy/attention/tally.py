@@ -8,12 +8,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from skdeploy.architecture import GraphSpec, ModuleSpec
 from skdeploy.attention.gates import Attention, Gate
 from skdeploy.attention.interval import half_width
 from skdeploy.attention.report import Activity, Agreement, Curve, Growth, Profile, UnitAttention
-from skdeploy.errors import IntegrityError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.architecture import GraphSpec, ModuleSpec
+from skdeploy.core.errors import IntegrityError
+from skdeploy.core.spec import ModelSpec
 
 Vector = NDArray[np.float64]
 

@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Final, cast
 
 from skdeploy import engines
-from skdeploy.backends import cuda
 from skdeploy.backends.base import Array, Session, validate_feeds
 from skdeploy.backends.device_memory import Driver, Gpu, load_driver
 from skdeploy.backends.execution import BoundPlan, Execution
 from skdeploy.backends.profiles import Profile, dimension
+from skdeploy.core.errors import DependencyError, EngineError, IntegrityError, UsageError
+from skdeploy.core.packages import Availability
+from skdeploy.core.spec import TensorSpec
+from skdeploy.devices import cuda
 from skdeploy.engines._api import Compiler, Engine, Runtime, ValidatesPlans, dtype_name
 from skdeploy.engines._build import known_capabilities
 from skdeploy.engines._log import capture
 from skdeploy.engines._made import runtime
 from skdeploy.engines.compatibility import BuiltFor, require_compatible
 from skdeploy.engines.refit import refit
-from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
-from skdeploy.export_packages import Availability
-from skdeploy.spec import TensorSpec
 
 # What TensorRT and numpy both have.
 _NUMPY_DTYPES: Final = ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")

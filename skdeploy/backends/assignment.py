@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from skdeploy.errors import EngineError
+from skdeploy.core.errors import EngineError
 
 if TYPE_CHECKING:
     import onnx_ir as ir

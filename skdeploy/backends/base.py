@@ -16,9 +16,9 @@ from typing import Any, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from skdeploy.errors import UsageError
-from skdeploy.export_packages import Availability
-from skdeploy.spec import TensorSpec
+from skdeploy.core.errors import UsageError
+from skdeploy.core.packages import Availability
+from skdeploy.core.spec import TensorSpec
 
 Array = NDArray[Any]
 

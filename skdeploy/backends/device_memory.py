@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
-from skdeploy.backends import cuda
 from skdeploy.backends.base import Array
-from skdeploy.errors import DependencyError, EngineError
-from skdeploy.export_packages import require
+from skdeploy.core.errors import DependencyError, EngineError
+from skdeploy.core.packages import require
+from skdeploy.devices import cuda
 
 EXTRA: Final = "plans"
 # What no other engine or smaller batch would change: the driver or the device itself does not serve this process (cuda.h).

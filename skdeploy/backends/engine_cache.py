@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.files import digest_file, write_error, write_text
-from skdeploy.errors import IntegrityError, UsageError
 
 DIGESTS: Final = "digests.json"
 LOCK: Final = ".lock"

@@ -11,11 +11,11 @@ from typing import Final, NamedTuple, Self
 from skdeploy.backends.base import Array
 from skdeploy.backends.device_memory import Buffer, Event, Gpu, Graph
 from skdeploy.backends.profiles import Profile, choose_profile
+from skdeploy.core.errors import EngineError, UsageError
+from skdeploy.core.spec import TensorSpec
 from skdeploy.engines._api import Compiler, Engine, ExecutionContext
 from skdeploy.engines._log import Log, capture
 from skdeploy.engines._made import MEMORY, made
-from skdeploy.errors import EngineError, UsageError
-from skdeploy.spec import TensorSpec
 
 MS_PER_SECOND: Final = 1e3
 

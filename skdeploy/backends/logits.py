@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from skdeploy.backends.base import Array, Session
-from skdeploy.quant.dataset import Inputs, Pixels
-from skdeploy.quant.feeds import RUN_BATCH, batches_of, feeds_of
-from skdeploy.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.dataset import Inputs, Pixels
+from skdeploy.images.feeds import RUN_BATCH, batches_of, feeds_of
 
 
 def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from skdeploy.backends import assignment, cpu
+from skdeploy.backends import assignment
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.profiles import choose_profile
+from skdeploy.core import cpu
+from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.files import digest_file
-from skdeploy.errors import ExportError, UsageError
-from skdeploy.export_packages import Availability, require
-from skdeploy.spec import TensorSpec
+from skdeploy.core.packages import Availability, require
+from skdeploy.core.spec import TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -137,9 +138,9 @@ def open_session(
     """Opens an ONNX file. ``also`` names inner tensors to return as outputs too.
 
     On the CPU the session computes what the graph says, which is what parity is measured with, and ONNX Runtime by itself does
-    not: FP16 tensors are rounded (``graph/rounding.py``), and Q/DQ are arithmetic of their own. By default it makes INT8
-    kernels of DQ-Conv-Q, whose 16-bit sums saturate on CPUs without VNNI (``graph/emulation.py`` finds out). Here, integers are
-    dequantized, those of weights once, when the session is opened, and convolutions are FP32.
+    not: FP16 tensors are rounded (``backends/rounding.py``), and Q/DQ are arithmetic of their own. By default it makes INT8
+    kernels of DQ-Conv-Q, whose 16-bit sums saturate on CPUs without VNNI (``backends/emulation.py`` finds out). Here, integers
+    are dequantized, those of weights once, when the session is opened, and convolutions are FP32.
 
     ``optimised`` runs the graph as a user's ONNX Runtime does, with its default options and without any rounding of ours. For
     INT8 with FP16 left, that is broken in 1.32 (``BIAS_QUANTIZER``): users must set ``session.disable_quant_qdq`` to 1.
@@ -168,7 +169,7 @@ def open_model(
 ) -> OnnxRuntimeSession:
     """``open_session`` for a graph in memory, which is changed. ``shown`` is what errors call it."""
     if provider == "cpu" and not optimised and _has_half(model):
-        from skdeploy.graph.rounding import RoundToHalf
+        from skdeploy.backends.rounding import RoundToHalf
 
         RoundToHalf()(model)
     if also:
@@ -248,7 +249,7 @@ def _create_on_gpu(
 
 def load_graph(path: Path) -> ir.Model:
     """Reads an ONNX file. Raises IntegrityError if it is missing, broken or not valid ONNX, ExportError if it is too large."""
-    from skdeploy.graph.onnx_file import read_graph
+    from skdeploy.ir.onnx_file import read_graph
 
     return read_graph(path)
 

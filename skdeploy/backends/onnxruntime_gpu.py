@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, get_args
 
 from skdeploy import engines
-from skdeploy.backends import cuda
 from skdeploy.backends.engine_cache import default_root
+from skdeploy.core.errors import UsageError
 from skdeploy.core.files import digest_json
-from skdeploy.errors import UsageError
-from skdeploy.spec import TensorSpec
+from skdeploy.core.spec import TensorSpec
+from skdeploy.devices import cuda
 
 CUDA: Final = "onnxruntime-cuda"
 TENSORRT: Final = "onnxruntime-tensorrt"

@@ -8,7 +8,7 @@ from typing import Final
 from skdeploy.backends import onnxruntime, onnxruntime_gpu, provider_problems
 from skdeploy.backends.base import Session
 from skdeploy.backends.onnxruntime_gpu import TensorRTOptions
-from skdeploy.export_packages import Availability
+from skdeploy.core.packages import Availability
 
 NAME: Final = onnxruntime_gpu.TENSORRT
 FORMAT: Final = "onnx"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
 
 IMAGE_DIMENSIONS: Final = ("batch", "channels", "height", "width")
 

@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Any, Final
 
 from skdeploy import engines
-from skdeploy.backends import cuda
 from skdeploy.backends.onnxruntime_gpu import TF32_OVERRIDE, CudaOptions, GpuOptions, TensorRTOptions
-from skdeploy.errors import DependencyError, EngineError, SkdeployError, UsageError
-from skdeploy.export_packages import Availability, require
+from skdeploy.core.errors import DependencyError, EngineError, SkdeployError, UsageError
+from skdeploy.core.packages import Availability, require
+from skdeploy.devices import cuda
 
 INSTALL: Final = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"  # one of them, not both
 LIBRARIES: Final = (

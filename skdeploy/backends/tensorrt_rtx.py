@@ -6,8 +6,8 @@ from pathlib import Path
 
 from skdeploy.backends import _plan_runner
 from skdeploy.backends._plan_runner import PlanSession
+from skdeploy.core.packages import Availability
 from skdeploy.engines.compatibility import BuiltFor
-from skdeploy.export_packages import Availability
 
 NAME = "tensorrt_rtx"
 FORMAT = "engine"

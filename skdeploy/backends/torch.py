@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from skdeploy.backends.base import Array, Session
-from skdeploy.errors import DependencyError, UsageError
-from skdeploy.export_packages import ADVICE, EXTRAS, Availability, require
-from skdeploy.spec import ModelSpec, TensorSpec
+from skdeploy.core.errors import DependencyError, UsageError
+from skdeploy.core.packages import ADVICE, EXTRAS, Availability, require
+from skdeploy.core.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from typing import Final
 from skdeploy.backends import onnxruntime_gpu
 from skdeploy.bench.statistics import Ratio, inverted
 from skdeploy.bench.subjects import Subject
-from skdeploy.spec import Precision
+from skdeploy.core.spec import Precision
 
 # Where FP16 has kernels of its own.
 FP16_BACKENDS: Final = (*onnxruntime_gpu.DEFAULTS, "tensorrt", "tensorrt_rtx")

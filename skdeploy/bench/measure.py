@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from skdeploy.backends import cpu, onnxruntime
+from skdeploy.backends import onnxruntime
 from skdeploy.bench.int8_verdict import int8_verdict, is_same_network
-from skdeploy.bench.machine_state import MachineState, Watch
 from skdeploy.bench.memory import require_memory
 from skdeploy.bench.report import BatchLatency, BenchReport, Comparison, LatencyReport, Measured
 from skdeploy.bench.statistics import percentiles, ratio_of
@@ -19,10 +18,12 @@ from skdeploy.bench.subjects import Subject, check_output, choose, opened
 from skdeploy.bench.timing import Timed, timed
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import require_receipts, this_device, write_receipt
-from skdeploy.errors import UsageError
-from skdeploy.parity.runners import Runner, fp32_graph
-from skdeploy.progress import Progress
-from skdeploy.spec import Precision
+from skdeploy.bundle.runners import Runner, fp32_graph
+from skdeploy.core import cpu
+from skdeploy.core.errors import UsageError
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import Precision
+from skdeploy.devices.machine_state import MachineState, Watch
 
 SECONDS: Final = 3.0
 SECONDS_AT_MOST: Final = 3600.0

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy.backends.base import Array
-from skdeploy.engines import jetson
-from skdeploy.errors import ExportError, UsageError
-from skdeploy.spec import InputSpec, Precision
+from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.core.spec import InputSpec, Precision
+from skdeploy.devices import jetson
 
 # Inputs below this share of what is free are not looked at: a network's largest maps are some tens of times its images.
 LITTLE: Final = 0.01

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from skdeploy.bench.machine_state import MachineState
 from skdeploy.bench.statistics import Percentiles, Ratio
-from skdeploy.spec import Frozen, Precision
+from skdeploy.core.spec import Frozen, Precision
+from skdeploy.devices.machine_state import MachineState
 
 
 class BatchLatency(Frozen):

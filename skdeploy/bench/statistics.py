@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from skdeploy.spec import Frozen
+from skdeploy.core.spec import Frozen
 
 Verdict = Literal["faster", "slower", "no difference"]
 

@@ -11,15 +11,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from skdeploy.backends import cpu, onnxruntime, onnxruntime_gpu
+from skdeploy.backends import onnxruntime, onnxruntime_gpu
 from skdeploy.backends.assignment import LAYERS
 from skdeploy.backends.base import BACKENDS, Array, Session, backend
 from skdeploy.bench.timing import Infer, Run, host_timed
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import DependencyError, ExportError, UsageError
-from skdeploy.parity.runners import GRAPH_BACKENDS, TORCH, Runner, engines_of, last_graph, runner_named
-from skdeploy.spec import InputSpec, Precision, TensorSpec
+from skdeploy.bundle.runners import GRAPH_BACKENDS, TORCH, Runner, engines_of, last_graph, runner_named
+from skdeploy.core import cpu
+from skdeploy.core.errors import DependencyError, ExportError, UsageError
+from skdeploy.core.spec import InputSpec, Precision, TensorSpec
 
 # Its quantized operators are QuantizeLinear, DequantizeLinear and MatMulInteger: github.com/microsoft/onnxruntime, docs/FAQ.md.
 CUDA_EMULATES: Final = "its CUDA provider has none for convolutions; use onnxruntime-tensorrt or an engine"
@@ -206,7 +207,7 @@ def _opened_on_cpu(runner: Runner, threads: int) -> Iterator[Subject]:
         with onnxruntime.OnnxRuntimeSession(path, "cpu", threads, config=onnxruntime.EXACT) as session:
             yield Subject(runner, session, "session.disable_quant_qdq=1", threads, False, emulated)
         return
-    from skdeploy.graph.emulation import int8_layers
+    from skdeploy.backends.emulation import int8_layers
 
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -223,7 +224,7 @@ def _opened_on_cpu(runner: Runner, threads: int) -> Iterator[Subject]:
 
 def int8_kernels_refused(artifact: Artifact) -> str:
     """Why an INT8 graph is not to be run with ONNX Runtime's INT8 kernels on the CPU: they compute wrong. Empty if it may."""
-    from skdeploy.graph.emulation import saturates
+    from skdeploy.backends.emulation import saturates
 
     if artifact.details["fallback"] == "fp16":  # written by the stage int8
         return (

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from skdeploy.core.files import digest_json
-from skdeploy.spec import Frozen, InnerPath, Precision, TensorSpec
+from skdeploy.core.spec import Frozen, InnerPath, Precision, TensorSpec
 
 
 class Provenance(Frozen):

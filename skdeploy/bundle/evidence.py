@@ -15,11 +15,11 @@ from pydantic import Field, JsonValue, ValidationError
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.files import write_text
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import Frozen
 from skdeploy.core.version import __version__
-from skdeploy.errors import IntegrityError, UsageError
-from skdeploy.progress import Progress
-from skdeploy.spec import Frozen
 
 FOLDER: Final = "evidence"
 MAX_BYTES: Final = 64 << 20  # a report of a large network has a few megabytes

@@ -14,9 +14,9 @@ from pydantic import JsonValue, ValidationError
 
 from skdeploy.bundle.artifact import Artifact, Provenance, stage_key, tool_versions
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError
 from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, write_error, write_text, written_whole
-from skdeploy.errors import IntegrityError, SkdeployError, UsageError
-from skdeploy.spec import Assumption, ModelSpec, Precision, TensorSpec
+from skdeploy.core.spec import Assumption, ModelSpec, Precision, TensorSpec
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"

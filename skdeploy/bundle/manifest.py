@@ -9,7 +9,7 @@ from pydantic import Field
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.checkpoints.weights_record import WeightsRecord
-from skdeploy.spec import Assumption, Frozen, ModelSpec, Precision
+from skdeploy.core.spec import Assumption, Frozen, ModelSpec, Precision
 
 
 class Manifest(Frozen):

@@ -20,13 +20,13 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 
 from pydantic import Field, JsonValue, ValidationError
 
-from skdeploy.backends import cuda
 from skdeploy.bundle.artifact import Artifact, tool_versions
 from skdeploy.bundle.folder import Bundle
+from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.files import digest_json, write_error, write_text
+from skdeploy.core.spec import Frozen, InnerPath
 from skdeploy.core.version import __version__
-from skdeploy.errors import DependencyError, IntegrityError
-from skdeploy.spec import Frozen, InnerPath
+from skdeploy.devices import cuda
 
 FOLDER: Final = "receipts"
 MAX_BYTES: Final = 16 << 20  # latencies and layers of a large network are some hundred kilobytes

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from skdeploy.errors import WeightsError
+from skdeploy.core.errors import WeightsError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skdeploy.errors import WeightsError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import WeightsError
+from skdeploy.core.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,10 +13,10 @@ from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_w
 from skdeploy.checkpoints.prefixes import without_prefix
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.checkpoints.recognise import OWN_KEYS, known
+from skdeploy.core.errors import UsageError, WeightsError
 from skdeploy.core.files import digest_file, write_text, written_whole
-from skdeploy.errors import UsageError, WeightsError
-from skdeploy.export_packages import require_export
-from skdeploy.spec import Assumption, ModelSpec, Reference, WeightsSpec
+from skdeploy.core.packages import require_export
+from skdeploy.core.spec import Assumption, ModelSpec, Reference, WeightsSpec
 from skdeploy.zoo.assumed import assumptions_of
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.write_card import card_text

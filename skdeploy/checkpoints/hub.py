@@ -16,10 +16,10 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from skdeploy.checkpoints.read import MAX_FILE_BYTES
+from skdeploy.core.errors import WeightsError
 from skdeploy.core.files import UNWRITABLE, digest_file
+from skdeploy.core.packages import require
 from skdeploy.core.version import __version__
-from skdeploy.errors import WeightsError
-from skdeploy.export_packages import require
 
 SCHEME: Final = "hf://"
 FORM: Final = "hf://owner/name, hf://owner/name@revision or hf://owner/name/path/in/repo"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from skdeploy.architecture import NetworkSpec, TrunkSpec
 from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.infer import differences, implied_by_card, infer, is_adaptable, with_layout, with_unseen
 from skdeploy.checkpoints.layouts import caffe
@@ -18,8 +17,9 @@ from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
 from skdeploy.checkpoints.recognise import assemble, known, recognise
 from skdeploy.checkpoints.rules import Implied
 from skdeploy.checkpoints.unwrap import AVERAGED, some
-from skdeploy.errors import CardError, WeightsError
-from skdeploy.spec import Assumed, AssumedArchitecture, ModelSpec
+from skdeploy.core.architecture import NetworkSpec, TrunkSpec
+from skdeploy.core.errors import CardError, WeightsError
+from skdeploy.core.spec import Assumed, AssumedArchitecture, ModelSpec
 from skdeploy.zoo.assumed import architecture_of, preprocessing_of
 from skdeploy.zoo.cards import list_cards
 

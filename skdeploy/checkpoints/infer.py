@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from skdeploy.architecture import (
+from skdeploy.checkpoints.rules import Implied
+from skdeploy.checkpoints.unwrap import some
+from skdeploy.core.architecture import (
     BranchSpec,
     GateSpec,
     LinearSKNetSpec,
@@ -21,9 +23,7 @@ from skdeploy.architecture import (
     StemSpec,
     TrunkSpec,
 )
-from skdeploy.checkpoints.rules import Implied
-from skdeploy.checkpoints.unwrap import some
-from skdeploy.errors import WeightsError
+from skdeploy.core.errors import WeightsError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -11,10 +11,10 @@ from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.errors import IntegrityError, WeightsError
 from skdeploy.core.files import digest_file
-from skdeploy.errors import IntegrityError, WeightsError
-from skdeploy.export_packages import EXTRAS, require
-from skdeploy.spec import ModelSpec
+from skdeploy.core.packages import EXTRAS, require
+from skdeploy.core.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

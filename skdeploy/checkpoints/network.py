@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skdeploy.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn

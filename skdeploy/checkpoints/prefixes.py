@@ -10,7 +10,7 @@ from typing import Final
 
 from skdeploy.checkpoints.read import Checkpoint
 from skdeploy.checkpoints.unwrap import WRAPPERS, some
-from skdeploy.errors import WeightsError
+from skdeploy.core.errors import WeightsError
 
 MAX_DEPTH: Final = 3  # attributes inside attributes: `module.model.net.`
 MIN_SHARE: Final = 0.25  # of the keys: two networks and their losses in one module

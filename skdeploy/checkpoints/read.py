@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from skdeploy.checkpoints.caffemodel import is_caffemodel, read_caffemodel
 from skdeploy.checkpoints.unwrap import is_tensor, label, some, unwrapped, without_counters
-from skdeploy.errors import WeightsError
-from skdeploy.export_packages import EXTRAS, require, require_export
+from skdeploy.core.errors import WeightsError
+from skdeploy.core.packages import EXTRAS, require, require_export
 
 if TYPE_CHECKING:
     from torch import Tensor

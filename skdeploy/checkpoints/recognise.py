@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from skdeploy.checkpoints.layouts import LAYOUTS, Layout
-from skdeploy.errors import WeightsError
+from skdeploy.core.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from skdeploy.errors import WeightsError
+from skdeploy.core.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor

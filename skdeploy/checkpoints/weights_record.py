@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from skdeploy.spec import Frozen
+from skdeploy.core.spec import Frozen
 
 
 class WeightsRecord(Frozen):

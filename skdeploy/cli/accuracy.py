@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 if TYPE_CHECKING:
-    from skdeploy.parity.accuracy import Evaluation
-    from skdeploy.parity.verdict import Verdict
+    from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.verdict import Verdict
 
 READABLE_CLASSES: Final = 20
 
@@ -73,7 +73,7 @@ def finish(
     ``verdict`` is on the bundle; there is none where two are compared.
     """
     from skdeploy.cli.console import end_with, error_json, error_of, print_verdict
-    from skdeploy.parity.ci_report import write_evaluation
+    from skdeploy.report.ci import write_evaluation
 
     text = verdict.text if verdict is not None else ""
     write_evaluation(evaluation, junit=junit, summary=markdown, allow_inconclusive=allow_inconclusive, verdict=text)
@@ -100,7 +100,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     from rich.table import Table
 
     from skdeploy.cli.console import output_console
-    from skdeploy.parity.ci_report import evaluation_notes, share_text
+    from skdeploy.report.ci import evaluation_notes, share_text
 
     console = output_console()
     console.print(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skdeploy.significant import significant
+from skdeploy.core.significant import significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from skdeploy.core.progress import Progress
     from skdeploy.parity.blame_report import BlameReport
-    from skdeploy.progress import Progress
 
 EVIDENCE: Final = "blame"
 
@@ -31,13 +31,13 @@ def blame_bundle(
     """
     import time
 
+    from skdeploy.blame.blame import blame
+    from skdeploy.blame.chain import chain_of
+    from skdeploy.blame.fed import read_fed
     from skdeploy.bundle.evidence import keep_evidence
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.parity.blame import blame
-    from skdeploy.parity.blame_chain import chain_of
-    from skdeploy.parity.fed import read_fed
-    from skdeploy.parity_images import parity_dataset
-    from skdeploy.progress import Silent
+    from skdeploy.core.progress import Silent
+    from skdeploy.line.parity_images import parity_dataset
 
     tell = progress or Silent()
     started = time.perf_counter()

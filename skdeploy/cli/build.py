@@ -10,7 +10,7 @@ import typer
 from skdeploy.cli.export import EngineTarget
 
 if TYPE_CHECKING:
-    from skdeploy.building import Built
+    from skdeploy.line.building import Built
 
 _MEMORY = {  # the names of a record's memory, and what they are called
     "weights_memory_bytes": "weights",
@@ -81,9 +81,9 @@ def build(
 
     Run it again and nothing is built unless an option or the device has changed.
     """
-    from skdeploy.building import BuildRequest, build_engine, gibibytes, profiles_of
     from skdeploy.cli.console import ConsoleProgress
-    from skdeploy.spec import Target
+    from skdeploy.core.spec import Target
+    from skdeploy.line.building import BuildRequest, build_engine, gibibytes, profiles_of
 
     first, others = profiles_of(tuple(profile or ()), (min_batch, opt_batch, max_batch))
     request = BuildRequest(

@@ -59,10 +59,10 @@ def calibrate(
 ) -> None:
     """Measure the ranges of a network's tensors on images, into a file to review, commit and give to `export --ranges`."""
     from skdeploy.cli.console import ConsoleProgress, print_ranges
-    from skdeploy.int8_options import CalibrationOptions, Int8Options
-    from skdeploy.options import ExportOptions
-    from skdeploy.pipeline import calibrate as run
-    from skdeploy.spec import CalibrationMethod
+    from skdeploy.core.spec import CalibrationMethod
+    from skdeploy.line.export import calibrate as run
+    from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+    from skdeploy.line.options import ExportOptions
 
     options = ExportOptions(
         model=model,

@@ -40,11 +40,11 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Compare the last graphs of two bundles on the same labelled images. The models may differ, their classes may not."""
+    from skdeploy.accuracy.evaluate import EvaluationOptions
+    from skdeploy.accuracy.evaluate import compare as run
     from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress
     from skdeploy.core.files import require_places
-    from skdeploy.parity.evaluate import EvaluationOptions
-    from skdeploy.parity.evaluate import compare as run
 
     options = EvaluationOptions(
         data=data,

@@ -18,12 +18,12 @@ from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 
+from skdeploy.accuracy.verdict import Verdict
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import SkdeployError
+from skdeploy.core.errors import SkdeployError
 from skdeploy.images.audit_report import AuditReport
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
-from skdeploy.parity.verdict import Verdict
 from skdeploy.quant.ranges import Ranges
 
 LOG_WIDTH: Final = 120

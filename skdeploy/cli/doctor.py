@@ -12,7 +12,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print as JSON on s
 
     Exits with 3 if something that every bundle needs to run does not work.
     """
-    from skdeploy.diagnosis import diagnose
+    from skdeploy.inspect.diagnosis import diagnose
 
     diagnosis = diagnose()
     if json:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skdeploy.engine_inspection import EngineFacts
     from skdeploy.engines.proof import PrecisionProof, WeightedPrecision
+    from skdeploy.inspect.engine_inspection import EngineFacts
 
 _SHOWN_MODULES = 4
 
@@ -16,7 +16,7 @@ def show_engines(folder: Path, *, layers: bool, json: bool) -> None:
     """Prints every engine of a bundle; raises EngineError if one is not what was asked for: after the table, and in place of
     the JSON, where ``__main__`` prints the error as the one object on stdout.
     """
-    from skdeploy.engine_inspection import inspect_engines
+    from skdeploy.inspect.engine_inspection import inspect_engines
 
     found = inspect_engines(folder)
     if not json:

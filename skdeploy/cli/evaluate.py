@@ -78,15 +78,15 @@ def evaluate(
     Changes no artifact: the result goes to the bundle's evidence/. An interrupted run goes on where it was:
     predictions are in ~/.cache/skdeploy.
     """
+    from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
+    from skdeploy.accuracy.evaluate import EvaluationOptions
+    from skdeploy.accuracy.evaluate import evaluate as run
+    from skdeploy.accuracy.facts import read_facts
+    from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress
     from skdeploy.core.files import require_places
-    from skdeploy.parity.baseline import compare_with_baseline, read_baseline, write_baseline
-    from skdeploy.parity.evaluate import EvaluationOptions
-    from skdeploy.parity.evaluate import evaluate as run
-    from skdeploy.parity.facts import read_facts
-    from skdeploy.parity.verdict import decide_verdict
 
     options = EvaluationOptions(
         data=data,

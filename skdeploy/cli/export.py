@@ -157,14 +157,14 @@ def export(
 
     Run it again and only what changed is done again.
     """
-    from skdeploy.building import gibibytes
     from skdeploy.cli.console import ConsoleProgress, end_with, error_of, print_bundle, print_json
-    from skdeploy.errors import UsageError
-    from skdeploy.int8_options import CalibrationOptions, Int8Options
-    from skdeploy.options import DEFAULT_PROFILE, ExportOptions
+    from skdeploy.core.errors import UsageError
+    from skdeploy.core.spec import CalibrationMethod, Precision, Target
+    from skdeploy.line.building import gibibytes
+    from skdeploy.line.export import run_line
+    from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+    from skdeploy.line.options import DEFAULT_PROFILE, ExportOptions
     from skdeploy.passes.trace_options import TraceOptions
-    from skdeploy.pipeline import run_line
-    from skdeploy.spec import CalibrationMethod, Precision, Target
 
     if fp16 and int8:
         raise UsageError(

@@ -21,7 +21,7 @@ def init(
     from rich.markup import escape
 
     from skdeploy.cli.console import output_console
-    from skdeploy.init_card import init_card
+    from skdeploy.line.init_card import init_card
 
     path, spec = init_card(model, output, None if imgsz is None else (imgsz, imgsz))
     console = output_console()

@@ -23,8 +23,8 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
 ) -> None:
     """Show what a bundle or a file holds, after checking its digests."""
-    from skdeploy.errors import UsageError
-    from skdeploy.inspection import inspect_bundle, inspect_file, is_folder
+    from skdeploy.core.errors import UsageError
+    from skdeploy.inspect.inspection import inspect_bundle, inspect_file, is_folder
 
     folder = is_folder(path)
     if layers and not engine:
@@ -37,8 +37,8 @@ def inspect(
         show_engines(path, layers=layers, json=json)
         return
     if folder:
+        from skdeploy.accuracy.verdict import decide_verdict
         from skdeploy.cli.console import print_bundle, print_json
-        from skdeploy.parity.verdict import decide_verdict
 
         facts = inspect_bundle(path)
         show = print_json if json else print_bundle

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skdeploy.significant import significant
+from skdeploy.core.significant import significant
 
 BUSY = 1.15  # median to fastest run: an idle machine stays within a few percent
 WIDE = 120  # columns of a terminal that all of a layer's figures fit in

@@ -26,10 +26,10 @@ def predict(
     """Print the five likeliest classes of each image, with their probabilities."""
     import sys
 
+    from skdeploy.accuracy.facts import read_facts
+    from skdeploy.accuracy.predict import predict as run
+    from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.parity.facts import read_facts
-    from skdeploy.parity.predict import predict as run
-    from skdeploy.parity.verdict import decide_verdict
 
     found = run(bundle, images, everything=everything, backend=backend, backend_options=backend_option or ())
     opened = load_bundle(bundle)

@@ -16,6 +16,6 @@ def report(
 ) -> None:
     """Write all that is known of a bundle as one HTML file, after checking its digests."""
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.bundle.report import write_report
+    from skdeploy.report.page import write_report
 
     print(write_report(load_bundle(bundle), output))

@@ -40,9 +40,9 @@ def start(
 
     Options of start come before the verb, the verb's own after it. A container runs this: see docs/edge.md.
     """
-    from skdeploy import starting
     from skdeploy.cli.console import ConsoleProgress
-    from skdeploy.errors import UsageError
+    from skdeploy.core.errors import UsageError
+    from skdeploy.serve import starting
 
     if probe:
         if verb is not None:

@@ -10,7 +10,7 @@ import typer
 from skdeploy.cli.backend import BackendOption
 
 if TYPE_CHECKING:
-    from skdeploy.parity.verification import Verification
+    from skdeploy.line.verification import Verification
 
 SUITES: Final = "photographs (no others), noise, zeros, extremes, tiny-contrast, memory, sizes, all"
 
@@ -79,13 +79,13 @@ def verify(
 
     Writes nothing but what --receipt, --blame, --save-repro, --junit and --markdown ask for.
     """
+    from skdeploy.blame.repro import README
     from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.core.errors import IntegrityError, ParityError, UsageError
     from skdeploy.core.files import require_places
-    from skdeploy.errors import IntegrityError, ParityError, UsageError
-    from skdeploy.parity.repro import README
-    from skdeploy.parity.verification import VerifyOptions
-    from skdeploy.parity.verification import verify as run
-    from skdeploy.parity.verify_report import write_verification
+    from skdeploy.line.verification import VerifyOptions
+    from skdeploy.line.verification import verify as run
+    from skdeploy.report.verify import write_verification
 
     if save_repro is not None and not blame:
         raise UsageError("--save-repro saves what --blame finds", advice="give --blame too")
@@ -124,7 +124,7 @@ def _show(verification: Verification, *, as_json: bool) -> None:
     from rich.markup import escape
 
     from skdeploy.cli.console import end_with, error_of, output_console, print_bundle, print_json
-    from skdeploy.parity.verify_report import verification_lines
+    from skdeploy.report.verify import verification_lines
 
     if as_json:
         error = error_of(verification.check)

@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.core.errors import IntegrityError, UsageError
 
 PARTIAL_SUFFIX = ".partial"
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)

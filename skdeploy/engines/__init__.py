@@ -11,11 +11,11 @@ from importlib import import_module, metadata
 from types import ModuleType
 from typing import Final, cast
 
-from skdeploy.backends import cuda
+from skdeploy.core.errors import DependencyError, UsageError
+from skdeploy.core.packages import Availability, require
+from skdeploy.core.spec import Target
+from skdeploy.devices import cuda
 from skdeploy.engines._api import Compiler
-from skdeploy.errors import DependencyError, UsageError
-from skdeploy.export_packages import Availability, require
-from skdeploy.spec import Target
 
 COMPILERS: Final = ("tensorrt", "tensorrt_rtx")
 EXTRAS: Final = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}

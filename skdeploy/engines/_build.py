@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skdeploy import engines
-from skdeploy.backends import cuda
-from skdeploy.engines import _made, jetson
+from skdeploy.core.errors import EngineError, UsageError
+from skdeploy.core.spec import Frozen
+from skdeploy.devices import cuda, jetson
+from skdeploy.devices.jetson import MemoryLimits, memory_limits
+from skdeploy.engines import _made
 from skdeploy.engines._api import Compiler, HostMemory, Network, Tensor, dtype_name
 from skdeploy.engines._configure import Shapes, configure, tactic_memory, use_timing_cache
 from skdeploy.engines._configure import known_capabilities as known_capabilities
@@ -27,14 +30,11 @@ from skdeploy.engines._progress import Progress, interrupts_kept, progress_monit
 from skdeploy.engines.compatibility import BuiltFor, built_for
 from skdeploy.engines.definition import prove_definition
 from skdeploy.engines.inspect import prove_plan
-from skdeploy.engines.jetson import MemoryLimits, memory_limits
 from skdeploy.engines.options import BatchProfile as BatchProfile
 from skdeploy.engines.options import BuildOptions as BuildOptions
 from skdeploy.engines.options import require_supported
 from skdeploy.engines.proof import PrecisionProof, read_graph
 from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write_timing_cache
-from skdeploy.errors import EngineError, UsageError
-from skdeploy.spec import Frozen
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -273,7 +273,7 @@ def _require_types_of_graph(trt: Compiler, network: Network, model: ir.Model, on
 
     Returns the modules that the file's nodes belong to, by their names.
     """
-    from skdeploy.graph.naming import module_of
+    from skdeploy.ir.naming import module_of
 
     dtypes = {value.name: value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
     tensors = _inputs(network) + [network.get_output(index) for index in range(network.num_outputs)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final, cast
 
+from skdeploy.core.errors import DependencyError, EngineError, UsageError
+from skdeploy.devices.jetson import MemoryLimits
 from skdeploy.engines._api import Builder, BuilderConfig, Compiler, TargetsCapabilities, TimingCache
-from skdeploy.engines.jetson import MemoryLimits
 from skdeploy.engines.options import BuildOptions, HardwareCompatible
-from skdeploy.errors import DependencyError, EngineError, UsageError
 
 Shape = tuple[int, ...]
 Shapes = dict[str, tuple[Shape, Shape, Shape]]  # the (min, opt, max) shapes of each input

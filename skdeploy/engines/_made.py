@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from skdeploy.core.errors import DependencyError, EngineError
 from skdeploy.engines._api import Builder, Compiler, Network, Runtime
 from skdeploy.engines._log import Log
-from skdeploy.errors import DependencyError, EngineError
 
 Made = TypeVar("Made")
 DRIVER: Final = "check the NVIDIA driver with nvidia-smi, and that it is new enough for this TensorRT"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from skdeploy.core.errors import UsageError
 from skdeploy.engines._api import Tensor
 from skdeploy.engines._configure import Shape
 from skdeploy.engines.options import BatchProfile, Sizes
-from skdeploy.errors import UsageError
 
-_SIZES = ("height", "width")  # the names that graph/trace.py gives to dynamic dimensions, in the order of `sizes`
+_SIZES = ("height", "width")  # the names that passes/trace.py gives to dynamic dimensions, in the order of `sizes`
 
 
 def profile_shapes(

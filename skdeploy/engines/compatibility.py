@@ -24,12 +24,12 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from skdeploy import engines
-from skdeploy.backends import cuda
+from skdeploy.core.errors import DependencyError, EngineError
+from skdeploy.core.spec import Frozen
+from skdeploy.devices import cuda
 from skdeploy.engines._api import Compiler
 from skdeploy.engines._configure import known_capabilities
 from skdeploy.engines.options import BuildOptions, HardwareCompatible, version_numbers
-from skdeploy.errors import DependencyError, EngineError
-from skdeploy.spec import Frozen
 
 _TAGS: Final = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
 _VERSION_END, _RTX_HEADER_BYTES = 28, 64

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from skdeploy.core.errors import EngineError
 from skdeploy.engines._api import Compiler, Engine
 from skdeploy.engines._log import Log
 from skdeploy.engines._made import MEMORY, made
 from skdeploy.engines.proof import UNKNOWN, LayerPrecision, PrecisionProof, bits, compare, graph_layers, read_graph
-from skdeploy.errors import EngineError
 
 # "[ONNX Layer: a]\x1f[ONNX Layer: b]": each entry is of one node, apart by a unit separator.
 _METADATA: Final = re.compile(r"\[ONNX Layer: ([^\x1f\x1e]*?)\](?=$|[\x1e\x1f\s\[])")

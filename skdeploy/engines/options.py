@@ -12,9 +12,9 @@ from typing import Final, Literal, NamedTuple
 
 from pydantic import JsonValue
 
+from skdeploy.core.errors import EngineError, UsageError
+from skdeploy.core.spec import Precision
 from skdeploy.engines import LABELS
-from skdeploy.errors import EngineError, UsageError
-from skdeploy.spec import Precision
 
 HardwareCompatible = Literal["none", "ampere+", "same-cc"]
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy import engines
+from skdeploy.core.errors import EngineError, PassError
 from skdeploy.engines import _build, _made
 from skdeploy.engines._log import capture
-from skdeploy.errors import EngineError, PassError
 
 RTX: Final = "tensorrt_rtx"
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field
 
-from skdeploy.errors import EngineError
-from skdeploy.spec import Frozen
+from skdeploy.core.errors import EngineError
+from skdeploy.core.spec import Frozen
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -167,7 +167,7 @@ def compare(
     found: dict[str, str],
 ) -> PrecisionProof:
     """The proof from the graph's layers, the engine's, and the precision that was ``found`` of each ONNX node by name."""
-    from skdeploy.graph.naming import module_of
+    from skdeploy.ir.naming import module_of
 
     return PrecisionProof(
         source=source,
@@ -211,7 +211,7 @@ def _names(layers: tuple[WeightedPrecision, ...]) -> str:
 
 def _weight(node: ir.Node) -> ir.Value | None:
     """The constant that the node multiplies by, seen through a DequantizeLinear; None if it is no such node."""
-    from skdeploy.graph.placement import WEIGHTED
+    from skdeploy.ir.placement import WEIGHTED
 
     if node.op_type not in WEIGHTED or len(node.inputs) < 2:
         return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+from skdeploy.core.errors import EngineError
 from skdeploy.engines._api import Compiler, Engine, Refits
 from skdeploy.engines._log import capture
 from skdeploy.engines._made import made
 from skdeploy.engines._nodes import explain, where
-from skdeploy.errors import EngineError
 
 _ADVICE = "a stripped plan takes the weights of its own ONNX file and no other: build it again from this one"
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from skdeploy import engines
+from skdeploy.core.packages import Availability
 from skdeploy.engines import _build
 from skdeploy.engines._build import BuildOptions, EngineReport
-from skdeploy.export_packages import Availability
 
 NAME = "tensorrt_rtx"
 

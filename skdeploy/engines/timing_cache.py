@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
+from skdeploy.core.errors import EngineError, IntegrityError, UsageError
 from skdeploy.core.files import written_whole
-from skdeploy.errors import EngineError, IntegrityError, UsageError
-from skdeploy.spec import Frozen
+from skdeploy.core.spec import Frozen
 
 MAX_HEADER_BYTES: Final = 4096  # a header has a few hundred
 _ELSEWHERE: Final = "give --timing-cache another file: one is made where there is none"

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from skdeploy.spec import Frozen
+from skdeploy.core.spec import Frozen
 
 
 class Unreadable(Frozen):

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from skdeploy.graph.preprocess import MODULE as PREPROCESS
+from skdeploy.backends.metrics import EXACT_DB
+from skdeploy.core.spec import Frozen, Precision
 from skdeploy.parity.cause import Kind
-from skdeploy.parity.metrics import EXACT_DB
-from skdeploy.spec import Frozen, Precision
+from skdeploy.passes.preprocess import MODULE as PREPROCESS
 
 StageVerdict = Literal["reference", "pass", "fail", "unproven"]
 

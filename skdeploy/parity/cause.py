@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
-from skdeploy.graph.half_constants import FP16_MAX
+from skdeploy.ir.half_constants import FP16_MAX
 
 Kind = Literal[
     "overflow",

@@ -9,12 +9,12 @@ import numpy as np
 
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import batch_limits, check_outputs, run_images
-from skdeploy.errors import SkdeployError
-from skdeploy.parity.metrics import SMALLEST, compare_logits, violations
+from skdeploy.backends.metrics import SMALLEST, compare_logits, violations
+from skdeploy.core.errors import SkdeployError
+from skdeploy.core.spec import ModelSpec, Precision, Tolerance
+from skdeploy.images.dataset import Inputs, Pixels
+from skdeploy.images.feeds import feeds_of
 from skdeploy.parity.report import BatchInvariance, Comparison
-from skdeploy.quant.dataset import Inputs, Pixels
-from skdeploy.quant.feeds import feeds_of
-from skdeploy.spec import ModelSpec, Precision, Tolerance
 
 BATCHES: Final = (1, 2, 5, 32)
 

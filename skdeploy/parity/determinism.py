@@ -19,16 +19,16 @@ from pydantic import Field, JsonValue, ValidationError
 from skdeploy import engines
 from skdeploy.backends.base import Array, Session, backend
 from skdeploy.backends.logits import check_outputs, one_batch, run_images
+from skdeploy.backends.metrics import SMALLEST, Metrics, compare_logits, violations
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.files import digest_file
+from skdeploy.core.spec import Frozen, ModelSpec, Tolerance
 from skdeploy.engines.options import BatchProfile, BuildOptions, HardwareCompatible
-from skdeploy.errors import DependencyError, IntegrityError
-from skdeploy.parity.metrics import SMALLEST, Metrics, compare_logits, violations
+from skdeploy.images.dataset import Pixels
+from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.parity.report import Rebuild, RunToRun
-from skdeploy.quant.dataset import Pixels
-from skdeploy.quant.feeds import RUN_BATCH
-from skdeploy.spec import Frozen, ModelSpec, Tolerance
 
 Side = tuple[int, int]
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
+from skdeploy.core.errors import UsageError
 from skdeploy.core.files import digest_file
-from skdeploy.errors import UsageError
-from skdeploy.quant.dataset import Inputs, normalise
-from skdeploy.quant.images import Pixels, crop_array, printable
-from skdeploy.quant.numpy_file import read_npz_or_npy
-from skdeploy.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.dataset import Inputs, normalise
+from skdeploy.images.decoding import Pixels, crop_array, printable
+from skdeploy.images.numpy_file import read_npz_or_npy
 
 INPUTS: Final = ("input", "x")
 LOGITS: Final = ("logits", "y")

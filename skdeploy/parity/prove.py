@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from skdeploy.backends import onnxruntime
+from skdeploy.backends.metrics import compare_logits
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import CardError, DependencyError, IntegrityError
+from skdeploy.bundle.runners import backend_of, open_artifact
+from skdeploy.core.errors import CardError, DependencyError, IntegrityError
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import ModelSpec, Precision, Tolerance
+from skdeploy.images.dataset import Dataset, Pixels, normalise
+from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.parity.compare import batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.golden import Golden
-from skdeploy.parity.metrics import compare_logits
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
-from skdeploy.parity.runners import backend_of, open_artifact
 from skdeploy.parity.suites import SYNTHETIC, Subject, has_dynamic_size, prepare, run_memory, run_suites
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
-from skdeploy.progress import Progress
-from skdeploy.quant.dataset import Dataset, Pixels, normalise
-from skdeploy.quant.feeds import RUN_BATCH
-from skdeploy.spec import ModelSpec, Precision, Tolerance
 
 if TYPE_CHECKING:
     from torch import nn

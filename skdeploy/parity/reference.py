@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from skdeploy.architecture import ModuleSpec
 from skdeploy.backends import onnxruntime
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import check_outputs, run_images
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import ParityError
-from skdeploy.quant.dataset import Pixels
-from skdeploy.spec import ModelSpec
+from skdeploy.core.architecture import ModuleSpec
+from skdeploy.core.errors import ParityError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.dataset import Pixels
 
 if TYPE_CHECKING:
     from torch import nn

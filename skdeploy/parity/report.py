@@ -7,11 +7,11 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from skdeploy.errors import ParityError, PrecisionError
-from skdeploy.graph.naming import modules_pattern
-from skdeploy.parity.metrics import Metrics
-from skdeploy.quant.dataset import Chosen
-from skdeploy.spec import Frozen, Precision
+from skdeploy.backends.metrics import Metrics
+from skdeploy.core.errors import ParityError, PrecisionError
+from skdeploy.core.spec import Frozen, Precision
+from skdeploy.images.dataset import Chosen
+from skdeploy.ir.naming import modules_pattern
 from skdeploy.zoo.assumed import Settled
 
 MIN_HEADROOM: Final = 2.0  # images in the field are brighter and busier than the few that were measured

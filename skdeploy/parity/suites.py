@@ -30,13 +30,13 @@ import numpy as np
 
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import check_outputs, one_batch, run_images
-from skdeploy.errors import UsageError
-from skdeploy.parity.metrics import SMALLEST, compare_logits, violations
+from skdeploy.backends.metrics import SMALLEST, compare_logits, violations
+from skdeploy.core.errors import UsageError
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
+from skdeploy.images.dataset import Dataset, Pixels
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.report import MEMORY, SuiteResult
-from skdeploy.progress import Progress
-from skdeploy.quant.dataset import Dataset, Pixels
-from skdeploy.spec import ModelSpec, Precision, TensorSpec, Tolerance
 
 PHOTOGRAPHS: Final = "photographs"  # the images: compared always, by prove itself
 SYNTHETIC: Final = ("noise", "zeros", "extremes", "tiny-contrast")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from skdeploy.architecture import TrunkSpec
 from skdeploy.bundle.manifest import Manifest
-from skdeploy.errors import UsageError
+from skdeploy.core.architecture import TrunkSpec
+from skdeploy.core.errors import UsageError
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.images.dataset import normalise
 from skdeploy.parity.golden import Golden, read_golden
 from skdeploy.parity.reference import Author
 from skdeploy.parity.report import ParityReport, ReferenceKind
-from skdeploy.progress import Progress
-from skdeploy.quant.dataset import normalise
-from skdeploy.spec import ModelSpec, Precision
 from skdeploy.zoo.assumed import Settled, assumptions_of, settled
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def find_witness(
 
 
 def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progress) -> Author:
-    from skdeploy.own_module import build_module, load_checkpoint, ready, require_finite, tried
+    from skdeploy.checkpoints.own_module import build_module, load_checkpoint, ready, require_finite, tried
 
     if ":" not in factory:
         raise UsageError(

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from skdeploy.architecture import Frozen
-from skdeploy.export_packages import require
+from skdeploy.core.architecture import Frozen
+from skdeploy.core.packages import require
 
 Kind = Literal["dense", "pointwise", "grouped", "depthwise", "first"]
 SHORT: Final = 2

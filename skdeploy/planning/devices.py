@@ -12,9 +12,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError, computed_field, model_validator
 
-from skdeploy.architecture import Frozen
-from skdeploy.errors import IntegrityError, UsageError
-from skdeploy.spec import Precision
+from skdeploy.core.architecture import Frozen
+from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.spec import Precision
 
 ALL: Final = "all"
 THIS_CPU: Final = "this-cpu"

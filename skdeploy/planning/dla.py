@@ -17,8 +17,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from skdeploy.architecture import Frozen
-from skdeploy.graph.placement import Edge
+from skdeploy.core.architecture import Frozen
+from skdeploy.ir.placement import Edge
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain, dims
 

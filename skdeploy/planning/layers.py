@@ -12,7 +12,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from skdeploy.graph.naming import module_of
+from skdeploy.ir.naming import module_of
 from skdeploy.planning.plain import dims
 from skdeploy.quant.macs import is_layer, weights_of
 

@@ -10,9 +10,9 @@ from typing import Final
 
 import onnx_ir as ir
 
-from skdeploy.errors import ExportError, UsageError
-from skdeploy.graph.onnx_file import graph_of, inferred
-from skdeploy.graph.placement import Edge
+from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.ir.onnx_file import graph_of, inferred
+from skdeploy.ir.placement import Edge
 from skdeploy.quant.macs import Size
 
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})

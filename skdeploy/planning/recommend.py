@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from skdeploy.architecture import Frozen
+from skdeploy.core.architecture import Frozen
+from skdeploy.core.significant import significant
+from skdeploy.core.spec import Precision
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain
 from skdeploy.planning.roofline import Peaks, Work, costs, floor_ms, types_of, work_of
 from skdeploy.planning.tensor_cores import merge_factor
-from skdeploy.significant import significant
-from skdeploy.spec import Precision
 
 # A floor that is this little lower is no reason to give up exactness: kernels differ from their peaks by more.
 WORTH: Final = 0.10

@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
-from skdeploy.architecture import Frozen
-from skdeploy.backends import cpu
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.errors import UsageError
-from skdeploy.parity.runners import fp32_graph, last_graph
+from skdeploy.bundle.runners import fp32_graph, last_graph
+from skdeploy.core import cpu
+from skdeploy.core.architecture import Frozen
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import Precision
 from skdeploy.planning.cpu_rates import CpuRates, measure_rates
 from skdeploy.planning.devices import THIS_CPU, Device, Source, device_table, devices_named
 from skdeploy.planning.dla import DlaReport, dla_report
@@ -29,7 +30,6 @@ from skdeploy.planning.this_cpu import (
     require_fp32,
 )
 from skdeploy.quant.macs import Size
-from skdeploy.spec import Precision
 
 NOTE: Final = (
     "a floor, an estimate from peak figures: no launches, and every layer reads and writes the device's memory once; "

@@ -13,11 +13,11 @@ from typing import Final, Literal, Protocol
 
 import onnx_ir as ir
 
-from skdeploy.graph.placement import Edge, place
+from skdeploy.core.spec import Precision
+from skdeploy.ir.placement import Edge, place
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain, dims
 from skdeploy.planning.tensor_cores import merge_factor, padded_macs
-from skdeploy.spec import Precision
 
 BYTES: Final = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 1}
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from math import ceil, prod
 from typing import Final
 
-from skdeploy.graph.placement import GROUP_STEP
+from skdeploy.core.spec import Precision
+from skdeploy.ir.placement import GROUP_STEP
 from skdeploy.planning.layers import Layer
-from skdeploy.spec import Precision
 
 TILE_OUT: Final = 8
 TILE_IN: Final = {Precision.FP16: 16, Precision.INT8: 32}
@@ -44,7 +44,7 @@ def merge_factor(layer: Layer, regroup: int | None) -> int:
     """How many neighbouring groups ``export --regroup N`` makes one, ``regroup`` being N: the number of groups afterwards.
 
     1 where it leaves the layer: N does not divide the groups, there are no more than N, or they are depthwise
-    (``graph/regroup.py``, rules 1 and 2).
+    (``passes/regroup.py``, rules 1 and 2).
     """
     if regroup is None or layer.groups <= regroup or layer.groups % regroup or layer.into_group == 1:
         return 1

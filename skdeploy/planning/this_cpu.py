@@ -12,13 +12,13 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from skdeploy.errors import UsageError
-from skdeploy.export_packages import require
+from skdeploy.core.errors import UsageError
+from skdeploy.core.packages import require
+from skdeploy.core.spec import Precision
 from skdeploy.planning.cpu_rates import CpuRates, Kind
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import dims
 from skdeploy.planning.roofline import BYTES, Cost, Types, bytes_moved
-from skdeploy.spec import Precision
 
 CHECK_ROUNDS: Final = 15
 CHECK_WARM_UP: Final = 3

@@ -12,22 +12,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
-from skdeploy.graph.channels import channel_classes
-from skdeploy.graph.equalize import bounding
-from skdeploy.graph.placement import place
-from skdeploy.progress import Progress, Silent
-from skdeploy.quant.audit import Audit, moved
-from skdeploy.quant.dataset import Dataset, Pixels, check_count
-from skdeploy.quant.duplicates import Fingerprints
-from skdeploy.quant.feeds import RUN_BATCH, batches_of
+from skdeploy.core.progress import Progress, Silent
+from skdeploy.core.spec import CalibrationMethod, ModelSpec, TensorSpec
+from skdeploy.images.audit import Audit, moved
+from skdeploy.images.dataset import Dataset, Pixels, check_count
+from skdeploy.images.duplicates import Fingerprints
+from skdeploy.images.feeds import RUN_BATCH, batches_of
+from skdeploy.images.reading import read_crops
+from skdeploy.ir.channels import channel_classes
+from skdeploy.ir.placement import place
+from skdeploy.passes.equalize import bounding
 from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.observe import Observation, observe
 from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
-from skdeploy.quant.reading import read_crops
 from skdeploy.quant.steps import SILENT, SMALLEST
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
-from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
 
 # Images whose channel maxima equalize: the factors are set by how channels compare, and that is known early.
 EQUALIZING_IMAGES: Final = 32

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from skdeploy.core.errors import CalibrationError
 from skdeploy.core.files import digest_json
-from skdeploy.errors import CalibrationError
-from skdeploy.graph.exact_input import normalised_image
-from skdeploy.graph.naming import module_of
+from skdeploy.ir.naming import module_of
+from skdeploy.passes.exact_input import normalised_image
 
 if TYPE_CHECKING:
     import onnx_ir as ir

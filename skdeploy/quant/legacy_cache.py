@@ -27,7 +27,7 @@ import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from skdeploy.errors import CalibrationError, UsageError
+from skdeploy.core.errors import CalibrationError, UsageError
 
 if TYPE_CHECKING:
     import onnx_ir as ir

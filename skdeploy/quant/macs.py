@@ -7,8 +7,8 @@ from math import prod
 
 import onnx_ir as ir
 
-from skdeploy.errors import ExportError
-from skdeploy.graph.placement import WEIGHTED
+from skdeploy.core.errors import ExportError
+from skdeploy.ir.placement import WEIGHTED
 
 Size = tuple[int, int]
 

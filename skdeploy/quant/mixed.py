@@ -11,14 +11,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from pydantic import Field
 
-from skdeploy.errors import AccuracyError, UsageError
-from skdeploy.progress import Progress, Silent
-from skdeploy.quant.labels import FORMS
+from skdeploy.core.errors import AccuracyError, UsageError
+from skdeploy.core.progress import Progress, Silent
+from skdeploy.core.spec import Frozen, ModelSpec
+from skdeploy.images.labels import FORMS
 from skdeploy.quant.macs import macs_of
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.sensitivity import Crops, Evaluation, Labels, Unit, all_but, decibels, units_of
-from skdeploy.spec import Frozen, ModelSpec
 
 RANKING_IMAGES: Final = 128  # noise power is a mean over all logits of all images: it settles long before top-1 does
 GIVE_BACK: Final = 3  # tries to have a kept unit in INT8 after all, each of which costs a run over all images

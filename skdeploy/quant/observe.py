@@ -17,14 +17,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.backends import cpu
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
-from skdeploy.errors import CalibrationError
-from skdeploy.graph.naming import module_of, modules_pattern
+from skdeploy.core import cpu
+from skdeploy.core.errors import CalibrationError
+from skdeploy.core.spec import CalibrationMethod
+from skdeploy.ir.naming import module_of, modules_pattern
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
-from skdeploy.spec import CalibrationMethod
 
 # Images in one run of ONNX Runtime: all observed tensors of so many are in memory at once, for each worker (77 MB an image for
 # SKNet-50 at 224 x 224). Larger runs are no faster.
@@ -39,7 +39,7 @@ MOST_WORKERS: Final = 4
 class Observation:
     """What calibration saw of one tensor.
 
-    ``shifted_threshold`` is the threshold where all 255 steps of INT8 are for magnitudes (``graph/shift.py``), None for a
+    ``shifted_threshold`` is the threshold where all 255 steps of INT8 are for magnitudes (``passes/shift.py``), None for a
     tensor with negative values. ``early_threshold`` is the threshold after the first three quarters of the images: how much the
     range still moved. ``channel_mean`` and ``channel_max`` (largest magnitude) are per channel, axis 1, over images and space:
     (C,).

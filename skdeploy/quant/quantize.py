@@ -10,21 +10,21 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.errors import CalibrationError
-from skdeploy.graph.channels import channel_classes
-from skdeploy.graph.constants import array_of, constant
-from skdeploy.graph.equalize import equalize, rows_first
-from skdeploy.graph.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
-from skdeploy.graph.naming import module_of, modules_pattern
-from skdeploy.graph.placement import Placement, place
-from skdeploy.graph.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
-from skdeploy.graph.shift import ShiftTensors, shiftable
+from skdeploy.core.errors import CalibrationError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.channels import channel_classes
+from skdeploy.ir.constants import array_of, constant
+from skdeploy.ir.naming import module_of, modules_pattern
+from skdeploy.ir.placement import Placement, place
+from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
+from skdeploy.passes.equalize import equalize, rows_first
+from skdeploy.passes.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
+from skdeploy.passes.shift import ShiftTensors, shiftable
 from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges, TensorRange
 from skdeploy.quant.steps import LARGEST_HALF, SILENT, SMALLEST_HALF, rounded_step
 from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
 from skdeploy.quant.weights import dequantized, mean_change, quantize_weight, raised_rows
-from skdeploy.spec import ModelSpec
 
 CORRECTED: Final = frozenset({"Conv", "Gemm"})  # operators with a bias to correct
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from skdeploy.bundle.artifact import tool_versions
+from skdeploy.core.errors import CalibrationError
 from skdeploy.core.files import digest_json, write_text
+from skdeploy.core.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
+from skdeploy.core.toml_reasons import shown_key, shown_value
 from skdeploy.core.version import __version__
-from skdeploy.errors import CalibrationError
 from skdeploy.quant.identity import graph_identity, range_names
-from skdeploy.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
-from skdeploy.toml_reasons import shown_key, shown_value
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -67,7 +67,7 @@ class TensorRange(Frozen):
     """What a tensor's values were over all images, and the magnitude that becomes 127; in the tensor's own unit.
 
     ``shifted_threshold``, of a tensor without negative values, is the magnitude that becomes the last of 255 steps, where it is
-    shifted to use all of INT8 (``graph/shift.py``).
+    shifted to use all of INT8 (``passes/shift.py``).
     """
 
     minimum: Bound
@@ -99,7 +99,7 @@ class CalibrationData(Frozen):
 class Algorithm(Frozen):
     """All that turns images into ranges. ``version`` grows whenever the same choices would give other numbers.
 
-    ``equalize``: ``graph/equalize.py``; ``shift``: ``graph/shift.py``; ``exact_input``: ``graph/exact_input.py``;
+    ``equalize``: ``passes/equalize.py``; ``shift``: ``passes/shift.py``; ``exact_input``: ``passes/exact_input.py``;
     ``bias_correction`` and ``weight_scales``: ``quant/weights.py``.
     """
 

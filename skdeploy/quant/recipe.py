@@ -11,12 +11,12 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from skdeploy.architecture import Positive
-from skdeploy.errors import CalibrationError, UsageError
-from skdeploy.quant.dataset import Dataset, open_dataset
+from skdeploy.core.architecture import Positive
+from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.spec import CalibrationMethod, Frozen, InnerPath
+from skdeploy.core.toml_reasons import shown_value, unprintable, unreadable
+from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.quant.ranges import Digest, Percentile, check_percentile, explain
-from skdeploy.spec import CalibrationMethod, Frozen, InnerPath
-from skdeploy.toml_reasons import shown_value, unprintable, unreadable
 
 MAX_RECIPE_BYTES: Final = 1 << 20  # a recipe is a dozen lines; a larger file is something else
 KEYS: Final = "every key is described in calibration/README.md"

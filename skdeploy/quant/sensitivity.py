@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.backends.logits import check_outputs
+from skdeploy.backends.metrics import EXACT_DB
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession, load_graph
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
-from skdeploy.errors import CalibrationError, UsageError
-from skdeploy.graph.naming import module_of, modules_pattern
-from skdeploy.graph.placement import place, unit_of
-from skdeploy.parity.metrics import EXACT_DB
-from skdeploy.progress import Progress, Silent
-from skdeploy.quant.dataset import Pixels, check_count, default_dataset, open_dataset
-from skdeploy.quant.feeds import RUN_BATCH, batches_of
-from skdeploy.quant.labels import as_the_network_counts
+from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.progress import Progress, Silent
+from skdeploy.core.spec import ClassOrder, Frozen, ModelSpec, Precision
+from skdeploy.images.dataset import Pixels, check_count, default_dataset, open_dataset
+from skdeploy.images.feeds import RUN_BATCH, batches_of
+from skdeploy.images.labels import as_the_network_counts
+from skdeploy.images.reading import read_crops
+from skdeploy.images.selection import select
+from skdeploy.ir.naming import module_of, modules_pattern
+from skdeploy.ir.placement import place, unit_of
 from skdeploy.quant.macs import macs_of, weights_of
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
-from skdeploy.quant.reading import read_crops
-from skdeploy.quant.selection import select
-from skdeploy.spec import ClassOrder, Frozen, ModelSpec, Precision
 from skdeploy.zoo.assumed import require_preprocessing
 
 Crops = Sequence[Pixels] | Pixels  # uint8 (H, W, C) each

@@ -2,7 +2,7 @@
 
 Larger magnitudes saturate. Levels are k * threshold / ``levels``, for k from 0 up to ``levels`` and their negatives; the scale
 of Q/DQ is the threshold / ``levels``. Symmetric INT8 has 127; a non-negative tensor that is shifted into INT8's whole range
-(``graph/shift.py``) has 255.
+(``passes/shift.py``) has 255.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import CalibrationMethod
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax
-from skdeploy.spec import CalibrationMethod
 
 Floats = NDArray[np.float64]
 

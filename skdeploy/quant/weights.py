@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.errors import CalibrationError
-from skdeploy.graph.constants import array_of
-from skdeploy.graph.equalize import output_axis, rows_first
-from skdeploy.graph.naming import module_of
-from skdeploy.graph.qdq import QuantizedWeight
+from skdeploy.core.errors import CalibrationError
+from skdeploy.ir.constants import array_of
+from skdeploy.ir.naming import module_of
+from skdeploy.ir.qdq import QuantizedWeight
+from skdeploy.passes.equalize import output_axis, rows_first
 from skdeploy.quant.steps import LARGEST_HALF, SMALLEST_HALF, rounded_step
 
 WEIGHT_MAX: Final = 127  # and -127: a kernel that multiplies by -w needs both

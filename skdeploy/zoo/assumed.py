@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, Literal
 
-from skdeploy.architecture import AnyNetworkSpec, LinearSKNetSpec, NetworkSpec, SKResNetSpec, TrunkSpec
-from skdeploy.errors import UsageError
-from skdeploy.spec import Assumed, AssumedArchitecture, AssumedPreprocessing, Assumption, ModelSpec
+from skdeploy.core.architecture import AnyNetworkSpec, LinearSKNetSpec, NetworkSpec, SKResNetSpec, TrunkSpec
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import Assumed, AssumedArchitecture, AssumedPreprocessing, Assumption, ModelSpec
 
 Settled = Literal["architecture", "size", "preprocessing"]
 

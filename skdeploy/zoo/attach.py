@@ -23,8 +23,8 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from skdeploy.architecture import GateSpec
-from skdeploy.errors import UsageError
+from skdeploy.core.architecture import GateSpec
+from skdeploy.core.errors import UsageError
 from skdeploy.zoo.selective_kernel import ConvNormAct, Gate, SelectiveKernelConv
 
 Where = str | Callable[[str, nn.Conv2d], bool]

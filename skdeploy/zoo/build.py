@@ -7,9 +7,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from skdeploy.architecture import LinearSKNetSpec, SKNetSpec, SKResNetSpec, SKShuffleNetSpec
-from skdeploy.errors import CardError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.architecture import LinearSKNetSpec, SKNetSpec, SKResNetSpec, SKShuffleNetSpec
+from skdeploy.core.errors import CardError
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.linear_sknet import LinearSKNet
 from skdeploy.zoo.resnet import SKResNet
 from skdeploy.zoo.shufflenet import SKShuffleNetV2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec
-from skdeploy.spec import Assumed, InputSpec, ModelSpec, Precision, Preprocess, Reference, Source, Tolerance
+from skdeploy.core.architecture import GraphSpec, ModuleSpec, NetworkSpec
+from skdeploy.core.spec import Assumed, InputSpec, ModelSpec, Precision, Preprocess, Reference, Source, Tolerance
 from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 
 DEFAULT_SIZE: Final = 224

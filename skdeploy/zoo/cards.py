@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from skdeploy.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec
+from skdeploy.core.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec
+from skdeploy.core.errors import CardError
 from skdeploy.core.packaged import packaged
-from skdeploy.errors import CardError
-from skdeploy.spec import ModelSpec
-from skdeploy.toml_reasons import shown_key, shown_value, unprintable, unreadable
+from skdeploy.core.spec import ModelSpec
+from skdeploy.core.toml_reasons import shown_key, shown_value, unprintable, unreadable
 
 ABOUT = "a card is a TOML file, see models/README.md"
 MAX_CARD_BYTES = 1 << 20  # a card is a page of numbers; a larger file is something else

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from skdeploy.architecture import GraphSpec, ModuleSpec, NetworkSpec, SKShuffleNetSpec
-from skdeploy.errors import DependencyError
-from skdeploy.export_packages import EXTRAS, require
-from skdeploy.spec import ModelSpec
+from skdeploy.core.architecture import GraphSpec, ModuleSpec, NetworkSpec, SKShuffleNetSpec
+from skdeploy.core.errors import DependencyError
+from skdeploy.core.packages import EXTRAS, require
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.assumed import assumptions_of
 
 FEW_LABELS: Final = 20  # more are in the card itself

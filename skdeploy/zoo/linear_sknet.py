@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from skdeploy.architecture import LinearSKNetSpec, SelectiveKernelSpec, StageSpec
-from skdeploy.errors import CardError
+from skdeploy.core.architecture import LinearSKNetSpec, SelectiveKernelSpec, StageSpec
+from skdeploy.core.errors import CardError
 from skdeploy.zoo.selective_kernel import ConvNormAct, selective_kernel
 from skdeploy.zoo.trunk import ResidualUnit, Trunk
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from skdeploy.architecture import SelectiveKernelSpec, SKResNetSpec, StageSpec
+from skdeploy.core.architecture import SelectiveKernelSpec, SKResNetSpec, StageSpec
 from skdeploy.zoo.selective_kernel import ConvNormAct, selective_kernel
 from skdeploy.zoo.sknet import SKUnit, conv_shortcut
 from skdeploy.zoo.trunk import ResidualUnit, Trunk, stem

@@ -22,8 +22,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from skdeploy.architecture import GateSpec, SelectiveKernelSpec
-from skdeploy.errors import CardError
+from skdeploy.core.architecture import GateSpec, SelectiveKernelSpec
+from skdeploy.core.errors import CardError
 
 PAPER_GATE: Final = GateSpec()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from skdeploy.architecture import SelectiveKernelSpec, SKShuffleNetSpec
-from skdeploy.errors import CardError
+from skdeploy.core.architecture import SelectiveKernelSpec, SKShuffleNetSpec
+from skdeploy.core.errors import CardError
 from skdeploy.zoo.selective_kernel import ConvNormAct, selective_kernel
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from skdeploy.architecture import SelectiveKernelSpec, SKNetSpec, StageSpec
+from skdeploy.core.architecture import SelectiveKernelSpec, SKNetSpec, StageSpec
 from skdeploy.zoo.selective_kernel import ConvNormAct, selective_kernel
 from skdeploy.zoo.trunk import ResidualUnit, Trunk, stem
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from skdeploy.architecture import StageSpec, StemSpec, TrunkSpec
+from skdeploy.core.architecture import StageSpec, StemSpec, TrunkSpec
 from skdeploy.zoo.selective_kernel import ConvNormAct
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from skdeploy.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.assumed import COMMENT
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 from skdeploy.attention.experiment import Subject
 from skdeploy.attention.report import MeasuredGraph
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.spec import ModelSpec, Precision
+from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
+from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.passes.half import HalfPrecision
 from tests.graph.networks import card
 
 SIDE = 16

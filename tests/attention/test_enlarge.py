@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from skdeploy.attention.enlarge import check_scales, enlarged, read_scales
-from skdeploy.errors import UsageError
-from skdeploy.quant.images import crop_array
+from skdeploy.core.errors import UsageError
+from skdeploy.images.decoding import crop_array
 from tests.attention.networks import SIDE, spec_of, square
 
 

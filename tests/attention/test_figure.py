@@ -10,8 +10,8 @@ import pytest
 
 from skdeploy.attention.figure import STYLES, check_figure, write_figure
 from skdeploy.attention.report import AttentionReport, MeasuredGraph, csv_text, findings
-from skdeploy.errors import DependencyError, UsageError
-from skdeploy.spec import Precision
+from skdeploy.core.errors import DependencyError, UsageError
+from skdeploy.core.spec import Precision
 from tests.attention.networks import half, subject, unit
 from tests.attention.test_tally import SCALES, run
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from skdeploy.architecture import NetworkSpec
 from skdeploy.attention.gates import AttentionReader, Gate, find_gates
-from skdeploy.errors import IntegrityError, ParityError
+from skdeploy.core.architecture import NetworkSpec
+from skdeploy.core.errors import IntegrityError, ParityError
 from skdeploy.passes.trace_options import TraceOptions
 from tests.attention.networks import half, spec_of, square, unit
 from tests.graph.int8_networks import THREE, TWO, int8, normalised, pixels, single

@@ -13,9 +13,9 @@ from skdeploy.attention.gates import Gate, find_gates
 from skdeploy.attention.interval import half_width
 from skdeploy.attention.report import UnitAttention
 from skdeploy.attention.tally import Tally, correlation, growth
-from skdeploy.errors import IntegrityError
-from skdeploy.quant.images import crop_array
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import IntegrityError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.decoding import crop_array
 from tests.attention.networks import K3, K5, half, spec_of, square, subject, unit
 from tests.graph.int8_networks import THREE
 from tests.graph.int8_networks import spec_of as tiny_card

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from skdeploy.backends.base import Array, Session
-from skdeploy.errors import UsageError
-from skdeploy.export_packages import Availability
+from skdeploy.core.errors import UsageError
+from skdeploy.core.packages import Availability
+from skdeploy.core.spec import ModelSpec
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import ModelSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import card, images, live, relative_error, torch_logits, traced
 

@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Final
 
-from skdeploy.backends.cuda import DRIVER_LIBRARY
+from skdeploy.devices.cuda import DRIVER_LIBRARY
 
 KINDS: Final = ("context", "stream", "device memory", "host memory", "event", "graph", "executable graph")
 COPY_MS: Final = 5.0  # stand_in.c

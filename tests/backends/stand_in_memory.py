@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from cuda.bindings import driver as bindings
 
-from skdeploy.backends import cuda
 from skdeploy.backends.device_memory import Buffer, Event, Gpu, load_driver
-from skdeploy.errors import DependencyError, EngineError
+from skdeploy.core.errors import DependencyError, EngineError
+from skdeploy.devices import cuda
 from tests.backends.fake_tensorrt import ENGINE_MS
 from tests.backends.stand_in import (
     CAPTURE_INVALIDATED,

@@ -14,8 +14,8 @@ import pytest
 
 from skdeploy.backends._plan_runner import PlanSession
 from skdeploy.backends.device_memory import load_driver
+from skdeploy.core.errors import DependencyError, EngineError, UsageError
 from skdeploy.engines._api import Compiler
-from skdeploy.errors import DependencyError, EngineError, UsageError
 from tests.backends.fake_tensorrt import ENGINE_MS, FakeEngine, FakeTensorRT, expected, feeds
 from tests.backends.stand_in import COPY_MS, ILLEGAL_ADDRESS, OUT_OF_MEMORY, StandIn
 

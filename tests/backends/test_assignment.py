@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from skdeploy.backends import assignment
 from skdeploy.backends.assignment import Assigned, assignment_of, misplaced, require_assignment, session_config
 from skdeploy.backends.onnxruntime import load_graph
-from skdeploy.errors import EngineError
+from skdeploy.core.errors import EngineError
 
 AZURE = "AzureExecutionProvider"
 CPU = "CPUExecutionProvider"

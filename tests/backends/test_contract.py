@@ -17,10 +17,10 @@ from skdeploy.backends import onnxruntime, onnxruntime_cuda, onnxruntime_tensorr
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import BACKENDS, Array, Session, backend, validate_feeds
 from skdeploy.backends.onnxruntime_gpu import TensorRTOptions
+from skdeploy.core.errors import DependencyError, ExportError, IntegrityError, UsageError
+from skdeploy.core.packages import Availability, require
+from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.engines._build import BatchProfile, BuildOptions
-from skdeploy.errors import DependencyError, ExportError, IntegrityError, UsageError
-from skdeploy.export_packages import Availability, require
-from skdeploy.spec import ModelSpec, TensorSpec
 from tests.backends.contract import BackendContract
 from tests.conftest import TinySpec
 from tests.graph.networks import card, live

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from skdeploy.backends import cpu, onnxruntime
+from skdeploy.backends import onnxruntime
+from skdeploy.core import cpu
 
 V1 = "5:cpu,cpuacct:{path}\n3:memory:/elsewhere\n1:name=systemd:/\n"
 V2 = "0::{path}\n"

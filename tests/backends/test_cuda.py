@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from skdeploy.backends import cuda
+from skdeploy.devices import cuda
 
 
 class Driver:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from cuda.bindings import driver as bindings
 
-from skdeploy.backends import cuda
 from skdeploy.backends.device_memory import Buffer, Driver, Event, Gpu, load_driver
-from skdeploy.errors import DependencyError, EngineError
+from skdeploy.core.errors import DependencyError, EngineError
+from skdeploy.devices import cuda
 
 FUNCTIONS = {name: found for name, found in vars(Driver).items() if name.startswith("cu")}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from skdeploy.backends.engine_cache import DIGESTS, default_root, engine_folder, is_whole
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
 
 ENGINE = "TensorrtExecutionProvider_TRTKernel_graph_0_0_sm89.engine"
 

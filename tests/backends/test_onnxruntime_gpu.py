@@ -19,11 +19,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy import engines
-from skdeploy.backends import cuda, onnxruntime, onnxruntime_gpu, provider_problems
+from skdeploy.backends import onnxruntime, onnxruntime_gpu, provider_problems
 from skdeploy.backends.base import backend
 from skdeploy.backends.onnxruntime_gpu import CUDA, TENSORRT, CudaOptions, TensorRTOptions, options_of
-from skdeploy.errors import DependencyError, EngineError, SkdeployError, UsageError
-from skdeploy.spec import TensorSpec
+from skdeploy.core.errors import DependencyError, EngineError, SkdeployError, UsageError
+from skdeploy.core.spec import TensorSpec
+from skdeploy.devices import cuda
 from tests.backends.test_assignment import AZURE, network
 from tests.conftest import require_backend
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skdeploy.backends.profiles import Profile, choose_profile
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
 
 WIDE: Profile = {"images": ((1, 3, 8, 8), (4, 3, 16, 16), (8, 3, 32, 32))}
 

@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from skdeploy.backends.onnxruntime_gpu import CudaOptions, Search, TensorRTOptions
-from skdeploy.spec import TensorSpec
+from skdeploy.core.spec import TensorSpec
 from tests.backends import provider_parser
 from tests.wheels import stub_libraries, unpacked
 

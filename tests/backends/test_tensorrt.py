@@ -16,12 +16,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy import engines
-from skdeploy.backends import _plan_runner, cuda, tensorrt, tensorrt_rtx
+from skdeploy.backends import _plan_runner, tensorrt, tensorrt_rtx
 from skdeploy.backends._plan_runner import PlanSession
+from skdeploy.core.errors import DependencyError, EngineError, IntegrityError, UsageError
+from skdeploy.core.spec import TensorSpec
+from skdeploy.devices import cuda
 from skdeploy.engines._api import Engine
 from skdeploy.engines.options import BatchProfile, BuildOptions
-from skdeploy.errors import DependencyError, EngineError, IntegrityError, UsageError
-from skdeploy.spec import TensorSpec
 from tests.backends.fake_tensorrt import FakeEngine
 from tests.conftest import require_backend
 

@@ -6,7 +6,7 @@ import pytest
 
 from skdeploy.bench.int8_verdict import int8_sentence
 from skdeploy.bench.statistics import Ratio, inverted
-from skdeploy.spec import Precision
+from skdeploy.core.spec import Precision
 
 HALF = Ratio(ratio=0.5, low=0.4, high=0.6, pairs=9, verdict="faster")
 SAME = Ratio(ratio=1.0, low=0.9, high=1.1, pairs=9, verdict="no difference")

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from skdeploy.bench.machine_state import (
+from skdeploy.core.errors import DependencyError
+from skdeploy.devices.jetson import is_jetson
+from skdeploy.devices.machine_state import (
     Nvml,
     Sample,
     Watch,
@@ -16,8 +18,6 @@ from skdeploy.bench.machine_state import (
     throttles,
     warnings_of,
 )
-from skdeploy.engines.jetson import is_jetson
-from skdeploy.errors import DependencyError
 
 ORIN = (
     "11-24-2026 12:00:00 RAM 4722/30592MB (lfb 3x4MB) SWAP 0/15296MB (cached 0MB) CPU [12%@729,3%@729,off,off] "

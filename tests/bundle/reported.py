@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from skdeploy.accuracy.gate import AccuracyReport, ClassAccuracy, Evaluation, PairedReport, share
+from skdeploy.accuracy.statistics import Decision, Pairs
 from skdeploy.attention.report import (
     Activity,
     Agreement,
@@ -18,19 +20,17 @@ from skdeploy.attention.report import (
     Profile,
     UnitAttention,
 )
+from skdeploy.backends.metrics import Metrics
 from skdeploy.bundle.evidence import write_evidence
 from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
-from skdeploy.bundle.report import render_report
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.files import digest_json
-from skdeploy.parity.accuracy import AccuracyReport, ClassAccuracy, Evaluation, PairedReport, share
+from skdeploy.core.spec import Frozen, ModelSpec, Precision
 from skdeploy.parity.blame_report import BlameReport, LayerResult, StageResult
-from skdeploy.parity.metrics import Metrics
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport, TensorHeadroom
-from skdeploy.parity.statistics import Decision, Pairs
 from skdeploy.quant.sensitivity import Effect, SensitivityReport, UnitSensitivity
-from skdeploy.spec import Frozen, ModelSpec, Precision
+from skdeploy.report.page import render_report
 from skdeploy.zoo.cards import read_card
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"

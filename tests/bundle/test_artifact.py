@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from skdeploy.bundle.artifact import Artifact, stage_key, tool_versions
+from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.files import digest_file, digest_json, write_error, write_text, written_whole
-from skdeploy.errors import IntegrityError, UsageError
 from tests.disk_limit import file_size_limit
 
 

@@ -11,8 +11,8 @@ from skdeploy.bundle.evidence import read_evidence, write_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.checkpoints.weights_record import WeightsRecord
-from skdeploy.errors import IntegrityError
-from skdeploy.spec import Frozen, Precision
+from skdeploy.core.errors import IntegrityError
+from skdeploy.core.spec import Frozen, Precision
 from skdeploy.zoo.cards import read_card
 from tests.bundle.test_folder import CARD, stage
 

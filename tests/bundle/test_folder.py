@@ -12,8 +12,8 @@ import pytest
 from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.checkpoints.weights_record import WeightsRecord
-from skdeploy.errors import IntegrityError, UsageError
-from skdeploy.spec import Precision
+from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.spec import Precision
 from skdeploy.zoo.cards import read_card
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"

@@ -13,7 +13,7 @@ import pytest
 from skdeploy.bundle.folder import Product, Stage, bundle_for_writing
 from skdeploy.bundle.manifest import Manifest, manifest_schema
 from skdeploy.checkpoints.weights_record import WeightsRecord
-from skdeploy.spec import Precision, TensorSpec
+from skdeploy.core.spec import Precision, TensorSpec
 from skdeploy.zoo.cards import read_card
 
 PUBLISHED = resources.files("skdeploy.bundle") / "manifest.schema.json"

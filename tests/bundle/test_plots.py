@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 
-from skdeploy.bundle.plots import Axis, Row, Series, line_chart, rows_chart
-from skdeploy.bundle.report import TEMPLATES
+from skdeploy.report.page import TEMPLATES
+from skdeploy.report.plots import Axis, Row, Series, line_chart, rows_chart
 
 
 def palettes() -> Iterator[tuple[str, dict[str, str]]]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from skdeploy.backends import cuda
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.receipts import cpu_name, driver_text, read_receipts, slug, this_device, write_receipt
 from skdeploy.checkpoints.weights_record import WeightsRecord
-from skdeploy.errors import DependencyError, IntegrityError
-from skdeploy.spec import Frozen, Precision
+from skdeploy.core.errors import DependencyError, IntegrityError
+from skdeploy.core.spec import Frozen, Precision
+from skdeploy.devices import cuda
 from skdeploy.zoo.cards import read_card
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.report import render_report, write_report
-from skdeploy.bundle.report_blocks import MAX_ROWS, Cell, percent_text, sentence, visible
-from skdeploy.bundle.report_findings import read_findings
-from skdeploy.bundle.report_line import export_command
-from skdeploy.errors import DependencyError, IntegrityError, UsageError
+from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
+from skdeploy.core.spec import Precision
 from skdeploy.parity.report import Rebuild, RunToRun, SuiteResult
 from skdeploy.quant.mixed import Drop, KeptUnit, MixedPrecision
-from skdeploy.spec import Precision
+from skdeploy.report.blocks import MAX_ROWS, Cell, percent_text, sentence, visible
+from skdeploy.report.findings import read_findings
+from skdeploy.report.line import export_command
+from skdeploy.report.page import render_report, write_report
 from tests.bundle.reported import (
     Page,
     add,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from skdeploy.bundle.report import write_report
+from skdeploy.report.page import write_report
 from tests.bundle.reported import HOSTILE, full_bundle, hostile_bundle
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

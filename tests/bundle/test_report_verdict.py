@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from skdeploy.bundle.folder import Bundle
-from skdeploy.bundle.report import render_report
-from skdeploy.bundle.report_findings import read_findings
-from skdeploy.bundle.report_verdict import verdict_of
+from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_json
-from skdeploy.errors import IntegrityError
-from skdeploy.spec import Precision
+from skdeploy.core.spec import Precision
+from skdeploy.report.findings import read_findings
+from skdeploy.report.page import render_report
+from skdeploy.report.verdict import verdict_of
 from tests.bundle.reported import add, blame, comparison, evaluation, full_bundle, make_bundle, page, parity, stage
 
 UNPROVEN = comparison("model.plan", "unproven", "tensorrt", reason="no GPU here")

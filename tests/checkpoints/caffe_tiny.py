@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
-from skdeploy.spec import ModelSpec
+from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.cardless import spec_without_card
 from tests.checkpoints.caffe_reference import Array, Stage, sknet
 

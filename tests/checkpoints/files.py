@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skdeploy.checkpoints.read import read_checkpoint
-from skdeploy.errors import WeightsError
+from skdeploy.core.errors import WeightsError
 
 State = dict[str, Tensor]
 LEGACY = {"_use_new_zipfile_serialization": False}

@@ -19,7 +19,7 @@ from skdeploy.checkpoints.infer import differences, infer
 from skdeploy.checkpoints.layouts import caffe
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.checkpoints.recognise import assemble, recognise
-from skdeploy.errors import WeightsError
+from skdeploy.core.errors import WeightsError
 from skdeploy.zoo.build import build, build_meta
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import count_parameters

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from skdeploy.architecture import NetworkSpec, TrunkSpec
 from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_without_card
-from skdeploy.errors import WeightsError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.architecture import NetworkSpec, TrunkSpec
+from skdeploy.core.errors import WeightsError
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.assumed import assumptions_of
 from skdeploy.zoo.build import build
 from tests.checkpoints.cifar_network import CifarNetwork, trained

@@ -15,7 +15,7 @@ import pytest
 from skdeploy.checkpoints import hub
 from skdeploy.checkpoints.hub import HubFile, is_hub_url, resolve_weights
 from skdeploy.checkpoints.read import read_checkpoint
-from skdeploy.errors import DependencyError, WeightsError
+from skdeploy.core.errors import DependencyError, WeightsError
 from tests.checkpoints.hub_server import MAIN, OTHER, PICKLED, SAFE, TAGGED, Hub
 
 

@@ -17,8 +17,8 @@ from skdeploy.checkpoints.importing import (
     save_weights,
 )
 from skdeploy.checkpoints.load import load_network
-from skdeploy.errors import WeightsError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import WeightsError
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.cards import load_card
 from tests.checkpoints.files import State, torch_bytes, written
 from tests.checkpoints.goldens import checkpoint_bytes, golden, relative_error

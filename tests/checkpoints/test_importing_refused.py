@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from skdeploy.checkpoints import importing
 from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_without_card
 from skdeploy.checkpoints.read import Checkpoint
-from skdeploy.errors import WeightsError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import WeightsError
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.cards import load_card
 from tests.checkpoints.files import State, torch_bytes, written
 from tests.checkpoints.goldens import Golden, golden

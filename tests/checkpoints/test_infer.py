@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.architecture import GateSpec, SelectiveKernelSpec, SKShuffleNetSpec, TrunkSpec
 from skdeploy.checkpoints.infer import Shapes, differences, infer, is_adaptable, resolved
 from skdeploy.checkpoints.layouts import developer0hye, ppplang, pytorch_insight, pytorchcv, simclr, timm
 from skdeploy.checkpoints.rules import Implied
-from skdeploy.errors import WeightsError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.architecture import GateSpec, SelectiveKernelSpec, SKShuffleNetSpec, TrunkSpec
+from skdeploy.core.errors import WeightsError
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.build import build_meta
 from skdeploy.zoo.cards import list_cards
 from skdeploy.zoo.fold import count_parameters

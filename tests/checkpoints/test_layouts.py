@@ -14,7 +14,7 @@ from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_w
 from skdeploy.checkpoints.layouts import LAYOUTS
 from skdeploy.checkpoints.load import load_network
 from skdeploy.checkpoints.recognise import recognise, renamed
-from skdeploy.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.fold import fold
 from skdeploy.zoo.sknet import SKUnit
 from tests.checkpoints.files import LEGACY, State, written

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skdeploy.architecture import SKNetSpec
 from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.load import find_weights, load_network
 from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.architecture import SKNetSpec
+from skdeploy.core.errors import WeightsError
 from skdeploy.core.files import digest_file
-from skdeploy.errors import WeightsError
-from skdeploy.spec import ModelSpec, WeightsSpec
+from skdeploy.core.spec import ModelSpec, WeightsSpec
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet

@@ -12,8 +12,8 @@ from torch import nn
 
 from skdeploy.checkpoints.convert import convert
 from skdeploy.checkpoints.importing import import_checkpoint, import_without_card, save_weights
-from skdeploy.errors import WeightsError
-from skdeploy.own_module import load_checkpoint
+from skdeploy.checkpoints.own_module import load_checkpoint
+from skdeploy.core.errors import WeightsError
 from tests.checkpoints.cifar_network import CifarNetwork, trained
 
 STATE = trained().state_dict()

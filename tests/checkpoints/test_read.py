@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from skdeploy.checkpoints import unwrap
 from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
-from skdeploy.errors import WeightsError
+from skdeploy.core.errors import WeightsError
 from tests.checkpoints.files import FORMATS, LEGACY, State, refused, small_state, torch_bytes, written
 
 

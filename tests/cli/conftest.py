@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from skdeploy.__main__ import main
-from skdeploy.building import BuildRequest, build_engine
-from skdeploy.options import ExportOptions
-from skdeploy.pipeline import export
-from skdeploy.spec import Precision, Target
+from skdeploy.core.spec import Precision, Target
+from skdeploy.line.building import BuildRequest, build_engine
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet

@@ -11,8 +11,8 @@ import onnxruntime
 from PIL import Image
 
 from skdeploy.bundle.folder import Bundle, Product, Stage, load_bundle
-from skdeploy.quant.dataset import normalise
-from skdeploy.spec import Precision
+from skdeploy.core.spec import Precision
+from skdeploy.images.dataset import normalise
 
 CLASSES = 5
 

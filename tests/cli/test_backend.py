@@ -9,8 +9,9 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from skdeploy.backends import cuda, onnxruntime, onnxruntime_cuda
+from skdeploy.backends import onnxruntime, onnxruntime_cuda
 from skdeploy.backends.base import Session
+from skdeploy.devices import cuda
 from tests.cli.evaluation_data import labelled, with_engine
 from tests.conftest import require_backend
 

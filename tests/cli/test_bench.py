@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from skdeploy.backends import cuda
 from skdeploy.bench import timing
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.receipts import read_receipts
-from skdeploy.bundle.report import render_report
-from skdeploy.int8_options import CalibrationOptions, Int8Options
-from skdeploy.options import ExportOptions
-from skdeploy.pipeline import export
-from skdeploy.spec import Precision, Target
+from skdeploy.core.spec import Precision, Target
+from skdeploy.devices import cuda
+from skdeploy.line.export import export
+from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.options import ExportOptions
+from skdeploy.report.page import render_report
 from tests.conftest import FAST
 
 Run = Callable[..., Any]
@@ -123,7 +123,7 @@ def test_an_int8_graph_is_compared_with_the_fp32_graph_of_its_bundle(
     run: Run, int8: Path, kernels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether this CPU has INT8 kernels that compute right is told to the code, so that both ways are tested anywhere."""
-    monkeypatch.setattr("skdeploy.graph.emulation.saturates", lambda: "" if kernels else "they saturate")
+    monkeypatch.setattr("skdeploy.backends.emulation.saturates", lambda: "" if kernels else "they saturate")
     result = run("bench", int8, "--json", *QUICK)
     assert result.code == 0, result.err
     assert [row["artifact"] for row in result.json["measured"]] == ["model.int8.onnx", "model.onnx"]
@@ -150,7 +150,7 @@ def test_an_int8_graph_is_compared_with_the_fp32_graph_of_its_bundle(
 def test_against_an_fp16_bundle_the_question_is_of_fp16_whichever_is_named_first(
     run: Run, int8: Path, exported: Path, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skdeploy.graph.emulation.saturates", lambda: "")
+    monkeypatch.setattr("skdeploy.backends.emulation.saturates", lambda: "")
     one, other = (int8, exported) if first == "int8" else (exported, int8)
     result = run("bench", one, "--against", other, "--json", *QUICK)
     (compared,) = result.json["comparisons"]
@@ -164,7 +164,7 @@ def test_int8_that_onnxruntime_runs_in_fp32_is_not_called_int8(
     run: Run, int8: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As its default options do on x86, which have no INT8 kernel for signed activations."""
-    monkeypatch.setattr("skdeploy.graph.emulation.saturates", lambda: "")
+    monkeypatch.setattr("skdeploy.backends.emulation.saturates", lambda: "")
     monkeypatch.setattr("skdeploy.backends.onnxruntime.INT8_KERNELS", {"session.disable_quant_qdq": "1"})
     result = run("bench", int8, "--json", *QUICK)
     assert "INT8 kernels in 0 of" in result.json["measured"][0]["latency"]["session"]
@@ -290,7 +290,7 @@ def test_a_batch_without_memory_for_it_is_refused_and_not_killed(
     run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 2 MB free, of which 64 images of 3 x 32 x 32 alone are 0.8."""
-    monkeypatch.setattr("skdeploy.engines.jetson.available_bytes", lambda _: 2_000_000)
+    monkeypatch.setattr("skdeploy.devices.jetson.available_bytes", lambda _: 2_000_000)
     result = run("bench", exported, "--batch", "64", *QUICK)
     assert result.code == 2
     assert re.search(

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from skdeploy import engines
-from skdeploy.building import BuildRequest, build_engine
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.files import digest_file
+from skdeploy.core.progress import Silent
+from skdeploy.core.spec import Target
 from skdeploy.engines.options import BatchProfile
+from skdeploy.line.building import BuildRequest, build_engine
 from skdeploy.parity.report import ParityReport
-from skdeploy.progress import Silent
-from skdeploy.spec import Target
 from tests.disk_limit import file_size_limit
 
 Run = Callable[..., Any]
@@ -284,7 +284,7 @@ HELD = """
 import sys, time
 from pathlib import Path
 started, go, *arguments = sys.argv[1:]
-from skdeploy.progress import Silent
+from skdeploy.core.progress import Silent
 
 class Progress(Silent):
     def __enter__(self):
@@ -379,7 +379,7 @@ def test_sigterm_outside_a_build_is_told_as_well(run: Run, monkeypatch: pytest.M
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)  # the kernel may hand the signal to a thread of some library: then it takes a moment
 
-    monkeypatch.setattr("skdeploy.diagnosis.diagnose", terminated)
+    monkeypatch.setattr("skdeploy.inspect.diagnosis.diagnose", terminated)
     result = run("doctor", "--json")
     assert result.code == 143
     assert "terminated: nothing was left half-written" in result.err

@@ -30,9 +30,9 @@ def data(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def other(card: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another network of the same card, in FP32."""
-    from skdeploy.options import ExportOptions
-    from skdeploy.pipeline import export
-    from skdeploy.spec import Target
+    from skdeploy.core.spec import Target
+    from skdeploy.line.export import export
+    from skdeploy.line.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("other") / "bundle"
     export(ExportOptions(str(card), output=folder, seed=5, trace=FAST, images=images, target=Target.ONNX))

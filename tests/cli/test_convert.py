@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from skdeploy.checkpoints import convert as module
 from skdeploy.checkpoints.hub import HubFile
 from skdeploy.checkpoints.load import load_network
-from skdeploy.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.build import build_meta
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.fold import count_parameters

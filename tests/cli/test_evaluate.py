@@ -15,10 +15,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from skdeploy.backends import cuda
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.files import digest_file
-from skdeploy.parity.ci_report import Check, markdown, write_junit, write_markdown
+from skdeploy.devices import cuda
+from skdeploy.report.ci import Check, markdown, write_junit, write_markdown
 from tests.cli.conftest import QUICK
 from tests.cli.evaluation_data import class_folders, colours, labelled, seen_by, with_engine
 
@@ -31,7 +31,7 @@ no_gpu = pytest.mark.skipif(
 KILLED = """
 import os, signal, sys
 from skdeploy.parity import streaming
-from skdeploy.parity.predictions import Cache
+from skdeploy.accuracy.predictions import Cache
 from tests.cli.conftest import QUICK
 left, *arguments = sys.argv[1:]
 left = int(left)

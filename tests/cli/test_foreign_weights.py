@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from skdeploy.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec
 from tests.checkpoints.goldens import checkpoint_bytes, golden
 from tests.cli.conftest import QUICK
 

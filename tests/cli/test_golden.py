@@ -13,7 +13,7 @@ import torch
 
 from skdeploy.checkpoints.load import load_network
 from skdeploy.parity.report import ParityReport
-from skdeploy.parity.verify_report import suite_lines
+from skdeploy.report.verify import suite_lines
 from skdeploy.zoo.cards import read_card
 
 Run = Callable[..., Any]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from skdeploy import engines
-from skdeploy.backends import cuda
+from skdeploy.devices import cuda
 
 Run = Callable[..., Any]
 ENGINE = "engines/tensorrt_rtx-fp16.engine"

@@ -12,12 +12,12 @@ import onnx
 import pytest
 from PIL import Image
 
-from skdeploy.int8_options import CalibrationOptions, Int8Options
-from skdeploy.options import ExportOptions
-from skdeploy.pipeline import calibrate, export
+from skdeploy.core.spec import Precision, Target
+from skdeploy.line.export import calibrate, export
+from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.options import ExportOptions
 from skdeploy.quant.legacy_cache import read_legacy_cache
 from skdeploy.quant.ranges import load_ranges
-from skdeploy.spec import Precision, Target
 from tests.cli.conftest import QUICK, Run, Snapshot
 from tests.conftest import FAST
 
@@ -213,7 +213,7 @@ def test_the_budget_decides_what_stays_in_the_fallback(
     """With labels that FP32 itself gives: the network is untrained, and INT8 may only cost what rounding costs."""
     from skdeploy.backends.logits import run_images
     from skdeploy.backends.onnxruntime import open_session
-    from skdeploy.quant.dataset import open_dataset
+    from skdeploy.images.dataset import open_dataset
     from skdeploy.zoo.cards import read_card
 
     spec = read_card(Path(str(int8[1])))

@@ -16,7 +16,7 @@ import pytest
 
 from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.errors import IntegrityError
+from skdeploy.core.errors import IntegrityError
 from tests.disk_limit import file_size_limit
 
 Run = Callable[..., Any]
@@ -30,7 +30,7 @@ import json, os, signal, sys
 import onnxruntime, onnxscript, onnxsim, safetensors.torch, torch.onnx
 import skdeploy.cli.console
 from skdeploy.__main__ import main
-from skdeploy.progress import Silent
+from skdeploy.core.progress import Silent
 
 for line in sys.stdin:
     child = os.fork()

@@ -133,7 +133,7 @@ def test_a_bug_shows_its_traceback_and_how_to_report_it(run: Run, monkeypatch: p
     def broken() -> None:
         raise ZeroDivisionError("a slip of ours")
 
-    monkeypatch.setattr("skdeploy.diagnosis.diagnose", broken)
+    monkeypatch.setattr("skdeploy.inspect.diagnosis.diagnose", broken)
     result = run("doctor", "--json")
     assert result.code == 1
     assert "Traceback" in result.err
@@ -146,7 +146,7 @@ def test_an_interrupt_is_no_bug(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)  # the kernel may hand the signal to a thread of some library: then it takes a moment
 
-    monkeypatch.setattr("skdeploy.diagnosis.diagnose", interrupted)
+    monkeypatch.setattr("skdeploy.inspect.diagnosis.diagnose", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     try:
         result = run("doctor")

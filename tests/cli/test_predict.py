@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from scipy.special import softmax as reference_softmax
 
-from skdeploy.backends import cuda
+from skdeploy.accuracy.predict import softmax
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.files import write_text
-from skdeploy.parity.predict import softmax
-from skdeploy.quant.dataset import normalise
+from skdeploy.devices import cuda
+from skdeploy.images.dataset import normalise
 from tests.cli.evaluation_data import colours, with_engine
 
 Run = Callable[..., Any]

@@ -13,12 +13,12 @@ import onnxruntime as ort
 import pytest
 
 from skdeploy.cli.sensitivity import print_mixed, print_sensitivity
-from skdeploy.int8_options import CalibrationOptions, Int8Options
-from skdeploy.options import ExportOptions
-from skdeploy.pipeline import export
+from skdeploy.core.spec import Precision, Target
+from skdeploy.line.export import export
+from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.options import ExportOptions
 from skdeploy.quant.mixed import Drop, KeptUnit, MixedPrecision
 from skdeploy.quant.sensitivity import SensitivityReport
-from skdeploy.spec import Precision, Target
 from tests.conftest import FAST
 
 Run = Callable[..., Any]

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from skdeploy import device_cache, engines, starting
-from skdeploy.backends.cuda import CudaDevice
+from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.errors import IntegrityError, UsageError
-from skdeploy.interruption import Terminated, termination_raises
-from skdeploy.progress import Silent
-from skdeploy.spec import Target
+from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.interruption import Terminated, termination_raises
+from skdeploy.core.progress import Silent
+from skdeploy.core.spec import Target
+from skdeploy.devices.cuda import CudaDevice
+from skdeploy.serve import device_cache, starting
 from tests.conftest import require_backend
 from tests.disk_limit import file_size_limit
 
@@ -66,8 +67,8 @@ def entries(cache: Path) -> list[Path]:
 
 
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skdeploy.backends.cuda.devices", tuple)
-    monkeypatch.setattr("skdeploy.backends.cuda.driver_problem", lambda: "no NVIDIA driver")
+    monkeypatch.setattr("skdeploy.devices.cuda.devices", tuple)
+    monkeypatch.setattr("skdeploy.devices.cuda.driver_problem", lambda: "no NVIDIA driver")
 
 
 @pytest.mark.parametrize(
@@ -268,7 +269,7 @@ def test_what_a_killed_start_announced_is_not_believed(
     ready = starting.prepare(bundle, cache, "onnxruntime", None, Silent())
     code = (
         "import os, sys, tempfile; from pathlib import Path\n"
-        "from skdeploy import starting; from skdeploy.progress import Silent\n"
+        "from skdeploy import starting; from skdeploy.core.progress import Silent\n"
         "tempfile.tempdir = sys.argv[1]\n"
         "with starting.announced(starting.Ready(Path(sys.argv[2]), sys.argv[3], 'onnxruntime', True, 0.0), Silent()):\n"
         "    os.kill(os.getpid(), 9)"
@@ -332,7 +333,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from skdeploy import starting
-from skdeploy.backends.cuda import CudaDevice
+from skdeploy.devices.cuda import CudaDevice
 from skdeploy.cli.console import ConsoleProgress
 with ConsoleProgress() as progress:
     card = CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)

@@ -193,7 +193,7 @@ def test_verify_takes_no_weights(run: Run, bundle: Path, weights: Path) -> None:
 
 def test_a_graph_that_computes_something_else_fails_parity(run: Run, bundle: Path, images: Path) -> None:
     from skdeploy.backends.onnxruntime import load_graph
-    from skdeploy.graph.trace import save_model
+    from skdeploy.passes.trace import save_model
 
     path = bundle / "model.onnx"
     model = load_graph(path)

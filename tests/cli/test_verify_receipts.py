@@ -12,14 +12,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from skdeploy.backends import cuda
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.receipts import ReceiptVerdict, cpu_name, read_receipts, write_receipt
-from skdeploy.options import ExportOptions
+from skdeploy.core.spec import Precision, Target
+from skdeploy.devices import cuda
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
+from skdeploy.line.verification import ParityReceipt
 from skdeploy.parity.report import Comparison
-from skdeploy.parity.verification import ParityReceipt
-from skdeploy.pipeline import export
-from skdeploy.spec import Precision, Target
 from tests.conftest import FAST
 
 Run = Callable[..., Any]

@@ -16,9 +16,9 @@ import pytest
 import typer
 import yaml
 
+from skdeploy.accuracy.baseline import read_baseline
+from skdeploy.accuracy.evaluate import labelled_images
 from skdeploy.cli import app
-from skdeploy.parity.baseline import read_baseline
-from skdeploy.parity.evaluate import labelled_images
 from skdeploy.zoo.cards import read_card
 
 ROOT = Path(__file__).resolve().parents[2]

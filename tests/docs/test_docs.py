@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import skdeploy
-from skdeploy import errors
 from skdeploy.cli import app
+from skdeploy.core import errors
 from skdeploy.zoo.cards import list_cards
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,8 +20,8 @@ import pytest
 import typer
 import yaml
 
-from skdeploy import starting
 from skdeploy.cli import app
+from skdeploy.serve import starting
 from tools.requirements import requirements
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
+from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 
 IMAGE = (3, 16, 16)
 

@@ -15,9 +15,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, get_type_hints
 
+from skdeploy.core.errors import DependencyError
 from skdeploy.engines import _api, _made
 from skdeploy.engines._log import capture
-from skdeploy.errors import DependencyError
 
 CLASSES: Final[Mapping[type, str]] = {
     _api.Tensor: "ITensor",

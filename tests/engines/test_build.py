@@ -15,10 +15,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.engines import _build, tensorrt_rtx
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
 from skdeploy.engines.proof import read_graph
-from skdeploy.errors import EngineError, UsageError
 
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from skdeploy import engines
-from skdeploy.backends import cuda
+from skdeploy.core.errors import DependencyError, UsageError
+from skdeploy.core.spec import Target
+from skdeploy.devices import cuda
 from skdeploy.engines import tensorrt, tensorrt_rtx
-from skdeploy.errors import DependencyError, UsageError
-from skdeploy.spec import Target
 
 GPU = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 VERSIONS = {"tensorrt": "11.4.0.106", "tensorrt_rtx": "1.7.1.116"}
@@ -127,7 +127,7 @@ def test_choosing_is_fast_and_imports_nothing_heavy() -> None:
     script = (
         "import sys, time\n"
         "from skdeploy import engines\n"
-        "from skdeploy.spec import Target\n"
+        "from skdeploy.core.spec import Target\n"
         "started = time.perf_counter()\n"
         "engines.choose(Target.AUTO)\n"
         "print(time.perf_counter() - started)\n"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from skdeploy import engines
-from skdeploy.backends import cuda
+from skdeploy.core.errors import DependencyError, EngineError
+from skdeploy.devices import cuda
 from skdeploy.engines import compatibility, tensorrt_rtx
 from skdeploy.engines.compatibility import (
     BuiltFor,
@@ -24,7 +25,6 @@ from skdeploy.engines.compatibility import (
     require_compatible,
 )
 from skdeploy.engines.options import BatchProfile, BuildOptions, HardwareCompatible
-from skdeploy.errors import DependencyError, EngineError
 
 PATH = Path("x.engine")
 PROFILE = BatchProfile(1, 1, 1)

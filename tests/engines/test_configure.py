@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from skdeploy.core.errors import DependencyError, EngineError
+from skdeploy.devices.jetson import MemoryLimits
 from skdeploy.engines._configure import configure
 from skdeploy.engines._log import Log, capture
-from skdeploy.engines.jetson import MemoryLimits
 from skdeploy.engines.options import BatchProfile, BuildOptions
-from skdeploy.errors import DependencyError, EngineError
 
 trt: Any = pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 

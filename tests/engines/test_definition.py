@@ -12,10 +12,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from skdeploy import engines
+from skdeploy.core.errors import EngineError
 from skdeploy.engines._api import Network
 from skdeploy.engines.definition import prove_definition
 from skdeploy.engines.proof import PrecisionProof, read_graph
-from skdeploy.errors import EngineError
 from skdeploy.quant.macs import macs_of
 from tests.graph.int8_networks import TWO, int8
 

@@ -18,9 +18,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from skdeploy import engines
+from skdeploy.core.errors import EngineError
 from skdeploy.engines._log import Log
 from skdeploy.engines.inspect import node_names, prove_information, prove_plan
-from skdeploy.errors import EngineError
 from tests.conftest import require_backend
 
 Json = dict[str, Any]

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from skdeploy.architecture import NetworkSpec
 from skdeploy.backends import tensorrt_rtx as backend
 from skdeploy.backends.onnxruntime import open_session
+from skdeploy.core.architecture import NetworkSpec
 from skdeploy.engines import tensorrt_rtx
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
 from skdeploy.engines._log import changes_types

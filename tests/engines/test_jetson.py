@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.engines import jetson
+from skdeploy.devices import jetson
 from skdeploy.engines._configure import tactic_memory
 
 # Of a Jetson AGX Orin with JetPack 6.

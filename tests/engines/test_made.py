@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from skdeploy.core.errors import EngineError
 from skdeploy.engines import refit
 from skdeploy.engines._log import Log
 from skdeploy.engines._made import made
-from skdeploy.errors import EngineError
 
 
 class Base:

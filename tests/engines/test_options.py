@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from skdeploy.core.errors import EngineError, UsageError
+from skdeploy.core.spec import Precision
 from skdeploy.engines.options import SUPPORT, BatchProfile, BuildOptions, recorded, require_supported, version_numbers
-from skdeploy.errors import EngineError, UsageError
-from skdeploy.spec import Precision
 
 PROFILE, ONE = BatchProfile(1, 8, 32), BatchProfile(8, 8, 8)
 ONLY_TENSORRT: list[dict[str, Any]] = [

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node as node
 
+from skdeploy.core.errors import PassError
 from skdeploy.engines import obstacle
 from skdeploy.engines.parsing import RTX, parser_refusal
-from skdeploy.errors import PassError
 
 pytestmark = pytest.mark.skipif(bool(obstacle(RTX)[0]), reason=f"TensorRT-RTX: {obstacle(RTX)[0]}")
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from skdeploy.core.interruption import Terminated, termination_raises
 from skdeploy.engines._progress import Progress, interrupts_kept
-from skdeploy.interruption import Terminated, termination_raises
 
 
 def silent(phase: str, fraction: float) -> None:

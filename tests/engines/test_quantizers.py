@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from skdeploy import engines
+from skdeploy.core.errors import EngineError
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport, build
-from skdeploy.errors import EngineError
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "quantizers"
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")

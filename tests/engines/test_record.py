@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.engines.record import engine_record
-from skdeploy.errors import IntegrityError
+from skdeploy.bundle.engine_record import engine_record
+from skdeploy.core.errors import IntegrityError
 
 BUILT_FOR = {"compiler": "tensorrt", "version": "11.4.1", "system": "Linux", "machine": "aarch64"}
 

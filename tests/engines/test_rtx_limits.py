@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.engines import _build, tensorrt_rtx
 from skdeploy.engines.options import BatchProfile, BuildOptions
-from skdeploy.errors import EngineError, UsageError
 
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 

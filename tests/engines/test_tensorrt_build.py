@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from skdeploy import engines
-from skdeploy.backends import cuda
+from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.core.files import digest_file
+from skdeploy.devices import cuda
+from skdeploy.devices.jetson import is_jetson
 from skdeploy.engines import tensorrt
 from skdeploy.engines._log import capture
-from skdeploy.engines.jetson import is_jetson
 from skdeploy.engines.options import BatchProfile, BuildOptions, require_supported
 from skdeploy.engines.refit import refit
 from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write_timing_cache
-from skdeploy.errors import EngineError, UsageError
 
 pytestmark = pytest.mark.gpu("tensorrt")
 

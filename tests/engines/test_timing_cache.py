@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from skdeploy.core.errors import EngineError, IntegrityError, UsageError
 from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write_timing_cache
-from skdeploy.errors import EngineError, IntegrityError, UsageError
 from tests.disk_limit import file_size_limit
 
 ORIN = TimingDevice(gpu="Orin", compute_capability="8.7", tensorrt="10.3.0", cuda="12.6")

@@ -1,7 +1,7 @@
 """Selective kernel convolutions as the popular ports write them, in our own words and as small as they get, and their
 exports.
 
-Each takes (N, 8, H, W) to (N, 8, H, W) with two branches unless told otherwise. What differs is what ``graph/select.py`` must
+Each takes (N, 8, H, W) to (N, 8, H, W) with two branches unless told otherwise. What differs is what ``passes/select.py`` must
 see through: how branches are joined, how the gate is shaped, how the softmax is laid out and how the sum is taken.
 """
 

@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from skdeploy.architecture import NetworkSpec
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import trace
+from skdeploy.core.architecture import NetworkSpec
+from skdeploy.core.spec import CalibrationMethod, ModelSpec, TensorSpec
+from skdeploy.images.dataset import Dataset
+from skdeploy.passes.half import HalfPrecision
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
-from skdeploy.quant.dataset import Dataset
 from skdeploy.quant.quantize import Quantized, quantize
 from skdeploy.quant.ranges import Algorithm
-from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
 from tests.graph.networks import Array, card
 from tests.zoo.tiny_networks import K3, K5, K7, live, network
 

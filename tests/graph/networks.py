@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skdeploy.architecture import SKNetSpec
-from skdeploy.graph.trace import trace
+from skdeploy.core.architecture import SKNetSpec
+from skdeploy.core.spec import ModelSpec
+from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import ModelSpec
 from skdeploy.zoo.selective_kernel import Gate
 from skdeploy.zoo.sknet import SKNet
 from tests.conftest import FAST

@@ -23,18 +23,18 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node as node
 
-from skdeploy.architecture import GraphSpec
 from skdeploy.bundle.folder import Product
-from skdeploy.errors import SkdeployError
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.half import HalfPrecision
+from skdeploy.core.architecture import GraphSpec
+from skdeploy.core.errors import SkdeployError
+from skdeploy.core.spec import CalibrationMethod, ModelSpec
+from skdeploy.images.dataset import Dataset
+from skdeploy.line.stages import write_graph
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import MAX_OPSET
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
-from skdeploy.quant.dataset import Dataset
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Algorithm
-from skdeploy.spec import CalibrationMethod, ModelSpec
-from skdeploy.stages import write_graph
 from skdeploy.zoo.cardless import spec_without_card
 
 VERSION = "1.16.2"

@@ -16,13 +16,13 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.placement import Placement, place
-from skdeploy.graph.select import RewriteSelect
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import trace
+from skdeploy.core.spec import InputSpec, ModelSpec
+from skdeploy.ir.placement import Placement, place
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.select import RewriteSelect
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import trace
 from skdeploy.quant.weights import quantize_weight
-from skdeploy.spec import InputSpec, ModelSpec
 from skdeploy.zoo.build import FAMILIES
 from skdeploy.zoo.cards import load_card
 from tests.conftest import FAST

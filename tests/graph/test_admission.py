@@ -9,9 +9,9 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from skdeploy.errors import PassError
-from skdeploy.graph.admission import admit, admit_file
-from skdeploy.graph.trace import save_model
+from skdeploy.backends.admission import admit, admit_file
+from skdeploy.core.errors import PassError
+from skdeploy.passes.trace import save_model
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graph.networks import card, traced

@@ -11,8 +11,8 @@ import pytest
 from onnx import checker, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from skdeploy.errors import UsageError
-from skdeploy.graph.average_pool import LARGEST, AveragePoolForMean, Size, windows_of
+from skdeploy.core.errors import UsageError
+from skdeploy.passes.average_pool import LARGEST, AveragePoolForMean, Size, windows_of
 from skdeploy.planning.dla import refusal
 
 

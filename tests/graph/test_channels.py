@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from skdeploy.graph.channels import ChannelClasses, channel_classes
+from skdeploy.ir.channels import ChannelClasses, channel_classes
 from tests.graph.quantizable import graph, normal, small
 
 op = onnx.helper.make_node

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from skdeploy.errors import ExportError, IntegrityError, PassError, UsageError
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.same_function import require_same_function
+from skdeploy.core.errors import ExportError, IntegrityError, PassError, UsageError
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.same_function import require_same_function
 from tests.graph.test_weights_of_files import node, write
 
 

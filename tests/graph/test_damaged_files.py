@@ -12,9 +12,9 @@ import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from skdeploy.backends.onnxruntime import load_graph
-from skdeploy.errors import IntegrityError, SkdeployError
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.inspection import inspect_file
+from skdeploy.core.errors import IntegrityError, SkdeployError
+from skdeploy.inspect.inspection import inspect_file
+from skdeploy.passes.foreign import read_foreign
 from skdeploy.planning.dla import dla_report
 from skdeploy.planning.layers import fuse
 from skdeploy.planning.plain import read_plain

@@ -9,10 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from skdeploy.architecture import NetworkSpec
-from skdeploy.backends.onnxruntime import DEFAULT, INT8_KERNELS, OnnxRuntimeSession, load_graph, open_model
-from skdeploy.errors import UsageError
-from skdeploy.graph.emulation import (
+from skdeploy.backends.emulation import (
     CHANNELS,
     FORCED,
     difference_in_words,
@@ -24,6 +21,9 @@ from skdeploy.graph.emulation import (
     steps_apart,
     teacher_forced,
 )
+from skdeploy.backends.onnxruntime import DEFAULT, INT8_KERNELS, OnnxRuntimeSession, load_graph, open_model
+from skdeploy.core.architecture import NetworkSpec
+from skdeploy.core.errors import UsageError
 from tests.graph.int8_networks import THREE, TWO, feeds_for, int8, pixels, single, spec_of
 from tests.graph.networks import Array
 from tests.graph.numpy_int8 import evaluate

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.graph.channels import ChannelClasses, channel_classes
-from skdeploy.graph.constants import array_of
-from skdeploy.graph.equalize import MOST, ScaleChannels, equalize
-from skdeploy.graph.placement import place
+from skdeploy.ir.channels import ChannelClasses, channel_classes
+from skdeploy.ir.constants import array_of
+from skdeploy.ir.placement import place
+from skdeploy.passes.equalize import MOST, ScaleChannels, equalize
 from tests.graph.quantizable import (
     MAKERS,
     VARIED,
@@ -146,7 +146,7 @@ def test_channels_are_as_equal_as_they_can_be(name: str, monkeypatch: pytest.Mon
     """With nothing given back to the activations, a free channel that was not silent reaches its tensor's maximum in one of
     the tensors that it is in."""
     model = graph(name)
-    monkeypatch.setattr("skdeploy.graph.equalize.WEIGHT_SHARE", 0.0)
+    monkeypatch.setattr("skdeploy.passes.equalize.WEIGHT_SHARE", 0.0)
     classes = channel_classes(model)
     tensors = [tensor for tensor in place(model).tensors if tensor in classes.of]
     first = channel_maxima(model, tuple(tensors))
@@ -171,7 +171,7 @@ def test_equalizing_does_not_depend_on_how_channels_were_scaled_before(
 ) -> None:
     # The bound is from the loudest channel, so it does depend on it: it has its own test. Silent channels too, and here they
     # are given a maximum as if they were not.
-    monkeypatch.setattr("skdeploy.graph.equalize.MOST", 2.0**30)
+    monkeypatch.setattr("skdeploy.passes.equalize.MOST", 2.0**30)
     original = graph(name)
     classes = channel_classes(original)
     tensors = place(original).tensors

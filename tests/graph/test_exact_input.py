@@ -11,13 +11,13 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.graph.constants import constant
-from skdeploy.graph.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image
-from skdeploy.graph.placement import place
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import trace
+from skdeploy.core.spec import Preprocess
+from skdeploy.ir.constants import constant
+from skdeploy.ir.placement import place
+from skdeploy.passes.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import Preprocess
 from skdeploy.zoo.cards import load_card
 from tests.graph.quantizable import LARGE_STEM, card, difference, graph, names_are_unique, normal, outputs, small
 from tests.zoo.tiny_networks import VARIANTS, live

@@ -12,8 +12,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from skdeploy.errors import ExportError, IntegrityError, PassError, UsageError
-from skdeploy.graph.foreign import foreign_notes, read_foreign
+from skdeploy.core.errors import ExportError, IntegrityError, PassError, UsageError
+from skdeploy.passes.foreign import foreign_notes, read_foreign
 from tests.graph.foreign import Classifier, Concatenated, SplitInput, branch, export, live
 from tests.graph.networks import FLOAT32_ERROR, images, relative_error, run, torch_logits
 

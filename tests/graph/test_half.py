@@ -12,13 +12,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from skdeploy.errors import PrecisionError, UsageError
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.naming import module_of
-from skdeploy.graph.rounding import RoundToHalf
-from skdeploy.graph.simplify import simplify
+from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.core.errors import PrecisionError, UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.naming import module_of
+from skdeploy.passes.half import HalfPrecision
+from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import ModelSpec
 from skdeploy.zoo.fold import fold
 from tests.conftest import TinySpec
 from tests.graph.networks import card, images, live, relative_error, run, sqnr_db, torch_logits, traced

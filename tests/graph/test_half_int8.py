@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from skdeploy.architecture import NetworkSpec
-from skdeploy.errors import PrecisionError
-from skdeploy.graph.exact_input import PIXELS
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.naming import module_of
+from skdeploy.core.architecture import NetworkSpec
+from skdeploy.core.errors import PrecisionError
+from skdeploy.ir.naming import module_of
+from skdeploy.passes.exact_input import PIXELS
+from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graph.int8_networks import THREE, TORCHSCRIPT, TWO, int8, pixels, quantized
@@ -174,7 +174,7 @@ def test_a_kept_module_reads_the_integers_in_float32() -> None:
 
 
 def test_a_pattern_may_name_a_module_of_which_only_the_saturation_is_left() -> None:
-    """The Relu of a shifted tensor goes (graph/shift.py), and its module with it, but for the Q/DQ pair."""
+    """The Relu of a shifted tensor goes (passes/shift.py), and its module with it, but for the Q/DQ pair."""
     model = int8(TWO)
     assert {node.op_type for node in model.graph if module_of(node.name) == "stages.0.0.relu"} == {Q, DQ}
     HalfPrecision([r"^stages\.0\.0\.relu$"])(model)

@@ -12,9 +12,9 @@ import pytest
 from onnx.helper import make_node as node
 from onnx.reference import ReferenceEvaluator
 
-from skdeploy.errors import PrecisionError, UsageError
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.rounding import RoundToHalf, WithoutRange
+from skdeploy.backends.rounding import RoundToHalf, WithoutRange
+from skdeploy.core.errors import PrecisionError, UsageError
+from skdeploy.passes.half import HalfPrecision
 from tests.graph.schema_graphs import CHANNELS, FOURTH, MIDDLES, Array, Middle, classifier, pixels
 
 # The reference evaluator rounds each sum of a convolution in FP16, we round it once: 27 products, so up to 27 half steps

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from skdeploy.backends.onnxruntime import open_session
-from skdeploy.errors import PrecisionError
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.headroom import measure_headroom
-from skdeploy.graph.rounding import RoundToHalf
-from skdeploy.graph.trace import trace
+from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.core.errors import PrecisionError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.parity.headroom import measure_headroom
 from skdeploy.parity.report import HeadroomReport
+from skdeploy.passes.half import HalfPrecision
+from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import ModelSpec
 from skdeploy.zoo.fold import fold
 from skdeploy.zoo.sknet import SKNet
 from tests.conftest import TinySpec

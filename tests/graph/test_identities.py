@@ -13,9 +13,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.identities import DropIdentities
-from skdeploy.graph.select import RewriteSelect
+from skdeploy.ir.identities import DropIdentities
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.select import RewriteSelect
 from tests.graph.foreign import CHANNELS, WIDTH, Classifier, SplitInput, branch, export, live, squeeze
 from tests.graph.networks import FLOAT32_ERROR, images, relative_error, run, torch_logits
 

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from skdeploy.graph.constants import free_name, names_in
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.rounding import RoundToHalf
-from skdeploy.graph.select import RewriteSelect
+from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.ir.constants import free_name, names_in
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.half import HalfPrecision
+from skdeploy.passes.select import RewriteSelect
 from tests.graph.networks import relative_error, run
 
 VALUES = ("x", "y", "c", "r", "p", "f", "w", "v", "b", "yes", "mean", "half", "t", "o")

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from skdeploy.graph.onnx_file import nodes_of
+from skdeploy.ir.onnx_file import nodes_of
 from tests.graph.node_tests import Fate, classifiers, fates, installed, wheel
 
 PARTS = 4

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.graph import patterns
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.patterns import check_ends
-from skdeploy.graph.placement import place
+from skdeploy.core import patterns
+from skdeploy.core.errors import UsageError
+from skdeploy.core.patterns import check_ends
+from skdeploy.ir.placement import place
+from skdeploy.passes.half import HalfPrecision
 from tests.graph.quantizable import graph
 
 MODULES = ("stem.conv", "stages.0.0.selective_kernel.branches.1.conv.with_a_long_name")

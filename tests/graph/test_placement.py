@@ -12,12 +12,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from skdeploy.errors import PassError, UsageError
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.placement import Edge, Placement, gate_nodes, place, unit_of
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import trace
-from skdeploy.spec import InputSpec
+from skdeploy.core.errors import PassError, UsageError
+from skdeploy.core.spec import InputSpec
+from skdeploy.ir.placement import Edge, Placement, gate_nodes, place, unit_of
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import trace
 from tests.graph import foreign
 from tests.graph.quantizable import FAST, MAKERS, card, graph, normal, placed, small
 from tests.zoo.tiny_networks import VARIANTS, live

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.graph.constants import constant, drop_unused, free_name
-from skdeploy.graph.placement import Placement, place
-from skdeploy.graph.qdq import InsertQDQ, QuantizedWeight
+from skdeploy.ir.constants import constant, drop_unused, free_name
+from skdeploy.ir.placement import Placement, place
+from skdeploy.ir.qdq import InsertQDQ, QuantizedWeight
 from tests.graph.quantizable import (
     MAKERS,
     graph,

@@ -12,8 +12,8 @@ import torch
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from skdeploy.errors import UsageError
-from skdeploy.graph.regroup import Regroup, block_diagonal
+from skdeploy.core.errors import UsageError
+from skdeploy.passes.regroup import Regroup, block_diagonal
 from tests.graph.int8_networks import TORCHSCRIPT, TWO, feeds_for, int8, pixels, spec_of
 from tests.graph.networks import FLOAT32_ERROR, Array, relative_error
 

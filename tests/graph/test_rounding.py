@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy.backends import onnxruntime as backend
-from skdeploy.graph import rounding
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.rounding import EXACT_ON_HALF, RoundToHalf, WithoutRange
+from skdeploy.backends import rounding
+from skdeploy.backends.rounding import EXACT_ON_HALF, RoundToHalf, WithoutRange
+from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graph.networks import Array, card, images, traced

@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
-from skdeploy.architecture import NetworkSpec
 from skdeploy.backends import onnxruntime as backend
+from skdeploy.core.architecture import NetworkSpec
 from tests.graph.int8_networks import THREE, TWO, feeds_for, int8, pixels, spec_of
 from tests.graph.networks import Array, relative_error, sqnr_db
 from tests.graph.numpy_int8 import evaluate

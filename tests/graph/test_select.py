@@ -15,11 +15,11 @@ import torch
 from pytorchcv.models.sknet import SKNet as PytorchcvSKNet
 from torch import Tensor, nn
 
-from skdeploy.errors import PassError, UsageError
-from skdeploy.graph import select
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.select import RewriteSelect, SelectReport
-from skdeploy.graph.simplify import simplify
+from skdeploy.core.errors import PassError, UsageError
+from skdeploy.passes import select
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.select import RewriteSelect, SelectReport
+from skdeploy.passes.simplify import simplify
 from tests.conftest import TinySpec
 from tests.graph.foreign import (
     CHANNELS,

@@ -20,9 +20,9 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
-from skdeploy.graph.find_blocks import BlockFinder
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.select import BlockWriter
+from skdeploy.passes.find_blocks import BlockFinder
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.select import BlockWriter
 from tests.graph.foreign import CHANNELS, Block, branch, export, live
 from tests.graph.test_select_gates import SAME
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skdeploy.graph.foreign import read_foreign
-from skdeploy.graph.select import RewriteSelect
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.select import RewriteSelect
 from tests.graph.foreign import CHANNELS, WIDTH, Block, Classifier, branch, export, live
 from tests.graph.networks import FLOAT32_ERROR, images, relative_error, run, torch_logits
 

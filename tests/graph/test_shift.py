@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.graph import qdq
-from skdeploy.graph.exact_input import PixelShift, PixelSteps
-from skdeploy.graph.placement import Placement, place
-from skdeploy.graph.qdq import INT8_MIN, InsertQDQ
-from skdeploy.graph.shift import ShiftTensors, shiftable
+from skdeploy.ir import qdq
+from skdeploy.ir.placement import Placement, place
+from skdeploy.ir.qdq import INT8_MIN, InsertQDQ
+from skdeploy.passes.exact_input import PixelShift, PixelSteps
+from skdeploy.passes.shift import ShiftTensors, shiftable
 from tests.graph.quantizable import (
     MAKERS,
     VARIED,

@@ -9,11 +9,11 @@ import onnxsim
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from skdeploy.errors import PassError
-from skdeploy.graph.same_function import MAX_REL_CHANGE, random_images, require_same_function
-from skdeploy.graph.simplify import simplify
+from skdeploy.core.errors import PassError
+from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images, require_same_function
+from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import ModelSpec, TensorSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import FLOAT32_ERROR, card, images, live, relative_error, run, torch_logits, traced
 

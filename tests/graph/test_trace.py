@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skdeploy.errors import ExportError
-from skdeploy.graph.naming import module_of
-from skdeploy.graph.trace import attention_name, gate_names, trace
+from skdeploy.core.errors import ExportError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.naming import module_of
+from skdeploy.passes.trace import attention_name, gate_names, trace
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import ModelSpec
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import fold
 from skdeploy.zoo.selective_kernel import Gate

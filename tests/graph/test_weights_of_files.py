@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from skdeploy.errors import ExportError, IntegrityError
-from skdeploy.graph.foreign import read_foreign
+from skdeploy.core.errors import ExportError, IntegrityError
+from skdeploy.passes.foreign import read_foreign
 
 
 def write(path: Path, nodes: list[onnx.NodeProto], **constants: object) -> Path:

@@ -18,17 +18,17 @@ from onnx import numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
+from skdeploy.blame.blame import Stage, blame
+from skdeploy.blame.chain import chain_of
 from skdeploy.bundle.folder import load_bundle
+from skdeploy.core.errors import PrecisionError
 from skdeploy.core.files import digest_file
-from skdeploy.errors import PrecisionError
-from skdeploy.int8_options import CalibrationOptions, Int8Options
-from skdeploy.options import ExportOptions
-from skdeploy.parity.blame import Stage, blame
-from skdeploy.parity.blame_chain import chain_of
+from skdeploy.core.spec import ModelSpec, Precision, Target
+from skdeploy.line.export import export
+from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.options import ExportOptions
 from skdeploy.parity.blame_report import BlameReport
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.pipeline import export
-from skdeploy.spec import ModelSpec, Precision, Target
 from skdeploy.zoo.cards import read_card
 from tests.zoo.tiny_networks import live
 

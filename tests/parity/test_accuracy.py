@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from skdeploy.errors import AccuracyError
-from skdeploy.parity.accuracy import (
+from skdeploy.accuracy.gate import (
     AccuracyReport,
     Evaluation,
     PairedReport,
@@ -18,7 +17,8 @@ from skdeploy.parity.accuracy import (
     class_names,
     paired_report,
 )
-from skdeploy.spec import Precision
+from skdeploy.core.errors import AccuracyError
+from skdeploy.core.spec import Precision
 
 NAMES = tuple(f"class {n}" for n in range(7))
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.parity.accuracy import Evaluation, accuracy_report
-from skdeploy.parity.baseline import compare_with_baseline, read_baseline, write_baseline
-from skdeploy.spec import Precision
+from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
+from skdeploy.accuracy.gate import Evaluation, accuracy_report
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import Precision
 
 IMAGES = 1000
 

@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import nn
 
+from skdeploy.blame.blame import EngineStage, Stage, blame
+from skdeploy.blame.chain import DEPLOY, FLOAT32, FLOAT64
+from skdeploy.blame.layers_torch import TorchStage
 from skdeploy.bundle.evidence import read_evidence
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.cli.blame import blame_bundle
+from skdeploy.core.errors import CardError, IntegrityError, UsageError
 from skdeploy.core.files import digest_file
-from skdeploy.errors import CardError, IntegrityError, UsageError
-from skdeploy.parity.blame import EngineStage, Stage, blame
-from skdeploy.parity.blame_chain import DEPLOY, FLOAT32, FLOAT64
+from skdeploy.core.spec import Precision
 from skdeploy.parity.blame_report import BlameReport
-from skdeploy.parity.layers_torch import TorchStage
-from skdeploy.spec import Precision
 from skdeploy.zoo.fold import fold
 from tests.parity.faulty import (
     blamed,

@@ -12,12 +12,12 @@ import pytest
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Session
 from skdeploy.backends.logits import run_images
-from skdeploy.errors import DependencyError
+from skdeploy.core.errors import DependencyError
+from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
+from skdeploy.images.feeds import batches_of, feeds_of
 from skdeploy.parity.compare import batch_invariance, compare, unproven
 from skdeploy.parity.report import Comparison
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.quant.feeds import batches_of, feeds_of
-from skdeploy.spec import ModelSpec, Precision, TensorSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import MEAN, STD, Array, card, live, relative_error, torch_logits, traced
 

@@ -12,15 +12,15 @@ import pytest
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Session
 from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_file
+from skdeploy.core.spec import ModelSpec, Precision, Target, TensorSpec
 from skdeploy.engines._build import BatchProfile
-from skdeploy.errors import IntegrityError
-from skdeploy.options import ExportOptions
+from skdeploy.images.dataset import open_dataset
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
 from skdeploy.parity.determinism import build_options, differing_bytes, rebuild, recorded_options, run_to_run
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.pipeline import export
-from skdeploy.quant.dataset import open_dataset
-from skdeploy.spec import ModelSpec, Precision, Target, TensorSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import Array, card
 

@@ -15,18 +15,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from skdeploy.accuracy import evaluate as module
+from skdeploy.accuracy.evaluate import EvaluationOptions, compare, evaluate, labelled_images
+from skdeploy.accuracy.gate import Evaluation
+from skdeploy.accuracy.predictions import Cache, Predictions
+from skdeploy.accuracy.streaming import Reader, predict_all
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.errors import IntegrityError, ParityError, UsageError
-from skdeploy.options import ExportOptions
-from skdeploy.parity import evaluate as module
-from skdeploy.parity.accuracy import Evaluation
-from skdeploy.parity.evaluate import EvaluationOptions, compare, evaluate, labelled_images
-from skdeploy.parity.predictions import Cache, Predictions
-from skdeploy.parity.streaming import Reader, predict_all
-from skdeploy.pipeline import export
-from skdeploy.progress import Silent
-from skdeploy.quant.dataset import Dataset, normalise, open_dataset
-from skdeploy.spec import Precision, Target
+from skdeploy.core.errors import IntegrityError, ParityError, UsageError
+from skdeploy.core.progress import Silent
+from skdeploy.core.spec import Precision, Target
+from skdeploy.images.dataset import Dataset, normalise, open_dataset
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
 from tests.conftest import FAST
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
@@ -216,7 +216,7 @@ def stop_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return done
 
-    monkeypatch.setattr("skdeploy.parity.streaming.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("skdeploy.accuracy.streaming.SAVE_SECONDS", 0.0)
     monkeypatch.setattr(Cache, "save", save)
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from skdeploy.errors import UsageError
-from skdeploy.parity.blame import EngineStage
-from skdeploy.parity.fed import read_fed
-from skdeploy.quant.dataset import normalise
-from skdeploy.spec import Precision
+from skdeploy.blame.blame import EngineStage
+from skdeploy.blame.fed import read_fed
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import Precision
+from skdeploy.images.dataset import normalise
 from tests.parity.faulty import blamed, bundle_of, chain, crops, edit_constant, spec_of
 
 FP32, FP16 = Precision.FP32, Precision.FP16

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.dataset import normalise
 from skdeploy.parity.golden import read_golden
-from skdeploy.quant.dataset import normalise
-from skdeploy.spec import ModelSpec
 from skdeploy.zoo.cards import read_card
 
 RANDOM = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial import distance
 
-from skdeploy.parity.metrics import EXACT_DB, Metrics, compare_logits, violations
-from skdeploy.spec import Tolerance
+from skdeploy.backends.metrics import EXACT_DB, Metrics, compare_logits, violations
+from skdeploy.core.spec import Tolerance
 
 TOLERANCE = Tolerance(max_rel_error=1e-2, min_cosine=0.999, min_sqnr_db=30.0)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from skdeploy.accuracy.predictions import Cache, Predictions, best_classes, cache_folder
+from skdeploy.backends.metrics import compare_logits
+from skdeploy.core.spec import Tolerance
 from skdeploy.images.audit_report import Unreadable
-from skdeploy.parity.metrics import compare_logits
-from skdeploy.parity.predictions import Cache, Predictions, best_classes, cache_folder
-from skdeploy.spec import Tolerance
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_only_an_absolute_cache_home_counts(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_the_oldest_predictions_are_forgotten(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skdeploy.parity.predictions.KEPT", 2)
+    monkeypatch.setattr("skdeploy.accuracy.predictions.KEPT", 2)
     for age, key in enumerate(("new", "old", "older")):
         assert Cache(key).save(Predictions.none_yet(1, 3, 5))
         os.utime(cache / f"{key}.npz", (time.time() - age * 1000 - 100,) * 2)

@@ -21,9 +21,9 @@ from torch import nn
 
 from skdeploy.backends.onnxruntime import open_session
 from skdeploy.checkpoints.load import load_network
-from skdeploy.quant.dataset import open_dataset
-from skdeploy.quant.feeds import feeds_of
-from skdeploy.spec import ModelSpec, Precision
+from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.images.dataset import open_dataset
+from skdeploy.images.feeds import feeds_of
 from tests.parity.faulty import bundle_of, spec_of
 
 Logits = NDArray[np.float64]

@@ -15,20 +15,20 @@ import pytest
 from onnx import numpy_helper
 from torch import nn
 
-from skdeploy.backends import cuda
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Product, Stage, load_bundle
 from skdeploy.checkpoints.load import load_network
-from skdeploy.errors import CardError, DependencyError, IntegrityError, ParityError
-from skdeploy.options import ExportOptions
+from skdeploy.core.errors import CardError, DependencyError, IntegrityError, ParityError
+from skdeploy.core.progress import Silent
+from skdeploy.core.spec import Precision, Target
+from skdeploy.devices import cuda
+from skdeploy.images.dataset import Dataset, open_dataset
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
 from skdeploy.parity.prove import TORCH_REFERENCE, prove
 from skdeploy.parity.report import ParityReport
 from skdeploy.parity.suites import SYNTHETIC
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.pipeline import export
-from skdeploy.progress import Silent
-from skdeploy.quant.dataset import Dataset, open_dataset
-from skdeploy.spec import Precision, Target
 
 CARD = """
 schema = 1

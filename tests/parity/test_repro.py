@@ -18,21 +18,21 @@ import pytest
 import torch
 
 from skdeploy.backends.onnxruntime import load_graph
+from skdeploy.blame.blame import blame
+from skdeploy.blame.chain import DEPLOY, FLOAT32, chain_of
+from skdeploy.blame.inside import pairs_of
+from skdeploy.blame.layers import Recording, decibels
+from skdeploy.blame.layers_graph import GraphStage
+from skdeploy.blame.layers_torch import TorchStage, same_outputs
+from skdeploy.blame.repro import Parts
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.errors import UsageError
-from skdeploy.parity.blame import blame
-from skdeploy.parity.blame_chain import DEPLOY, FLOAT32, chain_of
-from skdeploy.parity.blame_inside import pairs_of
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import Precision
+from skdeploy.images.dataset import normalise
 from skdeploy.parity.blame_report import BlameReport
 from skdeploy.parity.cause import Int8Range, explain
-from skdeploy.parity.layers import Recording, decibels
-from skdeploy.parity.layers_graph import GraphStage
-from skdeploy.parity.layers_torch import TorchStage, same_outputs
-from skdeploy.parity.repro import Parts
-from skdeploy.quant.dataset import normalise
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import load_ranges
-from skdeploy.spec import Precision
 from skdeploy.zoo.fold import fold
 from tests.parity.faulty import bundle_of, changed, crops, edit_constant, spec_of
 from tests.zoo import tiny_networks
@@ -192,7 +192,7 @@ def test_without_a_fault_nothing_is_saved(tmp_path: Path) -> None:
 def test_a_graph_in_slices_gives_every_tensor_of_the_whole(
     precision: Precision, name: str, nodes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skdeploy.parity.repro.SLICE_NODES", nodes)
+    monkeypatch.setattr("skdeploy.blame.repro.SLICE_NODES", nodes)
     bundle = bundle_of(precision)
     feeds = {"input": normalise(crops(spec_of(bundle)), spec_of(bundle).preprocess)}
     model = onnx.load(bundle / name)

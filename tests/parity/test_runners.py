@@ -13,8 +13,8 @@ from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import BACKENDS
 from skdeploy.backends.onnxruntime_gpu import CudaOptions
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.errors import DependencyError, UsageError
-from skdeploy.parity.runners import GRAPH_BACKENDS, check_graph_backend, last_graph, runner_on
+from skdeploy.bundle.runners import GRAPH_BACKENDS, check_graph_backend, last_graph, runner_on
+from skdeploy.core.errors import DependencyError, UsageError
 from tests.cli.conftest import card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
 
@@ -79,7 +79,7 @@ def test_a_graph_is_run_without_torch(loaded: Bundle, tmp_path: Path) -> None:
     Image.new("RGB", (40, 44), (200, 30, 90)).save(tmp_path / "image.png")
     program = (
         "import sys; sys.modules['torch'] = None; from pathlib import Path\n"
-        "from skdeploy.parity.predict import predict\n"
+        "from skdeploy.accuracy.predict import predict\n"
         "found = predict(Path(sys.argv[1]), [Path(sys.argv[2])], backend='onnxruntime')\n"
         "print(found.model_dump_json())"
     )

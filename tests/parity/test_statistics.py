@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from skdeploy.parity.statistics import (
-    Pairs,
-    _variance,
-    decide,
-    drop_interval,
-    images_to_decide,
-    mcnemar,
-    wilson,
-)
+from skdeploy.accuracy.statistics import Pairs, _variance, decide, drop_interval, images_to_decide, mcnemar, wilson
 
 Z95 = 1.6448536269514722
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.parity.streaming import Reader, crop_kind
-from skdeploy.quant.dataset import Dataset, normalise
-from skdeploy.quant.images import Crop, ImageError
-from skdeploy.spec import ModelSpec, TensorSpec
+from skdeploy.accuracy.streaming import Reader, crop_kind
+from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.images.dataset import Dataset, normalise
+from skdeploy.images.decoding import Crop, ImageError
 from skdeploy.zoo.cards import read_card
 
 CARD = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")

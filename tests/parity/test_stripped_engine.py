@@ -10,8 +10,8 @@ import pytest
 from skdeploy.backends import tensorrt
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.errors import IntegrityError
-from skdeploy.parity.runners import open_artifact
+from skdeploy.bundle.runners import open_artifact
+from skdeploy.core.errors import IntegrityError
 from tests.cli.conftest import card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
 

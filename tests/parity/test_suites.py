@@ -12,7 +12,10 @@ import pytest
 from skdeploy.backends import onnxruntime
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Session
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
+from skdeploy.images.dataset import Dataset
+from skdeploy.line.stages import image_sizes
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.suites import (
     ALL,
@@ -32,9 +35,6 @@ from skdeploy.parity.suites import (
     synthetic,
 )
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.quant.dataset import Dataset
-from skdeploy.spec import ModelSpec, Precision, TensorSpec, Tolerance
-from skdeploy.stages import image_sizes
 from tests.conftest import TinySpec
 from tests.graph.networks import Array, card, live, traced
 

@@ -10,19 +10,19 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from skdeploy.accuracy.gate import Evaluation
+from skdeploy.accuracy.statistics import Pairs, decide, drop_interval, images_to_decide, passing_budget
+from skdeploy.accuracy.verdict import State, Verdict, decide_verdict
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.cli.accuracy import finish
 from skdeploy.cli.console import print_bundle, print_json
-from skdeploy.errors import AccuracyError
-from skdeploy.inspection import inspect_bundle
-from skdeploy.parity.accuracy import Evaluation
-from skdeploy.parity.ci_report import markdown
+from skdeploy.core.errors import AccuracyError
+from skdeploy.core.spec import Assumption
+from skdeploy.inspect.inspection import inspect_bundle
+from skdeploy.line.verification import Verification
 from skdeploy.parity.report import ParityReport
-from skdeploy.parity.statistics import Pairs, decide, drop_interval, images_to_decide, passing_budget
-from skdeploy.parity.verdict import State, Verdict, decide_verdict
-from skdeploy.parity.verification import Verification
-from skdeploy.parity.verify_report import write_verification
-from skdeploy.spec import Assumption
+from skdeploy.report.ci import markdown
+from skdeploy.report.verify import write_verification
 from tests.bundle.reported import add, blame, comparison, evaluation, make_bundle, page, parity
 
 UNDECIDED = Pairs(both_right=930, only_first=12, only_second=8, both_wrong=50)

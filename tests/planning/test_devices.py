@@ -7,9 +7,9 @@ from importlib import resources
 
 import pytest
 
-from skdeploy.errors import IntegrityError, UsageError
+from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.spec import Precision
 from skdeploy.planning.devices import TABLE, device_table, devices_named, parse_devices
-from skdeploy.spec import Precision
 
 TEXT = resources.files("skdeploy.planning").joinpath(TABLE).read_text(encoding="utf-8")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skdeploy.graph.trace import trace
+from skdeploy.passes.trace import trace
 from skdeploy.planning.layers import ONNXRUNTIME, fuse
 from skdeploy.quant.macs import macs_of
 from skdeploy.zoo.build import build

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from skdeploy.errors import ExportError, UsageError
-from skdeploy.graph.placement import Edge, place
+from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.ir.placement import Edge, place
 from skdeploy.planning.plain import dims, read_plain, require_size
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
 

@@ -8,13 +8,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.graph.regroup import Regroup
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import Precision
+from skdeploy.passes.regroup import Regroup
 from skdeploy.planning.layers import Layer, fuse
 from skdeploy.planning.recommend import decide, groups_left, recommend, ways_to_export
 from skdeploy.planning.roofline import bytes_moved, costs, floor_ms, least_memory_bytes, types_of, work_of
 from skdeploy.planning.tensor_cores import int8_reason, padded_macs
-from skdeploy.spec import Precision
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
 
 MAP = 8 * 4 * 4  # elements of the tiny graphs' maps

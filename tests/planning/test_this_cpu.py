@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import save_model, trace
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import save_model, trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.planning import cpu_rates
 from skdeploy.planning.cpu_rates import ConvRate, CopyRate, CpuRates, measure_rates

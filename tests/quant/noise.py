@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.core.spec import CalibrationMethod, ModelSpec, TensorSpec
+from skdeploy.images.dataset import Dataset
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
-from skdeploy.quant.dataset import Dataset
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges
-from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
 from tests.graph.networks import MEAN, STD
 
 Pixels = NDArray[np.uint8]

@@ -10,16 +10,16 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from skdeploy.architecture import GraphSpec
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
-from skdeploy.errors import CalibrationError
-from skdeploy.graph.equalize import FARTHEST
+from skdeploy.core.architecture import GraphSpec
+from skdeploy.core.errors import CalibrationError
+from skdeploy.core.spec import CalibrationMethod, ModelSpec, TensorSpec
+from skdeploy.images.dataset import Dataset, normalise
+from skdeploy.passes.equalize import FARTHEST
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
-from skdeploy.quant.dataset import Dataset, normalise
 from skdeploy.quant.quantize import equalized, quantize
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges
 from skdeploy.quant.steps import SILENT
-from skdeploy.spec import CalibrationMethod, ModelSpec, TensorSpec
 from skdeploy.zoo.cardless import spec_without_card
 
 PIXELS = np.random.default_rng(1).integers(0, 256, (32, 5, 5, 3), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)

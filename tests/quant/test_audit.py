@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.audit import Audit, moved
 from skdeploy.images.audit_report import NOISE, AuditReport, TensorCoverage
-from skdeploy.quant.audit import Audit, moved
-from skdeploy.quant.dataset import Dataset, open_dataset
-from skdeploy.quant.duplicates import Fingerprints, fingerprints
-from skdeploy.quant.labels import as_the_network_counts
-from skdeploy.quant.reading import read_crops
-from skdeploy.quant.selection import random_images, select
-from skdeploy.spec import ModelSpec
+from skdeploy.images.dataset import Dataset, open_dataset
+from skdeploy.images.duplicates import Fingerprints, fingerprints
+from skdeploy.images.labels import as_the_network_counts
+from skdeploy.images.reading import read_crops
+from skdeploy.images.selection import random_images, select
 from skdeploy.zoo.cards import load_card, read_card
 
 Pixels = NDArray[np.uint8]

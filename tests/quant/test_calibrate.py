@@ -16,19 +16,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skdeploy.errors import CalibrationError, UsageError
+from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.progress import Silent
+from skdeploy.core.spec import CalibrationMethod, ModelSpec
 from skdeploy.images.audit_report import AuditReport
+from skdeploy.images.dataset import Dataset, open_dataset
+from skdeploy.images.decoding import Crop
+from skdeploy.images.duplicates import fingerprints
+from skdeploy.images.selection import random_images, select
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.progress import Silent
 from skdeploy.quant.calibrate import EQUALIZING_IMAGES, dead_tensors
-from skdeploy.quant.dataset import Dataset, open_dataset
-from skdeploy.quant.duplicates import fingerprints
-from skdeploy.quant.images import Crop
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
-from skdeploy.quant.selection import random_images, select
 from skdeploy.quant.steps import SILENT
-from skdeploy.spec import CalibrationMethod, ModelSpec
 from tests.conftest import FAST, TinySpec
 from tests.graph.networks import card, run, traced
 from tests.quant.noise import calibrated, dataset, framed, input_of, normalised, pixels

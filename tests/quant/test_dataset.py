@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skdeploy.errors import DependencyError, UsageError
-from skdeploy.quant.dataset import PHOTOGRAPHS, Dataset, default_dataset, open_dataset, photographs
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import DependencyError, UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.dataset import PHOTOGRAPHS, Dataset, default_dataset, open_dataset, photographs
 from skdeploy.zoo.cards import load_card, read_card
 
 Pixels = NDArray[np.uint8]

@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
-from skdeploy.quant.dataset import Dataset, open_dataset, photographs
-from skdeploy.quant.duplicates import (
-    NEAR_BITS,
-    Fingerprints,
-    exact_pairs,
-    fingerprints,
-    near_pairs,
-    perceptual_hash,
-)
+from skdeploy.images.dataset import Dataset, open_dataset, photographs
+from skdeploy.images.duplicates import NEAR_BITS, Fingerprints, exact_pairs, fingerprints, near_pairs, perceptual_hash
 from skdeploy.zoo.cards import load_card, read_card
 
 Pixels = NDArray[np.uint8]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from skdeploy.quant.feeds import batches_of, feeds_of
-from skdeploy.spec import ModelSpec, TensorSpec
+from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.images.feeds import batches_of, feeds_of
 from tests.conftest import TinySpec
 from tests.graph.networks import card
 from tests.quant.noise import Pixels, normalised, pixels

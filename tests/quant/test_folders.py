@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.quant.dataset import open_dataset
-from skdeploy.quant.folders import read_folder
-from skdeploy.quant.labels import as_the_network_counts
+from skdeploy.core.errors import UsageError
+from skdeploy.images.dataset import open_dataset
+from skdeploy.images.folders import read_folder
+from skdeploy.images.labels import as_the_network_counts
 from skdeploy.zoo.cards import load_card
 
 FASHION, _ = load_card("sknet-fashion")

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from skdeploy.errors import CalibrationError
-from skdeploy.graph.placement import place
+from skdeploy.core.errors import CalibrationError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.placement import place
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.identity import graph_identity, range_names
-from skdeploy.spec import ModelSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import card, traced
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.quant.dataset import Dataset, open_dataset
-from skdeploy.quant.labels import as_the_network_counts
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.dataset import Dataset, open_dataset
+from skdeploy.images.labels import as_the_network_counts
 from skdeploy.zoo.cards import load_card, read_card
 
 TINY = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")  # 5 classes, no labels

@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from skdeploy.errors import CalibrationError, UsageError
+from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.quant.legacy_cache import read_legacy_cache, spread_scales, write_legacy_cache
 
 README = """\

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skdeploy.errors import UsageError
-from skdeploy.quant.dataset import open_dataset
+from skdeploy.core.errors import UsageError
+from skdeploy.images.dataset import open_dataset
 
 
 def save(folder: Path, *names: str) -> None:

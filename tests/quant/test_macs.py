@@ -9,9 +9,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from skdeploy.errors import ExportError
-from skdeploy.graph.placement import place
-from skdeploy.graph.trace import trace
+from skdeploy.core.errors import ExportError
+from skdeploy.ir.placement import place
+from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.macs import macs_of, share_of_macs
 from skdeploy.zoo.build import build, build_meta

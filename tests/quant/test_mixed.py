@@ -14,14 +14,14 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.errors import AccuracyError, UsageError
-from skdeploy.graph.placement import place
+from skdeploy.core.errors import AccuracyError, UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.placement import place
 from skdeploy.quant.macs import macs_of
 from skdeploy.quant.mixed import GIVE_BACK, Drop, MixedPrecision, search
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.sensitivity import decibels, measure_sensitivity
-from skdeploy.spec import ModelSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import card, run, sqnr_db
 from tests.quant.noise import calibrated, dataset, normalised, pixels

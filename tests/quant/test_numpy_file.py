@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.quant.dataset import open_dataset
+from skdeploy.core.errors import UsageError
+from skdeploy.images.dataset import open_dataset
 
 
 def header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:

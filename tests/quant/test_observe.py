@@ -13,11 +13,11 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.errors import CalibrationError, SkdeployError, UsageError
+from skdeploy.core.errors import CalibrationError, SkdeployError, UsageError
+from skdeploy.core.spec import CalibrationMethod
 from skdeploy.quant.observe import Observation, observe
 from skdeploy.quant.observers import BINS, MagnitudeHistogram
 from skdeploy.quant.thresholds import threshold
-from skdeploy.spec import CalibrationMethod
 
 Array = NDArray[Any]
 

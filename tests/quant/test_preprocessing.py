@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skdeploy.errors import UsageError
-from skdeploy.quant.dataset import affine, normalise, open_dataset
-from skdeploy.spec import ModelSpec, Preprocess
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec, Preprocess
+from skdeploy.images.dataset import affine, normalise, open_dataset
 from skdeploy.zoo.cards import read_card
 
 Pixels = NDArray[np.uint8]

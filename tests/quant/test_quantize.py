@@ -15,15 +15,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.fashion_data import rescale_channels
 from skdeploy import ExportOptions, export
+from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.packaged import packaged
-from skdeploy.errors import CalibrationError, UsageError
-from skdeploy.graph.exact_input import PIXELS
+from skdeploy.core.spec import CalibrationMethod, ModelSpec, Target
+from skdeploy.images.dataset import normalise, open_dataset
+from skdeploy.passes.exact_input import PIXELS
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.quant.dataset import normalise, open_dataset
 from skdeploy.quant.identity import range_names
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
-from skdeploy.spec import CalibrationMethod, ModelSpec, Target
 from skdeploy.zoo.cards import load_card
 from tests.conftest import FAST, TinySpec
 from tests.graph.networks import Array, card, live, relative_error, sqnr_db, torch_logits, traced

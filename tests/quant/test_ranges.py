@@ -14,10 +14,10 @@ import onnx_ir as ir
 import pytest
 from pydantic import ValidationError
 
-from skdeploy.errors import CalibrationError, UsageError
+from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.spec import CalibrationMethod, ModelSpec
 from skdeploy.quant.identity import graph_identity
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges, TensorRange, load_ranges
-from skdeploy.spec import CalibrationMethod, ModelSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import card, traced
 

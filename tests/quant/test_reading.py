@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skdeploy.errors import CalibrationError
+from skdeploy.core.errors import CalibrationError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images import reading
 from skdeploy.images.audit_report import Unreadable
-from skdeploy.quant import reading
-from skdeploy.quant.dataset import Dataset, open_dataset
-from skdeploy.quant.images import Crop
-from skdeploy.quant.reading import read_crops
-from skdeploy.spec import ModelSpec
+from skdeploy.images.dataset import Dataset, open_dataset
+from skdeploy.images.decoding import Crop
+from skdeploy.images.reading import read_crops
 from skdeploy.zoo.cards import read_card
 
 Pixels = NDArray[np.uint8]

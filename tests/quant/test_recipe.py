@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tomli_w
 
-from skdeploy.errors import CalibrationError, UsageError
+from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.spec import CalibrationMethod
 from skdeploy.quant.ranges import Algorithm
 from skdeploy.quant.recipe import Recipe, load_recipe, open_images
-from skdeploy.spec import CalibrationMethod
 from skdeploy.zoo.cards import load_card
 
 TOP = Path(__file__).parents[2] / "calibration"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.quant.dataset import Dataset, open_dataset
-from skdeploy.quant.selection import random_images, select
+from skdeploy.core.errors import UsageError
+from skdeploy.images.dataset import Dataset, open_dataset
+from skdeploy.images.selection import random_images, select
 from skdeploy.zoo.cards import load_card, read_card
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"

@@ -12,9 +12,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.errors import CalibrationError, UsageError
-from skdeploy.graph.placement import place
-from skdeploy.graph.qdq import DEQUANTIZE
+from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.placement import place
+from skdeploy.ir.qdq import DEQUANTIZE
 from skdeploy.quant.macs import macs_of
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
@@ -27,7 +28,6 @@ from skdeploy.quant.sensitivity import (
     measure_sensitivity,
     units_of,
 )
-from skdeploy.spec import ModelSpec
 from tests.conftest import TinySpec
 from tests.graph.networks import card, run, sqnr_db, traced
 from tests.quant.noise import calibrated, dataset, normalised, pixels

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import entropy
 
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import CalibrationMethod
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax
 from skdeploy.quant.thresholds import (
     entropy_threshold,
@@ -18,7 +19,6 @@ from skdeploy.quant.thresholds import (
     percentile_threshold,
     threshold,
 )
-from skdeploy.spec import CalibrationMethod
 
 Values = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from skdeploy.errors import CalibrationError
+from skdeploy.core.errors import CalibrationError
 from skdeploy.quant.steps import SILENT, SMALLEST_HALF, rounded_step
 from skdeploy.quant.weights import dequantized, mean_change, quantize_weight
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.errors import UsageError
-from skdeploy.options import ExportOptions
-from skdeploy.spec import Assumed, AssumedArchitecture, ModelSpec
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import Assumed, AssumedArchitecture, ModelSpec
+from skdeploy.line.options import ExportOptions
 from skdeploy.zoo.assumed import architecture_of, assumptions_of, confirmed, preprocessing_of, require_preprocessing
 from skdeploy.zoo.cards import load_card, read_card
 from skdeploy.zoo.write_card import card_text

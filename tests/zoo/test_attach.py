@@ -17,7 +17,7 @@ from pytorchcv.models.shufflenetv2 import shufflenetv2_wd2
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
 from skdeploy.zoo.attach import ExtraBranch, attach_selective_kernels, convolutions_to_replace
 from skdeploy.zoo.fold import count_parameters
 from skdeploy.zoo.selective_kernel import ConvNormAct, attention

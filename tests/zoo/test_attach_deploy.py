@@ -17,13 +17,13 @@ from pytorchcv.models.resnext import resnext14_32x4d
 from pytorchcv.models.shufflenetv2 import shufflenetv2_wd2
 from torch import nn
 
-from skdeploy.graph.half import HalfPrecision
-from skdeploy.graph.naming import module_of
-from skdeploy.graph.rounding import RoundToHalf
-from skdeploy.graph.simplify import simplify
-from skdeploy.graph.trace import gate_names, trace
+from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.core.spec import InputSpec
+from skdeploy.ir.naming import module_of
+from skdeploy.passes.half import HalfPrecision
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace import gate_names, trace
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import InputSpec
 from skdeploy.zoo.attach import attach_selective_kernels
 from skdeploy.zoo.cards import load_card
 from tests.graph.networks import relative_error, run, torch_logits

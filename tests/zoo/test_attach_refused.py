@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from skdeploy.errors import UsageError
+from skdeploy.core.errors import UsageError
 from skdeploy.zoo.attach import ExtraBranch, attach_selective_kernels
 from tests.zoo.attach_networks import Net
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from skdeploy.core.errors import CardError
 from skdeploy.core.packaged import packaged
-from skdeploy.errors import CardError
 from skdeploy.zoo.cards import MAX_CARD_BYTES, list_cards, load_card, read_card
 
 NAMES = [

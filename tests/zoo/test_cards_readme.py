@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from skdeploy.architecture import (
+from skdeploy.core.architecture import (
     BranchSpec,
     GateSpec,
     GraphSpec,
@@ -23,8 +23,8 @@ from skdeploy.architecture import (
     StageSpec,
     StemSpec,
 )
-from skdeploy.errors import CardError
-from skdeploy.spec import InputSpec, ModelSpec, Preprocess, Reference, Source, Tolerance, WeightsSpec
+from skdeploy.core.errors import CardError
+from skdeploy.core.spec import InputSpec, ModelSpec, Preprocess, Reference, Source, Tolerance, WeightsSpec
 from skdeploy.zoo.build import build_meta
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.fold import count_macs, count_parameters

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skdeploy.architecture import NetworkSpec
-from skdeploy.graph.trace import trace
+from skdeploy.core.architecture import NetworkSpec
+from skdeploy.core.spec import InputSpec, ModelSpec
+from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.spec import InputSpec, ModelSpec
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import fold
 from tests.conftest import FAST

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skdeploy.architecture import GateSpec, NetworkSpec
+from skdeploy.core.architecture import GateSpec, NetworkSpec
 from skdeploy.zoo.fold import FoldedGate, fold, fold_into_next
 from skdeploy.zoo.selective_kernel import Gate, SelectiveKernelConv
 from tests.zoo.tiny_networks import VARIANTS, images, live, relative_error

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from skdeploy.errors import CardError
+from skdeploy.core.errors import CardError
 from tests.zoo.tiny_networks import DEEP, K3, REAL5, VARIANTS, biased, build, images, live, network
 
 pytestmark = pytest.mark.usefixtures("one_thread")

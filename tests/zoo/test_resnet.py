@@ -11,8 +11,8 @@ from pytorchcv.models.resnet import ResNet
 from pytorchcv.models.resneta import ResNetA
 from torch import Tensor, nn
 
-from skdeploy.architecture import NetworkSpec, StemSpec
-from skdeploy.errors import CardError
+from skdeploy.core.architecture import NetworkSpec, StemSpec
+from skdeploy.core.errors import CardError
 from skdeploy.zoo.resnet import PooledShortcut
 from skdeploy.zoo.selective_kernel import selective_kernel
 from skdeploy.zoo.trunk import pool

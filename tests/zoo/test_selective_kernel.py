@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skdeploy.architecture import BranchSpec, SelectiveKernelSpec
-from skdeploy.errors import CardError
+from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec
+from skdeploy.core.errors import CardError
 from skdeploy.zoo.fold import fold
 from skdeploy.zoo.selective_kernel import (
     Gate,

@@ -10,8 +10,8 @@ import torch
 from pytorchcv.models.shufflenetv2 import ShuffleNetV2
 from torch import Tensor, nn
 
-from skdeploy.errors import CardError
-from skdeploy.spec import ModelSpec
+from skdeploy.core.errors import CardError
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.build import build as build_card
 from skdeploy.zoo.build import build_meta, initialise
 from skdeploy.zoo.cards import load_card

@@ -10,7 +10,7 @@ import torch
 from pytorchcv.models.sknet import sknet50 as pytorchcv_sknet50
 from torch import Tensor, nn
 
-from skdeploy.architecture import SKNetSpec
+from skdeploy.core.architecture import SKNetSpec
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import count_macs, count_parameters, fold

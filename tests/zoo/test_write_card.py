@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.spec import ModelSpec, Precision, WeightsSpec
+from skdeploy.core.spec import ModelSpec, Precision, WeightsSpec
 from skdeploy.zoo.cards import list_cards, load_card, read_card
 from skdeploy.zoo.write_card import card_text
 

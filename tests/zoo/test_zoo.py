@@ -11,7 +11,7 @@ from pytorchcv.models.resnext import resnext50_32x4d
 from pytorchcv.models.sknet import sknet50, sknet101, sknet152
 from torch import Tensor, nn
 
-from skdeploy.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.build import build_meta
 from skdeploy.zoo.cards import list_cards, load_card
 from skdeploy.zoo.fold import count_macs, count_parameters

@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from skdeploy.architecture import NetworkSpec
+from skdeploy.core.architecture import NetworkSpec
 from skdeploy.zoo.build import FAMILIES
 from skdeploy.zoo.selective_kernel import Gate
 

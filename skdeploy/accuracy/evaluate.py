@@ -1,0 +1,348 @@
+"""``skdeploy evaluate`` and ``compare``: which artifacts, on which images, and what their predictions come to."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from skdeploy.accuracy.facts import read_facts
+from skdeploy.accuracy.gate import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
+from skdeploy.accuracy.predictions import Cache, Predictions
+from skdeploy.accuracy.sessions import open_all
+from skdeploy.accuracy.streaming import crop_kind, predict_all
+from skdeploy.accuracy.verdict import decide_verdict
+from skdeploy.backends.base import Session
+from skdeploy.bundle.artifact import tool_versions
+from skdeploy.bundle.evidence import keep_evidence
+from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.bundle.receipts import ReceiptVerdict, require_receipts, write_receipt
+from skdeploy.bundle.runners import TORCH, Runner, engines_of, fp32_graph, last_graph, runner_named, runner_on
+from skdeploy.core.errors import DependencyError, UsageError
+from skdeploy.core.files import digest_json
+from skdeploy.core.progress import Progress, Silent
+from skdeploy.core.spec import ClassOrder, ModelSpec
+from skdeploy.devices import cuda
+from skdeploy.images.dataset import Dataset, check_count, open_dataset
+from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.images.labels import as_the_network_counts
+from skdeploy.zoo.assumed import require_preprocessing
+
+CONFIDENCE: Final = 95.0  # per cent
+LAYOUT: Final = 2  # of the cached predictions; 1 was of images that were turned by EXIF
+ARCHIVE: Final = "evaluation.npz"
+TOOLS: Final = ("skdeploy", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of ``skdeploy evaluate`` and ``compare``, by the same names.
+
+    ``data``: labelled images, see ``images.dataset.open_dataset``; ``class_order``: how class folders are counted, see
+    ``quant.labels``; ``num_images`` of them, evenly spread over their order, None for all. ``max_drop`` is the budget in
+    percentage points of top-1, None for no gate; ``confidence`` of its bounds, in per cent and one-sided. ``artifacts``:
+    paths in the bundle, or ``torch``; none means the last graph and engines that run here. ``against``: what they are
+    compared with, an artifact, ``torch`` or another bundle's folder; None means the FP32 graph. ``require_engine``: an
+    engine that cannot run here is an error. ``fresh``: predict anew what an earlier run has predicted. ``receipt``: write a
+    receipt of each artifact's accuracy on this device. ``backend``, in place of ``artifacts``: what of the bundle runs on
+    that one, see ``runners.runner_on``; ``backend_options`` are its NAME=VALUE texts.
+    """
+
+    data: Path
+    class_order: ClassOrder | None = None
+    num_images: int | None = None
+    max_drop: float | None = None
+    confidence: float = CONFIDENCE
+    artifacts: tuple[str, ...] = ()
+    against: str | None = None
+    batch: int = RUN_BATCH
+    require_engine: bool = False
+    fresh: bool = False
+    receipt: bool = False
+    backend: str | None = None
+    backend_options: tuple[str, ...] = ()
+    assume_imagenet: bool = False
+
+    def check(self) -> None:
+        """Raises UsageError for numbers and options that make no sense."""
+        if self.backend is not None and self.artifacts:
+            raise UsageError("--backend chooses what runs, and so does --artifact", advice="give one of the two")
+        if self.backend_options and self.backend is None:
+            raise UsageError("--backend-option is of a --backend, and none is given")
+        check_count(self.num_images, "--num-images")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise UsageError(f"--max-drop {self.max_drop:g}: percentage points of top-1, from 0 to 100")
+        if not 50 < self.confidence <= 99.9999:
+            raise UsageError(f"--confidence {self.confidence:g}: per cent, above 50 and at most 99.9999")
+        if self.batch < 1:
+            raise UsageError(f"--batch {self.batch}: at least 1")
+
+
+def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
+    """Accuracy of a bundle's artifacts on labelled images, each compared with a reference on the same images.
+
+    Nothing is judged here: ``Evaluation.check`` does. Kept as the evidence ``accuracy``; no artifact changes.
+
+    Raises UsageError for data without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for
+    an engine that is required and cannot run; IntegrityError, ParityError.
+    """
+    options.check()
+    bundle = _open(folder)
+    if options.receipt:
+        require_receipts(folder)
+    wanted = [runner_named(bundle, name) for name in options.artifacts] or [last_graph(bundle)]
+    if options.backend is not None:
+        wanted = [runner_on(bundle, options.backend, options.backend_options)]
+    engines = engines_of(bundle)
+    if options.require_engine:
+        if not engines:
+            raise UsageError(f"{folder} holds no engine, and --require-engine wants one", advice="export with --target")
+        wanted += engines
+    reference = fp32_graph(bundle) if options.against is None else _reference(bundle, options.against)
+    first = [] if reference is None else [reference]
+    judged = {str(folder): bundle, **({} if reference is None else {str(reference.bundle.folder): reference.bundle})}
+    require_preprocessing({name: each.manifest.model for name, each in judged.items()}, options.assume_imagenet)
+    optional = () if options.artifacts or options.backend or options.require_engine else engines
+    if reference is not None:
+        check_same_classes(reference, wanted[0])
+    tell = progress or Silent()
+    runners = _distinct([*first, *wanted])
+    found = _run(runners, _distinct(optional), options, "evaluation", tell)
+    measured = {accuracy.artifact for accuracy in found.accuracies}
+    keep_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured], tell)
+    if options.receipt:
+        for path in _write_receipts(bundle, found):
+            tell.note(f"receipt: {path}")
+    return found
+
+
+def _write_receipts(bundle: Bundle, found: Evaluation) -> list[Path]:
+    """A receipt of each artifact's accuracy on this device; its verdict is that of the budget, where there was one."""
+    decisions = {pair.second: pair.decision for pair in found.pairs}
+    paths = []
+    for accuracy in found.accuracies:
+        artifact = bundle.artifact(accuracy.artifact)
+        if artifact is None:  # torch, or another bundle's
+            continue
+        decision = decisions.get(accuracy.shown)
+        verdict: ReceiptVerdict = decision if decision in ("pass", "fail") else "recorded"
+        paths.append(write_receipt(bundle, artifact, "accuracy", accuracy, backend=accuracy.backend, verdict=verdict))
+    return paths
+
+
+def compare(old: Path, new: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
+    """The last graphs of two bundles on the same images; models may differ, classes may not. Raises as ``evaluate``."""
+    options.check()
+    first, second = _open(old), _open(new)
+    judged = {str(bundle.folder): bundle.manifest.model for bundle in (first, second)}
+    require_preprocessing(judged, options.assume_imagenet)
+    runners = [last_graph(first, _prefix(old, new)), last_graph(second, _prefix(new, old))]
+    check_same_classes(*runners)
+    tell = progress or Silent()
+    for bundle in (first, second):
+        if bundle.manifest.verdict == "failed":
+            tell.note(f"{bundle.folder}: {decide_verdict(read_facts(bundle)).text}")
+    if runners[0].artifact.sha256 == runners[1].artifact.sha256:
+        tell.note(f"both bundles end in the same file, sha256 {runners[0].artifact.sha256[:12]}")
+    return _run(runners, [], options, "comparison", tell)
+
+
+def labelled_images(data: Path, spec: ModelSpec, number: int | None, order: ClassOrder | None = None) -> Dataset:
+    """Labelled images as the network counts its classes; ``number`` of them, evenly spread: folders are sorted by class."""
+    dataset = as_the_network_counts(open_dataset(data, archive=ARCHIVE), spec, order)
+    if number is None or number >= len(dataset):
+        return dataset
+    return dataset.take([index * len(dataset) // number for index in range(number)])
+
+
+def check_same_classes(first: Runner, second: Runner) -> None:
+    """Raises UsageError unless two networks tell apart the same classes, in the same order, as far as is known."""
+    one, other = first.spec, second.spec
+    if one.network.classes != other.network.classes:
+        raise UsageError(
+            f"{first.name} has {one.network.classes} classes and {second.name} has {other.network.classes}",
+            advice="only networks with the same classes can be compared image by image",
+        )
+    if one.labels and other.labels and one.labels != other.labels:
+        at = next(n for n, (a, b) in enumerate(zip(one.labels, other.labels, strict=True)) if a != b)
+        raise UsageError(
+            f"{first.name} and {second.name} have other labels: class {at} is {one.labels[at]!r} and {other.labels[at]!r}",
+            advice="their classes mean other things, or come in another order",
+        )
+
+
+def _open(folder: Path) -> Bundle:
+    bundle = load_bundle(folder)
+    bundle.check_complete()
+    return bundle
+
+
+def _reference(bundle: Bundle, against: str) -> Runner:
+    if against == TORCH or bundle.artifact(against) is not None:
+        return runner_named(bundle, against)
+    if Path(against).is_dir():
+        return last_graph(_open(Path(against)), _prefix(Path(against), bundle.folder))
+    raise UsageError(
+        f"--against {against} is neither an artifact of {bundle.folder} nor the folder of another bundle",
+        advice=f"artifacts: {', '.join(a.path for a in bundle.manifest.artifacts)}",
+    )
+
+
+def _prefix(folder: Path, other: Path) -> str:
+    """What tells a bundle's artifacts from another's: the folder's name, or all of its path where the names are the same."""
+    name, known = folder.resolve().name, other.resolve().name
+    return f"{folder if name == known else name}/"
+
+
+def _distinct(runners: Sequence[Runner]) -> list[Runner]:
+    """Each once, in the order in which they come first."""
+    once: dict[tuple[Path, str, str], Runner] = {}
+    for runner in runners:
+        once.setdefault((runner.bundle.folder.resolve(), runner.artifact.path, runner.backend), runner)
+    return list(once.values())
+
+
+def _run(
+    wanted: list[Runner],
+    optional: list[Runner],
+    options: EvaluationOptions,
+    kind: Literal["evaluation", "comparison"],
+    tell: Progress,
+) -> Evaluation:
+    started = time.perf_counter()
+    tell.begin("evaluate")
+    spec = next((runner.spec for runner in wanted if runner.spec.labels), wanted[0].spec)
+    dataset = labelled_images(options.data, spec, options.num_images, options.class_order)
+    tell.update("opening the artifacts")
+    opened, absent = open_all(wanted, optional)
+    try:
+        if options.max_drop is not None and len(opened) < 2:
+            raise _nothing_to_compare(opened[0][0], absent)
+        predictions, reused = _predict(opened, dataset, options, tell)
+    finally:
+        for _, session in opened:
+            session.close()
+    seconds = time.perf_counter() - started
+    tell.end("evaluate", seconds, reused=reused == len(dataset))
+    return _evaluation(
+        kind, [runner for runner, _ in opened], absent, predictions, dataset, spec, options, reused, seconds
+    )
+
+
+def _nothing_to_compare(alone: Runner, absent: list[NotEvaluated]) -> UsageError | DependencyError:
+    if absent:
+        return DependencyError(
+            f"--max-drop needs two artifacts, and beside {alone.name} none runs here: {absent[0].artifact}: {absent[0].reason}",
+            advice="give --against torch or another bundle",
+        )
+    return UsageError(
+        f"--max-drop needs two artifacts, and {alone.name} is the only one",
+        advice="give --against torch or another bundle",
+    )
+
+
+def _predict(
+    opened: list[tuple[Runner, Session]], dataset: Dataset, options: EvaluationOptions, tell: Progress
+) -> tuple[Predictions, int]:
+    """Predictions of all images, and how many of them were there already."""
+    tell.update("digest of the images")
+    cache = Cache(_key([runner for runner, _ in opened], dataset, options.batch))
+    predictions = Predictions.none_yet(len(opened), len(dataset), opened[0][0].spec.network.classes)
+    note = "" if options.fresh else cache.load(predictions)
+    if note:
+        tell.note(note)
+    reused = predictions.done
+    if reused == len(dataset):
+        tell.note(
+            f"predictions are those of an earlier run of the same evaluation, from {cache.path}; --fresh makes new ones"
+        )
+    elif reused:
+        tell.note(f"an earlier run was interrupted after {reused:,} of {len(dataset):,} images: going on from there")
+    predict_all(opened, dataset, options.batch, predictions, cache.save, tell)
+    if cache.problem:
+        tell.note(f"predictions are not kept, an interrupted run begins anew: {cache.problem}")
+    return predictions, reused
+
+
+def _key(runners: list[Runner], dataset: Dataset, batch: int) -> str:
+    """Equal keys, equal predictions. Labels change none, and whoever corrects them need not run anything again."""
+    return digest_json(
+        [
+            LAYOUT,
+            [[runner.artifact.sha256, runner.backend, repr(runner.gpu), _reads(runner.spec)] for runner in runners],
+            [dataset.digest, len(dataset), batch],
+            [tool_versions(TOOLS), platform.machine(), [str(device) for device in cuda.devices()]],
+        ]
+    )
+
+
+def _reads(spec: ModelSpec) -> object:
+    return spec.model_dump(mode="json", include={"input", "preprocess", "network"})
+
+
+def _evaluation(
+    kind: Literal["evaluation", "comparison"],
+    runners: list[Runner],
+    absent: list[NotEvaluated],
+    predictions: Predictions,
+    dataset: Dataset,
+    spec: ModelSpec,
+    options: EvaluationOptions,
+    reused: int,
+    seconds: float,
+) -> Evaluation:
+    assert dataset.labels is not None  # labelled_images
+    readable = predictions.readable
+    labels = dataset.labels[readable]
+    top = [classes[readable].astype(np.int64) for classes in predictions.top]
+    names = class_names(spec.labels, spec.network.classes)
+    confidence = options.confidence / 100
+    counts = np.bincount(labels, minlength=len(names))
+    return Evaluation(
+        kind=kind,
+        dataset=dataset.name,
+        dataset_sha256=dataset.digest,
+        labels_sha256=hashlib.sha256(dataset.labels.astype("<i8").tobytes()).hexdigest(),
+        images=len(labels),
+        reused=reused,
+        unreadable=tuple(predictions.unreadable),
+        classes=names,
+        missing_classes=tuple(name for name, count in zip(names, counts, strict=True) if not count),
+        accuracies=tuple(
+            accuracy_report(
+                classes,
+                labels,
+                names,
+                confidence,
+                artifact=runner.name,
+                backend=runner.backend,
+                precision=runner.precision,
+                sha256=runner.artifact.sha256,
+            )
+            for runner, classes in zip(runners, top, strict=True)
+        ),
+        pairs=tuple(
+            paired_report(
+                top[0],
+                top[n],
+                labels,
+                confidence,
+                options.max_drop,
+                names=(runners[0].shown, runners[n].shown),
+                logits=predictions.logits_agreement(n)
+                if crop_kind(runners[0].spec) == crop_kind(runners[n].spec)
+                else None,
+            )
+            for n in range(1, len(runners))
+        ),
+        not_evaluated=tuple(absent),
+        image_notes=dataset.notes,
+        confidence=options.confidence,
+        seconds=round(seconds, 3),
+    )

@@ -1,0 +1,145 @@
+"""What a verdict rests on: the manifest, the export's reports and later evidence, each only if it is about these artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from pydantic import ValidationError
+
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.evidence import FOLDER, read_evidence
+from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.manifest import Manifest
+from skdeploy.bundle.receipts import Receipt, read_receipts
+from skdeploy.core.errors import IntegrityError
+from skdeploy.core.spec import Frozen
+from skdeploy.parity.report import HeadroomReport, ParityReport, ReceiptNote
+
+if TYPE_CHECKING:
+    from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.parity.blame_report import BlameReport
+    from skdeploy.quant.ranges import Ranges
+
+Report = TypeVar("Report", bound=Frozen)
+
+PARITY: Final = "parity.json"
+HEADROOM: Final = "headroom.json"
+RANGES: Final = "ranges.json"
+
+
+@dataclass
+class Facts:
+    """What is known of a bundle; None for what is not there or speaks of other artifacts.
+
+    ``parity`` has the receipts of devices in it. ``outdated`` names what speaks of other artifacts: files of the bundle, or
+    evidence.
+    """
+
+    bundle: Bundle
+    parity: ParityReport | None = None
+    headroom: HeadroomReport | None = None
+    ranges: Ranges | None = None
+    accuracy: Evaluation | None = None
+    blame: BlameReport | None = None
+    receipts: tuple[Receipt, ...] = ()
+    outdated: list[str] = field(default_factory=list)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def folder(self) -> Path:
+        return self.bundle.folder
+
+    @property
+    def graphs(self) -> tuple[Artifact, ...]:
+        """The artifacts that compute logits."""
+        return tuple(a for a in self.manifest.artifacts if a.format in ("onnx", "engine"))
+
+
+def fill_facts(facts: Facts) -> None:
+    """Checks every digest, and reads what is there into ``facts``.
+
+    Raises IntegrityError for a file that was altered or cannot be read, and for a receipt of other artifacts.
+    """
+    from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.parity.blame_report import BlameReport
+    from skdeploy.quant.ranges import Ranges
+
+    bundle = facts.bundle
+    bundle.check_all()
+    if bundle.manifest.verdict != "incomplete":  # what an earlier export compared does not prove this one
+        facts.parity = recorded(facts, PARITY, ParityReport)
+    facts.receipts = read_receipts(bundle)
+    if facts.parity is not None:
+        facts.parity = with_receipts(facts.parity, facts.receipts)
+    facts.headroom = recorded(facts, HEADROOM, HeadroomReport)
+    facts.ranges = recorded(facts, RANGES, Ranges)
+    facts.accuracy = evidence(facts, "accuracy", Evaluation)
+    facts.blame = evidence(facts, "blame", BlameReport)
+
+
+def read_facts(bundle: Bundle) -> Facts:
+    """The facts of a bundle. Raises as ``fill_facts``."""
+    facts = Facts(bundle)
+    fill_facts(facts)
+    return facts
+
+
+def recorded(facts: Facts, path: str, report: type[Report]) -> Report | None:
+    """A report that the export wrote, unless one of the artifacts that it was made from has been replaced since."""
+    bundle = facts.bundle
+    artifact = bundle.artifact(path)
+    if artifact is None:
+        return None
+    for parent, sha256 in artifact.provenance.parents.items():
+        current = bundle.artifact(parent)
+        if current is not None and current.sha256 != sha256:
+            facts.outdated.append(path)
+            return None
+    return _read(bundle, artifact, report)
+
+
+def evidence(facts: Facts, name: str, report: type[Report]) -> Report | None:
+    """What a later verb measured, unless it speaks of other artifacts."""
+    content = read_evidence(facts.bundle, name, report)
+    if content is None and (facts.folder / FOLDER / f"{name}.json").exists():
+        facts.outdated.append(name)
+    return content
+
+
+def _read(bundle: Bundle, artifact: Artifact, report: type[Report]) -> Report:
+    file = bundle.check(artifact)
+    try:
+        return report.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise IntegrityError(
+            f"{file} cannot be read: {str(error).splitlines()[0]}", advice="export again into another folder"
+        ) from error
+
+
+def with_receipts(report: ParityReport, receipts: Sequence[Receipt]) -> ParityReport:
+    """The report with what devices have recorded of each artifact."""
+    comparisons = tuple(
+        comparison.model_copy(
+            update={
+                "receipts": tuple(
+                    ReceiptNote(
+                        kind=receipt.kind,
+                        device=receipt.device.name,
+                        created=receipt.created,
+                        verdict=receipt.verdict,
+                        path=receipt.path,
+                    )
+                    for receipt in receipts
+                    if receipt.artifact == comparison.artifact
+                )
+            }
+        )
+        for comparison in report.comparisons
+    )
+    return report.model_copy(update={"comparisons": comparisons})

@@ -1,0 +1,255 @@
+"""Accuracy against labels: of each artifact, of two on the same images, and the gate. What ``evaluate --json`` prints."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from skdeploy.accuracy.baseline import BaselineReport
+from skdeploy.accuracy.statistics import Decision, Pairs, decide, drop_interval, images_to_decide, mcnemar, wilson
+from skdeploy.core.errors import AccuracyError
+from skdeploy.core.spec import Frozen, Precision
+from skdeploy.images.arrays import Labels
+from skdeploy.images.audit_report import Unreadable
+
+TOP: Final = 5
+SHOWN: Final = 5
+
+Strings = Annotated[tuple[str, ...], Field(strict=False)]
+TopClasses = NDArray[np.signedinteger]
+
+
+class Share(Frozen):
+    """So many of so many images: the share of them that is right, with Wilson's two-sided interval. None of no images."""
+
+    correct: int
+    images: int
+    accuracy: float | None
+    low: float
+    high: float
+
+
+class ClassAccuracy(Frozen):
+    """Top-1 of the images with one label."""
+
+    label: str
+    top1: Share
+
+
+class AccuracyReport(Frozen):
+    """One artifact on one backend against the labels.
+
+    ``top5`` only of more than 5 classes. ``confusion``, (classes, classes): images with the label of the row that are taken
+    for the class of the column.
+    """
+
+    artifact: str
+    backend: str
+    precision: Annotated[Precision, Field(strict=False)]
+    sha256: str
+    images: int
+    top1: Share
+    top5: Share | None
+    per_class: Annotated[tuple[ClassAccuracy, ...], Field(strict=False)]
+    confusion: Annotated[tuple[Annotated[tuple[int, ...], Field(strict=False)], ...], Field(strict=False)]
+
+    @property
+    def shown(self) -> str:
+        return f"{self.artifact} on {self.backend}"
+
+
+class LogitsAgreement(Frozen):
+    """How far the second artifact's logits are from the first's, as in ``backends/metrics.py``: none of it needs labels."""
+
+    max_rel_error: float
+    min_cosine: float
+    min_sqnr_db: float
+    sqnr_db: float
+
+
+class PairedReport(Frozen):
+    """Two artifacts on the same images: does the second lose accuracy against the first?
+
+    ``drop``, ``drop_low`` and ``drop_high`` are in percentage points of top-1; each bound has the confidence ``confidence``, in
+    per cent and one-sided (``statistics.drop_interval``). ``agreement``: share of images with the same top class, right or
+    wrong. ``decision`` and ``images_to_decide`` only with a budget, ``max_drop``, in percentage points; the number only where
+    it is inconclusive, and only if there is one. ``logits`` where both see the same pixels.
+    """
+
+    first: str
+    second: str
+    pairs: Pairs
+    mcnemar_p: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    confidence: float
+    agreement: float
+    logits: LogitsAgreement | None = None
+    max_drop: float | None = None
+    decision: Decision | None = None
+    images_to_decide: int | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The result of the gate in words."""
+        bounds = f"{self.drop:+.2f} points, from {self.drop_low:+.2f} to {self.drop_high:+.2f} at {self.confidence:g} %"
+        measured = f"{self.second} drops by {bounds}, against {self.first} on {self.pairs.images:,} images"
+        if self.decision == "pass":
+            return f"{measured}: within the budget of {self.max_drop:g}"
+        if self.decision == "fail":
+            return f"{measured}: beyond the budget of {self.max_drop:g}"
+        if self.decision is None:
+            return measured
+        if self.images_to_decide is None:
+            return f"{measured}: right at the budget of {self.max_drop:g}, which no number of images may tell apart"
+        return (
+            f"{measured}: too few images to tell whether that is within the budget of {self.max_drop:g}; "
+            f"about {self.images_to_decide:,} like these would decide"
+        )
+
+
+class NotEvaluated(Frozen):
+    """An artifact that cannot run on this machine, and why."""
+
+    artifact: str
+    backend: str
+    reason: str
+
+
+class Evaluation(Frozen):
+    """A data set, the artifacts that ran on it, and the pairs that were compared.
+
+    ``images`` were evaluated; ``unreadable`` were not, and are in no figure. Nothing is known of ``missing_classes``: they have
+    no image. ``reused`` of the images were predicted by an earlier run of the same evaluation. ``baseline`` if one was given.
+    ``image_notes``: what else to know of the images, such as the order of their classes.
+    """
+
+    kind: Literal["evaluation", "comparison"] = "evaluation"
+    dataset: str
+    dataset_sha256: str
+    labels_sha256: str
+    images: int
+    reused: int
+    unreadable: Annotated[tuple[Unreadable, ...], Field(strict=False)]
+    classes: Strings
+    missing_classes: Strings
+    accuracies: Annotated[tuple[AccuracyReport, ...], Field(strict=False)]
+    pairs: Annotated[tuple[PairedReport, ...], Field(strict=False)]
+    not_evaluated: Annotated[tuple[NotEvaluated, ...], Field(strict=False)]
+    confidence: float
+    seconds: float
+    baseline: BaselineReport | None = None
+    image_notes: Strings = ()
+
+    @property
+    def verdict(self) -> Decision | None:
+        """The worst of the gate's decisions; None without a budget."""
+        decisions = [pair.decision for pair in self.pairs if pair.decision is not None]
+        if self.baseline is not None:
+            decisions.append("fail" if self.baseline.failures else "pass")
+        order: tuple[Decision, ...] = ("fail", "inconclusive", "pass")
+        return next((decision for decision in order if decision in decisions), None)
+
+    def check(self, *, allow_inconclusive: bool = False) -> None:
+        """Raises AccuracyError for a drop that is beyond the budget, or not shown to be within it."""
+        failed = [pair.sentence for pair in self.pairs if pair.decision == "fail"]
+        failed += self.baseline.failures if self.baseline else ()
+        if failed:
+            raise AccuracyError(
+                "accuracy is out of its budget:\n" + "\n".join(f"  {line}" for line in failed),
+                advice="calibrate on more or better images, keep sensitive layers in the fallback (export --int8 --data "
+                "--max-drop), or allow more",
+            )
+        doubtful = [pair.sentence for pair in self.pairs if pair.decision == "inconclusive"]
+        if doubtful and not allow_inconclusive:
+            raise AccuracyError(
+                "it is not decided whether accuracy is within its budget:\n"
+                + "\n".join(f"  {line}" for line in doubtful),
+                advice="give more images (--data, --num-images), a wider budget (--max-drop), or --allow-inconclusive",
+            )
+
+
+def share(correct: int, images: int, confidence: float) -> Share:
+    """A share and its interval at a two-sided confidence in (0, 1)."""
+    low, high = wilson(correct, images, confidence)
+    return Share(correct=correct, images=images, accuracy=correct / images if images else None, low=low, high=high)
+
+
+def class_names(labels: tuple[str, ...], classes: int) -> tuple[str, ...]:
+    """The card's labels, or the numbers of the classes where it has none."""
+    return labels or tuple(map(str, range(classes)))
+
+
+def accuracy_report(
+    top: TopClasses,
+    labels: Labels,
+    names: tuple[str, ...],
+    confidence: float,
+    *,
+    artifact: str,
+    backend: str,
+    precision: Precision,
+    sha256: str,
+) -> AccuracyReport:
+    """Accuracy from the best classes of each image, (N, up to 5), best first, and the labels, (N,), 0..len(names)-1."""
+    images, classes = len(labels), len(names)
+    right = top == labels[:, None]
+    confusion = np.bincount(labels * classes + top[:, 0], minlength=classes * classes).reshape(classes, classes)
+    of_class, hits = confusion.sum(axis=1), confusion.diagonal()
+    return AccuracyReport(
+        artifact=artifact,
+        backend=backend,
+        precision=precision,
+        sha256=sha256,
+        images=images,
+        top1=share(int(right[:, 0].sum()), images, confidence),
+        top5=share(int(right[:, :TOP].any(axis=1).sum()), images, confidence) if classes > TOP else None,
+        per_class=tuple(
+            ClassAccuracy(label=name, top1=share(int(hit), int(count), confidence))
+            for name, hit, count in zip(names, hits, of_class, strict=True)
+        ),
+        confusion=tuple(tuple(map(int, row)) for row in confusion),
+    )
+
+
+def paired_report(
+    first: TopClasses,
+    second: TopClasses,
+    labels: Labels,
+    confidence: float,
+    max_drop: float | None,
+    *,
+    names: tuple[str, str],
+    logits: LogitsAgreement | None = None,
+) -> PairedReport:
+    """The paired comparison of two artifacts' best classes, (N, up to 5) each; ``max_drop`` in percentage points."""
+    ours, theirs = first[:, 0] == labels, second[:, 0] == labels
+    pairs = Pairs(
+        both_right=int((ours & theirs).sum()),
+        only_first=int((ours & ~theirs).sum()),
+        only_second=int((~ours & theirs).sum()),
+        both_wrong=int((~ours & ~theirs).sum()),
+    )
+    interval = drop_interval(pairs, confidence)
+    decision = None if max_drop is None else decide(interval, max_drop / 100)
+    return PairedReport(
+        first=names[0],
+        second=names[1],
+        pairs=pairs,
+        mcnemar_p=mcnemar(pairs),
+        drop=100 * pairs.drop,
+        drop_low=100 * interval[0],
+        drop_high=100 * interval[1],
+        confidence=100 * confidence,
+        agreement=float(np.mean(first[:, 0] == second[:, 0])),
+        logits=logits,
+        max_drop=max_drop,
+        decision=decision,
+        images_to_decide=images_to_decide(pairs, max_drop / 100, confidence)
+        if max_drop is not None and decision == "inconclusive"
+        else None,
+    )

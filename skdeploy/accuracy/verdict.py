@@ -1,0 +1,277 @@
+"""The verdict on a bundle: one function decides it and words it, and every output prints that text.
+
+The states, worst first:
+
+* ``incomplete``: the export did not come to its end.
+* ``failed``: a measurement is out of its limit: parity, the accuracy budget, a baseline, FP16 headroom, a receipt.
+* ``unproven``: there is no measurement of these artifacts.
+* ``undecided``: parity holds, and the accuracy gate had too few images.
+* ``here``: all that ran is in parity; an engine could not run on this machine, and no receipt stands for it.
+* ``verified``: every artifact is in parity.
+
+A verdict is about the network as skdeploy built it: what was assumed of it is said in the same line, and so is a reference
+other than torch, and that the weights are random.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from skdeploy.accuracy.facts import PARITY, Facts
+from skdeploy.accuracy.statistics import images_to_decide as needed
+from skdeploy.accuracy.statistics import passing_budget
+from skdeploy.bundle.manifest import Manifest
+from skdeploy.core.spec import Precision
+from skdeploy.parity.reference import TORCH_REFERENCE
+from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport
+
+if TYPE_CHECKING:
+    from skdeploy.accuracy.gate import Evaluation, PairedReport
+
+SHOWN: Final = 3  # assumptions in the line itself; all of them are among the points
+
+Tone = Literal["", "good", "warn", "bad"]
+
+
+class State(StrEnum):
+    """What may be said of a bundle."""
+
+    VERIFIED = "verified"
+    HERE = "verified here"
+    UNDECIDED = "accuracy undecided"
+    FAILED = "failed"
+    UNPROVEN = "not verified"
+    INCOMPLETE = "not finished"
+
+    @property
+    def tone(self) -> Tone:
+        """How it is coloured."""
+        return "good" if self is State.VERIFIED else "bad" if self is State.FAILED else "warn"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One fact that the verdict rests on."""
+
+    tone: Tone
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``text`` is one line that begins with the state; ``points`` are what it rests on, ``next`` what to do."""
+
+    state: State
+    text: str
+    points: tuple[Point, ...]
+    next: tuple[str, ...]
+
+    @property
+    def tone(self) -> Tone:
+        return self.state.tone
+
+    def json(self) -> dict[str, object]:
+        """The verdict as it stands in ``--json``."""
+        points = [{"label": point.label, "text": point.text} for point in self.points]
+        return {"state": self.state.value, "text": self.text, "points": points, "next": list(self.next)}
+
+
+def decide_verdict(facts: Facts) -> Verdict:
+    """Weigh parity, receipts, accuracy, headroom and blame together. The worst of them is the verdict."""
+    manifest, parity = facts.manifest, facts.parity
+    failures = failures_of(facts)
+    absent = _unproven_artifacts(parity)
+    gap = _what_is_not_compared(facts)
+    doubtful = _undecided_pairs(facts.accuracy)
+    if manifest.verdict == "incomplete":
+        state, text = State.INCOMPLETE, f"{State.INCOMPLETE}: run the same export again"
+    elif failures:
+        more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
+        state, text = State.FAILED, f"{State.FAILED}: {failures[0]}{more}"
+    elif gap:
+        state, text = State.UNPROVEN, f"{State.UNPROVEN}: {gap}"
+    elif doubtful:
+        state, text = State.UNDECIDED, f"{State.UNDECIDED}: {_what_would_decide(doubtful)}{_qualified(facts, '; ')}"
+    elif absent:
+        engines = "the engine" if len(absent) == 1 else f"{len(absent)} engines"
+        state, text = State.HERE, f"{State.HERE}; {engines} could not run here{_qualified(facts, '; ')}"
+    else:
+        state, text = State.VERIFIED, f"{State.VERIFIED}{_against(parity)}{_qualified(facts, ', ')}"
+    return Verdict(state, " ".join(text.split()), tuple(_points(facts)), _next(state, facts, doubtful))
+
+
+def failures_of(facts: Facts) -> tuple[str, ...]:
+    """Everything that is out of its limit: the artifact, the figure and the limit."""
+    found = list(facts.parity.failures) if facts.parity is not None else []
+    if facts.manifest.verdict == "failed" and not found:
+        found.append("the export of this bundle found no parity")
+    if facts.accuracy is not None:
+        found += [
+            f"{pair.second} drops by {pair.drop:.2f} points of top-1, at least {pair.drop_low:.2f} "
+            f"at {pair.confidence:g} %, budget {pair.max_drop:g}"
+            for pair in facts.accuracy.pairs
+            if pair.decision == "fail"
+        ]
+        found += facts.accuracy.baseline.failures if facts.accuracy.baseline is not None else ()
+    if _is_short(facts.headroom) and facts.headroom is not None:
+        least = facts.headroom.tensors[0]
+        found.append(f"FP16 headroom {least.headroom:.2f}x at {least.tensor}, {MIN_HEADROOM:g}x is least")
+    if facts.blame is not None and facts.blame.guilty is not None:
+        found.append(f"{facts.blame.guilty}, by `verify --blame`")
+    return tuple(found)
+
+
+def next_after_failed_parity(manifest: Manifest, folder: Path, parity: ParityReport | None) -> tuple[str, ...]:
+    """Commands and changes that help where logits are out of tolerance."""
+    bundle = shlex.quote(str(folder))
+    if parity is not None and parity.likely_cause:
+        return (
+            f"likely cause: {parity.likely_cause}",
+            "correct that, and export again; `skdeploy convert` writes a card to start from",
+        )
+    failed = {c.precision for c in parity.comparisons if c.verdict == "fail"} if parity is not None else set()
+    steps = [f"`skdeploy verify {bundle} --blame` shows where the error enters"]
+    if failed <= {Precision.FP16, Precision.INT8}:
+        steps.append(
+            f"`skdeploy evaluate {bundle} --data LABELLED_IMAGES --max-drop 0.5` shows what it costs in accuracy"
+        )
+    graph = next((a for a in manifest.artifacts if "fallback" in a.details), None)
+    if Precision.INT8 in failed and graph is not None and graph.details["fallback"] == "fp16":
+        steps.append("export with --int8-fallback fp32, or keep sensitive layers with --int8-keep")
+    if parity is not None and parity.chosen in ("card", "photographs"):
+        steps.append("judge on your own images: --images DIR")
+    named = " and ".join(f"[tolerance.{precision}]" for precision in sorted(failed))
+    if named:
+        steps.append(f"if the error is fine for your use, widen {named} in the card, with the reason, and export again")
+    return tuple(steps)
+
+
+def _unproven_artifacts(parity: ParityReport | None) -> list[Comparison]:
+    """What could not run here and has no receipt."""
+    return [c for c in parity.comparisons if c.verdict == "unproven" and c.proof is None] if parity is not None else []
+
+
+def _what_is_not_compared(facts: Facts) -> str:
+    parity = facts.parity
+    if parity is None:
+        return "its parity report is about other artifacts" if PARITY in facts.outdated else "it has no parity report"
+    compared = {comparison.artifact for comparison in parity.comparisons}
+    absent = [artifact.path for artifact in facts.graphs if artifact.path not in compared]
+    if absent:
+        return f"{', '.join(absent)} {'was' if len(absent) == 1 else 'were'} not compared"
+    if not any(comparison.verdict == "pass" for comparison in parity.comparisons):
+        return "nothing of it ran here"
+    return ""
+
+
+def _undecided_pairs(accuracy: Evaluation | None) -> list[PairedReport]:
+    return [pair for pair in accuracy.pairs if pair.decision == "inconclusive"] if accuracy is not None else []
+
+
+def _what_would_decide(pairs: list[PairedReport]) -> str:
+    """How many images more would decide all pairs at the observed rates, and which budget they would pass now."""
+    budget = max(passing_budget(pair.pairs, pair.confidence / 100) for pair in pairs)
+    counts = [needed(pair.pairs, (pair.max_drop or 0) / 100, pair.confidence / 100) for pair in pairs]
+    known = [count - pair.pairs.images for count, pair in zip(counts, pairs, strict=True) if count is not None]
+    if len(known) < len(pairs):  # the drop is the budget: more images of the same kind never tell
+        return f"a budget of {budget:g} would pass"
+    return f"{max(1, *known):,} images more, or a budget of {budget:g} would pass"
+
+
+def _against(parity: ParityReport | None) -> str:
+    return "" if parity is None or parity.reference == TORCH_REFERENCE else f" against {parity.reference}"
+
+
+def _qualified(facts: Facts, before: str) -> str:
+    """What the verdict takes for granted: assumptions, weights that nobody trained, and ranges of no images."""
+    texts = [assumption.text for assumption in facts.manifest.assumptions]
+    said = []
+    if texts:
+        shown = [*texts[:SHOWN], *([f"{len(texts) - SHOWN} more"] if len(texts) > SHOWN else [])]
+        listed = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+        said.append(f"as this network: {listed} assumed")
+    if facts.manifest.weights.source == "random":
+        said.append("untrained: the weights are random")
+    if facts.ranges is not None and facts.ranges.data.random:
+        said.append("fit for timing only: INT8 is calibrated on noise")
+    return before + "; ".join(said) if said else ""
+
+
+def _is_short(headroom: HeadroomReport | None) -> bool:
+    return headroom is not None and bool(headroom.tensors) and headroom.tensors[0].headroom < MIN_HEADROOM
+
+
+def _points(facts: Facts) -> list[Point]:
+    points = _parity_points(facts)
+    if facts.accuracy is not None:
+        shown: dict[str, tuple[Tone, str]] = {
+            "pass": ("good", "Accuracy within budget"),
+            "fail": ("bad", "Accuracy beyond budget"),
+            "inconclusive": ("warn", "Accuracy undecided"),
+        }
+        points += [Point(*shown[p.decision], p.sentence) for p in facts.accuracy.pairs if p.decision is not None]
+        if facts.accuracy.baseline is not None:
+            points += [Point("bad", "Baseline", failure) for failure in facts.accuracy.baseline.failures]
+    if facts.blame is not None and facts.blame.guilty is not None:
+        points.append(Point("bad", "Blame", facts.blame.verdict))
+    if _is_short(facts.headroom) and facts.headroom is not None:
+        least = facts.headroom.tensors[0]
+        text = f"{least.tensor} has {least.headroom:.2f}x, {MIN_HEADROOM:g}x is least"
+        points.append(Point("bad", "FP16 headroom", text))
+    manifest = facts.manifest
+    if manifest.weights.source == "random":
+        text = f"random, seed {manifest.weights.seed}: the network is untrained, so only its arithmetic is shown"
+        points.append(Point("warn", "Weights", text))
+    points += [Point("warn", "Assumed", f"{a.text} (from {a.source})") for a in manifest.assumptions]
+    if facts.ranges is not None and facts.ranges.data.random:
+        points.append(Point("warn", "Calibration", "on noise: fit for timing only"))
+    if facts.outdated:
+        text = f"{', '.join(facts.outdated)}: measured on other artifacts than these, so not counted"
+        points.append(Point("warn", "Outdated", text))
+    return points
+
+
+def _parity_points(facts: Facts) -> list[Point]:
+    parity, points = facts.parity, []
+    if parity is not None:
+        for backend in dict.fromkeys(c.backend for c in parity.comparisons if c.verdict == "pass"):
+            passed = [c.artifact for c in parity.comparisons if c.verdict == "pass" and c.backend == backend]
+            points.append(Point("good", "In parity", f"{', '.join(passed)} on {backend}"))
+        points += [Point("bad", "Failed", failure) for failure in parity.failures]
+        for c in parity.comparisons:
+            if c.verdict == "unproven" and c.proof is not None:
+                text = f"{c.artifact} on {c.proof.device}, says the receipt of {c.proof.created[:10]}"
+                points.append(Point("good", "In parity by receipt", text))
+            elif c.verdict == "unproven":
+                points.append(Point("warn", "Not run here", f"{c.artifact} on {c.backend}: {c.reason}"))
+        points.append(Point("", "Measured", f"against {parity.reference}, on {parity.images_text}"))
+    compared = {c.artifact for c in parity.comparisons} if parity is not None else set()
+    absent = [artifact.path for artifact in facts.graphs if artifact.path not in compared]
+    if absent:
+        points.append(Point("warn", "Not compared", ", ".join(absent)))
+    return points
+
+
+def _next(state: State, facts: Facts, doubtful: list[PairedReport]) -> tuple[str, ...]:
+    bundle = shlex.quote(str(facts.folder))
+    if state is State.INCOMPLETE:
+        return ("run the same export again: finished stages are kept",)
+    if state is State.UNPROVEN:
+        return (f"`skdeploy verify {bundle}` measures parity, and the same export again records it",)
+    if state is State.UNDECIDED:
+        above = [pair for pair in doubtful if pair.max_drop is not None and pair.drop > pair.max_drop]
+        likely = f"; the measured drop of {above[0].drop:.2f} is above the budget, so expect a failure" if above else ""
+        return (f"`skdeploy evaluate {bundle}` with more --data, or a wider --max-drop{likely}",)
+    if state is State.HERE:
+        return (f"`skdeploy verify {bundle} --receipt` on the device, then copy receipts/ back",)
+    if state is State.FAILED and (facts.manifest.verdict == "failed" or (facts.parity and facts.parity.failures)):
+        return next_after_failed_parity(facts.manifest, facts.folder, facts.parity)
+    if state is State.FAILED:
+        keep = "keep sensitive layers in the fallback (`skdeploy export --int8 --data --max-drop`)"
+        return (f"calibrate on more or better images, {keep}, or allow more",)
+    return ()

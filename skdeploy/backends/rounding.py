@@ -1,0 +1,144 @@
+"""FP16 graphs on hardware without FP16 arithmetic, with every FP16 rounding that the graph asks for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from skdeploy.core.errors import PrecisionError
+from skdeploy.ir.constants import free_name
+from skdeploy.ir.operator_types import FLOAT16, FLOAT32, retype_attributes, subgraphs, types_of
+
+EXACT_ON_HALF: Final = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Identity"})
+
+
+class RoundToHalf(ir.passes.InPlacePass):
+    """Rewrites an FP16 graph to FP32 arithmetic with an explicit rounding of each FP16 tensor: Cast to FP16 and back.
+
+    Why: ONNX Runtime's CPU provider on x86 has no FP16 kernels. It runs such a graph in FP32 and removes the casts that it
+    has put in between, so nothing is rounded and nothing overflows; parity measured on that run would prove nothing about
+    FP16. Casts that are in an FP32 graph from the start are kept by it at every optimisation level (1.32; the tests check
+    both facts).
+
+    What it computes: for every FP16 tensor, the operator in FP32 (accumulation included, as tensor cores do), then one rounding
+    to nearest even; overflow gives infinity. The rounding is left out where it changes nothing: after operators that only move
+    or compare FP16 values, and before a Relu that is the sole user, which is rounded instead: rounding is monotone and keeps
+    zero, so the two commute.
+
+    Q/DQ in such a graph: a QuantizeLinear divides in FP32, as ONNX Runtime's own does for FP16 (the tests check it), and FP16
+    numbers are exact in FP32. What a DequantizeLinear gives is rounded like any FP16 tensor: an integer of 8 bits times a scale
+    of 11 does not fit FP16. A compiler that fuses it into an INT8 kernel does not round there; that is 2^-12 of a value whose
+    own step is 2^-8 of the range.
+
+    What has its type from an attribute (Cast, ConstantOfShape, EyeLike) is FP16 in ONNX Runtime too, and only widened. A graph
+    inside a node (If, Loop, Scan) reads widened tensors from outside; ``HalfPrecision`` leaves it in FP32, and one with FP16
+    tensors of its own is refused.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        _refuse_half_inside(graph)
+        halves = [value for value in graph.initializers.values() if value.dtype == FLOAT16]
+        for value in halves:
+            _widen_constant(value)
+        modified = bool(halves)
+        for value in graph.inputs:
+            if value.dtype == FLOAT16:
+                first = graph[0]
+                graph.insert_before(first, _widened(value))
+                modified = True
+        for node in list(graph):
+            for value in node.outputs:
+                if value.dtype == FLOAT16:
+                    modified = True
+                    _round(graph, node, value)
+        return ir.passes.PassResult(model, modified=modified)
+
+
+class WithoutRange(ir.passes.InPlacePass):
+    """Rewrites an FP16 graph to plain FP32: nothing is rounded, nothing overflows, and names stay.
+
+    So an overflow shows where it is, and not in all that comes after it.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        halves: list[ir.Value] = []
+        for graph in (model.graph, *model.graph.subgraphs()):
+            halves.extend(value for value in (*graph.inputs, *graph.initializers.values()) if value.dtype == FLOAT16)
+        for node in model.graph.all_nodes():
+            halves.extend(value for value in node.outputs if value.dtype == FLOAT16)
+            retype_attributes(node, FLOAT16, FLOAT32)
+        for value in halves:
+            if value.const_value is not None:
+                _widen_constant(value)
+            value.type = ir.TensorType(FLOAT32)
+        return ir.passes.PassResult(model, modified=bool(halves))
+
+
+def _refuse_half_inside(graph: ir.Graph) -> None:
+    for node in graph:
+        for inside in subgraphs(node):
+            for inner in inside.all_nodes():
+                if any(value.dtype == FLOAT16 for value in inner.outputs):
+                    raise PrecisionError(
+                        f"{node.name} ({node.op_type}) has FP16 tensors in its graph, as {inner.outputs[0].name}: how FP16 "
+                        "rounds them cannot be shown on a CPU",
+                        advice="export the network with this part in FP32",
+                    )
+
+
+def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    if types_of(node, graph.opset_imports[""]).is_free(
+        node.outputs.index(value)
+    ):  # a Cast: the rounding is done already
+        graph.insert_after(node, _widened(value))
+        return
+    value.type = ir.TensorType(FLOAT32)
+    output = value.is_graph_output()
+    if not output and not _needs_rounding(node, value):
+        return
+    name = value.name or ""
+    if output:
+        value.name = free_name(graph, f"{name}_unrounded")
+    narrow = _cast(value, FLOAT16, name if output else f"{name}_round16")
+    _redirect(value, narrow)
+    graph.insert_after(node, [narrow, *_widened(narrow.outputs[0])])
+    if output:
+        graph.outputs[graph.outputs.index(value)] = narrow.outputs[0]
+
+
+def _needs_rounding(node: ir.Node, value: ir.Value) -> bool:
+    if node.op_type in EXACT_ON_HALF:
+        return False
+    users = [use.node for use in value.uses()]
+    return not (len(users) == 1 and users[0].op_type == "Relu")
+
+
+def _widened(value: ir.Value) -> list[ir.Node]:
+    """A Cast of ``value`` to FP32 that takes over all its uses; none if it has none."""
+    if not value.uses():
+        return []
+    cast = _cast(value, FLOAT32, f"{value.name}_rounded")
+    _redirect(value, cast)
+    return [cast]
+
+
+def _redirect(value: ir.Value, cast: ir.Node) -> None:
+    """The users of ``value``, other than ``cast``, use the output of ``cast`` instead."""
+    for use in [use for use in value.uses() if use.node is not cast]:
+        use.node.replace_input_with(use.idx, cast.outputs[0])
+
+
+def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
+    cast = ir.node("Cast", [value], attributes={"to": dtype}, name=name)
+    output = cast.outputs[0]
+    output.name, output.shape, output.type = name, value.shape, ir.TensorType(dtype)
+    return cast
+
+
+def _widen_constant(value: ir.Value) -> None:
+    assert value.const_value is not None  # it is an initializer
+    value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
+    value.type = ir.TensorType(FLOAT32)

@@ -1,0 +1,55 @@
+"""INT8 tensors in the network's own terms: what was taken from them, and what they can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from skdeploy.blame.layers import Pair
+from skdeploy.blame.layers_graph import ROUNDED
+from skdeploy.ir.constants import array_of
+from skdeploy.ir.placement import place
+from skdeploy.ir.qdq import DEQUANTIZE, INT8_MIN
+from skdeploy.parity.cause import Int8Range
+from skdeploy.passes.shift import shiftable
+from skdeploy.quant.quantize import ranged_tensors
+from skdeploy.quant.ranges import Ranges
+from skdeploy.quant.steps import rounded_step
+from skdeploy.quant.thresholds import SHIFTED
+
+INT8_MAX: Final = 127
+
+
+def offsets(
+    model: ir.Model, ranges: Ranges, keep: Iterable[str], *, keep_grouped: bool, half: bool
+) -> dict[str, float]:
+    """What was taken from each shifted tensor when ``model``, the equalized FP32 graph, was quantized.
+
+    Computed from the ranges and not from the INT8 graph, whose scales may be what is wrong.
+    """
+    if not ranges.algorithm.shift:
+        return {}
+    found: dict[str, float] = {}
+    placement = place(model, keep, keep_grouped=keep_grouped)
+    shifted = frozenset(shiftable(model, placement))
+    for key, name in ranged_tensors(model, placement).items():
+        measured = ranges.tensors.get(key)  # none of an image whose 8-bit pixels are exact
+        if name in shifted and measured is not None and measured.shifted_threshold is not None:
+            found[name] = -INT8_MIN * float(rounded_step(np.asarray(measured.shifted_threshold / SHIFTED), half=half))
+    return found
+
+
+def int8_range(model: ir.Model, pair: Pair) -> tuple[Int8Range | None, ir.Node | None]:
+    """What an INT8 tensor can hold, in the reference's terms, and the node that quantizes it; None, None for another tensor."""
+    wanted = pair.found.removesuffix(ROUNDED)
+    node = next((node for node in model.graph for value in node.outputs if value.name == wanted), None)
+    if node is None or node.op_type != DEQUANTIZE:
+        return None, None
+    quantized, scale = node.inputs[:2]
+    assert quantized is not None  # required by ONNX
+    assert scale is not None
+    step = float(array_of(scale).reshape(-1)[0])
+    return Int8Range(INT8_MIN * step + pair.offset, INT8_MAX * step + pair.offset), quantized.producer()

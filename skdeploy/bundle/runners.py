@@ -1,0 +1,181 @@
+"""Which artifacts of a bundle are run, and on what: one entry for each, opened only when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from skdeploy.backends import onnxruntime, onnxruntime_gpu
+from skdeploy.backends import torch as torch_backend
+from skdeploy.backends.base import BACKENDS, Session, backend
+from skdeploy.backends.onnxruntime_gpu import GpuOptions
+from skdeploy.bundle import contents
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.engine_record import engine_record
+from skdeploy.bundle.folder import Bundle
+from skdeploy.checkpoints.network import Network
+from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.spec import ModelSpec, Precision
+
+if TYPE_CHECKING:
+    from skdeploy.engines.compatibility import BuiltFor
+
+TORCH: Final = "torch"  # in place of an artifact's name: the network itself, with the bundle's weights
+RUNS: Final = ("onnx", "engine")
+GRAPH_BACKENDS: Final = (onnxruntime.NAME, *onnxruntime_gpu.DEFAULTS)  # what an ONNX file runs on
+
+
+@dataclass(frozen=True)
+class Runner:
+    """An artifact of a bundle with the backend that runs it. ``prefix`` tells two bundles apart where both are shown.
+
+    ``gpu`` are the options of a backend of ONNX Runtime on a GPU, its defaults if None.
+    """
+
+    bundle: Bundle
+    artifact: Artifact
+    backend: str
+    prefix: str = ""
+    gpu: GpuOptions | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.bundle.manifest.model
+
+    @property
+    def precision(self) -> Precision:
+        return self.artifact.precision or Precision.FP32
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        return self.prefix + (TORCH if self.backend == TORCH else self.artifact.path)
+
+    @property
+    def shown(self) -> str:
+        return self.name if self.backend == TORCH else f"{self.name} on {self.backend}"
+
+    def open(self) -> Session:
+        """A session, once the file's digest is the recorded one. Raises IntegrityError, DependencyError, EngineError."""
+        if self.backend == TORCH:
+            path = self.bundle.check(self.artifact)
+            return torch_backend.open_session(Network(self.spec, path).module, self.spec)
+        return open_artifact(self.bundle, self.artifact, self.backend, self.gpu)
+
+
+def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
+    """The ONNX file at the end of the line: what engines are made of, and what is deployed where there is none."""
+    graphs = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
+    if not graphs:
+        raise IntegrityError(f"{bundle.folder} holds no ONNX file", advice="export it again")
+    return Runner(bundle, graphs[-1], onnxruntime.NAME, prefix)
+
+
+def fp32_graph(bundle: Bundle, prefix: str = "") -> Runner | None:
+    """The FP32 graph that lower precisions are made from and measured against."""
+    graph = bundle.artifact(contents.MODEL)
+    return Runner(bundle, graph, onnxruntime.NAME, prefix) if graph is not None else None
+
+
+def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:
+    """An ONNX file or engine by its path in the bundle, or ``torch``. Raises UsageError."""
+    if name == TORCH:
+        weights = bundle.artifact(contents.WEIGHTS)
+        if weights is None:
+            raise UsageError(
+                f"{bundle.folder} was made from a graph or from code: it holds no weights for torch",
+                advice="name an ONNX file of it",
+            )
+        return Runner(bundle, weights, TORCH, prefix)
+    artifact = bundle.artifact(name)
+    runnable = [a.path for a in bundle.manifest.artifacts if a.format in RUNS]
+    if artifact is None or artifact.path not in runnable:
+        raise UsageError(
+            f"{bundle.folder} has nothing to run named {name!r}", advice=f"it has {', '.join(runnable)}, torch"
+        )
+    return Runner(bundle, artifact, backend_of(artifact), prefix)
+
+
+def check_graph_backend(name: str) -> str:
+    """The name of a backend that runs ONNX files. Raises UsageError."""
+    if name not in GRAPH_BACKENDS:
+        raise UsageError(
+            f"--backend {name}: an ONNX file does not run on it", advice=f"one of {', '.join(GRAPH_BACKENDS)}"
+        )
+    return name
+
+
+def runner_on(bundle: Bundle, name: str, options: Sequence[str] = (), prefix: str = "") -> Runner:
+    """What of a bundle runs on a backend: its weights on ``torch``, its last graph on ONNX Runtime, an engine of its compiler.
+
+    ``options`` are texts NAME=VALUE, see ``onnxruntime_gpu.options_of``. Of several engines the last is taken. Raises
+    UsageError for a backend that does not exist, does not take the options, or for which the bundle holds nothing.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"--backend {name}: there is none of that name", advice=f"one of {', '.join(BACKENDS)}")
+    gpu = onnxruntime_gpu.options_of(name, options)
+    if name == TORCH:
+        return runner_named(bundle, TORCH, prefix)
+    if name in GRAPH_BACKENDS:
+        return replace(last_graph(bundle, prefix), backend=name, gpu=gpu)
+    engines = [runner for runner in engines_of(bundle, prefix) if runner.backend == name]
+    if not engines:
+        raise UsageError(
+            f"--backend {name}: {bundle.folder} holds no engine of it",
+            advice=f"build one with `skdeploy build {bundle.folder} --target {name}`, or choose {onnxruntime.NAME}",
+        )
+    return engines[-1]
+
+
+def engines_of(bundle: Bundle, prefix: str = "") -> tuple[Runner, ...]:
+    """Every engine of the bundle, whether or not it runs here."""
+    engines = (artifact for artifact in bundle.manifest.artifacts if artifact.format == "engine")
+    return tuple(Runner(bundle, engine, backend_of(engine), prefix) for engine in engines)
+
+
+def backend_of(artifact: Artifact) -> str:
+    """The backend that runs an artifact; an engine says which compiler made it. Raises IntegrityError where it does not."""
+    return engine_record(artifact).compiler if artifact.format == "engine" else onnxruntime.NAME
+
+
+def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, gpu: GpuOptions | None = None) -> Session:
+    """A session of an ONNX file or engine on a backend, once the file's digest is the recorded one.
+
+    ``gpu`` are the options of one of ONNX Runtime's providers, its defaults if None. Raises what the backend raises.
+    """
+    path = bundle.check(artifact)
+    if artifact.format == "engine":
+        session: Session = backend(runs_on).open_session(
+            path, sha256=artifact.sha256, **_engine_options(bundle, artifact)
+        )
+    elif gpu is not None:
+        session = backend(runs_on).open_session(path, options=gpu)
+    else:
+        session = backend(runs_on).open_session(path)
+    return session
+
+
+def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | Path]:
+    """What the engine was built for, to be compared with what is here; nothing in bundles of earlier versions. Of a stripped
+    one also the graph that it was built from, for its weights.
+    """
+    built_for = engine_record(artifact).built_for
+    if built_for is None:
+        return {}
+    if not built_for.stripped:
+        return {"built_for": built_for}
+    return {"built_for": built_for, "weights": _source_of(bundle, artifact)}
+
+
+def _source_of(bundle: Bundle, engine: Artifact) -> Path:
+    """The ONNX file that an engine was built from, its digest checked."""
+    for path, digest in engine.provenance.parents.items():
+        graph = bundle.artifact(path)
+        if graph is not None and graph.format == "onnx" and graph.sha256 == digest:
+            return bundle.check(graph)
+    raise IntegrityError(
+        f"{engine.path} was built without its weights, and {bundle.folder} no longer holds the ONNX file that has them",
+        advice="build the engine again",
+    )

@@ -1,0 +1,140 @@
+"""A module of the user's own: built by their function, its weights loaded, run once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skdeploy.core.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def load_checkpoint(module: nn.Module, path: Path, factory: str) -> None:
+    """Load the weights in ``path`` by the module's own keys, each of them. Raises WeightsError."""
+    from skdeploy.checkpoints.prefixes import without_prefix
+    from skdeploy.checkpoints.read import read_checkpoint
+
+    own = module.state_dict()
+    checkpoint = read_checkpoint(path)
+    prefix = _own_prefix(checkpoint.peeled, list(own))
+    if not prefix:  # else the module holds another, as the checkpoint's did
+        checkpoint = without_prefix(checkpoint, lambda keys: sum(key in own for key in keys), path)
+    try:
+        module.load_state_dict({prefix + key: tensor for key, tensor in checkpoint.tensors.items()})
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path} does not fit {factory}: {_misfit(own, checkpoint.tensors, prefix, error)}",
+            advice="its keys must be those of the module",
+        ) from error
+
+
+def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str, error: RuntimeError) -> str:
+    """The first key of each kind that does not fit: a checkpoint has hundreds."""
+    there = {prefix + key for key in given}
+    lacking, unknown = [key for key in own if key not in there], sorted(there - own.keys())
+    said = [f"it lacks {len(lacking)} keys, the first {lacking[0]!r}"] if lacking else []
+    said += [f"{len(unknown)} of its keys are unknown there, the first {unknown[0]!r}"] if unknown else []
+    return ", and ".join(said) or str(error).splitlines()[-1].strip()
+
+
+def ready(module: nn.Module) -> nn.Module:
+    """The module in float32 and eval mode, its parameters frozen."""
+    module = module.float().eval()
+    for parameter in module.parameters():  # a ScriptModule has no requires_grad_
+        parameter.requires_grad_(False)
+    return module
+
+
+def require_finite(module: nn.Module, shown: str) -> None:
+    """Raises WeightsError for NaN, and for an infinite parameter: a buffer may be a mask of infinities."""
+    parameters = [(name, tensor, tensor.isfinite()) for name, tensor in module.named_parameters()]
+    buffers = [(name, tensor, ~tensor.isnan()) for name, tensor in module.named_buffers()]
+    for name, tensor, good in (*parameters, *buffers):
+        if not bool(good.all()):
+            raise WeightsError(
+                f"{shown}: {int((~good).sum()):,} of the {tensor.numel():,} values of {name} are NaN or infinite",
+                advice="the training diverged, or the file is damaged: give a checkpoint from before",
+            )
+
+
+def _own_prefix(peeled: tuple[str, ...], keys: list[str]) -> str:
+    """What was peeled off a checkpoint's keys and is the module's own: a module that holds another as ``model``, say."""
+    prefixes = [name for name in peeled if name.endswith(".")]
+    candidates = ["".join(prefixes[first:]) for first in range(len(prefixes) + 1)]
+    return next(prefix for prefix in candidates if all(key.startswith(prefix) for key in keys))
+
+
+def build_module(factory: str) -> nn.Module:
+    from torch import nn
+
+    name, _, attribute = factory.partition(":")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's package is where the user is
+    try:
+        module: Any = importlib.import_module(name)
+        build = getattr(module, attribute)
+        built = build()
+    except SystemExit as error:
+        raise UsageError(
+            f"{factory} did not build a network: its code ended with sys.exit({error.code!r})",
+            advice='keep what a script runs under `if __name__ == "__main__":`, also its reading of the command line',
+        ) from error
+    except Exception as error:  # the user's own code can raise anything, and the traceback is theirs to read
+        raise UsageError(
+            f"{factory} did not build a network: {type(error).__name__}: {error}",
+            advice="it must be importable from here, and callable without arguments",
+        ) from error
+    if not isinstance(built, nn.Module):
+        raise UsageError(f"{factory} returned a {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def tried(
+    module: nn.Module, candidates: tuple[int, ...], size: tuple[int, int], factory: str
+) -> tuple[int, dict[int, int]]:
+    """The first number of channels that the module runs on, and for each that it runs on the number of classes.
+
+    No layer says what reads the image: it may be declared last, or behind a space-to-depth. So the module is run.
+    """
+    failures, classes = [], {}
+    for channels in candidates:
+        try:
+            outputs = _outputs(module, channels, size)
+        except UsageError as error:
+            failures.append(error.message)
+            continue
+        classes[channels] = _classes(outputs, factory)
+    if not classes:
+        raise UsageError(
+            f"{factory} does not run on 2 images\n  " + "\n  ".join(failures),
+            advice="it must take one tensor of images, (N, 3 or 1, H, W): give its size with --imgsz, or all of it with --card",
+        )
+    return next(iter(classes)), classes
+
+
+def _outputs(module: nn.Module, channels: int, size: tuple[int, int]) -> object:
+    import torch
+
+    try:
+        with torch.inference_mode():
+            outputs: object = module(torch.zeros(2, channels, *size))
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise UsageError(f"on {channels} x {size[0]} x {size[1]}: {type(error).__name__}: {error}") from error
+    return outputs
+
+
+def _classes(outputs: object, factory: str) -> int:
+    import torch
+
+    if isinstance(outputs, torch.Tensor) and outputs.ndim == 2 and outputs.shape[0] == 2:
+        return int(outputs.shape[1])
+    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
+    raise UsageError(
+        f"{factory} gives {shape} for 2 images; a classifier gives one tensor of (2, classes)",
+        advice="let the function build a module whose forward gives the logits alone",
+    )

@@ -1,0 +1,53 @@
+"""Regular expressions from a command line or a recipe: those that would not end are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final
+
+from skdeploy.core.errors import UsageError
+
+SECONDS: Final = 5.0  # for all modules of a network; an ordinary pattern takes a millisecond
+# Two repetitions over one name cost its length squared at worst. More, or of a group, may be exponential.
+FEW: Final = 2
+REPEATS: Final = re.compile(r"[*+?{]")
+REPEATED_GROUP: Final = re.compile(r"\)[*+{]")
+SEARCH: Final = "import json, re, sys; p, names = json.load(sys.stdin); [re.search(p, name) for name in names]"
+
+
+def check_ends(pattern: str, modules: Iterable[str]) -> None:
+    """Raise UsageError for what is not a regular expression, or takes longer than ``SECONDS`` to search these names.
+
+    Python's engine backtracks and cannot be stopped in its own process, so a pattern that may be slow is tried in another.
+    """
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
+    if len(REPEATS.findall(pattern)) > FEW or REPEATED_GROUP.search(pattern):
+        _try(pattern, tuple(sorted(set(modules))))
+
+
+@lru_cache(maxsize=64)
+def _try(pattern: str, modules: tuple[str, ...]) -> None:
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", SEARCH],
+            input=json.dumps([pattern, modules]).encode(),
+            timeout=SECONDS,
+            check=True,
+            capture_output=True,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(
+            f"the regular expression {pattern!r} is not through with the network's {len(modules)} modules after "
+            f"{SECONDS:g} s",
+            advice="do not repeat a group that repeats: `^stages\\.1\\.` matches all that begins so",
+        ) from error
+    except (subprocess.CalledProcessError, OSError) as error:
+        raise UsageError(f"the regular expression {pattern!r} cannot be tried: {error}") from error

@@ -1,0 +1,226 @@
+"""What a card says, validated and frozen. Imports pydantic only, so that ``skdeploy --help`` stays fast."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from skdeploy.core.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec, NetworkSpec, Positive
+from skdeploy.core.architecture import Frozen as Frozen
+
+
+def _stays_inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or not pure.parts:
+        raise ValueError(f"{path!r} is not a path inside its folder")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_stays_inside)]
+
+
+class Precision(StrEnum):
+    """The type that a graph's tensors have. Precision lives in the graph, never in a builder's flag."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class CalibrationMethod(StrEnum):
+    """How a tensor's range is chosen from what calibration saw of it: ``quant/thresholds.py`` has each one's definition."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
+class Target(StrEnum):
+    """Which compiler makes the engine. ``onnx`` makes none."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    TENSORRT_RTX = "tensorrt_rtx"
+    ONNX = "onnx"
+
+
+ClassOrder = Literal["number", "name"]
+"""A class folder's number: its name, or its place among the sorted names, as torchvision's ImageFolder counts."""
+
+
+class TensorSpec(Frozen):
+    """A graph's input or output: numpy's name of its dtype, and its shape, where a name is a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+# An RGB image of 8192 x 8192 takes 0.8 GB as float32, and several are held at once.
+MAX_NAME: Final = 255  # bytes of a file name
+MAX_PIXELS: Final = 8192
+Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+# Pixels are 0..1 before; 1 / std must stay finite in FP16 (largest 65504), in which --embed-preprocess may compute it.
+Mean = Annotated[float, Field(ge=-1e4, le=1e4)]
+Std = Annotated[float, Field(ge=2e-5, le=1e4)]
+
+
+class InputSpec(Frozen):
+    """The network's input: channels, and height and width in pixels."""
+
+    channels: Literal[1, 3]
+    height: Pixels
+    width: Pixels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.height, self.width)
+
+
+class Preprocess(Frozen, allow_inf_nan=False):
+    """From an image to the input: resize the shorter side, crop the centre, scale to 0..1, normalise.
+
+    ``resize`` is in pixels; ``mean`` and ``std`` are per channel of the 0..1 image. ``exif``: whether an image is turned as its
+    EXIF orientation says; the loaders of timm and torchvision ignore it.
+    """
+
+    resize: Pixels
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    # Not written where it is the default: files and digests of before there was a choice stay what they are.
+    exif: Annotated[Literal["ignore", "apply"], Field(exclude_if=lambda exif: exif == "ignore")] = "ignore"
+    mean: Annotated[tuple[Mean, ...], Field(strict=False)]
+    std: Annotated[tuple[Std, ...], Field(strict=False)]
+
+
+class Tolerance(Frozen, allow_inf_nan=False):
+    """How far a precision's logits may be from torch FP32's. Each card gives the reason beside the numbers.
+
+    ``max_abs_error`` is relative to the largest reference logit; ``min_cosine`` and ``min_sqnr_db`` hold for the worst image;
+    ``min_top1_agreement`` is the share of images, counting only those whose top-1 margin is wider than the error allowed.
+    """
+
+    max_rel_error: Annotated[float, Field(gt=0)]
+    min_cosine: Annotated[float, Field(gt=0, le=1)]
+    min_sqnr_db: float
+    min_top1_agreement: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class Assumption(Frozen):
+    """A fact that changes what the network computes, that neither weights, card nor user gave, and that skdeploy filled in.
+
+    ``about``: ``architecture`` (strides, pools, dilation, activations, eps) or ``preprocessing`` (size, mean, std, order).
+    ``text`` is a noun phrase that fits behind "assumed:", such as ``stride 2 stem``; ``source`` says where the value comes
+    from, such as ``the layout timm`` or ``ImageNet's defaults``.
+    """
+
+    about: Literal["architecture", "preprocessing"]
+    text: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"assumed: {self.text} ({self.source})"
+
+
+class AssumedArchitecture(Frozen):
+    """Values under ``[network]`` that skdeploy filled in from ``source``, since weights do not show them; None: not assumed.
+
+    ``forward`` is what no key of a card can change: activations, eps, what follows the classifier.
+    """
+
+    source: str
+    max_pool: bool | None = None
+    ceil_mode: bool | None = None
+    stem_stride: Positive | None = None
+    stage_strides: Annotated[tuple[Positive, ...] | None, Field(strict=False)] = None
+    dilations: Annotated[tuple[Positive, ...] | None, Field(strict=False)] = None
+    shortcut: Literal["avg_pool", "padded_avg_pool"] | None = None
+    split_input: bool | None = None
+    forward: str | None = None
+
+
+class AssumedPreprocessing(Frozen):
+    """Values under ``[input]`` and ``[preprocess]`` that skdeploy filled in from ``source``; ``size`` is (height, width)."""
+
+    source: str
+    size: Annotated[tuple[Positive, Positive] | None, Field(strict=False)] = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
+    mean: Annotated[tuple[float, ...] | None, Field(strict=False)] = None
+    std: Annotated[tuple[float, ...] | None, Field(strict=False)] = None
+
+
+class Assumed(Frozen):
+    """``[assumed]`` of a card that skdeploy wrote: what a person has still to check. ``zoo/assumed.py`` puts it in words."""
+
+    architecture: AssumedArchitecture | None = None
+    preprocessing: AssumedPreprocessing | None = None
+
+
+class Source(Frozen):
+    """Where the architecture, and the weights if any, come from."""
+
+    paper: str
+    url: str
+    licence: str
+
+
+class Reference(Frozen, allow_inf_nan=False):
+    """Published or computed figures, tests' targets: learnable parameters, multiply-accumulates of one image, accuracy in %."""
+
+    parameters: Annotated[int, Field(ge=1)] | None = None
+    macs: Annotated[int, Field(ge=1)] | None = None
+    top1_error_224: float | None = None
+    top1_error_320: float | None = None
+    top1_accuracy: float | None = None
+
+
+class WeightsSpec(Frozen):
+    """Trained weights that come with the card; ``file`` is relative to the card's folder."""
+
+    file: InnerPath
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class ModelSpec(Frozen, allow_inf_nan=False):
+    """A validated card. ``docs`` of every key: models/README.md."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)?$", max_length=MAX_NAME)]
+    summary: str
+    network: AnyNetworkSpec
+    input: InputSpec
+    preprocess: Preprocess
+    tolerance: dict[Annotated[Precision, Field(strict=False)], Tolerance]
+    source: Source
+    reference: Reference = Reference()
+    weights: WeightsSpec | None = None
+    labels: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    class_order: ClassOrder | None = None
+    parity_images: InnerPath = "photographs"
+    training: dict[str, str | int | float] = Field(default={})
+    assumed: Assumed = Assumed()
+
+    @property
+    def architecture(self) -> NetworkSpec:
+        """The numbers of a network that a card describes; there are none for an ONNX file or a module of the user's own."""
+        assert not isinstance(self.network, GraphSpec | ModuleSpec)  # callers come from a card
+        return self.network
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        channels = self.input.channels
+        for key in ("mean", "std"):
+            given = len(getattr(self.preprocess, key))
+            if given != channels:
+                raise ValueError(f"preprocess.{key} has {given} values for {channels} input channels")
+        if self.labels and len(self.labels) != self.network.classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.network.classes} classes")
+        if self.preprocess.resize < max(self.input.height, self.input.width):
+            raise ValueError(f"preprocess.resize {self.preprocess.resize} is smaller than the input")
+        return self

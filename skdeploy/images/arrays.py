@@ -1,0 +1,88 @@
+"""Images in a NumPy file: raw uint8 pixels. What else such files hold is told from its values, with how to undo it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.core.errors import UsageError
+from skdeploy.images.decoding import Pixels
+from skdeploy.images.numpy_file import read_npz_or_npy
+
+Labels = NDArray[np.int64]
+
+MAX_LABEL: Final = 10**9 - 1  # no network has as many classes, and it fits any integer
+
+
+def read_arrays(source: Path) -> tuple[Pixels, Labels | None]:
+    """Images, uint8 (N, H, W, C), and labels (N,), if any, of an .npz (``images``, ``labels``) or an .npy.
+
+    Raises UsageError: not readable, no images, not raw pixels (with what they look like), labels that are not class numbers.
+    """
+    content = read_npz_or_npy(source, ("images", "labels"))
+    if isinstance(content, np.ndarray):
+        images, labels = content, None
+    elif "images" in content:
+        images, labels = content["images"], content.get("labels")
+    else:
+        raise UsageError(
+            f"{source} has no array named 'images', only {sorted(content)}",
+            advice="save with np.savez(file, images=...)",
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+        raise UsageError(
+            f"{source} holds {images.dtype} of shape {images.shape}{_looks_like(images)}",
+            advice="images are raw uint8 pixels, (N, H, W), (N, H, W, 1) or (N, H, W, 3), not normalised"
+            + _undo(images),
+        )
+    return images, None if labels is None else _checked_labels(source, labels, len(images))
+
+
+def _checked_labels(source: Path, labels: NDArray[Any], count: int) -> Labels:
+    if labels.shape != (count,):
+        raise UsageError(
+            f"{source} holds {count} images and labels of shape {labels.shape}", advice="one label an image, (N,)"
+        )
+    if labels.dtype.kind not in "iu" or int(labels.min()) < 0 or int(labels.max()) > MAX_LABEL:
+        odd = f" from {labels.min()} to {labels.max()}" if labels.dtype.kind in "iuf" else ""
+        raise UsageError(
+            f"the labels in {source} are not class numbers: {labels.dtype}{odd}",
+            advice="labels are whole numbers from 0, in the order of the network's outputs",
+        )
+    return labels.astype(np.int64)
+
+
+def _looks_like(images: NDArray[Any]) -> str:
+    """What the values of an array that is no raw pixels say about what was done to it."""
+    if images.dtype.kind not in "iuf" or images.dtype == np.uint8 or not images.size:
+        return ""
+    if not np.isfinite(images).all():
+        return ", with values that are not finite"
+    low, high = float(images.min()), float(images.max())
+    span = f", from {low:.4g} to {high:.4g}"
+    if low < 0:
+        return f"{span}: normalised already, raw pixels are not negative"
+    if high > 255:
+        return f"{span}: more than 8 bits a channel"
+    if images.dtype.kind == "f" and high <= 1:
+        return f"{span}: pixels scaled to 0..1"
+    return f"{span}: pixels of 0..255 in the wrong type"
+
+
+def _undo(images: NDArray[Any]) -> str:
+    looks = _looks_like(images)
+    how = ""
+    if "normalised" in looks:
+        how = ": save them as they are before mean and std (skdeploy normalises as the card says)"
+    elif "0..1" in looks:
+        how = ": np.rint(255 * images).astype(np.uint8)"
+    elif "0..255" in looks:
+        how = ": np.rint(images).astype(np.uint8)"
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        how += "; the channels come last: images.transpose(0, 2, 3, 1)"
+    return how

@@ -1,0 +1,136 @@
+"""What the calibration images were, for the manifest, and what is wrong with them, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.audit_report import (
+    ALPHA,
+    FRAMES,
+    MOVED,
+    TURNED,
+    AuditReport,
+    ClassCoverage,
+    Found,
+    Overlap,
+    Pairs,
+    TensorCoverage,
+    Unreadable,
+    _movement,
+)
+from skdeploy.images.dataset import Dataset
+from skdeploy.images.decoding import Crop
+from skdeploy.images.duplicates import Fingerprints, Pair, exact_pairs, near_pairs
+
+SHOWN: Final = 5  # names in the report: enough to go and look
+LAST: Final = 0.25  # of the images: what the thresholds before them are compared after
+
+# Of the values at 255. Dark backgrounds are common and lose nothing, so 0 does not count. Fashion-MNIST, whose every image is
+# stretched to 255, has 10 % at most, 16 photographs 0.4 %.
+CLIPPED: Final = 0.25
+
+
+class Audit:
+    """Fed with the crops as they stream to the observers; keeps 64 bytes and a name of each, not the pixels.
+
+    ``labels`` of the data set make the report speak of classes; pass it through ``labels.as_the_network_counts`` first where
+    that can be done, so that missing classes have names. ``asked`` is the number of images wanted, where there were fewer.
+    """
+
+    def __init__(self, dataset: Dataset, spec: ModelSpec, asked: int | None = None) -> None:
+        self.dataset = dataset
+        self.spec = spec
+        self.asked = len(dataset) if asked is None else asked
+        self.fingerprints = Fingerprints(dataset.name)
+        self._unreadable: list[Unreadable] = []
+        self._used: list[int] = []
+        self._constant: list[str] = []
+        self._clipped: list[str] = []
+        self._enlarged: list[str] = []
+        self._converted: Counter[str] = Counter()
+
+    def skip(self, image: Unreadable) -> None:
+        """Takes note of an image that was passed over: the ``on_unreadable`` of ``read_crops``."""
+        self._unreadable.append(image)
+
+    def add(self, index: int, crop: Crop) -> None:
+        """Takes note of the image at this place of the data set."""
+        name = self.dataset.name_of(index)
+        self._used.append(index)
+        self.fingerprints.add(crop.pixels, name)
+        if (crop.pixels == crop.pixels[0, 0]).all():
+            self._constant.append(name)
+        if np.mean(crop.pixels == 255) > CLIPPED:
+            self._clipped.append(name)
+        if crop.scale > 1:
+            self._enlarged.append(name)
+        target = "L" if self.spec.input.channels == 1 else "RGB"
+        if crop.mode != target:
+            self._converted[f"{crop.mode} to {target}"] += 1
+        if crop.orientation != 1:
+            self._converted[f"{TURNED} {'ignored' if self.spec.preprocess.exif == 'ignore' else 'applied'}"] += 1
+        self._converted.update({ALPHA: int(crop.alpha), FRAMES: int(crop.animated)})
+
+    def finish(self, evaluation: Fingerprints | None = None, coverage: tuple[TensorCoverage, ...] = ()) -> AuditReport:
+        """The report; ``evaluation`` are the images that accuracy is measured on, if any (``duplicates.fingerprints``)."""
+        mine = self.fingerprints
+        overlap = None
+        if evaluation is not None:
+            overlap = Overlap(
+                dataset=evaluation.name,
+                images=len(evaluation.names),
+                exact=_pairs(exact_pairs(mine, evaluation), mine, evaluation),
+                near=_pairs(near_pairs(mine, evaluation), mine, evaluation),
+            )
+        return AuditReport(
+            dataset=self.dataset.name,
+            random=self.dataset.random,
+            asked=self.asked,
+            used=len(self._used),
+            unreadable=tuple(self._unreadable),
+            classes=self._classes(),
+            exact=_pairs(exact_pairs(mine), mine, mine),
+            near=_pairs(near_pairs(mine), mine, mine),
+            overlap=overlap,
+            constant=_found(self._constant),
+            clipped=_found(self._clipped),
+            enlarged=_found(self._enlarged),
+            converted={what: count for what, count in sorted(self._converted.items()) if count},
+            coverage=coverage,
+            notes=self.dataset.notes,
+        )
+
+    def _classes(self) -> ClassCoverage | None:
+        if self.dataset.labels is None or not self._used:
+            return None
+        counts = Counter(self.dataset.labels[self._used].tolist())
+        names = self.dataset.classes
+        total = max(self.spec.network.classes, len(names), max(counts) + 1)
+        missing = [number for number in range(total) if number not in counts]
+        if not names:
+            shown = tuple(map(str, missing[:SHOWN]))
+        else:
+            shown = tuple(names[number] for number in missing[:SHOWN]) if len(names) == total else ()
+        return ClassCoverage(
+            covered=len(counts), total=total, fewest=min(counts.values()), most=max(counts.values()), missing=shown
+        )
+
+
+def moved(early: Mapping[str, float], final: Mapping[str, float]) -> tuple[TensorCoverage, ...]:
+    """The tensors whose threshold is more than 5 % from what it was after 3/4 of the images, most first."""
+    every = [TensorCoverage(name=name, early=early[name], final=final[name]) for name in final]
+    return tuple(sorted((tensor for tensor in every if _movement(tensor) > MOVED), key=_movement, reverse=True))
+
+
+def _found(names: list[str]) -> Found:
+    return Found(count=len(names), names=tuple(names[:SHOWN]))
+
+
+def _pairs(pairs: list[Pair], images: Fingerprints, others: Fingerprints) -> Pairs:
+    shown = tuple((images.names[pair.first], others.names[pair.second]) for pair in pairs[:SHOWN])
+    return Pairs(count=len(pairs), pairs=shown)

@@ -1,0 +1,236 @@
+"""Images, from wherever the user has them, to network inputs: the preprocessing of the card, the same wherever it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
+from skdeploy.core.files import digest_file
+from skdeploy.core.packages import EXTRAS, installed
+from skdeploy.core.spec import ModelSpec, Preprocess
+from skdeploy.images.arrays import Labels, read_arrays
+from skdeploy.images.decoding import REMOVE, SUFFIXES, Crop, ImageError, crop_array, crop_file
+from skdeploy.images.decoding import Pixels as Pixels
+from skdeploy.images.decoding import printable as printable
+from skdeploy.images.folders import read_folder
+from skdeploy.images.lists import read_list
+
+Chosen = Literal["", "images", "calib", "data", "card", "photographs"]
+Inputs = NDArray[np.float32]
+
+KINDS: Final = "give a folder of images that you may read, an .npz or .npy file, or a .txt or .csv list of images"
+
+# Photographs that come inside scikit-image's wheel, all of scenes: no drawings, masks or test patterns.
+PHOTOGRAPHS: Final = (
+    "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",
+    "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "retina.jpg",
+    "rocket.jpg",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images in a fixed order: files, or one uint8 array (N, H, W, C). ``name`` is what a report calls them.
+
+    ``labels`` are class numbers, (N,). ``classes``, if any, names them: label i is ``classes[i]``; where the names are those of
+    folders, their order is that of the sorted names, not yet the network's (``labels.as_the_network_counts``). ``unlabelled``
+    says why a folder's images have no labels, and ``notes`` what a reader of any figure must know of the images. ``root`` is
+    the folder that names of files are told from; ``numbers``, (N,), the places that chosen images have in the array they come
+    from. ``random``: noise, no images. ``chosen``: why parity is measured on these, a key of
+    ``parity.report.CHOSEN``.
+    """
+
+    name: str
+    files: tuple[Path, ...] = ()
+    pixels: Pixels | None = None
+    labels: Labels | None = None
+    classes: tuple[str, ...] = ()
+    root: Path | None = None
+    numbers: NDArray[np.int64] | None = None
+    random: bool = False
+    unlabelled: str = ""
+    notes: tuple[str, ...] = ()
+    chosen: Chosen = ""
+
+    def __len__(self) -> int:
+        return len(self.files) if self.pixels is None else len(self.pixels)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the images in order: what was measured, for a report and for resume."""
+        if self.pixels is not None:
+            return hashlib.sha256(repr(self.pixels.shape).encode() + self.pixels.tobytes()).hexdigest()
+        try:
+            return hashlib.sha256("".join(digest_file(file) for file in self.files).encode()).hexdigest()
+        except IntegrityError as error:
+            raise UsageError(f"an image is not readable: {error.message}", advice=REMOVE) from error
+
+    def name_of(self, index: int) -> str:
+        """What a message or a report calls an image: its path below ``root``, or its place in the array. Printable."""
+        if self.pixels is not None:
+            return f"images[{index if self.numbers is None else self.numbers[index]}]"
+        file = self.files[index]
+        return printable(str(file.relative_to(self.root) if self.root and file.is_relative_to(self.root) else file))
+
+    def take(self, indices: Sequence[int]) -> Dataset:
+        """These images, in this order, under the same name."""
+        chosen = np.asarray(indices, np.int64)
+        labels = None if self.labels is None else self.labels[chosen]
+        if self.pixels is None:
+            return replace(self, files=tuple(self.files[index] for index in indices), labels=labels)
+        numbers = chosen if self.numbers is None else self.numbers[chosen]
+        return replace(self, pixels=self.pixels[chosen], labels=labels, numbers=numbers)
+
+    def spread(self, count: int, spec: ModelSpec) -> Dataset:
+        """At most ``count`` images, evenly spread: folders are sorted by class. Files that cannot be read are passed over.
+
+        Raises the ImageError of the first where none can be.
+        """
+        chosen: list[int] = []
+        count = min(count, len(self))
+        for step in range(count):
+            start, end = (at * len(self) // count for at in (step, step + 1))
+            chosen += next(([index] for index in range(start, end) if self._is_readable(index, spec)), [])
+        if not chosen:
+            self.crop(0, spec)
+        return self.take(chosen)
+
+    def _is_readable(self, index: int, spec: ModelSpec) -> bool:
+        try:
+            self.crop(index, spec)
+        except ImageError:
+            return False
+        return True
+
+    def crop(self, index: int, spec: ModelSpec) -> Crop:
+        """One image resized and cropped to the network's input. Raises ImageError, a UsageError, naming the image."""
+        if self.pixels is None:
+            return crop_file(self.files[index], spec)
+        return crop_array(self.pixels[index], spec)
+
+    def crops(self, spec: ModelSpec) -> Iterator[Pixels]:
+        """Each image resized and cropped to the network's input: uint8 (H, W, C). Raises UsageError naming the image."""
+        for index in range(len(self)):
+            yield self.crop(index, spec).pixels
+
+    def load(self, spec: ModelSpec) -> Pixels:
+        """All crops: uint8 (N, H, W, C)."""
+        return np.stack(list(self.crops(spec)))
+
+
+def normalise(pixels: Pixels, preprocess: Preprocess) -> Inputs:
+    """Network inputs from crops: uint8 (N, H, W, C) -> float32 (N, C, H, W), (x / 255 - mean) / std."""
+    scale, offset = affine(preprocess)
+    planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
+    return planes * scale[None, :, None, None] + offset[None, :, None, None]
+
+
+def affine(preprocess: Preprocess) -> tuple[Inputs, Inputs]:
+    """The normalisation of 0..255 pixels as one multiply-add per channel: float32 (C,), (C,)."""
+    mean, std = np.asarray(preprocess.mean), np.asarray(preprocess.std)
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def open_dataset(source: Path, limit: int | None = None, *, archive: str = "calibration.npz") -> Dataset:
+    """Images at a path, none of them decoded yet:
+
+    * a folder of images, flat or deep. Where each lies below one of at least two folders right below it, these are the classes
+      (``folders.py``). A folder without images but with a file named ``archive`` means that file;
+    * an .npz with ``images`` (and ``labels``) or an .npy, of raw uint8 pixels (N, H, W[, C]);
+    * a .txt or .csv list, one ``path`` or ``path,label`` a line: ``lists.py``;
+    * one image.
+
+    ``limit`` takes the first so many, in the order of the sorted names. Raises UsageError: nothing there, no image, not uint8.
+    """
+    check_count(limit, "--num-images")
+    if stat.S_ISDIR(require_there(source).st_mode):
+        dataset = _open_folder(source, archive)
+    elif source.suffix in (".npz", ".npy"):
+        images, labels = read_arrays(source)
+        dataset = Dataset(printable(source.name), pixels=images, labels=labels)
+    elif source.suffix.lower() in SUFFIXES:
+        dataset = Dataset(printable(source.name), files=(source,), root=source.parent)
+    elif source.suffix.lower() in (".txt", ".csv"):
+        files, labels = read_list(source)
+        dataset = Dataset(printable(source.name), files=files, labels=labels, root=source.parent)
+    else:
+        raise UsageError(f"{source} is not an image, an .npz, an .npy or a list of images (.txt, .csv)", advice=KINDS)
+    return dataset if limit is None or limit >= len(dataset) else dataset.take(range(limit))
+
+
+def require_there(source: Path) -> os.stat_result:
+    """Raises UsageError where there is nothing: what a job that reads the images late may ask first."""
+    try:
+        return source.stat()
+    except OSError as error:
+        raise UsageError(f"no images at {source}: {error.strerror}", advice=KINDS) from error
+
+
+def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
+    """The card's own parity images: ``photographs``, or a file below ``calibration/``."""
+    if spec.parity_images == "photographs":
+        return replace(photographs(limit), chosen="photographs")
+    from skdeploy.core.packaged import packaged
+
+    for folder in (Path("calibration"), packaged("calibration")):
+        if (folder / spec.parity_images).is_file():
+            return replace(open_dataset(folder / spec.parity_images, limit), chosen="card")
+    raise UsageError(f"the card {spec.name} names images that are not there: calibration/{spec.parity_images}")
+
+
+def photographs(limit: int | None = None) -> Dataset:
+    """The photographs in scikit-image's wheel; the package itself is not imported. Raises DependencyError, UsageError."""
+    check_count(limit, "--num-images")
+    found = find_spec("skimage") if installed("skimage") else None
+    if found is None or found.origin is None:
+        raise DependencyError(
+            "scikit-image, whose photographs are the default images, is not installed",
+            advice=f'give --images, or: pip install "skdeploy[{EXTRAS}]"',
+        )
+    folder = Path(found.origin).parent / "data"
+    files = tuple(folder / name for name in PHOTOGRAPHS[:limit])
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise DependencyError(f"this scikit-image lacks the photographs {', '.join(absent)}", advice="give --images")
+    return Dataset("photographs", files=files, root=folder)
+
+
+def check_count(count: int | None, option: str) -> None:
+    """Raises UsageError for a number of images below 1, naming the option that gave it."""
+    if count is not None and count < 1:
+        raise UsageError(f"{count} images: at least 1", advice=f"give {option} 1 or more")
+
+
+def _open_folder(source: Path, archive: str) -> Dataset:
+    found = read_folder(source)
+    packed = source / archive
+    if packed.is_file():
+        if found.files:
+            raise UsageError(
+                f"{source} holds {archive} and {len(found.files)} image files: which of them is meant?",
+                advice=f"give {packed}",
+            )
+        return open_dataset(packed)
+    if not found.files:
+        more = f"; {found.left_out}" if found.left_out else ""
+        raise UsageError(f"no images in {source}{more}", advice=f"looked for {', '.join(SUFFIXES)} and {archive}")
+    return Dataset(
+        printable(source.name),
+        files=found.files,
+        labels=np.array(found.labels, np.int64) if found.classes else None,
+        classes=tuple(map(printable, found.classes)),
+        root=source,
+        unlabelled=found.unlabelled,
+        notes=(found.left_out,) if found.left_out else (),
+    )

@@ -1,0 +1,122 @@
+"""From one image file to the network's crop: decoding, the channels that the network takes, resize and centre crop."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # torchvision's
+
+ORIENTATION: Final = 0x0112  # EXIF 2.32, table 6
+
+REMOVE: Final = "remove it, or give other images (--images, --calib or --data)"
+
+# What Pillow's decoders raise on damaged files. DecompressionBombError, which needs Pillow to be named, is added where used.
+DECODING: Final = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
+)  # fmt: skip
+
+
+def printable(name: str) -> str:
+    """A file name that cannot break a line, a terminal or JSON: whatever does not print is written as an escape."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in name)
+
+
+class ImageError(UsageError):
+    """One image that cannot be used. ``reason`` says why, without the file's name."""
+
+    def __init__(self, message: str, reason: str, *, advice: str = REMOVE) -> None:
+        super().__init__(message, advice=advice)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A network input as pixels, uint8 (H, W, C), and what had to be done to the image to get it.
+
+    ``mode`` is Pillow's name of the image's kind; ``alpha``: it had transparency, which is dropped; ``animated``: it had
+    several frames, of which this is the first; ``scale`` is the factor of the resize, above 1 where the image was enlarged;
+    ``orientation`` is EXIF's, 1 for an image whose rows are stored upright.
+    """
+
+    pixels: Pixels
+    mode: str
+    alpha: bool = False
+    animated: bool = False
+    scale: float = 1.0
+    orientation: int = 1
+
+
+def crop_file(file: Path, spec: ModelSpec) -> Crop:
+    """Reads a file as training pipelines do. Raises ImageError naming it: not readable, or more than 8 bits a channel.
+
+    The first frame of several, its rows as they are stored unless the card says ``exif = "apply"``, to the network's channels
+    with ``Image.convert``, which drops alpha and knows no colour profiles: what timm's and torchvision's data sets do with
+    ``Image.open``, and so what the network was trained on. Pillow turns a TIFF upright itself when it loads it.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as image:
+            animated = bool(getattr(image, "is_animated", False))
+            image.load()
+            orientation = int(image.getexif().get(ORIENTATION, 1))
+            if spec.preprocess.exif == "apply":
+                ImageOps.exif_transpose(image, in_place=True)  # in place: a camera's photograph is 36 MB
+            mode, alpha = image.mode, image.has_transparency_data
+            image.info.pop("transparency", None)  # of palette images: Pillow warns that convert will drop it
+            deep = mode.startswith(("I", "F"))
+            converted = image if deep or mode == _mode(spec) else image.convert(_mode(spec))
+    except (*DECODING, Image.DecompressionBombError) as error:
+        said = getattr(error, "strerror", None) or str(error)  # of a missing file, without its number and name again
+        reason = " ".join(said.split()) or type(error).__name__
+        raise ImageError(f"cannot read the image {file}: {reason}", reason) from error
+    if deep:
+        reason = f"more than 8 bits a channel (mode {mode}), and how to scale them is not recorded"
+        raise ImageError(
+            f"the image {file} has {reason}", reason, advice="convert it to 8 bits, as it was for the training"
+        )
+    return replace(_cropped(converted, spec, mode, alpha=alpha, animated=animated), orientation=orientation)
+
+
+def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:
+    """The same from raw pixels: uint8 (H, W, 1 or 3)."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return _cropped(image.convert(_mode(spec)), spec, image.mode)
+
+
+def _mode(spec: ModelSpec) -> str:
+    return "L" if spec.input.channels == 1 else "RGB"
+
+
+def _cropped(image: Image.Image, spec: ModelSpec, mode: str, *, alpha: bool = False, animated: bool = False) -> Crop:
+    """Shorter side to ``resize``, centre crop to (height, width)."""
+    from PIL import Image
+
+    size = spec.input
+    scale = spec.preprocess.resize / min(image.size)
+    if scale != 1:
+        # The longer side is cut off, not rounded: torchvision's Resize, which nearly every network was evaluated with, does so.
+        shorter, resize = min(image.size), spec.preprocess.resize
+        resized = (resize * image.width // shorter, resize * image.height // shorter)
+        image = image.resize(resized, Image.Resampling[spec.preprocess.interpolation.upper()])
+    left, top = round((image.width - size.width) / 2), round((image.height - size.height) / 2)
+    image = image.crop((left, top, left + size.width, top + size.height))
+    pixels = np.asarray(image, dtype=np.uint8).reshape(size.height, size.width, size.channels)
+    return Crop(pixels, mode, alpha, animated, scale)

@@ -1,0 +1,51 @@
+"""What a graph's input is fed with: crops as they are, or normalised, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.images.dataset import Inputs, Pixels, normalise
+
+RUN_BATCH: Final = 8  # small enough for the activations of 224 x 224 images, large enough to be quick
+
+
+def feeds_of(pixels: Pixels | Inputs, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
+    """What a session wants of some crops, uint8 (N, H, W, C): raw pixels if its input is uint8, else normalised planes.
+
+    Inputs that are normalised already, float32 (N, C, H, W), are taken as they are; UsageError if the graph wants pixels.
+    """
+    target = inputs[0]
+    if pixels.dtype == np.uint8:
+        return {target.name: pixels if target.dtype == "uint8" else normalise(pixels.astype(np.uint8), spec.preprocess)}
+    if target.dtype == "uint8":
+        raise UsageError(
+            "the graph takes images and normalises them itself (--embed-preprocess), the golden file has inputs",
+            advice="save `images`, uint8 (N, H, W, C), in the golden file",
+        )
+    return {target.name: pixels}
+
+
+def batches_of(
+    crops: Iterable[Pixels | Inputs], spec: ModelSpec, inputs: Sequence[TensorSpec], batch: int = RUN_BATCH
+) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
+    """Feeds for all crops, uint8 (H, W, C) each, or inputs, float32 (C, H, W) each, ``batch`` at a time.
+
+    With each come how many images it holds. A graph of fixed batch gets its own size; the last batch is then filled up with
+    copies of the last image. Only one batch is held at a time.
+    """
+    fixed = inputs[0].shape[0]
+    size = fixed if isinstance(fixed, int) else batch
+    rest = iter(crops)
+    while chunk := list(islice(rest, size)):
+        count = len(chunk)
+        if isinstance(fixed, int):
+            chunk += [chunk[-1]] * (size - count)
+        stacked: NDArray[Any] = np.stack(chunk)
+        yield feeds_of(stacked, spec, inputs), count

@@ -1,0 +1,107 @@
+"""Arrays of an .npz or .npy that somebody gave: no code runs, and no more memory is taken than the file can fill."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from skdeploy.core.errors import UsageError
+
+SHOWN: Final = 6  # names of arrays in a message
+DEFLATE: Final = 1032  # zlib's largest ratio, 258 bytes from 2 bits: zlib.net/zlib_tech.html
+# What NumPy and zipfile raise on files that are not what they seem; RuntimeError for encryption and unknown compression.
+READING: Final = (
+    OSError, ValueError, TypeError, EOFError, RuntimeError, OverflowError, MemoryError, SyntaxError, struct.error,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+
+
+class PickledError(ValueError):
+    """An array of Python objects."""
+
+
+def read_npz_or_npy(
+    source: Path, wanted: Iterable[str], advice: str = "save with np.savez(file, images=...)"
+) -> dict[str, NDArray[Any]] | NDArray[Any]:
+    """The one array of an .npy, or those of an .npz that are ``wanted`` and there. The content tells which it is, not the name.
+
+    Raises UsageError: not readable, truncated, pickled, encrypted, or a header that says more than the file holds.
+    """
+    with _told(source), source.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            return _array(file, source.stat().st_size)
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            found = {}
+            for name in wanted:
+                if name not in members:
+                    continue
+                info = members[name]
+                if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > DEFLATE * (info.compress_size + 1):
+                    raise ValueError(f"{info.filename} says {info.file_size} bytes, and {info.compress_size} hold them")
+                with archive.open(info) as member:
+                    found[name] = _array(member, info.file_size)
+            if not found:
+                first, more = sorted(members)[:SHOWN], len(members) - SHOWN
+                there = ", ".join(map(repr, first)) + (f" and {more} more" if more > 0 else "")
+                raise UsageError(
+                    f"{source} has no array named {next(iter(wanted))!r}, only {there or 'nothing'}", advice=advice
+                )
+            return found
+
+
+def _array(file: IO[bytes], size: int) -> NDArray[Any]:
+    """One array in .npy form of ``size`` bytes in all. Raises one of ``READING``."""
+    version = npy.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = npy.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = npy.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"its .npy format is version {version[0]}.{version[1]}, for names of fields in Unicode")
+    if dtype.hasobject:
+        raise PickledError("it holds Python objects, which run code when they are read")
+    count = 1
+    for length in shape:
+        count *= length
+    if count < 0 or count * dtype.itemsize > size:
+        raise ValueError(f"its header says {dtype} of shape {shape}, and the file holds {size} bytes")
+    content = file.read(count * dtype.itemsize)
+    if len(content) < count * dtype.itemsize:
+        raise EOFError(f"it ends after {len(content)} of {count * dtype.itemsize} bytes")
+    array: NDArray[Any] = np.frombuffer(bytearray(content), dtype).reshape(shape, order="F" if fortran else "C")
+    file.read(1)  # so that zipfile comes to the end, and compares the checksum
+    return array
+
+
+@contextmanager
+def _told(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except PickledError as error:
+        raise UsageError(
+            f"cannot read {source}: {error}", advice="save arrays of numbers: of one shape each, and none of None"
+        ) from error
+    except OSError as error:
+        if error.strerror is None:  # NumPy and zipfile raise some without a number, of what they read
+            raise _unreadable(source, error) from error
+        raise UsageError(f"cannot read {source}: {error.strerror}", advice="give the path of a file") from error
+    except READING as error:
+        raise _unreadable(source, error) from error
+
+
+def _unreadable(source: Path, error: Exception) -> UsageError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return UsageError(f"cannot read {source}: {said}", advice="it is truncated or not a NumPy file")

@@ -1,0 +1,73 @@
+"""Calibration images one after the other: a few that cannot be read are passed over, and named."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from skdeploy.core import cpu
+from skdeploy.core.errors import CalibrationError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.audit_report import Unreadable
+from skdeploy.images.dataset import Dataset, printable
+from skdeploy.images.decoding import Crop, ImageError
+
+MAX_UNREADABLE: Final = (
+    0.01  # of the images asked for: more than the odd broken download, and the set is not what it seems
+)
+WORKERS: Final = 4  # decoding keeps up with a network at that, and so many whole photographs are in memory at a time
+SHOWN: Final = 5
+
+
+def read_crops(
+    dataset: Dataset, spec: ModelSpec, on_unreadable: Callable[[Unreadable], object] | None = None
+) -> Iterator[tuple[int, Crop]]:
+    """(index, crop) of each image that can be read, in order; ``on_unreadable`` is told of the others.
+
+    A few images at a time are in memory. Files are decoded ahead in threads: Pillow releases the interpreter while it decodes.
+    Raises CalibrationError, naming the first, where more than 1 % of the images cannot be read: once it is sure, no further
+    crop is given, but the rest is read to count them all.
+    """
+    allowed = int(MAX_UNREADABLE * len(dataset))
+    unreadable: list[Unreadable] = []
+    for index, found in _decoded(dataset, spec):
+        if isinstance(found, Crop):
+            if len(unreadable) <= allowed:
+                yield index, found
+            continue
+        unreadable.append(Unreadable(name=dataset.name_of(index), reason=printable(found.reason)))
+        if on_unreadable is not None:
+            on_unreadable(unreadable[-1])
+    if len(unreadable) > allowed:
+        shown = "\n".join(f"  {image.name}: {image.reason}" for image in unreadable[:SHOWN])
+        more = f"\n  ... and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        raise CalibrationError(
+            f"{len(unreadable)} of the {len(dataset)} images from {dataset.name} cannot be used, "
+            f"{allowed} may be (1 %):\n{shown}{more}",
+            advice="remove or replace them, and run the same command again",
+        )
+
+
+def _decoded(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[int, Crop | ImageError]]:
+    workers = min(WORKERS, cpu.cores())
+    if dataset.pixels is not None or workers == 1:  # an array has nothing to decode
+        for index in range(len(dataset)):
+            yield index, _crop(dataset, index, spec)
+        return
+    waiting: deque[Future[Crop | ImageError]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        ahead = 0
+        for index in range(len(dataset)):
+            while ahead < min(index + 2 * workers, len(dataset)):
+                waiting.append(pool.submit(_crop, dataset, ahead, spec))
+                ahead += 1
+            yield index, waiting.popleft().result()
+
+
+def _crop(dataset: Dataset, index: int, spec: ModelSpec) -> Crop | ImageError:
+    try:
+        return dataset.crop(index, spec)
+    except ImageError as error:
+        return error

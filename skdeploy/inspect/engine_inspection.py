@@ -1,0 +1,135 @@
+"""What is known of a bundle's engines: the proof of their precision, what they were built for, and whether they run here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skdeploy import engines
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.engine_record import EngineRecord, engine_record
+from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.core.errors import EngineError, UsageError
+from skdeploy.engines.compatibility import Obstacle, PlanHeader, here, obstacles, read_header
+from skdeploy.engines.inspect import prove_plan
+from skdeploy.engines.proof import PrecisionProof
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """One engine of a bundle, ``record`` from its build. ``obstacles`` are what keeps it from running here. ``proof`` is of the
+    plan where it runs here, else the one of its build; None where a version of skdeploy that made none has built it.
+    """
+
+    artifact: Artifact
+    plan: Path
+    header: PlanHeader
+    record: EngineRecord
+    obstacles: tuple[Obstacle, ...]
+    proof: PrecisionProof | None
+
+    @property
+    def runs_here(self) -> str:
+        """In words: "yes", or "no, because ..."."""
+        if not self.obstacles:
+            return "yes, as far as its manifest and header tell"
+        first = self.obstacles[0]
+        return f"no, because {first.reason}; {first.advice}"
+
+    @property
+    def built_with(self) -> str:
+        """The compiler and its version, of the plan's header or else of the manifest."""
+        built = self.record.built_for
+        return f"{self.header.compiler} {self.header.version or (built.version if built else '')}".strip()
+
+    def check(self) -> None:
+        """Raises EngineError if layers run wider than the graph says, or nothing tells what they run in."""
+        if self.proof is None:
+            raise EngineError(
+                f"{self.plan} has no proof of its precision: it was built before skdeploy made one",
+                advice="build it again: skdeploy build BUNDLE",
+            )
+        self.proof.check(self.plan)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for machines."""
+        proof, built = self.proof, self.record.built_for
+        return {
+            "path": self.artifact.path,
+            "sha256": self.artifact.sha256,
+            "precision": self.artifact.precision,
+            "size_bytes": self.artifact.size_bytes,
+            "compiler": self.header.compiler,
+            "version": self.header.version,
+            "built_for": built.model_dump(mode="json") if built else None,
+            "memory": self.record.memory,
+            "runs_here": not self.obstacles,
+            "obstacles": [{"of": o.of, "reason": o.reason, "advice": o.advice} for o in self.obstacles],
+            "proof": None
+            if proof is None
+            else {
+                "source": proof.source,
+                "text": proof.text(),
+                "as_asked": not proof.wider,
+                "wider": [layer.node for layer in proof.wider],
+                "unproven": [layer.node for layer in proof.unproven],
+                "share_of_layers": proof.share_of_layers,
+                "share_of_macs": proof.share_of_macs,
+                "weighted": [layer.model_dump(mode="json") for layer in proof.weighted],
+                "layers": [layer.model_dump(mode="json") for layer in proof.layers],
+            },
+        }
+
+
+def inspect_engines(folder: Path) -> tuple[EngineFacts, ...]:
+    """Every engine of a bundle, digest first. Raises UsageError if it has none, IntegrityError, and EngineError for a plan that
+    is none, or that its compiler refuses though nothing spoke against it.
+    """
+    bundle = load_bundle(folder)
+    found = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "engine"]
+    if not found:
+        raise UsageError(
+            f"{folder} holds no engine",
+            advice=f"build one with: skdeploy build {folder} --target tensorrt_rtx (no GPU needed), or tensorrt",
+        )
+    return tuple(_facts(bundle, artifact) for artifact in found)
+
+
+def _facts(bundle: Bundle, artifact: Artifact) -> EngineFacts:
+    path = bundle.check(artifact)
+    plan = path.read_bytes()
+    header = read_header(path, plan)
+    record = engine_record(artifact)
+    against = obstacles(record.compiler, record.built_for, header, here(record.compiler))
+    proof = record.proof if against else _prove(record.compiler, path, plan, _graph(bundle, artifact))
+    return EngineFacts(artifact, path, header, record, against, proof)
+
+
+def _graph(bundle: Bundle, artifact: Artifact) -> Path:
+    """The ONNX file that the engine was built from. Raises EngineError if the bundle holds another by now."""
+    for parent, sha256 in artifact.provenance.parents.items():
+        graph = bundle.artifact(parent)
+        if graph is not None and graph.format == "onnx":
+            if graph.sha256 != sha256:
+                break
+            return bundle.check(graph)
+    raise EngineError(
+        f"{bundle.folder} does not hold the graph that {artifact.path} was built from",
+        advice="build the engine again: skdeploy build BUNDLE",
+    )
+
+
+def _prove(name: str, path: Path, plan: bytes, graph: Path) -> PrecisionProof:
+    from skdeploy.engines._log import capture
+    from skdeploy.engines._made import runtime
+
+    trt = engines.load(name)
+    with capture(trt) as (logger, log):
+        loader = runtime(trt, logger, log)  # alive as long as its engine
+        engine = loader.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise EngineError(
+                f"{trt.__name__} {trt.__version__} cannot load {path}: {log.reasons()}", advice="build it again here"
+            )
+        return prove_plan(trt, log, engine, graph)

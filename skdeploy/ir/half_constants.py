@@ -1,0 +1,99 @@
+"""Constants in FP16: each rounded once, checked against FP16's range, and called by a free name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from skdeploy.core.errors import PrecisionError
+from skdeploy.ir.naming import module_of, modules_pattern
+from skdeploy.ir.operator_types import BOUNDED, FLOAT16
+from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
+from skdeploy.ir.weights_of_files import WEIGHTED
+
+FP16_MAX: Final = 65504.0
+
+
+class HalfConstants:
+    """The FP16 constants of one graph. ``flushed`` says which lost what share of their values to zero."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.flushed: dict[str, float] = {}
+        self._graph = graph
+        self._made: dict[ir.Value, ir.Value] = {}
+        values = [*graph.inputs, *graph.initializers.values()]
+        inside = [(node.name, *(value.name for value in node.outputs)) for node in graph.all_nodes()]
+        self._names = {value.name for value in values} | {name for names in inside for name in names}
+
+    def free_name(self, wanted: str) -> str:
+        """``wanted``, or with the first number that makes it a name that nothing in the graph has."""
+        name, number = wanted, 1
+        while name in self._names:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._names.add(name)
+        return name
+
+    def half(self, value: ir.Value, user: ir.Node) -> ir.Value:
+        """The constant ``value`` in FP16, as ``user`` may read it. Raises PrecisionError if it does not fit."""
+        assert value.const_value is not None  # it is an initializer
+        if value not in self._made:
+            single = value.const_value.numpy()
+            with np.errstate(over="ignore"):
+                array = single.astype(np.float16)
+            flushed = float(np.mean((array == 0) & (single != 0))) if single.size else 0.0
+            if flushed:
+                self.flushed[value.name or ""] = flushed
+            name = self.free_name(f"{value.name}_fp16")
+            constant = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=value.shape)
+            constant.type = ir.TensorType(FLOAT16)
+            self._graph.register_initializer(constant)
+            self._made[value] = constant
+        made = self._made[value]
+        assert made.const_value is not None  # made above
+        if user.op_type not in BOUNDED:
+            _check_range(value.const_value.numpy(), value.name or "", user)
+        if user.op_type in (QUANTIZE, DEQUANTIZE):
+            _check_scale(value.const_value.numpy(), made.const_value.numpy(), value.name or "")
+        return made
+
+
+def check_dequantized(node: ir.Node) -> None:
+    """A weight's largest magnitude fits. That of an activation is measured. Raises PrecisionError."""
+    values, scales = node.inputs[:2]
+    assert values is not None  # required by ONNX
+    assert scales is not None
+    if values.const_value is None or scales.const_value is None:
+        return
+    shape = [1] * values.const_value.numpy().ndim
+    if scales.const_value.size > 1:
+        shape[node.attributes.get_int("axis", 1)] = -1
+    array = values.const_value.numpy().astype(np.float32) * scales.const_value.numpy().reshape(shape)
+    readers = [use.node for use in node.outputs[0].uses()]
+    _check_range(array, values.name or "", readers[0] if readers else node)
+
+
+def _check_range(array: np.ndarray, name: str, reader: ir.Node) -> None:
+    """An infinity that is no weight is one in FP16 too: the mask of an attention."""
+    magnitudes = np.abs(array)
+    counted = np.full(array.shape, reader.op_type in WEIGHTED) | np.isfinite(array)
+    largest = float(np.max(magnitudes, initial=0.0, where=counted))
+    if largest > FP16_MAX:
+        module = module_of(reader.name)
+        kept = "its module" if module else "what belongs to no module"
+        raise PrecisionError(
+            f"the constant {name}, which node {reader.name} ({reader.op_type}) reads, holds {largest:.4g}, and FP16 ends at "
+            f"{FP16_MAX:.0f}",
+            advice=f"keep {kept} in FP32: --keep-fp32 '{modules_pattern([module])}'",
+        )
+
+
+def _check_scale(single: np.ndarray, half: np.ndarray, name: str) -> None:
+    if not np.array_equal(half.astype(np.float32), single):
+        worst = single.flat[int(np.argmax(np.abs(half.astype(np.float32) - single)))]
+        raise PrecisionError(
+            f"the scale {name} holds {worst:.9g}, which is not an FP16 number: the INT8 values would mean others",
+            advice="quantize again with skdeploy, whose scales are FP16 numbers, or take FP32 for what is not INT8",
+        )

@@ -1,0 +1,84 @@
+"""Whether the numbers in an ONNX file are weights that can be rounded: finite, and not quantized already."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from skdeploy.core.errors import ExportError, IntegrityError
+from skdeploy.ir.onnx_file import graphs_of, nodes_of, shown_name, shown_node
+
+FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+QUANTIZED: Final = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+    "MatMulInteger",
+})  # fmt: skip
+# What multiplies or shifts by its constants. Elsewhere an infinity may be meant: bounds of Clip, masks that Add or Where take.
+WEIGHTED: Final = frozenset({
+    "Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "PRelu", "BatchNormalization",
+    "InstanceNormalization", "LayerNormalization", "GroupNormalization",
+})  # fmt: skip
+VIEWS: Final = frozenset({
+    "Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Split", "Slice", "Gather",
+})  # fmt: skip
+
+
+def require_not_quantized(proto: ModelProto, path: Path) -> None:
+    """Raises ExportError naming the first node of a graph that is quantized already."""
+    for node in nodes_of(proto):
+        if node.op_type in QUANTIZED:
+            raise ExportError(
+                f"{path} is quantized already: the node {shown_node(node)} is {node.op_type}",
+                advice="give the floating point network: skdeploy quantizes it itself, with --int8",
+            )
+
+
+def require_finite(proto: ModelProto, path: Path) -> None:
+    """Raises IntegrityError for a constant with NaN, and for a weight that is infinite."""
+    readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
+    for node in nodes_of(proto):
+        for name in node.input:
+            readers[name].append(node)
+    for name, tensor in _constants(proto):
+        if tensor.data_type not in FLOATS:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if bool(np.isfinite(values).all()):
+            continue
+        nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+        reader = _weighted_reader(name, readers)
+        if not nan and reader is None:
+            continue
+        reader = reader or next(iter(readers[name]), None)
+        user = f", which {shown_node(reader)} ({reader.op_type}) reads" if reader is not None else ""
+        raise IntegrityError(
+            f"{path}: of the {values.size:,} values of {shown_name(name)}{user}, {nan:,} are NaN and {infinite:,} infinite",
+            advice="the training diverged, or the file is damaged: export a checkpoint from before",
+        )
+
+
+def _constants(proto: ModelProto) -> Iterator[tuple[str, TensorProto]]:
+    for graph in graphs_of(proto.graph):
+        yield from ((tensor.name, tensor) for tensor in graph.initializer)
+        yield from ((sparse.values.name, sparse.values) for sparse in graph.sparse_initializer)
+        for node in graph.node:
+            if node.op_type == "Constant":
+                yield from ((node.output[0], attribute.t) for attribute in node.attribute if attribute.name == "value")
+
+
+def _weighted_reader(name: str, readers: defaultdict[str, list[NodeProto]]) -> NodeProto | None:
+    """The first node that takes the constant as a weight, as it is or after views of it."""
+    asked, seen = [name], {name}
+    while asked:
+        for node in readers[asked.pop()]:
+            if node.op_type in WEIGHTED:
+                return node
+            if node.op_type in VIEWS:
+                asked += [output for output in node.output if output not in seen]
+                seen.update(node.output)
+    return None

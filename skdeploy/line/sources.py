@@ -1,0 +1,254 @@
+"""What an export starts from: a card with weights, an ONNX file made elsewhere, or a module of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skdeploy.checkpoints.load import find_weights, given_weights
+from skdeploy.checkpoints.own_module import build_module, load_checkpoint, ready, require_finite, tried
+from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.architecture import MAX_COUNT, GraphSpec, ModuleSpec
+from skdeploy.core.errors import CardError, UsageError
+from skdeploy.core.files import digest_file
+from skdeploy.core.packages import require_export
+from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec
+from skdeploy.line.options import ExportOptions
+from skdeploy.passes.trace_options import TraceOptions
+from skdeploy.zoo.assumed import assumptions_of, confirmed
+from skdeploy.zoo.cardless import DEFAULT_SIZE, spec_without_card
+from skdeploy.zoo.cards import load_card, load_interface_card
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class CardSource:
+    """A card, and the checkpoint that goes with it; None for random weights."""
+
+    spec: ModelSpec
+    record: WeightsRecord
+    checkpoint: Path | None
+    notes: tuple[str, ...]
+    assumptions: tuple[Assumption, ...] = ()
+
+
+@dataclass(frozen=True)
+class GraphSource:
+    """An ONNX file, as a graph with our names."""
+
+    spec: ModelSpec
+    record: WeightsRecord
+    graph: ir.Model
+    notes: tuple[str, ...]
+    assumptions: tuple[Assumption, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModuleSource:
+    """A module with its weights in it."""
+
+    spec: ModelSpec
+    record: WeightsRecord
+    module: nn.Module
+    notes: tuple[str, ...]
+    assumptions: tuple[Assumption, ...] = ()
+
+
+def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
+    """What ``options.model`` names: a path that ends in ``.onnx``, ``package.module:function``, or a card.
+
+    Raises DependencyError without the packages that it takes from there to a graph.
+    """
+    foreign = options.model.endswith(".onnx")
+    require_export(
+        *(() if foreign else ("torch", "safetensors")), "onnxscript", *(("onnxsim",) if options.simplify else ())
+    )
+    if foreign:
+        return _graph(options)
+    if ":" in options.model and not options.model.endswith(".toml"):
+        return _module(options)
+    if options.card is not None:
+        raise UsageError(
+            f"--card does not go with {options.model}, which is a card itself", advice="give one of the two as MODEL"
+        )
+    spec, card = load_card(options.model)
+    record, checkpoint = find_weights(spec, card, options.weights, options.seed)
+    notes = []
+    if record.source == "random":
+        notes.append(f"no weights given: random ones from seed {record.seed}, so the logits mean nothing")
+    applied = confirmed(options.applied(spec), options.assume_imagenet, options.model)
+    notes += _confirmation(options)
+    return CardSource(applied, record, checkpoint, tuple(notes), assumptions_of(applied))
+
+
+def _graph(options: ExportOptions) -> GraphSource:
+    from skdeploy.passes.foreign import foreign_notes, read_foreign
+
+    plain = TraceOptions()
+    for name, given in {
+        "--weights": options.weights is not None,
+        "--seed": options.seed != 0,
+        "--imgsz": options.image_size is not None,
+        "--batch": options.trace.batch is not None,
+        "--exporter": options.trace.exporter != plain.exporter,
+        "--opset": options.trace.opset != plain.opset,
+        "--dynamic-size": options.trace.dynamic_size,
+        "--attention": options.trace.attention,
+        "--embed-preprocess": options.trace.embed_preprocess,
+    }.items():
+        if given:
+            raise UsageError(
+                f"{name} does not go with an ONNX file, which is as it was exported", advice="export it anew"
+            )
+    path = Path(options.model)
+    if not path.is_file():
+        raise UsageError(f"no ONNX file at {path}", advice="give the path of one, or a card")
+    graph = read_foreign(path)
+    shape, logits = graph.graph.inputs[0].shape, graph.graph.outputs[0].shape
+    assert shape is not None  # read_foreign checked both
+    assert logits is not None
+    channels, height, width = (size if isinstance(size, int) else None for size in shape[1:])
+    classes = logits[1] if isinstance(logits[1], int) else None
+    if channels not in (1, 3):
+        raise UsageError(
+            f"{path} takes images with {channels} channels; skdeploy takes 1 (grey) or 3 (RGB)",
+            advice="give a network of grey or RGB images: other channels are not supported",
+        )
+    if classes is None:
+        raise UsageError(f"{path} gives {logits}, an unknown number of classes", advice="export it with fixed classes")
+    _require_bounds(options.model, classes, (height, width))
+    spec = _described(options, path.stem, GraphSpec(classes=classes), channels, (height, width))
+    said = foreign_notes(graph)
+    notes = [
+        f"{path}: opset {said.opset}, input {said.input_name!r}, output {said.output_name!r}",
+        *_confirmation(options),
+    ]
+    if said.softmax:
+        notes.append(f"the graph ends in a softmax, {said.softmax}: its outputs are probabilities, not logits")
+    if said.dropped_outputs:
+        notes.append(f"outputs left out: {', '.join(said.dropped_outputs)}")
+    return GraphSource(
+        spec,
+        WeightsRecord(source="checkpoint", file=str(path), sha256=digest_file(path)),
+        graph,
+        tuple(notes),
+        assumptions_of(spec),
+    )
+
+
+def _confirmation(options: ExportOptions) -> tuple[str, ...]:
+    """For the manifest: who said that the preprocessing is right."""
+    return ("--assume-imagenet: the user confirmed ImageNet's preprocessing",) if options.assume_imagenet else ()
+
+
+def _require_bounds(shown: str, classes: int, size: tuple[int | None, int | None]) -> None:
+    """Raises UsageError for what no card may say."""
+    for what, value, most in (
+        ("classes", classes, MAX_COUNT),
+        *(("pixels a side", side or 1, MAX_PIXELS) for side in size),
+    ):
+        if not 1 <= value <= most:
+            raise UsageError(
+                f"{shown} has {value:,} {what}; skdeploy takes 1 to {most:,}",
+                advice="look at its input and output: an image classifier is expected",
+            )
+
+
+def _described(
+    options: ExportOptions,
+    name: str,
+    network: GraphSpec | ModuleSpec,
+    channels: int,
+    size: tuple[int | None, int | None],
+) -> ModelSpec:
+    """The spec that ``--card`` gives, once it agrees with the network itself; without one, ImageNet's preprocessing.
+
+    ``size`` is (height, width) where the network fixes them. Raises CardError for what contradicts the network.
+    """
+    height, width = size
+    if options.card is None:
+        fixed = (height, width) if height and width else None
+        spec = spec_without_card(name, network, channels, fixed)
+        return confirmed(spec, options.assume_imagenet, options.model)
+    card, path = load_interface_card(options.card)
+    if isinstance(card.network, GraphSpec | ModuleSpec) and card.network.family != network.family:
+        raise CardError(
+            f"the card {path} says family {card.network.family!r}, and {options.model} is of family {network.family!r}",
+            advice="correct network.family in the card",
+        )
+    pairs: dict[str, tuple[object, object]] = {
+        "network.classes": (card.network.classes, network.classes),
+        "input.channels": (card.input.channels, channels),
+        "input.height": (card.input.height, height or card.input.height),
+        "input.width": (card.input.width, width or card.input.width),
+    }
+    if isinstance(card.network, ModuleSpec) and isinstance(network, ModuleSpec):
+        pairs["network.factory"] = (card.network.factory or network.factory, network.factory)
+    wrong = [
+        f"  {key}: the card says {said}, the network has {found}"
+        for key, (said, found) in pairs.items()
+        if said != found
+    ]
+    if wrong:
+        raise CardError(
+            f"the card {path} does not fit {options.model}:\n" + "\n".join(wrong),
+            advice="correct the card, or give the network it was written for",
+        )
+    # The file or module has its own weights, so those of a card of the zoo are not used.
+    spec = card.model_copy(
+        update={"network": network.model_copy(update={"total_stride": card.network.total_stride}), "weights": None}
+    )
+    return confirmed(spec, options.assume_imagenet, options.model)
+
+
+def _module(options: ExportOptions) -> ModuleSource:
+    import torch
+
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(options.seed)
+        module = build_module(options.model)
+    record = WeightsRecord(source="random", seed=options.seed)
+    notes = [
+        f"{options.model} is your own code: it ran here, and `skdeploy verify` will not run it",
+        *_confirmation(options),
+    ]
+    if options.weights is not None:
+        record, path = given_weights(options.weights)
+        load_checkpoint(module, path, options.model)
+    else:
+        notes.append(f"no weights given: the module's own, as it builds them with torch's seed {options.seed}")
+    module = ready(module)
+    require_finite(module, record.file or options.model)
+    asked = None if options.card is None else options.applied(load_interface_card(options.card)[0]).input
+    size = (asked.height, asked.width) if asked else options.image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
+    _require_bounds("--imgsz", 1, size)
+    channels, classes = tried(module, (asked.channels,) if asked else (3, 1), size, options.model)
+    if asked is None and len(classes) > 1:
+        notes.append(
+            f"{options.model} runs on images of 3 channels and of 1: 3 are taken, a card (--card) decides otherwise"
+        )
+    _require_bounds(options.model, classes[channels], size)
+    spec = _described(
+        options,
+        options.model.rpartition(":")[0].rpartition(".")[2] + "-" + options.model.rpartition(":")[2],
+        ModuleSpec(factory=options.model, classes=classes[channels]),
+        channels,
+        options.image_size if asked is None and options.image_size else (None, None),
+    )
+    spec = options.applied(spec)
+    return ModuleSource(spec, _digested(record, module), module, tuple(notes), assumptions_of(spec))
+
+
+def _digested(record: WeightsRecord, module: nn.Module) -> WeightsRecord:
+    """The digest of the weights that the module has, wherever they came from."""
+    if record.source == "checkpoint":
+        return record
+    digest = hashlib.sha256()
+    for key, tensor in module.state_dict().items():
+        digest.update(key.encode() + tensor.cpu().numpy().tobytes())
+    return record.model_copy(update={"sha256": digest.hexdigest()})

@@ -1,0 +1,159 @@
+"""8-bit pixels as 8-bit integers: the network's input is quantized without any error."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skdeploy.core.spec import Preprocess
+from skdeploy.ir.constants import array_of, constant, drop_unused, free_name
+from skdeploy.ir.placement import only_one_reads, weighted_reason
+from skdeploy.passes.preprocess import MODULE as PREPROCESS
+
+MODULE: Final = "pixels"  # of the nodes that this makes
+PIXELS: Final = f"{MODULE}/centred"
+PIXEL_STEP: Final = 2.0**-7  # a power of two, so FP16 holds it and every multiple of it up to 256 exactly
+MIDDLE: Final = 128
+FLOAT32: Final = ir.DataType.FLOAT
+
+
+class PixelSteps(ir.passes.InPlacePass):
+    """Feeds the first convolution (p / 255 - mean) * 255 / 128 instead of the normalised image: FP32 to FP32, same function.
+
+    The first of two halves. A normalised image x = (p / 255 - mean) / std takes 256 values, for some 200 of which symmetric
+    INT8 around the mean has levels. (p - 128) / 128 has exactly the 256 levels of INT8 at a step of 2^-7. Here x is scaled to
+    that step, channel by channel, and the weight takes the inverse up; ``PixelShift`` does the rest once weights are rounded.
+    The zeros of the convolution's padding are zeros of x, and a shift would change them: so x is padded before, and the
+    convolution pads no more.
+
+    For inputs that are no 8-bit pixels, the levels are as good as any for the range of pixels.
+
+    Declines, and ``declined`` says why, where something else than one plain convolution reads the input, or the card's
+    preprocessing has another number of channels.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.declined = ""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        value = normalised_image(graph)
+        self.declined = _reason_to_decline(graph, value, len(self.preprocess.std))
+        if self.declined:
+            return ir.passes.PassResult(model, modified=False)
+        node = next(iter(value.uses())).node
+        slope = pixel_slope(self.preprocess)
+        assert node.inputs[1] is not None  # not declined
+        assert value.shape is not None  # of an admitted graph
+        shape = list(value.shape)
+        top, left, bottom, right = node.attributes.get_ints("pads", [0, 0, 0, 0])
+        if top or left or bottom or right:
+            amounts = constant(graph, f"{PIXELS}_pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+            for axis, added in ((2, top + bottom), (3, left + right)):
+                size = shape[axis]
+                if added:
+                    shape[axis] = size + added if isinstance(size, int) else ir.SymbolicDim(_padded(size.value, added))
+            value = _inserted(graph, node, "Pad", [value, amounts], f"{MODULE}/pad", shape)
+        scale = constant(graph, f"{PIXELS}_slope", (1 / slope).astype(np.float32).reshape(1, -1, 1, 1))
+        pixels = _inserted(graph, node, "Mul", [value, scale], PIXELS, shape)
+        weight = array_of(node.inputs[1]) * slope[None, :, None, None]
+        node.replace_input_with(1, constant(graph, f"{node.name}_weight", weight.astype(np.float32)))
+        node.replace_input_with(0, pixels)
+        node.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
+        drop_unused(graph)
+        return ir.passes.PassResult(model, modified=True)
+
+
+class PixelShift(ir.passes.InPlacePass):
+    """Makes (p - 128) / 128 of what ``PixelSteps`` left, and the bias make up for it. FP32 to FP32, the same function.
+
+    With v the scaled pixels and o = (128 - 255 mean) / 128, channel by channel: W v = W (v - o) + sum(W o). It comes after the
+    weights have been rounded, so that the sum is over the weights that multiply: their error then meets v, as before, and not
+    the larger v - o.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        value = next((v for node in graph for v in node.outputs if v.name == PIXELS), None)
+        if value is None:
+            return ir.passes.PassResult(model, modified=False)
+        node = next(iter(value.uses())).node
+        weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+        assert weight is not None  # PixelSteps chose it
+        assert value.shape is not None  # PixelSteps gave it one
+        offset = (MIDDLE - 255 * np.asarray(self.preprocess.mean, np.float64)) / MIDDLE
+        array = array_of(weight)
+        shifted = (np.zeros(len(array)) if bias is None else array_of(bias)) + np.einsum("oikl,i->o", array, offset)
+        scaling = value.producer()
+        assert scaling is not None  # PixelSteps' own
+        value.name = scaling.name = free_name(graph, f"{MODULE}/steps")
+        change = constant(graph, f"{PIXELS}_offset", (-offset).astype(np.float32).reshape(1, -1, 1, 1))
+        node.replace_input_with(0, _inserted(graph, node, "Add", [value, change], PIXELS, list(value.shape)))
+        node.resize_inputs(3)
+        node.replace_input_with(2, constant(graph, f"{node.name}_bias", shifted.astype(np.float32)))
+        drop_unused(graph)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _reason_to_decline(graph: ir.Graph, value: ir.Value, channels: int) -> str:
+    uses = value.uses()
+    node = next(iter(uses)).node if only_one_reads(value) else None
+    if node is None or node.op_type != "Conv" or weighted_reason(node) or node.inputs[0] is not value:
+        return "the input is read by something else than one convolution with constant weights"
+    weight = node.inputs[1]
+    assert weight is not None  # the node is one with constant weights
+    assert weight.shape is not None  # an initializer
+    if len(weight.shape) != 4 or weight.shape[1] != channels:
+        return f"the first convolution is not one of images of {channels} channels"
+    if any(made.name == PIXELS for other in graph for made in other.outputs):
+        return f"the graph has a tensor {PIXELS} already"
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or node.attributes.get_int("group", 1) != 1:
+        return "the first convolution is grouped, or chooses its padding by itself"
+    return ""
+
+
+def pixel_slope(preprocess: Preprocess) -> NDArray[np.float64]:
+    """What a normalised image is divided by to count in steps of 2^-7 of a pixel: (C,)."""
+    return MIDDLE / (255 * np.asarray(preprocess.std, np.float64))
+
+
+def normalised_image(graph: ir.Graph) -> ir.Value:
+    """The normalised image: the input, or what embedded preprocessing makes of it."""
+    value = graph.inputs[0]
+    if value.dtype != ir.DataType.UINT8:
+        return value  # nothing is embedded, and a module of the network's own may be called as ours is
+    while len(value.uses()) == 1 and _embedded(node := next(iter(value.uses())).node):
+        value = node.outputs[0]
+    return value
+
+
+def _embedded(node: ir.Node) -> bool:
+    return (node.name or "").startswith(f"{PREPROCESS}/")
+
+
+def _padded(size: str | None, added: int) -> str | None:
+    return None if size is None else f"{size} + {added}"
+
+
+def _inserted(
+    graph: ir.Graph,
+    before: ir.Node,
+    operator: str,
+    inputs: list[ir.Value],
+    name: str,
+    shape: list[int | ir.SymbolicDim],
+) -> ir.Value:
+    node = ir.node(operator, inputs, name=name if name == PIXELS else free_name(graph, name))
+    output = node.outputs[0]
+    output.name, output.shape, output.type = node.name, ir.Shape(shape), ir.TensorType(FLOAT32)
+    graph.insert_before(before, [node])
+    return output

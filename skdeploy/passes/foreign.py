@@ -1,0 +1,243 @@
+"""ONNX files made elsewhere, brought to the interface and the names that the rest of the line expects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Final
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+from onnx import GraphProto, ModelProto, TensorProto
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
+from onnxscript.optimizer import fold_constants
+
+from skdeploy.core.errors import ExportError, PassError, UsageError
+from skdeploy.ir.constants import drop_unused, free_among, free_name, graphs_inside, names_of
+from skdeploy.ir.identities import DropIdentities, FoldKnownSizes
+from skdeploy.ir.naming import NameByModule
+from skdeploy.ir.onnx_file import foreign_operator, graph_of, graphs_of, inferred, nodes_of, read_proto
+from skdeploy.ir.weights_of_files import require_finite, require_not_quantized
+from skdeploy.passes.same_function import EXAMPLE_BATCH, require_same_function
+from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET
+
+OLDEST_OPSET: Final = 7  # what onnx.version_converter takes
+NEWEST_OPSET: Final = 21  # what TensorRT 10.3 refuses and later ones and ONNX Runtime take
+IR_VERSIONS: Final = (9, 10)  # what goes with opsets 19 to 21
+FOLDING_ROUNDS: Final = 8  # two or three are needed; this only makes it end
+SMALL: Final = 1024  # elements of a shape, a list of pads and the like
+INPUT, OUTPUT = "input", "logits"
+NOTES: Final = "foreign"
+
+
+@dataclass(frozen=True)
+class ForeignNotes:
+    """What was read and what was changed. ``softmax`` is the node that makes ``logits`` probabilities, or empty."""
+
+    input_name: str
+    output_name: str
+    dropped_outputs: tuple[str, ...]
+    opset: int
+    softmax: str
+
+
+def read_foreign(path: Path) -> ir.Model:
+    """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W), and the output ``logits``, (N, classes).
+
+    External data is inlined, from files in the folder of ``path`` only; functions are inlined and constants folded. Opsets 7 to
+    18 are upgraded to 19; 19 to 21 are kept. The first output is kept, others are dropped. Nodes are named after their modules
+    where the exporter recorded them. The result is compared with the original on random images. ``foreign_notes`` tells what
+    was done.
+
+    Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
+    UsageError for an interface that is no image classifier's; ExportError for operators that are not ONNX's, a graph that is
+    too large, is quantized already or does not run; PassError if the function changed.
+    """
+    proto = read_proto(path)
+    opset = _check_operators(proto, path)
+    require_not_quantized(proto, path)
+    require_finite(proto, path)
+    input_name, output_name, dropped = _check_interface(proto, path)
+    del proto.graph.output[1:]
+    model = graph_of(proto, path)
+    _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
+    before = ir.to_proto(model).SerializeToString()
+    if opset < MIN_OPSET:
+        model = _upgraded(model, path, opset)
+    model.ir_version = min(max(model.ir_version, IR_VERSIONS[0]), IR_VERSIONS[1])
+    model = _folded(model, path)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    DropIdentities()(model)
+    drop_unused(model.graph)
+    _name_by_module(model)
+    _check_function(before, model, path, opset)
+    model.metadata_props.clear()
+    model.meta[NOTES] = ForeignNotes(input_name, output_name, dropped, opset, _final_softmax(model))
+    return model
+
+
+def foreign_notes(model: ir.Model) -> ForeignNotes:
+    """What ``read_foreign`` had to say about the model that it returned."""
+    notes = model.meta[NOTES]
+    assert isinstance(notes, ForeignNotes)  # read_foreign put it there
+    return notes
+
+
+def _check_operators(proto: ModelProto, path: Path) -> int:
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise ExportError(
+            f"{path} has opset {opset}; {OLDEST_OPSET} to {NEWEST_OPSET} can be read",
+            advice=f"export it again with opset {MAX_OPSET}",
+        )
+    for node in nodes_of(proto):
+        if node.domain not in ("", "ai.onnx"):
+            raise foreign_operator(node, path)
+    del proto.opset_import[:]
+    proto.opset_import.append(onnx.helper.make_opsetid("", opset))
+    return opset
+
+
+def _check_interface(proto: ModelProto, path: Path) -> tuple[str, str, tuple[str, ...]]:
+    """Renames input and output, and gives their own names and those of the outputs that are dropped."""
+    graph = proto.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise UsageError(f"{path} has the inputs {names}; one is expected, the image", advice="export one image input")
+    image = inputs[0]
+    tensor = image.type.tensor_type
+    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    shown = f"{path}: the input {image.name} is {TensorProto.DataType.Name(tensor.elem_type).lower()}{dims}"
+    if len(dims) != 4:
+        raise UsageError(
+            f"{shown}, of rank {len(dims)}; skdeploy takes images, (N, C, H, W)",
+            advice="give a network that classifies images: sequences and volumes are not supported",
+        )
+    if tensor.elem_type != TensorProto.FLOAT or not isinstance(dims[1], int):
+        raise UsageError(
+            f"{shown}; float32 (N, C, H, W) is expected", advice="export it with float32 images and fixed channels"
+        )
+    if dims[3] in (1, 3) and dims[1] not in (1, 3):
+        raise UsageError(f"{shown}, channels last; (N, C, H, W) is expected", advice="export it with channels first")
+    for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
+        if not isinstance(dims[axis], int):
+            tensor.shape.dim[axis].dim_param = name
+    if not graph.output:
+        raise UsageError(f"{path} has no output", advice="export it again")
+    own_input, own_output = image.name, graph.output[0].name
+    del graph.input[:]
+    graph.input.append(image)
+    _rename(graph, {own_input: INPUT, own_output: OUTPUT})
+    return own_input, own_output, tuple(value.name for value in graph.output[1:])
+
+
+def _rename(graph: GraphProto, new: dict[str, str]) -> None:
+    """Renames values everywhere; a value that has a new name already makes room."""
+    names = names_of(graph)
+    taken = {name: free_among(names, f"{name}_inner") for name in new.values() if name not in new and name in names}
+    new = {old: name for old, name in (new | taken).items() if old != name}
+    for part in graphs_of(graph):
+        for value in (*part.input, *part.output, *part.value_info):
+            value.name = new.get(value.name, value.name)
+        for tensor in (*part.initializer, *(sparse.values for sparse in part.sparse_initializer)):
+            tensor.name = new.get(tensor.name, tensor.name)
+        for node in part.node:
+            node.input[:] = [new.get(name, name) for name in node.input]
+            node.output[:] = [new.get(name, name) for name in node.output]
+
+
+def _name_by_module(model: ir.Model) -> None:
+    """NameByModule, whose names all have a slash, and no others: so names that are made of them are free.
+
+    Constants, which folding leaves the names of nodes, and whatever is in graphs inside nodes lose theirs.
+    """
+    graph = model.graph
+    inside = [value for inner in graphs_inside(graph) for node in inner for value in node.outputs]
+    constants = [value for inner in (graph, *graphs_inside(graph)) for value in inner.initializers.values()]
+    for value in (*constants, *inside):
+        if value.name and "/" in value.name:
+            value.name = free_name(graph, value.name.replace("/", "."))
+    NameByModule()(model)
+
+
+def _upgraded(model: ir.Model, path: Path, opset: int) -> ir.Model:
+    try:
+        after = onnx.version_converter.convert_version(ir.to_proto(model), MIN_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and what its C++ has
+        raise PassError(
+            f"{path} cannot be upgraded from opset {opset} to {MIN_OPSET}: {str(error).partition(chr(10))[0]}",
+            advice=f"export it again with opset {MIN_OPSET} or {MAX_OPSET}",
+        ) from error
+    return graph_of(after, path)
+
+
+def _folded(model: ir.Model, path: Path) -> ir.Model:
+    """Without the shapes that TorchScript computes, and chooses by, though they are constant; with the shapes of all values.
+
+    Each fold lets more shapes be inferred, which lets more be folded, until nothing is left to fold.
+    """
+    for _ in range(FOLDING_ROUNDS):
+        model = _with_shapes(model, path)
+        FoldKnownSizes()(model)
+        if not fold_constants(model, should_fold=_is_small_fill).modified:
+            break
+    model = _with_shapes(model, path)
+    RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _is_small_fill(node: ir.Node) -> bool | None:
+    """Pads are computed from filled tensors, which onnxscript leaves by default; None is that default."""
+    shape = node.outputs[0].shape if node.op_type == "ConstantOfShape" else None
+    sizes = [size for size in shape if isinstance(size, int)] if shape is not None else []
+    return True if shape is not None and len(sizes) == len(shape) and prod(sizes) <= SMALL else None
+
+
+def _with_shapes(model: ir.Model, path: Path) -> ir.Model:
+    """With all shapes inferred anew: those in the file name its own dimensions, or are missing."""
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    return graph_of(inferred(proto, path, strict=True), path)
+
+
+def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> None:
+    """That nothing has changed, that it runs for a batch that the exporter was not shown, and that it gives (N, classes)."""
+    made = model.graph.outputs[0]
+    if made.dtype is not None and not made.dtype.is_floating_point():
+        maker = made.producer()
+        operator = f", by node {maker.name} ({maker.op_type})" if maker is not None else ""
+        raise UsageError(
+            f"{path}: the first output is {made.dtype.name}{operator}; skdeploy takes logits, floating point (N, classes)",
+            advice="make a classifier's logits the first output",
+        )
+    after = ir.to_proto(model).SerializeToString()
+    step = f"folding the constants of {path}"
+    if opset < MIN_OPSET:
+        step = f"upgrading {path} from opset {opset} to {MIN_OPSET}"
+    try:
+        found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}")[OUTPUT]
+    except ExportError as error:
+        raise ExportError(f"{path}: {error.message}", advice=error.advice) from error
+    shape = model.graph.inputs[0].shape
+    assert shape is not None  # _check_interface has seen it
+    batch = shape[0]
+    images = batch if isinstance(batch, int) else EXAMPLE_BATCH
+    shown = f"{path}: for {images} images the first output is {list(found.shape)}; skdeploy takes (N, classes)"
+    if found.ndim != 2:
+        raise UsageError(
+            shown,
+            advice="make a classifier's logits the first output: networks that give maps, boxes or features are not supported",
+        )
+    if found.shape[0] != images:
+        raise UsageError(shown, advice="keep the batch free, or fixed, throughout")
+    model.graph.outputs[0].shape = ir.Shape([batch, found.shape[1]])
+
+
+def _final_softmax(model: ir.Model) -> str:
+    node = model.graph.outputs[0].producer()
+    return (node.name or "") if node is not None and node.op_type == "Softmax" else ""

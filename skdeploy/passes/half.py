@@ -1,0 +1,282 @@
+"""FP16 as a strongly typed graph: the tensors are FP16, so every compiler and runtime must do the same thing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from skdeploy.core.errors import UsageError
+from skdeploy.core.patterns import check_ends
+from skdeploy.ir.constants import drop_unused
+from skdeploy.ir.half_constants import FP16_MAX, HalfConstants, check_dequantized
+from skdeploy.ir.naming import module_of
+from skdeploy.ir.operator_types import (
+    CASTS,
+    FLOAT16,
+    FLOAT32,
+    OperatorTypes,
+    is_single,
+    is_tensor,
+    retype_attributes,
+    subgraphs,
+    types_of,
+)
+from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
+from skdeploy.passes.exact_input import MODULE as PIXELS
+from skdeploy.passes.preprocess import MODULE as PREPROCESS
+
+# Sums over a whole map: 12,544 values of 6 already leave FP16's range, if the kernel accumulates in the tensor's type.
+REDUCTIONS: Final = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})
+NO_VARIABLES: Final[frozenset[str]] = frozenset()
+
+
+class HalfPrecision(ir.passes.InPlacePass):
+    """FP32 graph to FP16, inputs and outputs stay FP32. In an INT8 graph, what is not INT8 becomes FP16.
+
+    The operator's schema says what may be FP16 (``operator_types.py``): all inputs and outputs of one type variable together.
+    What the schema fixes to float, as the scales of a Resize, stays FP32 in a node that is FP16 else. A Cast stands wherever a
+    tensor passes from one to the other. Rules for a node, in this order:
+
+    1. Nodes without floating-point tensors are left alone. Those that give none, as Shape and ArgMax, take what they read as it
+       is; those that compare two are FP16 where one of what they compare is.
+    2. Q/DQ follow their neighbours, whatever module they are named after: a QuantizeLinear has the type of the tensor it reads,
+       a DequantizeLinear is FP16 where any of its readers is. So no Cast stands between a weight and its convolution, or
+       in front of a QuantizeLinear. Their scales get that type too, which strong typing wants, and must be FP16 numbers
+       already: another scale would make other numbers of the same integers.
+    3. Nodes of modules that ``keep_fp32`` matches (``re.search`` on the module's name) stay FP32.
+    4. Normalisation of the input stays FP32, and counting its pixels for INT8 too: 8-bit pixels times a scale would otherwise
+       be rounded twice.
+    5. Means and sums over space stay FP32, and so does adding them up: these are the gate's statistics.
+    6. An operator that takes no FP16, by its schema in the graph's opset, stays FP32. So does one with a graph inside (If,
+       Loop, Scan), with that graph and all that it reads from outside; one of sequences or optional values; and one that
+       makes numbers of a type that an attribute names (EyeLike, RandomNormal).
+    7. All others become FP16, their constants too. A constant beyond FP16's range is an error naming it, except where FP16
+       numbers are only compared with it or clamped by it: there it becomes infinity, which does the same to each of them.
+
+    ``halved`` lists the tensors that became FP16, by their names in the FP32 graph: what ``parity/headroom.py`` must measure.
+    INT8 tensors are not among them, nor are weights, which are checked here.
+    ``kept`` says which nodes stayed FP32 and why; ``flushed`` which constants lost what share of their values to zero.
+    """
+
+    def __init__(self, keep_fp32: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.patterns = [_compile(pattern) for pattern in keep_fp32]
+        self.halved: list[str] = []
+        self.kept: dict[str, str] = {}
+        self.flushed: dict[str, float] = {}
+        self._statistics: set[ir.Node | None] = set()
+        self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        self._single: set[ir.Value] = set()  # what was FP32 in the beginning
+        self._types: dict[ir.Node, OperatorTypes] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        # A constant's type is an attribute when it is a node, and then there would be two places to change.
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        self._constants = HalfConstants(graph)
+        made = [value for node in graph for value in node.outputs if not _is_unused(value)]
+        self._single = {value for value in (*graph.inputs, *graph.initializers.values(), *made) if is_single(value)}
+        self._types = {node: types_of(node, graph.opset_imports[""]) for node in graph}
+        modules = {module_of(node.name) for node in graph}
+        for pattern in self.patterns:
+            check_ends(pattern.pattern, modules)
+        used: set[str] = set()
+        for node in graph:
+            if _is_qdq(node):  # may be all that is left of a module whose Relu became saturation
+                self._matching(node, used)
+        reasons = {node: self._reason_to_keep(node, used) for node in graph if _has_float(node) and not _is_qdq(node)}
+        for node in list(graph):
+            if node.op_type == QUANTIZE:
+                self._scale_as_data(graph, node)
+            elif node.op_type == DEQUANTIZE and _gives_single(node):
+                self._dequantize(graph, node, self._reason_of_readers(node, reasons))
+            elif node in reasons and not self._takes_any(node):
+                self._lower(graph, node, reasons[node])
+        unused = [pattern.pattern for pattern in self.patterns if pattern.pattern not in used]
+        if unused:
+            raise UsageError(
+                f"--keep-fp32 {unused[0]!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules"
+            )
+        if not self.halved:
+            raise self._nothing_left()
+        self.flushed = self._constants.flushed
+        self._restore_outputs(graph)
+        drop_unused(graph)
+        return ir.passes.PassResult(model, modified=True)
+
+    def _nothing_left(self) -> UsageError:
+        if self.patterns:
+            return UsageError(
+                "--keep-fp32 leaves nothing to be FP16", advice="export without --fp16, or keep less in FP32"
+            )
+        why = "; ".join(dict.fromkeys(self.kept.values())) or "it has no FP32 tensors"
+        return UsageError(f"nothing in this graph can be FP16: {why}", advice="export without --fp16")
+
+    def _lower(self, graph: ir.Graph, node: ir.Node, reason: str) -> None:
+        """Gives the node's inputs and outputs their types."""
+        half = NO_VARIABLES if reason else self._variables(node)
+        types = self._types[node]
+        if reason:
+            self.kept[node.name or node.op_type] = reason
+        for index, (value, variable) in enumerate(zip(node.inputs, types.inputs, strict=True)):
+            if value is not None:
+                node.replace_input_with(index, self._wanted(graph, value, variable in half, node, node))
+        for inside in subgraphs(node):
+            for inner in ir.traversal.RecursiveGraphIterator(inside):
+                for index, value in enumerate(inner.inputs):
+                    if value is not None:
+                        inner.replace_input_with(index, self._wanted(graph, value, False, inner, node))
+        for index, value in enumerate(node.outputs):
+            if value in self._single and types.outputs[index] in half:
+                if types.is_free(index):
+                    retype_attributes(node, FLOAT32, FLOAT16)
+                value.type = ir.TensorType(FLOAT16)  # not .dtype: a clone shares its type with the original
+                self.halved.append(value.name or "")
+
+    def _variables(self, node: ir.Node) -> frozenset[str]:
+        """The type variables of an operator that become FP16."""
+        half = self._types[node].half
+        if _gives_single(node):
+            return half
+        # What only compares follows what it compares.
+        return half if any(value is not None and value.dtype == FLOAT16 for value in node.inputs) else NO_VARIABLES
+
+    def _takes_any(self, node: ir.Node) -> bool:
+        """Whether a node that gives no FP32 reads one such tensor only, and may have it in the type that it has."""
+        read = [(value, kind) for value, kind in zip(node.inputs, self._types[node].inputs, strict=True) if value]
+        floats = [(value, kind) for value, kind in read if value in self._single]
+        if _gives_single(node) or len(floats) > 1 or any(subgraphs(node)):
+            return False
+        return all(value.dtype == FLOAT32 or kind in self._types[node].half for value, kind in floats)
+
+    def _wanted(self, graph: ir.Graph, value: ir.Value, half: bool, user: ir.Node, before: ir.Node) -> ir.Value:
+        """``value`` in the type that ``user`` takes it in: that of the FP32 graph, or FP16. Casts stand before ``before``."""
+        dtype = FLOAT16 if half else FLOAT32
+        if value not in self._single or value.dtype == dtype:
+            return value
+        if value.is_initializer():
+            return self._constants.half(value, user)
+        key = (value, dtype)
+        if key not in self._casts:
+            cast = ir.node("Cast", [value], attributes={"to": dtype})
+            name = self._constants.free_name(f"{value.name}_{'fp16' if dtype == FLOAT16 else 'fp32'}")
+            cast.name = cast.outputs[0].name = name
+            cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(dtype)
+            graph.insert_before(before, [cast])
+            self._casts[key] = cast.outputs[0]
+            if dtype == FLOAT16:
+                self.halved.append(value.name or "")
+        return self._casts[key]
+
+    def _dequantize(self, graph: ir.Graph, node: ir.Node, reason: str) -> None:
+        scale = node.inputs[1]
+        assert scale is not None  # required by ONNX
+        if reason:
+            self.kept[node.name or node.op_type] = reason
+            return
+        check_dequantized(node)
+        node.replace_input_with(1, self._wanted(graph, scale, True, node, node))
+        value = node.outputs[0]
+        value.type = ir.TensorType(FLOAT16)
+        if not _is_weight(node):
+            self.halved.append(value.name or "")
+
+    def _scale_as_data(self, graph: ir.Graph, node: ir.Node) -> None:
+        data, scale = node.inputs[:2]
+        assert data is not None  # required by ONNX
+        assert scale is not None
+        node.replace_input_with(1, self._wanted(graph, scale, data.dtype == FLOAT16, node, node))
+
+    def _matching(self, node: ir.Node, used: set[str]) -> list[str]:
+        module = module_of(node.name)
+        matching = [pattern.pattern for pattern in self.patterns if pattern.search(module)]
+        used.update(matching)
+        return matching
+
+    def _reason_to_keep(self, node: ir.Node, used: set[str]) -> str:
+        module = module_of(node.name)
+        matching = self._matching(node, used)
+        if matching:
+            return f"--keep-fp32 {matching[0]}"
+        if module in (PREPROCESS, PIXELS):
+            return "normalisation of the input"
+        if node.op_type in REDUCTIONS and _gives_single(node):
+            self._statistics.add(node)
+            return "a sum over space"
+        data = [value.producer() for value in node.inputs if value is not None and not value.is_initializer()]
+        if node.op_type == "Add" and data and all(producer in self._statistics for producer in data):
+            self._statistics.add(node)
+            return "adds sums over space"
+        return self._reason_of_schema(node)
+
+    def _reason_of_schema(self, node: ir.Node) -> str:
+        if any(subgraphs(node)):
+            return f"{node.op_type} has a graph inside"
+        values = [value for value in (*node.inputs, *node.outputs) if value is not None and not _is_unused(value)]
+        if not all(map(is_tensor, values)):
+            return f"{node.op_type} takes or gives sequences or optional values"
+        types = self._types[node]
+        free = any(value in self._single and types.is_free(index) for index, value in enumerate(node.outputs))
+        if free and node.op_type not in CASTS:
+            return f"{node.op_type} has the type of what it makes in an attribute"
+        if node.op_type == "ConstantOfShape" and "value" in node.attributes:
+            value = float(node.attributes["value"].as_tensor().numpy()[0])
+            if abs(value) > FP16_MAX:
+                return f"its value, {value:.4g}, does not fit FP16"
+        singles = [kind for value, kind in zip(node.outputs, types.outputs, strict=True) if value in self._single]
+        singles += [kind for value, kind in zip(node.inputs, types.inputs, strict=True) if value in self._single]
+        return "" if types.half.intersection(singles) else f"{node.op_type} takes no FP16, by ONNX's schema"
+
+    def _reason_of_readers(self, node: ir.Node, reasons: Mapping[ir.Node, str]) -> str:
+        """Why a DequantizeLinear stays FP32, or nothing if it does not."""
+        for use in node.outputs[0].uses():
+            reader = use.node
+            halved = reasons.get(reader) == "" and _gives_single(reader)
+            if halved and self._types[reader].inputs[use.idx] in self._types[reader].half:
+                return ""
+        return "read in FP32 only"
+
+    def _restore_outputs(self, graph: ir.Graph) -> None:
+        for index, value in enumerate(graph.outputs):
+            if value.dtype != FLOAT16:
+                continue
+            name = value.name
+            value.name = self._constants.free_name(f"{name}_fp16")
+            cast = ir.node("Cast", [value], attributes={"to": FLOAT32}, name=f"{name}_fp32")
+            output = cast.outputs[0]
+            output.name, output.shape, output.type = name, value.shape, ir.TensorType(FLOAT32)
+            graph.append(cast)
+            graph.outputs[index] = output
+
+
+def _has_float(node: ir.Node) -> bool:
+    return any(map(is_single, (*node.inputs, *node.outputs))) or any(subgraphs(node))
+
+
+def _gives_single(node: ir.Node) -> bool:
+    """Whether it gives FP32 tensors, in the FP32 graph or still."""
+    return any(is_tensor(value) and value.dtype in (FLOAT32, FLOAT16) for value in node.outputs)
+
+
+def _is_unused(value: ir.Value) -> bool:
+    """An optional output that is left out."""
+    return value.name == ""
+
+
+def _is_qdq(node: ir.Node) -> bool:
+    return node.op_type in (QUANTIZE, DEQUANTIZE)
+
+
+def _is_weight(node: ir.Node) -> bool:
+    return node.op_type == DEQUANTIZE and node.inputs[0] is not None and node.inputs[0].is_initializer()
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--keep-fp32 {pattern!r} is not a regular expression: {error}") from error

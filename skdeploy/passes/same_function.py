@@ -1,0 +1,105 @@
+"""Two graphs, one function: run on the same random images and compared, output by output."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from skdeploy.backends.base import Array
+from skdeploy.backends.culprit import about, not_finite, told
+from skdeploy.backends.onnxruntime import OnnxRuntimeSession
+from skdeploy.core.errors import ExportError, PassError
+from skdeploy.core.spec import TensorSpec
+
+# Float32 sums in another order: with 1e6 terms at most, n * eps stays below this, relative to the largest value.
+MAX_REL_CHANGE: Final = 1e-4
+# Where the batch is free: neither 1 nor the 2 that exporters are shown, so that a batch that was baked in must show.
+EXAMPLE_BATCH: Final = 3
+EXAMPLE_SIZE: Final = 64  # pixels where height and width are free
+REPLACE: Final = "replace this operator in the network and export it again, or export it with another opset"
+FINITE: Final = (
+    "the network must give finite numbers for any image: bound what this operator reads, and export it again"
+)
+
+
+def random_images(
+    inputs: tuple[TensorSpec, ...], seed: int, *, free: int = EXAMPLE_BATCH, size: int = EXAMPLE_SIZE
+) -> dict[str, Array]:
+    """Random inputs (N, ...): ``free`` images where the batch is free, ``size`` pixels where height and width are.
+
+    Normal numbers, or any pixel where the input is uint8.
+    """
+    generator = np.random.default_rng(seed)
+    feeds: dict[str, Array] = {}
+    for spec in inputs:
+        sizes = [free, *[size] * len(spec.shape)]
+        shape = [known if isinstance(known, int) else sizes[axis] for axis, known in enumerate(spec.shape)]
+        if spec.dtype == "uint8":
+            feeds[spec.name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            feeds[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
+    return feeds
+
+
+def require_same_function(
+    before: bytes,
+    after: bytes,
+    step: str,
+    advice: str,
+    *,
+    feeds: dict[str, Array] | None = None,
+    at_most: float = MAX_REL_CHANGE,
+) -> dict[str, Array]:
+    """Runs both in ONNX Runtime and gives the outputs of the second, by name. They are fed random images, if nothing else.
+
+    Raises PassError, blaming ``step``, if their interfaces differ, or an output does: in shape, or by more than ``at_most`` of
+    its largest value. Raises ExportError if the first does not run, or its outputs are not finite: which node is the cause.
+    """
+    try:
+        with OnnxRuntimeSession(before, "cpu", None) as old:
+            feeds = feeds or random_images(old.inputs, 0)
+            expected = old.run(feeds)
+    except ExportError as error:
+        raise ExportError(about(error.message, ModelProto.FromString(before)), advice=REPLACE) from error
+    for name, reference in expected.items():
+        if not bool(np.isfinite(reference).all()):
+            node = not_finite(ModelProto.FromString(before), feeds, name)
+            raise ExportError(f"{name} holds NaN or infinity for random images{_cause(node)}", advice=FINITE)
+    try:
+        with OnnxRuntimeSession(after, "cpu", None) as new:
+            if old.inputs != new.inputs or [spec.name for spec in old.outputs] != [spec.name for spec in new.outputs]:
+                raise PassError(
+                    f"{step} changed the interface from {_shown(old.inputs)} -> {_shown(old.outputs)} "
+                    f"to {_shown(new.inputs)} -> {_shown(new.outputs)}",
+                    advice=advice,
+                )
+            found = new.run(feeds)
+    except ExportError as error:
+        said = about(error.message, ModelProto.FromString(after))
+        raise PassError(f"{step} broke the graph: {said}", advice=advice) from error
+    for name, reference in expected.items():
+        if (found[name].shape, found[name].dtype) != (reference.shape, reference.dtype):
+            raise PassError(
+                f"{step} changed the output {name} from {reference.dtype}{list(reference.shape)} "
+                f"to {found[name].dtype}{list(found[name].shape)}",
+                advice=advice,
+            )
+        change = float(np.max(np.abs(found[name] - reference)) / max(float(np.max(np.abs(reference))), 1e-30))
+        if change <= at_most:
+            continue
+        said = f"{name} differs by {change:.2e} of its largest value"
+        if not np.isfinite(change):
+            node = not_finite(ModelProto.FromString(after), feeds, name)
+            said = f"{name} holds NaN or infinity now{_cause(node)}"
+        raise PassError(f"{step} changed the function: {said}", advice=advice)
+    return found
+
+
+def _cause(node: NodeProto | None) -> str:
+    return f": {told(node)} is the first to make it" if node is not None else ""
+
+
+def _shown(specs: tuple[TensorSpec, ...]) -> str:
+    return "; ".join(map(str, specs))

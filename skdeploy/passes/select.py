@@ -1,0 +1,281 @@
+"""Selective kernel blocks of graphs exported elsewhere, rewritten to the deploy form of ``zoo/fold.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from skdeploy.backends.base import Array
+from skdeploy.core.errors import UsageError
+from skdeploy.passes.blocks import Block, BranchMap, Layer, Rows
+from skdeploy.passes.find_blocks import BlockFinder
+from skdeploy.passes.labels import Shape
+from skdeploy.passes.same_function import require_same_function
+
+MIN_OPSET: Final = 13  # Softmax has one axis and Split takes sizes as an input from here on
+
+STEP: Final = "rewriting the select"
+ADVICE: Final = "export without rewriting the select, and please report the model"
+# Each block is compared by itself within rounding. What is left to see in the whole network is a block put in the wrong place,
+# which changes the first digit. SKNet-50 with random weights amplifies rounding to 2e-4, in any exporter's graph.
+MAX_NETWORK_CHANGE: Final = 1e-2
+FED: Final = ":fed"  # what is appended to the name of a branch that is fed random maps
+
+
+@dataclass(frozen=True)
+class SelectReport:
+    """By module, or by node where there are no module names: blocks rewritten, those in deploy form already, and near misses.
+
+    A near miss is (node or module, why it is no block that may be rewritten).
+    """
+
+    found: tuple[str, ...] = ()
+    deployed: tuple[str, ...] = ()
+    near_misses: tuple[tuple[str, str], ...] = ()
+
+
+class RewriteSelect(ir.passes.InPlacePass):
+    """Naive selective kernel blocks to their deploy form. ``passes/blocks.py`` says what a block is, by numbered rules.
+
+    With s the statistics, z what the gate makes of them, and ``logits_m = A_m z + b_m`` where rule 4 finds such layers:
+
+    * ``mean(sum_m U_m) = sum_m mean(U_m)``, because the mean is linear: the sum over branches is not materialised (rule 5).
+      Statistics with a factor, as the mean over branches, keep it as one Mul of (N, C, 1, 1).
+    * ``softmax(l_1, l_2) = (sigmoid(l_1 - l_2), 1 - ...)``, and ``l_1 - l_2 = (A_1 - A_2) z + (b_1 - b_2)`` is one FC (rule 4),
+      subtracted in float64 and rounded once. Of another gate, the logits are subtracted instead. More than two branches keep
+      their softmax, on (N, M, C, 1).
+    * ``sum_m a_m U_m = U_M + sum_{m<M} a_m (U_m - U_M)``, because the weights sum to one (rule 1).
+
+    All are exact in real arithmetic. What lies between s and z, or s and the logits, stays as it is. No tensor of rank above
+    4 is left between the logits and V, and V keeps its name. ``report`` says what was found; a graph without blocks is not
+    touched. Every time, the graph before and after is run on the same random images, and so is each block by itself on random
+    maps: PassError if one differs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.report = SelectReport()
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        opset = model.graph.opset_imports.get("", 0)
+        if opset < MIN_OPSET:
+            raise UsageError(
+                f"rewriting the select needs opset {MIN_OPSET}, not {opset}", advice="upgrade the graph first"
+            )
+        finder = BlockFinder(model)
+        blocks = finder.blocks
+        self.report = SelectReport(
+            tuple(block.name for block in blocks), tuple(finder.deployed), tuple(finder.near_misses)
+        )
+        if not blocks:
+            return ir.passes.PassResult(model, modified=False)
+        branches = {branch.value.name or "": finder.shapes[branch.value] for block in blocks for branch in block.maps}
+        selected = [block.selected.name or "" for block in blocks]
+        feeds = _random_feeds({value.name or "": finder.shapes[value] for value in model.graph.inputs}, branches)
+        before, before_cut = _serialised(model), _cut_out(model, branches, selected)
+        writer = BlockWriter(model.graph)
+        for block in blocks:
+            writer.rewrite(block)
+        RemoveUnusedNodesPass()(model)
+        require_same_function(before_cut, _cut_out(model, branches, selected), STEP, ADVICE, feeds=feeds)
+        require_same_function(before, _serialised(model), STEP, ADVICE, at_most=MAX_NETWORK_CHANGE)
+        return ir.passes.PassResult(model, modified=True)
+
+
+class BlockWriter:
+    """Writes the deploy form of blocks into their graph; what is no longer used stays, for a later pass to remove."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+        self._current: dict[ir.Value, ir.Value] = {}  # what stands now where a value of a block was
+        self._names |= {value.name for value in graph.inputs} | {node.name for node in graph}
+
+    def rewrite(self, block: Block) -> None:
+        """Replaces ``block.statistics`` and ``block.selected`` by their deploy forms."""
+        writing = _Writing(self, block)
+        maps = [writing.branch(branch) for branch in block.maps]
+        statistics = writing.statistics(maps)
+        self._replace(block.statistics.value, statistics, writing.nodes)
+
+        writing = _Writing(self, block)
+        selected = writing.select(maps, writing.weights())
+        selected.name, block.selected.name = block.selected.name, self.unique(f"{block.selected.name}_naive")
+        self._replace(block.selected, selected, writing.nodes)
+
+    def _replace(self, old: ir.Value, new: ir.Value, nodes: list[ir.Node]) -> None:
+        producer = old.producer()
+        assert producer is not None  # it is computed
+        self.graph.insert_after(producer, nodes)
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        self._current[old] = new
+
+    def current(self, value: ir.Value) -> ir.Value:
+        """``value``, or what replaced it: a block may start from another block's V, and its z may be its s."""
+        return self._current.get(value, value)
+
+    def unique(self, name: str) -> str:
+        """``name``, numbered if the graph has it already."""
+        chosen, count = name, 1
+        while chosen in self._names:
+            count += 1
+            chosen = f"{name}_{count}"
+        self._names.add(chosen)
+        return chosen
+
+
+class _Writing:
+    """New nodes of one block, in order, named after its module."""
+
+    def __init__(self, writer: BlockWriter, block: Block) -> None:
+        self.writer, self.block = writer, block
+        self.nodes: list[ir.Node] = []
+        self.branches = len(block.maps)
+        self.channels = block.maps[0].channels
+        self.dtype = block.selected.dtype or ir.DataType.FLOAT
+        shape = block.selected.shape
+        batch, _, height, width = (None,) * 4 if shape is None else shape
+        self.dims = batch, self.channels, height, width
+
+    def branch(self, branch: BranchMap) -> ir.Value:
+        """U_m: a tensor that is there, or channels of one."""
+        value = self.writer.current(branch.value)
+        if value.shape is not None and branch.start == 0 and value.shape[1] == branch.channels:
+            return value
+        bounds = [self._constant(np.array([end]), "bound") for end in (branch.start, branch.start + branch.channels, 1)]
+        return self._node("Slice", [value, *bounds], self.dims)
+
+    def statistics(self, maps: Sequence[ir.Value]) -> ir.Value:
+        """The sum of the branches' means, in the shape that the gate takes."""
+        shape = (self.dims[0], self.channels, 1, 1)
+        total = self._node("GlobalAveragePool", [maps[0]], shape)
+        for value in maps[1:]:
+            total = self._node("Add", [total, self._node("GlobalAveragePool", [value], shape)], shape)
+        factor = self.block.statistics.factor
+        if factor != 1:
+            total = self._node("Mul", [total, self._constant(np.array(factor), "factor", self.dtype)], shape)
+        wanted = self.block.statistics.shape
+        return total if wanted == (self.channels, 1, 1) else self._reshape(total, wanted)
+
+    def weights(self) -> list[ir.Value]:
+        """The weights of all branches but the last, (N, C, 1, 1) each."""
+        shape = (self.dims[0], self.channels, 1, 1)
+        logits = self.block.logits
+        if self.branches == 2:
+            difference = self._difference(logits) if isinstance(logits, Layer) else self._subtracted(logits)
+            return [self._node("Sigmoid", [difference], shape)]
+        rows = self._all(logits) if isinstance(logits, Layer) else self._stacked(logits)
+        weights = self._node("Softmax", [rows], (self.dims[0], self.branches, self.channels, 1), axis=1)
+        sizes = self._constant(np.ones(self.branches), "sizes")
+        parts = self._nodes("Split", [weights, sizes], (self.dims[0], 1, self.channels, 1), self.branches, axis=1)
+        return [self._reshape(part, (self.channels, 1, 1)) for part in parts[:-1]]
+
+    def _difference(self, layer: Layer) -> ir.Value:
+        """The first branch's logits minus the second's, by one layer."""
+        return self._layer(self._z(layer), layer.weight[0] - layer.weight[1], layer.bias[0] - layer.bias[1])
+
+    def _all(self, layer: Layer) -> ir.Value:
+        """The logits of all branches, (N, M, C, 1), by one layer."""
+        weight = layer.weight.reshape(-1, layer.weight.shape[2])
+        logits = self._layer(self._z(layer), weight, layer.bias.reshape(-1))
+        return self._reshape(logits, (self.branches, self.channels, 1))
+
+    def _z(self, layer: Layer) -> ir.Value:
+        z, wanted = self.writer.current(layer.z), (layer.weight.shape[2], 1, 1)
+        return z if layer.z_shape == wanted else self._reshape(z, wanted)
+
+    def _subtracted(self, logits: Sequence[Rows]) -> ir.Value:
+        """The first branch's logits minus the second's."""
+        first, second = (self._rows(rows, (self.channels, 1, 1)) for rows in logits)
+        return self._node("Sub", [first, second], (self.dims[0], self.channels, 1, 1))
+
+    def _stacked(self, logits: Sequence[Rows]) -> ir.Value:
+        """The logits of all branches, (N, M, C, 1)."""
+        parts = [self._rows(rows, (1, self.channels, 1)) for rows in logits]
+        return self._node("Concat", parts, (self.dims[0], self.branches, self.channels, 1), axis=1)
+
+    def _rows(self, rows: Rows, shape: Shape) -> ir.Value:
+        """One branch's logits in ``shape``."""
+        value = self._reshape(self.writer.current(rows.value), (rows.count,))
+        if not np.array_equal(rows.rows, np.arange(rows.count)):
+            own = self._constant(rows.rows, "rows")
+            value = self._node("Gather", [value, own], (self.dims[0], self.channels), axis=1)
+        return self._reshape(value, shape)
+
+    def select(self, maps: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Value:
+        """V."""
+        last = selected = maps[-1]
+        for value, weight in zip(maps[:-1], weights, strict=True):
+            difference = self._node("Sub", [value, last], self.dims)
+            selected = self._node("Add", [selected, self._node("Mul", [weight, difference], self.dims)], self.dims)
+        return selected
+
+    def _layer(self, z: ir.Value, weight: NDArray[Any], bias: NDArray[Any]) -> ir.Value:
+        inputs = [z, self._constant(weight[:, :, None, None], "weight", self.dtype)]
+        if np.any(bias):
+            inputs.append(self._constant(bias, "bias", self.dtype))
+        return self._node("Conv", inputs, (self.dims[0], len(weight), 1, 1), kernel_shape=[1, 1])
+
+    def _reshape(self, value: ir.Value, shape: Shape) -> ir.Value:
+        """``shape`` is that of one image; the batch is inferred, so none is baked in."""
+        return self._node("Reshape", [value, self._constant(np.array([-1, *shape]), "shape")], (self.dims[0], *shape))
+
+    def _node(self, op: str, inputs: Sequence[ir.Value], shape: Sequence[Any], **attributes: Any) -> ir.Value:
+        return self._nodes(op, inputs, shape, 1, **attributes)[0]
+
+    def _nodes(
+        self, op: str, inputs: Sequence[ir.Value], shape: Sequence[Any], count: int, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        node = ir.node(op, inputs, attributes, num_outputs=count, name=self.writer.unique(f"{self.block.name}/{op}"))
+        for index, value in enumerate(node.outputs):
+            value.name = node.name if index == 0 else self.writer.unique(f"{node.name}.{index}")
+            value.shape, value.dtype = ir.Shape(shape), self.dtype
+        self.nodes.append(node)
+        return node.outputs
+
+    def _constant(self, array: Array, what: str, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
+        name = self.writer.unique(f"{self.block.name}/{what}")
+        tensor = ir.tensor(array.astype(dtype.numpy()), name=name)
+        value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+        self.writer.graph.register_initializer(value)
+        return value
+
+
+def _random_feeds(inputs: dict[str, Shape], branches: dict[str, Shape]) -> dict[str, Array]:
+    """Random images, and for each branch random maps whose means differ from channel to channel, so that gates decide."""
+    generator = np.random.default_rng(0)
+    feeds = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in inputs.items()}
+    for name, shape in branches.items():
+        means = generator.uniform(0, 2, (*shape[:2], 1, 1)).astype(np.float32)
+        feeds[f"{name}{FED}"] = np.abs(generator.standard_normal(shape, dtype=np.float32)) * means
+    return feeds
+
+
+def _cut_out(model: ir.Model, branches: dict[str, Shape], selected: Sequence[str]) -> bytes:
+    """The blocks by themselves: their branches are inputs, and each V is an output.
+
+    In a deep network the rounding of the first blocks would be the error of the last ones, and small errors of a block would
+    not reach the logits.
+    """
+    cut = model.clone()
+    graph = cut.graph
+    values = ir.convenience.create_value_mapping(graph)
+    outputs = [values[name] for name in selected]
+    for name, shape in branches.items():
+        fed = ir.Value(name=f"{name}{FED}", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        values[name].replace_all_uses_with(fed)
+        graph.inputs.append(fed)
+    del graph.outputs[:]
+    graph.outputs.extend(outputs)
+    RemoveUnusedNodesPass()(cut)
+    return _serialised(cut)
+
+
+def _serialised(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString()

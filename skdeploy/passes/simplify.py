@@ -1,0 +1,30 @@
+"""onnx-simplifier, and the proof that it did not change what the graph computes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnx_ir as ir
+
+from skdeploy.core.errors import PassError
+from skdeploy.passes.same_function import require_same_function
+
+ADVICE: Final = "--no-simplify exports without it; please report the model"
+
+
+def simplify(model: ir.Model) -> ir.Model:
+    """The simplified graph, checked on random input against the one given. Raises PassError."""
+    import onnxsim
+
+    before = ir.to_proto(model)
+    try:
+        simplified, _ = onnxsim.simplify(before)
+    except Exception as error:  # C++ behind a binding: it raises anything
+        raise PassError(
+            f"onnx-simplifier failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            advice="--no-simplify exports without it",
+        ) from error
+    require_same_function(before.SerializeToString(), simplified.SerializeToString(), "onnx-simplifier", ADVICE)
+    result: ir.Model = ir.from_proto(simplified)
+    result.metadata_props.clear()  # the simplifier's log of its own run
+    return result

@@ -1,0 +1,168 @@
+"""From a network to a graph: torch.onnx, by its torch.export-based exporter or by TorchScript."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.naming import NameByModule
+from skdeploy.passes.preprocess import EmbedPreprocess
+from skdeploy.passes.trace_options import TraceOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def trace(network: nn.Module, spec: ModelSpec, options: TraceOptions) -> ir.Model:
+    """The graph of ``network``'s deploy form: input float32 (N, C, H, W) named ``input``, output (N, classes) ``logits``.
+
+    With ``attention``, each gated unit adds an output ``attention.<module>`` (N, M, C). With ``embed_preprocess``, the input
+    is uint8 (N, H, W, C) instead. Raises ExportError, and UsageError for attention without gates.
+    """
+    from skdeploy.zoo.fold import fold
+
+    folded = fold(network)
+    gates = gate_names(folded) if options.attention else []
+    if options.attention and not gates:
+        raise UsageError(f"--attention: no unit of {spec.name} has a gate", advice="leave it out")
+    wrapped = _with_attention(folded, gates)
+    outputs = ["logits", *(attention_name(gate) for gate in gates)]
+    model = _export(wrapped, spec, options, outputs)
+    NameByModule()(model)
+    if options.embed_preprocess:
+        EmbedPreprocess(spec.preprocess)(model)
+    model.graph.name = spec.name
+    model.metadata_props.clear()
+    return model
+
+
+def save_model(model: ir.Model, path: Path) -> None:
+    """Writes one self-contained ONNX file."""
+    ir.save(model, path, format="protobuf")
+
+
+def gate_names(network: nn.Module) -> list[str]:
+    """Names of the gates in a network, in the order that they run in."""
+    return [name for name, module in network.named_modules() if name.endswith(".gate") and any(module.children())]
+
+
+def attention_name(gate: str) -> str:
+    """The output that carries the attention of one unit: ``stages.0.1.sk.gate`` -> ``attention.stages.0.1``."""
+    return f"attention.{gate.removesuffix('.gate').removesuffix('.sk')}"
+
+
+def _with_attention(network: nn.Module, gates: list[str]) -> nn.Module:
+    from torch import nn
+
+    from skdeploy.zoo.selective_kernel import attention
+
+    class WithAttention(nn.Module):
+        """``network``, and after its logits the attention of each gate."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            self.recorded: list[list[Tensor]] = []
+            for gate in gates:
+                network.get_submodule(gate).register_forward_hook(self._record)
+
+        def _record(self, _module: nn.Module, _inputs: object, weights: list[Tensor]) -> None:
+            self.recorded.append(weights)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            self.recorded = []
+            logits = self.network(x)
+            return (logits, *(attention(weights) for weights in self.recorded))
+
+    return WithAttention()
+
+
+def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs: list[str]) -> ir.Model:
+    import torch
+
+    # Two images at least: an example of one would let the exporter specialise the batch to 1.
+    example = torch.zeros(options.batch or 2, *spec.input.shape)
+    free = {} if options.batch else {0: "batch"}
+    free |= {2: "height", 3: "width"} if options.dynamic_size else {}
+    with _quiet():
+        try:
+            if options.exporter == "torchscript":
+                return _export_torchscript(network, example, options, outputs, free)
+            dims = {axis: torch.export.Dim(name) for axis, name in free.items()}
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                input_names=["input"],
+                output_names=outputs,
+                dynamic_shapes=(dims,),
+                opset_version=options.opset,
+                verbose=False,
+            )
+        except Exception as error:  # the exporters raise anything, torch's internals included
+            raise ExportError(
+                f"torch.onnx could not export {spec.name} with --exporter {options.exporter}: {_first_line(error)}",
+                advice="try the other --exporter, or a fixed --batch; `skdeploy doctor` shows the versions",
+            ) from error
+    if program is None:
+        raise ExportError(f"torch.onnx returned nothing for {spec.name}")
+    return program.model
+
+
+def _export_torchscript(
+    network: nn.Module, example: Tensor, options: TraceOptions, outputs: list[str], free: dict[int, str]
+) -> ir.Model:
+    import tempfile
+
+    import onnx
+    import torch
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+    axes: dict[str, dict[int, str]] = {"input": free, **{name: {0: "batch"} for name in outputs if 0 in free}}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            network,
+            (example,),
+            file,
+            dynamo=False,
+            input_names=["input"],
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=options.opset,
+        )
+        proto = onnx.load(file)
+    # TorchScript leaves most types and shapes to the reader, and writes constants as nodes.
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporters' remarks to their own developers; errors still come through as exceptions."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong first: the exporters wrap it in pages of advice to their own developers."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

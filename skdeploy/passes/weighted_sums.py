@@ -1,0 +1,362 @@
+"""What a tensor is made of, told without running it: for each element a sum of products of one weight and one feature map.
+
+The select of a selective kernel block is written in many ways, but between the branches and the result nothing happens except
+that maps are stacked, moved, multiplied by weights and added. So each tensor there is told by labels: arrays of its own shape
+that name, element by element, which weight and which map it holds. Operators that move elements move the labels, with numpy,
+and the layout (stacked or concatenated, branch-major or channel-major, transposed or not) needs no case of its own.
+
+Height and width are carried along and not told apart: label arrays have size 1 there. Batches are told apart: a graph that
+mixes images is seen. Sizes are those of one example (``shapes``), with three images where the batch is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from string import ascii_lowercase
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from skdeploy.passes.labels import FLAT, Form, Shape, Spatial, Term, Unknown, constant, shape_of
+
+RESHAPES: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"})
+MOVES: Final = RESHAPES | {"Transpose", "Concat", "Slice", "Gather", "Split"}
+MEANS: Final = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean"})
+SUMS: Final = frozenset({"Add", "Sub", "Sum", "ReduceSum"})
+SCALES: Final = frozenset({"Mul", "Div"})
+PRODUCTS: Final = frozenset({"Einsum", "MatMul"})
+OPERATORS: Final = MOVES | MEANS | SUMS | SCALES | PRODUCTS
+MAX_SUMMANDS: Final = 64  # a sum over a longer axis is not one over branches
+
+
+def evaluate(node: ir.Node, resolve: Callable[[ir.Value], Form], shapes: dict[ir.Value, Shape]) -> list[Form]:
+    """The forms of a node's outputs; ``resolve`` gives those of its inputs. Raises Unknown."""
+    inputs = [value for value in node.inputs if value is not None]
+    op = node.op_type
+    if node.domain not in ("", "ai.onnx") or op not in OPERATORS:
+        raise Unknown(f"{op} is not a part of a weighted sum")
+    if op == "Div":
+        return [_quotient(resolve(inputs[0]), resolve(inputs[1]), inputs[1])]
+    if op in PRODUCTS:
+        if len(inputs) != 2:
+            raise Unknown(f"an {op} of {len(inputs)} tensors")
+        return [_contracted(node, resolve(inputs[0]), resolve(inputs[1]))]
+    if op in ("Add", "Sub", "Mul", "Sum"):
+        total = resolve(inputs[0])
+        for value in inputs[1:]:
+            other = resolve(value)
+            total = _product(total, other) if op == "Mul" else _sum(total, other, -1.0 if op == "Sub" else 1.0)
+        return [total]
+    if op == "Concat":
+        return [_concatenated([resolve(value) for value in inputs], node, shape_of(shapes, node.outputs[0]))]
+    form = resolve(inputs[0])
+    if op == "Split":
+        return _split(form, node, [shape_of(shapes, value) for value in node.outputs])
+    shape = shape_of(shapes, node.outputs[0])
+    if op == "Expand":
+        return [_expanded(form, shape)]
+    if op in RESHAPES:
+        return [_reshaped(form, shape)]
+    if op == "Transpose":
+        return [_transposed(form, node, shape)]
+    if op == "Slice":
+        return [_sliced(form, node, shape)]
+    if op == "Gather":
+        return [_gathered(form, node, shape)]
+    if op == "ReduceSum":
+        return [_reduced_sum(form, node, shape)]
+    return [_mean(form, node, shape)]
+
+
+def integers(node: ir.Node, index: int, attribute: str) -> list[int] | None:
+    """A list of integers that opsets moved from an attribute to an input; None if there is neither."""
+    if attribute in node.attributes:
+        return list(node.attributes[attribute].as_ints())
+    if index >= len(node.inputs) or node.inputs[index] is None:
+        return None
+    array = constant(node.inputs[index])
+    if array is None:
+        raise Unknown(f"{attribute} of {node.op_type} is computed")
+    return [int(item) for item in np.atleast_1d(array)]
+
+
+def _attribute(node: ir.Node, name: str, default: int) -> int:
+    return node.attributes[name].as_int() if name in node.attributes else default
+
+
+def _own_axis(form: Form, axis: int) -> int:
+    """A non-negative axis that is neither height nor width."""
+    axis %= len(form.shape)
+    if axis in form.spatial:
+        raise Unknown("it works along height or width")
+    return axis
+
+
+def _flattened(spatial: Spatial) -> bool:
+    """Whether height and width are one axis."""
+    return spatial[0] is not None and spatial[0] == spatial[1]
+
+
+def _without_axis(spatial: Spatial, axis: int) -> Spatial:
+    height, width = (None if place is None else place - (place > axis) for place in spatial)
+    return height, width
+
+
+def _expanded(form: Form, shape: Shape) -> Form:
+    form = _padded(form, len(shape))
+    if any(axis is not None and shape[axis] != form.shape[axis] for axis in form.spatial):
+        raise Unknown("it repeats the pixels of a map")
+    return replace(form, shape=shape)
+
+
+def _reshaped(form: Form, shape: Shape) -> Form:
+    if form.spatial == FLAT:
+        return form.moved(lambda labels: labels.reshape(shape), shape, FLAT)
+    height, width = form.spatial
+    if height is None or width is None or width - height not in (0, 1):
+        raise Unknown("a reshape of maps whose height and width are not adjacent")
+    before, area = int(np.prod(form.shape[:height])), form.shape[height : width + 1]
+    pixels = form.pixels if _flattened(form.spatial) else area
+    form = replace(form, pixels=pixels)
+    for wanted in (pixels, (int(np.prod(area)),)):
+        for axis in range(len(shape)):
+            if int(np.prod(shape[:axis])) == before and shape[axis : axis + len(wanted)] == wanted:
+                return _with_map_axes(form, shape, axis, len(wanted))
+    raise Unknown(f"a reshape from {list(form.shape)} to {list(shape)} mixes pixels with channels")
+
+
+def _with_map_axes(form: Form, shape: Shape, height: int, count: int) -> Form:
+    sizes = (*shape[:height], *[1] * count, *shape[height + count :])
+    return form.moved(lambda labels: labels.reshape(sizes), shape, (height, height + count - 1))
+
+
+def _transposed(form: Form, node: ir.Node, shape: Shape) -> Form:
+    return _in_order(form, integers(node, 1, "perm") or list(range(len(form.shape)))[::-1], shape)
+
+
+def _in_order(form: Form, order: list[int], shape: Shape) -> Form:
+    height, width = (None if place is None else order.index(place) for place in form.spatial)
+    return form.moved(lambda labels: labels.transpose(order), shape, (height, width))
+
+
+def _sliced(form: Form, node: ir.Node, shape: Shape) -> Form:
+    starts, ends = integers(node, 1, "starts"), integers(node, 2, "ends")
+    if starts is None or ends is None:
+        raise Unknown("a slice without bounds")
+    axes = integers(node, 3, "axes") or list(range(len(starts)))
+    steps = integers(node, 4, "steps") or [1] * len(starts)
+    window = [slice(None)] * len(form.shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        window[_own_axis(form, axis)] = slice(start, end, step)
+    return form.moved(lambda labels: labels[tuple(window)], shape, form.spatial)
+
+
+def _gathered(form: Form, node: ir.Node, shape: Shape) -> Form:
+    axis, indices = _own_axis(form, _attribute(node, "axis", 0)), constant(node.inputs[1])
+    if indices is None or indices.ndim > 1:
+        raise Unknown("a gather by computed or many-dimensional indices")
+    spatial = form.spatial if indices.ndim else _without_axis(form.spatial, axis)
+    return form.moved(lambda labels: np.take(labels, indices, axis), shape, spatial)
+
+
+def _split(form: Form, node: ir.Node, shapes: list[Shape]) -> list[Form]:
+    axis = _own_axis(form, _attribute(node, "axis", 0))
+    ends = np.cumsum([shape[axis] for shape in shapes])
+
+    def part(index: int) -> Form:
+        span = range(int(ends[index]) - shapes[index][axis], int(ends[index]))
+        return form.moved(lambda labels: np.take(labels, span, axis), shapes[index], form.spatial)
+
+    return [part(index) for index in range(len(shapes))]
+
+
+def _concatenated(forms: list[Form], node: ir.Node, shape: Shape) -> Form:
+    first = forms[0]
+    axis = _own_axis(first, _attribute(node, "axis", 0))
+    kinds = {(len(f.terms), f.terms[0].factor, f.terms[0].weight is None, f.terms[0].map is None, f.spatial, f.averaged,
+              f.pixels) for f in forms}  # fmt: skip
+    if len(kinds) > 1 or len(first.terms) > 1:
+        raise Unknown("a concatenation of tensors of different kinds")
+    joined = [form.moved(lambda labels: labels, form.shape, form.spatial).terms[0] for form in forms]
+    weights = [term.weight for term in joined if term.weight is not None]
+    maps = [term.map for term in joined if term.map is not None]
+    term = Term(
+        first.terms[0].factor,
+        np.concatenate(weights, axis) if weights else None,
+        np.concatenate(maps, axis) if maps else None,
+    )
+    return replace(first, terms=(term,), shape=shape)
+
+
+def _padded(form: Form, rank: int) -> Form:
+    """With leading axes of size 1, as broadcasting has it."""
+    missing = rank - len(form.shape)
+    height, width = (None if place is None else place + missing for place in form.spatial)
+    terms = tuple(term.moved(lambda labels: labels.reshape((1,) * missing + labels.shape)) for term in form.terms)
+    return replace(form, terms=terms, shape=(1,) * missing + form.shape, spatial=(height, width))
+
+
+def _aligned(left: Form, right: Form) -> tuple[Form, Form]:
+    rank = max(len(left.shape), len(right.shape))
+    return _padded(left, rank), _padded(right, rank)
+
+
+def _sum(left: Form, right: Form, sign: float) -> Form:
+    left, right = _aligned(left, right)
+    if left.holds_maps() != right.holds_maps():
+        raise Unknown("a sum of maps and something else")
+    if left.holds_maps() and (left.shape, left.spatial, left.averaged) != (right.shape, right.spatial, right.averaged):
+        raise Unknown(f"the branches' shapes differ: {list(left.shape)} and {list(right.shape)}")
+    if _flattened(left.spatial) and left.pixels != right.pixels:
+        raise Unknown(f"the branches' maps differ: {left.pixels} and {right.pixels} pixels")
+    shape = np.broadcast_shapes(left.shape, right.shape)
+    return replace(left, terms=(*left.terms, *(replace(t, factor=sign * t.factor) for t in right.terms)), shape=shape)
+
+
+def _product(left: Form, right: Form) -> Form:
+    left, right = _aligned(left, right)
+    if right.holds_maps():
+        left, right = right, left
+    if right.holds_maps():
+        raise Unknown("a product of two maps")
+    _check_weigh_whole_maps(right, left.spatial)
+    terms = tuple(_multiplied(one, other) for one in left.terms for other in right.terms)
+    return replace(left, terms=terms, shape=np.broadcast_shapes(left.shape, right.shape))
+
+
+def _quotient(form: Form, divisor: Form, value: ir.Value) -> Form:
+    number = divisor.number()
+    if not number:
+        raise Unknown(f"it divides by {value.name}, which is not one constant number")
+    return _divided(_product(form, replace(divisor, terms=(Term(1.0),))), number)
+
+
+def _contracted(node: ir.Node, left: Form, right: Form) -> Form:
+    """Einsum or MatMul of two tensors: their product, added up over the axes that the result has not."""
+    if node.op_type == "MatMul":
+        if min(len(left.shape), len(right.shape)) < 2:
+            raise Unknown("a MatMul of vectors")
+        left, right = _aligned(left, right)
+        batch = ascii_lowercase[: len(left.shape) - 2]
+        names, result = [f"{batch}yz", f"{batch}zx"], f"{batch}yx"
+    else:
+        equation = node.attributes["equation"].as_string().replace(" ", "")
+        operands, _, result = equation.partition("->")
+        names = operands.split(",")
+        if "->" not in equation or "." in equation or any(len(set(n)) != len(n) for n in (*names, result)):
+            raise Unknown(f"the equation {equation}")
+    summed = sorted(set("".join(names)) - set(result))
+    order = [*result, *summed]
+    total = _product(*(_with_named_axes(form, name, order) for form, name in zip((left, right), names, strict=True)))
+    for _ in summed:
+        total = _added_up(total, len(total.shape) - 1, keep=False)
+    return total
+
+
+def _with_named_axes(form: Form, names: str, order: list[str]) -> Form:
+    """With the axes in ``order``, those that ``names`` has not with size 1."""
+    own = [names.index(name) for name in order if name in names]
+    form = _in_order(form, own, tuple(form.shape[axis] for axis in own))
+    for axis, name in enumerate(order):
+        if name not in names:
+            form = _with_axis(form, axis)
+    return form
+
+
+def _with_axis(form: Form, axis: int) -> Form:
+    shape = (*form.shape[:axis], 1, *form.shape[axis:])
+    height, width = (None if place is None else place + (place >= axis) for place in form.spatial)
+    return form.moved(lambda labels: np.expand_dims(labels, axis), shape, (height, width))
+
+
+def _check_weigh_whole_maps(weights: Form, spatial: Spatial) -> None:
+    rows, columns = (
+        axis is not None and any(t.weight is not None and t.weight.shape[axis] != 1 for t in weights.terms)
+        for axis in spatial
+    )
+    if rows or columns:
+        place = "pixel" if rows and columns else "row" if rows else "column"
+        raise Unknown(f"its weights differ from {place} to {place}; a block has one weight for a whole channel")
+
+
+def _multiplied(one: Term, other: Term) -> Term:
+    if one.weight is not None and other.weight is not None:
+        raise Unknown("a product of two weights")
+    weight = other.weight if one.weight is None else one.weight
+    return Term(one.factor * other.factor, weight, one.map)
+
+
+def _reduced_axes(form: Form, node: ir.Node) -> list[int]:
+    axes = integers(node, 1, "axes")
+    if not axes:
+        raise Unknown(f"{node.op_type} over everything")
+    return sorted((axis % len(form.shape) for axis in axes), reverse=True)
+
+
+def _reduced_sum(form: Form, node: ir.Node, shape: Shape) -> Form:
+    keep = bool(_attribute(node, "keepdims", 1))
+    for axis in _reduced_axes(form, node):
+        if axis not in form.spatial:
+            form = _added_up(form, axis, keep)
+            continue
+        if not form.sized:
+            raise Unknown("it adds up maps whose size is not fixed")
+        form = _scaled(_averaged(form, axis, keep), form.shape[axis])
+    return replace(form, shape=shape)
+
+
+def _added_up(form: Form, axis: int, keep: bool) -> Form:
+    size = form.shape[_own_axis(form, axis)]
+    if size > MAX_SUMMANDS:
+        raise Unknown(f"a sum over {size} elements, which is not one over branches")
+    reduced = (*form.shape[:axis], *((1,) if keep else ()), *form.shape[axis + 1 :])
+    spatial = form.spatial if keep else _without_axis(form.spatial, axis)
+    parts = [_taken(form, axis, index, keep, reduced, spatial) for index in range(size)]
+    return replace(parts[0], terms=tuple(term for part in parts for term in part.terms))
+
+
+def _scaled(form: Form, number: float) -> Form:
+    return replace(form, terms=tuple(replace(term, factor=term.factor * number) for term in form.terms))
+
+
+def _divided(form: Form, number: float) -> Form:
+    return replace(form, terms=tuple(replace(term, factor=term.factor / number) for term in form.terms))
+
+
+def _taken(form: Form, axis: int, index: int, keep: bool, shape: Shape, spatial: Spatial) -> Form:
+    return form.moved(lambda labels: np.take(labels, [index] if keep else index, axis), shape, spatial)
+
+
+def _mean(form: Form, node: ir.Node, shape: Shape) -> Form:
+    if not form.holds_maps():
+        raise Unknown("a mean of weights")
+    if node.op_type == "ReduceMean":
+        axes, keep = _reduced_axes(form, node), bool(_attribute(node, "keepdims", 1))
+    else:
+        axes, keep = [3, 2], True
+        if node.op_type == "AveragePool" and not form.sized:
+            raise Unknown("an average pool of one size over maps whose size is not fixed")
+        if node.op_type == "AveragePool" and (
+            form.spatial != (2, 3)
+            or tuple(node.attributes["kernel_shape"].as_ints()) != form.shape[2:]
+            or shape[2:] != (1, 1)
+            or ("pads" in node.attributes and any(node.attributes["pads"].as_ints()))
+        ):
+            raise Unknown("an average pool that is not over the whole map")
+    for axis in axes:
+        over_branches = axis not in form.spatial
+        form = _divided(_added_up(form, axis, keep), form.shape[axis]) if over_branches else _averaged(form, axis, keep)
+    return replace(form, shape=shape)
+
+
+def _averaged(form: Form, axis: int, keep: bool) -> Form:
+    height, width = (None if place == axis else place for place in form.spatial)
+    averaged = (form.averaged[0] or form.spatial[0] == axis, form.averaged[1] or form.spatial[1] == axis)
+    if keep:
+        shape = (*form.shape[:axis], 1, *form.shape[axis + 1 :])
+        return replace(form, shape=shape, spatial=(height, width), averaged=averaged)
+    terms = tuple(term.moved(lambda labels: np.squeeze(labels, axis)) for term in form.terms)
+    shape = (*form.shape[:axis], *form.shape[axis + 1 :])
+    return replace(form, terms=terms, shape=shape, spatial=_without_axis((height, width), axis), averaged=averaged)

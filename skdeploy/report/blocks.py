@@ -1,0 +1,258 @@
+"""What a section of the report is made of. The template draws each kind; what a section says is decided elsewhere."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
+
+from skdeploy.backends.metrics import EXACT_DB
+from skdeploy.core.spec import Precision
+
+Tone = Literal["", "good", "warn", "bad"]
+MAX_ROWS: Final = 400  # of a table: keeps the file small, and nobody reads on; the JSON in the bundle has them all
+# Bidirectional controls reorder the text around them, line and paragraph separators break it: names must show what they are.
+INVISIBLE: Final = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+
+
+class Trusted(str):
+    """Markup that this package has built and escaped: templates put it in as it is."""
+
+    __slots__ = ()
+
+    def __html__(self) -> str:
+        return self
+
+
+def visible(text: str) -> str:
+    """Text in which control and formatting characters, bidirectional ones among them, are shown as their code points."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c) in INVISIBLE else c for c in text)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: ``sort`` is what sorts it, if not its text; ``hint`` shows when pointed at, ``note`` below."""
+
+    text: str
+    sort: float | str | None = None
+    tone: Tone = ""
+    hint: str = ""
+    code: bool = False
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the page's script sorts by; a number that there is none of sorts as the empty text."""
+        value = self.text if self.sort is None else self.sort
+        if isinstance(value, float):
+            return repr(value) if not math.isnan(value) else ""
+        return value
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: numbers are set to the right and sorted as numbers. ``hint`` says what it means."""
+
+    label: str
+    numeric: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a caption. Every row has as many cells as there are columns."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    source: str = ""
+
+    @property
+    def shown(self) -> tuple[tuple[Cell, ...], ...]:
+        return self.rows[:MAX_ROWS]
+
+    @property
+    def left_out(self) -> int:
+        return len(self.rows) - len(self.shown)
+
+
+@dataclass(frozen=True)
+class Legend:
+    """A series' name and the number of its style, 0..4; without ``line`` it is drawn as marks alone."""
+
+    style: int
+    name: str
+    line: bool = True
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One drawing in two widths: the page shows the one that fits, so that text keeps its size."""
+
+    kind: ClassVar[str] = "figure"
+    title: str
+    caption: str
+    wide: Trusted
+    narrow: Trusted
+    legend: tuple[Legend, ...] = ()
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Small drawings of one kind, as many in a row as fit, with one legend."""
+
+    kind: ClassVar[str] = "panels"
+    title: str
+    caption: str
+    panels: tuple[Trusted, ...]
+    legend: tuple[Legend, ...] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """Short sentences, one below the other."""
+
+    kind: ClassVar[str] = "bullets"
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values."""
+
+    kind: ClassVar[str] = "facts"
+    rows: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """What is not there, and the command that makes it, if there is one. ``outdated``: it is there, of other artifacts."""
+
+    kind: ClassVar[str] = "absent"
+    text: str
+    command: str = ""
+    outdated: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to type, and what it does."""
+
+    kind: ClassVar[str] = "command"
+    text: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are closed at first."""
+
+    kind: ClassVar[str] = "fold"
+    summary: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Station:
+    """One artifact on the line. ``share`` is its size as a part of the largest one's."""
+
+    path: str
+    does: str
+    made_from: tuple[str, ...]
+    precision: str
+    size: str
+    share: float
+    sha256: str
+    seconds: str
+    state: str
+    tone: Tone
+    minor: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """The artifacts in the order of the line."""
+
+    kind: ClassVar[str] = "line"
+    stations: tuple[Station, ...]
+
+
+Block = Table | Figure | Panels | Text | Bullets | Facts | Absent | Command | Fold | Line
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report with a heading."""
+
+    anchor: str
+    title: str
+    lead: str
+    blocks: tuple[Block, ...]
+
+
+def sentence(text: str) -> str:
+    """Begins with a capital, ends with a full stop: what the command line prints as a line, as prose. Precisions are names."""
+    word, _, rest = text.partition(" ")
+    first = (
+        word.upper() if word in tuple(Precision) else word.capitalize() if word.isalpha() and word.islower() else word
+    )
+    whole = f"{first} {rest}" if rest else first
+    return whole if whole.endswith((".", "!", "?")) else whole + "."
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def size_text(count: int) -> str:
+    """Bytes in words: 1.28 MB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.2f} {unit}"
+    return f"{count / 1e3:.1f} kB"
+
+
+def decibels_text(value: float | None) -> str:
+    """``30.1 dB``; ``exact`` where there is no error at all, ``not finite`` where it cannot be measured."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    return "exact" if value >= EXACT_DB else f"{value:.1f} dB"
+
+
+def decibels(value: float | None) -> Cell:
+    return Cell(decibels_text(value), -math.inf if value is None else value)
+
+
+def percent_text(share: float | None, digits: int = 2) -> str:
+    """Nothing is called 100 % but all of it."""
+    if share is None:
+        return "none"
+    text = f"{100 * share:.{digits}f}"
+    return f">{100 - 10**-digits:.{digits}f} %" if share < 1 and float(text) == 100 else f"{text} %"
+
+
+def number(value: float, form: str = ".3g") -> Cell:
+    return Cell(format(value, form), float(value))
+
+
+def count(value: int) -> Cell:
+    return Cell(f"{value:,}", float(value))
+
+
+def name(text: str) -> Cell:
+    """A tensor, module, artifact or file."""
+    return Cell(text or "(top level)", code=True)

@@ -1,0 +1,55 @@
+"""All that is known of a bundle, read and checked for whether it still speaks of the artifacts that are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from skdeploy.accuracy.facts import HEADROOM as HEADROOM
+from skdeploy.accuracy.facts import PARITY as PARITY
+from skdeploy.accuracy.facts import RANGES as RANGES
+from skdeploy.accuracy.facts import Facts, evidence, fill_facts, recorded
+from skdeploy.bundle.evidence import FOLDER
+from skdeploy.bundle.folder import Bundle
+
+if TYPE_CHECKING:
+    from skdeploy.attention.report import AttentionReport
+    from skdeploy.quant.mixed import MixedPrecision
+    from skdeploy.quant.sensitivity import SensitivityReport
+
+MIXED: Final = "mixed.json"
+EVIDENCE: Final = ("accuracy", "blame", "sensitivity", "attention")
+
+
+@dataclass
+class Findings(Facts):
+    """What the verdict rests on, and what else was measured. ``unknown`` are files among the evidence that no section shows."""
+
+    mixed: MixedPrecision | None = None
+    sensitivity: SensitivityReport | None = None
+    attention: AttentionReport | None = None
+    unknown: list[str] = field(default_factory=list)
+
+    @property
+    def not_measured(self) -> tuple[str, ...]:
+        """Evidence that could be there and is not. Sensitivity is of bundles with ranges only."""
+        wanted = [name for name in EVIDENCE if name != "sensitivity" or self.bundle.artifact(RANGES) is not None]
+        return tuple(name for name in wanted if getattr(self, name) is None and name not in self.outdated)
+
+
+def read_findings(bundle: Bundle) -> Findings:
+    """Checks every digest and reads every report. Raises as ``accuracy.facts.fill_facts``."""
+    from skdeploy.attention.report import AttentionReport
+    from skdeploy.quant.mixed import MixedPrecision
+    from skdeploy.quant.sensitivity import SensitivityReport
+
+    found = Findings(bundle)
+    fill_facts(found)
+    found.mixed = recorded(found, MIXED, MixedPrecision)
+    found.sensitivity = evidence(found, "sensitivity", SensitivityReport)
+    found.attention = evidence(found, "attention", AttentionReport)
+    folder = bundle.folder / FOLDER
+    if folder.is_dir():
+        known = {f"{name}.json" for name in EVIDENCE}
+        found.unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and entry.name not in known)
+    return found

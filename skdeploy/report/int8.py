@@ -1,0 +1,272 @@
+"""What is INT8 and what that costs, unit by unit; and the images and ranges behind it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+
+from pydantic import ValidationError
+
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.core.errors import IntegrityError
+from skdeploy.core.spec import Precision
+from skdeploy.images.audit_report import AuditReport
+from skdeploy.quant.mixed import MixedPrecision
+from skdeploy.quant.ranges import Ranges, TensorRange
+from skdeploy.quant.sensitivity import Effect, SensitivityReport
+from skdeploy.report.blocks import (
+    Absent,
+    Block,
+    Cell,
+    Column,
+    Facts,
+    Figure,
+    Fold,
+    Legend,
+    Section,
+    Table,
+    Text,
+    count,
+    counted,
+    decibels,
+    name,
+    number,
+    percent_text,
+    sentence,
+)
+from skdeploy.report.findings import MIXED, RANGES, Findings
+from skdeploy.report.plots import NARROW, WIDE, Axis, Row, rows_chart
+
+TALL = 40  # rows of a drawing; the table has all
+SENSITIVITY = "evidence/sensitivity.json"
+
+
+def int8_section(found: Findings) -> Section:
+    """Which layers are INT8, what each unit costs, and what --max-drop decided."""
+    title = "INT8"
+    graph = next(
+        (a for a in found.bundle.manifest.artifacts if a.precision is Precision.INT8 and a.format == "onnx"), None
+    )
+    if graph is None:
+        command = f"skdeploy export {found.bundle.manifest.model.name} --int8 --calib DIR"
+        return Section("int8", title, "", (Absent("Nothing in this bundle is INT8.", command),))
+    blocks: list[Block] = [Facts(tuple(_coverage(graph)))]
+    if found.sensitivity is None:
+        command = f"skdeploy sensitivity {shlex.quote(str(found.bundle.folder))}"
+        blocks.append(
+            Absent("What each unit costs was not measured.", command, outdated="sensitivity" in found.outdated)
+        )
+    else:
+        blocks += _sensitivity(found.sensitivity)
+    if found.mixed is not None:
+        blocks += _mixed(found.mixed)
+    elif MIXED in found.outdated:
+        blocks.append(Absent("The search for mixed precision was of other artifacts.", outdated=True))
+    return Section("int8", title, "", tuple(blocks))
+
+
+def _coverage(graph: Artifact) -> list[tuple[str, str]]:
+    details = graph.details
+    weights, kept, macs = details.get("int8_weights"), details.get("kept"), details.get("int8_macs")
+    facts = []
+    if isinstance(weights, list) and isinstance(kept, dict):
+        facts.append(("Layers with INT8 weights", f"{len(weights)} of {len(weights) + len(kept)}"))
+        reasons = Counter(map(str, kept.values()))
+        facts.append(
+            ("Kept out of INT8", "; ".join(f"{times} {reason}" for reason, times in reasons.items()) or "none")
+        )
+    if isinstance(macs, float):
+        facts.append(("Multiply-accumulates in INT8", percent_text(macs, 1)))
+    if "fallback" in details:
+        facts.append(("All else", str(details["fallback"]).upper()))
+    return facts
+
+
+def _sensitivity(report: SensitivityReport) -> list[Block]:
+    shown = report.units[:TALL]
+    rows = [
+        Row(
+            unit.unit or "(top level)",
+            f"{unit.only_on.sqnr_db:.1f} dB",
+            bar=(None, unit.only_on.sqnr_db),
+            marks=((1, unit.only_off.sqnr_db),),
+        )
+        for unit in shown
+    ]
+    values = [effect.sqnr_db for unit in shown for effect in (unit.only_on, unit.only_off)]
+    axis = Axis.linear([0.0, *values], "SQNR of the logits against FP32 (dB), less is worse")
+    title = "What each unit costs in INT8, the costliest first"
+    wide, narrow = (rows_chart(title, rows, axis, width) for width in (WIDE, NARROW))
+    caption = (
+        f"Bar: only this unit in INT8. Everything in INT8: {report.all_int8.sqnr_db:.1f} dB. "
+        f"{report.images:,} images of {report.dataset}; 6 dB are twice the error."
+    )
+    return [
+        Figure(title, caption, wide, narrow, (Legend(1, "all but this unit in INT8", line=False),)),
+        Fold(f"All {len(report.units)} units", (_units_table(report),)),
+    ]
+
+
+def _units_table(report: SensitivityReport) -> Table:
+    accuracy = "Same class" if report.fp32.top1 is None else "Top-1"
+    columns = (
+        Column("Unit"),
+        Column("Only it: SQNR", True),
+        Column(f"Only it: {accuracy}", True),
+        Column("All but it: SQNR", True),
+        Column(f"All but it: {accuracy}", True),
+        Column("MACs", True),
+        Column("Parameters", True),
+    )
+    rows = tuple(
+        (
+            name(unit.unit),
+            decibels(unit.only_on.sqnr_db),
+            _accuracy(unit.only_on),
+            decibels(unit.only_off.sqnr_db),
+            _accuracy(unit.only_off),
+            Cell(percent_text(unit.mac_share, 1), unit.mac_share),
+            count(unit.parameters),
+        )
+        for unit in report.units
+    )
+    return Table("INT8 sensitivity of each unit", columns, rows, SENSITIVITY)
+
+
+def _accuracy(effect: Effect) -> Cell:
+    share = effect.agreement if effect.top1 is None else effect.top1
+    return Cell(percent_text(share), share)
+
+
+def _mixed(report: MixedPrecision) -> list[Block]:
+    drop = report.drop
+    text = (
+        f"Mixed precision: a drop of {drop.points:.2f} points (standard error {drop.standard_error:.2f}) where "
+        f"{report.max_drop:g} is allowed, on {drop.images:,} images of {report.dataset}; "
+        f"{len(report.kept)} of {report.units} units stay out of INT8."
+    )
+    blocks: list[Block] = [Text(text), *(Text(sentence(note), "warn") for note in report.notes)]
+    if report.kept:
+        columns = (
+            Column("Kept out of INT8"),
+            Column("Why"),
+            Column("Alone in INT8", True),
+            Column("Part of all noise", True),
+            Column("MACs", True),
+        )
+        rows = tuple(
+            (
+                name(unit.unit),
+                Cell(unit.reason),
+                decibels(unit.sqnr_db),
+                Cell(percent_text(unit.noise_share, 1), unit.noise_share),
+                Cell(percent_text(unit.mac_share, 1), unit.mac_share),
+            )
+            for unit in report.kept
+        )
+        blocks.append(Table("Units that stay in the fallback", columns, rows, MIXED))
+    return blocks
+
+
+def calibration_section(found: Findings) -> Section | None:
+    """The images, what is wrong with them, and the range of every tensor. None where nothing is calibrated."""
+    ranges, title = found.ranges, "Calibration"
+    if ranges is None:
+        if RANGES not in found.outdated:
+            return None
+        return Section("calibration", title, "", (Absent("The ranges are of other artifacts.", outdated=True),))
+    algorithm = ranges.algorithm
+    percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
+    lead = (
+        f"{len(ranges.tensors)} tensors by {algorithm.method}{percentile} on "
+        f"{counted(ranges.data.images, 'image')} of {ranges.data.name}."
+    )
+    blocks: list[Block] = []
+    if ranges.audit:
+        audit = _read_audit(ranges)
+        warnings = audit.warnings()
+        blocks += [Text(sentence(warning), "warn") for warning in warnings] or [
+            Text("The audit of the images found nothing wrong.", "good")
+        ]
+        blocks.append(Facts(tuple(_audit(audit))))
+    blocks += [_ranges_figure(ranges), Fold(f"All {len(ranges.tensors)} ranges", (_ranges_table(ranges),))]
+    return Section("calibration", title, lead, tuple(blocks))
+
+
+def _read_audit(ranges: Ranges) -> AuditReport:
+    """The file's digest holds, but a ranges file given by hand may have anything as its audit."""
+    try:
+        return AuditReport.model_validate_json(json.dumps(ranges.audit))
+    except ValidationError as error:
+        raise IntegrityError(
+            f"{RANGES} has an audit that is none: {str(error).splitlines()[0]}", advice="calibrate and export again"
+        ) from error
+
+
+def _audit(audit: AuditReport) -> list[tuple[str, str]]:
+    facts = [("Images", f"{audit.used:,} of {audit.asked:,} asked for, {len(audit.unreadable)} unreadable")]
+    if audit.classes is not None:
+        classes = audit.classes
+        facts.append(
+            ("Classes", f"{classes.covered} of {classes.total}, {classes.fewest} to {classes.most} images each")
+        )
+    facts.append(("Duplicates", f"{audit.exact.count} exact, {audit.near.count} near"))
+    if audit.overlap is not None:
+        overlap = audit.overlap
+        facts.append(
+            (
+                "Shared with the evaluation",
+                f"{overlap.exact.count} exact, {overlap.near.count} near, of {overlap.images:,} images of {overlap.dataset}",
+            )
+        )
+    odd = f"{audit.constant.count} of one colour, {audit.clipped.count} clipped, {audit.enlarged.count} enlarged"
+    facts.append(("Unlike the field", odd))
+    if audit.converted:
+        facts.append(("Converted", "; ".join(f"{times} {what}" for what, times in audit.converted.items())))
+    return facts
+
+
+def _largest(tensor: TensorRange) -> float:
+    return max(abs(tensor.minimum), abs(tensor.maximum))
+
+
+def _ranges_figure(ranges: Ranges) -> Figure:
+    shown = list(ranges.tensors.items())[:TALL]
+    rows = [
+        Row(tensor, f"{entry.threshold:.3g}", bar=(None, _largest(entry)), marks=((2, entry.threshold),))
+        for tensor, entry in shown
+    ]
+    values = [value for _, entry in shown for value in (_largest(entry), entry.threshold)]
+    axis = Axis.logarithmic(values, "magnitude (the tensor's own unit, log scale)")
+    title = "Ranges, in the order of the graph"
+    wide, narrow = (rows_chart(title, rows, axis, width) for width in (WIDE, NARROW))
+    more = f" The first {TALL} of {len(ranges.tensors)}." if len(ranges.tensors) > TALL else ""
+    caption = f"A bar ends at the largest magnitude in any image; what is beyond the threshold is clipped.{more}"
+    return Figure(title, caption, wide, narrow, (Legend(2, "threshold", line=False),))
+
+
+def _ranges_table(ranges: Ranges) -> Table:
+    columns = (
+        Column("Tensor"),
+        Column("Minimum", True),
+        Column("Maximum", True),
+        Column("Threshold", True, "The magnitude that becomes 127"),
+        Column("Of the largest", True, "Threshold divided by the largest magnitude"),
+        Column("Step", True),
+    )
+    rows = tuple(
+        (
+            name(tensor),
+            number(entry.minimum, ".4g"),
+            number(entry.maximum, ".4g"),
+            number(entry.threshold, ".4g"),
+            Cell(
+                percent_text(entry.threshold / (_largest(entry) or entry.threshold), 1),
+                entry.threshold / (_largest(entry) or entry.threshold),
+            ),
+            number(entry.scale, ".3g"),
+        )
+        for tensor, entry in ranges.tensors.items()
+    )
+    return Table("Range of every tensor", columns, rows, RANGES)

@@ -1,0 +1,231 @@
+"""The artifacts in the order they were made, what made them, and how to make and check them again."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from pydantic import JsonValue
+
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.core.spec import Precision
+from skdeploy.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Command,
+    Facts,
+    Fold,
+    Line,
+    Section,
+    Station,
+    Table,
+    Text,
+    Tone,
+    name,
+    size_text,
+)
+from skdeploy.report.findings import Findings
+from skdeploy.report.verdict import comparisons_of, state_of
+
+DOES: Final = {
+    "weights": "trained weights",
+    "trace": "PyTorch to ONNX",
+    "read": "the ONNX file as given",
+    "select": "SK blocks found and rewritten",
+    "simplify": "simplified",
+    "half": "to FP16",
+    "calibrate": "ranges from images",
+    "ranges": "ranges from a file",
+    "mixed": "what stays out of INT8",
+    "int8": "to INT8, by Q/DQ pairs",
+    "headroom": "FP16 headroom",
+    "rewrite": "rewritten for hardware",
+    "build": "compiled to an engine",
+    "parity": "compared with torch",
+}
+STATES: Final[dict[str, tuple[str, Tone]]] = {
+    "pass": ("verified", "good"),
+    "fail": ("failed", "bad"),
+    "receipt": ("verified by receipt", "good"),
+    "unproven": ("not run here", "warn"),
+    "not compared": ("not compared", "warn"),
+}
+TRACE_DEFAULTS: Final[dict[str, JsonValue]] = {
+    "exporter": "dynamo",
+    "opset": 19,
+    "batch": None,
+    "dynamic_size": False,
+    "attention": False,
+    "embed_preprocess": False,
+}
+
+
+def line_section(found: Findings) -> Section:
+    """Every artifact with its digest, size, precision, what it was made from and in what time."""
+    artifacts = found.bundle.manifest.artifacts
+    largest = max((a.size_bytes for a in artifacts), default=1)
+    names = {a.path for a in artifacts}
+    stations = tuple(_station(found, a, names, largest) for a in artifacts)
+    seconds = sum(a.provenance.seconds for a in artifacts)
+    lead = (
+        f"{len(artifacts)} artifacts, {size_text(sum(a.size_bytes for a in artifacts))} together, made in {seconds:.1f} s. "
+        "Each is bound to its SHA-256 digest, and all digests were checked when this report was made."
+    )
+    if not artifacts:
+        return Section("line", "The line", "No artifact was made before the export was cut off.", ())
+    return Section("line", "The line", lead, (Line(stations), *_engines(artifacts)))
+
+
+def _station(found: Findings, artifact: Artifact, names: set[str], largest: int) -> Station:
+    runs = artifact.format in ("onnx", "engine")
+    state, tone = STATES[state_of(found, artifact.path)] if runs else ("", "")
+    backends = ", ".join(c.backend for c in comparisons_of(found, artifact.path) if c.verdict != "unproven")
+    return Station(
+        path=artifact.path,
+        does=DOES.get(artifact.provenance.stage, artifact.provenance.stage),
+        made_from=tuple(parent for parent in artifact.provenance.parents if parent in names)[:3] if runs else (),
+        precision=artifact.precision.value.upper() if artifact.precision else "",
+        size=size_text(artifact.size_bytes),
+        share=artifact.size_bytes / max(largest, 1),
+        sha256=artifact.sha256,
+        seconds=f"{artifact.provenance.seconds:.1f} s",
+        state=f"{state} on {backends}" if backends else state,
+        tone=tone,
+        minor=artifact.format in ("json", "cache"),
+    )
+
+
+def _engines(artifacts: tuple[Artifact, ...]) -> list[Block]:
+    """Where each engine runs, as its compiler says."""
+    facts = []
+    for artifact in artifacts:
+        places = artifact.details.get("runs_on")
+        if artifact.format == "engine" and isinstance(places, list):
+            facts.append((artifact.path, "runs on " + "; ".join(map(str, places))))
+    return [Facts(tuple(facts))] if facts else []
+
+
+def provenance_section(found: Findings) -> Section:
+    """The card, the weights, and for every artifact the versions and options that it was made with."""
+    manifest = found.bundle.manifest
+    spec, weights = manifest.model, manifest.weights
+    origin = {
+        "random": f"random, seed {weights.seed}",
+        "checkpoint": f"{weights.repo or ''} {weights.file or 'checkpoint'}".strip(),
+    }[weights.source]
+    preprocess = spec.preprocess
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
+    facts = [
+        ("Network", f"{spec.name}: {spec.summary}"),
+        ("Source", f"{spec.source.paper} {spec.source.url}"),
+        ("Licence", spec.source.licence),
+        ("Weights", origin + (f", commit {weights.commit}" if weights.commit else "")),
+        ("Weights SHA-256", weights.sha256 or "none"),
+        ("Input", f"{spec.input.channels} x {spec.input.height} x {spec.input.width} (channels, height, width)"),
+        (
+            "Preprocessing",
+            f"shorter side to {preprocess.resize} px ({preprocess.interpolation}), centre crop, 0..1, mean {mean}, std {std}",
+        ),
+        ("Exported", f"{manifest.created} by skdeploy {manifest.skdeploy}"),
+    ]
+    rows = [_provenance(artifact) for artifact in manifest.artifacts]
+    columns = (Column("Artifact"), Column("Stage"), Column("Options"), Column("Tools"), Column("Key"))
+    table = Table("What each artifact was made with", columns, tuple(rows), "manifest.json")
+    return Section("provenance", "Provenance", "", (Facts(tuple(facts)), Fold("Options and versions", (table,))))
+
+
+def _provenance(artifact: Artifact) -> tuple[Cell, ...]:
+    made = artifact.provenance
+    tools = ", ".join(f"{tool} {version}" for tool, version in made.tools.items() if version != "absent")
+    options = ", ".join(f"{key}: {_option(value)}" for key, value in made.options.items() if not _is_long(value))
+    return (
+        name(artifact.path),
+        Cell(made.stage),
+        Cell(options or "none"),
+        Cell(tools),
+        Cell(made.key[:12], hint=made.key, code=True),
+    )
+
+
+def _option(value: JsonValue) -> str:
+    match value:
+        case dict():
+            return "(" + ", ".join(f"{key} {_option(inner)}" for key, inner in value.items()) + ")"
+        case list():
+            return ", ".join(map(_option, value)) or "none"
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _is_long(value: JsonValue) -> bool:
+    """Whether an option is a table that the card has already."""
+    return isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values())
+
+
+def reproduce_section(found: Findings) -> Section:
+    """Commands that check this bundle, and that make the same graphs again."""
+    folder = shlex.quote(str(found.bundle.folder))
+    blocks: list[Block] = [
+        Command("Check every digest, and measure parity again", f"skdeploy verify {folder}"),
+        Command("Make this report again", f"skdeploy report {folder}"),
+    ]
+    again = export_command(found)
+    if again is None:
+        blocks.insert(
+            0, Text("The network came as a file or a function of your own: export that again, with the options below.")
+        )
+    else:
+        blocks.insert(0, Command("Make the same graphs again, with the tools' versions as under Provenance", again))
+    return Section("reproduce", "Reproduce", "", tuple(blocks))
+
+
+def export_command(found: Findings) -> str | None:
+    """The export that made the graphs, as far as it is recorded; None for a network that no card describes."""
+    manifest = found.bundle.manifest
+    spec, weights = manifest.model, manifest.weights
+    if spec.network.family in ("onnx", "module"):
+        return None
+    words = ["skdeploy", "export", spec.name]
+    if manifest.precision is not Precision.FP32:
+        words.append(f"--{manifest.precision.value}")
+    if weights.source == "random":
+        words += ["--seed", str(weights.seed)]
+    elif weights.repo:
+        words += ["--weights", f"hf://{weights.repo}" + (f"@{weights.commit}" if weights.commit else "")]
+    elif spec.weights is None or spec.weights.sha256 != weights.sha256:
+        words += ["--weights", weights.file or "CHECKPOINT"]
+    options = {a.provenance.stage: a.provenance.options for a in manifest.artifacts}
+    for key, default in TRACE_DEFAULTS.items():
+        value = options.get("trace", {}).get(key, default)
+        if value != default:
+            flag = "--" + key.replace("_", "-")
+            words += [flag] if value is True else [flag, str(value)]
+    if "trace" in options and "simplify" not in options:
+        words.append("--no-simplify")
+    if found.ranges is not None:
+        words += ["--ranges", str(found.bundle.folder / "ranges.json")]
+    int8 = options.get("int8", {})
+    if int8.get("fallback", "fp16") != "fp16":
+        words += ["--int8-fallback", str(int8["fallback"])]
+    if int8.get("keep_grouped"):
+        words.append("--int8-keep-grouped")
+    for flag, patterns in (
+        ("--int8-keep", int8.get("keep")),
+        ("--keep-fp32", int8.get("keep_fp32") or options.get("half", {}).get("keep_fp32")),
+    ):
+        for pattern in patterns if isinstance(patterns, list) else ():
+            words += [flag, str(pattern)]
+    for flag in ("regroup", "gap"):
+        asked = options.get("rewrite", {}).get(flag)
+        if asked is not None:
+            words += [f"--{flag}", str(asked)]
+    if not any(a.format == "engine" for a in manifest.artifacts):
+        words += ["--target", "onnx"]
+    return shlex.join([*words, "--output", "build/again"])

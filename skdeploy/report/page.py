@@ -1,0 +1,128 @@
+"""``report.html``: all that is known of a bundle, on one page that needs nothing else. It is a view, and no artifact."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from skdeploy.bundle.evidence import FOLDER as EVIDENCE
+from skdeploy.bundle.folder import MANIFEST, Bundle
+from skdeploy.bundle.receipts import FOLDER as RECEIPTS
+from skdeploy.core.errors import UsageError
+from skdeploy.core.files import require_places, write_text
+from skdeploy.core.packages import require
+from skdeploy.core.version import __version__
+from skdeploy.report.blocks import Block, Section, Text, Trusted, sentence, visible
+from skdeploy.report.findings import Findings, read_findings
+from skdeploy.report.plots import key
+from skdeploy.report.verdict import key_figures, verdict_of
+
+NAME: Final = "report.html"
+TEMPLATES: Final = Path(__file__).parent / "templates"
+
+
+def write_report(bundle: Bundle, path: Path | None = None) -> Path:
+    """Writes the report, whole or not at all, to ``path`` or into the bundle, and returns where it is.
+
+    Raises IntegrityError for a file or a finding that was altered or cannot be read, DependencyError without Jinja2, UsageError
+    for a place that takes no file.
+    """
+    target = bundle.folder / NAME if path is None else path
+    _check_free(bundle, target)
+    try:
+        require_places(target)
+    except UsageError as error:
+        if path is None:
+            raise UsageError(error.message, advice="give --output FILE outside of the bundle") from error
+        raise
+    write_text(target, render_report(bundle))
+    return target
+
+
+def _check_free(bundle: Bundle, target: Path) -> None:
+    """Raises UsageError where the report would replace a part of the bundle."""
+    taken = [MANIFEST, *(artifact.path for artifact in bundle.manifest.artifacts)]
+    place = target.resolve()
+    folders = [(bundle.folder / name).resolve() for name in (EVIDENCE, RECEIPTS)]
+    if place in [(bundle.folder / name).resolve() for name in taken] or any(place.is_relative_to(f) for f in folders):
+        raise UsageError(
+            f"{target} is a part of the bundle, not a place for its report", advice="give --output another name"
+        )
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder: a report is a file", advice=f"give --output {target / NAME}")
+
+
+def render_report(bundle: Bundle) -> str:
+    """The page's HTML. Raises as ``write_report``, but for writing."""
+    jinja2 = require("jinja2", extra="report")
+    found = read_findings(bundle)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["key"] = key
+    style, script = (_text(f"report.{kind}") for kind in ("css", "js"))
+    page: str = environment.get_template("report.html.j2").render(
+        manifest=bundle.manifest,
+        verdict=verdict_of(found),
+        figures=key_figures(found),
+        sections=tuple(_sections(found)),
+        style=Trusted(style),
+        script=Trusted(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        version=__version__,
+    )
+    return page
+
+
+def _sections(found: Findings) -> Iterator[Section]:
+    from skdeploy.report.accuracy import accuracy_section
+    from skdeploy.report.attention import attention_section
+    from skdeploy.report.int8 import calibration_section, int8_section
+    from skdeploy.report.line import line_section, provenance_section, reproduce_section
+    from skdeploy.report.parity import blame_section, headroom_section, parity_section
+    from skdeploy.report.receipts import receipts_section
+
+    yield line_section(found)
+    yield parity_section(found)
+    yield accuracy_section(found)
+    yield blame_section(found)
+    yield int8_section(found)
+    yield headroom_section(found)
+    calibration = calibration_section(found)
+    if calibration is not None:
+        yield calibration
+    yield receipts_section(found)
+    yield attention_section(found)
+    yield _notes_section(found)
+    yield provenance_section(found)
+    yield reproduce_section(found)
+
+
+def _notes_section(found: Findings) -> Section:
+    notes: list[Block] = [Text(sentence(note), "warn") for note in found.bundle.manifest.notes]
+    if found.unknown:
+        notes.append(Text(f"Not shown, since this report knows no such evidence: {', '.join(found.unknown)}.", "warn"))
+    return Section("notes", "Notes", "" if notes else "The export had nothing to say.", tuple(notes))
+
+
+def _shown(value: Any) -> Any:
+    """What a template puts in: text with its invisible characters shown; markup of our own as it is."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _text(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """What a Content-Security-Policy calls an inline block of this text."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

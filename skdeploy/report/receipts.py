@@ -1,0 +1,90 @@
+"""What devices have recorded of the artifacts: latency, and all else that cannot be measured where a bundle is made."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from pydantic import JsonValue
+
+from skdeploy.bundle.receipts import FOLDER, Receipt
+from skdeploy.report.blocks import Absent, Block, Cell, Column, Facts, Section, Table, Text, Tone, name
+from skdeploy.report.findings import Findings
+from skdeploy.report.latency import latency_blocks, latency_of
+
+VERDICTS: Final[dict[str, tuple[str, Tone]]] = {
+    "pass": ("passed", "good"),
+    "fail": ("failed", "bad"),
+    "recorded": ("recorded", ""),
+}
+
+
+def receipts_section(found: Findings) -> Section:
+    """Every receipt, and the figures of those of a latency. Without a receipt nothing is claimed."""
+    title = "Latency and receipts"
+    receipts = found.receipts
+    blocks: list[Block] = []
+    if receipts:
+        blocks.append(_receipts_table(receipts))
+        blocks.append(
+            Text(
+                "A receipt is bound to the artifact's digest. It is not signed: trust it as far as the device it came from."
+            )
+        )
+    latencies = [receipt for receipt in receipts if receipt.kind == "latency"]
+    read = [(receipt, latency_of(receipt)) for receipt in latencies]
+    benched = [(receipt, latency) for receipt, latency in read if latency is not None]
+    if benched:
+        blocks += latency_blocks(benched)
+    for receipt in (receipt for receipt, latency in read if latency is None):
+        figures = tuple(
+            (key.replace("_", " "), _figure(value)) for key, value in receipt.content.items() if _is_plain(value)
+        )
+        blocks += [
+            Text(f"Latency of {receipt.artifact} with {receipt.backend} on {receipt.device.name}:"),
+            Facts(figures),
+        ]
+    folder = shlex.quote(str(found.bundle.folder))
+    if not latencies:
+        blocks.append(
+            Absent(
+                "No receipt, no claim: latency is measured on the device, and this bundle has no receipt of it.",
+                f"skdeploy bench {folder} --batch 1,8,32 --receipt",
+            )
+        )
+    if not receipts:
+        blocks.append(Absent("On the device, this records parity:", f"skdeploy verify {folder} --receipt"))
+    return Section("latency", title, "", tuple(blocks))
+
+
+def _receipts_table(receipts: tuple[Receipt, ...]) -> Table:
+    columns = (
+        Column("Artifact"),
+        Column("What"),
+        Column("Verdict"),
+        Column("Device"),
+        Column("Backend"),
+        Column("Made"),
+        Column("Receipt"),
+    )
+    rows = tuple(
+        (
+            name(receipt.artifact),
+            Cell(receipt.kind),
+            Cell(VERDICTS[receipt.verdict][0], tone=VERDICTS[receipt.verdict][1]),
+            Cell(receipt.device.name, note=", ".join(filter(None, (receipt.device.driver, receipt.device.system)))),
+            Cell(receipt.backend, note=", ".join(f"{tool} {version}" for tool, version in receipt.runtime.items())),
+            Cell(receipt.created[:10], receipt.created),
+            Cell(receipt.digest[:12], hint=receipt.digest, code=True),
+        )
+        for receipt in receipts
+    )
+    return Table("What devices have recorded", columns, rows, FOLDER)
+
+
+def _is_plain(value: JsonValue) -> bool:
+    return isinstance(value, str | int | float)
+
+
+def _figure(value: JsonValue) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

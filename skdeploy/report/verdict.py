@@ -1,0 +1,103 @@
+"""The headline figures of a report. What may be said of the bundle as a whole is decided in ``accuracy/verdict.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from skdeploy.accuracy.statistics import Decision
+from skdeploy.accuracy.verdict import Point, Verdict, decide_verdict
+from skdeploy.core.spec import Precision
+from skdeploy.parity.report import MIN_HEADROOM, Comparison
+from skdeploy.report.blocks import Tone, decibels_text, percent_text, size_text
+from skdeploy.report.findings import Findings
+
+ArtifactState = Literal["pass", "receipt", "fail", "unproven", "not compared"]
+
+DECISIONS: Final[dict[Decision, tuple[Tone, str]]] = {
+    "pass": ("good", "Accuracy within budget"),
+    "fail": ("bad", "Accuracy beyond budget"),
+    "inconclusive": ("warn", "Undecided"),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the figures that people ask for first."""
+
+    label: str
+    value: str
+    note: str
+    tone: Tone = ""
+
+
+def comparisons_of(found: Findings, artifact: str) -> tuple[Comparison, ...]:
+    """All comparisons of one artifact, one a backend."""
+    return tuple(c for c in found.parity.comparisons if c.artifact == artifact) if found.parity else ()
+
+
+def state_of(found: Findings, artifact: str) -> ArtifactState:
+    """``pass`` if it ran and nothing that ran failed; ``receipt`` if a device has recorded that; else ``unproven``."""
+    comparisons = comparisons_of(found, artifact)
+    verdicts = {comparison.verdict for comparison in comparisons}
+    if "fail" in verdicts or any(note.verdict == "fail" for c in comparisons for note in c.receipts):
+        return "fail"
+    if "pass" in verdicts:
+        return "pass"
+    if any(comparison.proof for comparison in comparisons):
+        return "receipt"
+    return "unproven" if comparisons else "not compared"
+
+
+def verdict_of(found: Findings) -> Verdict:
+    """The bundle's verdict, and what else a report says beside it: which evidence there could be."""
+    verdict = decide_verdict(found)
+    if not found.not_measured:
+        return verdict
+    absent = Point("", "Not measured", ", ".join(found.not_measured))
+    return replace(verdict, points=(*verdict.points, absent))
+
+
+def key_figures(found: Findings) -> tuple[Figure, ...]:
+    """Size, error, accuracy and headroom of the last graph, as far as they are known."""
+    graphs = [a for a in found.graphs if a.format == "onnx"]
+    if not graphs:
+        return ()
+    last, figures = graphs[-1], []
+    base = next((a for a in graphs if a.precision is Precision.FP32), None)
+    smaller = (
+        f"{base.size_bytes / last.size_bytes:.1f}x smaller than FP32" if base and base.path != last.path else "FP32"
+    )
+    figures.append(Figure("Size", size_text(last.size_bytes), f"{last.path}, {smaller}"))
+    metrics = next((c.metrics for c in comparisons_of(found, last.path) if c.metrics), None)
+    if metrics is not None and last.precision is not None:
+        allowed = found.bundle.manifest.model.tolerance.get(last.precision)
+        at_least = f", at least {allowed.min_sqnr_db:g} dB" if allowed else ""
+        figures.append(Figure("SQNR", decibels_text(metrics.min_sqnr_db), f"worst image{at_least}"))
+        same = round(metrics.top1_agreement * metrics.images)
+        figures.append(Figure("Same class", f"{same:,} / {metrics.images:,}", "images, against torch FP32"))
+    figures += _accuracy_figures(found, last.path)
+    # Of the network's own: what regrouping adds is work with zeros, and not counted.
+    share = next((graph.details["int8_macs"] for graph in reversed(graphs) if "int8_macs" in graph.details), None)
+    if isinstance(share, float):
+        figures.append(Figure("INT8", percent_text(share, 1), "of the multiply-accumulates"))
+    if found.headroom is not None and found.headroom.tensors:
+        least = found.headroom.tensors[0]
+        figures.append(Figure("FP16 headroom", f"{least.headroom:,.0f}x", f"least, {MIN_HEADROOM:g}x needed"))
+    return tuple(figures)
+
+
+def _accuracy_figures(found: Findings, last: str) -> list[Figure]:
+    if found.accuracy is None:
+        return []
+    figures = []
+    measured = next((a for a in found.accuracy.accuracies if a.artifact == last), None)
+    if measured is not None:
+        top1, confidence = measured.top1, found.accuracy.confidence
+        interval = f"{100 * top1.low:.2f} to {100 * top1.high:.2f} at {confidence:g} %"
+        figures.append(Figure("Top-1", percent_text(top1.accuracy), interval))
+    for pair in found.accuracy.pairs[:1]:
+        budget = "no budget" if pair.max_drop is None else f"budget {pair.max_drop:g}"
+        tone: Tone = "" if pair.decision is None else DECISIONS[pair.decision][0]
+        figures.append(Figure("Drop, points", f"{pair.drop:+.2f}", f"at most {pair.drop_high:+.2f}, {budget}", tone))
+    return figures

@@ -1,0 +1,241 @@
+"""``skdeploy start``: a bundle made ready on this device, its engine built once and kept, so that a verb can run on it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Final
+
+import numpy as np
+
+from skdeploy import engines
+from skdeploy.backends.base import BACKENDS
+from skdeploy.bundle.folder import MANIFEST, load_bundle
+from skdeploy.bundle.runners import runner_on
+from skdeploy.core.errors import DependencyError, IntegrityError, ParityError, SkdeployError, UsageError
+from skdeploy.core.files import write_text
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import Target
+from skdeploy.devices import cuda
+from skdeploy.devices.cuda import CudaDevice
+from skdeploy.line import building
+from skdeploy.serve import device_cache
+
+VERBS: Final = ("predict", "verify", "evaluate", "bench")
+STARTABLE: Final = tuple(name for name in BACKENDS if name != "torch")
+CPU: Final = "onnxruntime"
+RUNTIME: Final = {"onnxruntime-cuda": "onnxruntime-gpu", "onnxruntime-tensorrt": "onnxruntime-gpu"}
+WAIT_S: Final = 1800.0  # a build at level 5 on the smallest Jetson takes minutes, not half an hour
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A bundle that a verb can run on. ``artifact`` is what ``backend`` runs; ``reused`` if the cache had all of it."""
+
+    folder: Path
+    artifact: str
+    backend: str
+    reused: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One inference of one image of noise by what is running here."""
+
+    artifact: str
+    backend: str
+    open_ms: float
+    latency_ms: float
+
+
+def choose_backend(asked: str | None) -> tuple[str, CudaDevice | None]:
+    """The backend and the GPU that it runs on, the first that the driver shows; None is the CPU, which is never a fallback.
+
+    Decided before anything is copied or built: TensorRT-RTX would build without a GPU, and nothing could run it here.
+    Raises UsageError for a backend that is none, DependencyError without a GPU, or without a compiler for it.
+    """
+    if asked is not None and asked not in STARTABLE:
+        raise UsageError(f"nothing starts on a backend named {asked!r}", advice=f"backends: {', '.join(STARTABLE)}")
+    if asked == CPU:
+        return CPU, None
+    found = cuda.devices()
+    if not found:
+        wanted = f"{asked} needs one" if asked else "and none but a GPU is taken unless you say so"
+        raise DependencyError(
+            f"no GPU in sight, {wanted}: {cuda.driver_problem()}",
+            advice="docker run --gpus all, on Jetson --runtime nvidia, with NVIDIA's container toolkit on the host; "
+            "or run on the CPU: --backend onnxruntime, or SKDEPLOY_BACKEND=onnxruntime",
+        )
+    if asked is None:
+        compiler, reason = engines.choose(Target.AUTO)
+        if compiler is None:
+            raise DependencyError(
+                f"no engine can be built for {found[0].name}: {reason}",
+                advice="start from a BASE_IMAGE with TensorRT, or name another backend with --backend",
+            )
+        return compiler, found[0]
+    if asked in engines.COMPILERS:
+        engines.demand(asked)
+    return asked, found[0]
+
+
+def prepare(
+    folder: Path, cache: Path, backend: str, device: CudaDevice | None, progress: Progress, *, wait_s: float = WAIT_S
+) -> Ready:
+    """Copies the bundle into the cache and builds its engine, or finds both there. The bundle itself is only read.
+
+    Raises UsageError for no bundle, or a cache that takes no files; IntegrityError for a broken or unfinished bundle, a full
+    cache, or another process that is still at it after ``wait_s`` seconds; EngineError, DependencyError as a build does.
+    """
+    started = time.perf_counter()
+    source = load_bundle(folder)
+    source.check_deployable()
+    if not wait_s >= 0:  # nor NaN
+        raise UsageError(f"--wait {wait_s:g}: seconds, 0 or more")
+    entry = _entry(folder, cache, backend, device)
+    with device_cache.locked(entry, wait_s, progress):
+        reused = device_cache.fill(source, entry, progress)
+        if backend in engines.COMPILERS:
+            request = building.BuildRequest(target=Target(backend), timing_cache=_timing_cache(entry, backend))
+            reused = building.build_engine(entry, request, progress).reused and reused
+        artifact = runner_on(load_bundle(entry), backend).artifact.path
+    if not reused:
+        _tell_others(entry, progress)
+    return Ready(entry, artifact, backend, reused, time.perf_counter() - started)
+
+
+def find(folder: Path, cache: Path, backend: str, device: CudaDevice | None) -> Ready:
+    """What an earlier ``prepare`` made; makes nothing. Raises IntegrityError if there is none, or not yet."""
+    entry = _entry(folder, cache, backend, device)
+    if not (entry / MANIFEST).is_file():
+        raise IntegrityError(f"{entry} is not there yet", advice="a start is still preparing it, or none was made")
+    return Ready(entry, runner_on(load_bundle(entry), backend).artifact.path, backend, True, 0.0)
+
+
+def probe(ready: Ready) -> Probe:
+    """Runs one image of noise through it. Raises what opening and running do, ParityError for an output that is not finite."""
+    started = time.perf_counter()
+    bundle = load_bundle(ready.folder)
+    with runner_on(bundle, ready.backend).open() as session:
+        opened = time.perf_counter()
+        spec = bundle.manifest.model.input
+        sizes = (1, None, spec.height, spec.width)
+        random = np.random.default_rng(0)
+        feeds = {}
+        for tensor in session.inputs:
+            fixed = [free if isinstance(size, str) else size for size, free in zip(tensor.shape, sizes, strict=True)]
+            shape = tuple(int(size) for size in fixed if size is not None)
+            feeds[tensor.name] = (random.random(shape) * (255 if tensor.dtype == "uint8" else 1)).astype(tensor.dtype)
+        outputs = session.run(feeds)
+        ended = time.perf_counter()
+    for name, values in outputs.items():
+        if not np.isfinite(values).all():
+            raise ParityError(
+                f"{ready.artifact} on {ready.backend}: {name} is not finite", advice="skdeploy verify says more"
+            )
+    return Probe(ready.artifact, ready.backend, (opened - started) * 1e3, (ended - opened) * 1e3)
+
+
+def check_verb(verb: str) -> None:
+    """Raises UsageError for a verb that start does not run."""
+    if verb not in VERBS:
+        raise UsageError(f"start runs no verb named {verb!r}", advice=f"verbs: {', '.join(VERBS)}")
+
+
+def verb_arguments(ready: Ready, verb: str, arguments: Sequence[str]) -> list[str]:
+    """The verb's own command line: the cached bundle, what the user gave, and the backend where the user named none."""
+    check_verb(verb)
+    named = any(word == "--backend" or word.startswith("--backend=") for word in arguments)
+    own = ["--backend", ready.backend]
+    if verb == "verify":  # runs all that the bundle holds: the engine must be among it, or a provider besides
+        own = ["--require-engine"] if ready.backend in engines.COMPILERS else [] if ready.backend == CPU else own
+    return [verb, str(ready.folder), *([] if named else own), *arguments]
+
+
+@contextmanager
+def announced(ready: Ready, progress: Progress) -> Iterator[None]:
+    """While this holds, ``running`` in another process of the same user and container tells what to probe.
+
+    The announcement is locked, and the lock ends with this process: what a killed start has left is believed by nobody.
+    """
+    path = _state_path()
+    with ExitStack() as stack:
+        try:
+            write_text(path, json.dumps({**asdict(ready), "folder": str(ready.folder)}))
+            fcntl.flock(stack.enter_context(path.open(encoding="utf-8")), fcntl.LOCK_EX)
+            stack.callback(path.unlink, missing_ok=True)
+        except SkdeployError as error:  # a read-only container without a /tmp: the verb runs all the same
+            progress.note(f"a health probe will have to be given --backend: {error.message}")
+        yield
+
+
+def running() -> Ready | None:
+    """What a running start has announced, None if there is none. Raises IntegrityError for a file that is not ours."""
+    path = _state_path()
+    try:
+        with path.open(encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_uid != os.getuid():
+                raise IntegrityError(f"{path} belongs to another user", advice="remove it, or give --backend")
+            if not _is_locked(file):
+                return None
+            content = json.load(file)
+        return Ready(**{**content, "folder": Path(content["folder"])})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"cannot read {path}: {error}", advice="remove it, or give --backend") from error
+
+
+def _is_locked(file: IO[str]) -> bool:
+    """Whether the start that announced this still runs."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _state_path() -> Path:
+    return Path(tempfile.gettempdir()) / f"skdeploy-start-{os.getuid()}.json"
+
+
+def _entry(folder: Path, cache: Path, backend: str, device: CudaDevice | None) -> Path:
+    source = load_bundle(folder)
+    key = device_cache.device_key(backend, _runtime_version(backend), device, cuda.driver_version())
+    return cache / key / device_cache.bundle_key(source)
+
+
+def _timing_cache(entry: Path, backend: str) -> Path | None:
+    """One for all bundles of a device: it belongs to a GPU and a TensorRT, as the folder does. TensorRT-RTX has none."""
+    return entry.with_name("timing.cache") if backend == "tensorrt" else None
+
+
+def _runtime_version(backend: str) -> str:
+    if backend in engines.COMPILERS:
+        return engines.version(backend)
+    for distribution in (RUNTIME.get(backend, backend), "onnxruntime"):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    raise DependencyError(f"{backend} is not installed here", advice='install it with: pip install "skdeploy[cpu]"')
+
+
+def _tell_others(entry: Path, progress: Progress) -> None:
+    found = device_cache.others(entry)
+    if found:
+        size = sum(size for _, size in found)
+        progress.note(
+            f"the cache also holds {len(found)} of other bundles, devices or versions, {size / 1e6:.0f} MB, "
+            f"which this start does not need; to remove them: rm -r {shlex.join(str(folder) for folder, _ in found)}"
+        )
