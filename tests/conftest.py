@@ -17,8 +17,8 @@ from skdeploy.passes.trace_options import TraceOptions
 from tests import file_modes
 
 TinySpec = Callable[..., SKNetSpec]
-# TorchScript's exporter takes a tenth of the time of torch.export's, and names its nodes alike (tests/graph/test_trace.py): for
-# every test that is not about the exporter. tests/zoo/test_families.py has the families by the default one.
+# TorchScript's exporter takes a tenth of the time of torch.export's, and names its nodes alike (tests/passes/test_trace.py):
+# for every test that is not about the exporter. tests/zoo/test_families.py has the families by the default one.
 FAST = TraceOptions(exporter="torchscript")
 
 

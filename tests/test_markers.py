@@ -51,7 +51,7 @@ def test_a_gpu_test_is_skipped_with_the_reason_of_a_backend_that_does_not_work(t
     content = """
 import sys
 import pytest
-from skdeploy.backends import cuda
+from skdeploy.devices import cuda
 
 cuda.devices = lambda: (cuda.CudaDevice(0, "NVIDIA L4", "8.9", 1),)
 sys.modules["tensorrt"] = None

@@ -79,7 +79,7 @@ def drop_interval(pairs: Pairs, confidence: float, *, correction: float = HALF_I
     bounds are the drops at which the score test turns; it takes the variance that the tested drop itself implies, so that no
     discordant image among a few does not mean no difference. A continuity correction of half an image is added. Without it
     (``correction`` 0 is Tango's own interval) the gate would let up to 6.4 % of artifacts pass that lose exactly the budget;
-    with it, at most 5 %: by enumeration, not simulation, for 100 to 20,000 images, in tests/parity/test_statistics.py.
+    with it, at most 5 %: by enumeration, not simulation, for 100 to 20,000 images, in tests/accuracy/test_statistics.py.
     """
     z = z_of(confidence)
     return -_highest(pairs, z, correction, swapped=True), _highest(pairs, z, correction, swapped=False)

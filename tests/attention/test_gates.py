@@ -15,8 +15,17 @@ from skdeploy.core.architecture import NetworkSpec
 from skdeploy.core.errors import IntegrityError, ParityError
 from skdeploy.passes.trace_options import TraceOptions
 from tests.attention.networks import half, spec_of, square, unit
-from tests.graph.int8_networks import THREE, TWO, int8, normalised, pixels, single
-from tests.graph.int8_networks import spec_of as tiny_card
+from tests.graphs.int8_networks import (
+    THREE,
+    TWO,
+    int8,
+    normalised,
+    pixels,
+    single,
+)
+from tests.graphs.int8_networks import (
+    spec_of as tiny_card,
+)
 from tests.zoo.tiny_networks import live
 
 TORCHSCRIPT = TraceOptions(exporter="torchscript")
@@ -65,7 +74,7 @@ def test_attention_inside_a_graph_is_torchs_softmax_over_branches(
     for name, attention in expected.items():
         assert attention.std() > 0.01  # a dead gate would agree with anything
         assert found[name].shape == (5, branches, 16)
-        # float32 through a dozen layers, see tests/graph/networks.py; a sigmoid's slope is 1/4 at most
+        # float32 through a dozen layers, see tests/graphs/networks.py; a sigmoid's slope is 1/4 at most
         np.testing.assert_allclose(found[name], attention, atol=2e-5)
         # A softmax in float32: its M terms are rounded one by one.
         np.testing.assert_allclose(found[name].sum(1), 1, atol=1e-6)

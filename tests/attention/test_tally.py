@@ -17,8 +17,12 @@ from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.decoding import crop_array
 from tests.attention.networks import K3, K5, half, spec_of, square, subject, unit
-from tests.graph.int8_networks import THREE
-from tests.graph.int8_networks import spec_of as tiny_card
+from tests.graphs.int8_networks import (
+    THREE,
+)
+from tests.graphs.int8_networks import (
+    spec_of as tiny_card,
+)
 
 SCALES = (1.0, 1.5, 2.0)
 SIDES = (4, 6, 8)  # of the square at these scales

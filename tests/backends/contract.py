@@ -15,13 +15,20 @@ from skdeploy.core.packages import Availability
 from skdeploy.core.spec import ModelSpec
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graph.networks import card, images, live, relative_error, torch_logits, traced
+from tests.graphs.networks import (
+    card,
+    images,
+    live,
+    relative_error,
+    torch_logits,
+    traced,
+)
 
 
 class BackendContract(abc.ABC):
     """A backend opens ``live(card)``, input float32 (batch, 3, 20, 24), and gives logits (batch, 5)."""
 
-    # Relative to the largest logit, of float32 arithmetic against float64; see FLOAT32_ERROR in tests/graph/networks.py.
+    # Relative to the largest logit, of float32 arithmetic against float64; see FLOAT32_ERROR in tests/graphs/networks.py.
     tolerance = 2e-5
 
     @abc.abstractmethod

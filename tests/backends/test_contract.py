@@ -23,7 +23,10 @@ from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.engines._build import BatchProfile, BuildOptions
 from tests.backends.contract import BackendContract
 from tests.conftest import TinySpec
-from tests.graph.networks import card, live
+from tests.graphs.networks import (
+    card,
+    live,
+)
 
 
 class TestTorch(BackendContract):
@@ -37,7 +40,7 @@ class TestTorch(BackendContract):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this torch cannot use the GPU")
 class TestTorchCuda(TestTorch):
-    # Convolutions in TF32 have 11 bits, as FP16 has: see tests/graph/test_half.py.
+    # Convolutions in TF32 have 11 bits, as FP16 has: see tests/passes/test_half.py.
     tolerance = 2e-2
 
     def open(self, spec: ModelSpec, folder: Path) -> Session:  # noqa: ARG002 - a module needs no file

@@ -30,7 +30,7 @@ no_gpu = pytest.mark.skipif(
 # Saves after every batch, and kills itself, as nothing can catch, after so many; never after -1.
 KILLED = """
 import os, signal, sys
-from skdeploy.parity import streaming
+from skdeploy.accuracy import streaming
 from skdeploy.accuracy.predictions import Cache
 from tests.cli.conftest import QUICK
 left, *arguments = sys.argv[1:]

@@ -269,7 +269,7 @@ def test_what_a_killed_start_announced_is_not_believed(
     ready = starting.prepare(bundle, cache, "onnxruntime", None, Silent())
     code = (
         "import os, sys, tempfile; from pathlib import Path\n"
-        "from skdeploy import starting; from skdeploy.core.progress import Silent\n"
+        "from skdeploy.serve import starting; from skdeploy.core.progress import Silent\n"
         "tempfile.tempdir = sys.argv[1]\n"
         "with starting.announced(starting.Ready(Path(sys.argv[2]), sys.argv[3], 'onnxruntime', True, 0.0), Silent()):\n"
         "    os.kill(os.getpid(), 9)"
@@ -332,7 +332,7 @@ def test_sigterm_while_building_leaves_a_cache_that_the_next_start_can_use(bundl
 PREPARE = """
 import sys
 from pathlib import Path
-from skdeploy import starting
+from skdeploy.serve import starting
 from skdeploy.devices.cuda import CudaDevice
 from skdeploy.cli.console import ConsoleProgress
 with ConsoleProgress() as progress:

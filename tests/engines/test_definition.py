@@ -17,7 +17,10 @@ from skdeploy.engines._api import Network
 from skdeploy.engines.definition import prove_definition
 from skdeploy.engines.proof import PrecisionProof, read_graph
 from skdeploy.quant.macs import macs_of
-from tests.graph.int8_networks import TWO, int8
+from tests.graphs.int8_networks import (
+    TWO,
+    int8,
+)
 
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 

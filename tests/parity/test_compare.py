@@ -19,7 +19,16 @@ from skdeploy.parity.compare import batch_invariance, compare, unproven
 from skdeploy.parity.report import Comparison
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graph.networks import MEAN, STD, Array, card, live, relative_error, torch_logits, traced
+from tests.graphs.networks import (
+    MEAN,
+    STD,
+    Array,
+    card,
+    live,
+    relative_error,
+    torch_logits,
+    traced,
+)
 
 Answer = Callable[[Array], dict[str, Array]]
 

@@ -22,7 +22,10 @@ from skdeploy.line.options import ExportOptions
 from skdeploy.parity.determinism import build_options, differing_bytes, rebuild, recorded_options, run_to_run
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graph.networks import Array, card
+from tests.graphs.networks import (
+    Array,
+    card,
+)
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 

@@ -36,7 +36,12 @@ from skdeploy.parity.suites import (
 )
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graph.networks import Array, card, live, traced
+from tests.graphs.networks import (
+    Array,
+    card,
+    live,
+    traced,
+)
 
 LIMIT = Tolerance(max_rel_error=1e-2, min_cosine=0.999, min_sqnr_db=40)
 

@@ -11,7 +11,10 @@ from skdeploy.quant.macs import macs_of
 from skdeploy.zoo.build import build
 from skdeploy.zoo.cards import load_card
 from tests.conftest import FAST, TinySpec
-from tests.graph.networks import card, traced
+from tests.graphs.networks import (
+    card,
+    traced,
+)
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
 
 

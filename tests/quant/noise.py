@@ -12,7 +12,10 @@ from skdeploy.core.spec import CalibrationMethod, ModelSpec, TensorSpec
 from skdeploy.images.dataset import Dataset
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm, Ranges
-from tests.graph.networks import MEAN, STD
+from tests.graphs.networks import (
+    MEAN,
+    STD,
+)
 
 Pixels = NDArray[np.uint8]
 

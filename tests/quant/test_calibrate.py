@@ -30,7 +30,11 @@ from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.quant.steps import SILENT
 from tests.conftest import FAST, TinySpec
-from tests.graph.networks import card, run, traced
+from tests.graphs.networks import (
+    card,
+    run,
+    traced,
+)
 from tests.quant.noise import calibrated, dataset, framed, input_of, normalised, pixels
 
 

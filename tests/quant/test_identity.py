@@ -16,7 +16,10 @@ from skdeploy.ir.placement import place
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.identity import graph_identity, range_names
 from tests.conftest import TinySpec
-from tests.graph.networks import card, traced
+from tests.graphs.networks import (
+    card,
+    traced,
+)
 
 
 @pytest.fixture

@@ -18,7 +18,11 @@ from skdeploy.zoo.build import build, build_meta
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import count_macs
 from tests.conftest import FAST, TinySpec
-from tests.graph.networks import card, live, traced
+from tests.graphs.networks import (
+    card,
+    live,
+    traced,
+)
 
 
 def second_layers(macs: dict[str, int]) -> int:

@@ -23,7 +23,11 @@ from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.sensitivity import decibels, measure_sensitivity
 from tests.conftest import TinySpec
-from tests.graph.networks import card, run, sqnr_db
+from tests.graphs.networks import (
+    card,
+    run,
+    sqnr_db,
+)
 from tests.quant.noise import calibrated, dataset, normalised, pixels
 
 BLOCKS = 12

@@ -26,7 +26,15 @@ from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.zoo.cards import load_card
 from tests.conftest import FAST, TinySpec
-from tests.graph.networks import Array, card, live, relative_error, sqnr_db, torch_logits, traced
+from tests.graphs.networks import (
+    Array,
+    card,
+    live,
+    relative_error,
+    sqnr_db,
+    torch_logits,
+    traced,
+)
 from tests.quant.noise import calibrated, dataset, normalised, pixels
 
 # INT8's 127 or 255 steps to a range that is 3 to 5 standard deviations leave 35 to 40 dB a tensor, and the noise of some

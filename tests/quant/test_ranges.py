@@ -19,7 +19,10 @@ from skdeploy.core.spec import CalibrationMethod, ModelSpec
 from skdeploy.quant.identity import graph_identity
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges, TensorRange, load_ranges
 from tests.conftest import TinySpec
-from tests.graph.networks import card, traced
+from tests.graphs.networks import (
+    card,
+    traced,
+)
 
 DATA = CalibrationData(name="some images", sha256="a" * 64, images=12)
 MSE = Algorithm(method=CalibrationMethod.MSE, version=1)

@@ -29,7 +29,12 @@ from skdeploy.quant.sensitivity import (
     units_of,
 )
 from tests.conftest import TinySpec
-from tests.graph.networks import card, run, sqnr_db, traced
+from tests.graphs.networks import (
+    card,
+    run,
+    sqnr_db,
+    traced,
+)
 from tests.quant.noise import calibrated, dataset, normalised, pixels
 
 UNITS = ("stem.conv", "stages.0.0", "stages.1.0", "stages.1.1", "classifier")

@@ -1,0 +1,157 @@
+"""What may not leave: each refusal names the node, and what is sound is admitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+from skdeploy.backends.admission import admit, admit_file
+from skdeploy.core.errors import PassError
+from skdeploy.passes.trace import save_model
+from skdeploy.passes.trace_options import TraceOptions
+from tests.conftest import TinySpec
+from tests.graphs.networks import (
+    card,
+    traced,
+)
+
+
+def graph(
+    *nodes: onnx.NodeProto, shape: tuple[int, ...] = (2, 3, 4, 5), infer: bool = True, **constants: int
+) -> ir.Model:
+    made = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "admission",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 19)],
+        ir_version=9,
+    )
+    return ir.from_proto(onnx.shape_inference.infer_shapes(made) if infer else made)
+
+
+def node(operator: str, inputs: str, output: str, name: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs.split(), [output], name=name, **attributes)
+
+
+def test_a_traced_network_is_admitted(tiny_spec: TinySpec) -> None:
+    admit(traced(card(tiny_spec(3)), TraceOptions(exporter="torchscript")))
+
+
+def test_a_tensor_of_rank_four_is_admitted() -> None:
+    admit(graph(node("Relu", "x", "y", "unit/Relu")))
+
+
+def test_a_tensor_of_rank_five_is_refused() -> None:
+    wide = graph(
+        node("Unsqueeze", "x axes", "w", "unit/Unsqueeze"), node("Squeeze", "w axes", "y", "unit/Squeeze"), axes=0
+    )
+    with pytest.raises(PassError, match=r"node unit/Unsqueeze \(Unsqueeze\): w has rank 5, and 4 is the limit"):
+        admit(wide)
+
+
+def test_float64_inside_is_refused() -> None:
+    double = graph(
+        node("Cast", "x", "d", "unit/Cast", to=TensorProto.DOUBLE),
+        node("Cast", "d", "y", "unit/Cast_2", to=TensorProto.FLOAT),
+    )
+    with pytest.raises(PassError, match=r"node unit/Cast \(Cast\): d is DOUBLE, which TensorRT does not take"):
+        admit(double)
+
+
+def test_an_unknown_type_is_refused() -> None:
+    unknown = graph(node("Relu", "x", "h", "unit/Relu"), node("Relu", "h", "y", "unit/Relu_2"), infer=False)
+    with pytest.raises(PassError, match=r"node unit/Relu \(Relu\): the type or rank of h is unknown"):
+        admit(unknown)
+
+
+def test_an_unknown_rank_is_refused() -> None:
+    model = graph(node("Relu", "x", "h", "unit/Relu"), node("Relu", "h", "y", "unit/Relu_2"))
+    model.graph[0].outputs[0].shape = None
+    with pytest.raises(PassError, match=r"node unit/Relu \(Relu\): the type or rank of h is unknown"):
+        admit(model)
+
+
+def admit_written(model: ir.Model, folder: Path) -> None:
+    path = folder / "graph.onnx"
+    save_model(model, path)
+    admit_file(path)
+
+
+def test_a_sound_file_is_admitted(tmp_path: Path) -> None:
+    admit_written(graph(node("Relu", "x", "y", "unit/Relu")), tmp_path)
+
+
+def test_invalid_onnx_is_refused(tmp_path: Path) -> None:
+    model = graph(node("Relu", "x", "y", "unit/Relu"))
+    model.graph[0].op_type = "Rleu"
+    with pytest.raises(PassError, match=r"not valid ONNX: node unit/Relu \(Rleu\)"):
+        admit_written(model, tmp_path)
+
+
+def test_a_node_without_an_input_is_refused(tmp_path: Path) -> None:
+    model = graph(node("Conv", "x x", "y", "unit/Conv"))
+    model.graph[0].resize_inputs(1)
+    with pytest.raises(PassError, match=r"not valid ONNX: node unit/Conv \(Conv\)"):
+        admit_written(model, tmp_path)
+
+
+def test_a_type_that_the_schema_forbids_is_refused(tmp_path: Path) -> None:
+    """The plain checker takes this: only strict inference looks at types."""
+    model = graph(
+        node("Cast", "x", "h", "unit/Cast", to=TensorProto.FLOAT16),
+        node("Celu", "h", "c", "unit/Celu"),
+        node("Cast", "c", "y", "unit/Cast_2", to=TensorProto.FLOAT),
+        infer=False,
+    )
+    model.graph.outputs[0].shape = ir.Shape([2, 3, 4, 5])
+    onnx.checker.check_model(ir.to_proto(model))
+    with pytest.raises(PassError, match=r"not valid ONNX: node unit/Celu \(Celu\).*unsupported type"):
+        admit_written(model, tmp_path)
+
+
+def test_a_file_that_no_runtime_loads_is_refused(tmp_path: Path) -> None:
+    """Valid ONNX: that ONNX Runtime has no such kernel, only loading it says."""
+    model = graph(node("Cast", "x", "h", "unit/Cast", to=TensorProto.BFLOAT16), node("Relu", "h", "s", "unit/Relu"),
+                  node("Cast", "s", "y", "unit/Cast_2", to=TensorProto.FLOAT))  # fmt: skip
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    with pytest.raises(PassError, match=r"ONNX Runtime does not load the graph: node unit/Relu \(Relu\)"):
+        admit_written(model, tmp_path)
+
+
+def test_a_constant_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(PassError, match="nothing reads the constant axes"):
+        admit(graph(node("Relu", "x", "y", "unit/Relu"), axes=0))
+
+
+def test_a_constant_that_only_a_removed_node_reads_is_refused() -> None:
+    model = graph(node("Unsqueeze", "x axes", "w", "unit/Unsqueeze"), node("Relu", "x", "y", "unit/Relu"), axes=0)
+    model.graph.remove(model.graph[0])
+    with pytest.raises(PassError, match="nothing reads the constant axes"):
+        admit(model)
+
+
+def test_a_node_that_nothing_reads_is_refused() -> None:
+    idle = graph(node("Relu", "x", "y", "unit/Relu"), node("Exp", "x", "e", "unit/Exp"))
+    with pytest.raises(PassError, match=r"nothing reads what node unit/Exp \(Exp\) makes"):
+        admit(idle)
+
+
+def test_an_output_that_nothing_reads_is_refused() -> None:
+    made = helper.make_node("MaxPool", ["x"], ["y", "where"], name="unit/MaxPool", kernel_shape=[1, 1])
+    with pytest.raises(
+        PassError, match=r"nothing reads where, an output that node unit/MaxPool \(MaxPool\) may leave out"
+    ):
+        admit(graph(made))
+
+
+def test_an_output_that_cannot_be_left_out_is_admitted() -> None:
+    made = helper.make_node("TopK", ["x", "k"], ["y", "where"], name="unit/TopK")
+    admit(graph(made, k=1))

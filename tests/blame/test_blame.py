@@ -1,0 +1,372 @@
+"""A fault planted in each stage of the line: blame must name the stage, the tensor and what the fault looks like."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from skdeploy.blame.blame import EngineStage, Stage, blame
+from skdeploy.blame.chain import DEPLOY, FLOAT32, FLOAT64
+from skdeploy.blame.layers_torch import TorchStage
+from skdeploy.bundle.evidence import read_evidence
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.cli.blame import blame_bundle
+from skdeploy.core.errors import CardError, IntegrityError, UsageError
+from skdeploy.core.files import digest_file
+from skdeploy.core.spec import Precision
+from skdeploy.parity.blame_report import BlameReport
+from skdeploy.zoo.fold import fold
+from tests.blame.faulty import (
+    blamed,
+    bundle_of,
+    bundle_of_graph,
+    chain,
+    changed,
+    crops,
+    edit_constant,
+    edit_graph,
+    spec_of,
+)
+
+FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8
+Bundles = Callable[..., Path]
+MEAN, STD = (
+    np.float32(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+)  # the card's
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """For tiny networks, whose work is less than waking threads takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Bundles:
+    """A copy of a bundle, to be altered."""
+
+    def copy(precision: Precision, **how: Any) -> Path:
+        return Path(shutil.copytree(bundle_of(precision, **how), tmp_path / "bundle"))
+
+    return copy
+
+
+def torch_stage(stages: list[Stage], name: str) -> TorchStage:
+    (stage,) = [stage for stage in stages if stage.name == name]
+    assert isinstance(stage, TorchStage)
+    return stage
+
+
+def with_network(stages: list[Stage], name: str, network: nn.Module) -> list[Stage]:
+    """The stages, where that of this name runs another network."""
+    wrong = replace(torch_stage(stages, name), make=lambda: network)
+    return [wrong if stage.name == name else stage for stage in stages]
+
+
+# ----- no fault
+
+
+@pytest.mark.parametrize(
+    ("precision", "how"), [(FP32, {}), (FP16, {}), (INT8, {}), (INT8, {"half": True}), (FP16, {"embed": True})]
+)
+def test_without_a_fault_no_stage_is_to_blame(precision: Precision, how: dict[str, bool]) -> None:
+    report = blamed(bundle_of(precision, **how))
+    assert report.guilty is None
+    assert report.tensor is None
+    assert report.verdict == "no stage is to blame"
+    assert [stage.verdict for stage in report.stages] == ["reference", *["pass"] * (len(report.stages) - 1)]
+    last = {FP32: "model.onnx", FP16: "model.fp16.onnx", INT8: "model.int8.onnx"}[precision]
+    names = [stage.stage for stage in report.stages]
+    assert names[:5] == [FLOAT64, FLOAT32, DEPLOY, "model.traced.onnx", "model.onnx"]
+    assert names[-1] == last
+
+
+def test_the_figures_are_those_of_the_logits() -> None:
+    bundle = bundle_of(FP16)
+    spec, stages = spec_of(bundle), chain(bundle)
+    report = blamed(bundle)
+    logits = [stage.logits(crops(spec)).astype(np.float64) for stage in stages]
+    for row, before, found in zip(report.stages[1:], logits, logits[1:], strict=False):
+        noise = 10 * np.log10(np.sum(before**2, 1) / np.maximum(np.sum((found - before) ** 2, 1), 1e-300))
+        assert row.sqnr_before_db == pytest.approx(min(300.0, noise.min()))
+        noise = 10 * np.log10(np.sum(logits[0] ** 2, 1) / np.sum((found - logits[0]) ** 2, 1))
+        assert row.sqnr_first_db == pytest.approx(noise.min())
+
+
+# ----- a fault in each stage
+
+
+def test_a_damaged_weight_of_the_network_itself() -> None:
+    bundle = bundle_of(FP32)
+    stages = chain(bundle)
+
+    def damage(network: nn.Module) -> None:
+        network.get_submodule("stages.0.0.expand.conv").weight[3] *= 1.5
+
+    report = blamed(bundle, with_network(stages, FLOAT32, changed(torch_stage(stages, FLOAT32).make(), damage)))
+    assert report.guilty == FLOAT32
+    assert report.tensor is not None
+    assert report.tensor.tensor == report.tensor.module == "stages.0.0.expand.conv"
+    assert report.tensor.operator == "Conv2d"
+
+
+@pytest.mark.parametrize(
+    ("norm", "module"),
+    [
+        ("stages.0.0.sk.branches.1.bn", "stages.0.0.sk.branches.1.conv"),
+        ("stages.1.0.sk.gate.bn", "stages.1.0.sk.gate.fc1"),
+    ],
+)
+def test_a_wrong_epsilon_in_the_deploy_form(norm: str, module: str) -> None:
+    bundle = bundle_of(FP32)
+    stages = chain(bundle)
+
+    def widen(network: nn.Module) -> None:
+        network.get_submodule(norm).eps = 0.5
+
+    report = blamed(bundle, with_network(stages, DEPLOY, fold(changed(torch_stage(stages, FLOAT32).make(), widen))))
+    assert report.guilty == DEPLOY
+    assert report.tensor is not None
+    assert (report.tensor.module, report.tensor.reference) == (module, norm)
+    assert f"{DEPLOY} is to blame, and in it module {module}" in report.verdict
+    if "gate" not in norm:  # a gate's maps have one pixel, and a factor and an offset for each explains anything
+        assert report.tensor.cause == "channel factors"
+
+
+def test_swapped_branches_in_the_traced_graph(copy_of: Bundles) -> None:
+    bundle = copy_of(FP32)
+
+    def swap(graph: onnx.GraphProto) -> None:
+        (node,) = [node for node in graph.node if node.name == "stages.1.0.sk/Sub"]
+        node.input[0], node.input[1] = node.input[1], node.input[0]
+
+    edit_graph(bundle, "model.traced.onnx", swap)
+    report = blamed(bundle)
+    assert report.guilty == "model.traced.onnx"
+    assert report.tensor is not None
+    assert report.tensor.module == "stages.1.0.sk"
+    assert report.tensor.tensor == "stages.1.0.sk/Add_2"
+    # and what is made from it, as it should have been, is in parity with the network
+    (simplified,) = [row for row in report.stages if row.stage == "model.onnx"]
+    assert simplified.sqnr_first_db is not None
+    assert simplified.sqnr_first_db > 100
+
+
+def test_a_transposed_weight_in_the_simplified_graph(copy_of: Bundles) -> None:
+    bundle = copy_of(FP32)
+    edit_constant(bundle, "model.onnx", "stages.0.0.reduce.conv.weight", lambda weight: weight.transpose(1, 0, 2, 3))
+    report = blamed(bundle)
+    assert report.guilty == "model.onnx"
+    assert report.tensor is not None
+    assert report.tensor.node == "stages.0.0.reduce.conv/Conv"
+    assert report.tensor.cause == "differs"
+    assert report.tensor.inputs_db == 300  # what it reads is right
+    assert report.tensor.own_db == report.tensor.run_db
+
+
+def test_a_fault_is_blamed_where_it_is_and_not_where_it_arrives(copy_of: Bundles) -> None:
+    bundle = copy_of(FP32)
+    edit_constant(bundle, "model.onnx", "stages.0.0.reduce.conv.weight", lambda weight: weight.transpose(1, 0, 2, 3))
+    report = blamed(bundle)
+    after = [row for row in report.layers if row.tensor.startswith("stages.1.0")]
+    assert len(after) > 10
+    assert all(row.own_db is not None and row.own_db > 100 for row in after)  # right, of what they are given
+    arrived = [row.run_db for row in report.layers if row.tensor == "logits"]
+    assert arrived[0] is not None
+    assert arrived[0] < 40
+
+
+@pytest.mark.parametrize("precision", [FP32, INT8])
+def test_in_a_graph_of_fixed_batch(precision: Precision, copy_of: Bundles) -> None:
+    bundle = copy_of(precision, batch=3)
+    assert blamed(bundle).guilty is None
+    name = {FP32: "model.onnx", INT8: "model.int8.onnx"}[precision]
+    kind = {FP32: "weight", INT8: "weight_rounded_scale"}[precision]
+    edit_constant(bundle, name, f"stages.1.0.reduce.conv.{kind}", lambda array: array * 4)
+    report = blamed(bundle)
+    assert report.guilty == name
+    assert report.tensor is not None
+    assert report.tensor.reference.startswith("stages.1.0.reduce.")
+
+
+def test_of_a_bundle_without_a_network_the_first_graph_is_the_reference(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(bundle_of_graph(), tmp_path / "bundle"))
+    report = blamed(bundle)
+    assert [row.stage for row in report.stages] == ["model.read.onnx", "model.traced.onnx", "model.onnx"]
+    assert report.guilty is None
+    edit_constant(bundle, "model.onnx", "stages.1.0.expand.conv.weight", lambda weight: weight[::-1])
+    report = blamed(bundle)
+    assert report.guilty == "model.onnx"
+    assert report.tensor is not None
+    assert report.tensor.module == "stages.1.0.expand.conv"
+
+
+def test_permuted_channels_in_the_simplified_graph(copy_of: Bundles) -> None:
+    bundle = copy_of(FP32)
+    order = [1, 0, *range(2, 16)]
+    for constant in ("stages.1.0.expand.conv.weight", "stages.1.0.expand.conv.bias"):
+        edit_constant(bundle, "model.onnx", constant, lambda array: array[order])
+    report = blamed(bundle)
+    assert report.guilty == "model.onnx"
+    assert report.tensor is not None
+    assert report.tensor.module == "stages.1.0.expand.conv"
+    assert report.tensor.cause == "permuted channels"
+    assert "2 of 16 channels are permuted: 0 has 1, 1 has 0" in report.tensor.words
+
+
+def test_an_overflow_in_fp16() -> None:
+    report = blamed(bundle_of(FP16, scale=1e4))
+    assert report.guilty == "model.fp16.onnx"
+    assert report.tensor is not None
+    assert report.tensor.module == "stages.1.0.expand.conv"
+    assert report.tensor.cause == "overflow"
+    assert "FP16 ends at 65504" in report.tensor.words
+    assert report.tensor.own_db is None
+    assert "it is not finite, and not finite of inputs without error" in report.verdict
+
+
+def test_a_bad_scale_in_int8(copy_of: Bundles) -> None:
+    bundle = copy_of(INT8)
+    tensor = "stages.1.0.reduce.relu/Relu"
+    edit_constant(bundle, "model.int8.onnx", f"{tensor}_scale", lambda scale: scale / 8)
+    report = blamed(bundle)
+    assert report.guilty == "model.int8.onnx"
+    assert report.tensor is not None
+    assert report.tensor.reference == tensor
+    assert report.tensor.cause == "saturation"
+    assert report.tensor.operator == "QuantizeLinear"
+
+
+def test_a_bad_scale_in_int8_of_a_shifted_tensor_with_an_fp16_fallback(copy_of: Bundles) -> None:
+    bundle = copy_of(INT8, half=True)
+    tensor = "stages.0.0.sk.branches.0.relu/Relu"
+    assert tensor in chain(bundle)[-1].offsets()
+    edit_constant(bundle, "model.int8.onnx", f"{tensor}_scale_fp16", lambda scale: scale / 8)
+    report = blamed(bundle)
+    assert report.guilty == "model.int8.onnx"
+    assert report.tensor is not None
+    assert report.tensor.module == "stages.0.0.sk.branches.0.relu"
+
+
+def test_a_damaged_weight_in_int8(copy_of: Bundles) -> None:
+    bundle = copy_of(INT8)
+    edit_constant(
+        bundle, "model.int8.onnx", "stages.1.0.reduce.conv.weight_rounded_scale", lambda scale: scale[::-1] * 2
+    )
+    report = blamed(bundle)
+    assert report.guilty == "model.int8.onnx"
+    assert report.tensor is not None
+    assert report.tensor.reference == "stages.1.0.reduce.relu/Relu"
+
+
+@pytest.mark.parametrize(("precision", "how"), [(FP16, {}), (INT8, {}), (INT8, {"half": True})])
+def test_a_rewritten_graph_is_compared_with_the_one_it_was_made_from(
+    precision: Precision, how: dict[str, bool]
+) -> None:
+    report = blamed(bundle_of(precision, rewritten=True, **how))
+    assert report.guilty is None
+    last = report.stages[-1]
+    assert (last.stage, last.before) == (f"model.{precision}.rewritten.onnx", f"model.{precision}.onnx")
+
+
+@pytest.mark.parametrize("how", [{}, {"half": True}])
+def test_a_weight_that_regrouping_damaged_in_int8(how: dict[str, bool], copy_of: Bundles) -> None:
+    bundle = copy_of(INT8, rewritten=True, **how)
+    name = "stages.1.0.sk.branches.0.conv.weight_rounded_int8_regrouped"
+    edit_constant(bundle, "model.int8.rewritten.onnx", name, lambda weight: weight[::-1])
+    report = blamed(bundle)
+    assert report.guilty == "model.int8.rewritten.onnx"
+    assert report.tensor is not None
+    assert report.tensor.tensor == "stages.1.0.sk.branches.0.conv/Conv"
+    before = [row for row in report.layers if row.tensor != report.tensor.tensor]
+    # Of inputs without error each other tensor is what it was but for the order of sums: no quantization noise is
+    # taken for an error of the rewrite. 60 dB: FP16 rounds by 2^-11, 66 dB; INT8's own noise is some 40 dB.
+    assert before
+    assert all(row.own_db is not None and row.own_db > 60 for row in before)
+
+
+def test_noise_that_no_tensor_alone_makes_blames_the_stage_only() -> None:
+    bundle = bundle_of(FP16)
+    spec = spec_of(bundle)
+    strict = spec.tolerance[FP16].model_copy(update={"max_rel_error": 1e-6})  # less than one rounding to FP16
+    report = blame(chain(bundle), crops(spec), spec.model_copy(update={"tolerance": spec.tolerance | {FP16: strict}}))
+    assert report.guilty == "model.fp16.onnx"
+    assert report.tensor is None
+    assert len(report.layers) > 40
+    assert report.verdict.startswith(f"model.fp16.onnx is to blame: no tensor alone: of {len(report.layers)}, ")
+    assert "Many errors add up, or the network amplifies them" in report.verdict
+
+
+# ----- what blame says and keeps
+
+
+def test_the_report_is_kept_beside_the_bundle_and_is_about_it_only(copy_of: Bundles, tmp_path: Path) -> None:
+    bundle = copy_of(FP32)
+    np.save(tmp_path / "images.npy", crops(spec_of(bundle)))
+    report = blame_bundle(bundle, tmp_path / "images.npy")
+    assert read_evidence(load_bundle(bundle), "blame", BlameReport) == report
+    edit_constant(bundle, "model.onnx", "stages.0.0.reduce.conv.weight", lambda weight: weight * 2)
+    assert read_evidence(load_bundle(bundle), "blame", BlameReport) is None
+    again = blame_bundle(bundle, tmp_path / "images.npy")
+    assert again.guilty == "model.onnx"
+    assert again.image == "images[0]"
+    assert read_evidence(load_bundle(bundle), "blame", BlameReport) == again
+
+
+def test_a_file_that_the_manifest_does_not_describe_is_refused(copy_of: Bundles) -> None:
+    bundle = copy_of(FP32)
+    (bundle / "model.onnx").write_bytes((bundle / "model.onnx").read_bytes() + b"\0")
+    with pytest.raises(IntegrityError, match="not the file that the manifest describes"):
+        blame_bundle(bundle)
+
+
+def test_the_text_shows_every_stage_and_ends_with_the_verdict(copy_of: Bundles) -> None:
+    bundle = copy_of(FP32)
+    edit_constant(bundle, "model.onnx", "classifier.bias", lambda bias: bias + 10)
+    report = blamed(bundle)
+    lines = report.text().splitlines()
+    for stage in report.stages:
+        assert any(line.startswith(stage.stage) for line in lines)
+    assert lines[-1] == report.verdict
+    assert "module classifier, tensor logits (Gemm classifier/Gemm)" in report.verdict
+    assert "likely cause: offset; every value is off by 10" in report.verdict
+    assert json.loads(report.model_dump_json())["guilty"] == "model.onnx"
+
+
+def test_an_engine_that_cannot_run_here_is_unproven_and_said_so(tmp_path: Path) -> None:
+    bundle = bundle_of(FP32)
+    spec = spec_of(bundle)
+    plan = tmp_path / "x.engine"
+    plan.write_bytes(b"ftrt" + bytes(24) + b"a plan for another machine")  # a header that can be read
+    engine = EngineStage("engines/x.engine", plan, "tensorrt", digest_file(plan), FP32, spec, "model.onnx")
+    report = blamed(bundle, [*chain(bundle), engine])
+    assert report.stages[-1].verdict == "unproven"
+    assert report.stages[-1].reason
+    assert report.verdict == "no stage is to blame; not run here: engines/x.engine"
+
+
+def test_one_stage_alone_has_nothing_to_be_compared_with() -> None:
+    bundle = bundle_of(FP32)
+    with pytest.raises(UsageError, match="one stage only"):
+        blamed(bundle, chain(bundle)[:1])
+
+
+def test_a_precision_without_a_tolerance_is_named() -> None:
+    bundle = bundle_of(FP16)
+    spec = spec_of(bundle)
+    without = spec.model_copy(update={"tolerance": {FP32: spec.tolerance[FP32]}})
+    with pytest.raises(CardError, match="no tolerance for fp16"):
+        blame(chain(bundle), crops(spec), without)

@@ -1,0 +1,163 @@
+"""The station that rewrites for hardware: what a second export keeps, makes again and removes, and who reads what it made."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skdeploy.backends.onnxruntime import load_graph
+from skdeploy.bench.subjects import int8_kernels_refused
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.bundle.runners import last_graph
+from skdeploy.core.spec import Precision, Target
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
+from skdeploy.report.findings import read_findings
+from skdeploy.report.line import export_command, line_section
+from skdeploy.report.verdict import key_figures
+from tests.blame.faulty import (
+    CARD,
+    bundle_of,
+)
+from tests.conftest import FAST
+
+REWRITTEN = "model.fp16.rewritten.onnx"
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> ExportOptions:
+    """The options of an export that was rewritten. Do not change its bundle: take ``options``."""
+    folder = tmp_path_factory.mktemp("rewritten")
+    np.savez(folder / "images.npz", images=np.random.default_rng(0).integers(0, 256, (4, 40, 44, 3), dtype=np.uint8))
+    options = ExportOptions(
+        model=str(CARD),
+        precision=Precision.FP16,
+        output=folder / "bundle",
+        trace=FAST,
+        target=Target.ONNX,
+        images=folder / "images.npz",
+        regroup=2,
+        gap="average-pool",
+    )
+    assert export(options).reused == frozenset()
+    return options
+
+
+@pytest.fixture
+def options(first: ExportOptions, tmp_path: Path) -> ExportOptions:
+    """The same options for a copy of the bundle."""
+    assert first.output is not None
+    return replace(first, output=Path(shutil.copytree(first.output, tmp_path / "bundle")))
+
+
+def rewritten(options: ExportOptions) -> Artifact:
+    assert options.output is not None
+    found = load_bundle(options.output).artifact(REWRITTEN)
+    assert found is not None
+    return found
+
+
+def test_the_same_options_make_nothing_anew_and_say_the_same(options: ExportOptions) -> None:
+    before = rewritten(options)
+    again = export(options)
+    assert again.reused == {artifact.path for artifact in again.bundle.manifest.artifacts}
+    assert rewritten(options) == before
+    assert any(note.startswith("regrouped: 4 convolutions, each with 2x") for note in again.bundle.manifest.notes)
+
+
+@pytest.mark.parametrize("changes", [{"regroup": 1}, {"regroup": None}, {"gap": None}])
+def test_other_options_make_this_graph_anew_and_none_before_it(
+    options: ExportOptions, changes: dict[str, object]
+) -> None:
+    before = rewritten(options)
+    again = export(replace(options, **changes))  # type: ignore[arg-type]  # each has the type of its own field
+    assert rewritten(options).sha256 != before.sha256
+    made = {artifact.path for artifact in again.bundle.manifest.artifacts} - again.reused
+    assert made == {REWRITTEN, "parity.json"}
+    assert again.bundle.manifest.verdict == "verified"
+
+
+def test_without_the_options_the_rewritten_graph_is_gone_and_the_lowered_one_is_the_last(
+    options: ExportOptions,
+) -> None:
+    assert options.output is not None
+    again = export(replace(options, regroup=None, gap=None))
+    assert not (options.output / REWRITTEN).exists()
+    assert again.bundle.artifact(REWRITTEN) is None
+    assert last_graph(again.bundle).artifact.path == "model.fp16.onnx"
+    assert "model.fp16.onnx" in again.reused
+    assert not [note for note in again.bundle.manifest.notes if "regrouped" in note or "average pool" in note]
+
+
+def test_the_rewritten_graph_is_the_one_that_is_deployed(first: ExportOptions) -> None:
+    assert first.output is not None
+    bundle = load_bundle(first.output)
+    graph = last_graph(bundle).artifact
+    assert (graph.path, graph.precision) == (REWRITTEN, Precision.FP16)
+    operators = {node.op_type for node in load_graph(bundle.check(graph)).graph}
+    assert "AveragePool" in operators
+    assert not operators & {"ReduceMean", "GlobalAveragePool"}
+
+
+def test_pools_beside_fp16_are_said_to_stay_with_the_gpu_and_in_fp32_are_not(options: ExportOptions) -> None:
+    # The gate has a mean a branch, and the classifier one.
+    said = "the pools of 5 means stay FP32, as the gate's statistics must: a DLA leaves them to the GPU"
+    assert options.output is not None
+    assert said in load_bundle(options.output).manifest.notes
+    notes = export(replace(options, precision=Precision.FP32)).bundle.manifest.notes
+    # The maps are 16 and 8 pixels: two pools for each of the first, one for the last.
+    assert "average pools: for 5 means over the map, 8x8 then 2x2, 8x8" in notes
+    assert not [note for note in notes if "DLA" in note]
+
+
+def test_a_map_whose_size_has_no_small_factors_is_said_to_be_too_large_for_a_dla(options: ExportOptions) -> None:
+    odd = replace(options, precision=Precision.FP32, regroup=None, image_size=(44, 44))  # maps of 22 and 11 pixels
+    notes = export(odd).bundle.manifest.notes
+    assert "average pools: for 5 means over the map, 22x22, 11x11; DLA has none above 8" in notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "--regroup 2 --gap average-pool"),
+        ({"gap": None}, "--regroup 2"),
+        ({"regroup": None}, "--gap average-pool"),
+        ({"regroup": None, "gap": None}, ""),
+    ],
+)
+def test_the_report_gives_the_command_that_rewrites_alike(
+    options: ExportOptions, changes: dict[str, object], words: str
+) -> None:
+    if changes:
+        export(replace(options, **changes))  # type: ignore[arg-type]  # each has the type of its own field
+    assert options.output is not None
+    found = read_findings(load_bundle(options.output))
+    command = export_command(found) or ""
+    assert words in command
+    assert ("--regroup" in command, "--gap" in command) == ("--regroup" in words, "--gap" in words)
+    assert ("rewritten for hardware" in str(line_section(found))) == bool(words)
+
+
+def test_a_rewritten_int8_graph_is_timed_as_the_one_it_was_made_from() -> None:
+    bundle = load_bundle(bundle_of(Precision.INT8, half=True, rewritten=True))
+    before, after = (bundle.artifact(f"model.int8{name}.onnx") for name in ("", ".rewritten"))
+    assert before is not None
+    assert after is not None
+    assert int8_kernels_refused(after) == int8_kernels_refused(before) != ""
+    assert after.details["fallback"] == "fp16"
+
+
+def test_the_report_of_a_rewritten_int8_graph_has_its_share_of_the_work() -> None:
+    bundle = load_bundle(bundle_of(Precision.INT8, half=True, rewritten=True))
+    graph = bundle.artifact("model.int8.onnx")
+    assert graph is not None
+    figures = {figure.label: figure for figure in key_figures(read_findings(bundle))}
+    share = graph.details["int8_macs"]
+    assert isinstance(share, float)
+    assert float(figures["INT8"].value.rstrip(" %")) == pytest.approx(100 * share, abs=0.05)  # shown with one decimal
+    assert figures["Size"].note.startswith("model.int8.rewritten.onnx")

@@ -1,0 +1,308 @@
+"""An ONNX file made elsewhere comes in with our interface and its own function, or is refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from skdeploy.core.errors import ExportError, IntegrityError, PassError, UsageError
+from skdeploy.passes.foreign import foreign_notes, read_foreign
+from tests.graphs.foreign import (
+    Classifier,
+    Concatenated,
+    SplitInput,
+    branch,
+    export,
+    live,
+)
+from tests.graphs.networks import (
+    FLOAT32_ERROR,
+    images,
+    relative_error,
+    run,
+    torch_logits,
+)
+
+SHAPE = (12, 10)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return live(Classifier(SplitInput(), Concatenated()))
+
+
+@pytest.fixture(scope="module")
+def exported(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Opset 17 by TorchScript."""
+    return export(network, tmp_path_factory.mktemp("foreign") / "m.onnx", "torchscript", 17).read_bytes()
+
+
+def write(path: Path, proto: ModelProto) -> Path:
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def changed(exported: bytes, tmp_path: Path, change: Callable[[ModelProto], object]) -> Path:
+    proto = onnx.load_from_string(exported)
+    change(proto)
+    return write(tmp_path / "changed.onnx", proto)
+
+
+@pytest.mark.parametrize(
+    ("exporter", "opset"), [*(("torchscript", n) for n in (9, 11, 12, 13, 17, 18, 19, 20)), ("dynamo", 18), ("dynamo", 21)]
+)  # fmt: skip
+def test_every_opset_keeps_its_function_and_its_modules(
+    network: nn.Module, tmp_path: Path, exporter: str, opset: int
+) -> None:
+    model = read_foreign(export(network, tmp_path / "m.onnx", exporter, opset))
+    assert model.graph.opset_imports[""] == max(opset, 19)
+    assert [value.name for value in model.graph.inputs] == ["input"]
+    assert [value.name for value in model.graph.outputs] == ["logits"]
+    assert [str(d) for d in model.graph.inputs[0].shape or ()] == ["batch", "3", "12", "10"]
+    assert [str(d) for d in model.graph.outputs[0].shape or ()] == ["batch", "5"]
+    inputs = images(4, *SHAPE)
+    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
+    names = [node.name or "" for node in model.graph]
+    assert len(names) == len(set(names))
+    assert {"blocks.1.expand/Conv", "merges.1/Conv", "classifier/Gemm"} <= set(names)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_what_was_changed_is_told(exported: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", onnx.load_from_string(exported))
+    notes = foreign_notes(read_foreign(path))
+    assert (notes.input_name, notes.output_name, notes.opset) == ("image", "scores", 17)
+    assert (notes.dropped_outputs, notes.softmax) == ((), "")
+
+
+def test_a_softmax_at_the_end_is_told(tmp_path: Path) -> None:
+    path = export(live(Classifier(branch(), softmax=True)), tmp_path / "m.onnx", "torchscript", 13)
+    assert foreign_notes(read_foreign(path)).softmax == "/Softmax"
+
+
+def test_other_outputs_are_dropped_and_told(exported: bytes, tmp_path: Path) -> None:
+    def add(proto: ModelProto) -> None:
+        name = next(node.output[0] for node in proto.graph.node if node.op_type == "Conv")
+        proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+
+    model = read_foreign(changed(exported, tmp_path, add))
+    assert len(model.graph.outputs) == 1
+    assert len(foreign_notes(model).dropped_outputs) == 1
+
+
+def test_a_value_that_has_our_name_makes_room(network: nn.Module, tmp_path: Path) -> None:
+    path = export(network, tmp_path / "m.onnx", "torchscript", 17, names=("logits", "input"))
+    model = read_foreign(path)
+    assert [value.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["input", "logits"]
+    inputs = images(2, *SHAPE)
+    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
+
+
+def test_softmax_before_opset_13_flattens(tmp_path: Path) -> None:
+    """Over all axes from 1 on: after the upgrade it still sums to one over 2 x 2 x 2 numbers, not over the channels."""
+    nodes = [helper.make_node("Softmax", ["x"], ["s"], axis=1), helper.make_node("Flatten", ["s"], ["y"])]
+    model = read_foreign(write(tmp_path / "m.onnx", small(nodes, opset=11, shape=("n", 2, 2, 2))))
+    found = run(model, np.random.default_rng(0).standard_normal((3, 2, 2, 2)).astype(np.float32))["logits"]
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)  # eight float32 numbers that sum to one
+
+
+def test_initializers_among_the_inputs_are_no_inputs(exported: bytes, tmp_path: Path) -> None:
+    """As files of IR version 3 have it."""
+
+    def list_them(proto: ModelProto) -> None:
+        for tensor in proto.graph.initializer:
+            proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+    assert len(read_foreign(changed(exported, tmp_path, list_them)).graph.inputs) == 1
+
+
+def test_functions_are_inlined(tmp_path: Path) -> None:
+    body = [helper.make_node("Relu", ["a"], ["r"]), helper.make_node("Neg", ["r"], ["b"])]
+    opsets = [helper.make_opsetid("", 19)]
+    function = helper.make_function("mine", "ReluNeg", ["a"], ["b"], body, opsets)
+    nodes = [helper.make_node("ReluNeg", ["x"], ["t"], domain="mine"), helper.make_node("Flatten", ["t"], ["y"])]
+    proto = small(nodes)
+    proto.functions.append(function)
+    proto.opset_import.append(helper.make_opsetid("mine", 1))
+    model = read_foreign(write(tmp_path / "m.onnx", proto))
+    assert [node.op_type for node in model.graph] == ["Relu", "Neg", "Flatten"]
+
+
+def small(
+    nodes: list[onnx.NodeProto],
+    *,
+    opset: int = 19,
+    shape: tuple[int | str, ...] = ("n", 3, 4, 4),
+    dtype: int = TensorProto.FLOAT,
+    inputs: tuple[str, ...] = ("x",),
+) -> ModelProto:
+    """A model of ``nodes`` from x to y."""
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info(name, dtype, shape) for name in inputs],
+        [helper.make_tensor_value_info("y", dtype, None)],
+    )
+    proto: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return proto
+
+
+FLATTEN = helper.make_node("Flatten", ["x"], ["y"], name="flat")
+SUM_UP = [helper.make_node("Add", ["x", "mask"], ["t"]), helper.make_node("Flatten", ["t"], ["y"])]
+
+REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
+    "two inputs": (small(SUM_UP, inputs=("x", "mask")), UsageError, "has the inputs x, mask; one is expected"),
+    "float16": (small([FLATTEN], dtype=TensorProto.FLOAT16), UsageError, r"the input x is float16\['n', 3, 4, 4\]; float32"),
+    "rank 2": (small([FLATTEN], shape=("n", 3)), UsageError, r"float\['n', 3\], of rank 2; skdeploy takes images"),
+    "volumes": (small([FLATTEN], shape=("n", 1, 4, 4, 4)), UsageError, "of rank 5; skdeploy takes images"),
+    "free channels": (small([FLATTEN], shape=("n", "c", 4, 4)), UsageError, r"float32 \(N, C, H, W\) is expected"),
+    "channels last": (small([FLATTEN], shape=("n", 8, 8, 3)), UsageError, r"channels last; \(N, C, H, W\)"),
+    "rank 4 output": (small([helper.make_node("Relu", ["x"], ["y"])]), UsageError, r"\[3, 3, 4, 4\]; skdeploy takes \(N, cl"),
+    "custom operator": (
+        small([helper.make_node("Mish", ["x"], ["t"], name="act", domain="com.acme"), FLATTEN]),
+        ExportError,
+        "the node act is com.acme.Mish, an operator that is not ONNX's own",
+    ),
+    "unknown operator": (
+        small([helper.make_node("Flattened", ["x"], ["y"], name="flat")]),
+        ExportError,
+        "the node flat is ai.onnx.Flattened, which opset 19 does not have",
+    ),
+    "operator of a later opset": (
+        small([helper.make_node("Gelu", ["x"], ["t"], name="act"), FLATTEN]),
+        ExportError,
+        "the node act is ai.onnx.Gelu, which opset 19 does not have",
+    ),
+    "too new": (small([FLATTEN], opset=22), ExportError, "has opset 22; 7 to 21 can be read"),
+    "too old": (small([FLATTEN], opset=6), ExportError, "has opset 6; 7 to 21 can be read"),
+    "empty": (small([]), IntegrityError, "holds no nodes"),
+    "impossible shapes": (
+        small([helper.make_node("Transpose", ["x"], ["y"], perm=[0, 1])]),
+        ExportError,
+        "ONNX Runtime cannot",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_image_classifier_is_refused(name: str, tmp_path: Path) -> None:
+    proto, error, message = REFUSED[name]
+    path = write(tmp_path / "m.onnx", proto)
+    with pytest.raises(error, match=message) as failure:
+        read_foreign(path)
+    assert str(path) in str(failure.value)
+    assert getattr(failure.value, "advice", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text, and no model at all", b"\x08\x07\x12"])
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(IntegrityError):
+        read_foreign(tmp_path / "m.onnx")
+
+
+def test_a_truncated_file_is_refused(exported: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(exported[: len(exported) // 2])
+    with pytest.raises(IntegrityError, match="cannot be read as ONNX"):
+        read_foreign(tmp_path / "m.onnx")
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=r"none\.onnx cannot be read"):
+        read_foreign(tmp_path / "none.onnx")
+
+
+def test_a_batch_that_was_baked_in_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    proto = small(nodes)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([2, -1]), "shape"))
+    with pytest.raises(UsageError, match=r"for 3 images the first output is \[2, 72\]"):
+        read_foreign(write(tmp_path / "m.onnx", proto))
+
+
+def test_an_upgrade_that_changes_the_function_is_caught(
+    exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = onnx.version_converter.convert_version
+
+    def wrong(model: ModelProto, version: int) -> ModelProto:
+        result: ModelProto = real(model, version)
+        weight = next(tensor for tensor in result.graph.initializer if len(tensor.dims) == 4)
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
+        return result
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", wrong)
+    path = write(tmp_path / "m.onnx", onnx.load_from_string(exported))
+    with pytest.raises(PassError, match=r"upgrading .* from opset 17 to 19 changed the function: logits differs"):
+        read_foreign(path)
+
+
+def test_an_upgrade_that_fails_is_an_error(exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: ModelProto, version: int) -> ModelProto:
+        raise RuntimeError("no adapter\nfor this")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", fail)
+    path = write(tmp_path / "m.onnx", onnx.load_from_string(exported))
+    with pytest.raises(PassError, match="cannot be upgraded from opset 17 to 19: no adapter"):
+        read_foreign(path)
+
+
+def external(exported: bytes, folder: Path, location: str = "weights.bin") -> Path:
+    """The model with its weights in a file of their own, which the model calls ``location``."""
+    folder.mkdir()
+    proto = onnx.load_from_string(exported)
+    onnx.save(
+        proto, folder / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0,
+        convert_attribute=True,
+    )  # fmt: skip
+    proto = onnx.load(folder / "m.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    return write(folder / "m.onnx", proto)
+
+
+def test_external_weights_are_inlined(exported: bytes, network: nn.Module, tmp_path: Path) -> None:
+    path = external(exported, tmp_path / "model")
+    model = read_foreign(path)
+    (path.parent / "weights.bin").unlink()
+    inputs = images(2, *SHAPE)
+    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
+
+
+def test_missing_external_weights_are_told(exported: bytes, tmp_path: Path) -> None:
+    path = external(exported, tmp_path / "model")
+    (path.parent / "weights.bin").unlink()
+    with pytest.raises(IntegrityError, match=r"are in weights\.bin, which is not there") as failure:
+        read_foreign(path)
+    assert "copy weights.bin" in failure.value.advice
+
+
+def test_truncated_external_weights_are_told(exported: bytes, tmp_path: Path) -> None:
+    path = external(exported, tmp_path / "model")
+    weights = path.parent / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match=r"are bytes \d+ to \d+ of weights\.bin, which has \d+"):
+        read_foreign(path)
+
+
+@pytest.mark.parametrize("way", ["parent", "absolute", "inside and out", "symlink", "nameless"])
+def test_weights_outside_the_folder_are_refused(exported: bytes, tmp_path: Path, way: str) -> None:
+    outside = tmp_path / "weights.bin"
+    location = {
+        "parent": "../weights.bin", "absolute": str(outside), "inside and out": "a/../../weights.bin",
+        "symlink": "link.bin", "nameless": "",
+    }[way]  # fmt: skip
+    path = external(exported, tmp_path / "model", location)
+    outside.write_bytes((path.parent / "weights.bin").read_bytes())
+    (path.parent / "link.bin").symlink_to(outside)
+    with pytest.raises(IntegrityError, match="which is not inside the folder of the model"):
+        read_foreign(path)

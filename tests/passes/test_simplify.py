@@ -1,0 +1,211 @@
+"""The simplifier is trusted with nothing: what it returns is run against what it was given."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxsim
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from skdeploy.core.errors import PassError
+from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images, require_same_function
+from skdeploy.passes.simplify import simplify
+from skdeploy.passes.trace_options import TraceOptions
+from tests.conftest import TinySpec
+from tests.graphs.networks import (
+    FLOAT32_ERROR,
+    card,
+    images,
+    live,
+    relative_error,
+    run,
+    torch_logits,
+    traced,
+)
+
+TORCHSCRIPT = TraceOptions(exporter="torchscript")
+
+
+@pytest.fixture
+def tiny(tiny_spec: TinySpec) -> ModelSpec:
+    return card(tiny_spec(2))
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_the_simplified_graph_computes_the_training_form(tiny: ModelSpec, exporter: str) -> None:
+    graph = traced(tiny, TraceOptions(exporter=exporter))
+    names = {node.name for node in graph.graph}
+    simplified = simplify(graph)
+    inputs = images(5)
+    assert relative_error(run(simplified, inputs)["logits"], torch_logits(live(tiny), inputs)) < FLOAT32_ERROR
+    assert len(simplified.graph) <= len(names)
+    assert {node.name for node in simplified.graph} <= names  # modules can still be told
+    assert not simplified.metadata_props
+
+
+def test_torchscripts_constants_and_identities_are_folded(tiny: ModelSpec) -> None:
+    operators = {node.op_type for node in simplify(traced(tiny, TORCHSCRIPT)).graph}
+    assert not operators & {"Constant", "Identity"}
+
+
+def tamper(monkeypatch: pytest.MonkeyPatch, change: object) -> None:
+    """Lets the real simplifier run and then changes its result in place."""
+    real = onnxsim.simplify
+
+    def tampered(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+        result, checked = real(model)
+        assert callable(change)
+        change(result)
+        return result, checked
+
+    monkeypatch.setattr(onnxsim, "simplify", tampered)
+
+
+def test_a_changed_weight_is_caught(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scale_one_filter(model: onnx.ModelProto) -> None:
+        weight = next(t for t in model.graph.initializer if t.name.endswith("stages.1.1.sk.branches.0.conv.weight"))
+        array = numpy_helper.to_array(weight) * np.float32(1.01)
+        weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+
+    tamper(monkeypatch, scale_one_filter)
+    with pytest.raises(PassError, match="changed the function: logits differs by") as failure:
+        simplify(traced(tiny, TORCHSCRIPT))
+    assert "--no-simplify" in failure.value.advice
+
+
+def test_a_weight_turned_nan_is_caught(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        weight = next(t for t in model.graph.initializer if t.name.endswith("classifier.weight"))
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32("nan"), weight.name))
+
+    tamper(monkeypatch, spoil)
+    with pytest.raises(
+        PassError, match=r"logits holds NaN or infinity now: node classifier/\S+ \(\w+\) is the first to make it"
+    ):
+        simplify(traced(tiny, TORCHSCRIPT))
+
+
+def test_a_batch_that_was_fixed_is_caught(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fix_batch(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+
+    tamper(monkeypatch, fix_batch)
+    with pytest.raises(
+        PassError, match=r"changed the interface from input: float32\[batch, 3, 20, 24\] .* to input: float32\[2, "
+    ):
+        simplify(traced(tiny, TORCHSCRIPT))
+
+
+def test_a_renamed_output_is_caught(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
+
+    tamper(monkeypatch, rename)
+    with pytest.raises(PassError, match=r"changed the interface from .* to .* scores: "):
+        simplify(traced(tiny, TORCHSCRIPT))
+
+
+def test_a_result_that_does_not_load_is_caught(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_graph(model: onnx.ModelProto) -> None:
+        model.graph.node[3].op_type = "NoSuchOperator"
+
+    tamper(monkeypatch, break_graph)
+    with pytest.raises(
+        PassError, match=r"onnx-simplifier broke the graph: node \S+ \(NoSuchOperator\): ONNX Runtime cannot load"
+    ) as failure:
+        simplify(traced(tiny, TORCHSCRIPT))
+    assert "--no-simplify" in failure.value.advice
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape inference\nfailed"), ValueError()])
+def test_an_exception_inside_is_a_pass_error(
+    tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(model: onnx.ModelProto) -> None:
+        raise error
+
+    monkeypatch.setattr(onnxsim, "simplify", fail)
+    with pytest.raises(PassError, match=f"onnx-simplifier failed: {type(error).__name__}") as failure:
+        simplify(traced(tiny, TORCHSCRIPT))
+    assert "--no-simplify" in failure.value.advice
+    assert "\n" not in failure.value.message
+
+
+def scaled(factor: float, *, batch: int | str = "batch", rows: int | None = None) -> bytes:
+    """input (batch, 4) times a factor; with ``rows``, reshaped to so many rows of two."""
+    constants = [numpy_helper.from_array(np.float32(factor), "factor")]
+    nodes = [helper.make_node("Mul", ["input", "factor"], ["scaled" if rows else "logits"])]
+    if rows:
+        constants.append(numpy_helper.from_array(np.array([rows, -1]), "shape"))
+        nodes.append(helper.make_node("Reshape", ["scaled", "shape"], ["logits"]))
+    graph = helper.make_graph(
+        nodes,
+        "scaled",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, None])],
+        constants,
+    )
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9).SerializeToString()
+    )
+
+
+def test_the_bound_separates_rounding_from_change() -> None:
+    require_same_function(scaled(1), scaled(1 + MAX_REL_CHANGE / 2), "a step", "advice")
+    with pytest.raises(PassError, match="changed the function"):
+        require_same_function(scaled(1), scaled(1 + MAX_REL_CHANGE * 2), "a step", "advice")
+
+
+def test_a_batch_that_was_baked_in_is_caught(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside the graph, where the interface does not show it: the batch is the one that the exporter was shown."""
+
+    def bake(model: onnx.ModelProto) -> None:
+        flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
+        model.graph.initializer.append(numpy_helper.from_array(np.array([2, 16]), "baked"))
+        flatten.CopyFrom(
+            helper.make_node("Reshape", [flatten.input[0], "baked"], list(flatten.output), name=flatten.name)
+        )
+
+    tamper(monkeypatch, bake)
+    with pytest.raises(
+        PassError,
+        match=r"broke the graph: node \S+ \(Reshape\): ONNX Runtime cannot run the graph on input \(3, 3, 20, 24\)",
+    ):
+        simplify(traced(tiny, TORCHSCRIPT))
+
+
+def test_an_output_of_another_shape_is_caught_even_if_numpy_would_broadcast() -> None:
+    """Three images of one number each, against one row of three: the difference of both is a 3 x 3 array of nothing."""
+    with pytest.raises(PassError, match=r"changed the output logits from float32\[3, 4\] to float32\[1, 12\]"):
+        require_same_function(scaled(0), scaled(0, rows=1), "a step", "advice")
+
+
+def test_the_check_runs_another_batch_than_the_exporter_saw() -> None:
+    feeds = random_images((TensorSpec(name="input", dtype="float32", shape=("batch", 4)),), 0)
+    assert feeds["input"].shape == (3, 4)
+
+
+def test_random_feeds_fit_the_inputs() -> None:
+    specs = (
+        TensorSpec(name="pixels", dtype="uint8", shape=("batch", "height", "width", 3)),
+        TensorSpec(name="planes", dtype="float32", shape=(2, 3, 8, 8)),
+    )
+    feeds = random_images(specs, 0, free=4, size=16)
+    assert feeds["pixels"].shape == (4, 16, 16, 3)
+    assert feeds["pixels"].dtype == np.uint8
+    assert feeds["pixels"].max() > 200  # the range of pixels, not of normal numbers
+    assert feeds["planes"].shape == (2, 3, 8, 8)
+    assert feeds["planes"].dtype == np.float32
+    again = random_images(specs, 0, free=4, size=16)
+    assert all(np.array_equal(feeds[name], again[name]) for name in feeds)
+
+
+def test_a_simplified_graph_is_plain_ir(tiny: ModelSpec) -> None:
+    simplified = simplify(traced(tiny, TORCHSCRIPT))
+    onnx.checker.check_model(ir.to_proto(simplified), full_check=True)
+    assert all(
+        value.shape is not None and value.dtype is not None for node in simplified.graph for value in node.outputs
+    )

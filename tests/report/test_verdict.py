@@ -1,0 +1,181 @@
+"""What a report claims of a bundle: no more than was shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skdeploy.bundle.folder import Bundle
+from skdeploy.core.errors import IntegrityError
+from skdeploy.core.files import digest_json
+from skdeploy.core.spec import Precision
+from skdeploy.report.findings import read_findings
+from skdeploy.report.page import render_report
+from skdeploy.report.verdict import verdict_of
+from tests.report.reported import (
+    add,
+    blame,
+    comparison,
+    evaluation,
+    full_bundle,
+    make_bundle,
+    page,
+    parity,
+    stage,
+)
+
+UNPROVEN = comparison("model.plan", "unproven", "tensorrt", reason="no GPU here")
+
+
+def state(bundle: Bundle) -> str:
+    return verdict_of(read_findings(bundle)).state
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with every finding. Not to be changed."""
+    return full_bundle(tmp_path_factory.mktemp("full") / "b")
+
+
+def test_verified_is_said_of_a_bundle_whose_every_graph_passed(full: Bundle) -> None:
+    text = page(full).sections["verdict"]
+    assert text.split()[0] == "verified"
+    assert "model.onnx, model.int8.onnx on onnxruntime" in text
+
+
+def test_an_engine_that_was_not_run_is_named_and_the_bundle_is_verified_here_only(tmp_path: Path) -> None:
+    report = parity(comparison("model.onnx"), comparison("model.int8.onnx"), UNPROVEN)
+    bundle = make_bundle(tmp_path / "b", report=report, engine=True)
+    text = " ".join(page(bundle).sections["verdict"].split())
+    assert text.startswith("verified here; the engine could not run here ")
+    assert "Not run here model.plan on tensorrt: no GPU here" in text
+    assert "verified on" not in line_of(bundle, "model.plan")
+
+
+def line_of(bundle: Bundle, path: str) -> str:
+    """The text of one station, up to the next."""
+    text = page(bundle).sections["line"]
+    return re.split(r"model\.\w*\.?onnx|\w+\.json", text[text.index(path) :])[0]
+
+
+def test_a_graph_without_a_comparison_is_not_called_verified(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b", report=parity(comparison("model.onnx")))
+    assert state(bundle) == "not verified"
+    assert "Not compared model.int8.onnx" in " ".join(page(bundle).sections["verdict"].split())
+
+
+@pytest.mark.parametrize("recorded", ["verified", "failed"])
+def test_a_failed_comparison_is_a_failure_whatever_the_manifest_says(tmp_path: Path, recorded: str) -> None:
+    report = parity(
+        comparison("model.onnx"), comparison("model.int8.onnx", "fail", problems=("cosine 0.5, at least 0.95",))
+    )
+    bundle = make_bundle(tmp_path / "b", report=report, verdict=recorded)
+    text = page(bundle).sections["verdict"]
+    assert text.split()[0] == "failed:"
+    assert "cosine 0.5, at least 0.95" in text
+
+
+def test_a_failed_export_is_a_failure_whatever_its_parity_says(tmp_path: Path) -> None:
+    assert state(make_bundle(tmp_path / "b", verdict="failed")) == "failed"
+
+
+def test_an_incomplete_bundle_gets_a_report_that_says_so(tmp_path: Path) -> None:
+    text = page(make_bundle(tmp_path / "b", verdict="incomplete")).sections["verdict"]
+    assert "not finished: run the same export again" in text
+    assert "verified" not in text.lower()
+
+
+def test_a_manifest_alone_does_not_make_a_bundle_verified(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    kept = tuple(a for a in bundle.manifest.artifacts if a.path != "parity.json")
+    bundle.save(bundle.manifest.model_copy(update={"artifacts": kept}))
+    assert state(bundle) == "not verified"
+    assert "skdeploy verify" in page(bundle).sections["parity"]
+
+
+def test_a_parity_report_of_other_graphs_proves_nothing(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    verdict = bundle.manifest.verdict
+    bundle.produce(stage("model.onnx", "other weights", {}, Precision.FP32))
+    assert bundle.manifest.verdict == verdict == "verified"
+    found = read_findings(bundle)
+    assert found.parity is None
+    assert "parity.json" in found.outdated
+    assert verdict_of(found).state == "not verified"
+    assert "Outdated" in page(bundle).sections["parity"]
+
+
+@pytest.mark.parametrize(
+    ("decision", "expected"), [("pass", "verified"), ("fail", "failed"), ("inconclusive", "accuracy undecided")]
+)
+def test_the_accuracy_gate_counts(tmp_path: Path, decision: Any, expected: str) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    add(bundle, accuracy=evaluation(bundle.manifest.model, decision))
+    assert state(bundle) == expected
+    assert evaluation(bundle.manifest.model, decision).pairs[0].sentence in page(bundle).sections["verdict"]
+
+
+def test_a_stage_to_blame_is_a_failure(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    add(bundle, blame=blame("model.int8.onnx"))
+    assert state(bundle) == "failed"
+
+
+def receipt(bundle: Bundle, verdict: str, kind: str = "parity", **content: Any) -> Path:
+    """As a device writes it."""
+    artifact = bundle.artifact("model.plan")
+    assert artifact is not None
+    rest = {
+        "schema": 1, "kind": kind, "artifact": artifact.path, "sha256": artifact.sha256, "backend": "tensorrt",
+        "device": {"name": "GPU <b>9000</b>", "compute_capability": "9.0", "driver": "CUDA 13.0", "system": "Linux"},
+        "runtime": {"tensorrt": "10.14"}, "skdeploy": "0.1.0", "created": "2026-02-03T00:00:00+00:00", "verdict": verdict,
+        "content": content,
+    }  # fmt: skip
+    path = bundle.folder / f"receipts/{kind}-gpu-{artifact.sha256[:12]}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rest | {"digest": digest_json(rest)}))
+    return path
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Bundle:
+    """A bundle with an engine that could not run."""
+    report = parity(comparison("model.onnx"), comparison("model.int8.onnx"), UNPROVEN)
+    return make_bundle(tmp_path / "engine", report=report, engine=True)
+
+
+def test_a_receipt_stands_for_a_run_on_a_device(engine: Bundle) -> None:
+    receipt(engine, "pass")
+    text = " ".join(page(engine).sections["verdict"].split())
+    assert text.startswith("verified ")
+    assert "could not run here" not in text
+    assert "In parity by receipt model.plan on GPU <b>9000</b>, says the receipt of 2026-02-03" in text
+
+
+def test_a_receipt_of_a_failure_is_a_failure(engine: Bundle) -> None:
+    receipt(engine, "fail")
+    assert state(engine) == "failed"
+
+
+def test_a_receipt_of_latency_proves_no_parity_and_its_figures_are_shown(engine: Bundle) -> None:
+    receipt(engine, "recorded", "latency", median_ms=1.2345)
+    assert state(engine) == "verified here"
+    text = page(engine).sections["latency"]
+    assert "median ms" in text
+    assert "1.234" in text
+    assert "No receipt, no claim" not in text
+
+
+def test_without_a_receipt_no_latency_is_claimed(full: Bundle) -> None:
+    assert "No receipt, no claim" in page(full).sections["latency"]
+
+
+def test_a_receipt_of_another_engine_is_refused(engine: Bundle) -> None:
+    path = receipt(engine, "pass")
+    path.write_text(path.read_text().replace("CUDA 13.0", "CUDA 13.1"))
+    with pytest.raises(IntegrityError, match=path.name):
+        render_report(engine)
