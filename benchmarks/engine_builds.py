@@ -33,6 +33,7 @@ from skdeploy.bundle.folder import bundle_for_writing
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.core.errors import SkdeployError
 from skdeploy.core.files import digest_file, digest_json, write_text
+from skdeploy.core.options import NoOptions
 from skdeploy.core.packaged import packaged
 from skdeploy.core.progress import Silent
 from skdeploy.core.spec import CalibrationMethod, ModelSpec, Precision
@@ -40,11 +41,15 @@ from skdeploy.engines import tensorrt_rtx
 from skdeploy.engines._build import EngineReport
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.images.dataset import photographs
-from skdeploy.line import int8_stages, stages
-from skdeploy.line.export import Line, enter
-from skdeploy.line.int8_options import Int8Options
+from skdeploy.line.calibration import CalibrationOptions, CalibrationSet
+from skdeploy.line.export import enter
+from skdeploy.line.line import Line
 from skdeploy.line.options import DEFAULT_PROFILE, ExportOptions
 from skdeploy.line.sources import find_source
+from skdeploy.line.stations.calibrate import Calibrate
+from skdeploy.line.stations.half import Half
+from skdeploy.line.stations.int8 import Int8
+from skdeploy.line.stations.simplify import Simplify
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm
 from skdeploy.zoo.cards import read_card
 
@@ -96,14 +101,14 @@ def graphs_of(name: str, folder: Path) -> tuple[list[tuple[str, Path, Artifact]]
     algorithm = Algorithm(
         method=CalibrationMethod.MSE, equalize=False, bias_correction=False, version=ALGORITHM_VERSION
     )
-    images = int8_stages.CalibrationSet(photographs(IMAGES), IMAGES, algorithm)
+    images = CalibrationSet(photographs(IMAGES), IMAGES, algorithm)
     with bundle_for_writing(folder / "bundle", head) as bundle:
         line = Line(bundle, Silent())
         traced, _ = enter(line, source, options)
-        model = line.run(stages.simplify(bundle, traced))
-        half = line.run(stages.half(bundle, model, options))
-        ranges = line.run(int8_stages.calibrate(bundle, model, images, Int8Options(), Silent()))
-        int8 = line.run(int8_stages.int8(bundle, model, ranges, options, ()))
+        model = line.run(Simplify(), NoOptions(), graph=traced)
+        half = line.run(Half(), options.half, graph=model)
+        ranges = line.run(Calibrate(images), CalibrationOptions(), graph=model)
+        int8 = line.run(Int8((), ()), options.int8, graph=model, ranges=ranges)
         found = [(str(graph.precision), bundle.check(graph), graph) for graph in (model, half, int8)]
     return found, source.record.source
 

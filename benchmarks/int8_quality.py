@@ -31,8 +31,7 @@ from onnx import numpy_helper
 from benchmarks.fashion_data import CALIBRATION, ROOT, Floats, Labels, calibration_inputs, held_out, rescale_channels
 from skdeploy.backends.onnxruntime import load_graph, open_session
 from skdeploy.core.spec import CalibrationMethod
-from skdeploy.line.int8_options import CalibrationOptions
-from skdeploy.line.int8_stages import calibration_set
+from skdeploy.line.calibration import CalibrationOptions, calibration_set
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.quantize import quantize
 from skdeploy.zoo.cards import load_card

@@ -19,7 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from skdeploy.bundle.manifest import manifest_schema
-from skdeploy.cli import app
+from skdeploy.cli import VERBS, app
 from skdeploy.core.files import digest_json
 from skdeploy.core.packaged import packaged
 from skdeploy.zoo.cards import read_card
@@ -37,7 +37,7 @@ class UnmeasuredError(Exception):
 def cli_reference() -> str:
     """All verbs with their help, as Markdown."""
     runner = CliRunner()
-    verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    verbs = VERBS
     parts = ["# Command line\n\nGenerated from `--help` by `make docs`.\n", _section(runner, [])]
     parts += [_section(runner, [verb]) for verb in verbs]
     return "\n".join(parts)

@@ -25,6 +25,7 @@ from skdeploy.accuracy.facts import PARITY, Facts
 from skdeploy.accuracy.statistics import images_to_decide as needed
 from skdeploy.accuracy.statistics import passing_budget
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.bundle.station_facts import GraphFacts
 from skdeploy.core.spec import Precision
 from skdeploy.parity.reference import TORCH_REFERENCE
 from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport
@@ -140,8 +141,10 @@ def next_after_failed_parity(manifest: Manifest, folder: Path, parity: ParityRep
         steps.append(
             f"`skdeploy evaluate {bundle} --data LABELLED_IMAGES --max-drop 0.5` shows what it costs in accuracy"
         )
-    graph = next((a for a in manifest.artifacts if "fallback" in a.details), None)
-    if Precision.INT8 in failed and graph is not None and graph.details["fallback"] == "fp16":
+    beside_fp16 = any(
+        isinstance(a.facts, GraphFacts) and a.facts.fallback is Precision.FP16 for a in manifest.artifacts
+    )
+    if Precision.INT8 in failed and beside_fp16:
         steps.append("export with --int8-fallback fp32, or keep sensitive layers with --int8-keep")
     if parity is not None and parity.chosen in ("card", "photographs"):
         steps.append("judge on your own images: --images DIR")

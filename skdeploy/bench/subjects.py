@@ -18,6 +18,7 @@ from skdeploy.bench.timing import Infer, Run, host_timed
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import GRAPH_BACKENDS, TORCH, Runner, engines_of, last_graph, runner_named
+from skdeploy.bundle.station_facts import GraphFacts
 from skdeploy.core import cpu
 from skdeploy.core.errors import DependencyError, ExportError, UsageError
 from skdeploy.core.spec import InputSpec, Precision, TensorSpec
@@ -226,7 +227,7 @@ def int8_kernels_refused(artifact: Artifact) -> str:
     """Why an INT8 graph is not to be run with ONNX Runtime's INT8 kernels on the CPU: they compute wrong. Empty if it may."""
     from skdeploy.backends.emulation import saturates
 
-    if artifact.details["fallback"] == "fp16":  # written by the stage int8
+    if artifact.facts_as(GraphFacts).fallback is Precision.FP16:
         return (
             "with them ONNX Runtime rounds the FP16 biases beside INT8 away; export with --int8-fallback fp32 for them"
         )

@@ -20,7 +20,6 @@ from skdeploy.checkpoints.network import Network
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Precision
 from skdeploy.images.dataset import Inputs, Pixels, normalise
-from skdeploy.line import int8_stages
 from skdeploy.quant.quantize import equalized
 from skdeploy.quant.ranges import load_ranges
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FLOAT64, FLOAT32, DEPLOY = "torch float64, training form", "torch float32, training form", "torch float32, deploy form"
-BESIDE: Final = (int8_stages.LEGACY_GRAPH,)  # made for others, and nothing on the line is made from it
+BESIDE: Final = (contents.LEGACY_GRAPH,)  # made for others, and nothing on the line is made from it
 
 
 def chain_of(bundle: Bundle) -> tuple[Stage, ...]:
@@ -93,10 +92,10 @@ def _graph_stage(
     rewritten = made_from is not None and made_from.precision is Precision.INT8  # the INT8 tensors were there before
     if artifact.precision is not Precision.INT8 or rewritten:
         return plain
-    ranges = bundle.artifact(int8_stages.RANGES)
+    ranges = bundle.artifact(contents.RANGES)
     if made_from is None or ranges is None:
         raise IntegrityError(
-            f"{bundle.folder} lacks what {artifact.path} was made from: the FP32 graph and {int8_stages.RANGES}",
+            f"{bundle.folder} lacks what {artifact.path} was made from: the FP32 graph and {contents.RANGES}",
             advice="export it again",
         )
     source, file = bundle.check(made_from), bundle.check(ranges)

@@ -1,21 +1,26 @@
-"""A file with its digest and where it came from, and the only way that skdeploy writes one: whole or not at all."""
+"""A file of a bundle with its digest, what its station says of it, and where it came from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue, SerializeAsAny
 
+from skdeploy.bundle.station_facts import StationFacts, UnreadFacts, read_facts_of
+from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_json
 from skdeploy.core.spec import Frozen, InnerPath, Precision, TensorSpec
 
+FactsT = TypeVar("FactsT", bound=StationFacts)
+
 
 class Provenance(Frozen):
-    """How an artifact was made. ``key`` is the digest of all the rest but ``seconds``: equal keys, equal work."""
+    """How an artifact was made. ``key`` is the digest of the station's name and all the rest but ``seconds``: equal keys, equal
+    work.
+    """
 
-    stage: str
     key: str
     parents: dict[str, str]
     options: dict[str, JsonValue]
@@ -33,8 +38,30 @@ class Artifact(Frozen):
     size_bytes: int
     inputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
     outputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    facts: Annotated[SerializeAsAny[StationFacts], BeforeValidator(read_facts_of)]
     provenance: Provenance
+
+    @property
+    def station(self) -> str:
+        """The name of the station that made it."""
+        return self.facts.station
+
+    def facts_as(self, kind: type[FactsT]) -> FactsT:
+        """The facts, of the kind that the artifact's station writes. Raises IntegrityError if the manifest has others."""
+        if isinstance(self.facts, UnreadFacts):
+            engine = self.format == "engine"
+            raise IntegrityError(
+                f"the manifest's facts of {self.path} are not what this version of skdeploy writes: {self.facts.problem}",
+                advice=f"remove {self.path} from the bundle, and build it again: skdeploy build BUNDLE"
+                if engine
+                else "restore the manifest, or export again into another folder",
+            )
+        if not isinstance(self.facts, kind):
+            raise IntegrityError(
+                f"the manifest says that {self.path} was made by the station {self.station!r}, which cannot be",
+                advice="restore the manifest, or export again into another folder",
+            )
+        return self.facts
 
 
 def tool_versions(distributions: tuple[str, ...]) -> dict[str, str]:
@@ -48,8 +75,8 @@ def tool_versions(distributions: tuple[str, ...]) -> dict[str, str]:
     return versions
 
 
-def stage_key(
-    stage: str, parents: Mapping[str, str], options: Mapping[str, JsonValue], tools: Mapping[str, str]
+def recipe_key(
+    station: str, parents: Mapping[str, str], options: Mapping[str, JsonValue], tools: Mapping[str, str]
 ) -> str:
-    """What decides whether a stage must run again."""
-    return digest_json([stage, dict(parents), dict(options), dict(tools)])
+    """What decides whether a station must run again."""
+    return digest_json([station, dict(parents), dict(options), dict(tools)])

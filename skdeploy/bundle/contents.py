@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-WEIGHTS, READ = "weights.safetensors", "model.read.onnx"
-
-
-TRACED, MODEL, HALF = "model.traced.onnx", "model.onnx", "model.fp16.onnx"
-
-
-PARSER_REFUSAL: Final = "parser_refusal"  # the key of what TensorRT-RTX said of a graph that it does not take
-
-
-HEADROOM, PARITY = "headroom.json", "parity.json"
+WEIGHTS: Final = "weights.safetensors"
+READ: Final = "model.read.onnx"
+TRACED: Final = "model.traced.onnx"
+MODEL: Final = "model.onnx"
+HALF: Final = "model.fp16.onnx"
+INT8: Final = "model.int8.onnx"
+RANGES: Final = "ranges.json"
+MIXED: Final = "mixed.json"
+LEGACY_GRAPH: Final = "legacy/model.onnx"
+LEGACY_CACHE: Final = "legacy/calibration.cache"
+HEADROOM: Final = "headroom.json"
+PARITY: Final = "parity.json"

@@ -5,50 +5,44 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue, ValidationError
 
-from skdeploy.bundle.artifact import Artifact, Provenance, stage_key, tool_versions
-from skdeploy.bundle.manifest import Manifest
+from skdeploy.bundle.artifact import Artifact, Provenance, recipe_key, tool_versions
+from skdeploy.bundle.manifest import Manifest, read_manifest
+from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError
 from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, write_error, write_text, written_whole
-from skdeploy.core.spec import Assumption, ModelSpec, Precision, TensorSpec
+from skdeploy.core.spec import Assumption, ModelSpec, Precision
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 
 
 @dataclass(frozen=True)
-class Product:
-    """What a stage says of the file it wrote."""
+class Recipe:
+    """What decides a file of the bundle, all of it: with an equal recipe, an earlier file stands.
 
-    inputs: tuple[TensorSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-    details: Mapping[str, JsonValue] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One station of the line: a function of input artifacts and options to one output file.
-
-    ``parents`` are digests by name, ``tools`` the distributions whose version changes the result. ``make`` writes the file to
-    the path it is given. ``reusable`` is false where the key does not tell all that the
-    result depends on.
+    ``parents`` are digests by name, ``tools`` the distributions whose version changes the result. ``reusable`` is false where
+    the recipe does not tell all that the result depends on.
     """
 
-    name: str
+    station: str
     output: str
     format: str
     precision: Precision | None
     parents: Mapping[str, str]
     options: Mapping[str, JsonValue]
     tools: tuple[str, ...]
-    make: Callable[[Path], Product]
     reusable: bool = True
+
+    @property
+    def key(self) -> str:
+        return recipe_key(self.station, self.parents, self.options, tool_versions(self.tools))
 
 
 class Bundle:
@@ -97,10 +91,10 @@ class Bundle:
         for artifact in self.manifest.artifacts:
             self.check(artifact)
 
-    def up_to_date(self, stage: Stage) -> Artifact | None:
-        """The artifact of an earlier run of the same stage with the same key, if its file is still the same."""
-        recorded = self.artifact(stage.output)
-        if not stage.reusable or recorded is None or recorded.provenance.key != self._key(stage):
+    def up_to_date(self, recipe: Recipe) -> Artifact | None:
+        """The artifact of an earlier run with the same recipe, if its file is still the same."""
+        recorded = self.artifact(recipe.output)
+        if not recipe.reusable or recorded is None or recorded.provenance.key != recipe.key:
             return None
         try:
             self.check(recorded)
@@ -108,33 +102,32 @@ class Bundle:
             return None  # made again below: this is an export, which owns the file; `verify` refuses instead
         return recorded
 
-    def produce(self, stage: Stage) -> Artifact:
-        """Runs a stage and records its artifact. The file and then the manifest are each replaced whole.
+    def produce(self, recipe: Recipe, make: Callable[[Path], StationFacts]) -> Artifact:
+        """Lets ``make`` write a file and records it. The file and then the manifest are each replaced whole.
 
         Raises IntegrityError if a link leads out of the bundle: nothing is written there.
         """
         started = time.perf_counter()
-        path = self.folder / stage.output
+        path = self.folder / recipe.output
         self._require_inside(path.parent)
         with written_whole(path) as partial:
-            product = stage.make(partial)
+            facts = make(partial)
             sha256, size = digest_file(partial), partial.stat().st_size
         artifact = Artifact.model_validate(
             {
-                "path": stage.output,
-                "format": stage.format,
-                "precision": stage.precision,
+                "path": recipe.output,
+                "format": recipe.format,
+                "precision": recipe.precision,
                 "sha256": sha256,
                 "size_bytes": size,
-                "inputs": product.inputs,
-                "outputs": product.outputs,
-                "details": dict(product.details),
+                "inputs": facts.inputs,
+                "outputs": facts.outputs,
+                "facts": facts,
                 "provenance": Provenance(
-                    stage=stage.name,
-                    key=self._key(stage),
-                    parents=dict(stage.parents),
-                    options=dict(stage.options),
-                    tools=tool_versions(stage.tools),
+                    key=recipe.key,
+                    parents=dict(recipe.parents),
+                    options=dict(recipe.options),
+                    tools=tool_versions(recipe.tools),
                     seconds=round(time.perf_counter() - started, 3),
                 ),
             }
@@ -187,10 +180,6 @@ class Bundle:
                 "[tolerance] in the card if `skdeploy evaluate` shows that accuracy holds",
             )
 
-    @staticmethod
-    def _key(stage: Stage) -> str:
-        return stage_key(stage.name, stage.parents, stage.options, tool_versions(stage.tools))
-
 
 def load_bundle(folder: Path) -> Bundle:
     """Opens a bundle for reading. Raises UsageError if there is none, IntegrityError if its manifest is broken."""
@@ -210,7 +199,7 @@ def load_bundle(folder: Path) -> Bundle:
             f"cannot read {path}: {why}", advice="make it readable or restore it, or export again"
         ) from error
     try:
-        return Bundle(folder, Manifest.model_validate_json(text))
+        return Bundle(folder, read_manifest(text))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the file"

@@ -6,8 +6,11 @@ import json
 from typing import Annotated, Literal
 
 from pydantic import Field
+from pydantic.json_schema import models_json_schema
 
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.schema_1 import upgraded
+from skdeploy.bundle.station_facts import FACTS
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.spec import Assumption, Frozen, ModelSpec, Precision
 
@@ -20,7 +23,7 @@ class Manifest(Frozen):
     ``assumptions``: what nobody said of the network and skdeploy filled in; every verdict is about the network with these.
     """
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    schema_version: Annotated[Literal[2], Field(alias="schema")] = 2
     skdeploy: str
     created: str
     model: ModelSpec
@@ -32,7 +35,35 @@ class Manifest(Frozen):
     assumptions: Annotated[tuple[Assumption, ...], Field(strict=False)] = ()
 
 
+def read_manifest(text: str) -> Manifest:
+    """A manifest of this schema or of an earlier one. Raises pydantic's ValidationError."""
+    if _is_of_schema_1(text):
+        text = json.dumps(upgraded(json.loads(text)))
+    return Manifest.model_validate_json(text)
+
+
+def _is_of_schema_1(text: str) -> bool:
+    """Whether it is JSON of an object that says so, or says nothing."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return False  # pydantic says where it is broken
+    return isinstance(content, dict) and content.get("schema", 1) == 1
+
+
 def manifest_schema() -> str:
-    """The JSON Schema of ``manifest.json``, as published."""
+    """The JSON Schema of ``manifest.json``, as published: facts of the stations that skdeploy has, or of any other."""
     schema = Manifest.model_json_schema(by_alias=True)
+    _, facts = models_json_schema([(kind, "validation") for kind in dict.fromkeys(FACTS.values())])
+    other = {"not": {"enum": list(FACTS)}, "type": "string"}
+    schema["$defs"] = {
+        **schema["$defs"],
+        **facts["$defs"],
+        "StationFacts": {
+            "anyOf": [
+                *({"$ref": f"#/$defs/{kind.__name__}"} for kind in dict.fromkeys(FACTS.values())),
+                {"type": "object", "properties": {"station": other}, "required": ["station"]},
+            ]
+        },
+    }
     return json.dumps(schema | {"$schema": "https://json-schema.org/draft/2020-12/schema"}, indent=2) + "\n"

@@ -13,8 +13,8 @@ from skdeploy.backends.base import BACKENDS, Session, backend
 from skdeploy.backends.onnxruntime_gpu import GpuOptions
 from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.engine_record import engine_record
 from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.checkpoints.network import Network
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.spec import ModelSpec, Precision
@@ -137,7 +137,7 @@ def engines_of(bundle: Bundle, prefix: str = "") -> tuple[Runner, ...]:
 
 def backend_of(artifact: Artifact) -> str:
     """The backend that runs an artifact; an engine says which compiler made it. Raises IntegrityError where it does not."""
-    return engine_record(artifact).compiler if artifact.format == "engine" else onnxruntime.NAME
+    return artifact.facts_as(EngineFacts).compiler if artifact.format == "engine" else onnxruntime.NAME
 
 
 def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, gpu: GpuOptions | None = None) -> Session:
@@ -161,7 +161,7 @@ def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | 
     """What the engine was built for, to be compared with what is here; nothing in bundles of earlier versions. Of a stripped
     one also the graph that it was built from, for its weights.
     """
-    built_for = engine_record(artifact).built_for
+    built_for = artifact.facts_as(EngineFacts).built_for
     if built_for is None:
         return {}
     if not built_for.stripped:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skdeploy.cli.export import EngineTarget
+from skdeploy.cli.export import Json
+from skdeploy.cli.flags import FlagsOf, flattened
+from skdeploy.line.options import BuildRequest
 
 if TYPE_CHECKING:
     from skdeploy.line.building import Built
@@ -20,25 +22,15 @@ _MEMORY = {  # the names of a record's memory, and what they are called
 }
 
 
-def build(
+def _build(
     bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
-    target: Annotated[
-        EngineTarget, typer.Option(help="Which engine: auto is TensorRT on a GPU, else TensorRT-RTX ahead of time.")
-    ] = "auto",
+    options: Annotated[dict[str, Any], FlagsOf(BuildRequest)],
     min_batch: Annotated[int | None, typer.Option(help="The engine's smallest batch.  [default: 1]")] = None,
     opt_batch: Annotated[int | None, typer.Option(help="The batch that the engine is tuned for.  [default: 8]")] = None,
     max_batch: Annotated[int | None, typer.Option(help="The engine's largest batch.  [default: 32]")] = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(metavar="MIN/OPT/MAX", help="Batches as one option, such as 1/8/32; repeat for more profiles."),
-    ] = None,
-    opt_level: Annotated[
-        int | None,
-        typer.Option(help="TensorRT's effort, from 0, a quick build, to 5, a fast engine.  [default: TensorRT's, 3]"),
-    ] = None,
-    timing_cache: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Keep how long TensorRT's kernels take here: the next build is quicker."),
     ] = None,
     workspace: Annotated[
         float | None, typer.Option(help="Limit of a kernel's scratch memory, GiB.  [Jetson: a quarter of what is free]")
@@ -50,56 +42,22 @@ def build(
             "[Jetson: half of what is free]"
         ),
     ] = None,
-    compute_capability: Annotated[
-        list[str] | None,
-        typer.Option(metavar="X.Y", help="GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable."),
-    ] = None,
-    version_compatible: Annotated[
-        bool,
-        typer.Option("--version-compatible", help="An engine for later TensorRTs too; it needs their lean runtime."),
-    ] = False,
-    hardware_compatible: Annotated[
-        Literal["none", "ampere+", "same-cc"],
-        typer.Option(help="An engine for other GPUs too: Ampere and later, or of the same compute capability."),
-    ] = "none",
-    strip: Annotated[
-        bool, typer.Option("--strip", help="Leave the weights out: they come from the ONNX file when it is loaded.")
-    ] = False,
-    dla_core: Annotated[int | None, typer.Option(help="Build for this DLA core of a Jetson AGX Orin.")] = None,
-    dla_fallback: Annotated[
-        bool,
-        typer.Option(
-            "--dla-fallback/--no-dla-fallback",
-            help="Let the GPU run the layers that a DLA does not; without it, one such layer fails the build.",
-        ),
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
-    ] = False,
+    json: Json = False,
 ) -> None:
     """Build an engine from a bundle's last graph, for this device, and add it to the bundle.
 
     Run it again and nothing is built unless an option or the device has changed.
     """
     from skdeploy.cli.console import ConsoleProgress
-    from skdeploy.core.spec import Target
-    from skdeploy.line.building import BuildRequest, build_engine, gibibytes, profiles_of
+    from skdeploy.line.building import build_engine, gibibytes, profiles_of
 
     first, others = profiles_of(tuple(profile or ()), (min_batch, opt_batch, max_batch))
     request = BuildRequest(
-        target=Target(target),
+        **options,
         profile=first,
         more_profiles=others,
         workspace_bytes=gibibytes("--workspace", workspace),
         tactic_bytes=gibibytes("--tactic-memory", tactic_memory),
-        compute_capabilities=tuple(compute_capability or ()),
-        optimization_level=opt_level,
-        timing_cache=timing_cache,
-        version_compatible=version_compatible,
-        hardware_compatible=hardware_compatible,
-        strip=strip,
-        dla_core=dla_core,
-        dla_fallback=dla_fallback,
     )
     with ConsoleProgress() as progress:
         built = build_engine(bundle, request, progress)
@@ -107,6 +65,9 @@ def build(
         _print_json(built)
     else:
         _print_table(built)
+
+
+build = flattened(_build)
 
 
 def _print_table(built: Built) -> None:
@@ -161,7 +122,7 @@ def _print_json(built: Built) -> None:
         "unproven": built.unproven,
         "proof": proof.text() if proof else "",
         "options": artifact.provenance.options,
-        "details": artifact.details,
+        "details": artifact.facts.dump(),
     }
     json.dump(content, sys.stdout, indent=2)
     sys.stdout.write("\n")

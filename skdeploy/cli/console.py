@@ -6,12 +6,11 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final, Self
 
 import typer
-from pydantic import JsonValue
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -21,8 +20,9 @@ from rich.table import Table
 from skdeploy.accuracy.verdict import Verdict
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.station_facts import EngineFacts, Int8Facts, RangesFacts
 from skdeploy.core.errors import SkdeployError
-from skdeploy.images.audit_report import AuditReport
+from skdeploy.images.audit_report import AuditReport, audit_of
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.quant.ranges import Ranges
 
@@ -30,27 +30,6 @@ LOG_WIDTH: Final = 120
 WIDE: Final = (
     100  # the table of artifacts with its figures; a narrower terminal gets the verdicts, and --json the figures
 )
-
-WORDS: Final = {
-    "weights": "weights",
-    "trace": "PyTorch to ONNX",
-    "read": "read ONNX",
-    "select": "find SK blocks",
-    "simplify": "simplify",
-    "half": "to FP16",
-    "calibrate": "calibrate",
-    "ranges": "ranges",
-    "mixed": "mixed precision",
-    "int8": "to INT8",
-    "rewrite": "for hardware",
-    "headroom": "FP16 headroom",
-    "build": "engine",
-    "parity": "parity",
-    "digests": "digests",
-    "sensitivity": "sensitivity",
-    "attention": "attention",
-    "bench": "bench",
-}
 
 
 class ConsoleProgress:
@@ -82,14 +61,14 @@ class ConsoleProgress:
     def end(self, stage: str, seconds: float, *, reused: bool) -> None:
         self._stop()
         took = "up to date" if reused else f"{seconds:6.1f} s"
-        self._console.print(f"[green]✓[/green] {WORDS.get(stage, stage):<18}{took:>10}")
+        self._console.print(f"[green]✓[/green] {_words(stage):<18}{took:>10}")
 
     def note(self, text: str) -> None:
         self._console.print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)  # paths and commands stay whole
 
     def _spinner(self) -> Spinner:
         elapsed = time.perf_counter() - self._started
-        text = f"{WORDS.get(self._stage, self._stage):<18}{elapsed:8.1f} s  {escape(self._detail)}"
+        text = f"{_words(self._stage):<18}{elapsed:8.1f} s  {escape(self._detail)}"
         self._dots.update(text=text)
         return self._dots
 
@@ -97,6 +76,12 @@ class ConsoleProgress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _words(stage: str) -> str:
+    from skdeploy.line.export import words_of
+
+    return words_of(stage)
 
 
 def output_console() -> Console:
@@ -198,33 +183,26 @@ def int8_lines(bundle: Bundle) -> list[str]:
     ranges = bundle.artifact("ranges.json")
     if graph is None or ranges is None:
         return []
-    details, calibration = graph.details, ranges.details
-    audit = calibration.get("audit")
-    weights, kept = details["int8_weights"], details["kept"]
-    assert isinstance(weights, list)  # written by the stage int8
-    assert isinstance(kept, dict)
-    reasons = Counter(str(reason) for reason in kept.values())
+    facts, audit = graph.facts_as(Int8Facts), ranges.facts_as(RangesFacts).audit
+    weights, reasons = len(facts.int8_weights), Counter(facts.kept.values())
     stayed = "; ".join(f"{count} {reason}" for reason, count in reasons.items())
     return [
-        *audit_lines(audit if isinstance(audit, dict) else {}),
+        *audit_lines(audit),
         (
-            f"INT8: {len(weights)} of {len(weights) + len(kept)} layers with weights, {details['int8_macs']:.1%} of the MACs; "
-            f"in {str(details['fallback']).upper()}: {stayed or 'none'}"
+            f"INT8: {weights} of {weights + len(facts.kept)} layers with weights, {facts.int8_macs:.1%} of the MACs; "
+            f"in {str(facts.fallback or '').upper()}: {stayed or 'none'}"
         ),
     ]
 
 
 def engine_text(engine: Artifact) -> str:
     """Where an engine runs and the device memory that it needs."""
-    details = engine.details
-    memory = [
-        f"{name} {size_text(value)}"
-        for name in ("weights", "activation")
-        if isinstance(value := details.get(f"{name}_memory_bytes"), int)
-    ]
-    where = details.get("runs_on")
-    places = "; ".join(map(str, where)) if isinstance(where, list) else ""
-    return f"{engine.path}: for {places}" + (f"; device memory: {', '.join(memory)}" if memory else "")
+    facts = engine.facts_as(EngineFacts)
+    needs = {"weights": facts.weights_memory_bytes, "activation": facts.activation_memory_bytes}
+    memory = [f"{name} {size_text(size)}" for name, size in needs.items() if size is not None]
+    return f"{engine.path}: for {'; '.join(facts.runs_on)}" + (
+        f"; device memory: {', '.join(memory)}" if memory else ""
+    )
 
 
 def print_ranges(ranges: Ranges, path: Path, *, as_json: bool) -> None:
@@ -247,7 +225,7 @@ def print_ranges(ranges: Ranges, path: Path, *, as_json: bool) -> None:
     console = output_console()
     algorithm, data = ranges.algorithm, ranges.data
     console.print(escape(f"{ranges.model} ranges  ->  {path}"), style="italic", soft_wrap=True)
-    for line in audit_lines(audit):
+    for line in audit_lines(audit_of(ranges.audit)):
         console.print(escape(line), soft_wrap=True)
     percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
     switches = {
@@ -262,11 +240,10 @@ def print_ranges(ranges: Ranges, path: Path, *, as_json: bool) -> None:
     )
 
 
-def audit_lines(audit: Mapping[str, JsonValue]) -> list[str]:
+def audit_lines(report: AuditReport | None) -> list[str]:
     """The audit of calibration images in sentences; what is wrong with them comes as notes."""
-    if not audit:
+    if report is None:
         return []
-    report = AuditReport.model_validate_json(json.dumps(audit))
     classes = report.classes
     covered = (
         f", {classes.covered} of {classes.total} classes ({classes.fewest} to {classes.most} images each)"
@@ -302,8 +279,9 @@ def print_json(
     for artifact in manifest.artifacts:
         comparison = report.of(artifact.path) if report else None
         rows.append(
-            artifact.model_dump(mode="json", include={"path", "format", "precision", "size_bytes", "sha256", "details"})
+            artifact.model_dump(mode="json", include={"path", "format", "precision", "size_bytes", "sha256"})
             | {
+                "details": artifact.facts.dump(),
                 "seconds": artifact.provenance.seconds,
                 "reused": artifact.path in reused,
                 "parity": comparison.model_dump(mode="json") if comparison else None,
@@ -355,7 +333,7 @@ def end_with(error: SkdeployError | None) -> None:
 
 def headroom_of(bundle: Bundle) -> HeadroomReport | None:
     """The bundle's headroom report, if it has one."""
-    artifact = next((a for a in bundle.manifest.artifacts if a.provenance.stage == "headroom"), None)
+    artifact = next((a for a in bundle.manifest.artifacts if a.station == "headroom"), None)
     if artifact is None:
         return None
     return HeadroomReport.model_validate_json(bundle.check(artifact).read_text(encoding="utf-8"))

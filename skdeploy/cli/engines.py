@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skdeploy.engines.proof import PrecisionProof, WeightedPrecision
-    from skdeploy.inspect.engine_inspection import EngineFacts
+    from skdeploy.inspect.engine_inspection import InspectedEngine
 
 _SHOWN_MODULES = 4
 
@@ -30,7 +30,7 @@ def show_engines(folder: Path, *, layers: bool, json: bool) -> None:
         print(encoder.dumps({"bundle": str(folder), "engines": [facts.as_json() for facts in found]}, indent=2))
 
 
-def _print(facts: EngineFacts, *, layers: bool) -> None:
+def _print(facts: InspectedEngine, *, layers: bool) -> None:
     from rich.markup import escape
 
     from skdeploy.cli.console import output_console, size_text
@@ -58,7 +58,7 @@ def _print(facts: EngineFacts, *, layers: bool) -> None:
             console.print(_layer_table(proof))
 
 
-def _built_for(facts: EngineFacts) -> str:
+def _built_for(facts: InspectedEngine) -> str:
     built = facts.record.built_for
     if built is None:
         return ""

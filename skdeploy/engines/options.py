@@ -5,14 +5,16 @@ Nothing in this file touches a compiler: a version is a string, and the facts ar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from skdeploy.core.errors import EngineError, UsageError
+from skdeploy.core.options import Flag
 from skdeploy.core.spec import Precision
 from skdeploy.engines import LABELS
 
@@ -48,8 +50,8 @@ class BatchProfile:
 class BuildOptions:
     """How an engine is built. Raises UsageError for what no compiler could do; ``require_supported`` knows what each can.
 
-    ``profile`` None leaves it to the graph, see ``engine_stages.fitted``: compilers take no None. ``more_profiles`` come after
-    it; a session runs each batch in the one that suits it best. ``workspace_bytes`` limits a kernel's scratch memory,
+    ``profile`` None leaves it to the graph, see ``line/stations/engine.py``: compilers take no None. ``more_profiles`` come
+    after it; a session runs each batch in the one that suits it best. ``workspace_bytes`` limits a kernel's scratch memory,
     ``tactic_bytes`` the memory of a kernel that is tried out; None is the module's default, all of it, or on a Jetson the
     shares of ``jetson.py``. ``compute_capabilities``, like ("8.9",), are TensorRT-RTX's only; none means its default, all but
     Turing (7.5). ``sizes`` are the min, opt and max (height, width) in pixels, for a graph whose height and width are dynamic.
@@ -60,17 +62,38 @@ class BuildOptions:
 
     profile: BatchProfile | None = None
     workspace_bytes: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
+    compute_capabilities: Annotated[
+        tuple[str, ...],
+        Flag(
+            "GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable.", ("--compute-capability",), metavar="X.Y"
+        ),
+    ] = ()
     sizes: Sizes | None = None
     more_profiles: tuple[BatchProfile, ...] = ()
     tactic_bytes: int | None = None
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware_compatible: HardwareCompatible = "none"
-    strip: bool = False
-    dla_core: int | None = None
-    dla_fallback: bool = False
+    optimization_level: Annotated[
+        int | None,
+        Flag(
+            "TensorRT's effort, from 0, a quick build, to 5, a fast engine.  [default: TensorRT's, 3]", ("--opt-level",)
+        ),
+    ] = None
+    timing_cache: Annotated[
+        Path | None, Flag("Keep how long TensorRT's kernels take here: the next build is quicker.", metavar="FILE")
+    ] = None
+    version_compatible: Annotated[bool, Flag("An engine for later TensorRTs too; it needs their lean runtime.")] = False
+    hardware_compatible: Annotated[
+        HardwareCompatible,
+        Flag("An engine for other GPUs too: Ampere and later, or of the same compute capability."),
+    ] = "none"
+    strip: Annotated[bool, Flag("Leave the weights out: they come from the ONNX file when it is loaded.")] = False
+    dla_core: Annotated[int | None, Flag("Build for this DLA core of a Jetson AGX Orin.")] = None
+    dla_fallback: Annotated[
+        bool,
+        Flag(
+            "Let the GPU run the layers that a DLA does not; without it, one such layer fails the build.",
+            ("--dla-fallback/--no-dla-fallback",),
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
@@ -126,24 +149,44 @@ class BuildOptions:
         """All that are known, in the order of the engine's numbers."""
         return self.more_profiles if self.profile is None else (self.profile, *self.more_profiles)
 
+    def record(self) -> dict[str, JsonValue]:
+        """The options as a manifest has them: all that makes another engine. No path: of a cache, whether there was one."""
+        return {
+            "profile": _batches(self.profile) if self.profile else None,
+            "more_profiles": [_batches(profile) for profile in self.more_profiles],
+            "sizes": [list[JsonValue](size) for size in self.sizes or ()],
+            "workspace_bytes": self.workspace_bytes,
+            "tactic_bytes": self.tactic_bytes,
+            "compute_capabilities": list[JsonValue](self.compute_capabilities),
+            "optimization_level": self.optimization_level,
+            "timing_cache": self.timing_cache is not None,
+            "version_compatible": self.version_compatible,
+            "hardware_compatible": self.hardware_compatible,
+            "strip": self.strip,
+            "dla_core": self.dla_core,
+            "dla_fallback": self.dla_fallback,
+        }
 
-def recorded(options: BuildOptions) -> dict[str, JsonValue]:
-    """The options as a manifest has them: all that makes another engine. No path: of a cache, whether there was one."""
-    return {
-        "profile": _batches(options.profile) if options.profile else None,
-        "more_profiles": [_batches(profile) for profile in options.more_profiles],
-        "sizes": [list[JsonValue](size) for size in options.sizes or ()],
-        "workspace_bytes": options.workspace_bytes,
-        "tactic_bytes": options.tactic_bytes,
-        "compute_capabilities": list[JsonValue](options.compute_capabilities),
-        "optimization_level": options.optimization_level,
-        "timing_cache": options.timing_cache is not None,
-        "version_compatible": options.version_compatible,
-        "hardware_compatible": options.hardware_compatible,
-        "strip": options.strip,
-        "dla_core": options.dla_core,
-        "dla_fallback": options.dla_fallback,
-    }
+
+def of_record(record: Mapping[str, JsonValue]) -> BuildOptions:
+    """The options that a manifest has, but for a timing cache, which is not in the bundle; earlier versions had fewer.
+
+    Raises pydantic's ValidationError for what no version writes.
+    """
+    known = {field.name for field in fields(BuildOptions)} - {"timing_cache"}
+    given = {name: value for name, value in record.items() if name in known}
+    given["profile"] = _profile(given.get("profile"))
+    given["more_profiles"] = [_profile(profile) for profile in _list(given.get("more_profiles"))]
+    given["sizes"] = given.get("sizes") or None
+    return TypeAdapter(BuildOptions).validate_json(json.dumps(given))
+
+
+def _profile(batches: JsonValue) -> JsonValue:
+    return dict(zip(("min", "opt", "max"), batches, strict=False)) if isinstance(batches, list) else batches
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
 
 
 def _batches(profile: BatchProfile) -> list[JsonValue]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, JsonValue, ValidationError
 
+from skdeploy.core.errors import CalibrationError
 from skdeploy.core.spec import Frozen
 
 
@@ -189,3 +191,17 @@ def _images(count: int) -> str:
 
 def _first(names: tuple[str, ...], count: int) -> str:
     return ", ".join(names) + (f" and {count - len(names)} more" if count > len(names) else "")
+
+
+def audit_of(content: Mapping[str, JsonValue]) -> AuditReport | None:
+    """The audit in a ranges file, None where it has none. Raises CalibrationError where it is not one of skdeploy's."""
+    if not content:
+        return None
+    try:
+        return AuditReport.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise CalibrationError(
+            f"the audit in the ranges is not one of skdeploy's: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            advice="calibrate again, or restore the file",
+        ) from error

@@ -8,8 +8,8 @@ from typing import Any
 
 from skdeploy import engines
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.engine_record import EngineRecord, engine_record
 from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.engines.compatibility import Obstacle, PlanHeader, here, obstacles, read_header
 from skdeploy.engines.inspect import prove_plan
@@ -17,15 +17,15 @@ from skdeploy.engines.proof import PrecisionProof
 
 
 @dataclass(frozen=True)
-class EngineFacts:
-    """One engine of a bundle, ``record`` from its build. ``obstacles`` are what keeps it from running here. ``proof`` is of the
-    plan where it runs here, else the one of its build; None where a version of skdeploy that made none has built it.
+class InspectedEngine:
+    """One engine of a bundle, ``record`` what its build said. ``obstacles`` are what keeps it from running here. ``proof`` is
+    of the plan where it runs here, else the one of its build; None where a version of skdeploy that made none has built it.
     """
 
     artifact: Artifact
     plan: Path
     header: PlanHeader
-    record: EngineRecord
+    record: EngineFacts
     obstacles: tuple[Obstacle, ...]
     proof: PrecisionProof | None
 
@@ -82,7 +82,7 @@ class EngineFacts:
         }
 
 
-def inspect_engines(folder: Path) -> tuple[EngineFacts, ...]:
+def inspect_engines(folder: Path) -> tuple[InspectedEngine, ...]:
     """Every engine of a bundle, digest first. Raises UsageError if it has none, IntegrityError, and EngineError for a plan that
     is none, or that its compiler refuses though nothing spoke against it.
     """
@@ -96,14 +96,14 @@ def inspect_engines(folder: Path) -> tuple[EngineFacts, ...]:
     return tuple(_facts(bundle, artifact) for artifact in found)
 
 
-def _facts(bundle: Bundle, artifact: Artifact) -> EngineFacts:
+def _facts(bundle: Bundle, artifact: Artifact) -> InspectedEngine:
     path = bundle.check(artifact)
     plan = path.read_bytes()
     header = read_header(path, plan)
-    record = engine_record(artifact)
+    record = artifact.facts_as(EngineFacts)
     against = obstacles(record.compiler, record.built_for, header, here(record.compiler))
     proof = record.proof if against else _prove(record.compiler, path, plan, _graph(bundle, artifact))
-    return EngineFacts(artifact, path, header, record, against, proof)
+    return InspectedEngine(artifact, path, header, record, against, proof)
 
 
 def _graph(bundle: Bundle, artifact: Artifact) -> Path:

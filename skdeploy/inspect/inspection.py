@@ -98,7 +98,7 @@ def _engine(path: Path) -> Rows:
             if artifact is None:
                 break
             bundle.check(artifact)
-            return {"bundle": str(folder), "sha256": artifact.sha256, **artifact.details}
+            return {"bundle": str(folder), "sha256": artifact.sha256, **artifact.facts.dump()}
     raise IntegrityError(
         f"{path} is in no bundle's manifest",
         advice="a plan is native code: skdeploy opens only those it has a digest of",

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from skdeploy import engines
 from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.engine_record import EngineRecord, engine_record
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.runners import Runner, backend_of, last_graph
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Target
-from skdeploy.engines.options import BatchProfile, BuildOptions
-from skdeploy.line import engine_stages
-from skdeploy.line.export import Line
-from skdeploy.line.options import DEFAULT_PROFILE
+from skdeploy.engines.options import BatchProfile
+from skdeploy.line.line import Line
+from skdeploy.line.options import DEFAULT_PROFILE, BuildRequest
+from skdeploy.line.stations.engine import engine_station
+from skdeploy.line.stations.parity import add_unproven_engine
 
 NOT_COMPARED: Final = "built after the export, and not compared since: `skdeploy verify` compares it on this machine"
 GIB: Final = 1 << 30
 MAX_GIB: Final = 1 << 20  # no machine has more, and TensorRT's limit is a 64-bit number
-
-
-@dataclass(frozen=True)
-class BuildRequest(BuildOptions):
-    """What ``skdeploy build`` is asked for: the options, by the same names, and which compiler they are for."""
-
-    target: Target = field(default=Target.AUTO, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Built:
 
     bundle: Bundle
     artifact: Artifact
-    record: EngineRecord
+    record: EngineFacts
     reused: bool
     seconds: float
     reason: str
@@ -69,8 +63,8 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
         line = Line(bundle, progress or Silent())
         graph = last_graph(bundle).artifact
         parity = _parity(bundle)
-        engine = line.run(engine_stages.build(bundle, graph, compiler, request, line.progress))
-        record = engine_record(engine)
+        engine = line.run(engine_station(bundle, compiler, graph), request, graph=graph)
+        record = engine.facts_as(EngineFacts)
         unproven = _unproven(bundle, parity, engine)
     return Built(bundle, engine, record, engine.path in line.reused, time.perf_counter() - started, reason, unproven)
 
@@ -91,7 +85,7 @@ def _unproven(bundle: Bundle, parity: Artifact | None, engine: Artifact) -> str:
         return NOT_COMPARED
     if parity.provenance.parents.get(engine.path) != engine.sha256:
         reason = _reason(bundle, engine)
-        bundle.produce(engine_stages.unproven_engine(bundle, parity, engine, reason))
+        add_unproven_engine(bundle, parity, engine, backend_of(engine), reason)
         return reason
     report = ParityReport.model_validate_json(bundle.check(parity).read_text(encoding="utf-8"))
     comparison = next((c for c in report.comparisons if c.artifact == engine.path), None)

@@ -1,7 +1,6 @@
 """The line: card -> weights -> network -> ONNX -> simplified -> FP16 or calibrated INT8 -> engine -> parity -> bundle.
 
-``export`` is the order of the stations and what each is given; ``stages.py`` says what decides whether a station must run
-again, and what it does is in its own package.
+``run_line`` is the order of the stations and what each is given; what a station is, is in its file in ``stations/``.
 """
 
 from __future__ import annotations
@@ -10,66 +9,90 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
 from skdeploy import engines
 from skdeploy.accuracy.facts import read_facts
 from skdeploy.accuracy.verdict import Verdict, decide_verdict, next_after_failed_parity
 from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.folder import Bundle, Stage, bundle_for_writing, load_bundle
+from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.bundle.station_facts import MixedFacts, WeightsFacts
 from skdeploy.checkpoints.network import Network, OwnNetwork
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import require_places
+from skdeploy.core.options import NoOptions
+from skdeploy.core.options import words_of as options_in_words
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.core.spec import Precision
 from skdeploy.core.version import __version__
-from skdeploy.images.dataset import Dataset
-from skdeploy.line import engine_stages, int8_stages, stages
+from skdeploy.engines.options import BatchProfile, BuildOptions
+from skdeploy.images.dataset import Dataset, open_dataset
+from skdeploy.images.labels import as_the_network_counts
+from skdeploy.line.calibration import calibration_set
+from skdeploy.line.line import Line
 from skdeploy.line.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.line.parity_images import images_of_export
-from skdeploy.line.rewrite_stage import rewrite, rewrite_notes
+from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source
+from skdeploy.line.station import Station
+from skdeploy.line.stations.calibrate import Calibrate, GivenRanges
+from skdeploy.line.stations.engine import Engine, engine_station
+from skdeploy.line.stations.half import Half
+from skdeploy.line.stations.headroom import Headroom
+from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, RTX_INT8, Int8
+from skdeploy.line.stations.legacy import LegacyCache, LegacyCacheOptions, LegacyGraph
+from skdeploy.line.stations.mixed import Mixed
+from skdeploy.line.stations.parity import Parity
+from skdeploy.line.stations.read import Read
+from skdeploy.line.stations.select import Select
+from skdeploy.line.stations.simplify import Simplify
+from skdeploy.line.stations.trace import Trace
+from skdeploy.line.stations.weights import Weights, fitted_spec
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.parity.witness import after_proof, find_witness, settles
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.zoo.assumed import assumptions_of, require_preprocessing
 
+STATIONS: Final[list[type[Station[Any, Any]]]] = [
+    Weights,
+    Trace,
+    Read,
+    Select,
+    Simplify,
+    Half,
+    Calibrate,
+    GivenRanges,
+    Mixed,
+    LegacyGraph,
+    LegacyCache,
+    Int8,
+    Headroom,
+    Engine,
+    Parity,
+]
 
-@dataclass
-class Line:
-    """Runs stages into a bundle, or finds that their earlier results hold, and remembers which artifacts are current."""
 
-    bundle: Bundle
-    progress: Progress
-    artifacts: tuple[Artifact, ...] = ()
-    reused: set[str] = field(default_factory=set)
-    refused: bool = False  # by TensorRT's parser, and told
+def words_of(station: str) -> str:
+    """What people read of a station; its own name for one that this skdeploy does not have."""
+    known = _station_named(station)
+    return known.words if known is not None else station
 
-    def run(self, stage: Stage) -> Artifact:
-        started = time.perf_counter()
-        self.progress.begin(stage.name)
-        artifact = self.bundle.up_to_date(stage)
-        if artifact is not None:
-            self.reused.add(artifact.path)
-        else:
-            artifact = self.bundle.produce(stage)
-        self.artifacts = (*self.artifacts, artifact)
-        self.progress.end(stage.name, time.perf_counter() - started, reused=artifact.path in self.reused)
-        refused = artifact.details.get(contents.PARSER_REFUSAL)
-        if refused and not self.refused:  # once: later graphs are refused for the same nodes
-            self.refused = True
-            self.note(f"{artifact.path} is valid ONNX that ONNX Runtime runs; no engine can be made of it: {refused}")
-        return artifact
 
-    def note(self, *notes: str) -> None:
-        """Says it now, and in the manifest."""
-        self.bundle.adopt(self.bundle.manifest.model, notes)
-        for note in notes:
-            self.progress.note(note)
+def _station_named(name: str) -> type[Station[Any, Any]] | None:
+    rewrites = (rewrite.station for rewrite in REWRITES.values())
+    return next((station for station in (*STATIONS, *rewrites) if station.name == name), None)
+
+
+def words_that_made(artifact: Artifact) -> list[str]:
+    """The options of an export, as on a command line, that the record of an artifact says."""
+    station = _station_named(artifact.station)
+    models = station.flags if station is not None else ()
+    return [word for model in models for word in options_in_words(model.of_record(artifact.provenance.options))]
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     if options.int8.max_drop is not None and "preprocessing" not in settles(witness):
         require_preprocessing({options.model: source.spec})
     dataset = images_of_export(options, source.spec)
-    ranges = int8_stages.given_ranges(options.int8.ranges) if options.int8.ranges is not None else None
+    ranges = GivenRanges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)
     notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
     for note in (*notes, *map(str, source.assumptions)):
@@ -131,26 +154,24 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         line = Line(bundle, tell)
         graph, network = enter(line, source, options)
         if options.simplify:
-            graph = line.run(stages.simplify(bundle, graph))
+            graph = line.run(Simplify(), NoOptions(), graph=graph)
         if options.precision is Precision.FP16:
-            model = graph
-            graph = line.run(stages.half(bundle, model, options))
+            model, graph = graph, line.run(Half(), options.half, graph=graph)
             _check_headroom(line, model, graph, dataset)
         elif options.precision is Precision.INT8:
             graph = lower_to_int8(line, graph, options, ranges)
-            line.note(*int8_stages.int8_notes(graph))
             if options.has_half:
-                line.note(int8_stages.ONNX_RUNTIME_HALF)
+                line.note(ONNX_RUNTIME_HALF)
                 _check_headroom(line, graph, graph, dataset)
             if compiler == "tensorrt_rtx":
-                line.note(int8_stages.RTX_INT8)
-        if options.regroup is not None or options.gap is not None:
-            graph = line.run(rewrite(bundle, graph, options))
-            line.note(*rewrite_notes(graph))
+                line.note(RTX_INT8)
+        for name, rewrite in REWRITES.items():
+            asked = options.rewrites.get(name)
+            if asked is not None and asked != rewrite.options():
+                graph = line.run(rewrite.station(), asked, graph=graph)
         if compiler is not None:
-            asked = engine_stages.build_options(options)
-            line.run(engine_stages.build(bundle, graph, compiler, asked, tell))
-        proof = line.run(stages.parity(bundle, line.artifacts, dataset, network, tell, witness))
+            line.run(engine_station(bundle, compiler, graph), engine_options(options), graph=graph)
+        proof = line.run(Parity(bundle, line.artifacts, dataset, network, witness), NoOptions())
         report = ParityReport.model_validate_json(bundle.check(proof).read_text(encoding="utf-8"))
         _settle(line, report)
         bundle.finish(line.artifacts, "verified" if report.verdict == "pass" else "failed")
@@ -161,22 +182,23 @@ def enter(
     line: Line, source: CardSource | GraphSource | ModuleSource, options: ExportOptions
 ) -> tuple[Artifact, Network | OwnNetwork | None]:
     """The first graph of the line, and the network that it must be in parity with; None where only the graph is known."""
+    last = not options.simplify
     if isinstance(source, GraphSource):
-        graph = line.run(stages.read(source.graph, source.record))
-        return _select(line, source.spec, graph, options), None
+        graph = line.run(Read(source.graph, source.record), NoOptions())
+        return line.run(Select(last), NoOptions(), graph=graph), None
     if isinstance(source, ModuleSource):
         own = OwnNetwork(source.spec, source.module)
-        graph = line.run(stages.trace(own, {"weights": source.record.sha256 or ""}, options))
-        return _select(line, source.spec, graph, options), own
-    weights = line.run(stages.weights(source.spec, source.record, source.checkpoint))
-    spec, said = stages.imported(source.spec, weights)
+        graph = line.run(Trace(own, source.record.sha256 or ""), options.trace)
+        return line.run(Select(last), NoOptions(), graph=graph), own
+    weights = line.run(Weights(source.record, source.checkpoint), NoOptions())
+    facts = weights.facts_as(WeightsFacts)
+    spec = fitted_spec(source.spec, facts)
     assumed = [assumption for assumption in assumptions_of(spec) if assumption not in source.assumptions]
     line.bundle.adopt(spec, (), tuple(assumed))
-    line.note(*said)
     for assumption in assumed:
         line.progress.note(str(assumption))
     network = Network(spec, line.bundle.check(weights))
-    return line.run(stages.trace(network, {weights.path: weights.sha256}, options)), network
+    return line.run(Trace(network, last=last), options.trace, weights=weights), network
 
 
 def _settle(line: Line, report: ParityReport) -> None:
@@ -188,44 +210,44 @@ def _settle(line: Line, report: ParityReport) -> None:
         line.note(f"no longer assumed, by {report.reference}: {'; '.join(shown)}")
 
 
-def _select(line: Line, spec: ModelSpec, graph: Artifact, options: ExportOptions) -> Artifact:
-    """Selective kernel blocks of somebody else's making in their deploy form."""
-    selected = line.run(stages.select(line.bundle, graph, options))
-    _adopt(line, spec, stages.blocks_found(selected))
-    return selected
-
-
-def lower_to_int8(line: Line, model: Artifact, options: ExportOptions, given: Stage | None) -> Artifact:
+def lower_to_int8(line: Line, model: Artifact, options: ExportOptions, given: GivenRanges | None) -> Artifact:
     """Ranges from a file, if they are given, or from images; the units that must stay in the fallback for the budget; and the
     INT8 graph.
     """
-    asked, bundle = options.int8, line.bundle
+    asked, spec = options.int8, line.bundle.manifest.model
     exclude: tuple[str, ...] = ()
     if given is not None:
-        ranges = line.run(given)
+        ranges = line.run(given, NoOptions())
     else:
-        images = int8_stages.calibration_set(asked.calibration, bundle.manifest.model)
-        ranges = line.run(int8_stages.calibrate(bundle, model, images, asked, line.progress))
+        images = calibration_set(asked.calibration, spec)
+        data = open_dataset(asked.data, archive="evaluation.npz") if asked.data is not None else None
+        ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
         exclude = images.exclude
-    line.note(*int8_stages.calibration_notes(ranges.details))
-    keep = (*asked.keep, *exclude)
-    if asked.max_drop is not None:
-        mixed = line.run(int8_stages.mixed(bundle, model, ranges, options, keep, line.progress))
-        keep = (*keep, *int8_stages.kept_for_the_budget(mixed))
+    keep, keep_fp32 = (*asked.keep, *exclude), options.half.keep_fp32
+    if asked.max_drop is not None and asked.data is not None:
+        data = as_the_network_counts(open_dataset(asked.data, archive="evaluation.npz"), spec, asked.class_order)
+        for note in data.notes:
+            line.progress.note(note)
+        found = line.run(Mixed(data, (*keep, *keep_fp32)), asked, graph=model, ranges=ranges)
+        keep = (*keep, *found.facts_as(MixedFacts).keep)
     if asked.legacy_cache is not None:
-        graph = line.run(int8_stages.legacy_graph(bundle, model, ranges))
-        line.run(int8_stages.legacy_cache(bundle, graph, ranges, asked.legacy_cache))
-    return line.run(int8_stages.int8(bundle, model, ranges, options, keep))
+        graph = line.run(LegacyGraph(), NoOptions(), graph=model, ranges=ranges)
+        line.run(LegacyCache(), LegacyCacheOptions(version=asked.legacy_cache), graph=graph, ranges=ranges)
+    return line.run(Int8((*keep, *keep_fp32), keep_fp32), asked, graph=model, ranges=ranges)
+
+
+def engine_options(options: ExportOptions) -> BuildOptions:
+    """What an export asks of the engine that it makes; the rest is decided by its graph."""
+    return BuildOptions(
+        profile=BatchProfile(*options.profile) if options.profile else None,
+        workspace_bytes=options.workspace_bytes,
+        compute_capabilities=options.compute_capabilities,
+    )
 
 
 def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Dataset) -> None:
-    measured = line.run(stages.headroom(line.bundle, model, halved, dataset))
+    measured = line.run(Headroom(dataset), NoOptions(), graph=model, halved=halved)
     HeadroomReport.model_validate_json(line.bundle.check(measured).read_text(encoding="utf-8")).check()
-
-
-def _adopt(line: Line, spec: ModelSpec, notes: tuple[str, ...]) -> None:
-    line.bundle.adopt(spec, ())
-    line.note(*notes)
 
 
 def calibrate(options: ExportOptions, output: Path, progress: Progress | None = None) -> Ranges:
@@ -238,16 +260,16 @@ def calibrate(options: ExportOptions, output: Path, progress: Progress | None = 
     require_places(output)
     with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch:
         with fp32_graph(options, Path(scratch), tell) as (bundle, model):
-            images = int8_stages.calibration_set(options.int8.calibration, bundle.manifest.model)
-            stage = int8_stages.calibrate(bundle, model, images, options.int8, tell)
-            tell.begin(stage.name)
+            images = calibration_set(options.int8.calibration, bundle.manifest.model)
+            station, inputs = Calibrate(images), Line(bundle, tell).inputs(graph=model)
+            tell.begin(station.name)
             started = time.perf_counter()
-            path = Path(scratch) / int8_stages.RANGES
-            product = stage.make(path)
-            tell.end(stage.name, time.perf_counter() - started, reused=False)
+            path = Path(scratch) / contents.RANGES
+            facts = station.make(inputs, options.int8.calibration, path)
+            tell.end(station.name, time.perf_counter() - started, reused=False)
         ranges = load_ranges(path)
         ranges.write(output)
-    for note in int8_stages.calibration_notes(product.details):
+    for note in station.notes(facts):
         tell.note(note)
     return ranges
 
@@ -277,7 +299,7 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
     with bundle_for_writing(scratch / "bundle", head) as bundle:
         line = Line(bundle, progress)
         graph, _ = enter(line, source, options)
-        yield bundle, line.run(stages.simplify(bundle, graph))
+        yield bundle, line.run(Simplify(), NoOptions(), graph=graph)
 
 
 def verify(

@@ -1,95 +1,19 @@
-"""What an INT8 export and a calibration are asked to do, checked for contradictions before anything runs."""
+"""What an INT8 export is asked to do, checked for contradictions before anything runs."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Literal
 
 from skdeploy.core.errors import UsageError
-from skdeploy.core.spec import CalibrationMethod, ClassOrder, Precision
+from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.spec import ClassOrder, Precision
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.quant.legacy_cache import version_number
 
-DEFAULT_NUMBER: Final = 512
-DEFAULT_BATCH: Final = 8
-DEFAULT_PERCENTILE: Final = 99.99
 
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """Which images calibrate, and how. None means the default, or what the recipe says where ``images`` is one.
-
-    ``images``: a folder, .npz, .npy, .txt list, or a recipe (.toml). ``number`` at most are used, chosen by ``seed``; ``batch``
-    are fed at a time. ``allow_random``: without images, noise. The switches turn off what makes the result more accurate.
-    """
-
-    images: Path | None = None
-    allow_random: bool = False
-    method: CalibrationMethod | None = None
-    percentile: float | None = None
-    number: int | None = None
-    seed: int | None = None
-    batch: int = DEFAULT_BATCH
-    equalize: bool | None = None
-    bias_correction: bool | None = None
-    shift: bool | None = None
-    exact_input: bool | None = None
-    weight_scales: Literal["mse", "max"] | None = None
-
-    @property
-    def from_recipe(self) -> bool:
-        return self.images is not None and self.images.suffix == ".toml"
-
-    @property
-    def given(self) -> dict[str, object]:
-        """What a recipe says too, by the names of the options, as far as it was given."""
-        options = {
-            "--calib-method": self.method,
-            "--calib-percentile": self.percentile,
-            "--calib-num": self.number,
-            "--calib-seed": self.seed,
-            "--equalize": self.equalize,
-            "--bias-correction": self.bias_correction,
-            "--shift": self.shift,
-            "--exact-input": self.exact_input,
-            "--weight-scales": self.weight_scales,
-        }
-        return {name: value for name, value in options.items() if value is not None}
-
-    def check(self) -> None:
-        """Raises UsageError for what cannot be, contradicts itself, or is not there."""
-        from skdeploy.images.dataset import require_there
-
-        if self.images is None and not self.allow_random:
-            raise UsageError(
-                "INT8 needs images to calibrate on",
-                advice="--calib DIR, .npz or .txt; or --ranges FILE from an earlier calibration; "
-                "--allow-random-calib only where accuracy does not matter",
-            )
-        if self.images is not None and self.allow_random:
-            raise UsageError("--calib and --allow-random-calib contradict each other", advice="give one of them")
-        if self.from_recipe and self.given:
-            raise UsageError(
-                f"{', '.join(self.given)} and the recipe {self.images} both say how to calibrate",
-                advice="change the recipe, or give the images themselves with --calib",
-            )
-        for name, value in (("--calib-num", self.number), ("--calib-batch", self.batch)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} {value}: at least 1")
-        if self.seed is not None and self.seed < 0:
-            raise UsageError(f"--calib-seed {self.seed}: at least 0")
-        if self.percentile is not None:
-            if self.method is not CalibrationMethod.PERCENTILE:
-                raise UsageError("--calib-percentile without --calib-method percentile", advice="add it")
-            if not 0 < self.percentile <= 100:
-                raise UsageError(f"--calib-percentile {self.percentile:g}: above 0 and at most 100, such as 99.99")
-        if self.images is not None and not self.from_recipe:  # a recipe may be one that comes with skdeploy
-            require_there(self.images)
-
-
-@dataclass(frozen=True)
-class Int8Options:
+class Int8Options(StationOptions):
     """Options of ``skdeploy export --int8``, by the same names.
 
     ``ranges``, a file, stands in for ``calibration``. ``fallback`` is the precision of all that is not INT8; ``keep`` are
@@ -100,14 +24,40 @@ class Int8Options:
     """
 
     calibration: CalibrationOptions = CalibrationOptions()
-    ranges: Path | None = None
-    fallback: Precision = Precision.FP16
-    keep: tuple[str, ...] = ()
-    keep_grouped: bool = False
-    data: Path | None = None
-    max_drop: float | None = None
-    class_order: ClassOrder | None = None
-    legacy_cache: str | None = None
+    ranges: Annotated[
+        Path | None, Flag("A ranges file that `skdeploy calibrate` made, in place of images.", kept=False)
+    ] = None
+    fallback: Annotated[
+        Literal[Precision.FP16, Precision.FP32], Flag("The precision of what is not INT8.", ("--int8-fallback",))
+    ] = Precision.FP16
+    keep: Annotated[
+        tuple[str, ...],
+        Flag("Modules that stay in the fallback under --int8; repeatable.", ("--int8-keep",), metavar="REGEX"),
+    ] = ()
+    keep_grouped: Annotated[bool, Flag("Grouped convolutions stay in the fallback.", ("--int8-keep-grouped",))] = False
+    data: Annotated[
+        Path | None, Flag("Images with labels for --max-drop: class folders, .npz or a list.", kept=False)
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        Flag("Points of top-1 that INT8 may cost on --data: the worst units stay in the fallback.", kept=False),
+    ] = None
+    class_order: Annotated[
+        ClassOrder | None,
+        Flag(
+            "How class folders are counted: by the number that is a folder's name, or by name, as torchvision's ImageFolder "
+            "does.  [default: the card's labels, its class_order, or the only order there is]",
+            kept=False,
+        ),
+    ] = None
+    legacy_cache: Annotated[
+        str | None,
+        Flag(
+            "Also write a calibration cache for weakly typed builds of this TensorRT, as 8.5.3.",
+            ("--legacy-calibration-cache",),
+            metavar="VERSION",
+        ),
+    ] = None
 
     @property
     def given(self) -> bool:
@@ -118,8 +68,6 @@ class Int8Options:
         """Raises UsageError for what cannot be, contradicts itself, or is not there."""
         from skdeploy.images.dataset import require_there
 
-        if self.fallback is Precision.INT8:
-            raise UsageError("--int8-fallback int8: the fallback is what is not INT8", advice="fp16 or fp32")
         if self.ranges is not None:
             asked = CalibrationOptions(batch=self.calibration.batch)
             if self.calibration != asked:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.options import Flag, StationOptions
 from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision, Target
+from skdeploy.engines.options import BuildOptions
 from skdeploy.line.int8_options import Int8Options
-from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET, TraceOptions
+from skdeploy.line.stations.average_pool import PoolOptions
+from skdeploy.line.stations.half import HalfOptions
+from skdeploy.passes.trace_options import TraceOptions
+
+ASSUME_IMAGENET: Final = "Confirm that ImageNet's preprocessing is right, where neither card nor user gave one."
 
 MAX_SEED: Final = 2**63 - 1  # torch's generators take 64 bits
 DEFAULT_PROFILE: Final = (1, 8, 32)
@@ -17,40 +24,96 @@ DEFAULT_IMAGES: Final = 64
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """Options of ``skdeploy export``, by the same names.
+class BuildRequest(BuildOptions):
+    """What ``skdeploy build`` is asked for: the options, by the same names, and which compiler they are for."""
+
+    target: Annotated[Target, Flag("Which engine: auto is TensorRT on a GPU, else TensorRT-RTX ahead of time.")] = (
+        field(default=Target.AUTO, kw_only=True)
+    )
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Which network, and with which weights. ``card`` belongs to an ONNX file or a module; ``assume_imagenet`` confirms
+    ImageNet's preprocessing where none was given.
+    """
+
+    model: str
+    _: KW_ONLY
+    card: Annotated[
+        str | None, Flag("The card of an .onnx file or a module: preprocessing, labels, tolerances, size.")
+    ] = None
+    assume_imagenet: Annotated[bool, Flag(ASSUME_IMAGENET)] = False
+    weights: Annotated[
+        str | None,
+        Flag("Checkpoint of any known layout, or hf://owner/name; default: the card's own, else random.", kept=False),
+    ] = None
+    seed: Annotated[int, Flag("Seed of the random weights that a card without weights gets.", kept=False)] = 0
+
+
+@dataclass(frozen=True)
+class ExportOptions(SourceOptions):
+    """Options of ``skdeploy export``, by the same names; those of a station are a model of its own.
 
     ``output`` None means ``build/<model>-<precision>``; ``profile`` is (min, opt, max) batch of the engine, None for
     (1, 8, 32) or the fixed batch; ``image_size`` is (height, width) in pixels, None for the card's; ``images`` None means the
-    card's own parity images, of which at most ``num_images`` are used. ``regroup`` and ``gap`` rewrite the last graph for
-    hardware (``passes/regroup.py``, ``passes/average_pool.py``), None for none.
-    ``card`` belongs to an ONNX file or a module; ``assume_imagenet`` confirms ImageNet's preprocessing where none was given.
+    card's own parity images, of which at most ``num_images`` are used. ``rewrites`` are the options of passes for hardware, by
+    their names in ``line.rewrites.REWRITES``; a pass whose options are at their defaults does not run.
     ``reference`` (``package.module:function``) and ``golden`` (an .npz) are what the artifacts are compared with, in place of
     our own network: ``parity/witness.py``.
     """
 
-    model: str
     precision: Precision = Precision.FP32
-    output: Path | None = None
-    weights: str | None = None
-    seed: int = 0
+    _: KW_ONLY
+    output: Annotated[
+        Path | None,
+        Flag("The bundle's folder; default: build/MODEL-PRECISION.", ("--output", "-o"), kept=False),
+    ] = None
+    target: Annotated[
+        Target,
+        Flag(
+            "Which engine: auto is TensorRT on a GPU, else TensorRT-RTX ahead of time, else none; onnx makes none.",
+            kept=False,
+        ),
+    ] = Target.AUTO
     trace: TraceOptions = field(default_factory=TraceOptions)
-    simplify: bool = True
-    keep_fp32: tuple[str, ...] = ()
-    int8: Int8Options = field(default_factory=Int8Options)
-    target: Target = Target.AUTO
     profile: tuple[int, int, int] | None = None
-    workspace_bytes: int | None = None
-    compute_capabilities: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
-    images: Path | None = None
-    num_images: int = DEFAULT_IMAGES
-    regroup: int | None = None
-    gap: Literal["average-pool"] | None = None
-    card: str | None = None
-    assume_imagenet: bool = False
-    reference: str | None = None
-    golden: Path | None = None
+    simplify: Annotated[bool, Flag("Run onnx-simplifier, and check it.", ("--simplify/--no-simplify",))] = True
+    half: HalfOptions = field(default_factory=HalfOptions)
+    workspace_bytes: int | None = None
+    compute_capabilities: Annotated[
+        tuple[str, ...],
+        Flag(
+            "GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable.",
+            ("--compute-capability",),
+            metavar="X.Y",
+            kept=False,
+        ),
+    ] = ()
+    rewrites: Mapping[str, StationOptions] = field(default_factory=dict)
+    int8: Int8Options = field(default_factory=Int8Options)
+    images: Annotated[
+        Path | None,
+        Flag(
+            "Images that decide headroom and parity: a folder, .npz or .npy; default: those of --data or --calib, else the "
+            "card's.",
+            kept=False,
+        ),
+    ] = None
+    num_images: Annotated[int, Flag("How many of them, at most.", kept=False)] = DEFAULT_IMAGES
+    reference: Annotated[
+        str | None,
+        Flag(
+            "Compare with the network that your own function builds; runs that code.",
+            metavar="MODULE:FUNCTION",
+            kept=False,
+        ),
+    ] = None
+    golden: Annotated[
+        Path | None,
+        Flag("Compare with inputs and outputs that your training code saved, an .npz: docs/proof.md.", kept=False),
+    ] = None
 
     @property
     def has_half(self) -> bool:
@@ -68,22 +131,18 @@ class ExportOptions:
                 "options of a calibration, --ranges, --int8-..., --data or --max-drop without --int8",
                 advice="add --int8",
             )
-        if not MIN_OPSET <= self.trace.opset <= MAX_OPSET:
-            raise UsageError(
-                f"--opset {self.trace.opset}: from {MIN_OPSET} to {MAX_OPSET}, which every TensorRT from 10.3 parses"
-            )
-        if self.trace.batch is not None and self.trace.batch < 1:
-            raise UsageError(f"--batch {self.trace.batch}: at least 1")
-        if self.keep_fp32 and not self.has_half:
+        self.trace.check()
+        for asked in self.rewrites.values():
+            asked.check()
+        if self.half.keep_fp32 and not self.has_half:
             raise UsageError("--keep-fp32 without --fp16: everything is FP32 already", advice="add --fp16")
         if self.compute_capabilities and self.target in (Target.TENSORRT, Target.ONNX):
             raise UsageError(
                 f"--compute-capability is for TensorRT-RTX, not for --target {self.target}",
                 advice="TensorRT builds for the GPU that it runs on, and onnx makes no engine",
             )
-        if self.regroup is not None and self.regroup < 1:
-            raise UsageError(f"--regroup {self.regroup}: at least 1 group")
-        if self.gap is not None and self.trace.dynamic_size:
+        pools = self.rewrites.get("average pool", PoolOptions())
+        if pools != PoolOptions() and self.trace.dynamic_size:
             raise UsageError(
                 "--gap average-pool with --dynamic-size: a pool over the whole map must know its size",
                 advice="leave one of them out; --imgsz sets a fixed size",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Dataset, default_dataset, open_dataset
-from skdeploy.line.int8_options import CalibrationOptions
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.options import ExportOptions
 
 

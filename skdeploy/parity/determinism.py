@@ -6,15 +6,12 @@ kernels and so round differently; nobody promises bit-identical plans.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import ValidationError
 
 from skdeploy import engines
 from skdeploy.backends.base import Array, Session, backend
@@ -22,36 +19,14 @@ from skdeploy.backends.logits import check_outputs, one_batch, run_images
 from skdeploy.backends.metrics import SMALLEST, Metrics, compare_logits, violations
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.files import digest_file
-from skdeploy.core.spec import Frozen, ModelSpec, Tolerance
-from skdeploy.engines.options import BatchProfile, BuildOptions, HardwareCompatible
+from skdeploy.core.spec import ModelSpec, Tolerance
+from skdeploy.engines.options import BuildOptions, of_record
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.parity.report import Rebuild, RunToRun
-
-Side = tuple[int, int]
-
-
-class RecordedOptions(Frozen):
-    """The options of a build, as ``engine_stages.build`` puts them into the manifest; earlier versions had fewer."""
-
-    compiler: str
-    version: str
-    profile: Annotated[tuple[int, int, int], Field(strict=False)]
-    sizes: Annotated[tuple[Annotated[Side, Field(strict=False)], ...], Field(strict=False)]
-    workspace_bytes: int | None
-    compute_capabilities: Annotated[tuple[str, ...], Field(strict=False)]
-    device: Annotated[tuple[str, ...], Field(strict=False)]
-    more_profiles: Annotated[tuple[Annotated[tuple[int, int, int], Field(strict=False)], ...], Field(strict=False)] = ()
-    tactic_bytes: int | None = None
-    optimization_level: int | None = None
-    timing_cache: bool = False
-    version_compatible: bool = False
-    hardware_compatible: HardwareCompatible = "none"
-    strip: bool = False
-    dla_core: int | None = None
-    dla_fallback: bool = False
 
 
 def run_to_run(
@@ -90,8 +65,8 @@ def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Toleran
     Where engines run, the logits of the two are compared on the images and held to the card's tolerance: both are the same
     graph in the same precision. Raises DependencyError without the compiler, EngineError, IntegrityError without the graph.
     """
-    recorded = recorded_options(bundle, engine)
-    name, options = recorded.compiler, build_options(recorded)
+    options, built = recorded_options(bundle, engine), engine.facts_as(EngineFacts)
+    name = built.compiler
     graph = next((a for a in bundle.manifest.artifacts if engine.provenance.parents.get(a.path) == a.sha256), None)
     if graph is None:
         raise IntegrityError(
@@ -111,7 +86,7 @@ def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Toleran
         return Rebuild(
             artifact=engine.path,
             compiler=name,
-            built_by=recorded.version,
+            built_by=built.version,
             rebuilt_by=str(report.version),
             sha256=engine.sha256,
             rebuilt_sha256=sha256,
@@ -126,25 +101,6 @@ def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Toleran
         )
 
 
-def build_options(recorded: RecordedOptions) -> BuildOptions:
-    """The options of a build from those that the manifest records, but for a timing cache, which is not in the bundle."""
-    sizes = recorded.sizes
-    return BuildOptions(
-        profile=BatchProfile(*recorded.profile),
-        workspace_bytes=recorded.workspace_bytes,
-        compute_capabilities=recorded.compute_capabilities,
-        sizes=(sizes[0], sizes[1], sizes[2]) if sizes else None,
-        more_profiles=tuple(BatchProfile(*profile) for profile in recorded.more_profiles),
-        tactic_bytes=recorded.tactic_bytes,
-        optimization_level=recorded.optimization_level,
-        version_compatible=recorded.version_compatible,
-        hardware_compatible=recorded.hardware_compatible,
-        strip=recorded.strip,
-        dla_core=recorded.dla_core,
-        dla_fallback=recorded.dla_fallback,
-    )
-
-
 def differing_bytes(first: bytes, second: bytes) -> int:
     """At how many places two files differ; what one has more than the other differs."""
     common = min(len(first), len(second))
@@ -152,16 +108,19 @@ def differing_bytes(first: bytes, second: bytes) -> int:
     return int(np.count_nonzero(one != other)) + max(len(first), len(second)) - common
 
 
-def recorded_options(bundle: Bundle, engine: Artifact) -> RecordedOptions:
+def recorded_options(bundle: Bundle, engine: Artifact) -> BuildOptions:
     """How an engine was built. Raises IntegrityError if the manifest does not say."""
-    options: Mapping[str, JsonValue] = engine.provenance.options
     try:
-        return RecordedOptions.model_validate_json(json.dumps(options))
+        options = of_record(engine.provenance.options)
     except ValidationError as error:
-        raise IntegrityError(
-            f"{bundle.folder} does not say how {engine.path} was built: {str(error).splitlines()[0]}",
-            advice="export again",
-        ) from error
+        raise _unsaid(bundle, engine, str(error).splitlines()[0]) from error
+    if options.profile is None:
+        raise _unsaid(bundle, engine, "no batch profile")
+    return options
+
+
+def _unsaid(bundle: Bundle, engine: Artifact, why: str) -> IntegrityError:
+    return IntegrityError(f"{bundle.folder} does not say how {engine.path} was built: {why}", advice="export again")
 
 
 def _compare(

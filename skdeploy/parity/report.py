@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field
 
@@ -178,6 +178,8 @@ ReferenceKind = Literal["", "torch", "graph", "golden", "author"]
 author's code saved (``--golden``), or the author's code run here (``--reference``). Empty in reports of earlier versions.
 """
 
+Finding = TypeVar("Finding", Comparison, SuiteResult, RunToRun, Rebuild)
+
 
 class ParityReport(Frozen):
     """All comparisons of a bundle. ``verdict`` is the worst of them, ``unproven`` engines aside.
@@ -205,6 +207,21 @@ class ParityReport(Frozen):
     settles: Annotated[tuple[Settled, ...], Field(strict=False)] = ()
     likely_cause: str = ""
     suites_reference: str = ""
+
+    def with_unproven(self, engine: Comparison) -> ParityReport:
+        """With an artifact that was made since, and not compared, in place of what is said of the one it replaces."""
+
+        def others(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+            return tuple(finding for finding in findings if finding.artifact != engine.artifact)
+
+        return self.model_copy(
+            update={
+                "comparisons": (*others(self.comparisons), engine),
+                "suites": others(self.suites),
+                "run_to_run": others(self.run_to_run),
+                "rebuilds": others(self.rebuilds),
+            }
+        )
 
     @property
     def images_text(self) -> str:

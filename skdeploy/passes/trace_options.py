@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from skdeploy.core.errors import UsageError
+from skdeploy.core.options import Flag, StationOptions
 
 MIN_OPSET: Final = 19  # the first with FP16 scales for Q/DQ
 MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
 
 
-@dataclass(frozen=True)
-class TraceOptions:
+class TraceOptions(StationOptions):
     """What the graph's interface is. ``batch`` None means dynamic; ``dynamic_size`` frees height and width too."""
 
-    exporter: Literal["dynamo", "torchscript"] = "dynamo"
-    opset: int = MIN_OPSET
-    batch: int | None = None
-    dynamic_size: bool = False
-    attention: bool = False
-    embed_preprocess: bool = False
+    exporter: Annotated[Literal["dynamo", "torchscript"], Flag("Which of torch.onnx's exporters.")] = "dynamo"
+    opset: Annotated[int, Flag("ONNX opset, 19 or 20.")] = MIN_OPSET
+    batch: Annotated[int | None, Flag("Fix the batch; default: dynamic.")] = None
+    dynamic_size: Annotated[bool, Flag("Accept any height and width at run time.")] = False
+    attention: Annotated[bool, Flag("Add each unit's attention as an output.")] = False
+    embed_preprocess: Annotated[bool, Flag("Take uint8 NHWC images; normalise inside the graph.")] = False
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot be."""
+        if not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise UsageError(
+                f"--opset {self.opset}: from {MIN_OPSET} to {MAX_OPSET}, which every TensorRT from 10.3 parses"
+            )
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"--batch {self.batch}: at least 1")

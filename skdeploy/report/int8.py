@@ -9,6 +9,7 @@ from collections import Counter
 from pydantic import ValidationError
 
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.station_facts import Int8Facts
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Precision
 from skdeploy.images.audit_report import AuditReport
@@ -67,20 +68,14 @@ def int8_section(found: Findings) -> Section:
 
 
 def _coverage(graph: Artifact) -> list[tuple[str, str]]:
-    details = graph.details
-    weights, kept, macs = details.get("int8_weights"), details.get("kept"), details.get("int8_macs")
-    facts = []
-    if isinstance(weights, list) and isinstance(kept, dict):
-        facts.append(("Layers with INT8 weights", f"{len(weights)} of {len(weights) + len(kept)}"))
-        reasons = Counter(map(str, kept.values()))
-        facts.append(
-            ("Kept out of INT8", "; ".join(f"{times} {reason}" for reason, times in reasons.items()) or "none")
-        )
-    if isinstance(macs, float):
-        facts.append(("Multiply-accumulates in INT8", percent_text(macs, 1)))
-    if "fallback" in details:
-        facts.append(("All else", str(details["fallback"]).upper()))
-    return facts
+    facts = graph.facts_as(Int8Facts)
+    weights, reasons = len(facts.int8_weights), Counter(facts.kept.values())
+    rows = [
+        ("Layers with INT8 weights", f"{weights} of {weights + len(facts.kept)}"),
+        ("Kept out of INT8", "; ".join(f"{times} {reason}" for reason, times in reasons.items()) or "none"),
+        ("Multiply-accumulates in INT8", percent_text(facts.int8_macs, 1)),
+    ]
+    return rows + ([("All else", str(facts.fallback).upper())] if facts.fallback else [])
 
 
 def _sensitivity(report: SensitivityReport) -> list[Block]:

@@ -8,7 +8,9 @@ from typing import Final
 from pydantic import JsonValue
 
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.spec import Precision
+from skdeploy.line.export import words_of, words_that_made
 from skdeploy.report.blocks import (
     Block,
     Cell,
@@ -28,36 +30,12 @@ from skdeploy.report.blocks import (
 from skdeploy.report.findings import Findings
 from skdeploy.report.verdict import comparisons_of, state_of
 
-DOES: Final = {
-    "weights": "trained weights",
-    "trace": "PyTorch to ONNX",
-    "read": "the ONNX file as given",
-    "select": "SK blocks found and rewritten",
-    "simplify": "simplified",
-    "half": "to FP16",
-    "calibrate": "ranges from images",
-    "ranges": "ranges from a file",
-    "mixed": "what stays out of INT8",
-    "int8": "to INT8, by Q/DQ pairs",
-    "headroom": "FP16 headroom",
-    "rewrite": "rewritten for hardware",
-    "build": "compiled to an engine",
-    "parity": "compared with torch",
-}
 STATES: Final[dict[str, tuple[str, Tone]]] = {
     "pass": ("verified", "good"),
     "fail": ("failed", "bad"),
     "receipt": ("verified by receipt", "good"),
     "unproven": ("not run here", "warn"),
     "not compared": ("not compared", "warn"),
-}
-TRACE_DEFAULTS: Final[dict[str, JsonValue]] = {
-    "exporter": "dynamo",
-    "opset": 19,
-    "batch": None,
-    "dynamic_size": False,
-    "attention": False,
-    "embed_preprocess": False,
 }
 
 
@@ -83,7 +61,7 @@ def _station(found: Findings, artifact: Artifact, names: set[str], largest: int)
     backends = ", ".join(c.backend for c in comparisons_of(found, artifact.path) if c.verdict != "unproven")
     return Station(
         path=artifact.path,
-        does=DOES.get(artifact.provenance.stage, artifact.provenance.stage),
+        does=words_of(artifact.station),
         made_from=tuple(parent for parent in artifact.provenance.parents if parent in names)[:3] if runs else (),
         precision=artifact.precision.value.upper() if artifact.precision else "",
         size=size_text(artifact.size_bytes),
@@ -98,12 +76,9 @@ def _station(found: Findings, artifact: Artifact, names: set[str], largest: int)
 
 def _engines(artifacts: tuple[Artifact, ...]) -> list[Block]:
     """Where each engine runs, as its compiler says."""
-    facts = []
-    for artifact in artifacts:
-        places = artifact.details.get("runs_on")
-        if artifact.format == "engine" and isinstance(places, list):
-            facts.append((artifact.path, "runs on " + "; ".join(map(str, places))))
-    return [Facts(tuple(facts))] if facts else []
+    engines = [(a.path, a.facts_as(EngineFacts).runs_on) for a in artifacts if a.format == "engine"]
+    facts = tuple((path, "runs on " + "; ".join(places)) for path, places in engines if places)
+    return [Facts(facts)] if facts else []
 
 
 def provenance_section(found: Findings) -> Section:
@@ -141,7 +116,7 @@ def _provenance(artifact: Artifact) -> tuple[Cell, ...]:
     options = ", ".join(f"{key}: {_option(value)}" for key, value in made.options.items() if not _is_long(value))
     return (
         name(artifact.path),
-        Cell(made.stage),
+        Cell(artifact.station),
         Cell(options or "none"),
         Cell(tools),
         Cell(made.key[:12], hint=made.key, code=True),
@@ -201,31 +176,13 @@ def export_command(found: Findings) -> str | None:
         words += ["--weights", f"hf://{weights.repo}" + (f"@{weights.commit}" if weights.commit else "")]
     elif spec.weights is None or spec.weights.sha256 != weights.sha256:
         words += ["--weights", weights.file or "CHECKPOINT"]
-    options = {a.provenance.stage: a.provenance.options for a in manifest.artifacts}
-    for key, default in TRACE_DEFAULTS.items():
-        value = options.get("trace", {}).get(key, default)
-        if value != default:
-            flag = "--" + key.replace("_", "-")
-            words += [flag] if value is True else [flag, str(value)]
-    if "trace" in options and "simplify" not in options:
+    made = {artifact.station for artifact in manifest.artifacts}
+    if "trace" in made and "simplify" not in made:
         words.append("--no-simplify")
     if found.ranges is not None:
         words += ["--ranges", str(found.bundle.folder / "ranges.json")]
-    int8 = options.get("int8", {})
-    if int8.get("fallback", "fp16") != "fp16":
-        words += ["--int8-fallback", str(int8["fallback"])]
-    if int8.get("keep_grouped"):
-        words.append("--int8-keep-grouped")
-    for flag, patterns in (
-        ("--int8-keep", int8.get("keep")),
-        ("--keep-fp32", int8.get("keep_fp32") or options.get("half", {}).get("keep_fp32")),
-    ):
-        for pattern in patterns if isinstance(patterns, list) else ():
-            words += [flag, str(pattern)]
-    for flag in ("regroup", "gap"):
-        asked = options.get("rewrite", {}).get(flag)
-        if asked is not None:
-            words += [f"--{flag}", str(asked)]
+    for artifact in manifest.artifacts:
+        words += words_that_made(artifact)
     if not any(a.format == "engine" for a in manifest.artifacts):
         words += ["--target", "onnx"]
     return shlex.join([*words, "--output", "build/again"])

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from skdeploy.accuracy.statistics import Decision
 from skdeploy.accuracy.verdict import Point, Verdict, decide_verdict
+from skdeploy.bundle.station_facts import Int8Facts
 from skdeploy.core.spec import Precision
 from skdeploy.parity.report import MIN_HEADROOM, Comparison
 from skdeploy.report.blocks import Tone, decibels_text, percent_text, size_text
@@ -78,8 +79,8 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
         figures.append(Figure("Same class", f"{same:,} / {metrics.images:,}", "images, against torch FP32"))
     figures += _accuracy_figures(found, last.path)
     # Of the network's own: what regrouping adds is work with zeros, and not counted.
-    share = next((graph.details["int8_macs"] for graph in reversed(graphs) if "int8_macs" in graph.details), None)
-    if isinstance(share, float):
+    share = next((graph.facts.int8_macs for graph in reversed(graphs) if isinstance(graph.facts, Int8Facts)), None)
+    if share is not None:
         figures.append(Figure("INT8", percent_text(share, 1), "of the multiply-accumulates"))
     if found.headroom is not None and found.headroom.tensors:
         least = found.headroom.tensors[0]

@@ -28,6 +28,7 @@ from skdeploy.core.spec import Target
 from skdeploy.devices import cuda
 from skdeploy.devices.cuda import CudaDevice
 from skdeploy.line import building
+from skdeploy.line.options import BuildRequest
 from skdeploy.serve import device_cache
 
 VERBS: Final = ("predict", "verify", "evaluate", "bench")
@@ -106,7 +107,7 @@ def prepare(
     with device_cache.locked(entry, wait_s, progress):
         reused = device_cache.fill(source, entry, progress)
         if backend in engines.COMPILERS:
-            request = building.BuildRequest(target=Target(backend), timing_cache=_timing_cache(entry, backend))
+            request = BuildRequest(target=Target(backend), timing_cache=_timing_cache(entry, backend))
             reused = building.build_engine(entry, request, progress).reused and reused
         artifact = runner_on(load_bundle(entry), backend).artifact.path
     if not reused:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ def test_a_graph_of_fixed_batch_that_takes_raw_pixels_sees_the_same_and_its_fill
         seed=1,
         images=few,
         target=Target.ONNX,
-        trace=replace(FAST, batch=3, embed_preprocess=True),
+        trace=FAST.model_copy(update={"batch": 3, "embed_preprocess": True}),
     )
     export(options)
     found = compare(bundles[0], tmp_path / "fixed", EvaluationOptions(data))

@@ -24,9 +24,12 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import PrecisionError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import ModelSpec, Precision, Target
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import export
-from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
+from skdeploy.line.stations.average_pool import PoolOptions
+from skdeploy.line.stations.regroup import RegroupOptions
 from skdeploy.parity.blame_report import BlameReport
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.cards import read_card
@@ -74,7 +77,7 @@ def bundle_of(
     fallback = Precision.FP16 if half or precision is not Precision.INT8 else Precision.FP32
     options = ExportOptions(
         str(CARD),
-        precision,
+        precision=precision,
         output=folder / "bundle",
         weights=str(folder / "w.safetensors"),
         trace=TraceOptions(exporter="torchscript", embed_preprocess=embed, batch=batch),
@@ -82,8 +85,9 @@ def bundle_of(
         target=Target.ONNX,
         images=folder / "images.npz",
         num_images=4,
-        regroup=2 if rewritten else None,
-        gap="average-pool" if rewritten else None,
+        rewrites={"regroup": RegroupOptions(regroup=2), "average pool": PoolOptions(gap="average-pool")}
+        if rewritten
+        else {},
     )
     try:
         export(options)

@@ -279,16 +279,19 @@ def test_a_rewritten_graph_is_compared_with_the_one_it_was_made_from(
     report = blamed(bundle_of(precision, rewritten=True, **how))
     assert report.guilty is None
     last = report.stages[-1]
-    assert (last.stage, last.before) == (f"model.{precision}.rewritten.onnx", f"model.{precision}.onnx")
+    assert (last.stage, last.before) == (
+        f"model.{precision}.regrouped.pooled.onnx",
+        f"model.{precision}.regrouped.onnx",
+    )
 
 
 @pytest.mark.parametrize("how", [{}, {"half": True}])
 def test_a_weight_that_regrouping_damaged_in_int8(how: dict[str, bool], copy_of: Bundles) -> None:
     bundle = copy_of(INT8, rewritten=True, **how)
     name = "stages.1.0.sk.branches.0.conv.weight_rounded_int8_regrouped"
-    edit_constant(bundle, "model.int8.rewritten.onnx", name, lambda weight: weight[::-1])
+    edit_constant(bundle, "model.int8.regrouped.pooled.onnx", name, lambda weight: weight[::-1])
     report = blamed(bundle)
-    assert report.guilty == "model.int8.rewritten.onnx"
+    assert report.guilty == "model.int8.regrouped.pooled.onnx"
     assert report.tensor is not None
     assert report.tensor.tensor == "stages.1.0.sk.branches.0.conv/Conv"
     before = [row for row in report.layers if row.tensor != report.tensor.tensor]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.engine_record import engine_record
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import IntegrityError
 
 BUILT_FOR = {"compiler": "tensorrt", "version": "11.4.1", "system": "Linux", "machine": "aarch64"}
@@ -15,7 +15,6 @@ BUILT_FOR = {"compiler": "tensorrt", "version": "11.4.1", "system": "Linux", "ma
 
 def engine(**details: Any) -> Artifact:
     provenance: dict[str, Any] = {
-        "stage": "build",
         "key": "k",
         "parents": {},
         "options": {},
@@ -29,16 +28,16 @@ def engine(**details: Any) -> Artifact:
             "precision": "fp16",
             "sha256": "0" * 64,
             "size_bytes": 1,
-            "details": details,
+            "facts": {"station": "build", **details},
             "provenance": provenance,
         }
     )
 
 
 def test_what_is_not_read_may_be_anything_and_the_rest_has_its_types() -> None:
-    record = engine_record(
-        engine(compiler="tensorrt", built_for=BUILT_FOR, runs_on=["Orin"], tactic_bytes=4, layers="a later version's")
-    )
+    record = engine(
+        compiler="tensorrt", built_for=BUILT_FOR, runs_on=["Orin"], tactic_bytes=4, kernels="a later version's"
+    ).facts_as(EngineFacts)
     assert record.built_for is not None
     assert record.built_for.machine == "aarch64"
     assert record.runs_on == ("Orin",)
@@ -47,7 +46,7 @@ def test_what_is_not_read_may_be_anything_and_the_rest_has_its_types() -> None:
 
 
 def test_an_engine_of_an_earlier_version_has_its_compiler_alone() -> None:
-    record = engine_record(engine(compiler="tensorrt_rtx"))
+    record = engine(compiler="tensorrt_rtx").facts_as(EngineFacts)
     assert (record.compiler, record.built_for, record.memory) == ("tensorrt_rtx", None, {})
 
 
@@ -65,6 +64,6 @@ def test_an_engine_of_an_earlier_version_has_its_compiler_alone() -> None:
 )
 def test_anything_else_is_a_damaged_manifest(details: dict[str, Any], words: str) -> None:
     with pytest.raises(IntegrityError, match=words) as refusal:
-        engine_record(engine(**details))
+        engine(**details).facts_as(EngineFacts)
     assert "engines/x.engine" in refusal.value.message
     assert "remove engines/x.engine from the bundle, and build it again" in refusal.value.advice

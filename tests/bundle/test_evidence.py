@@ -14,7 +14,7 @@ from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.zoo.cards import read_card
-from tests.bundle.test_folder import CARD, stage
+from tests.bundle.test_folder import CARD, produced
 
 
 class Finding(Frozen):
@@ -33,7 +33,7 @@ def bundle(tmp_path: Path) -> Bundle:
         precision=Precision.FP32,
     )
     made = Bundle(tmp_path, head)
-    made.produce(stage("first"))
+    produced(made, "first")
     return load_bundle(tmp_path)
 
 
@@ -46,7 +46,7 @@ def test_what_was_written_is_read_again(bundle: Bundle) -> None:
 
 def test_a_finding_about_an_earlier_artifact_is_no_finding(bundle: Bundle) -> None:
     write_evidence(bundle, "accuracy", Finding(number=3), bundle.manifest.artifacts)
-    bundle.produce(stage("second"))
+    produced(bundle, "second")
     assert read_evidence(bundle, "accuracy", Finding) is None
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing, load_bundle
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.bundle.station_facts import OtherFacts, StationFacts
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.spec import Precision
 from skdeploy.zoo.cards import read_card
+from tests.bundle.recorded import put, recipe
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 
@@ -30,12 +32,9 @@ def head() -> Manifest:
     )
 
 
-def stage(text: str = "content", output: str = "x.json", **options: str) -> Stage:
-    def make(path: Path) -> Product:
-        path.write_text(text)
-        return Product(details={"length": len(text)})
-
-    return Stage("write", output, "json", None, {}, options, (), make)
+def produced(bundle: Bundle, text: str = "content", output: str = "x.json", **options: str) -> Artifact:
+    made_by = recipe(output, "json", **options)
+    return put(bundle, made_by, text.encode(), OtherFacts.model_validate({"station": "write", "length": len(text)}))
 
 
 Change = Callable[[Path], None]
@@ -43,10 +42,10 @@ Change = Callable[[Path], None]
 
 def test_an_artifact_is_recorded_with_its_digest_as_soon_as_it_is_made(head: Manifest, tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        artifact = bundle.produce(stage())
+        artifact = produced(bundle)
         assert load_bundle(tmp_path / "b").artifact("x.json") == artifact
     assert artifact.size_bytes == len("content")
-    assert artifact.details == {"length": 7}
+    assert artifact.facts.dump() == {"length": 7}
     assert load_bundle(tmp_path / "b").manifest.verdict == "incomplete"
 
 
@@ -56,23 +55,23 @@ def test_an_empty_bundle_is_one_before_its_first_artifact(head: Manifest, tmp_pa
 
 
 def test_a_stage_that_fails_leaves_no_file_and_no_record(head: Manifest, tmp_path: Path) -> None:
-    def fail(path: Path) -> Product:
+    def fail(path: Path) -> StationFacts:
         path.write_text("half")
         raise ZeroDivisionError
 
     with bundle_for_writing(tmp_path / "b", head) as bundle, pytest.raises(ZeroDivisionError):
-        bundle.produce(replace(stage(), make=fail))
+        bundle.produce(recipe("x.json", "json"), fail)
     assert load_bundle(tmp_path / "b").manifest.artifacts == ()
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".lock", "manifest.json"]
 
 
 def test_a_stage_is_up_to_date_while_key_and_file_are_the_same(head: Manifest, tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        made = bundle.produce(stage(option="1"))
+        made = produced(bundle, option="1")
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        assert bundle.up_to_date(stage(option="1")) == made
-        assert bundle.up_to_date(stage(option="2")) is None
-        assert bundle.up_to_date(stage(output="y.json", option="1")) is None
+        assert bundle.up_to_date(recipe("x.json", "json", option="1")) == made
+        assert bundle.up_to_date(recipe("x.json", "json", option="2")) is None
+        assert bundle.up_to_date(recipe("y.json", "json", option="1")) is None
 
 
 def remove(path: Path) -> None:
@@ -95,7 +94,7 @@ def test_a_changed_file_is_refused_by_a_reader_and_made_again_by_a_writer(
     head: Manifest, tmp_path: Path, change: Change, words: str
 ) -> None:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        made = bundle.produce(stage())
+        made = produced(bundle)
     change(tmp_path / "b/x.json")
     reader = load_bundle(tmp_path / "b")
     with pytest.raises(IntegrityError, match=words) as error:
@@ -103,15 +102,15 @@ def test_a_changed_file_is_refused_by_a_reader_and_made_again_by_a_writer(
     assert error.value.exit_code == 9
     assert error.value.advice
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        assert bundle.up_to_date(stage()) is None
-        assert bundle.produce(stage()).sha256 == made.sha256
+        assert bundle.up_to_date(recipe("x.json", "json")) is None
+        assert produced(bundle).sha256 == made.sha256
         bundle.check_all()
 
 
 def test_a_damaged_engine_is_built_again_and_not_exported(head: Manifest, tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        bundle.produce(stage())
-        bundle.produce(replace(stage(output="engines/x.engine"), format="engine"))
+        produced(bundle)
+        put(bundle, recipe("engines/x.engine", "engine"), b"plan")
     for name, advice in (
         ("x.json", "the same export again"),
         ("engines/x.engine", f"`skdeploy build {tmp_path / 'b'}`"),
@@ -144,8 +143,8 @@ def test_a_manifest_that_cannot_be_read_is_told_once(tmp_path: Path, content: by
 
 def test_finish_removes_what_is_no_longer_part_of_the_line(head: Manifest, tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        first = bundle.produce(stage())
-        bundle.produce(stage(output="y.json"))
+        first = produced(bundle)
+        produced(bundle, output="y.json")
         bundle.finish((first,), "verified")
     found = load_bundle(tmp_path / "b")
     assert found.manifest.artifacts == (first,)
@@ -158,7 +157,7 @@ def test_nothing_is_written_to_a_folder_that_leads_out(head: Manifest, tmp_path:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
         (tmp_path / "b/engines").symlink_to("../outside")
         with pytest.raises(IntegrityError, match=r"engines is a link that leaves the bundle") as error:
-            bundle.produce(stage(output="engines/y.json"))
+            produced(bundle, output="engines/y.json")
     assert "remove the link" in error.value.advice
     assert list((tmp_path / "outside").iterdir()) == []
     assert load_bundle(tmp_path / "b").manifest.artifacts == ()
@@ -166,7 +165,7 @@ def test_nothing_is_written_to_a_folder_that_leads_out(head: Manifest, tmp_path:
 
 def test_finish_does_not_follow_a_folder_that_leads_out(head: Manifest, tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        bundle.produce(stage(output="engines/y.json"))
+        produced(bundle, output="engines/y.json")
         (tmp_path / "b/engines").rename(tmp_path / "outside")
         (tmp_path / "b/engines").symlink_to("../outside")
         with pytest.raises(IntegrityError, match="leaves the bundle"):
@@ -194,7 +193,7 @@ def test_a_second_writer_is_turned_away_while_the_first_is_at_work(head: Manifes
             bundle_for_writing(tmp_path / "b", head),
         ):
             pass
-        bundle.produce(stage())
+        produced(bundle)
     assert error.value.exit_code == 9
     assert "--output" not in error.value.advice  # not every verb that writes has it
     with bundle_for_writing(tmp_path / "b", head) as bundle:
@@ -212,7 +211,7 @@ def test_a_writer_that_is_turned_away_removes_nothing_of_the_first(head: Manifes
 
 def test_what_a_killed_process_left_is_removed_in_a_bundle(head: Manifest, tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path / "b", head) as bundle:
-        bundle.produce(stage(output="engines/x.engine"))
+        produced(bundle, output="engines/x.engine")
     leftover = tmp_path / "b/engines/.x.engine.99.partial"
     leftover.write_text("half")
     with bundle_for_writing(tmp_path / "b", head):
@@ -223,7 +222,7 @@ def test_a_folder_from_a_process_killed_before_its_manifest_is_taken(head: Manif
     (tmp_path / ".lock").touch()
     (tmp_path / ".manifest.json.99.partial").write_text("{")
     with bundle_for_writing(tmp_path, head) as bundle:
-        bundle.produce(stage())
+        produced(bundle)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "manifest.json", "x.json"]
 
 
@@ -237,7 +236,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(head: Manifest, tmp_pat
 
 def test_the_head_of_the_last_export_is_the_manifests(head: Manifest, tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path, head) as bundle:
-        kept = bundle.produce(stage())
+        kept = produced(bundle)
     other = head.model_copy(update={"skdeploy": "1"})
     with bundle_for_writing(tmp_path, other) as bundle:
         bundle.finish((kept,), "verified")

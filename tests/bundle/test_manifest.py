@@ -10,11 +10,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from skdeploy.bundle.folder import Product, Stage, bundle_for_writing
+from skdeploy.bundle.folder import Recipe, bundle_for_writing
 from skdeploy.bundle.manifest import Manifest, manifest_schema
+from skdeploy.bundle.station_facts import HalfFacts
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.spec import Precision, TensorSpec
 from skdeploy.zoo.cards import read_card
+from tests.bundle.recorded import put
 
 PUBLISHED = resources.files("skdeploy.bundle") / "manifest.schema.json"
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
@@ -32,14 +34,10 @@ def written(tmp_path: Path) -> Any:
         notes=("one",),
     )
 
-    def make(path: Path) -> Product:
-        path.write_bytes(b"graph")
-        return Product(inputs=(TensorSpec(name="input", dtype="float32", shape=("batch", 3, 32, 32)),))
-
+    made_by = Recipe("half", "model.fp16.onnx", "onnx", Precision.FP16, {"a": "b"}, {"c": [1]}, ("numpy",))
+    inputs = (TensorSpec(name="input", dtype="float32", shape=("batch", 3, 32, 32)),)
     with bundle_for_writing(tmp_path, head) as bundle:
-        bundle.produce(
-            Stage("half", "model.fp16.onnx", "onnx", Precision.FP16, {"a": "b"}, {"c": [1]}, ("numpy",), make)
-        )
+        put(bundle, made_by, b"graph", HalfFacts(inputs=inputs, nodes=3, kept_fp32={"Pow": "it must"}))
     return json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
 
 
@@ -57,7 +55,7 @@ def test_a_written_manifest_is_valid_by_the_published_schema(written: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": 2}, {"verdict": "fine"}, {"extra": 1}, {"artifacts": [{}]}, {"model": None}]
+    "change", [{"schema": 3}, {"verdict": "fine"}, {"extra": 1}, {"artifacts": [{}]}, {"model": None}]
 )
 def test_the_schema_refuses_what_no_export_writes(written: Any, change: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):

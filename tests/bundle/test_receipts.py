@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing
+from skdeploy.bundle.folder import Bundle, bundle_for_writing
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.receipts import cpu_name, driver_text, read_receipts, slug, this_device, write_receipt
 from skdeploy.checkpoints.weights_record import WeightsRecord
@@ -19,6 +19,7 @@ from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.devices import cuda
 from skdeploy.zoo.cards import read_card
+from tests.bundle.recorded import put, recipe
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
@@ -42,12 +43,7 @@ def bundle(tmp_path: Path) -> Bundle:
     )
     with bundle_for_writing(tmp_path / "bundle", head) as made:
         for name, form in (("model.onnx", "onnx"), ("engines/x.engine", "engine")):
-
-            def make(path: Path, content: bytes = name.encode()) -> Product:
-                path.write_bytes(content)
-                return Product()
-
-            made.produce(Stage(form, name, form, Precision.FP16, {}, {}, (), make))
+            put(made, recipe(name, form, precision=Precision.FP16), name.encode())
         return made
 
 
@@ -164,12 +160,7 @@ def test_a_receipt_of_something_else_is_refused_even_with_the_right_digest(
 
 def test_a_receipt_for_an_earlier_build_is_refused(bundle: Bundle) -> None:
     path = written(bundle)
-
-    def make(file: Path) -> Product:
-        file.write_bytes(b"another model")
-        return Product()
-
-    bundle.produce(Stage("onnx", "model.onnx", "onnx", Precision.FP16, {"from": "x"}, {}, (), make))
+    put(bundle, recipe("model.onnx", "onnx", precision=Precision.FP16, parents={"from": "x"}), b"another model")
     with pytest.raises(IntegrityError, match=r"is a receipt of another model.onnx") as refusal:
         read_receipts(bundle)
     assert str(path) in refusal.value.message

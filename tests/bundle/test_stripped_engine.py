@@ -11,7 +11,9 @@ from skdeploy.backends import tensorrt
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.runners import open_artifact
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import IntegrityError
+from skdeploy.engines.compatibility import BuiltFor
 from tests.cli.conftest import card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
 
@@ -33,9 +35,9 @@ def engine_of(bundle: Bundle, parents: dict[str, str], *, stripped: bool) -> Art
     engine = bundle.artifact("engines/tensorrt-fp16.engine")
     assert engine is not None
     built_for = {"compiler": "tensorrt", "version": "10.13.0", "system": "Linux", "machine": "x86_64"}
-    details = engine.details | {"built_for": built_for | {"stripped": stripped}}
+    facts = EngineFacts(compiler="tensorrt", built_for=BuiltFor(**built_for, stripped=stripped))
     provenance = engine.provenance.model_copy(update={"parents": parents})
-    return engine.model_copy(update={"details": details, "provenance": provenance})
+    return engine.model_copy(update={"facts": facts, "provenance": provenance})
 
 
 def test_stripped_engine_gets_the_graph_it_was_built_from(bundle: Bundle, given: dict[str, Any]) -> None:

@@ -16,9 +16,9 @@ from PIL import Image
 
 from skdeploy.__main__ import main
 from skdeploy.core.spec import Precision, Target
-from skdeploy.line.building import BuildRequest, build_engine
+from skdeploy.line.building import build_engine
 from skdeploy.line.export import export
-from skdeploy.line.options import ExportOptions
+from skdeploy.line.options import BuildRequest, ExportOptions
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet

@@ -10,9 +10,10 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from skdeploy.bundle.folder import Bundle, Product, Stage, load_bundle
-from skdeploy.core.spec import Precision
+from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.images.dataset import normalise
+from tests.bundle.recorded import put_engine
 
 CLASSES = 5
 
@@ -53,12 +54,8 @@ def with_engine(bundle: Path, folder: Path) -> Path:
     opened: Bundle = load_bundle(folder)
     graph = opened.artifact("model.fp16.onnx")
     assert graph is not None
-
-    def make(path: Path) -> Product:
-        path.write_bytes(b"ftrt" + b"\xff" * 24)  # TensorRT's tag, with a header of a version that nobody knows
-        return Product(inputs=graph.inputs, outputs=graph.outputs, details={"compiler": "tensorrt"})
-
-    stage = Stage("build", "engines/tensorrt-fp16.engine", "engine", Precision.FP16, {}, {}, ("skdeploy",), make)
-    opened.produce(stage)
+    facts = EngineFacts(compiler="tensorrt", inputs=graph.inputs, outputs=graph.outputs)
+    plan = b"ftrt" + b"\xff" * 24  # TensorRT's tag, with a header of a version that nobody knows
+    put_engine(opened, "engines/tensorrt-fp16.engine", plan, facts)
     opened.finish(opened.manifest.artifacts, "verified")
     return folder

@@ -18,8 +18,9 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.receipts import read_receipts
 from skdeploy.core.spec import Precision, Target
 from skdeploy.devices import cuda
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import export
-from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.report.page import render_report
 from tests.conftest import FAST
@@ -59,7 +60,7 @@ def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def int8(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network of ``exported`` in INT8, with FP32 beside it, which ONNX Runtime has INT8 kernels for."""
     folder = tmp_path_factory.mktemp("int8") / "bundle"
-    lower = Int8Options(CalibrationOptions(images=images), fallback=Precision.FP32)
+    lower = Int8Options(calibration=CalibrationOptions(images=images), fallback=Precision.FP32)
     options = ExportOptions(
         str(card),
         Precision.INT8,

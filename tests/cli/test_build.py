@@ -20,7 +20,8 @@ from skdeploy.core.files import digest_file
 from skdeploy.core.progress import Silent
 from skdeploy.core.spec import Target
 from skdeploy.engines.options import BatchProfile
-from skdeploy.line.building import BuildRequest, build_engine
+from skdeploy.line.building import build_engine
+from skdeploy.line.options import BuildRequest
 from skdeploy.parity.report import ParityReport
 from tests.disk_limit import file_size_limit
 
@@ -206,7 +207,7 @@ def test_an_engine_of_which_the_manifest_says_nonsense_is_built_again_once_remov
     path.write_text(path.read_text(encoding="utf-8").replace('"runs_on": [', '"runs_on": [1, '), encoding="utf-8")
     result = run("build", built, *RTX)
     assert result.code == 9
-    assert f"the manifest's details of {ENGINE} are not what this version of skdeploy writes: runs_on.0" in result.err
+    assert f"the manifest's facts of {ENGINE} are not what this version of skdeploy writes: runs_on.0" in result.err
     assert f"remove {ENGINE} from the bundle" in result.err
     assert run("verify", built).err.splitlines()[-2:] == result.err.splitlines()[-2:]
     (built / ENGINE).unlink()

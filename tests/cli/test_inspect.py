@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from skdeploy.bundle.folder import Product, Stage, load_bundle
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.files import digest_file
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.describe import describe
+from tests.bundle.recorded import put_engine
 
 Run = Callable[..., Any]
 
@@ -69,13 +71,7 @@ def test_a_checkpoint_shows_its_tensors(run: Run, weights: Path) -> None:
 @pytest.fixture
 def engine(bundle: Path) -> Path:
     """A plan that the bundle's manifest knows. Its bytes are none: inspect does not open a plan."""
-
-    def make(path: Path) -> Product:
-        path.write_bytes(b"plan")
-        return Product(details={"compiler": "tensorrt_rtx"})
-
-    stage = Stage("build", "engines/x.engine", "engine", None, {}, {}, (), make)
-    load_bundle(bundle).produce(stage)
+    put_engine(load_bundle(bundle), "engines/x.engine", b"plan", EngineFacts(compiler="tensorrt_rtx"), precision=None)
     return bundle / "engines/x.engine"
 
 

@@ -34,7 +34,7 @@ def change_record(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
 
 
 def change_details(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    change_record(folder, lambda engine: change(engine["details"]))
+    change_record(folder, lambda engine: change(engine["facts"]))
 
 
 def replace_plan(folder: Path, plan: bytes) -> None:

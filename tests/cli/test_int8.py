@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from skdeploy.core.spec import Precision, Target
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import calibrate, export
-from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.quant.legacy_cache import read_legacy_cache
 from skdeploy.quant.ranges import load_ranges
@@ -202,7 +203,7 @@ def test_a_legacy_cache_comes_with_the_graph_that_it_is_for(
     tensors = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
     assert set(read_legacy_cache(text)) <= tensors
     manifest = json.loads((made / "manifest.json").read_text())
-    weighted = next(row for row in manifest["artifacts"] if row["path"] == "model.int8.onnx")["details"]["int8_weights"]
+    weighted = next(row for row in manifest["artifacts"] if row["path"] == "model.int8.onnx")["facts"]["int8_weights"]
     read = {node.name: node.input[0] for node in graph.node}
     assert {read[name] for name in weighted} <= set(read_legacy_cache(text))
 

@@ -14,8 +14,9 @@ import pytest
 
 from skdeploy.cli.sensitivity import print_mixed, print_sensitivity
 from skdeploy.core.spec import Precision, Target
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import export
-from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.quant.mixed import Drop, KeptUnit, MixedPrecision
 from skdeploy.quant.sensitivity import SensitivityReport

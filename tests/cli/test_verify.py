@@ -117,7 +117,7 @@ def test_an_export_replaces_a_link_that_leads_out_and_not_what_it_leads_to(
 
 
 def test_a_bundle_from_a_later_version_is_refused(run: Run, bundle: Path) -> None:
-    edit_manifest(bundle, lambda content: content.update(schema=2))
+    edit_manifest(bundle, lambda content: content.update(schema=3))
     result = run("verify", bundle)
     assert result.code == 9
     assert "schema" in result.err

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from skdeploy.bundle.artifact import Artifact, stage_key, tool_versions
+from skdeploy.bundle.artifact import Artifact, recipe_key, tool_versions
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.files import digest_file, digest_json, write_error, write_text, written_whole
 from tests.disk_limit import file_size_limit
@@ -178,13 +178,13 @@ def test_the_digest_of_a_value_does_not_depend_on_the_order_of_keys() -> None:
 
 
 def test_a_stages_key_depends_on_each_of_its_parts() -> None:
-    same = stage_key("s", {"a": "1"}, {"o": 1}, {"t": "1"})
-    assert same == stage_key("s", {"a": "1"}, {"o": 1}, {"t": "1"})
+    same = recipe_key("s", {"a": "1"}, {"o": 1}, {"t": "1"})
+    assert same == recipe_key("s", {"a": "1"}, {"o": 1}, {"t": "1"})
     others = {
-        stage_key("x", {"a": "1"}, {"o": 1}, {"t": "1"}),
-        stage_key("s", {"a": "2"}, {"o": 1}, {"t": "1"}),
-        stage_key("s", {"a": "1"}, {"o": 2}, {"t": "1"}),
-        stage_key("s", {"a": "1"}, {"o": 1}, {"t": "2"}),
+        recipe_key("x", {"a": "1"}, {"o": 1}, {"t": "1"}),
+        recipe_key("s", {"a": "2"}, {"o": 1}, {"t": "1"}),
+        recipe_key("s", {"a": "1"}, {"o": 2}, {"t": "1"}),
+        recipe_key("s", {"a": "1"}, {"o": 1}, {"t": "2"}),
     }
     assert len(others | {same}) == 5
 
@@ -197,8 +197,8 @@ def test_a_tool_that_is_not_installed_is_absent() -> None:
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "", ".", "a\\b"])
 def test_an_artifact_lies_inside_its_bundle(path: str) -> None:
-    row = {"format": "onnx", "precision": None, "sha256": "0" * 64, "size_bytes": 1}
-    provenance = {"stage": "s", "key": "k", "parents": {}, "options": {}, "tools": {}, "seconds": 0.0}
+    row = {"format": "onnx", "precision": None, "sha256": "0" * 64, "size_bytes": 1, "facts": {"station": "s"}}
+    provenance = {"key": "k", "parents": {}, "options": {}, "tools": {}, "seconds": 0.0}
     assert Artifact.model_validate(row | {"path": "engines/x", "provenance": provenance}).path == "engines/x"
     with pytest.raises(ValidationError):
         Artifact.model_validate(row | {"path": path, "provenance": provenance})

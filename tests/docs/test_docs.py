@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import skdeploy
-from skdeploy.cli import app
+from skdeploy import cli
 from skdeploy.core import errors
 from skdeploy.zoo.cards import list_cards
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-VERBS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+VERBS = list(cli.VERBS)
 
 
 def test_generated_files_are_up_to_date() -> None:

@@ -32,7 +32,7 @@ from tests.zoo.tiny_networks import VARIANTS
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 
 DYNAMIC, FIXED = BatchProfile(1, 2, 4), BatchProfile(2, 2, 2)
-EMBEDDED = TraceOptions("torchscript", opset=20, batch=2, embed_preprocess=True, attention=True)
+EMBEDDED = TraceOptions(exporter="torchscript", opset=20, batch=2, embed_preprocess=True, attention=True)
 FAMILIES = {
     "two": TWO,
     "three": THREE,

@@ -10,7 +10,7 @@ import pytest
 
 from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.core.spec import Precision
-from skdeploy.engines.options import SUPPORT, BatchProfile, BuildOptions, recorded, require_supported, version_numbers
+from skdeploy.engines.options import SUPPORT, BatchProfile, BuildOptions, require_supported, version_numbers
 
 PROFILE, ONE = BatchProfile(1, 8, 32), BatchProfile(8, 8, 8)
 ONLY_TENSORRT: list[dict[str, Any]] = [
@@ -140,7 +140,7 @@ def test_a_dla_takes_static_shapes_only(given: dict[str, Any]) -> None:
 
 def test_every_option_reaches_the_key_of_the_stage() -> None:
     """Another option that were left out of the manifest would be taken for up to date."""
-    plain = recorded(BuildOptions(ONE))
+    plain = BuildOptions(ONE).record()
     changed: dict[str, Any] = {
         "profile": BatchProfile(4, 4, 4),
         "workspace_bytes": 1 << 30,
@@ -156,11 +156,11 @@ def test_every_option_reaches_the_key_of_the_stage() -> None:
         "dla_core": 1,
     }
     for name, value in changed.items():
-        assert recorded(BuildOptions(**({"profile": ONE} | {name: value}))) != plain, name
+        assert BuildOptions(**({"profile": ONE} | {name: value})).record() != plain, name
     with_core = BuildOptions(ONE, dla_core=1)
-    assert recorded(BuildOptions(ONE, dla_core=1, dla_fallback=True)) != recorded(with_core)
+    assert BuildOptions(ONE, dla_core=1, dla_fallback=True).record() != with_core.record()
     assert {field.name for field in fields(BuildOptions)} == {*changed, "dla_fallback"}
-    assert "cache.bin" not in str(recorded(BuildOptions(ONE, timing_cache=Path("cache.bin"))))
+    assert "cache.bin" not in str(BuildOptions(ONE, timing_cache=Path("cache.bin")).record())
 
 
 def test_the_table_names_the_options_as_the_command_line_does() -> None:

@@ -23,12 +23,12 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node as node
 
-from skdeploy.bundle.folder import Product
+from skdeploy.bundle.station_facts import GraphFacts, ReadFacts
 from skdeploy.core.architecture import GraphSpec
 from skdeploy.core.errors import SkdeployError
 from skdeploy.core.spec import CalibrationMethod, ModelSpec
 from skdeploy.images.dataset import Dataset
-from skdeploy.line.stages import write_graph
+from skdeploy.line.written import write_graph
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import MAX_OPSET
@@ -191,30 +191,35 @@ def fates(proto: onnx.ModelProto, folder: Path) -> dict[str, Fate]:
     try:
         read = read_foreign(file)
         single = folder / "single.onnx"
-        product = write_graph(read, single, spec)
+        facts = write_graph(read, single, ReadFacts(), any_rank=True)
     except SkdeployError as error:
         refused = Fate("refused", str(error))
         return {"fp16": refused, "int8": refused}
-    return {"fp16": _half(file, folder, spec), "int8": _int8(file, folder, spec, product)}
+    return {"fp16": _half(file, folder, spec), "int8": _int8(file, folder, spec, facts)}
 
 
 def _half(file: Path, folder: Path, spec: ModelSpec) -> Fate:
     path = folder / "half.onnx"
     try:
-        write_graph(HalfPrecision()(read_foreign(file)).model, path, spec)
+        write_graph(HalfPrecision()(read_foreign(file)).model, path, GraphFacts(station="lowered"), any_rank=True)
     except SkdeployError as error:
         return Fate("refused", str(error))
     return _judged(path)
 
 
-def _int8(file: Path, folder: Path, spec: ModelSpec, product: Product) -> Fate:
+def _int8(file: Path, folder: Path, spec: ModelSpec, facts: GraphFacts) -> Fate:
     path = folder / "int8.onnx"
     pixels = np.random.default_rng(1).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
     settings = CalibrationSettings(Algorithm(version=1, method=CalibrationMethod.MINMAX), 4, 1)
     try:
         model = read_foreign(file)
-        ranges = calibrate(model, product.inputs, spec, Dataset("noise", pixels=pixels), settings)
-        write_graph(HalfPrecision()(quantize(model, spec, ranges).model).model, path, spec)
+        ranges = calibrate(model, facts.inputs, spec, Dataset("noise", pixels=pixels), settings)
+        write_graph(
+            HalfPrecision()(quantize(model, spec, ranges).model).model,
+            path,
+            GraphFacts(station="lowered"),
+            any_rank=True,
+        )
     except SkdeployError as error:
         return Fate("refused", str(error))
     return _judged(path)

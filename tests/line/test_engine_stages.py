@@ -11,7 +11,7 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.engines.options import BatchProfile, BuildOptions
-from skdeploy.line.engine_stages import fitted
+from skdeploy.line.stations.engine import fitted
 from skdeploy.zoo.cards import read_card
 
 
@@ -21,7 +21,7 @@ def spec() -> ModelSpec:
 
 
 def graph(*shape: int | str) -> Artifact:
-    provenance: dict[str, Any] = {"stage": "s", "key": "k", "parents": {}, "options": {}, "tools": {}, "seconds": 0.0}
+    provenance: dict[str, Any] = {"key": "k", "parents": {}, "options": {}, "tools": {}, "seconds": 0.0}
     return Artifact.model_validate(
         {
             "path": "model.onnx",
@@ -30,6 +30,7 @@ def graph(*shape: int | str) -> Artifact:
             "sha256": "0" * 64,
             "size_bytes": 1,
             "inputs": [{"name": "input", "dtype": "float32", "shape": shape}],
+            "facts": {"station": "simplify"},
             "provenance": provenance,
         }
     )

@@ -16,6 +16,7 @@ from skdeploy.core.errors import ParityError, PrecisionError
 from skdeploy.core.spec import Precision, Target
 from skdeploy.line.export import export, verify
 from skdeploy.line.options import ExportOptions
+from skdeploy.line.stations.half import HalfOptions
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet
@@ -83,11 +84,11 @@ def test_a_second_export_keeps_everything(options: ExportOptions) -> None:
 
 
 def test_another_choice_of_modules_in_fp32_keeps_the_fp32_graphs(options: ExportOptions) -> None:
-    again = export(replace(options, keep_fp32=("^classifier",)))
+    again = export(replace(options, half=HalfOptions(keep_fp32=("^classifier",))))
     assert again.reused == {"weights.safetensors", "model.traced.onnx", "model.onnx"}
     half = again.bundle.artifact("model.fp16.onnx")
     assert half is not None
-    kept = half.details["kept_fp32"]
+    kept = half.facts.dump()["kept_fp32"]
     assert isinstance(kept, dict)
     assert "--keep-fp32 ^classifier" in kept.values()
 
@@ -167,7 +168,7 @@ def test_a_tensor_that_leaves_fp16s_range_is_named_and_the_option_in_the_message
     assert "stages.0.0.reduce" in failure.value.message
     assert "(overflows)" in failure.value.message
     pattern = failure.value.advice.partition("--keep-fp32 '")[2].partition("'")[0]
-    assert export(replace(loud, keep_fp32=(pattern,))).bundle.manifest.verdict == "verified"
+    assert export(replace(loud, half=HalfOptions(keep_fp32=(pattern,)))).bundle.manifest.verdict == "verified"
 
 
 def test_random_weights_are_noted_and_the_same_for_the_same_seed(options: ExportOptions) -> None:

@@ -10,6 +10,7 @@ import pytest
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec, Precision, Target
 from skdeploy.line.options import ExportOptions
+from skdeploy.line.stations.half import HalfOptions
 from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET, TraceOptions
 from skdeploy.zoo.cards import read_card
 
@@ -26,7 +27,7 @@ def spec() -> ModelSpec:
     "options",
     [
         PLAIN,
-        replace(PLAIN, precision=Precision.FP16, keep_fp32=("stem",)),
+        replace(PLAIN, precision=Precision.FP16, half=HalfOptions(keep_fp32=("stem",))),
         replace(PLAIN, trace=TraceOptions(opset=MIN_OPSET)),
         replace(PLAIN, trace=TraceOptions(opset=MAX_OPSET)),
         replace(PLAIN, trace=TraceOptions(batch=4), profile=(4, 4, 4)),
@@ -43,7 +44,7 @@ def test_what_makes_sense_is_taken(options: ExportOptions) -> None:
     ("options", "words"),
     [
         (replace(PLAIN, precision=Precision.INT8), "INT8"),
-        (replace(PLAIN, keep_fp32=("stem",)), "--keep-fp32 without --fp16"),
+        (replace(PLAIN, half=HalfOptions(keep_fp32=("stem",))), "--keep-fp32 without --fp16"),
         (replace(PLAIN, trace=TraceOptions(opset=MIN_OPSET - 1)), "--opset 18"),
         (replace(PLAIN, trace=TraceOptions(opset=MAX_OPSET + 1)), "--opset 21"),
         (replace(PLAIN, trace=TraceOptions(batch=0)), "--batch 0"),

@@ -10,7 +10,8 @@ from PIL import Image
 
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import ImageError
-from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.calibration import CalibrationOptions
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.parity_images import images_of_export
 from skdeploy.zoo.cards import read_card
@@ -35,9 +36,9 @@ def asked(folder: Path, *given: str, precision: Precision = Precision.INT8, numb
     calibration = CalibrationOptions(images=folder / "calib" if "calib" in given else None)
     ranges = folder / "ranges.json" if "ranges" in given else None
     data = folder / "eval.npz" if "data" in given else None
-    int8 = Int8Options(calibration, ranges, data=data, max_drop=1.0 if data else None)
+    int8 = Int8Options(calibration=calibration, ranges=ranges, data=data, max_drop=1.0 if data else None)
     images = folder / "own.npy" if "images" in given else None
-    return ExportOptions("tiny", precision, int8=int8, images=images, num_images=number)
+    return ExportOptions("tiny", precision=precision, int8=int8, images=images, num_images=number)
 
 
 @pytest.mark.parametrize(

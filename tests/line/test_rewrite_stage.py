@@ -14,9 +14,13 @@ from skdeploy.bench.subjects import int8_kernels_refused
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.runners import last_graph
+from skdeploy.bundle.station_facts import Int8Facts, PoolFacts
+from skdeploy.core.options import StationOptions
 from skdeploy.core.spec import Precision, Target
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
+from skdeploy.line.stations.average_pool import PoolOptions
+from skdeploy.line.stations.regroup import RegroupOptions
 from skdeploy.report.findings import read_findings
 from skdeploy.report.line import export_command, line_section
 from skdeploy.report.verdict import key_figures
@@ -26,7 +30,8 @@ from tests.blame.faulty import (
 )
 from tests.conftest import FAST
 
-REWRITTEN = "model.fp16.rewritten.onnx"
+REWRITTEN = "model.fp16.regrouped.pooled.onnx"
+BOTH = {"regroup": RegroupOptions(regroup=2), "average pool": PoolOptions(gap="average-pool")}
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +46,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> ExportOptions:
         trace=FAST,
         target=Target.ONNX,
         images=folder / "images.npz",
-        regroup=2,
-        gap="average-pool",
+        rewrites=BOTH,
     )
     assert export(options).reused == frozenset()
     return options
@@ -70,15 +74,20 @@ def test_the_same_options_make_nothing_anew_and_say_the_same(options: ExportOpti
     assert any(note.startswith("regrouped: 4 convolutions, each with 2x") for note in again.bundle.manifest.notes)
 
 
-@pytest.mark.parametrize("changes", [{"regroup": 1}, {"regroup": None}, {"gap": None}])
+@pytest.mark.parametrize(
+    ("rewrites", "new"),
+    [
+        (BOTH | {"regroup": RegroupOptions(regroup=1)}, {"model.fp16.regrouped.onnx", REWRITTEN}),
+        ({"average pool": BOTH["average pool"]}, {"model.fp16.pooled.onnx"}),
+        ({"regroup": BOTH["regroup"]}, set()),
+    ],
+)
 def test_other_options_make_this_graph_anew_and_none_before_it(
-    options: ExportOptions, changes: dict[str, object]
+    options: ExportOptions, rewrites: dict[str, StationOptions], new: set[str]
 ) -> None:
-    before = rewritten(options)
-    again = export(replace(options, **changes))  # type: ignore[arg-type]  # each has the type of its own field
-    assert rewritten(options).sha256 != before.sha256
+    again = export(replace(options, rewrites=rewrites))
     made = {artifact.path for artifact in again.bundle.manifest.artifacts} - again.reused
-    assert made == {REWRITTEN, "parity.json"}
+    assert made == {*new, "parity.json"}
     assert again.bundle.manifest.verdict == "verified"
 
 
@@ -86,7 +95,7 @@ def test_without_the_options_the_rewritten_graph_is_gone_and_the_lowered_one_is_
     options: ExportOptions,
 ) -> None:
     assert options.output is not None
-    again = export(replace(options, regroup=None, gap=None))
+    again = export(replace(options, rewrites={}))
     assert not (options.output / REWRITTEN).exists()
     assert again.bundle.artifact(REWRITTEN) is None
     assert last_graph(again.bundle).artifact.path == "model.fp16.onnx"
@@ -116,40 +125,42 @@ def test_pools_beside_fp16_are_said_to_stay_with_the_gpu_and_in_fp32_are_not(opt
 
 
 def test_a_map_whose_size_has_no_small_factors_is_said_to_be_too_large_for_a_dla(options: ExportOptions) -> None:
-    odd = replace(options, precision=Precision.FP32, regroup=None, image_size=(44, 44))  # maps of 22 and 11 pixels
+    odd = replace(
+        options, precision=Precision.FP32, rewrites={"average pool": BOTH["average pool"]}, image_size=(44, 44)
+    )  # maps of 22 and 11 pixels
     notes = export(odd).bundle.manifest.notes
     assert "average pools: for 5 means over the map, 22x22, 11x11; DLA has none above 8" in notes
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("names", "words"),
     [
-        ({}, "--regroup 2 --gap average-pool"),
-        ({"gap": None}, "--regroup 2"),
-        ({"regroup": None}, "--gap average-pool"),
-        ({"regroup": None, "gap": None}, ""),
+        (("regroup", "average pool"), "--regroup 2 --gap average-pool"),
+        (("regroup",), "--regroup 2"),
+        (("average pool",), "--gap average-pool"),
+        ((), ""),
     ],
 )
 def test_the_report_gives_the_command_that_rewrites_alike(
-    options: ExportOptions, changes: dict[str, object], words: str
+    options: ExportOptions, names: tuple[str, ...], words: str
 ) -> None:
-    if changes:
-        export(replace(options, **changes))  # type: ignore[arg-type]  # each has the type of its own field
+    if len(names) < 2:
+        export(replace(options, rewrites={name: BOTH[name] for name in names}))
     assert options.output is not None
     found = read_findings(load_bundle(options.output))
     command = export_command(found) or ""
     assert words in command
     assert ("--regroup" in command, "--gap" in command) == ("--regroup" in words, "--gap" in words)
-    assert ("rewritten for hardware" in str(line_section(found))) == bool(words)
+    assert ("average pools" in str(line_section(found))) == ("average pool" in names)
 
 
 def test_a_rewritten_int8_graph_is_timed_as_the_one_it_was_made_from() -> None:
     bundle = load_bundle(bundle_of(Precision.INT8, half=True, rewritten=True))
-    before, after = (bundle.artifact(f"model.int8{name}.onnx") for name in ("", ".rewritten"))
+    before, after = (bundle.artifact(f"model.int8{name}.onnx") for name in ("", ".regrouped.pooled"))
     assert before is not None
     assert after is not None
     assert int8_kernels_refused(after) == int8_kernels_refused(before) != ""
-    assert after.details["fallback"] == "fp16"
+    assert after.facts_as(PoolFacts).fallback is Precision.FP16
 
 
 def test_the_report_of_a_rewritten_int8_graph_has_its_share_of_the_work() -> None:
@@ -157,7 +168,6 @@ def test_the_report_of_a_rewritten_int8_graph_has_its_share_of_the_work() -> Non
     graph = bundle.artifact("model.int8.onnx")
     assert graph is not None
     figures = {figure.label: figure for figure in key_figures(read_findings(bundle))}
-    share = graph.details["int8_macs"]
-    assert isinstance(share, float)
+    share = graph.facts_as(Int8Facts).int8_macs
     assert float(figures["INT8"].value.rstrip(" %")) == pytest.approx(100 * share, abs=0.05)  # shown with one decimal
-    assert figures["Size"].note.startswith("model.int8.rewritten.onnx")
+    assert figures["Size"].note.startswith("model.int8.regrouped.pooled.onnx")

@@ -89,7 +89,7 @@ def test_a_graph_from_elsewhere_goes_through_the_line(from_graph: Made, graph: P
     assert bundle.manifest.verdict == "verified"
     names = [artifact.path for artifact in bundle.manifest.artifacts]
     assert names[:4] == ["model.read.onnx", "model.traced.onnx", "model.onnx", "model.fp16.onnx"]
-    selected = artifact(bundle, "model.traced.onnx").details
+    selected = artifact(bundle, "model.traced.onnx").facts.dump()
     assert len(selected["rewritten"]) == 2  # type: ignore[arg-type]  # JSON: a list here
     assert selected["in_deploy_form"] == []
     assert bundle.manifest.model.name == "theirs"

@@ -19,7 +19,7 @@ from skdeploy.engines._build import BatchProfile
 from skdeploy.images.dataset import open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
-from skdeploy.parity.determinism import build_options, differing_bytes, rebuild, recorded_options, run_to_run
+from skdeploy.parity.determinism import differing_bytes, rebuild, recorded_options, run_to_run
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graphs.networks import (
@@ -111,7 +111,7 @@ def bundle(made: Path, tmp_path: Path) -> Bundle:
 
 def test_an_engine_is_built_again_with_the_options_it_was_built_with(bundle: Bundle) -> None:
     engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
-    options = build_options(recorded_options(bundle, engine))
+    options = recorded_options(bundle, engine)
     assert options.profile == BatchProfile(2, 2, 4)
     assert options.compute_capabilities == ("8.9",)
 

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.folder import Bundle, Product, Stage, load_bundle
+from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.checkpoints.load import load_network
 from skdeploy.core.errors import CardError, DependencyError, IntegrityError, ParityError
 from skdeploy.core.progress import Silent
@@ -29,6 +30,7 @@ from skdeploy.parity.prove import TORCH_REFERENCE, prove
 from skdeploy.parity.report import ParityReport
 from skdeploy.parity.suites import SYNTHETIC
 from skdeploy.passes.trace_options import TraceOptions
+from tests.bundle.recorded import put_engine
 
 CARD = """
 schema = 1
@@ -241,13 +243,8 @@ def test_an_engine_that_cannot_run_here_is_recorded_as_unproven(
 ) -> None:
     monkeypatch.setattr(cuda, "devices", lambda: ())
 
-    def make(path: Path) -> Product:
-        path.write_bytes(b"vtrt" + b"\xff" * 60)  # the tag of a plan, with a header of a version that nobody knows
-        return Product(details={"compiler": "tensorrt_rtx"})
-
-    bundle.produce(
-        Stage("build", "engines/tensorrt_rtx-fp16.engine", "engine", Precision.FP16, {}, {}, ("skdeploy",), make)
-    )
+    plan = b"vtrt" + b"\xff" * 60  # the tag of a plan, with a header of a version that nobody knows
+    put_engine(bundle, "engines/tensorrt_rtx-fp16.engine", plan, EngineFacts(compiler="tensorrt_rtx"))
     report = proof(bundle, dataset, network)
     found = report.of("engines/tensorrt_rtx-fp16.engine")
     assert found is not None
@@ -263,11 +260,7 @@ def test_an_engine_that_was_altered_is_refused_even_where_it_cannot_run(
 ) -> None:
     monkeypatch.setattr(cuda, "devices", lambda: ())
 
-    def make(path: Path) -> Product:
-        path.write_bytes(b"native code, perhaps")
-        return Product(details={"compiler": "tensorrt"})
-
-    engine = bundle.produce(Stage("build", "engines/x.engine", "engine", Precision.FP16, {}, {}, ("skdeploy",), make))
+    engine = put_engine(bundle, "engines/x.engine", b"native code, perhaps", EngineFacts(compiler="tensorrt"))
     (bundle.folder / engine.path).write_bytes(b"native code, certainly")
     with pytest.raises(IntegrityError, match=r"x.engine"):
         proof(load_bundle(bundle.folder), dataset, network)

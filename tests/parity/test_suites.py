@@ -15,7 +15,7 @@ from skdeploy.backends.base import Session
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
 from skdeploy.images.dataset import Dataset
-from skdeploy.line.stages import image_sizes
+from skdeploy.line.stations.engine import image_sizes
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.suites import (
     ALL,

@@ -18,8 +18,9 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.checkpoints.convert import convert
 from skdeploy.core.errors import ParityError, UsageError, WeightsError
 from skdeploy.core.spec import Precision, Target
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import Export, export, run_line
-from skdeploy.line.int8_options import CalibrationOptions, Int8Options
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.verification import VerifyOptions, verify
 from skdeploy.passes.trace_options import TraceOptions

@@ -21,9 +21,11 @@ from skdeploy.attention.report import (
     UnitAttention,
 )
 from skdeploy.backends.metrics import Metrics
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.evidence import write_evidence
-from skdeploy.bundle.folder import Bundle, Product, Stage, bundle_for_writing, load_bundle
+from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.bundle.station_facts import read_facts_of
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.files import digest_json
 from skdeploy.core.spec import Frozen, ModelSpec, Precision
@@ -32,6 +34,7 @@ from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport, Ten
 from skdeploy.quant.sensitivity import Effect, SensitivityReport, UnitSensitivity
 from skdeploy.report.page import render_report
 from skdeploy.zoo.cards import read_card
+from tests.bundle.recorded import put, recipe
 
 CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 # A name that means to be markup, a template, a reordering of text, and the end of every element that it may be in.
@@ -216,24 +219,28 @@ def attention(units: int = 2, channels: int = 16) -> AttentionReport:
     )  # fmt: skip
 
 
-def stage(
-    output: str, content: str, parents: Mapping[str, str], precision: Precision | None = None, **details: Any
-) -> Stage:
-    """A stage that writes ``content``."""
-
-    def make(path: Path) -> Product:
-        path.write_text(content, encoding="utf-8")
-        return Product(details=details)
-
+def write(
+    bundle: Bundle,
+    output: str,
+    content: str,
+    parents: Mapping[str, str],
+    precision: Precision | None = None,
+    **facts: Any,
+) -> Artifact:
+    """A file of ``content``, as the station that makes such a file records it."""
     kind = {"onnx": "onnx", "plan": "engine", "json": "json"}[output.rsplit(".", 1)[-1]]
     names = {
         "headroom.json": "headroom",
         "model.onnx": "simplify",
         "parity.json": "parity",
+        "mixed.json": "mixed",
         "ranges.json": "calibrate",
         "model.int8.onnx": "int8",
+        "model.plan": "build",
     }
-    return Stage(names.get(output, "trace"), output, kind, precision, parents, {}, ("skdeploy",), make)
+    station = names.get(output, "trace")
+    made_by = recipe(output, kind, station=station, precision=precision, parents=parents)
+    return put(bundle, made_by, content.encode(), read_facts_of({"station": station, **facts}))
 
 
 def make_bundle(
@@ -257,21 +264,23 @@ def make_bundle(
         notes=notes,
     )
     with bundle_for_writing(folder, head) as bundle:
-        made = [bundle.produce(stage("model.onnx", "fp32" * 999, {}, Precision.FP32))]
+        made = [write(bundle, "model.onnx", "fp32" * 999, {}, Precision.FP32)]
         parents = {"model.onnx": made[0].sha256}
-        made.append(bundle.produce(stage("ranges.json", json.dumps(ranges(card)), parents)))
+        made.append(write(bundle, "ranges.json", json.dumps(ranges(card)), parents, images=64))
         details = {
             "int8_weights": ["a", "b", "c"],
             "int8_macs": 0.9876,
             "kept": {"d": "part of a gate"},
             "fallback": "fp16",
         }
-        made.append(bundle.produce(stage("model.int8.onnx", "int8" * 250, parents, Precision.INT8, **details)))
+        made.append(write(bundle, "model.int8.onnx", "int8" * 250, parents, Precision.INT8, **details))
         if engine:
-            made.append(bundle.produce(stage("model.plan", "plan", parents, Precision.INT8)))
+            made.append(write(bundle, "model.plan", "plan", parents, Precision.INT8, compiler="tensorrt_rtx"))
         parents = {artifact.path: artifact.sha256 for artifact in made}
-        made.append(bundle.produce(stage("headroom.json", headroom(tensors).model_dump_json(), parents)))
-        made.append(bundle.produce(stage("parity.json", (report or parity()).model_dump_json(), parents)))
+        made.append(
+            write(bundle, "headroom.json", headroom(tensors).model_dump_json(), parents, least_headroom=9.0, tensor="x")
+        )
+        made.append(write(bundle, "parity.json", (report or parity()).model_dump_json(), parents, verdict="pass"))
         if verdict != "incomplete":
             bundle.finish(tuple(made), verdict)
     return load_bundle(folder)

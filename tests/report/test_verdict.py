@@ -25,7 +25,7 @@ from tests.report.reported import (
     make_bundle,
     page,
     parity,
-    stage,
+    write,
 )
 
 UNPROVEN = comparison("model.plan", "unproven", "tensorrt", reason="no GPU here")
@@ -100,7 +100,7 @@ def test_a_manifest_alone_does_not_make_a_bundle_verified(tmp_path: Path) -> Non
 def test_a_parity_report_of_other_graphs_proves_nothing(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "b")
     verdict = bundle.manifest.verdict
-    bundle.produce(stage("model.onnx", "other weights", {}, Precision.FP32))
+    write(bundle, "model.onnx", "other weights", {}, Precision.FP32)
     assert bundle.manifest.verdict == verdict == "verified"
     found = read_findings(bundle)
     assert found.parity is None

@@ -1,0 +1,181 @@
+"""Which images calibrate, and how: the options of ``calibrate`` and ``export --int8``, and the set that they choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.options import Flag, StationOptions, flag_name, flags_of
+from skdeploy.core.spec import CalibrationMethod, ModelSpec
+
+if TYPE_CHECKING:
+    from skdeploy.images.dataset import Dataset
+    from skdeploy.quant.ranges import Algorithm
+
+DEFAULT_NUMBER: Final = 512
+DEFAULT_BATCH: Final = 8
+DEFAULT_PERCENTILE: Final = 99.99
+
+
+class CalibrationOptions(StationOptions):
+    """Which images calibrate, and how. None means the default, or what the recipe says where ``images`` is one.
+
+    ``images``: a folder, .npz, .npy, .txt list, or a recipe (.toml). ``number`` at most are used, chosen by ``seed``; ``batch``
+    are fed at a time. ``allow_random``: without images, noise. The switches turn off what makes the result more accurate.
+    """
+
+    images: Annotated[
+        Path | None,
+        Flag("Calibration images: a folder, .npz, .npy or .txt list of raw images, or a recipe (.toml).", ("--calib",)),
+    ] = None
+    method: Annotated[
+        CalibrationMethod | None, Flag("How a tensor's range is chosen.  [default: mse]", ("--calib-method",))
+    ] = None
+    percentile: Annotated[
+        float | None,
+        Flag("Of magnitudes, for --calib-method percentile.  [default: 99.99]", ("--calib-percentile",)),
+    ] = None
+    number: Annotated[
+        int | None, Flag("How many images at most, balanced over classes.  [default: 512]", ("--calib-num",))
+    ] = None
+    batch: Annotated[int, Flag("Images that are fed at a time; changes no result.", ("--calib-batch",))] = DEFAULT_BATCH
+    seed: Annotated[int | None, Flag("Which images are chosen, of more.  [default: 0]", ("--calib-seed",))] = None
+    allow_random: Annotated[
+        bool,
+        Flag("Calibrate on noise, for timing only: the bundle says so everywhere.", ("--allow-random-calib",)),
+    ] = False
+    equalize: Annotated[
+        bool | None,
+        Flag("Scale channels to equal ranges first.  [default: equalize]", ("--equalize/--no-equalize",)),
+    ] = None
+    bias_correction: Annotated[
+        bool | None,
+        Flag(
+            "Make up in biases for the mean error of rounded weights.  [default: bias-correction]",
+            ("--bias-correction/--no-bias-correction",),
+        ),
+    ] = None
+    shift: Annotated[
+        bool | None,
+        Flag("Use all 256 levels for tensors without negative values.  [default: shift]", ("--shift/--no-shift",)),
+    ] = None
+    exact_input: Annotated[
+        bool | None,
+        Flag("Quantize 8-bit pixels without error.  [default: exact-input]", ("--exact-input/--no-exact-input",)),
+    ] = None
+    weight_scales: Annotated[
+        Literal["mse", "max"] | None,
+        Flag("Each channel's scale: least squared error, or its largest weight.  [default: mse]"),
+    ] = None
+
+    @property
+    def from_recipe(self) -> bool:
+        return self.images is not None and self.images.suffix == ".toml"
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The flags of what a recipe says too, as far as it was given."""
+        own = ("images", "batch", "allow_random")
+        names = [(name, flag_name(name, flag).partition("/")[0]) for name, _, _, flag in flags_of(type(self))]
+        return tuple(flag for name, flag in names if name not in own and getattr(self, name) is not None)
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot be, contradicts itself, or is not there."""
+        from skdeploy.images.dataset import require_there
+
+        if self.images is None and not self.allow_random:
+            raise UsageError(
+                "INT8 needs images to calibrate on",
+                advice="--calib DIR, .npz or .txt; or --ranges FILE from an earlier calibration; "
+                "--allow-random-calib only where accuracy does not matter",
+            )
+        if self.images is not None and self.allow_random:
+            raise UsageError("--calib and --allow-random-calib contradict each other", advice="give one of them")
+        if self.from_recipe and self.given:
+            raise UsageError(
+                f"{', '.join(self.given)} and the recipe {self.images} both say how to calibrate",
+                advice="change the recipe, or give the images themselves with --calib",
+            )
+        for name, value in (("--calib-num", self.number), ("--calib-batch", self.batch)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value}: at least 1")
+        if self.seed is not None and self.seed < 0:
+            raise UsageError(f"--calib-seed {self.seed}: at least 0")
+        if self.percentile is not None:
+            if self.method is not CalibrationMethod.PERCENTILE:
+                raise UsageError("--calib-percentile without --calib-method percentile", advice="add it")
+            if not 0 < self.percentile <= 100:
+                raise UsageError(f"--calib-percentile {self.percentile:g}: above 0 and at most 100, such as 99.99")
+        if self.images is not None and not self.from_recipe:  # a recipe may be one that comes with skdeploy
+            require_there(self.images)
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The images that calibrate, how many were asked for, and the algorithm."""
+
+    dataset: Dataset
+    asked: int
+    algorithm: Algorithm
+    exclude: tuple[str, ...] = ()
+
+
+def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> CalibrationSet:
+    """Opens the images that ``options`` names, or the recipe; nothing is decoded yet.
+
+    Raises UsageError: no images there. CalibrationError: a recipe of another model, or whose images are others.
+    """
+    from skdeploy.images.dataset import open_dataset
+    from skdeploy.images.selection import random_images, select
+    from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm
+    from skdeploy.quant.recipe import load_recipe, open_images
+
+    if options.from_recipe:
+        recipe, path = load_recipe(str(options.images))
+        if recipe.model != spec.name:
+            raise CalibrationError(
+                f"the recipe {path} is for {recipe.model}, and this is {spec.name}",
+                advice="give the images themselves with --calib, or write a recipe for this network",
+            )
+        dataset = open_images(recipe, path)
+        algorithm = Algorithm(
+            method=recipe.method,
+            percentile=recipe.percentile,
+            equalize=recipe.equalize,
+            bias_correction=recipe.bias_correction,
+            shift=recipe.shift,
+            exact_input=recipe.exact_input,
+            weight_scales=recipe.weight_scales,
+            version=ALGORITHM_VERSION,
+        )
+        return CalibrationSet(
+            select(_counted(dataset, spec), recipe.number, recipe.seed), recipe.number, algorithm, recipe.exclude
+        )
+    number, seed = options.number or DEFAULT_NUMBER, options.seed or 0
+    method = options.method or CalibrationMethod.MSE
+    uses_percentile = method is CalibrationMethod.PERCENTILE
+    algorithm = Algorithm(
+        method=method,
+        percentile=(options.percentile or DEFAULT_PERCENTILE) if uses_percentile else None,
+        equalize=options.equalize is not False,
+        bias_correction=options.bias_correction is not False,
+        shift=options.shift is not False,
+        exact_input=options.exact_input is not False,
+        weight_scales=options.weight_scales or "mse",
+        version=ALGORITHM_VERSION,
+    )
+    if options.images is None:
+        return CalibrationSet(random_images(spec, number, seed), number, algorithm)
+    return CalibrationSet(select(_counted(open_dataset(options.images), spec), number, seed), number, algorithm)
+
+
+def _counted(dataset: Dataset, spec: ModelSpec) -> Dataset:
+    """With the labels as the network counts them where that can be told: calibration needs none, they balance the choice."""
+    from skdeploy.images.labels import as_the_network_counts
+
+    try:
+        return as_the_network_counts(dataset, spec)
+    except UsageError:
+        return dataset

@@ -1,0 +1,64 @@
+"""The units that must stay in the fallback, so that INT8 costs no more than a budget on images with labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from skdeploy.bundle import contents
+from skdeploy.bundle.station_facts import MixedFacts
+from skdeploy.images.dataset import Dataset
+from skdeploy.line.int8_options import Int8Options
+from skdeploy.line.station import CALIBRATION_TOOLS, Inputs, Station
+from skdeploy.quant.ranges import load_ranges
+
+
+@dataclass(frozen=True)
+class Mixed(Station[Int8Options, MixedFacts]):
+    """``data`` has labels, in the network's order; ``keep`` stays out of INT8 whatever the search finds."""
+
+    data: Dataset
+    keep: tuple[str, ...]
+
+    name, words, format, facts = "mixed", "mixed precision", "json", MixedFacts
+    tools = CALIBRATION_TOOLS
+
+    def output(self, inputs: Inputs) -> str:
+        return contents.MIXED
+
+    def sources(self, inputs: Inputs) -> Mapping[str, str]:
+        assert self.data.labels is not None  # ``labels.as_the_network_counts`` raises where there are none
+        return {"data": self.data.digest, "labels": hashlib.sha256(self.data.labels.tobytes()).hexdigest()}
+
+    def settings(self, inputs: Inputs, options: Int8Options) -> Mapping[str, JsonValue]:
+        return {
+            "max_drop": options.max_drop,
+            "exif": inputs.spec.preprocess.exif,
+            "keep": list(self.keep),
+            "keep_grouped": options.keep_grouped,
+            "name": self.data.name,
+        }
+
+    def make(self, inputs: Inputs, options: Int8Options, out: Path) -> MixedFacts:
+        from skdeploy.quant.mixed import search
+
+        assert self.data.labels is not None
+        assert options.max_drop is not None  # the station is of a budget
+        found = search(
+            inputs.load(),
+            inputs.spec,
+            load_ranges(inputs.paths["ranges"]),
+            self.data.load(inputs.spec),
+            self.data.labels,
+            options.max_drop,
+            keep=self.keep,
+            keep_grouped=options.keep_grouped,
+            dataset=self.data.name,
+            progress=inputs.progress,
+        )
+        out.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return MixedFacts(keep=tuple(found.keep), units=found.units, evaluations=found.evaluations)

@@ -1,0 +1,26 @@
+"""ONNX to a smaller ONNX of the same function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skdeploy.bundle import contents
+from skdeploy.bundle.station_facts import SimplifyFacts
+from skdeploy.core.options import NoOptions
+from skdeploy.core.spec import Precision
+from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
+from skdeploy.line.written import has_any_rank, write_graph
+
+
+class Simplify(Station[NoOptions, SimplifyFacts]):
+    name, words, format, facts = "simplify", "simplify", "onnx", SimplifyFacts
+    tools = (*GRAPH_TOOLS, "onnxsim")
+    precision = Precision.FP32
+
+    def output(self, inputs: Inputs) -> str:
+        return contents.MODEL
+
+    def make(self, inputs: Inputs, options: NoOptions, out: Path) -> SimplifyFacts:
+        from skdeploy.passes.simplify import simplify
+
+        return write_graph(simplify(inputs.load()), out, SimplifyFacts(), any_rank=has_any_rank(inputs.spec))

@@ -1,0 +1,53 @@
+"""Network to ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from skdeploy.bundle import contents
+from skdeploy.bundle.station_facts import TraceFacts
+from skdeploy.checkpoints.network import Network, OwnNetwork
+from skdeploy.core.files import digest_json
+from skdeploy.core.spec import Precision
+from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
+from skdeploy.line.written import has_any_rank, write_graph
+from skdeploy.passes.trace_options import TraceOptions
+
+
+@dataclass(frozen=True)
+class Trace(Station[TraceOptions, TraceFacts]):
+    """``digest``: of the weights of a module of the user's own, which is traced anew each time: nothing tells whether its code
+    has changed. ``last``: whether the graph is not simplified afterwards.
+    """
+
+    network: Network | OwnNetwork
+    digest: str = ""
+    last: bool = False
+
+    name, words, format, facts = "trace", "PyTorch to ONNX", "onnx", TraceFacts
+    flags = (TraceOptions,)
+    tools = (*GRAPH_TOOLS, "torch", "onnxscript")
+    precision = Precision.FP32
+
+    @property
+    def reusable(self) -> bool:  # type: ignore[override]
+        return isinstance(self.network, Network)
+
+    def output(self, inputs: Inputs) -> str:
+        if isinstance(self.network, OwnNetwork):
+            return contents.READ
+        return contents.MODEL if self.last else contents.TRACED
+
+    def sources(self, inputs: Inputs) -> Mapping[str, str]:
+        spec = self.network.spec
+        card = digest_json(spec.model_dump(mode="json", include={"network", "input", "preprocess"}))
+        return {"card": card} | ({"weights": self.digest} if isinstance(self.network, OwnNetwork) else {})
+
+    def make(self, inputs: Inputs, options: TraceOptions, out: Path) -> TraceFacts:
+        from skdeploy.passes.trace import trace
+
+        spec = self.network.spec
+        graph = trace(self.network.module, spec, options)
+        return write_graph(graph, out, TraceFacts(), any_rank=has_any_rank(spec))

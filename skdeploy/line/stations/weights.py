@@ -1,0 +1,56 @@
+"""A checkpoint of any known layout to canonical weights, or random ones from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from skdeploy.bundle import contents
+from skdeploy.bundle.station_facts import WeightsFacts
+from skdeploy.checkpoints.weights_record import WeightsRecord
+from skdeploy.core.files import digest_json
+from skdeploy.core.options import NoOptions
+from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.line.station import Inputs, Station
+
+
+@dataclass(frozen=True)
+class Weights(Station[NoOptions, WeightsFacts]):
+    record: WeightsRecord
+    checkpoint: Path | None
+
+    name, words, format, facts = "weights", "weights", "safetensors", WeightsFacts
+    tools = ("skdeploy", "torch", "safetensors")
+    precision = Precision.FP32
+
+    def output(self, inputs: Inputs) -> str:
+        return contents.WEIGHTS
+
+    def sources(self, inputs: Inputs) -> Mapping[str, str]:
+        return {
+            "card": digest_json(  # what a card says, and what it leaves to the layout
+                inputs.spec.model_dump(mode="json", include={"network", "input", "assumed"}, exclude_unset=True)
+            ),
+            "weights": self.record.sha256 or f"random, seed {self.record.seed}",
+        }
+
+    def make(self, inputs: Inputs, options: NoOptions, out: Path) -> WeightsFacts:
+        from skdeploy.checkpoints.importing import import_checkpoint, random_weights, save_weights
+
+        spec = inputs.spec
+        found = (
+            import_checkpoint(self.checkpoint, spec) if self.checkpoint else random_weights(spec, self.record.seed or 0)
+        )
+        save_weights(found.state, out)
+        return WeightsFacts(
+            layout=found.layout, network=found.spec.network, notes=tuple(found.notes), assumed=found.spec.assumed
+        )
+
+    def notes(self, facts: WeightsFacts) -> tuple[str, ...]:
+        return facts.notes
+
+
+def fitted_spec(spec: ModelSpec, facts: WeightsFacts) -> ModelSpec:
+    """The spec that canonical weights fit exactly."""
+    return spec.model_copy(update={"network": facts.network, "assumed": facts.assumed})

@@ -1,0 +1,50 @@
+"""How stations write graphs and reports: the file is admitted as the bytes that it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from skdeploy.bundle.station_facts import GraphFacts
+from skdeploy.core.architecture import GraphSpec, ModuleSpec
+from skdeploy.core.spec import ModelSpec, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+GraphFactsT = TypeVar("GraphFactsT", bound=GraphFacts)
+
+
+def has_any_rank(spec: ModelSpec) -> bool:
+    """Whether its graphs may have tensors of any rank: those of somebody else's making."""
+    return isinstance(spec.network, GraphSpec | ModuleSpec)
+
+
+def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bool) -> GraphFactsT:
+    """Saves a graph, and admits the file: valid by the schemas, loaded by ONNX Runtime, parsed by TensorRT-RTX.
+
+    Returns ``facts`` with what is known of any graph.
+    """
+    from skdeploy.backends.admission import above_max_rank, admit, admit_file
+    from skdeploy.engines.parsing import parser_refusal
+    from skdeploy.passes.trace import save_model
+
+    admit(model, any_rank=any_rank)
+    save_model(model, path)
+    admit_file(path)
+    return facts.model_copy(
+        update={
+            "inputs": tuple(_tensor_spec(value) for value in model.graph.inputs),
+            "outputs": tuple(_tensor_spec(value) for value in model.graph.outputs),
+            "nodes": len(model.graph),
+            "rank_above_4": tuple(above_max_rank(model)),
+            "parser_refusal": parser_refusal(path) or "",
+        }
+    )
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.dtype is not None  # admitted
+    assert value.shape is not None  # admitted
+    shape = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)
+    return TensorSpec(name=value.name or "", dtype=str(value.dtype.numpy()), shape=shape)
