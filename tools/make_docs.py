@@ -37,7 +37,7 @@ class UnmeasuredError(Exception):
 def cli_reference() -> str:
     """All verbs with their help, as Markdown."""
     runner = CliRunner()
-    verbs = VERBS
+    verbs = [name for name, verb in VERBS.items() if not verb.hidden]
     parts = ["# Command line\n\nGenerated from `--help` by `make docs`.\n", _section(runner, [])]
     parts += [_section(runner, [verb]) for verb in verbs]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""``skdeploy evaluate`` and ``compare``: which artifacts, on which images, and what their predictions come to."""
+"""``skdeploy evaluate``: which artifacts, on which images, and what their predictions come to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -42,7 +42,7 @@ TOOLS: Final = ("skdeploy", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxrunt
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of ``skdeploy evaluate`` and ``compare``, by the same names.
+    """Options of ``skdeploy evaluate``, by the same names.
 
     ``data``: labelled images, see ``images.dataset.open_dataset``; ``class_order``: how class folders are counted, see
     ``quant.labels``; ``num_images`` of them, evenly spread over their order, None for all. ``max_drop`` is the budget in
@@ -112,8 +112,10 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     if reference is not None:
         check_same_classes(reference, wanted[0])
     tell = progress or Silent()
+    if reference is not None and reference.bundle is not bundle:
+        _tell_of_release(reference, wanted[0], tell)
     runners = _distinct([*first, *wanted])
-    found = _run(runners, _distinct(optional), options, "evaluation", tell)
+    found = _run(runners, _distinct(optional), options, tell)
     measured = {accuracy.artifact for accuracy in found.accuracies}
     keep_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured], tell)
     if options.receipt:
@@ -136,21 +138,13 @@ def _write_receipts(bundle: Bundle, found: Evaluation) -> list[Path]:
     return paths
 
 
-def compare(old: Path, new: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
-    """The last graphs of two bundles on the same images; models may differ, classes may not. Raises as ``evaluate``."""
-    options.check()
-    first, second = _open(old), _open(new)
-    judged = {str(bundle.folder): bundle.manifest.model for bundle in (first, second)}
-    require_preprocessing(judged, options.assume_imagenet)
-    runners = [last_graph(first, _prefix(old, new)), last_graph(second, _prefix(new, old))]
-    check_same_classes(*runners)
-    tell = progress or Silent()
-    for bundle in (first, second):
+def _tell_of_release(old: Runner, new: Runner, tell: Progress) -> None:
+    """Notes what a comparison of two bundles should not hide: a failed verdict, and that nothing has changed."""
+    for bundle in (old.bundle, new.bundle):
         if bundle.manifest.verdict == "failed":
             tell.note(f"{bundle.folder}: {decide_verdict(read_facts(bundle)).text}")
-    if runners[0].artifact.sha256 == runners[1].artifact.sha256:
-        tell.note(f"both bundles end in the same file, sha256 {runners[0].artifact.sha256[:12]}")
-    return _run(runners, [], options, "comparison", tell)
+    if old.artifact.sha256 == new.artifact.sha256:
+        tell.note(f"both bundles end in the same file, sha256 {old.artifact.sha256[:12]}")
 
 
 def labelled_images(data: Path, spec: ModelSpec, number: int | None, order: ClassOrder | None = None) -> Dataset:
@@ -212,7 +206,6 @@ def _run(
     wanted: list[Runner],
     optional: list[Runner],
     options: EvaluationOptions,
-    kind: Literal["evaluation", "comparison"],
     tell: Progress,
 ) -> Evaluation:
     started = time.perf_counter()
@@ -230,9 +223,7 @@ def _run(
             session.close()
     seconds = time.perf_counter() - started
     tell.end("evaluate", seconds, reused=reused == len(dataset))
-    return _evaluation(
-        kind, [runner for runner, _ in opened], absent, predictions, dataset, spec, options, reused, seconds
-    )
+    return _evaluation([runner for runner, _ in opened], absent, predictions, dataset, spec, options, reused, seconds)
 
 
 def _nothing_to_compare(alone: Runner, absent: list[NotEvaluated]) -> UsageError | DependencyError:
@@ -287,7 +278,6 @@ def _reads(spec: ModelSpec) -> object:
 
 
 def _evaluation(
-    kind: Literal["evaluation", "comparison"],
     runners: list[Runner],
     absent: list[NotEvaluated],
     predictions: Predictions,
@@ -305,7 +295,7 @@ def _evaluation(
     confidence = options.confidence / 100
     counts = np.bincount(labels, minlength=len(names))
     return Evaluation(
-        kind=kind,
+        kind="evaluation" if len({runner.bundle.folder for runner in runners}) == 1 else "comparison",
         dataset=dataset.name,
         dataset_sha256=dataset.digest,
         labels_sha256=hashlib.sha256(dataset.labels.astype("<i8").tobytes()).hexdigest(),

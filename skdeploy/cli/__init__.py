@@ -15,12 +15,14 @@ from typer.core import TyperCommand, TyperGroup
 class Verb:
     """Where the verb's function is, and the first line of its help, which ``skdeploy --help`` shows without importing it.
 
-    ``forwards``: what follows its first argument belongs to another verb, options too.
+    ``forwards``: what follows its first argument belongs to another verb, options too. ``hidden``: an old name, which works
+    and is not listed.
     """
 
     function: str
     help: str
     forwards: bool = False
+    hidden: bool = False
 
 
 # A new verb is one module, and a line here.
@@ -67,7 +69,8 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "compare": Verb(
         "skdeploy.cli.compare:compare",
-        "Compare the last graphs of two bundles on the same labelled images. The models may differ, their classes may not.",
+        "The old name of `skdeploy evaluate NEW --against OLD`, with the same options.",
+        hidden=True,
     ),
     "report": Verb(
         "skdeploy.cli.report:report",
@@ -144,7 +147,8 @@ class VerbGroup(TyperGroup):
         """As Typer does, from what the registry says."""
         del ctx
         limit = formatter.width - 6 - max(map(len, VERBS))
-        rows = [(name, TyperCommand(name, help=verb.help).get_short_help_str(limit)) for name, verb in VERBS.items()]
+        shown = {name: verb for name, verb in VERBS.items() if not verb.hidden}
+        rows = [(name, TyperCommand(name, help=verb.help).get_short_help_str(limit)) for name, verb in shown.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

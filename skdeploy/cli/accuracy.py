@@ -1,4 +1,4 @@
-"""What ``evaluate`` and ``compare`` both take and print."""
+"""Options that ``evaluate`` shares with other verbs, and what it prints."""
 
 from __future__ import annotations
 
@@ -61,31 +61,26 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 def finish(
     evaluation: Evaluation,
-    verdict: Verdict | None = None,
+    verdict: Verdict,
     *,
     as_json: bool,
     junit: Path | None,
     markdown: Path | None,
     allow_inconclusive: bool,
 ) -> None:
-    """Writes and prints all, and only then lets the gate fail: with --json, the error is a key of the one object on stdout.
-
-    ``verdict`` is on the bundle; there is none where two are compared.
-    """
+    """Writes and prints all, and only then lets the gate fail: with --json, the error is a key of the one object on stdout."""
     from skdeploy.cli.console import end_with, error_json, error_of, print_verdict
     from skdeploy.report.ci import write_evaluation
 
-    text = verdict.text if verdict is not None else ""
-    write_evaluation(evaluation, junit=junit, summary=markdown, allow_inconclusive=allow_inconclusive, verdict=text)
+    write_evaluation(
+        evaluation, junit=junit, summary=markdown, allow_inconclusive=allow_inconclusive, verdict=verdict.text
+    )
     if not as_json:
-        if verdict is not None:
-            print_verdict(verdict)
+        print_verdict(verdict)
         print_evaluation(evaluation)
         evaluation.check(allow_inconclusive=allow_inconclusive)
         return
-    content = evaluation.model_dump(mode="json") | {"decision": evaluation.verdict}
-    if verdict is not None:
-        content["verdict"] = verdict.json()
+    content = evaluation.model_dump(mode="json") | {"decision": evaluation.verdict, "verdict": verdict.json()}
     error = error_of(lambda: evaluation.check(allow_inconclusive=allow_inconclusive))
     content |= error_json(error)
     # a confusion matrix of 1,000 classes is a million numbers, each on a line of its own

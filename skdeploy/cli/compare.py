@@ -1,62 +1,31 @@
-"""``skdeploy compare``."""
+"""``skdeploy compare OLD NEW``, the old name of ``skdeploy evaluate NEW --against OLD``."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from skdeploy.cli.accuracy import (
-    AllowInconclusive,
-    AsJson,
-    AssumeImagenet,
-    BatchSize,
-    ClassOrder,
-    Confidence,
-    Data,
-    Fresh,
-    Junit,
-    Markdown,
-    MaxDrop,
-    NumImages,
-)
+from skdeploy.cli.evaluate import evaluate
 
 
-def compare(
-    old: Annotated[Path, typer.Argument(help="The bundle that is replaced.")],
-    new: Annotated[Path, typer.Argument(help="The bundle that replaces it.")],
-    data: Data,
-    class_order: ClassOrder = None,
-    num_images: NumImages = None,
-    max_drop: MaxDrop = None,
-    confidence: Confidence = 95.0,
-    allow_inconclusive: AllowInconclusive = False,
-    batch: BatchSize = 8,
-    fresh: Fresh = False,
-    assume_imagenet: AssumeImagenet = False,
-    junit: Junit = None,
-    markdown: Markdown = None,
-    json: AsJson = False,
-) -> None:
-    """Compare the last graphs of two bundles on the same labelled images. The models may differ, their classes may not."""
-    from skdeploy.accuracy.evaluate import EvaluationOptions
-    from skdeploy.accuracy.evaluate import compare as run
-    from skdeploy.cli.accuracy import finish
-    from skdeploy.cli.console import ConsoleProgress
-    from skdeploy.core.files import require_places
+def compare(**given: Any) -> None:
+    """The old name of `skdeploy evaluate NEW --against OLD`, with the same options."""
+    evaluate(against=str(given.pop("old")), **given)
 
-    options = EvaluationOptions(
-        data=data,
-        class_order=class_order,
-        num_images=num_images,
-        max_drop=max_drop,
-        confidence=confidence,
-        batch=batch,
-        fresh=fresh,
-        assume_imagenet=assume_imagenet,
-    )
-    require_places(junit, markdown)
-    with ConsoleProgress() as progress:
-        evaluation = run(old, new, options, progress)
-    finish(evaluation, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)
+
+def _signature() -> inspect.Signature:
+    """The signature of evaluate with OLD as an argument in place of ``--against``."""
+    hints = get_type_hints(evaluate, include_extras=True)
+    old = Annotated[Path, typer.Argument(help="The bundle that is replaced.")]
+    parameters = [inspect.Parameter("old", inspect.Parameter.KEYWORD_ONLY, annotation=old)]
+    for name, parameter in inspect.signature(evaluate).parameters.items():
+        if name != "against":
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+    return inspect.Signature(parameters)
+
+
+compare.__signature__ = _signature()  # type: ignore[attr-defined]
+compare.__annotations__ = {name: one.annotation for name, one in _signature().parameters.items()}

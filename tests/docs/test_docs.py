@@ -17,7 +17,7 @@ from skdeploy.zoo.cards import list_cards
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-VERBS = list(cli.VERBS)
+VERBS = [name for name, verb in cli.VERBS.items() if not verb.hidden]
 
 
 def test_generated_files_are_up_to_date() -> None:
