@@ -1,6 +1,6 @@
 """The planner's model against the clock: ONNX Runtime on this CPU, FP32, predicted from single operators and measured.
 
-The rates come from single operators of round sizes (skdeploy/planning/cpu_rates.py), measured first, never fitted to a network.
+The rates come from single operators of round sizes (cpu_rates.py), measured first, never fitted to a network.
 Then the networks take turns, one inference each, so that all see the same machine. Predicted to measured must be within 30 %.
 """
 
@@ -17,14 +17,14 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime as ort
 
+from benchmarks.cpu_rates import measure_rates
+from benchmarks.this_cpu import cpu_costs, predicted_ms
 from skdeploy.core import cpu
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import save_model, trace
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.planning.cpu_rates import measure_rates
 from skdeploy.planning.layers import ONNXRUNTIME, fuse
 from skdeploy.planning.plain import read_plain
-from skdeploy.planning.this_cpu import cpu_costs, predicted_ms
 from skdeploy.zoo.build import build, initialise
 from skdeploy.zoo.cards import load_card
 

@@ -9,7 +9,6 @@ import typer
 
 from skdeploy.core.significant import significant
 
-BUSY = 1.15  # median to fastest run: an idle machine stays within a few percent
 WIDE = 120  # columns of a terminal that all of a layer's figures fit in
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from skdeploy.planning.recommend import Recommendation
-    from skdeploy.planning.report import CpuPlan, DevicePlan, LayerPlan, PlanReport
+    from skdeploy.planning.report import DevicePlan, LayerPlan, PlanReport
 
 
 def plan(
@@ -27,7 +26,7 @@ def plan(
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="Of the table of devices, or this-cpu; all: every one of the table. Needed; without a name, they are listed.",
+            help="Of the table of devices; all: every one of them. Needed; without a name, they are listed.",
         ),
     ] = None,
     batch: Annotated[
@@ -38,21 +37,17 @@ def plan(
     ] = None,
     top: Annotated[int, typer.Option(help="How many of the slowest layers are shown.")] = 5,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer.")] = False,
-    check: Annotated[
-        bool, typer.Option("--check", help="With this-cpu: also measure the FP32 graph, and compare.")
-    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,
 ) -> None:
     """Before building: what a graph costs on a device at the least, what limits it, and how to export it for that.
 
     All of it is an estimate, from peak figures: a floor. `skdeploy bench` on the device measures.
     """
-    from skdeploy.cli.console import ConsoleProgress, output_console
+    from skdeploy.cli.console import output_console
     from skdeploy.planning.report import plan as run
 
     size = (imgsz, imgsz) if imgsz is not None else None
-    with ConsoleProgress() as progress:
-        report = run(path, device or (), batch=batch, size=size, top=top, check=check, say=progress.note)
+    report = run(path, device or (), batch=batch, size=size, top=top)
     if json:
         print(report.model_dump_json(indent=2))
         return
@@ -66,8 +61,6 @@ def plan(
     if layers:
         for each in report.devices:
             _print_layers(console, f"every layer on {each.name}, floors", each.layers)
-    if report.cpu is not None:
-        _print_cpu(console, report.cpu)
     console.print(report.note, style="italic", soft_wrap=True)
 
 
@@ -242,22 +235,3 @@ def _print_layers(console: Console, title: str, rows: Iterable[LayerPlan]) -> No
         }
         table.add_row(*(cells[column] for column in shown))
     console.print(table)
-
-
-def _print_cpu(console: Console, cpu: CpuPlan) -> None:
-    rates = cpu.rates
-    console.print(
-        f"[bold]this-cpu[/bold]: {rates.threads} threads, {2 * rates.peak_macs_a_second / 1e9:.0f} GFLOP/s in a matrix "
-        f"product, {rates.memory_bytes_a_second / 1e9:.1f} GB/s from memory, measured now in ONNX Runtime",
-        soft_wrap=True,
-    )
-    console.print(f"estimate: {significant(cpu.predicted_ms)} ms in FP32, batch {cpu.batch}")
-    if cpu.measured_ms is not None and cpu.fastest_ms is not None:
-        console.print(f"measured: {significant(cpu.measured_ms)} ms, the median; estimate / measured = {cpu.ratio:.2f}")
-        if cpu.measured_ms > BUSY * cpu.fastest_ms:
-            console.print(
-                f"[yellow]![/yellow] the fastest run took {significant(cpu.fastest_ms)} ms: this machine has other work, and "
-                "the comparison means little",
-                soft_wrap=True,
-            )
-    _print_layers(console, _slowest(len(cpu.dominating), cpu.layers), cpu.dominating)

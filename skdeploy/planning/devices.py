@@ -17,7 +17,6 @@ from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.spec import Precision
 
 ALL: Final = "all"
-THIS_CPU: Final = "this-cpu"
 TABLE: Final = "devices.toml"
 
 LABELS: Final = {
@@ -162,7 +161,7 @@ def device_table() -> DeviceTable:
 
 
 def devices_named(given: Sequence[str]) -> tuple[str, ...]:
-    """Names of the table, and ``this-cpu``, in the order given and each once. ``all`` is every one of the table.
+    """Names of the table, in the order given and each once. ``all`` is every one of the table.
 
     A text may hold several, with commas, in any case, with spaces or underscores for hyphens. Raises UsageError for none, and
     for an unknown one, with those that are like it.
@@ -174,7 +173,7 @@ def devices_named(given: Sequence[str]) -> tuple[str, ...]:
         name = re.sub(r"[\s_]+", "-", word.strip().lower())
         if name == ALL:
             chosen |= dict.fromkeys(known)
-        elif name in known or name == THIS_CPU:
+        elif name in known:
             chosen[name] = None
         else:
             raise UsageError(f"no device named {word.strip()!r}", advice=_known_names(name))
@@ -185,7 +184,7 @@ def devices_named(given: Sequence[str]) -> tuple[str, ...]:
 
 def _known_names(near: str) -> str:
     """What --device takes, and before it what may have been meant: names that hold ``near``, else those spelt like it."""
-    known = [*device_table().device, THIS_CPU]
+    known = list(device_table().device)
     holding = [name for name in known if near in name] if near else []
     alike = holding or difflib.get_close_matches(near, known, n=3, cutoff=0.5)
     guess = f"did you mean {', '.join(alike)}? " if alike else ""

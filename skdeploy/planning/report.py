@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.runners import fp32_graph, last_graph
-from skdeploy.core import cpu
+from skdeploy.bundle.runners import last_graph
 from skdeploy.core.architecture import Frozen
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Precision
-from skdeploy.planning.cpu_rates import CpuRates, measure_rates
-from skdeploy.planning.devices import THIS_CPU, Device, Source, device_table, devices_named
+from skdeploy.planning.devices import Device, Source, device_table, devices_named
 from skdeploy.planning.dla import DlaReport, dla_report
-from skdeploy.planning.layers import ONNXRUNTIME, Layer, fuse
-from skdeploy.planning.plain import Plain, dims, read_plain, require_size
+from skdeploy.planning.layers import Layer, fuse
+from skdeploy.planning.plain import Plain, read_plain, require_size
 from skdeploy.planning.recommend import Recommendation, recommend, ways_to_export
 from skdeploy.planning.roofline import Cost, costs, floor_ms, least_memory_bytes, types_of, work_of
 from skdeploy.planning.tensor_cores import int8_reason
-from skdeploy.planning.this_cpu import (
-    CHECK_ROUNDS,
-    cpu_costs,
-    measured_ms,
-    predicted_ms,
-    require_fp32,
-)
 from skdeploy.quant.macs import Size
 
 NOTE: Final = (
@@ -94,24 +85,6 @@ class GroupedConvolution(Frozen):
     int8_reason: str
 
 
-class CpuPlan(Frozen):
-    """This CPU, by rates that single operators reach in ONNX Runtime.
-
-    ``layers`` is how many the graph has. ``measured_ms``, the median, ``fastest_ms`` and ``ratio``, predicted to measured, are
-    there if they were asked for. Median and fastest far apart: the machine had other work.
-    """
-
-    graph: str
-    batch: int
-    layers: int
-    rates: CpuRates
-    predicted_ms: float
-    measured_ms: float | None
-    fastest_ms: float | None
-    ratio: float | None
-    dominating: tuple[LayerPlan, ...]
-
-
 class PlanReport(Frozen):
     """Everything that ``skdeploy plan`` found. ``macs`` are of one image."""
 
@@ -122,7 +95,6 @@ class PlanReport(Frozen):
     macs: int
     grouped: tuple[GroupedConvolution, ...]
     devices: tuple[DevicePlan, ...]
-    cpu: CpuPlan | None
     note: str = NOTE
 
 
@@ -133,22 +105,16 @@ def plan(
     batch: int | None = None,
     size: Size | None = None,
     top: int = 5,
-    check: bool = False,
-    say: Callable[[str], None] = lambda _: None,
 ) -> PlanReport:
-    """Plans a bundle's last graph, or an .onnx file, for devices of the table and ``this-cpu``.
+    """Plans a bundle's last graph, or an .onnx file, for devices of the table.
 
     ``size`` is (height, width) in pixels, where the graph leaves it open; a bundle has its card's. ``top`` is how many of the
-    slowest layers are picked out, ``check`` measures the FP32 graph on this CPU, ``say`` gets what is being done. Raises
-    UsageError for what is no bundle and no .onnx, an unknown device or a batch that the graph does not take; IntegrityError for
-    a broken file or a bundle without a graph; ExportError where a shape stays unknown.
+    slowest layers are picked out. Raises UsageError for what is no bundle and no .onnx, an unknown device or a batch that the
+    graph does not take; IntegrityError for a broken file or a bundle without a graph; ExportError where a shape stays unknown.
     """
     if top < 0:
         raise UsageError(f"--top {top}: how many layers, none or more")
     devices = devices_named(names)
-    table_names = [name for name in devices if name != THIS_CPU]
-    if check and THIS_CPU not in devices:
-        raise UsageError("--check measures this CPU", advice=f"add --device {THIS_CPU}")
     bundle = _bundle_at(path)
     if bundle is not None:
         runner = last_graph(bundle)
@@ -167,8 +133,7 @@ def plan(
         dynamic=plain.dynamic,
         macs=sum(layer.macs for layer in layers) // plain.batch,
         grouped=tuple(_grouped(layer) for layer in layers if layer.groups > 1),
-        devices=tuple(_device_plans(table_names, plain, layers, precision, top)) if table_names else (),
-        cpu=_cpu_plan(bundle, graph, batch, size, top, check, say) if THIS_CPU in devices else None,
+        devices=tuple(_device_plans(devices, plain, layers, precision, top)),
     )
 
 
@@ -226,46 +191,6 @@ def _device_plans(
             recommendation=recommend(ways, device),
             dla=dla if device.dla_cores else None,
         )
-
-
-def _cpu_plan(
-    bundle: Bundle | None,
-    graph: Path,
-    batch: int | None,
-    size: Size | None,
-    top: int,
-    check: bool,
-    say: Callable[[str], None],
-) -> CpuPlan:
-    """Of the bundle's FP32 graph, whatever its precision is."""
-    if bundle is not None:
-        runner = fp32_graph(bundle)
-        graph = bundle.check(runner.artifact) if runner is not None else graph
-    plain = _plain(bundle, graph, batch, size)
-    require_fp32(quantized=plain.quantized, half=plain.half, shown=str(graph))
-    say("measuring what single operators reach on this CPU")
-    rates = measure_rates(cpu.cores())
-    found = cpu_costs(fuse(plain.model, ONNXRUNTIME), rates)
-    predicted = predicted_ms(found, rates)
-    measured = fastest = None
-    if check:
-        say(f"measuring {graph.name}")
-        feeds = [
-            (value.name or "", dims(value), "float32" if value.dtype is None else value.dtype.numpy().name)
-            for value in plain.model.graph.inputs
-        ]
-        measured, fastest = measured_ms(graph, feeds, rates.threads, CHECK_ROUNDS)
-    return CpuPlan(
-        graph=str(graph),
-        batch=plain.batch,
-        layers=len(found),
-        rates=rates,
-        predicted_ms=predicted,
-        measured_ms=measured,
-        fastest_ms=fastest,
-        ratio=predicted / measured if measured else None,
-        dominating=_slowest(tuple(map(_layer_plan, found)), top),
-    )
 
 
 def _layer_plan(cost: Cost) -> LayerPlan:

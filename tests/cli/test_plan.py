@@ -117,7 +117,6 @@ def test_it_needs_neither_torch_nor_onnxruntime(bundle: Path) -> None:
         (("--device", "t4", "--batch", 0), 2, "at least one image"),
         (("--device", "t4", "--batch", -1), 2, "at least one image"),
         (("--device", "t4", "--top", -1), 2, "none or more"),
-        (("--device", "t4", "--check"), 2, "add --device this-cpu"),
     ],
 )
 def test_options_that_make_no_sense(
@@ -178,9 +177,3 @@ def test_an_open_size_is_a_refusal_with_the_option_that_settles_it(tmp_path: Pat
     assert result.code == 4
     assert "--imgsz" in result.err
     assert run("plan", tmp_path / "open.onnx", "--device", "t4", "--imgsz", 32).code == 0
-
-
-def test_this_cpu_is_of_fp32(bundle: Path, run: Run) -> None:
-    result = run("plan", bundle / "model.fp16.onnx", "--device", "this-cpu")
-    assert result.code == 2
-    assert "is not FP32" in result.err

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from math import prod
-from pathlib import Path
 from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 
-from skdeploy.core.errors import UsageError
-from skdeploy.core.packages import require
+from benchmarks.cpu_rates import CpuRates, Kind
 from skdeploy.core.spec import Precision
-from skdeploy.planning.cpu_rates import CpuRates, Kind
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import dims
 from skdeploy.planning.roofline import BYTES, Cost, Types, bytes_moved
 
-CHECK_ROUNDS: Final = 15
-CHECK_WARM_UP: Final = 3
 FEW_INPUTS: Final = 4  # channels of an image: a convolution of few channels has a kernel of its own
 # ONNX Runtime keeps maps in blocks of channels; convolutions whose groups are narrower than a block, and all other operators,
 # take them plain, and a map that goes from one to the other is copied.
@@ -42,37 +34,6 @@ def cpu_costs(layers: Collection[Layer], rates: CpuRates) -> list[Cost]:
 def predicted_ms(found: Collection[Cost], rates: CpuRates) -> float:
     """Latency: the layers one after another, and what each operator costs however small."""
     return sum(cost.floor_ms + rates.operator_ms for cost in found)
-
-
-def measured_ms(
-    path: Path, feeds: Sequence[tuple[str, tuple[int, ...], str]], threads: int, rounds: int
-) -> tuple[float, float]:
-    """Median and least latency of a graph in ONNX Runtime with its default optimisations, in ms.
-
-    ``feeds``: name, shape, numpy's dtype.
-    """
-    ort = require("onnxruntime", extra="cpu")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    arrays = {name: np.random.default_rng(0).uniform(0, 1, shape).astype(dtype) for name, shape, dtype in feeds}
-    times = []
-    for round_ in range(CHECK_WARM_UP + rounds):
-        started = time.perf_counter()
-        session.run(None, arrays)
-        if round_ >= CHECK_WARM_UP:
-            times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times), min(times)
-
-
-def require_fp32(*, quantized: bool, half: bool, shown: str) -> None:
-    """Raises UsageError for a graph that is not FP32: ONNX Runtime computes FP16 as FP32 with casts, and INT8 its own way."""
-    if quantized or half:
-        raise UsageError(
-            f"{shown} is not FP32, and the model of this CPU is of FP32",
-            advice="plan the bundle's model.onnx on this-cpu",
-        )
 
 
 def _cost(layer: Layer, rates: CpuRates, plain: frozenset[ir.Value]) -> Cost:
