@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skdeploy.accuracy.gate import TOP, LogitsAgreement, TopClasses
 from skdeploy.backends.base import Array
-from skdeploy.backends.metrics import EXACT_DB, SMALLEST
+from skdeploy.backends.metrics import SMALLEST, sqnr_db
 from skdeploy.core.errors import SkdeployError
 from skdeploy.core.files import written_whole
 from skdeploy.images.audit_report import Unreadable
@@ -75,12 +75,12 @@ class Predictions:
         norms = np.sqrt(ref * got)
         cosine = np.asarray((ref == 0) & (got == 0), np.float64)  # of zeros: 1 with zeros, else 0
         np.divide(product, norms, out=cosine, where=norms > 0)
-        decibels = [_decibels(float(signal), float(noise)) for signal, noise in zip(ref, error, strict=True)]
+        decibels = [sqnr_db(float(signal), float(noise)) for signal, noise in zip(ref, error, strict=True)]
         return LogitsAgreement(
             max_rel_error=float(worst.max()) / max(float(largest.max()), SMALLEST),
             min_cosine=float(cosine.min()),
             min_sqnr_db=min(decibels),
-            sqnr_db=_decibels(float(ref.sum()), float(error.sum())),
+            sqnr_db=sqnr_db(float(ref.sum()), float(error.sum())),
         )
 
 
@@ -174,9 +174,3 @@ def _forget_oldest(folder: Path) -> None:
             continue
     for _, file in sorted(times)[:-KEPT]:
         file.unlink(missing_ok=True)
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return EXACT_DB
-    return min(EXACT_DB, 10 * float(np.log10(max(signal, np.finfo(np.float64).tiny)) - np.log10(noise)))

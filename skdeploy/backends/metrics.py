@@ -55,14 +55,14 @@ def compare_logits(reference: Logits, found: Logits, tolerance: Tolerance) -> Me
     ordered = np.sort(expected, axis=1)
     margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.full(len(ordered), np.inf)
     decided = margin > 2 * tolerance.max_rel_error * scale
-    decibels = [_decibels(e, d) for e, d in zip(expected, error, strict=True)]
+    decibels = [sqnr_db(_power(e), _power(d)) for e, d in zip(expected, error, strict=True)]
     return Metrics(
         images=len(expected),
         max_abs_error=float(np.max(np.abs(error))),
         max_rel_error=float(np.max(np.abs(error))) / scale,
         min_cosine=float(np.min(cosine)),
         min_sqnr_db=min(decibels),
-        sqnr_db=_decibels(expected, error),
+        sqnr_db=sqnr_db(_power(expected), _power(error)),
         top1_agreement=float(np.mean(agree)),
         top1_decided=float(np.mean(agree[decided])) if decided.any() else 1.0,
         error_image=int(np.max(np.abs(error), axis=1).argmax()),
@@ -92,9 +92,12 @@ def violations(metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], 
     return tuple(problems)
 
 
-def _decibels(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
-    power = float(np.sum(noise * noise))
-    if power == 0:
+def sqnr_db(signal: float, noise: float) -> float:
+    """SQNR of two powers, 10 log10(signal / noise), at most ``EXACT_DB``."""
+    if noise == 0:
         return EXACT_DB
-    strength = max(float(np.sum(signal * signal)), np.finfo(np.float64).tiny)
-    return min(EXACT_DB, 10 * float(np.log10(strength) - np.log10(power)))
+    return min(EXACT_DB, 10 * float(np.log10(max(signal, np.finfo(np.float64).tiny)) - np.log10(noise)))
+
+
+def _power(values: NDArray[np.float64]) -> float:
+    return float(np.sum(values * values))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.metrics import EXACT_DB
+from skdeploy.backends.metrics import sqnr_db
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,4 @@ def decibels(expected: Array, found: Array) -> float | None:
     wanted = expected.astype(np.float64)
     error = found - wanted
     noise, signal = float(np.vdot(error, error)), float(np.vdot(wanted, wanted))
-    if noise == 0:
-        return EXACT_DB
-    if signal == 0:
-        return None
-    return min(EXACT_DB, 10 * float(np.log10(signal) - np.log10(noise)))
+    return None if signal == 0 < noise else sqnr_db(signal, noise)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from pydantic import Field
 
+from skdeploy.backends.metrics import sqnr_db
 from skdeploy.core.errors import AccuracyError, UsageError
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Frozen, ModelSpec
@@ -18,7 +19,7 @@ from skdeploy.images.labels import FORMS
 from skdeploy.quant.macs import macs_of
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
-from skdeploy.quant.sensitivity import Crops, Evaluation, Labels, Unit, all_but, decibels, units_of
+from skdeploy.quant.sensitivity import Crops, Evaluation, Labels, Unit, all_but, units_of
 
 RANKING_IMAGES: Final = 128  # noise power is a mean over all logits of all images: it settles long before top-1 does
 GIVE_BACK: Final = 3  # tries to have a kept unit in INT8 after all, each of which costs a run over all images
@@ -136,7 +137,7 @@ class _Search:
 
     def sqnr_db(self, on: Evaluation, kept: tuple[Unit, ...]) -> float:
         """Of the mix that keeps these."""
-        return decibels(on.noise(self.logits(on, (unit.pattern for unit in kept), _shown(kept))))
+        return sqnr_db(1.0, on.noise(self.logits(on, (unit.pattern for unit in kept), _shown(kept))))
 
     def probe(self, kept: Iterable[Unit], step: Step) -> Probe:
         units = tuple(kept)
@@ -270,7 +271,7 @@ def _explained(
     ]
     share = noise[unit.name] / (sum(noise.values()) or 1.0)
     mac_share = unit.macs / found.total_macs
-    sqnr = decibels(noise[unit.name])
+    sqnr = sqnr_db(1.0, noise[unit.name])
     return KeptUnit(
         unit=unit.name,
         pattern=unit.pattern,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.backends.logits import check_outputs
-from skdeploy.backends.metrics import EXACT_DB
+from skdeploy.backends.metrics import sqnr_db
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession, load_graph
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
@@ -132,7 +132,7 @@ class Evaluation:
         """How far these logits are from FP32's."""
         same = logits.argmax(axis=1) == self.reference.argmax(axis=1)
         return Effect(
-            sqnr_db=decibels(self.noise(logits)),
+            sqnr_db=sqnr_db(1.0, self.noise(logits)),
             agreement=float(np.mean(same)),
             top1=None if self.labels is None else float(np.mean(self.correct(logits))),
         )
@@ -321,11 +321,6 @@ def logits_of(model: ir.Model, spec: ModelSpec, crops: Crops, shown: str) -> Log
                 )
             found.append(outputs["logits"].astype(np.float64))
     return np.concatenate(found)
-
-
-def decibels(noise: float) -> float:
-    """SQNR of a noise power by signal power; none at all is told as 300 dB."""
-    return min(EXACT_DB, -10 * float(np.log10(noise))) if noise > 0 else EXACT_DB
 
 
 def _checked(labels: Labels, images: int, spec: ModelSpec) -> Labels:

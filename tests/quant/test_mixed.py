@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from skdeploy.backends import metrics
 from skdeploy.core.errors import AccuracyError, UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.placement import place
@@ -21,7 +22,7 @@ from skdeploy.quant.macs import macs_of
 from skdeploy.quant.mixed import GIVE_BACK, Drop, MixedPrecision, search
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
-from skdeploy.quant.sensitivity import decibels, measure_sensitivity
+from skdeploy.quant.sensitivity import measure_sensitivity
 from tests.conftest import TinySpec
 from tests.graphs.networks import (
     card,
@@ -365,5 +366,5 @@ def test_too_few_images_to_tell_are_named() -> None:
 
 
 def test_decibels_of_a_noise() -> None:
-    assert decibels(0.01) == pytest.approx(20)
-    assert decibels(0.0) == 300
+    assert metrics.sqnr_db(1.0, 0.01) == pytest.approx(20)
+    assert metrics.sqnr_db(1.0, 0.0) == 300
