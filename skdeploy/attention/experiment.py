@@ -21,9 +21,9 @@ from skdeploy.attention.report import AttentionReport, MeasuredGraph
 from skdeploy.attention.tally import Tally
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.contents import MODEL
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.runners import require_fp32_graph
 from skdeploy.core.architecture import GraphSpec, ModuleSpec
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.progress import Progress, Silent
@@ -205,9 +205,7 @@ def _units_to_profile(asked: Sequence[str], gates: Sequence[Gate], spec: ModelSp
 def _graphs_of(bundle: Bundle) -> list[Artifact]:
     """The FP32 graph that the others are made from and, if it is another, the last graph."""
     graphs = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
-    single = bundle.artifact(MODEL)
-    if single is None:
-        raise IntegrityError(f"{bundle.folder} holds no FP32 graph to compare with", advice="run the export again")
+    single = require_fp32_graph(bundle)
     return [single] if graphs[-1] is single else [single, graphs[-1]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -73,10 +73,37 @@ def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
     return Runner(bundle, graphs[-1], onnxruntime.NAME, prefix)
 
 
-def fp32_graph(bundle: Bundle, prefix: str = "") -> Runner | None:
-    """The FP32 graph that lower precisions are made from and measured against."""
+def fp32_graph(bundle: Bundle) -> Runner | None:
+    """The simplified FP32 graph, which lower precisions are made from and measured against."""
     graph = bundle.artifact(contents.MODEL)
-    return Runner(bundle, graph, onnxruntime.NAME, prefix) if graph is not None else None
+    return Runner(bundle, graph, onnxruntime.NAME) if graph is not None else None
+
+
+def require_fp32_graph(bundle: Bundle) -> Artifact:
+    """The artifact of ``fp32_graph``. Raises IntegrityError if there is none."""
+    graph = bundle.artifact(contents.MODEL)
+    if graph is None:
+        raise IntegrityError(f"{bundle.folder} holds no {contents.MODEL}, the FP32 graph", advice="export it again")
+    return graph
+
+
+def first_fp32_graph(artifacts: Iterable[Artifact]) -> Artifact | None:
+    """The earliest graph of the line in FP32: as it was traced or given, before any rewriting.
+
+    Not ``fp32_graph``, which is simplified.
+    """
+    return next((a for a in artifacts if a.format == "onnx" and a.precision is Precision.FP32), None)
+
+
+def graph_of(bundle: Bundle, engine: Artifact) -> Artifact:
+    """The ONNX file that an engine was built from. Raises IntegrityError if the bundle does not hold it, or another by now."""
+    for graph in bundle.manifest.artifacts:
+        if graph.format == "onnx" and engine.provenance.parents.get(graph.path) == graph.sha256:
+            return graph
+    raise IntegrityError(
+        f"{bundle.folder} does not hold the graph that {engine.path} was built from",
+        advice=f"build the engine again: skdeploy build {bundle.folder}",
+    )
 
 
 def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:
@@ -166,16 +193,4 @@ def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | 
         return {}
     if not built_for.stripped:
         return {"built_for": built_for}
-    return {"built_for": built_for, "weights": _source_of(bundle, artifact)}
-
-
-def _source_of(bundle: Bundle, engine: Artifact) -> Path:
-    """The ONNX file that an engine was built from, its digest checked."""
-    for path, digest in engine.provenance.parents.items():
-        graph = bundle.artifact(path)
-        if graph is not None and graph.format == "onnx" and graph.sha256 == digest:
-            return bundle.check(graph)
-    raise IntegrityError(
-        f"{engine.path} was built without its weights, and {bundle.folder} no longer holds the ONNX file that has them",
-        advice="build the engine again",
-    )
+    return {"built_for": built_for, "weights": bundle.check(graph_of(bundle, artifact))}

@@ -9,6 +9,7 @@ from typing import Any
 from skdeploy import engines
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
+from skdeploy.bundle.runners import graph_of
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.engines.compatibility import Obstacle, PlanHeader, here, obstacles, read_header
@@ -102,22 +103,8 @@ def _facts(bundle: Bundle, artifact: Artifact) -> InspectedEngine:
     header = read_header(path, plan)
     record = artifact.facts_as(EngineFacts)
     against = obstacles(record.compiler, record.built_for, header, here(record.compiler))
-    proof = record.proof if against else _prove(record.compiler, path, plan, _graph(bundle, artifact))
+    proof = record.proof if against else _prove(record.compiler, path, plan, bundle.check(graph_of(bundle, artifact)))
     return InspectedEngine(artifact, path, header, record, against, proof)
-
-
-def _graph(bundle: Bundle, artifact: Artifact) -> Path:
-    """The ONNX file that the engine was built from. Raises EngineError if the bundle holds another by now."""
-    for parent, sha256 in artifact.provenance.parents.items():
-        graph = bundle.artifact(parent)
-        if graph is not None and graph.format == "onnx":
-            if graph.sha256 != sha256:
-                break
-            return bundle.check(graph)
-    raise EngineError(
-        f"{bundle.folder} does not hold the graph that {artifact.path} was built from",
-        advice="build the engine again: skdeploy build BUNDLE",
-    )
 
 
 def _prove(name: str, path: Path, plan: bytes, graph: Path) -> PrecisionProof:

@@ -21,9 +21,9 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
+from skdeploy.bundle.runners import require_fp32_graph
 from skdeploy.bundle.station_facts import MixedFacts, WeightsFacts
 from skdeploy.checkpoints.network import Network, OwnNetwork
-from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import require_places
 from skdeploy.core.options import NoOptions
 from skdeploy.core.options import words_of as options_in_words
@@ -280,10 +280,7 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
     folder = Path(options.model)
     if folder.is_dir():
         bundle = load_bundle(folder)
-        model = bundle.artifact(contents.MODEL)
-        if model is None:
-            raise IntegrityError(f"{folder} holds no {contents.MODEL}", advice="export it again")
-        yield bundle, model
+        yield bundle, require_fp32_graph(bundle)
         return
     source = find_source(options)
     for note in (*source.notes, *map(str, source.assumptions)):

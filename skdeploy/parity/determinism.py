@@ -19,6 +19,7 @@ from skdeploy.backends.logits import check_outputs, one_batch, run_images
 from skdeploy.backends.metrics import SMALLEST, Metrics, compare_logits, violations
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.runners import graph_of
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.files import digest_file
@@ -67,11 +68,7 @@ def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Toleran
     """
     options, built = recorded_options(bundle, engine), engine.facts_as(EngineFacts)
     name = built.compiler
-    graph = next((a for a in bundle.manifest.artifacts if engine.provenance.parents.get(a.path) == a.sha256), None)
-    if graph is None:
-        raise IntegrityError(
-            f"{bundle.folder} does not hold the graph that {engine.path} was built from", advice="export again"
-        )
+    graph = graph_of(bundle, engine)
     path = bundle.check(engine)
     engines.demand(name)
     started = time.perf_counter()

@@ -12,7 +12,7 @@ from skdeploy.backends import onnxruntime
 from skdeploy.backends.metrics import compare_logits
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
-from skdeploy.bundle.runners import backend_of, open_artifact
+from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
 from skdeploy.core.errors import CardError, DependencyError, IntegrityError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
@@ -64,7 +64,7 @@ def prove(
     spec = bundle.manifest.model
     runnable = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
     pixels = dataset.load(spec)
-    base = next((a for a in runnable if a.format == "onnx" and a.precision is Precision.FP32), None)
+    base = first_fp32_graph(runnable)
     if network is None and base is None:
         raise IntegrityError(f"{bundle.folder} holds no FP32 graph to compare with", advice="run the export again")
     progress.update("reference")

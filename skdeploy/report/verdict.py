@@ -7,8 +7,8 @@ from typing import Final, Literal
 
 from skdeploy.accuracy.statistics import Decision
 from skdeploy.accuracy.verdict import Point, Verdict, decide_verdict
+from skdeploy.bundle.runners import first_fp32_graph
 from skdeploy.bundle.station_facts import Int8Facts
-from skdeploy.core.spec import Precision
 from skdeploy.parity.report import MIN_HEADROOM, Comparison
 from skdeploy.report.blocks import Tone, decibels_text, percent_text, size_text
 from skdeploy.report.findings import Findings
@@ -65,7 +65,7 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
     if not graphs:
         return ()
     last, figures = graphs[-1], []
-    base = next((a for a in graphs if a.precision is Precision.FP32), None)
+    base = first_fp32_graph(graphs)
     smaller = (
         f"{base.size_bytes / last.size_bytes:.1f}x smaller than FP32" if base and base.path != last.path else "FP32"
     )
