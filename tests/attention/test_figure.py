@@ -13,7 +13,7 @@ from skdeploy.attention.report import AttentionReport, MeasuredGraph, csv_text, 
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.spec import Precision
 from tests.attention.networks import half, subject, unit
-from tests.attention.test_tally import SCALES, run
+from tests.attention.squares import SCALES, run
 
 
 @pytest.fixture

@@ -7,16 +7,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from skdeploy.attention.enlarge import enlarged
-from skdeploy.attention.experiment import Subject, measure
+from skdeploy.attention.experiment import measure
 from skdeploy.attention.gates import Gate, find_gates
 from skdeploy.attention.interval import half_width
-from skdeploy.attention.report import UnitAttention
 from skdeploy.attention.tally import Tally, correlation, growth
 from skdeploy.core.errors import IntegrityError
-from skdeploy.core.spec import ModelSpec
-from skdeploy.images.decoding import crop_array
-from tests.attention.networks import K3, K5, half, spec_of, square, subject, unit
+from tests.attention.networks import K3, K5, half, spec_of, subject, unit
+from tests.attention.squares import IMAGES, SCALES, run
 from tests.graphs.int8_networks import (
     THREE,
 )
@@ -24,23 +21,8 @@ from tests.graphs.int8_networks import (
     spec_of as tiny_card,
 )
 
-SCALES = (1.0, 1.5, 2.0)
 SIDES = (4, 6, 8)  # of the square at these scales
-IMAGES = [square(4, value) for value in (255, 204, 102, 51)]
 BRIGHTNESS = np.array([255, 204, 102, 51]) / 255
-
-
-def run(*subjects: Subject, spec: ModelSpec | None = None, batch: int | None = None) -> UnitAttention:
-    """The experiment on four squares of different brightness."""
-    card = spec or spec_of()
-    gates = find_gates(subjects[0].model)
-
-    def read(scale: float) -> list[tuple[int, NDArray[np.uint8]]]:
-        return [(index, crop_array(image, enlarged(card, scale)).pixels) for index, image in enumerate(IMAGES)]
-
-    (tally,), images = measure(subjects, gates, card, read, SCALES, batch=batch)
-    assert images == len(IMAGES)
-    return tally.unit(card, "SK_2_1", [s.measured.name for s in subjects], {0: 1.0, 2: 2.0})
 
 
 def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from skdeploy.core.errors import ExportError, IntegrityError, PassError, UsageError
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.same_function import require_same_function
-from tests.ir.test_weights_of_files import (
+from tests.graphs.small_files import (
     node,
     write,
 )

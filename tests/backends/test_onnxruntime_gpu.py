@@ -25,7 +25,7 @@ from skdeploy.backends.onnxruntime_gpu import CUDA, TENSORRT, CudaOptions, Tenso
 from skdeploy.core.errors import DependencyError, EngineError, SkdeployError, UsageError
 from skdeploy.core.spec import TensorSpec
 from skdeploy.devices import cuda
-from tests.backends.test_assignment import AZURE, network
+from tests.backends.reshaped import AZURE, network
 from tests.conftest import require_backend
 
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy.backends import onnxruntime as backend
 from skdeploy.backends import rounding
 from skdeploy.backends.rounding import EXACT_ON_HALF, RoundToHalf, WithoutRange
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import TraceOptions
+from tests.backends.rounding_graphs import FLOAT, HALF, LEVELS, TO_FLOAT, TO_HALF, execute, graph, node, rounded
 from tests.conftest import TinySpec
 from tests.graphs.networks import (
     Array,
@@ -24,59 +23,6 @@ from tests.graphs.networks import (
     images,
     traced,
 )
-
-LEVELS = [
-    ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-]
-HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
-
-
-def graph(
-    nodes: Sequence[onnx.NodeProto],
-    shape: Sequence[int],
-    *,
-    outputs: Sequence[str] = ("y",),
-    kind: int = FLOAT,
-    result: int = FLOAT,
-    **constants: Array,
-) -> ir.Model:
-    """A graph of one input ``x``; by default FP32 outside, so that the nodes begin and end with casts."""
-    made = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "rounding",
-            [helper.make_tensor_value_info("x", kind, shape)],
-            [helper.make_tensor_value_info(name, result, None) for name in outputs],
-            [numpy_helper.from_array(array, name) for name, array in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 19)],
-        ir_version=9,
-    )
-    return ir.from_proto(onnx.shape_inference.infer_shapes(made, strict_mode=True))
-
-
-def node(operator: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
-    return helper.make_node(operator, inputs.split(), [output], **attributes)
-
-
-TO_HALF, TO_FLOAT = node("Cast", "x", "h", to=HALF), node("Cast", "r", "y", to=FLOAT)
-
-
-def execute(model: ir.Model, x: Array, level: ort.GraphOptimizationLevel = LEVELS[-1]) -> list[Array]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, {"x": x}))
-
-
-def rounded(model: ir.Model) -> ir.Model:
-    result = RoundToHalf()(model)
-    assert result.modified
-    onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
-    return result.model
 
 
 def squared_and_halved() -> ir.Model:

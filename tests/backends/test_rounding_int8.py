@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from skdeploy.backends import onnxruntime as backend
 from skdeploy.core.architecture import NetworkSpec
-from tests.backends.test_rounding import (
+from tests.backends.rounding_graphs import (
     HALF,
     TO_FLOAT,
     TO_HALF,

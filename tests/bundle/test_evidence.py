@@ -14,7 +14,7 @@ from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.zoo.cards import read_card
-from tests.bundle.test_folder import CARD, produced
+from tests.bundle.recorded import CARD, produced
 
 
 class Finding(Frozen):

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
-from skdeploy.bundle.station_facts import OtherFacts, StationFacts
+from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.spec import Precision
 from skdeploy.zoo.cards import read_card
-from tests.bundle.recorded import put, recipe
-
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
+from tests.bundle.recorded import CARD, produced, put, recipe
 
 
 @pytest.fixture
@@ -30,11 +27,6 @@ def head() -> Manifest:
         weights=WeightsRecord(source="random", seed=0),
         precision=Precision.FP32,
     )
-
-
-def produced(bundle: Bundle, text: str = "content", output: str = "x.json", **options: str) -> Artifact:
-    made_by = recipe(output, "json", **options)
-    return put(bundle, made_by, text.encode(), OtherFacts.model_validate({"station": "write", "length": len(text)}))
 
 
 Change = Callable[[Path], None]

@@ -7,7 +7,6 @@ import re
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -31,9 +30,8 @@ from tests.graphs.networks import (
     torch_logits,
     traced,
 )
+from tests.passes.float_types import FLOAT16, FLOAT32, check_types, float_types
 
-FLOAT32, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
-FLOATS = (FLOAT32, FLOAT16)
 TORCHSCRIPT = TraceOptions(exporter="torchscript")
 interfaces = pytest.mark.parametrize(("exporter", "branches"), [("dynamo", 2), ("torchscript", 2), ("torchscript", 3)])
 FP16_TINY = 2.0**-24  # the smallest positive FP16 number
@@ -53,25 +51,6 @@ def tiny(tiny_spec: TinySpec) -> ModelSpec:
 
 def halved(model: ir.Model, *keep: str) -> ir.Model:
     return HalfPrecision(keep)(model).model
-
-
-def float_types(node: ir.Node) -> set[ir.DataType]:
-    values = [*node.inputs, *node.outputs]
-    return {value.dtype for value in values if value is not None and value.dtype in FLOATS}
-
-
-def check_types(model: ir.Model) -> None:
-    """Strong typing: one floating-point type in a node, recorded types as inferred ones, and ONNX Runtime's own type check."""
-    for node in model.graph:
-        assert node.op_type == "Cast" or len(float_types(node)) <= 1, node
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
-    for node in model.graph:
-        for value in node.outputs:
-            assert types.get(value.name or "", value.dtype) == value.dtype, value
-    ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 @interfaces

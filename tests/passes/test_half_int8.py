@@ -28,7 +28,7 @@ from tests.graphs.networks import (
     run,
     traced,
 )
-from tests.passes.test_half import (
+from tests.passes.float_types import (
     check_types,
     float_types,
 )

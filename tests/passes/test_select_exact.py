@@ -30,7 +30,7 @@ from tests.graphs.foreign import (
     export,
     live,
 )
-from tests.passes.test_select_gates import (
+from tests.graphs.gated_blocks import (
     SAME,
 )
 
