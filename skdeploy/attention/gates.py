@@ -16,11 +16,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
+from skdeploy.backends.logits import outputs_by_batch
 from skdeploy.backends.onnxruntime import open_model
 from skdeploy.core.errors import IntegrityError, ParityError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.decoding import Pixels
-from skdeploy.images.feeds import batches_of
 from skdeploy.ir.naming import module_of
 from skdeploy.passes.trace import attention_name
 
@@ -97,10 +97,9 @@ class AttentionReader:
         Raises ParityError for attention that is not finite or does not sum to one over the branches.
         """
         parts: dict[Gate, list[Attention]] = {gate: [] for gate in self._names}
-        for feeds, count in batches_of(crops, spec, self._session.inputs, batch):
-            outputs = self._session.run(feeds)
+        for outputs, _ in outputs_by_batch(self._session, crops, spec, batch):
             for gate, name in self._names.items():
-                parts[gate].append(self._checked(gate, outputs[name][:count]))
+                parts[gate].append(self._checked(gate, outputs[name]))
         return {gate.unit: np.concatenate(arrays) for gate, arrays in parts.items()}
 
     def _checked(self, gate: Gate, array: Array) -> Attention:

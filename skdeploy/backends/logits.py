@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -42,11 +42,20 @@ def run_images(session: Session, pixels: Pixels | Inputs, spec: ModelSpec, batch
         filled = run_images(session, np.concatenate([pixels, np.repeat(pixels[-1:], low - last, axis=0)]), spec, batch)
         return {name: value[: len(pixels)] if len(value) >= len(pixels) else value for name, value in filled.items()}
     parts: dict[str, list[Array]] = {}
-    for feeds, count in batches_of(pixels, spec, session.inputs, batch):
-        fed = len(feeds[session.inputs[0].name])
-        for name, value in session.run(feeds).items():
-            parts.setdefault(name, []).append(value[:count] if value.shape[:1] == (fed,) else np.atleast_1d(value))
+    for outputs, _ in outputs_by_batch(session, pixels, spec, batch):
+        for name, value in outputs.items():
+            parts.setdefault(name, []).append(value)
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def outputs_by_batch(
+    session: Session, crops: Iterable[Pixels | Inputs], spec: ModelSpec, batch: int
+) -> Iterator[tuple[dict[str, Array], int]]:
+    """The outputs of each batch, and how many images it holds. The fill of a fixed batch is cut off."""
+    for feeds, count in batches_of(crops, spec, session.inputs, batch):
+        fed = len(feeds[session.inputs[0].name])
+        outputs = session.run(feeds)
+        yield {k: v[:count] if v.shape[:1] == (fed,) else np.atleast_1d(v) for k, v in outputs.items()}, count
 
 
 def batch_limits(session: Session) -> tuple[int, int]:

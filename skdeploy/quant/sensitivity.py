@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from pydantic import Field
 
-from skdeploy.backends.logits import check_outputs
+from skdeploy.backends.logits import check_outputs, outputs_by_batch
 from skdeploy.backends.metrics import sqnr_db
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession, load_graph
 from skdeploy.bundle.evidence import keep_evidence
@@ -22,7 +22,7 @@ from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ClassOrder, Frozen, ModelSpec, Precision
 from skdeploy.images.dataset import Pixels, check_count, default_dataset, open_dataset
-from skdeploy.images.feeds import RUN_BATCH, batches_of
+from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.labels import as_the_network_counts
 from skdeploy.images.reading import read_crops
 from skdeploy.images.selection import select
@@ -311,8 +311,7 @@ def logits_of(model: ir.Model, spec: ModelSpec, crops: Crops, shown: str) -> Log
     batch = min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // (spec.input.height * spec.input.width)))
     found: list[Logits] = []
     with OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", None) as session:
-        for feeds, count in batches_of(crops, spec, session.inputs, batch):
-            outputs = {name: value[:count] for name, value in session.run(feeds).items()}
+        for outputs, count in outputs_by_batch(session, crops, spec, batch):
             problems = check_outputs(outputs, count, spec)
             if problems:
                 raise CalibrationError(
