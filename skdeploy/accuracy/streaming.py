@@ -22,7 +22,7 @@ from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, printable
 from skdeploy.images.decoding import Crop, ImageError, Pixels
 from skdeploy.images.feeds import batches_of
-from skdeploy.images.reading import MAX_UNREADABLE, SHOWN, WORKERS
+from skdeploy.images.reading import MAX_UNREADABLE, SHOWN, WORKERS, crop_or_error
 
 SAVE_SECONDS: Final = 10.0  # of work that a killed run loses at most; a save takes some ms
 TELL_SECONDS: Final = 0.1
@@ -76,9 +76,9 @@ class Reader:
         found: dict[CropKind, list[Crop | ImageError]] = {}
         for kind, spec in self._specs.items():
             if self._dataset.pixels is None:
-                found[kind] = list(pool.map(lambda index, spec=spec: self._crop(index, spec), rows))
+                found[kind] = list(pool.map(lambda index, spec=spec: crop_or_error(self._dataset, index, spec), rows))
             else:  # an array has nothing to decode, and threads would only wait for each other
-                found[kind] = [self._crop(index, spec) for index in rows]
+                found[kind] = [crop_or_error(self._dataset, index, spec) for index in rows]
         bad: dict[int, Unreadable] = {}
         for crops in found.values():
             for index, crop in zip(rows, crops, strict=True):
@@ -99,12 +99,6 @@ class Reader:
         }
         readable = [index for index in rows if index not in bad]
         return Batch(start, stop, readable, [bad[index] for index in sorted(bad)], feeds)
-
-    def _crop(self, index: int, spec: ModelSpec) -> Crop | ImageError:
-        try:
-            return self._dataset.crop(index, spec)
-        except ImageError as error:
-            return error
 
 
 def predict_all(
