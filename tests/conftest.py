@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -35,8 +36,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_configure() -> None:
     """A worker of pytest-xdist keeps to one core: torch and ONNX Runtime start a thread for each core that they may use, and
-    the threads of several workers would wait for each other.
+    the threads of several workers would wait for each other. A shell's background job ignores Ctrl-C, and so would all that a
+    test starts and interrupts.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker:
         cores = sorted(os.sched_getaffinity(0))
