@@ -54,7 +54,7 @@ def test_the_same_bundle_twice_has_no_difference(run: Run, exported: Path, bundl
 
 
 def test_a_worse_release_is_told_and_fails_only_with_a_budget(
-    run: Run, exported: Path, other: Path, data: Path
+    run: Run, exported: Path, bundle: Path, other: Path, data: Path
 ) -> None:
     told = run("evaluate", other, "--against", exported, "--data", data)
     assert told.code == 0, told.err
@@ -63,7 +63,7 @@ def test_a_worse_release_is_told_and_fails_only_with_a_budget(
     assert failed.code == 10
     assert "out of its budget" in failed.err
     assert (
-        run("evaluate", exported, "--against", other, "--data", data, "--max-drop", 5).code == 0
+        run("evaluate", bundle, "--against", other, "--data", data, "--max-drop", 5).code == 0
     )  # the other way it is a gain
 
 
@@ -76,7 +76,7 @@ def changed(bundle: Path, folder: Path, **model: object) -> Path:
 
 
 def test_other_labels_and_other_numbers_of_classes_are_refused(
-    run: Run, exported: Path, data: Path, tmp_path: Path
+    run: Run, exported: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     cats = changed(exported, tmp_path / "cats", labels=("a", "b", "c", "d", "e"))
     dogs = changed(exported, tmp_path / "dogs", labels=("a", "c", "b", "d", "e"))
@@ -84,7 +84,7 @@ def test_other_labels_and_other_numbers_of_classes_are_refused(
     assert result.code == 2
     assert "class 1 is 'b' and 'c'" in result.err
     assert run("evaluate", dogs, "--data", data, "--against", cats).code == 2
-    assert run("evaluate", exported, "--against", cats, "--data", data, "--json").json["classes"] == list(
+    assert run("evaluate", bundle, "--against", cats, "--data", data, "--json").json["classes"] == list(
         "abcde"
     )  # only one names them
     network = load_bundle(exported).manifest.model.network.model_copy(update={"classes": 6})

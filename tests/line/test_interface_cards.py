@@ -16,7 +16,7 @@ import tomli_w
 import torch
 from torch import nn
 
-from skdeploy.accuracy.evaluate import EvaluationOptions, compare, evaluate
+from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate
 from skdeploy.core.errors import CardError, UsageError, WeightsError
 from skdeploy.core.spec import Target
 from skdeploy.images.dataset import normalise
@@ -182,14 +182,14 @@ def test_accuracy_is_judged_only_on_preprocessing_that_somebody_gave(graph: Path
     assert error.value.exit_code == 2
     assert "skdeploy init" in (error.value.advice or "")
     with pytest.raises(UsageError, match="accuracy is not judged"):
-        compare(bundle.folder, bundle.folder, EvaluationOptions(data=data))
+        evaluate(bundle.folder, EvaluationOptions(data=data, against=str(bundle.folder)))
     assert evaluate(bundle.folder, EvaluationOptions(data=data, assume_imagenet=True)).accuracies
 
     # Beside a network whose preprocessing somebody gave, the other's is assumed all the same.
     given = export(replace(plain, output=tmp_path / "given", assume_imagenet=True)).bundle.folder
     with pytest.raises(UsageError, match=f"Of {bundle.folder} is assumed"):
         evaluate(given, EvaluationOptions(data=data, against=str(bundle.folder)))
-    assert compare(given, bundle.folder, EvaluationOptions(data=data, assume_imagenet=True)).accuracies
+    assert evaluate(bundle.folder, EvaluationOptions(data=data, against=str(given), assume_imagenet=True)).accuracies
     with pytest.raises(UsageError, match="nothing is assumed"):
         evaluate(given, EvaluationOptions(data=data, assume_imagenet=True))
 
