@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.contents import HEADROOM, PARITY, RANGES
 from skdeploy.bundle.evidence import FOLDER, read_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.manifest import Manifest
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from skdeploy.quant.ranges import Ranges
 
 Report = TypeVar("Report", bound=Frozen)
-
-PARITY: Final = "parity.json"
-HEADROOM: Final = "headroom.json"
-RANGES: Final = "ranges.json"
 
 
 @dataclass

@@ -21,9 +21,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from skdeploy.accuracy.facts import PARITY, Facts
+from skdeploy.accuracy.facts import Facts
 from skdeploy.accuracy.statistics import images_to_decide as needed
 from skdeploy.accuracy.statistics import passing_budget
+from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import GraphFacts
 from skdeploy.core.spec import Precision

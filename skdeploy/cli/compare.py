@@ -27,5 +27,5 @@ def _signature() -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-compare.__signature__ = _signature()  # type: ignore[attr-defined]
+compare.__signature__ = _signature()  # type: ignore[attr-defined]  # what Typer reads
 compare.__annotations__ = {name: one.annotation for name, one in _signature().parameters.items()}

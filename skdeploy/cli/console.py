@@ -18,6 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 from skdeploy.accuracy.verdict import Verdict
+from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.station_facts import EngineFacts, Int8Facts, RangesFacts
@@ -130,7 +131,7 @@ def print_bundle(
             )
             table.add_row(*cells[: len(shown)])
     console.print(table)
-    mixed = bundle.artifact("mixed.json")
+    mixed = bundle.artifact(contents.MIXED)
     if mixed is not None:
         from skdeploy.cli.sensitivity import print_mixed
         from skdeploy.quant.mixed import MixedPrecision
@@ -179,8 +180,8 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
 
 def int8_lines(bundle: Bundle) -> list[str]:
     """What is INT8 and what is not, and the images that it was calibrated on."""
-    graph = bundle.artifact("model.int8.onnx")
-    ranges = bundle.artifact("ranges.json")
+    graph = bundle.artifact(contents.INT8)
+    ranges = bundle.artifact(contents.RANGES)
     if graph is None or ranges is None:
         return []
     facts, audit = graph.facts_as(Int8Facts), ranges.facts_as(RangesFacts).audit

@@ -55,7 +55,7 @@ def flattened(
         plain = {name: value for name, value in given.items() if name in hints and name not in makers}
         verb(**plain, **{name: make(given) for name, make in makers.items()})
 
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what Typer reads
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shown.values()]
     )
     run.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}

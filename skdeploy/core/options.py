@@ -34,7 +34,7 @@ class Flag:
 class StationOptions(Frozen):
     """Base of all options. A field without a ``Flag`` is for Python alone."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     def record(self) -> dict[str, JsonValue]:
         """All options as JSON, for the manifest: equal records, equal work."""

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from skdeploy import engines
 from skdeploy.accuracy.facts import read_facts
 from skdeploy.accuracy.verdict import Verdict, decide_verdict, next_after_failed_parity
@@ -24,6 +26,7 @@ from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.runners import require_fp32_graph
 from skdeploy.bundle.station_facts import MixedFacts, WeightsFacts
 from skdeploy.checkpoints.network import Network, OwnNetwork
+from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import require_places
 from skdeploy.core.options import NoOptions
 from skdeploy.core.options import words_of as options_in_words
@@ -89,10 +92,21 @@ def _station_named(name: str) -> type[Station[Any, Any]] | None:
 
 
 def words_that_made(artifact: Artifact) -> list[str]:
-    """The options of an export, as on a command line, that the record of an artifact says."""
+    """The options of an export, as on a command line, that the record of an artifact says.
+
+    Raises IntegrityError for a record that no station writes.
+    """
     station = _station_named(artifact.station)
     models = station.flags if station is not None else ()
-    return [word for model in models for word in options_in_words(model.of_record(artifact.provenance.options))]
+    try:
+        return [word for model in models for word in options_in_words(model.of_record(artifact.provenance.options))]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise IntegrityError(
+            f"the manifest does not say how {artifact.path} was made: options.{where}: {first['msg']}",
+            advice="restore the manifest, or export again into another folder",
+        ) from error
 
 
 @dataclass(frozen=True)

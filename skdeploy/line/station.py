@@ -58,7 +58,6 @@ class Station(abc.ABC, Generic[OptionsT, FactsT]):
     facts: type[FactsT]
     flags: ClassVar[tuple[type[StationOptions], ...]] = ()  # the options of an export that ``settings`` records
     precision: Precision | None = None  # of a graph that it writes; None for "as the graph before", or no graph
-    reusable: bool = True
 
     @abc.abstractmethod
     def output(self, inputs: Inputs) -> str:
@@ -76,6 +75,10 @@ class Station(abc.ABC, Generic[OptionsT, FactsT]):
         """All that decides the result and is no file. The options alone, unless a station says otherwise."""
         return options.record()
 
+    def is_reusable(self) -> bool:
+        """Whether sources and settings tell all that the result depends on: if not, it is made anew each time."""
+        return True
+
     def notes(self, facts: FactsT) -> tuple[str, ...]:
         """What a person must know of the result, in sentences."""
         return ()
@@ -92,5 +95,5 @@ class Station(abc.ABC, Generic[OptionsT, FactsT]):
             parents={a.path: a.sha256 for a in inputs.artifacts.values()} | dict(self.sources(inputs)),
             options=self.settings(inputs, options),
             tools=self.tools,
-            reusable=self.reusable,
+            reusable=self.is_reusable(),
         )

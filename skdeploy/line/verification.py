@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from skdeploy.accuracy.facts import PARITY, read_facts, with_receipts
+from skdeploy.accuracy.facts import read_facts, with_receipts
 from skdeploy.accuracy.verdict import Verdict, decide_verdict, next_after_failed_parity
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.onnxruntime_gpu import GpuOptions, options_of
 from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, require_receipts, write_receipt
 from skdeploy.bundle.runners import check_graph_backend

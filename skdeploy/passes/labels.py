@@ -20,7 +20,7 @@ Spatial = tuple[int | None, int | None]
 FLAT: Final[Spatial] = (None, None)
 
 
-class Unknown(Exception):  # noqa: N818 - an answer to a question, not a failure
+class Unknown(Exception):  # noqa: N818  (an answer to a question, not an error)
     """This tensor is no weighted sum of maps; the message says why."""
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from skdeploy.backends.logits import check_outputs, outputs_by_batch
 from skdeploy.backends.metrics import sqnr_db
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession, load_graph
+from skdeploy.bundle.contents import MODEL, RANGES
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import CalibrationError, UsageError
@@ -37,8 +38,6 @@ Crops = Sequence[Pixels] | Pixels  # uint8 (H, W, C) each
 Labels = NDArray[np.integer[Any]]
 Logits = NDArray[np.float64]
 
-MODEL: Final = "model.onnx"
-RANGES: Final = "ranges.json"  # the artifact of an INT8 bundle
 BATCH_PIXELS: Final = (
     RUN_BATCH * 224 * 224
 )  # in one batch: RUN_BATCH is for images of 224 x 224, small ones go together

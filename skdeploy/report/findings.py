@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from skdeploy.accuracy.facts import HEADROOM as HEADROOM
-from skdeploy.accuracy.facts import PARITY as PARITY
-from skdeploy.accuracy.facts import RANGES as RANGES
 from skdeploy.accuracy.facts import Facts, evidence, fill_facts, recorded
+from skdeploy.bundle.contents import MIXED, RANGES
 from skdeploy.bundle.evidence import FOLDER
 from skdeploy.bundle.folder import Bundle
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from skdeploy.quant.mixed import MixedPrecision
     from skdeploy.quant.sensitivity import SensitivityReport
 
-MIXED: Final = "mixed.json"
 EVIDENCE: Final = ("accuracy", "blame", "sensitivity", "attention")
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 
-from pydantic import ValidationError
-
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.contents import MIXED, RANGES
 from skdeploy.bundle.station_facts import Int8Facts
-from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Precision
-from skdeploy.images.audit_report import AuditReport
+from skdeploy.images.audit_report import AuditReport, audit_of
 from skdeploy.quant.mixed import MixedPrecision
 from skdeploy.quant.ranges import Ranges, TensorRange
 from skdeploy.quant.sensitivity import Effect, SensitivityReport
@@ -36,7 +33,7 @@ from skdeploy.report.blocks import (
     percent_text,
     sentence,
 )
-from skdeploy.report.findings import MIXED, RANGES, Findings
+from skdeploy.report.findings import Findings
 from skdeploy.report.plots import NARROW, WIDE, Axis, Row, rows_chart
 
 TALL = 40  # rows of a drawing; the table has all
@@ -178,8 +175,8 @@ def calibration_section(found: Findings) -> Section | None:
         f"{counted(ranges.data.images, 'image')} of {ranges.data.name}."
     )
     blocks: list[Block] = []
-    if ranges.audit:
-        audit = _read_audit(ranges)
+    audit = audit_of(ranges.audit)
+    if audit is not None:
         warnings = audit.warnings()
         blocks += [Text(sentence(warning), "warn") for warning in warnings] or [
             Text("The audit of the images found nothing wrong.", "good")
@@ -187,16 +184,6 @@ def calibration_section(found: Findings) -> Section | None:
         blocks.append(Facts(tuple(_audit(audit))))
     blocks += [_ranges_figure(ranges), Fold(f"All {len(ranges.tensors)} ranges", (_ranges_table(ranges),))]
     return Section("calibration", title, lead, tuple(blocks))
-
-
-def _read_audit(ranges: Ranges) -> AuditReport:
-    """The file's digest holds, but a ranges file given by hand may have anything as its audit."""
-    try:
-        return AuditReport.model_validate_json(json.dumps(ranges.audit))
-    except ValidationError as error:
-        raise IntegrityError(
-            f"{RANGES} has an audit that is none: {str(error).splitlines()[0]}", advice="calibrate and export again"
-        ) from error
 
 
 def _audit(audit: AuditReport) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.contents import RANGES
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.spec import Precision
 from skdeploy.line.export import words_of, words_that_made
@@ -180,7 +181,7 @@ def export_command(found: Findings) -> str | None:
     if "trace" in made and "simplify" not in made:
         words.append("--no-simplify")
     if found.ranges is not None:
-        words += ["--ranges", str(found.bundle.folder / "ranges.json")]
+        words += ["--ranges", str(found.bundle.folder / RANGES)]
     for artifact in manifest.artifacts:
         words += words_that_made(artifact)
     if not any(a.format == "engine" for a in manifest.artifacts):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 
+from skdeploy.bundle.contents import HEADROOM, PARITY
 from skdeploy.core.spec import Precision, Tolerance
 from skdeploy.parity.blame_report import BlameReport, LayerResult
 from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport, suite_name
@@ -27,7 +28,7 @@ from skdeploy.report.blocks import (
     number,
     sentence,
 )
-from skdeploy.report.findings import HEADROOM, PARITY, Findings
+from skdeploy.report.findings import Findings
 from skdeploy.report.plots import NARROW, WIDE, Axis, Reference, Row, Series, line_chart, rows_chart
 
 BARS = 16  # tensors in a drawing: those with least headroom are what one looks for

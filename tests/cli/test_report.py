@@ -70,3 +70,15 @@ def test_a_part_of_the_bundle_is_no_place_for_the_report(run: Run, bundle: Path)
     result = run("report", bundle, "--output", bundle / "model.onnx")
     assert result.code == 2
     assert (bundle / "model.onnx").read_bytes() == before
+
+
+def test_a_record_that_no_station_writes_is_named_and_leaves_no_report(run: Run, bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    traced = next(row for row in manifest["artifacts"] if row["path"] == "model.traced.onnx")
+    traced["provenance"]["options"]["opset"] = "the newest"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    result = run("report", bundle)
+    assert result.code == 9
+    assert "does not say how model.traced.onnx was made: options.opset: Input should be a valid integer" in result.err
+    assert not (bundle / "report.html").exists()

@@ -55,8 +55,7 @@ class Parity(Station[NoOptions, ParityFacts]):
 
         return self.witness.sha256 if isinstance(self.witness, Golden) else ""
 
-    @property
-    def reusable(self) -> bool:  # type: ignore[override]
+    def is_reusable(self) -> bool:
         return not isinstance(self.network, OwnNetwork) and (self.witness is None or bool(self._golden))
 
     def output(self, inputs: Inputs) -> str:

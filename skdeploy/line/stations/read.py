@@ -29,7 +29,9 @@ class Read(Station[NoOptions, ReadFacts]):
     name, words, format, facts = "read", "read ONNX", "onnx", ReadFacts
     tools = GRAPH_TOOLS
     precision = Precision.FP32
-    reusable = False
+
+    def is_reusable(self) -> bool:
+        return False
 
     def output(self, inputs: Inputs) -> str:
         return contents.READ

@@ -31,8 +31,7 @@ class Trace(Station[TraceOptions, TraceFacts]):
     tools = (*GRAPH_TOOLS, "torch", "onnxscript")
     precision = Precision.FP32
 
-    @property
-    def reusable(self) -> bool:  # type: ignore[override]
+    def is_reusable(self) -> bool:
         return isinstance(self.network, Network)
 
     def output(self, inputs: Inputs) -> str:
