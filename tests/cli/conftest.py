@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ from PIL import Image
 from skdeploy.__main__ import main
 from skdeploy.core.spec import Precision, Target
 from skdeploy.line.building import build_engine
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import export
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import BuildRequest, ExportOptions
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet
+from tests.cli.evaluation_data import labelled
 from tests.conftest import FAST
 
 
@@ -39,6 +43,8 @@ class Result:
 
 
 Run = Callable[..., Result]
+Snapshot = Callable[[Path], dict[str, bytes | None]]
+ModesBind = Callable[[], AbstractContextManager[None]]
 QUICK = ("--target", "onnx", "--exporter", "torchscript")  # an export of a second
 
 
@@ -69,7 +75,8 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four images of noise: every tensor of the network is busy on them."""
-    folder = tmp_path_factory.mktemp("images")
+    folder = tmp_path_factory.mktemp("given") / "images"
+    folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (4, 40, 44, 3), dtype=np.uint8)
     for index, pixels in enumerate(noise):
         Image.fromarray(pixels).save(folder / f"{index}.png")
@@ -132,7 +139,55 @@ def again(card: Path, images: Path, weights: Path) -> list[object]:
     return ["export", card, "--fp16", *QUICK, "--images", images, "--weights", weights]
 
 
-Snapshot = Callable[[Path], dict[str, bytes | None]]
+@pytest.fixture(scope="session")
+def once_int8(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network in INT8, with FP32 beside it, which ONNX Runtime has INT8 kernels for; one unit is kept out of INT8, as after
+    --max-drop. Do not change it: take ``int8``.
+    """
+    folder = tmp_path_factory.mktemp("int8") / "int8"
+    lower = Int8Options(
+        calibration=CalibrationOptions(images=images), fallback=Precision.FP32, keep=(r"^stages\.1\.0",)
+    )
+    export(
+        ExportOptions(
+            str(card),
+            Precision.INT8,
+            output=folder,
+            weights=str(weights),
+            trace=FAST,
+            images=images,
+            target=Target.ONNX,
+            int8=lower,
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def int8(once_int8: Path, tmp_path: Path) -> Path:
+    """A copy of the INT8 bundle."""
+    return Path(shutil.copytree(once_int8, tmp_path / "int8"))
+
+
+@pytest.fixture(scope="session")
+def other(card: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another network of the same card, in FP32. Do not change it."""
+    folder = tmp_path_factory.mktemp("other") / "other"
+    export(ExportOptions(str(card), output=folder, seed=3, trace=FAST, images=images, target=Target.ONNX))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evaluation(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 labelled images, of which the FP32 graph gets 36 right."""
+    return labelled(exported, tmp_path_factory.mktemp("evaluation") / "evaluation.npz")
+
+
+@pytest.fixture(autouse=True)
+def predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where evaluations keep their predictions: a cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/skdeploy/evaluations"
 
 
 @pytest.fixture
