@@ -10,7 +10,7 @@ NUMBER = re.compile(r"(?<![\w.-])[+-]?\d+(?:[.,:-]\d+)*(?:e[+-]?\d+)?(?=x?\b|%|\
 
 
 def masked(text: str) -> str:
-    """``text`` with # for each number and digest. A column is as wide as its numbers: one space before them, else two at most."""
+    """Return the text with # for each number and digest, which decide how wide a column is: two spaces in a row at most."""
     text = re.sub("  +", "  ", re.sub(" +#", " #", NUMBER.sub("#", DIGEST.sub("#", text))))
     return "".join(f"{line.rstrip()}\n" for line in re.sub("(?m)^ #", "#", text).splitlines())
 
