@@ -41,9 +41,6 @@ def put_engine(
     return put(bundle, recipe(path, "engine", station="build", precision=precision), plan, facts)
 
 
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
-
-
 def produced(bundle: Bundle, text: str = "content", output: str = "x.json", **options: str) -> Artifact:
     made_by = recipe(output, "json", **options)
     return put(bundle, made_by, text.encode(), OtherFacts.model_validate({"station": "write", "length": len(text)}))

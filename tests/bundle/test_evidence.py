@@ -9,12 +9,10 @@ import pytest
 
 from skdeploy.bundle.evidence import read_evidence, write_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.manifest import Manifest
-from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import IntegrityError
-from skdeploy.core.spec import Frozen, Precision
-from skdeploy.zoo.cards import read_card
-from tests.bundle.recorded import CARD, produced
+from skdeploy.core.spec import Frozen
+from tests.bundle.recorded import produced
+from tests.tiny import head
 
 
 class Finding(Frozen):
@@ -25,15 +23,7 @@ class Finding(Frozen):
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    head = Manifest(
-        skdeploy="0",
-        created="2026-01-01T00:00:00+00:00",
-        model=read_card(CARD),
-        weights=WeightsRecord(source="random", seed=0),
-        precision=Precision.FP32,
-    )
-    made = Bundle(tmp_path, head)
-    produced(made, "first")
+    produced(Bundle(tmp_path, head()), "first")
     return load_bundle(tmp_path)
 
 

@@ -9,31 +9,16 @@ from pathlib import Path
 import pytest
 
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
-from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import StationFacts
-from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import IntegrityError, UsageError
-from skdeploy.core.spec import Precision
-from skdeploy.zoo.cards import read_card
-from tests.bundle.recorded import CARD, produced, put, recipe
-
-
-@pytest.fixture
-def head() -> Manifest:
-    return Manifest(
-        skdeploy="0",
-        created="2026-01-01T00:00:00+00:00",
-        model=read_card(CARD),
-        weights=WeightsRecord(source="random", seed=0),
-        precision=Precision.FP32,
-    )
-
+from tests.bundle.recorded import produced, put, recipe
+from tests.tiny import head
 
 Change = Callable[[Path], None]
 
 
-def test_an_artifact_is_recorded_with_its_digest_as_soon_as_it_is_made(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+def test_an_artifact_is_recorded_with_its_digest_as_soon_as_it_is_made(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         artifact = produced(bundle)
         assert load_bundle(tmp_path / "b").artifact("x.json") == artifact
     assert artifact.size_bytes == len("content")
@@ -41,26 +26,26 @@ def test_an_artifact_is_recorded_with_its_digest_as_soon_as_it_is_made(head: Man
     assert load_bundle(tmp_path / "b").manifest.verdict == "incomplete"
 
 
-def test_an_empty_bundle_is_one_before_its_first_artifact(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head):
-        assert load_bundle(tmp_path / "b").manifest == head
+def test_an_empty_bundle_is_one_before_its_first_artifact(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()):
+        assert load_bundle(tmp_path / "b").manifest == head()
 
 
-def test_a_stage_that_fails_leaves_no_file_and_no_record(head: Manifest, tmp_path: Path) -> None:
+def test_a_stage_that_fails_leaves_no_file_and_no_record(tmp_path: Path) -> None:
     def fail(path: Path) -> StationFacts:
         path.write_text("half")
         raise ZeroDivisionError
 
-    with bundle_for_writing(tmp_path / "b", head) as bundle, pytest.raises(ZeroDivisionError):
+    with bundle_for_writing(tmp_path / "b", head()) as bundle, pytest.raises(ZeroDivisionError):
         bundle.produce(recipe("x.json", "json"), fail)
     assert load_bundle(tmp_path / "b").manifest.artifacts == ()
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [".lock", "manifest.json"]
 
 
-def test_a_stage_is_up_to_date_while_key_and_file_are_the_same(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+def test_a_stage_is_up_to_date_while_key_and_file_are_the_same(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         made = produced(bundle, option="1")
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         assert bundle.up_to_date(recipe("x.json", "json", option="1")) == made
         assert bundle.up_to_date(recipe("x.json", "json", option="2")) is None
         assert bundle.up_to_date(recipe("y.json", "json", option="1")) is None
@@ -83,9 +68,9 @@ def link_out(path: Path) -> None:
     ("change", "words"), [(remove, "is missing"), (alter, "recorded"), (link_out, "is a link that leaves the bundle")]
 )
 def test_a_changed_file_is_refused_by_a_reader_and_made_again_by_a_writer(
-    head: Manifest, tmp_path: Path, change: Change, words: str
+    tmp_path: Path, change: Change, words: str
 ) -> None:
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         made = produced(bundle)
     change(tmp_path / "b/x.json")
     reader = load_bundle(tmp_path / "b")
@@ -93,14 +78,14 @@ def test_a_changed_file_is_refused_by_a_reader_and_made_again_by_a_writer(
         reader.check_all()
     assert error.value.exit_code == 9
     assert error.value.advice
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         assert bundle.up_to_date(recipe("x.json", "json")) is None
         assert produced(bundle).sha256 == made.sha256
         bundle.check_all()
 
 
-def test_a_damaged_engine_is_built_again_and_not_exported(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+def test_a_damaged_engine_is_built_again_and_not_exported(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         produced(bundle)
         put(bundle, recipe("engines/x.engine", "engine"), b"plan")
     for name, advice in (
@@ -133,8 +118,8 @@ def test_a_manifest_that_cannot_be_read_is_told_once(tmp_path: Path, content: by
     assert error.value.advice
 
 
-def test_finish_removes_what_is_no_longer_part_of_the_line(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+def test_finish_removes_what_is_no_longer_part_of_the_line(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         first = produced(bundle)
         produced(bundle, output="y.json")
         bundle.finish((first,), "verified")
@@ -144,9 +129,9 @@ def test_finish_removes_what_is_no_longer_part_of_the_line(head: Manifest, tmp_p
     found.check_complete()
 
 
-def test_nothing_is_written_to_a_folder_that_leads_out(head: Manifest, tmp_path: Path) -> None:
+def test_nothing_is_written_to_a_folder_that_leads_out(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         (tmp_path / "b/engines").symlink_to("../outside")
         with pytest.raises(IntegrityError, match=r"engines is a link that leaves the bundle") as error:
             produced(bundle, output="engines/y.json")
@@ -155,8 +140,8 @@ def test_nothing_is_written_to_a_folder_that_leads_out(head: Manifest, tmp_path:
     assert load_bundle(tmp_path / "b").manifest.artifacts == ()
 
 
-def test_finish_does_not_follow_a_folder_that_leads_out(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+def test_finish_does_not_follow_a_folder_that_leads_out(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         produced(bundle, output="engines/y.json")
         (tmp_path / "b/engines").rename(tmp_path / "outside")
         (tmp_path / "b/engines").symlink_to("../outside")
@@ -166,70 +151,69 @@ def test_finish_does_not_follow_a_folder_that_leads_out(head: Manifest, tmp_path
 
 
 @pytest.mark.parametrize(("verdict", "words"), [("incomplete", "come to its end"), ("failed", "failed parity")])
-def test_only_a_bundle_in_parity_may_be_deployed(head: Manifest, tmp_path: Path, verdict: str, words: str) -> None:
-    bundle = Bundle(tmp_path, head.model_copy(update={"verdict": verdict}))
+def test_only_a_bundle_in_parity_may_be_deployed(tmp_path: Path, verdict: str, words: str) -> None:
+    bundle = Bundle(tmp_path, head(verdict=verdict))
     with pytest.raises(IntegrityError, match=words):
         bundle.check_deployable()
 
 
-def test_a_bundle_that_failed_parity_is_complete_and_may_be_judged(head: Manifest, tmp_path: Path) -> None:
-    Bundle(tmp_path, head.model_copy(update={"verdict": "failed"})).check_complete()
+def test_a_bundle_that_failed_parity_is_complete_and_may_be_judged(tmp_path: Path) -> None:
+    Bundle(tmp_path, head(verdict="failed")).check_complete()
     with pytest.raises(IntegrityError, match="come to its end"):
-        Bundle(tmp_path, head).check_complete()
+        Bundle(tmp_path, head()).check_complete()
 
 
-def test_a_second_writer_is_turned_away_while_the_first_is_at_work(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+def test_a_second_writer_is_turned_away_while_the_first_is_at_work(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         with (
             pytest.raises(IntegrityError, match="another skdeploy is writing") as error,
-            bundle_for_writing(tmp_path / "b", head),
+            bundle_for_writing(tmp_path / "b", head()),
         ):
             pass
         produced(bundle)
     assert error.value.exit_code == 9
     assert "--output" not in error.value.advice  # not every verb that writes has it
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         bundle.check_all()
 
 
-def test_a_writer_that_is_turned_away_removes_nothing_of_the_first(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head):
+def test_a_writer_that_is_turned_away_removes_nothing_of_the_first(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()):
         partial = tmp_path / "b/.x.json.1.partial"
         partial.write_text("being written")
-        with pytest.raises(IntegrityError), bundle_for_writing(tmp_path / "b", head):
+        with pytest.raises(IntegrityError), bundle_for_writing(tmp_path / "b", head()):
             pass
         assert partial.exists()
 
 
-def test_what_a_killed_process_left_is_removed_in_a_bundle(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path / "b", head) as bundle:
+def test_what_a_killed_process_left_is_removed_in_a_bundle(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path / "b", head()) as bundle:
         produced(bundle, output="engines/x.engine")
     leftover = tmp_path / "b/engines/.x.engine.99.partial"
     leftover.write_text("half")
-    with bundle_for_writing(tmp_path / "b", head):
+    with bundle_for_writing(tmp_path / "b", head()):
         assert not leftover.exists()
 
 
-def test_a_folder_from_a_process_killed_before_its_manifest_is_taken(head: Manifest, tmp_path: Path) -> None:
+def test_a_folder_from_a_process_killed_before_its_manifest_is_taken(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     (tmp_path / ".manifest.json.99.partial").write_text("{")
-    with bundle_for_writing(tmp_path, head) as bundle:
+    with bundle_for_writing(tmp_path, head()) as bundle:
         produced(bundle)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "manifest.json", "x.json"]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", ".git", ".x.partial"])
-def test_a_folder_with_anything_else_in_it_is_left_alone(head: Manifest, tmp_path: Path, name: str) -> None:
+def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UsageError, match="not empty and not a bundle"), bundle_for_writing(tmp_path, head):
+    with pytest.raises(UsageError, match="not empty and not a bundle"), bundle_for_writing(tmp_path, head()):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_the_head_of_the_last_export_is_the_manifests(head: Manifest, tmp_path: Path) -> None:
-    with bundle_for_writing(tmp_path, head) as bundle:
+def test_the_head_of_the_last_export_is_the_manifests(tmp_path: Path) -> None:
+    with bundle_for_writing(tmp_path, head()) as bundle:
         kept = produced(bundle)
-    other = head.model_copy(update={"skdeploy": "1"})
-    with bundle_for_writing(tmp_path, other) as bundle:
+    with bundle_for_writing(tmp_path, head(skdeploy="1")) as bundle:
         bundle.finish((kept,), "verified")
     assert load_bundle(tmp_path).manifest.skdeploy == "1"

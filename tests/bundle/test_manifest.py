@@ -15,28 +15,19 @@ from skdeploy.bundle.manifest import Manifest, manifest_schema
 from skdeploy.bundle.station_facts import HalfFacts
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.spec import Precision, TensorSpec
-from skdeploy.zoo.cards import read_card
 from tests.bundle.recorded import put
+from tests.tiny import head
 
 PUBLISHED = resources.files("skdeploy.bundle") / "manifest.schema.json"
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Any:
     """The manifest.json of a bundle with one artifact, read by nothing of ours."""
-    head = Manifest(
-        skdeploy="0",
-        created="2026-01-01T00:00:00+00:00",
-        model=read_card(CARD),
-        weights=WeightsRecord(source="checkpoint", file="x", sha256="0" * 64),
-        precision=Precision.FP16,
-        notes=("one",),
-    )
-
+    weights = WeightsRecord(source="checkpoint", file="x", sha256="0" * 64)
     made_by = Recipe("half", "model.fp16.onnx", "onnx", Precision.FP16, {"a": "b"}, {"c": [1]}, ("numpy",))
     inputs = (TensorSpec(name="input", dtype="float32", shape=("batch", 3, 32, 32)),)
-    with bundle_for_writing(tmp_path, head) as bundle:
+    with bundle_for_writing(tmp_path, head(Precision.FP16, weights=weights, notes=("one",))) as bundle:
         put(bundle, made_by, b"graph", HalfFacts(inputs=inputs, nodes=3, kept_fp32={"Pow": "it must"}))
     return json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
 

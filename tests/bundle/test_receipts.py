@@ -12,16 +12,13 @@ import pytest
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, bundle_for_writing
-from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.receipts import cpu_name, driver_text, read_receipts, slug, this_device, write_receipt
-from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.devices import cuda
-from skdeploy.zoo.cards import read_card
 from tests.bundle.recorded import put, recipe
+from tests.tiny import head
 
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 
 
@@ -34,14 +31,7 @@ class Latency(Frozen):
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    head = Manifest(
-        skdeploy="0",
-        created="2026-11-24T00:00:00+00:00",
-        model=read_card(CARD),
-        weights=WeightsRecord(source="random", seed=0),
-        precision=Precision.FP16,
-    )
-    with bundle_for_writing(tmp_path / "bundle", head) as made:
+    with bundle_for_writing(tmp_path / "bundle", head(Precision.FP16)) as made:
         for name, form in (("model.onnx", "onnx"), ("engines/x.engine", "engine")):
             put(made, recipe(name, form, precision=Precision.FP16), name.encode())
         return made

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from skdeploy.core.spec import ModelSpec
@@ -18,16 +17,12 @@ from skdeploy.images.duplicates import Fingerprints, fingerprints
 from skdeploy.images.labels import as_the_network_counts
 from skdeploy.images.reading import read_crops
 from skdeploy.images.selection import random_images, select
-from skdeploy.zoo.cards import load_card, read_card
+from skdeploy.zoo.cards import load_card
+from tests.tiny import noise, save, spec, spec_of
 
-Pixels = NDArray[np.uint8]
 FASHION = Path(__file__).parents[2] / "calibration/fashion"
-TINY = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")  # 5 classes, 3 x 32 x 32 from 36
+TINY = spec()
 SPEC, _ = load_card("sknet-fashion")  # 10 classes, 1 x 28 x 28 from 28
-
-
-def noise(*shape: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def audited(
@@ -90,8 +85,7 @@ def test_fewer_images_than_were_asked_for_are_in_the_report() -> None:
 
 
 def test_an_image_that_could_not_be_read_is_reported_and_counts_for_nothing(tmp_path: Path) -> None:
-    for index in range(100):
-        Image.fromarray(noise(36, 36, 3, seed=index)).save(tmp_path / f"{index:03}.jpg")
+    save(tmp_path, *(f"{index:03}.jpg" for index in range(100)))
     (tmp_path / "042.jpg").write_bytes((tmp_path / "042.jpg").read_bytes()[:800])
     report = audited(open_dataset(tmp_path))
     assert (report.asked, report.used) == (100, 99)
@@ -125,9 +119,7 @@ def test_only_the_first_of_many_missing_classes_are_named() -> None:
 
 
 def test_class_folders_that_were_not_matched_are_counted_and_none_is_called_missing(tmp_path: Path) -> None:
-    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(noise(36, 36, 3)).save(tmp_path / name)
+    save(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png")
     report = audited(open_dataset(tmp_path))
     assert report.classes is not None
     assert (report.classes.covered, report.classes.total) == (2, 5)
@@ -269,5 +261,4 @@ def test_images_with_an_orientation_are_counted_with_what_was_done(exif: str, sa
         tag = Image.Exif()
         tag[0x0112] = orientation
         Image.fromarray(noise(36, 60, 3)).save(tmp_path / f"{place}.jpg", exif=tag)
-    spec = TINY.model_copy(update={"preprocess": TINY.preprocess.model_copy(update={"exif": exif})})
-    assert warned(audited(open_dataset(tmp_path), spec), said)
+    assert warned(audited(open_dataset(tmp_path), spec_of(exif=exif)), said)

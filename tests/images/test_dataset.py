@@ -9,37 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from skdeploy.core.errors import DependencyError, UsageError
-from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import PHOTOGRAPHS, Dataset, default_dataset, open_dataset, photographs
-from skdeploy.zoo.cards import load_card, read_card
+from skdeploy.zoo.cards import load_card
+from tests.tiny import noise, save, spec, spec_of
 
-Pixels = NDArray[np.uint8]
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 FASHION = Path(__file__).parents[2] / "calibration/fashion"
 
 
-def noise(*shape: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def spec_of(channels: int = 3, *, height: int = 32, width: int = 32, **preprocess: Any) -> ModelSpec:
-    spec = read_card(CARD)
-    return spec.model_copy(
-        update={
-            "input": spec.input.model_copy(update={"channels": channels, "height": height, "width": width}),
-            "preprocess": spec.preprocess.model_copy(update=preprocess),
-        }
-    )
-
-
 def test_a_folder_is_read_in_the_order_of_its_sorted_names(tmp_path: Path) -> None:
-    for name in ("b/2.PNG", "a/9.png", "b/10.png", "c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(noise(36, 36, 3)).save(tmp_path / name)
+    save(tmp_path, "b/2.PNG", "a/9.png", "b/10.png", "c.png")
     (tmp_path / "a/readme.txt").write_text("not an image")
     names = [path.relative_to(tmp_path).as_posix() for path in open_dataset(tmp_path).files]
     assert names == ["a/9.png", "b/10.png", "b/2.PNG", "c.png"]
@@ -73,9 +54,7 @@ def test_no_images_at_all_are_refused(limit: int, tmp_path: Path) -> None:
 
 
 def test_copies_that_tools_hide_are_passed_over(tmp_path: Path) -> None:
-    for name in ("a.png", "._a.png", ".ipynb_checkpoints/a.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(noise(36, 36, 3)).save(tmp_path / name)
+    save(tmp_path, "a.png", "._a.png", ".ipynb_checkpoints/a.png")
     assert [file.name for file in open_dataset(tmp_path).files] == ["a.png"]
 
 
@@ -98,19 +77,13 @@ def test_a_folder_with_an_archive_and_no_images_means_the_archive(tmp_path: Path
 
 def test_a_folder_with_an_archive_and_images_is_ambiguous(tmp_path: Path) -> None:
     np.savez(tmp_path / "calibration.npz", images=noise(3, 36, 36))
-    Image.fromarray(noise(36, 36, 3)).save(tmp_path / "x.png")
+    save(tmp_path, "x.png")
     with pytest.raises(UsageError, match=r"holds calibration\.npz and 1 image files"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, archive="evaluation.npz")) == 1
 
 
 # ----- class folders
-
-
-def save(folder: Path, *names: str) -> None:
-    for seed, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise(36, 36, 3, seed=seed)).save(folder / name)
 
 
 def test_class_folders_give_labels_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -327,26 +300,26 @@ def test_the_digest_is_of_the_images_in_their_order(tmp_path: Path) -> None:
 
 
 def test_the_default_photographs_are_there_and_as_many_as_asked_for() -> None:
-    spec, _ = load_card("sknet50")
-    assert len(default_dataset(spec, 64)) == len(PHOTOGRAPHS)
-    three = default_dataset(spec, 3)
+    card, _ = load_card("sknet50")
+    assert len(default_dataset(card, 64)) == len(PHOTOGRAPHS)
+    three = default_dataset(card, 3)
     assert [file.name for file in three.files] == list(PHOTOGRAPHS[:3])
-    assert three.load(spec).shape == (3, 224, 224, 3)
+    assert three.load(card).shape == (3, 224, 224, 3)
 
 
 def test_a_cards_own_images_come_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # not found by luck of the current folder
-    spec, _ = load_card("sknet-fashion")
-    dataset = default_dataset(spec, 8)
+    card, _ = load_card("sknet-fashion")
+    dataset = default_dataset(card, 8)
     assert dataset.pixels is not None
-    assert np.array_equal(dataset.load(spec), dataset.pixels)  # 28 x 28 already
+    assert np.array_equal(dataset.load(card), dataset.pixels)  # 28 x 28 already
     assert len(dataset) == 8
 
 
 def test_images_that_the_card_names_in_vain_are_named() -> None:
-    spec = read_card(CARD).model_copy(update={"parity_images": "none/such.npz"})
+    card = spec().model_copy(update={"parity_images": "none/such.npz"})
     with pytest.raises(UsageError, match=r"calibration/none/such\.npz"):
-        default_dataset(spec, 1)
+        default_dataset(card, 1)
 
 
 def test_photographs_that_are_missing_are_a_missing_dependency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,21 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 
 from skdeploy.images.dataset import Dataset, open_dataset, photographs
 from skdeploy.images.duplicates import NEAR_BITS, Fingerprints, exact_pairs, fingerprints, near_pairs, perceptual_hash
-from skdeploy.zoo.cards import load_card, read_card
+from skdeploy.zoo.cards import load_card
+from tests.tiny import Pixels, noise, spec
 
-Pixels = NDArray[np.uint8]
 FASHION = Path(__file__).parents[2] / "calibration/fashion"
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
-
-
-def noise(*shape: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def saved(pixels: Pixels, quality: int = 75) -> Pixels:
@@ -187,6 +181,6 @@ def test_nothing_has_no_pairs() -> None:
 def test_fingerprints_are_of_the_crops_and_know_the_names() -> None:
     images = noise(3, 36, 36, 3)
     images[1, 2:34, 2:34] = images[0, 2:34, 2:34]  # equal but for the border, which the crop cuts off
-    found = fingerprints(Dataset("set", pixels=images), read_card(CARD))
+    found = fingerprints(Dataset("set", pixels=images), spec())
     assert (found.name, found.names) == ("set", ["images[0]", "images[1]", "images[2]"])
     assert [tuple(pair) for pair in exact_pairs(found)] == [(0, 1, 0)]

@@ -12,9 +12,10 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.images.labels import as_the_network_counts
-from skdeploy.zoo.cards import load_card, read_card
+from skdeploy.zoo.cards import load_card
+from tests.tiny import spec
 
-TINY = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")  # 5 classes, no labels
+TINY = spec()
 FASHION, _ = load_card("sknet-fashion")  # 10 classes, labels
 
 

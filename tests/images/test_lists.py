@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from skdeploy.core.errors import UsageError
 from skdeploy.images.dataset import open_dataset
-
-
-def save(folder: Path, *names: str) -> None:
-    for seed, name in enumerate(names):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(seed).integers(0, 256, (36, 36, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / name)
+from tests.tiny import save
 
 
 def test_a_list_is_read_in_its_own_order(tmp_path: Path) -> None:

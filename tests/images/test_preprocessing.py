@@ -12,27 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skdeploy.core.errors import UsageError
-from skdeploy.core.spec import ModelSpec, Preprocess
+from skdeploy.core.spec import Preprocess
 from skdeploy.images.dataset import affine, normalise, open_dataset
-from skdeploy.zoo.cards import read_card
+from tests.tiny import Pixels, noise, spec_of
 
-Pixels = NDArray[np.uint8]
 Real = NDArray[np.float64]
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
-
-
-def noise(*shape: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def spec_of(channels: int = 3, *, height: int = 32, width: int = 32, **preprocess: Any) -> ModelSpec:
-    spec = read_card(CARD)
-    return spec.model_copy(
-        update={
-            "input": spec.input.model_copy(update={"channels": channels, "height": height, "width": width}),
-            "preprocess": spec.preprocess.model_copy(update=preprocess),
-        }
-    )
 
 
 # ----- against an independent implementation, in float64

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from skdeploy.core.errors import CalibrationError
@@ -18,14 +17,9 @@ from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.images.decoding import Crop
 from skdeploy.images.reading import read_crops
-from skdeploy.zoo.cards import read_card
+from tests.tiny import noise, spec
 
-Pixels = NDArray[np.uint8]
-SPEC = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")  # 3 x 32 x 32 from 36
-
-
-def noise(*shape: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+SPEC = spec()
 
 
 def folder_of(folder: Path, count: int, *, broken: int = 0) -> Dataset:

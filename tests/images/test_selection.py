@@ -11,9 +11,9 @@ import pytest
 from skdeploy.core.errors import UsageError
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.images.selection import random_images, select
-from skdeploy.zoo.cards import load_card, read_card
+from skdeploy.zoo.cards import load_card
+from tests.tiny import spec
 
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 FASHION = Path(__file__).parents[2] / "calibration/fashion"
 
 
@@ -98,8 +98,7 @@ def test_files_are_chosen_without_being_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, -3])
 def test_no_images_are_no_calibration(count: int) -> None:
-    spec = read_card(CARD)
-    for call in (lambda: select(labelled(3), count, 0), lambda: random_images(spec, count, 0)):
+    for call in (lambda: select(labelled(3), count, 0), lambda: random_images(spec(), count, 0)):
         with pytest.raises(UsageError, match="at least 1") as error:
             call()
         assert "--calib-num" in error.value.advice
@@ -109,30 +108,29 @@ def test_no_images_are_no_calibration(count: int) -> None:
 
 
 def test_noise_is_uniform_marked_and_reaches_the_network_unsmoothed() -> None:
-    spec, _ = load_card("sknet50")
-    noise = random_images(spec, 3, 5)
+    card, _ = load_card("sknet50")
+    noise = random_images(card, 3, 5)
     assert noise.random
     assert not open_dataset(FASHION).random
-    pixels = noise.load(spec)
+    pixels = noise.load(card)
     assert pixels.shape == (3, 224, 224, 3)
     counts = np.bincount(pixels.ravel(), minlength=256)
     mean = pixels.size / 256
     chi = float(((counts - mean) ** 2 / mean).sum())
     assert abs(chi - 255) < 6 * np.sqrt(2 * 255)  # chi-squared with 255 degrees of freedom, 6 standard deviations
     assert noise.pixels is not None
-    margin = (spec.preprocess.resize - 224) // 2
+    margin = (card.preprocess.resize - 224) // 2
     assert np.array_equal(pixels, noise.pixels[:, margin : margin + 224, margin : margin + 224])
 
 
 def test_noise_depends_on_the_seed_alone() -> None:
-    spec = read_card(CARD)
-    assert random_images(spec, 2, 7).digest == random_images(spec, 2, 7).digest
-    assert random_images(spec, 2, 7).digest != random_images(spec, 2, 8).digest
-    pixels = random_images(spec, 2, 7).pixels
+    assert random_images(spec(), 2, 7).digest == random_images(spec(), 2, 7).digest
+    assert random_images(spec(), 2, 7).digest != random_images(spec(), 2, 8).digest
+    pixels = random_images(spec(), 2, 7).pixels
     assert pixels is not None
     # np.random.PCG64(7).random_raw() with NumPy 2.4, its lowest byte first: pinned, so that another stream shows.
     assert pixels.ravel()[:8].tobytes() == (0xA00641A9F1E54A8B).to_bytes(8, "little")
 
 
 def test_a_chosen_part_of_noise_stays_noise() -> None:
-    assert select(random_images(read_card(CARD), 4, 0), 2, 0).random
+    assert select(random_images(spec(), 4, 0), 2, 0).random
