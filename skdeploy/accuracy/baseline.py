@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from skdeploy.core.errors import UsageError
+from skdeploy.core.errors import UsageError, first_problem
 from skdeploy.core.files import write_text
 from skdeploy.core.spec import Frozen
 from skdeploy.core.version import __version__
@@ -105,9 +105,7 @@ def read_baseline(path: Path) -> Baseline:
     except OSError as error:
         raise UsageError(f"cannot read the baseline {path}: {error.strerror}", advice=advice) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(f"{path} is not a baseline: {where}: {first['msg']}", advice=advice) from error
+        raise UsageError(f"{path} is not a baseline: {first_problem(error)}", advice=advice) from error
 
 
 def compare_with_baseline(evaluation: Evaluation, baseline: Baseline, max_drop: float, path: Path) -> BaselineReport:

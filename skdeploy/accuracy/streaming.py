@@ -16,13 +16,14 @@ from skdeploy.backends.logits import check_outputs
 from skdeploy.bundle.runners import Runner
 from skdeploy.core import cpu
 from skdeploy.core.errors import ParityError, UsageError
+from skdeploy.core.listing import some_lines
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import InputSpec, ModelSpec, Preprocess, TensorSpec
 from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, printable
 from skdeploy.images.decoding import Crop, ImageError, Pixels
 from skdeploy.images.feeds import batches_of
-from skdeploy.images.reading import MAX_UNREADABLE, SHOWN, WORKERS, crop_or_error
+from skdeploy.images.reading import MAX_UNREADABLE, WORKERS, crop_or_error
 
 SAVE_SECONDS: Final = 10.0  # of work that a killed run loses at most; a save takes some ms
 TELL_SECONDS: Final = 0.1
@@ -166,11 +167,10 @@ def _check_unreadable(predictions: Predictions, allowed: int, dataset: Dataset) 
     bad = predictions.unreadable
     if len(bad) <= allowed:
         return
-    shown = "\n".join(f"  {image.name}: {image.reason}" for image in bad[:SHOWN])
-    more = f"\n  ... and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    shown = some_lines([f"{image.name}: {image.reason}" for image in bad])
     raise UsageError(
         f"{len(bad)} of the first {predictions.done} images of {dataset.name} cannot be read; of all {len(dataset)}, "
-        f"{allowed} may be so (1 %):\n{shown}{more}",
+        f"{allowed} may be so (1 %):\n{shown}",
         advice="remove or replace them: accuracy on what is left would be that of another data set",
     )
 

@@ -15,7 +15,7 @@ from pydantic import JsonValue, ValidationError
 from skdeploy.bundle.artifact import Artifact, Provenance, recipe_key, tool_versions
 from skdeploy.bundle.manifest import Manifest, read_manifest
 from skdeploy.bundle.station_facts import StationFacts
-from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError
+from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError, first_problem
 from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, write_error, write_text, written_whole
 from skdeploy.core.spec import Assumption, ModelSpec, Precision
 
@@ -201,10 +201,8 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         return Bundle(folder, read_manifest(text))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise IntegrityError(
-            f"{path} is not a valid manifest: {where}: {first['msg']}", advice="export again into another folder"
+            f"{path} is not a valid manifest: {first_problem(error)}", advice="export again into another folder"
         ) from error
 
 

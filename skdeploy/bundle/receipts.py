@@ -22,7 +22,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from skdeploy.bundle.artifact import Artifact, tool_versions
 from skdeploy.bundle.folder import Bundle
-from skdeploy.core.errors import DependencyError, IntegrityError
+from skdeploy.core.errors import DependencyError, IntegrityError, first_problem
 from skdeploy.core.files import digest_json, write_error, write_text
 from skdeploy.core.spec import Frozen, InnerPath
 from skdeploy.core.version import __version__
@@ -195,8 +195,7 @@ def _read(bundle: Bundle, path: Path) -> Receipt:
     try:
         receipt = Receipt.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise _unreadable(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise _unreadable(path, first_problem(error)) from error
     artifact = bundle.artifact(receipt.artifact)
     if artifact is None:
         raise IntegrityError(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
 from skdeploy.core.architecture import AnyNetworkSpec
+from skdeploy.core.errors import first_problem
 from skdeploy.core.spec import Assumed, CalibrationMethod, Frozen, Precision, TensorSpec
 from skdeploy.engines.compatibility import BuiltFor
 from skdeploy.engines.proof import PrecisionProof
@@ -261,6 +262,4 @@ def read_facts_of(value: Any) -> StationFacts:
     try:
         return FACTS.get(other.station, OtherFacts).model_validate_json(json.dumps(value))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        return UnreadFacts.model_validate({**other.model_dump(), "problem": f"{where}: {first['msg']}"})
+        return UnreadFacts.model_validate({**other.model_dump(), "problem": first_problem(error)})

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from skdeploy.checkpoints.read import MAX_FILE_BYTES
 from skdeploy.core.errors import WeightsError
 from skdeploy.core.files import UNWRITABLE, digest_file
+from skdeploy.core.listing import some
 from skdeploy.core.packages import require
 from skdeploy.core.version import __version__
 
@@ -178,9 +179,8 @@ def _available(hub: ModuleType, wanted: _Wanted, files: tuple[str, ...]) -> str:
     listed = [
         name for name in api.list_repo_files(wanted.repo, revision=wanted.revision) if name.endswith(WEIGHTS_SUFFIXES)
     ]
-    shown = ", ".join(listed[:SHOWN]) + (f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
     raise WeightsError(
-        f"{wanted} has no file {' or '.join(files)}; of weights it has {shown or 'none'}",
+        f"{wanted} has no file {' or '.join(files)}; of weights it has {some(listed, SHOWN) or 'none'}",
         advice=f"name one: {SCHEME}{wanted.repo}/FILE" if listed else "give another repository",
     )
 

@@ -16,9 +16,10 @@ from skdeploy.checkpoints.prefixes import without_prefix
 from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
 from skdeploy.checkpoints.recognise import assemble, known, recognise
 from skdeploy.checkpoints.rules import Implied
-from skdeploy.checkpoints.unwrap import AVERAGED, some
+from skdeploy.checkpoints.unwrap import AVERAGED
 from skdeploy.core.architecture import NetworkSpec, TrunkSpec
 from skdeploy.core.errors import CardError, WeightsError
+from skdeploy.core.listing import some
 from skdeploy.core.spec import Assumed, AssumedArchitecture, ModelSpec
 from skdeploy.zoo.assumed import architecture_of, preprocessing_of
 from skdeploy.zoo.cards import list_cards

@@ -10,7 +10,6 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from skdeploy.checkpoints.rules import Implied
-from skdeploy.checkpoints.unwrap import some
 from skdeploy.core.architecture import (
     BranchSpec,
     GateSpec,
@@ -23,7 +22,8 @@ from skdeploy.core.architecture import (
     StemSpec,
     TrunkSpec,
 )
-from skdeploy.core.errors import WeightsError
+from skdeploy.core.errors import WeightsError, first_problem
+from skdeploy.core.listing import some
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -47,9 +47,8 @@ def infer(shapes: Shapes, implied: Implied, path: Path, left_out: Sequence[str] 
             else "the file was cut, or filtered",
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
         raise WeightsError(
-            f"the shapes in {path} are no network's: {'.'.join(map(str, first['loc'])) or 'branches'}: {first['msg']}",
+            f"the shapes in {path} are no network's: {first_problem(error, 'branches')}",
             advice="the file is damaged, or holds another network than its keys say",
         ) from error
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy.checkpoints.read import Checkpoint
-from skdeploy.checkpoints.unwrap import WRAPPERS, some
+from skdeploy.checkpoints.unwrap import WRAPPERS
 from skdeploy.core.errors import WeightsError
+from skdeploy.core.listing import some
 
 MAX_DEPTH: Final = 3  # attributes inside attributes: `module.model.net.`
 MIN_SHARE: Final = 0.25  # of the keys: two networks and their losses in one module

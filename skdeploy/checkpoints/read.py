@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from skdeploy.checkpoints.caffemodel import is_caffemodel, read_caffemodel
-from skdeploy.checkpoints.unwrap import is_tensor, label, some, unwrapped, without_counters
+from skdeploy.checkpoints.unwrap import is_tensor, label, unwrapped, without_counters
 from skdeploy.core.errors import WeightsError
+from skdeploy.core.listing import some
 from skdeploy.core.packages import EXTRAS, require, require_export
 
 if TYPE_CHECKING:

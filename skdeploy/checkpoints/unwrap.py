@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from skdeploy.core.errors import WeightsError
+from skdeploy.core.listing import some
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 Content = Mapping[Any, Any]
 
 MAX_WRAPPERS: Final = 3
-SHOWN: Final = 10
 
 # Weights averaged over the training, which are the better ones; taken before the others where they are as many.
 AVERAGED: Final = (
@@ -165,9 +165,3 @@ def label(key: object) -> str:
     if isinstance(key, str):
         return key if key.isprintable() else ascii(key)
     return str(key) if isinstance(key, int) else f"a {type(key).__name__}"
-
-
-def some(names: Sequence[str]) -> str:
-    """Names for a message, the first of many."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class SkdeployError(Exception):
@@ -83,3 +86,9 @@ class AccuracyError(SkdeployError):
     """Accuracy against labels is outside the budget."""
 
     exit_code = 10
+
+
+def first_problem(error: ValidationError, whole: str = "the file") -> str:
+    """Where in a record pydantic found the first fault, and which; ``whole`` names the record itself."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"

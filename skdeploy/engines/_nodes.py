@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from skdeploy.core.listing import some
+
 _WHERE_IN_NVIDIAS_CODE: Final = re.compile(r"\s*In \w+ at /?\S+:\d+\)?")
 _ERROR_CODE: Final = re.compile(r"^(\[[\w.]+::\w+::\d+\]|\w+::\w+:)\s*Error Code \d+: ")
 _SOURCE_LINE: Final = re.compile(r"\[[\w.]+:\d+: [^\]]*\] ")
@@ -50,5 +52,4 @@ def reason_with_nodes(message: str, nodes: Mapping[str, str]) -> str:
     modules = list(dict.fromkeys(nodes[name] or name for name in nodes_in(message, nodes)))
     if not modules:
         return text
-    more = f" and {len(modules) - MAX_MODULES_SHOWN} more" if len(modules) > MAX_MODULES_SHOWN else ""
-    return f"{text} (in {', '.join(modules[:MAX_MODULES_SHOWN])}{more})"
+    return f"{text} (in {some(modules, MAX_MODULES_SHOWN)})"

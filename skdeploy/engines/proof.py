@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import Field
 
 from skdeploy.core.errors import EngineError
+from skdeploy.core.listing import some, some_lines
 from skdeploy.core.spec import Frozen
 
 if TYPE_CHECKING:
@@ -99,11 +100,10 @@ class PrecisionProof(Frozen):
         ``text``: they are no evidence of either.
         """
         if self.wider:
-            named = "\n".join(f"  {layer}" for layer in self.wider[:MAX_NAMED])
-            more = f"\n  and {len(self.wider) - MAX_NAMED} more" if len(self.wider) > MAX_NAMED else ""
+            named = some_lines(list(map(str, self.wider)), MAX_NAMED)
             raise EngineError(
                 f"{len(self.wider)} of {len(self.weighted)} convolutions and matrix products of {path} run in a wider type "
-                f"than the graph says ({SOURCES[self.source]}):\n{named}{more}",
+                f"than the graph says ({SOURCES[self.source]}):\n{named}",
                 advice="the compiler has no kernel of that type for them, or the plan is of another graph: build it again, or "
                 "keep these modules wide in the graph with --keep-fp32",
             )
@@ -205,8 +205,7 @@ def _shares(counted: Iterable[tuple[str, int]]) -> dict[str, float]:
 
 
 def _names(layers: tuple[WeightedPrecision, ...]) -> str:
-    named = ", ".join(layer.node for layer in layers[:MAX_NAMED])
-    return named + (f" and {len(layers) - MAX_NAMED} more" if len(layers) > MAX_NAMED else "")
+    return some([layer.node for layer in layers], MAX_NAMED)
 
 
 def _weight(node: ir.Node) -> ir.Value | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from skdeploy.core.errors import EngineError
+from skdeploy.core.listing import some
 from skdeploy.engines._api import Compiler, Engine, Refits
 from skdeploy.engines._log import capture
 from skdeploy.engines._made import made
@@ -37,8 +38,7 @@ def refit(trt: Compiler, engine: Engine, onnx_path: Path) -> None:
             )
         missing = refitter.get_missing_weights()
         if missing:
-            named = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            raise EngineError(f"{onnx_path} lacks weights that the plan needs: {named}", advice=_ADVICE)
+            raise EngineError(f"{onnx_path} lacks weights that the plan needs: {some(missing)}", advice=_ADVICE)
         if not refitter.refit_cuda_engine():
             raise EngineError(
                 f"{trt.__name__} {trt.__version__} could not refit from {onnx_path}: {log.reasons()}", advice=_ADVICE

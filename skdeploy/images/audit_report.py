@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import Field, JsonValue, ValidationError
 
-from skdeploy.core.errors import CalibrationError
+from skdeploy.core.errors import CalibrationError, first_problem
 from skdeploy.core.spec import Frozen
 
 
@@ -200,8 +200,7 @@ def audit_of(content: Mapping[str, JsonValue]) -> AuditReport | None:
     try:
         return AuditReport.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
         raise CalibrationError(
-            f"the audit in the ranges is not one of skdeploy's: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            f"the audit in the ranges is not one of skdeploy's: {first_problem(error)}",
             advice="calibrate again, or restore the file",
         ) from error

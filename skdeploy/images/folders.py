@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.listing import some
 from skdeploy.images.decoding import SUFFIXES, printable
 
 # Images that training loaders do not take either, or take on some machines only: said, not read.
@@ -17,7 +18,6 @@ OTHER_IMAGES: Final = (
     ".gif", ".jfif", ".jpe", ".jp2", ".avif", ".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".exr",
 )  # fmt: skip
 SPLITS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"})
-SHOWN: Final = 3  # of a list of names
 MEND: Final = "mend it or remove it: an image that is left out would not be missed"
 
 Identity = tuple[int, int]  # device and inode: the same folder by whatever link
@@ -77,9 +77,8 @@ def _why_not_classes(source: Path, top: list[Path], below: dict[str, list[Path]]
     if not holding:
         return "its images lie in no folders of their classes"
     if top:
-        names = ", ".join(printable(file.name) for file in sorted(top)[:SHOWN])
-        more = f" and {len(top) - SHOWN} more" if len(top) > SHOWN else ""
-        return f"{names}{more} lies beside the class folders and so in no class: move it away"
+        names = some([printable(file.name) for file in sorted(top)], 3)
+        return f"{names} lies beside the class folders and so in no class: move it away"
     if len(holding) == 1:
         inside = source / holding[0]
         return f"its images lie in one folder: if {printable(str(inside))} holds the class folders, give that"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.listing import some
 from skdeploy.core.spec import ClassOrder, ModelSpec
 from skdeploy.images.arrays import MAX_LABEL
 from skdeploy.images.dataset import Dataset
 
 FORMS = "give class folders, a .txt list of `path,label`, or an .npz with `labels`"
-SHOWN = 5  # of a list of names
 SAY_ORDER = (
     "give --class-order name if the network was trained on such folders with torchvision's ImageFolder or timm, --class-order "
     "number if the folders have the numbers of its outputs; a card can say it: class_order"
@@ -77,7 +76,7 @@ def _numbers(dataset: Dataset, spec: ModelSpec, order: ClassOrder | None) -> tup
     names = sorted(dataset.classes if whole else map(str, numbers))
     raise UsageError(
         f"the class folders in {dataset.name} are named by numbers, and their order is not known: by name it is "
-        f"{_some(names)}, by number {_some([str(number) for number in numbers])}. {spec.name} has {classes} classes and no "
+        f"{some(names)}, by number {some([str(number) for number in numbers])}. {spec.name} has {classes} classes and no "
         "labels that tell which is meant",
         advice=SAY_ORDER,
     )
@@ -95,11 +94,10 @@ def _by_label(dataset: Dataset, spec: ModelSpec) -> list[int]:
     holding = _holding(dataset)
     unknown = [folders[index] for index in holding if _plain(folders[index]) not in known]
     if unknown:
-        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         raise UsageError(
             f"{len(unknown)} of {len(folders)} class folders in {dataset.name} are no labels of the card {spec.name}: "
-            f"{', '.join(unknown[:SHOWN])}{more}",
-            advice=f"the card's labels are {_some(spec.labels)}"
+            f"{some(unknown)}",
+            advice=f"the card's labels are {some(spec.labels)}"
             + (f"; {SAY_ORDER}" if _only_numbers(dataset, spec) else ""),
         )
     if len({_plain(folders[index]) for index in holding}) < len(holding):
@@ -116,7 +114,7 @@ def _by_number(dataset: Dataset) -> list[int]:
     if strange:
         raise UsageError(
             f"{len(strange)} of {len(folders)} class folders in {dataset.name} are not named by numbers, so they have no order "
-            f"by number: {', '.join(strange[:SHOWN])}",
+            f"by number: {some(strange)}",
             advice="name each folder by the number of its class, from 0, or give a .txt list of `path,label`",
         )
     numbers = [int(folder) for folder in folders]
@@ -152,12 +150,8 @@ def _holding(dataset: Dataset) -> list[int]:
 def _in_words(order: ClassOrder, dataset: Dataset, classes: int) -> str:
     if order == "number":
         return f"class folders are counted by number: the folder 0 is the first of {classes} classes"
-    shown = _some(dataset.classes)
+    shown = some(dataset.classes)
     return f"class folders are counted by name, as torchvision's ImageFolder does: {shown} are the classes from 0"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def _only_numbers(dataset: Dataset, spec: ModelSpec) -> bool:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.listing import some
 from skdeploy.images.arrays import MAX_LABEL, Labels
 
 FORM = "one image a line, `path` or `path,label`, relative to the list's folder; quote a path that holds a comma"
-SHOWN = 5  # of a list of faults
 
 
 def read_list(source: Path) -> tuple[tuple[Path, ...], Labels | None]:
@@ -39,10 +39,8 @@ def read_list(source: Path) -> tuple[tuple[Path, ...], Labels | None]:
         if labels and unlabelled:
             raise UsageError(f"{source}: line {unlabelled} has no label, others have one", advice="label all or none")
     if absent:
-        more = f" and {len(absent) - SHOWN} more" if len(absent) > SHOWN else ""
         raise UsageError(
-            f"{source} names {len(absent)} of {len(files)} images that are not there: {'; '.join(absent[:SHOWN])}{more}",
-            advice=FORM,
+            f"{source} names {len(absent)} of {len(files)} images that are not there: {some(absent)}", advice=FORM
         )
     if not files:
         raise UsageError(f"no images in {source}", advice=FORM)

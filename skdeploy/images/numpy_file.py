@@ -17,8 +17,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.listing import some
 
-SHOWN: Final = 6  # names of arrays in a message
 DEFLATE: Final = 1032  # zlib's largest ratio, 258 bytes from 2 bits: zlib.net/zlib_tech.html
 # What NumPy and zipfile raise on files that are not what they seem; RuntimeError for encryption and unknown compression.
 READING: Final = (
@@ -54,8 +54,7 @@ def read_npz_or_npy(
                 with archive.open(info) as member:
                     found[name] = _array(member, info.file_size)
             if not found:
-                first, more = sorted(members)[:SHOWN], len(members) - SHOWN
-                there = ", ".join(map(repr, first)) + (f" and {more} more" if more > 0 else "")
+                there = some(list(map(repr, sorted(members))))
                 raise UsageError(
                     f"{source} has no array named {next(iter(wanted))!r}, only {there or 'nothing'}", advice=advice
                 )

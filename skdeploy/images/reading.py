@@ -9,6 +9,7 @@ from typing import Final
 
 from skdeploy.core import cpu
 from skdeploy.core.errors import CalibrationError
+from skdeploy.core.listing import some_lines
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, printable
@@ -18,7 +19,6 @@ MAX_UNREADABLE: Final = (
     0.01  # of the images asked for: more than the odd broken download, and the set is not what it seems
 )
 WORKERS: Final = 4  # decoding keeps up with a network at that, and so many whole photographs are in memory at a time
-SHOWN: Final = 5
 
 
 def read_crops(
@@ -41,11 +41,10 @@ def read_crops(
         if on_unreadable is not None:
             on_unreadable(unreadable[-1])
     if len(unreadable) > allowed:
-        shown = "\n".join(f"  {image.name}: {image.reason}" for image in unreadable[:SHOWN])
-        more = f"\n  ... and {len(unreadable) - SHOWN} more" if len(unreadable) > SHOWN else ""
+        shown = some_lines([f"{image.name}: {image.reason}" for image in unreadable])
         raise CalibrationError(
             f"{len(unreadable)} of the {len(dataset)} images from {dataset.name} cannot be used, "
-            f"{allowed} may be (1 %):\n{shown}{more}",
+            f"{allowed} may be (1 %):\n{shown}",
             advice="remove or replace them, and run the same command again",
         )
 

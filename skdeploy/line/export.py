@@ -26,7 +26,7 @@ from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.runners import require_fp32_graph
 from skdeploy.bundle.station_facts import MixedFacts, WeightsFacts
 from skdeploy.checkpoints.network import Network, OwnNetwork
-from skdeploy.core.errors import IntegrityError
+from skdeploy.core.errors import IntegrityError, first_problem
 from skdeploy.core.files import require_places
 from skdeploy.core.options import NoOptions
 from skdeploy.core.options import words_of as options_in_words
@@ -101,10 +101,8 @@ def words_that_made(artifact: Artifact) -> list[str]:
     try:
         return [word for model in models for word in options_in_words(model.of_record(artifact.provenance.options))]
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
         raise IntegrityError(
-            f"the manifest does not say how {artifact.path} was made: options.{where}: {first['msg']}",
+            f"the manifest does not say how {artifact.path} was made: options.{first_problem(error)}",
             advice="restore the manifest, or export again into another folder",
         ) from error
 

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from skdeploy.backends.metrics import sqnr_db
 from skdeploy.core.errors import AccuracyError, UsageError
+from skdeploy.core.listing import some
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Frozen, ModelSpec
 from skdeploy.images.labels import FORMS
@@ -299,7 +300,7 @@ def _check_better_than_chance(right: int, evaluation: Evaluation, dataset: str) 
 def _no_mix(found: _Search, max_drop: float, dataset: str) -> AccuracyError:
     best = min(found.probes.values(), key=lambda probe: (probe.drop.points, len(probe.kept)))
     drop, units = best.drop, len(found.units)
-    kept = ", ".join(best.kept[:SHOWN]) + (f" and {len(best.kept) - SHOWN} more" if len(best.kept) > SHOWN else "")
+    kept = some(best.kept, SHOWN)
     doubts = "".join(f"\n  {doubt}" for doubt in _doubts(drop, max_drop))
     allow = np.ceil(round(100 * drop.points, 6)) / 100
     return AccuracyError(

@@ -35,7 +35,7 @@ def test_a_list_may_give_labels(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a.png\n# gone\n\ngone.png\n", r"names 1 of 2 images that are not there: line 4: 'gone\.png'\n"),
-        ("\n".join(f"{i}.png" for i in range(7)), r"names 7 of 7 .*line 1: '0\.png'; .*line 5: '4\.png' and 2 more\n"),
+        ("\n".join(f"{i}.png" for i in range(7)), r"names 7 of 7 .*line 1: '0\.png', .*line 5: '4\.png' and 2 more\n"),
         ("a\0.png", r"line 1: 'a\\x00\.png'"),
         ("a" * 5000, "line 1: 'aaaa"),
         (".", "line 1: '.'"),
