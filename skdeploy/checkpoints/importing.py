@@ -243,7 +243,7 @@ def _notes(
         notes.append(f"the weights were under {', '.join(checkpoint.peeled)}")
     notes += [f"averaged weights are taken, {name}" for name in checkpoint.peeled if name in AVERAGED]
     if checkpoint.dropped:
-        notes.append(f"not the network's weights, left out: {some(checkpoint.dropped)}")
+        notes.append(f"not the network's weights, left out: {some(checkpoint.dropped, 10)}")
     if changed:
         notes.append("inferred from the weights: " + "; ".join(changed))
     if layout == caffe.NAME:

@@ -42,7 +42,7 @@ def infer(shapes: Shapes, implied: Implied, path: Path, left_out: Sequence[str] 
     except KeyError as error:
         raise WeightsError(
             f"{path} is not a whole network: there is nothing for {error.args[0]}",
-            advice=f"if it is one of {some(left_out)}, save it under the key that its layout has, beside the others"
+            advice=f"if it is one of {some(left_out, 10)}, save it under the key that its layout has, beside the others"
             if left_out
             else "the file was cut, or filtered",
         ) from error

@@ -252,7 +252,7 @@ def _check_names(tensors: Mapping[Any, Tensor], path: Path) -> None:
     nameless = [key for key in tensors if not isinstance(key, str) or not key or not key.isprintable()]
     if nameless:
         raise WeightsError(
-            f"{path} holds no state_dict, in which every tensor has a name: {some(list(map(label, nameless)))}",
+            f"{path} holds no state_dict, in which every tensor has a name: {some(list(map(label, nameless)), 10)}",
             advice="save model.state_dict()",
         )
 
@@ -270,7 +270,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None
     ]
     if odd:
         raise WeightsError(
-            f"{path} holds tensors that are not plain arrays of numbers: {some(odd)}",
+            f"{path} holds tensors that are not plain arrays of numbers: {some(odd, 10)}",
             advice="give the weights of the training, before any quantization or conversion",
         )
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
@@ -278,7 +278,8 @@ def _check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None
     claimed = 4 * sum(tensor.numel() for tensor in tensors.values())
     if spread or claimed > MAX_FILE_BYTES or sum(storages.values()) > MAX_EXPANSION * size:
         raise WeightsError(
-            f"{path} is refused: its tensors claim more values than it holds" + (f": {some(spread)}" if spread else ""),
+            f"{path} is refused: its tensors claim more values than it holds"
+            + (f": {some(spread, 10)}" if spread else ""),
             advice="save them with .contiguous()",
         )
 

@@ -136,7 +136,7 @@ def _without_weights(content: Content, inner: Content, path: Path) -> WeightsErr
     ]
     if elsewhere:
         return WeightsError(
-            f"{path} has tensors under names that say not which are the network's: {some(elsewhere)}",
+            f"{path} has tensors under names that say not which are the network's: {some(elsewhere, 10)}",
             advice=f"save the one that is, alone or under one of the keys {', '.join(WRAPPERS)}",
         )
     if "param_groups" in content or any("param_groups" in value for value in folders.values()):
@@ -145,7 +145,7 @@ def _without_weights(content: Content, inner: Content, path: Path) -> WeightsErr
         )
     held = [f"{label(key)}: {_kind(value)}" for key, value in inner.items()]
     return WeightsError(
-        f"{path} holds no weights, {'only ' + some(held) if held else 'it is an empty dict'}",
+        f"{path} holds no weights, {'only ' + some(held, 10) if held else 'it is an empty dict'}",
         advice="save model.state_dict()",
     )
 
