@@ -28,6 +28,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import describe
+from skdeploy import engines
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import bundle_for_writing
 from skdeploy.bundle.manifest import Manifest
@@ -37,7 +38,6 @@ from skdeploy.core.options import NoOptions
 from skdeploy.core.packaged import packaged
 from skdeploy.core.progress import Silent
 from skdeploy.core.spec import CalibrationMethod, ModelSpec, Precision
-from skdeploy.engines import tensorrt_rtx
 from skdeploy.engines._build import EngineReport
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.images.dataset import photographs
@@ -116,7 +116,7 @@ def graphs_of(name: str, folder: Path) -> tuple[list[tuple[str, Path, Artifact]]
 def build(graph: Path, folder: Path) -> EngineReport:
     """One engine, as ``skdeploy export`` builds it."""
     options = BuildOptions(profile=BatchProfile(*DEFAULT_PROFILE))
-    return tensorrt_rtx.build(graph, folder / "plan.engine", options, _untold)
+    return engines.build("tensorrt_rtx", graph, folder / "plan.engine", options, _untold)
 
 
 def _untold(phase: str, fraction: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.backends.base import backend
+from skdeploy.backends import backend
 from skdeploy.core import cpu
 from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 from skdeploy.devices import cuda

@@ -18,12 +18,13 @@ from skdeploy.accuracy.predictions import Cache, Predictions
 from skdeploy.accuracy.sessions import open_all
 from skdeploy.accuracy.streaming import crop_kind, predict_all
 from skdeploy.accuracy.verdict import decide_verdict
+from skdeploy.backends import running
 from skdeploy.backends.base import Session
 from skdeploy.bundle.artifact import tool_versions
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import ReceiptVerdict, require_receipts, write_receipt
-from skdeploy.bundle.runners import TORCH, Runner, engines_of, fp32_graph, last_graph, runner_named, runner_on
+from skdeploy.bundle.runners import Runner, engines_of, fp32_graph, last_graph, runner_named, runner_on
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress, Silent
@@ -178,7 +179,7 @@ def _open(folder: Path) -> Bundle:
 
 
 def _reference(bundle: Bundle, against: str) -> Runner:
-    if against == TORCH or bundle.artifact(against) is not None:
+    if against in running("module") or bundle.artifact(against) is not None:
         return runner_named(bundle, against)
     if Path(against).is_dir():
         return last_graph(_open(Path(against)), _prefix(Path(against), bundle.folder))
@@ -266,7 +267,7 @@ def _key(runners: list[Runner], dataset: Dataset, batch: int) -> str:
     return digest_json(
         [
             LAYOUT,
-            [[runner.artifact.sha256, runner.backend, repr(runner.gpu), _reads(runner.spec)] for runner in runners],
+            [[runner.artifact.sha256, runner.backend, repr(runner.options), _reads(runner.spec)] for runner in runners],
             [dataset.digest, len(dataset), batch],
             [tool_versions(TOOLS), platform.machine(), [str(device) for device in cuda.devices()]],
         ]

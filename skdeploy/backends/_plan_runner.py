@@ -91,7 +91,7 @@ def _modules(name: str) -> tuple[Compiler, Driver]:
     gpu, known = cuda.devices()[0], known_capabilities(trt)
     if known and gpu.compute_capability not in known:
         raise DependencyError(
-            f"{engines.LABELS[name]} {trt.__version__} does not run on {gpu.name} ({gpu.compute_capability})",
+            f"{engines.label(name)} {trt.__version__} does not run on {gpu.name} ({gpu.compute_capability})",
             advice=f"it runs on compute capability {', '.join(known)}; use TensorRT on this GPU: "
             "skdeploy build BUNDLE --target tensorrt",
         )

@@ -6,21 +6,21 @@ Feeds and outputs are numpy arrays by name. They are validated here, once, for a
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skdeploy.backends import BACKENDS, backend
 from skdeploy.core.errors import UsageError
 from skdeploy.core.packages import Availability
 from skdeploy.core.spec import TensorSpec
 
 Array = NDArray[Any]
+Format = Literal["module", "onnx", "engine"]  # of what a backend runs
+Device = Literal["cpu", "gpu"]
 
 
 class Session(AbstractContextManager["Session"], abc.ABC):
@@ -51,25 +51,72 @@ class Session(AbstractContextManager["Session"], abc.ABC):
         self.close()
 
 
+class Deployed(NamedTuple):
+    """A session as the backend's users open it. ``text`` says how; ``threads`` are those that the CPU computes with.
+
+    ``emulated`` says why an INT8 graph is run without INT8 kernels, as its Q/DQ in floating point; empty if it is not.
+    """
+
+    session: Session
+    text: str = "default options"
+    threads: int | None = None
+    emulated: str = ""
+
+
 class Backend(Protocol):
-    """The module interface. ``artifact`` is a file of ``format``; ``options`` are the backend's own, documented there."""
+    """The interface of a backend's module.
+
+    ``DISTRIBUTIONS`` are the packages whose versions a receipt records, the one that runs artifacts first; ``EXTRA`` installs
+    them. ``OPTIONS`` is the class of what ``--backend-option`` gives, with a reader of each in its ``READERS``, and ``HELP``
+    lists them; None and empty if there are none.
+
+    ``open_session`` takes a file of ``FORMAT``: ``onnx`` (artifact), with ``options`` where there are OPTIONS; ``engine``
+    (artifact, its ``sha256``, ``built_for`` and ``weights``); ``module`` (network, spec). A backend whose users open sessions
+    otherwise than proofs do has ``open_deployed`` too, a context manager of a ``Deployed`` which takes the same, and
+    ``precision`` and ``threads``.
+    """
 
     NAME: str
-    FORMAT: str
+    FORMAT: Format
+    DEVICE: Device
+    DISTRIBUTIONS: tuple[str, ...]
+    EXTRA: str
+    HELP: str
+    OPTIONS: type[Any] | None
 
     def probe(self) -> Availability: ...
 
-    def open_session(self, artifact: Path) -> Session: ...
+    @property
+    def open_session(self) -> Callable[..., Session]: ...
 
 
-BACKENDS: Final = ("torch", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt_rtx")
-
-
-def backend(name: str) -> ModuleType:
-    """The module of one backend by name. Raises UsageError."""
-    if name not in BACKENDS:
-        raise UsageError(f"no backend named {name!r}", advice=f"backends: {', '.join(BACKENDS)}")
-    return import_module(f"skdeploy.backends.{name.replace('-', '_')}")
+def options_of(name: str, given: Sequence[str]) -> Any:
+    """The OPTIONS of a backend from ``NAME=VALUE`` texts; None for a backend that has none. Raises UsageError."""
+    made = backend(name).OPTIONS
+    if made is None:
+        if given:
+            with_options = [other for other in BACKENDS if backend(other).OPTIONS is not None]
+            raise UsageError(
+                f"{name} takes no --backend-option, and {given[0]} is given",
+                advice=f"options are those of {' and '.join(with_options)}",
+            )
+        return None
+    fields: dict[str, Any] = {}
+    for text in given:
+        option, equals, value = text.partition("=")
+        if not equals or option not in made.READERS:
+            raise UsageError(
+                f"--backend-option {text} is none of {name}",
+                advice=f"NAME=VALUE, with the names {', '.join(made.READERS)}",
+            )
+        field, read = made.READERS[option]
+        if field in fields:
+            raise UsageError(f"--backend-option {option} is given twice")
+        try:
+            fields[field] = read(value)
+        except ValueError as error:
+            raise UsageError(f"--backend-option {text}: {error}") from error
+    return made(**fields)
 
 
 def validate_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:

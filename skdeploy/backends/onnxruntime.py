@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -15,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from skdeploy.backends import assignment
-from skdeploy.backends.base import Array, Session
+from skdeploy.backends.base import Array, Deployed, Session
 from skdeploy.backends.profiles import choose_profile
 from skdeploy.core import cpu
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.packages import Availability, require
-from skdeploy.core.spec import TensorSpec
+from skdeploy.core.spec import Precision, TensorSpec
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 NAME: Final = "onnxruntime"
 FORMAT: Final = "onnx"
+DEVICE: Final = "cpu"
+DISTRIBUTIONS: Final = ("onnxruntime", "onnxruntime-gpu")
+EXTRA: Final = "cpu"
+HELP: Final = ""
+OPTIONS: Final = None
 
 CPU: Final = "CPUExecutionProvider"
 Config = Mapping[str, str]  # ONNX Runtime's own names of session options, and their values
@@ -60,7 +66,7 @@ def probe() -> Availability:
 def installed_twice() -> str:
     """A known trap: onnxruntime and onnxruntime-gpu share one folder, the one installed last wins. Empty if there is none."""
     found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
+    for name in DISTRIBUTIONS:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -156,6 +162,44 @@ def open_session(
     if also or (provider == "cpu" and not optimised and _has_half(model)):
         return open_model(model, str(artifact), provider=provider, threads=threads, also=also, optimised=optimised)
     return OnnxRuntimeSession(artifact, provider, threads, config=DEFAULT if optimised else EXACT)
+
+
+@contextmanager
+def open_deployed(artifact: Path, *, precision: Precision, threads: int) -> Iterator[Deployed]:
+    """By ONNX Runtime's defaults, but for INT8: with INT8 kernels wherever it has some and they compute right.
+
+    By default it has none on x86 for signed activations, which are what our graphs have, and would run INT8 as FP32.
+    """
+    if precision is not Precision.INT8:
+        with OnnxRuntimeSession(artifact, "cpu", threads, config=DEFAULT) as session:
+            yield Deployed(session, "ONNX Runtime's default options", threads)
+        return
+    model = load_graph(artifact)
+    emulated = int8_kernels_refused(model)
+    if emulated:
+        with OnnxRuntimeSession(artifact, "cpu", threads, config=EXACT) as session:
+            yield Deployed(session, "session.disable_quant_qdq=1", threads, emulated)
+        return
+    from skdeploy.backends.emulation import int8_layers
+
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        with OnnxRuntimeSession(artifact, "cpu", threads, config=INT8_KERNELS, optimised_graph=optimised) as session:
+            layers = sum(node.op_type in assignment.LAYERS for node in model.graph)
+            kernels = int8_layers(load_graph(optimised))
+            text = f"session.qdqisint8allowed=1, INT8 kernels in {kernels} of {layers} layers with weights"
+            yield Deployed(session, text, threads, "" if kernels else "it has none for this graph")
+
+
+def int8_kernels_refused(model: ir.Model) -> str:
+    """Why an INT8 graph is not to be run with ONNX Runtime's INT8 kernels on the CPU: they compute wrong. Empty if it may."""
+    from skdeploy.backends.emulation import saturates
+
+    if _has_half(model):
+        return (
+            "with them ONNX Runtime rounds the FP16 biases beside INT8 away; export with --int8-fallback fp32 for them"
+        )
+    return "they saturate on this CPU, which has no VNNI instructions" if saturates() else ""
 
 
 def open_model(

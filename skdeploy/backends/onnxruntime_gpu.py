@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, get_args
+from typing import ClassVar, Final, Literal, get_args
 
 from skdeploy import engines
 from skdeploy.backends.engine_cache import default_root
@@ -28,6 +28,56 @@ TF32_OVERRIDE: Final = "NVIDIA_TF32_OVERRIDE"
 MIB: Final = 1 << 20
 Search = Literal["exhaustive", "heuristic", "default"]
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+Readers = Mapping[
+    str, tuple[str, Callable[[str], object]]
+]  # by NAME of NAME=VALUE: the field, and how its value is read
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
+
+
+def _mebibytes(text: str) -> int:
+    return _number(text) * MIB
+
+
+def _search(text: str) -> str:
+    if text not in get_args(Search):
+        raise ValueError(f"one of {', '.join(get_args(Search))}")
+    return text
+
+
+def _on_or_off(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError("on or off")
+    return text == "on"
+
+
+def _three(text: str) -> list[str]:
+    parts = text.split("/")
+    if len(parts) != 3:
+        raise ValueError("the smallest, the most frequent and the largest, like 1/8/32")
+    return parts
+
+
+def _batch(text: str) -> tuple[int, ...]:
+    return tuple(_number(part) for part in _three(text))
+
+
+def _sizes(text: str) -> tuple[tuple[int, ...], ...]:
+    sizes = tuple(tuple(_number(side) for side in part.split("x")) for part in _three(text))
+    if any(len(size) != 2 for size in sizes):
+        raise ValueError("HEIGHTxWIDTH, like 112x112/224x224/448x448")
+    return sizes
+
+
+def _cache(text: str) -> Path | None:
+    if not text:
+        raise ValueError("a folder, or off")
+    return None if text == "off" else Path(text).absolute()
 
 
 @dataclass(frozen=True)
@@ -40,6 +90,12 @@ class CudaOptions:
 
     BACKEND: ClassVar[str] = CUDA
     PROVIDER: ClassVar[str] = "CUDAExecutionProvider"
+    READERS: ClassVar[Readers] = {
+        "device": ("device", _number),
+        "memory-mib": ("memory_bytes", _mebibytes),
+        "convolution-search": ("convolution_search", _search),
+        "tf32": ("tf32", _on_or_off),
+    }
 
     device: int = 0
     memory_bytes: int | None = None
@@ -72,6 +128,14 @@ class TensorRTOptions:
 
     BACKEND: ClassVar[str] = TENSORRT
     PROVIDER: ClassVar[str] = "TensorrtExecutionProvider"
+    READERS: ClassVar[Readers] = {
+        "device": ("device", _number),
+        "batch": ("batch", _batch),
+        "sizes": ("sizes", _sizes),
+        "opt-level": ("optimization_level", _number),
+        "workspace-mib": ("workspace_bytes", _mebibytes),
+        "cache": ("cache", _cache),
+    }
 
     device: int = 0
     batch: tuple[int, int, int] = (1, 8, 32)  # what parity runs: parity/compare.py, BATCHES and RUN_BATCH
@@ -138,7 +202,6 @@ class TensorRTOptions:
 
 
 GpuOptions = CudaOptions | TensorRTOptions
-DEFAULTS: Final[dict[str, Callable[[], GpuOptions]]] = {CUDA: CudaOptions, TENSORRT: TensorRTOptions}
 
 
 def _require_at_least(name: str, number: int | None, least: int) -> None:
@@ -171,99 +234,6 @@ def _size(spec: TensorSpec, axis: int, batch: int, size: tuple[int, int] | None)
             advice="give --backend-option sizes=HxW/HxW/HxW for height and width; export others with fixed sizes",
         )
     return size[("height", "width").index(found)]
-
-
-def options_of(backend: str, given: Sequence[str]) -> GpuOptions | None:
-    """The options of a backend from ``NAME=VALUE`` texts; None for a backend that has none. Raises UsageError."""
-    if backend not in DEFAULTS:
-        if given:
-            raise UsageError(
-                f"{backend} takes no --backend-option, and {given[0]} is given",
-                advice=f"options are those of {CUDA} and {TENSORRT}",
-            )
-        return None
-    readers = _READERS[backend]
-    fields: dict[str, Any] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals or name not in readers:
-            raise UsageError(
-                f"--backend-option {text} is none of {backend}",
-                advice=f"NAME=VALUE, with the names {', '.join(readers)}",
-            )
-        field, read = readers[name]
-        if field in fields:
-            raise UsageError(f"--backend-option {name} is given twice")
-        try:
-            fields[field] = read(value)
-        except ValueError as error:
-            raise UsageError(f"--backend-option {text}: {error}") from error
-    return CudaOptions(**fields) if backend == CUDA else TensorRTOptions(**fields)
-
-
-def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
-
-
-def _mebibytes(text: str) -> int:
-    return _number(text) * MIB
-
-
-def _search(text: str) -> str:
-    if text not in get_args(Search):
-        raise ValueError(f"one of {', '.join(get_args(Search))}")
-    return text
-
-
-def _on_or_off(text: str) -> bool:
-    if text not in ("on", "off"):
-        raise ValueError("on or off")
-    return text == "on"
-
-
-def _three(text: str) -> list[str]:
-    parts = text.split("/")
-    if len(parts) != 3:
-        raise ValueError("the smallest, the most frequent and the largest, like 1/8/32")
-    return parts
-
-
-def _batch(text: str) -> tuple[int, ...]:
-    return tuple(_number(part) for part in _three(text))
-
-
-def _sizes(text: str) -> tuple[tuple[int, ...], ...]:
-    sizes = tuple(tuple(_number(side) for side in part.split("x")) for part in _three(text))
-    if any(len(size) != 2 for size in sizes):
-        raise ValueError("HEIGHTxWIDTH, like 112x112/224x224/448x448")
-    return sizes
-
-
-def _cache(text: str) -> Path | None:
-    if not text:
-        raise ValueError("a folder, or off")
-    return None if text == "off" else Path(text).absolute()
-
-
-_READERS: Final[dict[str, dict[str, tuple[str, Callable[[str], object]]]]] = {
-    CUDA: {
-        "device": ("device", _number),
-        "memory-mib": ("memory_bytes", _mebibytes),
-        "convolution-search": ("convolution_search", _search),
-        "tf32": ("tf32", _on_or_off),
-    },
-    TENSORRT: {
-        "device": ("device", _number),
-        "batch": ("batch", _batch),
-        "sizes": ("sizes", _sizes),
-        "opt-level": ("optimization_level", _number),
-        "workspace-mib": ("workspace_bytes", _mebibytes),
-        "cache": ("cache", _cache),
-    },
-}
 
 
 def session_arguments(

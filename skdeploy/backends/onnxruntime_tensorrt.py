@@ -12,6 +12,11 @@ from skdeploy.core.packages import Availability
 
 NAME: Final = onnxruntime_gpu.TENSORRT
 FORMAT: Final = "onnx"
+DEVICE: Final = "gpu"
+DISTRIBUTIONS: Final = ("onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt_cu13", "tensorrt_cu12")
+EXTRA: Final = "gpu"
+HELP: Final = "device, batch=1/8/32, sizes, opt-level, workspace-mib, cache=FOLDER or off"
+OPTIONS: Final = TensorRTOptions
 
 
 def probe() -> Availability:

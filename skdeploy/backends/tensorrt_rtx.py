@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from skdeploy.backends import _plan_runner
 from skdeploy.backends._plan_runner import PlanSession
 from skdeploy.core.packages import Availability
+from skdeploy.engines import tensorrt_rtx as compiler
 from skdeploy.engines.compatibility import BuiltFor
 
-NAME = "tensorrt_rtx"
-FORMAT = "engine"
+NAME: Final = compiler.NAME
+FORMAT: Final = "engine"
+DEVICE: Final = "gpu"
+DISTRIBUTIONS: Final = compiler.DISTRIBUTIONS
+EXTRA: Final = compiler.EXTRA
+HELP: Final = ""
+OPTIONS: Final = None
 
 
 def probe() -> Availability:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from skdeploy.backends.base import Array, Session
+from skdeploy.backends.base import Array, Deployed, Session
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.packages import ADVICE, EXTRAS, Availability, require
-from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
 NAME: Final = "torch"
 FORMAT: Final = "module"
+DEVICE: Final = "cpu"
+DISTRIBUTIONS: Final = ("torch",)
+EXTRA: Final = EXTRAS
+HELP: Final = ""
+OPTIONS: Final = None
 
 
 def probe() -> Availability:
@@ -69,3 +75,18 @@ def open_session(network: nn.Module, spec: ModelSpec, *, device: str = "cpu", ow
     """
     require("torch", extra=EXTRAS)
     return TorchSession(network, spec, device, own)
+
+
+@contextmanager
+def open_deployed(network: nn.Module, spec: ModelSpec, *, precision: Precision, threads: int) -> Iterator[Deployed]:
+    """The same, with ``threads`` threads while it is open."""
+    del precision
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with open_session(network, spec) as session:
+            yield Deployed(session, "torch's eager mode, float32, on the CPU", threads)
+    finally:
+        torch.set_num_threads(before)

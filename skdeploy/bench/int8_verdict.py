@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from skdeploy.backends import onnxruntime_gpu
+from skdeploy import backends
 from skdeploy.bench.statistics import Ratio, inverted
 from skdeploy.bench.subjects import Subject
 from skdeploy.core.spec import Precision
-
-# Where FP16 has kernels of its own.
-FP16_BACKENDS: Final = (*onnxruntime_gpu.DEFAULTS, "tensorrt", "tensorrt_rtx")
 
 
 def int8_verdict(first: Subject, second: Subject, ratio: Ratio, batch: int) -> str | None:
@@ -26,7 +21,7 @@ def int8_verdict(first: Subject, second: Subject, ratio: Ratio, batch: int) -> s
         precision=other.runner.precision,
         backend=int8.runner.backend,
         batch=batch,
-        emulated=int8.emulated,
+        emulated=int8.opened.emulated,
     )
 
 
@@ -39,7 +34,7 @@ def is_same_network(first: Subject, second: Subject) -> bool:
 def int8_sentence(
     ratio: Ratio, *, int8: str, other: str, precision: Precision, backend: str, batch: int, emulated: str
 ) -> str:
-    """``ratio`` is the latency of ``int8`` to that of ``other``, which has ``precision``; ``emulated`` as of ``Subject``."""
+    """``ratio`` is the latency of ``int8`` to that of ``other``, which has ``precision``; ``emulated`` as of ``Deployed``."""
     name, where = precision.value.upper(), f"on {backend}, batch {batch}"
     span = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
     if emulated:
@@ -53,9 +48,7 @@ def int8_sentence(
         "no difference": f"no difference between {int8} and {other} is shown",
     }[ratio.verdict]
     pays = "pays" if ratio.verdict == "faster" else "does not pay"
-    # Against FP32 the question is open where FP16 is fast too.
-    more = "; FP16 is the other choice there: give --against an FP16 bundle" if backend in FP16_BACKENDS else ""
-    return (
-        f"INT8 {pays} against {name} {where}: {said} (latency {ratio.ratio:.3f} times, {span})"
-        f"{more if precision is Precision.FP32 else ''}"
-    )
+    # Against FP32 the question is open where FP16 is fast too: GPUs have kernels of its own for it.
+    fast = precision is Precision.FP32 and backends.backend(backend).DEVICE == "gpu"
+    more = "; FP16 is the other choice there: give --against an FP16 bundle" if fast else ""
+    return f"INT8 {pays} against {name} {where}: {said} (latency {ratio.ratio:.3f} times, {span}){more}"

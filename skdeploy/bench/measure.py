@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from skdeploy.backends import onnxruntime
+from skdeploy.backends import backend
 from skdeploy.bench.int8_verdict import int8_verdict, is_same_network
 from skdeploy.bench.memory import require_memory
 from skdeploy.bench.report import BatchLatency, BenchReport, Comparison, LatencyReport, Measured
@@ -27,7 +27,6 @@ from skdeploy.devices.machine_state import MachineState, Watch
 
 SECONDS: Final = 3.0
 SECONDS_AT_MOST: Final = 3600.0
-CPU_BACKENDS: Final = ("onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
@@ -136,11 +135,11 @@ def _measure(
         for batch in options.batches:  # all batches once before any is timed: what is refused, is refused at once
             for subject in subjects:
                 feeds, runner = subject.feeds(batch, options.seed), subject.runner
-                if runner.backend == onnxruntime.NAME:
+                if runner.artifact.format == "onnx" and backend(runner.backend).DEVICE == "cpu":
                     path = runner.bundle.path(runner.artifact)
                     require_memory(path, runner.name, feeds, runner.spec.input, batch)
                 check_output(subject, feeds, batch)
-        watch = stack.enter_context(Watch(gpu=pair[0].backend not in CPU_BACKENDS))
+        watch = stack.enter_context(Watch(gpu=backend(pair[0].backend).DEVICE == "gpu"))
         for batch in options.batches:
             progress.update(f"{' and '.join(subject.runner.shown for subject in subjects)}, batch {batch}")
             with ExitStack() as bound:
@@ -162,8 +161,8 @@ def _measured(subject: Subject, runs: Sequence[Timed], machine: MachineState, op
     runner = subject.runner
     latency = LatencyReport(
         precision=runner.precision,
-        session=subject.session_text,
-        threads=subject.threads,
+        session=subject.opened.text,
+        threads=subject.opened.threads,
         cuda_graph=subject.cuda_graph,
         seed=options.seed,
         seconds=options.seconds,

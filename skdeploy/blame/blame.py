@@ -23,7 +23,8 @@ from typing import Final
 
 import numpy as np
 
-from skdeploy.backends.base import Array, backend
+from skdeploy.backends import backend
+from skdeploy.backends.base import Array
 from skdeploy.backends.logits import check_outputs, run_images
 from skdeploy.backends.metrics import compare_logits, violations
 from skdeploy.blame.fed import expected_input, explain_input

@@ -13,13 +13,13 @@ import json
 import platform
 import re
 import tempfile
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
 
 from pydantic import Field, JsonValue, ValidationError
 
+from skdeploy import backends
 from skdeploy.bundle.artifact import Artifact, tool_versions
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import DependencyError, IntegrityError, first_problem
@@ -32,17 +32,8 @@ FOLDER: Final = "receipts"
 MAX_BYTES: Final = 16 << 20  # latencies and layers of a large network are some hundred kilobytes
 SLUG_LENGTH: Final = 40
 DIGEST_LENGTH: Final = 12  # of the artifact's sha256, in the file's name
-GPU_BACKENDS: Final = ("tensorrt", "tensorrt_rtx", "onnxruntime-cuda", "onnxruntime-tensorrt")
 CPUINFO: Final = Path("/proc/cpuinfo")
 KERNEL_MODULE: Final = Path("/proc/driver/nvidia/version")
-RUNTIMES: Final = {
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "onnxruntime-cuda": ("onnxruntime-gpu",),
-    "onnxruntime-tensorrt": ("onnxruntime-gpu", "tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
-    "torch": ("torch",),
-    "tensorrt": ("tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
-    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"),
-}
 
 Kind = Literal["parity", "accuracy", "latency", "layers"]
 ReceiptVerdict = Literal["pass", "fail", "recorded"]  # recorded: figures that nothing was asked of
@@ -94,6 +85,7 @@ def write_receipt(
     files, DependencyError for an engine's receipt where there is no GPU.
     """
     bundle.check(artifact)
+    versions = tool_versions(backends.backend(backend).DISTRIBUTIONS)
     rest = {
         "schema": 1,
         "kind": kind,
@@ -101,7 +93,7 @@ def write_receipt(
         "sha256": artifact.sha256,
         "backend": backend,
         "device": this_device(backend).model_dump(mode="json"),
-        "runtime": {name: version for name, version in _versions(backend).items() if version != "absent"},
+        "runtime": {name: version for name, version in versions.items() if version != "absent"},
         "skdeploy": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "verdict": verdict,
@@ -139,7 +131,7 @@ def read_receipts(bundle: Bundle) -> tuple[Receipt, ...]:
 def this_device(backend: str) -> Device:
     """The device that ``backend`` runs on: the first GPU, or the CPU. Raises DependencyError: no GPU for an engine."""
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    if backend not in GPU_BACKENDS:
+    if backends.backend(backend).DEVICE == "cpu":
         return Device(name=cpu_name(), system=system)
     found = cuda.devices()
     if not found:
@@ -173,10 +165,6 @@ def driver_text(kernel_module: Path = KERNEL_MODULE) -> str:
 def slug(name: str) -> str:
     """A device's name as a part of a file name: nvidia-geforce-rtx-4090."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:SLUG_LENGTH].rstrip("-") or "device"
-
-
-def _versions(backend: str) -> Mapping[str, str]:
-    return tool_versions(RUNTIMES.get(backend, ()))
 
 
 def _read(bundle: Bundle, path: Path) -> Receipt:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from skdeploy.backends import onnxruntime, onnxruntime_gpu
-from skdeploy.backends import torch as torch_backend
-from skdeploy.backends.base import BACKENDS, Session, backend
-from skdeploy.backends.onnxruntime_gpu import GpuOptions
+from skdeploy.backends import BACKENDS, DEFAULT, backend, running
+from skdeploy.backends.base import Deployed, Session, options_of
 from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
@@ -24,21 +23,20 @@ if TYPE_CHECKING:
 
 TORCH: Final = "torch"  # in place of an artifact's name: the network itself, with the bundle's weights
 RUNS: Final = ("onnx", "engine")
-GRAPH_BACKENDS: Final = (onnxruntime.NAME, *onnxruntime_gpu.DEFAULTS)  # what an ONNX file runs on
 
 
 @dataclass(frozen=True)
 class Runner:
     """An artifact of a bundle with the backend that runs it. ``prefix`` tells two bundles apart where both are shown.
 
-    ``gpu`` are the options of a backend of ONNX Runtime on a GPU, its defaults if None.
+    ``options`` are the backend's own, its ``OPTIONS``; its defaults if None.
     """
 
     bundle: Bundle
     artifact: Artifact
     backend: str
     prefix: str = ""
-    gpu: GpuOptions | None = None
+    options: Any = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -51,18 +49,42 @@ class Runner:
     @property
     def name(self) -> str:
         """What a report calls it."""
-        return self.prefix + (TORCH if self.backend == TORCH else self.artifact.path)
+        return self.prefix + (self.backend if self.is_module else self.artifact.path)
 
     @property
     def shown(self) -> str:
-        return self.name if self.backend == TORCH else f"{self.name} on {self.backend}"
+        return self.name if self.is_module else f"{self.name} on {self.backend}"
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is the network itself, with the bundle's weights."""
+        return backend(self.backend).FORMAT == "module"
 
     def open(self) -> Session:
         """A session, once the file's digest is the recorded one. Raises IntegrityError, DependencyError, EngineError."""
-        if self.backend == TORCH:
-            path = self.bundle.check(self.artifact)
-            return torch_backend.open_session(Network(self.spec, path).module, self.spec)
-        return open_artifact(self.bundle, self.artifact, self.backend, self.gpu)
+        what, options = self._arguments()
+        return backend(self.backend).open_session(*what, **options)
+
+    @contextmanager
+    def open_deployed(self, threads: int) -> Iterator[Deployed]:
+        """A session as the backend's users open it, on ``threads`` threads of the CPU. Raises as ``open``."""
+        opens = getattr(backend(self.backend), "open_deployed", None)
+        if opens is None:
+            with self.open() as session:
+                yield Deployed(session)
+            return
+        what, options = self._arguments()
+        with opens(*what, precision=self.precision, threads=threads, **options) as deployed:
+            yield deployed
+
+    def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the backend's ``open_session`` takes."""
+        path = self.bundle.check(self.artifact)
+        if self.is_module:
+            return (Network(self.spec, path).module, self.spec), {}
+        if self.artifact.format == "engine":
+            return (path,), {"sha256": self.artifact.sha256, **_engine_options(self.bundle, self.artifact)}
+        return (path,), {} if self.options is None else {"options": self.options}
 
 
 def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
@@ -70,13 +92,13 @@ def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
     graphs = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
     if not graphs:
         raise IntegrityError(f"{bundle.folder} holds no ONNX file", advice="export it again")
-    return Runner(bundle, graphs[-1], onnxruntime.NAME, prefix)
+    return Runner(bundle, graphs[-1], DEFAULT, prefix)
 
 
 def fp32_graph(bundle: Bundle) -> Runner | None:
     """The simplified FP32 graph, which lower precisions are made from and measured against."""
     graph = bundle.artifact(contents.MODEL)
-    return Runner(bundle, graph, onnxruntime.NAME) if graph is not None else None
+    return Runner(bundle, graph, DEFAULT) if graph is not None else None
 
 
 def require_fp32_graph(bundle: Bundle) -> Artifact:
@@ -108,14 +130,14 @@ def graph_of(bundle: Bundle, engine: Artifact) -> Artifact:
 
 def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:
     """An ONNX file or engine by its path in the bundle, or ``torch``. Raises UsageError."""
-    if name == TORCH:
+    if name in running("module"):
         weights = bundle.artifact(contents.WEIGHTS)
         if weights is None:
             raise UsageError(
-                f"{bundle.folder} was made from a graph or from code: it holds no weights for torch",
+                f"{bundle.folder} was made from a graph or from code: it holds no weights for {name}",
                 advice="name an ONNX file of it",
             )
-        return Runner(bundle, weights, TORCH, prefix)
+        return Runner(bundle, weights, name, prefix)
     artifact = bundle.artifact(name)
     runnable = [a.path for a in bundle.manifest.artifacts if a.format in RUNS]
     if artifact is None or artifact.path not in runnable:
@@ -127,31 +149,30 @@ def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:
 
 def check_graph_backend(name: str) -> str:
     """The name of a backend that runs ONNX files. Raises UsageError."""
-    if name not in GRAPH_BACKENDS:
-        raise UsageError(
-            f"--backend {name}: an ONNX file does not run on it", advice=f"one of {', '.join(GRAPH_BACKENDS)}"
-        )
+    taken = running("onnx")
+    if name not in taken:
+        raise UsageError(f"--backend {name}: an ONNX file does not run on it", advice=f"one of {', '.join(taken)}")
     return name
 
 
 def runner_on(bundle: Bundle, name: str, options: Sequence[str] = (), prefix: str = "") -> Runner:
     """What of a bundle runs on a backend: its weights on ``torch``, its last graph on ONNX Runtime, an engine of its compiler.
 
-    ``options`` are texts NAME=VALUE, see ``onnxruntime_gpu.options_of``. Of several engines the last is taken. Raises
+    ``options`` are texts NAME=VALUE, see ``base.options_of``. Of several engines the last is taken. Raises
     UsageError for a backend that does not exist, does not take the options, or for which the bundle holds nothing.
     """
     if name not in BACKENDS:
         raise UsageError(f"--backend {name}: there is none of that name", advice=f"one of {', '.join(BACKENDS)}")
-    gpu = onnxruntime_gpu.options_of(name, options)
-    if name == TORCH:
-        return runner_named(bundle, TORCH, prefix)
-    if name in GRAPH_BACKENDS:
-        return replace(last_graph(bundle, prefix), backend=name, gpu=gpu)
+    given = options_of(name, options)
+    if name in running("module"):
+        return runner_named(bundle, name, prefix)
+    if name in running("onnx"):
+        return replace(last_graph(bundle, prefix), backend=name, options=given)
     engines = [runner for runner in engines_of(bundle, prefix) if runner.backend == name]
     if not engines:
         raise UsageError(
             f"--backend {name}: {bundle.folder} holds no engine of it",
-            advice=f"build one with `skdeploy build {bundle.folder} --target {name}`, or choose {onnxruntime.NAME}",
+            advice=f"build one with `skdeploy build {bundle.folder} --target {name}`, or choose {DEFAULT}",
         )
     return engines[-1]
 
@@ -164,24 +185,12 @@ def engines_of(bundle: Bundle, prefix: str = "") -> tuple[Runner, ...]:
 
 def backend_of(artifact: Artifact) -> str:
     """The backend that runs an artifact; an engine says which compiler made it. Raises IntegrityError where it does not."""
-    return artifact.facts_as(EngineFacts).compiler if artifact.format == "engine" else onnxruntime.NAME
+    return artifact.facts_as(EngineFacts).compiler if artifact.format == "engine" else DEFAULT
 
 
-def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, gpu: GpuOptions | None = None) -> Session:
-    """A session of an ONNX file or engine on a backend, once the file's digest is the recorded one.
-
-    ``gpu`` are the options of one of ONNX Runtime's providers, its defaults if None. Raises what the backend raises.
-    """
-    path = bundle.check(artifact)
-    if artifact.format == "engine":
-        session: Session = backend(runs_on).open_session(
-            path, sha256=artifact.sha256, **_engine_options(bundle, artifact)
-        )
-    elif gpu is not None:
-        session = backend(runs_on).open_session(path, options=gpu)
-    else:
-        session = backend(runs_on).open_session(path)
-    return session
+def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, options: Any = None) -> Session:
+    """A session of an ONNX file or engine on a backend. Raises as ``Runner.open``."""
+    return Runner(bundle, artifact, runs_on, options=options).open()
 
 
 def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | Path]:

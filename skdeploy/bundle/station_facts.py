@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from skdeploy.core.architecture import AnyNetworkSpec
 from skdeploy.core.errors import first_problem
 from skdeploy.core.spec import Assumed, CalibrationMethod, Frozen, Precision, TensorSpec
+from skdeploy.engines import COMPILERS
 from skdeploy.engines.compatibility import BuiltFor
 from skdeploy.engines.proof import PrecisionProof
 from skdeploy.images.audit_report import AuditReport
@@ -193,13 +194,19 @@ class PoolFacts(GraphFacts):
     means_left: dict[str, str] = Field(default_factory=dict)
 
 
+def _known_compiler(name: str) -> str:
+    if name not in COMPILERS:
+        raise ValueError(f"no compiler of this skdeploy: {name!r}")
+    return name
+
+
 class EngineFacts(StationFacts):
     """Of an engine, as ``engines._build.EngineReport``. ``built_for`` and ``proof`` are None in bundles of earlier versions."""
 
     model_config = ConfigDict(extra="ignore")
 
     station: Literal["build"] = "build"
-    compiler: Literal["tensorrt", "tensorrt_rtx"]
+    compiler: Annotated[str, AfterValidator(_known_compiler)]
     version: str = ""
     plan_bytes: int = 0
     runs_on: Names = ()

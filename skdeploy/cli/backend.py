@@ -6,19 +6,21 @@ from typing import Annotated
 
 import typer
 
+from skdeploy.backends import BACKENDS, DEFAULT, backend
+
+_TAKES = {name: backend(name).HELP for name in BACKENDS}
+
 Backend = Annotated[
     str | None,
     typer.Option(
         metavar="ID",
-        help="What runs the bundle: torch, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, tensorrt, tensorrt_rtx.  "
-        "[default: onnxruntime]",
+        help=f"What runs the bundle: {', '.join(BACKENDS)}.  [default: {DEFAULT}]",
     ),
 ]
 BackendOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=VALUE",
-        help="Of onnxruntime-cuda: device, memory-mib, convolution-search, tf32; of onnxruntime-tensorrt: device, "
-        "batch=1/8/32, sizes, opt-level, workspace-mib, cache=FOLDER or off; may be given again.",
+        help=f"O{'; o'.join(f'f {name}: {takes}' for name, takes in _TAKES.items() if takes)}; may be given again.",
     ),
 ]

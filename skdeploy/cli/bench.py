@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skdeploy.backends import BACKENDS
 from skdeploy.core.significant import significant
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Of torch, onnxruntime, onnxruntime-cuda, onnxruntime-tensorrt, tensorrt, tensorrt_rtx; one that is named "
-            "must work here.  [default: all that do, but torch]",
+            help=f"Of {', '.join(BACKENDS)}; one that is named must work here.  [default: all that do, but torch]",
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="N,...", help="Sizes of batches.")] = "1",

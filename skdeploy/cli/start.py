@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from skdeploy.backends import running
+
 
 def start(
     verb: Annotated[str | None, typer.Argument(help="predict, verify, evaluate or bench.")] = None,
@@ -24,7 +26,7 @@ def start(
         str | None,
         typer.Option(
             envvar="SKDEPLOY_BACKEND",
-            help="tensorrt, tensorrt_rtx, onnxruntime (the CPU), onnxruntime-cuda or onnxruntime-tensorrt.  "
+            help=f"{', '.join(running('engine', 'onnx', on='gpu'))}; on the CPU {', '.join(running('onnx', on='cpu'))}.  "
             "[default: the compiler that is here, for the GPU; without a GPU, none]",
         ),
     ] = None,

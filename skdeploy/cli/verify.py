@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from skdeploy.backends import DEFAULT, running
 from skdeploy.cli.backend import BackendOption
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def verify(
         str | None,
         typer.Option(
             metavar="ID",
-            help="Run the graphs on this one too: onnxruntime-cuda, onnxruntime-tensorrt. "
+            help=f"Run the graphs on this one too: {', '.join(n for n in running('onnx') if n != DEFAULT)}. "
             "It must run all of each, and no node on the CPU.",
         ),
     ] = None,

@@ -6,10 +6,10 @@ Nothing here imports a compiler to answer: what is installed is read from packag
 from __future__ import annotations
 
 import importlib.util
-import platform
+from collections.abc import Callable
 from importlib import import_module, metadata
-from types import ModuleType
-from typing import Final, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.packages import Availability, require
@@ -17,21 +17,42 @@ from skdeploy.core.spec import Target
 from skdeploy.devices import cuda
 from skdeploy.engines._api import Compiler
 
-COMPILERS: Final = ("tensorrt", "tensorrt_rtx")
-EXTRAS: Final = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
-LABELS: Final = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-_DISTRIBUTIONS: Final = {
-    "tensorrt": ("tensorrt", "tensorrt_cu13", "tensorrt_cu12"),
-    "tensorrt_rtx": ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"),
+if TYPE_CHECKING:
+    from skdeploy.engines._build import BuildOptions, EngineReport
+
+# A new compiler is one module, see ``CompilerFacts``, and a line here; the backend of the same name runs its plans.
+COMPILERS: Final[dict[str, str]] = {
+    "tensorrt": "skdeploy.engines.tensorrt",
+    "tensorrt_rtx": "skdeploy.engines.tensorrt_rtx",
 }
-_OLDEST_TENSORRT: Final = 10  # 8.x and 9.x know strong typing in part only
-_RTX_MACHINES: Final = ("x86_64", "AMD64")  # TensorRT-RTX has wheels for no other
 
 
-def compiler(name: str) -> ModuleType:
-    """The module ``skdeploy.engines.<name>``. Raises UsageError."""
-    _check(name)
-    return import_module(f"skdeploy.engines.{name}")
+class CompilerFacts(Protocol):
+    """The interface of a compiler's module, which imports nothing heavy.
+
+    ``NAME`` is also the package with the Python API, ``_api.Compiler``, and ``DISTRIBUTIONS`` are those that it comes in.
+    ``AHEAD_OF_TIME``: it builds without the GPU, and not for the one that is here.
+    """
+
+    NAME: str
+    LABEL: str
+    EXTRA: str
+    DISTRIBUTIONS: tuple[str, ...]
+    AHEAD_OF_TIME: bool
+
+    def obstacle(self) -> tuple[str, str]: ...
+
+
+def compiler(name: str) -> CompilerFacts:
+    """The module of one compiler. Raises UsageError."""
+    if name not in COMPILERS:
+        raise UsageError(f"no compiler named {name!r}", advice=f"compilers: {', '.join(COMPILERS)}")
+    return cast(CompilerFacts, import_module(COMPILERS[name]))
+
+
+def label(name: str) -> str:
+    """What people call the compiler."""
+    return compiler(name).LABEL
 
 
 def choose(target: Target) -> tuple[str | None, str]:
@@ -49,9 +70,10 @@ def choose(target: Target) -> tuple[str | None, str]:
     for name in COMPILERS:
         reason, _ = obstacle(name)
         if not reason:
-            where = f"for {cuda.devices()[0].name}" if name == "tensorrt" else "ahead of time, which needs no GPU"
-            return name, "; ".join([f"{LABELS[name]} {version(name)} builds {where}", *reasons])
-        reasons.append(f"not {LABELS[name]}: {reason}")
+            ahead = compiler(name).AHEAD_OF_TIME
+            where = "ahead of time, which needs no GPU" if ahead else f"for {cuda.devices()[0].name}"
+            return name, "; ".join([f"{label(name)} {version(name)} builds {where}", *reasons])
+        reasons.append(f"not {label(name)}: {reason}")
     return None, "no engine is made here; " + "; ".join(reasons)
 
 
@@ -59,29 +81,32 @@ def demand(name: str) -> None:
     """Raises DependencyError if the compiler cannot build here, with the reason and what to install."""
     reason, advice = obstacle(name)
     if reason:
-        raise DependencyError(f"{LABELS[name]} cannot build here: {reason}", advice=advice)
+        raise DependencyError(f"{label(name)} cannot build here: {reason}", advice=advice)
 
 
 def obstacle(name: str) -> tuple[str, str]:
     """Why the compiler cannot build here, and what to do; both empty if it can. Raises UsageError: no such name."""
-    _check(name)
-    if name == "tensorrt_rtx" and platform.machine() not in _RTX_MACHINES:
-        return f"it builds on x86-64 only, this is {platform.machine()}", "build on an x86-64 machine, or use TensorRT"
-    if not installed(name):
-        return f"the package {name} is not installed", install_advice(name)
-    if name == "tensorrt" and int(version(name).split(".")[0]) < _OLDEST_TENSORRT:
-        return f"version {version(name)} is older than {_OLDEST_TENSORRT}", install_advice(name)
-    if name == "tensorrt" and not cuda.devices():
-        return (
-            cuda.driver_problem(),
-            "build on the machine with the GPU that will run the engine, or use --target tensorrt_rtx",
-        )
-    return "", ""
+    return compiler(name).obstacle()
+
+
+def absent(name: str) -> tuple[str, str]:
+    """The obstacle that the compiler's package is not installed."""
+    return f"the package {name} is not installed", install_advice(name)
+
+
+def build(
+    name: str, onnx_path: Path, plan_path: Path, options: BuildOptions, on_progress: Callable[[str, float], None]
+) -> EngineReport:
+    """See ``_build.build``. Raises DependencyError besides if the compiler cannot build here."""
+    demand(name)
+    from skdeploy.engines import _build
+
+    return _build.build(load(name), onnx_path, plan_path, options, on_progress)
 
 
 def installed(name: str) -> bool:
     """Whether there is a package to import. A folder of type stubs of the same name is not one."""
-    _check(name)
+    compiler(name)
     try:
         found = importlib.util.find_spec(name)
     except ValueError:  # something without a specification was put in sys.modules under this name
@@ -92,7 +117,7 @@ def installed(name: str) -> bool:
 def version(name: str) -> str:
     """The installed version, for keys of resume. Raises DependencyError if the compiler is not installed."""
     if installed(name):
-        for distribution in _DISTRIBUTIONS[name]:
+        for distribution in compiler(name).DISTRIBUTIONS:
             try:
                 return metadata.version(distribution)
             except metadata.PackageNotFoundError:
@@ -102,9 +127,8 @@ def version(name: str) -> str:
 
 def load(name: str) -> Compiler:
     """Imports the compiler's module. Raises DependencyError: absent, or its native libraries do not load."""
-    _check(name)
     try:
-        return cast(Compiler, require(name, extra=EXTRAS[name]))
+        return cast(Compiler, require(name, extra=compiler(name).EXTRA))
     except OSError as error:  # the bindings look for their native libraries themselves
         raise DependencyError(
             f"{name} is installed, but its native libraries do not load: {error}",
@@ -130,9 +154,4 @@ def probe(name: str) -> Availability:
 
 def install_advice(name: str) -> str:
     """What to install for a compiler to work."""
-    return f'install it with: pip install "skdeploy[{EXTRAS[name]}]"'
-
-
-def _check(name: str) -> None:
-    if name not in COMPILERS:
-        raise UsageError(f"no compiler named {name!r}", advice=f"compilers: {', '.join(COMPILERS)}")
+    return f'install it with: pip install "skdeploy[{compiler(name).EXTRA}]"'

@@ -306,4 +306,4 @@ def _layer_types(network: Network) -> dict[str, int]:
 def _runs_on(built: BuiltFor) -> str:
     """In words."""
     where = f"of compute capability {', '.join(built.compute_capabilities)} on {built.system.lower()} {built.machine}"
-    return f"{built.gpu or 'NVIDIA GPUs'} {where}, {engines.LABELS[built.compiler]} {built.version}"
+    return f"{built.gpu or 'NVIDIA GPUs'} {where}, {engines.label(built.compiler)} {built.version}"

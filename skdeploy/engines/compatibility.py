@@ -200,9 +200,9 @@ def obstacles(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -
 
 
 def _wrong_compiler(name: str, built: BuiltFor | None, header: PlanHeader) -> Obstacle | None:
-    label = engines.LABELS[name]
+    label = engines.label(name)
     if header.compiler != name:
-        other = engines.LABELS[header.compiler]
+        other = engines.label(header.compiler)
         return Obstacle("plan", f"it is a plan of {other}, not of {label}", f"run it with {other}, or {_REBUILD}")
     if built is not None and header.version and _same(header.version, built.version) is False:
         return Obstacle(
@@ -219,9 +219,9 @@ def _driver(name: str, at: Here) -> Obstacle | None:
         return None
     return Obstacle(
         "machine",
-        f"the NVIDIA driver is too old: it serves CUDA {at.driver}, {engines.LABELS[name]} {at.installed} needs CUDA "
+        f"the NVIDIA driver is too old: it serves CUDA {at.driver}, {engines.label(name)} {at.installed} needs CUDA "
         f"{at.needs_cuda}",
-        f"install a newer NVIDIA driver, or {engines.LABELS[name]} for CUDA {version_numbers(at.driver)[0]}",
+        f"install a newer NVIDIA driver, or {engines.label(name)} for CUDA {version_numbers(at.driver)[0]}",
     )
 
 
@@ -242,7 +242,7 @@ def _unserved(name: str, header: PlanHeader, at: Here) -> Obstacle | None:
         return None
     return Obstacle(
         "machine",
-        f"{engines.LABELS[name]} does not run on {at.gpu} (compute capability {at.compute_capability}): it serves "
+        f"{engines.label(name)} does not run on {at.gpu} (compute capability {at.compute_capability}): it serves "
         f"{', '.join(_RTX_BITS.values())}",
         "use TensorRT on this GPU: skdeploy build BUNDLE --target tensorrt",
     )
@@ -251,7 +251,7 @@ def _unserved(name: str, header: PlanHeader, at: Here) -> Obstacle | None:
 def _installed(name: str, at: Here) -> Obstacle | None:
     if at.installed:
         return None
-    return Obstacle("machine", f"{engines.LABELS[name]} is not installed", engines.install_advice(name))
+    return Obstacle("machine", f"{engines.label(name)} is not installed", engines.install_advice(name))
 
 
 def _platform(built: BuiltFor | None, at: Here) -> Obstacle | None:
@@ -273,7 +273,7 @@ def _version(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) ->
     version = header.version or (built.version if built is not None else "")
     if not version or not at.installed or _same(version, at.installed):
         return None
-    label = engines.LABELS[name]
+    label = engines.label(name)
     if built is not None and built.version_compatible:
         made, runs = version_numbers(version), version_numbers(at.installed)
         if made[:2] <= runs[:2] and runs[0] - made[0] <= 1:

@@ -16,7 +16,7 @@ from pydantic import JsonValue, TypeAdapter
 from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.core.options import Flag
 from skdeploy.core.spec import Precision
-from skdeploy.engines import LABELS
+from skdeploy.engines import label
 
 HardwareCompatible = Literal["none", "ampere+", "same-cc"]
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -194,11 +194,10 @@ def _batches(profile: BatchProfile) -> list[JsonValue]:
 
 
 class Rule(NamedTuple):
-    """Which compilers take an option: TensorRT from a version on (none: not at all), TensorRT-RTX, and why not the others."""
+    """Which compilers take an option, from which of their versions on, and why not the others."""
 
     option: str
-    tensorrt: tuple[int, ...] | None
-    rtx: bool
+    since: Mapping[str, tuple[int, ...]]
     reason: str
 
 
@@ -211,28 +210,30 @@ class Rule(NamedTuple):
 #   11.4.0. That 10.x takes no strongly typed network on a DLA, and skdeploy builds no other, is users' word too.
 _NO_TACTICS: Final = "TensorRT-RTX tries no kernels when it builds: it chooses them on the GPU that runs the engine"
 SUPPORT: Final[Mapping[str, Rule]] = {
-    "compute_capabilities": Rule("--compute-capability", None, True, "TensorRT builds for the GPU that it runs on"),
-    "tactic_bytes": Rule("--tactic-memory", (10, 0), False, _NO_TACTICS),
-    "optimization_level": Rule("--opt-level", (10, 0), False, _NO_TACTICS),
-    "timing_cache": Rule("--timing-cache", (10, 0), False, "TensorRT-RTX has no timing cache"),
+    "compute_capabilities": Rule(
+        "--compute-capability", {"tensorrt_rtx": (1, 0)}, "TensorRT builds for the GPU that it runs on"
+    ),
+    "tactic_bytes": Rule("--tactic-memory", {"tensorrt": (10, 0)}, _NO_TACTICS),
+    "optimization_level": Rule("--opt-level", {"tensorrt": (10, 0)}, _NO_TACTICS),
+    "timing_cache": Rule("--timing-cache", {"tensorrt": (10, 0)}, "TensorRT-RTX has no timing cache"),
     "version_compatible": Rule(
-        "--version-compatible", (10, 0), False, "TensorRT-RTX comes without the lean runtime that such a plan carries"
+        "--version-compatible",
+        {"tensorrt": (10, 0)},
+        "TensorRT-RTX comes without the lean runtime that such a plan carries",
     ),
     "ampere+": Rule(
         "--hardware-compatible ampere+",
-        (10, 0),
-        False,
+        {"tensorrt": (10, 0)},
         "TensorRT-RTX's engines run on several GPUs as they are: name them with --compute-capability",
     ),
     "same-cc": Rule(
         "--hardware-compatible same-cc",
-        (10, 9),
-        False,
+        {"tensorrt": (10, 9)},
         "TensorRT-RTX's engines run on several GPUs as they are: name them with --compute-capability",
     ),
-    "strip": Rule("--strip", (10, 0), False, "TensorRT-RTX cannot build a stripped plan ahead of time"),
+    "strip": Rule("--strip", {"tensorrt": (10, 0)}, "TensorRT-RTX cannot build a stripped plan ahead of time"),
     "dla_core": Rule(
-        "--dla-core", (11, 4, 1), False, "TensorRT-RTX is for RTX GPUs, and a DLA is part of a Jetson AGX Orin"
+        "--dla-core", {"tensorrt": (11, 4, 1)}, "TensorRT-RTX is for RTX GPUs, and a DLA is part of a Jetson AGX Orin"
     ),
 }
 _OLD_DLA: Final = "DLA takes strongly typed networks, which are all that skdeploy builds, from TensorRT 11.4.1 on"
@@ -266,25 +267,19 @@ def require_supported(
     """Raises UsageError for the first option that the compiler ``name`` of this version does not take on this machine, with
     the compiler and version that would. ``gpu`` is its compute capability; ``precision`` the graph's, None if not known.
     """
-    label = LABELS[name]
     for rule in asked_for(options):
-        if name == "tensorrt_rtx" and not rule.rtx:
-            oldest = ".".join(map(str, rule.tensorrt or ()))
+        oldest = {taker: ".".join(map(str, numbers)) for taker, numbers in rule.since.items()}
+        if name not in rule.since:
+            takers = " or ".join(f"--target {taker}, which takes it from {least} on" for taker, least in oldest.items())
             raise UsageError(
-                f"{label} {version} does not take {rule.option}: {rule.reason}",
-                advice=f"leave it out, or build with --target tensorrt, which takes it from {oldest} on",
+                f"{label(name)} {version} does not take {rule.option}: {rule.reason}",
+                advice=f"leave it out, or build with {takers}",
             )
-        if name == "tensorrt" and rule.tensorrt is None:
-            raise UsageError(
-                f"{label} {version} does not take {rule.option}: {rule.reason}",
-                advice="leave it out, or build with --target tensorrt_rtx, which takes it",
-            )
-        if name == "tensorrt" and rule.tensorrt is not None and version_numbers(version) < rule.tensorrt:
-            oldest = ".".join(map(str, rule.tensorrt))
+        if version_numbers(version) < rule.since[name]:
             why = f": {_OLD_DLA}" if rule.option == "--dla-core" else ""
             raise UsageError(
-                f"{label} {version} does not take {rule.option}{why}",
-                advice=f"leave it out, or install TensorRT {oldest} or newer",
+                f"{label(name)} {version} does not take {rule.option}{why}",
+                advice=f"leave it out, or install {label(name)} {oldest[name]} or newer",
             )
     _require_hardware(options, on_jetson=on_jetson, gpu=gpu)
     if options.dla_core is not None and precision is Precision.FP32:

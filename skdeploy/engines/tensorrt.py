@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from typing import Final
 
 from skdeploy import engines
-from skdeploy.core.packages import Availability
-from skdeploy.engines import _build
-from skdeploy.engines._build import BuildOptions, EngineReport
+from skdeploy.devices import cuda
 
-NAME = "tensorrt"
-
-
-def probe() -> Availability:
-    """Whether TensorRT imports and has a GPU. Never raises."""
-    return engines.probe(NAME)
+NAME: Final = "tensorrt"
+LABEL: Final = "TensorRT"
+EXTRA: Final = "tensorrt"
+DISTRIBUTIONS: Final = ("tensorrt", "tensorrt_cu13", "tensorrt_cu12")
+AHEAD_OF_TIME: Final = False
+_OLDEST: Final = 10  # 8.x and 9.x know strong typing in part only
 
 
-def build(
-    onnx_path: Path, plan_path: Path, options: BuildOptions, on_progress: Callable[[str, float], None]
-) -> EngineReport:
-    """See ``_build.build``. Raises DependencyError besides, without TensorRT or without a GPU."""
-    engines.demand(NAME)
-    return _build.build(engines.load(NAME), onnx_path, plan_path, options, on_progress)
+def obstacle() -> tuple[str, str]:
+    """Why it cannot build here, and what to do; both empty if it can."""
+    if not engines.installed(NAME):
+        return engines.absent(NAME)
+    version = engines.version(NAME)
+    if int(version.split(".")[0]) < _OLDEST:
+        return f"version {version} is older than {_OLDEST}", engines.install_advice(NAME)
+    if not cuda.devices():
+        advice = "build on the machine with the GPU that will run the engine, or use --target tensorrt_rtx"
+        return cuda.driver_problem(), advice
+    return "", ""

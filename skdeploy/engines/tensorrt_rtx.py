@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import platform
+from typing import Final
 
 from skdeploy import engines
-from skdeploy.core.packages import Availability
-from skdeploy.engines import _build
-from skdeploy.engines._build import BuildOptions, EngineReport
 
-NAME = "tensorrt_rtx"
-
-
-def probe() -> Availability:
-    """Whether TensorRT-RTX imports on this machine; it needs no GPU to build. Never raises."""
-    return engines.probe(NAME)
+NAME: Final = "tensorrt_rtx"
+LABEL: Final = "TensorRT-RTX"
+EXTRA: Final = "rtx"
+DISTRIBUTIONS: Final = ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12")
+AHEAD_OF_TIME: Final = True
+_MACHINES: Final = ("x86_64", "AMD64")  # it has wheels for no other
 
 
-def build(
-    onnx_path: Path, plan_path: Path, options: BuildOptions, on_progress: Callable[[str, float], None]
-) -> EngineReport:
-    """See ``_build.build``. Raises DependencyError besides, without TensorRT-RTX or on a machine that is not x86-64."""
-    engines.demand(NAME)
-    return _build.build(engines.load(NAME), onnx_path, plan_path, options, on_progress)
+def obstacle() -> tuple[str, str]:
+    """Why it cannot build here, and what to do; both empty if it can."""
+    if platform.machine() not in _MACHINES:
+        return f"it builds on x86-64 only, this is {platform.machine()}", "build on an x86-64 machine, or use TensorRT"
+    return ("", "") if engines.installed(NAME) else engines.absent(NAME)

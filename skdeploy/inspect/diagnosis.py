@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass
 
 from skdeploy import engines
-from skdeploy.backends import onnxruntime, onnxruntime_cuda, onnxruntime_tensorrt, torch
+from skdeploy.backends import DEFAULT, backend, onnxruntime, running
 from skdeploy.core.packages import Availability
 from skdeploy.core.spec import Target
 from skdeploy.core.version import __version__
@@ -26,13 +26,9 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Probes everything; takes a few seconds, since it imports it."""
-    needed = (onnxruntime.probe(),)
-    optional = (
-        torch.probe(),
-        onnxruntime_cuda.probe(),
-        onnxruntime_tensorrt.probe(),
-        *(engines.compiler(name).probe() for name in engines.COMPILERS),
-    )
+    needed = (backend(DEFAULT).probe(),)
+    optional = [backend(name).probe() for name in running("module", "onnx") if name != DEFAULT]
+    optional += [engines.probe(name) for name in engines.COMPILERS]
     problems = [f"{part.name} does not work: {part.reason}. {part.install}" for part in needed if not part.available]
     trap = onnxruntime.installed_twice()
     if trap:

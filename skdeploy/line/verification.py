@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from skdeploy.accuracy.facts import read_facts, with_receipts
 from skdeploy.accuracy.verdict import Verdict, decide_verdict, next_after_failed_parity
-from skdeploy.backends import onnxruntime
-from skdeploy.backends.onnxruntime_gpu import GpuOptions, options_of
+from skdeploy.backends import DEFAULT
+from skdeploy.backends.base import options_of
 from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import PARITY
@@ -45,7 +45,7 @@ class VerifyOptions:
     ``images``: the card's own if None, ``num_images`` of them at most. ``suites``: names of ``parity.suites``, or ``all``; none
     means what an export runs. ``rebuild``: build each engine again, and compare. ``receipt``: write what was measured here.
     ``require_engine``: an engine that is verified neither here nor by a receipt is an error. ``backend``: another that graphs
-    run on too, one of ``runners.GRAPH_BACKENDS``; ``backend_options`` are its NAME=VALUE texts. ``reference``, ``golden``: what
+    run on too; ``backend_options`` are its NAME=VALUE texts. ``reference``, ``golden``: what
     the artifacts are compared with in place of the bundle's own weights, ``parity/witness.py``.
     """
 
@@ -60,14 +60,14 @@ class VerifyOptions:
     reference: str | None = None
     golden: Path | None = None
 
-    def graphs_also_on(self) -> tuple[tuple[str, GpuOptions | None], ...]:
+    def graphs_also_on(self) -> tuple[tuple[str, Any], ...]:
         """What ``parity.prove`` calls so. Raises UsageError."""
         if self.backend is None:
             if self.backend_options:
                 raise UsageError("--backend-option is of a --backend, and none is given")
             return ()
         options = options_of(check_graph_backend(self.backend), self.backend_options)
-        return () if self.backend == onnxruntime.NAME else ((self.backend, options),)
+        return () if self.backend == DEFAULT else ((self.backend, options),)
 
 
 class ParityReceipt(Frozen):

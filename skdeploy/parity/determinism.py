@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from skdeploy import engines
-from skdeploy.backends.base import Array, Session, backend
+from skdeploy.backends import backend
+from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import check_outputs, one_batch, run_images
 from skdeploy.backends.metrics import SMALLEST, Metrics, compare_logits, violations
 from skdeploy.bundle.artifact import Artifact
@@ -74,7 +75,7 @@ def rebuild(bundle: Bundle, engine: Artifact, pixels: Pixels, tolerance: Toleran
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch:
         second = Path(scratch) / "again.engine"
-        report = engines.compiler(name).build(bundle.check(graph), second, options, lambda *_: None)
+        report = engines.build(name, bundle.check(graph), second, options, lambda *_: None)
         seconds = time.perf_counter() - started
         sha256 = digest_file(second)
         logits, problems, reason = _compare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -30,8 +30,6 @@ from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
 if TYPE_CHECKING:
     from torch import nn
 
-    from skdeploy.backends.onnxruntime_gpu import GpuOptions
-
 NOISE_IMAGES: Final = 4  # float64 is slow, and one number is wanted
 REPEATED: Final = 2  # images that an export runs twice; a check that asks for suites runs a whole batch
 
@@ -44,7 +42,7 @@ def prove(
     progress: Progress,
     *,
     suites: Sequence[str] | None = None,
-    graphs_also_on: Sequence[tuple[str, GpuOptions | None]] = (),
+    graphs_also_on: Sequence[tuple[str, Any]] = (),
     witness: Witness | None = None,
 ) -> ParityReport:
     """Compares every ONNX file and engine with torch's network, or with the first FP32 graph where there is no network.
@@ -87,9 +85,7 @@ def prove(
     results: list[SuiteResult] = []
     repeated: list[RunToRun] = []
     invariance: BatchInvariance | None = None
-    runs: list[tuple[Artifact, str, GpuOptions | None]] = [
-        (artifact, backend_of(artifact), None) for artifact in runnable
-    ]
+    runs: list[tuple[Artifact, str, Any]] = [(artifact, backend_of(artifact), None) for artifact in runnable]
     runs += [(artifact, *where) for where in graphs_also_on for artifact in runnable if artifact.format == "onnx"]
     for artifact, runs_on, gpu in runs:
         precision = artifact.precision or Precision.FP32

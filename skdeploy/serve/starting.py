@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Final
 
 import numpy as np
 
-from skdeploy import engines
-from skdeploy.backends.base import BACKENDS
+from skdeploy import backends, engines
+from skdeploy.backends import DEFAULT
+from skdeploy.bundle.artifact import tool_versions
 from skdeploy.bundle.folder import MANIFEST, load_bundle
 from skdeploy.bundle.runners import runner_on
 from skdeploy.core.errors import DependencyError, IntegrityError, ParityError, SkdeployError, UsageError
@@ -27,14 +27,12 @@ from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Target
 from skdeploy.devices import cuda
 from skdeploy.devices.cuda import CudaDevice
+from skdeploy.engines.options import SUPPORT
 from skdeploy.line import building
 from skdeploy.line.options import BuildRequest
 from skdeploy.serve import device_cache
 
 VERBS: Final = ("predict", "verify", "evaluate", "bench")
-STARTABLE: Final = tuple(name for name in BACKENDS if name != "torch")
-CPU: Final = "onnxruntime"
-RUNTIME: Final = {"onnxruntime-cuda": "onnxruntime-gpu", "onnxruntime-tensorrt": "onnxruntime-gpu"}
 WAIT_S: Final = 1800.0  # a build at level 5 on the smallest Jetson takes minutes, not half an hour
 
 
@@ -65,10 +63,11 @@ def choose_backend(asked: str | None) -> tuple[str, CudaDevice | None]:
     Decided before anything is copied or built: TensorRT-RTX would build without a GPU, and nothing could run it here.
     Raises UsageError for a backend that is none, DependencyError without a GPU, or without a compiler for it.
     """
-    if asked is not None and asked not in STARTABLE:
-        raise UsageError(f"nothing starts on a backend named {asked!r}", advice=f"backends: {', '.join(STARTABLE)}")
-    if asked == CPU:
-        return CPU, None
+    startable = backends.running("onnx", "engine")
+    if asked is not None and asked not in startable:
+        raise UsageError(f"nothing starts on a backend named {asked!r}", advice=f"backends: {', '.join(startable)}")
+    if asked is not None and backends.backend(asked).DEVICE == "cpu":
+        return asked, None
     found = cuda.devices()
     if not found:
         wanted = f"{asked} needs one" if asked else "and none but a GPU is taken unless you say so"
@@ -159,7 +158,7 @@ def verb_arguments(ready: Ready, verb: str, arguments: Sequence[str]) -> list[st
     named = any(word == "--backend" or word.startswith("--backend=") for word in arguments)
     own = ["--backend", ready.backend]
     if verb == "verify":  # runs all that the bundle holds: the engine must be among it, or a provider besides
-        own = ["--require-engine"] if ready.backend in engines.COMPILERS else [] if ready.backend == CPU else own
+        own = ["--require-engine"] if ready.backend in engines.COMPILERS else [] if ready.backend == DEFAULT else own
     return [verb, str(ready.folder), *([] if named else own), *arguments]
 
 
@@ -217,19 +216,19 @@ def _entry(folder: Path, cache: Path, backend: str, device: CudaDevice | None) -
 
 
 def _timing_cache(entry: Path, backend: str) -> Path | None:
-    """One for all bundles of a device: it belongs to a GPU and a TensorRT, as the folder does. TensorRT-RTX has none."""
-    return entry.with_name("timing.cache") if backend == "tensorrt" else None
+    """One for all bundles of a device: it belongs to a GPU and a compiler, as the folder does; None if that has none."""
+    return entry.with_name("timing.cache") if backend in SUPPORT["timing_cache"].since else None
 
 
 def _runtime_version(backend: str) -> str:
     if backend in engines.COMPILERS:
         return engines.version(backend)
-    for distribution in (RUNTIME.get(backend, backend), "onnxruntime"):
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    raise DependencyError(f"{backend} is not installed here", advice='install it with: pip install "skdeploy[cpu]"')
+    module = backends.backend(backend)
+    for version in tool_versions(module.DISTRIBUTIONS).values():
+        if version != "absent":
+            return version
+    advice = f'install it with: pip install "skdeploy[{module.EXTRA}]"'
+    raise DependencyError(f"{backend} is not installed here", advice=advice)
 
 
 def _tell_others(entry: Path, progress: Progress) -> None:

@@ -13,9 +13,17 @@ import torch
 from onnx import TensorProto, helper
 
 from skdeploy import engines
-from skdeploy.backends import onnxruntime, onnxruntime_cuda, onnxruntime_tensorrt, tensorrt, tensorrt_rtx
+from skdeploy.backends import (
+    BACKENDS,
+    backend,
+    onnxruntime,
+    onnxruntime_cuda,
+    onnxruntime_tensorrt,
+    tensorrt,
+    tensorrt_rtx,
+)
 from skdeploy.backends import torch as torch_backend
-from skdeploy.backends.base import BACKENDS, Array, Session, backend, validate_feeds
+from skdeploy.backends.base import Array, Session, validate_feeds
 from skdeploy.backends.onnxruntime_gpu import TensorRTOptions
 from skdeploy.core.errors import DependencyError, ExportError, IntegrityError, UsageError
 from skdeploy.core.packages import Availability, require
@@ -92,7 +100,7 @@ class EngineContract(BackendContract):
     def open(self, spec: ModelSpec, folder: Path) -> Session:
         plan = folder / "model.engine"
         options = BuildOptions(profile=BatchProfile(1, 2, 4))
-        engines.compiler(self.name).build(self.graph(spec, folder), plan, options, lambda phase, fraction: None)
+        engines.build(self.name, self.graph(spec, folder), plan, options, lambda phase, fraction: None)
         session = backend(self.name).open_session(plan, sha256=hashlib.sha256(plan.read_bytes()).hexdigest())
         assert isinstance(session, Session)
         return session

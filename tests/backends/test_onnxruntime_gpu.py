@@ -19,9 +19,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy import engines
-from skdeploy.backends import onnxruntime, onnxruntime_gpu, provider_problems
-from skdeploy.backends.base import backend
-from skdeploy.backends.onnxruntime_gpu import CUDA, TENSORRT, CudaOptions, TensorRTOptions, options_of
+from skdeploy.backends import backend, onnxruntime, onnxruntime_gpu, provider_problems
+from skdeploy.backends.base import options_of
+from skdeploy.backends.onnxruntime_gpu import CUDA, TENSORRT, CudaOptions, TensorRTOptions
 from skdeploy.core.errors import DependencyError, EngineError, SkdeployError, UsageError
 from skdeploy.core.spec import TensorSpec
 from skdeploy.devices import cuda

@@ -131,7 +131,7 @@ def test_missing_module_is_told_by_probe(backend: ModuleType, monkeypatch: pytes
     answer = backend.probe()
     assert not answer.available
     assert f"{backend.NAME} cannot be imported" in answer.reason
-    assert f"skdeploy[{engines.EXTRAS[backend.NAME]}]" in answer.install
+    assert f"skdeploy[{backend.EXTRA}]" in answer.install
 
 
 @BACKENDS
@@ -237,7 +237,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def opened(name: str, half: bool, tmp_path: Path) -> Iterator[tuple[Path, PlanSession]]:
     graph, plan = small_network(tmp_path / "small.onnx", half), tmp_path / "small.engine"
     options = BuildOptions(BatchProfile(1, 4, 8))
-    engines.compiler(name).build(graph, plan, options, lambda phase, fraction: None)
+    engines.build(name, graph, plan, options, lambda phase, fraction: None)
     with _plan_runner.open_plan(name, plan, sha256=digest(plan)) as session:
         yield graph, session
 
@@ -295,7 +295,7 @@ def test_engine_of_two_profiles_runs_batches_of_both(name: str, half: bool, tmp_
 
     graph, plan = small_network(tmp_path / "small.onnx", half), tmp_path / "small.engine"
     options = BuildOptions(BatchProfile(1, 1, 1), more_profiles=(BatchProfile(4, 8, 8),))
-    engines.compiler(name).build(graph, plan, options, lambda phase, fraction: None)
+    engines.build(name, graph, plan, options, lambda phase, fraction: None)
     reference = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     with _plan_runner.open_plan(name, plan, sha256=digest(plan)) as session:
         for batch in (1, 8, 4, 1):
@@ -314,10 +314,9 @@ def test_stripped_plan_gets_its_weights_back(half: bool, tmp_path: Path) -> None
 
     graph = small_network(tmp_path / "small.onnx", half)
     whole, stripped = tmp_path / "whole.engine", tmp_path / "stripped.engine"
-    build = engines.compiler("tensorrt").build
     profile = BatchProfile(1, 4, 8)
-    build(graph, whole, BuildOptions(profile), lambda phase, fraction: None)
-    report = build(graph, stripped, BuildOptions(profile, strip=True), lambda phase, fraction: None)
+    engines.build("tensorrt", graph, whole, BuildOptions(profile), lambda phase, fraction: None)
+    report = engines.build("tensorrt", graph, stripped, BuildOptions(profile, strip=True), lambda phase, fraction: None)
     built_for = BuiltFor.model_validate(report.model_dump()["built_for"])
     assert built_for.stripped
     feeds = {"images": np.ones((2, 3, 16, 16), np.float16 if half else np.float32)}

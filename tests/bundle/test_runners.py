@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.backends import onnxruntime
-from skdeploy.backends.base import BACKENDS
+from skdeploy.backends import BACKENDS, onnxruntime, running
 from skdeploy.backends.onnxruntime_gpu import CudaOptions
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.runners import GRAPH_BACKENDS, check_graph_backend, last_graph, runner_on
+from skdeploy.bundle.runners import check_graph_backend, last_graph, runner_on
 from skdeploy.core.errors import DependencyError, UsageError
 from tests.cli.conftest import card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
@@ -24,7 +23,7 @@ def loaded(exported: Path) -> Bundle:  # noqa: F811
     return load_bundle(exported)
 
 
-@pytest.mark.parametrize("name", GRAPH_BACKENDS)
+@pytest.mark.parametrize("name", running("onnx"))
 def test_onnx_runtime_runs_the_last_graph(loaded: Bundle, name: str) -> None:
     runner = runner_on(loaded, name)
     assert runner.artifact == last_graph(loaded).artifact
@@ -47,7 +46,7 @@ def test_a_compiler_runs_its_engine(loaded: Bundle, tmp_path: Path) -> None:
 
 
 def test_options_go_to_the_backend(loaded: Bundle) -> None:
-    assert runner_on(loaded, "onnxruntime-cuda", ["tf32=on"]).gpu == CudaOptions(tf32=True)
+    assert runner_on(loaded, "onnxruntime-cuda", ["tf32=on"]).options == CudaOptions(tf32=True)
     with pytest.raises(UsageError, match="onnxruntime takes no --backend-option"):
         runner_on(loaded, "onnxruntime", ["tf32=on"])
 

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 import skdeploy
-from skdeploy.backends.base import BACKENDS
+from skdeploy.backends import BACKENDS
 
 Run = Callable[..., Any]
 

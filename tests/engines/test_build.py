@@ -15,8 +15,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from skdeploy import engines
 from skdeploy.core.errors import EngineError, UsageError
-from skdeploy.engines import _build, tensorrt_rtx
+from skdeploy.engines import _build
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
 from skdeploy.engines.proof import read_graph
 
@@ -37,7 +38,7 @@ def build(
     sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None,
 ) -> EngineReport:
     options = BuildOptions(profile, workspace_bytes, compute_capabilities, sizes)
-    return tensorrt_rtx.build(graph, plan, options, on_progress)
+    return engines.build("tensorrt_rtx", graph, plan, options, on_progress)
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_workspace_without_bytes_is_refused() -> None:
 
 def test_a_compiler_chooses_no_profile_itself(fp32: Path, plan: Path) -> None:
     with pytest.raises(UsageError, match=r"no batch profile to build .*fp32\.onnx with"):
-        tensorrt_rtx.build(fp32, plan, BuildOptions(), lambda *_: None)
+        engines.build("tensorrt_rtx", fp32, plan, BuildOptions(), lambda *_: None)
     assert not plan.exists()
 
 
@@ -260,9 +261,9 @@ def test_weights_beside_the_file_are_found(write_graph: GraphWriter, tmp_path: P
 
 
 def test_more_profiles_are_built_and_reported(fp16: Path, plan: Path) -> None:
-    one = tensorrt_rtx.build(fp16, plan, BuildOptions(PROFILE), lambda *_: None)
-    two = tensorrt_rtx.build(
-        fp16, plan, BuildOptions(PROFILE, more_profiles=(BatchProfile(64, 64, 64),)), lambda *_: None
+    one = engines.build("tensorrt_rtx", fp16, plan, BuildOptions(PROFILE), lambda *_: None)
+    two = engines.build(
+        "tensorrt_rtx", fp16, plan, BuildOptions(PROFILE, more_profiles=(BatchProfile(64, 64, 64),)), lambda *_: None
     )
     assert one.more_profiles == ()
     assert two.profile == one.profile

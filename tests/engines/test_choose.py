@@ -104,7 +104,7 @@ def test_explicit_target_that_is_absent_is_an_error(target: Target, extra: str, 
 def test_tensorrt_without_a_gpu_is_an_error(machine: Machine, tmp_path: Path) -> None:
     machine.has("tensorrt")
     with pytest.raises(DependencyError, match="no NVIDIA driver") as refusal:
-        tensorrt.build(tmp_path / "x.onnx", tmp_path / "x.engine", None, lambda phase, fraction: None)  # type: ignore[arg-type]
+        engines.build("tensorrt", tmp_path / "x.onnx", tmp_path / "x.engine", None, lambda phase, fraction: None)  # type: ignore[arg-type]
     assert "tensorrt_rtx" in refusal.value.advice
 
 
@@ -146,16 +146,16 @@ def test_choosing_is_fast_and_imports_nothing_heavy() -> None:
 def test_probe_of_a_missing_module_tells_what_to_install(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
     name = module.NAME  # type: ignore[attr-defined]  # every compiler has one
     monkeypatch.setitem(sys.modules, name, None)
-    answer = engines.compiler(name).probe()
+    answer = engines.probe(name)
     assert not answer.available
     assert "not installed" in answer.reason
-    assert f"skdeploy[{engines.EXTRAS[name]}]" in answer.install
+    assert f"skdeploy[{engines.compiler(name).EXTRA}]" in answer.install
 
 
 def test_probe_of_rtx_works_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
     monkeypatch.setattr(cuda, "devices", lambda: ())
-    answer = tensorrt_rtx.probe()
+    answer = engines.probe("tensorrt_rtx")
     assert answer.available
     assert answer.version == engines.version("tensorrt_rtx")
     assert "ahead of time" in answer.device
@@ -168,7 +168,7 @@ def fake_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     for name in known:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(engines, "_DISTRIBUTIONS", {"tensorrt": (), "tensorrt_rtx": ()})
+    monkeypatch.setattr(tensorrt, "DISTRIBUTIONS", ())
     folder = tmp_path / "tensorrt"
     folder.mkdir()
     yield folder
@@ -196,7 +196,7 @@ def test_probe_of_a_broken_package_tells_the_reason(
     (fake_package / "__init__.py").write_text(f"raise {raised}\n")
     monkeypatch.setattr(engines, "version", lambda name: "10.3.0")
     monkeypatch.setattr(cuda, "devices", lambda: (GPU,))
-    answer = tensorrt.probe()
+    answer = engines.probe("tensorrt")
     assert not answer.available
     assert raised.split("'")[1] in answer.reason
     assert "skdeploy[tensorrt]" in answer.install

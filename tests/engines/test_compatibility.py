@@ -13,7 +13,7 @@ import pytest
 from skdeploy import engines
 from skdeploy.core.errors import DependencyError, EngineError
 from skdeploy.devices import cuda
-from skdeploy.engines import compatibility, tensorrt_rtx
+from skdeploy.engines import compatibility
 from skdeploy.engines.compatibility import (
     BuiltFor,
     Here,
@@ -68,7 +68,7 @@ def rtx_plans(fp16: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tupl
     found = {}
     for capabilities in ((), ("7.5",), ("8.0",), ("8.6",), ("8.9", "12.0"), ("12.1",)):
         options = BuildOptions(PROFILE, compute_capabilities=capabilities)
-        tensorrt_rtx.build(fp16, plan, options, lambda _phase, _fraction: None)
+        engines.build("tensorrt_rtx", fp16, plan, options, lambda _phase, _fraction: None)
         found[capabilities] = plan.read_bytes()
     return found
 

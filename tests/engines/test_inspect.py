@@ -342,7 +342,7 @@ def test_a_real_plan_is_proven_and_a_wider_one_named(
     path: Path = request.getfixturevalue(precision)
     plan = tmp_path / "x.engine"
     options = BuildOptions(BatchProfile(1, 2, 4))
-    engines.compiler(name).build(path, plan, options, lambda _phase, _fraction: None)
+    engines.build(name, path, plan, options, lambda _phase, _fraction: None)
     trt = engines.load(name)
     with capture(trt) as (logger, log):
         runtime = trt.Runtime(logger)

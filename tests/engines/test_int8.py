@@ -9,10 +9,10 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
+from skdeploy import engines
 from skdeploy.backends import tensorrt_rtx as backend
 from skdeploy.backends.onnxruntime import open_session
 from skdeploy.core.architecture import NetworkSpec
-from skdeploy.engines import tensorrt_rtx
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
 from skdeploy.engines._log import changes_types
 from skdeploy.passes.trace_options import TraceOptions
@@ -61,7 +61,9 @@ ENGINE_DB = 30.0
 def build(model: ir.Model, folder: Path, profile: BatchProfile = DYNAMIC) -> EngineReport:
     ir.save(model, folder / "model.onnx")
     options = BuildOptions(profile)
-    return tensorrt_rtx.build(folder / "model.onnx", folder / "model.plan", options, lambda _phase, _fraction: None)
+    return engines.build(
+        "tensorrt_rtx", folder / "model.onnx", folder / "model.plan", options, lambda _phase, _fraction: None
+    )
 
 
 def check_built(model: ir.Model, report: EngineReport, *, half: bool) -> None:

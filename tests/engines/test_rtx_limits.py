@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skdeploy import engines
 from skdeploy.core.errors import EngineError, UsageError
-from skdeploy.engines import _build, tensorrt_rtx
+from skdeploy.engines import _build
 from skdeploy.engines.options import BatchProfile, BuildOptions
 
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
@@ -26,7 +27,9 @@ def plan(tmp_path: Path) -> Path:
 def test_what_the_compiler_does_not_take_is_refused_before_it_builds(option: Any, fp16: Path, plan: Path) -> None:
     phases: list[str] = []
     with pytest.raises(UsageError, match=r"TensorRT-RTX [\d.]+ does not take --"):
-        tensorrt_rtx.build(fp16, plan, BuildOptions(PROFILE, **option), lambda phase, _: phases.append(phase))
+        engines.build(
+            "tensorrt_rtx", fp16, plan, BuildOptions(PROFILE, **option), lambda phase, _: phases.append(phase)
+        )
     assert phases == []
     assert not plan.exists()
 
@@ -39,7 +42,7 @@ def test_levels_give_the_same_plan_which_is_why_they_are_refused(
     plans = []
     for level in (0, 5):
         path = tmp_path / f"{level}.engine"
-        tensorrt_rtx.build(fp16, path, BuildOptions(PROFILE, optimization_level=level), lambda *_: None)
+        engines.build("tensorrt_rtx", fp16, path, BuildOptions(PROFILE, optimization_level=level), lambda *_: None)
         plans.append(np.frombuffer(path.read_bytes(), np.uint8))
     assert plans[0].size == plans[1].size
     # Twelve builds, of three levels by turns, gave two plans that differ in 32 bytes of 1,417,676, each with every level.
@@ -51,4 +54,4 @@ def test_stripping_fails_ahead_of_time_which_is_why_it_is_refused(
 ) -> None:
     monkeypatch.setattr(_build, "require_supported", lambda *_, **__: None)
     with pytest.raises(EngineError, match="could not build"):
-        tensorrt_rtx.build(fp16, plan, BuildOptions(PROFILE, strip=True), lambda *_: None)
+        engines.build("tensorrt_rtx", fp16, plan, BuildOptions(PROFILE, strip=True), lambda *_: None)

@@ -13,7 +13,6 @@ from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.devices import cuda
 from skdeploy.devices.jetson import is_jetson
-from skdeploy.engines import tensorrt
 from skdeploy.engines._log import capture
 from skdeploy.engines.options import BatchProfile, BuildOptions, require_supported
 from skdeploy.engines.refit import refit
@@ -30,7 +29,7 @@ def build(graph: Path, plan: Path, **options: Any) -> Any:
         require_supported("tensorrt", engines.version("tensorrt"), given, on_jetson=is_jetson(), gpu=gpu)
     except UsageError as refusal:  # an older TensorRT, or a Jetson
         pytest.skip(str(refusal))
-    return tensorrt.build(graph, plan, given, lambda *_: None)
+    return engines.build("tensorrt", graph, plan, given, lambda *_: None)
 
 
 def deserialized(plan: Path) -> Any:

@@ -45,7 +45,8 @@ class Engine(Station[BuildOptions, EngineFacts]):
             gpu=gpus[0].compute_capability if gpus else None,
             precision=graph.precision or Precision.FP32,
         )
-        on_device = [*device_names(), f"CUDA {cuda.driver_version()}"] if self.compiler == "tensorrt" else []
+        ahead = engines.compiler(self.compiler).AHEAD_OF_TIME
+        on_device = [] if ahead else [*device_names(), f"CUDA {cuda.driver_version()}"]
         return {
             "compiler": self.compiler,
             "version": version,
@@ -61,7 +62,7 @@ class Engine(Station[BuildOptions, EngineFacts]):
             inputs.progress.update(f"{phase} {fraction:.0%}{last}")
 
         asked = fitted(options, graph, inputs.spec)
-        report = engines.compiler(self.compiler).build(inputs.paths["graph"], out, asked, show)
+        report = engines.build(self.compiler, inputs.paths["graph"], out, asked, show)
         facts = EngineFacts.model_validate_json(report.model_dump_json())
         return facts.model_copy(update={"inputs": graph.inputs, "outputs": graph.outputs})
 
