@@ -81,7 +81,7 @@ def predict(
     optional = []
     if everything:
         manifest = bundle.manifest.artifacts
-        wanted = [runner_named(bundle, artifact.path) for artifact in manifest if artifact.format == "onnx"]
+        wanted = [runner_named(bundle, artifact.path) for artifact in bundle.graphs]
         optional = [runner_named(bundle, artifact.path) for artifact in manifest if artifact.format in RUNS]
         optional = [runner for runner in optional if runner not in wanted]
         if bundle.artifact(contents.WEIGHTS) is not None:

@@ -204,7 +204,7 @@ def _units_to_profile(asked: Sequence[str], gates: Sequence[Gate], spec: ModelSp
 
 def _graphs_of(bundle: Bundle) -> list[Artifact]:
     """The FP32 graph that the others are made from and, if it is another, the last graph."""
-    graphs = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
+    graphs = bundle.graphs
     single = require_fp32_graph(bundle)
     return [single] if graphs[-1] is single else [single, graphs[-1]]
 

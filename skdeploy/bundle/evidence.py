@@ -6,6 +6,7 @@ to ``evidence/<name>.json``, and holds only as long as the digests in it are the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,13 +17,11 @@ from pydantic import Field, JsonValue, ValidationError
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import IntegrityError, UsageError
-from skdeploy.core.files import write_text
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Frozen
 from skdeploy.core.version import __version__
 
 FOLDER: Final = "evidence"
-MAX_BYTES: Final = 64 << 20  # a report of a large network has a few megabytes
 
 Report = TypeVar("Report", bound=Frozen)
 
@@ -57,9 +56,7 @@ def write_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterabl
         artifacts={artifact.path: artifact.sha256 for artifact in artifacts},
         content=report.model_dump(mode="json"),
     )
-    path = bundle.folder / FOLDER / f"{name}.json"
-    write_text(path, evidence.model_dump_json(by_alias=True, indent=1) + "\n")
-    return path
+    return bundle.write_record(f"{FOLDER}/{name}.json", evidence)
 
 
 def read_evidence(bundle: Bundle, name: str, report: type[Report]) -> Report | None:
@@ -69,14 +66,8 @@ def read_evidence(bundle: Bundle, name: str, report: type[Report]) -> Report | N
     """
     path = bundle.folder / FOLDER / f"{name}.json"
     try:
-        if not path.resolve().is_relative_to(bundle.folder.resolve()):
-            raise IntegrityError(f"{path} is a link that leaves the bundle", advice="remove it")
-        if path.stat().st_size > MAX_BYTES:
-            raise IntegrityError(
-                f"{path} has {path.stat().st_size} bytes: no finding is that large", advice="remove it"
-            )
-        evidence = Evidence.model_validate_json(path.read_bytes())
-        found = report.model_validate_json(_json(evidence))
+        evidence = Evidence.model_validate_json(bundle.read_record(path))
+        found = report.model_validate_json(json.dumps(evidence.content))
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
@@ -84,13 +75,4 @@ def read_evidence(bundle: Bundle, name: str, report: type[Report]) -> Report | N
             f"{path} cannot be read: {str(error).splitlines()[0]}", advice="remove it, and measure again"
         ) from error
     current = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
-    holds = bool(evidence.artifacts) and all(
-        current.get(artifact) == sha256 for artifact, sha256 in evidence.artifacts.items()
-    )
-    return found if holds else None
-
-
-def _json(evidence: Evidence) -> str:
-    import json
-
-    return json.dumps(evidence.content)
+    return found if evidence.artifacts and evidence.artifacts.items() <= current.items() else None

@@ -17,10 +17,11 @@ from skdeploy.bundle.manifest import Manifest, read_manifest
 from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError, first_problem
 from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, write_error, write_text, written_whole
-from skdeploy.core.spec import Assumption, ModelSpec, Precision
+from skdeploy.core.spec import Assumption, Frozen, ModelSpec, Precision
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+MAX_RECORD_BYTES = 64 << 20  # a report of a large network has a few megabytes
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,24 @@ class Bundle:
 
     def path(self, artifact: Artifact) -> Path:
         """The artifact's file. Raises IntegrityError if a link leads out of the bundle."""
-        path = self.folder / artifact.path
-        self._require_inside(path)
-        return path
+        return self._inside(self.folder / artifact.path)
 
-    def _require_inside(self, path: Path) -> None:
+    def _inside(self, path: Path) -> Path:
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise IntegrityError(
                 f"{path} is a link that leaves the bundle", advice="remove the link, and run the same command again"
             )
+        return path
+
+    @property
+    def graphs(self) -> list[Artifact]:
+        """The ONNX files in the order of the line."""
+        return [artifact for artifact in self.manifest.artifacts if artifact.format == "onnx"]
+
+    @property
+    def engines(self) -> list[Artifact]:
+        """The compiled artifacts, whether or not they run here."""
+        return [artifact for artifact in self.manifest.artifacts if artifact.format == "engine"]
 
     def artifact(self, name: str) -> Artifact | None:
         """The artifact at the relative path ``name``, if recorded."""
@@ -109,7 +119,7 @@ class Bundle:
         """
         started = time.perf_counter()
         path = self.folder / recipe.output
-        self._require_inside(path.parent)
+        self._inside(path.parent)
         with written_whole(path) as partial:
             facts = make(partial)
             sha256, size = digest_file(partial), partial.stat().st_size
@@ -140,7 +150,20 @@ class Bundle:
     def save(self, manifest: Manifest) -> None:
         """Replaces the manifest."""
         self.manifest = manifest
-        write_text(self.folder / MANIFEST, manifest.model_dump_json(by_alias=True, indent=2) + "\n")
+        self.write_record(MANIFEST, manifest)
+
+    def write_record(self, name: str, record: Frozen) -> Path:
+        """Replaces a JSON file of the folder that is no artifact, whole or not at all. Raises UsageError or IntegrityError."""
+        path = self.folder / name
+        write_text(path, record.model_dump_json(by_alias=True, indent=2) + "\n")
+        return path
+
+    def read_record(self, path: Path) -> bytes:
+        """What ``write_record`` wrote. Raises IntegrityError for a link out of the bundle or a huge file, and OSError."""
+        size = self._inside(path).stat().st_size
+        if size > MAX_RECORD_BYTES:
+            raise IntegrityError(f"{path} has {size} bytes: no record is that large", advice="remove it")
+        return path.read_bytes()
 
     def adopt(self, spec: ModelSpec, notes: tuple[str, ...], assumptions: tuple[Assumption, ...] = ()) -> None:
         """Take the spec that the weights turned out to fit, what was said of them, and what was assumed besides.

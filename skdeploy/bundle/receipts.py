@@ -15,7 +15,7 @@ import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal, NoReturn
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -23,13 +23,12 @@ from skdeploy import backends
 from skdeploy.bundle.artifact import Artifact, tool_versions
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import DependencyError, IntegrityError, first_problem
-from skdeploy.core.files import digest_json, write_error, write_text
+from skdeploy.core.files import digest_json, write_error
 from skdeploy.core.spec import Frozen, InnerPath
 from skdeploy.core.version import __version__
 from skdeploy.devices import cuda
 
 FOLDER: Final = "receipts"
-MAX_BYTES: Final = 16 << 20  # latencies and layers of a large network are some hundred kilobytes
 SLUG_LENGTH: Final = 40
 DIGEST_LENGTH: Final = 12  # of the artifact's sha256, in the file's name
 CPUINFO: Final = Path("/proc/cpuinfo")
@@ -100,9 +99,7 @@ def write_receipt(
         "content": content.model_dump(mode="json"),
     }
     receipt = Receipt.model_validate_json(json.dumps(rest | {"digest": digest_json(rest)}))
-    path = bundle.folder / receipt.path
-    write_text(path, receipt.model_dump_json(by_alias=True, indent=1) + "\n")
-    return path
+    return bundle.write_record(receipt.path, receipt)
 
 
 def require_receipts(folder: Path) -> None:
@@ -136,30 +133,29 @@ def this_device(backend: str) -> Device:
     found = cuda.devices()
     if not found:
         raise DependencyError(f"no receipt of {backend} without a GPU: {cuda.driver_problem()}")
-    return Device(
-        name=found[0].name,
-        compute_capability=found[0].compute_capability,
-        driver=driver_text(),
-        system=system,
-    )
+    gpu = found[0]
+    return Device(name=gpu.name, compute_capability=gpu.compute_capability, driver=driver_text(), system=system)
 
 
 def cpu_name(cpuinfo: Path = CPUINFO) -> str:
     """The processor's name as Linux tells it; elsewhere, and on boards that tell none, what Python knows."""
-    try:
-        found = re.search(r"^(?:model name|Model)\s*:\s*(\S.*)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine() or "CPU"
+    found = _told(cpuinfo, r"^(?:model name|Model)\s*:\s*(\S.*)$")
+    return found.strip() if found else platform.processor() or platform.machine() or "CPU"
 
 
 def driver_text(kernel_module: Path = KERNEL_MODULE) -> str:
     """The newest CUDA that the driver serves, and the version of its kernel module where Linux tells it."""
+    found = _told(kernel_module, r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s")
+    return f"CUDA {cuda.driver_version()}" + (f", driver {found}" if found else "")
+
+
+def _told(file: Path, pattern: str) -> str:
+    """The pattern's group in a file of Linux; nothing where there is no such file or it has no such line."""
     try:
-        found = re.search(r"Kernel Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", kernel_module.read_text(errors="replace"))
+        found = re.search(pattern, file.read_text(errors="replace"), re.MULTILINE)
     except OSError:
-        found = None
-    return f"CUDA {cuda.driver_version()}" + (f", driver {found[1]}" if found else "")
+        return ""
+    return found[1] if found else ""
 
 
 def slug(name: str) -> str:
@@ -168,18 +164,18 @@ def slug(name: str) -> str:
 
 
 def _read(bundle: Bundle, path: Path) -> Receipt:
-    if not path.resolve().is_relative_to(bundle.folder.resolve()):
-        raise IntegrityError(f"{path} is a link that leaves the bundle", advice="remove it")
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise IntegrityError(f"{path} has {size} bytes: no receipt is that large", advice="remove it")
-        content = json.loads(path.read_bytes(), parse_constant=_no_number)
+        content = json.loads(bundle.read_record(path), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(content, dict):
         raise _unreadable(path, "it is no JSON object")
-    _check_digest(path, content)
+    found = digest_json({name: value for name, value in content.items() if name != "digest"})
+    if content.get("digest") != found:
+        raise IntegrityError(
+            f"{path} was altered or damaged: its content has sha256 {found}, recorded {content.get('digest')}",
+            advice="copy it again from the device, or measure again there with `skdeploy verify --receipt`",
+        )
     try:
         receipt = Receipt.model_validate_json(json.dumps(content))
     except ValidationError as error:
@@ -196,16 +192,6 @@ def _read(bundle: Bundle, path: Path) -> Receipt:
             advice="remove it, and measure this one: `skdeploy verify --receipt` on the device",
         )
     return receipt
-
-
-def _check_digest(path: Path, content: dict[str, Any]) -> None:
-    rest = {name: value for name, value in content.items() if name != "digest"}
-    found = digest_json(rest)
-    if content.get("digest") != found:
-        raise IntegrityError(
-            f"{path} was altered or damaged: its content has sha256 {found}, recorded {content.get('digest')}",
-            advice="copy it again from the device, or measure again there with `skdeploy verify --receipt`",
-        )
 
 
 def _unreadable(path: Path, why: str) -> IntegrityError:

@@ -89,10 +89,9 @@ class Runner:
 
 def last_graph(bundle: Bundle, prefix: str = "") -> Runner:
     """The ONNX file at the end of the line: what engines are made of, and what is deployed where there is none."""
-    graphs = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "onnx"]
-    if not graphs:
+    if not bundle.graphs:
         raise IntegrityError(f"{bundle.folder} holds no ONNX file", advice="export it again")
-    return Runner(bundle, graphs[-1], DEFAULT, prefix)
+    return Runner(bundle, bundle.graphs[-1], DEFAULT, prefix)
 
 
 def fp32_graph(bundle: Bundle) -> Runner | None:
@@ -119,8 +118,8 @@ def first_fp32_graph(artifacts: Iterable[Artifact]) -> Artifact | None:
 
 def graph_of(bundle: Bundle, engine: Artifact) -> Artifact:
     """The ONNX file that an engine was built from. Raises IntegrityError if the bundle does not hold it, or another by now."""
-    for graph in bundle.manifest.artifacts:
-        if graph.format == "onnx" and engine.provenance.parents.get(graph.path) == graph.sha256:
+    for graph in bundle.graphs:
+        if engine.provenance.parents.get(graph.path) == graph.sha256:
             return graph
     raise IntegrityError(
         f"{bundle.folder} does not hold the graph that {engine.path} was built from",
@@ -179,8 +178,7 @@ def runner_on(bundle: Bundle, name: str, options: Sequence[str] = (), prefix: st
 
 def engines_of(bundle: Bundle, prefix: str = "") -> tuple[Runner, ...]:
     """Every engine of the bundle, whether or not it runs here."""
-    engines = (artifact for artifact in bundle.manifest.artifacts if artifact.format == "engine")
-    return tuple(Runner(bundle, engine, backend_of(engine), prefix) for engine in engines)
+    return tuple(Runner(bundle, engine, backend_of(engine), prefix) for engine in bundle.engines)
 
 
 def backend_of(artifact: Artifact) -> str:

@@ -7,7 +7,7 @@ skdeploy or an addition of the user's, are kept as they are.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, ValidationError
 
@@ -238,24 +238,13 @@ class ParityFacts(StationFacts):
 
 
 FACTS: Final[dict[str, type[StationFacts]]] = {
-    "weights": WeightsFacts,
-    "trace": TraceFacts,
-    "read": ReadFacts,
-    "select": SelectFacts,
-    "simplify": SimplifyFacts,
-    "half": HalfFacts,
-    "headroom": HeadroomFacts,
-    "calibrate": RangesFacts,
-    "ranges": RangesFacts,
-    "mixed": MixedFacts,
-    "int8": Int8Facts,
-    "legacy graph": LegacyGraphFacts,
-    "legacy cache": LegacyCacheFacts,
-    "regroup": RegroupFacts,
-    "average pool": PoolFacts,
-    "build": EngineFacts,
-    "parity": ParityFacts,
-}
+    name: kind
+    for kind in (
+        WeightsFacts, TraceFacts, ReadFacts, SelectFacts, SimplifyFacts, HalfFacts, HeadroomFacts, RangesFacts, MixedFacts,
+        Int8Facts, LegacyGraphFacts, LegacyCacheFacts, RegroupFacts, PoolFacts, EngineFacts, ParityFacts,
+    )
+    for name in get_args(kind.model_fields["station"].annotation)
+}  # fmt: skip
 
 
 def read_facts_of(value: Any) -> StationFacts:

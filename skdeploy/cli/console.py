@@ -154,7 +154,7 @@ def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
             f"on {headroom.images} images ({escape(headroom.dataset)})"
         )
     lines += [escape(line) for line in int8_lines(bundle)]
-    lines += [escape(engine_text(engine)) for engine in bundle.manifest.artifacts if engine.format == "engine"]
+    lines += [escape(engine_text(engine)) for engine in bundle.engines]
     if report is None:
         return lines
     lines.append(f"reference: {escape(report.reference)}, on {escape(report.images_text)}")

@@ -88,7 +88,7 @@ def inspect_engines(folder: Path) -> tuple[InspectedEngine, ...]:
     is none, or that its compiler refuses though nothing spoke against it.
     """
     bundle = load_bundle(folder)
-    found = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "engine"]
+    found = bundle.engines
     if not found:
         raise UsageError(
             f"{folder} holds no engine",

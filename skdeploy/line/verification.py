@@ -97,7 +97,7 @@ class Verification:
     @property
     def unverified_engines(self) -> tuple[Comparison, ...]:
         """Engines that did not run here and have no receipt of parity."""
-        engines = {a.path for a in self.bundle.manifest.artifacts if a.format == "engine"}
+        engines = {engine.path for engine in self.bundle.engines}
         return tuple(
             c for c in self.report.comparisons if c.artifact in engines and c.verdict == "unproven" and c.proof is None
         )
@@ -147,7 +147,7 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
     bundle.check_all()
     read_receipts(bundle)  # before the long part: a broken one is told at once
     tell.end("digests", time.perf_counter() - begun, reused=False)
-    engines = [artifact for artifact in bundle.manifest.artifacts if artifact.format == "engine"]
+    engines = bundle.engines
     for option, given in (("--require-engine", options.require_engine), ("--rebuild", options.rebuild)):
         if given and not engines:
             raise UsageError(f"{folder} holds no engine, and {option} wants one", advice="export with --target")

@@ -176,7 +176,7 @@ def test_a_link_out_of_the_bundle_and_a_huge_file_are_refused(bundle: Bundle) ->
     path.unlink()
     with path.open("wb") as file:
         file.truncate(1 << 30)
-    with pytest.raises(IntegrityError, match="no receipt is that large"):
+    with pytest.raises(IntegrityError, match="no record is that large"):
         read_receipts(bundle)
 
 
