@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,8 @@ from typing import Any, Final
 
 import numpy as np
 
-SKDEPLOY: Final = Path(sys.executable).with_name("skdeploy")
+from benchmarks.machine import skdeploy
+
 CASES: Final = (("sknet50", 1), ("sknet-fashion", 1), ("sknet-fashion", 8))
 ROUNDS: Final = 10
 SECONDS: Final = 5
@@ -45,12 +44,12 @@ def measure(rounds: int = ROUNDS, seconds: float = SECONDS) -> dict[str, object]
     runs: dict[str, list[Run]] = {}
     with TemporaryDirectory() as name:
         for card in dict(CASES):
-            _skdeploy("export", card, "--target", "onnx", "--output", str(Path(name) / card))
+            skdeploy("export", card, "--target", "onnx", "--output", str(Path(name) / card))
         before = fixed_computation()
         for _ in range(rounds):  # in turn, so that a drift of the machine is seen by all
             for card, batch in CASES:
                 report = json.loads(
-                    _skdeploy(
+                    skdeploy(
                         "bench", str(Path(name) / card), "--backend", "onnxruntime", "--batch", str(batch),
                         "--seconds", str(seconds), "--json",
                     )
@@ -103,10 +102,3 @@ def farthest(values: list[float]) -> float:
     """The largest distance from the median, as a share of it."""
     middle = statistics.median(values)
     return max(abs(value / middle - 1) for value in values)
-
-
-def _skdeploy(*arguments: str) -> str:
-    done = subprocess.run([SKDEPLOY, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"skdeploy {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
-    return done.stdout

@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
+from benchmarks.timing import session
 from skdeploy.core.architecture import Frozen
-from skdeploy.core.packages import require
 
 Kind = Literal["dense", "pointwise", "grouped", "depthwise", "first"]
 SHORT: Final = 2
@@ -101,7 +101,7 @@ class _Row:
 
 
 def measure_rates(threads: int, rounds: int = ROUNDS) -> CpuRates:
-    """Takes about ten seconds. Raises DependencyError without ONNX Runtime."""
+    """Takes about ten seconds."""
     convolutions = dict(_conv_rows(threads))
     copies = {elements: _elementwise_row(elements, threads) for elements in ELEMENTWISE}
     tiny = _elementwise_row(8, threads)
@@ -221,12 +221,6 @@ def _model(
 
 
 def _runner(model: bytes, shape: tuple[int, ...], threads: int) -> Callable[[], object]:
-    ort = require("onnxruntime", extra="cpu")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Threads of a session wait for work by spinning; those of all the rows at once would take each other's time.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    running = session(model, threads, spinning=False)
     feeds = {"x0": np.random.default_rng(1).standard_normal(shape, np.float32)}
-    return lambda: session.run(None, feeds)
+    return lambda: running.run(None, feeds)

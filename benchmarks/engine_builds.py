@@ -27,7 +27,7 @@ from typing import Any, Final
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.machine import describe
+from benchmarks.machine import ROOT, describe
 from skdeploy import engines
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import bundle_for_writing
@@ -53,7 +53,6 @@ from skdeploy.line.stations.simplify import Simplify
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm
 from skdeploy.zoo.cards import read_card
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results" / "engine_builds.json"
 MAKERS: Final = ("zoo", "graph", "quant", "engines")  # of skdeploy: what makes graphs and plans
 BUILDS: Final = 3

@@ -10,10 +10,8 @@ timm comes from the environment that ``make peers`` builds; without it, that net
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -22,13 +20,14 @@ import numpy as np
 import onnx
 import onnxsim
 
-from benchmarks.select_latency import AT_MOST, ROUNDS, WARM_UP, session
+from benchmarks.machine import PEERS_PYTHON
+from benchmarks.select_latency import AT_MOST, ROUNDS
+from benchmarks.timing import in_turns, ratio_of_medians, session
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import RewriteSelect
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import save_model
 
-PEERS_PYTHON: Final = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
 BUILDERS: Final = {
     "pytorchcv sknet50": "from pytorchcv.models.sknet import sknet50; network = sknet50()",
     "timm skresnext50_32x4d": "import timm; network = timm.create_model('skresnext50_32x4d')",
@@ -70,20 +69,8 @@ def compare(theirs: Path, ours: Path) -> dict[str, object]:
     largest = np.abs(outputs["theirs"]).max()
     # With random weights, float32 itself is 2e-4 of the largest logit away from float64: torch, their file and ours alike.
     np.testing.assert_allclose(outputs["ours"], outputs["theirs"], rtol=0, atol=1e-3 * largest)
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for round_ in range(WARM_UP + ROUNDS):
-        for name, running in sessions.items():
-            started = time.perf_counter()
-            running.run(None, feeds[name])
-            if round_ >= WARM_UP:
-                times[name].append(1000 * (time.perf_counter() - started))
-    median = {name: statistics.median(values) for name, values in times.items()}
-    ratio = median["ours"] / median["theirs"]
     return {
-        "latency_ms": {name: round(value, 2) for name, value in median.items()},
-        "ratio": round(ratio, 3),
-        "at_most": AT_MOST,
-        "reached": ratio <= AT_MOST,
+        **ratio_of_medians(in_turns(sessions, feeds, ROUNDS), "ours", "theirs", AT_MOST),
         "nodes": {name: len(onnx.load(path).graph.node) for name, path in (("ours", ours), ("theirs", theirs))},
     }
 

@@ -29,6 +29,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from benchmarks.fashion_data import CALIBRATION, ROOT, Floats, Labels, calibration_inputs, held_out, rescale_channels
+from benchmarks.machine import PEERS_PYTHON
 from skdeploy.backends.onnxruntime import load_graph, open_session
 from skdeploy.core.spec import CalibrationMethod
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
@@ -36,7 +37,6 @@ from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.quantize import quantize
 from skdeploy.zoo.cards import load_card
 
-PEERS_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
 WEIGHTS: Final = ROOT / "models" / "weights" / "sknet-fashion.safetensors"
 BATCH: Final = 250
 SEED: Final = 0

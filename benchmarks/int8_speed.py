@@ -26,10 +26,12 @@ from typing import Any, Final
 
 import numpy as np
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import PEERS_PYTHON, ROOT, SKDEPLOY, skdeploy
+
 SCRIPTS: Final = ROOT / "benchmarks" / "peers"
-PEERS_PYTHON: Final = ROOT / ".venv-peers" / "bin" / "python"
-SKDEPLOY: Final = Path(sys.executable).with_name("skdeploy")
 THREADS: Final = 2
 COUNTS: Final = (32, 512)
 ROUNDS: Final = 1  # a round takes 9 minutes
@@ -280,9 +282,7 @@ def measure(counts: Sequence[int] = COUNTS, rounds: int = ROUNDS, with_ours: boo
     with TemporaryDirectory() as name:
         folder = Path(name)
         images, inputs = prepare(folder, max([*counts, *GROWTH_FROM]))
-        subprocess.run(
-            [SKDEPLOY, "export", "sknet50", "--target", "onnx", "-o", folder / "fp32"], check=True, capture_output=True
-        )
+        skdeploy("export", "sknet50", "--target", "onnx", "-o", folder / "fp32")
         model = folder / "fp32" / "model.onnx"
         jobs = commands(model, images, inputs, folder, with_ours)
         bare: list[str | Path] = [sys.executable, SCRIPTS / "bare.py", model, inputs, "COUNT"]

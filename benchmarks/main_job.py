@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
+
+from benchmarks.machine import SKDEPLOY
 
 RUNS = 5
-SKDEPLOY = str(Path(sys.executable).with_name("skdeploy"))
 
 
 def run_process(arguments: Sequence[str]) -> tuple[float, int]:

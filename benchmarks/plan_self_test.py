@@ -15,23 +15,20 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime as ort
 
 from benchmarks.cpu_rates import measure_rates
 from benchmarks.this_cpu import cpu_costs, predicted_ms
+from benchmarks.timing import in_turns, session, untrained
 from skdeploy.core import cpu
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import save_model, trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.planning.layers import ONNXRUNTIME, fuse
 from skdeploy.planning.plain import read_plain
-from skdeploy.zoo.build import build, initialise
-from skdeploy.zoo.cards import load_card
 
 CARDS: Final = ("sknet50", "sknet26", "sk_resnet50", "shufflenet_v2_1.0x-sk")
 JUDGED: Final = "sknet50"  # the issue's; the others show how far the model carries
 ROUNDS: Final = 40
-WARM_UP: Final = 5
 WITHIN: Final = 0.30
 PLANS: Final = 5
 PLAN_AT_MOST_S: Final = 2.0
@@ -46,31 +43,19 @@ def measure() -> dict[str, object]:
     feeds: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory() as folder:
         for card in CARDS:
-            spec, _ = load_card(card)
-            network = build(spec)
-            initialise(network, 0)
-            network.eval().requires_grad_(False)
+            spec, network = untrained(card)
             path = Path(folder) / f"{card}.onnx"
             model = simplify(trace(network, spec, TraceOptions()))
             save_model(model, path)
             plain = read_plain(model, path)
             predicted[card] = predicted_ms(cpu_costs(fuse(plain.model, ONNXRUNTIME), rates), rates)
-            options = ort.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.add_session_config_entry("session.force_spinning_stop", "1")  # they take turns
-            sessions[card] = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            sessions[card] = session(path, threads, spinning=False)
             shape = (1, *spec.input.shape)
             feeds[card] = {
                 sessions[card].get_inputs()[0].name: np.random.default_rng(0).standard_normal(shape, np.float32)
             }
         plan_s = statistics.median(_seconds_of_plan(Path(folder) / f"{JUDGED}.onnx") for _ in range(PLANS))
-    times: dict[str, list[float]] = {card: [] for card in CARDS}
-    for round_ in range(WARM_UP + ROUNDS):
-        for card, session in sessions.items():
-            started = time.perf_counter()
-            session.run(None, feeds[card])
-            if round_ >= WARM_UP:
-                times[card].append(1000 * (time.perf_counter() - started))
+    times = in_turns(sessions, feeds, ROUNDS)
     measured = {card: statistics.median(values) for card, values in times.items()}
     ratios = {card: predicted[card] / measured[card] for card in CARDS}
     return {

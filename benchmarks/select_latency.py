@@ -8,28 +8,23 @@ same ONNX Runtime with two threads, float32, one 224 x 224 image. Runs are inter
 from __future__ import annotations
 
 import io
-import statistics
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import onnxsim
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import in_turns, ratio_of_medians, session, untrained
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import save_model, trace
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.zoo.build import build, initialise
-from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.selective_kernel import Gate, SelectiveKernelConv
 
 ROUNDS: Final = 60
-WARM_UP: Final = 5
 AT_MOST: Final = 0.90
 MAX_NODES: Final = 320
 
@@ -80,18 +75,9 @@ def export_usual(network: nn.Module, path: Path) -> None:
     onnx.save(simplified, str(path))
 
 
-def session(path: Path) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 2
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def measure() -> dict[str, object]:
     """Ratio of latencies, ours to the usual form, and the sizes of both graphs."""
-    spec, _ = load_card("sknet50")
-    network = build(spec)
-    initialise(network, 0)
-    network.eval().requires_grad_(False)
+    spec, network = untrained("sknet50")
     with TemporaryDirectory() as folder:
         ours, usual = Path(folder) / "ours.onnx", Path(folder) / "usual.onnx"
         save_model(simplify(trace(network, spec, TraceOptions())), ours)
@@ -103,20 +89,9 @@ def measure() -> dict[str, object]:
     feeds = {"input": np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)}
     outputs = {name: running.run(None, feeds)[0] for name, running in sessions.items()}
     np.testing.assert_allclose(outputs["ours"], outputs["usual"], rtol=1e-3, atol=1e-4 * np.abs(outputs["usual"]).max())
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for round_ in range(WARM_UP + ROUNDS):
-        for name, running in sessions.items():
-            started = time.perf_counter()
-            running.run(None, feeds)
-            if round_ >= WARM_UP:
-                times[name].append(1000 * (time.perf_counter() - started))
-    median = {name: statistics.median(values) for name, values in times.items()}
-    ratio = median["ours"] / median["usual"]
+    times = in_turns(sessions, dict.fromkeys(sessions, feeds), ROUNDS)
     return {
-        "latency_ms": {name: round(value, 2) for name, value in median.items()},
-        "ratio": round(ratio, 3),
-        "at_most": AT_MOST,
-        "reached": ratio <= AT_MOST,
+        **ratio_of_medians(times, "ours", "usual", AT_MOST),
         "nodes": nodes,
         "nodes_at_most": MAX_NODES,
         "nodes_reached": nodes["ours"] <= MAX_NODES,
