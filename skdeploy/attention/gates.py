@@ -22,6 +22,7 @@ from skdeploy.core.errors import IntegrityError, ParityError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.decoding import Pixels
 from skdeploy.ir.naming import module_of
+from skdeploy.ir.nodes import new_node
 from skdeploy.passes.trace import attention_name
 
 Attention = NDArray[np.float64]  # (N, M, C)
@@ -78,9 +79,8 @@ class AttentionReader:
                     advice="it was made by another skdeploy, or changed after the export: export again",
                 )
             # A reader as the unit is one: FP16 weights reach it rounded, once the graph is prepared to run on the CPU.
-            cast = ir.node("Cast", [values[gate.tensor]], {"to": ir.DataType.FLOAT}, name=f"{name}/Cast")
-            cast.outputs[0].name, cast.outputs[0].type = name, ir.TensorType(ir.DataType.FLOAT)
-            cast.outputs[0].shape = values[gate.tensor].shape
+            value, to = values[gate.tensor], {"to": ir.DataType.FLOAT}
+            cast = new_node("Cast", [value], name, value.shape, attributes=to)
             model.graph.append(cast)
             model.graph.outputs.append(cast.outputs[0])
         self._session = open_model(model, shown)

@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from skdeploy.core.errors import PrecisionError
 from skdeploy.ir.constants import free_name
-from skdeploy.ir.operator_types import FLOAT16, FLOAT32, retype_attributes, subgraphs, types_of
+from skdeploy.ir.nodes import FLOAT16, FLOAT32, new_node
+from skdeploy.ir.operator_types import retype_attributes, subgraphs, types_of
 
 EXACT_ON_HALF: Final = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Identity"})
 
@@ -132,10 +133,7 @@ def _redirect(value: ir.Value, cast: ir.Node) -> None:
 
 
 def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
-    cast = ir.node("Cast", [value], attributes={"to": dtype}, name=name)
-    output = cast.outputs[0]
-    output.name, output.shape, output.type = name, value.shape, ir.TensorType(dtype)
-    return cast
+    return new_node("Cast", [value], name, value.shape, dtype, {"to": dtype})
 
 
 def _widen_constant(value: ir.Value) -> None:

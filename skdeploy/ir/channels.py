@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.ir.placement import WEIGHTED, weighted_reason
+from skdeploy.ir.nodes import integers, is_point, operand, operands
+from skdeploy.ir.placement import weighted_reason
 
 Ids = NDArray[np.int64]
 
@@ -59,7 +60,7 @@ class _Finder:
         self.fixed: set[int] = set()
 
     def visit(self, node: ir.Node) -> None:
-        data = [value for value in node.inputs if value is not None and value in self.ids]
+        data = [value for value in operands(node) if value in self.ids]
         output = node.outputs[0]
         if makes_channels(node):
             self.new(output)
@@ -69,20 +70,12 @@ class _Finder:
             for first, second in zip(self.ids[data[0]], self.ids[data[1]], strict=True):
                 self.union(int(first), int(second))
             self.ids[output] = self.ids[data[0]]
-        elif (
-            node.op_type == "Mul"
-            and len(data) == 2
-            and (weighed := _weighed_map(data[0], data[1]))
-            and self._same_channels(weighed[0], output)
-        ):
-            scaled, weight = weighed
-            self.fix(weight)
-            self.ids[output] = self.ids[scaled]
+        elif (weighed := _weighed_map(node, data)) and self._same_channels(weighed[0], output):
+            self.fix(weighed[1])
+            self.ids[output] = self.ids[weighed[0]]
         else:
-            for value in data:
+            for value in (*data, *map(self.new, node.outputs)):
                 self.fix(value)
-            for value in node.outputs:
-                self.fix(self.new(value))
 
     def new(self, value: ir.Value) -> ir.Value:
         """Fresh channels, where their number is known."""
@@ -117,69 +110,38 @@ class _Finder:
 
 
 def _channels(value: ir.Value) -> int | None:
-    shape = value.shape
-    if shape is None or len(shape) < 2 or not isinstance(shape[1], int):
-        return None
-    return shape[1]
+    size = value.shape[1] if value.shape is not None and len(value.shape) > 1 else None
+    return size if isinstance(size, int) else None
 
 
 def makes_channels(node: ir.Node) -> bool:
     """Whether the node is y = W x + b with constant W and b, from axis 1 to axis 1: its rows and columns may be scaled."""
-    if node.op_type not in WEIGHTED or weighted_reason(node):
+    if weighted_reason(node):
         return False
-    data = node.inputs[0]
-    return node.op_type != "MatMul" or (data is not None and data.shape is not None and len(data.shape) == 2)
+    shape = operand(node, 0).shape
+    return node.op_type != "MatMul" or (shape is not None and len(shape) == 2)
 
 
 def _hands_on(node: ir.Node, data: ir.Value) -> bool:
     """Whether the node works on each channel alone, and commutes with a positive factor."""
-    if node.op_type in ("Reshape", "Flatten"):
-        return _flattens_a_point(data, node.outputs[0])
+    if node.op_type in ("Reshape", "Flatten"):  # (N, C, 1, 1) to (N, C)
+        after = node.outputs[0].shape
+        return is_point(data) and after is not None and len(after) == 2 and _channels(data) == after[1]
     if node.op_type == "ReduceMean":
-        return data.shape is not None and _means_beside_channels(node, len(data.shape))
+        axes = integers(node, 1, "axes")
+        return data.shape is not None and bool(axes) and all(axis % len(data.shape) > 1 for axis in axes or ())
     return node.op_type in PASSING_ON
-
-
-def _means_beside_channels(node: ir.Node, rank: int) -> bool:
-    """Whether a ReduceMean leaves axes 0 and 1 as they are."""
-    axes = node.attributes.get_ints("axes", [])
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        if node.inputs[1].const_value is None:
-            return False
-        axes = node.inputs[1].const_value.numpy().reshape(-1).tolist()
-    return len(axes) > 0 and all(axis % rank > 1 for axis in axes)
 
 
 def _alike(first: ir.Value, second: ir.Value) -> bool:
     """Of equal rank and channels, so that axis 1 meets axis 1."""
-    return (
-        first.shape is not None
-        and second.shape is not None
-        and len(first.shape) == len(second.shape)
-        and first.shape[1] == second.shape[1]
-    )
+    one, other = first.shape, second.shape
+    return one is not None and other is not None and len(one) == len(other) and one[1] == other[1]
 
 
-def _flattens_a_point(data: ir.Value, output: ir.Value) -> bool:
-    """(N, C, 1, 1) to (N, C)."""
-    before, after = data.shape, output.shape
-    return (
-        before is not None
-        and after is not None
-        and len(after) == 2
-        and len(before) == 4
-        and tuple(before[2:]) == (1, 1)
-        and before[1] == after[1]
-    )
-
-
-def _weighed_map(first: ir.Value, second: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+def _weighed_map(node: ir.Node, data: list[ir.Value]) -> tuple[ir.Value, ir.Value] | None:
     """Of a map and a weight for each of its channels (N, C, 1, 1), which is which; None if it is not such a product."""
-    if not _alike(first, second):
+    if node.op_type != "Mul" or len(data) != 2 or not _alike(*data) or is_point(data[0]) == is_point(data[1]):
         return None
-    points = [value.shape is not None and tuple(value.shape[2:]) == (1, 1) for value in (first, second)]
-    if points == [False, True]:
-        return first, second
-    if points == [True, False]:
-        return second, first
-    return None
+    first, second = data
+    return (second, first) if is_point(first) else (first, second)

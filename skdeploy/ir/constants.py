@@ -2,85 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
 from itertools import chain, count
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx import GraphProto
 
-from skdeploy.ir.onnx_file import graphs_of
+
+def known(value: ir.Value | None) -> NDArray[Any] | None:
+    """The numbers of an initializer, a Constant or an Identity of one; None for what is computed or given from outside."""
+    while value is not None and (producer := value.producer()) is not None and producer.op_type == "Identity":
+        value = producer.inputs[0]
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def numbers(value: ir.Value) -> NDArray[Any]:
+    """The numbers of an initializer."""
+    assert value.const_value is not None  # callers ask for initializers
+    return value.const_value.numpy()
 
 
 def array_of(value: ir.Value) -> NDArray[np.float64]:
-    """A constant in float64."""
-    assert value.const_value is not None  # callers ask for initializers
-    return value.const_value.numpy().astype(np.float64)
+    """An initializer in float64."""
+    return numbers(value).astype(np.float64)
 
 
 def constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | np.generic) -> ir.Value:
     """A new constant, called ``name``, or ``name_2`` and so on where that is taken: nobody's constant is replaced."""
-    tensor = ir.tensor(np.asarray(array), name=free_name(graph, name))
-    value = ir.Value(
-        name=tensor.name, const_value=tensor, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype)
-    )
+    return named_constant(graph, free_name(graph, name), array)
+
+
+def named_constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | np.generic) -> ir.Value:
+    """A new constant of a name that is free."""
+    value = ir.val(name, const_value=ir.tensor(np.asarray(array), name=name))
     graph.register_initializer(value)
     return value
 
 
-def free_name(graph: ir.Graph, wanted: str) -> str:
-    """``wanted``, or with the first number that no node, tensor or constant of the graph, or of one inside it, has it with.
+class Names:
+    """The names of a graph, to take new ones from: one name space for all, as nodes and their outputs share names here."""
 
-    One name space for all: nodes and their outputs share names here. A constant that nothing reads gives its name up.
-    """
+    def __init__(self, graph: ir.Graph) -> None:
+        self._taken = names_in(graph)
+
+    def free(self, wanted: str) -> str:
+        """``wanted``, or with the first number, from 2, that makes it a name that nothing has. It is taken from now on."""
+        numbered = (f"{wanted}_{number}" for number in count(2))
+        name = next(name for name in chain((wanted,), numbered) if name not in self._taken)
+        self._taken.add(name)
+        return name
+
+
+def free_name(graph: ir.Graph, wanted: str) -> str:
+    """The name that ``Names`` gives for now. A constant that nothing reads gives its name up."""
     old = graph.initializers.get(wanted)
     if old is not None and not old.uses() and not old.is_graph_output() and not old.is_graph_input():
         del graph.initializers[wanted]
-    return free_among(names_in(graph), wanted)
-
-
-def free_among(names: Set[str], wanted: str) -> str:
-    """``wanted``, or with the first number, from 2, that makes it none of ``names``."""
-    numbered = (f"{wanted}_{number}" for number in count(2))
-    return next(name for name in chain((wanted,), numbered) if name not in names)
+    return Names(graph).free(wanted)
 
 
 def names_in(graph: ir.Graph) -> set[str]:
     """The names of all nodes, tensors and constants of a graph and of the graphs inside its nodes."""
     names: set[str | None] = set()
-    for part in (graph, *graphs_inside(graph)):
+    for part in (graph, *graph.subgraphs()):
         names |= {*part.initializers, *(value.name for value in part.inputs)}
         for node in part:
             names.add(node.name)
             names.update(value.name for value in node.outputs)
     return {name for name in names if name}
-
-
-def graphs_inside(graph: ir.Graph) -> Iterator[ir.Graph]:
-    """The graphs inside the nodes of a graph, at any depth."""
-    for node in graph:
-        for attribute in node.attributes.values():
-            found: tuple[ir.Graph, ...] = ()
-            if attribute.type == ir.AttributeType.GRAPH:
-                found = (attribute.as_graph(),)
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                found = tuple(attribute.as_graphs())
-            for inner in found:
-                yield inner
-                yield from graphs_inside(inner)
-
-
-def names_of(graph: GraphProto) -> set[str]:
-    """``names_in`` of a graph in protobuf's form."""
-    names: set[str] = set()
-    for part in graphs_of(graph):
-        names.update(value.name for value in (*part.input, *part.output))
-        names.update(tensor.name for tensor in part.initializer)
-        names.update(sparse.values.name for sparse in part.sparse_initializer)
-        for node in part.node:
-            names.update((node.name, *node.output))
-    return names - {""}
 
 
 def drop_unused(graph: ir.Graph) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.core.errors import PrecisionError
+from skdeploy.ir.constants import Names, named_constant, numbers
 from skdeploy.ir.naming import module_of, modules_pattern
-from skdeploy.ir.operator_types import BOUNDED, FLOAT16
+from skdeploy.ir.operator_types import BOUNDED
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.ir.weights_of_files import WEIGHTED
 
@@ -19,59 +20,39 @@ FP16_MAX: Final = 65504.0
 class HalfConstants:
     """The FP16 constants of one graph. ``flushed`` says which lost what share of their values to zero."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, names: Names) -> None:
         self.flushed: dict[str, float] = {}
-        self._graph = graph
+        self._graph, self._names = graph, names
         self._made: dict[ir.Value, ir.Value] = {}
-        values = [*graph.inputs, *graph.initializers.values()]
-        inside = [(node.name, *(value.name for value in node.outputs)) for node in graph.all_nodes()]
-        self._names = {value.name for value in values} | {name for names in inside for name in names}
-
-    def free_name(self, wanted: str) -> str:
-        """``wanted``, or with the first number that makes it a name that nothing in the graph has."""
-        name, number = wanted, 1
-        while name in self._names:
-            number += 1
-            name = f"{wanted}_{number}"
-        self._names.add(name)
-        return name
 
     def half(self, value: ir.Value, user: ir.Node) -> ir.Value:
         """The constant ``value`` in FP16, as ``user`` may read it. Raises PrecisionError if it does not fit."""
-        assert value.const_value is not None  # it is an initializer
+        single, name = numbers(value), value.name or ""
         if value not in self._made:
-            single = value.const_value.numpy()
             with np.errstate(over="ignore"):
                 array = single.astype(np.float16)
             flushed = float(np.mean((array == 0) & (single != 0))) if single.size else 0.0
             if flushed:
-                self.flushed[value.name or ""] = flushed
-            name = self.free_name(f"{value.name}_fp16")
-            constant = ir.Value(name=name, const_value=ir.tensor(array, name=name), shape=value.shape)
-            constant.type = ir.TensorType(FLOAT16)
-            self._graph.register_initializer(constant)
-            self._made[value] = constant
+                self.flushed[name] = flushed
+            self._made[value] = named_constant(self._graph, self._names.free(f"{name}_fp16"), array)
         made = self._made[value]
-        assert made.const_value is not None  # made above
         if user.op_type not in BOUNDED:
-            _check_range(value.const_value.numpy(), value.name or "", user)
+            _check_range(single, name, user)
         if user.op_type in (QUANTIZE, DEQUANTIZE):
-            _check_scale(value.const_value.numpy(), made.const_value.numpy(), value.name or "")
+            _check_scale(single, numbers(made), name)
         return made
 
 
 def check_dequantized(node: ir.Node) -> None:
     """A weight's largest magnitude fits. That of an activation is measured. Raises PrecisionError."""
     values, scales = node.inputs[:2]
-    assert values is not None  # required by ONNX
-    assert scales is not None
-    if values.const_value is None or scales.const_value is None:
+    if values is None or values.const_value is None or scales is None or scales.const_value is None:
         return
-    shape = [1] * values.const_value.numpy().ndim
+    shape = [1] * len(values.const_value.shape)
     if scales.const_value.size > 1:
         shape[node.attributes.get_int("axis", 1)] = -1
-    array = values.const_value.numpy().astype(np.float32) * scales.const_value.numpy().reshape(shape)
-    readers = [use.node for use in node.outputs[0].uses()]
+    array = numbers(values).astype(np.float32) * numbers(scales).reshape(shape)
+    readers = node.outputs[0].consumers()
     _check_range(array, values.name or "", readers[0] if readers else node)
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.ir.constants import constant
+from skdeploy.ir.nodes import maker
 
 NEUTRAL: Final = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 
@@ -28,11 +29,10 @@ class DropIdentities(ir.passes.InPlacePass):
         modified = False
         for node in list(model.graph):
             kept = _kept(node)
-            if kept is None or node.outputs[0].is_graph_output():
-                continue
-            node.outputs[0].replace_all_uses_with(kept)
-            model.graph.remove(node, safe=True)
-            modified = True
+            if kept is not None and not node.outputs[0].is_graph_output():
+                node.outputs[0].replace_all_uses_with(kept)
+                model.graph.remove(node, safe=True)
+                modified = True
         return ir.passes.PassResult(model, modified)
 
 
@@ -50,14 +50,11 @@ class FoldKnownSizes(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for node in list(model.graph):
-            sizes = _known_sizes(node)
-            if sizes is None:
-                continue
-            old = node.outputs[0]
-            known = constant(model.graph, f"{old.name}_known", sizes)
-            old.replace_all_uses_with(known)
-            model.graph.remove(node, safe=True)
-            modified = True
+            sizes, old = _known_sizes(node), node.outputs[0]
+            if sizes is not None:
+                old.replace_all_uses_with(constant(model.graph, f"{old.name}_known", sizes))
+                model.graph.remove(node, safe=True)
+                modified = True
         return ir.passes.PassResult(model, modified)
 
 
@@ -65,7 +62,7 @@ def _known_sizes(node: ir.Node) -> NDArray[np.int64] | None:
     if node.op_type != "Gather" or node.domain != "" or node.outputs[0].is_graph_output():
         return None
     of, taken = node.inputs
-    shape = None if of is None else of.producer()
+    shape = maker(of)
     tensor = None if taken is None else ir.convenience.get_const_tensor(taken)
     if shape is None or (shape.domain, shape.op_type) != ("", "Shape") or shape.attributes or tensor is None:
         return None

@@ -14,7 +14,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from skdeploy.ir.constants import graphs_inside, names_in
+from skdeploy.ir.constants import names_in
 
 SCOPES: Final = "pkg.torch.onnx.name_scopes"  # written by torch.onnx's torch.export-based exporter
 WRAPPER: Final = "network"  # the attribute of trace.py's wrapper: not a module of the user's
@@ -39,9 +39,8 @@ class NameByModule(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        outputs = set(graph.outputs)
         kept = {*graph.initializers, *(value.name for value in (*graph.inputs, *graph.outputs))}
-        for inner in graphs_inside(graph):
+        for inner in graph.subgraphs():
             kept |= names_in(inner)
         seen: Counter[str] = Counter()
         for node in graph:
@@ -51,7 +50,9 @@ class NameByModule(ir.passes.InPlacePass):
                 seen[name] += 1
             node.name = _numbered(name, seen[name])
             for index, value in enumerate(node.outputs):
-                if value not in outputs and value.name != "":  # the empty name: an optional output that is left out
+                if (
+                    not value.is_graph_output() and value.name != ""
+                ):  # the empty name: an optional output that is left out
                     value.name = node.name if index == 0 else f"{node.name}.{index}"
         return ir.passes.PassResult(model, modified=True)
 

@@ -11,11 +11,11 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.core.errors import PassError
+from skdeploy.ir.nodes import FLOAT32
 
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
 
-FLOAT32, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 # Their one attribute says the type of what they make, and any runtime has them for FP16.
 CASTS: Final = {"Cast": "to", "ConstantOfShape": "value"}
 # Cast; EyeLike, Random*, Bernoulli, SequenceEmpty; windows; DequantizeLinear.
@@ -91,18 +91,15 @@ def is_single(value: ir.Value | None) -> bool:
 
 def retype_attributes(node: ir.Node, before: ir.DataType, after: ir.DataType) -> bool:
     """Where an attribute says that what ``node`` makes is ``before``, it says ``after`` from now on. False if none does."""
-    found = False
-    for name in TYPE_ATTRIBUTES:
-        attribute = node.attributes.get(name)
-        if attribute is not None and attribute.type == ir.AttributeType.INT and attribute.as_int() == before:
-            node.attributes[name] = ir.AttrInt64(name, after)
-            found = True
+    kinds = [node.attributes[name] for name in TYPE_ATTRIBUTES if name in node.attributes]
+    found = [kind.name for kind in kinds if kind.type == ir.AttributeType.INT and kind.as_int() == before]
+    node.attributes.update((name, ir.AttrInt64(name, after)) for name in found)
     if node.op_type != "ConstantOfShape":
-        return found
+        return bool(found)
     value = node.attributes.get("value")
     array = np.zeros(1, np.float32) if value is None else value.as_tensor().numpy()
     if array.dtype != before.numpy():
-        return found
+        return bool(found)
     with np.errstate(over="ignore"):
         node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array.astype(after.numpy())))
     return True

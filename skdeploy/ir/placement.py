@@ -13,6 +13,7 @@ import onnx_ir as ir
 from skdeploy.core.errors import PassError, UsageError
 from skdeploy.core.patterns import check_ends
 from skdeploy.ir.naming import module_of
+from skdeploy.ir.nodes import FLOAT32, maker, only_one_reads, operands, optional
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul"})
@@ -76,8 +77,8 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
     for node in model.graph:
         name = node.name or ""
         pattern = kept.get(module_of(name))
-        if node.op_type in WEIGHTED and _constant_weight(node) is not None:
-            reason = _reason_to_keep(node, pattern, name in gates, keep_grouped)
+        if (weight := _constant_weight(node)) is not None:
+            reason = _reason_to_keep(node, weight, pattern, name in gates, keep_grouped)
             if reason:
                 reasons[name] = reason
             else:
@@ -90,9 +91,9 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
     for node in model.graph:
         name = node.name or ""
         reading = raw if module_of(name) in kept or name in reasons else readers
-        for index, value in enumerate(node.inputs):
-            if value is not None and value.name in readers:
-                reading[value.name] = (*reading[value.name], Edge(name, index))
+        for index, tensor in enumerate(map(_name, node.inputs)):
+            if tensor in readers:
+                reading[tensor] = (*reading[tensor], Edge(name, index))
     return Placement(readers, {name: edges for name, edges in raw.items() if edges}, tuple(weighted), reasons)
 
 
@@ -105,12 +106,12 @@ def gate_nodes(model: ir.Model) -> frozenset[str]:
             continue
         if any(value is None or value.is_initializer() for value in node.inputs):
             continue
-        pending = [value for value in node.inputs if value is not None and value in statistics]
+        pending = [value for value in node.inputs if value in statistics]
         while pending:
-            producer = pending.pop().producer()
+            producer = maker(pending.pop())
             if producer is not None and producer not in gates:
                 gates.add(producer)
-                pending.extend(value for value in producer.inputs if value is not None and value in statistics)
+                pending.extend(value for value in producer.inputs if value in statistics)
     return frozenset(node.name or "" for node in gates if node.op_type in WEIGHTED)
 
 
@@ -128,7 +129,7 @@ def unit_of(model: ir.Model) -> dict[str, str]:
     units: dict[str, str] = {}
     for node in model.graph:
         name = node.name or ""
-        if node.op_type not in WEIGHTED or name in gates or _constant_weight(node) is None:
+        if name in gates or _constant_weight(node) is None:
             continue
         module = module_of(name)
         around = [span for span in spans if span and (module == span or module.startswith(f"{span}."))]
@@ -136,7 +137,7 @@ def unit_of(model: ir.Model) -> dict[str, str]:
     return units
 
 
-def _reason_to_keep(node: ir.Node, pattern: str | None, in_gate: bool, keep_grouped: bool) -> str:
+def _reason_to_keep(node: ir.Node, weight: ir.Value, pattern: str | None, in_gate: bool, keep_grouped: bool) -> str:
     if in_gate:
         return "part of a gate"
     if pattern is not None:
@@ -148,8 +149,6 @@ def _reason_to_keep(node: ir.Node, pattern: str | None, in_gate: bool, keep_grou
         return ""
     if keep_grouped:
         return "a grouped convolution, and those are kept"
-    weight = _constant_weight(node)
-    assert weight is not None  # the caller asked
     out_of_group, into_group = weight.shape[0] // groups, weight.shape[1]  # type: ignore[index]  # a constant has a shape
     if out_of_group % GROUP_STEP or into_group % GROUP_STEP:
         return f"{into_group} -> {out_of_group} channels a group: TensorRT's INT8 takes multiples of {GROUP_STEP}"
@@ -173,7 +172,7 @@ def _quantized_operands(node: ir.Node, statistics: frozenset[ir.Value]) -> Itera
     """The maps that an elementwise node reads as INT8."""
     if any(value is None or value.is_initializer() for value in node.inputs):
         return
-    maps = [value for value in node.inputs if value is not None and _is_map(value, statistics)]
+    maps = [value for value in operands(node) if _is_map(value, statistics)]
     if len(maps) != len(node.inputs) and node.op_type != "Mul":
         return  # statistics of a gate
     fused = next((value for value in maps if node.op_type == "Add" and _made_for_one_reader(value, {"Conv"})), None)
@@ -187,18 +186,11 @@ def _made_for_one_reader(value: ir.Value, makers: Collection[str]) -> bool:
     return producer is not None and producer.op_type in makers and only_one_reads(value)
 
 
-def only_one_reads(value: ir.Value) -> bool:
-    """One input of one node, and nobody outside the graph."""
-    return len(value.uses()) == 1 and not value.is_graph_output()
-
-
 def _statistics(model: ir.Model) -> frozenset[ir.Value]:
     """Everything that comes from means over space alone, those included; whole numbers, of shapes, do not count."""
     found: set[ir.Value] = set()
     for node in model.graph:
-        data = [
-            value for value in node.inputs if value is not None and not value.is_initializer() and not _is_whole(value)
-        ]
+        data = [value for value in operands(node) if not value.is_initializer() and not _is_whole(value)]
         if data and (all(value in found for value in data) or _is_mean_over_space(node)):
             found.update(node.outputs)
     return frozenset(found)
@@ -220,9 +212,8 @@ def _is_whole(value: ir.Value) -> bool:
 
 def _is_map(value: ir.Value, statistics: frozenset[ir.Value]) -> bool:
     """(N, C, H, W), whatever the size is: of rank 4 and float32, and not made of means alone."""
-    if value.dtype != ir.DataType.FLOAT or value.shape is None:
-        return False
-    return len(value.shape) == 4 and not value.is_initializer() and value not in statistics
+    is_4d = value.dtype == FLOAT32 and value.shape is not None and len(value.shape) == 4
+    return is_4d and not value.is_initializer() and value not in statistics
 
 
 def weighted_reason(node: ir.Node) -> str:
@@ -232,26 +223,25 @@ def weighted_reason(node: ir.Node) -> str:
     transposes what it reads, and products of stacked matrices are left as they are.
     """
     weight = _constant_weight(node)
-    if node.op_type not in WEIGHTED or weight is None or weight.shape is None:
+    if weight is None or weight.shape is None:
         return "its weight is computed"
-    if weight.dtype != ir.DataType.FLOAT:
+    if weight.dtype != FLOAT32:
         return f"its weight is {weight.dtype}, not float32"
     if 0 in weight.shape:
         return "its weight is empty"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = optional(node, 2)
     if bias is not None and not bias.is_initializer():
         return "its bias is computed"
     if node.op_type != "Conv" and len(weight.shape) != 2:
         return "its weight is no matrix"
-    attributes = node.attributes
-    scales = [attributes.get_float(key, 1.0) for key in ("alpha", "beta")]
-    if node.op_type == "Gemm" and (attributes.get_int("transA", 0) != 0 or scales != [1.0, 1.0]):
+    scales = [node.attributes.get_float(key, 1.0) for key in ("alpha", "beta")]
+    if node.op_type == "Gemm" and (node.attributes.get_int("transA", 0) != 0 or scales != [1.0, 1.0]):
         return "it scales or transposes what it reads"
     return ""
 
 
 def _constant_weight(node: ir.Node) -> ir.Value | None:
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    weight = optional(node, 1) if node.op_type in WEIGHTED else None
     return weight if weight is not None and weight.is_initializer() else None
 
 

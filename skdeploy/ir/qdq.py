@@ -10,13 +10,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.ir.constants import constant, drop_unused, free_name
+from skdeploy.ir.constants import constant, drop_unused, free_name, known
 from skdeploy.ir.naming import module_of
-from skdeploy.ir.placement import Edge, Placement, only_one_reads
+from skdeploy.ir.nodes import maker, new_node, only_one_reads, operand
+from skdeploy.ir.placement import Edge, Placement
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INT8_MIN: Final = -128
-INT8, FLOAT32 = ir.DataType.INT8, ir.DataType.FLOAT
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class InsertQDQ(ir.passes.InPlacePass):
         values.update({value.name or "": value for node in graph for value in node.outputs})
         zero = constant(graph, "zero_point_int8", np.int8(0))
         for tensor in self.placement.tensors:
-            value = values[tensor]
-            raw = self.placement.raw.get(tensor, ())
+            value, raw = values[tensor], self.placement.raw.get(tensor, ())
             uses = [use for use in value.uses() if Edge(use.node.name or "", use.idx) not in raw]
             scale = constant(graph, f"{tensor}_scale", np.float32(self.scales[tensor]))
             quantized, dequantized = _pair(graph, value, scale, zero)
@@ -82,52 +81,39 @@ class InsertQDQ(ir.passes.InPlacePass):
 def _pair(graph: ir.Graph, value: ir.Value, scale: ir.Value, zero: ir.Value) -> tuple[ir.Node, ir.Node]:
     stem = value.name if value.producer() is not None else f"/{value.name}"  # an input belongs to no module
     quantized, dequantized = (free_name(graph, f"{stem}_{what}") for what in ("quantized", "dequantized"))
-    first = _node(QUANTIZE, [value, scale, zero], quantized, value, INT8)
-    return first, _node(DEQUANTIZE, [first.outputs[0], scale, zero], dequantized, value, FLOAT32)
+    first = new_node(QUANTIZE, [value, scale, zero], quantized, value.shape, ir.DataType.INT8)
+    return first, new_node(DEQUANTIZE, [first.outputs[0], scale, zero], dequantized, value.shape)
 
 
 def _drop_clip(graph: ir.Graph, quantized: ir.Node, scale: float) -> None:
     reader = quantized
-    value = reader.inputs[0]
-    while value is not None and (producer := value.producer()) is not None and only_one_reads(value):
-        if producer.op_type == "MaxPool":
-            reader, value = producer, producer.inputs[0]
-            continue
-        bounds = producer.inputs[1:]
-        if producer.op_type == "Clip" and len(bounds) == 1 and bounds[0] is not None:
-            low = bounds[0].const_value
-            if low is not None and low.numpy().reshape(-1).tolist() == [np.float32(INT8_MIN * scale)]:
-                reader.replace_input_with(0, producer.inputs[0])
-                graph.remove(producer, safe=True)  # a removed node goes on reading its constants otherwise
+    while (source := _only_source(reader)) is not None and source.op_type == "MaxPool":
+        reader = source
+    if source is None or source.op_type != "Clip" or len(source.inputs) != 2:
         return
+    low = known(source.inputs[1])
+    if low is not None and low.reshape(-1).tolist() == [np.float32(INT8_MIN * scale)]:
+        reader.replace_input_with(0, source.inputs[0])
+        graph.remove(source, safe=True)  # a removed node goes on reading its constants otherwise
+
+
+def _only_source(reader: ir.Node) -> ir.Node | None:
+    """The node that makes what ``reader`` alone reads."""
+    return maker(reader.inputs[0]) if only_one_reads(operand(reader, 0)) else None
 
 
 def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> None:
-    original = node.inputs[1]
-    assert original is not None  # placed
+    original = operand(node, 1)
     module, name = module_of(node.name), original.name or ""
     values = constant(graph, f"{name}_int8", weight.values)
     scales = constant(graph, f"{name}_scale", weight.scales)
     zeros = constant(graph, f"{name}_zero_point", np.zeros(len(weight.scales), np.int8))
     label = free_name(graph, f"{module}/weight_dequantized")
-    dequantized = _node(DEQUANTIZE, [values, scales, zeros], label, original, FLOAT32, {"axis": weight.axis})
+    axis = {"axis": weight.axis}
+    dequantized = new_node(DEQUANTIZE, [values, scales, zeros], label, original.shape, attributes=axis)
     graph.insert_before(node, [dequantized])
     node.replace_input_with(1, dequantized.outputs[0])
     if weight.bias is not None:
         assert node.op_type != "MatMul"  # it has no bias to replace
         node.resize_inputs(3)
         node.replace_input_with(2, constant(graph, f"{name}_corrected_bias", weight.bias))
-
-
-def _node(
-    operator: str,
-    inputs: list[ir.Value],
-    name: str,
-    like: ir.Value,
-    dtype: ir.DataType,
-    attributes: dict[str, int] | None = None,
-) -> ir.Node:
-    node = ir.node(operator, inputs, attributes=attributes, name=name)
-    output = node.outputs[0]
-    output.name, output.shape, output.type = name, like.shape, ir.TensorType(dtype)
-    return node

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from skdeploy.core.errors import UsageError
 from skdeploy.ir.constants import drop_unused, free_name
+from skdeploy.ir.nodes import FLOAT32, integers, new_node, operand
 
 MEANS: Final = ("GlobalAveragePool", "ReduceMean")
 LARGEST: Final = 8  # window of a pool on DLA
@@ -50,13 +51,14 @@ class AveragePoolForMean(ir.passes.InPlacePass):
                 continue
             reason = _axes_refused(node)
             size = _map_size(node)
+            name = node.name or ""
             if reason or size is None:
-                self.declined[node.name or ""] = reason or "the height and width of its map are not known"
+                self.declined[name] = reason or "the height and width of its map are not known"
                 continue
-            windows = self.windows[node.name or ""] = windows_of(size)
-            if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.FLOAT:
-                self.single.append(node.name or "")
-            _replace(model.graph, node, size, windows)
+            self.windows[name] = windows_of(size)
+            if operand(node, 0).dtype == FLOAT32:
+                self.single.append(name)
+            _replace(model.graph, node, size, self.windows[name])
         if not self.windows:
             reasons = "; ".join(f"{name}: {why}" for name, why in self.declined.items())
             raise UsageError(
@@ -90,46 +92,37 @@ def _factors(pixels: int) -> list[int] | None:
 def _axes_refused(node: ir.Node) -> str:
     if node.op_type != "ReduceMean":
         return ""
-    axes = node.attributes.get_ints("axes", [])
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        if node.inputs[1].const_value is None:
-            return "its axes are computed"
-        axes = node.inputs[1].const_value.numpy().reshape(-1).tolist()
+    axes = integers(node, 1, "axes")
+    if axes is None:
+        return "its axes are computed"
     return "" if sorted(axis % 4 for axis in axes) == [2, 3] else "it is no mean over height and width"
 
 
 def _map_size(node: ir.Node) -> Size | None:
-    source = node.inputs[0]
-    shape = source.shape if source is not None else None
-    if shape is None or len(shape) != 4:
-        return None
-    height, width = shape[2], shape[3]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    match tuple(operand(node, 0).shape or ()):
+        case (_, _, int() as height, int() as width):
+            return height, width
+    return None
 
 
 def _replace(graph: ir.Graph, node: ir.Node, size: Size, windows: tuple[Size, ...]) -> None:
-    old, source = node.outputs[0], node.inputs[0]
-    assert source is not None  # its size is known
-    assert source.shape is not None
-    name, label = old.name, node.name
-    added = []
-    new, (height, width) = source, size
-    for index, window in enumerate(windows):
-        last = index == len(windows) - 1
-        label_here = label if last else free_name(graph, f"{label}_part_{index + 1}")
-        attributes = {"kernel_shape": list(window)}
-        if window != (height, width):  # else it has one place
-            attributes["strides"] = list(window)
-        pool = ir.node("AveragePool", [new], attributes=attributes, name=label_here)
-        new, height, width = pool.outputs[0], height // window[0], width // window[1]
-        new.name = free_name(graph, f"{name}_pooled" if last else label_here or "")
-        new.shape, new.type = ir.Shape([*source.shape[:2], height, width]), old.type
-        added.append(pool)
+    old, new, left = node.outputs[0], operand(node, 0), size
+    added, name = [], old.name
+    batch_and_channels = tuple(new.shape or ())[:2]
+    for index, window in enumerate(windows, start=1):
+        attributes = {"kernel_shape": window}
+        if window != left:  # else it has one place
+            attributes["strides"] = window
+        left = left[0] // window[0], left[1] // window[1]
+        label = free_name(graph, f"{node.name}_part_{index}" if index < len(windows) else f"{name}_pooled")
+        added.append(new_node("AveragePool", [new], label, [*batch_and_channels, *left], old.dtype, attributes))
+        new = added[-1].outputs[0]
+    added[-1].name = node.name
     if node.op_type == "ReduceMean" and not node.attributes.get_int("keepdims", 1):
-        flatten = ir.node("Flatten", [new], attributes={"axis": 1}, name=free_name(graph, f"{label}_flat"))
-        new = flatten.outputs[0]
-        added.append(flatten)
-    new.shape, new.type = old.shape, old.type
+        flat = free_name(graph, f"{node.name}_flat")
+        added.append(new_node("Flatten", [new], flat, None, old.dtype, {"axis": 1}))
+        new = added[-1].outputs[0]
+    new.shape = old.shape
     graph.insert_before(node, added)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     graph.remove(node, safe=True)

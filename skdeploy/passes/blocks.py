@@ -28,7 +28,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.passes.labels import Form, Labels, Leaves, Shape, Unknown, constant, scalar, shape_of
+from skdeploy.ir.constants import known
+from skdeploy.ir.nodes import maker, operand, operands, optional
+from skdeploy.passes.labels import Form, Labels, Leaves, Shape, Unknown, scalar, shape_of
 from skdeploy.passes.weighted_sums import MEANS, MOVES, RESHAPES, SCALES, SUMS, evaluate
 
 REDUCES: Final = frozenset({"ReduceSum", "ReduceMean"})
@@ -103,29 +105,26 @@ def read_block(name: str, selected: ir.Value, maps: Labels, logits: Labels, leav
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
     """What a node computes with: neither constants nor shapes, axes and indices."""
-    several = not (node.op_type in (MOVES | REDUCES) and node.op_type != "Concat")
-    inputs = node.inputs if several else node.inputs[:1]
-    return [value for value in inputs if value is not None and constant(value) is None]
+    one = node.op_type in (MOVES | REDUCES) - {"Concat"}
+    return [value for value in (operands(node)[:1] if one else operands(node)) if known(value) is None]
 
 
 def _branch(labels: Labels, shape: Shape, leaves: Leaves) -> BranchMap:
     """Rule 2, for one branch."""
-    numbers, _, elements = leaves.of(labels)
-    leaf = leaves.leaves[numbers[0]]
-    channels = len(labels)
-    if (numbers != numbers[0]).any() or (elements != elements[0] + np.arange(channels)).any():
-        raise Unknown("a branch is no channels in sequence of one tensor")
-    own = leaf.form.shape
+    found = _rows(labels, leaves, several := "a branch is no channels in sequence of one tensor")
+    if (found.rows != found.rows[0] + np.arange(len(labels))).any():
+        raise Unknown(several)
+    own = shape_of(leaves.shapes, found.value)
     if (own[0], *own[2:]) != (shape[0], *shape[2:]):
         raise Unknown(f"the branches' shapes differ: {list(own)} and {list(shape)}")
-    return BranchMap(leaf.value, int(elements[0]), channels)
+    return BranchMap(found.value, int(found.rows[0]), len(labels))
 
 
-def _rows(labels: Labels, leaves: Leaves) -> Rows:
-    """Rule 4, for one branch."""
+def _rows(labels: Labels, leaves: Leaves, several: str = "the logits of a branch come from several tensors") -> Rows:
+    """Rule 4, for one branch. Raises Unknown, saying ``several``, if its labels are not those of one tensor."""
     numbers, _, elements = leaves.of(labels)
     if (numbers != numbers[0]).any():
-        raise Unknown("the logits of a branch come from several tensors")
+        raise Unknown(several)
     leaf = leaves.leaves[numbers[0]]
     return Rows(leaf.value, leaf.elements, elements)
 
@@ -157,31 +156,30 @@ def _layer(value: ir.Value, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDA
     added: NDArray[Any] = np.zeros(1)
     node = value.producer()
     if node is not None and node.op_type == "Add" and len(data_inputs(node)) == 1:
-        constants = [array for operand in node.inputs if (array := constant(operand)) is not None]
-        node, added = data_inputs(node)[0].producer(), constants[0]
+        added = next(array for value in node.inputs if (array := known(value)) is not None)
+        node = maker(data_inputs(node)[0])
     if node is None or len(data_inputs(node)) != 1 or node.op_type not in ("Conv", "Gemm", "MatMul"):
         made = "an input" if node is None else f"{node.op_type} {node.name}"
         raise Unknown(f"its logits come from {made}, which is no layer with constant weights")
     z = data_inputs(node)[0]
-    matrix = constant(node.inputs[1])
-    own = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    scale_weight, scale_bias = 1.0, 1.0
+    matrix, own = known(node.inputs[1]), known(optional(node, 2))
+    scale_weight, scale_bias = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
     if matrix is None:
         raise Unknown(f"{node.op_type} {node.name} multiplies a constant by its logits' input, not the other way round")
     if node.op_type == "Conv":
-        group = node.attributes["group"].as_int() if "group" in node.attributes else 1
-        if group != 1 or shape_of(leaves.shapes, z)[2:] != (1, 1) or matrix.shape[2:] != (1, 1):
+        if (
+            node.attributes.get_int("group", 1) != 1
+            or shape_of(leaves.shapes, z)[2:] != (1, 1)
+            or matrix.shape[2:] != (1, 1)
+        ):
             raise Unknown(f"its logits come from the convolution {node.name}, which is not 1x1 on 1x1 with one group")
         matrix = matrix[:, :, 0, 0]
     elif node.op_type == "MatMul":
         matrix = matrix.T
     else:
-        ints = {key: node.attributes[key].as_int() for key in ("transA", "transB") if key in node.attributes}
-        if ints.get("transA"):
+        if node.attributes.get_int("transA", 0):
             raise Unknown(f"its logits come from {node.name}, which transposes its input")
-        matrix = matrix if ints.get("transB") else matrix.T
-        scale_weight = node.attributes["alpha"].as_float() if "alpha" in node.attributes else 1.0
-        scale_bias = node.attributes["beta"].as_float() if "beta" in node.attributes else 1.0
+        matrix = matrix if node.attributes.get_int("transB", 0) else matrix.T
     if matrix.ndim != 2 or len(matrix) != outputs or added.size not in (1, outputs):
         raise Unknown(f"its logits come from {node.op_type} {node.name}, which is more than one fully connected layer")
     bias = np.zeros(outputs) if own is None else scale_bias * own.astype(np.float64).reshape(-1)
@@ -190,10 +188,8 @@ def _layer(value: ir.Value, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDA
 
 def _origin(value: ir.Value) -> ir.Value:
     """The tensor that ``value`` is a reshape of."""
-    node = value.producer()
-    while node is not None and node.op_type in RESHAPES - {"Expand"} and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
+    while (node := value.producer()) is not None and node.op_type in RESHAPES - {"Expand"}:
+        value = operand(node, 0)
     return value
 
 
@@ -242,9 +238,9 @@ def _means_before(ends: Iterable[ir.Value], sources: set[ir.Value], leaves: Leav
             made = value.name if node is None else f"{node.op_type} {node.name}"
             if node is None or node.op_type in WITH_GRAPHS or _reads_map(node, sizes, leaves):
                 raise Unknown(f"its logits do not come from a mean of its branches alone: {made}: {reason}") from None
-            operands = [operand for operand in data_inputs(node) if operand not in seen]
-            waiting += [(operand, f"{made}: {reason}") for operand in operands]
-            seen.update(operands)
+            unseen = [source for source in data_inputs(node) if source not in seen]
+            waiting += [(source, f"{made}: {reason}") for source in unseen]
+            seen.update(unseen)
             continue
         if form.averaged != (True, True):
             raise Unknown(f"its gate does not take the mean over height and width of its branches: {read_by}")
@@ -254,11 +250,9 @@ def _means_before(ends: Iterable[ir.Value], sources: set[ir.Value], leaves: Leav
 
 def _reads_map(node: ir.Node, sizes: set[Shape], leaves: Leaves) -> bool:
     """Whether it reads a map that is not made of the branches: one of their size, or one that it takes the mean of."""
-    for value in data_inputs(node):
-        shape = leaves.shapes.get(value, ())
-        if len(shape) == 4 and shape[2:] != (1, 1) and (node.op_type in MEANS or shape[2:] in sizes):
-            return True
-    return False
+    shapes = [leaves.shapes.get(value, ()) for value in data_inputs(node)]
+    maps = [shape[2:] for shape in shapes if len(shape) == 4 and shape[2:] != (1, 1)]
+    return any(node.op_type in MEANS or size in sizes for size in maps)
 
 
 def _made_of(value: ir.Value, sources: set[ir.Value], leaves: Leaves) -> Form:
@@ -270,7 +264,7 @@ def _made_of(value: ir.Value, sources: set[ir.Value], leaves: Leaves) -> Form:
     node = value.producer()
     if node is None or node.op_type not in (MOVES | SUMS | MEANS | SCALES):
         raise Unknown(f"{value.name} is not a sum or a mean of the branches")
-    return evaluate(node, lambda operand: _made_of(operand, sources, leaves), leaves.shapes)[value.index() or 0]
+    return evaluate(node, lambda source: _made_of(source, sources, leaves), leaves.shapes)[value.index() or 0]
 
 
 def _check_private(selected: ir.Value, statistics: ir.Value, stops: set[ir.Value]) -> None:
@@ -295,7 +289,6 @@ def _nodes_between(end: ir.Value, stops: set[ir.Value]) -> Iterator[ir.Node]:
         if value in stops or node is None:
             continue
         yield node
-        for operand in data_inputs(node):
-            if operand not in seen:
-                seen.add(operand)
-                waiting.append(operand)
+        unseen = [source for source in data_inputs(node) if source not in seen]
+        waiting += unseen
+        seen.update(unseen)

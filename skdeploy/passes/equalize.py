@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skdeploy.ir.channels import ChannelClasses, channel_classes, makes_channels
 from skdeploy.ir.constants import array_of, constant
+from skdeploy.ir.nodes import only_one_reads, operand, optional
 from skdeploy.ir.placement import gate_nodes
 
 Factors = NDArray[np.float64]
@@ -51,18 +52,16 @@ class ScaleChannels(ir.passes.InPlacePass):
         for node in model.graph:
             if not makes_channels(node):
                 continue
-            assert node.inputs[1] is not None  # it makes channels
-            made = self._factors(node.outputs[0])
-            read = self._factors(node.inputs[0])
-            weight = array_of(node.inputs[1])
+            made, read = self._factors(node.outputs[0]), self._factors(operand(node, 0))
+            weight, bias = array_of(operand(node, 1)), optional(node, 2)
             scaled = weight / _along_columns(node, weight.shape, read) * _along_rows(node, weight.ndim, made)
             _replace(node, 1, scaled)
-            if len(node.inputs) > 2 and node.inputs[2] is not None:
-                _replace(node, 2, array_of(node.inputs[2]) * made)
+            if bias is not None:
+                _replace(node, 2, array_of(bias) * made)
         return ir.passes.PassResult(model, modified=bool((self.factors != 1).any()))
 
-    def _factors(self, value: ir.Value | None) -> Factors:
-        ids = self.classes.of.get((value.name if value is not None else "") or "")
+    def _factors(self, value: ir.Value) -> Factors:
+        ids = self.classes.of.get(value.name or "")
         return np.ones(1) if ids is None else self.factors[ids]
 
 
@@ -134,11 +133,10 @@ def _weight_strength(model: ir.Model, classes: ChannelClasses) -> Factors:
     strength = np.zeros(classes.count)
     gates = gate_nodes(model)
     for node in model.graph:
-        name = node.inputs[0].name if makes_channels(node) and node.inputs[0] is not None else None
+        name = operand(node, 0).name if makes_channels(node) else None
         if name not in classes.of or node.name in gates:
             continue
-        assert node.inputs[1] is not None  # it makes channels
-        by_row = np.abs(rows_first(node, array_of(node.inputs[1])))
+        by_row = np.abs(rows_first(node, array_of(operand(node, 1))))
         taps = by_row.reshape(*by_row.shape[:2], -1).max(axis=2)
         relative = taps / np.maximum(taps.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         groups = node.attributes.get_int("group", 1)
@@ -149,17 +147,12 @@ def _weight_strength(model: ir.Model, classes: ChannelClasses) -> Factors:
 
 def rows_first(node: ir.Node, weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weight with its output channels first: (O, I, ...), as a convolution has it."""
-    return weight.T if _columns_last(node) else weight
+    return weight.T if output_axis(node) else weight
 
 
 def output_axis(node: ir.Node) -> int:
-    """The axis of a weight's output channels."""
-    return 1 if _columns_last(node) else 0
-
-
-def _columns_last(node: ir.Node) -> bool:
-    """Whether the weight is (I, O): a MatMul's, and a Gemm's without transB."""
-    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0))
+    """The axis of a weight's output channels: 1 for a MatMul's, and a Gemm's without transB, which are (I, O)."""
+    return int(node.op_type == "MatMul" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)))
 
 
 def _along_columns(node: ir.Node, shape: tuple[int, ...], factors: Factors) -> Factors:
@@ -167,23 +160,20 @@ def _along_columns(node: ir.Node, shape: tuple[int, ...], factors: Factors) -> F
     if len(factors) == 1:
         return factors
     if node.op_type != "Conv":
-        return factors[:, None] if _columns_last(node) else factors[None, :]
+        return factors[:, None] if output_axis(node) else factors[None, :]
     groups = node.attributes.get_int("group", 1)
     a_row = np.repeat(factors.reshape(groups, -1), shape[0] // groups, axis=0)  # (O, I / groups)
     return a_row.reshape(*a_row.shape, *[1] * (len(shape) - 2))
 
 
 def _along_rows(node: ir.Node, rank: int, factors: Factors) -> Factors:
-    if _columns_last(node):
-        return factors[None, :]
-    return factors.reshape(-1, *[1] * (rank - 1))
+    return factors[None, :] if output_axis(node) else factors.reshape(-1, *[1] * (rank - 1))
 
 
 def _replace(node: ir.Node, index: int, array: NDArray[np.float64]) -> None:
     """Another constant as an input, for this node alone: others may share the old one."""
-    old = node.inputs[index]
-    assert old is not None  # callers looked
-    if len(old.uses()) == 1 and not old.is_graph_output():
+    old = operand(node, index)
+    if only_one_reads(old):
         old.const_value = ir.tensor(array.astype(np.float32), name=old.name)
         old.shape = ir.Shape(array.shape)
         return

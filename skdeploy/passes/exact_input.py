@@ -9,15 +9,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.core.spec import Preprocess
-from skdeploy.ir.constants import array_of, constant, drop_unused, free_name
-from skdeploy.ir.placement import only_one_reads, weighted_reason
+from skdeploy.ir.constants import array_of, constant, drop_unused, free_name, numbers
+from skdeploy.ir.naming import module_of
+from skdeploy.ir.nodes import new_node, only_one_reads, operand, optional
+from skdeploy.ir.placement import weighted_reason
 from skdeploy.passes.preprocess import MODULE as PREPROCESS
 
 MODULE: Final = "pixels"  # of the nodes that this makes
 PIXELS: Final = f"{MODULE}/centred"
 PIXEL_STEP: Final = 2.0**-7  # a power of two, so FP16 holds it and every multiple of it up to 256 exactly
 MIDDLE: Final = 128
-FLOAT32: Final = ir.DataType.FLOAT
 
 
 class PixelSteps(ir.passes.InPlacePass):
@@ -46,9 +47,8 @@ class PixelSteps(ir.passes.InPlacePass):
         self.declined = _reason_to_decline(graph, value, len(self.preprocess.std))
         if self.declined:
             return ir.passes.PassResult(model, modified=False)
-        node = next(iter(value.uses())).node
+        node = value.consumers()[0]
         slope = pixel_slope(self.preprocess)
-        assert node.inputs[1] is not None  # not declined
         assert value.shape is not None  # of an admitted graph
         shape = list(value.shape)
         top, left, bottom, right = node.attributes.get_ints("pads", [0, 0, 0, 0])
@@ -57,11 +57,11 @@ class PixelSteps(ir.passes.InPlacePass):
             for axis, added in ((2, top + bottom), (3, left + right)):
                 size = shape[axis]
                 if added:
-                    shape[axis] = size + added if isinstance(size, int) else ir.SymbolicDim(_padded(size.value, added))
+                    shape[axis] = size + added if isinstance(size, int) else _padded(size, added)
             value = _inserted(graph, node, "Pad", [value, amounts], f"{MODULE}/pad", shape)
         scale = constant(graph, f"{PIXELS}_slope", (1 / slope).astype(np.float32).reshape(1, -1, 1, 1))
         pixels = _inserted(graph, node, "Mul", [value, scale], PIXELS, shape)
-        weight = array_of(node.inputs[1]) * slope[None, :, None, None]
+        weight = array_of(operand(node, 1)) * slope[None, :, None, None]
         node.replace_input_with(1, constant(graph, f"{node.name}_weight", weight.astype(np.float32)))
         node.replace_input_with(0, pixels)
         node.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
@@ -86,15 +86,12 @@ class PixelShift(ir.passes.InPlacePass):
         value = next((v for node in graph for v in node.outputs if v.name == PIXELS), None)
         if value is None:
             return ir.passes.PassResult(model, modified=False)
-        node = next(iter(value.uses())).node
-        weight, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
-        assert weight is not None  # PixelSteps chose it
+        node, scaling = value.consumers()[0], value.producer()
         assert value.shape is not None  # PixelSteps gave it one
-        offset = (MIDDLE - 255 * np.asarray(self.preprocess.mean, np.float64)) / MIDDLE
-        array = array_of(weight)
-        shifted = (np.zeros(len(array)) if bias is None else array_of(bias)) + np.einsum("oikl,i->o", array, offset)
-        scaling = value.producer()
         assert scaling is not None  # PixelSteps' own
+        offset = (MIDDLE - 255 * np.asarray(self.preprocess.mean, np.float64)) / MIDDLE
+        array, bias = array_of(operand(node, 1)), optional(node, 2)
+        shifted = (np.zeros(len(array)) if bias is None else array_of(bias)) + np.einsum("oikl,i->o", array, offset)
         value.name = scaling.name = free_name(graph, f"{MODULE}/steps")
         change = constant(graph, f"{PIXELS}_offset", (-offset).astype(np.float32).reshape(1, -1, 1, 1))
         node.replace_input_with(0, _inserted(graph, node, "Add", [value, change], PIXELS, list(value.shape)))
@@ -105,14 +102,11 @@ class PixelShift(ir.passes.InPlacePass):
 
 
 def _reason_to_decline(graph: ir.Graph, value: ir.Value, channels: int) -> str:
-    uses = value.uses()
-    node = next(iter(uses)).node if only_one_reads(value) else None
+    node = value.consumers()[0] if only_one_reads(value) else None
     if node is None or node.op_type != "Conv" or weighted_reason(node) or node.inputs[0] is not value:
         return "the input is read by something else than one convolution with constant weights"
-    weight = node.inputs[1]
-    assert weight is not None  # the node is one with constant weights
-    assert weight.shape is not None  # an initializer
-    if len(weight.shape) != 4 or weight.shape[1] != channels:
+    shape = numbers(operand(node, 1)).shape
+    if len(shape) != 4 or shape[1] != channels:
         return f"the first convolution is not one of images of {channels} channels"
     if any(made.name == PIXELS for other in graph for made in other.outputs):
         return f"the graph has a tensor {PIXELS} already"
@@ -131,17 +125,13 @@ def normalised_image(graph: ir.Graph) -> ir.Value:
     value = graph.inputs[0]
     if value.dtype != ir.DataType.UINT8:
         return value  # nothing is embedded, and a module of the network's own may be called as ours is
-    while len(value.uses()) == 1 and _embedded(node := next(iter(value.uses())).node):
+    while len(value.uses()) == 1 and module_of((node := value.consumers()[0]).name) == PREPROCESS:
         value = node.outputs[0]
     return value
 
 
-def _embedded(node: ir.Node) -> bool:
-    return (node.name or "").startswith(f"{PREPROCESS}/")
-
-
-def _padded(size: str | None, added: int) -> str | None:
-    return None if size is None else f"{size} + {added}"
+def _padded(size: ir.SymbolicDim, added: int) -> ir.SymbolicDim:
+    return ir.SymbolicDim(None if size.value is None else f"{size.value} + {added}")
 
 
 def _inserted(
@@ -152,8 +142,6 @@ def _inserted(
     name: str,
     shape: list[int | ir.SymbolicDim],
 ) -> ir.Value:
-    node = ir.node(operator, inputs, name=name if name == PIXELS else free_name(graph, name))
-    output = node.outputs[0]
-    output.name, output.shape, output.type = node.name, ir.Shape(shape), ir.TensorType(FLOAT32)
+    node = new_node(operator, inputs, name if name == PIXELS else free_name(graph, name), shape)
     graph.insert_before(before, [node])
-    return output
+    return node.outputs[0]

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
-from skdeploy.ir.constants import free_name
+from skdeploy.ir.constants import constant, known
 from skdeploy.ir.naming import module_of
+from skdeploy.ir.nodes import operand, operands
 from skdeploy.passes.blocks import Block, read_block
 from skdeploy.passes.gates import MAX_BRANCHES, Gate, operator_gate, quotient_gate
-from skdeploy.passes.labels import Form, Labels, Leaves, NotAMap, Shape, Term, Unknown, constant, scalar, shape_of
+from skdeploy.passes.labels import FLAT, Form, Labels, Leaves, NotAMap, Shape, Term, Unknown, scalar, shape_of
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
 from skdeploy.passes.weighted_sums import MOVES, OPERATORS, SUMS, evaluate
 
@@ -63,12 +64,7 @@ def _inferred_shapes(model: ir.Model, computed: dict[str, NDArray[np.int64]]) ->
     for value in values.values():
         value.shape = None
     for name, array in computed.items():
-        known = ir.Value(
-            name=free_name(graph, f"{name}_computed"), const_value=ir.tensor(array), shape=ir.Shape(array.shape)
-        )
-        known.dtype = ir.DataType.INT64
-        graph.register_initializer(known)
-        values[name].replace_all_uses_with(known)
+        values[name].replace_all_uses_with(constant(graph, f"{name}_computed", array))
     for name, value in list(graph.initializers.items()):
         if value.shape is not None and int(np.prod(value.shape.numpy())) > LARGE:
             del graph.initializers[name]
@@ -87,10 +83,8 @@ def _computed_shapes(model: ir.Model) -> dict[str, NDArray[np.int64]]:
     """The values, for the example input, of all that reshapes take as a shape and that is no constant."""
     shown = model.clone()
     graph = shown.graph
-    asked = [
-        node.inputs[1] for node in graph if node.op_type in ("Reshape", "Expand") and constant(node.inputs[1]) is None
-    ]
-    outputs = {value for value in asked if value is not None}
+    asked = [operand(node, 1) for node in graph if node.op_type in ("Reshape", "Expand")]
+    outputs = {value for value in asked if known(value) is None}
     if not outputs:
         return {}
     del graph.outputs[:]
@@ -125,10 +119,8 @@ class BlockFinder:
         if node.op_type in ("Softmax", "Sigmoid") and node.domain == "":
             self._open_gate(node)
             return
-        if node.op_type == "Div" and self._opens_quotient(node):
-            return
         gates = self._gates_of(node)
-        if not gates:
+        if (node.op_type == "Div" and self._opens_quotient(node)) or not gates:
             return
         try:
             forms = evaluate(node, self._operand, self.shapes)
@@ -142,10 +134,8 @@ class BlockFinder:
                 self._forms[value] = form
 
     def _open_gate(self, node: ir.Node) -> None:
-        value = node.inputs[0]
-        assert value is not None  # the operator has one input, always
         try:
-            form = self._moved(value, maps=False)
+            form = self._moved(operand(node, 0), maps=False)
         except Unknown as reason:
             if node.op_type == "Softmax":
                 self.near_misses.append((node.name or node.op_type, str(reason)))
@@ -159,9 +149,7 @@ class BlockFinder:
 
     def _opens_quotient(self, node: ir.Node) -> bool:
         """Whether a Div is a softmax by hand. Then it opens a gate, or has that of an earlier Div by the same sums."""
-        dividend, divisor = node.inputs
-        if dividend is None or divisor is None:
-            return False
+        dividend, divisor = operands(node)
         try:
             exponential = self._exponentials(dividend)
         except Unknown:
@@ -174,11 +162,9 @@ class BlockFinder:
                 reason = f"its exponentials are divided by {made.op_type} {made.name}, which is not their sum alone"
                 self.near_misses.append((node.name or node.op_type, reason))
             return False
-        for known in self.gates:
-            if known.node.op_type == "Div" and np.array_equal(known.members, gate.members):
-                labels = form.terms[0].weight
-                assert labels is not None  # the gate's
-                form = Form((Term(1.0, weight=labels - gate.offset + known.offset),), form.shape)
+        for earlier in self.gates:
+            if earlier.node.op_type == "Div" and np.array_equal(earlier.members, gate.members):
+                form = form.moved(partial(np.add, earlier.offset - gate.offset), form.shape, FLAT)
                 break
         else:
             self.gates.append(gate)
@@ -188,8 +174,8 @@ class BlockFinder:
     def _exponentials(self, value: ir.Value) -> Form:
         """The form of sums of exponentials, told by the labels of their logits."""
         node = value.producer()
-        if node is not None and node.op_type == "Exp" and node.inputs[0] is not None:
-            return self._moved(node.inputs[0], maps=False)
+        if node is not None and node.op_type == "Exp":
+            return self._moved(operand(node, 0), maps=False)
         if node is None or node.op_type not in MOVES | SUMS:
             raise Unknown(f"{value.name} is made of no exponentials")
         return evaluate(node, self._exponentials, self.shapes)[value.index() or 0]
@@ -199,14 +185,8 @@ class BlockFinder:
         return self.gates[-1].offset + self.gates[-1].members.size if self.gates else 0
 
     def _gates_of(self, node: ir.Node) -> list[Gate]:
-        forms = [self._forms[value] for value in node.inputs if value in self._forms]
-        ends = [
-            end
-            for form in forms
-            for t in form.terms
-            if t.weight is not None
-            for end in (t.weight.min(), t.weight.max())
-        ]
+        terms = [term for value in node.inputs if value in self._forms for term in self._forms[value].terms]
+        ends = [end for term in terms if term.weight is not None for end in (term.weight.min(), term.weight.max())]
         numbers = np.searchsorted([gate.offset for gate in self.gates], ends, side="right") - 1
         return [self.gates[number] for number in sorted(set(numbers.tolist()))]
 
@@ -217,7 +197,7 @@ class BlockFinder:
         number = scalar(value)
         if number is not None:
             return number
-        if constant(value) is not None:
+        if known(value) is not None:
             raise Unknown(f"{value.name} is a constant of different numbers")
         node = value.producer()
         if node is not None and node.op_type == "Sub" and len(shape_of(self.shapes, value)) == 4:
@@ -230,12 +210,9 @@ class BlockFinder:
         if node is not None and node.op_type in MOVES:
             try:
                 return evaluate(node, partial(self._moved, maps=maps), self.shapes)[value.index() or 0]
-            except NotAMap:
-                if _stacks(node, self.shapes):
+            except Unknown as reason:  # it does more than move whole maps, so the maps begin with it
+                if isinstance(reason, NotAMap) and _stacks(node, self.shapes):
                     raise  # (M, N, C, T) is not made of images
-                return self.leaves.form(value, maps=maps)
-            except Unknown:  # it does more than move whole maps, so the maps begin with it
-                return self.leaves.form(value, maps=maps)
         return self.leaves.form(value, maps=maps)
 
     def _selects(self, node: ir.Node, value: ir.Value, form: Form, gates: list[Gate]) -> bool:
@@ -276,9 +253,8 @@ class BlockFinder:
         if not gate.is_softmax and several and len({int(w[0, 0]) for w in weights.values()}) > 1:
             raise Unknown(SIGMOIDS)
         if len(gates) > 1:
-            raise Unknown(
-                f"its weights come from {len(gates)} nodes: {', '.join(gate.node.name or '' for gate in gates)}"
-            )
+            names = ", ".join(gate.node.name or "" for gate in gates)
+            raise Unknown(f"its weights come from {len(gates)} nodes: {names}")
         used = [self.leaves.first_image(labels) for labels in maps]
         for labels in weights.values():
             self.leaves.first_image(gate.members[gate.groups[labels], gate.positions[labels]])
@@ -303,11 +279,8 @@ class BlockFinder:
         if gate.block:
             return
         node, reason = gate.reason or (gate.node, "its weights multiply no maps")
-        if gate.is_softmax:
-            small = 2 <= gate.members.shape[1] <= MAX_BRANCHES
-            if small and not gate.node.outputs[0].is_graph_output():
-                self.near_misses.append((node.name or node.op_type, reason))
-        elif reason == SIGMOIDS:
+        small = 2 <= gate.members.shape[1] <= MAX_BRANCHES and not gate.node.outputs[0].is_graph_output()
+        if small if gate.is_softmax else reason == SIGMOIDS:
             self.near_misses.append((node.name or node.op_type, reason))
 
 
@@ -315,8 +288,7 @@ def _stacks(node: ir.Node, shapes: dict[ir.Value, Shape]) -> bool:
     """Whether ``node`` is a part of a stack: what it adds is not an axis behind those of the batch and the channels."""
     if node.op_type != "Unsqueeze":
         return node.op_type == "Concat"
-    before, after = node.inputs[0], node.outputs[0]
-    return before is None or shape_of(shapes, before)[:2] != shape_of(shapes, after)[:2]
+    return shape_of(shapes, operand(node, 0))[:2] != shape_of(shapes, node.outputs[0])[:2]
 
 
 def _channels(labels: Labels | None, shape: Shape) -> Labels:

@@ -10,15 +10,15 @@ from typing import Final
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import ModelProto, TensorProto
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
 from skdeploy.core.errors import ExportError, PassError, UsageError
-from skdeploy.ir.constants import drop_unused, free_among, free_name, graphs_inside, names_of
+from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities, FoldKnownSizes
 from skdeploy.ir.naming import NameByModule
-from skdeploy.ir.onnx_file import foreign_operator, graph_of, graphs_of, inferred, nodes_of, read_proto
+from skdeploy.ir.onnx_file import first_line, foreign_operator, graph_of, inferred, nodes_of, read_proto
 from skdeploy.ir.weights_of_files import require_finite, require_not_quantized
 from skdeploy.passes.same_function import EXAMPLE_BATCH, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET
@@ -59,9 +59,9 @@ def read_foreign(path: Path) -> ir.Model:
     opset = _check_operators(proto, path)
     require_not_quantized(proto, path)
     require_finite(proto, path)
-    input_name, output_name, dropped = _check_interface(proto, path)
-    del proto.graph.output[1:]
+    dropped = _check_interface(proto, path)
     model = graph_of(proto, path)
+    own_names = _name_interface(model.graph)
     _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
     before = ir.to_proto(model).SerializeToString()
     if opset < MIN_OPSET:
@@ -74,7 +74,7 @@ def read_foreign(path: Path) -> ir.Model:
     _name_by_module(model)
     _check_function(before, model, path, opset)
     model.metadata_props.clear()
-    model.meta[NOTES] = ForeignNotes(input_name, output_name, dropped, opset, _final_softmax(model))
+    model.meta[NOTES] = ForeignNotes(*own_names, dropped, opset, _final_softmax(model))
     return model
 
 
@@ -100,8 +100,8 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
     return opset
 
 
-def _check_interface(proto: ModelProto, path: Path) -> tuple[str, str, tuple[str, ...]]:
-    """Renames input and output, and gives their own names and those of the outputs that are dropped."""
+def _check_interface(proto: ModelProto, path: Path) -> tuple[str, ...]:
+    """Leaves the image and the first output, and gives the names of the outputs that are dropped."""
     graph = proto.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
@@ -128,26 +128,29 @@ def _check_interface(proto: ModelProto, path: Path) -> tuple[str, str, tuple[str
             tensor.shape.dim[axis].dim_param = name
     if not graph.output:
         raise UsageError(f"{path} has no output", advice="export it again")
-    own_input, own_output = image.name, graph.output[0].name
     del graph.input[:]
     graph.input.append(image)
-    _rename(graph, {own_input: INPUT, own_output: OUTPUT})
-    return own_input, own_output, tuple(value.name for value in graph.output[1:])
+    dropped = tuple(value.name for value in graph.output[1:])
+    del graph.output[1:]
+    return dropped
 
 
-def _rename(graph: GraphProto, new: dict[str, str]) -> None:
-    """Renames values everywhere; a value that has a new name already makes room."""
-    names = names_of(graph)
-    taken = {name: free_among(names, f"{name}_inner") for name in new.values() if name not in new and name in names}
-    new = {old: name for old, name in (new | taken).items() if old != name}
-    for part in graphs_of(graph):
-        for value in (*part.input, *part.output, *part.value_info):
-            value.name = new.get(value.name, value.name)
-        for tensor in (*part.initializer, *(sparse.values for sparse in part.sparse_initializer)):
-            tensor.name = new.get(tensor.name, tensor.name)
-        for node in part.node:
-            node.input[:] = [new.get(name, name) for name in node.input]
-            node.output[:] = [new.get(name, name) for name in node.output]
+def _name_interface(graph: ir.Graph) -> tuple[str, str]:
+    """Renames input and output, and gives their own names; a value that has the new name already makes room."""
+    own = graph.inputs[0].name or "", graph.outputs[0].name or ""
+    for value, name in ((graph.inputs[0], INPUT), (graph.outputs[0], OUTPUT)):
+        for other in _values(graph):
+            if other.name == name and other is not value:
+                other.name = free_name(graph, f"{name}_inner")
+        value.name = name
+    return own
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    """All of a graph and of those inside its nodes."""
+    parts = (graph, *graph.subgraphs())
+    made = [value for node in graph.all_nodes() for value in node.outputs]
+    return [*(value for part in parts for value in (*part.inputs, *part.initializers.values())), *made]
 
 
 def _name_by_module(model: ir.Model) -> None:
@@ -155,12 +158,10 @@ def _name_by_module(model: ir.Model) -> None:
 
     Constants, which folding leaves the names of nodes, and whatever is in graphs inside nodes lose theirs.
     """
-    graph = model.graph
-    inside = [value for inner in graphs_inside(graph) for node in inner for value in node.outputs]
-    constants = [value for inner in (graph, *graphs_inside(graph)) for value in inner.initializers.values()]
-    for value in (*constants, *inside):
-        if value.name and "/" in value.name:
-            value.name = free_name(graph, value.name.replace("/", "."))
+    kept = {*model.graph.inputs, *(value for node in model.graph for value in node.outputs)}
+    for value in _values(model.graph):
+        if value not in kept and value.name and "/" in value.name:
+            value.name = free_name(model.graph, value.name.replace("/", "."))
     NameByModule()(model)
 
 
@@ -169,7 +170,7 @@ def _upgraded(model: ir.Model, path: Path, opset: int) -> ir.Model:
         after = onnx.version_converter.convert_version(ir.to_proto(model), MIN_OPSET)
     except Exception as error:  # the converter raises RuntimeError and what its C++ has
         raise PassError(
-            f"{path} cannot be upgraded from opset {opset} to {MIN_OPSET}: {str(error).partition(chr(10))[0]}",
+            f"{path} cannot be upgraded from opset {opset} to {MIN_OPSET}: {first_line(error)}",
             advice=f"export it again with opset {MIN_OPSET} or {MAX_OPSET}",
         ) from error
     return graph_of(after, path)
@@ -209,8 +210,8 @@ def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> N
     """That nothing has changed, that it runs for a batch that the exporter was not shown, and that it gives (N, classes)."""
     made = model.graph.outputs[0]
     if made.dtype is not None and not made.dtype.is_floating_point():
-        maker = made.producer()
-        operator = f", by node {maker.name} ({maker.op_type})" if maker is not None else ""
+        node = made.producer()
+        operator = f", by node {node.name} ({node.op_type})" if node is not None else ""
         raise UsageError(
             f"{path}: the first output is {made.dtype.name}{operator}; skdeploy takes logits, floating point (N, classes)",
             advice="make a classifier's logits the first output",

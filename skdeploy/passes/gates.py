@@ -37,7 +37,7 @@ def operator_gate(node: ir.Node, offset: int, logits: Labels) -> Gate:
     """The gate of a Softmax or a Sigmoid; its labels number its elements."""
     if node.op_type == "Sigmoid":
         return Gate(node, offset, logits.reshape(-1, 1), np.arange(logits.size), np.zeros(logits.size, dtype=np.int64))
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+    axis = node.attributes.get_int("axis", -1)
     rows = np.moveaxis(logits, axis, -1)
     members = rows.reshape(-1, rows.shape[-1])
     groups, positions = (

@@ -11,20 +11,12 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.patterns import check_ends
-from skdeploy.ir.constants import drop_unused
+from skdeploy.ir.constants import Names, drop_unused
 from skdeploy.ir.half_constants import FP16_MAX, HalfConstants, check_dequantized
 from skdeploy.ir.naming import module_of
-from skdeploy.ir.operator_types import (
-    CASTS,
-    FLOAT16,
-    FLOAT32,
-    OperatorTypes,
-    is_single,
-    is_tensor,
-    retype_attributes,
-    subgraphs,
-    types_of,
-)
+from skdeploy.ir.nodes import FLOAT16, FLOAT32, maker, new_node, operand, operands
+from skdeploy.ir.operator_types import CASTS, OperatorTypes, is_single, is_tensor, retype_attributes, subgraphs
+from skdeploy.ir.operator_types import types_of as types_in
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.passes.exact_input import MODULE as PIXELS
 from skdeploy.passes.preprocess import MODULE as PREPROCESS
@@ -77,18 +69,18 @@ class HalfPrecision(ir.passes.InPlacePass):
         graph = model.graph
         # A constant's type is an attribute when it is a node, and then there would be two places to change.
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-        self._constants = HalfConstants(graph)
+        self._names = Names(graph)
+        self._constants = HalfConstants(graph, self._names)
         made = [value for node in graph for value in node.outputs if not _is_unused(value)]
         self._single = {value for value in (*graph.inputs, *graph.initializers.values(), *made) if is_single(value)}
-        self._types = {node: types_of(node, graph.opset_imports[""]) for node in graph}
+        self._types = {node: types_in(node, graph.opset_imports[""]) for node in graph}
         modules = {module_of(node.name) for node in graph}
         for pattern in self.patterns:
             check_ends(pattern.pattern, modules)
-        used: set[str] = set()
-        for node in graph:
-            if _is_qdq(node):  # may be all that is left of a module whose Relu became saturation
-                self._matching(node, used)
-        reasons = {node: self._reason_to_keep(node, used) for node in graph if _has_float(node) and not _is_qdq(node)}
+        # Q/DQ may be all that is left of a module whose Relu became saturation.
+        matched = [node for node in graph if _is_qdq(node) or _has_float(node)]
+        used = {pattern for node in matched for pattern in self._matching(node)}
+        reasons = {node: self._reason_to_keep(node) for node in matched if not _is_qdq(node)}
         for node in list(graph):
             if node.op_type == QUANTIZE:
                 self._scale_as_data(graph, node)
@@ -104,7 +96,13 @@ class HalfPrecision(ir.passes.InPlacePass):
         if not self.halved:
             raise self._nothing_left()
         self.flushed = self._constants.flushed
-        self._restore_outputs(graph)
+        for index, value in enumerate(graph.outputs):
+            if value.dtype == FLOAT16:
+                name, value.name = value.name, self._names.free(f"{value.name}_fp16")
+                cast = _cast(value, FLOAT32, f"{name}_fp32")
+                cast.outputs[0].name = name
+                graph.append(cast)
+                graph.outputs[index] = cast.outputs[0]
         drop_unused(graph)
         return ir.passes.PassResult(model, modified=True)
 
@@ -118,8 +116,10 @@ class HalfPrecision(ir.passes.InPlacePass):
 
     def _lower(self, graph: ir.Graph, node: ir.Node, reason: str) -> None:
         """Gives the node's inputs and outputs their types."""
-        half = NO_VARIABLES if reason else self._variables(node)
         types = self._types[node]
+        # What only compares follows what it compares.
+        halved = _gives_single(node) or any(value is not None and value.dtype == FLOAT16 for value in node.inputs)
+        half = types.half if halved and not reason else NO_VARIABLES
         if reason:
             self.kept[node.name or node.op_type] = reason
         for index, (value, variable) in enumerate(zip(node.inputs, types.inputs, strict=True)):
@@ -137,21 +137,13 @@ class HalfPrecision(ir.passes.InPlacePass):
                 value.type = ir.TensorType(FLOAT16)  # not .dtype: a clone shares its type with the original
                 self.halved.append(value.name or "")
 
-    def _variables(self, node: ir.Node) -> frozenset[str]:
-        """The type variables of an operator that become FP16."""
-        half = self._types[node].half
-        if _gives_single(node):
-            return half
-        # What only compares follows what it compares.
-        return half if any(value is not None and value.dtype == FLOAT16 for value in node.inputs) else NO_VARIABLES
-
     def _takes_any(self, node: ir.Node) -> bool:
         """Whether a node that gives no FP32 reads one such tensor only, and may have it in the type that it has."""
-        read = [(value, kind) for value, kind in zip(node.inputs, self._types[node].inputs, strict=True) if value]
-        floats = [(value, kind) for value, kind in read if value in self._single]
+        types = self._types[node]
+        floats = [(v, kind) for v, kind in zip(node.inputs, types.inputs, strict=True) if v in self._single]
         if _gives_single(node) or len(floats) > 1 or any(subgraphs(node)):
             return False
-        return all(value.dtype == FLOAT32 or kind in self._types[node].half for value, kind in floats)
+        return all(value.dtype == FLOAT32 or kind in types.half for value, kind in floats)
 
     def _wanted(self, graph: ir.Graph, value: ir.Value, half: bool, user: ir.Node, before: ir.Node) -> ir.Value:
         """``value`` in the type that ``user`` takes it in: that of the FP32 graph, or FP16. Casts stand before ``before``."""
@@ -162,53 +154,41 @@ class HalfPrecision(ir.passes.InPlacePass):
             return self._constants.half(value, user)
         key = (value, dtype)
         if key not in self._casts:
-            cast = ir.node("Cast", [value], attributes={"to": dtype})
-            name = self._constants.free_name(f"{value.name}_{'fp16' if dtype == FLOAT16 else 'fp32'}")
-            cast.name = cast.outputs[0].name = name
-            cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(dtype)
+            cast = _cast(value, dtype, self._names.free(f"{value.name}_{'fp16' if half else 'fp32'}"))
             graph.insert_before(before, [cast])
             self._casts[key] = cast.outputs[0]
-            if dtype == FLOAT16:
+            if half:
                 self.halved.append(value.name or "")
         return self._casts[key]
 
     def _dequantize(self, graph: ir.Graph, node: ir.Node, reason: str) -> None:
-        scale = node.inputs[1]
-        assert scale is not None  # required by ONNX
         if reason:
             self.kept[node.name or node.op_type] = reason
             return
         check_dequantized(node)
-        node.replace_input_with(1, self._wanted(graph, scale, True, node, node))
+        node.replace_input_with(1, self._wanted(graph, operand(node, 1), True, node, node))
         value = node.outputs[0]
         value.type = ir.TensorType(FLOAT16)
-        if not _is_weight(node):
+        if not operand(node, 0).is_initializer():  # weights are checked, not measured
             self.halved.append(value.name or "")
 
     def _scale_as_data(self, graph: ir.Graph, node: ir.Node) -> None:
-        data, scale = node.inputs[:2]
-        assert data is not None  # required by ONNX
-        assert scale is not None
-        node.replace_input_with(1, self._wanted(graph, scale, data.dtype == FLOAT16, node, node))
+        scale = self._wanted(graph, operand(node, 1), operand(node, 0).dtype == FLOAT16, node, node)
+        node.replace_input_with(1, scale)
 
-    def _matching(self, node: ir.Node, used: set[str]) -> list[str]:
-        module = module_of(node.name)
-        matching = [pattern.pattern for pattern in self.patterns if pattern.search(module)]
-        used.update(matching)
-        return matching
+    def _matching(self, node: ir.Node) -> list[str]:
+        return [pattern.pattern for pattern in self.patterns if pattern.search(module_of(node.name))]
 
-    def _reason_to_keep(self, node: ir.Node, used: set[str]) -> str:
-        module = module_of(node.name)
-        matching = self._matching(node, used)
-        if matching:
+    def _reason_to_keep(self, node: ir.Node) -> str:
+        if matching := self._matching(node):
             return f"--keep-fp32 {matching[0]}"
-        if module in (PREPROCESS, PIXELS):
+        if module_of(node.name) in (PREPROCESS, PIXELS):
             return "normalisation of the input"
         if node.op_type in REDUCTIONS and _gives_single(node):
             self._statistics.add(node)
             return "a sum over space"
-        data = [value.producer() for value in node.inputs if value is not None and not value.is_initializer()]
-        if node.op_type == "Add" and data and all(producer in self._statistics for producer in data):
+        data = [value for value in operands(node) if not value.is_initializer()]
+        if node.op_type == "Add" and data and all(maker(value) in self._statistics for value in data):
             self._statistics.add(node)
             return "adds sums over space"
         return self._reason_of_schema(node)
@@ -216,7 +196,7 @@ class HalfPrecision(ir.passes.InPlacePass):
     def _reason_of_schema(self, node: ir.Node) -> str:
         if any(subgraphs(node)):
             return f"{node.op_type} has a graph inside"
-        values = [value for value in (*node.inputs, *node.outputs) if value is not None and not _is_unused(value)]
+        values = [value for value in (*operands(node), *node.outputs) if not _is_unused(value)]
         if not all(map(is_tensor, values)):
             return f"{node.op_type} takes or gives sequences or optional values"
         types = self._types[node]
@@ -233,24 +213,11 @@ class HalfPrecision(ir.passes.InPlacePass):
 
     def _reason_of_readers(self, node: ir.Node, reasons: Mapping[ir.Node, str]) -> str:
         """Why a DequantizeLinear stays FP32, or nothing if it does not."""
-        for use in node.outputs[0].uses():
-            reader = use.node
+        for reader, index in node.outputs[0].uses():
             halved = reasons.get(reader) == "" and _gives_single(reader)
-            if halved and self._types[reader].inputs[use.idx] in self._types[reader].half:
+            if halved and self._types[reader].inputs[index] in self._types[reader].half:
                 return ""
         return "read in FP32 only"
-
-    def _restore_outputs(self, graph: ir.Graph) -> None:
-        for index, value in enumerate(graph.outputs):
-            if value.dtype != FLOAT16:
-                continue
-            name = value.name
-            value.name = self._constants.free_name(f"{name}_fp16")
-            cast = ir.node("Cast", [value], attributes={"to": FLOAT32}, name=f"{name}_fp32")
-            output = cast.outputs[0]
-            output.name, output.shape, output.type = name, value.shape, ir.TensorType(FLOAT32)
-            graph.append(cast)
-            graph.outputs[index] = output
 
 
 def _has_float(node: ir.Node) -> bool:
@@ -271,8 +238,8 @@ def _is_qdq(node: ir.Node) -> bool:
     return node.op_type in (QUANTIZE, DEQUANTIZE)
 
 
-def _is_weight(node: ir.Node) -> bool:
-    return node.op_type == DEQUANTIZE and node.inputs[0] is not None and node.inputs[0].is_initializer()
+def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
+    return new_node("Cast", [value], name, value.shape, dtype, {"to": dtype})
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

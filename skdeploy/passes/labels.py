@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from skdeploy.ir.constants import known
 
 Labels = NDArray[np.int64]
 Shape = tuple[int, ...]
@@ -106,12 +108,8 @@ class Leaves:
             sizes = (*shape[:2], 1, 1) if maps else shape
             count = int(np.prod(sizes))
             labels = np.arange(self._next, self._next + count, dtype=np.int64).reshape(sizes)
-            term = Term(1.0, map=labels)
-            if maps:
-                sized = value.shape is not None and all(isinstance(size, int) for size in value.shape[2:])
-                form = Form((term,), shape, (2, 3), sized=sized)
-            else:
-                form = Form((term,), shape)
+            sized = maps and value.shape is not None and all(isinstance(size, int) for size in value.shape[2:])
+            form = Form((Term(1.0, map=labels),), shape, (2, 3) if maps else FLAT, sized=sized)
             self._known[key] = Leaf(value, self._next, form)
             self.leaves.append(self._known[key])
             self._next += count
@@ -119,8 +117,9 @@ class Leaves:
 
     def of(self, labels: Labels) -> tuple[Labels, Labels, Labels]:
         """For each label the number of its leaf, the image, and the element within the image."""
-        numbers = np.searchsorted([leaf.offset for leaf in self.leaves], labels, side="right") - 1
-        local = labels - np.array([leaf.offset for leaf in self.leaves])[numbers]
+        offsets = np.array([leaf.offset for leaf in self.leaves])
+        numbers = np.searchsorted(offsets, labels, side="right") - 1
+        local = labels - offsets[numbers]
         sizes = np.array([leaf.elements for leaf in self.leaves])[numbers]
         return numbers, local // sizes, local % sizes
 
@@ -144,19 +143,9 @@ def shape_of(shapes: dict[ir.Value, Shape], value: ir.Value) -> Shape:
     return shapes[value]
 
 
-def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """The value of an initializer, a Constant or an Identity of one; None for what is computed."""
-    while value is not None and (producer := value.producer()) is not None and producer.op_type == "Identity":
-        value = producer.inputs[0]
-    if value is None or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
 def scalar(value: ir.Value) -> Form | None:
     """The form of a constant whose elements are all equal."""
-    array = constant(value)
+    array = known(value)
     if array is None or array.size == 0 or np.any(array != array.flat[0]):
         return None
     return Form((Term(float(array.flat[0])),), array.shape)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 
 from skdeploy.core.spec import Preprocess
 from skdeploy.images.dataset import affine
+from skdeploy.ir.constants import named_constant
+from skdeploy.ir.nodes import new_node
 
 MODULE: Final = "preprocess"
 
@@ -29,38 +30,23 @@ class EmbedPreprocess(ir.passes.InPlacePass):
         graph = model.graph
         old = graph.inputs[0]
         assert old.shape is not None  # trace.py's own graph: shaped and named
-        assert old.name is not None
-        name = old.name
         batch, channels, height, width = old.shape
-        old.name = f"{MODULE}/Add"
-        pixels = ir.Value(
-            name=name, type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape([batch, height, width, channels])
-        )
+        pixels = ir.val(old.name, ir.DataType.UINT8, ir.Shape([batch, height, width, channels]))
+        old.name = f"{MODULE}/image"
         scale, offset = (
-            ir.Value(name=f"{MODULE}.{key}", const_value=ir.tensor(array.reshape(1, -1, 1, 1), name=f"{MODULE}.{key}"))
+            named_constant(graph, f"{MODULE}.{key}", array.reshape(1, -1, 1, 1))
             for key, array in zip(("scale", "offset"), affine(self.preprocess), strict=True)
         )
-        for parameter in (scale, offset):
-            assert parameter.const_value is not None
-            parameter.dtype = parameter.const_value.dtype
-            parameter.shape = ir.Shape(np.asarray(parameter.const_value.numpy()).shape)
-            graph.register_initializer(parameter)
-        cast = _node("Cast", [pixels], {"to": ir.DataType.FLOAT}, ir.Shape([batch, height, width, channels]))
-        planes = _node("Transpose", [cast.outputs[0]], {"perm": (0, 3, 1, 2)}, old.shape)
-        scaled = _node("Mul", [planes.outputs[0], scale], {}, old.shape)
-        added = _node("Add", [scaled.outputs[0], offset], {}, old.shape)
-        old.replace_all_uses_with(added.outputs[0])
+        value, nodes = pixels, []
+        for operator, constants, shape, attributes in (
+            ("Cast", [], pixels.shape, {"to": ir.DataType.FLOAT}),
+            ("Transpose", [], old.shape, {"perm": (0, 3, 1, 2)}),
+            ("Mul", [scale], old.shape, {}),
+            ("Add", [offset], old.shape, {}),
+        ):
+            nodes.append(new_node(operator, [value, *constants], f"{MODULE}/{operator}", shape, attributes=attributes))
+            value = nodes[-1].outputs[0]
+        old.replace_all_uses_with(value)
         graph.inputs[0] = pixels
-        first = graph[0]
-        graph.insert_before(first, [cast, planes, scaled, added])
+        graph.insert_before(graph[0], nodes)
         return ir.passes.PassResult(model, modified=True)
-
-
-def _node(
-    op_type: str, inputs: list[ir.Value], attributes: dict[str, int | tuple[int, ...]], shape: ir.Shape
-) -> ir.Node:
-    name = f"{MODULE}/{op_type}"
-    node = ir.node(op_type, inputs, attributes=attributes, name=name)
-    output = node.outputs[0]
-    output.name, output.shape, output.type = name, shape, ir.TensorType(ir.DataType.FLOAT)
-    return node

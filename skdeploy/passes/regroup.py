@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 
@@ -9,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.core.errors import UsageError
-from skdeploy.ir.constants import constant, drop_unused
+from skdeploy.ir.constants import constant, drop_unused, numbers
+from skdeploy.ir.nodes import only_one_reads, operand, optional
 from skdeploy.ir.qdq import DEQUANTIZE
 
 
@@ -74,36 +76,30 @@ class Regroup(ir.passes.InPlacePass):
             return f"it has {groups} groups already"
         if groups % self.groups:
             return f"{self.groups} does not divide its {groups} groups"
-        weight = node.inputs[1]
-        assert weight is not None  # required by ONNX
+        weight = operand(node, 1)
         reader = weight.producer()
         if reader is not None:
             if reader.op_type != DEQUANTIZE:
                 return "its weight is computed"
-            if len(weight.uses()) > 1 or weight.is_graph_output():
+            if not only_one_reads(weight):
                 return "its dequantized weight has other readers"
-            reason = _scales_refused(reader)
-            if reason:
+            if reason := _scales_refused(reader):
                 return reason
-        values = _numbers(weight)
-        if values.const_value is None:
+        values = _stored(weight).const_value
+        if values is None:
             return "its weight is no constant"
-        return "it is depthwise" if values.const_value.shape.numpy()[1] == 1 else ""
+        return "it is depthwise" if values.shape[1] == 1 else ""
 
     def _merge(self, graph: ir.Graph, node: ir.Node, groups: int) -> None:
-        weight = node.inputs[1]
-        assert weight is not None  # required by ONNX
-        values = _numbers(weight)
-        assert values.const_value is not None  # not refused
-        old = values.const_value.numpy()
-        new = block_diagonal(old, groups, self.groups)
-        merged = constant(graph, f"{values.name}_regrouped", new)
-        reader = weight.producer()
+        weight = operand(node, 1)
+        reader, values = weight.producer(), _stored(weight)
+        old = numbers(values)
+        merged = constant(graph, f"{values.name}_regrouped", block_diagonal(old, groups, self.groups))
         if reader is None:
             node.replace_input_with(1, merged)
         else:
             reader.replace_input_with(0, merged)
-            weight.shape = ir.Shape(new.shape)
+            weight.shape = merged.shape
         node.attributes["group"] = ir.AttrInt64("group", self.groups)
         self.merged.append(Merged(node.name or "", groups, groups // self.groups, old.nbytes))
 
@@ -119,28 +115,22 @@ def block_diagonal(weight: np.ndarray, groups: int, fewer: int) -> np.ndarray:
     return wide.reshape(outputs, factor * inputs, *kernel)
 
 
-def _numbers(weight: ir.Value) -> ir.Value:
+def _stored(weight: ir.Value) -> ir.Value:
     """The stored numbers of a weight: its own, or those that a DequantizeLinear reads."""
     reader = weight.producer()
-    source = weight if reader is None else reader.inputs[0]
-    assert source is not None  # required by ONNX
-    return source
+    return weight if reader is None else operand(reader, 0)
 
 
 def _scales_refused(node: ir.Node) -> str:
-    scale = node.inputs[1]
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
-    if scale is None or scale.const_value is None or (zero is not None and zero.const_value is None):
+    scale, zero = operand(node, 1).const_value, optional(node, 2)
+    if scale is None or (zero is not None and zero.const_value is None):
         return "the scale of its weight is computed"
-    if scale.const_value.size > 1 and (node.attributes.get_int("axis", 1), len(scale.const_value.shape)) != (0, 1):
+    if scale.size > 1 and (node.attributes.get_int("axis", 1), len(scale.shape)) != (0, 1):
         return "the scales of its weight are not those of its output channels"
-    if zero is not None and zero.const_value is not None and np.any(zero.const_value.numpy() != 0):
-        return "its weight has a zero point"
-    return ""
+    return "its weight has a zero point" if zero is not None and np.any(numbers(zero) != 0) else ""
 
 
 def _reasons(declined: dict[str, str]) -> str:
-    if not declined:
-        return "the graph has no grouped convolution"
-    counts = {reason: list(declined.values()).count(reason) for reason in dict.fromkeys(declined.values())}
-    return "; ".join(f"of {count} grouped convolutions, {reason}" for reason, count in counts.items())
+    counts = Counter(declined.values()).items()
+    said = "; ".join(f"of {count} grouped convolutions, {reason}" for reason, count in counts)
+    return said or "the graph has no grouped convolution"

@@ -13,6 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from skdeploy.backends.base import Array
 from skdeploy.core.errors import UsageError
+from skdeploy.ir.constants import Names, named_constant
 from skdeploy.passes.blocks import Block, BranchMap, Layer, Rows
 from skdeploy.passes.find_blocks import BlockFinder
 from skdeploy.passes.labels import Shape
@@ -70,9 +71,8 @@ class RewriteSelect(ir.passes.InPlacePass):
             )
         finder = BlockFinder(model)
         blocks = finder.blocks
-        self.report = SelectReport(
-            tuple(block.name for block in blocks), tuple(finder.deployed), tuple(finder.near_misses)
-        )
+        found = tuple(block.name for block in blocks)
+        self.report = SelectReport(found, tuple(finder.deployed), tuple(finder.near_misses))
         if not blocks:
             return ir.passes.PassResult(model, modified=False)
         branches = {branch.value.name or "": finder.shapes[branch.value] for block in blocks for branch in block.maps}
@@ -93,9 +93,8 @@ class BlockWriter:
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+        self.names = Names(graph)
         self._current: dict[ir.Value, ir.Value] = {}  # what stands now where a value of a block was
-        self._names |= {value.name for value in graph.inputs} | {node.name for node in graph}
 
     def rewrite(self, block: Block) -> None:
         """Replaces ``block.statistics`` and ``block.selected`` by their deploy forms."""
@@ -106,28 +105,19 @@ class BlockWriter:
 
         writing = _Writing(self, block)
         selected = writing.select(maps, writing.weights())
-        selected.name, block.selected.name = block.selected.name, self.unique(f"{block.selected.name}_naive")
+        selected.name, block.selected.name = block.selected.name, self.names.free(f"{block.selected.name}_naive")
         self._replace(block.selected, selected, writing.nodes)
 
     def _replace(self, old: ir.Value, new: ir.Value, nodes: list[ir.Node]) -> None:
         producer = old.producer()
         assert producer is not None  # it is computed
         self.graph.insert_after(producer, nodes)
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
         self._current[old] = new
 
     def current(self, value: ir.Value) -> ir.Value:
         """``value``, or what replaced it: a block may start from another block's V, and its z may be its s."""
         return self._current.get(value, value)
-
-    def unique(self, name: str) -> str:
-        """``name``, numbered if the graph has it already."""
-        chosen, count = name, 1
-        while chosen in self._names:
-            count += 1
-            chosen = f"{name}_{count}"
-        self._names.add(chosen)
-        return chosen
 
 
 class _Writing:
@@ -168,35 +158,26 @@ class _Writing:
         shape = (self.dims[0], self.channels, 1, 1)
         logits = self.block.logits
         if self.branches == 2:
-            difference = self._difference(logits) if isinstance(logits, Layer) else self._subtracted(logits)
-            return [self._node("Sigmoid", [difference], shape)]
-        rows = self._all(logits) if isinstance(logits, Layer) else self._stacked(logits)
+            return [self._node("Sigmoid", [self._difference(logits)], shape)]
+        rows = self._stacked(logits)
         weights = self._node("Softmax", [rows], (self.dims[0], self.branches, self.channels, 1), axis=1)
         sizes = self._constant(np.ones(self.branches), "sizes")
         parts = self._nodes("Split", [weights, sizes], (self.dims[0], 1, self.channels, 1), self.branches, axis=1)
         return [self._reshape(part, (self.channels, 1, 1)) for part in parts[:-1]]
 
-    def _difference(self, layer: Layer) -> ir.Value:
-        """The first branch's logits minus the second's, by one layer."""
-        return self._layer(self._z(layer), layer.weight[0] - layer.weight[1], layer.bias[0] - layer.bias[1])
-
-    def _all(self, layer: Layer) -> ir.Value:
-        """The logits of all branches, (N, M, C, 1), by one layer."""
-        weight = layer.weight.reshape(-1, layer.weight.shape[2])
-        logits = self._layer(self._z(layer), weight, layer.bias.reshape(-1))
-        return self._reshape(logits, (self.branches, self.channels, 1))
-
-    def _z(self, layer: Layer) -> ir.Value:
-        z, wanted = self.writer.current(layer.z), (layer.weight.shape[2], 1, 1)
-        return z if layer.z_shape == wanted else self._reshape(z, wanted)
-
-    def _subtracted(self, logits: Sequence[Rows]) -> ir.Value:
-        """The first branch's logits minus the second's."""
+    def _difference(self, logits: Layer | Sequence[Rows]) -> ir.Value:
+        """The first branch's logits minus the second's, by one layer where there are layers."""
+        if isinstance(logits, Layer):
+            return self._layer(logits, logits.weight[0] - logits.weight[1], logits.bias[0] - logits.bias[1])
         first, second = (self._rows(rows, (self.channels, 1, 1)) for rows in logits)
         return self._node("Sub", [first, second], (self.dims[0], self.channels, 1, 1))
 
-    def _stacked(self, logits: Sequence[Rows]) -> ir.Value:
-        """The logits of all branches, (N, M, C, 1)."""
+    def _stacked(self, logits: Layer | Sequence[Rows]) -> ir.Value:
+        """The logits of all branches, (N, M, C, 1), by one layer where there are layers."""
+        if isinstance(logits, Layer):
+            weight = logits.weight.reshape(-1, logits.weight.shape[2])
+            one = self._layer(logits, weight, logits.bias.reshape(-1))
+            return self._reshape(one, (self.branches, self.channels, 1))
         parts = [self._rows(rows, (1, self.channels, 1)) for rows in logits]
         return self._node("Concat", parts, (self.dims[0], self.branches, self.channels, 1), axis=1)
 
@@ -216,8 +197,11 @@ class _Writing:
             selected = self._node("Add", [selected, self._node("Mul", [weight, difference], self.dims)], self.dims)
         return selected
 
-    def _layer(self, z: ir.Value, weight: NDArray[Any], bias: NDArray[Any]) -> ir.Value:
-        inputs = [z, self._constant(weight[:, :, None, None], "weight", self.dtype)]
+    def _layer(self, layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> ir.Value:
+        """A layer of z with other numbers: ``weight`` (K, d) and ``bias`` (K)."""
+        z, wanted = self.writer.current(layer.z), (weight.shape[1], 1, 1)
+        inputs = [z if layer.z_shape == wanted else self._reshape(z, wanted)]
+        inputs.append(self._constant(weight[:, :, None, None], "weight", self.dtype))
         if np.any(bias):
             inputs.append(self._constant(bias, "bias", self.dtype))
         return self._node("Conv", inputs, (self.dims[0], len(weight), 1, 1), kernel_shape=[1, 1])
@@ -232,19 +216,15 @@ class _Writing:
     def _nodes(
         self, op: str, inputs: Sequence[ir.Value], shape: Sequence[Any], count: int, **attributes: Any
     ) -> Sequence[ir.Value]:
-        node = ir.node(op, inputs, attributes, num_outputs=count, name=self.writer.unique(f"{self.block.name}/{op}"))
-        for index, value in enumerate(node.outputs):
-            value.name = node.name if index == 0 else self.writer.unique(f"{node.name}.{index}")
-            value.shape, value.dtype = ir.Shape(shape), self.dtype
-        self.nodes.append(node)
-        return node.outputs
+        name = self.writer.names.free(f"{self.block.name}/{op}")
+        names = [name, *(self.writer.names.free(f"{name}.{index}") for index in range(1, count))]
+        outputs = [ir.val(output, self.dtype, ir.Shape(shape)) for output in names]
+        self.nodes.append(ir.node(op, inputs, attributes, outputs=outputs, name=name))
+        return outputs
 
     def _constant(self, array: Array, what: str, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
-        name = self.writer.unique(f"{self.block.name}/{what}")
-        tensor = ir.tensor(array.astype(dtype.numpy()), name=name)
-        value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-        self.writer.graph.register_initializer(value)
-        return value
+        name = self.writer.names.free(f"{self.block.name}/{what}")
+        return named_constant(self.writer.graph, name, array.astype(dtype.numpy()))
 
 
 def _random_feeds(inputs: dict[str, Shape], branches: dict[str, Shape]) -> dict[str, Array]:
@@ -268,7 +248,7 @@ def _cut_out(model: ir.Model, branches: dict[str, Shape], selected: Sequence[str
     values = ir.convenience.create_value_mapping(graph)
     outputs = [values[name] for name in selected]
     for name, shape in branches.items():
-        fed = ir.Value(name=f"{name}{FED}", shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+        fed = ir.val(f"{name}{FED}", ir.DataType.FLOAT, shape)
         values[name].replace_all_uses_with(fed)
         graph.inputs.append(fed)
     del graph.outputs[:]

@@ -9,13 +9,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.ir.constants import array_of, constant, drop_unused, free_name
-from skdeploy.ir.placement import WEIGHTED, Placement, only_one_reads, weighted_reason
+from skdeploy.ir.constants import array_of, constant, drop_unused, free_name, numbers
+from skdeploy.ir.nodes import new_node, only_one_reads, operand, operands, optional
+from skdeploy.ir.placement import SPATIAL_MEANS, Placement, weighted_reason
 from skdeploy.passes.equalize import output_axis
 
-MEANS: Final = frozenset({"ReduceMean", "GlobalAveragePool", "AveragePool"})
 ORDER_KEEPING: Final = frozenset({"MaxPool"})  # f(x - c) = f(x) - c, and it commutes with a lower bound
-FLOAT32: Final = ir.DataType.FLOAT
 
 
 def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
@@ -77,7 +76,7 @@ class ShiftTensors(ir.passes.InPlacePass):
                 if self._absorb(graph, node, edge.index, offset):
                     continue
                 if restored is None:
-                    restored = _added(graph, shifted, offset, f"{name}_unshifted")
+                    restored = _addition(graph, shifted, offset, f"{name}_unshifted").outputs[0]
                 node.replace_input_with(edge.index, restored)
         drop_unused(graph)
         return ir.passes.PassResult(model, modified=bool(self.offsets))
@@ -86,16 +85,13 @@ class ShiftTensors(ir.passes.InPlacePass):
         """The value t - offset in place of ``value``, under its name and read where it was read."""
         clamped = value
         while (pool := clamped.producer()) is not None and pool.op_type in ORDER_KEEPING:
-            source = pool.inputs[0]
-            if source is None or not only_one_reads(source):
+            if not only_one_reads(operand(pool, 0)):
                 break
-            clamped = source
+            clamped = operand(pool, 0)
         relu = clamped.producer()
-        if relu is not None and relu.op_type == "Relu":
-            before = relu.inputs[0]
-            assert before is not None  # a Relu has one
-            convolution = self._convolution_of(before)
-            if convolution is not None and only_one_reads(before):
+        if relu is not None and relu.op_type == "Relu" and only_one_reads(operand(relu, 0)):
+            convolution = self._convolution_of(operand(relu, 0))
+            if convolution is not None:
                 _change_bias(graph, convolution, -offset)
                 clipped = _clip_for_relu(graph, relu, -offset)
                 return clipped if clamped is value else value
@@ -112,19 +108,17 @@ class ShiftTensors(ir.passes.InPlacePass):
 
     def _summands(self, addition: ir.Node) -> Iterator[ir.Node]:
         """Convolutions that nothing but this addition reads, and that unquantized."""
-        for operand in addition.inputs:
-            maker = operand.producer() if operand is not None else None
-            if operand is None or maker is None or maker.op_type != "Conv" or weighted_reason(maker):
+        for value in operands(addition):
+            node = value.producer()
+            if node is None or node.op_type != "Conv" or weighted_reason(node):
                 continue
-            if only_one_reads(operand) and operand.name not in self.placement.readers:
-                yield maker
+            if only_one_reads(value) and value.name not in self.placement.readers:
+                yield node
 
     def _absorb(self, graph: ir.Graph, node: ir.Node, index: int, offset: float) -> bool:
         """Makes a reader take t - offset for t without restoring t, if that can be."""
-        if node.op_type in WEIGHTED and index == 0 and not weighted_reason(node):
-            weight = node.inputs[1]
-            assert weight is not None  # it is weighted
-            array = array_of(weight)
+        if index == 0 and not weighted_reason(node):
+            array = array_of(operand(node, 1))
             columns = tuple(axis for axis in range(array.ndim) if axis != output_axis(node))
             change = offset * array.sum(axis=columns)
             if node.op_type == "MatMul":
@@ -132,7 +126,7 @@ class ShiftTensors(ir.passes.InPlacePass):
             else:
                 _change_bias(graph, node, change)
             return True
-        if node.op_type in MEANS and index == 0 and not (node.op_type == "AveragePool" and _pads(node)):
+        if node.op_type in SPATIAL_MEANS and index == 0 and not (node.op_type == "AveragePool" and _pads(node)):
             _moved(graph, node.outputs[0], offset, "shifted")
             return True
         if node.op_type == "Add" and (summand := next(self._summands(node), None)) is not None:
@@ -149,11 +143,7 @@ def _pads(node: ir.Node) -> bool:
 
 
 def _change_bias(graph: ir.Graph, node: ir.Node, change: float | NDArray[np.float64]) -> None:
-    weight = node.inputs[1]
-    assert weight is not None  # it is weighted
-    assert weight.shape is not None  # an initializer
-    rows = int(weight.shape[output_axis(node)])  # type: ignore[arg-type]
-    old = node.inputs[2] if len(node.inputs) > 2 else None
+    rows, old = numbers(operand(node, 1)).shape[output_axis(node)], optional(node, 2)
     bias = (np.zeros(rows) if old is None else array_of(old)) + change
     node.resize_inputs(3)
     node.replace_input_with(2, constant(graph, f"{node.name}_bias", bias.astype(np.float32)))
@@ -163,36 +153,29 @@ def _clip_for_relu(graph: ir.Graph, relu: ir.Node, low: float) -> ir.Value:
     """max(y, low) for Relu(y), under its name."""
     old = relu.outputs[0]
     bound = constant(graph, f"{old.name}_low", np.float32(low))
-    clip = ir.node("Clip", [relu.inputs[0], bound], name=relu.name)
-    output = clip.outputs[0]
-    output.shape, output.type = old.shape, old.type
+    clip = new_node("Clip", [operand(relu, 0), bound], relu.name or "", old.shape, old.dtype)
     graph.insert_before(relu, [clip])
-    old.replace_all_uses_with(output)
+    old.replace_all_uses_with(clip.outputs[0])
     graph.remove(relu, safe=True)  # a removed node goes on reading its input otherwise
-    output.name = old.name
-    return output
+    clip.outputs[0].name = old.name
+    return clip.outputs[0]
 
 
 def _moved(graph: ir.Graph, value: ir.Value, change: float | NDArray[np.float64], old: str) -> ir.Value:
     """``value`` + ``change`` in place of ``value``, under its name and read where it was read, by those outside too."""
-    name, readers = value.name or "", tuple(value.uses())
-    outputs = [index for index, output in enumerate(graph.outputs) if output is value]
+    name = value.name or ""
     value.name = free_name(graph, f"{name}_{old}")
-    moved = _added(graph, value, change, f"{name}_moved")
+    addition = _addition(graph, value, change, f"{name}_moved")
+    moved = addition.outputs[0]
+    value.replace_all_uses_with(moved, replace_graph_outputs=True)
+    addition.replace_input_with(0, value)
     moved.name = name
-    for use in readers:
-        use.node.replace_input_with(use.idx, moved)
-    for index in outputs:
-        graph.outputs[index] = moved
     return moved
 
 
-def _added(graph: ir.Graph, value: ir.Value, change: float | NDArray[np.float64], name: str) -> ir.Value:
+def _addition(graph: ir.Graph, value: ir.Value, change: float | NDArray[np.float64], name: str) -> ir.Node:
     amount = constant(graph, f"{name}_offset", np.asarray(change, np.float32))
-    node = ir.node("Add", [value, amount], name=free_name(graph, name))
-    output = node.outputs[0]
-    output.name, output.shape, output.type = node.name, value.shape, ir.TensorType(FLOAT32)
-    producer = value.producer()
+    node, producer = new_node("Add", [value, amount], free_name(graph, name), value.shape), value.producer()
     assert producer is not None  # made by a node of the graph
     graph.insert_after(producer, [node])
-    return output
+    return node

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from string import ascii_lowercase
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from skdeploy.passes.labels import FLAT, Form, Shape, Spatial, Term, Unknown, constant, shape_of
+from skdeploy.ir.constants import known
+from skdeploy.ir.nodes import integers, operands
+from skdeploy.passes.labels import FLAT, Form, Shape, Spatial, Term, Unknown, shape_of
 
 RESHAPES: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"})
 MOVES: Final = RESHAPES | {"Transpose", "Concat", "Slice", "Gather", "Split"}
@@ -33,7 +36,7 @@ MAX_SUMMANDS: Final = 64  # a sum over a longer axis is not one over branches
 
 def evaluate(node: ir.Node, resolve: Callable[[ir.Value], Form], shapes: dict[ir.Value, Shape]) -> list[Form]:
     """The forms of a node's outputs; ``resolve`` gives those of its inputs. Raises Unknown."""
-    inputs = [value for value in node.inputs if value is not None]
+    inputs = operands(node)
     op = node.op_type
     if node.domain not in ("", "ai.onnx") or op not in OPERATORS:
         raise Unknown(f"{op} is not a part of a weighted sum")
@@ -55,35 +58,15 @@ def evaluate(node: ir.Node, resolve: Callable[[ir.Value], Form], shapes: dict[ir
     if op == "Split":
         return _split(form, node, [shape_of(shapes, value) for value in node.outputs])
     shape = shape_of(shapes, node.outputs[0])
-    if op == "Expand":
-        return [_expanded(form, shape)]
-    if op in RESHAPES:
-        return [_reshaped(form, shape)]
-    if op == "Transpose":
-        return [_transposed(form, node, shape)]
-    if op == "Slice":
-        return [_sliced(form, node, shape)]
-    if op == "Gather":
-        return [_gathered(form, node, shape)]
-    if op == "ReduceSum":
-        return [_reduced_sum(form, node, shape)]
-    return [_mean(form, node, shape)]
+    return [ONE_INPUT.get(op, _reshaped)(form, node, shape)]
 
 
-def integers(node: ir.Node, index: int, attribute: str) -> list[int] | None:
-    """A list of integers that opsets moved from an attribute to an input; None if there is neither."""
-    if attribute in node.attributes:
-        return list(node.attributes[attribute].as_ints())
-    if index >= len(node.inputs) or node.inputs[index] is None:
-        return None
-    array = constant(node.inputs[index])
-    if array is None:
+def _known(node: ir.Node, index: int, attribute: str) -> list[int]:
+    """``integers``, which the graph must fix."""
+    found = integers(node, index, attribute)
+    if found is None:
         raise Unknown(f"{attribute} of {node.op_type} is computed")
-    return [int(item) for item in np.atleast_1d(array)]
-
-
-def _attribute(node: ir.Node, name: str, default: int) -> int:
-    return node.attributes[name].as_int() if name in node.attributes else default
+    return found
 
 
 def _own_axis(form: Form, axis: int) -> int:
@@ -100,18 +83,22 @@ def _flattened(spatial: Spatial) -> bool:
 
 
 def _without_axis(spatial: Spatial, axis: int) -> Spatial:
-    height, width = (None if place is None else place - (place > axis) for place in spatial)
+    return _placed(spatial, lambda place: place - (place > axis))
+
+
+def _placed(spatial: Spatial, place: Callable[[int], int]) -> Spatial:
+    height, width = (None if axis is None else place(axis) for axis in spatial)
     return height, width
 
 
-def _expanded(form: Form, shape: Shape) -> Form:
+def _expanded(form: Form, _node: ir.Node, shape: Shape) -> Form:
     form = _padded(form, len(shape))
     if any(axis is not None and shape[axis] != form.shape[axis] for axis in form.spatial):
         raise Unknown("it repeats the pixels of a map")
     return replace(form, shape=shape)
 
 
-def _reshaped(form: Form, shape: Shape) -> Form:
+def _reshaped(form: Form, _node: ir.Node, shape: Shape) -> Form:
     if form.spatial == FLAT:
         return form.moved(lambda labels: labels.reshape(shape), shape, FLAT)
     height, width = form.spatial
@@ -133,20 +120,18 @@ def _with_map_axes(form: Form, shape: Shape, height: int, count: int) -> Form:
 
 
 def _transposed(form: Form, node: ir.Node, shape: Shape) -> Form:
-    return _in_order(form, integers(node, 1, "perm") or list(range(len(form.shape)))[::-1], shape)
+    return _in_order(form, _known(node, 1, "perm") or list(range(len(form.shape)))[::-1], shape)
 
 
 def _in_order(form: Form, order: list[int], shape: Shape) -> Form:
-    height, width = (None if place is None else order.index(place) for place in form.spatial)
-    return form.moved(lambda labels: labels.transpose(order), shape, (height, width))
+    spatial = _placed(form.spatial, order.index)
+    return form.moved(lambda labels: labels.transpose(order), shape, spatial)
 
 
 def _sliced(form: Form, node: ir.Node, shape: Shape) -> Form:
-    starts, ends = integers(node, 1, "starts"), integers(node, 2, "ends")
-    if starts is None or ends is None:
-        raise Unknown("a slice without bounds")
-    axes = integers(node, 3, "axes") or list(range(len(starts)))
-    steps = integers(node, 4, "steps") or [1] * len(starts)
+    starts, ends = _known(node, 1, "starts"), _known(node, 2, "ends")
+    axes = _known(node, 3, "axes") or list(range(len(starts)))
+    steps = _known(node, 4, "steps") or [1] * len(starts)
     window = [slice(None)] * len(form.shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         window[_own_axis(form, axis)] = slice(start, end, step)
@@ -154,7 +139,7 @@ def _sliced(form: Form, node: ir.Node, shape: Shape) -> Form:
 
 
 def _gathered(form: Form, node: ir.Node, shape: Shape) -> Form:
-    axis, indices = _own_axis(form, _attribute(node, "axis", 0)), constant(node.inputs[1])
+    axis, indices = _own_axis(form, node.attributes.get_int("axis", 0)), known(node.inputs[1])
     if indices is None or indices.ndim > 1:
         raise Unknown("a gather by computed or many-dimensional indices")
     spatial = form.spatial if indices.ndim else _without_axis(form.spatial, axis)
@@ -162,7 +147,7 @@ def _gathered(form: Form, node: ir.Node, shape: Shape) -> Form:
 
 
 def _split(form: Form, node: ir.Node, shapes: list[Shape]) -> list[Form]:
-    axis = _own_axis(form, _attribute(node, "axis", 0))
+    axis = _own_axis(form, node.attributes.get_int("axis", 0))
     ends = np.cumsum([shape[axis] for shape in shapes])
 
     def part(index: int) -> Form:
@@ -174,7 +159,7 @@ def _split(form: Form, node: ir.Node, shapes: list[Shape]) -> list[Form]:
 
 def _concatenated(forms: list[Form], node: ir.Node, shape: Shape) -> Form:
     first = forms[0]
-    axis = _own_axis(first, _attribute(node, "axis", 0))
+    axis = _own_axis(first, node.attributes.get_int("axis", 0))
     kinds = {(len(f.terms), f.terms[0].factor, f.terms[0].weight is None, f.terms[0].map is None, f.spatial, f.averaged,
               f.pixels) for f in forms}  # fmt: skip
     if len(kinds) > 1 or len(first.terms) > 1:
@@ -193,9 +178,9 @@ def _concatenated(forms: list[Form], node: ir.Node, shape: Shape) -> Form:
 def _padded(form: Form, rank: int) -> Form:
     """With leading axes of size 1, as broadcasting has it."""
     missing = rank - len(form.shape)
-    height, width = (None if place is None else place + missing for place in form.spatial)
     terms = tuple(term.moved(lambda labels: labels.reshape((1,) * missing + labels.shape)) for term in form.terms)
-    return replace(form, terms=terms, shape=(1,) * missing + form.shape, spatial=(height, width))
+    spatial = _placed(form.spatial, lambda place: place + missing)
+    return replace(form, terms=terms, shape=(1,) * missing + form.shape, spatial=spatial)
 
 
 def _aligned(left: Form, right: Form) -> tuple[Form, Form]:
@@ -267,8 +252,8 @@ def _with_named_axes(form: Form, names: str, order: list[str]) -> Form:
 
 def _with_axis(form: Form, axis: int) -> Form:
     shape = (*form.shape[:axis], 1, *form.shape[axis:])
-    height, width = (None if place is None else place + (place >= axis) for place in form.spatial)
-    return form.moved(lambda labels: np.expand_dims(labels, axis), shape, (height, width))
+    spatial = _placed(form.spatial, lambda place: place + (place >= axis))
+    return form.moved(lambda labels: np.expand_dims(labels, axis), shape, spatial)
 
 
 def _check_weigh_whole_maps(weights: Form, spatial: Spatial) -> None:
@@ -289,14 +274,14 @@ def _multiplied(one: Term, other: Term) -> Term:
 
 
 def _reduced_axes(form: Form, node: ir.Node) -> list[int]:
-    axes = integers(node, 1, "axes")
+    axes = _known(node, 1, "axes")
     if not axes:
         raise Unknown(f"{node.op_type} over everything")
     return sorted((axis % len(form.shape) for axis in axes), reverse=True)
 
 
 def _reduced_sum(form: Form, node: ir.Node, shape: Shape) -> Form:
-    keep = bool(_attribute(node, "keepdims", 1))
+    keep = bool(node.attributes.get_int("keepdims", 1))
     for axis in _reduced_axes(form, node):
         if axis not in form.spatial:
             form = _added_up(form, axis, keep)
@@ -313,7 +298,8 @@ def _added_up(form: Form, axis: int, keep: bool) -> Form:
         raise Unknown(f"a sum over {size} elements, which is not one over branches")
     reduced = (*form.shape[:axis], *((1,) if keep else ()), *form.shape[axis + 1 :])
     spatial = form.spatial if keep else _without_axis(form.spatial, axis)
-    parts = [_taken(form, axis, index, keep, reduced, spatial) for index in range(size)]
+    taken = [partial(np.take, indices=[index] if keep else index, axis=axis) for index in range(size)]
+    parts = [form.moved(take, reduced, spatial) for take in taken]
     return replace(parts[0], terms=tuple(term for part in parts for term in part.terms))
 
 
@@ -325,15 +311,11 @@ def _divided(form: Form, number: float) -> Form:
     return replace(form, terms=tuple(replace(term, factor=term.factor / number) for term in form.terms))
 
 
-def _taken(form: Form, axis: int, index: int, keep: bool, shape: Shape, spatial: Spatial) -> Form:
-    return form.moved(lambda labels: np.take(labels, [index] if keep else index, axis), shape, spatial)
-
-
 def _mean(form: Form, node: ir.Node, shape: Shape) -> Form:
     if not form.holds_maps():
         raise Unknown("a mean of weights")
     if node.op_type == "ReduceMean":
-        axes, keep = _reduced_axes(form, node), bool(_attribute(node, "keepdims", 1))
+        axes, keep = _reduced_axes(form, node), bool(node.attributes.get_int("keepdims", 1))
     else:
         axes, keep = [3, 2], True
         if node.op_type == "AveragePool" and not form.sized:
@@ -342,7 +324,7 @@ def _mean(form: Form, node: ir.Node, shape: Shape) -> Form:
             form.spatial != (2, 3)
             or tuple(node.attributes["kernel_shape"].as_ints()) != form.shape[2:]
             or shape[2:] != (1, 1)
-            or ("pads" in node.attributes and any(node.attributes["pads"].as_ints()))
+            or any(node.attributes.get_ints("pads", []))
         ):
             raise Unknown("an average pool that is not over the whole map")
     for axis in axes:
@@ -360,3 +342,10 @@ def _averaged(form: Form, axis: int, keep: bool) -> Form:
     terms = tuple(term.moved(lambda labels: np.squeeze(labels, axis)) for term in form.terms)
     shape = (*form.shape[:axis], *form.shape[axis + 1 :])
     return replace(form, terms=terms, shape=shape, spatial=_without_axis((height, width), axis), averaged=averaged)
+
+
+# The others are reshapes.
+ONE_INPUT: Final[dict[str, Callable[[Form, ir.Node, Shape], Form]]] = {
+    "Expand": _expanded, "Transpose": _transposed, "Slice": _sliced, "Gather": _gathered, "ReduceSum": _reduced_sum,
+    **dict.fromkeys(MEANS, _mean),
+}  # fmt: skip
