@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.packages import require
-from skdeploy.ir.onnx_file import PROBLEMS, graphs_of, nodes_of, shown_node
+from skdeploy.ir.onnx_file import PROBLEMS, inside, shown_node
 
 FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
 
@@ -24,7 +24,7 @@ def about(message: str, proto: ModelProto) -> str:
     load alone. Some messages are about the graph as a whole: they stay as they are.
     """
     text = " ".join(message.split())
-    named = [node for node in nodes_of(proto) if node.name and node.name in text]
+    named = [node for node in inside(proto, NodeProto) if node.name and node.name in text]
     first = min(named, key=lambda node: (text.index(node.name), -len(node.name)), default=None)
     node = first or _refused_alone(proto)
     return f"{told(node)}: {text}" if node is not None else text
@@ -76,9 +76,9 @@ def _alone(proto: ModelProto) -> Iterator[tuple[NodeProto, ModelProto]]:
     values = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        inside = [inner for attribute in node.attribute for part in _graphs(attribute) for inner in part.node]
-        read = dict.fromkeys(name for one in (node, *inside) for name in one.input)
-        made = {name for inner in inside for name in inner.output}
+        inner = [one for one in inside(node, NodeProto) if one is not node]
+        read = dict.fromkeys(name for one in (node, *inner) for name in one.input)
+        made = {name for one in inner for name in one.output}
         if any(name and name not in values and name not in constants for name in node.input):
             continue
         alone = onnx.helper.make_graph(
@@ -89,11 +89,6 @@ def _alone(proto: ModelProto) -> Iterator[tuple[NodeProto, ModelProto]]:
             [constants[name] for name in read if name in constants],
         )
         yield node, onnx.helper.make_model(alone, opset_imports=proto.opset_import, ir_version=proto.ir_version)
-
-
-def _graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
-    for graph in (attribute.g, *attribute.graphs):
-        yield from graphs_of(graph)
 
 
 def _typed(proto: ModelProto) -> ModelProto:

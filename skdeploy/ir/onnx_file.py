@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import onnx
 import onnx.inliner
 import onnx_ir as ir
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from skdeploy.core.errors import ExportError, IntegrityError
 
@@ -31,7 +31,11 @@ PROBLEMS: Final = (
     DecodeError, ir.serde.SerdeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
     ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError, MemoryError,
 )  # fmt: skip
+LEAVES: Final = (TensorProto, ValueInfoProto)  # they have no parts that anybody looks for
 PACKED: Final = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}  # numbers in one byte
+
+
+Part = TypeVar("Part", bound=Message)
 
 
 class _External(NamedTuple):
@@ -66,11 +70,11 @@ def _read(path: Path, *, whole: bool) -> ModelProto:
         _require_small_enough(path, path.stat().st_size)
         proto = onnx.load(path, format="protobuf", load_external_data=False)
     except (OSError, DecodeError) as error:
-        raise IntegrityError(f"{path} cannot be read as ONNX: {first_line(error)}", advice=BROKEN) from error
+        raise _broken(f"{path} cannot be read as ONNX: {first_line(error)}") from error
     if not proto.graph.node:
-        raise IntegrityError(f"{path} holds no nodes", advice=BROKEN)
+        raise _broken(f"{path} holds no nodes")
     _check_text(proto, path, "", 0)
-    tensors = list(tensors_of(proto))
+    tensors = list(inside(proto, TensorProto))
     external = [_find(tensor, path) for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
     sizes = {id(item.tensor): item.size for item in external}
     for tensor in tensors:
@@ -88,7 +92,7 @@ def _read(path: Path, *, whole: bool) -> ModelProto:
         if proto.functions:
             proto = onnx.inliner.inline_local_functions(proto)
     except PROBLEMS as error:
-        raise IntegrityError(f"{path} is not valid ONNX: {first_line(error)}", advice=BROKEN) from error
+        raise _broken(f"{path} is not valid ONNX: {first_line(error)}") from error
     return proto
 
 
@@ -106,7 +110,7 @@ def graph_of(proto: ModelProto, shown: Path | str) -> ir.Model:
     try:
         model: ir.Model = ir.from_proto(proto)
     except PROBLEMS as error:
-        raise IntegrityError(f"{shown} cannot be read as a graph: {first_line(error)}", advice=BROKEN) from error
+        raise _broken(f"{shown} cannot be read as a graph: {first_line(error)}") from error
     return model
 
 
@@ -138,52 +142,18 @@ def first_line(error: BaseException) -> str:
     innermost = error
     while isinstance(innermost, ir.serde.SerdeError) and innermost.__cause__ is not None:
         innermost = innermost.__cause__
-    return shortened(" ".join(str(innermost).split()) or type(innermost).__name__)
+    return _shortened(" ".join(str(innermost).split()) or type(innermost).__name__)
 
 
-def graphs_of(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and the graphs inside its nodes."""
-    yield graph
-    for node in graph.node:
-        yield from _graphs_inside(node)
-
-
-def nodes_of(proto: ModelProto) -> Iterator[NodeProto]:
-    """All nodes: of the graph, of graphs inside it, and of functions."""
-    for function in proto.functions:
-        yield from function.node
-    for graph in (*graphs_of(proto.graph), *_graphs_of_functions(proto)):
-        yield from graph.node
-
-
-def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
-    """All tensors that the model stores."""
-    for graph in (*graphs_of(proto.graph), *_graphs_of_functions(proto)):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-    for node in nodes_of(proto):
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-            for sparse in (
-                *([attribute.sparse_tensor] if attribute.type == AttributeProto.SPARSE_TENSOR else ()),
-                *attribute.sparse_tensors,
-            ):
-                yield from (sparse.values, sparse.indices)
-
-
-def _graphs_of_functions(proto: ModelProto) -> Iterator[GraphProto]:
-    for function in proto.functions:
-        for node in function.node:
-            yield from _graphs_inside(node)
-
-
-def _graphs_inside(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        for inner in (*([attribute.g] if attribute.type == AttributeProto.GRAPH else ()), *attribute.graphs):
-            yield from graphs_of(inner)
+def inside(message: Message, kind: type[Part]) -> Iterator[Part]:
+    """All messages of a kind in a model or a part of it, itself included: graphs, nodes, tensors, at any depth."""
+    if isinstance(message, kind):
+        yield message
+    if not isinstance(message, LEAVES):
+        for field, value in message.ListFields():
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                for part in (value,) if isinstance(value, Message) else value:
+                    yield from inside(part, kind)
 
 
 def shown_node(node: NodeProto) -> str:
@@ -193,10 +163,10 @@ def shown_node(node: NodeProto) -> str:
 
 def shown_name(name: str) -> str:
     """A name as messages show it."""
-    return shortened(name or "without a name")
+    return _shortened(name or "without a name")
 
 
-def shortened(words: str) -> str:
+def _shortened(words: str) -> str:
     return words if len(words) <= SHOWN_CHARACTERS else f"{words[:SHOWN_CHARACTERS]}..."
 
 
@@ -207,12 +177,10 @@ def _check_text(message: Message, path: Path, at: str, depth: int) -> None:
         if field.type == FieldDescriptor.TYPE_STRING:
             for text in (value,) if isinstance(value, str | bytes) else value:
                 if isinstance(text, bytes):
-                    raise IntegrityError(
-                        f"{path} is damaged: its field {where} is {text[:40]!r}, which is not text", advice=BROKEN
-                    )
+                    raise _broken(f"{path} is damaged: its field {where} is {text[:40]!r}, which is not text")
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
             if depth > MAX_NESTING * 3:  # graph, node and attribute make one level
-                raise IntegrityError(f"{path}: graphs are nested deeper than {MAX_NESTING}", advice=BROKEN)
+                raise _broken(f"{path}: graphs are nested deeper than {MAX_NESTING}")
             for inner in (value,) if isinstance(value, Message) else value:
                 _check_text(inner, path, where, depth + 1)
 
@@ -236,18 +204,12 @@ def _count(entries: dict[str, str], key: str, default: int, tensor: str, path: P
     try:
         return int(text)
     except ValueError:
-        raise IntegrityError(
-            f"{path}: the {key} of the weights {tensor} is {text[:40]!r}, which is not a number", advice=BROKEN
-        ) from None
+        raise _broken(f"{path}: the {key} of the weights {tensor} is {text[:40]!r}, which is not a number") from None
 
 
 def _external_file(location: str, tensor: str, path: Path) -> Path:
-    folder = path.resolve().parent
-    relative = Path(location)
-    outside = IntegrityError(
-        f"{path}: the weights {tensor} point to {location!r}, which is not inside the folder of the model",
-        advice="put the weights beside the model, and export it again if you trust it",
-    )
+    shown = f"{path}: the weights {tensor}"
+    folder, relative = path.resolve().parent, Path(location)
     try:
         file = (path.parent / relative).resolve(strict=True)
     except FileNotFoundError:
@@ -258,19 +220,21 @@ def _external_file(location: str, tensor: str, path: Path) -> Path:
         ValueError,
     ) as error:  # a loop of links (RuntimeError up to Python 3.12), a null character
         raise IntegrityError(
-            f"{path}: the weights {tensor} are in {location!r}, which cannot be opened: {first_line(error)}",
+            f"{shown} are in {location!r}, which cannot be opened: {first_line(error)}",
             advice="put the weights beside the model",
         ) from error
     leaves = relative.is_absolute() or ".." in relative.parts or "\\" in location or not file.is_relative_to(folder)
     if not location or leaves:
-        raise outside
+        raise IntegrityError(
+            f"{shown} point to {location!r}, which is not inside the folder of the model",
+            advice="put the weights beside the model, and export it again if you trust it",
+        )
     if not file.is_file():
         raise IntegrityError(
-            f"{path}: the weights {tensor} are in {location}, which is not there",
-            advice=f"copy {location} to the folder of the model",
+            f"{shown} are in {location}, which is not there", advice=f"copy {location} to the folder of the model"
         )
     if file == path.resolve():
-        raise IntegrityError(f"{path}: the weights {tensor} are said to be in the model's own file", advice=BROKEN)
+        raise _broken(f"{shown} are said to be in the model's own file")
     return file
 
 
@@ -283,14 +247,10 @@ def _inline(item: _External) -> None:
 
 
 def _check_types(proto: ModelProto, path: Path) -> None:
-    for graph in graphs_of(proto.graph):
-        for value in (*graph.input, *graph.output, *graph.value_info):
-            kind = value.type.tensor_type.elem_type
-            if kind not in TensorProto.DataType.values():
-                raise IntegrityError(
-                    f"{path}: the tensor {shown_name(value.name)} has the type {kind}, which ONNX does not have",
-                    advice=BROKEN,
-                )
+    for value in inside(proto, ValueInfoProto):
+        kind = value.type.tensor_type.elem_type
+        if kind not in TensorProto.DataType.values():
+            raise _broken(f"{path}: the tensor {shown_name(value.name)} has the type {kind}, which ONNX does not have")
 
 
 def _check_tensor(tensor: TensorProto, path: Path, external: int | None) -> None:
@@ -304,20 +264,20 @@ def _check_tensor(tensor: TensorProto, path: Path, external: int | None) -> None
         field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
         size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except PROBLEMS as error:
-        raise IntegrityError(
-            f"{shown} has the type {tensor.data_type}, which no tensor can have", advice=BROKEN
-        ) from error
+        raise _broken(f"{shown} has the type {tensor.data_type}, which no tensor can have") from error
     if any(length < 0 for length in tensor.dims):
-        raise IntegrityError(f"{shown} has the shape {list(tensor.dims)}", advice=BROKEN)
+        raise _broken(f"{shown} has the shape {list(tensor.dims)}")
     count = -(-prod(tensor.dims) // PACKED.get(kind, 1))
     if external is not None or tensor.HasField("raw_data"):
         stored, wanted, unit = len(tensor.raw_data) if external is None else external, count * size, "bytes"
     else:
         stored, wanted, unit = len(getattr(tensor, field)), count * (2 if "COMPLEX" in kind else 1), "numbers"
     if stored != wanted:
-        raise IntegrityError(
-            f"{shown} has the shape {list(tensor.dims)}, so {wanted} {unit}, and holds {stored}", advice=BROKEN
-        )
+        raise _broken(f"{shown} has the shape {list(tensor.dims)}, so {wanted} {unit}, and holds {stored}")
+
+
+def _broken(message: str) -> IntegrityError:
+    return IntegrityError(message, advice=BROKEN)
 
 
 def foreign_operator(node: NodeProto, path: Path) -> ExportError:
@@ -332,7 +292,7 @@ def _check_operators(proto: ModelProto, path: Path) -> None:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     functions = {function.domain for function in proto.functions}
     opset = max(opsets.get("", 0), opsets.get("ai.onnx", 0))
-    for node in nodes_of(proto):
+    for node in inside(proto, NodeProto):
         if node.domain not in {*opsets, *functions, "", "ai.onnx"}:
             raise foreign_operator(node, path)
         if node.domain in ("", "ai.onnx") and opset:
@@ -347,7 +307,7 @@ def _check_operators(proto: ModelProto, path: Path) -> None:
 
 def _check_outputs(proto: ModelProto, path: Path) -> None:
     """No two nodes of a graph make one tensor: the checker does not say which do."""
-    for graph in (*graphs_of(proto.graph), *_graphs_of_functions(proto)):
+    for graph in inside(proto, GraphProto):
         makers: dict[str, NodeProto] = {}
         for node in graph.node:
             for name in filter(None, node.output):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from skdeploy.core.errors import ExportError, IntegrityError
-from skdeploy.ir.onnx_file import graphs_of, nodes_of, shown_name, shown_node
+from skdeploy.ir.onnx_file import inside, shown_name, shown_node
 
 FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 QUANTIZED: Final = frozenset({
@@ -30,7 +30,7 @@ VIEWS: Final = frozenset({
 
 def require_not_quantized(proto: ModelProto, path: Path) -> None:
     """Raises ExportError naming the first node of a graph that is quantized already."""
-    for node in nodes_of(proto):
+    for node in inside(proto, NodeProto):
         if node.op_type in QUANTIZED:
             raise ExportError(
                 f"{path} is quantized already: the node {shown_node(node)} is {node.op_type}",
@@ -41,7 +41,7 @@ def require_not_quantized(proto: ModelProto, path: Path) -> None:
 def require_finite(proto: ModelProto, path: Path) -> None:
     """Raises IntegrityError for a constant with NaN, and for a weight that is infinite."""
     readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
-    for node in nodes_of(proto):
+    for node in inside(proto, NodeProto):
         for name in node.input:
             readers[name].append(node)
     for name, tensor in _constants(proto):
@@ -51,10 +51,10 @@ def require_finite(proto: ModelProto, path: Path) -> None:
         if bool(np.isfinite(values).all()):
             continue
         nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-        reader = _weighted_reader(name, readers)
-        if not nan and reader is None:
+        weighted = _weighted_reader(name, readers)
+        if not nan and weighted is None:
             continue
-        reader = reader or next(iter(readers[name]), None)
+        reader = weighted or next(iter(readers[name]), None)
         user = f", which {shown_node(reader)} ({reader.op_type}) reads" if reader is not None else ""
         raise IntegrityError(
             f"{path}: of the {values.size:,} values of {shown_name(name)}{user}, {nan:,} are NaN and {infinite:,} infinite",
@@ -63,7 +63,7 @@ def require_finite(proto: ModelProto, path: Path) -> None:
 
 
 def _constants(proto: ModelProto) -> Iterator[tuple[str, TensorProto]]:
-    for graph in graphs_of(proto.graph):
+    for graph in inside(proto.graph, GraphProto):
         yield from ((tensor.name, tensor) for tensor in graph.initializer)
         yield from ((sparse.values.name, sparse.values) for sparse in graph.sparse_initializer)
         for node in graph.node:

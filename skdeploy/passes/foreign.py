@@ -10,7 +10,7 @@ from typing import Final
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
@@ -18,7 +18,7 @@ from skdeploy.core.errors import ExportError, PassError, UsageError
 from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities, FoldKnownSizes
 from skdeploy.ir.naming import NameByModule
-from skdeploy.ir.onnx_file import first_line, foreign_operator, graph_of, inferred, nodes_of, read_proto
+from skdeploy.ir.onnx_file import first_line, foreign_operator, graph_of, inferred, inside, read_proto
 from skdeploy.ir.weights_of_files import require_finite, require_not_quantized
 from skdeploy.passes.same_function import EXAMPLE_BATCH, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET
@@ -92,7 +92,7 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
             f"{path} has opset {opset}; {OLDEST_OPSET} to {NEWEST_OPSET} can be read",
             advice=f"export it again with opset {MAX_OPSET}",
         )
-    for node in nodes_of(proto):
+    for node in inside(proto, NodeProto):
         if node.domain not in ("", "ai.onnx"):
             raise foreign_operator(node, path)
     del proto.opset_import[:]

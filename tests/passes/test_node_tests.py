@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from skdeploy.ir.onnx_file import nodes_of
+from skdeploy.ir.onnx_file import inside
 from tests.graphs.node_tests import (
     Fate,
     classifiers,
@@ -95,7 +95,7 @@ def says_all(words: str, proto: onnx.ModelProto) -> bool:
     """Whether a refusal names an operator of the graph, or of those that ONNX defines it by, and has advice."""
     message, _, advice = words.partition("\n")
     named = set(re.findall(r"(?:\(op_type:|\(|is )(\w+)\b", words)) & OPERATORS
-    own = {one.op_type for one in nodes_of(proto)}
+    own = {one.op_type for one in inside(proto, onnx.NodeProto)}
     return bool(advice) and (bool(named & own) or (bool(named) and "node /" in message))
 
 
