@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.culprit import about, not_finite, told
@@ -65,39 +65,34 @@ def require_same_function(
         raise ExportError(about(error.message, ModelProto.FromString(before)), advice=REPLACE) from error
     for name, reference in expected.items():
         if not bool(np.isfinite(reference).all()):
-            node = not_finite(ModelProto.FromString(before), feeds, name)
-            raise ExportError(f"{name} holds NaN or infinity for random images{_cause(node)}", advice=FINITE)
+            raise ExportError(
+                f"{name} holds NaN or infinity for random images{_cause(before, feeds, name)}", advice=FINITE
+            )
     try:
         with OnnxRuntimeSession(after, "cpu", None) as new:
+            interfaces = [f"{_shown(session.inputs)} -> {_shown(session.outputs)}" for session in (old, new)]
             if old.inputs != new.inputs or [spec.name for spec in old.outputs] != [spec.name for spec in new.outputs]:
-                raise PassError(
-                    f"{step} changed the interface from {_shown(old.inputs)} -> {_shown(old.outputs)} "
-                    f"to {_shown(new.inputs)} -> {_shown(new.outputs)}",
-                    advice=advice,
-                )
+                raise PassError(f"{step} changed the interface from {' to '.join(interfaces)}", advice=advice)
             found = new.run(feeds)
     except ExportError as error:
         said = about(error.message, ModelProto.FromString(after))
         raise PassError(f"{step} broke the graph: {said}", advice=advice) from error
     for name, reference in expected.items():
-        if (found[name].shape, found[name].dtype) != (reference.shape, reference.dtype):
-            raise PassError(
-                f"{step} changed the output {name} from {reference.dtype}{list(reference.shape)} "
-                f"to {found[name].dtype}{list(found[name].shape)}",
-                advice=advice,
-            )
+        kinds = [f"{array.dtype}{list(array.shape)}" for array in (reference, found[name])]
+        if kinds[0] != kinds[1]:
+            raise PassError(f"{step} changed the output {name} from {' to '.join(kinds)}", advice=advice)
         change = float(np.max(np.abs(found[name] - reference)) / max(float(np.max(np.abs(reference))), 1e-30))
         if change <= at_most:
             continue
         said = f"{name} differs by {change:.2e} of its largest value"
         if not np.isfinite(change):
-            node = not_finite(ModelProto.FromString(after), feeds, name)
-            said = f"{name} holds NaN or infinity now{_cause(node)}"
+            said = f"{name} holds NaN or infinity now{_cause(after, feeds, name)}"
         raise PassError(f"{step} changed the function: {said}", advice=advice)
     return found
 
 
-def _cause(node: NodeProto | None) -> str:
+def _cause(graph: bytes, feeds: dict[str, Array], output: str) -> str:
+    node = not_finite(ModelProto.FromString(graph), feeds, output)
     return f": {told(node)} is the first to make it" if node is not None else ""
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -33,9 +34,7 @@ def trace(network: nn.Module, spec: ModelSpec, options: TraceOptions) -> ir.Mode
     gates = gate_names(folded) if options.attention else []
     if options.attention and not gates:
         raise UsageError(f"--attention: no unit of {spec.name} has a gate", advice="leave it out")
-    wrapped = _with_attention(folded, gates)
-    outputs = ["logits", *(attention_name(gate) for gate in gates)]
-    model = _export(wrapped, spec, options, outputs)
+    model = _export(_with_attention(folded, gates), spec, options, ["logits", *map(attention_name, gates)])
     NameByModule()(model)
     if options.embed_preprocess:
         EmbedPreprocess(spec.preprocess)(model)
@@ -72,10 +71,7 @@ def _with_attention(network: nn.Module, gates: list[str]) -> nn.Module:
             self.network = network
             self.recorded: list[list[Tensor]] = []
             for gate in gates:
-                network.get_submodule(gate).register_forward_hook(self._record)
-
-        def _record(self, _module: nn.Module, _inputs: object, weights: list[Tensor]) -> None:
-            self.recorded.append(weights)
+                network.get_submodule(gate).register_forward_hook(lambda *hooked: self.recorded.append(hooked[-1]))
 
         def forward(self, x: Tensor) -> tuple[Tensor, ...]:
             self.recorded = []
@@ -92,20 +88,14 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
     example = torch.zeros(options.batch or 2, *spec.input.shape)
     free = {} if options.batch else {0: "batch"}
     free |= {2: "height", 3: "width"} if options.dynamic_size else {}
+    named: dict[str, Any] = {"input_names": ["input"], "output_names": outputs, "opset_version": options.opset}
     with _quiet():
         try:
             if options.exporter == "torchscript":
-                return _export_torchscript(network, example, options, outputs, free)
+                return _export_torchscript(network, example, free, named)
             dims = {axis: torch.export.Dim(name) for axis, name in free.items()}
             program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                input_names=["input"],
-                output_names=outputs,
-                dynamic_shapes=(dims,),
-                opset_version=options.opset,
-                verbose=False,
+                network, (example,), dynamo=True, dynamic_shapes=(dims,), verbose=False, **named
             )
         except Exception as error:  # the exporters raise anything, torch's internals included
             raise ExportError(
@@ -117,29 +107,16 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
     return program.model
 
 
-def _export_torchscript(
-    network: nn.Module, example: Tensor, options: TraceOptions, outputs: list[str], free: dict[int, str]
-) -> ir.Model:
-    import tempfile
-
+def _export_torchscript(network: nn.Module, example: Tensor, free: dict[int, str], named: dict[str, Any]) -> ir.Model:
     import onnx
     import torch
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-    axes: dict[str, dict[int, str]] = {"input": free, **{name: {0: "batch"} for name in outputs if 0 in free}}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "traced.onnx"
-        torch.onnx.export(
-            network,
-            (example,),
-            file,
-            dynamo=False,
-            input_names=["input"],
-            output_names=outputs,
-            dynamic_axes=axes,
-            opset_version=options.opset,
-        )
-        proto = onnx.load(file)
+    axes = {"input": free, **{name: {0: "batch"} for name in named["output_names"] if 0 in free}}
+    buffer = io.BytesIO()
+    # TorchScript's exporter writes to streams too; the signature is that of the newer one.
+    torch.onnx.export(network, (example,), buffer, dynamo=False, dynamic_axes=axes, **named)  # type: ignore[arg-type]
+    proto = onnx.load_from_string(buffer.getvalue())
     # TorchScript leaves most types and shapes to the reader, and writes constants as nodes.
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -153,8 +130,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logger.setLevel(level)
@@ -164,5 +140,4 @@ def _first_line(error: BaseException) -> str:
     """What went wrong first: the exporters wrap it in pages of advice to their own developers."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip()}"
