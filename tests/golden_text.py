@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import unified_diff
 from pathlib import Path
 
 DIGEST = re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{12,64}\b")
@@ -16,9 +17,9 @@ def masked(text: str) -> str:
 
 
 def check_golden(file: Path, text: str, *, refresh: bool) -> None:
-    """Compares, or takes over what differs. Review the difference in git before it is committed."""
+    """Compares; takes over what differs with ``--refresh-goldens``. Review the difference before it is committed."""
     if refresh and not (file.exists() and file.read_text(encoding="utf-8") == text):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    known = file.read_text(encoding="utf-8").splitlines()
-    assert text.splitlines() == known, "if it is meant: --refresh-goldens"
+    known = file.read_text(encoding="utf-8")
+    assert text == known, "\n".join(unified_diff(known.splitlines(), text.splitlines(), "reviewed", "now", lineterm=""))

@@ -25,6 +25,8 @@ from skdeploy.line.options import BuildRequest, ExportOptions
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet
+from tests.checkpoints import caffe_reference
+from tests.checkpoints.caffe_tiny import LAYERS
 from tests.cli.evaluation_data import labelled
 from tests.conftest import FAST
 
@@ -181,6 +183,28 @@ def other(card: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def evaluation(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 labelled images, of which the FP32 graph gets 36 right."""
     return labelled(exported, tmp_path_factory.mktemp("evaluation") / "evaluation.npz")
+
+
+@pytest.fixture(scope="session")
+def desk(
+    exported: Path,
+    once_int8: Path,
+    other: Path,
+    evaluation: Path,
+    card: Path,
+    images: Path,
+    weights: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """What commands name, in one folder. Do not change it."""
+    folder = tmp_path_factory.mktemp("desk")
+    for name, source in {"bundle": exported, "int8": once_int8, "other": other, "images": images}.items():
+        shutil.copytree(source, folder / name)
+    for file in (card, weights, evaluation):
+        shutil.copy(file, folder)
+    blobs = caffe_reference.trained(LAYERS, 3, 5)
+    (folder / "official.caffemodel").write_bytes(caffe_reference.caffemodel(LAYERS, blobs))
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,12 +20,9 @@ from skdeploy.engines.options import BatchProfile
 from skdeploy.line.building import build_engine
 from skdeploy.line.options import BuildRequest
 from skdeploy.parity.report import ParityReport
-from tests.disk_limit import file_size_limit
+from tests.cli.conftest import Run, Snapshot
 
-Run = Callable[..., Any]
-Snapshot = Callable[[Path], dict[str, bytes | None]]
 pytestmark = pytest.mark.skipif(bool(engines.obstacle("tensorrt_rtx")[0]), reason="TensorRT-RTX does not build here")
-no_tensorrt = pytest.mark.skipif(not engines.obstacle("tensorrt")[0], reason="TensorRT builds here")
 ENGINE = "engines/tensorrt_rtx-fp16.engine"
 RTX = ("--target", "tensorrt_rtx")
 
@@ -49,15 +43,11 @@ def batches(profile: dict[str, list[list[int]]]) -> list[int]:
 def test_an_engine_is_added_and_the_second_time_it_is_up_to_date(run: Run, bundle: Path, snapshot: Snapshot) -> None:
     first = run("build", bundle, *RTX)
     assert first.code == 0, first.err
-    assert ENGINE in first.out
-    assert "runs on:  NVIDIA GPUs of compute capability 8.0" in first.out
-    assert "memory:   weights" in first.out
-    assert "proof:" in first.out
     load_bundle(bundle).check_all()
     before = snapshot(bundle)
-    second = run("build", bundle, *RTX)
+    second = run("build", bundle, *RTX, "--json")
     assert second.code == 0
-    assert "up to date" in second.out
+    assert second.json["reused"] is True
     assert snapshot(bundle) == before
 
 
@@ -104,11 +94,6 @@ def test_another_option_is_another_engine_in_the_place_of_the_first(run: Run, bu
     assert [artifact.path for artifact in found.manifest.artifacts].count(ENGINE) == 1
 
 
-def test_the_batches_reach_the_engine(run: Run, built: Path) -> None:
-    result = run("build", built, *RTX, "--min-batch", 2, "--opt-batch", 4, "--json")
-    assert batches(result.json["details"]["profile"]) == [2, 4, 32]
-
-
 def test_the_last_duration_is_told_while_an_engine_is_built_again(built: Path) -> None:
     details: list[str] = []
 
@@ -144,7 +129,8 @@ def test_the_parity_report_names_the_new_engine_unproven_and_keeps_the_rest(expo
 
 def test_a_second_engine_does_not_change_what_the_parity_was_measured_with(run: Run, built: Path) -> None:
     before = load_bundle(built).artifact("parity.json")
-    assert run("build", built, *RTX, "--opt-batch", 2).code == 0
+    made = run("build", built, *RTX, "--opt-batch", 2, "--json")
+    assert batches(made.json["details"]["profile"]) == [1, 2, 32]
     after = load_bundle(built).artifact("parity.json")
     assert before is not None
     assert after is not None
@@ -163,34 +149,17 @@ def test_an_engine_whose_report_was_not_written_is_named_the_next_time(run: Run,
     assert [c.artifact for c in parity(built).comparisons][-1] == ENGINE
 
 
-def test_verify_and_report_name_the_engine_as_not_run(run: Run, built: Path, images: Path) -> None:
-    verified = run("verify", built, "--images", images)
-    assert verified.code == 0, verified.err
-    assert ENGINE in verified.out
-    assert run("report", built).code == 0
-    page = (built / "report.html").read_text(encoding="utf-8")
-    assert ENGINE in page
-
-
 # Refused
 
 
-@pytest.mark.parametrize("verdict", ["incomplete", "failed"])
-def test_a_bundle_that_is_not_verified_gets_no_engine(run: Run, bundle: Path, snapshot: Snapshot, verdict: str) -> None:
+def test_a_bundle_that_failed_gets_no_engine(run: Run, bundle: Path, snapshot: Snapshot) -> None:
     found = load_bundle(bundle)
-    found.save(found.manifest.model_copy(update={"verdict": verdict}))
+    found.save(found.manifest.model_copy(update={"verdict": "failed"}))
     before = snapshot(bundle)
     result = run("build", bundle, *RTX)
     assert result.code == 9
-    assert verdict in result.err
+    assert "failed" in result.err
     assert snapshot(bundle) == before
-
-
-def test_a_folder_that_is_no_bundle_is_refused_and_not_made(run: Run, tmp_path: Path) -> None:
-    result = run("build", tmp_path / "absent", *RTX)
-    assert result.code == 2
-    assert "is not a bundle" in result.err
-    assert not (tmp_path / "absent").exists()
 
 
 def test_a_damaged_parity_report_is_told_before_the_build(run: Run, bundle: Path, snapshot: Snapshot) -> None:
@@ -214,71 +183,7 @@ def test_an_engine_of_which_the_manifest_says_nonsense_is_built_again_once_remov
     assert run("build", built, *RTX).code == 0
 
 
-def test_a_graph_that_was_altered_is_not_built(run: Run, bundle: Path, snapshot: Snapshot) -> None:
-    path = bundle / "model.fp16.onnx"
-    path.write_bytes(path.read_bytes() + b"\0")
-    before = snapshot(bundle)
-    result = run("build", bundle, *RTX)
-    assert result.code == 9
-    assert "is not the file that the manifest describes" in result.err
-    assert snapshot(bundle) == before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--workspace", 0), "--workspace 0: more than 0 GiB"),
-        (("--workspace", -1), "--workspace -1: more than 0 GiB"),
-        (("--workspace", "nan"), "--workspace nan: more than 0 GiB"),
-        (("--tactic-memory", 0), "--tactic-memory 0: more than 0 GiB"),
-        (("--min-batch", 0), "batch profile 0/8/32 is not 1 <= min <= opt <= max"),
-        (("--max-batch", -4), "batch profile 1/8/-4 is not"),
-        (("--opt-batch", 64), "batch profile 1/64/32 is not"),
-        (("--max-batch", 1 << 31), "the largest batch is at most 2147483647"),
-        (("--profile", "1/8"), "--profile 1/8: three batches are wanted"),
-        (("--profile", "a/b/c"), "--profile a/b/c: three batches are wanted"),
-        (("--profile", "1/8/32", "--profile", "1/8/32"), "name one twice"),
-        (("--profile", "1/8/32", "--opt-batch", 8), "say the same thing twice"),
-        (("--opt-level", 6), "optimization level 6"),
-        (("--opt-level", 0, "--timing-cache", "c"), "TensorRT ignores the timing cache"),
-        (("--opt-level", 5), "does not take --opt-level"),
-        (("--timing-cache", "cache.bin"), "TensorRT-RTX has no timing cache"),
-        (("--strip",), "does not take --strip"),
-        (("--version-compatible",), "does not take --version-compatible"),
-        (("--hardware-compatible", "ampere+"), "does not take --hardware-compatible ampere+"),
-        (("--dla-core", 0), "does not take --dla-core"),
-        (("--dla-fallback",), "without a DLA core"),
-        (("--compute-capability", "9.9"), "compute capability '9.9'"),
-        (("--compute-capability", ""), "compute capability ''"),
-        (
-            ("--compute-capability", "8.9", "--compute-capability", "8.9"),
-            "compute capabilities 8.9, 8.9 name one twice",
-        ),
-        (("--target", "onnx"), "--target onnx makes no engine"),
-    ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
-)
-def test_what_cannot_be_is_refused_before_anything_is_built(
-    run: Run, bundle: Path, snapshot: Snapshot, options: tuple[object, ...], message: str
-) -> None:
-    before = snapshot(bundle)
-    result = run("build", bundle, *RTX, *options)
-    assert result.code == 2, result.err
-    assert message in result.err
-    assert snapshot(bundle) == before
-
-
-@no_tensorrt
-def test_a_compiler_that_is_not_here_is_told_with_what_to_install(run: Run, bundle: Path, snapshot: Snapshot) -> None:
-    before = snapshot(bundle)
-    result = run("build", bundle, "--target", "tensorrt")
-    assert result.code == 3
-    assert snapshot(bundle) == before
-    assert "TensorRT cannot build here" in result.err
-    assert "-> " in result.err
-
-
-# Interrupted, full, two at once
+# Interrupted
 
 # Builds, and stops in the middle of the builder's work, where it makes the file STARTED, until the file GO is there.
 HELD = """
@@ -324,64 +229,18 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
-    ids=["SIGTERM", "SIGINT"],
-)
 def test_a_signal_in_the_middle_of_a_build_leaves_the_old_bundle_whole(
-    run: Run, built: Path, tmp_path: Path, snapshot: Snapshot, number: signal.Signals, code: int, word: str
+    run: Run, built: Path, tmp_path: Path, snapshot: Snapshot
 ) -> None:
     before = snapshot(built)
     options = ("build", built, *RTX, "--opt-batch", 4)
     with start(tmp_path, *options) as process:
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         (tmp_path / "go").touch()
         _, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    assert f"{word}: nothing was left half-written" in err
+    assert process.returncode == 143, err
+    assert "terminated: nothing was left half-written" in err
     assert "Traceback" not in err
     assert snapshot(built) == before
     load_bundle(built).check_all()
     assert run(*options).code == 0  # the lock is free
-
-
-def test_of_two_builds_of_one_bundle_the_second_is_refused_and_the_first_is_intact(
-    run: Run, built: Path, tmp_path: Path
-) -> None:
-    with start(tmp_path, "build", built, *RTX, "--opt-batch", 4) as process:
-        try:
-            second = run("build", built, *RTX, "--opt-batch", 2)
-        finally:
-            (tmp_path / "go").touch()
-        _, err = process.communicate(timeout=120)
-    assert second.code == 9
-    assert f"another skdeploy is writing to {built}" in second.err
-    assert process.returncode == 0, err
-    found = load_bundle(built)
-    found.check_all()
-    engine = found.artifact(ENGINE)
-    assert engine is not None
-    assert engine.provenance.options["profile"] == [1, 4, 32]
-
-
-def test_a_full_disk_leaves_the_old_engine(run: Run, built: Path, snapshot: Snapshot) -> None:
-    assert (built / ENGINE).stat().st_size > 1_000_000
-    before = snapshot(built)
-    with file_size_limit(1_000_000):
-        result = run("build", built, *RTX, "--opt-batch", 4)
-    assert result.code == 9
-    assert f"no space left to write {built / ENGINE}" in result.err
-    assert snapshot(built) == before
-
-
-def test_sigterm_outside_a_build_is_told_as_well(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def terminated() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)  # the kernel may hand the signal to a thread of some library: then it takes a moment
-
-    monkeypatch.setattr("skdeploy.inspect.diagnosis.diagnose", terminated)
-    result = run("doctor", "--json")
-    assert result.code == 143
-    assert "terminated: nothing was left half-written" in result.err
-    assert result.json["error"]["exit_code"] == 143

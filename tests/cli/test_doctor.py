@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 import pytest
 
 import skdeploy
 from skdeploy.backends import BACKENDS
-
-Run = Callable[..., Any]
+from tests.cli.conftest import Run
 
 
 def test_json_holds_every_backend_with_a_version_or_a_reason(run: Run) -> None:
@@ -28,14 +25,6 @@ def test_json_holds_every_backend_with_a_version_or_a_reason(run: Run) -> None:
     assert parts["onnxruntime"]["version"] == onnxruntime.__version__
     for part in parts.values():
         assert part["version"] if part["available"] else part["reason"]
-
-
-def test_a_person_reads_the_same(run: Run) -> None:
-    result = run("doctor")
-    assert result.code == 0
-    assert "--target auto:" in result.out
-    for name in BACKENDS:
-        assert name in result.out
 
 
 def test_a_missing_runtime_is_a_problem_with_its_cure(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

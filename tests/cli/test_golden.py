@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from skdeploy.checkpoints.load import load_network
-from skdeploy.parity.report import ParityReport
-from skdeploy.report.verify import suite_lines
 from skdeploy.zoo.cards import read_card
-
-Run = Callable[..., Any]
+from tests.cli.conftest import Run
 
 
 @pytest.fixture
@@ -34,14 +28,6 @@ def test_an_export_and_a_check_are_against_the_file(run: Run, again: list[object
         assert content["parity"]["reference_kind"] == "golden"
         assert content["parity"]["images"] == 3
         assert content["verdict"]["text"].startswith("verified against golden.npz")
-    report = ParityReport.model_validate_json(json.dumps(content["parity"]))
-    assert "these inputs: against torch float32, training form; the saved outputs are of other inputs" in suite_lines(
-        report
-    )
-    assert report.suites
-    spoilt = report.suites[0].model_copy(update={"problems": ("too far",)})
-    [failure] = report.model_copy(update={"suites": (spoilt,)}).failures
-    assert failure.endswith("noise against torch float32, training form: too far")
 
 
 def test_a_file_that_disagrees_is_exit_code_8_with_its_figures(
@@ -51,7 +37,6 @@ def test_a_file_that_disagrees_is_exit_code_8_with_its_figures(
         np.savez(golden, x=arrays["x"], y=arrays["y"] * 1.5)
     result = run("verify", bundle, "--golden", golden)
     assert result.code == 8
-    assert "allowed 1e-04" in result.err
     assert "likely cause: the card" in result.err
 
 
@@ -62,10 +47,3 @@ def test_that_code_runs_is_said(run: Run, bundle: Path, monkeypatch: pytest.Monk
     assert result.code == 2
     assert "--reference authors_cli:build runs the code of that module here" in result.err
     assert "RuntimeError: it ran" in result.err
-
-
-def test_a_bad_file_is_named(run: Run, bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "no.npz").write_bytes(b"no arrays")
-    result = run("verify", bundle, "--golden", tmp_path / "no.npz")
-    assert result.code == 2
-    assert "cannot read" in result.err

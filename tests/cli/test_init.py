@@ -33,15 +33,3 @@ def test_a_card_is_written_given_back_and_never_replaced(run: Run, tmp_path: Pat
     assert done.code == 0, done.err
     assert "assumed" not in done.err
     assert "assumed: " in run("export", graph, *common).err
-
-
-def test_a_budget_is_refused_before_anything_runs(run: Run, tmp_path: Path) -> None:
-    graph = foreign.export(foreign.live(foreign.Classifier(foreign.Sliced())), tmp_path / "net.onnx", shape=(3, 32, 32))
-    data = tmp_path / "data.npz"
-    np.savez(data, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4))
-    bundle = tmp_path / "bundle"
-    asked = ("export", graph, "--int8", "--calib", data, "--data", data, "--max-drop", "1", "--target", "onnx")
-    refused = run(*asked, "-o", bundle)
-    assert refused.code == 2
-    assert "accuracy is not judged on assumed preprocessing" in refused.err
-    assert not bundle.exists()

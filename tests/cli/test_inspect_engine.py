@@ -12,8 +12,8 @@ import pytest
 
 from skdeploy import engines
 from skdeploy.devices import cuda
+from tests.cli.conftest import Run
 
-Run = Callable[..., Any]
 ENGINE = "engines/tensorrt_rtx-fp16.engine"
 rtx = pytest.mark.skipif(bool(engines.obstacle("tensorrt_rtx")[0]), reason="TensorRT-RTX does not build here")
 
@@ -41,23 +41,6 @@ def replace_plan(folder: Path, plan: bytes) -> None:
     """Another plan, and its digest in the manifest: what a digest does not tell."""
     (folder / ENGINE).write_bytes(plan)
     change_record(folder, lambda engine: engine.update(sha256=hashlib.sha256(plan).hexdigest(), size_bytes=len(plan)))
-
-
-@rtx
-@pytest.mark.usefixtures("no_gpu")
-def test_the_proof_of_the_build_is_shown_with_its_source(run: Run, built: Path) -> None:
-    result = run("inspect", built, "--engine")
-    assert result.code == 0, result.err
-    for words in (
-        f"{ENGINE}, fp16",
-        "tensorrt_rtx",
-        "compute capability 8.0, 8.6, 8.9, 12.0, 12.1, Linux",
-        "no, because no GPU to run an engine on: no NVIDIA driver",
-        "network definition, before the build, and not of the plan",
-        "stem.conv",
-        "weights memory",
-    ):
-        assert words in result.out, words
 
 
 @rtx
@@ -113,16 +96,6 @@ def test_an_engine_without_a_proof_is_no_proven_engine(run: Run, built: Path) ->
 
 
 @rtx
-def test_an_engine_for_another_gpu_says_why_it_does_not_run(
-    run: Run, built: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cuda, "devices", lambda: (cuda.CudaDevice(0, "NVIDIA T4", "7.5", 16 << 30),))
-    monkeypatch.setattr(cuda, "driver_version", lambda: "13.0")
-    result = run("inspect", built, "--engine")
-    assert "no, because it is for compute capability 8.0, 8.6, 8.9, 12.0, 12.1, and NVIDIA T4 has 7.5" in result.out
-
-
-@rtx
 def test_the_digest_comes_first(run: Run, built: Path) -> None:
     plan = built / ENGINE
     plan.write_bytes(plan.read_bytes()[: plan.stat().st_size // 2])
@@ -162,39 +135,11 @@ def test_what_a_plans_header_says_is_told(
 
 
 @rtx
-@pytest.mark.parametrize(
-    ("part", "words"), [(0, "is empty"), (20, "cut short: 20 bytes are less"), (1_000_000, "its header says")]
-)
-def test_a_plan_that_is_not_whole_is_refused_though_its_digest_is_right(
-    run: Run, built: Path, part: int, words: str
-) -> None:
-    replace_plan(built, (built / ENGINE).read_bytes()[:part])
+def test_a_plan_that_is_not_whole_is_refused_though_its_digest_is_right(run: Run, built: Path) -> None:
+    replace_plan(built, (built / ENGINE).read_bytes()[:1_000_000])
     result = run("inspect", built, "--engine")
     assert result.code == 7
-    assert words in result.err
-
-
-@rtx
-def test_a_manifest_of_a_later_version_is_no_bug_of_ours(run: Run, built: Path) -> None:
-    change_details(built, lambda details: details["built_for"].update(glibc="2.39"))
-    result = run("inspect", built, "--engine")
-    assert result.code == 9
-    assert "built_for.glibc: Extra inputs are not permitted" in result.err
-    assert "Traceback" not in result.err
-
-
-def test_a_bundle_without_an_engine_says_how_to_build_one(run: Run, bundle: Path) -> None:
-    result = run("inspect", bundle, "--engine")
-    assert result.code == 2
-    assert "holds no engine" in result.err
-    assert "skdeploy build" in result.err
-
-
-def test_engine_is_of_a_bundle_and_layers_of_an_engine(run: Run, bundle: Path) -> None:
-    of_file = run("inspect", bundle / "model.onnx", "--engine")
-    assert (of_file.code, "--engine is of a bundle" in of_file.err) == (2, True)
-    alone = run("inspect", bundle, "--layers")
-    assert (alone.code, "give --engine too" in alone.err) == (2, True)
+    assert "its header says" in result.err
 
 
 @rtx

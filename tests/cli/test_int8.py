@@ -118,16 +118,15 @@ def test_calibrate_takes_a_bundle_and_leaves_it_alone(
     before = snapshot(bundle)
     done = run("calibrate", bundle, "--calib", photos, "-o", tmp_path / "r.json")
     assert done.code == 0, done.err
-    assert "120 of 512 asked for" in done.out
     assert snapshot(bundle) == before
     assert load_ranges(tmp_path / "r.json").data.images == 120
 
 
 def test_ranges_of_other_weights_are_refused_with_both_digests(
-    run: Run, int8: list[object], photos: Path, tmp_path: Path
+    run: Run, int8: list[object], other: Path, photos: Path, tmp_path: Path
 ) -> None:
     ranges = tmp_path / "other.json"
-    calibration = run("calibrate", int8[1], "--seed", 3, "--calib", photos, "-o", ranges, "--json")
+    calibration = run("calibrate", other, "--calib", photos, "-o", ranges, "--json")
     assert calibration.code == 0, calibration.err
     assert calibration.json["images"] == 120
     done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
@@ -137,22 +136,16 @@ def test_ranges_of_other_weights_are_refused_with_both_digests(
     assert json.loads((tmp_path / "out/manifest.json").read_text())["verdict"] == "incomplete"
 
 
-def test_ranges_of_another_image_size_are_refused_with_the_reason(
-    run: Run, int8: list[object], options: ExportOptions, tmp_path: Path
-) -> None:
-    ranges = tmp_path / "large.json"
-    calibrate(replace(options, image_size=(64, 64)), ranges)
-    done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
+def test_a_recipe_of_another_model_is_refused(run: Run, int8: list[object], tmp_path: Path) -> None:
+    recipe = Path(__file__).parents[2] / "calibration/fashion.toml"
+    done = run(*int8, "--calib", recipe, "-o", tmp_path / "out")
     assert done.code == 6
-    assert "input.height: calibrated with 64, now 32" in done.err
+    assert "is for sknet-fashion" in done.err
 
 
 def test_noise_only_calibrates_when_it_is_asked_for_and_then_all_say_so(
     run: Run, int8: list[object], tmp_path: Path
 ) -> None:
-    refused = run(*int8, "-o", tmp_path / "out")
-    assert refused.code == 2
-    assert "needs images to calibrate on" in refused.err
     done = run(*int8, "--allow-random-calib", "--calib-num", 8, "-o", tmp_path / "out")
     assert done.code == 0, done.err
     assert "random noise" in done.err
@@ -160,12 +153,6 @@ def test_noise_only_calibrates_when_it_is_asked_for_and_then_all_say_so(
     assert "random noise" in run("inspect", tmp_path / "out").out
     assert "random noise" in run("verify", tmp_path / "out", "--images", int8[int8.index("--images") + 1]).out
     assert "random noise" in (tmp_path / "out/manifest.json").read_text()
-
-
-def test_three_images_are_taken_and_warned_of(run: Run, int8: list[object], photos: Path, tmp_path: Path) -> None:
-    done = run(*int8, "--calib", photos, "--calib-num", 3, "-o", tmp_path / "out")
-    assert done.code == 0
-    assert "3 images: ranges will not cover what the network sees" in done.err
 
 
 def test_modules_stay_in_the_fallback_by_their_names(
@@ -195,6 +182,7 @@ def test_fp32_fallback_has_no_fp16_in_it(run: Run, int8: list[object], calibrate
 def test_a_legacy_cache_comes_with_the_graph_that_it_is_for(
     run: Run, int8: list[object], photos: Path, made: Path
 ) -> None:
+    """It is no artifact whose accuracy is measured."""
     done = run(*int8, "--calib", photos, "-o", made, "--legacy-calibration-cache", "8.5.3")
     assert done.code == 0, done.err
     text = (made / "legacy/calibration.cache").read_text()
@@ -206,6 +194,8 @@ def test_a_legacy_cache_comes_with_the_graph_that_it_is_for(
     weighted = next(row for row in manifest["artifacts"] if row["path"] == "model.int8.onnx")["facts"]["int8_weights"]
     read = {node.name: node.input[0] for node in graph.node}
     assert {read[name] for name in weighted} <= set(read_legacy_cache(text))
+    measured = run("evaluate", made, "--data", photos, "--json").json["accuracies"]
+    assert [row["artifact"] for row in measured] == ["model.onnx", "model.int8.onnx"]
 
 
 def test_the_budget_decides_what_stays_in_the_fallback(
@@ -226,108 +216,3 @@ def test_the_budget_decides_what_stays_in_the_fallback(
     assert done.code == 0, done.err
     mixed = json.loads((made / "mixed.json").read_text())
     assert 100 * (mixed["drop"]["lost"] - mixed["drop"]["gained"]) / mixed["drop"]["images"] <= 5
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--max-drop", "0.2"], "--max-drop needs images with labels"),
-        (["--data", "eval.npz"], "add --max-drop"),
-        (["--calib-percentile", "99"], "--calib-percentile without --calib-method percentile"),
-        (["--calib-num", "0"], "--calib-num 0: at least 1"),
-        (["--calib-batch", "0"], "--calib-batch 0: at least 1"),
-        (["--allow-random-calib"], "contradict"),
-        (["--ranges", "r.json"], "do not go with it"),
-        (["--int8-keep", "("], "is not a regular expression"),
-        (["--legacy-calibration-cache", "11.0"], "11"),
-    ],
-)
-def test_what_contradicts_itself_is_said_before_anything_runs(
-    arguments: list[str], words: str, run: Run, int8: list[object], photos: Path, tmp_path: Path
-) -> None:
-    done = run(*int8, "--calib", photos, *arguments, "-o", tmp_path / "out")
-    assert done.code == 2
-    assert words in done.err
-    assert not (tmp_path / "out").exists()
-
-
-def test_int8_options_without_int8_are_refused(run: Run, card: Path, photos: Path) -> None:
-    done = run("export", card, "--fp16", "--calib", photos)
-    assert done.code == 2
-    assert "add --int8" in done.err
-
-
-def test_an_evaluation_set_without_labels_cannot_hold_a_budget(
-    run: Run, int8: list[object], photos: Path, images: Path, tmp_path: Path
-) -> None:
-    done = run(*int8, "--calib", photos, "--data", images, "--max-drop", 1, "-o", tmp_path / "out")
-    assert done.code == 2
-    assert "label" in done.err
-
-
-def test_a_recipe_of_another_model_is_refused(run: Run, int8: list[object], tmp_path: Path) -> None:
-    done = run(*int8, "--calib", "calibration/fashion.toml", "-o", tmp_path / "out")
-    assert done.code == 6
-    assert "is for sknet-fashion" in done.err
-    both = run(*int8, "--calib", "calibration/fashion.toml", "--calib-num", 3, "-o", tmp_path / "out")
-    assert both.code == 2
-    assert "both say how to calibrate" in both.err
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b'{"schema": 2}', b"[]"])
-def test_a_broken_ranges_file_is_named(content: bytes, run: Run, int8: list[object], tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_bytes(content)
-    done = run(*int8, "--ranges", tmp_path / "r.json", "-o", tmp_path / "out")
-    assert done.code == 6
-    assert "r.json" in done.err
-    assert not (tmp_path / "out").exists()  # told before any work
-
-
-@pytest.mark.parametrize(
-    ("given", "code"),
-    [
-        (["--calib", "absent"], 2),
-        (["--ranges", "absent"], 6),
-        (["--calib", "calibration/fashion", "--max-drop", 1, "--data", "absent"], 2),
-    ],
-    ids=["calib", "ranges", "data"],
-)
-def test_a_path_without_anything_is_told_before_any_work(
-    given: list[object], code: int, run: Run, int8: list[object], tmp_path: Path
-) -> None:
-    done = run(*int8, *given, "-o", tmp_path / "out")
-    assert done.code == code
-    assert "absent: No such file or directory" in done.err
-    assert not (tmp_path / "out").exists()
-
-
-def test_ranges_that_lack_a_tensor_name_it(run: Run, int8: list[object], calibrated: Path, tmp_path: Path) -> None:
-    ranges = tmp_path / "r.json"
-    content = json.loads(calibrated.read_text())
-    del content["tensors"]["stem.relu/Relu"]
-    ranges.write_text(json.dumps(content))
-    done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
-    assert done.code == 6
-    assert "stem.relu/Relu" in done.err
-
-
-def test_calibrate_never_leaves_half_a_file(run: Run, bundle: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "x.png").write_bytes(b"no image")
-    (tmp_path / "r.json").write_text("what was there")
-    done = run("calibrate", bundle, "--calib", bad, "-o", tmp_path / "r.json")
-    assert done.code == 6
-    assert "x.png" in done.err
-    assert (tmp_path / "r.json").read_text() == "what was there"
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["r.json"]
-
-
-def test_accuracy_is_measured_against_the_graph_that_int8_was_made_from_and_not_the_legacy_one(
-    run: Run, int8: list[object], photos: Path, made: Path
-) -> None:
-    asked = [*int8, "--calib", photos, "--legacy-calibration-cache", "8.5.3", "-o", made]
-    assert run(*asked).code == 0
-    done = run("evaluate", made, "--data", photos, "--json")
-    assert done.code == 0, done.err
-    assert [row["artifact"] for row in done.json["accuracies"]] == ["model.onnx", "model.int8.onnx"]

@@ -10,16 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.core.errors import IntegrityError
+from tests.cli.conftest import Run
 from tests.disk_limit import file_size_limit
 
-Run = Callable[..., Any]
 RTX = not engines.obstacle("tensorrt_rtx")[0]  # where it is not installed, the line has no engine to be killed in
 
 # Imports what an export needs, once. Then, for each line of stdin, an export in a process of its own, which kills itself at a
@@ -190,14 +188,6 @@ def test_a_disk_that_weights_fill_is_told_like_any_other(run: Run, again: list[o
     assert sorted(path.name for path in (small_disk / "bundle").iterdir()) == [".lock", "manifest.json"]
 
 
-def test_a_disk_that_is_full_from_the_start_takes_no_bundle(run: Run, again: list[object], small_disk: Path) -> None:
-    fill(small_disk, 0)
-    result = run(*again, "-o", small_disk / "bundle")
-    assert result.code == 9
-    assert "no space left" in result.err
-    assert not partials(small_disk)
-
-
 def test_a_file_that_grows_over_the_limit_is_not_left_half(run: Run, again: list[object], bundle: Path) -> None:
     (bundle / "model.onnx").unlink()
     with file_size_limit(18_000):  # the manifest has 14 kB, the graph more than 20
@@ -253,16 +243,3 @@ def test_of_two_exports_into_one_folder_the_second_fails_and_the_first_is_intact
     assert half is not None
     assert half.provenance.options == {"keep_fp32": ["^stem"]}
     assert run("verify", bundle, "--images", images).code == 0
-
-
-def test_the_lock_of_a_process_that_ended_holds_nobody_up(run: Run, again: list[object], bundle: Path) -> None:
-    assert (bundle / ".lock").exists()
-    assert run(*again, "-o", bundle).code == 0
-
-
-def test_an_incomplete_bundle_is_one_that_verify_can_tell(bundle: Path) -> None:
-    found = load_bundle(bundle)
-    found.check_complete()
-    found.save(found.manifest.model_copy(update={"verdict": "incomplete"}))
-    with pytest.raises(IntegrityError, match="did not come to its end"):
-        load_bundle(bundle).check_complete()

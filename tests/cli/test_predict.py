@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,9 +16,8 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.files import write_text
 from skdeploy.devices import cuda
 from skdeploy.images.dataset import normalise
+from tests.cli.conftest import Run
 from tests.cli.evaluation_data import colours, with_engine
-
-Run = Callable[..., Any]
 
 
 @pytest.fixture
@@ -64,18 +61,6 @@ def test_without_all_it_is_the_last_graph_and_labels_are_the_cards(
     assert "%  dog" in result.out
     plain = run("predict", exported, files[0], "--json").json
     assert {guess["label"] for guess in plain["images"][0]["predictions"][0]["top"]} == {"0", "1", "2", "3", "4"}
-
-
-def test_what_is_no_image_is_named(run: Run, exported: Path, files: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no image")
-    for bad in (tmp_path / "text.png", tmp_path / "absent.png", tmp_path):
-        result = run("predict", exported, files[0], bad)
-        assert result.code == 2
-        assert f"cannot read the image {bad}" in result.err
-
-
-def test_no_image_at_all_is_a_usage_error(run: Run, exported: Path) -> None:
-    assert run("predict", exported).code == 2
 
 
 @pytest.mark.skipif(bool(cuda.devices()), reason="an engine that is no plan fails otherwise where there is a GPU")

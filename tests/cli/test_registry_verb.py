@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from skdeploy.cli import VERBS, Verb
+from tests.cli.conftest import Run
 
-Run = Callable[..., Any]
 HELP = "Print the size of each file of a bundle."
 
 

@@ -22,6 +22,7 @@ GOLDENS = Path(__file__).parents[1] / "golden/screens"
 EXPORT = "export tiny.toml --exporter torchscript --images images --weights tiny.safetensors -o new"
 SCREENS = {
     "export": f"{EXPORT} --fp16 --target onnx",
+    "export_again": f"{EXPORT} --fp16 --target onnx -o bundle",
     "export_int8": f"{EXPORT} --int8 --calib images --target onnx",
     "export_engine": f"{EXPORT} --fp16 --target tensorrt_rtx",
     "inspect": "inspect bundle",
@@ -31,7 +32,7 @@ SCREENS = {
     "verify": "verify bundle --images images --suite noise --suite memory",
     "verify_engine": "verify built --images images",
     "verify_int8_blame": "verify int8 --images images --blame",
-    "build": "build built --target tensorrt_rtx",
+    "build": "build bundle --target tensorrt_rtx",
     "evaluate": "evaluate bundle --data evaluation.npz --max-drop 20",
     "evaluate_undecided": "evaluate bundle --data evaluation.npz --num-images 2 --max-drop 0.5",
     "evaluate_against": "evaluate bundle --against other --data evaluation.npz",
@@ -44,6 +45,7 @@ SCREENS = {
     "bench": "bench bundle --backend onnxruntime --seconds 0.02 --against-artifact model.onnx",
     "doctor": "doctor",
     "convert": "convert tiny.safetensors --card tiny.toml -o converted.safetensors",
+    "convert_caffe": "convert official.caffemodel -o made/net.safetensors",
     "init": "init bundle/model.onnx -o mine.toml",
     "models": "models tiny.toml",
     "report": "report bundle",
@@ -53,30 +55,10 @@ SCREENS = {
 NEEDS_RTX = {"export_engine", "inspect_engine", "verify_engine", "build"}
 
 
-@pytest.fixture(scope="session")
-def once_folder(
-    exported: Path,
-    once_int8: Path,
-    other: Path,
-    evaluation: Path,
-    card: Path,
-    images: Path,
-    weights: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """What the commands name."""
-    folder = tmp_path_factory.mktemp("screens")
-    for name, source in {"bundle": exported, "int8": once_int8, "other": other, "images": images}.items():
-        shutil.copytree(source, folder / name)
-    for file in (card, weights, evaluation):
-        shutil.copy(file, folder)
-    return folder
-
-
 @pytest.fixture
-def folder(once_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it as the working folder, on a machine without a GPU, with a terminal of 80 columns."""
-    copy = Path(shutil.copytree(once_folder, tmp_path / "folder"))
+def folder(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the desk as the working folder, on a machine without a GPU, with a terminal of 80 columns."""
+    copy = Path(shutil.copytree(desk, tmp_path / "folder"))
     monkeypatch.chdir(copy)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("skdeploy.cli.console.LOG_WIDTH", 80)

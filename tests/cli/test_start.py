@@ -7,9 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -22,11 +21,11 @@ from skdeploy.core.progress import Silent
 from skdeploy.core.spec import Target
 from skdeploy.devices.cuda import CudaDevice
 from skdeploy.serve import device_cache, starting
+from tests.cli.conftest import ModesBind, Run, Snapshot
 from tests.conftest import require_backend
 from tests.disk_limit import file_size_limit
 
-Run = Callable[..., Any]
-Start = Callable[..., Any]
+Start = Run
 CPU = ("--backend", "onnxruntime")
 CARD = CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 RTX = "tensorrt_rtx"
@@ -87,7 +86,7 @@ def test_without_a_gpu_it_refuses_before_anything_is_copied_or_built(
 
 
 def test_the_verb_runs_on_the_copy_as_on_the_bundle(
-    start: Start, run: Run, bundle: Path, cache: Path, image: Path, snapshot: Callable[[Path], Any]
+    start: Start, run: Run, bundle: Path, cache: Path, image: Path, snapshot: Snapshot
 ) -> None:
     before = snapshot(bundle)
     result = start(*CPU, "predict", image, "--json")
@@ -99,9 +98,7 @@ def test_the_verb_runs_on_the_copy_as_on_the_bundle(
     load_bundle(entry).check_all()
 
 
-def test_the_second_start_takes_all_from_the_cache(
-    start: Start, cache: Path, image: Path, snapshot: Callable[[Path], Any]
-) -> None:
+def test_the_second_start_takes_all_from_the_cache(start: Start, cache: Path, image: Path, snapshot: Snapshot) -> None:
     assert "made ready" in start(*CPU, "predict", image).err
     before = snapshot(cache)
     again = start(*CPU, "predict", image)
@@ -119,31 +116,6 @@ def test_a_verb_that_fails_is_the_exit_code(start: Start, tmp_path: Path) -> Non
     result = start(*CPU, "predict", tmp_path / "none.png")
     assert result.code == 2
     assert "none.png" in result.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ((*CPU, "serve"), "start runs no verb named 'serve'"),
-        (CPU, "no verb to run"),
-        ((*CPU, "--probe", "verify"), "--probe runs no verb"),
-        (("--backend", "openvino", "verify"), "nothing starts on a backend named 'openvino'"),
-        (("--backend", "torch", "verify"), "nothing starts on a backend named 'torch'"),
-        ((*CPU, "--wait", "-1", "verify"), "--wait -1: seconds, 0 or more"),
-        ((*CPU, "--wait", "nan", "verify"), "--wait nan: seconds, 0 or more"),
-        ((*CPU, "--json", "verify"), "options of the verb come after it"),
-        # What the verb would refuse, before a build of minutes.
-        ((*CPU, "verify", "--imgs", "x"), "No such option: --imgs"),
-        ((*CPU, "predict"), "Missing argument"),
-        ((*CPU, "bench", "--seconds", "long"), "Invalid value for '--seconds'"),
-        ((*CPU, "--bundle", "no/such", "verify"), "no/such is not a bundle"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(start: Start, cache: Path, arguments: tuple[str, ...], said: str) -> None:
-    result = start(*arguments)
-    assert result.code == 2
-    assert said in result.err
-    assert not cache.exists()
 
 
 def test_a_damaged_bundle_is_not_copied(start: Start, bundle: Path, cache: Path, image: Path) -> None:
@@ -176,7 +148,7 @@ def test_an_entry_that_was_altered_is_told_and_made_anew(start: Start, cache: Pa
     load_bundle(entry).check_all()
 
 
-def test_a_cache_that_takes_no_files_is_told(start: Start, cache: Path, modes_bind: Callable[[], Any]) -> None:
+def test_a_cache_that_takes_no_files_is_told(start: Start, cache: Path, modes_bind: ModesBind) -> None:
     cache.mkdir(mode=0o555)
     with modes_bind():
         result = start(*CPU, "verify")

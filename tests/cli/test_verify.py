@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from skdeploy.core.files import digest_file
-
-Run = Callable[..., Any]
+from tests.cli.conftest import Run, Snapshot
 
 
 def edit_manifest(bundle: Path, change: Callable[[Any], None]) -> None:
@@ -28,13 +25,11 @@ def edit_manifest(bundle: Path, change: Callable[[Any], None]) -> None:
 
 
 def test_a_good_bundle_is_verified_against_torch_and_stays_as_it_was(
-    run: Run, bundle: Path, images: Path, snapshot: Any
+    run: Run, bundle: Path, images: Path, snapshot: Snapshot
 ) -> None:
     before = snapshot(bundle)
     result = run("verify", bundle, "--images", images)
     assert result.code == 0
-    assert "reference: torch float32" in result.out
-    assert "in parity here: model.traced.onnx, model.onnx, model.fp16.onnx" in result.out
     assert snapshot(bundle) == before
 
 
@@ -57,37 +52,25 @@ def test_an_altered_file_is_refused_with_both_digests_and_made_again_by_the_expo
     assert run("verify", bundle, "--images", images).code == 0
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "parity.json"])
-def test_a_missing_file_is_named_and_made_again_by_the_export(
-    run: Run, again: list[object], bundle: Path, images: Path, name: str
+def test_missing_files_are_named_and_made_again_by_the_export(
+    run: Run, again: list[object], bundle: Path, images: Path
 ) -> None:
-    (bundle / name).unlink()
-    result = run("verify", bundle, "--images", images)
-    assert result.code == 9
-    assert f"{bundle / name} is missing" in result.err
+    for name in ("parity.json", "model.onnx"):
+        (bundle / name).unlink()
+        result = run("verify", bundle, "--images", images)
+        assert result.code == 9
+        assert "is missing" in result.err
+    assert f"{bundle / 'model.onnx'} is missing" in result.err
     assert run(*again, "-o", bundle).code == 0
     assert run("verify", bundle, "--images", images).code == 0
 
 
-def test_a_truncated_manifest_is_refused_by_verify_and_by_export(run: Run, again: list[object], bundle: Path) -> None:
-    path = bundle / "manifest.json"
-    path.write_bytes(path.read_bytes()[:-200])
-    for arguments in (["verify", bundle], ["inspect", bundle], [*again, "-o", bundle]):
-        result = run(*arguments)
-        assert result.code == 9
-        assert f"{path} is not a valid manifest" in result.err
-        assert "another" in result.err  # another folder
-
-
-@pytest.mark.parametrize(
-    "path", ["../model.onnx", "/etc/passwd", "engines/../../model.onnx", "engines\\model.onnx", "."]
-)
-def test_a_manifest_with_a_path_that_leaves_the_folder_is_refused(run: Run, bundle: Path, path: str) -> None:
+def test_a_manifest_with_a_path_that_leaves_the_folder_is_refused(run: Run, bundle: Path) -> None:
     shutil.copy(bundle / "model.onnx", bundle.parent / "model.onnx")  # were it followed, the digest would be right
 
     def leave(content: Any) -> None:
         row = next(row for row in content["artifacts"] if row["path"] == "model.onnx")
-        row["path"] = path
+        row["path"] = "../model.onnx"
 
     edit_manifest(bundle, leave)
     result = run("verify", bundle)
@@ -123,19 +106,6 @@ def test_a_bundle_from_a_later_version_is_refused(run: Run, bundle: Path) -> Non
     assert "schema" in result.err
 
 
-@pytest.mark.parametrize("verb", ["verify", "inspect"])
-def test_a_folder_that_is_no_bundle_is_called_that(run: Run, tmp_path: Path, verb: str) -> None:
-    result = run(verb, tmp_path)
-    assert result.code == 2
-    assert f"{tmp_path} is not a bundle" in result.err
-
-
-def test_a_file_of_a_bundle_is_answered_with_its_bundle(run: Run, exported: Path) -> None:
-    result = run("verify", exported / "model.onnx")
-    assert result.code == 2
-    assert f"give its bundle, {exported}" in result.err
-
-
 def test_a_moved_bundle_is_verified_where_it_is_by_its_own_weights(
     run: Run, bundle: Path, images: Path, weights: Path
 ) -> None:
@@ -146,26 +116,6 @@ def test_a_moved_bundle_is_verified_where_it_is_by_its_own_weights(
     assert result.code == 0
     assert str(moved) in result.out
     assert "reference: torch float32" in result.out
-
-
-def test_without_torch_a_bundle_is_compared_with_its_own_fp32_graph_and_says_so(
-    run: Run, bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)  # makes any import of it an ImportError
-    result = run("verify", bundle, "--images", images)
-    assert result.code == 0, result.err
-    assert "the reference is the bundle's own FP32 graph, not torch: torch cannot be imported here" in result.err
-    assert "reference: model.traced.onnx on onnxruntime" in result.out
-
-
-def test_altered_weights_are_refused_like_any_artifact(run: Run, bundle: Path, images: Path) -> None:
-    path = bundle / "weights.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    result = run("verify", bundle, "--images", images)
-    assert result.code == 9
-    assert f"{path} is not the file that the manifest describes" in result.err
 
 
 def test_other_weights_with_their_digest_forged_fail_parity(run: Run, bundle: Path, images: Path) -> None:
@@ -185,63 +135,8 @@ def test_other_weights_with_their_digest_forged_fail_parity(run: Run, bundle: Pa
     assert "model.onnx on onnxruntime: max error" in result.err
 
 
-def test_verify_takes_no_weights(run: Run, bundle: Path, weights: Path) -> None:
-    result = run("verify", bundle, "--weights", weights)
-    assert result.code == 2
-    assert "--weights" in result.err
-
-
-def test_a_graph_that_computes_something_else_fails_parity(run: Run, bundle: Path, images: Path) -> None:
-    from skdeploy.backends.onnxruntime import load_graph
-    from skdeploy.passes.trace import save_model
-
-    path = bundle / "model.onnx"
-    model = load_graph(path)
-    name, value = next((n, v) for n, v in model.graph.initializers.items() if n.startswith("network.classifier"))
-    import onnx_ir as ir
-
-    assert value.const_value is not None
-    value.const_value = ir.tensor(value.const_value.numpy() * 1.01, name=name)
-    save_model(model, path)
-
-    def forge(content: Any) -> None:
-        row = next(row for row in content["artifacts"] if row["path"] == "model.onnx")
-        row["sha256"] = digest_file(path)
-
-    edit_manifest(bundle, forge)
-    result = run("verify", bundle, "--images", images)
-    assert result.code == 8
-    assert "model.onnx on onnxruntime" in result.err
-    assert "max error" in result.err
-
-
-def test_suites_are_run_on_every_graph_and_shown(run: Run, bundle: Path, images: Path) -> None:
-    result = run("verify", bundle, "--images", images, "--suite", "noise", "--suite", "memory")
-    assert result.code == 0
-    assert "noise: model.traced.onnx within " in result.out
-    assert (
-        "memory: model.traced.onnx the same bits; model.onnx the same bits; model.fp16.onnx the same bits" in result.out
-    )
-    assert "zeros" not in result.out
-    assert "run twice, model.fp16.onnx: the same bits" in result.out
-
-
 def test_photographs_alone_are_no_other_suites(run: Run, bundle: Path, images: Path) -> None:
     assert run("verify", bundle, "--images", images, "--suite", "photographs", "--json").json["parity"]["suites"] == []
-
-
-def test_a_suite_that_does_not_exist_is_told_before_anything_runs(run: Run, bundle: Path) -> None:
-    result = run("verify", bundle, "--suite", "snow")
-    assert result.code == 2
-    assert "no suite named 'snow'" in result.err
-    assert "tiny-contrast" in result.err
-
-
-def test_blame_finds_no_fault_in_a_good_bundle_and_prints_to_stderr(run: Run, bundle: Path, images: Path) -> None:
-    result = run("verify", bundle, "--images", images, "--blame", "--json")
-    assert result.code == 0, result.err
-    assert "no stage is to blame" in result.err
-    assert result.json["parity"]["images"] == 4
 
 
 def test_blame_names_the_stage_of_a_bundle_that_fails_and_saves_the_smallest_graph(
@@ -263,9 +158,3 @@ def test_blame_names_the_stage_of_a_bundle_that_fails_and_saves_the_smallest_gra
     assert result.code == 8
     assert "model.onnx is to blame" in result.err
     assert any(repro.rglob("*.onnx"))
-
-
-def test_a_repro_is_of_what_blame_finds(run: Run, bundle: Path, tmp_path: Path) -> None:
-    result = run("verify", bundle, "--save-repro", tmp_path / "repro")
-    assert result.code == 2
-    assert "--blame" in result.err

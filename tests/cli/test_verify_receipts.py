@@ -5,45 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.receipts import ReceiptVerdict, cpu_name, read_receipts, write_receipt
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision
 from skdeploy.devices import cuda
-from skdeploy.line.export import export
-from skdeploy.line.options import ExportOptions
 from skdeploy.line.verification import ParityReceipt
 from skdeploy.parity.report import Comparison
-from tests.conftest import FAST
+from tests.cli.conftest import Run, Snapshot
 
-Run = Callable[..., Any]
 ENGINE = "engines/tensorrt_rtx-fp16.engine"
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
-
-
-@pytest.fixture(scope="session")
-def built(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A verified FP16 bundle with an engine. Do not change it: take ``with_engine``."""
-    pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
-    folder = tmp_path_factory.mktemp("built") / "bundle"
-    export(
-        ExportOptions(
-            str(card),
-            Precision.FP16,
-            output=folder,
-            weights=str(weights),
-            trace=FAST,
-            images=images,
-            target=Target.TENSORRT_RTX,
-        )
-    )
-    return folder
 
 
 @pytest.fixture
@@ -66,7 +42,7 @@ def as_written_on_an_l4(bundle: Path, verdict: ReceiptVerdict = "pass") -> Path:
 
 
 def test_a_receipt_of_onnx_runtime_is_written_here_and_checked_elsewhere(
-    run: Run, bundle: Path, images: Path, tmp_path: Path, snapshot: Any
+    run: Run, bundle: Path, images: Path, tmp_path: Path, snapshot: Snapshot
 ) -> None:
     """The whole way, for real: measured on this CPU, carried in a copy of the bundle, shown by another run."""
     before = snapshot(bundle)
@@ -138,15 +114,8 @@ def test_a_receipt_of_another_engine_is_refused(run: Run, with_engine: Path, ima
     assert f"{path} is a receipt of another {ENGINE}" in result.err
 
 
-def test_a_bundle_without_an_engine_has_none_to_require(run: Run, bundle: Path, images: Path) -> None:
-    for option in ("--require-engine", "--rebuild"):
-        result = run("verify", bundle, "--images", images, option)
-        assert result.code == 2
-        assert f"holds no engine, and {option} wants one" in result.err
-
-
 def test_an_engine_is_built_again_and_the_difference_told(
-    run: Run, with_engine: Path, images: Path, snapshot: Any
+    run: Run, with_engine: Path, images: Path, snapshot: Snapshot
 ) -> None:
     before = snapshot(with_engine)
     result = run("verify", with_engine, "--images", images, "--rebuild")

@@ -1,0 +1,46 @@
+"""Reports for CI: what a hostile name becomes in JUnit and in Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from skdeploy.report.ci import Check, markdown, write_junit, write_markdown
+
+HOSTILE = 'a]]><script>alert("1")</script>|\n# b & `c` \x00\x1b[31m\ud800 [x](http://y) @me $z$'
+
+
+def test_hostile_names_stay_text_in_junit(tmp_path: Path) -> None:
+    checks = [
+        Check("g", HOSTILE, "fail", HOSTILE, HOSTILE),
+        Check(HOSTILE, "n", "skip", HOSTILE),
+        Check("g", "p", "pass", HOSTILE),
+    ]
+    write_junit(tmp_path / "junit.xml", HOSTILE, checks, 1.5)
+    root = ET.parse(tmp_path / "junit.xml").getroot()  # parses: well-formed
+    assert [element.tag for element in root.iter()] == [
+        "testsuites", "testsuite", "testcase", "failure", "testcase", "skipped", "system-out", "testcase", "system-out",
+    ]  # fmt: skip
+    text = root.findtext("testsuite/testcase/failure")
+    assert text is not None
+    assert '<script>alert("1")</script>' in text
+    assert "\x00" not in text
+    assert "\x1b" not in text
+
+
+def test_hostile_names_stay_text_in_markdown(tmp_path: Path) -> None:
+    write_markdown(
+        tmp_path / "s.md", HOSTILE, ("a", "b"), [[HOSTILE, "x"]], [Check("g", "n", "fail", HOSTILE)], [HOSTILE]
+    )
+    text = (tmp_path / "s.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 8  # title, blank, three of the table, blank, check, note
+    for sign in ("<script", "`", "[x]", "http://", "@me", "$z", "\x1b", "\x00"):
+        assert sign not in text
+    assert text.splitlines()[4].count("|") == 3  # the cells' own
+    assert text.count("&#60;script&#62;") == 4
+    assert markdown("1. first") == "&#49;&#46; first"
+    assert markdown("94.90 % (93.85 to 95.78)") == "94.90 % (93.85 to 95.78)"
+    assert (
+        markdown("model.fp16.onnx on onnxruntime: -0.25 to +0.25 %")
+        == "model.fp16.onnx on onnxruntime: -0.25 to +0.25 %"
+    )
