@@ -24,7 +24,7 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import require_fp32_graph
-from skdeploy.core.architecture import GraphSpec, ModuleSpec
+from skdeploy.core.architecture import DescribedSpec
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ModelSpec, Precision
@@ -185,7 +185,7 @@ def measure(
 def paper_name(unit: str, spec: ModelSpec) -> str:
     """``stages.0.2`` is SK_2_3 in the paper, where conv1 is the first stage; empty for a unit without such a place."""
     place = STAGE_AND_BLOCK.fullmatch(unit)
-    if place is None or isinstance(spec.network, GraphSpec | ModuleSpec):
+    if place is None or not isinstance(spec.network, DescribedSpec):
         return ""
     return f"SK_{int(place[1]) + 2}_{int(place[2]) + 1}"
 
@@ -256,7 +256,7 @@ def _named(graphs: Sequence[tuple[Bundle, Artifact]]) -> list[Subject]:
 
 def _why_none(spec: ModelSpec) -> str:
     network = spec.network
-    if isinstance(network, GraphSpec | ModuleSpec):
+    if not isinstance(network, DescribedSpec):
         return "no selective kernel unit was found in its FP32 graph"
     if len(network.selective_kernel.branches) == 1:
         return f"the units of {spec.name} have one branch, and nothing to choose from"

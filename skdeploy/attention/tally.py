@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skdeploy.attention.gates import Attention, Gate
 from skdeploy.attention.interval import half_width
 from skdeploy.attention.report import Activity, Agreement, Curve, Growth, Profile, UnitAttention
-from skdeploy.core.architecture import GraphSpec, ModuleSpec
+from skdeploy.core.architecture import DescribedSpec
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import ModelSpec
 
@@ -133,7 +133,7 @@ def branch_labels(spec: ModelSpec, gate: Gate) -> tuple[tuple[str, ...], int]:
     Without a card nothing says which kernel is whose: they are called by number, and the first is the reference. Raises
     IntegrityError if the card has another number of branches.
     """
-    if isinstance(spec.network, GraphSpec | ModuleSpec):
+    if not isinstance(spec.network, DescribedSpec):
         return tuple(f"branch {index}" for index in range(gate.branches)), 0
     branches = spec.network.selective_kernel.branches
     if len(branches) != gate.branches:

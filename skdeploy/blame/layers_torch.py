@@ -100,9 +100,7 @@ def same_outputs(network: nn.Module) -> dict[str, str]:
     difference of the two logits, and a normalisation that went into the convolution after it gives its own input: neither is
     in the training form.
     """
-    from torch import nn
-
-    from skdeploy.zoo.linear_sknet import LinearSKUnit
+    from skdeploy.zoo.fold import OwnFold
     from skdeploy.zoo.selective_kernel import ConvNormAct, Gate
 
     same = {name: name for name, _ in network.named_modules() if name}
@@ -116,8 +114,9 @@ def same_outputs(network: nn.Module) -> dict[str, str]:
                 del same[f"{name}.bn"]
             if module.branches == 2:
                 del same[f"{name}.fc2"]
-        elif isinstance(module, LinearSKUnit) and isinstance(module.norm, nn.BatchNorm2d):
-            del same[f"{name}.norm"]
+        elif isinstance(module, OwnFold):
+            for child in module.absorbed:
+                del same[f"{name}.{child}"]
     return same
 
 

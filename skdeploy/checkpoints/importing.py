@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.infer import differences, implied_by_card, infer, is_adaptable, with_layout, with_unseen
-from skdeploy.checkpoints.layouts import caffe
 from skdeploy.checkpoints.prefixes import without_prefix
 from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
 from skdeploy.checkpoints.recognise import assemble, known, recognise
 from skdeploy.checkpoints.rules import Implied
 from skdeploy.checkpoints.unwrap import AVERAGED
-from skdeploy.core.architecture import NetworkSpec, TrunkSpec
+from skdeploy.core.architecture import DescribedSpec, TrunkSpec
 from skdeploy.core.errors import CardError, WeightsError
 from skdeploy.core.listing import some
 from skdeploy.core.spec import Assumed, AssumedArchitecture, ModelSpec
@@ -28,10 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OWN: Final = "skdeploy"
-COLOURS: Final = (
-    "Caffe's networks mostly take BGR images with a mean subtracted, and the file does not say: "
-    "check [preprocess] of the card, and the order of the colours"
-)
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
         for key, card, found in differences(spec.architecture, adapted.architecture)
     ]
     _check_fits(read.state, adapted, path)
-    notes = _notes(checkpoint, read.name, read.implied.softmax, changed)
+    notes = _notes(checkpoint, read.name, read.implied, changed)
     return Imported(read.state, adapted, read.name, (*notes, *other))
 
 
@@ -97,7 +92,7 @@ def import_without_card(path: Path) -> tuple[Imported, str]:
     )
     spec = spec.model_copy(update={"assumed": assumed})
     _check_fits(read.state, spec, path)
-    notes = _notes(checkpoint, read.name, read.implied.softmax, [])
+    notes = _notes(checkpoint, read.name, read.implied)
     return Imported(read.state, spec, read.name, notes), fitting[0].name if fitting else ""
 
 
@@ -147,13 +142,13 @@ class _Read:
     """A foreign checkpoint under canonical keys, and the network of its shapes; ``implied`` is what they do not show."""
 
     state: dict[str, Tensor]
-    network: NetworkSpec
+    network: DescribedSpec
     channels: int
     name: str
     implied: Implied
 
 
-def _canonical(checkpoint: Checkpoint, path: Path, card: NetworkSpec | None = None) -> _Read:
+def _canonical(checkpoint: Checkpoint, path: Path, card: DescribedSpec | None = None) -> _Read:
     """``card`` decides what a layout would imply otherwise, where that decides how shapes are read."""
     keys = list(checkpoint.tensors)
     recognised = recognise(keys, path)
@@ -206,7 +201,7 @@ def _adapted(spec: ModelSpec, read: _Read, path: Path) -> tuple[ModelSpec, tuple
     return adapted, (f"{other}{said}",) if said else ()
 
 
-def _assumed(spec: ModelSpec, network: NetworkSpec, layout: str) -> Assumed:
+def _assumed(spec: ModelSpec, network: DescribedSpec, layout: str) -> Assumed:
     """What is assumed of the card, and besides it the pool's rounding where the card is silent and the layout has its own."""
     if not isinstance(network, TrunkSpec) or network.stem.ceil_mode == _ceil_mode(spec.architecture):
         return spec.assumed
@@ -214,11 +209,11 @@ def _assumed(spec: ModelSpec, network: NetworkSpec, layout: str) -> Assumed:
     return spec.assumed.model_copy(update={"architecture": before.model_copy(update={"ceil_mode": True})})
 
 
-def _ceil_mode(network: NetworkSpec) -> bool:
+def _ceil_mode(network: DescribedSpec) -> bool:
     return isinstance(network, TrunkSpec) and network.stem.ceil_mode
 
 
-def _fitting(network: NetworkSpec, channels: int) -> list[ModelSpec]:
+def _fitting(network: DescribedSpec, channels: int) -> list[ModelSpec]:
     """The zoo's cards whose network this is, whatever the number of classes and a port's own ways."""
     cards = [spec for spec, _ in list_cards() if spec.input.channels == channels]
     return [
@@ -228,7 +223,7 @@ def _fitting(network: NetworkSpec, channels: int) -> list[ModelSpec]:
     ]
 
 
-def _bare_card(path: Path, network: NetworkSpec, channels: int) -> ModelSpec:
+def _bare_card(path: Path, network: DescribedSpec, channels: int) -> ModelSpec:
     assert isinstance(network, TrunkSpec)  # infer makes no others
     from skdeploy.zoo.cardless import spec_without_card
 
@@ -236,7 +231,7 @@ def _bare_card(path: Path, network: NetworkSpec, channels: int) -> ModelSpec:
 
 
 def _notes(
-    checkpoint: Checkpoint, layout: str, softmax: bool = False, changed: list[str] | None = None
+    checkpoint: Checkpoint, layout: str, implied: Implied | None = None, changed: Sequence[str] = ()
 ) -> tuple[str, ...]:
     notes = [f"weights in the layout of {layout}"] if layout != OWN else []
     if checkpoint.peeled:
@@ -246,9 +241,9 @@ def _notes(
         notes.append(f"not the network's weights, left out: {some(checkpoint.dropped, 10)}")
     if changed:
         notes.append("inferred from the weights: " + "; ".join(changed))
-    if layout == caffe.NAME:
-        notes.append(COLOURS)
-    if softmax:
+    if implied is not None and implied.note:
+        notes.append(implied.note)
+    if implied is not None and implied.softmax:
         notes.append("the original's forward ends in a softmax, which is left out: the outputs here are logits")
     return tuple(notes)
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from skdeploy.checkpoints.rules import Implied
 from skdeploy.core.architecture import (
+    SPECS,
     BranchSpec,
+    DescribedSpec,
     GateSpec,
-    LinearSKNetSpec,
-    NetworkSpec,
     SelectiveKernelSpec,
     SKNetSpec,
     SKResNetSpec,
@@ -31,7 +31,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 ADAPTABLE: Final = ("selective_kernel.gate.", "stem.ceil_mode", "gate_width")
 
 
-def infer(shapes: Shapes, implied: Implied, path: Path, left_out: Sequence[str] = ()) -> tuple[NetworkSpec, int]:
+def infer(shapes: Shapes, implied: Implied, path: Path, left_out: Sequence[str] = ()) -> tuple[DescribedSpec, int]:
     """The network of canonical ``shapes``, and its input channels. Raises WeightsError if they make no whole network.
 
     ``left_out``: what the file has besides, under keys of no layout. A missing tensor may be among it.
@@ -62,7 +62,7 @@ def _check_branches(shapes: Shapes, implied: Implied, path: Path) -> None:
         )
 
 
-def _infer(shapes: Shapes, implied: Implied) -> tuple[NetworkSpec, int]:
+def _infer(shapes: Shapes, implied: Implied) -> tuple[DescribedSpec, int]:
     deep = tuple(shapes[f"stem.{i}.conv.weight"][0] for i in range(_count(shapes, "stem.")))
     first = shapes["stem.0.conv.weight" if deep else "stem.conv.weight"]
     last = shapes[f"stem.{len(deep) - 1}.conv.weight"] if deep else first
@@ -95,12 +95,13 @@ def _infer(shapes: Shapes, implied: Implied) -> tuple[NetworkSpec, int]:
         "selective_kernel": _selective_kernel(shapes, implied, seen),
         "classes": shapes["classifier.weight"][0],
     }
-    return _family(implied, basic, common), first[1]
+    return _family(shapes, implied, basic, common), first[1]
 
 
-def _family(implied: Implied, basic: bool, common: dict[str, Any]) -> NetworkSpec:
-    if implied.family == "linear_sknet":
-        return LinearSKNetSpec(**common)
+def _family(shapes: Shapes, implied: Implied, basic: bool, common: dict[str, Any]) -> TrunkSpec:
+    spec = SPECS[implied.family]
+    if issubclass(spec, TrunkSpec) and not issubclass(spec, SKResNetSpec | SKNetSpec):
+        return spec.of_shapes(shapes, **common)
     if not basic and implied.shortcut == "conv":
         return SKNetSpec(**common)  # a bottleneck ResNet of selective kernels and an SKNet are one network
     return SKResNetSpec(block="basic" if basic else "bottleneck", shortcut=implied.shortcut, **common)
@@ -140,30 +141,27 @@ def _count(shapes: Shapes, prefix: str) -> int:
     return len({child for child in children if child.isdigit()})
 
 
-def differences(card: NetworkSpec, found: NetworkSpec) -> list[tuple[str, Any, Any]]:
+def differences(card: DescribedSpec, found: DescribedSpec) -> list[tuple[str, Any, Any]]:
     """Where two networks differ: (key, the card's value, the found one), by what they are, not by how they are written."""
-    return list(_differ("", resolved(card), resolved(found)))
+    return list(_differ("", card.normal_form(), found.normal_form()))
 
 
-def implied_by_card(card: NetworkSpec, layout: Implied) -> Implied:
+def implied_by_card(card: DescribedSpec, layout: Implied) -> Implied:
     """The layout's facts, with those of the card in place of what decides how shapes are read."""
     if not isinstance(card, TrunkSpec):
         return layout
-    shortcut = card.shortcut if isinstance(card, SKResNetSpec) else "conv"
-    pooled = "conv" not in (
-        shortcut,
-        layout.shortcut,
-    )  # the keys tell a pooled shortcut from a plain one, not which pool
+    # The keys tell a pooled shortcut from a plain one, not which pool.
+    pooled = "conv" not in (card.shortcuts, layout.shortcut)
     dilations = tuple(branch.dilation for branch in card.selective_kernel.branches)
     return replace(
         layout,
         dilations=dilations + layout.dilations[len(dilations) :],
         split_input=card.selective_kernel.split_input,
-        shortcut=shortcut if pooled else layout.shortcut,
+        shortcut=card.shortcuts if pooled else layout.shortcut,
     )
 
 
-def with_unseen(found: NetworkSpec, card: NetworkSpec) -> NetworkSpec:
+def with_unseen(found: DescribedSpec, card: DescribedSpec) -> DescribedSpec:
     """``found`` with the card's values wherever no tensor shows one: strides, pools, dilations, activations.
 
     Where the card leaves ``ceil_mode`` out, the layout's stays.
@@ -193,7 +191,7 @@ def with_unseen(found: NetworkSpec, card: NetworkSpec) -> NetworkSpec:
     )
 
 
-def with_layout(network: NetworkSpec, implied: Implied) -> NetworkSpec:
+def with_layout(network: DescribedSpec, implied: Implied) -> DescribedSpec:
     """``network`` with the strides, the pool and the dilations that the layout's own networks have."""
     if not isinstance(network, TrunkSpec):
         return network
@@ -224,24 +222,6 @@ def _stride(implied: Implied, stage: int) -> int:
 def is_adaptable(key: str) -> bool:
     """Whether a checkpoint may overrule the card there."""
     return any(key.startswith(prefix) or key.endswith(prefix) for prefix in ADAPTABLE)
-
-
-def resolved(network: NetworkSpec) -> dict[str, Any]:
-    """A network in one normal form: gate widths written out, equal families under one name."""
-    content = network.model_dump(mode="json")
-    if isinstance(network, TrunkSpec):
-        kernels = network.selective_kernel
-        gated = kernels.fuse == "attention" and len(kernels.branches) > 1
-        for stage, row in zip(network.stages, content["stages"], strict=True):
-            row["gate_width"] = (stage.gate_width or kernels.gate_width(stage.middle_channels)) if gated else None
-        del content["selective_kernel"]["reduction"], content["selective_kernel"]["min_width"]
-        if not gated:
-            content["selective_kernel"]["fuse"] = "sum"
-            content["selective_kernel"]["gate"] = None
-    if isinstance(network, SKResNetSpec) and network.block == "bottleneck" and network.shortcut == "conv":
-        del content["block"], content["shortcut"]
-        content["family"] = "sknet"
-    return content
 
 
 def _differ(key: str, card: Any, found: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -29,7 +29,7 @@ class Recognised:
 
 def recognise(keys: Collection[str], path: Path) -> Recognised:
     """The one layout that gives every key a meaning. Raises WeightsError with the closest one, and the first keys it lacks."""
-    fits = [Recognised(layout, renamed(layout, keys)) for layout in LAYOUTS]
+    fits = [Recognised(layout, renamed(layout, keys)) for layout in LAYOUTS.values()]
     best = max(fits, key=lambda fit: len(fit.canonical))
     unknown = [key for key in keys if key not in best.canonical]
     if unknown:
@@ -37,7 +37,7 @@ def recognise(keys: Collection[str], path: Path) -> Recognised:
         raise WeightsError(
             f"the keys of {path} fit no known layout. The closest is {best.layout.NAME}, which knows {len(best.canonical)} of "
             f"{len(keys)}; the first that it does not:{shown}",
-            advice="layouts: skdeploy's own, " + ", ".join(layout.NAME for layout in LAYOUTS),
+            advice="layouts: skdeploy's own, " + ", ".join(LAYOUTS),
         )
     if not any(".sk.gate." in key or ".sk.branches.1." in key for key in best.canonical.values()):
         raise WeightsError(
@@ -50,7 +50,7 @@ def recognise(keys: Collection[str], path: Path) -> Recognised:
 def known(keys: Collection[str]) -> int:
     """How many keys have a meaning in the layout that knows the most of them, skdeploy's own included."""
     own = sum(key.startswith(OWN_KEYS) for key in keys)
-    return max(own, *(len(renamed(layout, keys)) for layout in LAYOUTS))
+    return max(own, *(len(renamed(layout, keys)) for layout in LAYOUTS.values()))
 
 
 def renamed(layout: Layout, keys: Collection[str]) -> dict[str, str]:

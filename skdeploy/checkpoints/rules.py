@@ -53,10 +53,11 @@ class Implied:
     """What a layout's forward does that its weights do not show.
 
     ``dilations`` are those of 3x3 branches in order; ``softmax`` means that its forward ends in one, so that what it returns
-    is not logits; ``split_input`` decides where "half of the channels" and "two groups" have equal shapes.
+    is not logits; ``note`` is what else a user must know; ``split_input`` decides where "half of the channels" and "two
+    groups" have equal shapes.
     """
 
-    family: Literal["sknet", "resnet", "linear_sknet"]
+    family: str
     dilations: tuple[int, ...] = (1, 2, 3)
     strides: tuple[int, ...] = (1, 2, 2, 2)
     stem_stride: int = 2
@@ -65,3 +66,4 @@ class Implied:
     shortcut: Literal["conv", "avg_pool", "padded_avg_pool"] = "conv"
     split_input: bool = False
     softmax: bool = False
+    note: str = ""

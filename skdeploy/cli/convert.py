@@ -50,10 +50,9 @@ def convert(
     network = done.spec.architecture
     kernels = network.selective_kernel
     branches = ", ".join(f"{b.kernel}x{b.kernel} dilation {b.dilation} groups {b.groups}" for b in kernels.branches)
-    units = "-".join(str(stage.units) for stage in network.stages)
     rows = {
         "layout": done.layout,
-        "network": f"{network.family}, units {units}, {network.classes} classes",
+        "network": f"{network.family}, units {'-'.join(map(str, network.depths))}, {network.classes} classes",
         "branches": f"M={len(kernels.branches)}: {branches}",
         "fits": done.base or "no card of the zoo",
         "weights": f"{done.weights}, {done.tensors:,} tensors, sha256 {done.sha256[:12]}",

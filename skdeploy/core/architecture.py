@@ -1,13 +1,16 @@
 """What a card says under ``[network]``: one spec for each family of networks, and the parts that families share.
 
-Imports pydantic only, like ``spec.py``.
+What else a family is, ``zoo/__init__.py`` says. Imports pydantic only, like ``spec.py``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 # Far above any published network (21,841 classes; 12,288 channels), far below what would ask for terabytes.
 MAX_COUNT: Final = 1 << 20
@@ -90,13 +93,65 @@ class StageSpec(Frozen):
     gate_width: Positive | None = None
 
 
-class TrunkSpec(Frozen):
-    """Stem, stages of residual units, global average pool, classifier: what the families below have in common."""
+class NetworkSpec(Frozen):
+    """A network of any family."""
+
+    family: str
+    classes: Positive
+
+    if TYPE_CHECKING:  # a field in some families, computed in others
+
+        @property
+        def total_stride(self) -> int:
+            """Input pixels for each pixel of the last map."""
+
+    def normal_form(self) -> dict[str, Any]:
+        """The network as JSON, the same for two specs that describe one network."""
+        return self.model_dump(mode="json")
+
+
+class DescribedSpec(NetworkSpec):
+    """A network whose card is enough to build it."""
+
+    selective_kernel: SelectiveKernelSpec
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Units of each stage, where it has stages."""
+        return ()
+
+
+class TrunkSpec(DescribedSpec):
+    """Stem, stages of residual units, global average pool, classifier: what several families have in common."""
 
     stem: StemSpec
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, strict=False)]
-    selective_kernel: SelectiveKernelSpec
-    classes: Positive
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return tuple(stage.units for stage in self.stages)
+
+    @classmethod
+    def of_shapes(cls, shapes: Mapping[str, tuple[int, ...]], **trunk: Any) -> Self:
+        """The spec of a checkpoint's canonical shapes. Its trunk is read already; a family that has more reads the rest."""
+        del shapes
+        return cls(**trunk)
+
+    @property
+    def shortcuts(self) -> Literal["conv", "avg_pool", "padded_avg_pool"]:
+        """What a shortcut that changes the shape is."""
+        return "conv"
+
+    def normal_form(self) -> dict[str, Any]:
+        """Gate widths are written out, and what a sum has no use for is left out."""
+        content, kernels = super().normal_form(), self.selective_kernel
+        gated = kernels.fuse == "attention" and len(kernels.branches) > 1
+        for stage, row in zip(self.stages, content["stages"], strict=True):
+            row["gate_width"] = (stage.gate_width or kernels.gate_width(stage.middle_channels)) if gated else None
+        del content["selective_kernel"]["reduction"], content["selective_kernel"]["min_width"]
+        if not gated:
+            content["selective_kernel"] |= {"fuse": "sum", "gate": None}
+        return content
 
     @property
     def total_stride(self) -> int:
@@ -124,6 +179,18 @@ class SKResNetSpec(TrunkSpec):
     block: Literal["basic", "bottleneck"]
     shortcut: Literal["conv", "avg_pool", "padded_avg_pool"] = "conv"
 
+    @property
+    def shortcuts(self) -> Literal["conv", "avg_pool", "padded_avg_pool"]:
+        return self.shortcut
+
+    def normal_form(self) -> dict[str, Any]:
+        """A bottleneck ResNet with plain shortcuts and an SKNet are one network."""
+        content = super().normal_form()
+        if self.block == "bottleneck" and self.shortcut == "conv":
+            del content["block"], content["shortcut"]
+            content["family"] = "sknet"
+        return content
+
 
 class LinearSKNetSpec(TrunkSpec):
     """pppLang's variant: biased convolutions, no activation but the branches' and the last, a second norm after select."""
@@ -138,15 +205,17 @@ class ShuffleStageSpec(Frozen):
     channels: Positive
 
 
-class SKShuffleNetSpec(Frozen):
+class SKShuffleNetSpec(DescribedSpec):
     """ShuffleNetV2 (Ma et al., ECCV 2018) whose 3x3 depthwise convolutions are selective kernel ones (the paper's Table 5)."""
 
     family: Literal["shufflenet_v2"] = "shufflenet_v2"
     stem_channels: Positive
     stages: Annotated[tuple[ShuffleStageSpec, ...], Field(min_length=1, strict=False)]
     head_channels: Positive
-    selective_kernel: SelectiveKernelSpec
-    classes: Positive
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return tuple(stage.units for stage in self.stages)
 
     @property
     def total_stride(self) -> int:
@@ -154,18 +223,14 @@ class SKShuffleNetSpec(Frozen):
         return int(4 * 2 ** len(self.stages))
 
 
-NetworkSpec = Annotated[SKNetSpec | SKResNetSpec | LinearSKNetSpec | SKShuffleNetSpec, Field(discriminator="family")]
-
-
-class GraphSpec(Frozen):
+class GraphSpec(NetworkSpec):
     """A network that comes as an ONNX file. Its card says what the file must give."""
 
     family: Literal["onnx"] = "onnx"
-    classes: Positive
     total_stride: Positive = 1
 
 
-class ModuleSpec(Frozen):
+class ModuleSpec(NetworkSpec):
     """A network that a function of the user's own builds. Its card says what the module must give.
 
     ``factory`` is ``package.module:function``. No code runs from a card: the command line names the function, and a card that
@@ -174,11 +239,44 @@ class ModuleSpec(Frozen):
 
     family: Literal["module"] = "module"
     factory: str | None = None
-    classes: Positive
     total_stride: Positive = 1
 
 
-AnyNetworkSpec = Annotated[
-    SKNetSpec | SKResNetSpec | LinearSKNetSpec | SKShuffleNetSpec | GraphSpec | ModuleSpec,
-    Field(discriminator="family"),
-]
+SPECS: Final[dict[str, type[NetworkSpec]]] = {
+    "sknet": SKNetSpec,
+    "resnet": SKResNetSpec,
+    "linear_sknet": LinearSKNetSpec,
+    "shufflenet_v2": SKShuffleNetSpec,
+    "onnx": GraphSpec,
+    "module": ModuleSpec,
+}
+
+
+def read_network(value: Any) -> NetworkSpec:
+    """The spec that a table describes, by its ``family``. Raises pydantic's ValidationError and PydanticCustomError."""
+    if isinstance(value, NetworkSpec):
+        return value
+    family = value.get("family") if isinstance(value, Mapping) else None
+    if family is None:
+        raise PydanticCustomError("no_family", "family: missing")
+    if family not in SPECS:
+        known = ", ".join(map(repr, SPECS))
+        raise PydanticCustomError("family", "family: must be one of {known}", {"known": known, "family": family})
+    return SPECS[family].model_validate(value)
+
+
+class _ByFamily:
+    """Makes pydantic read a network by ``read_network``, and its JSON Schema a choice of all families."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        del source, handler
+        as_it_is = core_schema.simple_ser_schema("any")
+        return core_schema.no_info_plain_validator_function(read_network, serialization=as_it_is)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        del schema
+        specs: dict[Any, CoreSchema] = {family: spec.__pydantic_core_schema__ for family, spec in SPECS.items()}
+        return handler(core_schema.tagged_union_schema(specs, discriminator="family"))
+
+
+AnyNetworkSpec = Annotated[NetworkSpec, _ByFamily()]

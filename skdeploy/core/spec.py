@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from skdeploy.core.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec, NetworkSpec, Positive
+from skdeploy.core.architecture import AnyNetworkSpec, DescribedSpec, Positive
 from skdeploy.core.architecture import Frozen as Frozen
 
 
@@ -207,9 +207,9 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     assumed: Assumed = Assumed()
 
     @property
-    def architecture(self) -> NetworkSpec:
+    def architecture(self) -> DescribedSpec:
         """The numbers of a network that a card describes; there are none for an ONNX file or a module of the user's own."""
-        assert not isinstance(self.network, GraphSpec | ModuleSpec)  # callers come from a card
+        assert isinstance(self.network, DescribedSpec)  # callers come from a card
         return self.network
 
     @model_validator(mode="after")

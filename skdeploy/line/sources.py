@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from skdeploy.checkpoints.load import find_weights, given_weights
 from skdeploy.checkpoints.own_module import build_module, load_checkpoint, ready, require_finite, tried
 from skdeploy.checkpoints.weights_record import WeightsRecord
-from skdeploy.core.architecture import MAX_COUNT, GraphSpec, ModuleSpec
+from skdeploy.core.architecture import MAX_COUNT, DescribedSpec, GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.packages import require_export
@@ -176,7 +176,7 @@ def _described(
         spec = spec_without_card(name, network, channels, fixed)
         return confirmed(spec, options.assume_imagenet, options.model)
     card, path = load_interface_card(options.card)
-    if isinstance(card.network, GraphSpec | ModuleSpec) and card.network.family != network.family:
+    if not isinstance(card.network, DescribedSpec) and card.network.family != network.family:
         raise CardError(
             f"the card {path} says family {card.network.family!r}, and {options.model} is of family {network.family!r}",
             advice="correct network.family in the card",

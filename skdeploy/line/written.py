@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from skdeploy.bundle.station_facts import GraphFacts
-from skdeploy.core.architecture import GraphSpec, ModuleSpec
+from skdeploy.core.architecture import DescribedSpec
 from skdeploy.core.spec import ModelSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ GraphFactsT = TypeVar("GraphFactsT", bound=GraphFacts)
 
 def has_any_rank(spec: ModelSpec) -> bool:
     """Whether its graphs may have tensors of any rank: those of somebody else's making."""
-    return isinstance(spec.network, GraphSpec | ModuleSpec)
+    return not isinstance(spec.network, DescribedSpec)
 
 
 def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bool) -> GraphFactsT:

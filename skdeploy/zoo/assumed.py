@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, Literal
 
-from skdeploy.core.architecture import AnyNetworkSpec, LinearSKNetSpec, NetworkSpec, SKResNetSpec, TrunkSpec
+from skdeploy.core.architecture import NetworkSpec, TrunkSpec
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Assumed, AssumedArchitecture, AssumedPreprocessing, Assumption, ModelSpec
+from skdeploy.zoo import FAMILIES
 
 Settled = Literal["architecture", "size", "preprocessing"]
 
-FORWARD: Final = "ReLU, batch norm eps 1e-5 and no softmax at the end"
-LINEAR_FORWARD: Final = (
-    "ReLU in the branches and at the end of a unit only, batch norm eps 1e-5 and no softmax at the end"
-)
 # Of torchvision and timm, by the number of channels: those of RGB are published, gray's is their mean.
 IMAGENET_MEAN: Final = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 IMAGENET_STD: Final = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
@@ -29,11 +26,10 @@ def architecture_of(network: NetworkSpec, source: str) -> AssumedArchitecture | 
     if not isinstance(network, TrunkSpec):
         return None
     shown = _unseen(network)
-    forward = LINEAR_FORWARD if isinstance(network, LinearSKNetSpec) else FORWARD
     plain = shown["shortcut"] == "conv"
     return AssumedArchitecture(
         source=source,
-        forward=forward,
+        forward=FAMILIES[network.family].forward,
         **{
             **shown,
             "ceil_mode": shown["ceil_mode"] if network.stem.max_pool else None,
@@ -127,7 +123,7 @@ def _about(about: Any, text: str, source: str) -> Assumption:
     return Assumption(about=about, text=text, source=source)
 
 
-def _unseen(network: AnyNetworkSpec) -> dict[str, Any]:
+def _unseen(network: NetworkSpec) -> dict[str, Any]:
     """The values that no tensor shows, under the names that ``[assumed.architecture]`` gives them."""
     if not isinstance(network, TrunkSpec):
         return {}
@@ -137,7 +133,7 @@ def _unseen(network: AnyNetworkSpec) -> dict[str, Any]:
         "ceil_mode": network.stem.ceil_mode,
         "stage_strides": tuple(stage.stride for stage in network.stages),
         "dilations": tuple(branch.dilation for branch in network.selective_kernel.branches),
-        "shortcut": network.shortcut if isinstance(network, SKResNetSpec) else "conv",
+        "shortcut": network.shortcuts,
         "split_input": network.selective_kernel.split_input,
     }
 
@@ -175,8 +171,8 @@ def _architecture(spec: ModelSpec, holds: set[str]) -> Iterator[str]:
         yield f"stage strides {', '.join(str(stage.stride) for stage in network.stages)}"
     if "dilations" in holds:
         yield f"branch dilations {', '.join(str(b.dilation) for b in network.selective_kernel.branches)}"
-    if "shortcut" in holds and isinstance(network, SKResNetSpec):
-        padding = ", zero-padded," if network.shortcut == "padded_avg_pool" else ""
+    if "shortcut" in holds:
+        padding = ", zero-padded," if network.shortcuts == "padded_avg_pool" else ""
         yield f"2x2 average pool{padding} in the shortcuts"
     if "split_input" in holds:
         yield "input channels shared out among the branches"

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
 
-from skdeploy.core.architecture import LinearSKNetSpec, SKNetSpec, SKResNetSpec, SKShuffleNetSpec
 from skdeploy.core.errors import CardError
 from skdeploy.core.spec import ModelSpec
-from skdeploy.zoo.linear_sknet import LinearSKNet
-from skdeploy.zoo.resnet import SKResNet
-from skdeploy.zoo.shufflenet import SKShuffleNetV2
-from skdeploy.zoo.sknet import SKNet
+from skdeploy.zoo import FAMILIES
 from skdeploy.zoo.trunk import ResidualUnit
-
-FAMILIES: Final[dict[type, Any]] = {
-    SKNetSpec: SKNet,
-    SKResNetSpec: SKResNet,
-    LinearSKNetSpec: LinearSKNet,
-    SKShuffleNetSpec: SKShuffleNetV2,
-}
 
 MAX_PARAMETERS: Final = 2**31 // 4  # a protobuf file ends at 2 GiB, and that is the form ONNX has
 
 
 def build(spec: ModelSpec) -> nn.Module:
     """The training form of a card's network, with PyTorch's initial weights. Raises CardError for numbers that do not fit."""
-    network: nn.Module = FAMILIES[type(spec.network)](spec.network, spec.input.channels)
-    return network
+    return FAMILIES[spec.network.family].build(spec.architecture, spec.input.channels)
 
 
 def build_meta(spec: ModelSpec) -> nn.Module:

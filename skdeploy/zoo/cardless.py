@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-from skdeploy.core.architecture import GraphSpec, ModuleSpec, NetworkSpec
+from skdeploy.core.architecture import NetworkSpec
 from skdeploy.core.spec import Assumed, InputSpec, ModelSpec, Precision, Preprocess, Reference, Source, Tolerance
 from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 
@@ -20,9 +20,7 @@ TOLERANCE: Final = {
 IMAGENET: Final = "ImageNet's defaults"
 
 
-def spec_without_card(
-    name: str, network: NetworkSpec | GraphSpec | ModuleSpec, channels: int, size: tuple[int, int] | None = None
-) -> ModelSpec:
+def spec_without_card(name: str, network: NetworkSpec, channels: int, size: tuple[int, int] | None = None) -> ModelSpec:
     """What a card would say, as far as the network itself tells it, and ImageNet's preprocessing."""
     height, width = size or (DEFAULT_SIZE, DEFAULT_SIZE)
     read: Literal[1, 3] = 1 if channels == 1 else 3

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from skdeploy.core.architecture import AnyNetworkSpec, GraphSpec, ModuleSpec
+from skdeploy.core.architecture import SPECS, DescribedSpec, ModuleSpec
 from skdeploy.core.errors import CardError
 from skdeploy.core.packaged import packaged
 from skdeploy.core.spec import ModelSpec
@@ -28,8 +28,8 @@ def load_card(name_or_path: str) -> tuple[ModelSpec, Path]:
     """
     path = _find(name_or_path)
     spec = read_card(path)
-    if isinstance(spec.network, GraphSpec | ModuleSpec):
-        what = "NETWORK.onnx" if isinstance(spec.network, GraphSpec) else "package.module:function"
+    if not isinstance(spec.network, DescribedSpec):
+        what = "package.module:function" if isinstance(spec.network, ModuleSpec) else "NETWORK.onnx"
         raise CardError(
             f"the card {path} says family {spec.network.family!r}: the network itself is in a file or module of yours",
             advice=f"name that, and give the card with it: skdeploy export {what} --card {path}",
@@ -63,7 +63,7 @@ def read_card(path: Path) -> ModelSpec:
         spec = ModelSpec.model_validate(content)
     except ValidationError as error:
         raise CardError(
-            f"the card {path} is not valid:\n" + "\n".join(_explain(error)),
+            f"the card {path} is not valid:\n" + "\n".join(_explain(error, content)),
             advice="every key is described in models/README.md",
         ) from error
     return spec
@@ -104,32 +104,31 @@ def _find(name_or_path: str) -> Path:
     raise CardError(f"no model named {name_or_path!r}", advice=guess)
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _explain(error: ValidationError, content: dict[str, Any]) -> Iterator[str]:
     for problem in error.errors(include_url=False):
-        where = shown_key(part for part in _without_family(problem["loc"]) if part != "[key]") or "card"
+        where = shown_key(part for part in problem["loc"] if part != "[key]") or "card"
         if problem["type"] == "extra_forbidden":
             key = str(problem["loc"][-1])
-            nearest = difflib.get_close_matches(key, _known_keys(problem["loc"][:-1]), n=1, cutoff=0.5)
+            nearest = difflib.get_close_matches(key, _known_keys(problem["loc"][:-1], content), n=1, cutoff=0.5)
             yield f"  {where}: unknown key" + (f", did you mean {nearest[0]!r}?" if nearest else "")
         elif problem["type"] == "missing":
             yield f"  {where}: missing"
-        elif problem["type"] == "union_tag_not_found":
-            yield f"  {where}.family: missing"
-        elif problem["type"] == "union_tag_invalid":
-            families = ", ".join(repr(tag) for family in _flatten(AnyNetworkSpec) if (tag := _tag(family)))
-            yield f"  {where}.family: must be one of {families} (given {problem['ctx']['tag']!r})"
+        elif problem["type"] == "no_family":
+            yield f"  {where}.{problem['msg']}"
+        elif problem["type"] == "family":
+            yield f"  {where}.{problem['msg']} (given {problem['ctx']['family']!r})"
         else:
             given = problem["input"]
             shown = f" (given {shown_value(given)})" if isinstance(given, str | int | float | bool) else ""
             yield f"  {where}: {problem['msg'].removeprefix('Value error, ')}{shown}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+def _known_keys(location: tuple[int | str, ...], content: dict[str, Any]) -> list[str]:
     """The keys of the table at ``location``. An index into a list, or a key of a mapping, stays in the model it leads to."""
     model: type[BaseModel] | None = ModelSpec
     in_mapping = False
     for part in location:
-        if isinstance(part, int) or in_mapping or part == _family(location):
+        if isinstance(part, int) or in_mapping:
             in_mapping = False
             continue
         field = model.model_fields.get(part) if model else None
@@ -139,22 +138,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         in_mapping = any(getattr(annotation, "__origin__", None) is dict for annotation in annotations)
         model = next((a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)), None)
         if part == "network":
-            model = next((family for family in annotations if _tag(family) == location[1]), None)
+            model = SPECS[content["network"]["family"]]
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
-
-
-def _family(location: tuple[int | str, ...]) -> int | str | None:
-    """pydantic puts the family between ``network`` and the key."""
-    return location[1] if len(location) > 1 and location[0] == "network" else None
-
-
-def _without_family(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    return location if _family(location) is None else (location[0], *location[2:])
-
-
-def _tag(model: Any) -> str | None:
-    field = getattr(model, "model_fields", {}).get("family")
-    return field.default if field else None
 
 
 def _flatten(annotation: Any) -> Iterator[Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from skdeploy.core.architecture import GraphSpec, ModuleSpec, NetworkSpec, SKShuffleNetSpec
+from skdeploy.core.architecture import DescribedSpec, ModuleSpec, NetworkSpec
 from skdeploy.core.errors import DependencyError
 from skdeploy.core.packages import EXTRAS, require
 from skdeploy.core.spec import ModelSpec
+from skdeploy.zoo import FAMILIES
 from skdeploy.zoo.assumed import assumptions_of
 
 FEW_LABELS: Final = 20  # more are in the card itself
@@ -17,16 +18,15 @@ FEW_LABELS: Final = 20  # more are in the card itself
 def describe(spec: ModelSpec) -> dict[str, str]:
     """Everything a card says of its network, whatever differs from the paper's named, and what is counted from it."""
     network, preprocess = spec.network, spec.preprocess
-    own = isinstance(network, GraphSpec | ModuleSpec)
     assumed = "; ".join(f"{each.text} (from {each.source})" for each in assumptions_of(spec))
     return {
         "about": spec.summary,
-        **(_interface(network) if isinstance(network, GraphSpec | ModuleSpec) else _network(network)),
+        **(_network(network) if isinstance(network, DescribedSpec) else _interface(network)),
         "input": "x".join(map(str, spec.input.shape)),
         "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}"
         + (", turned upright by EXIF" if preprocess.exif == "apply" else ""),
         **({"labels": _labels(spec.labels)} if spec.labels else {}),
-        **({} if own else _trained(spec)),
+        **(_trained(spec) if isinstance(network, DescribedSpec) else {}),
         "source": f"{spec.source.paper}, {spec.source.url}",
         "licence": spec.source.licence,
         **{f"tolerance {precision}": str(tolerance) for precision, tolerance in spec.tolerance.items()},
@@ -38,22 +38,21 @@ def _labels(labels: tuple[str, ...]) -> str:
     return ", ".join(labels) if len(labels) <= FEW_LABELS else f"{len(labels)}: {labels[0]} to {labels[-1]}"
 
 
-def _interface(network: GraphSpec | ModuleSpec) -> dict[str, str]:
-    where = "an ONNX file" if isinstance(network, GraphSpec) else network.factory or "a function of your own"
+def _interface(network: NetworkSpec) -> dict[str, str]:
+    where = (network.factory or "a function of your own") if isinstance(network, ModuleSpec) else "an ONNX file"
     return {"family": f"{network.family}, {network.classes} classes: the network is in {where}"}
 
 
-def _network(network: NetworkSpec) -> dict[str, str]:
-    kernels = network.selective_kernel
+def _network(network: DescribedSpec) -> dict[str, str]:
+    kernels, words = network.selective_kernel, dict(FAMILIES[network.family].in_words(network))
+    fused = f"M={len(kernels.branches)}, {kernels.fuse}, r={kernels.reduction}, L={kernels.min_width}"
+    split = ", each branch sees its share of the input" if kernels.split_input else ""
     return {
         "family": f"{network.family}, {network.classes} classes"
         + _extras(network, "stem", "stages", "selective_kernel"),
-        "stem": _stem(network),
-        **{f"stage {index + 1}": text for index, text in enumerate(_stages(network))},
-        "selective kernel": f"M={len(kernels.branches)}, {kernels.fuse}, r={kernels.reduction}, L={kernels.min_width}"
-        + (", each branch sees its share of the input" if kernels.split_input else "")
-        + _changed(kernels.gate.model_dump(exclude_defaults=True)),
-        **{f"branch {index + 1}": text for index, text in enumerate(_branches(network))},
+        **{name: text for name, text in words.items() if not name.startswith("branch")},
+        "selective kernel": fused + split + _changed(kernels.gate.model_dump(exclude_defaults=True)),
+        **{name: text for name, text in words.items() if name.startswith("branch")},
     }
 
 
@@ -111,36 +110,6 @@ def weights_text(spec: ModelSpec) -> str:
     if spec.weights is None:
         return "none: give --weights, or export random ones"
     return f"{spec.weights.file}, sha256 {spec.weights.sha256[:12]}"
-
-
-def _stem(network: NetworkSpec) -> str:
-    if isinstance(network, SKShuffleNetSpec):
-        return f"3x3 stride 2, {network.stem_channels} channels, max pool"
-    stem = network.stem
-    deep = "".join(f"{width}, " for width in stem.deep)
-    pool = ", Caffe's max pool" if stem.ceil_mode else ", max pool" if stem.max_pool else ""
-    return f"{stem.kernel}x{stem.kernel} stride {stem.stride}, {deep}{stem.channels} channels{pool}"
-
-
-def _stages(network: NetworkSpec) -> list[str]:
-    if isinstance(network, SKShuffleNetSpec):
-        return [f"{stage.units} units, {stage.channels} channels, stride 2" for stage in network.stages]
-    return [
-        f"{stage.units} units, {stage.middle_channels} -> {stage.out_channels} channels, stride {stage.stride}"
-        + (f", gate {stage.gate_width} wide" if stage.gate_width else "")
-        for stage in network.stages
-    ]
-
-
-def _branches(network: NetworkSpec) -> list[str]:
-    depthwise = isinstance(network, SKShuffleNetSpec)
-    return [
-        f"{branch.kernel}x{branch.kernel}, dilation {branch.dilation}, "
-        + ("depthwise" if depthwise else f"{branch.groups} group{'s' if branch.groups > 1 else ''}")
-        + ("" if branch.activation else ", no activation")
-        + (", biased" if branch.bias else "")
-        for branch in network.selective_kernel.branches
-    ]
 
 
 def _extras(network: NetworkSpec, *described: str) -> str:

@@ -11,16 +11,27 @@ Both are exact in real arithmetic. Folding is done in float64 and rounded once t
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from skdeploy.zoo.linear_sknet import LinearSKUnit
 from skdeploy.zoo.selective_kernel import ConvNormAct, Gate, branch_softmax
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+@runtime_checkable
+class OwnFold(Protocol):
+    """A module that folds more than convolutions and gates. ``absorbed`` are its children that have no counterpart afterwards:
+    they went into another, whose output is the same.
+    """
+
+    absorbed: tuple[str, ...]
+
+    def fold_own(self) -> None:
+        """Called once, on the copy, after its children are folded."""
 
 
 class FoldedGate(nn.Module):
@@ -62,9 +73,8 @@ def _fold_children(module: nn.Module) -> None:
             setattr(module, name, FoldedGate(child))
         else:
             _fold_children(child)
-    if isinstance(module, LinearSKUnit) and isinstance(module.norm, nn.BatchNorm2d):
-        fold_into_next(module.norm, module.expand.conv)
-        module.norm = nn.Identity()
+    if isinstance(module, OwnFold):
+        module.fold_own()
 
 
 def fold_into_next(bn: nn.BatchNorm2d, conv: nn.Conv2d) -> None:

@@ -6,12 +6,15 @@ from torch import Tensor, nn
 
 from skdeploy.core.architecture import LinearSKNetSpec, SelectiveKernelSpec, StageSpec
 from skdeploy.core.errors import CardError
+from skdeploy.zoo.fold import fold_into_next
 from skdeploy.zoo.selective_kernel import ConvNormAct, selective_kernel
 from skdeploy.zoo.trunk import ResidualUnit, Trunk
 
 
 class LinearSKUnit(ResidualUnit):
     """1x1 reduce, selective kernel convolution, norm, 1x1 expand, plus the shortcut, ReLU: (N, in, H, W) -> (N, out, ...)."""
+
+    absorbed = ("norm",)
 
     def __init__(self, in_channels: int, stage: StageSpec, stride: int, kernels: SelectiveKernelSpec) -> None:
         super().__init__()
@@ -30,6 +33,12 @@ class LinearSKUnit(ResidualUnit):
     @property
     def last_norm(self) -> nn.BatchNorm2d:
         return self.expand.bn
+
+    def fold_own(self) -> None:
+        """The norm goes into the 1x1 convolution after it."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            fold_into_next(self.norm, self.expand.conv)
+            self.norm = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.expand(self.norm(self.sk(self.reduce(x))))

@@ -74,7 +74,7 @@ def check(module: nn.Module, of: Golden, kind: str = "logits") -> None:
 def test_every_layout_has_a_golden() -> None:
     assert set(LAYOUT_OF) == set(NAMES)
     # A caffemodel's own tests: test_caffemodel.py.
-    assert set(LAYOUT_OF.values()) == {layout.NAME for layout in LAYOUTS} - {"official Caffe"}
+    assert set(LAYOUT_OF.values()) == set(LAYOUTS) - {"official Caffe"}
 
 
 def test_weights_as_the_project_saves_them_give_its_own_logits(of: Golden, imported: Imported, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_nothing_changed_is_no_mistake(of: Golden, imported: Imported, tmp_path:
 def test_every_key_has_a_meaning_in_its_own_layout_and_some_have_none_in_the_others(of: Golden, tmp_path: Path) -> None:
     keys = [key.removeprefix(of.metadata["checkpoint"]["key_prefix"]) for key in of.state]
     assert LAYOUT_OF[of.name] == recognise(keys, Path("x")).layout.NAME
-    for layout in LAYOUTS:
+    for layout in LAYOUTS.values():
         whole = len(renamed(layout, keys)) == len(keys)
         assert whole == (LAYOUT_OF[of.name] == layout.NAME), layout.NAME
 

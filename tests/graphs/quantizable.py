@@ -22,7 +22,7 @@ from skdeploy.passes.select import RewriteSelect
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import trace
 from skdeploy.quant.weights import quantize_weight
-from skdeploy.zoo.build import FAMILIES
+from skdeploy.zoo.build import build
 from skdeploy.zoo.cards import load_card
 from tests.conftest import FAST
 from tests.graphs import (
@@ -53,7 +53,7 @@ def zoo(family: Any, **options: Any) -> Callable[[], ir.Model]:
 def fashion() -> ir.Model:
     spec, _ = load_card("sknet-fashion")
     torch.manual_seed(0)
-    return simplify(trace(FAMILIES[type(spec.network)](spec.network, spec.input.channels).eval(), spec, FAST))
+    return simplify(trace(build(spec).eval(), spec, FAST))
 
 
 def elsewhere(*ports: str, softmax: bool = False) -> Callable[[], ir.Model]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from skdeploy.core.architecture import NetworkSpec
-from skdeploy.zoo.build import FAMILIES
+from skdeploy.core.architecture import DescribedSpec, read_network
+from skdeploy.zoo import FAMILIES
 from skdeploy.zoo.selective_kernel import Gate
 
 Table = dict[str, Any]
@@ -31,13 +30,14 @@ REAL5: Final[Table] = {"kernel": 5, "groups": 4}
 LINEAR_GATE: Final[Table] = {"norm": False, "bias": True, "select_bias": True}
 
 
-def network(family: str, *branches: Table, **keys: Any) -> NetworkSpec:
+def network(family: str, *branches: Table, **keys: Any) -> DescribedSpec:
     """The spec of a trunk of ``family`` with these branches; ``keys`` of the operator go to the operator."""
     operator = {key: keys.pop(key) for key in ("fuse", "gate", "split_input") if key in keys}
     kernels = {"branches": branches, "reduction": 4, "min_width": 4} | operator
     trunk: Table = {} if family == "shufflenet_v2" else {"stem": STEM, "stages": STAGES}
     table = {"family": family, "classes": 5, "selective_kernel": kernels} | trunk | keys
-    spec: NetworkSpec = TypeAdapter(NetworkSpec).validate_python(table)
+    spec = read_network(table)
+    assert isinstance(spec, DescribedSpec)
     return spec
 
 
@@ -51,7 +51,7 @@ SHUFFLE: Final[Table] = {
     "stages": [{"units": 2, "channels": 8}, {"units": 2, "channels": 12}],
 }
 
-VARIANTS: Final[dict[str, NetworkSpec]] = {
+VARIANTS: Final[dict[str, DescribedSpec]] = {
     "sknet": network("sknet", K3, K5),
     "sknet of three branches": network("sknet", K3, K5, K7),
     "sknet of one branch": network("sknet", K3),
@@ -83,12 +83,12 @@ VARIANTS: Final[dict[str, NetworkSpec]] = {
 }
 
 
-def build(spec: NetworkSpec) -> nn.Module:
-    model: nn.Module = FAMILIES[type(spec)](spec, 3)
+def build(spec: DescribedSpec) -> nn.Module:
+    model: nn.Module = FAMILIES[spec.family].build(spec, 3)
     return model
 
 
-def live(spec: NetworkSpec) -> nn.Module:
+def live(spec: DescribedSpec) -> nn.Module:
     """A network as after training: every batch normalisation scales, shifts and has the statistics of its own input.
 
     With arbitrary statistics, a whole gate may be dead: then its branches have equal weights and a test of it tests nothing.

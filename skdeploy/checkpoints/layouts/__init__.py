@@ -28,7 +28,6 @@ class Layout(Protocol):
     def implied(self, keys: Collection[str], /) -> Implied: ...
 
 
-LAYOUTS: Final = cast(
-    tuple[Layout, ...],
-    (timm, pytorchcv, pytorch_insight, developer0hye, syt2, researching_dexter, ppplang, simclr, caffe),
-)
+_MODULES: Final = (timm, pytorchcv, pytorch_insight, developer0hye, syt2, researching_dexter, ppplang, simclr, caffe)
+# A new layout is one module, and its name above.
+LAYOUTS: Final = {module.NAME: cast(Layout, module) for module in _MODULES}

@@ -12,6 +12,10 @@ from typing import Final
 from skdeploy.checkpoints.rules import Implied, Rules, S, U
 
 NAME: Final = "official Caffe"
+COLOURS: Final = (
+    "Caffe's networks mostly take BGR images with a mean subtracted, and the file does not say: "
+    "check [preprocess] of the card, and the order of the colours"
+)
 
 _UNIT: Final = rf"conv{S}_{U}"
 _INTO: Final = "stages.{s}.{u}"
@@ -36,7 +40,7 @@ def rules(_keys: Collection[str]) -> Rules:
 
 
 def implied(_keys: Collection[str]) -> Implied:
-    return Implied(family="sknet", ceil_mode=True)
+    return Implied(family="sknet", ceil_mode=True, note=COLOURS)
 
 
 def _conv_norm(layer: str, into: str) -> list[tuple[str, str]]:

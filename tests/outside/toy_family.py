@@ -1,0 +1,90 @@
+"""A network family and a checkpoint layout as somebody else's package would bring them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self
+
+from torch import Tensor, nn
+
+from skdeploy.checkpoints.rules import CONV, NORM, PART, Implied, M, Rules, S, U
+from skdeploy.core.architecture import Positive, StageSpec, TrunkSpec
+from skdeploy.zoo.family import Family, trunk_in_words
+from skdeploy.zoo.fold import fold_into_next
+from skdeploy.zoo.sknet import SKUnit, conv_shortcut
+from skdeploy.zoo.trunk import Trunk, stem
+
+NAME = "toy"
+
+
+class ToySpec(TrunkSpec):
+    """An SKNet that ends in a normalisation and a 1x1 convolution of ``neck`` channels."""
+
+    family: Literal["toy"] = "toy"
+    neck: Positive = 12
+
+    @classmethod
+    def of_shapes(cls, shapes: Mapping[str, tuple[int, ...]], **trunk: Any) -> Self:
+        return cls(neck=shapes["neck.conv.weight"][0], **trunk)
+
+
+class Neck(nn.Module):
+    """(N, C, H, W) -> (N, neck, H, W). In the deploy form its normalisation is a part of the convolution."""
+
+    absorbed = ("norm",)
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm: nn.Module = nn.BatchNorm2d(channels)
+        self.conv = nn.Conv2d(channels, width, 1)
+
+    def fold_own(self) -> None:
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        fold_into_next(self.norm, self.conv)
+        self.norm = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(self.norm(x))
+        return y
+
+
+class ToyNet(Trunk):
+    """(N, C, H, W) -> logits (N, classes)."""
+
+    def __init__(self, spec: ToySpec, in_channels: int) -> None:
+        def unit(channels: int, stage: StageSpec, stride: int, _first: bool) -> SKUnit:
+            shortcut = conv_shortcut(channels, stage.out_channels, stride)
+            return SKUnit(channels, stage, stride, spec.selective_kernel, shortcut)
+
+        super().__init__(spec, stem(spec.stem, in_channels), unit)
+        self.neck = Neck(spec.stages[-1].out_channels, spec.neck)
+        self.classifier = nn.Linear(spec.neck, spec.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.neck(self.stages(self.pool(self.stem(x))))
+        logits: Tensor = self.classifier(features.mean((2, 3)))
+        return logits
+
+
+FAMILY = Family("tests.outside.toy_family:ToyNet", trunk_in_words, forward="a neck before the pool")
+
+
+def rules(_keys: Collection[str]) -> Rules:
+    unit = rf"body\.{S}\.{U}"
+    into = "stages.{s}.{u}"
+    return Rules(
+        (rf"entry\.{PART}\.{NORM}", "stem.{p}.{t}"),
+        (rf"{unit}\.split\.{M}\.{PART}\.{NORM}", f"{into}.sk.branches.{{m}}.{{p}}.{{t}}"),
+        (rf"{unit}\.fuse\.{CONV}", f"{into}.sk.gate.fc1.{{t}}"),
+        (rf"{unit}\.fuse_norm\.{NORM}", f"{into}.sk.gate.bn.{{t}}"),
+        (rf"{unit}\.select\.{CONV}", f"{into}.sk.gate.fc2.{{t}}"),
+        (rf"{unit}\.(?P<p>reduce|expand|shortcut)\.conv\.{CONV}", f"{into}.{{p}}.conv.{{t}}"),
+        (rf"{unit}\.(?P<p>reduce|expand|shortcut)\.bn\.{NORM}", f"{into}.{{p}}.bn.{{t}}"),
+        (rf"neck\.norm\.{NORM}", "neck.norm.{t}"),
+        (rf"neck\.conv\.{CONV}", "neck.conv.{t}"),
+        (rf"head\.{CONV}", "classifier.{t}"),
+    )
+
+
+def implied(_keys: Collection[str]) -> Implied:
+    return Implied(family="toy", strides=(1, 2), max_pool=False, note="toys are fragile")
