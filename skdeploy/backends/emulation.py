@@ -1,98 +1,24 @@
-"""Whether ONNX Runtime's INT8 kernels compute what the graph says, layer by layer, on this CPU."""
+"""Whether ONNX Runtime's INT8 kernels compute what the graph says, on this CPU."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.onnxruntime import INT8_KERNELS, OnnxRuntimeSession, load_graph, open_model
-from skdeploy.core.errors import UsageError
+from skdeploy.backends.onnxruntime import open_model
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 
-FORCED: Final = "_forced"
 # Sums of these do not fit 16 bits: 2 * 255 * 127 = 64,770. Kernels without VNNI add pairs of products in 16 bits, saturating.
 CHANNELS: Final = 64
 KERNELS: Final = frozenset({"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "ConvInteger"})
 
 
-@dataclass(frozen=True)
-class EmulationReport:
-    """How far INT8 tensors are apart, in steps: the largest difference, where it is, and the share of values that differ.
-
-    ``int8_layers`` is how many layers ONNX Runtime ran in INT8 kernels: with none, nothing was shown.
-    """
-
-    worst_steps: int
-    tensor: str
-    share_different: float
-    int8_layers: int = 0
-
-
-def emulation_error(model: ir.Model, feeds: Mapping[str, Array]) -> EmulationReport:
-    """ONNX Runtime's INT8 kernels, wherever it has one, against the arithmetic of the graph's Q/DQ, on these feeds.
-
-    Each layer of both runs gets the same INT8 values, those of the exact run ("teacher forcing"): so every difference is that
-    of one layer, and does not grow on the way. Both round a layer's result to the nearest step, from sums in FP32 and in INT32:
-    a result beside the middle between two steps may go either way, so one step is what exact kernels may differ by. The
-    rounding of biases to INT32, which ONNX Runtime adds, is much less.
-
-    ``model`` is not changed; what is not INT8 in it must be FP32. Raises UsageError otherwise, or if nothing is INT8.
-    """
-    exact = int8_tensors(model, feeds)
-    forced = ir.to_proto(teacher_forced(model)).SerializeToString()
-    given = {**feeds, **{f"{name}{FORCED}": values for name, values in exact.items()}}
-    with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        with OnnxRuntimeSession(forced, "cpu", None, config=INT8_KERNELS, optimised_graph=optimised) as session:
-            found = session.run(given)
-        return replace(steps_apart(exact, found), int8_layers=int8_layers(load_graph(optimised)))
-
-
 def int8_layers(optimised: ir.Model) -> int:
     """How many nodes of a graph that ONNX Runtime optimised multiply in INT8."""
     return sum(node.op_type in KERNELS for node in optimised.graph)
-
-
-def int8_tensors(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Every INT8 activation of the exact run, by name."""
-    copy = model.clone()
-    names = [node.outputs[0].name or "" for node in _quantizers(copy)]
-    with open_model(copy, also=names) as session:
-        found = session.run(feeds)
-    return {name: found[name] for name in names}
-
-
-def teacher_forced(model: ir.Model) -> ir.Model:
-    """A copy in which every INT8 activation is an output, and its readers read an input named ``<tensor>_forced`` instead."""
-    copy = model.clone()
-    graph = copy.graph
-    for node in _quantizers(copy):
-        value = node.outputs[0]
-        given = ir.Value(name=f"{value.name}{FORCED}", shape=value.shape, type=value.type)
-        graph.inputs.append(given)
-        for use in list(value.uses()):
-            use.node.replace_input_with(use.idx, given)
-        graph.outputs.append(value)
-    return copy
-
-
-def steps_apart(expected: Mapping[str, Array], found: Mapping[str, Array]) -> EmulationReport:
-    """Compares INT8 tensors of the same names and shapes."""
-    worst, tensor, different, total = 0, next(iter(expected)), 0, 0
-    for name, values in expected.items():
-        apart = np.abs(found[name].astype(np.int16) - values.astype(np.int16))
-        different += int(np.count_nonzero(apart))
-        total += apart.size
-        if int(apart.max()) > worst:
-            worst, tensor = int(apart.max()), name
-    return EmulationReport(worst, tensor, different / total)
 
 
 def saturates() -> str:
@@ -167,15 +93,3 @@ def extreme_convolution(kind: type[np.uint8] | type[np.int8]) -> tuple[ir.Model,
         name="extreme",
     )
     return ir.Model(graph, ir_version=9), pixels
-
-
-def _quantizers(model: ir.Model) -> list[ir.Node]:
-    found = [node for node in model.graph if node.op_type == QUANTIZE]
-    half = next((v.name for node in model.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT16), None)
-    if half is not None:
-        raise UsageError(
-            f"{half} is FP16: ONNX Runtime has no such kernels on a CPU", advice="give the graph with FP32 left"
-        )
-    if not found:
-        raise UsageError("the graph has no QuantizeLinear: nothing in it is INT8", advice="give an INT8 graph")
-    return found

@@ -16,10 +16,7 @@ from skdeploy.core.spec import Precision
 NAME: Final = onnxruntime_gpu.CUDA
 FORMAT: Final = "onnx"
 DEVICE: Final = "gpu"
-DISTRIBUTIONS: Final = (
-    "onnxruntime-gpu",
-    "onnxruntime",
-)
+DISTRIBUTIONS: Final = ("onnxruntime-gpu", "onnxruntime")
 EXTRA: Final = "gpu"
 HELP: Final = "device, memory-mib, convolution-search, tf32"
 OPTIONS: Final = CudaOptions

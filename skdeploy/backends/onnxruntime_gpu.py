@@ -169,10 +169,7 @@ class TensorRTOptions:
 
         The TensorRT provider takes "True" and "False" alone for a switch, CUDA's takes "1" and "0" too.
         """
-        found = {
-            "device_id": str(self.device),
-            "trt_engine_cache_enable": str(folder is not None),
-        }
+        found = {"device_id": str(self.device), "trt_engine_cache_enable": str(folder is not None)}
         if folder is not None:
             found["trt_engine_cache_path"] = str(folder)
         if self.optimization_level is not None:

@@ -131,8 +131,7 @@ def load(name: str) -> Compiler:
         return cast(Compiler, require(name, extra=compiler(name).EXTRA))
     except OSError as error:  # the bindings look for their native libraries themselves
         raise DependencyError(
-            f"{name} is installed, but its native libraries do not load: {error}",
-            advice=install_advice(name),
+            f"{name} is installed, but its native libraries do not load: {error}", advice=install_advice(name)
         ) from error
 
 

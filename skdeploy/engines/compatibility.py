@@ -259,9 +259,7 @@ def _platform(built: BuiltFor | None, at: Here) -> Obstacle | None:
     if built is None or (built.system, built.machine) == (at.system, at.machine):
         return None
     return Obstacle(
-        "pair",
-        f"it was built on {built.system} {built.machine}, this is {at.system} {at.machine}",
-        _REBUILD,
+        "pair", f"it was built on {built.system} {built.machine}, this is {at.system} {at.machine}", _REBUILD
     )
 
 

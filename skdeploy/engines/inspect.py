@@ -118,10 +118,7 @@ def _layers(information: str) -> list[Mapping[str, Any]]:
 def _record(layer: Mapping[str, Any]) -> LayerPrecision:
     name, kind = str(layer.get("Name", "")), str(layer.get("LayerType", UNKNOWN))
     return LayerPrecision(
-        name=name,
-        kind=kind,
-        precision=_precision(layer),
-        nodes=node_names(str(layer.get("Metadata", "")), name),
+        name=name, kind=kind, precision=_precision(layer), nodes=node_names(str(layer.get("Metadata", "")), name)
     )
 
 

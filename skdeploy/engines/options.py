@@ -82,8 +82,7 @@ class BuildOptions:
     ] = None
     version_compatible: Annotated[bool, Flag("An engine for later TensorRTs too; it needs their lean runtime.")] = False
     hardware_compatible: Annotated[
-        HardwareCompatible,
-        Flag("An engine for other GPUs too: Ampere and later, or of the same compute capability."),
+        HardwareCompatible, Flag("An engine for other GPUs too: Ampere and later, or of the same compute capability.")
     ] = "none"
     strip: Annotated[bool, Flag("Leave the weights out: they come from the ONNX file when it is loaded.")] = False
     dla_core: Annotated[int | None, Flag("Build for this DLA core of a Jetson AGX Orin.")] = None

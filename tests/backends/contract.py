@@ -15,14 +15,7 @@ from skdeploy.core.packages import Availability
 from skdeploy.core.spec import ModelSpec
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    card,
-    images,
-    live,
-    relative_error,
-    torch_logits,
-    traced,
-)
+from tests.graphs.networks import card, images, live, relative_error, torch_logits, traced
 
 
 class BackendContract(abc.ABC):

@@ -10,9 +10,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy.backends.rounding import RoundToHalf
-from tests.graphs.networks import (
-    Array,
-)
+from tests.graphs.networks import Array
 
 LEVELS = [
     ort.GraphOptimizationLevel.ORT_DISABLE_ALL,

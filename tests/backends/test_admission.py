@@ -14,10 +14,7 @@ from skdeploy.core.errors import PassError
 from skdeploy.passes.trace import save_model
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    card,
-    traced,
-)
+from tests.graphs.networks import card, traced
 
 
 def graph(

@@ -31,10 +31,7 @@ from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.engines._build import BatchProfile, BuildOptions
 from tests.backends.contract import BackendContract
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    card,
-    live,
-)
+from tests.graphs.networks import card, live
 
 
 class TestTorch(BackendContract):

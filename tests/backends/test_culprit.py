@@ -12,10 +12,7 @@ from onnx import TensorProto, helper
 from skdeploy.core.errors import ExportError, IntegrityError, PassError, UsageError
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.same_function import require_same_function
-from tests.graphs.small_files import (
-    node,
-    write,
-)
+from tests.graphs.small_files import node, write
 
 
 def recurrent() -> list[onnx.NodeProto]:

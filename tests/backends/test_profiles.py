@@ -29,10 +29,7 @@ def test_shape_outside_the_only_profile_is_told_the_limits(shape: tuple[int, ...
     assert limits in refusal.value.advice
 
 
-@pytest.mark.parametrize(
-    ("batch", "number"),
-    [(1, 0), (2, 1), (8, 1), (16, 1), (17, 2), (64, 2)],
-)
+@pytest.mark.parametrize(("batch", "number"), [(1, 0), (2, 1), (8, 1), (16, 1), (17, 2), (64, 2)])
 def test_the_profile_that_holds_the_batch_is_chosen(batch: int, number: int) -> None:
     assert choose_profile({"images": (batch, 3, 8, 8)}, of_batches((1, 1, 1), (2, 8, 16), (17, 32, 64))) == number
 

@@ -17,12 +17,7 @@ from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import TraceOptions
 from tests.backends.rounding_graphs import FLOAT, HALF, LEVELS, TO_FLOAT, TO_HALF, execute, graph, node, rounded
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    Array,
-    card,
-    images,
-    traced,
-)
+from tests.graphs.networks import Array, card, images, traced
 
 
 def squared_and_halved() -> ir.Model:

@@ -13,31 +13,10 @@ from onnx import TensorProto
 
 from skdeploy.backends import onnxruntime as backend
 from skdeploy.core.architecture import NetworkSpec
-from tests.backends.rounding_graphs import (
-    HALF,
-    TO_FLOAT,
-    TO_HALF,
-    execute,
-    graph,
-    node,
-    rounded,
-)
-from tests.graphs.int8_networks import (
-    THREE,
-    TWO,
-    feeds_for,
-    int8,
-    pixels,
-    spec_of,
-)
-from tests.graphs.networks import (
-    Array,
-    relative_error,
-    sqnr_db,
-)
-from tests.graphs.numpy_int8 import (
-    evaluate,
-)
+from tests.backends.rounding_graphs import HALF, TO_FLOAT, TO_HALF, execute, graph, node, rounded
+from tests.graphs.int8_networks import THREE, TWO, feeds_for, int8, pixels, spec_of
+from tests.graphs.networks import Array, relative_error, sqnr_db
+from tests.graphs.numpy_int8 import evaluate
 
 
 def convolution_between_integers(bias: int, *, relu: bool = False) -> tuple[ir.Model, Array]:

@@ -199,10 +199,7 @@ def small_network(path: Path, half: bool) -> Path:
     """Convolution, ReLU, mean and a matrix product, with a dynamic batch: images (N, 3, 16, 16) -> logits (N, 4)."""
     random = np.random.default_rng(0)
     dtype, numpy_type = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)
-    weights = {
-        "kernel": random.standard_normal((8, 3, 3, 3)) / 5,
-        "matrix": random.standard_normal((8, 4)) / 3,
-    }
+    weights = {"kernel": random.standard_normal((8, 3, 3, 3)) / 5, "matrix": random.standard_normal((8, 4)) / 3}
     nodes = [
         helper.make_node("Conv", ["images", "kernel"], ["a"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["a"], ["b"]),

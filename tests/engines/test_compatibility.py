@@ -299,9 +299,7 @@ def test_here_is_this_machine_and_its_package() -> None:
     assert at.needs_cuda in compatibility._CUDA_MAJORS
 
 
-def test_what_a_build_is_for_survives_json_and_agrees_with_the_header(
-    rtx_plans: dict[tuple[str, ...], bytes],
-) -> None:
+def test_what_a_build_is_for_survives_json_and_agrees_with_the_header(rtx_plans: dict[tuple[str, ...], bytes]) -> None:
     trt = engines.load("tensorrt_rtx")
     for capabilities in ((), ("8.6",)):
         made = built_for(trt, BuildOptions(PROFILE, compute_capabilities=capabilities, strip=bool(capabilities)))

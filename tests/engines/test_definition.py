@@ -17,10 +17,7 @@ from skdeploy.engines._api import Network
 from skdeploy.engines.definition import prove_definition
 from skdeploy.engines.proof import PrecisionProof, read_graph
 from skdeploy.quant.macs import macs_of
-from tests.graphs.int8_networks import (
-    TWO,
-    int8,
-)
+from tests.graphs.int8_networks import TWO, int8
 
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 

@@ -16,17 +16,8 @@ from skdeploy.core.architecture import NetworkSpec
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
 from skdeploy.engines._log import changes_types
 from skdeploy.passes.trace_options import TraceOptions
-from tests.graphs.int8_networks import (
-    THREE,
-    TWO,
-    feeds_for,
-    int8,
-    pixels,
-    spec_of,
-)
-from tests.graphs.networks import (
-    sqnr_db,
-)
+from tests.graphs.int8_networks import THREE, TWO, feeds_for, int8, pixels, spec_of
+from tests.graphs.networks import sqnr_db
 from tests.zoo.tiny_networks import VARIANTS
 
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
