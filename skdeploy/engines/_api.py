@@ -7,7 +7,7 @@ module. Shapes are sequences of int, -1 for a dynamic dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 DTYPES: Final = {
@@ -29,51 +29,40 @@ DTYPES: Final = {
 class Enumerated(Protocol):
     """A value of one of TensorRT's enumerations."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
+
     def __int__(self) -> int: ...
 
 
 class Enumeration(Protocol):
     """One of TensorRT's enumerations."""
 
-    @property
-    def __members__(self) -> Mapping[str, Enumerated]: ...
+    __members__: Mapping[str, Enumerated]
 
 
 class Tensor(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> Sequence[int]: ...
-    @property
-    def dtype(self) -> Enumerated: ...
+    name: str
+    shape: Sequence[int]
+    dtype: Enumerated
+
     def get_dimension_name(self, index: int, /) -> str: ...
 
 
 class Layer(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> Enumerated: ...
-    @property
-    def metadata(self) -> str: ...
-    @property
-    def num_inputs(self) -> int: ...
-    @property
-    def num_outputs(self) -> int: ...
+    name: str
+    type: Enumerated
+    metadata: str
+    num_inputs: int
+    num_outputs: int
+
     def get_input(self, index: int) -> Tensor | None: ...
     def get_output(self, index: int) -> Tensor: ...
 
 
 class Network(Protocol):
-    @property
-    def num_inputs(self) -> int: ...
-    @property
-    def num_outputs(self) -> int: ...
-    @property
-    def num_layers(self) -> int: ...
-
+    num_inputs: int
+    num_outputs: int
+    num_layers: int
     error_recorder: object
 
     def get_input(self, index: int) -> Tensor: ...
@@ -100,7 +89,6 @@ class BuilderConfig(Protocol):
 
     def clear_flag(self, flag: Enumerated, /) -> None: ...
     def set_flag(self, flag: Enumerated, /) -> None: ...
-    def get_flag(self, flag: Enumerated, /) -> bool: ...
     def set_compute_capability(self, capability: Enumerated, index: int, /) -> bool: ...
     def set_memory_pool_limit(self, pool: Enumerated, size: int, /) -> None: ...
     def get_memory_pool_limit(self, pool: Enumerated, /) -> int: ...
@@ -110,8 +98,8 @@ class BuilderConfig(Protocol):
 
 
 class HostMemory(Protocol):
-    @property
-    def nbytes(self) -> int: ...
+    nbytes: int
+
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
@@ -121,9 +109,8 @@ class TimingCache(Protocol):
 
 class Builder(Protocol):
     error_recorder: object
+    num_DLA_cores: int  # noqa: N815 - TensorRT's name
 
-    @property
-    def num_DLA_cores(self) -> int: ...  # noqa: N802 - TensorRT's name
     def create_network(self, flags: int, /) -> Network | None: ...
     def create_builder_config(self) -> BuilderConfig | None: ...
     def create_optimization_profile(self) -> OptimizationProfile | None: ...
@@ -138,8 +125,8 @@ class ParserError(Protocol):
 
 
 class OnnxParser(Protocol):
-    @property
-    def num_errors(self) -> int: ...
+    num_errors: int
+
     def parse_from_file(self, path: str, /) -> bool: ...
     def get_error(self, index: int, /) -> ParserError: ...
 
@@ -150,8 +137,8 @@ class Refitter(Protocol):
 
 
 class OnnxParserRefitter(Protocol):
-    @property
-    def num_errors(self) -> int: ...
+    num_errors: int
+
     def refit_from_file(self, path: str, /) -> bool: ...
     def get_error(self, index: int, /) -> ParserError: ...
 
@@ -172,10 +159,9 @@ class EngineInspector(Protocol):
 
 
 class Engine(Protocol):
-    @property
-    def num_io_tensors(self) -> int: ...
-    @property
-    def num_optimization_profiles(self) -> int: ...
+    num_io_tensors: int
+    num_optimization_profiles: int
+
     def get_tensor_name(self, index: int, /) -> str: ...
     def get_tensor_mode(self, name: str, /) -> Enumerated: ...
     def get_tensor_dtype(self, name: str, /) -> Enumerated: ...
@@ -189,24 +175,11 @@ class Runtime(Protocol):
     def deserialize_cuda_engine(self, plan: bytes, /) -> Engine | None: ...
 
 
-class _BuilderClass(Protocol):
-    def __call__(self, logger: object, /) -> Builder: ...
-
-
-class _ParserClass(Protocol):
-    def __call__(self, network: Network, logger: object, /) -> OnnxParser: ...
-
-
-class _RuntimeClass(Protocol):
-    def __call__(self, logger: object, /) -> Runtime: ...
-
-
-class _RefitterClass(Protocol):
-    def __call__(self, engine: Engine, logger: object, /) -> Refitter: ...
-
-
-class _ParserRefitterClass(Protocol):
-    def __call__(self, refitter: Refitter, logger: object, /) -> OnnxParserRefitter: ...
+MakesBuilder = Callable[[object], Builder]  # from a logger, as the others' last argument
+MakesParser = Callable[[Network, object], OnnxParser]
+MakesRuntime = Callable[[object], Runtime]
+MakesRefitter = Callable[[Engine, object], Refitter]
+MakesParserRefitter = Callable[[Refitter, object], OnnxParserRefitter]
 
 
 class Compiler(Protocol):
@@ -224,22 +197,16 @@ class Compiler(Protocol):
     MemoryPoolType: Enumeration
     NetworkDefinitionCreationFlag: Enumeration
     ProfilingVerbosity: Enumeration
-
-    @property
-    def Builder(self) -> _BuilderClass: ...  # noqa: N802  (TensorRT's own names)
-    @property
-    def OnnxParser(self) -> _ParserClass: ...  # noqa: N802 - TensorRT's name
-    @property
-    def Runtime(self) -> _RuntimeClass: ...  # noqa: N802 - TensorRT's name
+    Builder: MakesBuilder
+    OnnxParser: MakesParser
+    Runtime: MakesRuntime
 
 
 class Refits(Protocol):
     """The part of the module that gives weights back to stripped plans."""
 
-    @property
-    def Refitter(self) -> _RefitterClass: ...  # noqa: N802 - TensorRT's name
-    @property
-    def OnnxParserRefitter(self) -> _ParserRefitterClass: ...  # noqa: N802 - TensorRT's name
+    Refitter: MakesRefitter
+    OnnxParserRefitter: MakesParserRefitter
 
 
 class ValidatesPlans(Protocol):

@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, get_args, get_type_hints
 
 from skdeploy.core.errors import DependencyError
 from skdeploy.engines import _api, _made
@@ -37,13 +37,19 @@ CLASSES: Final[Mapping[type, str]] = {
     _api.Refitter: "Refitter",
     _api.OnnxParserRefitter: "OnnxParserRefitter",
 }
-CONSTRUCTORS: Final[Mapping[type, str]] = {
-    _api._BuilderClass: "Builder",
-    _api._ParserClass: "OnnxParser",
-    _api._RuntimeClass: "Runtime",
-    _api._RefitterClass: "Refitter",
-    _api._ParserRefitterClass: "OnnxParserRefitter",
+CONSTRUCTORS: Final[Mapping[str, Any]] = {
+    name: get_type_hints(module)[name]
+    for module, names in (
+        (_api.Compiler, ("Builder", "OnnxParser", "Runtime")),
+        (_api.Refits, ("Refitter", "OnnxParserRefitter")),
+    )
+    for name in names
 }
+# What is assigned to; the rest is only read.
+SET: Final = {
+    "error_recorder", "profiling_verbosity", "progress_monitor", "num_compute_capabilities", "builder_optimization_level",
+    "hardware_compatibility_level", "default_device_type", "DLA_core", "execution_context",
+}  # fmt: skip
 ENUMERATIONS: Final = {
     "BuilderFlag": {
         "TF32",
@@ -83,28 +89,30 @@ def problems(trt: Any, *, rtx: bool) -> list[str]:
 
 def _classes(trt: Any, rtx: bool) -> Iterator[str]:
     for protocol, real in CLASSES.items():
-        changeable = inspect.get_annotations(protocol)
+        attributes = inspect.get_annotations(protocol)
         for name in sorted(members(protocol) - (set() if rtx else ONLY_RTX)):
             found = inspect.getattr_static(getattr(trt, real), name, None)
             where = f"{real}.{name}"
             if found is None:
                 yield f"{where} is absent"
-            elif name in changeable or isinstance(vars(protocol).get(name), property):
+            elif name in attributes:
                 if not isinstance(found, property):
                     yield f"{where} is a {type(found).__name__}, and not a property"
-                elif name in changeable and found.fset is None:
+                elif name in SET and found.fset is None:
                     yield f"{where} cannot be set"
                 yield from _deprecated(where, found.__doc__)
             else:
                 doc = getattr(getattr(trt, real), name).__doc__ or ""
-                yield from _call(trt, where, vars(protocol)[name], signatures(doc, name))
+                hints = get_type_hints(vars(protocol)[name])
+                yield from _call(trt, where, hints, hints.pop("return"), signatures(doc, name))
                 yield from _deprecated(where, doc)
 
 
 def _constructors(trt: Any) -> Iterator[str]:
-    for protocol, real in CONSTRUCTORS.items():
-        doc = getattr(trt, real).__init__.__doc__ or ""
-        yield from _call(trt, real, vars(protocol)["__call__"], signatures(doc, "__init__"), makes=True)
+    for real, made in CONSTRUCTORS.items():
+        arguments, _ = get_args(made)
+        found = signatures(getattr(trt, real).__init__.__doc__ or "", "__init__")
+        yield from _call(trt, real, dict(enumerate(arguments)), type(None), found)
 
 
 def _modules(trt: Any, rtx: bool) -> Iterator[str]:
@@ -145,15 +153,13 @@ def short(kind: str) -> str:
 
 
 def _call(
-    trt: Any, where: str, function: Any, found: list[tuple[list[tuple[str, bool]], str]], *, makes: bool = False
+    trt: Any, where: str, takes: Mapping[Any, Any], answers: Any, found: list[tuple[list[tuple[str, bool]], str]]
 ) -> Iterator[str]:
-    hints = {name: _word(hint) for name, hint in get_type_hints(function).items()}
-    given = [hints[name] for name in inspect.signature(function).parameters if name != "self"]
-    wanted = "None" if makes else hints["return"]
+    given, wanted = [_word(hint) for hint in takes.values()], _word(answers)
     for theirs, answer in found:
         enough = len(theirs) >= len(given) and all(default for _, default in theirs[len(given) :])
-        takes = all(_fits(trt, ours, kind) for ours, (kind, _) in zip(given, theirs, strict=False))
-        if enough and takes and (wanted == "None" or _fits(trt, wanted, answer)):
+        fits = all(_fits(trt, ours, kind) for ours, (kind, _) in zip(given, theirs, strict=False))
+        if enough and fits and (wanted == "None" or _fits(trt, wanted, answer)):
             return
     yield f"{where}({', '.join(given)}) -> {wanted} is none of {found}"
 
