@@ -11,11 +11,11 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from skdeploy import engines
 from skdeploy.backends.base import Array, Session, validate_feeds
-from skdeploy.backends.device_memory import Driver, Gpu, load_driver
+from skdeploy.backends.device_memory import Gpu, load_driver
 from skdeploy.backends.execution import BoundPlan, Execution
 from skdeploy.backends.profiles import Profile, dimension
 from skdeploy.core.errors import DependencyError, EngineError, IntegrityError, UsageError
@@ -80,7 +80,7 @@ def open_plan(
     return PlanSession(trt, driver, artifact, plan, weights if stripped else None)
 
 
-def _modules(name: str) -> tuple[Compiler, Driver]:
+def _modules(name: str) -> tuple[Compiler, Any]:
     """The compiler and CUDA's bindings, once it is sure that plans can run here. Raises DependencyError."""
     if not cuda.devices():
         raise DependencyError(
@@ -103,7 +103,7 @@ class PlanSession(Session):
     plan's profiles are a UsageError that tells these. One thread at a time may run it.
     """
 
-    def __init__(self, trt: Compiler, driver: Driver, artifact: Path, plan: bytes, weights: Path | None) -> None:
+    def __init__(self, trt: Compiler, driver: Any, artifact: Path, plan: bytes, weights: Path | None) -> None:
         """Deserializes, and refits from ``weights`` if given. Raises EngineError, UsageError, DependencyError."""
         self._trt, self._artifact = trt, artifact
         with ExitStack() as undo:

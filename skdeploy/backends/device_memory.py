@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 import numpy as np
 
@@ -37,80 +37,24 @@ _NON_BLOCKING: Final = 1  # CU_STREAM_NON_BLOCKING: does not wait for the defaul
 _MEBIBYTE: Final = 1 << 20
 
 
-class Result(Protocol):
-    """A CUresult."""
-
-    @property
-    def name(self) -> str: ...
-    def __int__(self) -> int: ...
-
-
-class Handle(Protocol):
-    """A pointer, or an opaque handle, of the driver's."""
-
-    def __int__(self) -> int: ...
-
-
-Answer = tuple[Result, Any]
-Done = tuple[Result]
-
-
-class CaptureModes(Protocol):
-    @property
-    def CU_STREAM_CAPTURE_MODE_THREAD_LOCAL(self) -> object: ...
-
-
-class Driver(Protocol):
-    """The part of ``cuda.bindings.driver`` that is used; the package has no types. A test compares it with the real one."""
-
-    def CUresult(self, code: int, /) -> Result: ...
-    @property
-    def CUstreamCaptureMode(self) -> CaptureModes: ...
-    def cuInit(self, Flags: int, /) -> Done: ...
-    def cuDeviceGet(self, ordinal: int, /) -> Answer: ...
-    def cuDevicePrimaryCtxRetain(self, dev: Handle, /) -> Answer: ...
-    def cuDevicePrimaryCtxRelease(self, dev: Handle, /) -> Done: ...
-    def cuCtxSetCurrent(self, ctx: Handle, /) -> Done: ...
-    def cuGetErrorString(self, error: Result, /) -> Answer: ...
-    def cuMemGetInfo(self) -> tuple[Result, int, int]: ...
-    def cuMemAlloc(self, bytesize: int, /) -> Answer: ...
-    def cuMemFree(self, dptr: Handle, /) -> Done: ...
-    def cuMemHostAlloc(self, bytesize: int, Flags: int, /) -> Answer: ...
-    def cuMemFreeHost(self, p: Handle, /) -> Done: ...
-    def cuMemcpyHtoDAsync(self, dst: Handle, src: Handle, count: int, stream: Handle, /) -> Done: ...
-    def cuMemcpyDtoHAsync(self, dst: Handle, src: Handle, count: int, stream: Handle, /) -> Done: ...
-    def cuStreamCreate(self, Flags: int, /) -> Answer: ...
-    def cuStreamDestroy(self, stream: Handle, /) -> Done: ...
-    def cuStreamSynchronize(self, stream: Handle, /) -> Done: ...
-    def cuStreamBeginCapture(self, stream: Handle, mode: object, /) -> Done: ...
-    def cuStreamEndCapture(self, stream: Handle, /) -> Answer: ...
-    def cuGraphInstantiate(self, graph: Handle, flags: int, /) -> Answer: ...
-    def cuGraphLaunch(self, graph: Handle, stream: Handle, /) -> Done: ...
-    def cuGraphDestroy(self, graph: Handle, /) -> Done: ...
-    def cuGraphExecDestroy(self, graph: Handle, /) -> Done: ...
-    def cuEventCreate(self, Flags: int, /) -> Answer: ...
-    def cuEventDestroy(self, event: Handle, /) -> Done: ...
-    def cuEventRecord(self, event: Handle, stream: Handle, /) -> Done: ...
-
-
-def load_driver() -> Driver:
-    """``cuda.bindings.driver``, which imports on machines without a GPU too. Raises DependencyError without the package."""
-    return cast(Driver, require("cuda.bindings.driver", extra=EXTRA))
+def load_driver() -> Any:
+    """``cuda.bindings.driver``, which has no types and imports without a GPU too. Raises DependencyError without the package."""
+    return require("cuda.bindings.driver", extra=EXTRA)
 
 
 class Gpu:
     """The first GPU's primary context and one stream. Each thread that calls must call ``use`` first."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Any) -> None:
         """Raises DependencyError, EngineError as ``call`` does."""
         self.driver = driver
         with ExitStack() as undo:
             self.call("take the GPU", driver.cuInit, 0)
             device = self.call("take the GPU", driver.cuDeviceGet, 0)
-            self._context: Handle = self.call("take the GPU", driver.cuDevicePrimaryCtxRetain, device)
+            self._context = self.call("take the GPU", driver.cuDevicePrimaryCtxRetain, device)
             undo.callback(driver.cuDevicePrimaryCtxRelease, device)
             self.use()
-            self._stream: Handle = self.call("make a stream", driver.cuStreamCreate, _NON_BLOCKING)
+            self._stream = self.call("make a stream", driver.cuStreamCreate, _NON_BLOCKING)
             undo.callback(driver.cuStreamDestroy, self._stream)
             self._undo = undo.pop_all()
 
@@ -140,7 +84,7 @@ class Gpu:
             raise self._failure(purpose, result, size)
         return answer[0] if len(answer) == 1 else tuple(answer)
 
-    def _failure(self, purpose: str, result: Result, size: int) -> DependencyError | EngineError:
+    def _failure(self, purpose: str, result: Any, size: int) -> DependencyError | EngineError:
         unknown, words = self.driver.cuGetErrorString(result)
         meaning = f", {words.decode(errors='replace')}" if not int(unknown) and words else ""
         why = f"cannot {purpose}: {result.name}{meaning}"
@@ -195,8 +139,8 @@ class Buffer:
         """``what`` is what errors call it, as "input images"."""
         self._gpu = gpu
         self._what = what
-        self._device: Handle | None = None
-        self._host: Handle | None = None
+        self._device: Any = None
+        self._host: Any = None
         self._capacity = 0
         self._view = np.empty(0, np.uint8)
 
@@ -215,7 +159,6 @@ class Buffer:
             self._device = self._gpu.call(purpose, driver.cuMemAlloc, size, size=size)
             self._host = self._gpu.call(f"{purpose} on the host", driver.cuMemHostAlloc, size, 0, size=size)
             self._capacity = size
-        assert self._host is not None  # an engine has no tensor of 0 bytes: feeds and shapes were checked
         memory = (ctypes.c_uint8 * size).from_address(int(self._host))
         self._view = np.frombuffer(memoryview(memory), np.dtype(dtype)).reshape(shape)
         return grown
@@ -257,7 +200,7 @@ class Event:
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._event: Handle | None = gpu.call("make an event", gpu.driver.cuEventCreate, 0)
+        self._event: Any = gpu.call("make an event", gpu.driver.cuEventCreate, 0)
 
     def record(self) -> None:
         self._gpu.call("record an event", self._gpu.driver.cuEventRecord, self._event, self._gpu._stream)
@@ -266,7 +209,7 @@ class Event:
         """Milliseconds of the device between two moments that have both passed; CUDA resolves about 0.5 µs."""
         return float(self._gpu.call("read a time", self._elapsed_ms, earlier._event, self._event))
 
-    def _elapsed_ms(self, start: Handle, end: Handle) -> Answer:
+    def _elapsed_ms(self, start: Any, end: Any) -> tuple[Any, float]:
         code, elapsed_ms = cuda.event_elapsed_ms(int(start), int(end))
         return self._gpu.driver.CUresult(code), elapsed_ms
 
@@ -279,9 +222,9 @@ class Event:
 class Graph:
     """Recorded work, launched as one."""
 
-    def __init__(self, gpu: Gpu, executable: Handle) -> None:
+    def __init__(self, gpu: Gpu, executable: object) -> None:
         self._gpu = gpu
-        self._executable: Handle | None = executable
+        self._executable: object | None = executable
 
     def launch(self) -> None:
         self._gpu.call("launch the CUDA graph", self._gpu.driver.cuGraphLaunch, self._executable, self._gpu._stream)
