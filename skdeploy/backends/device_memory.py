@@ -38,7 +38,7 @@ _MEBIBYTE: Final = 1 << 20
 
 
 def load_driver() -> Any:
-    """``cuda.bindings.driver``, which has no types and imports without a GPU too. Raises DependencyError without the package."""
+    """``cuda.bindings.driver``, which imports without a GPU too. Raises DependencyError without the package."""
     return require("cuda.bindings.driver", extra=EXTRA)
 
 
