@@ -10,11 +10,12 @@ memory, so a provider for GPUs leaves them to the CPU on purpose. Everything els
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from skdeploy.core.errors import EngineError
+from skdeploy.core.listing import some_lines
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,7 +24,6 @@ RECORD: Final = "session.record_ep_graph_assignment_info"
 REFUSE_CPU: Final = "session.disable_cpu_ep_fallback"
 READS_SHAPES: Final = ("Shape", "Size")  # of a tensor of any type, without its numbers
 LAYERS: Final = ("Conv", "Gemm", "MatMul")
-SHOWN: Final = 5
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,15 @@ def require_assignment(nodes: Sequence[Assigned], provider: str, model: ir.Model
     if not wrong:
         return
     places = ", ".join(sorted({node.provider for node in wrong}))
-    layers = [node for node in nodes if node.op_type in LAYERS]
+    layers, away = (sum(node.op_type in LAYERS for node in of) for of in (nodes, wrong))
     share = f"{len(wrong)} of {len(nodes)} nodes"
     if layers:
-        share += f", {_count(wrong)} of {len(layers)} convolutions and matrix products"
-    names = "\n".join(f"  {node}" for node in wrong[:SHOWN])
-    more = f"\n  ... and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        share += f", {away} of {layers} convolutions and matrix products"
+    names = some_lines(list(map(str, wrong)))
     raise EngineError(
-        f"{provider} does not run all of {shown}: ONNX Runtime put {share} on {places} without an error:\n{names}{more}",
+        f"{provider} does not run all of {shown}: ONNX Runtime put {share} on {places} without an error:\n{names}",
         advice="what is measured so is not that provider; run it with --backend onnxruntime, or build an engine of it",
     )
-
-
-def _count(nodes: Iterable[Assigned]) -> int:
-    return sum(node.op_type in LAYERS for node in nodes)
 
 
 def _shape_computations(model: ir.Model) -> tuple[set[str], set[str]]:

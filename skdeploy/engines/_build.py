@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from skdeploy import engines
 from skdeploy.core.errors import EngineError, UsageError
+from skdeploy.core.listing import some_lines
 from skdeploy.core.spec import Frozen
 from skdeploy.devices import cuda, jetson
 from skdeploy.devices.jetson import MemoryLimits, memory_limits
@@ -24,7 +25,7 @@ from skdeploy.engines._configure import Shapes, configure, tactic_memory, use_ti
 from skdeploy.engines._configure import known_capabilities as known_capabilities
 from skdeploy.engines._log import Log, capture, error_recorder
 from skdeploy.engines._made import MEMORY, made, runtime
-from skdeploy.engines._nodes import explain, where
+from skdeploy.engines._nodes import parser_errors
 from skdeploy.engines._profiles import profile_shapes
 from skdeploy.engines._progress import Progress, interrupts_kept, progress_monitor
 from skdeploy.engines.compatibility import BuiltFor, built_for
@@ -38,8 +39,6 @@ from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-MAX_ERRORS_SHOWN = 5
 
 
 class EngineReport(Frozen):
@@ -87,8 +86,10 @@ def build(
     version = trt.__version__
     if options.profile is None:
         raise UsageError(f"no batch profile to build {onnx_path} with", advice="give one, as BatchProfile(1, 8, 32)")
-    require_supported(trt.__name__, version, options, on_jetson=jetson.is_jetson(), gpu=_capability())
-    limits = _limits(options)
+    gpu = next((device.compute_capability for device in cuda.devices()), None)
+    require_supported(trt.__name__, version, options, on_jetson=jetson.is_jetson(), gpu=gpu)
+    workspace, tactic = memory_limits(options.workspace_bytes, options.tactic_bytes)
+    limits = MemoryLimits(workspace, None if tactic is None else tactic_memory(tactic))
     cache = _Cache(options.timing_cache, trt.__version__) if options.timing_cache is not None else None
     progress = Progress(on_progress)
     with capture(trt) as (logger, log), interrupts_kept(progress):
@@ -142,15 +143,6 @@ class _Cache:
 
     def write(self) -> None:
         write_timing_cache(self._path, self._device, self.content)
-
-
-def _capability() -> str | None:
-    return cuda.devices()[0].compute_capability if cuda.devices() else None
-
-
-def _limits(options: BuildOptions) -> MemoryLimits:
-    workspace, tactic = memory_limits(options.workspace_bytes, options.tactic_bytes)
-    return MemoryLimits(workspace, None if tactic is None else tactic_memory(tactic))
 
 
 def _plan(
@@ -239,16 +231,10 @@ def _parse(trt: Compiler, network: Network, logger: object, log: Log, onnx_path:
     parser = made(trt, log, "a parser", lambda: trt.OnnxParser(network, logger))
     parsed = parser.parse_from_file(str(onnx_path))
     log.parsed()
-    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    errors = parser_errors(parser)
     if not parsed or errors:
-        shown = "\n".join(
-            f"  {where(error.node_name(), error.node_operator())}: "
-            f"{explain(error.desc(), error.node_operator(), error.func())}"
-            for error in errors[:MAX_ERRORS_SHOWN]
-        )
-        more = f"\n  and {len(errors) - MAX_ERRORS_SHOWN} more" if len(errors) > MAX_ERRORS_SHOWN else ""
         raise EngineError(
-            f"{trt.__name__} {trt.__version__} refuses {onnx_path}:\n{shown or '  ' + log.reasons()}{more}",
+            f"{trt.__name__} {trt.__version__} refuses {onnx_path}:\n{some_lines(errors or [log.reasons()])}",
             advice="change these nodes in the network or in the pass that made them; --target onnx stops at ONNX",
         )
     if network.num_outputs == 0:  # the parser accepts an empty file, and some that are no ONNX at all
@@ -261,9 +247,9 @@ def _parse(trt: Compiler, network: Network, logger: object, log: Log, onnx_path:
 def _refuse_type_changes(trt: Compiler, log: Log, onnx_path: Path) -> None:
     changes = log.type_warnings()
     if changes:
-        shown = "\n".join(f"  {change}" for change in changes[:MAX_ERRORS_SHOWN])
         raise EngineError(
-            f"{trt.__name__} {trt.__version__} would build {onnx_path} with other types than the graph says:\n{shown}",
+            f"{trt.__name__} {trt.__version__} would build {onnx_path} with other types than the graph says:\n"
+            f"{some_lines(changes)}",
             advice="give the graph types that TensorRT takes: symmetric INT8, zero points of 0, equal types",
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from skdeploy.core.listing import some
+from skdeploy.engines._api import OnnxParser, OnnxParserRefitter, ParserError
 
 _WHERE_IN_NVIDIAS_CODE: Final = re.compile(r"\s*In \w+ at /?\S+:\d+\)?")
 _ERROR_CODE: Final = re.compile(r"^(\[[\w.]+::\w+::\d+\]|\w+::\w+:)\s*Error Code \d+: ")
@@ -16,16 +17,19 @@ _FOREIGN: Final = re.compile(r"\{ForeignNode\[(?P<first>.+?)\.\.\.(?P<last>.+?)\
 MAX_MODULES_SHOWN: Final = 5
 
 
-def where(node: str, operator: str) -> str:
-    """A node as the parser names it."""
-    return f"node {node!r} ({operator})" if node else "no node, the file or the graph's own inputs and weights"
+def parser_errors(parser: OnnxParser | OnnxParserRefitter) -> list[str]:
+    """Each in one line, with its node."""
+    return [_explained(parser.get_error(index)) for index in range(parser.num_errors)]
 
 
-def explain(description: str, operator: str, function: str) -> str:
-    """A parser error in one line. The parser's whole reason for an operator that it lacks is the word "false"."""
-    lines = [line for line in description.splitlines() if "catchCudaError" not in line]
+def _explained(error: ParserError) -> str:
+    """The parser's whole reason for an operator that it lacks is the word "false"."""
+    node, operator = error.node_name(), error.node_operator()
+    lines = [line for line in error.desc().splitlines() if "catchCudaError" not in line]
     reason = " ".join(lines).removeprefix("Assertion failed: ")
-    return f"the operator {operator} is not supported" if reason == "false" and operator else f"{reason} [{function}]"
+    where = f"node {node!r} ({operator})" if node else "no node, the file or the graph's own inputs and weights"
+    lacks = reason == "false" and operator
+    return f"{where}: " + (f"the operator {operator} is not supported" if lacks else f"{reason} [{error.func()}]")
 
 
 def nodes_in(message: str, nodes: Mapping[str, str]) -> tuple[str, ...]:

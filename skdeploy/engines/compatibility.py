@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import platform
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -183,127 +184,85 @@ def obstacles(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -
 
     ``name`` is the compiler that is to load it. Where manifest and header both speak, they must say the same.
     """
-    return tuple(
-        found
-        for found in (
-            _wrong_compiler(name, built, header),
-            _driver(name, at),
-            _gpu(at),
-            _unserved(name, header, at),
-            _installed(name, at),
-            _platform(built, at),
-            _version(name, built, header, at),
-            _capability(name, built, header, at),
-        )
-        if found is not None
-    )
+    served = (*_RTX_BITS.values(), *header.compute_capabilities)
+    unserved = name == "tensorrt_rtx" and bool(at.compute_capability) and at.compute_capability not in served
+    found = [*_of_plan(name, built, header), *_of_machine(name, at, unserved=unserved)]
+    return (*found, *_of_pair(name, built, header, at, unserved=unserved))
 
 
-def _wrong_compiler(name: str, built: BuiltFor | None, header: PlanHeader) -> Obstacle | None:
+def _of_plan(name: str, built: BuiltFor | None, header: PlanHeader) -> Iterator[Obstacle]:
     label = engines.label(name)
     if header.compiler != name:
         other = engines.label(header.compiler)
-        return Obstacle("plan", f"it is a plan of {other}, not of {label}", f"run it with {other}, or {_REBUILD}")
-    if built is not None and header.version and _same(header.version, built.version) is False:
-        return Obstacle(
-            "plan",
-            f"its header says {label} {header.version}, the manifest {built.version}",
-            "the plan or the manifest was replaced: " + _REBUILD,
+        yield Obstacle("plan", f"it is a plan of {other}, not of {label}", f"run it with {other}, or {_REBUILD}")
+    elif built is not None and header.version and not _same(header.version, built.version):
+        why = f"its header says {label} {header.version}, the manifest {built.version}"
+        yield Obstacle("plan", why, "the plan or the manifest was replaced: " + _REBUILD)
+
+
+def _of_machine(name: str, at: Here, *, unserved: bool) -> Iterator[Obstacle]:
+    """CUDA's minor version compatibility: a driver of the same major version will do, an older one will not. ``unserved``: a
+    GPU that TensorRT-RTX has no code for, whatever it is built with, as data centre GPUs of Hopper and Blackwell, and Jetson.
+    """
+    label = engines.label(name)
+    if at.driver and at.needs_cuda is not None and version_numbers(at.driver)[0] < at.needs_cuda:
+        yield Obstacle(
+            "machine",
+            f"the NVIDIA driver is too old: it serves CUDA {at.driver}, {label} {at.installed} needs CUDA {at.needs_cuda}",
+            f"install a newer NVIDIA driver, or {label} for CUDA {version_numbers(at.driver)[0]}",
         )
-    return None
+    if not at.gpu:
+        yield Obstacle(
+            "machine",
+            f"no GPU to run an engine on: {at.gpu_problem}",
+            "run on a machine with an NVIDIA GPU and driver, or run the ONNX file with ONNX Runtime",
+        )
+    if unserved:
+        yield Obstacle(
+            "machine",
+            f"{label} does not run on {at.gpu} (compute capability {at.compute_capability}): it serves "
+            f"{', '.join(_RTX_BITS.values())}",
+            "use TensorRT on this GPU: skdeploy build BUNDLE --target tensorrt",
+        )
+    if not at.installed:
+        yield Obstacle("machine", f"{label} is not installed", engines.install_advice(name))
 
 
-def _driver(name: str, at: Here) -> Obstacle | None:
-    """CUDA's minor version compatibility: a driver of the same major version will do, an older one will not."""
-    if not at.driver or at.needs_cuda is None or version_numbers(at.driver)[0] >= at.needs_cuda:
-        return None
-    return Obstacle(
-        "machine",
-        f"the NVIDIA driver is too old: it serves CUDA {at.driver}, {engines.label(name)} {at.installed} needs CUDA "
-        f"{at.needs_cuda}",
-        f"install a newer NVIDIA driver, or {engines.label(name)} for CUDA {version_numbers(at.driver)[0]}",
-    )
-
-
-def _gpu(at: Here) -> Obstacle | None:
-    if at.gpu:
-        return None
-    return Obstacle(
-        "machine",
-        f"no GPU to run an engine on: {at.gpu_problem}",
-        "run on a machine with an NVIDIA GPU and driver, or run the ONNX file with ONNX Runtime",
-    )
-
-
-def _unserved(name: str, header: PlanHeader, at: Here) -> Obstacle | None:
-    """A GPU that TensorRT-RTX has no code for, whatever it is built with: data centre GPUs of Hopper and Blackwell, Jetson."""
-    served = (*_RTX_BITS.values(), *header.compute_capabilities)
-    if name != "tensorrt_rtx" or not at.compute_capability or at.compute_capability in served:
-        return None
-    return Obstacle(
-        "machine",
-        f"{engines.label(name)} does not run on {at.gpu} (compute capability {at.compute_capability}): it serves "
-        f"{', '.join(_RTX_BITS.values())}",
-        "use TensorRT on this GPU: skdeploy build BUNDLE --target tensorrt",
-    )
-
-
-def _installed(name: str, at: Here) -> Obstacle | None:
-    if at.installed:
-        return None
-    return Obstacle("machine", f"{engines.label(name)} is not installed", engines.install_advice(name))
-
-
-def _platform(built: BuiltFor | None, at: Here) -> Obstacle | None:
+def _of_pair(name: str, built: BuiltFor | None, header: PlanHeader, at: Here, *, unserved: bool) -> Iterator[Obstacle]:
     """Plans are not portable between operating systems or processors: NVIDIA, "Engine Compatibility"."""
-    if built is None or (built.system, built.machine) == (at.system, at.machine):
-        return None
-    return Obstacle(
-        "pair", f"it was built on {built.system} {built.machine}, this is {at.system} {at.machine}", _REBUILD
+    if built is not None and (built.system, built.machine) != (at.system, at.machine):
+        why = f"it was built on {built.system} {built.machine}, this is {at.system} {at.machine}"
+        yield Obstacle("pair", why, _REBUILD)
+    version = header.version or (built.version if built is not None else "")
+    if version and at.installed and not _same(version, at.installed):
+        yield from _of_versions(engines.label(name), version, at.installed, built)
+    capabilities = header.compute_capabilities or (built.compute_capabilities if built is not None else ())
+    if unserved or not at.compute_capability or not capabilities or at.compute_capability in capabilities:
+        return
+    if built is not None and built.hardware_compatible == "ampere+" and version_numbers(at.compute_capability) >= (8,):
+        return
+    made = f" ({built.gpu})" if built is not None and built.gpu else ""
+    wider = f"skdeploy build BUNDLE --compute-capability {at.compute_capability}"
+    yield Obstacle(
+        "pair",
+        f"it is for compute capability {', '.join(capabilities)}{made}, and {at.gpu} has {at.compute_capability}",
+        f"build it for this GPU: {wider}" if name == "tensorrt_rtx" else _REBUILD,
     )
 
 
-def _version(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -> Obstacle | None:
+def _of_versions(label: str, version: str, installed: str, built: BuiltFor | None) -> Iterator[Obstacle]:
     """The same version; for version-compatible plans the same or the next major one, 10 to 11, and none older.
 
     The fourth number, a build of one release, is left to TensorRT's own check.
     """
-    version = header.version or (built.version if built is not None else "")
-    if not version or not at.installed or _same(version, at.installed):
-        return None
-    label = engines.label(name)
-    if built is not None and built.version_compatible:
-        made, runs = version_numbers(version), version_numbers(at.installed)
-        if made[:2] <= runs[:2] and runs[0] - made[0] <= 1:
-            return None
-        return Obstacle(
-            "pair",
-            f"its version-compatible plan of {label} {version} runs on that version and newer up to {made[0] + 1}.x, "
-            f"{at.installed} is installed",
-            _REBUILD,
-        )
-    return Obstacle(
-        "pair",
-        f"it was built with {label} {version}, and {at.installed} is installed",
-        f"{_REBUILD}, or install {label} {version}",
-    )
-
-
-def _capability(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -> Obstacle | None:
-    if not at.compute_capability or _unserved(name, header, at) is not None:
-        return None
-    capabilities = header.compute_capabilities or (built.compute_capabilities if built is not None else ())
-    if not capabilities or at.compute_capability in capabilities:
-        return None
-    if built is not None and built.hardware_compatible == "ampere+" and version_numbers(at.compute_capability) >= (8,):
-        return None
-    made = f" ({built.gpu})" if built is not None and built.gpu else ""
-    wider = "skdeploy build BUNDLE --compute-capability " if name == "tensorrt_rtx" else ""
-    return Obstacle(
-        "pair",
-        f"it is for compute capability {', '.join(capabilities)}{made}, and {at.gpu} has {at.compute_capability}",
-        f"build it for this GPU: {wider}{at.compute_capability}" if wider else _REBUILD,
-    )
+    if built is None or not built.version_compatible:
+        why = f"it was built with {label} {version}, and {installed} is installed"
+        yield Obstacle("pair", why, f"{_REBUILD}, or install {label} {version}")
+        return
+    made, runs = version_numbers(version), version_numbers(installed)
+    if made[:2] > runs[:2] or runs[0] - made[0] > 1:
+        newest = f"that version and newer up to {made[0] + 1}.x, {installed} is installed"
+        yield Obstacle("pair", f"its version-compatible plan of {label} {version} runs on {newest}", _REBUILD)
 
 
 def _same(one: str, other: str) -> bool:

@@ -10,7 +10,7 @@ from skdeploy.core.listing import some
 from skdeploy.engines._api import Compiler, Engine, Refits
 from skdeploy.engines._log import capture
 from skdeploy.engines._made import made
-from skdeploy.engines._nodes import explain, where
+from skdeploy.engines._nodes import parser_errors
 
 _ADVICE = "a stripped plan takes the weights of its own ONNX file and no other: build it again from this one"
 
@@ -26,16 +26,10 @@ def refit(trt: Compiler, engine: Engine, onnx_path: Path) -> None:
         refitter = made(trt, log, "a refitter of this plan", lambda: refits.Refitter(engine, logger), advice=_ADVICE)
         parser = made(trt, log, "a refitter from ONNX", lambda: refits.OnnxParserRefitter(refitter, logger))
         fits = parser.refit_from_file(str(onnx_path))
-        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        errors = parser_errors(parser)
         if not fits or errors:
-            shown = "; ".join(
-                f"{where(error.node_name(), error.node_operator())}: "
-                f"{explain(error.desc(), error.node_operator(), error.func())}"
-                for error in errors
-            )
-            raise EngineError(
-                f"the weights of {onnx_path} do not fit the plan: {shown or log.reasons()}", advice=_ADVICE
-            )
+            why = "; ".join(errors) or log.reasons()
+            raise EngineError(f"the weights of {onnx_path} do not fit the plan: {why}", advice=_ADVICE)
         missing = refitter.get_missing_weights()
         if missing:
             raise EngineError(f"{onnx_path} lacks weights that the plan needs: {some(missing)}", advice=_ADVICE)
