@@ -6,7 +6,7 @@ Nothing in this file touches a compiler: a version is a string, and the facts ar
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
@@ -95,53 +95,45 @@ class BuildOptions:
     ] = False
 
     def __post_init__(self) -> None:
-        if len(set(self.compute_capabilities)) < len(self.compute_capabilities):
-            raise UsageError(
-                f"compute capabilities {', '.join(self.compute_capabilities)} name one twice", advice="name each once"
-            )
-        for what, limit in (("workspace", self.workspace_bytes), ("tactic memory", self.tactic_bytes)):
-            if limit is not None and limit < 1:
-                raise UsageError(f"a {what} of {limit} bytes is too small", advice="give bytes, at least 1")
-        if self.tactic_bytes is not None and self.tactic_bytes < MIN_MEMORY_BYTES:
-            raise UsageError(
-                f"a tactic memory of {self.tactic_bytes} bytes: no kernel can be tried out in less than "
-                f"{MIN_MEMORY_BYTES} bytes",
-                advice="give more, or leave it out",
-            )
-        for side in zip(*self.sizes, strict=True) if self.sizes else ():
-            if not 1 <= side[0] <= side[1] <= side[2]:
-                raise UsageError(
-                    f"sizes {self.sizes} are not 1 <= min <= opt <= max in height and in width",
-                    advice="give the smallest, the most frequent and the largest (height, width)",
-                )
-        if len(set(self.profiles)) < len(self.profiles):
-            raise UsageError(
-                f"profiles {', '.join(map(str, self.profiles))} name one twice", advice="give each profile once"
-            )
-        if self.optimization_level is not None and not 0 <= self.optimization_level <= MAX_LEVEL:
-            raise UsageError(
-                f"optimization level {self.optimization_level}: from 0, the fastest build, to {MAX_LEVEL}, the slowest"
-            )
-        self._check_cache_and_dla()
+        for wrong, message, advice in self._faults():
+            if wrong:
+                raise UsageError(message, advice=advice)
 
-    def _check_cache_and_dla(self) -> None:
-        if self.timing_cache is not None and self.optimization_level == 0:
-            raise UsageError(
-                "optimization level 0 times no kernel, so TensorRT ignores the timing cache",
-                advice="leave --timing-cache out, or choose a level from 1 to 5",
+    def _faults(self) -> Iterator[tuple[bool, str, str]]:
+        """Whether something is wrong, and then what, and what to do."""
+        named, levels = self.compute_capabilities, f"from 0, the fastest build, to {MAX_LEVEL}, the slowest"
+        yield len(set(named)) < len(named), f"compute capabilities {', '.join(named)} name one twice", "name each once"
+        for what, limit in (("workspace", self.workspace_bytes), ("tactic memory", self.tactic_bytes)):
+            small = limit is not None and limit < 1
+            yield small, f"a {what} of {limit} bytes is too small", "give bytes, at least 1"
+        tactic = f"a tactic memory of {self.tactic_bytes} bytes: no kernel can be tried out in less than"
+        few = self.tactic_bytes is not None and self.tactic_bytes < MIN_MEMORY_BYTES
+        yield few, f"{tactic} {MIN_MEMORY_BYTES} bytes", "give more, or leave it out"
+        for low, best, high in zip(*self.sizes, strict=True) if self.sizes else ():
+            why = f"sizes {self.sizes} are not 1 <= min <= opt <= max in height and in width"
+            yield (
+                not 1 <= low <= best <= high,
+                why,
+                "give the smallest, the most frequent and the largest (height, width)",
             )
-        if self.dla_core is None:
-            if self.dla_fallback:
-                raise UsageError("a fallback from a DLA without a DLA core", advice="name the core with --dla-core")
-            return
-        if self.dla_core < 0:
-            raise UsageError(f"DLA core {self.dla_core}: cores are numbered from 0")
-        fixed = all(profile.min == profile.max for profile in self.profiles)
-        if not fixed or len(self.profiles) > 1 or self.sizes is not None:
-            raise UsageError(
-                "a DLA takes static shapes only: one profile with one batch, and images of one size",
-                advice="give one batch, as --profile 8/8/8, and export without --dynamic-size",
-            )
+        twice = f"profiles {', '.join(map(str, self.profiles))} name one twice"
+        yield len(set(self.profiles)) < len(self.profiles), twice, "give each profile once"
+        level = self.optimization_level
+        yield level is not None and not 0 <= level <= MAX_LEVEL, f"optimization level {level}: {levels}", ""
+        why = "optimization level 0 times no kernel, so TensorRT ignores the timing cache"
+        yield (
+            self.timing_cache is not None and level == 0,
+            why,
+            "leave --timing-cache out, or choose a level from 1 to 5",
+        )
+        lonely = self.dla_core is None and self.dla_fallback
+        yield lonely, "a fallback from a DLA without a DLA core", "name the core with --dla-core"
+        if self.dla_core is not None:
+            yield self.dla_core < 0, f"DLA core {self.dla_core}: cores are numbered from 0", ""
+            fixed = all(profile.min == profile.max for profile in self.profiles)
+            why = "a DLA takes static shapes only: one profile with one batch, and images of one size"
+            advice = "give one batch, as --profile 8/8/8, and export without --dynamic-size"
+            yield not fixed or len(self.profiles) > 1 or self.sizes is not None, why, advice
 
     @property
     def profiles(self) -> tuple[BatchProfile, ...]:
@@ -150,20 +142,13 @@ class BuildOptions:
 
     def record(self) -> dict[str, JsonValue]:
         """The options as a manifest has them: all that makes another engine. No path: of a cache, whether there was one."""
-        return {
+        given: dict[str, JsonValue] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return given | {
             "profile": _batches(self.profile) if self.profile else None,
             "more_profiles": [_batches(profile) for profile in self.more_profiles],
             "sizes": [list[JsonValue](size) for size in self.sizes or ()],
-            "workspace_bytes": self.workspace_bytes,
-            "tactic_bytes": self.tactic_bytes,
             "compute_capabilities": list[JsonValue](self.compute_capabilities),
-            "optimization_level": self.optimization_level,
             "timing_cache": self.timing_cache is not None,
-            "version_compatible": self.version_compatible,
-            "hardware_compatible": self.hardware_compatible,
-            "strip": self.strip,
-            "dla_core": self.dla_core,
-            "dla_fallback": self.dla_fallback,
         }
 
 
