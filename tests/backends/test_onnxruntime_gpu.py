@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy import engines
 from skdeploy.backends import backend, onnxruntime, onnxruntime_gpu, provider_problems
@@ -55,31 +54,29 @@ class AzureAsTensorRT(TensorRTOptions):
 # Options
 
 
-def test_fp32_is_fp32_by_default() -> None:
-    assert CudaOptions().provider_options() == {
-        "device_id": "0",
-        "cudnn_conv_algo_search": "EXHAUSTIVE",
-        "use_tf32": "0",
-    }
-
-
-def test_options_of_cuda_have_onnx_runtimes_names() -> None:
-    options = options_of(CUDA, ["device=1", "memory-mib=512", "convolution-search=heuristic", "tf32=on"])
-    assert options is not None
-    assert isinstance(options, CudaOptions)
-    assert options.provider_options() == {
-        "device_id": "1",
-        "gpu_mem_limit": str(512 * 1024 * 1024),
-        "arena_extend_strategy": "kSameAsRequested",
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "1",
-    }
+@pytest.mark.parametrize(
+    ("texts", "given"),
+    [
+        ([], {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"}),  # FP32 is FP32 by default
+        (
+            ["device=1", "memory-mib=512", "convolution-search=heuristic", "tf32=on"],
+            {
+                "device_id": "1",
+                "gpu_mem_limit": str(512 * 1024 * 1024),
+                "arena_extend_strategy": "kSameAsRequested",
+                "cudnn_conv_algo_search": "HEURISTIC",
+                "use_tf32": "1",
+            },
+        ),
+    ],
+)
+def test_options_of_cuda_have_onnx_runtimes_names(texts: list[str], given: dict[str, str]) -> None:
+    assert options_of(CUDA, texts).provider_options() == given
 
 
 def test_options_of_tensorrt_have_onnx_runtimes_names(tmp_path: Path) -> None:
     texts = ["device=1", "batch=1/4/16", "opt-level=5", "workspace-mib=256", f"cache={tmp_path}"]
     options = options_of(TENSORRT, texts)
-    assert isinstance(options, TensorRTOptions)
     assert options.cache_root == tmp_path
     assert options.provider_options([IMAGES], tmp_path / "key") == {
         "device_id": "1",
@@ -93,31 +90,21 @@ def test_options_of_tensorrt_have_onnx_runtimes_names(tmp_path: Path) -> None:
     }
 
 
-def test_precision_is_never_an_option_of_tensorrt(tmp_path: Path) -> None:
-    """With one of these flags the provider makes a network whose types TensorRT chooses."""
-    given = TensorRTOptions().provider_options([IMAGES], tmp_path)
-    assert not [name for name in given if any(word in name for word in ("fp16", "int8", "bf16"))]
-
-
-def test_without_a_cache_no_engine_is_kept() -> None:
+def test_precision_is_never_an_option_of_tensorrt_and_an_engine_is_kept_only_in_a_cache() -> None:
+    """With a flag of a precision the provider makes a network whose types TensorRT chooses."""
     options = options_of(TENSORRT, ["cache=off"])
-    assert isinstance(options, TensorRTOptions)
     assert options.cache_root is None
     given = options.provider_options([IMAGES], None)
     assert given["trt_engine_cache_enable"] == "False"
-    assert "trt_engine_cache_path" not in given
+    assert not [name for name in given if any(word in name for word in ("fp16", "int8", "bf16", "cache_path"))]
 
 
-def test_a_graph_of_fixed_sizes_needs_no_profile() -> None:
+def test_profiles_are_of_open_sizes_alone() -> None:
     fixed = TensorSpec(name="images", dtype="float32", shape=(8, 3, 224, 224))
     assert not [name for name in TensorRTOptions().provider_options([fixed], None) if "profile" in name]
     assert TensorRTOptions().profile([fixed]) == {"images": ((8, 3, 224, 224),) * 3}
-
-
-def test_open_sizes_come_from_the_options() -> None:
-    options = options_of(TENSORRT, ["sizes=112x96/224x224/448x512"])
-    assert isinstance(options, TensorRTOptions)
-    assert options.profile([OPEN]) == {"images": ((1, 3, 112, 96), (8, 3, 224, 224), (32, 3, 448, 512))}
+    limits = options_of(TENSORRT, ["sizes=112x96/224x224/448x512"]).profile([OPEN])
+    assert limits == {"images": ((1, 3, 112, 96), (8, 3, 224, 224), (32, 3, 448, 512))}
 
 
 def test_open_sizes_without_limits_are_refused() -> None:
@@ -137,6 +124,7 @@ def test_open_sizes_without_limits_are_refused() -> None:
         (CUDA, "convolution-search=fast", "one of exhaustive, heuristic, default"),
         (CUDA, "opt-level=3", "opt-level=3 is none of onnxruntime-cuda"),
         (CUDA, "device", "device is none of onnxruntime-cuda"),
+        (CUDA, "device=0 device=1", "device is given twice"),
         (TENSORRT, "opt-level=6", "opt-level 6: 0 to 5"),
         (TENSORRT, "opt-level=-1", "opt-level -1: 0 to 5"),
         (TENSORRT, "workspace-mib=-4", "workspace-mib -4: at least 1"),
@@ -152,13 +140,8 @@ def test_open_sizes_without_limits_are_refused() -> None:
 )
 def test_options_that_make_no_sense_are_refused(backend_id: str, text: str, words: str) -> None:
     with pytest.raises(UsageError) as refusal:
-        options_of(backend_id, [text])
+        options_of(backend_id, text.split())
     assert words in refusal.value.message
-
-
-def test_an_option_given_twice_is_refused() -> None:
-    with pytest.raises(UsageError, match="device is given twice"):
-        options_of(CUDA, ["device=0", "device=1"])
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime", "tensorrt"])
@@ -168,8 +151,7 @@ def test_backends_without_options_take_none(name: str) -> None:
         options_of(name, ["device=0"])
 
 
-@pytest.mark.usefixtures("gpu")
-def test_an_engines_key_tells_apart_what_makes_another_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engines_key_tells_apart_what_makes_another_engine(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def key(options: TensorRTOptions, sha256: str = "a" * 64, version: str = "1.32.0") -> str:
         return options.engine_key(sha256, [IMAGES], version)
 
@@ -248,11 +230,7 @@ def test_drivers_of_the_same_or_a_newer_cuda_will_do() -> None:
     for serves in ("12.0", "12.8", "12.9", "13.2"):
         assert provider_problems.old_driver("12.8", serves, "CUDAExecutionProvider") is None
     assert provider_problems.old_driver("", "11.4", "CUDAExecutionProvider") is None  # a build that does not tell
-
-
-def test_the_installed_build_tells_its_cuda_or_nothing() -> None:
-    """The CPU build has none; a build for GPUs gives two numbers."""
-    found = provider_problems.built_for_cuda()
+    found = provider_problems.built_for_cuda()  # of the CPU build nothing; of one for GPUs two numbers
     assert found == "" or [part.isdigit() for part in found.split(".")[:2]] == [True, True]
 
 
@@ -267,9 +245,8 @@ def test_a_provider_library_that_does_not_load_is_told_in_the_loaders_words(tmp_
     assert provider_problems.missing_library(tmp_path, "TensorrtExecutionProvider") is None
 
 
-@pytest.mark.usefixtures("gpu")
 def test_a_missing_library_is_told_by_the_probe_and_before_opening(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi/libonnxruntime_providers_azure.so").write_bytes(b"no library")
@@ -282,8 +259,9 @@ def test_a_missing_library_is_told_by_the_probe_and_before_opening(
         onnxruntime.open_session(network(tmp_path / "m.onnx"), provider=AzureAsCuda())
 
 
-@pytest.mark.usefixtures("gpu")
-def test_a_provider_that_is_dropped_in_opening_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_is_dropped_in_opening_is_refused(
+    gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What ONNX Runtime does where libcudnn is missing: the session is one of the CPU, and only get_providers tells."""
     real = ort.InferenceSession
 
@@ -322,9 +300,8 @@ def test_each_missing_library_has_its_cure(library: str, cure: str) -> None:
     assert cure in provider_problems._cure(f"{library}: cannot open shared object file: No such file or directory")
 
 
-@pytest.mark.usefixtures("gpu")
 def test_a_tensorrt_that_no_onnx_runtime_serves_is_told_by_the_probe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``pip install tensorrt`` gives 11.4, and every onnxruntime-gpu needs libnvinfer.so.10."""
     words = "libnvinfer.so.10: cannot open shared object file: No such file or directory"
@@ -342,8 +319,7 @@ def test_a_tensorrt_that_no_onnx_runtime_serves_is_told_by_the_probe(
     assert 'pip install "tensorrt==10.*"' in found.advice
 
 
-@pytest.mark.usefixtures("gpu")
-def test_tensorrts_provider_is_told_to_need_cudas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorrts_provider_is_told_to_need_cudas(gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "capi").mkdir()
     (tmp_path / "capi/libonnxruntime_providers_cuda.so").write_bytes(b"no library")
     monkeypatch.setattr(ort, "__file__", str(tmp_path / "__init__.py"))
@@ -400,17 +376,15 @@ def test_tensorrt_may_not_round_fp32_to_tf32(given: str | None, then: str, monke
 # The whole path, with a provider that takes no node
 
 
-@pytest.mark.usefixtures("gpu")
-def test_a_provider_that_leaves_the_graph_to_the_cpu_is_refused(tmp_path: Path) -> None:
+def test_a_provider_that_leaves_the_graph_to_the_cpu_is_refused(gpu: None, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"3 of \d+ nodes, 1 of 1 convolutions") as refusal:
         onnxruntime.open_session(network(tmp_path / "m.onnx"), provider=AzureAsCuda())
     assert "conv (Conv)" in refusal.value.message
     assert str(tmp_path / "m.onnx") in refusal.value.message
 
 
-@pytest.mark.usefixtures("gpu")
 def test_an_older_onnx_runtime_refuses_too_and_cannot_name_the_nodes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     method = next(c for c in ort.InferenceSession.__mro__ if "get_provider_graph_assignment_info" in vars(c))
     monkeypatch.delattr(method, "get_provider_graph_assignment_info")
@@ -420,31 +394,27 @@ def test_an_older_onnx_runtime_refuses_too_and_cannot_name_the_nodes(
     capfd.readouterr()
 
 
+def written(path: Path, graph: str) -> Path:
+    """An ONNX file of a graph in ONNX's text form."""
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19]> {graph}'), path)
+    return path
+
+
 def shapes_only(folder: Path) -> Path:
     """x (batch, 3) -> its shape times two: nothing but shapes, which may be computed on the CPU."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Shape", ["x"], ["s"], name="shape"),
-            helper.make_node("Mul", ["s", "two"], ["y"], name="twice"),
-        ],
-        "shapes",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("batch", 3))],
-        [helper.make_tensor_value_info("y", TensorProto.INT64, (2,))],
-        [numpy_helper.from_array(np.array([2], np.int64), "two")],
+    nodes = "[shape] s = Shape(x) [twice] y = Mul(s, two)"
+    return written(
+        folder / "s.onnx", f"shapes (float[batch, 3] x) => (int64[2] y) <int64[1] two = {{2}}> {{ {nodes} }}"
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), folder / "s.onnx")
-    return folder / "s.onnx"
 
 
-@pytest.mark.usefixtures("gpu")
-def test_a_graph_of_shapes_alone_is_opened_and_runs(tmp_path: Path) -> None:
+def test_a_graph_of_shapes_alone_is_opened_and_runs(gpu: None, tmp_path: Path) -> None:
     with onnxruntime.open_session(shapes_only(tmp_path), provider=AzureAsCuda()) as session:
         assert session.profile is None
         assert session.run({"x": np.zeros((5, 3), np.float32)})["y"].tolist() == [10, 6]
 
 
-@pytest.mark.usefixtures("gpu")
-def test_batches_outside_the_profile_are_refused_with_its_limits(tmp_path: Path) -> None:
+def test_batches_outside_the_profile_are_refused_with_its_limits(gpu: None, tmp_path: Path) -> None:
     options = AzureAsTensorRT(batch=(2, 2, 4), cache=tmp_path / "engines")
     with onnxruntime.open_session(shapes_only(tmp_path), provider=options) as session:
         assert session.profile == {"x": ((2, 3), (2, 3), (4, 3))}
@@ -455,8 +425,7 @@ def test_batches_outside_the_profile_are_refused_with_its_limits(tmp_path: Path)
             assert "2 to 4, best at 2" in refusal.value.advice
 
 
-@pytest.mark.usefixtures("gpu")
-def test_each_graph_has_its_folder_of_engines(tmp_path: Path) -> None:
+def test_each_graph_has_its_folder_of_engines(gpu: None, tmp_path: Path) -> None:
     root = tmp_path / "engines"
     options = AzureAsTensorRT(cache=root)
     path = shapes_only(tmp_path)
@@ -519,22 +488,14 @@ def test_the_gpu_runs_all_of_it_and_computes_what_the_cpu_does(name: str, tmp_pa
 @pytest.mark.parametrize("name", [CUDA, TENSORRT])
 def test_an_operator_that_the_gpu_lacks_is_named(name: str, tmp_path: Path) -> None:
     """Det has a kernel for the CPU alone."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Relu", ["x"], ["h"], name="relu"),
-            helper.make_node("Det", ["h"], ["y"], name="determinant"),
-        ],
-        "det",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (2, 3, 3))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (2,))],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), tmp_path / "d.onnx")
+    nodes = "[relu] h = Relu(x) [determinant] y = Det(h)"
+    written(tmp_path / "d.onnx", f"det (float[2, 3, 3] x) => (float[2] y) {{ {nodes} }}")
     with pytest.raises(EngineError, match=r"determinant \(Det\)"):
         gpu_session(name, tmp_path / "d.onnx")
 
 
 @pytest.mark.gpu
-def test_the_second_opening_loads_the_engine_of_the_first(tmp_path: Path) -> None:
+def test_the_second_opening_loads_the_engine_of_the_first_and_a_changed_one_is_built_again(tmp_path: Path) -> None:
     path, root = network(tmp_path / "m.onnx"), tmp_path / "engines"
     images = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
     results, times = [], []
@@ -544,12 +505,6 @@ def test_the_second_opening_loads_the_engine_of_the_first(tmp_path: Path) -> Non
         times.append({file.name: file.stat().st_mtime_ns for file in root.glob("*/*.engine")})
     assert times[0] == times[1] != {}
     assert np.array_equal(*results)  # the same engine: the same kernels in the same order
-
-
-@pytest.mark.gpu
-def test_a_changed_engine_is_built_again_and_not_loaded(tmp_path: Path) -> None:
-    path, root = network(tmp_path / "m.onnx"), tmp_path / "engines"
-    gpu_session(TENSORRT, path, root).close()
     (engine,) = root.glob("*/*.engine")
     engine.write_bytes(engine.read_bytes()[:-100])
     cut = engine.stat().st_mtime_ns
