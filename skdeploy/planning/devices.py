@@ -114,11 +114,8 @@ class Device(Frozen):
         """The footnote: what the device's figures mean, and which of them stand on no page as they are."""
         found = [(LABELS[name], evidence) for name, evidence in self.evidence.items()]
         parts = [self.about] if self.about else []
-        parts += [f"{label} read: {evidence.how}" for label, evidence in found if evidence.how]
-        parts += [f"{label} derived: {evidence.derived}" for label, evidence in found if evidence.derived]
-        parts += [
-            f"{label} from memory, no page found: {evidence.memory}" for label, evidence in found if evidence.memory
-        ]
+        for kind, words in (("how", "read"), ("derived", "derived"), ("memory", "from memory, no page found")):
+            parts += [f"{label} {words}: {text}" for label, evidence in found if (text := getattr(evidence, kind))]
         return "; ".join(parts) or "every figure stands on a page as it is here"
 
     def macs_a_second(self, precision: Precision) -> float:

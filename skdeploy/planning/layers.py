@@ -7,14 +7,14 @@ Folding Q/DQ into convolutions is plain.py's, which takes both away. What a laye
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 import onnx_ir as ir
 
 from skdeploy.ir.naming import module_of
 from skdeploy.planning.plain import dims
-from skdeploy.quant.macs import is_layer, weights_of
 
 WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 ACTIVATIONS: Final = frozenset({"Relu", "Clip", "LeakyRelu"})
@@ -50,7 +50,7 @@ class Layer:
     groups: int = 1
     into_group: int = 0  # channels, per group
     out_of_group: int = 0
-    skip: ir.Value | None = field(default=None)  # what a fused sum adds
+    skip: ir.Value | None = None  # what a fused sum adds
 
     @property
     def main(self) -> ir.Node:
@@ -98,12 +98,10 @@ def fuse(model: ir.Model, fusions: Fusions = TENSORRT) -> list[Layer]:
         layer = _joined(node, made_by, layers, fusions)
         if layer is None:
             layer = _started(node)
-            layers.append(layer)
         else:
-            # It runs where its last input is there.
-            layers.remove(layer)
-            layers.append(layer)
+            layers.remove(layer)  # it runs where its last input is there
             layer.nodes.append(node)
+        layers.append(layer)
         made_by |= dict.fromkeys(node.outputs, layer)
     return layers
 
@@ -148,41 +146,25 @@ def _fits_epilogue(layer: Layer, node: ir.Node, values: list[ir.Value], fusions:
 
 def _started(node: ir.Node) -> Layer:
     layer = Layer([node])
-    if not is_layer(node) and node.op_type not in WEIGHTED:
+    if node.op_type not in WEIGHTED:
         return layer
+    source, shape = (dims(value) for value in node.inputs[:2] if value is not None)  # both are required by ONNX
     output = dims(node.outputs[0])
-    weight = node.inputs[1]
-    assert weight is not None  # required by ONNX
-    shape = dims(weight)
-    if node.op_type == "Conv":
-        layer.groups = node.attributes.get_int("group", 1)
-        layer.kernel, layer.into_group, layer.out_of_group = shape[2:], shape[1], shape[0] // layer.groups
-        places = output[0]
-        for pixels in output[2:]:
-            places *= pixels
-        # As quant/macs.py counts: every weight once at each place.
-        layer.macs = (weights_of(node) if is_layer(node) else _product(shape)) * places
-    elif node.op_type == "ConvTranspose":
-        layer.groups = node.attributes.get_int("group", 1)
-        layer.kernel, layer.into_group, layer.out_of_group = shape[2:], shape[0] // layer.groups, shape[1]
-        read = node.inputs[0]
-        assert read is not None
-        source = dims(read)
-        layer.macs = _product(shape) * source[0] * _product(source[2:])
+    if node.op_type in ("Conv", "ConvTranspose"):
+        layer.groups, layer.kernel = node.attributes.get_int("group", 1), shape[2:]
+        layer.into_group, layer.out_of_group = shape[1], shape[0] // layer.groups
+        places = output
+        if node.op_type == "ConvTranspose":
+            layer.into_group, layer.out_of_group = shape[0] // layer.groups, shape[1]
+            places = source
+        layer.macs = (
+            prod(shape) * places[0] * prod(places[2:])
+        )  # as quant/macs.py counts: every weight once at each place
     else:
-        read = node.inputs[0]
-        assert read is not None
-        inner = dims(read)[0 if node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0)) else -1]
-        layer.into_group, layer.out_of_group = inner, output[-1]
-        layer.macs = _product(output) * inner
+        transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0))
+        layer.into_group, layer.out_of_group = source[0 if transposed else -1], output[-1]
+        layer.macs = prod(output) * layer.into_group
     return layer
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    count = 1
-    for size in sizes:
-        count *= size
-    return count
 
 
 def _is_sole(value: ir.Value, reader: ir.Node) -> bool:

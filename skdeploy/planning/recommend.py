@@ -45,10 +45,7 @@ def ways_to_export(plain: Plain, layers: Collection[Layer]) -> dict[str, list[Wo
 
     FP16, INT8 and INT8 but for grouped convolutions, each as it is and with groups merged into fewer.
     """
-    bases = {
-        "--fp16": types_of(plain, Precision.FP16),
-        "--int8": types_of(plain, Precision.INT8),
-    }
+    bases = {"--fp16": types_of(plain, Precision.FP16), "--int8": types_of(plain, Precision.INT8)}
     if any(layer.groups > 1 and layer.into_group > 1 for layer in layers):
         bases["--int8 --int8-keep-grouped"] = types_of(plain, Precision.INT8, keep_grouped=True)
     ways = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -99,12 +99,7 @@ class PlanReport(Frozen):
 
 
 def plan(
-    path: Path,
-    names: Sequence[str],
-    *,
-    batch: int | None = None,
-    size: Size | None = None,
-    top: int = 5,
+    path: Path, names: Sequence[str], *, batch: int | None = None, size: Size | None = None, top: int = 5
 ) -> PlanReport:
     """Plans a bundle's last graph, or an .onnx file, for devices of the table.
 
@@ -116,12 +111,13 @@ def plan(
         raise UsageError(f"--top {top}: how many layers, none or more")
     devices = devices_named(names)
     bundle = _bundle_at(path)
-    if bundle is not None:
-        runner = last_graph(bundle)
-        graph = bundle.check(runner.artifact)
-    else:
-        graph = path
-    plain = _plain(bundle, graph, batch, size)
+    graph = path if bundle is None else bundle.check(last_graph(bundle).artifact)
+    model = load_graph(graph)
+    if size is not None:
+        require_size(model, graph, size)
+    elif bundle is not None:
+        size = bundle.manifest.model.input.shape[1:]
+    plain = read_plain(model, graph, batch, size)
     layers = fuse(plain.model)
     if not layers:
         raise UsageError(f"{graph} only reshapes: nothing in it costs anything", advice="name a network's graph")
@@ -151,17 +147,6 @@ def _bundle_at(path: Path) -> Bundle | None:
     return None
 
 
-def _plain(bundle: Bundle | None, graph: Path, batch: int | None, size: Size | None) -> Plain:
-    """The graph with sizes; a bundle's card has that which nobody gives. Raises UsageError as ``read_plain``."""
-    model = load_graph(graph)
-    if size is None and bundle is not None:
-        image = bundle.manifest.model.input
-        return read_plain(model, graph, batch, (image.height, image.width))
-    if size is not None:
-        require_size(model, graph, size)
-    return read_plain(model, graph, batch, size)
-
-
 def _device_plans(
     names: Sequence[str], plain: Plain, layers: Sequence[Layer], precision: Precision, top: int
 ) -> Iterator[DevicePlan]:
@@ -184,7 +169,7 @@ def _device_plans(
                 Floor(precision=each, latency_ms=latency, images_a_second=1000 * plain.batch / latency)
                 for each, latency in latencies.items()
             ),
-            dominating=_slowest(rows, top),
+            dominating=tuple(sorted(rows, key=lambda row: -row.floor_ms)[:top]),
             layers=rows,
             least_memory_bytes=least_memory,
             fits=least_memory <= device.memory_gb * 2**30,
@@ -208,10 +193,6 @@ def _layer_plan(cost: Cost) -> LayerPlan:
         bound=cost.bound,
         floor_ms=cost.floor_ms,
     )
-
-
-def _slowest(rows: Collection[LayerPlan], top: int) -> tuple[LayerPlan, ...]:
-    return tuple(sorted(rows, key=lambda row: -row.floor_ms)[:top])
 
 
 def _grouped(layer: Layer) -> GroupedConvolution:

@@ -107,10 +107,7 @@ def costs(works: Collection[Work], device: Peaks) -> list[Cost]:
     """Every layer's floor on a device."""
     return [
         Cost(
-            work.layer,
-            work.precision,
-            work.padded_macs,
-            work.bytes_moved,
+            **vars(work),
             compute_ms=1000 * work.padded_macs / device.macs_a_second(work.precision),
             memory_ms=1000 * work.bytes_moved / device.bytes_a_second,
         )
@@ -128,11 +125,8 @@ def least_memory_bytes(layers: Collection[Layer], types: Types) -> int:
     weights: dict[ir.Value, int] = {}
     maps = 0
     for layer in layers:
-        own = {
-            value: prod(dims(value)) * BYTES[types.of_layer(layer) if node is layer.main and index == 1 else types.base]
-            for node, index, value in layer.reads()
-            if value.is_initializer()
-        }
+        reads = [read for read in layer.reads() if read[2].is_initializer()]
+        own = {value: prod(dims(value)) * _width(layer, types, node, index, value) for node, index, value in reads}
         maps = max(maps, bytes_moved(layer, types) - sum(own.values()))
         weights |= own
     return sum(weights.values()) + maps
@@ -141,22 +135,24 @@ def least_memory_bytes(layers: Collection[Layer], types: Types) -> int:
 def bytes_moved(layer: Layer, types: Types, regroup: int | None = None) -> int:
     """Inputs, weights and outputs of a layer, each once."""
     factor = merge_factor(layer, regroup)
-    total = 0
-    seen: set[ir.Value] = set()
+    moved: dict[ir.Value, int] = {}
     for node, index, value in layer.reads():
-        if value in seen:
-            continue
-        seen.add(value)
-        if value.is_initializer():
-            is_weight = node is layer.main and index == 1
-            width = BYTES[types.of_layer(layer) if is_weight else types.base]
-            total += prod(dims(value)) * width * (factor if is_weight else 1)
-        elif value.is_graph_input():
-            total += prod(dims(value)) * _stored_bytes(value)
-        else:
-            width = BYTES[Precision.INT8 if Edge(node.name or "", index) in types.edges else types.base]
-            total += prod(dims(value)) * width
-    return total + _written(layer, types)
+        merged = factor if _is_weight(layer, node, index, value) else 1
+        moved.setdefault(value, prod(dims(value)) * _width(layer, types, node, index, value) * merged)
+    return sum(moved.values()) + _written(layer, types)
+
+
+def _is_weight(layer: Layer, node: ir.Node, index: int, value: ir.Value) -> bool:
+    return value.is_initializer() and node is layer.main and index == 1
+
+
+def _width(layer: Layer, types: Types, node: ir.Node, index: int, value: ir.Value) -> int:
+    """Bytes of an element of what a layer reads at an input of one of its nodes."""
+    if value.is_initializer():
+        return BYTES[types.of_layer(layer) if _is_weight(layer, node, index, value) else types.base]
+    if value.is_graph_input():
+        return _stored_bytes(value)
+    return BYTES[Precision.INT8 if Edge(node.name or "", index) in types.edges else types.base]
 
 
 def _written(layer: Layer, types: Types) -> int:
