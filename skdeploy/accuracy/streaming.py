@@ -23,7 +23,7 @@ from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, printable
 from skdeploy.images.decoding import Crop, ImageError, Pixels
 from skdeploy.images.feeds import batches_of
-from skdeploy.images.reading import MAX_UNREADABLE, WORKERS, crop_or_error
+from skdeploy.images.reading import MAX_UNREADABLE, WORKERS
 
 SAVE_SECONDS: Final = 10.0  # of work that a killed run loses at most; a save takes some ms
 TELL_SECONDS: Final = 0.1
@@ -77,9 +77,9 @@ class Reader:
         found: dict[CropKind, list[Crop | ImageError]] = {}
         for kind, spec in self._specs.items():
             if self._dataset.pixels is None:
-                found[kind] = list(pool.map(lambda index, spec=spec: crop_or_error(self._dataset, index, spec), rows))
+                found[kind] = list(pool.map(lambda index, spec=spec: self._dataset.crop_or_error(index, spec), rows))
             else:  # an array has nothing to decode, and threads would only wait for each other
-                found[kind] = [crop_or_error(self._dataset, index, spec) for index in rows]
+                found[kind] = [self._dataset.crop_or_error(index, spec) for index in rows]
         bad: dict[int, Unreadable] = {}
         for crops in found.values():
             for index, crop in zip(rows, crops, strict=True):

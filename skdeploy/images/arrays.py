@@ -17,6 +17,11 @@ Labels = NDArray[np.int64]
 MAX_LABEL: Final = 10**9 - 1  # no network has as many classes, and it fits any integer
 
 
+def is_class_number(text: str) -> bool:
+    """Whether a text is a whole number from 0 that may be a label."""
+    return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_LABEL))
+
+
 def read_arrays(source: Path) -> tuple[Pixels, Labels | None]:
     """Images, uint8 (N, H, W, C), and labels (N,), if any, of an .npz (``images``, ``labels``) or an .npy.
 
@@ -35,10 +40,12 @@ def read_arrays(source: Path) -> tuple[Pixels, Labels | None]:
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+        looks, undo = _looks_like(images)
+        if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+            undo += "; the channels come last: images.transpose(0, 2, 3, 1)"
         raise UsageError(
-            f"{source} holds {images.dtype} of shape {images.shape}{_looks_like(images)}",
-            advice="images are raw uint8 pixels, (N, H, W), (N, H, W, 1) or (N, H, W, 3), not normalised"
-            + _undo(images),
+            f"{source} holds {images.dtype} of shape {images.shape}{looks}",
+            advice=f"images are raw uint8 pixels, (N, H, W), (N, H, W, 1) or (N, H, W, 3), not normalised{undo}",
         )
     return images, None if labels is None else _checked_labels(source, labels, len(images))
 
@@ -57,32 +64,19 @@ def _checked_labels(source: Path, labels: NDArray[Any], count: int) -> Labels:
     return labels.astype(np.int64)
 
 
-def _looks_like(images: NDArray[Any]) -> str:
-    """What the values of an array that is no raw pixels say about what was done to it."""
+def _looks_like(images: NDArray[Any]) -> tuple[str, str]:
+    """What the values of an array that is no raw pixels say about what was done to it, and how to undo that."""
     if images.dtype.kind not in "iuf" or images.dtype == np.uint8 or not images.size:
-        return ""
+        return "", ""
     if not np.isfinite(images).all():
-        return ", with values that are not finite"
+        return ", with values that are not finite", ""
     low, high = float(images.min()), float(images.max())
     span = f", from {low:.4g} to {high:.4g}"
     if low < 0:
-        return f"{span}: normalised already, raw pixels are not negative"
+        undo = ": save them as they are before mean and std (skdeploy normalises as the card says)"
+        return f"{span}: normalised already, raw pixels are not negative", undo
     if high > 255:
-        return f"{span}: more than 8 bits a channel"
+        return f"{span}: more than 8 bits a channel", ""
     if images.dtype.kind == "f" and high <= 1:
-        return f"{span}: pixels scaled to 0..1"
-    return f"{span}: pixels of 0..255 in the wrong type"
-
-
-def _undo(images: NDArray[Any]) -> str:
-    looks = _looks_like(images)
-    how = ""
-    if "normalised" in looks:
-        how = ": save them as they are before mean and std (skdeploy normalises as the card says)"
-    elif "0..1" in looks:
-        how = ": np.rint(255 * images).astype(np.uint8)"
-    elif "0..255" in looks:
-        how = ": np.rint(images).astype(np.uint8)"
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
-        how += "; the channels come last: images.transpose(0, 2, 3, 1)"
-    return how
+        return f"{span}: pixels scaled to 0..1", ": np.rint(255 * images).astype(np.uint8)"
+    return f"{span}: pixels of 0..255 in the wrong type", ": np.rint(images).astype(np.uint8)"

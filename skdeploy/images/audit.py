@@ -24,7 +24,7 @@ from skdeploy.images.audit_report import (
     _movement,
 )
 from skdeploy.images.dataset import Dataset
-from skdeploy.images.decoding import Crop
+from skdeploy.images.decoding import Crop, mode_of
 from skdeploy.images.duplicates import Fingerprints, Pair, exact_pairs, near_pairs
 
 SHOWN: Final = 5  # names in the report: enough to go and look
@@ -69,9 +69,8 @@ class Audit:
             self._clipped.append(name)
         if crop.scale > 1:
             self._enlarged.append(name)
-        target = "L" if self.spec.input.channels == 1 else "RGB"
-        if crop.mode != target:
-            self._converted[f"{crop.mode} to {target}"] += 1
+        if crop.mode != mode_of(self.spec):
+            self._converted[f"{crop.mode} to {mode_of(self.spec)}"] += 1
         if crop.orientation != 1:
             self._converted[f"{TURNED} {'ignored' if self.spec.preprocess.exif == 'ignore' else 'applied'}"] += 1
         self._converted.update({ALPHA: int(crop.alpha), FRAMES: int(crop.animated)})

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
@@ -23,13 +24,11 @@ from skdeploy.images.arrays import Labels, read_arrays
 from skdeploy.images.decoding import REMOVE, SUFFIXES, Crop, ImageError, crop_array, crop_file
 from skdeploy.images.decoding import Pixels as Pixels
 from skdeploy.images.decoding import printable as printable
-from skdeploy.images.folders import read_folder
+from skdeploy.images.folders import KINDS, read_folder
 from skdeploy.images.lists import read_list
 
 Chosen = Literal["", "images", "calib", "data", "card", "photographs"]
 Inputs = NDArray[np.float32]
-
-KINDS: Final = "give a folder of images that you may read, an .npz or .npy file, or a .txt or .csv list of images"
 
 # Photographs that come inside scikit-image's wheel, all of scenes: no drawings, masks or test patterns.
 PHOTOGRAPHS: Final = (
@@ -101,23 +100,22 @@ class Dataset:
         count = min(count, len(self))
         for step in range(count):
             start, end = (at * len(self) // count for at in (step, step + 1))
-            chosen += next(([index] for index in range(start, end) if self._is_readable(index, spec)), [])
+            readable = (index for index in range(start, end) if isinstance(self.crop_or_error(index, spec), Crop))
+            chosen += islice(readable, 1)
         if not chosen:
             self.crop(0, spec)
         return self.take(chosen)
 
-    def _is_readable(self, index: int, spec: ModelSpec) -> bool:
-        try:
-            self.crop(index, spec)
-        except ImageError:
-            return False
-        return True
-
     def crop(self, index: int, spec: ModelSpec) -> Crop:
         """One image resized and cropped to the network's input. Raises ImageError, a UsageError, naming the image."""
-        if self.pixels is None:
-            return crop_file(self.files[index], spec)
-        return crop_array(self.pixels[index], spec)
+        return crop_file(self.files[index], spec) if self.pixels is None else crop_array(self.pixels[index], spec)
+
+    def crop_or_error(self, index: int, spec: ModelSpec) -> Crop | ImageError:
+        """The crop of an image, or why it cannot be read."""
+        try:
+            return self.crop(index, spec)
+        except ImageError as error:
+            return error
 
     def crops(self, spec: ModelSpec) -> Iterator[Pixels]:
         """Each image resized and cropped to the network's input: uint8 (H, W, C). Raises UsageError naming the image."""

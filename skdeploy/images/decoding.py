@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -54,10 +54,10 @@ class Crop:
     """
 
     pixels: Pixels
+    scale: float
     mode: str
     alpha: bool = False
     animated: bool = False
-    scale: float = 1.0
     orientation: int = 1
 
 
@@ -80,7 +80,7 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
             mode, alpha = image.mode, image.has_transparency_data
             image.info.pop("transparency", None)  # of palette images: Pillow warns that convert will drop it
             deep = mode.startswith(("I", "F"))
-            converted = image if deep or mode == _mode(spec) else image.convert(_mode(spec))
+            converted = image if deep or mode == mode_of(spec) else image.convert(mode_of(spec))
     except (*DECODING, Image.DecompressionBombError) as error:
         said = getattr(error, "strerror", None) or str(error)  # of a missing file, without its number and name again
         reason = " ".join(said.split()) or type(error).__name__
@@ -90,7 +90,7 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
         raise ImageError(
             f"the image {file} has {reason}", reason, advice="convert it to 8 bits, as it was for the training"
         )
-    return replace(_cropped(converted, spec, mode, alpha=alpha, animated=animated), orientation=orientation)
+    return Crop(*_cropped(converted, spec), mode, alpha, animated, orientation)
 
 
 def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:
@@ -98,15 +98,16 @@ def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:
     from PIL import Image
 
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return _cropped(image.convert(_mode(spec)), spec, image.mode)
+    return Crop(*_cropped(image.convert(mode_of(spec)), spec), image.mode)
 
 
-def _mode(spec: ModelSpec) -> str:
+def mode_of(spec: ModelSpec) -> str:
+    """Pillow's name of the channels that the network takes."""
     return "L" if spec.input.channels == 1 else "RGB"
 
 
-def _cropped(image: Image.Image, spec: ModelSpec, mode: str, *, alpha: bool = False, animated: bool = False) -> Crop:
-    """Shorter side to ``resize``, centre crop to (height, width)."""
+def _cropped(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
+    """Shorter side to ``resize``, centre crop to (height, width); and the factor of the resize."""
     from PIL import Image
 
     size = spec.input
@@ -118,5 +119,4 @@ def _cropped(image: Image.Image, spec: ModelSpec, mode: str, *, alpha: bool = Fa
         image = image.resize(resized, Image.Resampling[spec.preprocess.interpolation.upper()])
     left, top = round((image.width - size.width) / 2), round((image.height - size.height) / 2)
     image = image.crop((left, top, left + size.width, top + size.height))
-    pixels = np.asarray(image, dtype=np.uint8).reshape(size.height, size.width, size.channels)
-    return Crop(pixels, mode, alpha, animated, scale)
+    return np.asarray(image, dtype=np.uint8).reshape(size.height, size.width, size.channels), scale

@@ -62,8 +62,7 @@ class Fingerprints:
     @property
     def structured(self) -> list[int]:
         """The first of each image that is more than one colour."""
-        firsts = {digest: index for index, digest in reversed(list(enumerate(self.digests)))}
-        return [index for index in sorted(firsts.values()) if not self._plain[index]]
+        return [index for index in sorted(_firsts(self).values()) if not self._plain[index]]
 
     def hashes(self, indices: Sequence[int]) -> Words:
         """(len(indices), 4)"""
@@ -103,17 +102,16 @@ def _cosines(size: int) -> NDArray[np.float64]:
 
 def exact_pairs(images: Fingerprints, others: Fingerprints | None = None) -> list[Pair]:
     """(earlier, later) for each image whose crop equals an earlier one; or (image, other) for each that is among ``others``."""
-    known: dict[bytes, int] = {}
+    known = _firsts(images if others is None else others)
+    found = [(index, known[digest]) for index, digest in enumerate(images.digests) if digest in known]
     if others is not None:
-        for index, digest in enumerate(others.digests):
-            known.setdefault(digest, index)
-        return [Pair(index, known[digest], 0) for index, digest in enumerate(images.digests) if digest in known]
-    pairs = []
-    for index, digest in enumerate(images.digests):
-        first = known.setdefault(digest, index)
-        if first != index:
-            pairs.append(Pair(first, index, 0))
-    return pairs
+        return [Pair(index, other, 0) for index, other in found]
+    return [Pair(first, index, 0) for index, first in found if first != index]
+
+
+def _firsts(images: Fingerprints) -> dict[bytes, int]:
+    """The first place of each digest."""
+    return {digest: index for index, digest in reversed(list(enumerate(images.digests)))}
 
 
 def near_pairs(images: Fingerprints, others: Fingerprints | None = None) -> list[Pair]:

@@ -18,6 +18,7 @@ OTHER_IMAGES: Final = (
     ".gif", ".jfif", ".jpe", ".jp2", ".avif", ".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw", ".exr",
 )  # fmt: skip
 SPLITS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"})
+KINDS: Final = "give a folder of images that you may read, an .npz or .npy file, or a .txt or .csv list of images"
 MEND: Final = "mend it or remove it: an image that is left out would not be missed"
 
 Identity = tuple[int, int]  # device and inode: the same folder by whatever link
@@ -107,10 +108,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise UsageError(
-            f"cannot list the images in {folder}: {error.strerror}",
-            advice="give a folder of images that you may read, an .npz or .npy file, or a .txt or .csv list of images",
-        ) from error
+        raise UsageError(f"cannot list the images in {folder}: {error.strerror}", advice=KINDS) from error
 
 
 def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:

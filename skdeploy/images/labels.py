@@ -9,7 +9,7 @@ import numpy as np
 from skdeploy.core.errors import UsageError
 from skdeploy.core.listing import some
 from skdeploy.core.spec import ClassOrder, ModelSpec
-from skdeploy.images.arrays import MAX_LABEL
+from skdeploy.images.arrays import is_class_number
 from skdeploy.images.dataset import Dataset
 
 FORMS = "give class folders, a .txt list of `path,label`, or an .npz with `labels`"
@@ -55,23 +55,21 @@ def _numbers(dataset: Dataset, spec: ModelSpec, order: ClassOrder | None) -> tup
     if order is None and spec.labels and not (spec.class_order and _only_numbers(dataset, spec)):
         return _by_label(dataset, spec), ""
     order = order or spec.class_order
-    if order == "number":
-        return _by_number(dataset), _in_words("number", dataset, classes)
-    if order == "name":
-        return _by_name(dataset, spec), _in_words("name", dataset, classes)
-    if not all(map(_is_number, dataset.classes)):
-        return _by_name(dataset, spec), _in_words("name", dataset, classes)
+    if order is None and not all(map(is_class_number, dataset.classes)):
+        order = "name"
+    if order is not None:
+        return _in_order(order, dataset, spec)
     by_number = _by_number(dataset)
     whole = len(by_number) == classes
     if max(by_number) >= classes:
         if whole and by_number == sorted(by_number):  # 1..9 for 9 classes, 01..12 for 12
-            return _by_name(dataset, spec), _in_words("name", dataset, classes)
+            return _in_order("name", dataset, spec)
         if not whole:
             return by_number, ""  # the caller names the image beyond the classes
     elif (whole and by_number == sorted(by_number)) or (
         not whole and (classes <= 10 or _padded(dataset.classes, classes))
     ):
-        return by_number, _in_words("number", dataset, classes)
+        return _in_order("number", dataset, spec)
     numbers = sorted(by_number) if whole else range(classes)  # the folders of the training, some of which may lack here
     names = sorted(dataset.classes if whole else map(str, numbers))
     raise UsageError(
@@ -80,6 +78,15 @@ def _numbers(dataset: Dataset, spec: ModelSpec, order: ClassOrder | None) -> tup
         "labels that tell which is meant",
         advice=SAY_ORDER,
     )
+
+
+def _in_order(order: ClassOrder, dataset: Dataset, spec: ModelSpec) -> tuple[list[int], str]:
+    """The class of each folder by this order, and in words how they were counted."""
+    if order == "number":
+        words = f"number: the folder 0 is the first of {spec.network.classes} classes"
+        return _by_number(dataset), f"class folders are counted by {words}"
+    words = f"name, as torchvision's ImageFolder does: {some(dataset.classes)} are the classes from 0"
+    return _by_name(dataset, spec), f"class folders are counted by {words}"
 
 
 def _by_label(dataset: Dataset, spec: ModelSpec) -> list[int]:
@@ -110,7 +117,7 @@ def _by_label(dataset: Dataset, spec: ModelSpec) -> list[int]:
 def _by_number(dataset: Dataset) -> list[int]:
     """The numbers that the folders are named by."""
     folders = dataset.classes
-    strange = [folder for folder in folders if not _is_number(folder)]
+    strange = [folder for folder in folders if not is_class_number(folder)]
     if strange:
         raise UsageError(
             f"{len(strange)} of {len(folders)} class folders in {dataset.name} are not named by numbers, so they have no order "
@@ -147,21 +154,10 @@ def _holding(dataset: Dataset) -> list[int]:
     return found
 
 
-def _in_words(order: ClassOrder, dataset: Dataset, classes: int) -> str:
-    if order == "number":
-        return f"class folders are counted by number: the folder 0 is the first of {classes} classes"
-    shown = some(dataset.classes)
-    return f"class folders are counted by name, as torchvision's ImageFolder does: {shown} are the classes from 0"
-
-
 def _only_numbers(dataset: Dataset, spec: ModelSpec) -> bool:
     """Whether all class folders are named by numbers, which are no labels of the card."""
     labels = set(map(_plain, spec.labels))
-    return all(_is_number(folder) and _plain(folder) not in labels for folder in dataset.classes)
-
-
-def _is_number(folder: str) -> bool:
-    return folder.isascii() and folder.isdecimal() and len(folder) <= len(str(MAX_LABEL))
+    return all(is_class_number(folder) and _plain(folder) not in labels for folder in dataset.classes)
 
 
 def _padded(folders: tuple[str, ...], classes: int) -> bool:

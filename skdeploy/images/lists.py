@@ -9,7 +9,7 @@ import numpy as np
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.listing import some
-from skdeploy.images.arrays import MAX_LABEL, Labels
+from skdeploy.images.arrays import Labels, is_class_number
 
 FORM = "one image a line, `path` or `path,label`, relative to the list's folder; quote a path that holds a comma"
 
@@ -61,7 +61,7 @@ def _rows(source: Path) -> list[tuple[int, list[str]]]:
 
 
 def _label(source: Path, line: int, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_LABEL))):
+    if not is_class_number(text):
         raise UsageError(f"{source}, line {line}: the label {text!r} is not a whole number from 0", advice=FORM)
     return int(text)
 

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -45,10 +46,7 @@ def read_npz_or_npy(
         with zipfile.ZipFile(file) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             found = {}
-            for name in wanted:
-                if name not in members:
-                    continue
-                info = members[name]
+            for name, info in ((name, members[name]) for name in wanted if name in members):
                 if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > DEFLATE * (info.compress_size + 1):
                     raise ValueError(f"{info.filename} says {info.file_size} bytes, and {info.compress_size} hold them")
                 with archive.open(info) as member:
@@ -72,9 +70,7 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
         raise ValueError(f"its .npy format is version {version[0]}.{version[1]}, for names of fields in Unicode")
     if dtype.hasobject:
         raise PickledError("it holds Python objects, which run code when they are read")
-    count = 1
-    for length in shape:
-        count *= length
+    count = prod(shape)
     if count < 0 or count * dtype.itemsize > size:
         raise ValueError(f"its header says {dtype} of shape {shape}, and the file holds {size} bytes")
     content = file.read(count * dtype.itemsize)
@@ -89,18 +85,10 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
 def _told(source: Path) -> Iterator[None]:
     try:
         yield
-    except PickledError as error:
-        raise UsageError(
-            f"cannot read {source}: {error}", advice="save arrays of numbers: of one shape each, and none of None"
-        ) from error
-    except OSError as error:
-        if error.strerror is None:  # NumPy and zipfile raise some without a number, of what they read
-            raise _unreadable(source, error) from error
-        raise UsageError(f"cannot read {source}: {error.strerror}", advice="give the path of a file") from error
     except READING as error:
-        raise _unreadable(source, error) from error
-
-
-def _unreadable(source: Path, error: Exception) -> UsageError:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return UsageError(f"cannot read {source}: {said}", advice="it is truncated or not a NumPy file")
+        why = getattr(error, "strerror", None)  # NumPy and zipfile raise OSErrors without, of what they read
+        advice = "give the path of a file" if why else "it is truncated or not a NumPy file"
+        if isinstance(error, PickledError):
+            advice = "save arrays of numbers: of one shape each, and none of None"
+        said = why or " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"cannot read {source}: {said}", advice=advice) from error

@@ -53,21 +53,13 @@ def _decoded(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[int, Crop | Im
     workers = min(WORKERS, cpu.cores())
     if dataset.pixels is not None or workers == 1:  # an array has nothing to decode
         for index in range(len(dataset)):
-            yield index, crop_or_error(dataset, index, spec)
+            yield index, dataset.crop_or_error(index, spec)
         return
     waiting: deque[Future[Crop | ImageError]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         ahead = 0
         for index in range(len(dataset)):
             while ahead < min(index + 2 * workers, len(dataset)):
-                waiting.append(pool.submit(crop_or_error, dataset, ahead, spec))
+                waiting.append(pool.submit(dataset.crop_or_error, ahead, spec))
                 ahead += 1
             yield index, waiting.popleft().result()
-
-
-def crop_or_error(dataset: Dataset, index: int, spec: ModelSpec) -> Crop | ImageError:
-    """The crop of an image, or why it cannot be read."""
-    try:
-        return dataset.crop(index, spec)
-    except ImageError as error:
-        return error
