@@ -12,6 +12,7 @@ from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.core.errors import IntegrityError, UsageError
 from tests.bundle.recorded import produced, put, recipe
+from tests.refused import refused
 from tests.tiny import head
 
 Change = Callable[[Path], None]
@@ -74,10 +75,8 @@ def test_a_changed_file_is_refused_by_a_reader_and_made_again_by_a_writer(
         made = produced(bundle)
     change(tmp_path / "b/x.json")
     reader = load_bundle(tmp_path / "b")
-    with pytest.raises(IntegrityError, match=words) as error:
+    with refused(IntegrityError, words):
         reader.check_all()
-    assert error.value.exit_code == 9
-    assert error.value.advice
     with bundle_for_writing(tmp_path / "b", head()) as bundle:
         assert bundle.up_to_date(recipe("x.json", "json")) is None
         assert produced(bundle).sha256 == made.sha256
@@ -96,9 +95,8 @@ def test_a_damaged_engine_is_built_again_and_not_exported(tmp_path: Path) -> Non
         artifact = reader.artifact(name)
         assert artifact is not None
         alter(tmp_path / "b" / name)
-        with pytest.raises(IntegrityError) as altered:
+        with refused(IntegrityError, advice=f"run {advice}, or restore the file"):
             reader.check(artifact)
-        assert f"run {advice}, or restore the file" in altered.value.advice
         remove(tmp_path / "b" / name)
         with pytest.raises(IntegrityError) as missing:
             reader.check(artifact)
@@ -133,9 +131,8 @@ def test_nothing_is_written_to_a_folder_that_leads_out(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     with bundle_for_writing(tmp_path / "b", head()) as bundle:
         (tmp_path / "b/engines").symlink_to("../outside")
-        with pytest.raises(IntegrityError, match=r"engines is a link that leaves the bundle") as error:
+        with refused(IntegrityError, r"engines is a link that leaves the bundle", "remove the link"):
             produced(bundle, output="engines/y.json")
-    assert "remove the link" in error.value.advice
     assert list((tmp_path / "outside").iterdir()) == []
     assert load_bundle(tmp_path / "b").manifest.artifacts == ()
 

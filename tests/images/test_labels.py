@@ -13,6 +13,7 @@ from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.images.labels import as_the_network_counts
 from skdeploy.zoo.cards import load_card
+from tests.refused import refused
 from tests.tiny import spec
 
 TINY = spec()
@@ -40,19 +41,17 @@ def test_class_folders_are_matched_with_the_cards_labels_by_name(tmp_path: Path)
 
 
 def test_a_class_folder_that_is_no_label_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"1 of 3 class folders .* no labels of the card sknet-fashion: Boots\n"
-    ) as error:
+    with refused(
+        UsageError, r"1 of 3 class folders .* no labels of the card sknet-fashion: Boots\n", "T-shirt/top, Trouser"
+    ):
         as_the_network_counts(folders(tmp_path, "Bag", "Boots", "Coat"), FASHION)
-    assert "T-shirt/top, Trouser" in error.value.advice
 
 
 def test_numbers_on_a_card_with_labels_are_counted_once_their_order_is_said(tmp_path: Path) -> None:
     """Folders 0, 1, ... are how MNIST and CIFAR are unpacked; the labels alone do not say that they are its numbers."""
     dataset = folders(tmp_path, "8", "0")
-    with pytest.raises(UsageError, match=r"2 of 2 class folders .* no labels") as error:
+    with refused(UsageError, r"2 of 2 class folders .* no labels", "--class-order number"):
         as_the_network_counts(dataset, FASHION)
-    assert "--class-order number" in error.value.advice
     assert labels_of(dataset, FASHION.model_copy(update={"class_order": "number"})) == {"8": 8, "0": 0}
     named = TINY.model_copy(update={"labels": ("8", "a", "b", "c", "0"), "class_order": "number"})  # labels come first
     assert labels_of(dataset, named) == {"8": 0, "0": 4}
@@ -102,7 +101,6 @@ def test_numbers_with_two_orders_are_refused_until_one_is_said(
     assert "--class-order name" in error.value.advice
     assert "class_order" in error.value.advice
     told = re.search(r"by name it is (.+), by number (.+)\. tiny", error.value.message)
-    assert told is not None
     assert told[1] != told[2]
 
 
@@ -114,7 +112,6 @@ def test_the_order_of_class_folders_is_what_the_user_or_the_card_says(tmp_path: 
     assert labels_of(dataset, of(12, class_order="name")) == by_name
     assert labels_of(dataset, of(12, class_order="number")) == by_number
     flag = as_the_network_counts(dataset, of(12, class_order="name"), "number")  # a flag before the card
-    assert flag.labels is not None
     assert dict(zip((file.parent.name for file in flag.files), flag.labels.tolist(), strict=True)) == by_number
     (note,) = as_the_network_counts(dataset, of(12), "name").notes
     assert "counted by name, as torchvision's ImageFolder does: 0, 1, 10, 11, 2 and 7 more are" in note
@@ -151,9 +148,8 @@ def test_a_folder_without_images_need_not_be_a_label(tmp_path: Path) -> None:
 
 def test_numbers_beyond_the_classes_are_named(tmp_path: Path) -> None:
     dataset = folders(tmp_path, "0", "10", "2")
-    with pytest.raises(UsageError, match=r"10/1\.png in .* has label 10, and tiny has 5 classes") as error:
+    with refused(UsageError, r"10/1\.png in .* has label 10, and tiny has 5 classes", "0 to 4"):
         as_the_network_counts(dataset, TINY)
-    assert "0 to 4" in error.value.advice
 
 
 def test_one_number_written_twice_is_refused(tmp_path: Path) -> None:
@@ -173,7 +169,6 @@ def test_fewer_folders_than_classes_without_names_are_a_guess(tmp_path: Path) ->
 def test_numbers_are_taken_as_they_are_and_get_the_cards_names() -> None:
     dataset = Dataset("x", pixels=np.zeros((3, 28, 28, 1), np.uint8), labels=np.array([9, 0, 3]))
     found = as_the_network_counts(dataset, FASHION)
-    assert found.labels is not None
     assert found.labels.tolist() == [9, 0, 3]
     assert found.classes == FASHION.labels
 
@@ -186,6 +181,5 @@ def test_a_number_beyond_the_classes_is_named() -> None:
 
 def test_images_without_labels_measure_no_accuracy(tmp_path: Path) -> None:
     (tmp_path / "x.png").touch()
-    with pytest.raises(UsageError, match="accuracy needs labels") as error:
+    with refused(UsageError, "accuracy needs labels", "class folders"):
         as_the_network_counts(open_dataset(tmp_path), TINY)
-    assert "class folders" in error.value.advice

@@ -14,6 +14,7 @@ from PIL import Image
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Preprocess
 from skdeploy.images.dataset import affine, normalise, open_dataset
+from tests.refused import refused
 from tests.tiny import Pixels, noise, spec_of
 
 Real = NDArray[np.float64]
@@ -240,8 +241,5 @@ def test_a_text_file_called_png_is_named(tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_read_has_no_digest(tmp_path: Path) -> None:
     (tmp_path / "x.png").symlink_to("/proc/self/mem")  # address 0 is mapped in no process
-    with pytest.raises(
-        UsageError, match=r"an image is not readable: cannot read .*x\.png: Input/output error"
-    ) as error:
+    with refused(UsageError, r"an image is not readable: cannot read .*x\.png: Input/output error"):
         _ = open_dataset(tmp_path).digest
-    assert error.value.exit_code == 2
