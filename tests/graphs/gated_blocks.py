@@ -5,12 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tests.graphs.foreign import (
-    CHANNELS,
-    WIDTH,
-    Block,
-    branch,
-)
+from tests.graphs.foreign import CHANNELS, WIDTH, Block, branch
 
 
 class Flattened(Block):

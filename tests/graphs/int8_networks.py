@@ -19,10 +19,7 @@ from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.quantize import Quantized, quantize
 from skdeploy.quant.ranges import Algorithm
-from tests.graphs.networks import (
-    Array,
-    card,
-)
+from tests.graphs.networks import Array, card
 from tests.zoo.tiny_networks import K3, K5, K7, live, network
 
 # Channels a group are multiples of 4, so that grouped convolutions are INT8 too.

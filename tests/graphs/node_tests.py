@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import onnx.backend.test.case.node as cases
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.helper import make_node as node
 
 from skdeploy.bundle.station_facts import GraphFacts, ReadFacts
@@ -36,6 +36,7 @@ from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Algorithm
 from skdeploy.zoo.cardless import spec_without_card
+from tests.graphs.small_files import model_of
 
 VERSION = "1.16.2"
 FLOAT = TensorProto.FLOAT
@@ -153,14 +154,9 @@ def classifier(test: onnx.ModelProto, data: list[np.ndarray]) -> onnx.ModelProto
         ]
         last = total
     nodes.append(node("Identity", [last], ["t_scores"], name="/tail/Identity"))
-    made = helper.make_graph(
-        nodes,
-        "tested",
-        [helper.make_tensor_value_info("t_image", FLOAT, [1, 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("t_scores", FLOAT, [1, CLASSES])],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
-    return helper.make_model(made, opset_imports=list(test.opset_import), ir_version=min(max(test.ir_version, 4), 10))
+    made = model_of(nodes, {"t_image": [1, 3, SIZE, SIZE]}, {"t_scores": [1, CLASSES]}, constants, opset=opset)
+    made.ir_version = min(max(test.ir_version, 4), 10)
+    return made
 
 
 def _read(name: str, kind: int) -> list[onnx.NodeProto]:

@@ -9,9 +9,7 @@ import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import helper, numpy_helper
 
-from tests.graphs.networks import (
-    Array,
-)
+from tests.graphs.networks import Array
 
 Attributes = Mapping[str, object]
 

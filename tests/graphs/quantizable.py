@@ -25,9 +25,8 @@ from skdeploy.quant.weights import quantize_weight
 from skdeploy.zoo.build import build
 from skdeploy.zoo.cards import load_card
 from tests.conftest import FAST
-from tests.graphs import (
-    foreign,
-)
+from tests.graphs import foreign
+from tests.graphs.small_files import model_of
 from tests.zoo.tiny_networks import DENSE, K3, K5, STEM, VARIANTS, live, network
 
 Array = NDArray[Any]
@@ -192,17 +191,7 @@ def small(
     """A graph of these nodes, called ``m/<operator>`` unless they have names, from ``input`` of this shape."""
     for node in nodes:
         node.name = node.name or f"m/{node.op_type}"
-    proto = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            nodes,
-            "small",
-            [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, shape)],
-            [onnx.ValueInfoProto(name=name) for name in result],
-            [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", opset)],
-        ir_version=9,
-    )
+    proto = model_of(nodes, {"input": shape}, dict.fromkeys(result), weights, opset=opset)
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.helper import make_node as node
+
+from tests.graphs.small_files import model_of
 
 Array = np.ndarray
 HALF, FLOAT, BOOL, INT64 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.BOOL, TensorProto.INT64
@@ -49,15 +51,8 @@ def classifier(middle: Middle) -> onnx.ModelProto:
     ]
     for index, one in enumerate(middle.nodes):
         one.name = f"middle/{one.op_type}_{index}"
-    graph = helper.make_graph(
-        nodes,
-        "schema",
-        [helper.make_tensor_value_info("input", FLOAT, [2, 3, SIZE, SIZE])],
-        [helper.make_tensor_value_info("logits", FLOAT, [2, CLASSES])],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
-    opset = helper.make_opsetid("", middle.opset)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=9 if middle.opset < 21 else 10)
+    shapes = {"input": [2, 3, SIZE, SIZE]}, {"logits": [2, CLASSES]}
+    return model_of(nodes, *shapes, constants, opset=middle.opset)
 
 
 def pixels() -> Array:

@@ -1,24 +1,41 @@
-"""ONNX files of a few nodes, named after what they make."""
+"""ONNX models of a few nodes, and files of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+Shapes = Mapping[str, Sequence[int | str | None] | None]
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Shapes,
+    outputs: Shapes,
+    constants: Mapping[str, Any] | None = None,
+    *,
+    dtype: int = TensorProto.FLOAT,
+    opset: int = 19,
+) -> ModelProto:
+    """A model of these nodes, with inputs and outputs of one type; None where a shape is not declared."""
+    declared = [
+        [helper.make_tensor_value_info(name, dtype, shape) for name, shape in shapes.items()]
+        for shapes in (inputs, outputs)
+    ]
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()]
+    graph = helper.make_graph(nodes, "small", *declared, tensors)
+    version = 10 if opset >= 21 else 9
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version)
+
 
 def write(path: Path, nodes: list[onnx.NodeProto], **constants: object) -> Path:
     """x (n, 3, 4, 4) -> ``nodes`` -> y (n, classes)."""
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", None])],
-        [numpy_helper.from_array(np.array(value), name) for name, value in constants.items()],
-    )
-    proto: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    proto = model_of(nodes, {"x": ["n", 3, 4, 4]}, {"y": ["n", None]}, constants)
     path.write_bytes(proto.SerializeToString())
     return path
 

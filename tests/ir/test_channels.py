@@ -7,11 +7,7 @@ import onnx
 import pytest
 
 from skdeploy.ir.channels import ChannelClasses, channel_classes
-from tests.graphs.quantizable import (
-    graph,
-    normal,
-    small,
-)
+from tests.graphs.quantizable import graph, normal, small
 
 op = onnx.helper.make_node
 WEIGHTS = {

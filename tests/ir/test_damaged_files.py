@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, TensorProto, helper
 
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.core.errors import IntegrityError, SkdeployError
@@ -18,6 +18,7 @@ from skdeploy.passes.foreign import read_foreign
 from skdeploy.planning.dla import dla_report
 from skdeploy.planning.layers import fuse
 from skdeploy.planning.plain import read_plain
+from tests.graphs.small_files import model_of
 
 QUICK, SLOW = 60, 2000  # files of each kind of damage
 
@@ -47,22 +48,11 @@ def classifier() -> ModelProto:
     twice = helper.make_function(
         "own", "Twice", ["a"], ["d"], [helper.make_node("Add", ["a", "a"], ["d"])], [helper.make_opsetid("", 17)]
     )
-    graph = helper.make_graph(
-        nodes,
-        "classifier",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
-        [
-            *(numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()),
-            helper.make_tensor("yes", TensorProto.BOOL, [], [True]),
-        ],
-    )
-    return helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)],
-        ir_version=8,
-        functions=[twice],
-    )
+    constants = {name: array.astype(np.float32) for name, array in weights.items()} | {"yes": np.array(True)}
+    proto = model_of(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 5]}, constants, opset=17)
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    proto.functions.append(twice)
+    return proto
 
 
 def flip(draw: random.Random, proto: ModelProto) -> bytes:

@@ -10,29 +10,15 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import nn
 
 from skdeploy.ir.identities import DropIdentities
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import RewriteSelect
-from tests.graphs.foreign import (
-    CHANNELS,
-    WIDTH,
-    Classifier,
-    SplitInput,
-    branch,
-    export,
-    live,
-    squeeze,
-)
-from tests.graphs.networks import (
-    FLOAT32_ERROR,
-    images,
-    relative_error,
-    run,
-    torch_logits,
-)
+from tests.graphs.foreign import CHANNELS, WIDTH, Classifier, SplitInput, branch, export, live, squeeze
+from tests.graphs.networks import FLOAT32_ERROR, images, relative_error, run, torch_logits
+from tests.graphs.small_files import model_of
 
 ONE_ZERO = np.zeros((2, 3), np.float64)
 ONE_ZERO[1, 2] = 1
@@ -44,14 +30,7 @@ def model(kind: str, left: str, right: str, constant: np.ndarray[tuple[int, ...]
         helper.make_node(kind, [left, right], ["m"], name="middle"),
         helper.make_node("Neg", ["m"], ["y"], name="neg"),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("input", TensorProto.DOUBLE, [2, 3])],
-        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)],
-        [numpy_helper.from_array(constant, "c")],
-    )
-    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+    return ir.from_proto(model_of(nodes, {"input": [2, 3]}, {"y": None}, {"c": constant}, dtype=TensorProto.DOUBLE))
 
 
 @pytest.mark.parametrize(

@@ -18,18 +18,8 @@ from skdeploy.ir.placement import Edge, Placement, gate_nodes, place, unit_of
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import trace
-from tests.graphs import (
-    foreign,
-)
-from tests.graphs.quantizable import (
-    FAST,
-    MAKERS,
-    card,
-    graph,
-    normal,
-    placed,
-    small,
-)
+from tests.graphs import foreign
+from tests.graphs.quantizable import FAST, MAKERS, card, graph, normal, placed, small
 from tests.zoo.tiny_networks import VARIANTS, live
 
 GOLDENS = Path(__file__).parents[1] / "golden/placement"

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import checker, helper, numpy_helper
+from onnx import ModelProto, checker, helper
 from onnx.reference import ReferenceEvaluator
 
 from skdeploy.core.errors import UsageError
 from skdeploy.passes.average_pool import LARGEST, AveragePoolForMean, Size, windows_of
 from skdeploy.planning.dla import refusal
+from tests.graphs.small_files import model_of
 
 
 def mean(
@@ -30,14 +31,18 @@ def mean(
     if reduces:
         node.attribute.append(helper.make_attribute("keepdims", keepdims))
     point = [2, 3, 1, 1] if keepdims else [2, 3]
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("x", dtype, [2, 3, *size])],
-        [helper.make_tensor_value_info("y", dtype, point if axes in ((2, 3), (-1, -2)) else None)],
-        [numpy_helper.from_array(np.array(axes, np.int64), "axes")] if reduces else [],
+    flat_axes = axes in ((2, 3), (-1, -2))
+    constants = {"axes": np.array(axes, np.int64)} if reduces else {}
+    return ir.from_proto(
+        model_of([node], {"x": [2, 3, *size]}, {"y": point if flat_axes else None}, constants, dtype=dtype)
     )
-    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+
+
+def computed(model: ir.Model | ModelProto, x: np.ndarray) -> np.ndarray:
+    """The first output, as ONNX's own evaluator has it."""
+    proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+    ran: Any = ReferenceEvaluator(proto).run(None, {"x": x})
+    return ran[0]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +55,7 @@ def test_is_numpys_mean(model: ir.Model) -> None:
     flat = len(model.graph.outputs[0].shape or ()) == 2
     rewrite = AveragePoolForMean()
     result = rewrite(model).model
-    ran: Any = ReferenceEvaluator(ir.to_proto(result)).run(None, {"x": x})
-    found = ran[0]
+    found = computed(result, x)
     # float64, 35 terms in another order: within 35 eps
     np.testing.assert_allclose(found, x.mean((2, 3), keepdims=not flat), rtol=0, atol=1e-14)
     assert rewrite.windows == {"m/Mean": ((7, 5),)}
@@ -63,9 +67,7 @@ def test_a_smaller_kernel_would_show() -> None:
     x = np.random.default_rng(0).standard_normal((2, 3, 7, 5))
     result = AveragePoolForMean()(mean()).model
     next(iter(result.graph)).attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [7, 4])
-    ran: Any = ReferenceEvaluator(ir.to_proto(result)).run(None, {"x": x})
-    found = ran[0]
-    assert found.shape != (2, 3, 1, 1)
+    assert computed(result, x).shape != (2, 3, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +93,9 @@ def test_a_large_map_takes_pools_that_dla_has_where_its_sizes_have_factors(
     kernels = [tuple(helper.get_node_attr_value(node, "kernel_shape")) for node in pools]
     assert tuple(kernels) == windows == rewrite.windows["m/Mean"]
     assert pools[-1].name == "m/Mean"
-    ran: Any = ReferenceEvaluator(proto).run(None, {"x": x})
     # float64: windows of at most 64, thrice, err by less than 3 x 64 eps of values below 6; the whole map at once, of
     # 22 x 56 values, by pairwise sums in NumPy.
-    np.testing.assert_allclose(ran[0], x.mean((2, 3), keepdims=bool(keepdims)), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(computed(proto, x), x.mean((2, 3), keepdims=bool(keepdims)), rtol=0, atol=1e-13)
 
 
 def test_windows_multiply_to_the_map_and_are_small_wherever_primes_allow() -> None:
@@ -123,8 +124,7 @@ def test_means_of_windows_of_other_sizes_would_show() -> None:
     result = AveragePoolForMean()(mean(size=(56, 56))).model
     first = next(iter(result.graph))
     first.attributes["strides"] = ir.AttrInt64s("strides", [7, 8])
-    ran: Any = ReferenceEvaluator(ir.to_proto(result)).run(None, {"x": x})
-    assert not np.allclose(ran[0], x.mean((2, 3), keepdims=True), rtol=0, atol=1e-3)
+    assert not np.allclose(computed(result, x), x.mean((2, 3), keepdims=True), rtol=0, atol=1e-3)
 
 
 def test_pools_in_fp32_are_told_from_others() -> None:

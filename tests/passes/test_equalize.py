@@ -12,17 +12,7 @@ from skdeploy.ir.channels import ChannelClasses, channel_classes
 from skdeploy.ir.constants import array_of
 from skdeploy.ir.placement import place
 from skdeploy.passes.equalize import MOST, ScaleChannels, equalize
-from tests.graphs.quantizable import (
-    MAKERS,
-    VARIED,
-    channel_maxima,
-    difference,
-    graph,
-    images,
-    normal,
-    outputs,
-    small,
-)
+from tests.graphs.quantizable import MAKERS, VARIED, channel_maxima, difference, graph, images, normal, outputs, small
 
 op = onnx.helper.make_node
 every_varied = pytest.mark.parametrize("name", VARIED)

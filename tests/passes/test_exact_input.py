@@ -19,16 +19,7 @@ from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.cards import load_card
-from tests.graphs.quantizable import (
-    LARGE_STEM,
-    card,
-    difference,
-    graph,
-    names_are_unique,
-    normal,
-    outputs,
-    small,
-)
+from tests.graphs.quantizable import LARGE_STEM, card, difference, graph, names_are_unique, normal, outputs, small
 from tests.zoo.tiny_networks import VARIANTS, live
 
 Array = NDArray[Any]

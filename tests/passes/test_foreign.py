@@ -14,21 +14,9 @@ from torch import nn
 
 from skdeploy.core.errors import ExportError, IntegrityError, PassError, UsageError
 from skdeploy.passes.foreign import foreign_notes, read_foreign
-from tests.graphs.foreign import (
-    Classifier,
-    Concatenated,
-    SplitInput,
-    branch,
-    export,
-    live,
-)
-from tests.graphs.networks import (
-    FLOAT32_ERROR,
-    images,
-    relative_error,
-    run,
-    torch_logits,
-)
+from tests.graphs.foreign import Classifier, Concatenated, SplitInput, branch, export, live
+from tests.graphs.networks import FLOAT32_ERROR, images, relative_error, run, torch_logits
+from tests.graphs.small_files import model_of
 
 SHAPE = (12, 10)
 
@@ -144,14 +132,7 @@ def small(
     inputs: tuple[str, ...] = ("x",),
 ) -> ModelProto:
     """A model of ``nodes`` from x to y."""
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info(name, dtype, shape) for name in inputs],
-        [helper.make_tensor_value_info("y", dtype, None)],
-    )
-    proto: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    return proto
+    return model_of(nodes, dict.fromkeys(inputs, shape), {"y": None}, dtype=dtype, opset=opset)
 
 
 FLATTEN = helper.make_node("Flatten", ["x"], ["y"], name="flat")

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from skdeploy.backends.rounding import RoundToHalf
 from skdeploy.core.errors import PrecisionError, UsageError
@@ -20,16 +20,8 @@ from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.fold import fold
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    card,
-    images,
-    live,
-    relative_error,
-    run,
-    sqnr_db,
-    torch_logits,
-    traced,
-)
+from tests.graphs.networks import card, images, live, relative_error, run, sqnr_db, torch_logits, traced
+from tests.graphs.small_files import model_of
 from tests.passes.float_types import FLOAT16, FLOAT32, check_types, float_types
 
 TORCHSCRIPT = TraceOptions(exporter="torchscript")
@@ -242,17 +234,9 @@ def test_the_largest_number_of_the_range_is_accepted(tiny: ModelSpec) -> None:
 
 
 def constant_graph(values: np.ndarray) -> ir.Model:
-    made = helper.make_graph(
-        [helper.make_node("Mul", ["x", "scale"], ["y"], name="unit/Mul")],
-        "constant",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(values.shape))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, list(values.shape))],
-        [numpy_helper.from_array(values, "scale")],
-    )
-    opset = helper.make_opsetid("", 19)
-    return ir.from_proto(
-        onnx.shape_inference.infer_shapes(helper.make_model(made, opset_imports=[opset], ir_version=9))
-    )
+    node = helper.make_node("Mul", ["x", "scale"], ["y"], name="unit/Mul")
+    proto = model_of([node], {"x": values.shape}, {"y": values.shape}, {"scale": values})
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
 
 
 def test_the_share_of_a_constant_that_is_flushed_to_zero_is_reported() -> None:

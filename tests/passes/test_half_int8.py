@@ -15,23 +15,9 @@ from skdeploy.passes.exact_input import PIXELS
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graphs.int8_networks import (
-    THREE,
-    TORCHSCRIPT,
-    TWO,
-    int8,
-    pixels,
-    quantized,
-)
-from tests.graphs.networks import (
-    card,
-    run,
-    traced,
-)
-from tests.passes.float_types import (
-    check_types,
-    float_types,
-)
+from tests.graphs.int8_networks import THREE, TORCHSCRIPT, TWO, int8, pixels, quantized
+from tests.graphs.networks import card, run, traced
+from tests.passes.float_types import check_types, float_types
 from tests.zoo.tiny_networks import K3, K5, VARIANTS, network
 
 FLOAT32, FLOAT16, INT8 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8

@@ -15,15 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from skdeploy.backends.rounding import RoundToHalf, WithoutRange
 from skdeploy.core.errors import PrecisionError, UsageError
 from skdeploy.passes.half import HalfPrecision
-from tests.graphs.schema_graphs import (
-    CHANNELS,
-    FOURTH,
-    MIDDLES,
-    Array,
-    Middle,
-    classifier,
-    pixels,
-)
+from tests.graphs.schema_graphs import CHANNELS, FOURTH, MIDDLES, Array, Middle, classifier, pixels
+from tests.graphs.small_files import model_of
 
 # The reference evaluator rounds each sum of a convolution in FP16, we round it once: 27 products, so up to 27 half steps
 # of 2^-11 at first, three such layers after one another, errors that mostly cancel: 16 half steps of the largest number.
@@ -124,15 +117,7 @@ def test_a_name_that_is_taken_is_not_taken_again() -> None:
 
 
 def test_a_graph_that_has_nothing_to_halve_says_why() -> None:
-    made = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [node("Celu", ["x"], ["y"], name="unit/Celu")],
-            "celu",
-            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2])],
-            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", 19)],
-    )
+    made = model_of([node("Celu", ["x"], ["y"], name="unit/Celu")], {"x": [2]}, {"y": [2]})
     with pytest.raises(UsageError, match="Celu takes no FP16"):
         HalfPrecision()(ir.from_proto(made))
 

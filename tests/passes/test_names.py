@@ -7,17 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from skdeploy.backends.rounding import RoundToHalf
 from skdeploy.ir.constants import free_name, names_in
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.select import RewriteSelect
-from tests.graphs.networks import (
-    relative_error,
-    run,
-)
+from tests.graphs.networks import relative_error, run
+from tests.graphs.small_files import model_of
 
 VALUES = ("x", "y", "c", "r", "p", "f", "w", "v", "b", "yes", "mean", "half", "t", "o")
 NODES = ("conv", "relu", "pool", "flat", "if", "fc")
@@ -42,28 +40,19 @@ def network(names: dict[str, str]) -> ModelProto:
     conditional.attribute.append(helper.make_attribute("then_branch", then))
     conditional.attribute.append(helper.make_attribute("else_branch", other))
     weights = {"w": normal((4, 3, 3, 3)), "v": normal((4, 5))}
-    graph = helper.make_graph(
-        [
-            node("Conv", "x w", "c", "conv"),
-            node("Relu", "c", "r", "relu"),
-            node("GlobalAveragePool", "r", "p", "pool"),
-            node("Flatten", "p", "f", "flat"),
-            node("ReduceMean", "f", "mean", "mean"),
-            node("Greater", "mean half", "yes", "yes"),
-            conditional,
-            node("MatMul", "b v", "y", "fc"),
-        ],
-        "g",
-        [
-            helper.make_tensor_value_info(called["x"], TensorProto.FLOAT, ["n", 3, 8, 8]),
-        ],
-        [helper.make_tensor_value_info(called["y"], TensorProto.FLOAT, ["n", 5])],
-        [
-            *(numpy_helper.from_array(array.astype(np.float32), called[key]) for key, array in weights.items()),
-            numpy_helper.from_array(np.float32(0.5).reshape(1, 1), called["half"]),
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    nodes = [
+        node("Conv", "x w", "c", "conv"),
+        node("Relu", "c", "r", "relu"),
+        node("GlobalAveragePool", "r", "p", "pool"),
+        node("Flatten", "p", "f", "flat"),
+        node("ReduceMean", "f", "mean", "mean"),
+        node("Greater", "mean half", "yes", "yes"),
+        conditional,
+        node("MatMul", "b v", "y", "fc"),
+    ]
+    constants = {called[key]: array.astype(np.float32) for key, array in weights.items()}
+    constants[called["half"]] = np.float32(0.5).reshape(1, 1)
+    return model_of(nodes, {called["x"]: ["n", 3, 8, 8]}, {called["y"]: ["n", 5]}, constants)
 
 
 CASES = {

@@ -12,13 +12,7 @@ import onnx
 import pytest
 
 from skdeploy.ir.onnx_file import inside
-from tests.graphs.node_tests import (
-    Fate,
-    classifiers,
-    fates,
-    installed,
-    wheel,
-)
+from tests.graphs.node_tests import Fate, classifiers, fates, installed, wheel
 
 PARTS = 4
 FITTING = 290  # a part, of 1.16.2: fewer, and the collection has lost some

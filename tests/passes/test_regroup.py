@@ -9,24 +9,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from skdeploy.core.errors import UsageError
 from skdeploy.passes.regroup import Regroup, block_diagonal
-from tests.graphs.int8_networks import (
-    TORCHSCRIPT,
-    TWO,
-    feeds_for,
-    int8,
-    pixels,
-    spec_of,
-)
-from tests.graphs.networks import (
-    FLOAT32_ERROR,
-    Array,
-    relative_error,
-)
+from tests.graphs.int8_networks import TORCHSCRIPT, TWO, feeds_for, int8, pixels, spec_of
+from tests.graphs.networks import FLOAT32_ERROR, Array, relative_error
+from tests.graphs.small_files import model_of
 
 GROUPS = 8
 
@@ -55,14 +45,8 @@ def grouped(
         dilations=[dilation] * 2,
         pads=[1] * 4,
     )
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("x", kind, [2, groups * channels, 9, 11])],
-        [helper.make_tensor_value_info("y", kind, None)],
-        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
-    )
-    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9))
+    shape = [2, groups * channels, 9, 11]
+    return ir.from_proto(model_of([node], {"x": shape}, {"y": None}, {"w": weight, "b": bias}, dtype=kind))
 
 
 def evaluated(model: ir.Model, x: np.ndarray) -> np.ndarray:

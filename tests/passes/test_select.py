@@ -38,16 +38,7 @@ from tests.graphs.foreign import (
     simplify_file,
     squeeze,
 )
-from tests.graphs.networks import (
-    FLOAT32_ERROR,
-    Array,
-    card,
-    images,
-    relative_error,
-    run,
-    torch_logits,
-    traced,
-)
+from tests.graphs.networks import FLOAT32_ERROR, Array, card, images, relative_error, run, torch_logits, traced
 
 EXPORTS = [
     *itertools.product(["torchscript"], [11, 13, 17, 18, 20], [False, True]),

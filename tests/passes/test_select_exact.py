@@ -23,16 +23,8 @@ from torch import Tensor, nn
 from skdeploy.passes.find_blocks import BlockFinder
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import BlockWriter
-from tests.graphs.foreign import (
-    CHANNELS,
-    Block,
-    branch,
-    export,
-    live,
-)
-from tests.graphs.gated_blocks import (
-    SAME,
-)
+from tests.graphs.foreign import CHANNELS, Block, branch, export, live
+from tests.graphs.gated_blocks import SAME
 
 SHAPE = (6, 5)
 EPS = float(np.finfo(np.float64).eps)

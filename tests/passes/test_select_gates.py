@@ -13,24 +13,9 @@ from torch import Tensor, nn
 
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import RewriteSelect
-from tests.graphs.foreign import (
-    CHANNELS,
-    Block,
-    Classifier,
-    export,
-    live,
-)
-from tests.graphs.gated_blocks import (
-    SAME,
-    SumOverSize,
-)
-from tests.graphs.networks import (
-    FLOAT32_ERROR,
-    images,
-    relative_error,
-    run,
-    torch_logits,
-)
+from tests.graphs.foreign import CHANNELS, Block, Classifier, export, live
+from tests.graphs.gated_blocks import SAME, SumOverSize
+from tests.graphs.networks import FLOAT32_ERROR, images, relative_error, run, torch_logits
 
 SHAPE = (12, 10)
 

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import onnxsim
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from skdeploy.core.errors import PassError
 from skdeploy.core.spec import ModelSpec, TensorSpec
@@ -15,16 +15,8 @@ from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images, require
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    FLOAT32_ERROR,
-    card,
-    images,
-    live,
-    relative_error,
-    run,
-    torch_logits,
-    traced,
-)
+from tests.graphs.networks import FLOAT32_ERROR, card, images, live, relative_error, run, torch_logits, traced
+from tests.graphs.small_files import model_of
 
 TORCHSCRIPT = TraceOptions(exporter="torchscript")
 
@@ -136,21 +128,11 @@ def test_an_exception_inside_is_a_pass_error(
 
 def scaled(factor: float, *, batch: int | str = "batch", rows: int | None = None) -> bytes:
     """input (batch, 4) times a factor; with ``rows``, reshaped to so many rows of two."""
-    constants = [numpy_helper.from_array(np.float32(factor), "factor")]
+    constants = {"factor": np.float32(factor)} | ({"shape": np.array([rows, -1])} if rows else {})
     nodes = [helper.make_node("Mul", ["input", "factor"], ["scaled" if rows else "logits"])]
     if rows:
-        constants.append(numpy_helper.from_array(np.array([rows, -1]), "shape"))
         nodes.append(helper.make_node("Reshape", ["scaled", "shape"], ["logits"]))
-    graph = helper.make_graph(
-        nodes,
-        "scaled",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 4])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, None])],
-        constants,
-    )
-    return bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9).SerializeToString()
-    )
+    return model_of(nodes, {"input": [batch, 4]}, {"logits": [None, None]}, constants).SerializeToString()
 
 
 def test_the_bound_separates_rounding_from_change() -> None:
