@@ -32,15 +32,20 @@ def exported(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> by
     return export(network, tmp_path_factory.mktemp("foreign") / "m.onnx", "torchscript", 17).read_bytes()
 
 
+def changed(exported: bytes, tmp_path: Path, change: Callable[[ModelProto], object] = lambda _: None) -> Path:
+    proto = onnx.load_from_string(exported)
+    change(proto)
+    return write(tmp_path / "changed.onnx", proto)
+
+
 def write(path: Path, proto: ModelProto) -> Path:
     path.write_bytes(proto.SerializeToString())
     return path
 
 
-def changed(exported: bytes, tmp_path: Path, change: Callable[[ModelProto], object]) -> Path:
-    proto = onnx.load_from_string(exported)
-    change(proto)
-    return write(tmp_path / "changed.onnx", proto)
+def error_of(model: ir.Model, network: nn.Module) -> float:
+    inputs = images(4, *SHAPE)
+    return relative_error(run(model, inputs)["logits"], torch_logits(network, inputs))
 
 
 @pytest.mark.parametrize(
@@ -55,8 +60,7 @@ def test_every_opset_keeps_its_function_and_its_modules(
     assert [value.name for value in model.graph.outputs] == ["logits"]
     assert [str(d) for d in model.graph.inputs[0].shape or ()] == ["batch", "3", "12", "10"]
     assert [str(d) for d in model.graph.outputs[0].shape or ()] == ["batch", "5"]
-    inputs = images(4, *SHAPE)
-    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
+    assert error_of(model, network) < FLOAT32_ERROR
     names = [node.name or "" for node in model.graph]
     assert len(names) == len(set(names))
     assert {"blocks.1.expand/Conv", "merges.1/Conv", "classifier/Gemm"} <= set(names)
@@ -64,8 +68,7 @@ def test_every_opset_keeps_its_function_and_its_modules(
 
 
 def test_what_was_changed_is_told(exported: bytes, tmp_path: Path) -> None:
-    path = write(tmp_path / "m.onnx", onnx.load_from_string(exported))
-    notes = foreign_notes(read_foreign(path))
+    notes = foreign_notes(read_foreign(changed(exported, tmp_path)))
     assert (notes.input_name, notes.output_name, notes.opset) == ("image", "scores", 17)
     assert (notes.dropped_outputs, notes.softmax) == ((), "")
 
@@ -89,8 +92,7 @@ def test_a_value_that_has_our_name_makes_room(network: nn.Module, tmp_path: Path
     path = export(network, tmp_path / "m.onnx", "torchscript", 17, names=("logits", "input"))
     model = read_foreign(path)
     assert [value.name for value in (*model.graph.inputs, *model.graph.outputs)] == ["input", "logits"]
-    inputs = images(2, *SHAPE)
-    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
+    assert error_of(model, network) < FLOAT32_ERROR
 
 
 def test_softmax_before_opset_13_flattens(tmp_path: Path) -> None:
@@ -182,16 +184,10 @@ def test_what_is_no_image_classifier_is_refused(name: str, tmp_path: Path) -> No
     assert getattr(failure.value, "advice", "")
 
 
-@pytest.mark.parametrize("content", [b"", b"this is text, and no model at all", b"\x08\x07\x12"])
-def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(content)
-    with pytest.raises(IntegrityError):
-        read_foreign(tmp_path / "m.onnx")
-
-
-def test_a_truncated_file_is_refused(exported: bytes, tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(exported[: len(exported) // 2])
-    with pytest.raises(IntegrityError, match="cannot be read as ONNX"):
+@pytest.mark.parametrize("content", [b"", b"this is text, and no model at all", b"\x08\x07\x12", None])
+def test_other_files_and_truncated_ones_are_refused(content: bytes | None, exported: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(exported[: len(exported) // 2] if content is None else content)
+    with pytest.raises(IntegrityError, match="cannot be read as ONNX" if content != b"" else "holds no nodes"):
         read_foreign(tmp_path / "m.onnx")
 
 
@@ -208,31 +204,37 @@ def test_a_batch_that_was_baked_in_is_refused(tmp_path: Path) -> None:
         read_foreign(write(tmp_path / "m.onnx", proto))
 
 
-def test_an_upgrade_that_changes_the_function_is_caught(
-    exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def scaled_by_mistake(model: ModelProto, version: int) -> ModelProto:
+    result: ModelProto = CONVERT(model, version)
+    weight = next(tensor for tensor in result.graph.initializer if len(tensor.dims) == 4)
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
+    return result
+
+
+def failing(model: ModelProto, version: int) -> ModelProto:
+    raise RuntimeError("no adapter\nfor this")
+
+
+CONVERT = onnx.version_converter.convert_version
+
+
+@pytest.mark.parametrize(
+    ("converter", "said"),
+    [
+        (scaled_by_mistake, r"upgrading .* from opset 17 to 19 changed the function: logits differs"),
+        (failing, "cannot be upgraded from opset 17 to 19: no adapter"),
+    ],
+)
+def test_an_upgrade_that_changes_the_function_or_fails_is_caught(
+    exported: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    converter: Callable[[ModelProto, int], ModelProto],
+    said: str,
 ) -> None:
-    real = onnx.version_converter.convert_version
-
-    def wrong(model: ModelProto, version: int) -> ModelProto:
-        result: ModelProto = real(model, version)
-        weight = next(tensor for tensor in result.graph.initializer if len(tensor.dims) == 4)
-        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.01), weight.name))
-        return result
-
-    monkeypatch.setattr(onnx.version_converter, "convert_version", wrong)
-    path = write(tmp_path / "m.onnx", onnx.load_from_string(exported))
-    with pytest.raises(PassError, match=r"upgrading .* from opset 17 to 19 changed the function: logits differs"):
-        read_foreign(path)
-
-
-def test_an_upgrade_that_fails_is_an_error(exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(model: ModelProto, version: int) -> ModelProto:
-        raise RuntimeError("no adapter\nfor this")
-
-    monkeypatch.setattr(onnx.version_converter, "convert_version", fail)
-    path = write(tmp_path / "m.onnx", onnx.load_from_string(exported))
-    with pytest.raises(PassError, match="cannot be upgraded from opset 17 to 19: no adapter"):
-        read_foreign(path)
+    monkeypatch.setattr(onnx.version_converter, "convert_version", converter)
+    with pytest.raises(PassError, match=said):
+        read_foreign(changed(exported, tmp_path))
 
 
 def external(exported: bytes, folder: Path, location: str = "weights.bin") -> Path:
@@ -255,24 +257,26 @@ def test_external_weights_are_inlined(exported: bytes, network: nn.Module, tmp_p
     path = external(exported, tmp_path / "model")
     model = read_foreign(path)
     (path.parent / "weights.bin").unlink()
-    inputs = images(2, *SHAPE)
-    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
+    assert error_of(model, network) < FLOAT32_ERROR
 
 
-def test_missing_external_weights_are_told(exported: bytes, tmp_path: Path) -> None:
-    path = external(exported, tmp_path / "model")
-    (path.parent / "weights.bin").unlink()
-    with pytest.raises(IntegrityError, match=r"are in weights\.bin, which is not there") as failure:
-        read_foreign(path)
-    assert "copy weights.bin" in failure.value.advice
-
-
-def test_truncated_external_weights_are_told(exported: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("left", "said", "advice"),
+    [
+        (None, r"are in weights\.bin, which is not there", "copy weights.bin"),
+        (-1, r"are bytes \d+ to \d+ of weights\.bin, which has \d+", "truncated"),
+    ],
+)
+def test_missing_and_truncated_external_weights_are_told(
+    exported: bytes, tmp_path: Path, left: int | None, said: str, advice: str
+) -> None:
     path = external(exported, tmp_path / "model")
     weights = path.parent / "weights.bin"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match=r"are bytes \d+ to \d+ of weights\.bin, which has \d+"):
+    content = weights.read_bytes()
+    weights.unlink() if left is None else weights.write_bytes(content[:left])
+    with pytest.raises(IntegrityError, match=said) as failure:
         read_foreign(path)
+    assert advice in failure.value.advice
 
 
 @pytest.mark.parametrize("way", ["parent", "absolute", "inside and out", "symlink", "nameless"])
