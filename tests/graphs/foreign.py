@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -26,9 +28,9 @@ def branch(kernel: int = 1, *, inputs: int = CHANNELS, outputs: int = CHANNELS, 
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def squeeze(channels: int = CHANNELS) -> nn.Sequential:
+def squeeze(activation: nn.Module | None = None) -> nn.Sequential:
     """The first layer of the gate, as a convolution."""
-    return nn.Sequential(nn.Conv2d(channels, WIDTH, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(CHANNELS, WIDTH, 1, bias=False), nn.BatchNorm2d(WIDTH), activation or nn.ReLU())
 
 
 class SplitInput(nn.Module):
@@ -154,29 +156,39 @@ class TwoStreams(nn.Module):
 
 
 class Block(nn.Module):
-    """A select of which subclasses write one part in another way, or spoil it."""
+    """A select. ``parts`` write some of it in another way, or spoil it: modules, or functions of the block and their data."""
 
-    def __init__(self) -> None:
+    def __init__(self, **parts: nn.Module | Callable[..., object]) -> None:
         super().__init__()
         self.first, self.second = branch(1), branch(2)
         self.reduce, self.expand = squeeze(), nn.Conv2d(WIDTH, 2 * CHANNELS, 1)
+        for name, part in parts.items():
+            setattr(self, name, part if isinstance(part, nn.Module) else partial(part, self))
 
-    def weigh(self, statistics: Tensor) -> Tensor:
-        return self.expand(self.reduce(statistics)).reshape(-1, 2, CHANNELS, 1, 1).softmax(1)
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.maps(x)
+        weights = self.weigh(self.fuse(first, second, x))
+        return self.combine(first, second, weights[:, 0], weights[:, 1])
 
     def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.first(x), self.second(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = self.maps(x)
-        weights = self.weigh(self.fuse(first, second))
-        return self.combine(first, second, weights[:, 0], weights[:, 1])
-
-    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
+    def fuse(self, first: Tensor, second: Tensor, _x: Tensor) -> Tensor:
         return (first + second).mean((2, 3), keepdim=True)
+
+    def weigh(self, statistics: Tensor) -> Tensor:
+        return in_pairs(self.logits(statistics)).softmax(1)
+
+    def logits(self, statistics: Tensor) -> Tensor:
+        return self.expand(self.reduce(statistics))
 
     def combine(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return first * a + second * b
+
+
+def in_pairs(logits: Tensor) -> Tensor:
+    """(N, 2, C, 1, 1)."""
+    return logits.reshape(-1, 2, CHANNELS, 1, 1)
 
 
 class Classifier(nn.Module):

@@ -5,104 +5,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tests.graphs.foreign import CHANNELS, WIDTH, Block, branch
+from tests.graphs.foreign import CHANNELS, WIDTH, Block, branch, in_pairs, squeeze
+
+CONVOLUTIONS = [nn.Conv1d(CHANNELS, WIDTH, 1), nn.ReLU(), nn.Conv1d(WIDTH, 2 * CHANNELS, 1)]
 
 
-class Flattened(Block):
-    """TResNet's pool."""
-
-    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
-        return (first + second).flatten(2).mean(-1)[..., None, None]
-
-
-class SumOverSize(Block):
-    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
-        return (first + second).sum((2, 3), keepdim=True) / (first.shape[2] * first.shape[3])
-
-
-class FlattenedSum(Block):
-    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
-        return ((first + second).flatten(2).sum(2) * (1 / (first.shape[2] * first.shape[3])))[..., None, None]
-
-
-class MeanOfBranches(Block):
-    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
-        return torch.stack([first, second], 1).mean(1).mean((2, 3), keepdim=True)
-
-
-class MeanOfAll(Block):
-    """Branches and pixels in one mean."""
-
-    def fuse(self, first: Tensor, second: Tensor) -> Tensor:
-        return torch.stack([first, second], 1).mean((1, 3, 4))[..., None, None]
-
-
-class Temperature(Block):
-    def weigh(self, statistics: Tensor) -> Tensor:
-        logits: Tensor = self.expand(self.reduce(statistics)) / 3
-        return logits.reshape(-1, 2, CHANNELS, 1, 1).softmax(1)
-
-
-class LogitsOf(Block):
-    """An activation between the last layer and the softmax."""
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-
-    def weigh(self, statistics: Tensor) -> Tensor:
-        logits: Tensor = self.activation(self.expand(self.reduce(statistics)))
-        return logits.reshape(-1, 2, CHANNELS, 1, 1).softmax(1)
-
-
-class ReducedBy(Block):
-    """Another activation in the bottleneck."""
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.reduce[2] = activation
-
-
-class GroupedLayer(Block):
-    def __init__(self) -> None:
-        super().__init__()
-        self.expand = nn.Conv2d(WIDTH, 2 * CHANNELS, 1, groups=2)
-
-
-class InterleavedGroups(GroupedLayer):
+def interleaved(block: Block, statistics: Tensor) -> Tensor:
     """Logits channel by channel: a branch's are no slice of them."""
-
-    def weigh(self, statistics: Tensor) -> Tensor:
-        logits: Tensor = self.expand(self.reduce(statistics)).reshape(-1, CHANNELS, 2).softmax(-1)
-        return logits.permute(0, 2, 1)[..., None, None]
+    return block.logits(statistics).reshape(-1, CHANNELS, 2).softmax(-1).permute(0, 2, 1)[..., None, None]
 
 
-class NormalisedLogits(Block):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(2 * CHANNELS)
-
-    def weigh(self, statistics: Tensor) -> Tensor:
-        logits: Tensor = self.norm(self.expand(self.reduce(statistics)).flatten(1))
-        return logits.reshape(-1, 2, CHANNELS, 1, 1).softmax(1)
-
-
-class Conv1dGate(Block):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first_layer, self.last_layer = nn.Conv1d(CHANNELS, WIDTH, 1), nn.Conv1d(WIDTH, 2 * CHANNELS, 1)
-
-    def weigh(self, statistics: Tensor) -> Tensor:
-        logits: Tensor = self.last_layer(torch.relu(self.first_layer(statistics.flatten(2))))
-        return logits.reshape(-1, 2, CHANNELS, 1, 1).softmax(1)
-
-
-class GateWithShortcut(Block):
+def with_shortcut(block: Block, statistics: Tensor) -> Tensor:
     """The statistics are read twice."""
+    first, second = block.logits(statistics).chunk(2, 1)
+    return torch.stack([first + statistics, second * statistics.sigmoid()], 1).softmax(1)
 
-    def weigh(self, statistics: Tensor) -> Tensor:
-        first, second = self.expand(self.reduce(statistics)).chunk(2, 1)
-        return torch.stack([first + statistics, second * statistics.sigmoid()], 1).softmax(1)
+
+def einsum(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    weights = torch.stack([a, b], 1)[..., 0, 0]
+    return torch.einsum("bmchw,bmc->bchw", torch.stack([first, second], 1), weights)
+
+
+def matmul(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    maps = torch.stack([first, second], 2).flatten(3)  # (N, C, M, HW)
+    weights = torch.stack([a, b], 2).reshape(-1, CHANNELS, 1, 2)
+    return (weights @ maps).reshape(first.shape)
+
+
+def by_hand(block: Block, statistics: Tensor) -> Tensor:
+    """The hyperbolic tangent keeps the exponentials of these untrained logits finite."""
+    powers = in_pairs(block.logits(statistics).tanh().exp())
+    return powers / powers.sum(1, keepdim=True)
+
+
+def safely_by_hand(block: Block, statistics: Tensor) -> Tensor:
+    """The largest logit is taken from all of them first."""
+    logits = in_pairs(block.logits(statistics))
+    powers = torch.exp(logits - logits.amax(1, keepdim=True))
+    return powers / powers.sum(1, keepdim=True)
+
+
+def two_quotients(block: Block, statistics: Tensor) -> Tensor:
+    """Each weight by itself."""
+    first, second = block.logits(statistics).tanh().chunk(2, 1)
+    total = first.exp() + second.exp()
+    return torch.stack([first.exp() / total, second.exp() / total], 1)
 
 
 class BottleneckEach(Block):
@@ -116,45 +63,6 @@ class BottleneckEach(Block):
 
     def weigh(self, statistics: Tensor) -> Tensor:
         return torch.stack([gate(statistics) for gate in self.gates], 1).softmax(1)
-
-
-class EinsumSelect(Block):
-    def combine(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        weights = torch.stack([a, b], 1)[..., 0, 0]
-        return torch.einsum("bmchw,bmc->bchw", torch.stack([first, second], 1), weights)
-
-
-class MatMulSelect(Block):
-    def combine(self, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        maps = torch.stack([first, second], 2).flatten(3)  # (N, C, M, HW)
-        weights = torch.stack([a, b], 2).reshape(-1, CHANNELS, 1, 2)
-        return (weights @ maps).reshape(first.shape)
-
-
-class SoftmaxByHand(Block):
-    """The hyperbolic tangent keeps the exponentials of these untrained logits finite."""
-
-    def weigh(self, statistics: Tensor) -> Tensor:
-        powers: Tensor = self.expand(self.reduce(statistics)).tanh().exp().reshape(-1, 2, CHANNELS, 1, 1)
-        return powers / powers.sum(1, keepdim=True)
-
-
-class SafeSoftmaxByHand(Block):
-    """The largest logit is taken from all of them first."""
-
-    def weigh(self, statistics: Tensor) -> Tensor:
-        logits = self.expand(self.reduce(statistics)).reshape(-1, 2, CHANNELS, 1, 1)
-        powers = torch.exp(logits - logits.amax(1, keepdim=True))
-        return powers / powers.sum(1, keepdim=True)
-
-
-class TwoQuotients(Block):
-    """Each weight by itself."""
-
-    def weigh(self, statistics: Tensor) -> Tensor:
-        first, second = self.expand(self.reduce(statistics)).tanh().chunk(2, 1)
-        total = first.exp() + second.exp()
-        return torch.stack([first.exp() / total, second.exp() / total], 1)
 
 
 class ThreeBranches(nn.Module):
@@ -173,29 +81,39 @@ class ThreeBranches(nn.Module):
 
 
 SAME: dict[str, nn.Module] = {
-    "pool of flattened maps": Flattened(),
-    "sum over size": SumOverSize(),
-    "sum of flattened maps times a factor": FlattenedSum(),
-    "mean over branches": MeanOfBranches(),
-    "mean over branches and pixels": MeanOfAll(),
-    "temperature": Temperature(),
-    "sigmoid before softmax": LogitsOf(nn.Sigmoid()),
-    "ReLU before softmax": LogitsOf(nn.ReLU()),
-    "SiLU": ReducedBy(nn.SiLU()),
-    "GELU": ReducedBy(nn.GELU()),
-    "Hardswish": ReducedBy(nn.Hardswish()),
-    "Mish": ReducedBy(nn.Mish()),
-    "PReLU": ReducedBy(nn.PReLU(WIDTH)),
-    "groups": GroupedLayer(),
-    "interleaved groups": InterleavedGroups(),
-    "LayerNorm of the logits": NormalisedLogits(),
-    "Conv1d": Conv1dGate(),
-    "shortcut in the gate": GateWithShortcut(),
+    # TResNet's pool.
+    "pool of flattened maps": Block(fuse=lambda _, a, b, x: (a + b).flatten(2).mean(-1)[..., None, None]),
+    "sum over size": Block(fuse=lambda _, a, b, x: (a + b).sum((2, 3), keepdim=True) / (a.shape[2] * a.shape[3])),
+    "sum of flattened maps times a factor": Block(
+        fuse=lambda _, a, b, x: ((a + b).flatten(2).sum(2) * (1 / (a.shape[2] * a.shape[3])))[..., None, None]
+    ),
+    "mean over branches": Block(fuse=lambda _, a, b, x: torch.stack([a, b], 1).mean(1).mean((2, 3), keepdim=True)),
+    "mean over branches and pixels": Block(
+        fuse=lambda _, a, b, x: torch.stack([a, b], 1).mean((1, 3, 4))[..., None, None]
+    ),
+    "temperature": Block(weigh=lambda block, s: in_pairs(block.logits(s) / 3).softmax(1)),
+    "sigmoid before softmax": Block(weigh=lambda block, s: in_pairs(block.logits(s).sigmoid()).softmax(1)),
+    "ReLU before softmax": Block(weigh=lambda block, s: in_pairs(block.logits(s).relu()).softmax(1)),
+    "SiLU": Block(reduce=squeeze(nn.SiLU())),
+    "GELU": Block(reduce=squeeze(nn.GELU())),
+    "Hardswish": Block(reduce=squeeze(nn.Hardswish())),
+    "Mish": Block(reduce=squeeze(nn.Mish())),
+    "PReLU": Block(reduce=squeeze(nn.PReLU(WIDTH))),
+    "groups": Block(expand=nn.Conv2d(WIDTH, 2 * CHANNELS, 1, groups=2)),
+    "interleaved groups": Block(expand=nn.Conv2d(WIDTH, 2 * CHANNELS, 1, groups=2), weigh=interleaved),
+    "LayerNorm of the logits": Block(
+        norm=nn.LayerNorm(2 * CHANNELS),
+        weigh=lambda block, s: in_pairs(block.norm(block.logits(s).flatten(1))).softmax(1),
+    ),
+    "Conv1d": Block(
+        gate=nn.Sequential(*CONVOLUTIONS), weigh=lambda block, s: in_pairs(block.gate(s.flatten(2))).softmax(1)
+    ),
+    "shortcut in the gate": Block(weigh=with_shortcut),
     "a bottleneck for each branch": BottleneckEach(),
-    "Einsum": EinsumSelect(),
-    "MatMul": MatMulSelect(),
-    "softmax by hand": SoftmaxByHand(),
-    "softmax by hand, less the largest": SafeSoftmaxByHand(),
-    "two quotients": TwoQuotients(),
+    "Einsum": Block(combine=einsum),
+    "MatMul": Block(combine=matmul),
+    "softmax by hand": Block(weigh=by_hand),
+    "softmax by hand, less the largest": Block(weigh=safely_by_hand),
+    "two quotients": Block(weigh=two_quotients),
     "three branches": ThreeBranches(),
 }
