@@ -14,7 +14,7 @@ from skdeploy.backends.onnxruntime_gpu import CudaOptions
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.runners import check_graph_backend, last_graph, runner_on
 from skdeploy.core.errors import DependencyError, UsageError
-from tests.cli.conftest import card, exported, images, weights  # noqa: F401 - one small bundle
+from tests.cli.conftest import asked, card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
 from tests.refused import refused
 

@@ -14,7 +14,7 @@ from skdeploy.bundle.runners import open_artifact
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import IntegrityError
 from skdeploy.engines.compatibility import BuiltFor
-from tests.cli.conftest import card, exported, images, weights  # noqa: F401 - one small bundle
+from tests.cli.conftest import asked, card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
 from tests.refused import refused
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +98,16 @@ def weights(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def asked(card: Path, images: Path, weights: Path) -> ExportOptions:
+    """What all exports here ask for."""
+    return ExportOptions(str(card), weights=str(weights), trace=FAST, images=images, target=Target.ONNX)
+
+
+@pytest.fixture(scope="session")
+def exported(asked: ExportOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A verified FP16 bundle. Do not change it: take ``bundle``."""
     folder = tmp_path_factory.mktemp("exported") / "bundle"
-    export(
-        ExportOptions(
-            str(card),
-            Precision.FP16,
-            output=folder,
-            weights=str(weights),
-            trace=FAST,
-            images=images,
-            target=Target.ONNX,
-        )
-    )
+    export(replace(asked, precision=Precision.FP16, output=folder))
     return folder
 
 
@@ -142,26 +138,14 @@ def again(card: Path, images: Path, weights: Path) -> list[object]:
 
 
 @pytest.fixture(scope="session")
-def once_int8(card: Path, images: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once_int8(asked: ExportOptions, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network in INT8, with FP32 beside it, which ONNX Runtime has INT8 kernels for; one unit is kept out of INT8, as after
     --max-drop. Do not change it: take ``int8``.
     """
     folder = tmp_path_factory.mktemp("int8") / "int8"
-    lower = Int8Options(
-        calibration=CalibrationOptions(images=images), fallback=Precision.FP32, keep=(r"^stages\.1\.0",)
-    )
-    export(
-        ExportOptions(
-            str(card),
-            Precision.INT8,
-            output=folder,
-            weights=str(weights),
-            trace=FAST,
-            images=images,
-            target=Target.ONNX,
-            int8=lower,
-        )
-    )
+    calibration = CalibrationOptions(images=images)
+    lower = Int8Options(calibration=calibration, fallback=Precision.FP32, keep=(r"^stages\.1\.0",))
+    export(replace(asked, precision=Precision.INT8, output=folder, int8=lower))
     return folder
 
 
@@ -172,10 +156,10 @@ def int8(once_int8: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def other(card: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other(asked: ExportOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another network of the same card, in FP32. Do not change it."""
     folder = tmp_path_factory.mktemp("other") / "other"
-    export(ExportOptions(str(card), output=folder, seed=3, trace=FAST, images=images, target=Target.ONNX))
+    export(replace(asked, output=folder, weights=None, seed=3))
     return folder
 
 

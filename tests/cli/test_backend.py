@@ -101,10 +101,7 @@ def test_options_reach_the_backend(run: Run, exported: Path, image: Path, cuda_b
 
 
 def test_evaluate_measures_the_backend_against_the_graph_on_the_cpu(
-    run: Run,
-    bundle: Path,
-    evaluation: Path,
-    cuda_by_cpu: list[object],
+    run: Run, bundle: Path, evaluation: Path, cuda_by_cpu: list[object]
 ) -> None:
     command = ("evaluate", bundle, "--data", evaluation, "--backend", "onnxruntime-cuda", "--json")
     found = run(*command).json

@@ -263,14 +263,7 @@ def test_a_file_that_is_not_what_it_should_be_has_its_code(
 
 @pytest.mark.parametrize("verb", READERS)
 def test_a_folder_that_is_no_bundle_is_called_that(verb: str, run: Run, wrong: Path, snapshot: Snapshot) -> None:
-    refused(
-        run,
-        wrong,
-        snapshot,
-        f"{verb} empty {READERS[verb]}",
-        2,
-        "is not a bundle",
-    )
+    refused(run, wrong, snapshot, f"{verb} empty {READERS[verb]}", 2, "is not a bundle")
 
 
 @pytest.mark.parametrize("verb", READERS)

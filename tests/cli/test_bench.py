@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from skdeploy.bench import timing
+from skdeploy.bench import measure, timing
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.receipts import read_receipts
 from skdeploy.devices import cuda
@@ -19,23 +20,6 @@ from skdeploy.report.page import render_report
 from tests.cli.conftest import Run, Snapshot
 
 QUICK = ("--seconds", "0.02", "--backend", "onnxruntime")
-
-
-# Sends itself a signal while it times.
-INTERRUPTED = """
-import os, signal, sys
-from skdeploy.bench import measure
-timed = measure.timed
-
-def interrupted(infers, seconds, between):
-    os.kill(os.getpid(), signal.SIGINT)
-    return timed(infers, seconds, between)
-
-measure.timed = interrupted
-sys.argv = ["skdeploy", *sys.argv[1:]]
-from skdeploy.__main__ import main
-main()
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -171,13 +155,20 @@ def test_a_graph_of_a_fixed_batch_names_it(run: Run, bundle: Path) -> None:
     assert "give --batch 2" in result.err
 
 
-def test_interrupted_it_leaves_the_bundle_as_it_was(bundle: Path, snapshot: Snapshot) -> None:
+def test_interrupted_it_leaves_the_bundle_as_it_was(
+    run: Run, bundle: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = measure.timed
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return timed(*arguments)
+
+    monkeypatch.setattr(measure, "timed", interrupted)
     before = snapshot(bundle)
-    command = [sys.executable, "-c", INTERRUPTED, "bench", str(bundle), "--receipt", "--backend", "onnxruntime"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert done.returncode == 130, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    result = run("bench", bundle, "--receipt", *QUICK)
+    assert (result.code, result.out) == (130, "")
+    assert "Traceback" not in result.err
     assert snapshot(bundle) == before
 
 

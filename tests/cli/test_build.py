@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
+from skdeploy.cli.console import ConsoleProgress
 from skdeploy.core.files import digest_file
 from skdeploy.core.progress import Silent
 from skdeploy.core.spec import Target
@@ -51,24 +50,19 @@ def test_an_engine_is_added_and_the_second_time_it_is_up_to_date(run: Run, bundl
     assert snapshot(bundle) == before
 
 
-def test_json_tells_the_same_and_nothing_else(run: Run, built: Path) -> None:
-    result = run("build", built, *RTX, "--json")
-    assert result.code == 0
-    assert result.json["engine"] == ENGINE
-    assert result.json["reused"] is True
-    assert result.json["sha256"] == digest_file(built / ENGINE)
-    assert result.json["size_bytes"] == (built / ENGINE).stat().st_size == result.json["details"]["plan_bytes"]
-    assert result.json["options"]["profile"] == [1, 8, 32]
-    assert result.json["details"]["built_for"]["compiler"] == "tensorrt_rtx"
-    assert result.json["details"]["proof"]["source"] == "definition"
-
-
-def test_auto_is_what_export_means_by_it(run: Run, built: Path) -> None:
+def test_auto_is_what_export_means_by_it_and_json_tells_all_of_the_engine(run: Run, built: Path) -> None:
     expected, reason = engines.choose(Target.AUTO)
     result = run("build", built, "--json")
     assert result.code == 0
     assert result.json["options"]["compiler"] == expected
     assert result.json["reason"] == reason
+    found = run("build", built, *RTX, "--json").json
+    assert (found["engine"], found["reused"]) == (ENGINE, True)
+    assert found["sha256"] == digest_file(built / ENGINE)
+    assert found["size_bytes"] == (built / ENGINE).stat().st_size == found["details"]["plan_bytes"]
+    assert found["options"]["profile"] == [1, 8, 32]
+    assert found["details"]["built_for"]["compiler"] == "tensorrt_rtx"
+    assert found["details"]["proof"]["source"] == "definition"
 
 
 def test_an_export_with_the_same_options_finds_the_engine_up_to_date(
@@ -183,64 +177,20 @@ def test_an_engine_of_which_the_manifest_says_nonsense_is_built_again_once_remov
     assert run("build", built, *RTX).code == 0
 
 
-# Interrupted
-
-# Builds, and stops in the middle of the builder's work, where it makes the file STARTED, until the file GO is there.
-HELD = """
-import sys, time
-from pathlib import Path
-started, go, *arguments = sys.argv[1:]
-from skdeploy.core.progress import Silent
-
-class Progress(Silent):
-    def __enter__(self):
-        return self
-    def __exit__(self, *_):
-        pass
-    def update(self, detail):
-        if detail.startswith("Building engine") and not Path(started).exists():
-            Path(started).touch()
-            while not Path(go).exists():
-                time.sleep(0.01)
-
-import skdeploy.cli.console
-skdeploy.cli.console.ConsoleProgress = Progress
-sys.argv = ["skdeploy", *arguments]
-from skdeploy.__main__ import main
-main()
-"""
-
-
-def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    """A build in another process, which has come to the middle of the builder's work and stays there until ``go``."""
-    started, go = folder / "started", folder / "go"
-    command = [sys.executable, "-c", HELD, str(started), str(go), *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not started.exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    return process
-
-
 def test_a_signal_in_the_middle_of_a_build_leaves_the_old_bundle_whole(
-    run: Run, built: Path, tmp_path: Path, snapshot: Snapshot
+    run: Run, built: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Signalled(ConsoleProgress):
+        def update(self, detail: str) -> None:
+            if detail.startswith("Building engine"):
+                os.kill(os.getpid(), signal.SIGTERM)
+
     before = snapshot(built)
-    options = ("build", built, *RTX, "--opt-batch", 4)
-    with start(tmp_path, *options) as process:
-        process.send_signal(signal.SIGTERM)
-        (tmp_path / "go").touch()
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 143, err
-    assert "terminated: nothing was left half-written" in err
-    assert "Traceback" not in err
+    with monkeypatch.context() as patch:
+        patch.setattr("skdeploy.cli.console.ConsoleProgress", Signalled)
+        result = run("build", built, *RTX, "--opt-batch", 4)
+    assert result.code == 143, result.err
+    assert "terminated: nothing was left half-written" in result.err
+    assert "Traceback" not in result.err
     assert snapshot(built) == before
-    load_bundle(built).check_all()
-    assert run(*options).code == 0  # the lock is free
+    assert run("build", built, *RTX, "--opt-batch", 4).code == 0  # the lock is free

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.cli.conftest import Run
-from tests.graphs import (
-    foreign,
-)
+from tests.graphs import foreign
 
 
 def test_a_card_is_written_given_back_and_never_replaced(run: Run, tmp_path: Path) -> None:

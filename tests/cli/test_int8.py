@@ -12,7 +12,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import calibrate, export
 from skdeploy.line.int8_options import Int8Options
@@ -20,7 +20,6 @@ from skdeploy.line.options import ExportOptions
 from skdeploy.quant.legacy_cache import read_legacy_cache
 from skdeploy.quant.ranges import load_ranges
 from tests.cli.conftest import QUICK, Run, Snapshot
-from tests.conftest import FAST
 
 
 @pytest.fixture(scope="session")
@@ -36,17 +35,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def options(card: Path, weights: Path, images: Path, photos: Path) -> ExportOptions:
+def options(asked: ExportOptions, photos: Path) -> ExportOptions:
     """What ``int8`` asks for, calibrated on the photos."""
-    return ExportOptions(
-        str(card),
-        Precision.INT8,
-        weights=str(weights),
-        trace=FAST,
-        int8=Int8Options(calibration=CalibrationOptions(images=photos)),
-        target=Target.ONNX,
-        images=images,
-    )
+    return replace(asked, precision=Precision.INT8, int8=Int8Options(calibration=CalibrationOptions(images=photos)))
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
+from skdeploy.cli.console import ConsoleProgress
+from skdeploy.core.errors import IntegrityError, SkdeployError
+from skdeploy.core.spec import Precision
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
 from tests.cli.conftest import Run
 from tests.disk_limit import file_size_limit
 
@@ -199,44 +205,24 @@ def test_a_file_that_grows_over_the_limit_is_not_left_half(run: Run, again: list
     assert run(*again, "-o", bundle).code == 0
 
 
-# Holds its export where the stage STAGE begins, until the file GO is there.
-SLOW = """
-import sys, time
-from pathlib import Path
-import skdeploy.cli.console
-go, here, *arguments = sys.argv[1:]
-class Progress(skdeploy.cli.console.ConsoleProgress):
-    def begin(self, stage):
-        super().begin(stage)
-        if stage == "half":
-            Path(here).touch()
-            while not Path(go).exists():
-                time.sleep(0.01)
-skdeploy.cli.console.ConsoleProgress = Progress
-sys.argv = ["skdeploy", *arguments]
-from skdeploy.__main__ import main
-main()
-"""
-
-
 def test_of_two_exports_into_one_folder_the_second_fails_and_the_first_is_intact(
-    run: Run, again: list[object], bundle: Path, images: Path, tmp_path: Path
+    run: Run, asked: ExportOptions, again: list[object], bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [*again, "--keep-fp32", "^stem", "-o", bundle]  # half is made again: the first has work to do
-    go, here = tmp_path / "go", tmp_path / "here"
-    command = [sys.executable, "-c", SLOW, str(go), str(here), *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
-        try:
-            while not here.exists():
-                assert first.poll() is None, first.communicate()[1]
-            second = run(*again, "-o", bundle)
-        finally:
-            go.touch()
-        _, err = first.communicate(timeout=300)
-    assert second.code == 9
-    assert f"another skdeploy is writing to {bundle}" in second.err
-    assert "wait for it to end" in second.err
-    assert first.returncode == 0, err
+    refused: list[SkdeployError] = []
+
+    class Second(ConsoleProgress):
+        """Begins while the first makes its FP16 graph anew."""
+
+        def begin(self, stage: str) -> None:
+            if stage == "half":
+                with pytest.raises(IntegrityError, match="another skdeploy is writing to") as error:
+                    export(replace(asked, precision=Precision.FP16, output=bundle))
+                refused.append(error.value)
+
+    monkeypatch.setattr("skdeploy.cli.console.ConsoleProgress", Second)
+    result = run(*again, "--keep-fp32", "^stem", "-o", bundle)
+    assert result.code == 0, result.err
+    assert "wait for it to end" in refused[0].advice
     made = load_bundle(bundle)
     made.check_all()
     half = made.artifact("model.fp16.onnx")

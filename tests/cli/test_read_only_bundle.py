@@ -32,8 +32,7 @@ def data(images: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("verb", "as_json"),
-    [("verify", True), ("attention", False), ("sensitivity", False), ("evaluate", True)],
+    ("verb", "as_json"), [("verify", True), ("attention", False), ("sensitivity", False), ("evaluate", True)]
 )
 def test_a_finding_that_cannot_be_kept_is_printed(
     verb: str, as_json: bool, run: Run, request: Any, data: Path, snapshot: Snapshot, modes_bind: ModesBind
