@@ -142,7 +142,7 @@ class BuildOptions:
 
     def record(self) -> dict[str, JsonValue]:
         """The options as a manifest has them: all that makes another engine. No path: of a cache, whether there was one."""
-        given: dict[str, JsonValue] = {field.name: getattr(self, field.name) for field in fields(self)}
+        given: dict[str, JsonValue] = {field.name: getattr(self, field.name) for field in fields(BuildOptions)}
         return given | {
             "profile": _batches(self.profile) if self.profile else None,
             "more_profiles": [_batches(profile) for profile in self.more_profiles],
