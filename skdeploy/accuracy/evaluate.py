@@ -33,6 +33,7 @@ from skdeploy.devices import cuda
 from skdeploy.images.dataset import Dataset, check_count, open_dataset
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.labels import as_the_network_counts
+from skdeploy.parity.tasks import require_classes
 from skdeploy.zoo.assumed import require_preprocessing
 
 CONFIDENCE: Final = 95.0  # per cent
@@ -108,6 +109,8 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     reference = fp32_graph(bundle) if options.against is None else _reference(bundle, options.against)
     first = [] if reference is None else [reference]
     judged = {str(folder): bundle, **({} if reference is None else {str(reference.bundle.folder): reference.bundle})}
+    for each in judged.values():
+        require_classes(each.manifest.model, "evaluate")
     require_preprocessing({name: each.manifest.model for name, each in judged.items()}, options.assume_imagenet)
     optional = () if options.artifacts or options.backend or options.require_engine else engines
     if reference is not None:

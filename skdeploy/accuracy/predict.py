@@ -23,6 +23,7 @@ from skdeploy.core.spec import Assumption, Frozen
 from skdeploy.images.dataset import printable
 from skdeploy.images.decoding import crop_file
 from skdeploy.images.feeds import RUN_BATCH, batches_of
+from skdeploy.parity.tasks import require_classes
 
 
 class Guess(Frozen):
@@ -77,6 +78,7 @@ def predict(
         raise UsageError("--backend-option is of a --backend, and none is given")
     bundle = load_bundle(folder)
     bundle.check_complete()
+    require_classes(bundle.manifest.model, "predict")
     wanted = [last_graph(bundle) if backend is None else runner_on(bundle, backend, backend_options)]
     optional = []
     if everything:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 import numpy as np
 
@@ -12,12 +13,14 @@ from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.images.feeds import RUN_BATCH, batches_of, feeds_of
 
+OUTPUT: Final = "logits"  # what a network computes, in every graph; ``zoo/gates.py`` names the others
+
 
 def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
     """What makes a comparison pointless: no logits, another shape or type, values that are not finite."""
-    logits = outputs.get("logits")
+    logits = outputs.get(OUTPUT)
     if logits is None:
-        return (f"no output named 'logits', only {sorted(outputs)}",)
+        return (f"no output named {OUTPUT!r}, only {sorted(outputs)}",)
     if logits.shape != (images, spec.network.classes):
         return (f"logits have shape {logits.shape}, expected {(images, spec.network.classes)}",)
     if logits.dtype != np.float32:

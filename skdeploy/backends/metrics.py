@@ -1,27 +1,29 @@
-"""How far two sets of logits are apart."""
+"""How far two sets of outputs are apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from skdeploy.core.spec import Frozen, Tolerance
 
 Logits = NDArray[Any]
+Outputs = Mapping[str, NDArray[Any]]  # by name, (N, ...) each
 
 
 class Metrics(Frozen):
-    """Errors of logits (N, classes) against a reference.
+    """Errors of outputs (N, ...) against a reference.
 
-    ``max_abs_error``: of any logit. ``max_rel_error``: the same divided by the largest magnitude in the reference.
+    ``max_abs_error``: of any value. ``max_rel_error``: the same divided by the largest magnitude in the reference.
     ``min_cosine``: of the worst image. ``min_sqnr_db``, ``sqnr_db``: signal to noise, 10 log10(sum ref^2 / sum error^2), of the
     worst image and of all. ``top1_agreement``: share of images with the same top class. ``top1_decided``: the same share among
-    the images whose reference margin is wider than twice ``max_rel_error`` allows, so that rounding alone cannot flip them.
-    ``error_image`` and ``worst_image`` are the numbers of the images with the largest error and the least SQNR; None in reports
-    of earlier versions.
+    the images whose reference margin is wider than twice ``max_rel_error`` allows, so that rounding alone cannot flip them;
+    both are None for outputs that are not logits. ``error_image`` and ``worst_image`` are the numbers of the images with the
+    largest error and the least SQNR; None in reports of earlier versions. ``figures``: what a task measures besides, by name.
     """
 
     images: int
@@ -30,10 +32,21 @@ class Metrics(Frozen):
     min_cosine: float
     min_sqnr_db: float
     sqnr_db: float
-    top1_agreement: float
-    top1_decided: float
+    top1_agreement: float | None = None
+    top1_decided: float | None = None
     error_image: int | None = None
     worst_image: int | None = None
+    figures: dict[str, float] = Field(default={}, exclude_if=lambda figures: not figures)
+
+    @property
+    def same_class(self) -> int | None:
+        """The number of images with the same top class."""
+        return None if self.top1_agreement is None else round(self.top1_agreement * self.images)
+
+    @property
+    def figures_text(self) -> str:
+        """What the task measured besides, in words."""
+        return ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
 
 
 # float64 has 16 digits, 320 dB: what is reported for no difference at all, where the ratio is infinite.
@@ -43,18 +56,14 @@ EXACT_DB: Final = 300.0
 SMALLEST: Final = 1e-30
 
 
-def compare_logits(reference: Logits, found: Logits, tolerance: Tolerance) -> Metrics:
-    """Metrics of ``found`` against ``reference``, both (N, classes) and finite; computed in float64."""
-    expected, got = reference.astype(np.float64), found.astype(np.float64)
+def compare_values(reference: NDArray[Any], found: NDArray[Any]) -> Metrics:
+    """Metrics of ``found`` against ``reference``, both of one shape (N, ...) and finite; computed in float64."""
+    expected, got = (array.reshape(len(array), -1).astype(np.float64) for array in (reference, found))
     error = got - expected
     scale = max(float(np.max(np.abs(expected))), SMALLEST)
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
     cosine = np.asarray(~expected.any(axis=1) & ~got.any(axis=1), dtype=np.float64)  # of zeros: 1 with zeros, else 0
     np.divide(np.sum(expected * got, axis=1), norms, out=cosine, where=norms > 0)
-    agree = expected.argmax(1) == got.argmax(1)
-    ordered = np.sort(expected, axis=1)
-    margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.full(len(ordered), np.inf)
-    decided = margin > 2 * tolerance.max_rel_error * scale
     decibels = [sqnr_db(_power(e), _power(d)) for e, d in zip(expected, error, strict=True)]
     return Metrics(
         images=len(expected),
@@ -63,15 +72,51 @@ def compare_logits(reference: Logits, found: Logits, tolerance: Tolerance) -> Me
         min_cosine=float(np.min(cosine)),
         min_sqnr_db=min(decibels),
         sqnr_db=sqnr_db(_power(expected), _power(error)),
-        top1_agreement=float(np.mean(agree)),
-        top1_decided=float(np.mean(agree[decided])) if decided.any() else 1.0,
         error_image=int(np.max(np.abs(error), axis=1).argmax()),
         worst_image=int(np.argmin(decibels)),
     )
 
 
-def violations(metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None) -> tuple[str, ...]:
-    """What is out of tolerance, in words; nothing means parity. A NaN metric is a violation. ``name_of`` names an image."""
+def compare_logits(reference: Logits, found: Logits, tolerance: Tolerance) -> Metrics:
+    """The same of logits (N, classes), with the agreement of their top classes."""
+    expected = reference.astype(np.float64)
+    agree = expected.argmax(1) == found.argmax(1)
+    ordered = np.sort(expected, axis=1)
+    margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.full(len(ordered), np.inf)
+    decided = margin > 2 * tolerance.max_rel_error * largest({"": expected})
+    top1 = {
+        "top1_agreement": float(np.mean(agree)),
+        "top1_decided": float(np.mean(agree[decided])) if decided.any() else 1.0,
+    }
+    return compare_values(reference, found).model_copy(update=top1)
+
+
+def largest(outputs: Outputs) -> float:
+    """The largest magnitude of any value."""
+    return max(SMALLEST, *(float(np.max(np.abs(value.astype(np.float64)))) for value in outputs.values()))
+
+
+def largest_difference(expected: Outputs, found: Outputs, scale: Outputs | None = None) -> float:
+    """The largest difference of any value, relative to the largest in the same output of ``scale``, or else of ``expected``.
+
+    Infinite where an output is missing, has another shape or is not finite.
+    """
+    worst = 0.0
+    for name, value in expected.items():
+        got = found.get(name)
+        if got is None or got.shape != value.shape or not (np.isfinite(value).all() and np.isfinite(got).all()):
+            return np.inf
+        difference = float(np.max(np.abs(got.astype(np.float64) - value)))
+        worst = max(worst, difference / largest({name: (scale or expected)[name]}))
+    return worst
+
+
+def violations(
+    metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, value: str = "logit"
+) -> tuple[str, ...]:
+    """What is out of tolerance, in words; nothing means parity. A NaN metric is a violation. ``name_of`` names an image, and
+    ``value`` is what an output holds.
+    """
 
     def where(image: int | None) -> str:
         return f" in image {name_of(image)}" if name_of is not None and image is not None else ""
@@ -79,7 +124,7 @@ def violations(metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], 
     problems = []
     if not metrics.max_rel_error <= tolerance.max_rel_error:
         problems.append(
-            f"max error {metrics.max_rel_error:.2e} of the largest logit{where(metrics.error_image)}, "
+            f"max error {metrics.max_rel_error:.2e} of the largest {value}{where(metrics.error_image)}, "
             f"allowed {tolerance.max_rel_error:.0e}"
         )
     if not metrics.min_cosine >= tolerance.min_cosine:
@@ -87,7 +132,7 @@ def violations(metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], 
     if not metrics.min_sqnr_db >= tolerance.min_sqnr_db:
         found = f"{metrics.min_sqnr_db:.1f} dB{where(metrics.worst_image)}"
         problems.append(f"SQNR {found}, at least {tolerance.min_sqnr_db:.0f} dB")
-    if not metrics.top1_decided >= tolerance.min_top1_agreement:
+    if metrics.top1_decided is not None and not metrics.top1_decided >= tolerance.min_top1_agreement:
         problems.append(f"top-1 agreement {metrics.top1_decided:.4f}, at least {tolerance.min_top1_agreement}")
     return tuple(problems)
 

@@ -25,8 +25,7 @@ import numpy as np
 
 from skdeploy.backends import backend
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import check_outputs, run_images
-from skdeploy.backends.metrics import compare_logits, violations
+from skdeploy.backends.logits import OUTPUT, run_images
 from skdeploy.blame.fed import expected_input, explain_input
 from skdeploy.blame.inside import Suspect, look_inside
 from skdeploy.blame.layers import decibels
@@ -38,6 +37,7 @@ from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, StageResult
 from skdeploy.parity.prove import tolerance_of
+from skdeploy.parity.tasks import task_of
 
 PREPROCESSING: Final = "preprocessing"
 YOURS: Final = "your own code"
@@ -58,7 +58,7 @@ class EngineStage:
     def logits(self, pixels: Pixels) -> Array:
         """(N, classes)."""
         with backend(self.compiler).open_session(self.path, sha256=self.sha256) as session:
-            return run_images(session, pixels, self.spec)["logits"]
+            return run_images(session, pixels, self.spec)[OUTPUT]
 
 
 Stage = TorchStage | GraphStage | EngineStage
@@ -146,7 +146,7 @@ def _run_stages(
     chain: Sequence[Stage], pixels: Pixels, spec: ModelSpec, progress: Progress
 ) -> tuple[tuple[StageResult, ...], dict[str, int]]:
     """The logits of each stage against the one before; and by stage the image on which they are furthest apart."""
-    logits: dict[str, Array] = {}
+    task, logits = task_of(spec), dict[str, Array]()
     rows: list[StageResult] = []
     worst: dict[str, int] = {}
     for stage in chain:
@@ -159,7 +159,7 @@ def _run_stages(
                 raise
             rows.append(row.model_copy(update={"verdict": "unproven", "reason": error.message}))
             continue
-        problems = check_outputs({"logits": found.astype(np.float32)}, len(pixels), spec)
+        problems = task.check({OUTPUT: found.astype(np.float32)}, len(pixels), spec)
         before = logits.get(stage.before or "")
         if before is None:
             verdict = "fail" if problems else "reference"
@@ -169,7 +169,7 @@ def _run_stages(
         worst[stage.name] = min(range(len(apart)), key=lambda image: -np.inf if (db := apart[image]) is None else db)
         if not problems and np.isfinite(before).all():
             tolerance = tolerance_of(spec, stage.precision)
-            problems = violations(compare_logits(before, found, tolerance), tolerance)
+            problems = task.violations(task.measure({OUTPUT: before}, {OUTPUT: found}, tolerance), tolerance)
         first = logits[chain[0].name]
         rows.append(
             row.model_copy(

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.metrics import EXACT_DB, compare_logits, violations
+from skdeploy.backends.logits import OUTPUT
+from skdeploy.backends.metrics import EXACT_DB
 from skdeploy.blame.layers import Own, Pair, Recording, decibels
 from skdeploy.blame.layers_graph import ROUNDED, GraphStage, named_node, pairs_of_graphs, pairs_with_torch
 from skdeploy.blame.layers_int8 import int8_range
@@ -23,6 +24,7 @@ from skdeploy.ir.naming import module_of
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, LayerResult
 from skdeploy.parity.cause import Cause, explain
 from skdeploy.parity.prove import tolerance_of
+from skdeploy.parity.tasks import task_of
 
 Inspectable = TorchStage | GraphStage
 
@@ -54,10 +56,9 @@ def look_inside(
     floor = tolerance_of(spec, stage.precision).min_sqnr_db
     if isinstance(stage, GraphStage) and stage.twin is not None:
         reference = stage.twin
-        tolerance = tolerance_of(spec, Precision.FP32)
-        problems = violations(
-            compare_logits(suspect.before.logits(image), reference.logits(image), tolerance), tolerance
-        )
+        task, tolerance = task_of(spec), tolerance_of(spec, Precision.FP32)
+        before, found = ({OUTPUT: made.logits(image)} for made in (suspect.before, reference))
+        problems = task.violations(task.measure(before, found, tolerance), tolerance)
         if problems:
             note = f"making its channels equal before INT8 changes what it computes: {problems[0]}"
             return report.model_copy(update={"note": note})

@@ -115,7 +115,9 @@ def print_bundle(
         escape(f"{manifest.model.name} {manifest.precision}  ->  {bundle.folder}"), style="italic", soft_wrap=True
     )
     table = Table(box=None, pad_edge=False)
-    columns = ("artifact", "precision", "size", "time", "parity", "SQNR", "max error", "top-1")
+    measured = [c.metrics for c in report.comparisons if c.metrics is not None] if report else []
+    last = manifest.model.task if any(metrics.same_class is None for metrics in measured) else "top-1"
+    columns = ("artifact", "precision", "size", "time", "parity", "SQNR", "max error", last)
     shown = columns if console.width >= WIDE else columns[: columns.index("SQNR")]
     for column in shown:
         words = column in ("artifact", "precision", "parity")
@@ -346,7 +348,9 @@ def size_text(count: int) -> str:
 
 
 def _parity_cells(comparison: Comparison | None) -> tuple[str, str, str, str]:
-    """Verdict, SQNR of all images, largest error relative to the largest logit, and images with the same top class."""
+    """Verdict, SQNR of all images, largest error relative to the largest value, and images with the same top class, or what
+    the task measures in its place.
+    """
     if comparison is None:
         return "", "", "", ""
     colour = {"pass": "green", "fail": "red", "unproven": "yellow"}[comparison.verdict]
@@ -354,5 +358,5 @@ def _parity_cells(comparison: Comparison | None) -> tuple[str, str, str, str]:
     metrics = comparison.metrics
     if metrics is None:
         return verdict, "", "", ""
-    agree = round(metrics.top1_agreement * metrics.images)
-    return verdict, f"{metrics.sqnr_db:.1f} dB", f"{metrics.max_rel_error:.1e}", f"{agree}/{metrics.images}"
+    same = metrics.figures_text if metrics.same_class is None else f"{metrics.same_class}/{metrics.images}"
+    return verdict, f"{metrics.sqnr_db:.1f} dB", f"{metrics.max_rel_error:.1e}", same

@@ -30,11 +30,13 @@ def sensitivity(
 
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.parity.tasks import require_classes
     from skdeploy.quant.sensitivity import sensitivity_of
 
     with ConsoleProgress() as progress:
         started = time.perf_counter()
         opened = load_bundle(bundle)
+        require_classes(opened.manifest.model, "sensitivity")
         progress.begin("sensitivity")
         report = sensitivity_of(
             opened, data, num_images, progress, class_order=class_order, assume_imagenet=assume_imagenet

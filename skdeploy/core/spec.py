@@ -66,6 +66,7 @@ class TensorSpec(Frozen):
 # An RGB image of 8192 x 8192 takes 0.8 GB as float32, and several are held at once.
 MAX_NAME: Final = 255  # bytes of a file name
 MAX_PIXELS: Final = 8192
+CLASSIFICATION: Final = "classification"  # what a network is for if its card does not say
 Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 # Pixels are 0..1 before; 1 / std must stay finite in FP16 (largest 65504), in which --embed-preprocess may compute it.
 Mean = Annotated[float, Field(ge=-1e4, le=1e4)]
@@ -202,6 +203,8 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     weights: WeightsSpec | None = None
     labels: Annotated[tuple[str, ...], Field(strict=False)] = ()
     class_order: ClassOrder | None = None
+    # ``parity/tasks.py`` knows the tasks. Files and digests of before there was a choice stay what they are.
+    task: Annotated[str, Field(exclude_if=lambda task: task == CLASSIFICATION)] = CLASSIFICATION
     parity_images: InnerPath = "photographs"
     training: dict[str, str | int | float] = Field(default={})
     assumed: Assumed = Assumed()

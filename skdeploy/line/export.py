@@ -57,6 +57,7 @@ from skdeploy.line.stations.simplify import Simplify
 from skdeploy.line.stations.trace import Trace
 from skdeploy.line.stations.weights import Weights, fitted_spec
 from skdeploy.parity.report import HeadroomReport, ParityReport
+from skdeploy.parity.tasks import require_classes
 from skdeploy.parity.witness import after_proof, find_witness, settles
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.zoo.assumed import assumptions_of, require_preprocessing
@@ -141,6 +142,8 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     tell = progress or Silent()
     options.check()
     source = find_source(options)
+    if options.int8.max_drop is not None:
+        require_classes(source.spec, "--max-drop")
     checkpoint = source.checkpoint if isinstance(source, CardSource) else None
     embedded = options.trace.embed_preprocess
     witness = find_witness(options.reference, options.golden, source.spec, checkpoint, tell, takes_pixels=embedded)

@@ -16,6 +16,7 @@ from skdeploy.core.files import digest_file
 from skdeploy.core.packages import require_export
 from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec
 from skdeploy.line.options import ExportOptions
+from skdeploy.parity.tasks import task_of
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.assumed import assumptions_of, confirmed
 from skdeploy.zoo.cardless import DEFAULT_SIZE, spec_without_card
@@ -62,8 +63,14 @@ class ModuleSource:
 def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
     """What ``options.model`` names: a path that ends in ``.onnx``, ``package.module:function``, or a card.
 
-    Raises DependencyError without the packages that it takes from there to a graph.
+    Raises DependencyError without the packages that it takes from there to a graph, CardError for a task that is not known.
     """
+    source = _source(options)
+    task_of(source.spec)
+    return source
+
+
+def _source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
     foreign = options.model.endswith(".onnx")
     require_export(
         *(() if foreign else ("torch", "safetensors")), "onnxscript", *(("onnxsim",) if options.simplify else ())

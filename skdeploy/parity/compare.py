@@ -7,14 +7,15 @@ from typing import Final
 
 import numpy as np
 
-from skdeploy.backends.base import Array, Session
-from skdeploy.backends.logits import batch_limits, check_outputs, run_images
-from skdeploy.backends.metrics import SMALLEST, compare_logits, violations
+from skdeploy.backends.base import Session
+from skdeploy.backends.logits import batch_limits, run_images
+from skdeploy.backends.metrics import Outputs, largest_difference
 from skdeploy.core.errors import SkdeployError
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.images.feeds import feeds_of
 from skdeploy.parity.report import BatchInvariance, Comparison
+from skdeploy.parity.tasks import judged, resized, task_of
 
 BATCHES: Final = (1, 2, 5, 32)
 
@@ -22,7 +23,7 @@ BATCHES: Final = (1, 2, 5, 32)
 def compare(
     session: Session,
     pixels: Pixels | Inputs,
-    reference: Array,
+    reference: Outputs,
     spec: ModelSpec,
     *,
     artifact: str,
@@ -31,13 +32,13 @@ def compare(
     tolerance: Tolerance,
     name_of: Callable[[int], str] | None = None,
 ) -> Comparison:
-    """Runs ``session`` on the crops and compares its logits with ``reference``, (N, classes). ``name_of`` names an image."""
+    """Runs ``session`` on the crops and compares its outputs with ``reference``. ``name_of`` names an image."""
+    task, metrics = task_of(spec), None
     outputs = run_images(session, pixels, spec)
-    problems = check_outputs(outputs, len(pixels), spec)
-    metrics = None
+    problems = task.check(outputs, len(pixels), spec)
     if not problems:
-        metrics = compare_logits(reference, outputs["logits"], tolerance)
-        problems = violations(metrics, tolerance, name_of)
+        metrics = task.measure(reference, judged(task, outputs), tolerance)
+        problems = task.violations(metrics, tolerance, name_of)
     return Comparison(
         artifact=artifact,
         backend=backend,
@@ -62,10 +63,10 @@ def batch_invariance(
     tolerance: float,
     batches: Sequence[int] = BATCHES,
 ) -> BatchInvariance | None:
-    """Image k must give the same logits in any batch; None for a graph of fixed batch, where there is nothing to vary.
+    """Image k must give the same outputs in any batch; None for a graph of fixed batch, where there is nothing to vary.
 
     The first size is the reference. Images are repeated if there are fewer than a batch takes. ``tolerance`` is relative to
-    the largest logit: kernels may sum in another order for another batch, so bits may differ. Sizes outside an engine's profile
+    the largest value: kernels may sum in another order for another batch, so bits may differ. Sizes outside an engine's profile
     are left out.
     """
     low, high = batch_limits(session)
@@ -74,23 +75,21 @@ def batch_invariance(
         return None
     many = np.resize(pixels, (max(batches), *pixels.shape[1:]))
     distinct = many[: min(len(pixels), len(many))]
-    single = run_images(session, distinct, spec, batches[0])["logits"].astype(np.float64)
-    scale = max(float(np.max(np.abs(single))), SMALLEST)
+    task = task_of(spec)
+    single = judged(task, run_images(session, distinct, spec, batches[0]))
     worst, problem = 0.0, ""
     for size in batches[1:]:
-        logits = session.run(feeds_of(many[:size], spec, session.inputs))["logits"]
-        expected = np.resize(single, (size, single.shape[1]))
-        error = float(np.max(np.abs(logits - expected))) / scale if np.isfinite(logits).all() else float("inf")
+        found = session.run(feeds_of(many[:size], spec, session.inputs))
+        error = largest_difference(resized(single, size), found, single)
         if error > worst:
             worst = error
             if error > tolerance:
-                problem = (
-                    f"images differ by {error:.2e} of the largest logit between a batch of {batches[0]} and of {size}"
-                )
+                between = f"between a batch of {batches[0]} and of {size}"
+                problem = f"images differ by {error:.2e} of the largest {task.value} {between}"
     return BatchInvariance(
         artifact=artifact,
         batches=tuple(batches),
-        max_rel_error=worst if np.isfinite(worst) else 1e9,
+        max_rel_error=min(worst, 1e9),  # JSON has no infinity
         tolerance=tolerance,
         verdict="fail" if problem else "pass",
         problem=problem,

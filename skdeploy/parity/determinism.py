@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from skdeploy import engines
 from skdeploy.backends import backend
 from skdeploy.backends.base import Array, Session
-from skdeploy.backends.logits import check_outputs, one_batch, run_images
-from skdeploy.backends.metrics import SMALLEST, Metrics, compare_logits, violations
+from skdeploy.backends.logits import one_batch, run_images
+from skdeploy.backends.metrics import Metrics, largest_difference
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import graph_of
@@ -29,6 +29,7 @@ from skdeploy.engines.options import BuildOptions, of_record
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.parity.report import Rebuild, RunToRun
+from skdeploy.parity.tasks import judged, task_of
 
 
 def run_to_run(
@@ -41,18 +42,20 @@ def run_to_run(
     tolerance: float,
     images: int = RUN_BATCH,
 ) -> RunToRun:
-    """One batch of so many images, twice. Other bits are recorded; an error above ``tolerance`` of the largest logit fails."""
+    """One batch of so many images, twice. Other bits are recorded; an error above ``tolerance`` of the largest value fails."""
     feeds = one_batch(session, pixels, spec, images)
-    first, second = session.run(feeds)["logits"], session.run(feeds)["logits"]
-    differing, error = _difference(first, second)
+    task = task_of(spec)
+    first, second = (judged(task, session.run(feeds)) for _ in range(2))
+    differing, error = sum(_differing(first[name], second[name]) for name in first), largest_difference(first, second)
     problem = ""
     if not error <= tolerance:
-        problem = f"two runs of the same images differ by {error:.1e} of the largest logit, allowed {tolerance:.0e}"
+        among = f"by {error:.1e} of the largest {task.value}, allowed {tolerance:.0e}"
+        problem = f"two runs of the same images differ {among}"
     return RunToRun(
         artifact=artifact,
         backend=backend,
-        images=len(first),
-        values=first.size,
+        images=len(next(iter(first.values()))),
+        values=sum(value.size for value in first.values()),
         differing=differing,
         max_rel_error=min(error, 1e9),  # JSON has no infinity
         tolerance=tolerance,
@@ -124,8 +127,8 @@ def _unsaid(bundle: Bundle, engine: Artifact, why: str) -> IntegrityError:
 def _compare(
     spec: ModelSpec, name: str, plans: tuple[tuple[Path, str], tuple[Path, str]], pixels: Pixels, tolerance: Tolerance
 ) -> tuple[Metrics | None, tuple[str, ...], str]:
-    """Logits of two plans on the images: metrics, problems, and why there are none."""
-    found: list[Array] = []
+    """Outputs of two plans on the images: metrics, problems, and why there are none."""
+    task, found = task_of(spec), list[dict[str, Array]]()
     for path, sha256 in plans:
         try:
             session: Session = backend(name).open_session(path, sha256=sha256)
@@ -133,19 +136,15 @@ def _compare(
             return None, (), error.message
         with session:
             outputs = run_images(session, pixels, spec)
-        problems = check_outputs(outputs, len(pixels), spec)
+        problems = task.check(outputs, len(pixels), spec)
         if problems:
             return None, problems, ""
-        found.append(outputs["logits"])
-    metrics = compare_logits(found[0], found[1], tolerance)
-    return metrics, violations(metrics, tolerance), ""
+        found.append(judged(task, outputs))
+    metrics = task.measure(found[0], found[1], tolerance)
+    return metrics, task.violations(metrics, tolerance), ""
 
 
-def _difference(first: Array, second: Array) -> tuple[int, float]:
-    """How many values have other bits, and the largest difference, relative to the largest value."""
+def _differing(first: Array, second: Array) -> int:
+    """How many values have other bits."""
     one, other = (np.ascontiguousarray(array).view(np.uint8).reshape(array.size, -1) for array in (first, second))
-    differing = int(np.count_nonzero((one != other).any(axis=1)))
-    if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        return differing, np.inf
-    scale = max(float(np.max(np.abs(first.astype(np.float64)))), SMALLEST)
-    return differing, float(np.max(np.abs(first.astype(np.float64) - second))) / scale
+    return int(np.count_nonzero((one != other).any(axis=1)))

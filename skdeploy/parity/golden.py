@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
+from skdeploy.backends.logits import OUTPUT
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import ModelSpec
@@ -39,6 +40,11 @@ class Golden:
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    @property
+    def outputs(self) -> dict[str, Array]:
+        """What artifacts are compared with."""
+        return {OUTPUT: self.logits}
 
     @property
     def reference(self) -> str:

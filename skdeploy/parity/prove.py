@@ -6,10 +6,8 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from skdeploy.backends import onnxruntime
-from skdeploy.backends.metrics import compare_logits
+from skdeploy.backends.metrics import compare_values, largest
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
@@ -69,9 +67,9 @@ def prove(
     author = witness if isinstance(witness, Author) else None
     golden = witness if isinstance(witness, Golden) else None
     reference = reference_of(bundle, base, network, author)
-    expected = reference.logits(pixels, spec)
+    expected = reference.outputs(pixels, spec)
     seen = golden or dataset
-    fed, wanted = (pixels, expected) if golden is None else (golden.fed(spec), golden.logits)
+    fed, wanted = (pixels, expected) if golden is None else (golden.fed(spec), golden.outputs)
     prepared = prepare(
         SYNTHETIC if suites is None else suites,
         dataset,
@@ -117,8 +115,7 @@ def prove(
             if comparisons[-1].verdict != "pass":
                 continue
             if suites is not None or deployed:
-                largest = float(np.max(np.abs(expected)))
-                results += run_suites(session, prepared, largest, artifact.inputs, who, progress)
+                results += run_suites(session, prepared, largest(expected), artifact.inputs, who, progress)
             if suites is not None and MEMORY in suites:
                 results.append(run_memory(session, pixels, spec, who))
             if deployed:
@@ -161,14 +158,14 @@ def prove(
 
 
 def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> float:
-    """SQNR of the network's float32 logits against its float64 ones: how much of its own rounding it amplifies."""
+    """SQNR of the network's float32 outputs against its float64 ones: how much of its own rounding it amplifies."""
     import torch
 
     images = torch.from_numpy(normalise(pixels, spec.preprocess))
     with torch.inference_mode():
         rounded = network(images).double()
         exact = copy.deepcopy(network).double()(images.double())
-    return compare_logits(exact.numpy(), rounded.numpy(), tolerance_of(spec, Precision.FP32)).sqnr_db
+    return compare_values(exact.numpy(), rounded.numpy()).sqnr_db
 
 
 def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 from skdeploy.backends import onnxruntime
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Array, Session
-from skdeploy.backends.logits import check_outputs, run_images
+from skdeploy.backends.logits import run_images
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.architecture import ModuleSpec
 from skdeploy.core.errors import ParityError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Pixels
+from skdeploy.parity.tasks import judged, task_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,21 +45,22 @@ class Reference:
     name: str
     open: Callable[[ModelSpec], Session]
 
-    def outputs(self, pixels: Pixels, spec: ModelSpec) -> tuple[Array | None, tuple[str, ...]]:
-        """Logits of crops, (N, classes), or None and what is wrong with them."""
+    def tried(self, pixels: Pixels, spec: ModelSpec) -> tuple[dict[str, Array] | None, tuple[str, ...]]:
+        """The outputs of crops that the card's task compares, or None and what is wrong with them."""
+        task = task_of(spec)
         with self.open(spec) as session:
             outputs = run_images(session, pixels, spec)
-        problems = check_outputs(outputs, len(pixels), spec)
-        return (None if problems else outputs["logits"]), problems
+        problems = task.check(outputs, len(pixels), spec)
+        return (None if problems else judged(task, outputs)), problems
 
-    def logits(self, pixels: Pixels, spec: ModelSpec) -> Array:
-        """Logits of crops, (N, classes). Raises ParityError if they are not finite, or not that shape."""
-        logits, problems = self.outputs(pixels, spec)
-        if logits is None:
+    def outputs(self, pixels: Pixels, spec: ModelSpec) -> dict[str, Array]:
+        """The same. Raises ParityError for outputs that are not finite, or have another shape than they should."""
+        outputs, problems = self.tried(pixels, spec)
+        if outputs is None:
             raise ParityError(
                 f"the reference, {self.name}, is not usable: {problems[0]}", advice="check the weights and the images"
             )
-        return logits
+        return outputs
 
 
 def reference_of(

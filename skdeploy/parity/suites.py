@@ -29,14 +29,15 @@ from typing import Final
 import numpy as np
 
 from skdeploy.backends.base import Array, Session
-from skdeploy.backends.logits import check_outputs, one_batch, run_images
-from skdeploy.backends.metrics import SMALLEST, compare_logits, violations
+from skdeploy.backends.logits import one_batch, run_images
+from skdeploy.backends.metrics import Outputs, largest, largest_difference
 from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
 from skdeploy.images.dataset import Dataset, Pixels
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.report import MEMORY, SuiteResult
+from skdeploy.parity.tasks import Task, judged, task_of
 
 PHOTOGRAPHS: Final = "photographs"  # the images: compared always, by prove itself
 SYNTHETIC: Final = ("noise", "zeros", "extremes", "tiny-contrast")
@@ -71,13 +72,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A suite's crops, uint8 (N, H, W, C), with the spec of their size and the reference's logits, None where not finite."""
+    """A suite's crops, uint8 (N, H, W, C), with the spec of their size and the reference's outputs, None where not finite."""
 
     suite: str
     case: str
     pixels: Pixels
     spec: ModelSpec
-    expected: Array | None
+    expected: Outputs | None
 
 
 def check_suites(names: Sequence[str]) -> tuple[str, ...]:
@@ -118,24 +119,25 @@ def prepare(
     brief: bool = False,
     dynamic_size: bool = False,
 ) -> list[Prepared]:
-    """The suites of these names with the reference's logits; ``sizes`` only if some graph takes other sizes."""
+    """The suites of these names with the reference's outputs; ``sizes`` only if some graph takes other sizes."""
     wanted = [name for name in names if name in SYNTHETIC]
     stacks = [synthetic(name, spec, brief=brief) for name in wanted]
     found = []
     if stacks:  # in one run: the reference is slow to start
-        logits, _ = reference.outputs(np.concatenate(stacks), spec)
+        outputs, _ = reference.tried(np.concatenate(stacks), spec)
         at = 0
         for name, pixels in zip(wanted, stacks, strict=True):
-            expected = None if logits is None else logits[at : at + len(pixels)]
-            if logits is None and len(stacks) > 1:  # whose fault it is
-                expected, _ = reference.outputs(pixels, spec)
+            rows = slice(at, at + len(pixels))
+            expected = None if outputs is None else {key: value[rows] for key, value in outputs.items()}
+            if outputs is None and len(stacks) > 1:  # whose fault it is
+                expected, _ = reference.tried(pixels, spec)
             found.append(Prepared(name, "", pixels, spec, expected))
             at += len(pixels)
     if SIZES in names and dynamic_size:
         for resized in other_sizes(spec):
             pixels = dataset.take(range(min(RESIZED, len(dataset)))).load(resized)
             case = f"{resized.input.height}x{resized.input.width}"
-            found.append(Prepared(SIZES, case, pixels, resized, reference.outputs(pixels, resized)[0]))
+            found.append(Prepared(SIZES, case, pixels, resized, reference.tried(pixels, resized)[0]))
     return found
 
 
@@ -176,9 +178,9 @@ def run_suites(
 
 
 def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> SuiteResult:
-    """One artifact on one suite; ``scale`` is the largest logit that the reference has on the images."""
-    outputs = run_images(session, suite.pixels, suite.spec)
-    problems = check_outputs(outputs, len(suite.pixels), suite.spec)
+    """One artifact on one suite; ``scale`` is the largest value that the reference has on the images."""
+    task, outputs = task_of(suite.spec), run_images(session, suite.pixels, suite.spec)
+    problems = task.check(outputs, len(suite.pixels), suite.spec)
     metrics = error = allowed = None
     note = ""
     if problems and who.precision is Precision.FP16:
@@ -186,15 +188,16 @@ def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> 
     if suite.expected is None:
         problems, note = (), NO_REFERENCE
     elif not problems:
-        metrics = compare_logits(suite.expected, outputs["logits"], who.tolerance)
-        error = metrics.max_abs_error / max(float(np.max(np.abs(suite.expected))), scale, SMALLEST)
+        metrics = task.measure(suite.expected, judged(task, outputs), who.tolerance)
+        error = metrics.max_abs_error / max(largest(suite.expected), scale)
         if who.precision is Precision.INT8:
             note = CLIPPED
         elif who.precision is Precision.FP16 and suite.suite in SYNTHETIC:
             note = ROUNDED
         else:
             allowed = who.tolerance.max_rel_error
-            problems = violations(metrics, who.tolerance) if suite.suite == SIZES else _too_far(error, allowed)
+            whole = suite.suite == SIZES
+            problems = task.violations(metrics, who.tolerance) if whole else _too_far(task, error, allowed)
     return SuiteResult(
         artifact=who.artifact,
         backend=who.backend,
@@ -215,16 +218,15 @@ def run_memory(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject) 
     """The same values from other memory: one batch of the images, as views that are not contiguous."""
     feeds = one_batch(session, pixels, spec)
     name, array = next(iter(feeds.items()))
-    expected, again = session.run(feeds)["logits"], session.run(feeds)["logits"]
-    scale = max(float(np.max(np.abs(expected.astype(np.float64)))), SMALLEST)
-    allowed = 0.0 if np.array_equal(expected, again) else who.tolerance.max_rel_error
+    task = task_of(spec)
+    expected, again = (judged(task, session.run(feeds)) for _ in range(2))
+    same = all(np.array_equal(value, again[key]) for key, value in expected.items())
+    allowed = 0.0 if same else who.tolerance.max_rel_error
     worst, problems = 0.0, []
     for words, view in layouts(array).items():
-        found = session.run({name: view})["logits"]
-        finite = found.shape == expected.shape and bool(np.isfinite(found).all())
-        difference = float(np.max(np.abs(found.astype(np.float64) - expected))) / scale if finite else np.inf
+        difference = largest_difference(expected, session.run({name: view}))
         if difference > allowed:
-            problems.append(f"images {words} in memory give other logits, by {difference:.1e} of the largest")
+            problems.append(f"images {words} in memory give other {task.value}s, by {difference:.1e} of the largest")
         worst = max(worst, min(difference, 1e9))  # JSON has no infinity
     return SuiteResult(
         artifact=who.artifact,
@@ -248,7 +250,5 @@ def layouts(array: Array) -> dict[str, Array]:
     return {"in every second column": wide[..., ::2], "with the second axis last": last, "backwards": backwards}
 
 
-def _too_far(error: float, allowed: float) -> tuple[str, ...]:
-    if error <= allowed:
-        return ()
-    return (f"max error {error:.2e} of the largest logit, allowed {allowed:.0e}",)
+def _too_far(task: Task, error: float, allowed: float) -> tuple[str, ...]:
+    return () if error <= allowed else (f"max error {error:.2e} of the largest {task.value}, allowed {allowed:.0e}",)

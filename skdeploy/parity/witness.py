@@ -17,6 +17,7 @@ from skdeploy.images.dataset import normalise
 from skdeploy.parity.golden import Golden, read_golden
 from skdeploy.parity.reference import Author
 from skdeploy.parity.report import ParityReport, ReferenceKind
+from skdeploy.parity.tasks import task_of
 from skdeploy.zoo.assumed import Settled, assumptions_of, settled
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, net
     fp32 = [c for c in report.comparisons if c.precision is Precision.FP32]
     if not any(c.verdict == "fail" for c in fp32):
         return ""
-    if isinstance(witness, Golden) and witness.looks_like_probabilities:
+    if isinstance(witness, Golden) and task_of(manifest.model).has_classes and witness.looks_like_probabilities:
         return "the saved outputs are probabilities: save what comes before the softmax"
     if isinstance(witness, Golden) and ((apart := witness.difference_of_inputs(manifest.model) or 0) > VISIBLE):
         return (

@@ -85,7 +85,7 @@ def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) 
         Column("SQNR, all", True),
         Column("Max error", True, "Largest error of any logit, relative to the largest logit"),
         Column("Cosine", True, "Of the worst image"),
-        Column("Same class", True, "Images with the same top class"),
+        Column("Same class", True, "Images with the same top class, or what the task measures in its place"),
     )
     rows = []
     for c in report.comparisons:
@@ -95,7 +95,8 @@ def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) 
         if metrics is None:
             rows.append((*head, *(Cell("", math.nan) for _ in range(5))))
             continue
-        same = round(metrics.top1_agreement * metrics.images)
+        same = metrics.same_class
+        agreed = f"{same:,} of {metrics.images:,}" if same is not None else metrics.figures_text
         rows.append(
             (
                 *head,
@@ -103,7 +104,7 @@ def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) 
                 decibels(metrics.sqnr_db),
                 _beside(number(metrics.max_rel_error, ".1e"), f"at most {allowed.max_rel_error:g}" if allowed else ""),
                 _beside(number(metrics.min_cosine, ".6f"), f"at least {allowed.min_cosine:g}" if allowed else ""),
-                Cell(f"{same:,} of {metrics.images:,}", metrics.top1_agreement),
+                Cell(agreed, math.nan if metrics.top1_agreement is None else metrics.top1_agreement),
             )
         )
     return Table("Artifacts against torch", columns, tuple(rows), PARITY)

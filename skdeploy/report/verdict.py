@@ -75,8 +75,10 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
         allowed = found.bundle.manifest.model.tolerance.get(last.precision)
         at_least = f", at least {allowed.min_sqnr_db:g} dB" if allowed else ""
         figures.append(Figure("SQNR", decibels_text(metrics.min_sqnr_db), f"worst image{at_least}"))
-        same = round(metrics.top1_agreement * metrics.images)
-        figures.append(Figure("Same class", f"{same:,} / {metrics.images:,}", "images, against torch FP32"))
+        if metrics.same_class is not None:
+            same = f"{metrics.same_class:,} / {metrics.images:,}"
+            figures.append(Figure("Same class", same, "images, against torch FP32"))
+        figures += [Figure(name, f"{value:.4g}", "against torch FP32") for name, value in metrics.figures.items()]
     figures += _accuracy_figures(found, last.path)
     # Of the network's own: what regrouping adds is work with zeros, and not counted.
     share = next((graph.facts.int8_macs for graph in reversed(graphs) if isinstance(graph.facts, Int8Facts)), None)

@@ -11,7 +11,7 @@ import pytest
 
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Session
-from skdeploy.backends.logits import run_images
+from skdeploy.backends.logits import OUTPUT, run_images
 from skdeploy.core.errors import DependencyError
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
 from skdeploy.images.feeds import batches_of, feeds_of
@@ -72,7 +72,7 @@ def verdict_of(session: Session, pixels: Array, reference: Array, spec: ModelSpe
     return compare(
         session,
         pixels,
-        reference,
+        {OUTPUT: reference},
         spec,
         artifact="model.onnx",
         backend="test",

@@ -12,6 +12,7 @@ import pytest
 from skdeploy.backends import onnxruntime
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Session
+from skdeploy.backends.logits import OUTPUT
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
 from skdeploy.images.dataset import Dataset
@@ -117,7 +118,7 @@ def test_a_suite_that_does_not_exist_is_refused_with_those_that_do() -> None:
 
 def prepared(tiny: ModelSpec, expected: Array | None) -> Prepared:
     pixels = np.zeros((2, 20, 24, 3), np.uint8)
-    return Prepared("zeros", "", pixels, tiny, None if expected is None else expected.astype(np.float32))
+    return Prepared("zeros", "", pixels, tiny, None if expected is None else {OUTPUT: expected.astype(np.float32)})
 
 
 def test_an_error_is_relative_to_the_images_where_the_suite_has_next_to_no_signal(tiny: ModelSpec) -> None:

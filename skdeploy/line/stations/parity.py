@@ -70,6 +70,7 @@ class Parity(Station[NoOptions, ParityFacts]):
 
         spec = inputs.spec
         return {
+            **spec.model_dump(mode="json", include={"task"}),
             "preprocess": spec.preprocess.model_dump(mode="json") | {"exif": spec.preprocess.exif},
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
             "suites": list(SYNTHETIC),
