@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import zipfile
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,20 @@ def test_a_folder_is_read_in_the_order_of_its_sorted_names(tmp_path: Path) -> No
     assert len(open_dataset(tmp_path, 2)) == 2
 
 
-def test_an_empty_folder_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
-    with refused(UsageError, "no images in", ".png"):
-        open_dataset(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["gone", "gone.npz", "gone.png"])
-def test_a_path_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"no images at {tmp_path / name}"):
-        open_dataset(tmp_path / name)
-
-
-def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message", "advice"),
+    [
+        (".", "no images in", ".png"),
+        ("gone", "no images at .*gone:", "give a folder"),
+        ("gone.npz", r"no images at .*gone\.npz:", "give a folder"),
+        ("gone.png", r"no images at .*gone\.png:", "give a folder"),
+        ("x.md", "is not an image", "give a folder"),
+    ],
+)
+def test_a_place_without_images_is_named(name: str, message: str, advice: str, tmp_path: Path) -> None:
     (tmp_path / "x.md").write_text("hello")
-    with pytest.raises(UsageError, match="is not an image"):
-        open_dataset(tmp_path / "x.md")
+    with refused(UsageError, message, advice):
+        open_dataset(tmp_path / name)
 
 
 @pytest.mark.parametrize("limit", [0, -1])
@@ -51,11 +50,6 @@ def test_no_images_at_all_are_refused(limit: int, tmp_path: Path) -> None:
     for call in (lambda: open_dataset(tmp_path / "x.npy", limit), lambda: photographs(limit)):
         with pytest.raises(UsageError, match="at least 1"):
             call()
-
-
-def test_copies_that_tools_hide_are_passed_over(tmp_path: Path) -> None:
-    save(tmp_path, "a.png", "._a.png", ".ipynb_checkpoints/a.png")
-    assert [file.name for file in open_dataset(tmp_path).files] == ["a.png"]
 
 
 def test_opening_decodes_nothing(tmp_path: Path) -> None:
@@ -90,23 +84,10 @@ def test_class_folders_give_labels_in_the_order_of_their_names(tmp_path: Path) -
     save(tmp_path, "cat/2.png", "cat/1.png", "Zebra/1.png", "ant/1.png")
     dataset = open_dataset(tmp_path)
     assert dataset.classes == ("Zebra", "ant", "cat")
-    assert [(dataset.name_of(i), label) for i, label in enumerate(dataset.labels.tolist())] == [
-        ("Zebra/1.png", 0),
-        ("ant/1.png", 1),
-        ("cat/1.png", 2),
-        ("cat/2.png", 2),
-    ]
+    assert [dataset.name_of(index) for index in range(4)] == ["Zebra/1.png", "ant/1.png", "cat/1.png", "cat/2.png"]
+    assert dataset.labels.tolist() == [0, 1, 2, 2]
     first = open_dataset(tmp_path, 2)
     assert (first.labels.tolist(), first.classes) == ([0, 1], dataset.classes)
-
-
-@pytest.mark.parametrize("names", [("a/1.png", "b/1.png", "c.png"), ("a/1.png", "a/2.png"), ("1.png", "2.png")])
-def test_other_folders_are_no_classes(names: tuple[str, ...], tmp_path: Path) -> None:
-    save(tmp_path, *names)
-    dataset = open_dataset(tmp_path)
-    assert dataset.labels is None
-    assert dataset.classes == ()
-    assert len(dataset) == len(names)
 
 
 # ----- hostile names
@@ -137,7 +118,6 @@ def test_chosen_images_keep_label_name_and_place(tmp_path: Path) -> None:
     images = noise(5, 36, 36, 3)
     np.savez(tmp_path / "x.npz", images=images, labels=[10, 11, 12, 13, 14])
     chosen = open_dataset(tmp_path / "x.npz").take([4, 1, 2]).take([0, 2])
-    assert chosen.pixels is not None
     assert np.array_equal(chosen.pixels, images[[4, 2]])
     assert chosen.labels.tolist() == [14, 12]
     assert [chosen.name_of(0), chosen.name_of(1)] == ["images[4]", "images[2]"]
@@ -165,25 +145,12 @@ def test_arrays_of_raw_pixels_are_images(shape: tuple[int, ...], channels: int, 
     assert np.array_equal(found[0], images.reshape(2, 36, 36, channels)[0, 2:34, 2:34])
 
 
-@pytest.mark.parametrize(
-    "images",
-    [
-        np.zeros((2, 8, 8, 3), np.float32),
-        np.zeros((2, 8, 8, 3), np.int64),
-        noise(8, 8),
-        noise(2, 8, 8, 2),
-        noise(2, 3, 8, 8),
-        noise(2, 8, 8, 3, 1),
-        noise(0, 8, 8, 3),
-    ],
-    ids=lambda images: f"{images.dtype}{images.shape}",
-)
-def test_other_arrays_are_refused_with_type_and_shape(images: Any, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", images=images)
-    with pytest.raises(UsageError) as error:
+@pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8, 2), (2, 3, 8, 8), (2, 8, 8, 3, 1), (0, 8, 8, 3)], ids=str)
+def test_arrays_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=noise(*shape))
+    advice = "images.transpose(0, 2, 3, 1)" if shape == (2, 3, 8, 8) else "raw uint8 pixels"
+    with refused(UsageError, re.escape(f"holds uint8 of shape {shape}"), advice):
         open_dataset(tmp_path / "x.npz")
-    assert str(images.dtype) in error.value.message
-    assert "raw uint8 pixels" in error.value.advice
 
 
 @pytest.mark.parametrize(
@@ -199,32 +166,25 @@ def test_other_arrays_are_refused_with_type_and_shape(images: Any, tmp_path: Pat
 )
 def test_what_an_array_of_other_values_looks_like_is_told(images: Any, looks: str, undo: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=images.reshape(1, 8, 8, 3))
-    with pytest.raises(UsageError) as error:
+    with refused(UsageError, f"holds {images.dtype} .*{looks}", undo):
         open_dataset(tmp_path / "x.npz")
-    assert looks in error.value.message
-    assert undo in error.value.advice
 
 
-def test_channels_first_are_told(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", noise(2, 3, 8, 8))
-    with refused(UsageError, advice="images.transpose(0, 2, 3, 1)"):
-        open_dataset(tmp_path / "x.npy")
-
-
-@pytest.mark.parametrize("labels", [np.array([0.0, 1.0]), np.array([-1, 0]), np.array(["a", "b"])])
-def test_labels_that_are_no_class_numbers_are_refused(labels: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.array([0.0, 1.0]), "not class numbers: float64 from 0.0 to 1.0"),
+        (np.array([-1, 0]), "not class numbers: int64 from -1 to 0"),
+        (np.array(["a", "b"]), "not class numbers: <U1"),
+        (np.arange(3), r"2 images and labels of shape \(3,\)"),
+        (np.zeros((2, 5)), r"2 images and labels of shape \(2, 5\)"),
+        (np.int64(1), r"2 images and labels of shape \(\)"),
+    ],
+)
+def test_labels_that_are_not_a_class_number_an_image_are_refused(labels: Any, words: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=noise(2, 8, 8), labels=labels)
-    with pytest.raises(UsageError, match="not class numbers") as error:
+    with refused(UsageError, words):
         open_dataset(tmp_path / "x.npz")
-    assert str(labels.dtype) in error.value.message
-
-
-@pytest.mark.parametrize("labels", [np.arange(3), np.zeros((2, 5)), np.int64(1)])
-def test_labels_that_are_not_one_an_image_are_refused(labels: Any, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", images=noise(2, 8, 8), labels=labels)
-    with pytest.raises(UsageError, match="2 images and labels of shape") as error:
-        open_dataset(tmp_path / "x.npz")
-    assert str(labels.shape) in error.value.message
 
 
 def test_an_npz_without_images_says_what_it_has(tmp_path: Path) -> None:
@@ -244,24 +204,6 @@ def test_a_truncated_array_is_refused(share: float, suffix: str, tmp_path: Path)
         open_dataset(path)
 
 
-def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.npz"
-    np.savez_compressed(path, images=noise(4, 36, 36))
-    content = bytearray(path.read_bytes())
-    with zipfile.ZipFile(path) as archive:
-        start = archive.infolist()[0].header_offset + 200
-    content[start : start + 64] = bytes(64)
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match="cannot read"):
-        open_dataset(path)
-
-
-def test_an_array_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(UsageError, match="cannot read"):
-        open_dataset(tmp_path / "x.npy")
-
-
 def test_the_kind_of_an_array_file_is_told_by_its_content(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", noise(2, 36, 36))
     (tmp_path / "x.npy").rename(tmp_path / "x.npz")
@@ -276,12 +218,8 @@ def test_the_kind_of_an_array_file_is_told_by_its_content(tmp_path: Path) -> Non
 
 def test_the_digest_is_of_the_images_in_their_order(tmp_path: Path) -> None:
     images = noise(2, 36, 36, 3)
-    digests = {
-        Dataset("a", pixels=images).digest,
-        Dataset("a", pixels=images[::-1]).digest,
-        Dataset("a", pixels=images[:1]).digest,
-        Dataset("a", pixels=images.reshape(2, 36, 108, 1)).digest,
-    }
+    others = (images, images[::-1], images[:1], images.reshape(2, 36, 108, 1))
+    digests = {Dataset("a", pixels=pixels).digest for pixels in others}
     assert len(digests) == 4
     assert Dataset("b", pixels=images.copy()).digest in digests
     for index, image in enumerate(images):

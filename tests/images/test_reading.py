@@ -85,13 +85,6 @@ def test_no_crop_is_given_once_it_is_sure_that_it_fails(tmp_path: Path) -> None:
         next(crops)
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
-def test_more_than_8_bits_count_as_unreadable_with_the_reason(dtype: Any, tmp_path: Path) -> None:
-    Image.fromarray((noise(40, 40) * 200.0).astype(dtype)).save(tmp_path / "x.tif")
-    with pytest.raises(CalibrationError, match=r"x\.tif: more than 8 bits a channel \(mode (I;16|I|F)\)"):
-        list(read_crops(open_dataset(tmp_path), SPEC))
-
-
 def test_a_name_that_does_not_print_cannot_break_the_message(tmp_path: Path) -> None:
     (tmp_path / "a\n\x1b[2Jb.png").write_text("no picture")
     with pytest.raises(CalibrationError) as error:
