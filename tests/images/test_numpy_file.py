@@ -14,6 +14,7 @@ import pytest
 
 from skdeploy.core.errors import UsageError
 from skdeploy.images.dataset import open_dataset
+from tests.tiny import noise
 
 
 def header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
@@ -41,15 +42,18 @@ BAD = {
 }
 
 
+def zipped(path: Path, kind: int = zipfile.ZIP_STORED, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_a_bad_array_is_refused_without_memory(name: str, suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"x{suffix}"
-    if suffix == ".npy":
-        file.write_bytes(BAD[name])
-    else:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("images.npy", BAD[name])
+    file.write_bytes(BAD[name]) if suffix == ".npy" else zipped(file, images=BAD[name])
     tracemalloc.start()
     try:
         with pytest.raises(UsageError, match=f"cannot read {file}: "):
@@ -68,12 +72,9 @@ def array_bytes(array: Any) -> bytes:
 @pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_an_archive_of_any_compression_is_read_whole(kind: int, order: Any, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)
-    with zipfile.ZipFile(tmp_path / "x.npz", "w", kind) as archive:
-        archive.writestr("images.npy", array_bytes(np.asarray(images, order=order)))
-        archive.writestr("labels.npy", array_bytes(np.arange(3)))
-        archive.writestr("more", b"not an array, and not looked at")
-    found = open_dataset(tmp_path / "x.npz")
+    images = noise(3, 9, 7, 3)
+    arrays = {"images": array_bytes(np.asarray(images, order=order)), "labels": array_bytes(np.arange(3))}
+    found = open_dataset(zipped(tmp_path / "x.npz", kind, **arrays, more=b"not an array, and not looked at"))
     assert np.array_equal(found.pixels, images)
     assert found.pixels.flags.writeable
     assert found.labels.tolist() == [0, 1, 2]
@@ -82,10 +83,7 @@ def test_an_archive_of_any_compression_is_read_whole(kind: int, order: Any, tmp_
 @pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 @pytest.mark.parametrize("at", [60, 200, 400])
 def test_damage_inside_an_archive_is_told(kind: int, at: int, tmp_path: Path) -> None:
-    file = tmp_path / "x.npz"
-    images = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)
-    with zipfile.ZipFile(file, "w", kind) as archive:
-        archive.writestr("images.npy", array_bytes(images))
+    file = zipped(tmp_path / "x.npz", kind, images=array_bytes(noise(3, 9, 7, 3)))
     content = bytearray(file.read_bytes())
     content[at : at + 8] = bytes(byte ^ 0xFF for byte in content[at : at + 8])
     file.write_bytes(content)
@@ -105,8 +103,6 @@ def test_an_encrypted_archive_is_told(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_no_array_are_told(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
-        archive.writestr("images.npy", array_bytes(np.zeros((1, 4, 4, 1), np.uint8)))
-        archive.writestr("labels", b"7")
+    file = zipped(tmp_path / "x.npz", images=array_bytes(np.zeros((1, 4, 4, 1), np.uint8)), labels=b"7")
     with pytest.raises(UsageError, match="cannot read"):
-        open_dataset(tmp_path / "x.npz")
+        open_dataset(file)
