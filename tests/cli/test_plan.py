@@ -89,12 +89,3 @@ def test_a_graph_that_only_reshapes(tmp_path: Path, run: Run) -> None:
     result = run("plan", tmp_path / "views.onnx", "--device", "t4")
     assert result.code == 2
     assert "only reshapes" in result.err
-
-
-def test_an_open_size_is_a_refusal_with_the_option_that_settles_it(tmp_path: Path, run: Run) -> None:
-    model = graph([node("Relu", "r", "x")], {}, ("n", 8, "h", "w"), "r_y")
-    ir.save(model, tmp_path / "open.onnx")
-    result = run("plan", tmp_path / "open.onnx", "--device", "t4")
-    assert result.code == 4
-    assert "--imgsz" in result.err
-    assert run("plan", tmp_path / "open.onnx", "--device", "t4", "--imgsz", 32).code == 0

@@ -71,13 +71,13 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [(), ("--backend", "tensorrt"), ("--backend", RTX), ("--backend", "onnxruntime-cuda")]
+    "given", [(), ("--backend", "tensorrt"), ("--backend", RTX), ("--backend", "onnxruntime-cuda")]
 )
 def test_without_a_gpu_it_refuses_before_anything_is_copied_or_built(
-    start: Start, cache: Path, image: Path, asked: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    start: Start, cache: Path, image: Path, given: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_gpu(monkeypatch)
-    result = start(*asked, "predict", image)
+    result = start(*given, "predict", image)
     assert result.code == 3
     assert "no GPU in sight" in result.err
     assert "no NVIDIA driver" in result.err
@@ -85,40 +85,33 @@ def test_without_a_gpu_it_refuses_before_anything_is_copied_or_built(
     assert not cache.exists()
 
 
-def test_the_verb_runs_on_the_copy_as_on_the_bundle(
-    start: Start, run: Run, bundle: Path, cache: Path, image: Path, snapshot: Snapshot
+def test_the_verb_runs_on_a_copy_that_the_second_start_takes_from_the_cache(
+    start: Start, run: Run, bundle: Path, cache: Path, image: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(bundle)
     result = start(*CPU, "predict", image, "--json")
     assert result.code == 0
+    assert "made ready" in result.err
     assert result.json == run("predict", bundle, image, "--json").json
     assert snapshot(bundle) == before
     (entry,) = entries(cache)
     assert entry.parent.name == "cpu-onnxruntime"
     load_bundle(entry).check_all()
-
-
-def test_the_second_start_takes_all_from_the_cache(start: Start, cache: Path, image: Path, snapshot: Snapshot) -> None:
-    assert "made ready" in start(*CPU, "predict", image).err
-    before = snapshot(cache)
-    again = start(*CPU, "predict", image)
+    cached = snapshot(cache)
+    monkeypatch.setenv("SKDEPLOY_BACKEND", "onnxruntime")
+    again = start("predict", image)
     assert again.code == 0
     assert "from the cache" in again.err
-    assert snapshot(cache) == before
+    assert start("predict", cache / "none.png").code == 2  # the verb's own
+    assert snapshot(cache) == cached
 
 
-def test_the_environment_tells_the_backend_too(start: Start, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SKDEPLOY_BACKEND", "onnxruntime")
-    assert start("predict", image).code == 0
-
-
-def test_a_verb_that_fails_is_the_exit_code(start: Start, tmp_path: Path) -> None:
-    result = start(*CPU, "predict", tmp_path / "none.png")
-    assert result.code == 2
-    assert "none.png" in result.err
-
-
-def test_a_damaged_bundle_is_not_copied(start: Start, bundle: Path, cache: Path, image: Path) -> None:
+def test_a_damaged_or_unfinished_bundle_is_not_copied(start: Start, bundle: Path, cache: Path, image: Path) -> None:
+    found, whole = load_bundle(bundle), load_bundle(bundle).manifest
+    found.save(whole.model_copy(update={"verdict": "incomplete"}))
+    unfinished = start(*CPU, "predict", image)
+    assert (unfinished.code, "incomplete" in unfinished.err) == (9, True)
+    found.save(whole)
     with (bundle / "model.fp16.onnx").open("ab") as file:
         file.write(b"x")
     result = start(*CPU, "predict", image)
@@ -126,14 +119,6 @@ def test_a_damaged_bundle_is_not_copied(start: Start, bundle: Path, cache: Path,
     assert f"{bundle / 'model.fp16.onnx'} is not the file that the manifest describes" in result.err
     assert entries(cache) == []
     assert not list(cache.rglob("*.partial"))
-
-
-def test_an_unfinished_bundle_is_refused(start: Start, bundle: Path, image: Path) -> None:
-    found = load_bundle(bundle)
-    found.save(found.manifest.model_copy(update={"verdict": "incomplete"}))
-    result = start(*CPU, "predict", image)
-    assert result.code == 9
-    assert "incomplete" in result.err
 
 
 @pytest.mark.parametrize("name", ["model.fp16.onnx", "manifest.json"])
@@ -175,33 +160,19 @@ def test_the_leftovers_of_a_killed_start_are_removed(start: Start, cache: Path, 
     assert not leftover.exists()
 
 
-def test_entries_of_other_bundles_are_named_and_stay(start: Start, bundle: Path, cache: Path, image: Path) -> None:
-    start(*CPU, "predict", image)
-    (old,) = entries(cache)
-    found = load_bundle(bundle)
-    found.save(found.manifest.model_copy(update={"notes": ("another",)}))
-    result = start(*CPU, "predict", image)
-    assert f"rm-r{old}" in "".join(result.err.split())  # a note is broken into lines
-    assert len(entries(cache)) == 2
-
-
-def test_bundles_of_the_users_own_are_not_named_as_removable(
-    start: Start, bundle: Path, cache: Path, image: Path
+def test_only_entries_of_other_bundles_are_named_with_the_command_that_removes_them(
+    run: Run, bundle: Path, tmp_path: Path, image: Path
 ) -> None:
+    """It can be pasted; a bundle of the user's own in the same folder is left out."""
+    cache = tmp_path / "a cache"
+    asked = ("start", "--bundle", bundle, "--cache", cache, *CPU, "predict", image)
     shutil.copytree(bundle, cache / "mine" / "sknet50-fp16")
-    result = start(*CPU, "predict", image)
-    assert result.code == 0
-    assert "rm -r" not in result.err
-
-
-def test_the_command_that_removes_entries_can_be_pasted(run: Run, bundle: Path, tmp_path: Path, image: Path) -> None:
-    spaced = tmp_path / "a cache"
-    asked = ("start", "--bundle", bundle, "--cache", spaced, *CPU, "predict", image)
-    assert run(*asked).code == 0
-    (old,) = entries(spaced)
+    assert "rm -r" not in run(*asked).err
+    (old,) = (entry for entry in entries(cache) if entry.parent.name != "mine")
     found = load_bundle(bundle)
     found.save(found.manifest.model_copy(update={"notes": ("another",)}))
     assert f"rm -r '{old}'" in run(*asked).err
+    assert len(entries(cache)) == 3
 
 
 def test_help_of_a_verb_prepares_nothing(start: Start, cache: Path) -> None:
@@ -314,31 +285,20 @@ print(ready.reused, (ready.folder / ready.artifact).stat().st_mtime_ns)
 """
 
 
-def preparing(bundle: Path, cache: Path, wait_s: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PREPARE, str(bundle), str(cache), str(wait_s)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_of_two_that_start_at_once_one_builds_and_both_have_its_engine(bundle: Path, cache: Path) -> None:
-    both = [preparing(bundle, cache, 100) for _ in range(2)]
+def test_of_two_that_start_at_once_one_builds_and_the_other_waits_and_says_so(bundle: Path, cache: Path) -> None:
+    key = device_cache.device_key(RTX, starting._runtime_version(RTX), CARD, "")
+    (cache / key).mkdir(parents=True)
+    command = [sys.executable, "-c", PREPARE, str(bundle), str(cache), "100"]
+    with FileLock(cache / key / f".{device_cache.bundle_key(load_bundle(bundle))}.lock"):  # until both are there
+        both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        for process in both:
+            assert process.stderr is not None
+            assert "another process is preparing" in process.stderr.readline()
     ended = [process.communicate(timeout=100) for process in both]
     assert [process.returncode for process in both] == [0, 0], ended
     said = [out.split() for out, _ in ended]
     assert sorted(reused for reused, _ in said) == ["False", "True"]
     assert said[0][1] == said[1][1]  # one file, written once
-
-
-def test_the_second_waits_for_the_first_and_says_so(bundle: Path, cache: Path) -> None:
-    key = device_cache.device_key(RTX, starting._runtime_version(RTX), CARD, "")
-    lock = FileLock(cache / key / f".{device_cache.bundle_key(load_bundle(bundle))}.lock")
-    (cache / key).mkdir(parents=True)
-    with lock, preparing(bundle, cache, 100) as second:
-        assert second.stderr is not None
-        assert "another process is preparing" in second.stderr.readline()
-        lock.release()
-        out, _ = second.communicate(timeout=100)
-    assert second.returncode == 0
-    assert out.startswith("False")
 
 
 def test_the_wait_is_bounded(start: Start, cache: Path, bundle: Path, image: Path) -> None:
