@@ -40,5 +40,7 @@ def write(path: Path, nodes: list[onnx.NodeProto], **constants: object) -> Path:
     return path
 
 
-def node(kind: str, *names: str, perm: list[int] | None = None) -> onnx.NodeProto:
-    return helper.make_node(kind, list(names[:-1]), [names[-1]], name=f"the_{names[-1]}", perm=perm)
+def node(kind: str, *names: str, name: str = "", **attributes: object) -> onnx.NodeProto:
+    """A node that makes the last of ``names`` of the others."""
+    *read, made = names
+    return helper.make_node(kind, read, [made], name=name or f"the_{made}", **attributes)

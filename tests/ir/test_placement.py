@@ -111,7 +111,7 @@ def violations(model: ir.Model, placement: Placement) -> list[str]:
     found.extend(
         f"{node.name}: weighted, but does not read INT8"
         for node in model.graph
-        if node.name in placement.weighted and Edge(str(node.name), 0) not in placement.readers[name_of(node.inputs[0])]
+        if node.name in placement.weighted and Edge(str(node.name), 0) not in placement.readers[node.inputs[0].name]
     )
     return found
 
@@ -132,14 +132,7 @@ def test_the_check_sees_a_q_between_a_convolution_and_its_relu_and_a_reader_left
     assert any("each reader must read it once" in line for line in violations(model, replace(placement, readers=short)))
 
 
-def name_of(value: ir.Value | None) -> str:
-    assert value is not None
-    return value.name or ""
-
-
-def shape_of(value: ir.Value | None) -> tuple[object, ...]:
-    assert value is not None
-    assert value.shape is not None
+def shape_of(value: ir.Value) -> tuple[object, ...]:
     return tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
 
 
@@ -168,7 +161,6 @@ def test_gates_are_untouched_and_the_classifier_is_none(name: str) -> None:
     for node in points[:-1]:
         assert placement.kept[str(node.name)] == "part of a gate"
         for value in (node.inputs[0], node.outputs[0]):
-            assert value is not None
             assert value.name not in placement.readers
 
 
@@ -218,7 +210,7 @@ def test_a_gate_is_between_means_over_space_and_a_product_with_maps(
 
 def test_a_final_softmax_makes_no_gate_of_the_classifier() -> None:
     model, placement = placed("foreign three separate layers")
-    assert model.graph.outputs[0].producer().op_type == "Softmax"  # type: ignore[union-attr]  # made by a node: else it fails here
+    assert model.graph.outputs[0].producer().op_type == "Softmax"
     assert "classifier/Gemm" in placement.weighted
 
 
@@ -229,11 +221,11 @@ def test_every_residual_addition_has_an_int8_residual_input(name: str) -> None:
     assert bool(skips) != name.startswith("shufflenet")
     for node in skips:
         assert all(is_map(value) for value in node.inputs)
-        quantized = [Edge(str(node.name), i) in placement.readers.get(name_of(node.inputs[i]), ()) for i in (0, 1)]
+        quantized = [Edge(str(node.name), i) in placement.readers.get(node.inputs[i].name, ()) for i in (0, 1)]
         # The other operand is the convolution that the addition is fused into, or one more map that is quantized.
         assert any(quantized)
         for value, is_int8 in zip(node.inputs, quantized, strict=True):
-            assert is_int8 or (value is not None and value.producer().op_type == "Conv" and len(value.uses()) == 1)  # type: ignore[union-attr]  # made by a node: else it fails here
+            assert is_int8 or (value.producer().op_type == "Conv" and len(value.uses()) == 1)
 
 
 @every_graph
@@ -242,7 +234,7 @@ def test_all_branches_go_into_select_as_int8_and_nothing_inside_it_is(name: str)
     for node in model.graph:
         if node.op_type == "Sub" and is_map(node.outputs[0]):
             for index, value in enumerate(node.inputs):
-                assert Edge(str(node.name), index) in placement.readers[name_of(value)]
+                assert Edge(str(node.name), index) in placement.readers[value.name]
             assert node.outputs[0].name not in placement.readers
         if node.op_type == "Mul" and is_map(node.outputs[0]):
             assert node.outputs[0].name not in placement.readers
@@ -254,7 +246,7 @@ def test_the_partial_sum_of_three_branches_stays_in_the_kernel_that_adds_them() 
     assert second.inputs[0] is first.outputs[0]
     assert first.outputs[0].name not in placement.readers
     branches = [*first.inputs, second.inputs[1]]
-    assert all(value is not None and value.name in placement.readers for value in branches)
+    assert all(value.name in placement.readers for value in branches)
 
 
 @pytest.mark.parametrize("branches", ["sknet", "sknet of three branches"])

@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from skdeploy.ir.constants import constant, drop_unused, free_name
+from skdeploy.ir.constants import constant, drop_unused, free_name, numbers
+from skdeploy.ir.nodes import maker
 from skdeploy.ir.placement import Placement, place
 from skdeploy.ir.qdq import InsertQDQ, QuantizedWeight
 from tests.graphs.quantizable import (
@@ -38,38 +39,28 @@ def quantized(name: str) -> tuple[ir.Model, Placement]:
     return model, placement
 
 
-def constant_of(value: ir.Value | None) -> Array:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy()
-
-
 def broken_rules(model: ir.Model) -> list[str]:
     """TensorRT's rules for explicit quantization: shared/knowledge, "Q/DQ rules"."""
     found = []
     for node in model.graph:
         if node.op_type in QUANTIZERS:
-            scale, zero = constant_of(node.inputs[1]), constant_of(node.inputs[2])
+            scale, zero = map(numbers, node.inputs[1:])
             if scale.dtype != np.float32 or not (scale > 0).all() or not np.isfinite(scale).all():
                 found.append(f"{node.name}: scale")
             if zero.dtype != np.int8 or zero.any() or zero.shape != scale.shape:
                 found.append(f"{node.name}: zero point")
         elif node.op_type in ("Conv", "Gemm", "MatMul"):
-            made = [value.producer() if value is not None else None for value in node.inputs]
+            made = [maker(value) for value in node.inputs]
             is_int8 = [producer is not None and producer.op_type == "DequantizeLinear" for producer in made]
             if is_int8[1] != is_int8[0] and is_int8[1]:
                 found.append(f"{node.name}: INT8 weights and other inputs")
             if any(is_int8[2:]):
                 found.append(f"{node.name}: its bias is quantized")
             if is_int8[1]:
-                dequantizer = made[1]
-                assert dequantizer is not None
-                values, scale = constant_of(dequantizer.inputs[0]), constant_of(dequantizer.inputs[1])
-                columns_last = node.op_type == "MatMul" or (
-                    node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)
-                )
-                axis = dequantizer.attributes.get_int("axis", 1)
-                if axis != (1 if columns_last else 0) or values.shape[axis] != len(scale) or values.dtype != np.int8:
+                values, scale = map(numbers, made[1].inputs[:2])
+                rows_first = node.op_type == "Conv" or node.attributes.get_int("transB", 0)
+                axis = made[1].attributes.get_int("axis", 1)
+                if axis != (0 if rows_first else 1) or values.shape[axis] != len(scale) or values.dtype != np.int8:
                     found.append(f"{node.name}: scales along another axis than its output channels")
     return found
 
@@ -82,7 +73,7 @@ def test_every_graph_follows_tensorrts_rules(name: str) -> None:
     assert names_are_unique(model)
     assert [value for value in model.graph.initializers.values() if not value.uses()] == []
     quantizers = [node for node in model.graph if node.op_type == "QuantizeLinear"]
-    assert sorted(str(node.inputs[0].name) for node in quantizers) == sorted(placement.tensors)  # type: ignore[union-attr]  # made by a node: else it fails here
+    assert sorted(str(node.inputs[0].name) for node in quantizers) == sorted(placement.tensors)
     assert all(np.isfinite(values).all() for values in outputs(model, images(model)).values())
 
 
@@ -92,29 +83,25 @@ def test_readers_get_what_the_placement_says(name: str) -> None:
     nodes = {node.name: node for node in model.graph}
     for tensor, edges in placement.readers.items():
         for edge in edges:
-            value = nodes[edge.node].inputs[edge.index]
-            producer = value.producer() if value is not None else None
-            assert producer is not None
+            producer = maker(nodes[edge.node].inputs[edge.index])
             assert producer.op_type == "DequantizeLinear"
-            assert producer.inputs[0].producer().inputs[0].name == tensor  # type: ignore[union-attr]  # made by a node: else it fails here
+            assert producer.inputs[0].producer().inputs[0].name == tensor
         for edge in placement.raw.get(tensor, ()):
-            assert nodes[edge.node].inputs[edge.index].name == tensor  # type: ignore[union-attr]  # made by a node: else it fails here
+            assert nodes[edge.node].inputs[edge.index].name == tensor
     for name_of_node in placement.kept:
-        assert nodes[name_of_node].inputs[1].is_initializer()  # type: ignore[union-attr]  # made by a node: else it fails here
+        assert nodes[name_of_node].inputs[1].is_initializer()
 
 
 def damaged(what: str) -> ir.Model:
     model, _ = quantized("sknet")
     nodes = {node.name: node for node in model.graph}
     conv, activation = nodes["stages.0.0.expand.conv/Conv"], nodes["pool/MaxPool_quantized"]
-    weight = conv.inputs[1].producer()  # type: ignore[union-attr]  # made by a node: else it fails here
-    assert weight is not None
     if what == "scale":
         activation.replace_input_with(1, constant(model.graph, "s", np.float32(0)))
     elif what == "zero point":
         activation.replace_input_with(2, constant(model.graph, "z", np.uint8(0)))
     elif what == "axis":
-        weight.attributes["axis"] = ir.AttrInt64("axis", 1)
+        conv.inputs[1].producer().attributes["axis"] = ir.AttrInt64("axis", 1)
     elif what == "bias":
         scale, zero = constant(model.graph, "s", np.float32(1)), constant(model.graph, "z", np.int32(0))
         values = constant(model.graph, "v", np.zeros(16, np.int32))
@@ -122,7 +109,7 @@ def damaged(what: str) -> ir.Model:
         model.graph.insert_before(conv, [node])
         conv.replace_input_with(2, node.outputs[0])
     elif what == "inputs":
-        conv.replace_input_with(0, conv.inputs[0].producer().inputs[0].producer().inputs[0])  # type: ignore[union-attr]  # made by a node: else it fails here
+        conv.replace_input_with(0, conv.inputs[0].producer().inputs[0].producer().inputs[0])
     return model
 
 
@@ -170,18 +157,13 @@ def test_a_convolution_computes_what_fake_quantization_does(
     new = normal(8, seed=2) if corrected else None
     InsertQDQ(place(model), {"input": 0.013}, {"m/Conv": QuantizedWeight(values, scales, 0, new)})(model)
     x = normal(2, 8, 7, 7, seed=3)
-    expected = convolved(
-        on_levels(x, 0.013),
-        values.astype(np.float64) * scales[:, None, None, None],
-        new if corrected else weights["b"] if bias else None,
-        stride,
-        pad,
-        groups,
-    )
+    added = new if corrected else weights["b"] if bias else None
+    rounded = values.astype(np.float64) * scales[:, None, None, None]
+    expected = convolved(on_levels(x, 0.013), rounded, added, stride, pad, groups)
     found = outputs(model, x)["y"]
     # A product of seventy-two in float32: 72 roundings of 2^-24 at most.
     assert np.abs(found - expected).max() < 72 * 2.0**-24 * np.abs(expected).max() * 4
-    unquantized = convolved(x, weights["w"], new if corrected else weights["b"] if bias else None, stride, pad, groups)
+    unquantized = convolved(x, weights["w"], added, stride, pad, groups)
     assert np.abs(found - unquantized).max() > 1e-3 * np.abs(expected).max()
 
 

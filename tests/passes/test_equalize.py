@@ -61,18 +61,14 @@ def test_scaled_channels_have_their_factors() -> None:
     ],
 )
 def test_one_forgotten_compensation_is_seen(forgotten: tuple[str, int]) -> None:
-    node_name, index = forgotten
+    name, index = forgotten
     model = graph("sknet")
     expected = outputs(model, images(model))
     classes = channel_classes(model)
-    before = {
-        node.name: array_of(node.inputs[index]) for node in model.graph if node.name == node_name if node.inputs[index]
-    }
+    before = array_of(model.graph.node(name).inputs[index])
     ScaleChannels(classes, powers_of_two(classes))(model)
-    node = next(node for node in model.graph if node.name == node_name)
-    value = node.inputs[index]
-    assert value is not None
-    value.const_value = ir.tensor(before[node_name].astype(np.float32), name=value.name)
+    value = model.graph.node(name).inputs[index]
+    value.const_value = ir.tensor(before.astype(np.float32), name=value.name)
     # The exact test above has no tolerance at all; this is a thousand roundings away from it.
     assert difference(outputs(model, images(model)), expected) > 1e-4
 
@@ -182,10 +178,8 @@ def test_equalizing_does_not_depend_on_how_channels_were_scaled_before(
     nodes = {node.name: node for node in rescaled.graph}
     for node in original.graph:
         if node.name in place(original).weighted:
-            here, there = node.inputs[1], nodes[node.name].inputs[1]
-            assert here is not None
-            assert there is not None
-            normalised = [array_of(value) / np.abs(array_of(value)).max() for value in (here, there)]
+            values = node.inputs[1], nodes[node.name].inputs[1]
+            normalised = [array_of(value) / np.abs(array_of(value)).max() for value in values]
             np.testing.assert_allclose(normalised[1], normalised[0], rtol=1e-4, atol=1e-7, err_msg=str(node.name))
 
 
@@ -196,7 +190,6 @@ def silenced() -> ir.Model:
         if node.name in ("stem.conv/Conv", "stages.1.0.sk.branches.0.conv/Conv"):
             for index, dead in ((1, 0.0), (2, -1.0)):
                 value = node.inputs[index]
-                assert value is not None
                 array = array_of(value)
                 array[0] = dead
                 array[1] *= 1e-8
@@ -214,13 +207,10 @@ def test_silent_channels_are_raised_by_no_more_than_the_bound() -> None:
     nodes = {node.name: node for node in changed.graph}
     for node in model.graph:
         if node.name == "stem.conv/Conv":
-            before, after = node.inputs[1], nodes[node.name].inputs[1]
-            assert before is not None
-            assert after is not None
-            assert np.isfinite(array_of(after)).all()
-            raised = np.abs(array_of(after)).sum(axis=(1, 2, 3)) / np.maximum(
-                np.abs(array_of(before)).sum(axis=(1, 2, 3)), 1e-30
-            )
+            values = node.inputs[1], nodes[node.name].inputs[1]
+            before, after = (np.abs(array_of(value)).sum(axis=(1, 2, 3)) for value in values)
+            assert np.isfinite(after).all()
+            raised = after / np.maximum(before, 1e-30)
             assert raised[0] == 0
             assert MOST / 8 < raised[1] <= MOST  # what weights are given back is at most MOST ** 0.25
 
@@ -243,10 +233,9 @@ def test_equalized_weights_fit_fp16(name: str) -> None:
     changed, _ = equalized(model)
     originals = {node.name: node.inputs[1] for node in model.graph if node.op_type in ("Conv", "Gemm")}
     for node in changed.graph:
-        if node.op_type in ("Conv", "Gemm") and node.inputs[1] is not None and node.inputs[1].is_initializer():
+        if node.op_type in ("Conv", "Gemm") and node.inputs[1].is_initializer():
             weight = array_of(node.inputs[1])
             assert np.abs(weight).max() < np.finfo(np.float16).max / 4
-            original = originals[node.name]
-            assert original is not None
-            rows, before = (np.abs(array).reshape(len(array), -1).max(axis=1) for array in (weight, array_of(original)))
+            arrays = weight, array_of(originals[node.name])
+            rows, before = (np.abs(array).reshape(len(array), -1).max(axis=1) for array in arrays)
             assert (rows >= np.minimum(before, 2 * np.finfo(np.float16).smallest_normal) / 2).all()

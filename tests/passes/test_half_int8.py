@@ -10,7 +10,9 @@ import pytest
 
 from skdeploy.core.architecture import NetworkSpec
 from skdeploy.core.errors import PrecisionError
+from skdeploy.ir.constants import numbers as array
 from skdeploy.ir.naming import module_of
+from skdeploy.ir.nodes import maker as source
 from skdeploy.passes.exact_input import PIXELS
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import TraceOptions
@@ -32,19 +34,6 @@ def nodes(model: ir.Model, *operators: str) -> list[ir.Node]:
     return [node for node in model.graph if node.op_type in operators]
 
 
-def source(value: ir.Value | None) -> ir.Node:
-    assert value is not None
-    producer = value.producer()
-    assert producer is not None
-    return producer
-
-
-def array(value: ir.Value | None) -> np.ndarray:
-    assert value is not None
-    assert value.const_value is not None
-    return value.const_value.numpy()
-
-
 @pytest.mark.parametrize(
     ("structure", "options"),
     [
@@ -63,8 +52,6 @@ def test_the_graph_is_strongly_typed(structure: NetworkSpec, options: TraceOptio
     assert all(value.uses() for value in model.graph.initializers.values())
     for node in nodes(model, Q, DQ):
         data, scale, zero = node.inputs
-        assert scale is not None
-        assert zero is not None
         assert zero.dtype == INT8
         assert scale.dtype == (data.dtype if node.op_type == Q else node.outputs[0].dtype)
 
@@ -91,16 +78,13 @@ def test_weights_feed_their_layers_without_a_cast(structure: NetworkSpec) -> Non
         assert [node.op_type for node in dequantizers] == [DQ, DQ]
         assert float_types(node) == {FLOAT16}
         values = dequantizers[1].inputs[0]
-        assert values is not None
         np.testing.assert_array_equal(array(values), integers[values.name or ""])
 
 
 def test_every_tensor_is_quantized_in_the_type_it_has() -> None:
     model = int8(THREE, half=True)
     assert all(source(node.inputs[0]).op_type != "Cast" for node in nodes(model, Q))
-    types = {
-        (node.inputs[0].name or ""): node.inputs[0].dtype for node in nodes(model, Q) if node.inputs[0] is not None
-    }
+    types = {node.inputs[0].name: node.inputs[0].dtype for node in nodes(model, Q)}
     assert types.pop(PIXELS) == FLOAT32
     assert set(types.values()) == {FLOAT16}
 
@@ -146,11 +130,7 @@ def test_what_is_measured_is_what_is_half_and_no_integer_or_weight() -> None:
     halving(model)
     values = {value.name: value for node in model.graph for value in node.outputs}
     integers = {node.outputs[0].name for node in nodes(model, Q)}
-    weights = {
-        node.outputs[0].name
-        for node in nodes(model, DQ)
-        if node.inputs[0] is not None and node.inputs[0].is_initializer()
-    }
+    weights = {node.outputs[0].name for node in nodes(model, DQ) if node.inputs[0].is_initializer()}
     halves = {name for name, value in values.items() if value.dtype == FLOAT16} - weights
     assert integers
     assert weights

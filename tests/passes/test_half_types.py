@@ -91,7 +91,7 @@ def test_an_indicator_of_one_tensor_gets_no_cast() -> None:
 
 def test_a_number_that_takes_part_in_sums_is_not_clamped() -> None:
     """Only comparing and clamping may take infinity for what lies beyond FP16: here the constant is added as well."""
-    middle = Middle([node("Min", ["b", "top"], ["c"]), node("Add", ["c", "top"], ["z"])], {"top": np.float32(1e6)})
+    middle = Middle(node("Min", ["b", "top"], ["c"]), node("Add", ["c", "top"], ["z"]), top=np.float32(1e6))
     with pytest.raises(PrecisionError, match=r"constant top, which node middle/Add_1 \(Add\) reads, holds 1e"):
         halved(middle)
 
@@ -103,14 +103,16 @@ def test_a_number_of_a_shape_beyond_the_range_stays_single() -> None:
         node("ConstantOfShape", ["s"], ["o"], value=value),
         node("Min", ["b", "o"], ["z"]),
     ]
-    halving, _ = halved(Middle(nodes))
+    halving, _ = halved(Middle(*nodes))
     assert "does not fit FP16" in halving.kept["middle/ConstantOfShape_1"]
 
 
 def test_a_name_that_is_taken_is_not_taken_again() -> None:
     middle = Middle(
-        [node("Add", ["b", "t"], ["input_fp16"]), node("Add", ["input_fp16", "t_fp16"], ["z"])],
-        {"t": FOURTH, "t_fp16": np.ones(CHANNELS, np.float32).reshape(1, CHANNELS, 1, 1)},
+        node("Add", ["b", "t"], ["input_fp16"]),
+        node("Add", ["input_fp16", "t_fp16"], ["z"]),
+        t=FOURTH,
+        t_fp16=np.ones(CHANNELS, np.float32).reshape(1, CHANNELS, 1, 1),
     )
     _, model = halved(middle)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)

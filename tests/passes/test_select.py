@@ -147,9 +147,8 @@ def test_new_nodes_are_named_after_the_block_and_typed(tmp_path: Path) -> None:
     assert new.name == "blocks.0/Sigmoid"
     names = [node.name for node in model.graph]
     assert len(names) == len(set(names))
-    for value in (value for node in model.graph for value in node.outputs if (node.name or "").startswith("blocks.0/")):
-        assert value.dtype is not None
-        assert value.shape is not None
+    values = [value for node in model.graph for value in node.outputs if node.name.startswith("blocks.0/")]
+    assert all(value.dtype is not None and value.shape is not None for value in values)
 
 
 @pytest.mark.parametrize("branches", [2, 3])

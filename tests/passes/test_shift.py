@@ -257,8 +257,7 @@ def test_saturation_does_what_the_clip_did(name: str, monkeypatch: pytest.Monkey
 def test_the_clip_before_a_max_pool_goes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = quantized("sknet", False, monkeypatch)
     pool = next(node for node in model.graph if node.op_type == "MaxPool")
-    assert pool.inputs[0] is not None
-    assert pool.inputs[0].producer().op_type == "Conv"  # type: ignore[union-attr]  # made by a node: else it fails here
+    assert pool.inputs[0].producer().op_type == "Conv"
     assert next(iter(pool.outputs[0].uses())).node.op_type == "QuantizeLinear"
 
 
