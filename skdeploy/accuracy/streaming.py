@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from skdeploy.accuracy.predictions import Predictions
 from skdeploy.backends.base import Array, Session
-from skdeploy.backends.logits import check_outputs
+from skdeploy.backends.logits import OUTPUT, check_outputs, run_batches
 from skdeploy.bundle.runners import Runner
 from skdeploy.core import cpu
 from skdeploy.core.errors import ParityError, UsageError
@@ -23,7 +24,7 @@ from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, printable
 from skdeploy.images.decoding import Crop, ImageError, Pixels
 from skdeploy.images.feeds import batches_of
-from skdeploy.images.reading import MAX_UNREADABLE, WORKERS
+from skdeploy.images.reading import MAX_UNREADABLE, WORKERS, ahead
 
 SAVE_SECONDS: Final = 10.0  # of work that a killed run loses at most; a save takes some ms
 TELL_SECONDS: Final = 0.1
@@ -59,21 +60,12 @@ class Reader:
 
     def batches(self, start: int) -> Iterator[Batch]:
         """From image ``start`` on, one batch ahead of whoever takes them."""
-        spans = [
-            (at, min(at + self._batch, len(self._dataset))) for at in range(start, len(self._dataset), self._batch)
-        ]
-        workers = min(WORKERS, cpu.cores())
-        with ThreadPoolExecutor(workers, "decode") as pool, ThreadPoolExecutor(1, "ahead") as ahead:
-            waiting = ahead.submit(self._read, pool, *spans[0]) if spans else None
-            for following in (*spans[1:], None):
-                if waiting is None:
-                    return
-                batch = waiting.result()
-                waiting = ahead.submit(self._read, pool, *following) if following else None
-                yield batch
+        images = range(len(self._dataset))
+        spans = (images[at : at + self._batch] for at in images[start :: self._batch])
+        with ThreadPoolExecutor(min(WORKERS, cpu.cores()), "decode") as pool:
+            yield from ahead(partial(self._read, pool), spans, workers=1, most=1)
 
-    def _read(self, pool: ThreadPoolExecutor, start: int, stop: int) -> Batch:
-        rows = range(start, stop)
+    def _read(self, pool: ThreadPoolExecutor, rows: range) -> Batch:
         found: dict[CropKind, list[Crop | ImageError]] = {}
         for kind, spec in self._specs.items():
             if self._dataset.pixels is None:
@@ -99,7 +91,7 @@ class Reader:
             for kind, tensor in self._inputs
         }
         readable = [index for index in rows if index not in bad]
-        return Batch(start, stop, readable, [bad[index] for index in sorted(bad)], feeds)
+        return Batch(rows.start, rows.stop, readable, [bad[index] for index in sorted(bad)], feeds)
 
 
 def predict_all(
@@ -144,17 +136,15 @@ def logits_of(runner: Runner, session: Session, feeds: Feeds, name_of: Callable[
     Raises ParityError for logits that are missing, of another shape, or not finite.
     """
     parts: list[Array] = []
-    for feed, count in feeds:
-        fed = next(iter(feed.values())).shape[0]
-        outputs = session.run(feed)
-        problems = check_outputs(outputs, fed, runner.spec)
+    for outputs, count in run_batches(session, feeds):
+        problems = check_outputs(outputs, count, runner.spec)
         if problems:
             at = sum(map(len, parts))
             raise ParityError(
                 f"{runner.shown} gives no usable logits from {name_of(at)} on: {problems[0]}",
                 advice="`skdeploy verify` checks the artifact; the weights, or the precision, are not fit for this image",
             )
-        parts.append(outputs["logits"][:count])
+        parts.append(outputs[OUTPUT])
     return np.concatenate(parts) if parts else np.empty((0, runner.spec.network.classes), np.float32)
 
 

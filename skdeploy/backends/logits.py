@@ -54,8 +54,15 @@ def run_images(session: Session, pixels: Pixels | Inputs, spec: ModelSpec, batch
 def outputs_by_batch(
     session: Session, crops: Iterable[Pixels | Inputs], spec: ModelSpec, batch: int
 ) -> Iterator[tuple[dict[str, Array], int]]:
-    """The outputs of each batch, and how many images it holds. The fill of a fixed batch is cut off."""
-    for feeds, count in batches_of(crops, spec, session.inputs, batch):
+    """The outputs of crops, a batch at a time, and how many images each holds."""
+    return run_batches(session, batches_of(crops, spec, session.inputs, batch))
+
+
+def run_batches(
+    session: Session, batches: Iterable[tuple[dict[str, Array], int]]
+) -> Iterator[tuple[dict[str, Array], int]]:
+    """The outputs of each batch of feeds, and how many images it holds. The fill of a fixed batch is cut off."""
+    for feeds, count in batches:
         fed = len(feeds[session.inputs[0].name])
         outputs = session.run(feeds)
         yield {k: v[:count] if v.shape[:1] == (fed,) else np.atleast_1d(v) for k, v in outputs.items()}, count

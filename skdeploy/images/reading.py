@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 from skdeploy.core import cpu
 from skdeploy.core.errors import CalibrationError
@@ -19,6 +19,9 @@ MAX_UNREADABLE: Final = (
     0.01  # of the images asked for: more than the odd broken download, and the set is not what it seems
 )
 WORKERS: Final = 4  # decoding keeps up with a network at that, and so many whole photographs are in memory at a time
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def read_crops(
@@ -50,16 +53,19 @@ def read_crops(
 
 
 def _decoded(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[int, Crop | ImageError]]:
-    workers = min(WORKERS, cpu.cores())
+    indices, workers = range(len(dataset)), min(WORKERS, cpu.cores())
     if dataset.pixels is not None or workers == 1:  # an array has nothing to decode
-        for index in range(len(dataset)):
-            yield index, dataset.crop_or_error(index, spec)
-        return
-    waiting: deque[Future[Crop | ImageError]] = deque()
+        return ((index, dataset.crop_or_error(index, spec)) for index in indices)
+    return ahead(lambda index: (index, dataset.crop_or_error(index, spec)), indices, workers, 2 * workers - 1)
+
+
+def ahead(make: Callable[[Given], Made], items: Iterable[Given], workers: int, most: int) -> Iterator[Made]:
+    """What ``make`` makes of each item, in order: up to ``most`` are made in threads while one is used."""
+    waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        ahead = 0
-        for index in range(len(dataset)):
-            while ahead < min(index + 2 * workers, len(dataset)):
-                waiting.append(pool.submit(dataset.crop_or_error, ahead, spec))
-                ahead += 1
-            yield index, waiting.popleft().result()
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
