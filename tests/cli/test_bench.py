@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from skdeploy.bench import measure, timing
@@ -18,6 +18,7 @@ from skdeploy.bundle.receipts import read_receipts
 from skdeploy.devices import cuda
 from skdeploy.report.page import render_report
 from tests.cli.conftest import Run, Snapshot
+from tests.cli.edited import edited, forged
 
 QUICK = ("--seconds", "0.02", "--backend", "onnxruntime")
 
@@ -117,9 +118,8 @@ def test_two_networks_are_compared_but_nothing_is_said_of_int8(
     run: Run, once_int8: Path, exported: Path, tmp_path: Path
 ) -> None:
     other = Path(shutil.copytree(exported, tmp_path / "other"))
-    manifest = json.loads((other / "manifest.json").read_text(encoding="utf-8"))
-    manifest["model"]["network"]["classes"] += 1  # of a network like it; what its graph computes is not asked here
-    (other / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with edited(other) as content:
+        content["model"]["network"]["classes"] += 1  # of a network like it; what its graph computes is not asked here
     found = run("bench", once_int8, "--against", other, "--json", *QUICK)
     assert found.code == 0, found.err
     (compared,) = found.json["comparisons"]
@@ -135,20 +135,11 @@ def test_a_backend_that_is_named_must_work(run: Run, exported: Path, monkeypatch
 
 
 def test_a_graph_of_a_fixed_batch_names_it(run: Run, bundle: Path) -> None:
-    """The same graph with its batch fixed, and its digest recorded."""
-    import hashlib
-
-    import onnx
-
     path = bundle / "model.fp16.onnx"
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, path)
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    for artifact in manifest["artifacts"]:
-        if artifact["path"] == path.name:
-            artifact["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    forged(bundle, path.name)
     result = run("bench", bundle, "--batch", "2,8", *QUICK)
     assert result.code == 2
     assert "takes batches of 2 only" in result.err

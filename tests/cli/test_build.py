@@ -20,6 +20,7 @@ from skdeploy.line.building import build_engine
 from skdeploy.line.options import BuildRequest
 from skdeploy.parity.report import ParityReport
 from tests.cli.conftest import Run, Snapshot
+from tests.cli.edited import edited_row
 
 pytestmark = pytest.mark.skipif(bool(engines.obstacle("tensorrt_rtx")[0]), reason="TensorRT-RTX does not build here")
 ENGINE = "engines/tensorrt_rtx-fp16.engine"
@@ -166,8 +167,8 @@ def test_a_damaged_parity_report_is_told_before_the_build(run: Run, bundle: Path
 
 
 def test_an_engine_of_which_the_manifest_says_nonsense_is_built_again_once_removed(run: Run, built: Path) -> None:
-    path = built / "manifest.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"runs_on": [', '"runs_on": [1, '), encoding="utf-8")
+    with edited_row(built, ENGINE) as row:
+        row["facts"]["runs_on"].insert(0, 1)
     result = run("build", built, *RTX)
     assert result.code == 9
     assert f"the manifest's facts of {ENGINE} are not what this version of skdeploy writes: runs_on.0" in result.err

@@ -12,10 +12,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from skdeploy.bundle.folder import load_bundle
-from skdeploy.core.files import digest_file
 from skdeploy.devices import cuda
 from tests.cli.conftest import Run, Snapshot
+from tests.cli.edited import edited, forged
 from tests.cli.evaluation_data import with_engine
 
 no_gpu = pytest.mark.skipif(
@@ -165,16 +164,12 @@ def test_a_receipt_of_accuracy_holds_for_this_device_and_this_file(run: Run, bun
 def test_a_bundle_that_failed_parity_is_evaluated_and_the_first_line_says_what_failed(
     run: Run, bundle: Path, evaluation: Path
 ) -> None:
-    found = load_bundle(bundle)
     report = json.loads((bundle / "parity.json").read_text())
     report["comparisons"][-1] |= {"verdict": "fail", "problems": ["SQNR 8.7 dB in image 3.png, at least 10 dB"]}
-    parity = found.artifact("parity.json")
-    assert parity is not None
     (bundle / "parity.json").write_text(json.dumps(report))
-    sha256, size = digest_file(bundle / "parity.json"), (bundle / "parity.json").stat().st_size
-    changed = parity.model_copy(update={"sha256": sha256, "size_bytes": size})
-    others = tuple(a for a in found.manifest.artifacts if a is not parity)
-    found.save(found.manifest.model_copy(update={"artifacts": (*others, changed), "verdict": "failed"}))
+    forged(bundle, "parity.json")
+    with edited(bundle) as content:
+        content["verdict"] = "failed"
     text = "failed: model.fp16.onnx on onnxruntime: SQNR 8.7 dB in image 3.png, at least 10 dB"
     judged = run("evaluate", bundle, "--data", evaluation, "--max-drop", 20)
     assert judged.code == 0, judged.err  # the question was accuracy

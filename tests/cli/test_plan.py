@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from skdeploy.cli.plan import _share
 from tests.cli.conftest import Run
+from tests.cli.edited import edited
 from tests.planning.graphs import graph, node
 
 
@@ -75,9 +75,8 @@ def test_it_needs_neither_torch_nor_onnxruntime(bundle: Path) -> None:
 
 
 def test_a_bundle_without_a_graph(bundle: Path, run: Run) -> None:
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["artifacts"] = [each for each in manifest["artifacts"] if each["format"] != "onnx"]
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with edited(bundle) as content:
+        content["artifacts"] = [each for each in content["artifacts"] if each["format"] != "onnx"]
     result = run("plan", bundle, "--device", "t4")
     assert result.code == 9
     assert "holds no ONNX file" in result.err

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.cli.conftest import Run
+from tests.cli.edited import edited_row
 
 
 def test_the_report_is_written_into_the_bundle_and_its_place_printed(run: Run, bundle: Path) -> None:
@@ -28,11 +29,8 @@ def test_the_report_goes_where_it_is_asked_to(run: Run, bundle: Path, tmp_path: 
 
 
 def test_a_record_that_no_station_writes_is_named_and_leaves_no_report(run: Run, bundle: Path) -> None:
-    path = bundle / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    traced = next(row for row in manifest["artifacts"] if row["path"] == "model.traced.onnx")
-    traced["provenance"]["options"]["opset"] = "the newest"
-    path.write_text(json.dumps(manifest), encoding="utf-8")
+    with edited_row(bundle, "model.traced.onnx") as row:
+        row["provenance"]["options"]["opset"] = "the newest"
     result = run("report", bundle)
     assert result.code == 9
     assert "does not say how model.traced.onnx was made: options.opset: Input should be a valid integer" in result.err

@@ -10,19 +10,19 @@ import pytest
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.station_facts import HalfFacts
 from tests.cli.conftest import Run
+from tests.cli.edited import edited
 
 
 @pytest.fixture
 def old(bundle: Path) -> Path:
     """The bundle as an earlier version wrote it: today's facts as details, the station's name in the provenance."""
-    path = bundle / "manifest.json"
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    assert manifest.pop("schema") == 2
-    for row in manifest["artifacts"]:
-        facts = row.pop("facts")
-        row["provenance"] = {"stage": facts.pop("station"), **row["provenance"]}
-        row["details"] = facts | {"said_by_no_station_of_today": 1}
-    path.write_text(json.dumps({"schema": 1, **manifest}), encoding="utf-8")
+    with edited(bundle) as manifest:
+        assert manifest["schema"] == 2
+        manifest["schema"] = 1
+        for row in manifest["artifacts"]:
+            facts = row.pop("facts")
+            row["provenance"] = {"stage": facts.pop("station"), **row["provenance"]}
+            row["details"] = facts | {"said_by_no_station_of_today": 1}
     return bundle
 
 

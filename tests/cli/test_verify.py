@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,13 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from skdeploy.core.files import digest_file
 from tests.cli.conftest import Run, Snapshot
-
-
-def edit_manifest(bundle: Path, change: Callable[[Any], None]) -> None:
-    path = bundle / "manifest.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    change(content)
-    path.write_text(json.dumps(content), encoding="utf-8")
+from tests.cli.edited import edited, edited_row, forged
 
 
 def test_a_good_bundle_is_verified_against_torch_and_stays_as_it_was(
@@ -67,12 +58,8 @@ def test_missing_files_are_named_and_made_again_by_the_export(
 
 def test_a_manifest_with_a_path_that_leaves_the_folder_is_refused(run: Run, bundle: Path) -> None:
     shutil.copy(bundle / "model.onnx", bundle.parent / "model.onnx")  # were it followed, the digest would be right
-
-    def leave(content: Any) -> None:
-        row = next(row for row in content["artifacts"] if row["path"] == "model.onnx")
+    with edited_row(bundle, "model.onnx") as row:
         row["path"] = "../model.onnx"
-
-    edit_manifest(bundle, leave)
     result = run("verify", bundle)
     assert result.code == 9
     assert "is not a path inside" in result.err
@@ -100,7 +87,8 @@ def test_an_export_replaces_a_link_that_leads_out_and_not_what_it_leads_to(
 
 
 def test_a_bundle_from_a_later_version_is_refused(run: Run, bundle: Path) -> None:
-    edit_manifest(bundle, lambda content: content.update(schema=3))
+    with edited(bundle) as content:
+        content["schema"] = 3
     result = run("verify", bundle)
     assert result.code == 9
     assert "schema" in result.err
@@ -110,7 +98,8 @@ def test_a_moved_bundle_is_verified_where_it_is_by_its_own_weights(
     run: Run, bundle: Path, images: Path, weights: Path
 ) -> None:
     """Nothing beside the bundle is looked at: what the checkpoint was called is history."""
-    edit_manifest(bundle, lambda content: content["weights"].update(file="gone.safetensors"))
+    with edited(bundle) as content:
+        content["weights"]["file"] = "gone.safetensors"
     moved = bundle.rename(bundle.parent / "else where [1]")
     result = run("verify", moved, "--images", images)
     assert result.code == 0
@@ -124,12 +113,7 @@ def test_other_weights_with_their_digest_forged_fail_parity(run: Run, bundle: Pa
     state = load_file(path)
     state["classifier.weight"] = state["classifier.weight"] * 1.01
     save_file(state, path)
-
-    def forge(content: Any) -> None:
-        row = next(row for row in content["artifacts"] if row["path"] == path.name)
-        row["sha256"] = digest_file(path)
-
-    edit_manifest(bundle, forge)
+    forged(bundle, path.name)
     result = run("verify", bundle, "--images", images)
     assert result.code == 8
     assert "model.onnx on onnxruntime: max error" in result.err
@@ -147,12 +131,7 @@ def test_blame_names_the_stage_of_a_bundle_that_fails_and_saves_the_smallest_gra
     weight = next(t for t in model.graph.initializer if t.name.endswith("stages.1.0.sk.branches.0.conv.weight"))
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
     onnx.save(model, path)
-
-    def forge(content: Any) -> None:
-        row = next(row for row in content["artifacts"] if row["path"] == "model.onnx")
-        row["sha256"] = digest_file(path)
-
-    edit_manifest(bundle, forge)
+    forged(bundle, path.name)
     repro = tmp_path / "repro"
     result = run("verify", bundle, "--images", images, "--blame", "--save-repro", repro)
     assert result.code == 8
