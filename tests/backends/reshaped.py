@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+
+from tests.graphs.small_files import model_of
 
 AZURE = "AzureExecutionProvider"
 
@@ -25,17 +27,8 @@ def network(path: Path, *, named: bool = True, types: bool = True) -> Path:
     if not named:
         for node in nodes:
             node.ClearField("name")
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ("n", 3, 8, 8))],
-        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ("n", 256))],
-        [
-            numpy_helper.from_array(random.standard_normal((4, 3, 3, 3)).astype(np.float32), "kernel"),
-            numpy_helper.from_array(np.array([0], np.int64), "zero"),
-            numpy_helper.from_array(np.array([256], np.int64), "rest"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    kernel = random.standard_normal((4, 3, 3, 3)).astype(np.float32)
+    constants = {"kernel": kernel, "zero": np.array([0]), "rest": np.array([256])}
+    model = model_of(nodes, {"images": ("n", 3, 8, 8)}, {"rows": ("n", 256)}, constants)
     onnx.save(onnx.shape_inference.infer_shapes(model) if types else model, path)
     return path

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from skdeploy.backends.rounding import RoundToHalf
 from tests.graphs.networks import Array
+from tests.graphs.small_files import model_of
 
 LEVELS = [
     ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -32,17 +33,7 @@ def graph(
     **constants: Array,
 ) -> ir.Model:
     """A graph of one input ``x``; by default FP32 outside, so that the nodes begin and end with casts."""
-    made = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "rounding",
-            [helper.make_tensor_value_info("x", kind, shape)],
-            [helper.make_tensor_value_info(name, result, None) for name in outputs],
-            [numpy_helper.from_array(array, name) for name, array in constants.items()],
-        ),
-        opset_imports=[helper.make_opsetid("", 19)],
-        ir_version=9,
-    )
+    made = model_of(nodes, {"x": shape}, dict.fromkeys(outputs), constants, dtype=kind, result=result)
     return ir.from_proto(onnx.shape_inference.infer_shapes(made, strict_mode=True))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
@@ -19,6 +18,7 @@ from skdeploy.backends.assignment import Assigned, assignment_of, misplaced, req
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.core.errors import EngineError
 from tests.backends.reshaped import AZURE, network
+from tests.graphs.small_files import save
 
 CPU = "CPUExecutionProvider"
 GPU = "CUDAExecutionProvider"
@@ -87,16 +87,11 @@ def test_a_node_that_optimizations_made_is_not_taken_for_a_shape(tmp_path: Path)
 
 def test_integers_that_are_read_from_numbers_are_no_shape(tmp_path: Path) -> None:
     """ArgMax gives integers of logits: that is computation, and not of shapes."""
-    graph = helper.make_graph(
-        [helper.make_node("ArgMax", ["logits"], ["classes"], name="classes", axis=1)],
-        "classes",
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("n", 4))],
-        [helper.make_tensor_value_info("classes", TensorProto.INT64, ("n", 1))],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), tmp_path / "m.onnx")
+    nodes = [helper.make_node("ArgMax", ["logits"], ["classes"], name="classes", axis=1)]
     path = tmp_path / "m.onnx"
-    nodes = assignment_of(opened(path, AZURE))
-    assert [node.name for node in misplaced(nodes, AZURE, load_graph(path))] == ["classes"]
+    save(path, nodes, {"logits": ("n", 4)}, {"classes": ("n", 1)}, result=TensorProto.INT64)
+    found = misplaced(assignment_of(opened(path, AZURE)), AZURE, load_graph(path))
+    assert [node.name for node in found] == ["classes"]
 
 
 def test_many_nodes_are_counted_and_the_first_are_named(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ GraphWriter = Callable[..., Path]
 def write_graph(tmp_path: Path) -> GraphWriter:
     """Writes a graph x -> y of the given nodes; ``shape`` is both's, ``weights`` are arrays by name."""
     import onnx
-    from onnx import helper, numpy_helper
+    from onnx import helper
+
+    from tests.graphs.small_files import model_of
 
     def write(
         *nodes: onnx.NodeProto,
@@ -96,17 +98,10 @@ def write_graph(tmp_path: Path) -> GraphWriter:
         shape: tuple[str | int, ...] = ("batch", 3),
         **weights: object,
     ) -> Path:
-        graph = helper.make_graph(
-            list(nodes),
-            "graph",
-            [helper.make_tensor_value_info("x", dtype, shape)],
-            [helper.make_tensor_value_info("y", dtype if out_dtype is None else out_dtype, shape)],
-            [numpy_helper.from_array(array, name) for name, array in weights.items()],
-        )
-        domains = {node.domain for node in nodes if node.domain}
-        opsets = [helper.make_opsetid("", 19), *(helper.make_opsetid(domain, 1) for domain in domains)]
+        made = model_of(nodes, {"x": shape}, {"y": shape}, weights, dtype=dtype, result=out_dtype)
+        made.opset_import.extend(helper.make_opsetid(node.domain, 1) for node in nodes if node.domain)
         path = tmp_path / "graph.onnx"
-        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+        onnx.save(made, path)
         return path
 
     return write

@@ -118,11 +118,8 @@ def test_what_is_no_whole_plan_is_refused(content: bytes, words: str) -> None:
     assert refusal.value.exit_code == 7
 
 
-def test_header_of_tensorrt_has_its_version() -> None:
+def test_header_of_tensorrt_has_its_version_and_of_an_unknown_serialization_only_the_tag_is_believed() -> None:
     assert read_header(PATH, tensorrt_plan((10, 13, 2, 6))) == HEADER
-
-
-def test_of_a_serialization_that_is_not_known_only_the_tag_is_believed() -> None:
     assert read_header(PATH, tensorrt_plan((10, 13, 2, 6), serialization=1)) == PlanHeader("tensorrt")
 
 
@@ -135,63 +132,49 @@ def test_a_plan_of_this_machine_runs() -> None:
     assert reasons(None, RTX_HEADER, RTX_HERE, "tensorrt_rtx") == []
 
 
-CASES = {
-    "another version": (
-        BUILT,
-        HEADER,
-        replace(ADA, installed="10.14.1.1"),
-        "built with TensorRT 10.13.2.6, and 10.14.1.1",
-    ),
+TENSORRT_GPU = "for compute capability 8.9 \\(NVIDIA RTX 4090\\), and NVIDIA T4 has 7.5"
+NONE = {"gpu": "", "compute_capability": ""}
+# What the header says where it is not HEADER, what is here where it is not ADA, and the reason.
+CASES: dict[str, tuple[PlanHeader, dict[str, str], str]] = {
+    "another version": (HEADER, {"installed": "10.14.1.1"}, "built with TensorRT 10.13.2.6, and 10.14.1.1"),
     "another version, known from the manifest alone": (
-        BUILT,
         PlanHeader("tensorrt"),
-        replace(ADA, installed="11.0.0.1"),
+        {"installed": "11.0.0.1"},
         "built with TensorRT 10.13.2.6",
     ),
-    "another GPU": (
-        BUILT,
-        HEADER,
-        replace(ADA, gpu="NVIDIA T4", compute_capability="7.5"),
-        r"for compute capability 8.9 \(NVIDIA RTX 4090\), and NVIDIA T4 has 7.5",
-    ),
-    "another processor": (BUILT, HEADER, replace(ADA, machine="aarch64"), "on Linux x86_64, this is Linux aarch64"),
-    "another system": (BUILT, HEADER, replace(ADA, system="Windows"), "on Linux x86_64, this is Windows x86_64"),
-    "another compiler": (BUILT, RTX_HEADER, ADA, "a plan of TensorRT-RTX, not of TensorRT"),
+    "another GPU": (HEADER, {"gpu": "NVIDIA T4", "compute_capability": "7.5"}, TENSORRT_GPU),
+    "another processor": (HEADER, {"machine": "aarch64"}, "on Linux x86_64, this is Linux aarch64"),
+    "another system": (HEADER, {"system": "Windows"}, "on Linux x86_64, this is Windows x86_64"),
+    "another compiler": (RTX_HEADER, {}, "a plan of TensorRT-RTX, not of TensorRT"),
     "a manifest that is not the plan's": (
-        BUILT,
         PlanHeader("tensorrt", "10.9.0.1"),
-        replace(ADA, installed="10.9.0.1"),
+        {"installed": "10.9.0.1"},
         "its header says TensorRT 10.9.0.1, the manifest 10.13.2.6",
     ),
     "no driver": (
-        BUILT,
         HEADER,
-        replace(ADA, gpu="", compute_capability="", driver="", gpu_problem="no NVIDIA driver: libcuda.so.1"),
+        {**NONE, "driver": "", "gpu_problem": "no NVIDIA driver: libcuda.so.1"},
         "no GPU to run an engine on: no NVIDIA driver",
     ),
-    "no GPU": (
-        BUILT,
-        HEADER,
-        replace(ADA, gpu="", compute_capability="", gpu_problem="the NVIDIA driver sees no GPU"),
-        "the NVIDIA driver sees no GPU",
-    ),
-    "an old driver": (
-        BUILT,
-        HEADER,
-        replace(ADA, driver="12.4"),
-        "too old: it serves CUDA 12.4, TensorRT 10.13.2.6 needs CUDA 13",
-    ),
-    "no compiler": (BUILT, HEADER, replace(ADA, installed=""), "TensorRT is not installed"),
+    "no GPU": (HEADER, {**NONE, "gpu_problem": "the NVIDIA driver sees no GPU"}, "the NVIDIA driver sees no GPU"),
+    "an old driver": (HEADER, {"driver": "12.4"}, "too old: it serves CUDA 12.4, TensorRT 10.13.2.6 needs CUDA 13"),
+    "no compiler": (HEADER, {"installed": ""}, "TensorRT is not installed"),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_reason_alone_is_told(case: str) -> None:
-    built, header, at, words = CASES[case]
-    found = obstacles("tensorrt", built, header, at)
+def test_one_reason_alone_is_told_and_only_a_wrong_plan_is_an_error(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could run elsewhere is "could not run here" to export, build and verify: a DependencyError, and no failure."""
+    header, here, words = CASES[case]
+    found = obstacles("tensorrt", BUILT, header, replace(ADA, **here))
     assert len(found) == (2 if case == "another compiler" else 1), found  # a plan of RTX has RTX's version besides
     assert re.search(words, found[0].reason), found[0].reason
     assert found[0].advice
+    monkeypatch.setattr(compatibility, "here", lambda name: replace(ADA, **here))
+    monkeypatch.setattr(compatibility, "read_header", lambda path, plan: header)
+    wrong = case in ("another compiler", "a manifest that is not the plan's")
+    with pytest.raises(EngineError if wrong else DependencyError):
+        require_compatible("tensorrt", PATH, b"", BUILT)
 
 
 def test_the_driver_comes_before_what_it_hides() -> None:
@@ -253,19 +236,6 @@ def test_a_gpu_that_rtx_does_not_serve_gets_tensorrt_as_advice(gpu: str, capabil
     assert f"does not run on {gpu} (compute capability {capability})" in found.reason
     assert found.advice == "use TensorRT on this GPU: skdeploy build BUNDLE --target tensorrt"
     assert reasons(BUILT, HEADER, replace(ADA, gpu=gpu, compute_capability="8.9")) == []
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_good_plan_of_another_machine_cannot_run_here_and_a_wrong_one_is_an_error(
-    case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What could run elsewhere is "could not run here" to export, build and verify: a DependencyError, and no failure."""
-    built, header, at, _ = CASES[case]
-    monkeypatch.setattr(compatibility, "here", lambda name: at)
-    monkeypatch.setattr(compatibility, "read_header", lambda path, plan: header)
-    wrong = case in ("another compiler", "a manifest that is not the plan's")
-    with pytest.raises(EngineError if wrong else DependencyError):
-        require_compatible("tensorrt", PATH, b"", built)
 
 
 # What is asked of this machine

@@ -56,18 +56,16 @@ def test_an_option_sets_its_flags(given: dict[str, bool], expected: set[str], ma
     assert flags(config) == expected
 
 
-@pytest.mark.parametrize("level", [0, 5])
-def test_the_optimization_level_is_set(level: int, made: tuple[Any, Any, Log]) -> None:
+def test_levels_memory_limits_and_profiles_are_set(made: tuple[Any, Any, Log]) -> None:
     builder, config, _ = made
-    configure(trt, builder, config, BuildOptions(ONE, optimization_level=level), (), NO_LIMITS)
-    assert config.builder_optimization_level == level
-
-
-def test_memory_limits_are_set(made: tuple[Any, Any, Log]) -> None:
-    builder, config, _ = made
-    configure(trt, builder, config, BuildOptions(ONE), (), MemoryLimits(3 << 20, 4 << 20))
+    profiles: Any = tuple({"images": ((batch, 3, 8, 8),) * 3} for batch in (1, 64))
+    limits = MemoryLimits(3 << 20, 4 << 20)
+    for level in (0, 5):
+        configure(trt, builder, config, BuildOptions(ONE, optimization_level=level), profiles, limits)
+        assert config.builder_optimization_level == level
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 3 << 20
     assert config.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM) == 4 << 20
+    assert config.num_optimization_profiles == 4  # two each time
 
 
 def test_a_limit_that_is_quietly_not_taken_is_an_error(made: tuple[Any, Any, Log]) -> None:
@@ -75,13 +73,6 @@ def test_a_limit_that_is_quietly_not_taken_is_an_error(made: tuple[Any, Any, Log
     builder, config, _ = made
     with pytest.raises(EngineError, match="refuses a limit of 3145728 bytes for TACTIC_DRAM"):
         configure(trt, builder, config, BuildOptions(ONE), (), MemoryLimits(None, 3 << 20))
-
-
-def test_every_profile_is_added_in_order(made: tuple[Any, Any, Log]) -> None:
-    builder, config, _ = made
-    profiles: Any = tuple({"images": ((batch, 3, 8, 8),) * 3} for batch in (1, 64))
-    configure(trt, builder, config, BuildOptions(ONE), profiles, NO_LIMITS)
-    assert config.num_optimization_profiles == 2
 
 
 def test_a_dla_that_is_not_there_is_told(made: tuple[Any, Any, Log]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from skdeploy import engines
 from skdeploy.core.errors import EngineError
@@ -18,6 +18,7 @@ from skdeploy.engines.definition import prove_definition
 from skdeploy.engines.proof import PrecisionProof, read_graph
 from skdeploy.quant.macs import macs_of
 from tests.graphs.int8_networks import TWO, int8
+from tests.graphs.small_files import save
 
 pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 
@@ -57,16 +58,8 @@ def two_convolutions(tmp_path: Path) -> Callable[..., Path]:
         if wide:
             nodes.append(helper.make_node("Cast", ["b"], ["y"], name="down", to=onnx.TensorProto.FLOAT16))
         half = onnx.TensorProto.FLOAT16
-        graph = helper.make_graph(
-            nodes,
-            "graph",
-            [helper.make_tensor_value_info("x", half, ("batch", 3, 8, 8))],
-            [helper.make_tensor_value_info("y", half, ("batch", 8, 8, 8))],
-            [numpy_helper.from_array(array, name) for name, array in weights.items()],
-        )
-        path = tmp_path / f"{'wide' if wide else 'half'}.onnx"
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
-        return path
+        path, inputs, outputs = tmp_path / f"{wide}.onnx", {"x": ("batch", 3, 8, 8)}, {"y": ("batch", 8, 8, 8)}
+        return save(path, nodes, inputs, outputs, weights, dtype=half)
 
     return write
 
@@ -101,15 +94,11 @@ def test_one_convolution_left_in_fp32_is_named(two_convolutions: Callable[..., P
     assert FIRST not in refusal.value.message
 
 
-def test_one_that_the_graph_itself_keeps_wide_is_as_asked(two_convolutions: Callable[..., Path]) -> None:
-    wide = two_convolutions(wide=True)
+def test_wide_as_asked_or_narrower_is_no_fault(two_convolutions: Callable[..., Path]) -> None:
+    half, wide = two_convolutions(wide=False), two_convolutions(wide=True)
     proof = proved(wide, wide)
     proof.check(wide)
     assert {layer.node: layer.found for layer in proof.weighted} == {FIRST: "fp16", SECOND: "fp32"}
-
-
-def test_narrower_than_the_graph_is_no_fault(two_convolutions: Callable[..., Path]) -> None:
-    half, wide = two_convolutions(wide=False), two_convolutions(wide=True)
     proof = proved(half, wide)
     proof.check(wide)
     assert proof.wider == ()

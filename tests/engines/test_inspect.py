@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from skdeploy import engines
 from skdeploy.core.errors import EngineError
 from skdeploy.engines._log import Log
 from skdeploy.engines.inspect import node_names, prove_information, prove_plan
 from tests.conftest import require_backend
+from tests.graphs.small_files import save
 
 Json = dict[str, Any]
 FORMS = pytest.mark.parametrize("version", [10, 11])
@@ -91,16 +92,8 @@ def graph(tmp_path: Path) -> Path:
         helper.make_node("Flatten", ["b"], ["f"], name="flatten/Flatten"),
         helper.make_node("Gemm", ["f", "w3"], ["y"], name=NODES[2]),
     ]
-    made = helper.make_graph(
-        nodes,
-        "graph",
-        [helper.make_tensor_value_info("x", half, (1, 3, 8, 8))],
-        [helper.make_tensor_value_info("y", half, (1, 4))],
-        [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float16), n) for n, shape in weights.items()],
-    )
-    path = tmp_path / "graph.onnx"
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
-    return path
+    arrays = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in weights.items()}
+    return save(tmp_path / "graph.onnx", nodes, {"x": (1, 3, 8, 8)}, {"y": (1, 4)}, arrays, dtype=half)
 
 
 def found(information: str, graph: Path) -> dict[str, str]:

@@ -23,14 +23,12 @@ def null(*_: object) -> object:
     raise TypeError("pybind11::init(): factory function returned nullptr")
 
 
-def module(**more: object) -> Any:
-    return SimpleNamespaceHashable(
-        __name__="tensorrt", __version__="10.13.0", ILogger=Base, IErrorRecorder=Base, **more
-    )
-
-
-class SimpleNamespaceHashable(SimpleNamespace):
+class Module(SimpleNamespace):
     __hash__ = object.__hash__
+
+
+def module(**more: object) -> Any:
+    return Module(__name__="tensorrt", __version__="10.13.0", ILogger=Base, IErrorRecorder=Base, **more)
 
 
 @pytest.mark.parametrize("make", [null, lambda: None], ids=["constructor", "method"])

@@ -27,7 +27,7 @@ RTX, NEW = ("tensorrt_rtx", "1.7.1.116"), ("tensorrt", "11.4.1.3")
 
 
 def options(**given: Any) -> BuildOptions:
-    return BuildOptions(ONE if "dla_core" in given else PROFILE, **given)
+    return BuildOptions(**{"profile": ONE if "dla_core" in given else PROFILE, **given})
 
 
 def supported(compiler: tuple[str, str], asked: BuildOptions, **machine: Any) -> None:
@@ -76,32 +76,27 @@ def test_versions_are_compared_as_numbers() -> None:
         version_numbers("unknown")
 
 
-def test_hardware_compatibility_is_refused_on_a_jetson() -> None:
-    with pytest.raises(UsageError, match="not supported on Jetson"):
-        supported(NEW, options(hardware_compatible="ampere+"), on_jetson=True)
+@pytest.mark.parametrize(
+    ("given", "machine", "words"),
+    [
+        ({"hardware_compatible": "ampere+"}, {"on_jetson": True}, "not supported on Jetson"),
+        ({"hardware_compatible": "ampere+"}, {"gpu": "7.5"}, "this one has 7.5"),
+        ({"hardware_compatible": "same-cc"}, {"gpu": "7.0"}, "this one has 7.0"),
+        ({"dla_core": 0}, {"precision": Precision.FP32}, "FP16 and INT8, and the graph is FP32"),
+    ],
+)
+def test_what_the_machine_or_the_graph_rules_out_is_refused(
+    given: dict[str, Any], machine: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        supported(NEW, options(**given), **machine)
 
 
-@pytest.mark.parametrize(("level", "gpu"), [("ampere+", "7.5"), ("same-cc", "7.0")])
-def test_hardware_compatibility_is_refused_on_a_gpu_that_is_too_old(level: str, gpu: str) -> None:
-    with pytest.raises(UsageError, match=f"this one has {gpu}"):
-        supported(NEW, options(hardware_compatible=level), gpu=gpu)
-
-
-def test_an_fp32_graph_is_refused_on_a_dla() -> None:
-    with pytest.raises(UsageError, match="FP16 and INT8, and the graph is FP32"):
-        supported(NEW, options(dla_core=0), precision=Precision.FP32)
-
-
-@pytest.mark.parametrize("sizes", [(0, 1, 1), (2, 1, 4), (1, 8, 4), (-1, -1, -1)])
-def test_profile_out_of_order_is_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(UsageError, match="1 <= min <= opt <= max"):
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (2, 1, 4), (1, 8, 4), (-1, -1, -1), (1, 8, 2**31)])
+def test_profile_out_of_order_or_beyond_what_a_dimension_counts_is_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match=r"1 <= min <= opt <= max|the largest batch is at most 2147483647"):
         BatchProfile(*sizes)
-
-
-def test_a_batch_that_no_dimension_can_count_is_refused() -> None:
     assert BatchProfile(1, 8, 2**31 - 1).max == 2**31 - 1
-    with pytest.raises(UsageError, match="the largest batch is at most 2147483647"):
-        BatchProfile(1, 8, 2**31)
 
 
 @pytest.mark.parametrize(
@@ -117,25 +112,16 @@ def test_a_batch_that_no_dimension_can_count_is_refused() -> None:
         ({"more_profiles": (PROFILE,)}, "name one twice"),
         ({"dla_core": -1}, "numbered from 0"),
         ({"dla_fallback": True}, "without a DLA core"),
+        ({"compute_capabilities": ("8.9", "8.9")}, "name one twice"),
+        ({"sizes": ((8, 16), (16, 8), (32, 32))}, "in height and in width"),
+        ({"profile": PROFILE, "dla_core": 0}, "static shapes only"),
+        ({"more_profiles": (BatchProfile(4, 4, 4),), "dla_core": 0}, "static shapes only"),
+        ({"sizes": ((8, 8), (16, 16), (32, 32)), "dla_core": 0}, "static shapes only"),
     ],
 )
 def test_what_no_compiler_could_do_is_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         options(**given)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"profile": PROFILE},
-        {"profile": ONE, "more_profiles": (BatchProfile(4, 4, 4),)},
-        {"profile": ONE, "sizes": ((8, 8), (16, 16), (32, 32))},
-    ],
-    ids=["dynamic batch", "two profiles", "dynamic size"],
-)
-def test_a_dla_takes_static_shapes_only(given: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="static shapes only"):
-        BuildOptions(**given, dla_core=0)
 
 
 def test_every_option_reaches_the_key_of_the_stage() -> None:

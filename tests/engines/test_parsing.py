@@ -7,26 +7,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node as node
 
 from skdeploy.core.errors import PassError
 from skdeploy.engines import obstacle
 from skdeploy.engines.parsing import RTX, parser_refusal
+from tests.graphs.small_files import save
 
 pytestmark = pytest.mark.skipif(bool(obstacle(RTX)[0]), reason=f"TensorRT-RTX: {obstacle(RTX)[0]}")
 
 
 def written(folder: Path, *nodes: onnx.NodeProto, shape: tuple[int, ...] = (), **constants: np.ndarray) -> Path:
-    made = helper.make_graph(
-        nodes,
-        "parsed",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape or [2, 4, 4])],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    path = folder / "graph.onnx"
-    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
+    path = save(folder / "graph.onnx", nodes, {"x": [2, 4, 4]}, {"y": shape or [2, 4, 4]}, constants)
     onnx.checker.check_model(str(path), full_check=True)
     return path
 

@@ -20,12 +20,13 @@ def model_of(
     constants: Mapping[str, Any] | None = None,
     *,
     dtype: int = TensorProto.FLOAT,
+    result: int | None = None,
     opset: int = 19,
 ) -> ModelProto:
-    """A model of these nodes, with inputs and outputs of one type; None where a shape is not declared."""
+    """A model of these nodes, its inputs of type ``dtype``, its outputs of ``result``; None where a shape is not declared."""
     declared = [
-        [helper.make_tensor_value_info(name, dtype, shape) for name, shape in shapes.items()]
-        for shapes in (inputs, outputs)
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in shapes.items()]
+        for kind, shapes in ((dtype, inputs), (result or dtype, outputs))
     ]
     tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()]
     graph = helper.make_graph(nodes, "small", *declared, tensors)
@@ -33,11 +34,15 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version)
 
 
+def save(path: Path, *what: Any, **types: int) -> Path:
+    """The file of ``model_of``."""
+    onnx.save(model_of(*what, **types), path)
+    return path
+
+
 def write(path: Path, nodes: list[onnx.NodeProto], **constants: object) -> Path:
     """x (n, 3, 4, 4) -> ``nodes`` -> y (n, classes)."""
-    proto = model_of(nodes, {"x": ["n", 3, 4, 4]}, {"y": ["n", None]}, constants)
-    path.write_bytes(proto.SerializeToString())
-    return path
+    return save(path, nodes, {"x": ["n", 3, 4, 4]}, {"y": ["n", None]}, constants)
 
 
 def node(kind: str, *names: str, name: str = "", **attributes: object) -> onnx.NodeProto:
