@@ -17,7 +17,6 @@ from skdeploy.bundle.receipts import read_receipts
 from skdeploy.core.packages import Availability
 from skdeploy.core.spec import ModelSpec
 from tests.backends.contract import BackendContract
-from tests.cli.conftest import bundle, card, exported, images, run, weights  # noqa: F401 - one small bundle
 from tests.outside import toy_backend
 
 Run = Callable[..., Any]
@@ -48,12 +47,12 @@ def test_it_runs_graphs_on_the_cpu() -> None:
     assert NAME not in running("module", "engine")
 
 
-def test_doctor_probes_it(run: Run) -> None:  # noqa: F811
+def test_doctor_probes_it(run: Run) -> None:
     part = next(part for part in run("doctor", "--json").json["parts"] if part["name"] == NAME)
     assert (part["available"], part["version"], part["device"]) == (True, onnx.__version__, "CPU, in Python")
 
 
-def test_predict_runs_the_last_graph_on_it(run: Run, exported: Path, images: Path) -> None:  # noqa: F811
+def test_predict_runs_the_last_graph_on_it(run: Run, exported: Path, images: Path) -> None:
     image = images / "0.png"
     tops = []
     for arguments in (["--backend", NAME, "--backend-option", "verbose=0"], []):
@@ -62,13 +61,13 @@ def test_predict_runs_the_last_graph_on_it(run: Run, exported: Path, images: Pat
     assert tops == [(NAME, tops[0][1]), ("onnxruntime", tops[0][1])]
 
 
-def test_an_option_that_it_lacks_is_refused(run: Run, exported: Path, images: Path) -> None:  # noqa: F811
+def test_an_option_that_it_lacks_is_refused(run: Run, exported: Path, images: Path) -> None:
     result = run("predict", exported, images / "0.png", "--backend", NAME, "--backend-option", "tf32=on")
     assert result.code == 2
     assert "with the names verbose" in result.err
 
 
-def test_verify_proves_every_graph_on_it_and_writes_receipts(run: Run, bundle: Path, images: Path) -> None:  # noqa: F811
+def test_verify_proves_every_graph_on_it_and_writes_receipts(run: Run, bundle: Path, images: Path) -> None:
     result = run("verify", bundle, "--images", images, "--backend", NAME, "--receipt", "--json")
     assert result.code == 0, result.err
     receipts = [receipt for receipt in read_receipts(load_bundle(bundle)) if receipt.backend == NAME]
@@ -76,7 +75,7 @@ def test_verify_proves_every_graph_on_it_and_writes_receipts(run: Run, bundle: P
     assert all((receipt.verdict, receipt.runtime) == ("pass", {"onnx": onnx.__version__}) for receipt in receipts)
 
 
-def test_bench_times_it(run: Run, bundle: Path) -> None:  # noqa: F811
+def test_bench_times_it(run: Run, bundle: Path) -> None:
     result = run("bench", bundle, "--backend", NAME, "--seconds", "0.2", "--receipt", "--json")
     assert result.code == 0, result.err
     (receipt,) = read_receipts(load_bundle(bundle))
@@ -87,11 +86,11 @@ def test_bench_times_it(run: Run, bundle: Path) -> None:  # noqa: F811
     ("verb", "words"),
     [("predict", "verbose=0/1"), ("predict", NAME), ("verify", NAME), ("bench", NAME), ("start", NAME)],
 )
-def test_the_help_of_verbs_names_it(run: Run, verb: str, words: str) -> None:  # noqa: F811
+def test_the_help_of_verbs_names_it(run: Run, verb: str, words: str) -> None:
     assert words in run(verb, "--help").out
 
 
-def test_start_takes_it(run: Run, exported: Path, images: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_start_takes_it(run: Run, exported: Path, images: Path, tmp_path: Path) -> None:
     image = images / "0.png"
     result = run("start", "--bundle", exported, "--cache", tmp_path, "--backend", NAME, "predict", image, "--json")
     assert result.code == 0, result.err
