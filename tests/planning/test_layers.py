@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -28,46 +30,44 @@ def test_a_convolution_takes_relu_and_the_skip() -> None:
     assert [layer.module for layer in layers] == ["net.a", "net.b"]
 
 
-def test_of_two_convolutions_that_are_added_the_later_takes_the_sum() -> None:
-    nodes = [conv("a", "x", "w"), conv("b", "x", "w"), node("Add", "sum", "a_y", "b_y"), node("Relu", "r", "sum_y")]
-    layers = fuse(plain(graph(nodes, {"w": weight(8, 8)}, (1, 8, 4, 4), "r_y")).model)
-    assert names(layers) == [["a"], ["b", "sum", "r"]]
-
-
-def test_a_value_with_two_readers_ends_a_layer() -> None:
-    nodes = [conv("a", "x", "w"), node("Relu", "r", "a_y"), node("Sub", "s", "a_y", "r_y")]
-    layers = fuse(plain(graph(nodes, {"w": weight(8, 8)}, (1, 8, 4, 4), "s_y")).model)
-    assert names(layers)[0] == ["a"]
-
-
-def test_nothing_is_taken_after_the_activation() -> None:
-    nodes = [conv("a", "x", "w"), node("Relu", "r", "a_y"), node("Mul", "m", "r_y", "c")]
-    layers = fuse(plain(graph(nodes, {"w": weight(8, 8), "c": np.float32(2)}, (1, 8, 4, 4), "m_y")).model)
-    assert names(layers) == [["a", "r"], ["m"]]
-
-
-def test_pointwise_operators_run_as_one_in_tensorrt_and_one_by_one_in_onnxruntime() -> None:
-    nodes = [node("Sub", "s", "x", "x"), node("Mul", "m", "s_y", "x"), node("Add", "a", "x", "m_y")]
-    model = plain(graph(nodes, {}, (1, 8, 4, 4), "a_y")).model
-    assert names(fuse(model)) == [["s", "m", "a"]]
-    assert names(fuse(model, ONNXRUNTIME)) == [["s"], ["m"], ["a"]]
-
-
-def test_two_chains_that_meet_are_one() -> None:
-    nodes = [node("Exp", "p", "x"), node("Neg", "q", "x"), node("Add", "a", "p_y", "q_y")]
-    layers = fuse(plain(graph(nodes, {}, (1, 8, 4, 4), "a_y")).model)
-    assert [sorted(each) for each in names(layers)] == [["a", "p", "q"]]
-
-
-def test_views_cost_nothing() -> None:
-    nodes = [conv("a", "x", "w"), node("Flatten", "f", "a_y")]
-    assert names(fuse(plain(graph(nodes, {"w": weight(8, 8)}, (1, 8, 4, 4), "f_y")).model)) == [["a"]]
-
-
-def test_a_concatenation_is_free_in_tensorrt_and_a_copy_in_onnxruntime() -> None:
-    model = plain(graph([node("Concat", "c", "x", "x", axis=1)], {}, (1, 8, 4, 4), "c_y")).model
-    assert names(fuse(model)) == []
-    assert names(fuse(model, ONNXRUNTIME)) == [["c"]]
+@pytest.mark.parametrize(
+    ("nodes", "tensorrt", "onnxruntime"),
+    [
+        (  # of two convolutions that are added, the later takes the sum
+            [conv("a", "x", "w"), conv("b", "x", "w"), node("Add", "sum", "a_y", "b_y"), node("Relu", "r", "sum_y")],
+            [["a"], ["b", "sum", "r"]],
+            [["a"], ["b", "sum", "r"]],
+        ),
+        (  # a value with two readers ends a layer
+            [conv("a", "x", "w"), node("Relu", "r", "a_y"), node("Sub", "s", "a_y", "r_y")],
+            [["a"], ["r", "s"]],
+            [["a"], ["r"], ["s"]],
+        ),
+        (  # nothing is taken after the activation
+            [conv("a", "x", "w"), node("Relu", "r", "a_y"), node("Mul", "m", "r_y", "c")],
+            [["a", "r"], ["m"]],
+            [["a", "r"], ["m"]],
+        ),
+        (  # pointwise operators run as one in TensorRT
+            [node("Sub", "s", "x", "x"), node("Mul", "m", "s_y", "x"), node("Add", "a", "x", "m_y")],
+            [["s", "m", "a"]],
+            [["s"], ["m"], ["a"]],
+        ),
+        (  # two chains that meet are one
+            [node("Exp", "p", "x"), node("Neg", "q", "x"), node("Add", "a", "p_y", "q_y")],
+            [["p", "q", "a"]],
+            [["p"], ["q"], ["a"]],
+        ),
+        ([conv("a", "x", "w"), node("Flatten", "f", "a_y")], [["a"]], [["a"]]),  # views cost nothing
+        ([node("Concat", "c", "x", "x", axis=1)], [], [["c"]]),  # free in TensorRT, a copy in ONNX Runtime
+    ],
+)
+def test_what_runs_as_one_layer(nodes: list[Any], tensorrt: list[list[str]], onnxruntime: list[list[str]]) -> None:
+    weights = {"w": weight(8, 8), "c": np.float32(2)}
+    used = {name: array for name, array in weights.items() if any(name in each.input for each in nodes)}
+    model = plain(graph(nodes, used, (1, 8, 4, 4), nodes[-1].output[0])).model
+    assert [sorted(layer) for layer in names(fuse(model))] == list(map(sorted, tensorrt))
+    assert names(fuse(model, ONNXRUNTIME)) == onnxruntime
 
 
 def test_every_node_that_costs_is_in_one_layer_and_after_its_inputs(tiny_spec: TinySpec) -> None:

@@ -80,12 +80,11 @@ def test_a_batch_that_the_graph_does_not_take_is_refused() -> None:
 
 
 def test_an_open_image_size_is_asked_for_and_taken() -> None:
-    def opened() -> object:
-        return graph([conv("a", "x", "w")], {"w": weight(8, 8)}, ("n", 8, "h", "w_"), "a_y")
-
+    nodes = [conv("a", "x", "w")]
+    one, other = (graph(nodes, {"w": weight(8, 8)}, ("n", 8, "h", "w_"), "a_y") for _ in range(2))
     with refused(ExportError, "the size of the input x", "--imgsz"):
-        plain(opened())  # type: ignore[arg-type]
-    read = read_plain(opened(), "tiny.onnx", None, (6, 10))  # type: ignore[arg-type]
+        plain(one)
+    read = read_plain(other, "tiny.onnx", None, (6, 10))
     assert dims(next(iter(read.model.graph)).outputs[0]) == (1, 8, 6, 10)
 
 

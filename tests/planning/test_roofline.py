@@ -12,7 +12,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Precision
 from skdeploy.passes.regroup import Regroup
 from skdeploy.planning.layers import Layer, fuse
-from skdeploy.planning.recommend import decide, groups_left, recommend, ways_to_export
+from skdeploy.planning.recommend import Recommendation, decide, groups_left, recommend, ways_to_export
 from skdeploy.planning.roofline import bytes_moved, costs, floor_ms, least_memory_bytes, types_of, work_of
 from skdeploy.planning.tensor_cores import int8_reason, padded_macs
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
@@ -23,12 +23,13 @@ WEIGHTS = 8 * 8
 
 @dataclass(frozen=True)
 class Synthetic:
-    """1 G multiply-accumulates a second in FP32, 2 in FP16, 4 in INT8; ``gb_s`` from memory."""
+    """1 G multiply-accumulates a second in FP32, 2 in FP16, INT8 ``int8`` as fast as that; ``gb_s`` from memory."""
 
     gb_s: float
+    int8: float = 2.0
 
     def macs_a_second(self, precision: Precision) -> float:
-        return {Precision.FP32: 1e9, Precision.FP16: 2e9, Precision.INT8: 4e9}[precision]
+        return {Precision.FP32: 1e9, Precision.FP16: 2e9, Precision.INT8: 2e9 * self.int8}[precision]
 
     @property
     def bytes_a_second(self) -> float:
@@ -152,9 +153,8 @@ def test_regroup_is_that_of_export(regroup: int) -> None:
     for old, new in zip(fuse(before.model), fuse(after.model), strict=True):
         for precision in Precision:
             assert padded_macs(old, precision, regroup) == padded_macs(new, precision)
-        assert bytes_moved(old, types_of(before, Precision.FP16), regroup) == bytes_moved(
-            new, types_of(after, Precision.FP16)
-        )
+        merged = bytes_moved(new, types_of(after, Precision.FP16))
+        assert bytes_moved(old, types_of(before, Precision.FP16), regroup) == merged
 
 
 def test_groups_left_are_the_divisors_below() -> None:
@@ -183,13 +183,21 @@ def test_which_grouped_convolutions_int8_takes(groups: int, into: int, kernel: i
     assert (reason in found) if reason else not found
 
 
-def test_int8_is_recommended_where_it_pays_and_not_where_it_does_not() -> None:
+def dense() -> ir.Model:
     nodes = [conv("a", "x", "wa"), conv("b", "a_y", "wb")]
-    dense = plain(graph(nodes, {"wa": weight(64, 64), "wb": weight(64, 64)}, (1, 64, 8, 8), "b_y"))
-    assert recommend(ways_to_export(dense, fuse(dense.model)), Synthetic(1000)).options == "--int8"
-    first = plain(graph(nodes[:1], {"wa": weight(8, 8)}, (1, 8, 8, 8), "a_y"))
+    return graph(nodes, {"wa": weight(64, 64), "wb": weight(64, 64)}, (1, 64, 8, 8), "b_y")
+
+
+def recommended(model: ir.Model, device: Synthetic) -> Recommendation:
+    read = plain(model)
+    return recommend(ways_to_export(read, fuse(read.model)), device)
+
+
+def test_int8_is_recommended_where_it_pays_and_not_where_it_does_not() -> None:
+    assert recommended(dense(), Synthetic(1000)).options == "--int8"
+    first = graph([conv("a", "x", "w")], {"w": weight(8, 8)}, (1, 8, 8, 8), "a_y")
     # Input and output stay FP32, and memory is all that counts: INT8 saves a few bytes of weights.
-    found = recommend(ways_to_export(first, fuse(first.model)), Synthetic(0.001))
+    found = recommended(first, Synthetic(0.001))
     assert found.options == "--fp16"
     assert found.estimate
     assert {choice.options for choice in found.choices} == {"--fp16", "--int8"}
@@ -197,20 +205,9 @@ def test_int8_is_recommended_where_it_pays_and_not_where_it_does_not() -> None:
 
 def test_merging_is_recommended_where_padding_is_what_costs() -> None:
     nodes = [conv("g", "x", "w", group=32, pads=[1] * 4)]
-    read = plain(graph(nodes, {"w": weight(128, 4, 3)}, (1, 128, 16, 16), "g_y"))
-    found = recommend(ways_to_export(read, fuse(read.model)), Synthetic(1000))
+    found = recommended(graph(nodes, {"w": weight(128, 4, 3)}, (1, 128, 16, 16), "g_y"), Synthetic(1000))
     # By FP16's tiles 16 groups of 8 and 8 of 16 waste the same; fewer weights decide for the first.
     assert found.options == "--fp16 --regroup 16"
-
-
-@dataclass(frozen=True)
-class Faster(Synthetic):
-    """INT8 is ``times`` as fast as FP16."""
-
-    times: float = 2.0
-
-    def macs_a_second(self, precision: Precision) -> float:
-        return {Precision.FP32: 1e9, Precision.FP16: 2e9, Precision.INT8: 2e9 * self.times}[precision]
 
 
 @pytest.mark.parametrize(
@@ -228,9 +225,7 @@ class Faster(Synthetic):
     ],
 )
 def test_near_the_threshold_it_is_undecided(lower: float, options: str, undecided: str) -> None:
-    nodes = [conv("a", "x", "wa"), conv("b", "a_y", "wb")]
-    dense = plain(graph(nodes, {"wa": weight(64, 64), "wb": weight(64, 64)}, (1, 64, 8, 8), "b_y"))
-    found = recommend(ways_to_export(dense, fuse(dense.model)), Faster(1e6, times=1 / (1 - lower)))
+    found = recommended(dense(), Synthetic(1e6, int8=1 / (1 - lower)))
     assert (found.options, found.undecided) == (options, undecided)
     assert found.reason.startswith("undecided, measure both") == bool(undecided)
     assert f"{undecided} has" in found.reason or not undecided
