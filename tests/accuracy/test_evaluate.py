@@ -27,8 +27,8 @@ from skdeploy.images.dataset import Dataset, normalise, open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from tests.conftest import FAST
+from tests.tiny import CARD
 
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 IMAGES = 61  # no multiple of a batch
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +13,9 @@ from skdeploy.accuracy.streaming import Reader, crop_kind
 from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.images.dataset import Dataset, normalise
 from skdeploy.images.decoding import Crop, ImageError
-from skdeploy.zoo.cards import read_card
+from tests import tiny
 
-CARD = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")
+CARD = tiny.spec()
 LARGE = CARD.model_copy(update={"input": CARD.input.model_copy(update={"height": 36, "width": 36})})
 INPUT = TensorSpec(name="input", dtype="float32", shape=("batch", 3, "height", "width"))
 RAW = TensorSpec(name="input", dtype="uint8", shape=(2, "height", "width", 3))

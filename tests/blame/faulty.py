@@ -32,11 +32,11 @@ from skdeploy.line.stations.average_pool import PoolOptions
 from skdeploy.line.stations.regroup import RegroupOptions
 from skdeploy.parity.blame_report import BlameReport
 from skdeploy.passes.trace_options import TraceOptions
-from skdeploy.zoo.cards import read_card
+from tests import tiny
+from tests.tiny import CARD
 from tests.zoo.tiny_networks import live
 
 Pixels = NDArray[np.uint8]
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 
 
 def photographs(count: int, *, seed: int = 0) -> Pixels:
@@ -65,7 +65,7 @@ def bundle_of(
     """A bundle of the tiny card with weights as after training; not to be changed. ``scale``: of one unit's last
     normalisation, which makes its output that much larger. ``half``: INT8's fallback is FP16. ``rewritten``: for hardware."""
     folder = Path(mkdtemp(prefix="skdeploy-test-"))
-    network = live(read_card(CARD).network).float()
+    network = live(tiny.spec().network).float()
     with torch.no_grad():
         for parameter in network.get_submodule("stages.1.0.expand.bn").parameters():
             parameter.mul_(scale)

@@ -18,16 +18,15 @@ from skdeploy.core.errors import WeightsError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import ModelSpec, WeightsSpec
 from skdeploy.zoo.build import initialise
-from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet
+from tests import tiny
 
 State = dict[str, Tensor]
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 
 
 @pytest.fixture
 def spec(tiny_spec: Callable[..., SKNetSpec]) -> ModelSpec:
-    return read_card(CARD).model_copy(update={"network": tiny_spec()})
+    return tiny.spec().model_copy(update={"network": tiny_spec()})
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from tests.checkpoints import caffe_reference
 from tests.checkpoints.caffe_tiny import LAYERS
 from tests.cli.evaluation_data import labelled
 from tests.conftest import FAST
+from tests.tiny import CARD
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The card of a tiny network, under a name of its own."""
     path = tmp_path_factory.mktemp("card") / "tiny.toml"
-    shutil.copy(Path(__file__).parents[1] / "fixtures/tiny.toml", path)
+    shutil.copy(CARD, path)
     return path
 
 

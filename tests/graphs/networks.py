@@ -19,6 +19,7 @@ from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.selective_kernel import Gate
 from skdeploy.zoo.sknet import SKNet
+from tests import tiny
 from tests.conftest import FAST
 
 Array = NDArray[Any]
@@ -30,24 +31,9 @@ FLOAT32_ERROR = 2e-5
 
 
 def card(network: SKNetSpec, *, height: int = 20, width: int = 24) -> ModelSpec:
-    """A card for a tiny network. FP32 differs in the order of sums only; FP16: see tests/passes/test_half.py."""
-    return ModelSpec.model_validate(
-        {
-            "schema": 1,
-            "name": "tiny",
-            "summary": "for tests",
-            "network": network,
-            "input": {"channels": 3, "height": height, "width": width},
-            "preprocess": {"resize": max(height, width), "mean": MEAN, "std": STD},
-            "tolerance": {
-                "fp32": {"max_rel_error": 1e-4, "min_cosine": 0.99999, "min_sqnr_db": 90.0},
-                "fp16": {"max_rel_error": 2e-2, "min_cosine": 0.999, "min_sqnr_db": 40.0},
-                "int8": {"max_rel_error": 0.3, "min_cosine": 0.95, "min_sqnr_db": 10.0},
-            },
-            "source": {"paper": "none", "url": "https://example.org", "licence": "MIT"},
-            "reference": {"parameters": 1},
-        }
-    )
+    """The tiny card of another network, size and normalisation."""
+    spec = tiny.spec_of(height=height, width=width, resize=max(height, width), mean=MEAN, std=STD)
+    return spec.model_copy(update={"network": network})
 
 
 def live(spec: ModelSpec) -> SKNet:

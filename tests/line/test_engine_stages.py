@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +11,12 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.line.stations.engine import fitted
-from skdeploy.zoo.cards import read_card
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def spec() -> ModelSpec:
-    return read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")
+    return tiny.spec()
 
 
 def graph(*shape: int | str) -> Artifact:

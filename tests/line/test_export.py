@@ -18,11 +18,11 @@ from skdeploy.line.export import export, verify
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.half import HalfOptions
 from skdeploy.zoo.build import initialise
-from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.sknet import SKNet
+from tests import tiny
 from tests.conftest import FAST
+from tests.tiny import CARD
 
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 ALL = {"weights.safetensors", "model.traced.onnx", "model.onnx", "model.fp16.onnx", "headroom.json", "parity.json"}
 
 
@@ -56,7 +56,7 @@ def options(first: ExportOptions, tmp_path: Path) -> ExportOptions:
 
 
 def save_weights(path: Path, *, seed: int, scale: dict[str, float] | None = None) -> None:
-    network = SKNet(read_card(CARD).network, 3)
+    network = SKNet(tiny.spec().network, 3)
     initialise(network, seed)
     state = network.state_dict()
     for key, factor in (scale or {}).items():

@@ -12,7 +12,7 @@ from skdeploy.core.spec import ModelSpec, Precision, Target
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.half import HalfOptions
 from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET, TraceOptions
-from skdeploy.zoo.cards import read_card
+from tests import tiny
 
 PLAIN = ExportOptions("tiny")
 
@@ -20,7 +20,7 @@ PLAIN = ExportOptions("tiny")
 @pytest.fixture
 def spec() -> ModelSpec:
     """32 x 32 pixels out of a resize to 36; stride 4."""
-    return read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")
+    return tiny.spec()
 
 
 @pytest.mark.parametrize(

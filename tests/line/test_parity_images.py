@@ -14,9 +14,9 @@ from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.parity_images import images_of_export
-from skdeploy.zoo.cards import read_card
+from tests import tiny
 
-SPEC: ModelSpec = read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")
+SPEC: ModelSpec = tiny.spec()
 
 
 @pytest.fixture

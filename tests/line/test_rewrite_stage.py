@@ -23,11 +23,9 @@ from skdeploy.line.stations.regroup import RegroupOptions
 from skdeploy.report.findings import read_findings
 from skdeploy.report.line import export_command, line_section
 from skdeploy.report.verdict import key_figures
-from tests.blame.faulty import (
-    CARD,
-    bundle_of,
-)
+from tests.blame.faulty import bundle_of
 from tests.conftest import FAST
+from tests.tiny import CARD
 
 REWRITTEN = "model.fp16.regrouped.pooled.onnx"
 BOTH = {"regroup": RegroupOptions(regroup=2), "average pool": PoolOptions(gap="average-pool")}

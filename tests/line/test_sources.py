@@ -27,6 +27,7 @@ from skdeploy.passes.trace_options import TraceOptions
 from tests.graphs import (
     foreign,
 )
+from tests.tiny import CARD
 
 
 class Notes(Silent):
@@ -392,5 +393,5 @@ def test_the_command_line_takes_both(
 
 def test_a_card_whose_path_has_a_colon_is_a_card(tmp_path: Path) -> None:
     path = tmp_path / "a:b.toml"
-    shutil.copy(Path(__file__).parents[1] / "fixtures/tiny.toml", path)
+    shutil.copy(CARD, path)
     assert find_source(ExportOptions(str(path))).spec.name == "tiny"

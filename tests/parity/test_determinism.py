@@ -26,8 +26,7 @@ from tests.graphs.networks import (
     Array,
     card,
 )
-
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
+from tests.tiny import CARD
 
 
 class Drifting(Session):

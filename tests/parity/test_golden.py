@@ -12,14 +12,14 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import normalise
 from skdeploy.parity.golden import read_golden
-from skdeploy.zoo.cards import read_card
+from tests import tiny
 
 RANDOM = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
 def spec() -> ModelSpec:
-    return read_card(Path(__file__).parents[1] / "fixtures/tiny.toml")
+    return tiny.spec()
 
 
 def inputs(spec: ModelSpec, count: int = 3) -> Any:

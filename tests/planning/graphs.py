@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from onnx.shape_inference import infer_shapes
 
 from skdeploy.planning.plain import Plain, read_plain
+from tests.graphs.small_files import model_of
 
 
 def graph(
@@ -17,14 +18,7 @@ def graph(
 ) -> ir.Model:
     """A graph from ``x`` to ``output``, with shapes inferred where onnx can."""
     kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-    made = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("x", kind, shape)],
-        [helper.make_tensor_value_info(output, kind, None)],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
-    )
-    return ir.from_proto(infer_shapes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)])))
+    return ir.from_proto(infer_shapes(model_of(nodes, {"x": shape}, {output: None}, weights, dtype=kind)))
 
 
 def conv(name: str, source: str, weight: str, **attributes: Any) -> Any:

@@ -33,10 +33,9 @@ from skdeploy.parity.blame_report import BlameReport, LayerResult, StageResult
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport, TensorHeadroom
 from skdeploy.quant.sensitivity import Effect, SensitivityReport, UnitSensitivity
 from skdeploy.report.page import render_report
-from skdeploy.zoo.cards import read_card
+from tests import tiny
 from tests.bundle.recorded import put, recipe
 
-CARD = Path(__file__).parents[1] / "fixtures/tiny.toml"
 # A name that means to be markup, a template, a reordering of text, and the end of every element that it may be in.
 HOSTILE = "<script>ran = 1</script>\"'><img src=x onerror='ran = 2'>{{ 7 * 7 }}\n\u202egnp.exe&amp;</title></style>"
 GRAPHS = {"model.onnx": Precision.FP32, "model.int8.onnx": Precision.INT8}
@@ -254,7 +253,7 @@ def make_bundle(
     tensors: int = 20,
 ) -> Bundle:
     """An INT8 bundle: graphs, ranges, headroom and parity, and an engine if asked for."""
-    card = spec or read_card(CARD)
+    card = spec or tiny.spec()
     head = Manifest(
         skdeploy="0.1.0",
         created="2026-01-02T03:04:05+00:00",
@@ -301,7 +300,7 @@ def full_bundle(folder: Path, **options: Any) -> Bundle:
 
 
 def hostile_spec() -> ModelSpec:
-    spec = read_card(CARD)
+    spec = tiny.spec()
     update = {"labels": tuple(f"{i}{HOSTILE}" for i in range(5)), "summary": HOSTILE}
     return spec.model_copy(update=update)
 
