@@ -30,7 +30,7 @@ from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.average_pool import PoolOptions
 from skdeploy.line.stations.regroup import RegroupOptions
-from skdeploy.parity.blame_report import BlameReport
+from skdeploy.parity.blame_report import BlamedTensor, BlameReport
 from skdeploy.passes.trace_options import TraceOptions
 from tests import tiny
 from tests.tiny import CARD
@@ -71,9 +71,7 @@ def bundle_of(
             parameter.mul_(scale)
     save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, folder / "w.safetensors")
     np.savez(folder / "images.npz", images=photographs(16, seed=3))
-    calibration = (
-        CalibrationOptions(images=folder / "images.npz") if precision is Precision.INT8 else CalibrationOptions()
-    )
+    calibration = CalibrationOptions(images=folder / "images.npz" if precision is Precision.INT8 else None)
     fallback = Precision.FP16 if half or precision is not Precision.INT8 else Precision.FP32
     options = ExportOptions(
         str(CARD),
@@ -151,3 +149,10 @@ def blamed(bundle: Path, stages: list[Stage] | None = None, **options: Any) -> B
     """What blame finds on two images."""
     spec = spec_of(bundle)
     return blame(stages or chain(bundle), crops(spec), spec, **options)
+
+
+def tensor_of(report: BlameReport, guilty: str) -> BlamedTensor:
+    """The tensor to blame, in this stage."""
+    assert report.guilty == guilty
+    assert report.tensor is not None
+    return report.tensor

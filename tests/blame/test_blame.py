@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from torch import nn
 
 from skdeploy.blame.blame import EngineStage, Stage, blame
@@ -36,32 +35,11 @@ from tests.blame.faulty import (
     edit_constant,
     edit_graph,
     spec_of,
+    tensor_of,
 )
 
 FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8
 Bundles = Callable[..., Path]
-MEAN, STD = (
-    np.float32(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-)  # the card's
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """For tiny networks, whose work is less than waking threads takes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def copy_of(tmp_path: Path) -> Bundles:
-    """A copy of a bundle, to be altered."""
-
-    def copy(precision: Precision, **how: Any) -> Path:
-        return Path(shutil.copytree(bundle_of(precision, **how), tmp_path / "bundle"))
-
-    return copy
 
 
 def torch_stage(stages: list[Stage], name: str) -> TorchStage:
@@ -117,10 +95,9 @@ def test_a_damaged_weight_of_the_network_itself() -> None:
         network.get_submodule("stages.0.0.expand.conv").weight[3] *= 1.5
 
     report = blamed(bundle, with_network(stages, FLOAT32, changed(torch_stage(stages, FLOAT32).make(), damage)))
-    assert report.guilty == FLOAT32
-    assert report.tensor is not None
-    assert report.tensor.tensor == report.tensor.module == "stages.0.0.expand.conv"
-    assert report.tensor.operator == "Conv2d"
+    tensor = tensor_of(report, FLOAT32)
+    assert tensor.tensor == tensor.module == "stages.0.0.expand.conv"
+    assert tensor.operator == "Conv2d"
 
 
 @pytest.mark.parametrize(
@@ -138,12 +115,11 @@ def test_a_wrong_epsilon_in_the_deploy_form(norm: str, module: str) -> None:
         network.get_submodule(norm).eps = 0.5
 
     report = blamed(bundle, with_network(stages, DEPLOY, fold(changed(torch_stage(stages, FLOAT32).make(), widen))))
-    assert report.guilty == DEPLOY
-    assert report.tensor is not None
-    assert (report.tensor.module, report.tensor.reference) == (module, norm)
+    tensor = tensor_of(report, DEPLOY)
+    assert (tensor.module, tensor.reference) == (module, norm)
     assert f"{DEPLOY} is to blame, and in it module {module}" in report.verdict
     if "gate" not in norm:  # a gate's maps have one pixel, and a factor and an offset for each explains anything
-        assert report.tensor.cause == "channel factors"
+        assert tensor.cause == "channel factors"
 
 
 def test_swapped_branches_in_the_traced_graph(copy_of: Bundles) -> None:
@@ -155,10 +131,9 @@ def test_swapped_branches_in_the_traced_graph(copy_of: Bundles) -> None:
 
     edit_graph(bundle, "model.traced.onnx", swap)
     report = blamed(bundle)
-    assert report.guilty == "model.traced.onnx"
-    assert report.tensor is not None
-    assert report.tensor.module == "stages.1.0.sk"
-    assert report.tensor.tensor == "stages.1.0.sk/Add_2"
+    tensor = tensor_of(report, "model.traced.onnx")
+    assert tensor.module == "stages.1.0.sk"
+    assert tensor.tensor == "stages.1.0.sk/Add_2"
     # and what is made from it, as it should have been, is in parity with the network
     (simplified,) = [row for row in report.stages if row.stage == "model.onnx"]
     assert simplified.sqnr_first_db is not None
@@ -169,12 +144,11 @@ def test_a_transposed_weight_in_the_simplified_graph(copy_of: Bundles) -> None:
     bundle = copy_of(FP32)
     edit_constant(bundle, "model.onnx", "stages.0.0.reduce.conv.weight", lambda weight: weight.transpose(1, 0, 2, 3))
     report = blamed(bundle)
-    assert report.guilty == "model.onnx"
-    assert report.tensor is not None
-    assert report.tensor.node == "stages.0.0.reduce.conv/Conv"
-    assert report.tensor.cause == "differs"
-    assert report.tensor.inputs_db == 300  # what it reads is right
-    assert report.tensor.own_db == report.tensor.run_db
+    tensor = tensor_of(report, "model.onnx")
+    assert tensor.node == "stages.0.0.reduce.conv/Conv"
+    assert tensor.cause == "differs"
+    assert tensor.inputs_db == 300  # what it reads is right
+    assert tensor.own_db == tensor.run_db
 
 
 def test_a_fault_is_blamed_where_it_is_and_not_where_it_arrives(copy_of: Bundles) -> None:
@@ -197,9 +171,8 @@ def test_in_a_graph_of_fixed_batch(precision: Precision, copy_of: Bundles) -> No
     kind = {FP32: "weight", INT8: "weight_rounded_scale"}[precision]
     edit_constant(bundle, name, f"stages.1.0.reduce.conv.{kind}", lambda array: array * 4)
     report = blamed(bundle)
-    assert report.guilty == name
-    assert report.tensor is not None
-    assert report.tensor.reference.startswith("stages.1.0.reduce.")
+    tensor = tensor_of(report, name)
+    assert tensor.reference.startswith("stages.1.0.reduce.")
 
 
 def test_of_a_bundle_without_a_network_the_first_graph_is_the_reference(tmp_path: Path) -> None:
@@ -209,67 +182,67 @@ def test_of_a_bundle_without_a_network_the_first_graph_is_the_reference(tmp_path
     assert report.guilty is None
     edit_constant(bundle, "model.onnx", "stages.1.0.expand.conv.weight", lambda weight: weight[::-1])
     report = blamed(bundle)
-    assert report.guilty == "model.onnx"
-    assert report.tensor is not None
-    assert report.tensor.module == "stages.1.0.expand.conv"
-
-
-def test_permuted_channels_in_the_simplified_graph(copy_of: Bundles) -> None:
-    bundle = copy_of(FP32)
-    order = [1, 0, *range(2, 16)]
-    for constant in ("stages.1.0.expand.conv.weight", "stages.1.0.expand.conv.bias"):
-        edit_constant(bundle, "model.onnx", constant, lambda array: array[order])
-    report = blamed(bundle)
-    assert report.guilty == "model.onnx"
-    assert report.tensor is not None
-    assert report.tensor.module == "stages.1.0.expand.conv"
-    assert report.tensor.cause == "permuted channels"
-    assert "2 of 16 channels are permuted: 0 has 1, 1 has 0" in report.tensor.words
+    tensor = tensor_of(report, "model.onnx")
+    assert tensor.module == "stages.1.0.expand.conv"
 
 
 def test_an_overflow_in_fp16() -> None:
     report = blamed(bundle_of(FP16, scale=1e4))
-    assert report.guilty == "model.fp16.onnx"
-    assert report.tensor is not None
-    assert report.tensor.module == "stages.1.0.expand.conv"
-    assert report.tensor.cause == "overflow"
-    assert "FP16 ends at 65504" in report.tensor.words
-    assert report.tensor.own_db is None
+    tensor = tensor_of(report, "model.fp16.onnx")
+    assert tensor.module == "stages.1.0.expand.conv"
+    assert tensor.cause == "overflow"
+    assert "FP16 ends at 65504" in tensor.words
+    assert tensor.own_db is None
     assert "it is not finite, and not finite of inputs without error" in report.verdict
 
 
-def test_a_bad_scale_in_int8(copy_of: Bundles) -> None:
-    bundle = copy_of(INT8)
-    tensor = "stages.1.0.reduce.relu/Relu"
-    edit_constant(bundle, "model.int8.onnx", f"{tensor}_scale", lambda scale: scale / 8)
-    report = blamed(bundle)
-    assert report.guilty == "model.int8.onnx"
-    assert report.tensor is not None
-    assert report.tensor.reference == tensor
-    assert report.tensor.cause == "saturation"
-    assert report.tensor.operator == "QuantizeLinear"
+EXPAND, REDUCE = "stages.1.0.expand.conv", "stages.1.0.reduce"
+BRANCH = "stages.0.0.sk.branches.0.relu"  # shifted by 128
 
 
-def test_a_bad_scale_in_int8_of_a_shifted_tensor_with_an_fp16_fallback(copy_of: Bundles) -> None:
-    bundle = copy_of(INT8, half=True)
-    tensor = "stages.0.0.sk.branches.0.relu/Relu"
-    assert tensor in chain(bundle)[-1].offsets()
-    edit_constant(bundle, "model.int8.onnx", f"{tensor}_scale_fp16", lambda scale: scale / 8)
-    report = blamed(bundle)
-    assert report.guilty == "model.int8.onnx"
-    assert report.tensor is not None
-    assert report.tensor.module == "stages.0.0.sk.branches.0.relu"
-
-
-def test_a_damaged_weight_in_int8(copy_of: Bundles) -> None:
-    bundle = copy_of(INT8)
-    edit_constant(
-        bundle, "model.int8.onnx", "stages.1.0.reduce.conv.weight_rounded_scale", lambda scale: scale[::-1] * 2
-    )
-    report = blamed(bundle)
-    assert report.guilty == "model.int8.onnx"
-    assert report.tensor is not None
-    assert report.tensor.reference == "stages.1.0.reduce.relu/Relu"
+@pytest.mark.parametrize(
+    ("precision", "how", "constants", "change", "found"),
+    [
+        (
+            FP32,
+            {},
+            (f"{EXPAND}.weight", f"{EXPAND}.bias"),
+            lambda array: array[[1, 0, *range(2, 16)]],
+            {"module": EXPAND, "cause": "permuted channels"},
+        ),
+        (
+            INT8,
+            {},
+            (f"{REDUCE}.relu/Relu_scale",),
+            lambda scale: scale / 8,
+            {"reference": f"{REDUCE}.relu/Relu", "cause": "saturation", "operator": "QuantizeLinear"},
+        ),
+        (INT8, {"half": True}, (f"{BRANCH}/Relu_scale_fp16",), lambda scale: scale / 8, {"module": BRANCH}),
+        (
+            INT8,
+            {},
+            (f"{REDUCE}.conv.weight_rounded_scale",),
+            lambda scale: scale[::-1] * 2,
+            {"reference": f"{REDUCE}.relu/Relu"},
+        ),
+    ],
+    ids=["permuted channels", "scale", "scale of a shifted tensor", "weight"],
+)
+def test_a_wrong_constant(
+    precision: Precision,
+    how: dict[str, bool],
+    constants: tuple[str, ...],
+    change: Callable[[Any], Any],
+    found: dict[str, str],
+    copy_of: Bundles,
+) -> None:
+    bundle = copy_of(precision, **how)
+    name = "model.onnx" if precision is FP32 else "model.int8.onnx"
+    assert precision is FP32 or f"{BRANCH}/Relu" in chain(bundle)[-1].offsets()
+    for constant in constants:
+        edit_constant(bundle, name, constant, change)
+    tensor = tensor_of(blamed(bundle), name)
+    assert {key: getattr(tensor, key) for key in found} == found
 
 
 @pytest.mark.parametrize(("precision", "how"), [(FP16, {}), (INT8, {}), (INT8, {"half": True})])
@@ -291,10 +264,9 @@ def test_a_weight_that_regrouping_damaged_in_int8(how: dict[str, bool], copy_of:
     name = "stages.1.0.sk.branches.0.conv.weight_rounded_int8_regrouped"
     edit_constant(bundle, "model.int8.regrouped.pooled.onnx", name, lambda weight: weight[::-1])
     report = blamed(bundle)
-    assert report.guilty == "model.int8.regrouped.pooled.onnx"
-    assert report.tensor is not None
-    assert report.tensor.tensor == "stages.1.0.sk.branches.0.conv/Conv"
-    before = [row for row in report.layers if row.tensor != report.tensor.tensor]
+    tensor = tensor_of(report, "model.int8.regrouped.pooled.onnx")
+    assert tensor.tensor == "stages.1.0.sk.branches.0.conv/Conv"
+    before = [row for row in report.layers if row.tensor != tensor.tensor]
     # Of inputs without error each other tensor is what it was but for the order of sums: no quantization noise is
     # taken for an error of the rewrite. 60 dB: FP16 rounds by 2^-11, 66 dB; INT8's own noise is some 40 dB.
     assert before

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from skdeploy.blame.blame import EngineStage
 from skdeploy.blame.fed import read_fed
@@ -24,21 +22,13 @@ from tests.blame.faulty import (
     crops,
     edit_constant,
     spec_of,
+    tensor_of,
 )
 
 FP32, FP16 = Precision.FP32, Precision.FP16
 MEAN, STD = (
     np.float32(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 )  # the card's
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """For tiny networks, whose work is less than waking threads takes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_blue_and_red_swapped_on_one_side() -> None:
@@ -71,26 +61,22 @@ def test_blue_and_red_swapped_on_one_side() -> None:
         (lambda right: right.transpose(0, 1, 3, 2), "differs", "without a simple pattern"),
     ],
 )
-def test_what_the_users_own_code_feeds(wrong: Callable[[Any], Any], cause: str, words: str, tmp_path: Path) -> None:
+def test_what_the_users_own_code_feeds(wrong: Callable[[Any], Any], cause: str, words: str) -> None:
     bundle = bundle_of(FP32)
     spec = spec_of(bundle)
     right = normalise(crops(spec), spec.preprocess)
     assert blamed(bundle, fed=right).guilty is None
     report = blamed(bundle, fed=np.ascontiguousarray(wrong(right)).astype(np.float32))
-    assert report.guilty == "preprocessing"
     assert report.fed_to == "your own code"
-    assert report.tensor is not None
-    assert report.tensor.cause == cause
+    assert tensor_of(report, "preprocessing").cause == cause
     assert words in report.verdict
 
 
-def test_wrong_normalisation_inside_the_graph(tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(bundle_of(FP16, embed=True), tmp_path / "bundle"))
+def test_wrong_normalisation_inside_the_graph(copy_of: Callable[..., Path]) -> None:
+    bundle = copy_of(FP16, embed=True)
     edit_constant(bundle, "model.traced.onnx", "preprocess.scale", lambda scale: scale[:, ::-1])
     report = blamed(bundle)
-    assert report.guilty == "model.traced.onnx"
-    assert report.tensor is not None
-    assert report.tensor.module == "preprocess"
+    assert tensor_of(report, "model.traced.onnx").module == "preprocess"
     assert "in it the preprocessing, module preprocess, tensor preprocess/Add" in report.verdict
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,16 +42,8 @@ from tests.blame.faulty import (
 )
 from tests.zoo import tiny_networks
 
+Bundles = Callable[..., Path]
 FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """For tiny networks, whose work is less than waking threads takes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def plain_run(model: onnx.ModelProto | bytes, feeds: dict[str, Any], names: list[str] | None = None) -> dict[str, Any]:
@@ -91,8 +82,8 @@ def difference(folder: Path) -> tuple[float, float]:
 # ----- the repro
 
 
-def test_of_a_wrong_weight_the_convolution_alone_is_cut_and_shows_it(tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(bundle_of(FP32), tmp_path / "bundle"))
+def test_of_a_wrong_weight_the_convolution_alone_is_cut_and_shows_it(copy_of: Bundles, tmp_path: Path) -> None:
+    bundle = copy_of(FP32)
     edit_constant(bundle, "model.onnx", "stages.1.0.expand.conv.weight", lambda weight: weight[::-1])
     report = saved(bundle, tmp_path / "repro")
     assert report.repro == str(tmp_path / "repro")
@@ -119,8 +110,8 @@ def test_an_overflow_shows_on_a_cpu_without_fp16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_bad_scale_shows_with_the_tensor_before_it_as_input(half: bool, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(bundle_of(INT8, half=half), tmp_path / "bundle"))
+def test_a_bad_scale_shows_with_the_tensor_before_it_as_input(half: bool, copy_of: Bundles, tmp_path: Path) -> None:
+    bundle = copy_of(INT8, half=half)
     constant = "stages.1.0.reduce.relu/Relu_scale" + ("_fp16" if half else "")
     edit_constant(bundle, "model.int8.onnx", constant, lambda scale: scale / 8)
     report = saved(bundle, tmp_path / "repro")
@@ -132,8 +123,8 @@ def test_a_bad_scale_shows_with_the_tensor_before_it_as_input(half: bool, tmp_pa
     assert error > 0.5 * largest
 
 
-def test_of_a_fault_in_torch_the_graph_that_was_traced_from_it_is_cut(tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(bundle_of(FP32), tmp_path / "bundle"))
+def test_of_a_fault_in_torch_the_graph_that_was_traced_from_it_is_cut(copy_of: Bundles, tmp_path: Path) -> None:
+    bundle = copy_of(FP32)
     wrong = "stages.0.0.sk.branches.1.conv"
     chain = list(chain_of(load_bundle(bundle)))
 
@@ -170,8 +161,8 @@ def test_of_a_fault_in_torch_the_graph_that_was_traced_from_it_is_cut(tmp_path: 
     assert error > 0.01 * largest
 
 
-def test_the_readme_says_how_to_run_it_and_that_works(tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(bundle_of(FP32), tmp_path / "bundle"))
+def test_the_readme_says_how_to_run_it_and_that_works(copy_of: Bundles, tmp_path: Path) -> None:
+    bundle = copy_of(FP32)
     edit_constant(bundle, "model.onnx", "stages.1.0.expand.conv.weight", lambda weight: weight[::-1])
     report = saved(bundle, tmp_path / "repro")
     story, _, script = (tmp_path / "repro/README.txt").read_text().partition("Run it here")

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ import pytest
 from onnx import numpy_helper
 from torch import nn
 
+from skdeploy.backends.metrics import EXACT_DB
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.station_facts import EngineFacts
@@ -27,79 +29,19 @@ from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from skdeploy.parity.prove import TORCH_REFERENCE, prove
-from skdeploy.parity.report import ParityReport
+from skdeploy.parity.report import Comparison, ParityReport
 from skdeploy.parity.suites import SYNTHETIC
-from skdeploy.passes.trace_options import TraceOptions
+from tests import tiny
 from tests.bundle.recorded import put_engine
-
-CARD = """
-schema = 1
-name = "tiny"
-summary = "for tests"
-
-[network]
-family = "sknet"
-classes = 5
-stem = { channels = 8, kernel = 3, stride = 2, max_pool = false }
-stages = [
-  { units = 1, middle_channels = 8, out_channels = 16, stride = 1 },
-  { units = 2, middle_channels = 16, out_channels = 16, stride = 2 },
-]
-
-[network.selective_kernel]
-reduction = 4
-min_width = 4
-fuse = "attention"
-branches = [{ kernel = 3, dilation = 1, groups = 4 }, { kernel = 3, dilation = 2, groups = 4 }]
-
-[input]
-channels = 3
-height = 20
-width = 24
-
-[preprocess]
-resize = 24
-mean = [0.3, 0.5, 0.6]
-std = [0.2, 0.25, 0.3]
-
-[source]
-paper = "none"
-url = "https://example.org"
-licence = "MIT"
-
-[reference]
-parameters = 1
-
-# float32's precision times a dozen layers
-[tolerance.fp32]
-max_rel_error = 1e-4
-min_cosine = 0.99999
-min_sqnr_db = 90.0
-
-# FP16's 11 bits, rounded some forty times
-[tolerance.fp16]
-max_rel_error = 2e-2
-min_cosine = 0.999
-min_sqnr_db = 40.0
-"""
+from tests.conftest import FAST
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prove")
-    (folder / "tiny.toml").write_text(CARD, encoding="utf-8")
-    pixels = np.random.default_rng(0).integers(0, 256, (11, 24, 28, 3), dtype=np.uint8)
-    np.savez(folder / "images.npz", images=pixels)
-    export(
-        ExportOptions(
-            model=str(folder / "tiny.toml"),
-            precision=Precision.FP16,
-            output=folder / "bundle",
-            trace=TraceOptions(exporter="torchscript"),
-            target=Target.ONNX,
-            images=folder / "images.npz",
-        )
-    )
+    np.savez(folder / "images.npz", images=tiny.noise(11, 40, 44, 3))
+    where: Any = {"output": folder / "bundle", "images": folder / "images.npz"}
+    export(ExportOptions(str(tiny.CARD), Precision.FP16, trace=FAST, target=Target.ONNX, **where))
     return folder
 
 
@@ -124,6 +66,24 @@ def proof(bundle: Bundle, dataset: Dataset, network: nn.Module | None) -> Parity
     return prove(bundle, bundle.manifest.artifacts, dataset, network, Silent())
 
 
+def found_in(report: ParityReport, artifact: str) -> Comparison:
+    found = report.of(artifact)
+    assert found is not None
+    return found
+
+
+def sqnr_of(report: ParityReport, artifact: str) -> float:
+    metrics = found_in(report, artifact).metrics
+    assert metrics is not None
+    return metrics.sqnr_db
+
+
+def with_altered(bundle: Bundle, name: str, change: Callable[[onnx.ModelProto], None]) -> tuple[Artifact, ...]:
+    """All artifacts, one of them altered."""
+    spoilt = altered(bundle, name, change)
+    return tuple(spoilt if artifact.path == name else artifact for artifact in bundle.manifest.artifacts)
+
+
 def test_every_graph_is_proven_against_torch(bundle: Bundle, dataset: Dataset, network: nn.Module) -> None:
     report = proof(bundle, dataset, network)
     report.check()
@@ -142,23 +102,15 @@ def test_every_graph_is_proven_against_torch(bundle: Bundle, dataset: Dataset, n
 def test_half_is_measured_with_its_rounding(bundle: Bundle, dataset: Dataset, network: nn.Module) -> None:
     """FP32 agrees to 100 dB and more; FP16 that did would not have been rounded."""
     report = proof(bundle, dataset, network)
-    single, half = report.of("model.onnx"), report.of("model.fp16.onnx")
-    assert single is not None
-    assert half is not None
-    assert single.metrics is not None
-    assert half.metrics is not None
-    assert single.metrics.sqnr_db > 100
-    assert half.metrics.sqnr_db < 75
+    assert sqnr_of(report, "model.onnx") > 100
+    assert sqnr_of(report, "model.fp16.onnx") < 75
 
 
 def test_without_a_network_the_first_float32_graph_is_the_reference(bundle: Bundle, dataset: Dataset) -> None:
     report = proof(bundle, dataset, None)
     report.check()
     assert report.reference == "model.traced.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
-    itself = report.of("model.traced.onnx")
-    assert itself is not None
-    assert itself.metrics is not None
-    assert itself.metrics.max_abs_error == 0
+    assert sqnr_of(report, "model.traced.onnx") == EXACT_DB
 
 
 def test_without_network_and_float32_graph_there_is_no_reference(bundle: Bundle, dataset: Dataset) -> None:
@@ -196,9 +148,7 @@ def scale_weight(ending: str, factor: float) -> Callable[[onnx.ModelProto], None
 def test_a_perturbed_weight_is_caught(
     bundle: Bundle, dataset: Dataset, network: nn.Module, name: str, ending: str, factor: float
 ) -> None:
-    perturbed = altered(bundle, name, scale_weight(ending, factor))
-    artifacts = tuple(perturbed if a.path == name else a for a in bundle.manifest.artifacts)
-    report = prove(bundle, artifacts, dataset, network, Silent())
+    report = prove(bundle, with_altered(bundle, name, scale_weight(ending, factor)), dataset, network, Silent())
     assert [c.artifact for c in report.comparisons if c.verdict == "fail"] == [name]
     with pytest.raises(ParityError, match=rf"{name} on onnxruntime: max error .* of the largest logit") as failure:
         report.check()
@@ -208,12 +158,9 @@ def test_a_perturbed_weight_is_caught(
 def test_not_a_number_in_a_graph_fails_before_anything_is_compared(
     bundle: Bundle, dataset: Dataset, network: nn.Module
 ) -> None:
-    spoilt = altered(bundle, "model.fp16.onnx", scale_weight("stages.1.1.sk.gate.fc2.weight_fp16", float("nan")))
-    artifacts = tuple(spoilt if a.path == spoilt.path else a for a in bundle.manifest.artifacts)
-    report = prove(bundle, artifacts, dataset, network, Silent())
-    found = report.of("model.fp16.onnx")
-    assert found is not None
-    assert found.problems == ("55 logits are NaN or infinite, first in image 0",)
+    nan = scale_weight("stages.1.0.sk.gate.fc2.weight_fp16", float("nan"))
+    report = prove(bundle, with_altered(bundle, "model.fp16.onnx", nan), dataset, network, Silent())
+    assert found_in(report, "model.fp16.onnx").problems == ("55 logits are NaN or infinite, first in image 0",)
     assert report.verdict == "fail"
     assert report.batch_invariance is None
 
@@ -246,8 +193,7 @@ def test_an_engine_that_cannot_run_here_is_recorded_as_unproven(
     plan = b"vtrt" + b"\xff" * 60  # the tag of a plan, with a header of a version that nobody knows
     put_engine(bundle, "engines/tensorrt_rtx-fp16.engine", plan, EngineFacts(compiler="tensorrt_rtx"))
     report = proof(bundle, dataset, network)
-    found = report.of("engines/tensorrt_rtx-fp16.engine")
-    assert found is not None
+    found = found_in(report, "engines/tensorrt_rtx-fp16.engine")
     assert (found.verdict, found.backend, found.metrics) == ("unproven", "tensorrt_rtx", None)
     assert "no GPU to run an engine on" in found.reason
     assert report.verdict == "pass"
@@ -318,28 +264,25 @@ def test_a_graph_that_breaks_on_a_black_image_alone_is_caught(
         graph = model.graph
         last = next(node for node in graph.node if "logits" in node.output)
         last.output[list(last.output).index("logits")] = "sound"
-        axes = [1, 2, 3]
-        graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), "axes"))
-        graph.initializer.append(numpy_helper.from_array(np.array([-1, 1], np.int64), "column"))
-        high = onnx.helper.make_node("ReduceMax", ["input", "axes"], ["high"])
-        low = onnx.helper.make_node("ReduceMin", ["input", "axes"], ["low"])
-        contrast = onnx.helper.make_node("Sub", ["high", "low"], ["contrast"])
-        one = onnx.helper.make_node("Div", ["contrast", "contrast"], ["one"])
-        flat = onnx.helper.make_node("Reshape", ["one", "column"], ["flat"])
-        graph.node.extend([high, low, contrast, one, flat, onnx.helper.make_node("Mul", ["sound", "flat"], ["logits"])])
+        for constant, values in (("axes", [1, 2, 3]), ("column", [-1, 1])):
+            graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), constant))
+        for operator, inputs, output in (
+            ("ReduceMax", ["input", "axes"], "high"),
+            ("ReduceMin", ["input", "axes"], "low"),
+            ("Sub", ["high", "low"], "contrast"),
+            ("Div", ["contrast", "contrast"], "one"),
+            ("Reshape", ["one", "column"], "flat"),
+            ("Mul", ["sound", "flat"], "logits"),
+        ):
+            graph.node.append(onnx.helper.make_node(operator, inputs, [output]))
 
     grey = bundle.manifest.model.preprocess.model_copy(update={"mean": (0.5,) * 3, "std": (0.25,) * 3})
     bundle.manifest = bundle.manifest.model_copy(
         update={"model": bundle.manifest.model.model_copy(update={"preprocess": grey})}
     )  # with a mean a channel, black has the contrast of these
-    spoilt = altered(bundle, name, divide)
-    artifacts = tuple(spoilt if a.path == name else a for a in bundle.manifest.artifacts)
-    report = prove(bundle, artifacts, dataset, network, Silent())
-    found = report.of(name)
-    assert found is not None
-    assert found.verdict == "pass"
-    broken = [suite.suite for suite in report.suites if suite.verdict == "fail"]
-    assert broken == ["zeros"]
+    report = prove(bundle, with_altered(bundle, name, divide), dataset, network, Silent())
+    assert found_in(report, name).verdict == "pass"
+    assert [suite.suite for suite in report.suites if suite.verdict == "fail"] == ["zeros"]
     with pytest.raises(ParityError, match=r"model.fp16.onnx on onnxruntime, zeros: 5 logits are NaN"):
         report.check()
 
