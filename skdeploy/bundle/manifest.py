@@ -37,18 +37,13 @@ class Manifest(Frozen):
 
 def read_manifest(text: str) -> Manifest:
     """A manifest of this schema or of an earlier one. Raises pydantic's ValidationError."""
-    if _is_of_schema_1(text):
-        text = json.dumps(upgraded(json.loads(text)))
-    return Manifest.model_validate_json(text)
-
-
-def _is_of_schema_1(text: str) -> bool:
-    """Whether it is JSON of an object that says so, or says nothing."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        return False  # pydantic says where it is broken
-    return isinstance(content, dict) and content.get("schema", 1) == 1
+        content = None  # pydantic says where it is broken
+    if isinstance(content, dict) and content.get("schema", 1) == 1:
+        text = json.dumps(upgraded(content))
+    return Manifest.model_validate_json(text)
 
 
 def manifest_schema() -> str:

@@ -25,6 +25,14 @@ MOVED: Final = 0.05  # of a threshold: 5 % more range costs 0.4 dB of SQNR, whic
 ALPHA: Final = "alpha dropped"
 FRAMES: Final = "first of several frames"
 TURNED: Final = "EXIF orientation"
+CLIPPED: Final = "with more than a quarter of the values at 255: overexposed, or on white"
+ENLARGED: Final = "smaller than the card's resize and enlarged, so smoother than in the field"
+CONVERTED: Final = {
+    ALPHA: "with transparency, which is dropped as training pipelines do: what is hidden below it is seen",
+    f"{TURNED} ignored": "with an EXIF orientation, which is ignored as the loaders of timm and torchvision do; if the "
+    'training turned them upright, say exif = "apply" under [preprocess] in the card',
+    f"{TURNED} applied": "turned by their EXIF orientation, as the card says",
+}
 NOISE: Final = "calibrated on random noise: its ranges are meaningless for accuracy, fit for timing only; give --calib"
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
@@ -102,15 +110,9 @@ class AuditReport(Frozen):
         """What makes these images a poor guide to the field, a sentence each; most serious first."""
         if self.random:
             return (NOISE,)
-        return (
-            *self.notes,
-            *self._count_warnings(),
-            *self._duplicate_warnings(),
-            *self._image_warnings(),
-            *self._coverage_warnings(),
-        )
+        return (*self.notes, *self._about_the_set(), *self._about_duplicates(), *self._about_images())
 
-    def _count_warnings(self) -> Iterable[str]:
+    def _about_the_set(self) -> Iterable[str]:
         if self.used < USUAL:
             yield (
                 f"{_images(self.used)}: ranges will not cover what the network sees in the field; {USUAL} to 500 is usual"
@@ -118,16 +120,13 @@ class AuditReport(Frozen):
         if self.unreadable:
             first = self.unreadable[0]
             yield f"{_images(len(self.unreadable))} could not be read and were left out, first {first.name}: {first.reason}"
-        if self.classes is None or self.classes.covered == self.classes.total:
-            return
-        absent = self.classes.total - self.classes.covered
-        named = f": {_first(self.classes.missing, absent)}" if self.classes.missing else ""
-        if self.used < self.classes.total:
-            yield f"{absent} of {self.classes.total} classes have no image: {self.used} images cannot cover them all{named}"
-        else:
-            yield f"{absent} of {self.classes.total} classes have no image{named}"
+        if self.classes is not None and self.classes.covered < self.classes.total:
+            absent, total = self.classes.total - self.classes.covered, self.classes.total
+            few = f": {self.used} images cannot cover them all" if self.used < total else ""
+            named = f": {_first(self.classes.missing, absent)}" if self.classes.missing else ""
+            yield f"{absent} of {total} classes have no image{few}{named}"
 
-    def _duplicate_warnings(self) -> Iterable[str]:
+    def _about_duplicates(self) -> Iterable[str]:
         if self.overlap is not None and (self.overlap.exact.count or self.overlap.near.count):
             exact, near = self.overlap.exact, self.overlap.near
             example = (exact.pairs or near.pairs)[0]
@@ -135,40 +134,20 @@ class AuditReport(Frozen):
                 f"shares {_images(exact.count)} with {self.overlap.dataset}, and {near.count} more nearly "
                 f"(first: {example[0]} and {example[1]}): the accuracy measured on it is too good"
             )
-        if self.exact.count:
-            first, second = self.exact.pairs[0]
-            yield f"{_images(self.exact.count)} the same as an earlier one (first: {second} and {first})"
-        if self.near.count > NOTABLE * self.used:
-            first, second = self.near.pairs[0]
-            yield f"{_images(self.near.count)} nearly the same as an earlier one (first: {second} and {first})"
+        for pairs, words, usual in ((self.exact, "the same", 0), (self.near, "nearly the same", NOTABLE * self.used)):
+            if pairs.count > usual:
+                first, second = pairs.pairs[0]
+                yield f"{_images(pairs.count)} {words} as an earlier one (first: {second} and {first})"
 
-    def _image_warnings(self) -> Iterable[str]:
+    def _about_images(self) -> Iterable[str]:
         if self.constant.count:
             yield f"{_images(self.constant.count)} of one colour: {_first(self.constant.names, self.constant.count)}"
-        if self.clipped.count > NOTABLE * self.used:
-            yield (
-                f"{_images(self.clipped.count)} with more than a quarter of the values at 255: overexposed, or on white; "
-                f"first {self.clipped.names[0]}"
-            )
-        if self.enlarged.count > NOTABLE * self.used:
-            yield (
-                f"{_images(self.enlarged.count)} smaller than the card's resize and enlarged, so smoother than in the field; "
-                f"first {self.enlarged.names[0]}"
-            )
-        if self.converted.get(ALPHA):
-            yield (
-                f"{_images(self.converted[ALPHA])} with transparency, which is dropped as training pipelines do: "
-                "what is hidden below it is seen"
-            )
-        if turned := self.converted.get(f"{TURNED} ignored"):
-            yield (
-                f"{_images(turned)} with an EXIF orientation, which is ignored as the loaders of timm and torchvision do; if "
-                'the training turned them upright, say exif = "apply" under [preprocess] in the card'
-            )
-        if turned := self.converted.get(f"{TURNED} applied"):
-            yield f"{_images(turned)} turned by their EXIF orientation, as the card says"
-
-    def _coverage_warnings(self) -> Iterable[str]:
+        for found, words in ((self.clipped, CLIPPED), (self.enlarged, ENLARGED)):
+            if found.count > NOTABLE * self.used:
+                yield f"{_images(found.count)} {words}; first {found.names[0]}"
+        for what, words in CONVERTED.items():
+            if count := self.converted.get(what):
+                yield f"{_images(count)} {words}"
         if self.coverage:
             most = max(self.coverage, key=_movement)
             yield (

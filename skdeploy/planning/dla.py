@@ -12,7 +12,7 @@ with a constant as second input. Broadcasts in elementwise operators are taken a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 import onnx_ir as ir
@@ -30,6 +30,12 @@ RELEASES: Final = (
     "weakly typed builds, which are not ours, and its INT8 takes a calibration cache (export --legacy-calibration-cache)"
 )
 ACTIVATIONS: Final = frozenset({"Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu"})
+POOL: Final = (("window", "kernel_shape", 1, 8), ("padding", "pads", 0, 7), ("stride", "strides", 1, 16))
+LIMITS: Final = {
+    "Conv": (("padding", "pads", 0, 31), ("stride", "strides", 1, 8), ("dilation", "dilations", 1, 32)),
+    "MaxPool": POOL,
+    "AveragePool": POOL,
+}
 ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"})
 
 
@@ -94,10 +100,10 @@ def refusal(node: ir.Node, scales: Mapping[Edge, str]) -> str:
         return f"{kind}: tensors must be 4-D"
     if any(shape[0] > MAX_BATCH or max(shape[1:]) > MAX_SIZE for shape in shapes):
         return f"{kind}: the batch goes to {MAX_BATCH}, other sizes to {MAX_SIZE}"
-    if kind == "Conv":
-        return _conv(node)
-    if kind in ("MaxPool", "AveragePool"):
-        return _pool(node)
+    if kind == "Conv" and not (node.inputs[1] is not None and node.inputs[1].is_initializer()):
+        return "Conv: the weight must be a constant"
+    if kind in LIMITS:
+        return _outside(node)
     if kind in ELEMENTWISE:
         return _elementwise(node, scales)
     if kind == "Softmax":
@@ -112,31 +118,27 @@ def refusal(node: ir.Node, scales: Mapping[Edge, str]) -> str:
     return f"{kind}: no layer of DLA"
 
 
-def _conv(node: ir.Node) -> str:
-    weight = node.inputs[1]
-    assert weight is not None  # required by ONNX
-    channels_out, into_group, *kernel = dims(weight)
-    groups = node.attributes.get_int("group", 1)
-    limits = (
-        ("kernel", kernel, 1, 32),
-        ("padding", _ints(node, "pads", [0]), 0, 31),
-        ("stride", _ints(node, "strides", [1]), 1, 8),
-        ("dilation", _ints(node, "dilations", [1]), 1, 32),
-        ("channels", [channels_out, into_group * groups], 1, MAX_SIZE),
-        ("groups", [groups], 1, MAX_SIZE),
-    )
-    if not weight.is_initializer():
-        return "Conv: the weight must be a constant"
-    return _first_outside("Conv", limits)
+def _outside(node: ir.Node) -> str:
+    """The first number of a convolution or pooling that DLA does not take."""
+    for what, values, least, most in _limits(node):
+        if any(not least <= value <= most for value in values):
+            return f"{node.op_type}: {what} from {least} to {most}"
+    return ""
 
 
-def _pool(node: ir.Node) -> str:
-    limits = (
-        ("window", _ints(node, "kernel_shape", [1]), 1, 8),
-        ("padding", _ints(node, "pads", [0]), 0, 7),
-        ("stride", _ints(node, "strides", [1]), 1, 16),
-    )
-    return _first_outside(node.op_type, limits)
+def _limits(node: ir.Node) -> Iterator[tuple[str, Collection[int], int, int]]:
+    for what, name, least, most in LIMITS[node.op_type]:
+        attribute = node.attributes.get(name)
+        if attribute is not None:
+            yield what, attribute.as_ints(), least, most
+    if node.op_type == "Conv":
+        weight = node.inputs[1]
+        assert weight is not None  # required by ONNX
+        channels_out, into_group, *kernel = dims(weight)
+        groups = node.attributes.get_int("group", 1)
+        yield "kernel", kernel, 1, 32
+        yield "channels", (channels_out, into_group * groups), 1, MAX_SIZE
+        yield "groups", (groups,), 1, MAX_SIZE
 
 
 def _elementwise(node: ir.Node, scales: Mapping[Edge, str]) -> str:
@@ -144,15 +146,3 @@ def _elementwise(node: ir.Node, scales: Mapping[Edge, str]) -> str:
     if len(read) == len(node.inputs) and len(set(read)) > 1:
         return f"{node.op_type}: INT8 inputs must have equal ranges"
     return ""
-
-
-def _first_outside(kind: str, limits: Collection[tuple[str, list[int], int, int]]) -> str:
-    for what, values, least, most in limits:
-        if any(not least <= value <= most for value in values):
-            return f"{kind}: {what} from {least} to {most}"
-    return ""
-
-
-def _ints(node: ir.Node, name: str, default: list[int]) -> list[int]:
-    attribute = node.attributes.get(name)
-    return list(attribute.as_ints()) if attribute is not None else default
