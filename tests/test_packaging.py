@@ -156,6 +156,7 @@ def imported(folder: str) -> set[str]:
 
 # These come from an extra, or are an alternative to it that is not on every machine: their import is found by `require`.
 OPTIONAL_IMPORTS = {"onnxruntime", "tensorrt", "tensorrt_rtx", "openvino"}
+PARTS = {"pydantic_core": "pydantic"}  # pydantic pins it to one version, and its documentation imports from it
 
 # torch.onnx's exporter imports onnxscript, and says so only when it is run; of scikit-image only the photographs are used.
 NOT_IMPORTED = {"onnxscript", "scikit-image"}
@@ -166,7 +167,7 @@ def test_every_package_that_the_code_imports_is_declared_and_the_other_way_round
     providers = packages_distributions()
     used = set()
     for name in imported("skdeploy") - OPTIONAL_IMPORTS:
-        candidates = {provider.lower().replace("_", "-") for provider in providers.get(name, [])}
+        candidates = {provider.lower().replace("_", "-") for provider in providers.get(PARTS.get(name, name), [])}
         assert candidates & declared, f"skdeploy imports {name}, which no dependency in pyproject.toml provides"
         used |= candidates & declared
     assert used | NOT_IMPORTED == declared
