@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from skdeploy.checkpoints import convert as module
 from skdeploy.checkpoints.hub import HubFile
 from skdeploy.checkpoints.load import load_network
+from skdeploy.core.files import digest_file
 from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.build import build_meta
 from skdeploy.zoo.cards import read_card
@@ -53,31 +54,36 @@ def in_zoo(folder: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> No
 # ----- what is written
 
 
-def test_the_files_made_compute_what_caffe_does(run: Run, official: Path, output: Path) -> None:
-    assert run("convert", official, "-o", output).code == 0
-    spec = read_card(output.with_suffix(".toml"))
+def test_the_files_made_compute_what_caffe_does_and_say_where_they_come_from(
+    run: Run, official: Path, output: Path
+) -> None:
+    result = run("convert", official, "-o", output, "--json")
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in output.parent.iterdir()) == ["Tiny Net.safetensors", "Tiny Net.toml"]
+    spec, content = read_card(output.with_suffix(".toml")), result.json
     data = np.random.default_rng(1).normal(0, 1, (2, 3, 70, 56)).astype(np.float32)
     with torch.inference_mode():
         found = load_network(spec, output)(torch.from_numpy(data)).double().numpy()
     assert distance(found, reference.forward(LAYERS, BLOBS, data.astype(np.float64))) < TOLERANCE
-    assert sorted(path.name for path in output.parent.iterdir()) == ["Tiny Net.safetensors", "Tiny Net.toml"]
 
-
-def test_the_card_says_where_it_comes_from_and_true_figures(run: Run, official: Path, output: Path) -> None:
-    run("convert", official, "-o", output)
-    spec = read_card(output.with_suffix(".toml"))
     assert spec.name == "tiny-net"
     assert "official.caffemodel" in spec.summary
     assert "official Caffe layout" in spec.summary
     assert spec.source.licence == "as of the weights"
     assert spec.weights is not None
     assert spec.weights.file == output.name
-    assert spec.weights.sha256 == hashlib.sha256(output.read_bytes()).hexdigest()
-    network = build_meta(spec)
-    assert spec.reference.parameters == count_parameters(network)
+    assert spec.reference.parameters == count_parameters(build_meta(spec))
     assert spec.assumed.architecture is not None
     assert spec.reference.macs is None  # it depends on the strides, which are assumed
     assert spec.reference.top1_error_224 is None
+
+    assert (content["weights"], content["card"]) == (str(output), str(output.with_suffix(".toml")))
+    assert content["sha256"] == spec.weights.sha256 == digest_file(output)
+    assert (content["layout"], content["base"], content["input"]) == ("official Caffe", None, [3, 224, 224])
+    assert content["tensors"] == len(load_file(output))
+    assert content["network"]["stem"]["ceil_mode"] is True
+    assert [stage["gate_width"] for stage in content["network"]["stages"]] == [8, 4, 8, 8]
+    assert any("BGR" in note for note in content["notes"])
 
 
 def test_what_was_dropped_is_told(run: Run, weights: Path, card: Path, output: Path, tmp_path: Path) -> None:
@@ -86,20 +92,6 @@ def test_what_was_dropped_is_told(run: Run, weights: Path, card: Path, output: P
     assert result.code == 0
     assert "the weights were under state_dict" in result.out
     assert "not the network's weights, left out: epoch" in result.out
-
-
-def test_json_is_the_same_for_a_machine(run: Run, official: Path, output: Path) -> None:
-    content = run("convert", official, "-o", output, "--json").json
-    assert content["weights"] == str(output)
-    assert content["card"] == str(output.with_suffix(".toml"))
-    assert content["sha256"] == hashlib.sha256(output.read_bytes()).hexdigest()
-    assert content["layout"] == "official Caffe"
-    assert content["base"] is None
-    assert content["tensors"] == len(load_file(output))
-    assert content["network"]["stem"]["ceil_mode"] is True
-    assert [stage["gate_width"] for stage in content["network"]["stages"]] == [8, 4, 8, 8]
-    assert content["input"] == [3, 224, 224]
-    assert any("BGR" in note for note in content["notes"])
 
 
 # ----- the zoo, and a card given
@@ -134,6 +126,11 @@ def test_labels_of_other_classes_are_left_out(
 
 
 def test_with_the_card_that_fits_only_weights_are_written(run: Run, weights: Path, card: Path, output: Path) -> None:
+    """Beside the card, too."""
+    output.parent.mkdir()
+    beside = Path(shutil.copy(card, output.with_name("beside.toml")))
+    assert run("convert", weights, "-o", beside.with_suffix(".safetensors"), "--card", beside).code == 0
+    assert beside.read_bytes() == card.read_bytes()
     result = run("convert", weights, "-o", output, "--card", card)
     assert result.code == 0
     assert "none needed" in result.out
@@ -143,31 +140,21 @@ def test_with_the_card_that_fits_only_weights_are_written(run: Run, weights: Pat
     assert all(torch.equal(made[key], given[key]) for key in made)
 
 
-def test_a_card_that_is_overruled_gets_a_card_beside_the_weights(
-    run: Run, official: Path, output: Path, tmp_path: Path
+def test_a_card_that_is_overruled_gets_a_card_beside_the_weights_and_is_never_replaced(
+    run: Run, official: Path, output: Path, tmp_path: Path, snapshot: Snapshot
 ) -> None:
-    (tmp_path / "paper.toml").write_text(card_text(paper_card()), encoding="utf-8")
-    result = run("convert", official, "-o", output, "--card", tmp_path / "paper.toml")
+    paper = tmp_path / "paper.toml"
+    paper.write_text(card_text(paper_card()), encoding="utf-8")
+    before = snapshot(tmp_path)
+    refused = run("convert", official, "-o", paper.with_suffix(".safetensors"), "--card", paper, "--force")
+    assert refused.code == 2
+    assert "overrule the card" in refused.err
+    assert "stem.ceil_mode" in refused.err
+    assert snapshot(tmp_path) == before
+    result = run("convert", official, "-o", output, "--card", paper)
     assert result.code == 0
     assert "stem.ceil_mode is True, not False as the card says" in result.out
     assert read_card(output.with_suffix(".toml")).architecture.stem.ceil_mode
-
-
-def test_the_card_given_is_never_replaced(run: Run, official: Path, tmp_path: Path, snapshot: Snapshot) -> None:
-    (tmp_path / "paper.toml").write_text(card_text(paper_card()), encoding="utf-8")
-    before = snapshot(tmp_path)
-    output = tmp_path / "paper.safetensors"
-    result = run("convert", official, "-o", output, "--card", tmp_path / "paper.toml", "--force")
-    assert result.code == 2
-    assert "overrule the card" in result.err
-    assert "stem.ceil_mode" in result.err
-    assert snapshot(tmp_path) == before
-
-
-def test_weights_may_lie_beside_the_card_given(run: Run, weights: Path, card: Path) -> None:
-    output = card.with_suffix(".safetensors")
-    assert run("convert", weights, "-o", output, "--card", card).code == 0
-    output.unlink()
 
 
 def test_weights_from_the_hub_are_said_with_their_commit(

@@ -185,15 +185,6 @@ def test_a_full_disk_ends_an_export_and_more_space_finishes_it(
     assert [row["path"] for row in finished.json["artifacts"] if row["reused"]] == early
 
 
-def test_a_disk_that_weights_fill_is_told_like_any_other(run: Run, again: list[object], small_disk: Path) -> None:
-    """safetensors has an error of its own for it."""
-    fill(small_disk, 16_000)  # for the manifest, twice; the weights have 21 kB
-    result = run(*again, "-o", small_disk / "bundle")
-    assert result.code == 9
-    assert f"no space left to write {small_disk / 'bundle/weights.safetensors'}" in result.err
-    assert sorted(path.name for path in (small_disk / "bundle").iterdir()) == [".lock", "manifest.json"]
-
-
 def test_a_file_that_grows_over_the_limit_is_not_left_half(run: Run, again: list[object], bundle: Path) -> None:
     (bundle / "model.onnx").unlink()
     with file_size_limit(18_000):  # the manifest has 14 kB, the graph more than 20
