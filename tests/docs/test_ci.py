@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -213,10 +212,3 @@ def test_an_input_that_is_a_command_is_a_name_and_nothing_else(workspace: Path) 
     assert codes["Export"] == 2
     assert not (workspace / "owned").exists()
     assert run_action(workspace, model="tiny.toml", precision="fp8")["Export"] == 2
-
-
-def test_shell_words_of_the_page_are_complete() -> None:
-    for script in scripts():
-        for line in script.splitlines():
-            if line.startswith("skdeploy"):
-                shlex.split(line)

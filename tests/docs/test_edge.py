@@ -230,16 +230,6 @@ def test_compose_and_docker_run_share_the_volume() -> None:
     assert "-v engines:/cache" in EDGE
 
 
-def test_every_command_in_the_docs_exists_with_its_options() -> None:
-    found = [words for block in BLOCKS for words in map(shlex.split, block) if words[:1] == ["skdeploy"]]
-    found += [words.split() for words in re.findall(r"`(skdeploy [^`]*)`", EDGE)]
-    assert len(found) >= 8
-    for words in found:
-        command = COMMANDS.commands[words[1]]
-        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
-        assert {word for word in words if word.startswith("--")} <= known, words
-
-
 def test_what_a_container_is_given_to_read_is_mounted() -> None:
     for line in (line for block in BLOCKS for line in block if line.startswith("docker run")):
         options, _, verb = re.split(r" (sknet(?:-export)?)(?= |$)", line)
