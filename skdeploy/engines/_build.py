@@ -8,6 +8,7 @@ them.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,13 +281,8 @@ def _inputs(network: Network) -> list[Tensor]:
 
 
 def _layer_types(network: Network) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        for output in range(layer.num_outputs):
-            name = dtype_name(layer.get_output(output).dtype)
-            counts[name] = counts.get(name, 0) + 1
-    return counts
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    return Counter(dtype_name(layer.get_output(at).dtype) for layer in layers for at in range(layer.num_outputs))
 
 
 def _runs_on(built: BuiltFor) -> str:

@@ -62,20 +62,11 @@ def progress_monitor(trt: Compiler, progress: Progress) -> object:
     def initialise(monitor: object) -> None:
         trt.IProgressMonitor.__init__(monitor)  # type: ignore[misc]  # pybind11 wants its own __init__ called by name
 
-    def phase_start(_: object, phase: str, _parent: str | None, steps: int) -> None:
-        progress.start(phase, steps)
-
-    def step_complete(_: object, phase: str, step: int) -> bool:
-        return progress.step(phase, step)
-
-    def phase_finish(_: object, phase: str) -> None:
-        progress.finish(phase)
-
     methods = {
         "__init__": initialise,
-        "phase_start": phase_start,
-        "step_complete": step_complete,
-        "phase_finish": phase_finish,
+        "phase_start": lambda _, phase, _parent, steps: progress.start(phase, steps),
+        "step_complete": lambda _, phase, step: progress.step(phase, step),
+        "phase_finish": lambda _, phase: progress.finish(phase),
     }
     monitor: object = type("ProgressMonitor", (trt.IProgressMonitor,), methods)()
     return monitor

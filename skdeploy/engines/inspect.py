@@ -21,22 +21,8 @@ from skdeploy.engines.proof import UNKNOWN, LayerPrecision, PrecisionProof, bits
 
 # "[ONNX Layer: a]\x1f[ONNX Layer: b]": each entry is of one node, apart by a unit separator.
 _METADATA: Final = re.compile(r"\[ONNX Layer: ([^\x1f\x1e]*?)\](?=$|[\x1e\x1f\s\[])")
-_TYPES: Final = {
-    "int8": "int8",
-    "fp8": "fp8",
-    "fp4": "fp4",
-    "int4": "int4",
-    "fp16": "fp16",
-    "half": "fp16",
-    "bf16": "bf16",
-    "bfloat16": "bf16",
-    "fp32": "fp32",
-    "float": "fp32",
-    "int32": "int32",
-    "int64": "int64",
-    "uint8": "uint8",
-    "bool": "bool",
-}
+_NAMES: Final = ("int8", "fp8", "fp4", "int4", "fp16", "bf16", "fp32", "int32", "int64", "uint8", "bool")
+_TYPES: Final = {name: name for name in _NAMES} | {"half": "fp16", "bfloat16": "bf16", "float": "fp32"}
 _TYPE: Final = re.compile(rf"\b({'|'.join(_TYPES)})\b", re.IGNORECASE)
 # The kernel's name has what it multiplies: sm80_xmma_gemm_f16f16_f16f32_f32_tn_n has inputs and outputs f16, then operands f16.
 _KERNEL: Final = re.compile(
@@ -91,28 +77,21 @@ def node_names(metadata: str, name: str) -> tuple[str, ...]:
     return named or tuple(dict.fromkeys(part.strip() for part in re.split(r" \+ | \|\| ", name) if part.strip()))
 
 
-def _top(information: str) -> Mapping[str, Any]:
+def _layers(information: str) -> list[Mapping[str, Any]]:
+    again = "build the engine again with this TensorRT"
     try:
         top = json.loads(information, strict=False)  # metadata holds control characters as they are
     except ValueError as error:
-        raise EngineError(
-            f"the engine inspector's answer is no JSON: {error}", advice="build the engine again with this TensorRT"
-        ) from error
-    if not isinstance(top, Mapping) or not isinstance(top.get("Layers"), list):
-        raise EngineError(
-            "the engine inspector's answer has no list of layers", advice="build the engine again with this TensorRT"
-        )
-    return top
-
-
-def _layers(information: str) -> list[Mapping[str, Any]]:
-    layers = _top(information)["Layers"]
+        raise EngineError(f"the engine inspector's answer is no JSON: {error}", advice=again) from error
+    layers = top.get("Layers") if isinstance(top, Mapping) else None
+    if not isinstance(layers, list):
+        raise EngineError("the engine inspector's answer has no list of layers", advice=again)
     if not all(isinstance(layer, Mapping) for layer in layers):
         raise EngineError(
             "the engine tells its layers' names and not their types: it was built without detailed profiling",
             advice="build it again with skdeploy, which asks for ProfilingVerbosity.DETAILED",
         )
-    return list(layers)
+    return layers
 
 
 def _record(layer: Mapping[str, Any]) -> LayerPrecision:
@@ -169,10 +148,9 @@ def _found(records: tuple[LayerPrecision, ...], products: tuple[LayerPrecision, 
     """The precision of each node by the layers that multiply for it, the widest of several. A node that only other layers name
     is inside one whose type need not be the product's: unknown.
     """
-    found = {node: UNKNOWN for record in records for node in record.nodes}
-    seen: set[str] = set()
+    by_node: dict[str, list[str]] = {}
     for record in products:
         for node in record.nodes:
-            found[node] = max(found[node], record.precision, key=_known_or_widest) if node in seen else record.precision
-            seen.add(node)
-    return found
+            by_node.setdefault(node, []).append(record.precision)
+    unknown = {node: UNKNOWN for record in records for node in record.nodes}
+    return unknown | {node: max(each, key=_known_or_widest) for node, each in by_node.items()}

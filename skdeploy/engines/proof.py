@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -196,12 +197,11 @@ def shares_text(shares: dict[str, float]) -> str:
 
 
 def _shares(counted: Iterable[tuple[str, int]]) -> dict[str, float]:
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for name, count in counted:
-        counts[name] = counts.get(name, 0) + count
-    total = sum(counts.values())
+        counts[name] += count
     largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return {name: count / total for name, count in largest} if total else {}
+    return {name: count / counts.total() for name, count in largest} if counts.total() else {}
 
 
 def _names(layers: tuple[WeightedPrecision, ...]) -> str:

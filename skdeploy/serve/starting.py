@@ -28,6 +28,7 @@ from skdeploy.core.spec import Target
 from skdeploy.devices import cuda
 from skdeploy.devices.cuda import CudaDevice
 from skdeploy.engines.options import SUPPORT
+from skdeploy.images.feeds import batches_of
 from skdeploy.line import building
 from skdeploy.line.options import BuildRequest
 from skdeploy.serve import device_cache
@@ -128,14 +129,10 @@ def probe(ready: Ready) -> Probe:
     bundle = load_bundle(ready.folder)
     with runner_on(bundle, ready.backend).open() as session:
         opened = time.perf_counter()
-        spec = bundle.manifest.model.input
-        sizes = (1, None, spec.height, spec.width)
-        random = np.random.default_rng(0)
-        feeds = {}
-        for tensor in session.inputs:
-            fixed = [free if isinstance(size, str) else size for size, free in zip(tensor.shape, sizes, strict=True)]
-            shape = tuple(int(size) for size in fixed if size is not None)
-            feeds[tensor.name] = (random.random(shape) * (255 if tensor.dtype == "uint8" else 1)).astype(tensor.dtype)
+        spec = bundle.manifest.model
+        size = (spec.input.height, spec.input.width, spec.input.channels)
+        noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+        feeds, _ = next(batches_of([noise], spec, session.inputs, 1))
         outputs = session.run(feeds)
         ended = time.perf_counter()
     for name, values in outputs.items():
