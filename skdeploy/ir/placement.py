@@ -13,7 +13,7 @@ import onnx_ir as ir
 from skdeploy.core.errors import PassError, UsageError
 from skdeploy.core.patterns import check_ends
 from skdeploy.ir.naming import module_of
-from skdeploy.ir.nodes import FLOAT32, maker, only_one_reads, operands, optional
+from skdeploy.ir.nodes import FLOAT32, maker, only_one_reads, operand, operands, optional
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul"})
@@ -86,7 +86,8 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
                 wanted.add(_name(node.inputs[0]))
         elif node.op_type in ELEMENTWISE and pattern is None:
             wanted.update(_name(value) for value in _quantized_operands(node, statistics))
-    readers: dict[str, tuple[Edge, ...]] = {name: () for name in _in_graph_order(model) if name in wanted}
+    values = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))
+    readers: dict[str, tuple[Edge, ...]] = {name: () for name in map(_name, values) if name in wanted}
     raw = dict(readers)
     for node in model.graph:
         name = node.name or ""
@@ -190,24 +191,22 @@ def _statistics(model: ir.Model) -> frozenset[ir.Value]:
     """Everything that comes from means over space alone, those included; whole numbers, of shapes, do not count."""
     found: set[ir.Value] = set()
     for node in model.graph:
-        data = [value for value in operands(node) if not value.is_initializer() and not _is_whole(value)]
+        data = [value for value in operands(node) if not value.is_initializer() and _may_be_fractions(value.dtype)]
         if data and (all(value in found for value in data) or _is_mean_over_space(node)):
             found.update(node.outputs)
     return frozenset(found)
 
 
 def _is_mean_over_space(node: ir.Node) -> bool:
-    value, output = node.inputs[0] if node.inputs else None, node.outputs[0]
-    if node.op_type not in SPATIAL_MEANS or value is None or value.shape is None or len(value.shape) < 4:
+    if node.op_type not in SPATIAL_MEANS or len(operand(node, 0).shape or ()) < 4:
         return False
     # A pool that leaves more than a number a channel makes a map; a mean over channels alone leaves height and width.
-    return node.op_type == "GlobalAveragePool" or (
-        output.shape is not None and (len(output.shape) < 4 or tuple(output.shape[-2:]) == (1, 1))
-    )
+    left = node.outputs[0].shape
+    return node.op_type == "GlobalAveragePool" or (left is not None and (len(left) < 4 or tuple(left[-2:]) == (1, 1)))
 
 
-def _is_whole(value: ir.Value) -> bool:
-    return value.dtype is not None and not value.dtype.is_floating_point()
+def _may_be_fractions(dtype: ir.DataType | None) -> bool:
+    return dtype is None or dtype.is_floating_point()
 
 
 def _is_map(value: ir.Value, statistics: frozenset[ir.Value]) -> bool:
@@ -247,19 +246,12 @@ def _constant_weight(node: ir.Node) -> ir.Value | None:
 
 def _check_names(model: ir.Model) -> None:
     """The passes of INT8 find nodes by name."""
-    names = Counter(node.name or "" for node in model.graph)
-    for name, count in names.items():
+    for name, count in Counter(node.name or "" for node in model.graph).items():
         if not name or count > 1:
             raise PassError(
                 f"{count} nodes of the graph are called {name!r}: names must be unique to say what is quantized",
                 advice="please report the model",
             )
-
-
-def _in_graph_order(model: ir.Model) -> Iterator[str]:
-    yield from (_name(value) for value in model.graph.inputs)
-    for node in model.graph:
-        yield from (_name(value) for value in node.outputs)
 
 
 def _name(value: ir.Value | None) -> str:

@@ -56,15 +56,16 @@ class InsertQDQ(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         nodes = {node.name or "": node for node in graph}
-        values = {value.name or "": value for value in graph.inputs}
-        values.update({value.name or "": value for node in graph for value in node.outputs})
+        values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
         zero = constant(graph, "zero_point_int8", np.int8(0))
         for tensor in self.placement.tensors:
             value, raw = values[tensor], self.placement.raw.get(tensor, ())
             uses = [use for use in value.uses() if Edge(use.node.name or "", use.idx) not in raw]
-            scale = constant(graph, f"{tensor}_scale", np.float32(self.scales[tensor]))
-            quantized, dequantized = _pair(graph, value, scale, zero)
-            producer = value.producer()
+            scale, producer = constant(graph, f"{tensor}_scale", np.float32(self.scales[tensor])), value.producer()
+            stem = f"/{tensor}" if producer is None else tensor  # an input belongs to no module
+            names = [free_name(graph, f"{stem}_{what}") for what in ("quantized", "dequantized")]
+            quantized = new_node(QUANTIZE, [value, scale, zero], names[0], value.shape, ir.DataType.INT8)
+            dequantized = new_node(DEQUANTIZE, [quantized.outputs[0], scale, zero], names[1], value.shape)
             if producer is None:
                 graph.insert_before(graph[0], [quantized, dequantized])
             else:
@@ -76,13 +77,6 @@ class InsertQDQ(ir.passes.InPlacePass):
             _quantize_weight(graph, nodes[name], self.weights[name])
         drop_unused(graph)
         return ir.passes.PassResult(model, modified=True)
-
-
-def _pair(graph: ir.Graph, value: ir.Value, scale: ir.Value, zero: ir.Value) -> tuple[ir.Node, ir.Node]:
-    stem = value.name if value.producer() is not None else f"/{value.name}"  # an input belongs to no module
-    quantized, dequantized = (free_name(graph, f"{stem}_{what}") for what in ("quantized", "dequantized"))
-    first = new_node(QUANTIZE, [value, scale, zero], quantized, value.shape, ir.DataType.INT8)
-    return first, new_node(DEQUANTIZE, [first.outputs[0], scale, zero], dequantized, value.shape)
 
 
 def _drop_clip(graph: ir.Graph, quantized: ir.Node, scale: float) -> None:

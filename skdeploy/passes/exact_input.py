@@ -83,7 +83,7 @@ class PixelShift(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
-        value = next((v for node in graph for v in node.outputs if v.name == PIXELS), None)
+        value = ir.convenience.create_value_mapping(graph, include_subgraphs=False).get(PIXELS)
         if value is None:
             return ir.passes.PassResult(model, modified=False)
         node, scaling = value.consumers()[0], value.producer()
@@ -108,7 +108,7 @@ def _reason_to_decline(graph: ir.Graph, value: ir.Value, channels: int) -> str:
     shape = numbers(operand(node, 1)).shape
     if len(shape) != 4 or shape[1] != channels:
         return f"the first convolution is not one of images of {channels} channels"
-    if any(made.name == PIXELS for other in graph for made in other.outputs):
+    if PIXELS in ir.convenience.create_value_mapping(graph, include_subgraphs=False):
         return f"the graph has a tensor {PIXELS} already"
     if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or node.attributes.get_int("group", 1) != 1:
         return "the first convolution is grouped, or chooses its padding by itself"

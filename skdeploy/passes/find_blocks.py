@@ -60,9 +60,10 @@ def _inferred_shapes(model: ir.Model, computed: dict[str, NDArray[np.int64]]) ->
     for value in graph.inputs:
         free = [EXAMPLE_BATCH, *[EXAMPLE_SIZE] * len(value.shape or ())]
         value.shape = ir.Shape(d if isinstance(d, int) else free[axis] for axis, d in enumerate(value.shape or ()))
-    values = {value.name: value for node in graph for value in node.outputs}
-    for value in values.values():
-        value.shape = None
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    for node in graph:
+        for value in node.outputs:
+            value.shape = None
     for name, array in computed.items():
         values[name].replace_all_uses_with(constant(graph, f"{name}_computed", array))
     for name, value in list(graph.initializers.items()):

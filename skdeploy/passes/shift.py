@@ -24,13 +24,13 @@ def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
     takes unquantized, or the network's own input or output.
     """
     nodes = {node.name or "": node for node in model.graph}
-    values = {value.name or "": value for node in model.graph for value in node.outputs}
+    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     return tuple(
         name
         for name, readers in placement.readers.items()
-        if (value := values.get(name)) is not None
-        and not value.is_graph_output()
-        and len(readers) == len(value.uses())
+        if values[name].producer() is not None
+        and not values[name].is_graph_output()
+        and len(readers) == len(values[name].uses())
         and not any(nodes[edge.node].op_type == "Conv" and _pads(nodes[edge.node]) for edge in readers)
     )
 
@@ -68,16 +68,14 @@ class ShiftTensors(ir.passes.InPlacePass):
         for name, offset in self.offsets.items():
             # By name, each time anew: shifting one tensor replaces nodes and outputs that the next one is made of.
             nodes = {node.name or "": node for node in graph}
-            value = next(value for node in graph for value in node.outputs if value.name == name)
+            value = ir.convenience.create_value_mapping(graph, include_subgraphs=False)[name]
             shifted = self._subtract(graph, value, offset)
-            restored: ir.Value | None = None
+            restored: ir.Node | None = None
             for edge in self.placement.readers[name]:
                 node = nodes[edge.node]
-                if self._absorb(graph, node, edge.index, offset):
-                    continue
-                if restored is None:
-                    restored = _addition(graph, shifted, offset, f"{name}_unshifted").outputs[0]
-                node.replace_input_with(edge.index, restored)
+                if not self._absorb(graph, node, edge.index, offset):
+                    restored = restored or _addition(graph, shifted, offset, f"{name}_unshifted")
+                    node.replace_input_with(edge.index, restored.outputs[0])
         drop_unused(graph)
         return ir.passes.PassResult(model, modified=bool(self.offsets))
 
@@ -100,19 +98,16 @@ class ShiftTensors(ir.passes.InPlacePass):
     def _convolution_of(self, value: ir.Value) -> ir.Node | None:
         """The convolution whose bias shifts ``value``: its producer, or one that goes into the addition which makes it."""
         producer = value.producer()
-        if producer is None:
-            return None
-        if producer.op_type == "Conv":
-            return None if weighted_reason(producer) else producer
-        return next(self._summands(producer), None) if producer.op_type == "Add" else None
+        if producer is not None and producer.op_type == "Add":
+            return next(self._summands(producer), None)
+        return producer if producer is not None and _is_convolution(producer) else None
 
     def _summands(self, addition: ir.Node) -> Iterator[ir.Node]:
         """Convolutions that nothing but this addition reads, and that unquantized."""
         for value in operands(addition):
             node = value.producer()
-            if node is None or node.op_type != "Conv" or weighted_reason(node):
-                continue
-            if only_one_reads(value) and value.name not in self.placement.readers:
+            unquantized = only_one_reads(value) and value.name not in self.placement.readers
+            if node is not None and _is_convolution(node) and unquantized:
                 yield node
 
     def _absorb(self, graph: ir.Graph, node: ir.Node, index: int, offset: float) -> bool:
@@ -133,6 +128,10 @@ class ShiftTensors(ir.passes.InPlacePass):
             _change_bias(graph, summand, offset)
             return True
         return False
+
+
+def _is_convolution(node: ir.Node) -> bool:
+    return node.op_type == "Conv" and not weighted_reason(node)
 
 
 def _pads(node: ir.Node) -> bool:
