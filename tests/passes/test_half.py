@@ -14,6 +14,7 @@ from onnx import helper
 from skdeploy.backends.rounding import RoundToHalf
 from skdeploy.core.errors import PrecisionError, UsageError
 from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.constants import numbers
 from skdeploy.ir.naming import module_of
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.simplify import simplify
@@ -41,6 +42,10 @@ def tiny(tiny_spec: TinySpec) -> ModelSpec:
     return card(tiny_spec(2))
 
 
+def everything(exporter: str) -> TraceOptions:
+    return TraceOptions(exporter=exporter, attention=True, embed_preprocess=True, dynamic_size=True)
+
+
 def halved(model: ir.Model, *keep: str) -> ir.Model:
     return HalfPrecision(keep)(model).model
 
@@ -48,8 +53,7 @@ def halved(model: ir.Model, *keep: str) -> ir.Model:
 @interfaces
 @pytest.mark.parametrize("simplified", [False, True])
 def test_the_graph_is_strongly_typed(tiny_spec: TinySpec, exporter: str, simplified: bool, branches: int) -> None:
-    options = TraceOptions(exporter=exporter, attention=True, embed_preprocess=True, dynamic_size=True)
-    graph = traced(card(tiny_spec(branches)), options)
+    graph = traced(card(tiny_spec(branches)), everything(exporter))
     model = halved(simplify(graph) if simplified else graph)
     check_types(model)
     assert model.graph.inputs[0].dtype == ir.DataType.UINT8
@@ -62,8 +66,7 @@ def test_the_type_check_sees_one_wrong_constant(tiny: ModelSpec) -> None:
     model = halved(traced(tiny, TORCHSCRIPT))
     check_types(model)
     weight = next(value for name, value in model.graph.initializers.items() if name.endswith("stem.conv.weight_fp16"))
-    weight.const_value = ir.tensor(weight.const_value.numpy().astype(np.float32), name=weight.name)
-    weight.dtype = FLOAT32
+    weight.const_value, weight.dtype = ir.tensor(numbers(weight).astype(np.float32), name=weight.name), FLOAT32
     with pytest.raises(AssertionError):
         check_types(model)
 
@@ -77,10 +80,8 @@ def test_means_and_their_sums_stay_float32_and_all_else_becomes_half(
     gated = fuse == "attention" and branches > 1
     statistics = {"/GlobalAveragePool"}
     for unit in ("stages.0.0", "stages.1.0", "stages.1.1") if gated else ():
-        for index in range(branches):
-            statistics.add(f"{unit}.sk/GlobalAveragePool" + (f"_{index + 1}" if index else ""))
-        for index in range(branches - 1):
-            statistics.add(f"{unit}.sk/Add" + (f"_{index + 1}" if index else ""))
+        for operator, count in (("GlobalAveragePool", branches), ("Add", branches - 1)):
+            statistics |= {f"{unit}.sk/{operator}{f'_{index + 1}' if index else ''}" for index in range(count)}
     assert {name for name, types in found.items() if FLOAT32 in types} == statistics
     assert all(types == {FLOAT16} for name, types in found.items() if name not in statistics)
 
@@ -89,8 +90,7 @@ def test_means_and_their_sums_stay_float32_and_all_else_becomes_half(
 def test_the_gates_statistics_stay_float32_from_both_exporters(
     tiny_spec: TinySpec, exporter: str, branches: int
 ) -> None:
-    options = TraceOptions(exporter=exporter, attention=True, embed_preprocess=True, dynamic_size=True)
-    model = halved(traced(card(tiny_spec(branches)), options))
+    model = halved(traced(card(tiny_spec(branches)), everything(exporter)))
     means = [node for node in model.graph if node.op_type in ("ReduceMean", "GlobalAveragePool")]
     sums: list[ir.Node] = []
     for node in model.graph:
@@ -120,9 +120,8 @@ def test_what_was_done_is_reported(tiny: ModelSpec) -> None:
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_preprocessing_stays_float32(tiny: ModelSpec, exporter: str) -> None:
-    options = TraceOptions(exporter=exporter, attention=True, embed_preprocess=True, dynamic_size=True)
     halving = HalfPrecision()
-    model = halving(traced(tiny, options)).model
+    model = halving(traced(tiny, everything(exporter))).model
     inside = [node for node in model.graph if module_of(node.name) == "preprocess" and not node.name.endswith("_fp16")]
     assert [node.op_type for node in inside] == ["Cast", "Transpose", "Mul", "Add"]
     assert all(float_types(node) == {FLOAT32} for node in inside)
@@ -165,9 +164,8 @@ def test_keeping_more_gives_a_smaller_error(tiny: ModelSpec) -> None:
     exact = torch_logits(live(tiny), inputs)
 
     def error(*keep: str) -> float:
-        return relative_error(
-            run(RoundToHalf()(halved(traced(tiny, TORCHSCRIPT), *keep)).model, inputs)["logits"], exact
-        )
+        rounded = RoundToHalf()(halved(traced(tiny, TORCHSCRIPT), *keep)).model
+        return relative_error(run(rounded, inputs)["logits"], exact)
 
     assert error("stages") < error()
 
@@ -177,26 +175,23 @@ def test_one_module_may_match_two_patterns(tiny: ModelSpec) -> None:
     check_types(model)
 
 
-def test_a_pattern_that_is_no_regular_expression_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match=re.escape("--keep-fp32 'stages[' is not a regular expression")):
-        HalfPrecision(["stages["])
-
-
-def test_a_pattern_that_matches_nothing_is_a_usage_error(tiny: ModelSpec) -> None:
-    with pytest.raises(UsageError, match=re.escape(r"--keep-fp32 'stage5' matches no module")) as refusal:
-        halved(traced(tiny, TORCHSCRIPT), "stem", "stage5")
-    assert "inspect" in refusal.value.advice
-
-
-def test_a_pattern_that_leaves_nothing_is_a_usage_error(tiny: ModelSpec) -> None:
-    with pytest.raises(UsageError, match="leaves nothing to be FP16"):
-        halved(traced(tiny, TORCHSCRIPT), ".*")
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        (["stages["], r"--keep-fp32 'stages\[' is not a regular expression"),
+        (["stem", "stage5"], "--keep-fp32 'stage5' matches no module"),
+        ([".*"], "leaves nothing to be FP16"),
+    ],
+)
+def test_a_pattern_that_cannot_be_meant_is_a_usage_error(tiny: ModelSpec, keep: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        halved(traced(tiny, TORCHSCRIPT), *keep)
 
 
 def set_weight(model: ir.Model, ending: str, value: float) -> str:
     """Sets one element of a constant; gives the constant's name."""
     name, constant = next((n, v) for n, v in model.graph.initializers.items() if n.endswith(ending))
-    array = constant.const_value.numpy().copy()
+    array = numbers(constant).copy()
     array.flat[0] = value
     constant.const_value = ir.tensor(array, name=name)
     return name
@@ -225,8 +220,7 @@ def test_the_largest_number_of_the_range_is_accepted(tiny: ModelSpec) -> None:
     graph = traced(tiny, TORCHSCRIPT)
     name = set_weight(graph, "stages.1.0.sk.gate.fc2.weight", 65504)
     model = halved(graph)
-    constant = model.graph.initializers[f"{name}_fp16"].const_value
-    assert constant.numpy().flat[0] == np.float16(65504)
+    assert numbers(model.graph.initializers[f"{name}_fp16"]).flat[0] == np.float16(65504)
 
 
 def constant_graph(values: np.ndarray) -> ir.Model:
@@ -235,16 +229,17 @@ def constant_graph(values: np.ndarray) -> ir.Model:
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
 
 
-def test_the_share_of_a_constant_that_is_flushed_to_zero_is_reported() -> None:
-    """Zeros that were zeros do not count; what FP16 still has as a subnormal number does not either."""
-    values = np.array([0, FP16_TINY, FP16_TINY / 4, -FP16_TINY / 4, 1, 2, 3, 4], np.float32)
+@pytest.mark.parametrize(
+    ("values", "flushed"),
+    [
+        # Zeros that were zeros do not count; what FP16 still has as a subnormal number does not either.
+        ([0, FP16_TINY, FP16_TINY / 4, -FP16_TINY / 4, 1, 2, 3, 4], {"scale": 2 / 8}),
+        ([0, 1, 2], {}),
+    ],
+)
+def test_the_share_of_a_constant_that_is_flushed_to_zero_is_reported(
+    values: list[float], flushed: dict[str, float]
+) -> None:
     halving = HalfPrecision()
-    halving(constant_graph(values))
-    assert halving.flushed == {"scale": 2 / 8}
-    assert np.count_nonzero(values.astype(np.float16)) == 5
-
-
-def test_nothing_is_reported_where_nothing_is_flushed() -> None:
-    halving = HalfPrecision()
-    halving(constant_graph(np.array([0, 1, 2], np.float32)))
-    assert halving.flushed == {}
+    halving(constant_graph(np.array(values, np.float32)))
+    assert halving.flushed == flushed

@@ -55,6 +55,11 @@ def raw(count: int, height: int = 20, width: int = 24) -> Array:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
+def error(graph: ir.Model, spec: ModelSpec, inputs: Array, planes: Array | None = None) -> float:
+    """Of the logits, from those of the training form for the same images, or for the ``planes`` that they are in float64."""
+    return relative_error(run(graph, inputs)["logits"], torch_logits(live(spec), inputs if planes is None else planes))
+
+
 def normal(pixels: Array) -> Array:
     """The normalisation as the card defines it, in float64."""
     return ((pixels / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
@@ -67,8 +72,7 @@ def test_units_without_a_gate_compute_the_training_form(
 ) -> None:
     spec = card(tiny_spec(branches, fuse=fuse))
     graph = traced(spec, TraceOptions(exporter=exporter))
-    inputs = images(3)
-    assert relative_error(run(graph, inputs)["logits"], torch_logits(live(spec), inputs)) < FLOAT32_ERROR
+    assert error(graph, spec, images(3)) < FLOAT32_ERROR
 
 
 def test_the_comparison_sees_other_weights(tiny: ModelSpec) -> None:
@@ -84,8 +88,7 @@ def test_the_batch_is_dynamic_by_default(tiny: ModelSpec, exporter: str) -> None
     assert shapes(graph.graph.inputs) == [("input", ["batch", 3, 20, 24])]
     assert shapes(graph.graph.outputs) == [("logits", ["batch", 5])]
     for batch in (1, 2, 7):
-        inputs = images(batch)
-        assert relative_error(run(graph, inputs)["logits"], torch_logits(live(tiny), inputs)) < FLOAT32_ERROR
+        assert error(graph, tiny, images(batch)) < FLOAT32_ERROR
 
 
 # An example of one image tempts the torch.export-based exporter to specialise more than the batch.
@@ -94,8 +97,7 @@ def test_a_fixed_batch_is_in_the_interface(tiny: ModelSpec, exporter: str, batch
     graph = traced(tiny, TraceOptions(exporter=exporter, batch=batch))
     assert shapes(graph.graph.inputs) == [("input", [batch, 3, 20, 24])]
     assert shapes(graph.graph.outputs) == [("logits", [batch, 5])]
-    inputs = images(batch)
-    assert relative_error(run(graph, inputs)["logits"], torch_logits(live(tiny), inputs)) < FLOAT32_ERROR
+    assert error(graph, tiny, images(batch)) < FLOAT32_ERROR
 
 
 @BOTH
@@ -106,14 +108,7 @@ def test_a_dynamic_size_takes_odd_and_even_sizes(tiny_spec: TinySpec, exporter: 
     assert shapes(graph.graph.inputs) == [("input", ["batch", "height", "width", 3])]
     for height, width in ((20, 24), (17, 23), (33, 20), (1, 1)):
         pixels = raw(2, height, width)
-        assert relative_error(run(graph, pixels)["logits"], torch_logits(live(spec), normal(pixels))) < FLOAT32_ERROR
-
-
-def test_a_dynamic_size_without_preprocessing_frees_the_planes(tiny: ModelSpec) -> None:
-    graph = traced(tiny, TraceOptions(exporter="torchscript", dynamic_size=True))
-    assert shapes(graph.graph.inputs) == [("input", ["batch", 3, "height", "width"])]
-    inputs = images(2, 17, 23)
-    assert relative_error(run(graph, inputs)["logits"], torch_logits(live(tiny), inputs)) < FLOAT32_ERROR
+        assert error(graph, spec, pixels, normal(pixels)) < FLOAT32_ERROR
 
 
 @BOTH
@@ -159,10 +154,20 @@ def test_embedded_preprocessing_takes_raw_pixels(tiny: ModelSpec, exporter: str)
     assert relative_error(found, outside) < FLOAT32_ERROR
 
 
-def test_embedded_preprocessing_of_a_fixed_size(tiny: ModelSpec) -> None:
-    graph = traced(tiny, TraceOptions(exporter="torchscript", embed_preprocess=True))
-    assert shapes(graph.graph.inputs) == [("input", ["batch", 20, 24, 3])]
-    assert relative_error(run(graph, raw(2))["logits"], torch_logits(live(tiny), normal(raw(2)))) < FLOAT32_ERROR
+@pytest.mark.parametrize(
+    ("options", "interface", "planes"),
+    [
+        ({"embed_preprocess": True}, ["batch", 20, 24, 3], None),
+        ({"dynamic_size": True}, ["batch", 3, "height", "width"], images(2, 17, 23)),
+    ],
+)
+def test_preprocessing_and_a_free_size_are_apart(
+    tiny: ModelSpec, options: dict[str, bool], interface: list[object], planes: Array | None
+) -> None:
+    graph = traced(tiny, TraceOptions(exporter="torchscript", **options))
+    assert shapes(graph.graph.inputs) == [("input", interface)]
+    given = (raw(2), normal(raw(2))) if planes is None else (planes,)
+    assert error(graph, tiny, *given) < FLOAT32_ERROR
 
 
 @BOTH
@@ -171,8 +176,7 @@ def test_the_opset_is_the_one_asked_for(tiny: ModelSpec, exporter: str, opset: i
     graph = traced(tiny, TraceOptions(exporter=exporter, opset=opset))
     assert graph.opset_imports[""] == opset
     onnx.checker.check_model(ir.to_proto(graph), full_check=True)
-    inputs = images(2)
-    assert relative_error(run(graph, inputs)["logits"], torch_logits(live(tiny), inputs)) < FLOAT32_ERROR
+    assert error(graph, tiny, images(2)) < FLOAT32_ERROR
 
 
 def module_order(graph: ir.Model) -> list[str]:
