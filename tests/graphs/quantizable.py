@@ -161,6 +161,12 @@ def weights_of(model: ir.Model, placement: Placement) -> dict[str, Any]:
     return {name: quantize_weight(nodes[name]) for name in placement.weighted}
 
 
+def check(model: ir.Model) -> None:
+    """That the graph is valid, and that names are unique."""
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert names_are_unique(model)
+
+
 def names_are_unique(model: ir.Model) -> bool:
     values = [value.name for node in model.graph for value in node.outputs] + list(model.graph.initializers)
     values += [value.name for value in model.graph.inputs]

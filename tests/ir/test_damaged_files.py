@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import AttributeProto, ModelProto, TensorProto, helper
 
@@ -72,37 +71,22 @@ def rewire(draw: random.Random, proto: ModelProto) -> bytes:
     """Nodes that are missing, there twice, in another order, or read and write other values than they should."""
     nodes = proto.graph.node
     node = draw.choice(nodes)
-    names = [
-        *(name for other in nodes for name in (*other.input, *other.output)),
-        "",
-        "nowhere",
-        "é/ü \n",
-        "x" * 10_000,
+    known = [name for other in nodes for name in (*other.input, *other.output)]
+    name = draw.choice([*known, "", "nowhere", "é/ü \n", "x" * 10_000])
+    kind = draw.choice(("Relu", "Loop", "Scan", "If", "Constant", "Twice", "Foo", "", "Concat", "Resize", "Split"))
+    place = draw.randrange(max(len(node.input), 1))
+    changes: list[Callable[[], object]] = [
+        lambda: nodes.remove(node),
+        lambda: nodes.add().CopyFrom(node),
+        lambda: nodes.sort(key=lambda _: draw.random()),
+        lambda: node.input.__delitem__(slice(place, None)),
+        lambda: node.ClearField("output"),
+        lambda: node.output.__setitem__(slice(1), [name]),
+        lambda: node.input.append(name),
+        lambda: setattr(node, "op_type", kind),
+        lambda: node.input.__setitem__(slice(place, place + 1), [name]),
     ]
-    change = draw.randrange(9)
-    if change == 0:
-        nodes.remove(node)
-    elif change == 1:
-        nodes.add().CopyFrom(node)
-    elif change == 2:
-        shuffled = [onnx.NodeProto.FromString(other.SerializeToString()) for other in nodes]
-        draw.shuffle(shuffled)
-        del nodes[:]
-        nodes.extend(shuffled)
-    elif change == 3:
-        del node.input[draw.randrange(len(node.input) + 1) :]
-    elif change == 4:
-        del node.output[:]
-    elif change == 5:
-        node.output[0] = draw.choice(names)
-    elif change == 6:
-        node.input.append(draw.choice(names))
-    elif change == 7:
-        node.op_type = draw.choice(
-            ("Relu", "Loop", "Scan", "If", "Constant", "Twice", "Foo", "", "Concat", "Resize", "Split")
-        )
-    elif node.input:
-        node.input[draw.randrange(len(node.input))] = draw.choice(names)
+    draw.choice(changes)()
     return proto.SerializeToString()
 
 
@@ -110,35 +94,26 @@ def redeclare(draw: random.Random, proto: ModelProto) -> bytes:
     """Inputs, outputs and weights of other names, types and shapes, and attributes with other values."""
     graph = proto.graph
     number = draw.choice((0, -1, 1, 2, 7, 2**31, 2**40, 2**62))
-    change = draw.randrange(11)
-    value = draw.choice((*graph.input, *graph.output))
-    tensor = draw.choice(graph.initializer)
-    if change == 0:
-        value.name = draw.choice(("", "w", "p", "input", "logits"))
-    elif change == 1:
-        value.type.tensor_type.elem_type = draw.choice((0, 7, 8, 16, 99, -1))
-    elif change == 2:
-        value.type.tensor_type.shape.dim[0].dim_value = number
-    elif change == 3:
-        value.ClearField(draw.choice(("type", "name")))
-    elif change == 4:
-        tensor.dims[:] = [number, *tensor.dims[1:]]
-    elif change == 5:
-        tensor.data_type = draw.choice((0, 7, 8, 10, 21, 99))
-    elif change == 6:
-        tensor.name = draw.choice(("", "x", "c", "v"))
-    elif change == 7:
-        del graph.initializer[draw.randrange(len(graph.initializer))]
-    elif change == 8:
-        graph.sparse_initializer.add().values.CopyFrom(tensor)
-    elif change == 9:
-        proto.opset_import[0].version = draw.choice((0, 6, 9, 13, 22, 99))
-    else:
-        attribute = draw.choice([attribute for node in graph.node for attribute in node.attribute])
-        attribute.type = draw.choice((0, *range(1, 15)))
-        attribute.name = draw.choice((attribute.name, "pads", "group", "kernel_shape", "strides", "axis"))
-        attribute.ints[:] = draw.choice(([], [number], [number] * 4))
-        attribute.i = number
+    value, tensor = draw.choice((*graph.input, *graph.output)), draw.choice(graph.initializer)
+    kind, size = value.type.tensor_type, value.type.tensor_type.shape.dim[0]
+    attribute = draw.choice([attribute for node in graph.node for attribute in node.attribute])
+    changed = AttributeProto(type=draw.choice((0, *range(1, 15))), i=number)
+    changed.name = draw.choice((attribute.name, "pads", "group", "kernel_shape", "strides", "axis"))
+    changed.ints.extend(draw.choice(([], [number], [number] * 4)))
+    changes: list[Callable[[], object]] = [
+        lambda: setattr(value, "name", draw.choice(("", "w", "p", "input", "logits"))),
+        lambda: setattr(kind, "elem_type", draw.choice((0, 7, 8, 16, 99, -1))),
+        lambda: setattr(size, "dim_value", number),
+        lambda: value.ClearField(draw.choice(("type", "name"))),
+        lambda: tensor.dims.__setitem__(0, number) if tensor.dims else tensor.dims.append(number),
+        lambda: setattr(tensor, "data_type", draw.choice((0, 7, 8, 10, 21, 99))),
+        lambda: setattr(tensor, "name", draw.choice(("", "x", "c", "v"))),
+        lambda: graph.initializer.remove(tensor),
+        lambda: graph.sparse_initializer.add().values.CopyFrom(tensor),
+        lambda: setattr(proto.opset_import[0], "version", draw.choice((0, 6, 9, 13, 22, 99))),
+        lambda: attribute.MergeFrom(changed),
+    ]
+    draw.choice(changes)()
     return proto.SerializeToString()
 
 

@@ -16,9 +16,9 @@ from skdeploy.ir.placement import Placement, place
 from skdeploy.ir.qdq import InsertQDQ, QuantizedWeight
 from tests.graphs.quantizable import (
     MAKERS,
+    check,
     graph,
     images,
-    names_are_unique,
     normal,
     outputs,
     placed,
@@ -68,9 +68,8 @@ def broken_rules(model: ir.Model) -> list[str]:
 @every_graph
 def test_every_graph_follows_tensorrts_rules(name: str) -> None:
     model, placement = quantized(name)
+    check(model)
     assert broken_rules(model) == []
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    assert names_are_unique(model)
     assert [value for value in model.graph.initializers.values() if not value.uses()] == []
     quantizers = [node for node in model.graph if node.op_type == "QuantizeLinear"]
     assert sorted(str(node.inputs[0].name) for node in quantizers) == sorted(placement.tensors)
@@ -199,8 +198,7 @@ def test_a_weight_that_two_layers_share_is_quantized_for_each() -> None:
         QuantizedWeight(np.full((4, 4, 1, 1), value, np.int8), np.full(4, 0.5, np.float32), 0) for value in (2, 3)
     )
     InsertQDQ(placement, {"input": 0.5, "a": 0.5}, {"one": first, "two": second})(model)
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    assert names_are_unique(model)
+    check(model)
     assert broken_rules(model) == []
     feed = np.ones((2, 4, 5, 5), np.float32)
     # 1 * 1 summed over four channels is 4, times 1.5 over four channels is 24.
@@ -212,7 +210,7 @@ def test_a_classifier_alone_in_a_graph_of_odd_names() -> None:
     model = small(nodes, (2, 4), {"w, 1 (a)": normal(3, 4)})
     placement = place(model)
     InsertQDQ(placement, {"input": 0.1}, weights_of(model, placement))(model)
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    check(model)
     assert broken_rules(model) == []
     assert model.graph.inputs[0].name == "input"
 
@@ -231,8 +229,7 @@ def test_names_that_are_taken_are_left_to_their_owners() -> None:
     before = outputs(model, feed)["y"]
     placement = place(model)
     InsertQDQ(placement, {"input": 1 / 64}, weights_of(model, placement))(model)
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    assert names_are_unique(model)
+    check(model)
     assert broken_rules(model) == []
     assert np.abs(outputs(model, feed)["y"] - before).max() < 0.1  # of 6 added: a lost constant would show
 
@@ -252,7 +249,7 @@ def test_opsets_of_our_exports_are_taken(opset: int) -> None:
     model = small([op("Conv", ["input", "w"], ["y"])], (2, 4, 5, 5), {"w": normal(4, 4, 1, 1)}, opset=opset)
     placement = place(model)
     InsertQDQ(placement, {"input": 0.1}, weights_of(model, placement))(model)
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    check(model)
     assert outputs(model, normal(2, 4, 5, 5))["y"].shape == (2, 4, 5, 5)
 
 

@@ -12,7 +12,18 @@ from skdeploy.ir.channels import ChannelClasses, channel_classes
 from skdeploy.ir.constants import array_of
 from skdeploy.ir.placement import place
 from skdeploy.passes.equalize import MOST, ScaleChannels, equalize
-from tests.graphs.quantizable import MAKERS, VARIED, channel_maxima, difference, graph, images, normal, outputs, small
+from tests.graphs.quantizable import (
+    MAKERS,
+    VARIED,
+    channel_maxima,
+    check,
+    difference,
+    graph,
+    images,
+    normal,
+    outputs,
+    small,
+)
 
 op = onnx.helper.make_node
 every_varied = pytest.mark.parametrize("name", VARIED)
@@ -85,7 +96,7 @@ def test_convolutions_that_share_a_weight_are_scaled_each_for_itself() -> None:
     before = outputs(model, feed)
     classes = channel_classes(model)
     ScaleChannels(classes, powers_of_two(classes))(model)
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    check(model)
     np.testing.assert_array_equal(outputs(model, feed)["y"], before["y"])
     assert len(model.graph.initializers) == 6
 
@@ -103,7 +114,7 @@ def test_a_gemm_is_scaled_along_the_right_axes_with_any_shape_of_bias(bias: tupl
     before = outputs(model, normal(2, 4, seed=1))
     classes = channel_classes(model)
     assert ScaleChannels(classes, powers_of_two(classes))(model).modified
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    check(model)
     np.testing.assert_array_equal(outputs(model, normal(2, 4, seed=1))["y"], before["y"])
 
 

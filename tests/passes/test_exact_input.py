@@ -20,7 +20,7 @@ from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.cards import load_card
-from tests.graphs.quantizable import LARGE_STEM, card, difference, graph, names_are_unique, normal, outputs, small
+from tests.graphs.quantizable import LARGE_STEM, card, check, difference, graph, normal, outputs, small
 from tests.zoo.tiny_networks import VARIANTS, live
 
 Array = NDArray[Any]
@@ -91,8 +91,7 @@ def test_the_function_stays_the_same(name: str) -> None:
     assert difference(outputs(model, feed), before) < 2e-5
     assert PixelShift(preprocess)(model).modified
     assert difference(outputs(model, feed), before) < 2e-5
-    onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    assert names_are_unique(model)
+    check(model)
 
 
 @pytest.mark.parametrize(("index", "compensation"), [(1, "weight"), (2, "bias")])

@@ -28,7 +28,6 @@ from tests.graphs.foreign import (
     Block,
     ChannelMajor,
     Classifier,
-    Concatenated,
     SeparateLayers,
     Sliced,
     SplitInput,
@@ -112,14 +111,6 @@ def test_a_block_of_two_branches_has_fewer_nodes_afterwards(port: str, tmp_path:
     assert len(rewritten(model).found) == 1
     assert len(model.graph) < before
     assert "ReduceSum" not in {node.op_type for node in model.graph}
-
-
-def test_three_branches_keep_one_softmax_on_rank_four(tmp_path: Path) -> None:
-    model = read_foreign(export(live(Classifier(Concatenated(3, 8))), tmp_path / "m.onnx", "torchscript", 17))
-    assert 5 in ranks(model)
-    rewritten(model)
-    softmax = next(node for node in model.graph if node.op_type == "Softmax")
-    assert list(softmax.outputs[0].shape or ())[1:] == [3, CHANNELS, 1]
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -38,11 +38,10 @@ def test_the_simplified_graph_computes_the_training_form(tiny: ModelSpec, export
     assert len(simplified.graph) <= len(names)
     assert {node.name for node in simplified.graph} <= names  # modules can still be told
     assert not simplified.metadata_props
-
-
-def test_torchscripts_constants_and_identities_are_folded(tiny: ModelSpec) -> None:
-    operators = {node.op_type for node in simplify(traced(tiny, TORCHSCRIPT)).graph}
-    assert not operators & {"Constant", "Identity"}
+    assert not {node.op_type for node in simplified.graph} & {"Constant", "Identity"}
+    onnx.checker.check_model(ir.to_proto(simplified), full_check=True)
+    values = [value for node in simplified.graph for value in node.outputs]
+    assert all(value.shape is not None and value.dtype is not None for value in values)
 
 
 def tamper(monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.GraphProto], None]) -> None:
@@ -144,11 +143,6 @@ def test_an_output_of_another_shape_is_caught_even_if_numpy_would_broadcast() ->
         require_same_function(scaled(0), scaled(0, rows=1), "a step", "advice")
 
 
-def test_the_check_runs_another_batch_than_the_exporter_saw() -> None:
-    feeds = random_images((TensorSpec(name="input", dtype="float32", shape=("batch", 4)),), 0)
-    assert feeds["input"].shape == (3, 4)
-
-
 def test_random_feeds_fit_the_inputs() -> None:
     specs = (
         TensorSpec(name="pixels", dtype="uint8", shape=("batch", "height", "width", 3)),
@@ -162,11 +156,3 @@ def test_random_feeds_fit_the_inputs() -> None:
     assert feeds["planes"].dtype == np.float32
     again = random_images(specs, 0, free=4, size=16)
     assert all(np.array_equal(feeds[name], again[name]) for name in feeds)
-
-
-def test_a_simplified_graph_is_plain_ir(tiny: ModelSpec) -> None:
-    simplified = simplify(traced(tiny, TORCHSCRIPT))
-    onnx.checker.check_model(ir.to_proto(simplified), full_check=True)
-    assert all(
-        value.shape is not None and value.dtype is not None for node in simplified.graph for value in node.outputs
-    )
