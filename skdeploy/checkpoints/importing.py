@@ -152,12 +152,12 @@ def _canonical(checkpoint: Checkpoint, path: Path, card: DescribedSpec | None = 
     """``card`` decides what a layout would imply otherwise, where that decides how shapes are read."""
     keys = list(checkpoint.tensors)
     recognised = recognise(keys, path)
-    layout = recognised.layout.implied(keys)
+    layout = recognised.layout.implied
     implied = layout if card is None else implied_by_card(card, layout)
     state = assemble(checkpoint.tensors, recognised.canonical, path)
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     network, channels = infer(shapes, implied, path, checkpoint.dropped)
-    return _Read(state, network, channels, recognised.layout.NAME, layout)
+    return _Read(state, network, channels, recognised.layout.name, layout)
 
 
 def _check_fits(state: Mapping[str, Tensor], inferred: ModelSpec, path: Path) -> None:

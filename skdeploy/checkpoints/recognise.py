@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skdeploy.checkpoints.layouts import LAYOUTS, Layout
+from skdeploy.checkpoints.layouts import LAYOUTS
+from skdeploy.checkpoints.rules import Layout
 from skdeploy.core.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -29,13 +30,13 @@ class Recognised:
 
 def recognise(keys: Collection[str], path: Path) -> Recognised:
     """The one layout that gives every key a meaning. Raises WeightsError with the closest one, and the first keys it lacks."""
-    fits = [Recognised(layout, renamed(layout, keys)) for layout in LAYOUTS.values()]
+    fits = [Recognised(layout.of(keys), renamed(layout, keys)) for layout in LAYOUTS.values()]
     best = max(fits, key=lambda fit: len(fit.canonical))
     unknown = [key for key in keys if key not in best.canonical]
     if unknown:
         shown = "".join(f"\n    {key}" for key in unknown[:SHOWN_KEYS])
         raise WeightsError(
-            f"the keys of {path} fit no known layout. The closest is {best.layout.NAME}, which knows {len(best.canonical)} of "
+            f"the keys of {path} fit no known layout. The closest is {best.layout.name}, which knows {len(best.canonical)} of "
             f"{len(keys)}; the first that it does not:{shown}",
             advice="layouts: skdeploy's own, " + ", ".join(LAYOUTS),
         )
@@ -55,7 +56,7 @@ def known(keys: Collection[str]) -> int:
 
 def renamed(layout: Layout, keys: Collection[str]) -> dict[str, str]:
     """The canonical key of each key that the layout knows."""
-    rules = layout.rules(keys)
+    rules = layout.of(keys).rules
     pairs = ((key, rules.canonical(key)) for key in keys)
     return {key: canonical for key, canonical in pairs if canonical is not None}
 

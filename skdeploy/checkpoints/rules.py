@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 # Named parts of a pattern: stage, unit and branch by number, p for "conv" or "bn", t for what a tensor is.
@@ -48,6 +49,26 @@ class Rules:
         return str(number // self._unit_step if name == "u" else number)
 
 
+# Our module to a pattern of theirs; two patterns are a convolution, our ``.conv``, and its normalisation, our ``.bn``.
+Names = Mapping[str, str | tuple[str, str]]
+
+
+def named(network: Names, unit: str, parts: Names, **counted: int) -> Rules:
+    """Rules for keys as PyTorch writes them, ``<module>.<tensor>``; ``parts`` are inside of what ``unit`` matches.
+
+    ``counted`` are the keywords of ``Rules``.
+    """
+    return Rules(*_rows(network), *_rows(parts, rf"{unit}\.", "stages.{s}.{u}."), **counted)
+
+
+def _rows(names: Names, theirs: str = "", ours: str = "") -> Iterator[tuple[str, str]]:
+    for module, patterns in names.items():
+        pairs = zip((f"{module}.conv", f"{module}.bn"), patterns, strict=True)
+        for name, pattern in [(module, patterns)] if isinstance(patterns, str) else pairs:
+            tensor = NORM if name.endswith(("bn", "norm", "{p}")) else CONV
+            yield rf"{theirs}{pattern}\.{tensor}", f"{ours}{name}.{{t}}"
+
+
 @dataclass(frozen=True)
 class Implied:
     """What a layout's forward does that its weights do not show.
@@ -67,3 +88,17 @@ class Implied:
     split_input: bool = False
     softmax: bool = False
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One implementation's keys, and what its forward implies; ``variants``: its other layouts, by a key that tells."""
+
+    name: str
+    rules: Rules
+    implied: Implied
+    variants: Mapping[str, Layout] = field(default_factory=dict)
+
+    def of(self, keys: Collection[str]) -> Layout:
+        """The layout, or its variant, that these keys have."""
+        return next((layout for key, layout in self.variants.items() if key in keys), self)

@@ -172,7 +172,7 @@ def test_the_official_files_are_the_cards_but_for_pool_and_gate(
             f"{layer}:{i}": torch.empty(shape) for layer, group in official.items() for i, shape in enumerate(group)
         }
         state = assemble(tensors, recognise(tensors, path).canonical, path)
-    network, channels = infer({key: tuple(each.shape) for key, each in state.items()}, caffe.implied(tensors), path)
+    network, channels = infer({key: tuple(each.shape) for key, each in state.items()}, caffe.LAYOUT.implied, path)
     spec, _ = load_card(name)
     assert channels == 3
     assert {key for key, _, _ in differences(spec.architecture, network)} == changed

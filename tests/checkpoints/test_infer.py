@@ -68,19 +68,19 @@ def test_cards_that_are_not_inferred_are_those_without_a_known_layout() -> None:
 @pytest.mark.parametrize(
     ("name", "implied"),
     [
-        ("sknet26", pytorchcv.implied([])),
-        ("sknet50", pytorchcv.implied([])),
-        ("sknet101", pytorchcv.implied([])),
-        ("sknet152", pytorchcv.implied([])),
-        ("timm/skresnet18", timm.implied([])),
-        ("timm/skresnet34", timm.implied([])),
-        ("timm/skresnet50", timm.implied([])),
-        ("timm/skresnet50d", timm.implied(DEEP_STEM)),
-        ("timm/skresnext50_32x4d", timm.implied([])),
-        ("sk_resnet50", pytorch_insight.implied([])),
-        ("sk_resnet101", pytorch_insight.implied([])),
-        ("simclrv2-r50_1x_sk1", simclr.implied([])),
-        ("sknet-ppplang", ppplang.implied([])),
+        ("sknet26", pytorchcv.LAYOUT.implied),
+        ("sknet50", pytorchcv.LAYOUT.implied),
+        ("sknet101", pytorchcv.LAYOUT.implied),
+        ("sknet152", pytorchcv.LAYOUT.implied),
+        ("timm/skresnet18", timm.LAYOUT.implied),
+        ("timm/skresnet34", timm.LAYOUT.implied),
+        ("timm/skresnet50", timm.LAYOUT.implied),
+        ("timm/skresnet50d", timm.LAYOUT.of(DEEP_STEM).implied),
+        ("timm/skresnext50_32x4d", timm.LAYOUT.implied),
+        ("sk_resnet50", pytorch_insight.LAYOUT.implied),
+        ("sk_resnet101", pytorch_insight.LAYOUT.implied),
+        ("simclrv2-r50_1x_sk1", simclr.LAYOUT.implied),
+        ("sknet-ppplang", ppplang.LAYOUT.implied),
     ],
 )
 def test_a_layout_implies_what_its_cards_say(name: str, implied: Implied) -> None:
@@ -99,7 +99,7 @@ def with_select_biases(network: Shapes) -> dict[str, tuple[int, ...]]:
 def test_biases_of_the_select_are_inferred_and_counted() -> None:
     """SKNet-50 in developer0hye's and syt2's manner has 27,494,888 parameters."""
     spec = CARDS["sknet50"]
-    network, _ = infer(with_select_biases(shapes("sknet50")), developer0hye.implied([]), PATH)
+    network, _ = infer(with_select_biases(shapes("sknet50")), developer0hye.LAYOUT.implied, PATH)
     assert differences(spec.architecture, network) == [("selective_kernel.gate.select_bias", False, True)]
     assert is_adaptable("selective_kernel.gate.select_bias")
     assert count_parameters(build_meta(spec)) == 27_479_784

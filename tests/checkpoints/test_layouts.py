@@ -244,10 +244,10 @@ def test_nothing_changed_is_no_mistake(of: Golden, imported: Imported, tmp_path:
 
 def test_every_key_has_a_meaning_in_its_own_layout_and_some_have_none_in_the_others(of: Golden, tmp_path: Path) -> None:
     keys = [key.removeprefix(of.metadata["checkpoint"]["key_prefix"]) for key in of.state]
-    assert LAYOUT_OF[of.name] == recognise(keys, Path("x")).layout.NAME
+    assert LAYOUT_OF[of.name] == recognise(keys, Path("x")).layout.name
     for layout in LAYOUTS.values():
         whole = len(renamed(layout, keys)) == len(keys)
-        assert whole == (LAYOUT_OF[of.name] == layout.NAME), layout.NAME
+        assert whole == (LAYOUT_OF[of.name] == layout.name), layout.name
 
 
 def test_no_two_keys_have_one_meaning(of: Golden) -> None:

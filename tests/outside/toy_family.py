@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
-from skdeploy.checkpoints.rules import CONV, NORM, PART, Implied, M, Rules, S, U
+from skdeploy.checkpoints.rules import PART, Implied, Layout, M, S, U, named
 from skdeploy.core.architecture import Positive, StageSpec, TrunkSpec
 from skdeploy.zoo.family import Family, trunk_in_words
 from skdeploy.zoo.fold import fold_into_next
 from skdeploy.zoo.sknet import SKUnit, conv_shortcut
 from skdeploy.zoo.trunk import Trunk, stem
-
-NAME = "toy"
 
 
 class ToySpec(TrunkSpec):
@@ -67,24 +65,18 @@ class ToyNet(Trunk):
 
 
 FAMILY = Family("tests.outside.toy_family:ToyNet", trunk_in_words, forward="a neck before the pool")
-
-
-def rules(_keys: Collection[str]) -> Rules:
-    unit = rf"body\.{S}\.{U}"
-    into = "stages.{s}.{u}"
-    return Rules(
-        (rf"entry\.{PART}\.{NORM}", "stem.{p}.{t}"),
-        (rf"{unit}\.split\.{M}\.{PART}\.{NORM}", f"{into}.sk.branches.{{m}}.{{p}}.{{t}}"),
-        (rf"{unit}\.fuse\.{CONV}", f"{into}.sk.gate.fc1.{{t}}"),
-        (rf"{unit}\.fuse_norm\.{NORM}", f"{into}.sk.gate.bn.{{t}}"),
-        (rf"{unit}\.select\.{CONV}", f"{into}.sk.gate.fc2.{{t}}"),
-        (rf"{unit}\.(?P<p>reduce|expand|shortcut)\.conv\.{CONV}", f"{into}.{{p}}.conv.{{t}}"),
-        (rf"{unit}\.(?P<p>reduce|expand|shortcut)\.bn\.{NORM}", f"{into}.{{p}}.bn.{{t}}"),
-        (rf"neck\.norm\.{NORM}", "neck.norm.{t}"),
-        (rf"neck\.conv\.{CONV}", "neck.conv.{t}"),
-        (rf"head\.{CONV}", "classifier.{t}"),
-    )
-
-
-def implied(_keys: Collection[str]) -> Implied:
-    return Implied(family="toy", strides=(1, 2), max_pool=False, note="toys are fragile")
+LAYOUT = Layout(
+    "toy",
+    named(
+        {"stem.{p}": rf"entry\.{PART}", "neck.norm": r"neck\.norm", "neck.conv": r"neck\.conv", "classifier": "head"},
+        rf"body\.{S}\.{U}",
+        {
+            "sk.branches.{m}.{p}": rf"split\.{M}\.{PART}",
+            "sk.gate.fc1": "fuse",
+            "sk.gate.bn": "fuse_norm",
+            "sk.gate.fc2": "select",
+            **{name: (rf"{name}\.conv", rf"{name}\.bn") for name in ("reduce", "expand", "shortcut")},
+        },
+    ),
+    Implied("toy", strides=(1, 2), max_pool=False, note="toys are fragile"),
+)

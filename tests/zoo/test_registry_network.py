@@ -36,7 +36,7 @@ def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny card with a neck, once the family and the layout are registered."""
     monkeypatch.setitem(SPECS, "toy", toy_family.ToySpec)
     monkeypatch.setitem(FAMILIES, "toy", toy_family.FAMILY)
-    monkeypatch.setitem(LAYOUTS, "toy", toy_family)
+    monkeypatch.setitem(LAYOUTS, "toy", toy_family.LAYOUT)
     text = tiny.CARD.read_text(encoding="utf-8").replace('family = "sknet"', 'family = "toy"\nneck = 10')
     path = tmp_path / "toy.toml"
     path.write_text(text.replace('name = "tiny"', 'name = "toy"'), encoding="utf-8")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Final, Protocol, cast
+from typing import Final
 
 from skdeploy.checkpoints.layouts import (
     caffe,
@@ -16,18 +15,8 @@ from skdeploy.checkpoints.layouts import (
     syt2,
     timm,
 )
-from skdeploy.checkpoints.rules import Implied, Rules
-
-
-class Layout(Protocol):
-    """One implementation's keys."""
-
-    NAME: str
-
-    def rules(self, keys: Collection[str], /) -> Rules: ...
-    def implied(self, keys: Collection[str], /) -> Implied: ...
-
+from skdeploy.checkpoints.rules import Layout
 
 _MODULES: Final = (timm, pytorchcv, pytorch_insight, developer0hye, syt2, researching_dexter, ppplang, simclr, caffe)
 # A new layout is one module, and its name above.
-LAYOUTS: Final = {module.NAME: cast(Layout, module) for module in _MODULES}
+LAYOUTS: Final[dict[str, Layout]] = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}

@@ -6,12 +6,10 @@ up. ``B_fc2`` is branch-major, and its first C rows belong to the branch without
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
-from skdeploy.checkpoints.rules import Implied, Rules, S, U
+from skdeploy.checkpoints.rules import Implied, Layout, Rules, S, U
 
-NAME: Final = "official Caffe"
 COLOURS: Final = (
     "Caffe's networks mostly take BGR images with a mean subtracted, and the file does not say: "
     "check [preprocess] of the card, and the order of the colours"
@@ -22,27 +20,27 @@ _INTO: Final = "stages.{s}.{u}"
 _BLOBS: Final = ("weight", "bias", "running_mean", "running_var")
 
 
-def rules(_keys: Collection[str]) -> Rules:
-    table = [
-        *_conv_norm(r"conv1/7x7_s2", "stem"),
-        *_conv_norm(rf"{_UNIT}/1x1_reduce", f"{_INTO}.reduce"),
-        *_conv_norm(rf"{_UNIT}/3x3g32", f"{_INTO}.sk.branches.0"),
-        *_conv_norm(rf"{_UNIT}/3x3g32d2", f"{_INTO}.sk.branches.1"),
-        *_conv_norm(rf"{_UNIT}/1x1_increase", f"{_INTO}.expand"),
-        *_conv_norm(r"conv(?P<s>\d+)_(?P<u>1)/1x1_proj", f"{_INTO}.shortcut"),
-        (rf"{_UNIT}/B_fc1:0", f"{_INTO}.sk.gate.fc1.weight"),
-        *((rf"{_UNIT}/B_fc1/bn:{i}", f"{_INTO}.sk.gate.bn.{blob}") for i, blob in enumerate(_BLOBS)),
-        (rf"{_UNIT}/B_fc2:0", f"{_INTO}.sk.gate.fc2.weight"),
-        ("classifier:0", "classifier.weight"),
-        ("classifier:1", "classifier.bias"),
-    ]
-    return Rules(*table, first_stage=2, first_unit=1)
-
-
-def implied(_keys: Collection[str]) -> Implied:
-    return Implied(family="sknet", ceil_mode=True, note=COLOURS)
+def _norm(layer: str, into: str) -> list[tuple[str, str]]:
+    return [(rf"{layer}/bn:{index}", f"{into}.{blob}") for index, blob in enumerate(_BLOBS)]
 
 
 def _conv_norm(layer: str, into: str) -> list[tuple[str, str]]:
-    norm = [(rf"{layer}/bn:{index}", f"{into}.bn.{blob}") for index, blob in enumerate(_BLOBS)]
-    return [(rf"{layer}:0", f"{into}.conv.weight"), *norm]
+    return [(rf"{layer}:0", f"{into}.conv.weight"), *_norm(layer, f"{into}.bn")]
+
+
+_RULES: Final = Rules(
+    *_conv_norm(r"conv1/7x7_s2", "stem"),
+    *_conv_norm(rf"{_UNIT}/1x1_reduce", f"{_INTO}.reduce"),
+    *_conv_norm(rf"{_UNIT}/3x3g32", f"{_INTO}.sk.branches.0"),
+    *_conv_norm(rf"{_UNIT}/3x3g32d2", f"{_INTO}.sk.branches.1"),
+    *_conv_norm(rf"{_UNIT}/1x1_increase", f"{_INTO}.expand"),
+    *_conv_norm(r"conv(?P<s>\d+)_(?P<u>1)/1x1_proj", f"{_INTO}.shortcut"),
+    (rf"{_UNIT}/B_fc1:0", f"{_INTO}.sk.gate.fc1.weight"),
+    *_norm(rf"{_UNIT}/B_fc1", f"{_INTO}.sk.gate.bn"),
+    (rf"{_UNIT}/B_fc2:0", f"{_INTO}.sk.gate.fc2.weight"),
+    ("classifier:0", "classifier.weight"),
+    ("classifier:1", "classifier.bias"),
+    first_stage=2,
+    first_unit=1,
+)
+LAYOUT: Final = Layout("official Caffe", _RULES, Implied("sknet", ceil_mode=True, note=COLOURS))

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
-from skdeploy.checkpoints.rules import CONV, NORM, Implied, M, Rules, S, U
-
-NAME: Final = "developer0hye"
-
-_UNIT: Final = rf"stage_{S}\.{U}"
-_INTO: Final = "stages.{s}.{u}"
+from skdeploy.checkpoints.rules import Implied, Layout, M, Names, S, U, named
 
 
-def rules(_keys: Collection[str]) -> Rules:
-    return rules_with("conv2_sk")
-
-
-def rules_with(sk: str) -> Rules:
+def layout(name: str, sk: str) -> Layout:
     """``sk`` is the attribute that holds a unit's selective kernel convolution."""
-    return Rules(
-        (rf"basic_conv\.0\.{CONV}", "stem.conv.{t}"),
-        (rf"basic_conv\.1\.{NORM}", "stem.bn.{t}"),
-        (rf"{_UNIT}\.conv1\.0\.{CONV}", f"{_INTO}.reduce.conv.{{t}}"),
-        (rf"{_UNIT}\.conv1\.1\.{NORM}", f"{_INTO}.reduce.bn.{{t}}"),
-        (rf"{_UNIT}\.{sk}\.convs\.{M}\.0\.{CONV}", f"{_INTO}.sk.branches.{{m}}.conv.{{t}}"),
-        (rf"{_UNIT}\.{sk}\.convs\.{M}\.1\.{NORM}", f"{_INTO}.sk.branches.{{m}}.bn.{{t}}"),
-        (rf"{_UNIT}\.{sk}\.fc\.0\.{CONV}", f"{_INTO}.sk.gate.fc1.{{t}}"),
-        (rf"{_UNIT}\.{sk}\.fc\.1\.{NORM}", f"{_INTO}.sk.gate.bn.{{t}}"),
-        (rf"{_UNIT}\.{sk}\.fcs\.{M}\.{CONV}", f"{_INTO}.sk.gate.fc2.{{m}}.{{t}}"),
-        (rf"{_UNIT}\.conv3\.0\.{CONV}", f"{_INTO}.expand.conv.{{t}}"),
-        (rf"{_UNIT}\.conv3\.1\.{NORM}", f"{_INTO}.expand.bn.{{t}}"),
-        (rf"{_UNIT}\.shortcut\.0\.{CONV}", f"{_INTO}.shortcut.conv.{{t}}"),
-        (rf"{_UNIT}\.shortcut\.1\.{NORM}", f"{_INTO}.shortcut.bn.{{t}}"),
-        (rf"classifier\.{CONV}", "classifier.{t}"),
-        first_stage=1,
-    )
+    network: Names = {"stem": (r"basic_conv\.0", r"basic_conv\.1"), "classifier": "classifier"}
+    parts: Names = {
+        "reduce": (r"conv1\.0", r"conv1\.1"),
+        "sk.branches.{m}": (rf"{sk}\.convs\.{M}\.0", rf"{sk}\.convs\.{M}\.1"),
+        "sk.gate.fc1": rf"{sk}\.fc\.0",
+        "sk.gate.bn": rf"{sk}\.fc\.1",
+        "sk.gate.fc2.{m}": rf"{sk}\.fcs\.{M}",
+        "expand": (r"conv3\.0", r"conv3\.1"),
+        "shortcut": (r"shortcut\.0", r"shortcut\.1"),
+    }
+    return Layout(name, named(network, rf"stage_{S}\.{U}", parts, first_stage=1), Implied(family="sknet"))
 
 
-def implied(_keys: Collection[str]) -> Implied:
-    return Implied(family="sknet")
+LAYOUT: Final = layout("developer0hye", "conv2_sk")

@@ -5,38 +5,24 @@ Units alternate with ReLUs in a stage's Sequential, so unit k is at 2 k; stem an
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
-from skdeploy.checkpoints.rules import CONV, NORM, Implied, M, Rules, S, U
+from skdeploy.checkpoints.rules import Implied, Layout, M, S, U, named
 
-NAME: Final = "pppLang"
-
-_UNIT: Final = rf"stage_{S}\.{U}"
-_FEAS: Final = rf"{_UNIT}\.feas"
-_INTO: Final = "stages.{s}.{u}"
-
-
-def rules(_keys: Collection[str]) -> Rules:
-    return Rules(
-        (rf"basic_conv\.0\.{CONV}", "stem.conv.{t}"),
-        (rf"basic_conv\.1\.{NORM}", "stem.bn.{t}"),
-        (rf"{_FEAS}\.0\.{CONV}", f"{_INTO}.reduce.conv.{{t}}"),
-        (rf"{_FEAS}\.1\.{NORM}", f"{_INTO}.reduce.bn.{{t}}"),
-        (rf"{_FEAS}\.2\.convs\.{M}\.0\.{CONV}", f"{_INTO}.sk.branches.{{m}}.conv.{{t}}"),
-        (rf"{_FEAS}\.2\.convs\.{M}\.1\.{NORM}", f"{_INTO}.sk.branches.{{m}}.bn.{{t}}"),
-        (rf"{_FEAS}\.2\.fc\.{CONV}", f"{_INTO}.sk.gate.fc1.{{t}}"),
-        (rf"{_FEAS}\.2\.fcs\.{M}\.{CONV}", f"{_INTO}.sk.gate.fc2.{{m}}.{{t}}"),
-        (rf"{_FEAS}\.3\.{NORM}", f"{_INTO}.norm.{{t}}"),
-        (rf"{_FEAS}\.4\.{CONV}", f"{_INTO}.expand.conv.{{t}}"),
-        (rf"{_FEAS}\.5\.{NORM}", f"{_INTO}.expand.bn.{{t}}"),
-        (rf"{_UNIT}\.shortcut\.0\.{CONV}", f"{_INTO}.shortcut.conv.{{t}}"),
-        (rf"{_UNIT}\.shortcut\.1\.{NORM}", f"{_INTO}.shortcut.bn.{{t}}"),
-        (rf"classifier\.0\.{CONV}", "classifier.{t}"),
-        first_stage=1,
-        unit_step=2,
-    )
-
-
-def implied(_keys: Collection[str]) -> Implied:
-    return Implied(family="linear_sknet", dilations=(1, 1, 1), strides=(2, 2, 2), stem_stride=1, max_pool=False)
+_RULES: Final = named(
+    {"stem": (r"basic_conv\.0", r"basic_conv\.1"), "classifier": r"classifier\.0"},
+    rf"stage_{S}\.{U}",
+    {
+        "reduce": (r"feas\.0", r"feas\.1"),
+        "sk.branches.{m}": (rf"feas\.2\.convs\.{M}\.0", rf"feas\.2\.convs\.{M}\.1"),
+        "sk.gate.fc1": r"feas\.2\.fc",
+        "sk.gate.fc2.{m}": rf"feas\.2\.fcs\.{M}",
+        "norm": r"feas\.3",
+        "expand": (r"feas\.4", r"feas\.5"),
+        "shortcut": (r"shortcut\.0", r"shortcut\.1"),
+    },
+    first_stage=1,
+    unit_step=2,
+)
+_IMPLIED: Final = Implied("linear_sknet", dilations=(1, 1, 1), strides=(2, 2, 2), stem_stride=1, max_pool=False)
+LAYOUT: Final = Layout("pppLang", _RULES, _IMPLIED)

@@ -5,38 +5,23 @@ Two 3x3 branches without dilation, the first dense, the second in 32 groups; a g
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
-from skdeploy.checkpoints.rules import CONV, NORM, Implied, Rules, S, U
+from skdeploy.checkpoints.rules import Implied, Layout, S, U, named
 
-NAME: Final = "PytorchInsight"
-
-_UNIT: Final = rf"layer{S}\.{U}"
-_INTO: Final = "stages.{s}.{u}"
-
-
-def rules(_keys: Collection[str]) -> Rules:
-    return Rules(
-        (rf"conv1\.{CONV}", "stem.conv.{t}"),
-        (rf"bn1\.{NORM}", "stem.bn.{t}"),
-        (rf"{_UNIT}\.conv1\.{CONV}", f"{_INTO}.reduce.conv.{{t}}"),
-        (rf"{_UNIT}\.bn1\.{NORM}", f"{_INTO}.reduce.bn.{{t}}"),
-        (rf"{_UNIT}\.conv2\.{CONV}", f"{_INTO}.sk.branches.0.conv.{{t}}"),
-        (rf"{_UNIT}\.bn2\.{NORM}", f"{_INTO}.sk.branches.0.bn.{{t}}"),
-        (rf"{_UNIT}\.conv2g\.{CONV}", f"{_INTO}.sk.branches.1.conv.{{t}}"),
-        (rf"{_UNIT}\.bn2g\.{NORM}", f"{_INTO}.sk.branches.1.bn.{{t}}"),
-        (rf"{_UNIT}\.conv_fc1\.{CONV}", f"{_INTO}.sk.gate.fc1.{{t}}"),
-        (rf"{_UNIT}\.bn_fc1\.{NORM}", f"{_INTO}.sk.gate.bn.{{t}}"),
-        (rf"{_UNIT}\.conv_fc2\.{CONV}", f"{_INTO}.sk.gate.fc2.{{t}}"),
-        (rf"{_UNIT}\.conv3\.{CONV}", f"{_INTO}.expand.conv.{{t}}"),
-        (rf"{_UNIT}\.bn3\.{NORM}", f"{_INTO}.expand.bn.{{t}}"),
-        (rf"{_UNIT}\.downsample\.0\.{CONV}", f"{_INTO}.shortcut.conv.{{t}}"),
-        (rf"{_UNIT}\.downsample\.1\.{NORM}", f"{_INTO}.shortcut.bn.{{t}}"),
-        (rf"fc\.{CONV}", "classifier.{t}"),
-        first_stage=1,
-    )
-
-
-def implied(_keys: Collection[str]) -> Implied:
-    return Implied(family="resnet", dilations=(1, 1))
+_RULES: Final = named(
+    {"stem": ("conv1", "bn1"), "classifier": "fc"},
+    rf"layer{S}\.{U}",
+    {
+        "reduce": ("conv1", "bn1"),
+        "sk.branches.0": ("conv2", "bn2"),
+        "sk.branches.1": ("conv2g", "bn2g"),
+        "sk.gate.fc1": "conv_fc1",
+        "sk.gate.bn": "bn_fc1",
+        "sk.gate.fc2": "conv_fc2",
+        "expand": ("conv3", "bn3"),
+        "shortcut": (r"downsample\.0", r"downsample\.1"),
+    },
+    first_stage=1,
+)
+LAYOUT: Final = Layout("PytorchInsight", _RULES, Implied("resnet", dilations=(1, 1)))

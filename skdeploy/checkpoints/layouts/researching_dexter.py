@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
-from skdeploy.checkpoints.rules import CONV, NORM, Implied, M, Rules, S, U
+from skdeploy.checkpoints.rules import Implied, Layout, M, S, U, named
 
-NAME: Final = "ResearchingDexter"
-
-_UNIT: Final = rf"layer{S}\.{U}"
-_INTO: Final = "stages.{s}.{u}"
-
-
-def rules(_keys: Collection[str]) -> Rules:
-    return Rules(
-        (rf"conv\.0\.{CONV}", "stem.conv.{t}"),
-        (rf"conv\.1\.{NORM}", "stem.bn.{t}"),
-        (rf"{_UNIT}\.conv1\.0\.{CONV}", f"{_INTO}.reduce.conv.{{t}}"),
-        (rf"{_UNIT}\.conv1\.1\.{NORM}", f"{_INTO}.reduce.bn.{{t}}"),
-        (rf"{_UNIT}\.conv2\.conv\.{M}\.0\.{CONV}", f"{_INTO}.sk.branches.{{m}}.conv.{{t}}"),
-        (rf"{_UNIT}\.conv2\.conv\.{M}\.1\.{NORM}", f"{_INTO}.sk.branches.{{m}}.bn.{{t}}"),
-        (rf"{_UNIT}\.conv2\.fc1\.0\.{CONV}", f"{_INTO}.sk.gate.fc1.{{t}}"),
-        (rf"{_UNIT}\.conv2\.fc1\.1\.{NORM}", f"{_INTO}.sk.gate.bn.{{t}}"),
-        (rf"{_UNIT}\.conv2\.fc2\.{CONV}", f"{_INTO}.sk.gate.fc2.{{t}}"),
-        (rf"{_UNIT}\.conv3\.0\.{CONV}", f"{_INTO}.expand.conv.{{t}}"),
-        (rf"{_UNIT}\.conv3\.1\.{NORM}", f"{_INTO}.expand.bn.{{t}}"),
-        (rf"{_UNIT}\.downsample\.0\.{CONV}", f"{_INTO}.shortcut.conv.{{t}}"),
-        (rf"{_UNIT}\.downsample\.1\.{NORM}", f"{_INTO}.shortcut.bn.{{t}}"),
-        (rf"fc\.{CONV}", "classifier.{t}"),
-        first_stage=1,
-    )
-
-
-def implied(_keys: Collection[str]) -> Implied:
-    return Implied(family="sknet", softmax=True)
+_RULES: Final = named(
+    {"stem": (r"conv\.0", r"conv\.1"), "classifier": "fc"},
+    rf"layer{S}\.{U}",
+    {
+        "reduce": (r"conv1\.0", r"conv1\.1"),
+        "sk.branches.{m}": (rf"conv2\.conv\.{M}\.0", rf"conv2\.conv\.{M}\.1"),
+        "sk.gate.fc1": r"conv2\.fc1\.0",
+        "sk.gate.bn": r"conv2\.fc1\.1",
+        "sk.gate.fc2": r"conv2\.fc2",
+        "expand": (r"conv3\.0", r"conv3\.1"),
+        "shortcut": (r"downsample\.0", r"downsample\.1"),
+    },
+    first_stage=1,
+)
+LAYOUT: Final = Layout("ResearchingDexter", _RULES, Implied("sknet", softmax=True))

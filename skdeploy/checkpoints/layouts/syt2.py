@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Final
 
 from skdeploy.checkpoints.layouts import developer0hye
-from skdeploy.checkpoints.rules import Implied, Rules
 
-NAME: Final = "syt2"
-
-
-def rules(_keys: Collection[str]) -> Rules:
-    return developer0hye.rules_with("conv2")
-
-
-def implied(keys: Collection[str]) -> Implied:
-    return developer0hye.implied(keys)
+LAYOUT: Final = developer0hye.layout("syt2", "conv2")
