@@ -15,8 +15,7 @@ import numpy as np
 from skdeploy.accuracy.facts import read_facts
 from skdeploy.accuracy.gate import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
 from skdeploy.accuracy.predictions import Cache, Predictions
-from skdeploy.accuracy.sessions import open_all
-from skdeploy.accuracy.streaming import crop_kind, predict_all
+from skdeploy.accuracy.streaming import crop_kind, open_all, predict_all
 from skdeploy.accuracy.verdict import decide_verdict
 from skdeploy.backends import running
 from skdeploy.backends.base import Session
@@ -217,14 +216,10 @@ def _run(
     spec = next((runner.spec for runner in wanted if runner.spec.labels), wanted[0].spec)
     dataset = labelled_images(options.data, spec, options.num_images, options.class_order)
     tell.update("opening the artifacts")
-    opened, absent = open_all(wanted, optional)
-    try:
+    with open_all(wanted, optional) as (opened, absent):
         if options.max_drop is not None and len(opened) < 2:
             raise _nothing_to_compare(opened[0][0], absent)
         predictions, reused = _predict(opened, dataset, options, tell)
-    finally:
-        for _, session in opened:
-            session.close()
     seconds = time.perf_counter() - started
     tell.end("evaluate", seconds, reused=reused == len(dataset))
     return _evaluation([runner for runner, _ in opened], absent, predictions, dataset, spec, options, reused, seconds)
@@ -309,16 +304,7 @@ def _evaluation(
         classes=names,
         missing_classes=tuple(name for name, count in zip(names, counts, strict=True) if not count),
         accuracies=tuple(
-            accuracy_report(
-                classes,
-                labels,
-                names,
-                confidence,
-                artifact=runner.name,
-                backend=runner.backend,
-                precision=runner.precision,
-                sha256=runner.artifact.sha256,
-            )
+            accuracy_report(classes, labels, names, confidence, runner)
             for runner, classes in zip(runners, top, strict=True)
         ),
         pairs=tuple(

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from skdeploy.accuracy.baseline import BaselineReport
 from skdeploy.accuracy.statistics import Decision, Pairs, decide, drop_interval, images_to_decide, mcnemar, wilson
+from skdeploy.bundle.runners import Runner
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.images.arrays import Labels
@@ -185,15 +186,7 @@ def class_names(labels: tuple[str, ...], classes: int) -> tuple[str, ...]:
 
 
 def accuracy_report(
-    top: TopClasses,
-    labels: Labels,
-    names: tuple[str, ...],
-    confidence: float,
-    *,
-    artifact: str,
-    backend: str,
-    precision: Precision,
-    sha256: str,
+    top: TopClasses, labels: Labels, names: tuple[str, ...], confidence: float, runner: Runner
 ) -> AccuracyReport:
     """Accuracy from the best classes of each image, (N, up to 5), best first, and the labels, (N,), 0..len(names)-1."""
     images, classes = len(labels), len(names)
@@ -201,10 +194,10 @@ def accuracy_report(
     confusion = np.bincount(labels * classes + top[:, 0], minlength=classes * classes).reshape(classes, classes)
     of_class, hits = confusion.sum(axis=1), confusion.diagonal()
     return AccuracyReport(
-        artifact=artifact,
-        backend=backend,
-        precision=precision,
-        sha256=sha256,
+        artifact=runner.name,
+        backend=runner.backend,
+        precision=runner.precision,
+        sha256=runner.artifact.sha256,
         images=images,
         top1=share(int(right[:, 0].sum()), images, confidence),
         top5=share(int(right[:, :TOP].any(axis=1).sum()), images, confidence) if classes > TOP else None,

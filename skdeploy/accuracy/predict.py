@@ -12,8 +12,7 @@ from pydantic import Field
 
 from skdeploy.accuracy.gate import NotEvaluated, class_names
 from skdeploy.accuracy.predictions import best_classes
-from skdeploy.accuracy.sessions import open_all
-from skdeploy.accuracy.streaming import logits_of
+from skdeploy.accuracy.streaming import logits_of, open_all
 from skdeploy.backends.base import Array
 from skdeploy.bundle import contents
 from skdeploy.bundle.folder import load_bundle
@@ -92,17 +91,13 @@ def predict(
     crops = [crop_file(image, spec).pixels for image in images]
     names = class_names(spec.labels, spec.network.classes)
     found: list[list[ArtifactPrediction]] = [[] for _ in images]
-    opened, absent = open_all(wanted, optional)
-    try:
+    with open_all(wanted, optional) as (opened, absent):
         for runner, session in opened:
             feeds = list(batches_of(crops, spec, session.inputs, RUN_BATCH))
             logits = logits_of(runner, session, feeds, lambda n: str(images[n]))
             for of_image, top, chances in zip(found, best_classes(logits), softmax(logits), strict=True):
                 guesses = tuple(Guess(number=int(n), label=names[n], probability=float(chances[n])) for n in top)
                 of_image.append(ArtifactPrediction(artifact=runner.name, backend=runner.backend, top=guesses))
-    finally:
-        for _, session in opened:
-            session.close()
     return Predicted(
         images=tuple(
             ImagePrediction(image=printable(str(image)), predictions=tuple(predictions))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import numpy as np
 
+from skdeploy.accuracy.gate import NotEvaluated
 from skdeploy.accuracy.predictions import Predictions
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import OUTPUT, check_outputs, run_batches
 from skdeploy.bundle.runners import Runner
 from skdeploy.core import cpu
-from skdeploy.core.errors import ParityError, UsageError
+from skdeploy.core.errors import DependencyError, ParityError, UsageError
 from skdeploy.core.listing import some_lines
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import InputSpec, ModelSpec, Preprocess, TensorSpec
@@ -43,6 +45,26 @@ class Batch:
     rows: list[int]
     unreadable: list[Unreadable]
     feeds: dict[FeedKind, Feeds]
+
+
+@contextmanager
+def open_all(
+    runners: Sequence[Runner], optional: Sequence[Runner]
+) -> Iterator[tuple[list[tuple[Runner, Session]], list[NotEvaluated]]]:
+    """Sessions of all that run here, closed at the end, and the reasons of what does not. Raises what opening one of
+    ``runners`` raises; ``optional`` ones are recorded instead, where a package, driver or device is missing.
+    """
+    opened: list[tuple[Runner, Session]] = []
+    absent: list[NotEvaluated] = []
+    with ExitStack() as stack:
+        for runner in (*runners, *optional):
+            try:
+                opened.append((runner, stack.enter_context(runner.open())))
+            except DependencyError as error:
+                if runner in runners:
+                    raise
+                absent.append(NotEvaluated(artifact=runner.name, backend=runner.backend, reason=error.message))
+        yield opened, absent
 
 
 def crop_kind(spec: ModelSpec) -> CropKind:

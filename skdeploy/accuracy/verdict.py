@@ -29,7 +29,7 @@ from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import GraphFacts
 from skdeploy.core.spec import Precision
 from skdeploy.parity.reference import TORCH_REFERENCE
-from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport
+from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport, TensorHeadroom
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation, PairedReport
@@ -120,8 +120,7 @@ def failures_of(facts: Facts) -> tuple[str, ...]:
             if pair.decision == "fail"
         ]
         found += facts.accuracy.baseline.failures if facts.accuracy.baseline is not None else ()
-    if _is_short(facts.headroom) and facts.headroom is not None:
-        least = facts.headroom.tensors[0]
+    if (least := _short(facts.headroom)) is not None:
         found.append(f"FP16 headroom {least.headroom:.2f}x at {least.tensor}, {MIN_HEADROOM:g}x is least")
     if facts.blame is not None and facts.blame.guilty is not None:
         found.append(f"{facts.blame.guilty}, by `verify --blame`")
@@ -206,8 +205,10 @@ def _qualified(facts: Facts, before: str) -> str:
     return before + "; ".join(said) if said else ""
 
 
-def _is_short(headroom: HeadroomReport | None) -> bool:
-    return headroom is not None and bool(headroom.tensors) and headroom.tensors[0].headroom < MIN_HEADROOM
+def _short(headroom: HeadroomReport | None) -> TensorHeadroom | None:
+    """The tensor with the least headroom, if that is too little."""
+    least = headroom.tensors[0] if headroom is not None and headroom.tensors else None
+    return least if least is not None and least.headroom < MIN_HEADROOM else None
 
 
 def _points(facts: Facts) -> list[Point]:
@@ -223,8 +224,7 @@ def _points(facts: Facts) -> list[Point]:
             points += [Point("bad", "Baseline", failure) for failure in facts.accuracy.baseline.failures]
     if facts.blame is not None and facts.blame.guilty is not None:
         points.append(Point("bad", "Blame", facts.blame.verdict))
-    if _is_short(facts.headroom) and facts.headroom is not None:
-        least = facts.headroom.tensors[0]
+    if (least := _short(facts.headroom)) is not None:
         text = f"{least.tensor} has {least.headroom:.2f}x, {MIN_HEADROOM:g}x is least"
         points.append(Point("bad", "FP16 headroom", text))
     manifest = facts.manifest

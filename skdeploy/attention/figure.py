@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from skdeploy.attention.interval import half_width
-from skdeploy.attention.report import AttentionReport, Curve, UnitAttention
+from skdeploy.attention.report import AttentionReport, UnitAttention, half_width
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import written_whole
 from skdeploy.core.packages import require
 
 Axes = Any
-Order = NDArray[np.intp]
 Figure = Any
 
 SUFFIXES: Final = (".svg", ".png", ".pdf")
@@ -86,7 +83,7 @@ def write_figure(report: AttentionReport, path: Path) -> None:
 
 def draw(report: AttentionReport) -> Figure:
     """Above, one panel a unit and compared branch, all on one scale; below, the channel profiles of the chosen units."""
-    panels = list(_panels(report))
+    panels = [Panel(unit, branch) for unit in report.units for branch in unit.compared]
     profiled = [panel for panel in panels if panel.unit.curve(report.graphs[0].name, panel.branch).profiles]
     columns = min(len(panels), min(COLUMNS, key=lambda count: (-len(panels) % count, -count)))
     rows, profile_rows = -(-len(panels) // columns), -(-len(profiled) // columns)
@@ -98,23 +95,17 @@ def draw(report: AttentionReport) -> Figure:
     parts = figure.subfigures(
         1 + bool(profiled), 1, height_ratios=[rows, profile_rows] if profiled else None, squeeze=False
     )[:, 0]
+    parts[0].suptitle(_heading(report, columns), fontsize=9)
     axes = parts[0].subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axis, panel in zip(axes, panels, strict=False):
         _draw_curves(axis, panel, report)
-    _finish(axes, len(panels), columns, "size of the central object")
-    parts[0].suptitle(_heading(report, columns), fontsize=9)
-    parts[0].supylabel(_difference_label(report), fontsize=8)
-    handles, labels = axes[0].get_legend_handles_labels()
-    parts[0].legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    _finish(parts[0], axes, len(panels), columns, "size of the central object", _difference_label(report))
     if profiled:
         axes = parts[1].subplots(profile_rows, columns, squeeze=False, sharey=True).ravel()
         for axis, panel in zip(axes, profiled, strict=False):
             _draw_profile(axis, panel, report)
         sorted_by = f"channel, sorted by {_name(report.graphs[0].name)} at {report.scales[0]:g}x"
-        _finish(axes, len(profiled), columns, sorted_by)
-        parts[1].supylabel(f"mean attention to {_larger(report)}", fontsize=8)
-        handles, labels = axes[0].get_legend_handles_labels()
-        parts[1].legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        _finish(parts[1], axes, len(profiled), columns, sorted_by, f"mean attention to {_larger(report)}")
     return figure
 
 
@@ -140,42 +131,36 @@ def _draw_curves(axis: Axes, panel: Panel, report: AttentionReport) -> None:
 def _draw_profile(axis: Axes, panel: Panel, report: AttentionReport) -> None:
     """The FP32 graph as a line at the smallest scale and as points at the largest; there, the last graph on top."""
     first = panel.unit.curve(report.graphs[0].name, panel.branch)
-    order = np.argsort(np.array(first.profiles[0].attention), kind="stable")
+    least, most = (np.array(profile.attention) for profile in first.profiles)
+    order = np.argsort(least, kind="stable")
     channels = np.arange(len(order))
     axis.axhline(1 / len(panel.unit.branches), color="0.75", linewidth=0.8, zorder=0)
     name = _name(report.graphs[0].name)
     small, large = (f"{profile.scale:g}x" for profile in first.profiles)
-    axis.plot(channels, _sorted(first, 0, order), color="#000000", linewidth=1.4, label=f"{name}, {small}")
+    axis.plot(channels, least[order], color="#000000", linewidth=1.4, label=f"{name}, {small}")
     axis.plot(
-        channels, _sorted(first, 1, order), linestyle="", marker="o", markersize=3.2, fillstyle="none", color="#0072B2",
+        channels, most[order], linestyle="", marker="o", markersize=3.2, fillstyle="none", color="#0072B2",
         markeredgewidth=0.7, label=f"{name}, {large}",
     )  # fmt: skip
     if len(report.graphs) > 1:
-        last = panel.unit.curve(report.graphs[-1].name, panel.branch)
+        last = np.array(panel.unit.curve(report.graphs[-1].name, panel.branch).profiles[1].attention)
         axis.plot(
-            channels, _sorted(last, 1, order), linestyle="", marker="x", markersize=2.6, color="#D55E00",
+            channels, last[order], linestyle="", marker="x", markersize=2.6, color="#D55E00",
             markeredgewidth=0.7, label=f"{_name(report.graphs[-1].name)}, {large}",
         )  # fmt: skip
     axis.set_title(panel.title, fontsize=8)
 
 
-def _sorted(curve: Curve, profile: int, order: Order) -> list[float]:
-    return [curve.profiles[profile].attention[channel] for channel in order]
-
-
-def _panels(report: AttentionReport) -> Iterator[Panel]:
-    for unit in report.units:
-        for branch in unit.compared:
-            yield Panel(unit, branch)
-
-
-def _finish(axes: Sequence[Axes], used: int, columns: int, label: str) -> None:
+def _finish(part: Figure, axes: Sequence[Axes], used: int, columns: int, label: str, side: str) -> None:
     """Empty places show nothing; the lowest panel of each column gets the label, and the tick labels that sharing took away."""
     for axis in axes[used:]:
         axis.set_visible(False)
     for axis in axes[max(0, used - columns) : used]:
         axis.tick_params(labelbottom=True)
         axis.set_xlabel(label)
+    part.supylabel(side, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    part.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
 
 
 def _heading(report: AttentionReport, columns: int) -> str:

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.attention.gates import Attention, Gate
-from skdeploy.attention.interval import half_width
-from skdeploy.attention.report import Activity, Agreement, Curve, Growth, Profile, UnitAttention
+from skdeploy.attention.report import Activity, Agreement, Curve, Growth, Profile, UnitAttention, half_width
 from skdeploy.core.architecture import DescribedSpec
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import ModelSpec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -52,14 +53,14 @@ def chain_of(bundle: Bundle) -> tuple[Stage, ...]:
         if artifact.format == "onnx":
             chain.append(_graph_stage(bundle, artifact, feed, before))
         elif artifact.format == "engine":
-            chain.append(_engine_stage(bundle, artifact, before))
+            precision, spec = artifact.precision or Precision.FP32, bundle.manifest.model
+            where = bundle.check(artifact), backend_of(artifact), artifact.sha256
+            chain.append(EngineStage(artifact.path, *where, precision, spec, before=before))
     return tuple(chain)
 
 
 def _torch_stages(bundle: Bundle, weights: Path, feed: Callable[[Pixels], Inputs]) -> list[Stage]:
-    spec = bundle.manifest.model
-
-    network = Network(spec, weights)
+    network = Network(bundle.manifest.model, weights)
 
     @cache
     def deploy() -> nn.Module:
@@ -67,12 +68,9 @@ def _torch_stages(bundle: Bundle, weights: Path, feed: Callable[[Pixels], Inputs
 
         return fold(network.module)
 
-    def training() -> nn.Module:
-        return network.module
-
     return [
-        TorchStage(FLOAT64, training, feed, double=True),
-        TorchStage(FLOAT32, training, feed, before=FLOAT64),
+        TorchStage(FLOAT64, lambda: network.module, feed, double=True),
+        TorchStage(FLOAT32, lambda: network.module, feed, before=FLOAT64),
         TorchStage(DEPLOY, deploy, feed, before=FLOAT32, folded=True),
     ]
 
@@ -110,24 +108,5 @@ def _graph_stage(
     def shifts() -> Mapping[str, float]:
         return offsets(twin(), load_ranges(file), patterns, keep_grouped=bool(keep_grouped), half=half)
 
-    return GraphStage(
-        plain.name,
-        plain.load,
-        plain.precision,
-        feed,
-        before=before,
-        twin=GraphStage(f"{made_from.path}, channels equalized", twin, Precision.FP32, feed),
-        offsets=shifts,
-    )
-
-
-def _engine_stage(bundle: Bundle, artifact: Artifact, before: str | None) -> EngineStage:
-    return EngineStage(
-        artifact.path,
-        bundle.check(artifact),
-        backend_of(artifact),
-        artifact.sha256,
-        artifact.precision or Precision.FP32,
-        bundle.manifest.model,
-        before=before,
-    )
+    before_int8 = GraphStage(f"{made_from.path}, channels equalized", twin, Precision.FP32, feed)
+    return replace(plain, twin=before_int8, offsets=shifts)

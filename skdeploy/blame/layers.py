@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,18 +66,6 @@ class Recording:
         """What the suspected stage must be given for a tensor to have the reference's: in float32, the offset taken away."""
         reference = self.get(pair.reference)
         return (reference - pair.offset if pair.offset else reference).astype(np.float32)
-
-
-class InnerTensors(Protocol):
-    """A stage that can be looked into. ``pixels``: one image, uint8 (N, H, W, C), N copies where the batch is fixed."""
-
-    def stream(self, pixels: NDArray[np.uint8], names: frozenset[str], visit: Visit) -> None:
-        """Runs the stage and shows the tensors of these names, in the order that they are made in, one at a time."""
-
-    def stream_own(
-        self, pixels: NDArray[np.uint8], pairs: tuple[Pair, ...], recording: Recording, visit: VisitOwn
-    ) -> None:
-        """Computes each pair's tensor from the recorded ones, and shows it, in the order of the network."""
 
 
 def decibels(expected: Array, found: Array) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,16 +21,22 @@ from skdeploy.parity.tasks import judged, resized, task_of
 BATCHES: Final = (1, 2, 5, 32)
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is run: an artifact's path, the backend it runs on, its precision and the card's tolerance for that."""
+
+    artifact: str
+    backend: str
+    precision: Precision
+    tolerance: Tolerance
+
+
 def compare(
     session: Session,
     pixels: Pixels | Inputs,
     reference: Outputs,
     spec: ModelSpec,
-    *,
-    artifact: str,
-    backend: str,
-    precision: Precision,
-    tolerance: Tolerance,
+    who: Subject,
     name_of: Callable[[int], str] | None = None,
 ) -> Comparison:
     """Runs ``session`` on the crops and compares its outputs with ``reference``. ``name_of`` names an image."""
@@ -37,20 +44,21 @@ def compare(
     outputs = run_images(session, pixels, spec)
     problems = task.check(outputs, len(pixels), spec)
     if not problems:
-        metrics = task.measure(reference, judged(task, outputs), tolerance)
-        problems = task.violations(metrics, tolerance, name_of)
+        metrics = task.measure(reference, judged(task, outputs), who.tolerance)
+        problems = task.violations(metrics, who.tolerance, name_of)
     return Comparison(
-        artifact=artifact,
-        backend=backend,
-        precision=precision,
+        artifact=who.artifact,
+        backend=who.backend,
+        precision=who.precision,
         verdict="fail" if problems else "pass",
         metrics=metrics,
         problems=problems,
     )
 
 
-def unproven(artifact: str, backend: str, precision: Precision, error: SkdeployError) -> Comparison:
+def unproven(who: Subject, error: SkdeployError) -> Comparison:
     """The record of an artifact that cannot run on this machine."""
+    artifact, backend, precision = who.artifact, who.backend, who.precision
     return Comparison(artifact=artifact, backend=backend, precision=precision, verdict="unproven", reason=error.message)
 
 

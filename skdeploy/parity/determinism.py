@@ -28,23 +28,15 @@ from skdeploy.core.spec import ModelSpec, Tolerance
 from skdeploy.engines.options import BuildOptions, of_record
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.parity.compare import Subject
 from skdeploy.parity.report import Rebuild, RunToRun
 from skdeploy.parity.tasks import judged, task_of
 
 
-def run_to_run(
-    session: Session,
-    pixels: Pixels,
-    spec: ModelSpec,
-    *,
-    artifact: str,
-    backend: str,
-    tolerance: float,
-    images: int = RUN_BATCH,
-) -> RunToRun:
-    """One batch of so many images, twice. Other bits are recorded; an error above ``tolerance`` of the largest value fails."""
+def run_to_run(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject, images: int = RUN_BATCH) -> RunToRun:
+    """One batch of so many images, twice. Other bits are recorded; an error above the tolerance fails."""
     feeds = one_batch(session, pixels, spec, images)
-    task = task_of(spec)
+    task, tolerance = task_of(spec), who.tolerance.max_rel_error
     first, second = (judged(task, session.run(feeds)) for _ in range(2))
     differing, error = sum(_differing(first[name], second[name]) for name in first), largest_difference(first, second)
     problem = ""
@@ -52,8 +44,8 @@ def run_to_run(
         among = f"by {error:.1e} of the largest {task.value}, allowed {tolerance:.0e}"
         problem = f"two runs of the same images differ {among}"
     return RunToRun(
-        artifact=artifact,
-        backend=backend,
+        artifact=who.artifact,
+        backend=who.backend,
         images=len(next(iter(first.values()))),
         values=sum(value.size for value in first.values()),
         differing=differing,

@@ -16,13 +16,13 @@ from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
 from skdeploy.images.dataset import Dataset, Pixels, normalise
 from skdeploy.images.feeds import RUN_BATCH
-from skdeploy.parity.compare import batch_invariance, compare, unproven
+from skdeploy.parity.compare import Subject, batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.golden import Golden
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
-from skdeploy.parity.suites import SYNTHETIC, Subject, has_dynamic_size, prepare, run_memory, run_suites
+from skdeploy.parity.suites import SYNTHETIC, has_dynamic_size, prepare, run_memory, run_suites
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
 
 if TYPE_CHECKING:
@@ -88,30 +88,18 @@ def prove(
     for artifact, runs_on, gpu in runs:
         precision = artifact.precision or Precision.FP32
         tolerance = tolerance_of(spec, precision)
+        who = Subject(artifact.path, runs_on, precision, tolerance)
         progress.update(f"{artifact.path} on {runs_on}")
         try:
             session = open_artifact(bundle, artifact, runs_on, gpu)
         except DependencyError as error:
             if artifact.format == "onnx":  # runs wherever skdeploy is whole: without it, nothing would be proven
                 raise
-            comparisons.append(unproven(artifact.path, runs_on, precision, error))
+            comparisons.append(unproven(who, error))
             continue
-        who = Subject(artifact.path, runs_on, precision, tolerance)
         deployed = artifact is last_graph or artifact.format == "engine"
         with session:
-            comparisons.append(
-                compare(
-                    session,
-                    fed,
-                    wanted,
-                    spec,
-                    artifact=artifact.path,
-                    backend=runs_on,
-                    precision=precision,
-                    tolerance=tolerance,
-                    name_of=seen.name_of,
-                )
-            )
+            comparisons.append(compare(session, fed, wanted, spec, who, seen.name_of))
             if comparisons[-1].verdict != "pass":
                 continue
             if suites is not None or deployed:
@@ -119,17 +107,7 @@ def prove(
             if suites is not None and MEMORY in suites:
                 results.append(run_memory(session, pixels, spec, who))
             if deployed:
-                repeated.append(
-                    run_to_run(
-                        session,
-                        pixels,
-                        spec,
-                        artifact=artifact.path,
-                        backend=runs_on,
-                        tolerance=tolerance.max_rel_error,
-                        images=REPEATED if suites is None else RUN_BATCH,
-                    )
-                )
+                repeated.append(run_to_run(session, pixels, spec, who, REPEATED if suites is None else RUN_BATCH))
             if artifact is last_graph and runs_on == onnxruntime.NAME:
                 progress.update(f"{artifact.path}, batch by batch")
                 invariance = batch_invariance(

@@ -33,8 +33,9 @@ from skdeploy.backends.logits import one_batch, run_images
 from skdeploy.backends.metrics import Outputs, largest, largest_difference
 from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
-from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
+from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
 from skdeploy.images.dataset import Dataset, Pixels
+from skdeploy.parity.compare import Subject
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.report import MEMORY, SuiteResult
 from skdeploy.parity.tasks import Task, judged, task_of
@@ -58,16 +59,6 @@ OVERFLOW: Final = (
 )
 ROUNDED: Final = "FP16 is judged on images: made-up input informs"
 NO_REFERENCE: Final = "the reference itself is not finite on it"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is run: an artifact's path, the backend it runs on, its precision and the card's tolerance for that."""
-
-    artifact: str
-    backend: str
-    precision: Precision
-    tolerance: Tolerance
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ import math
 import shlex
 from collections.abc import Iterator
 
-from skdeploy.attention.interval import half_width
-from skdeploy.attention.report import AttentionReport, Curve, UnitAttention, findings
+from skdeploy.attention.report import AttentionReport, Curve, UnitAttention, findings, half_width
 from skdeploy.report.blocks import (
     Absent,
     Block,

@@ -13,7 +13,7 @@ import pytest
 from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
 from skdeploy.accuracy.gate import Evaluation, accuracy_report
 from skdeploy.core.errors import UsageError
-from skdeploy.core.spec import Precision
+from tests.accuracy.runners import runner_of
 
 IMAGES = 1000
 
@@ -25,18 +25,7 @@ def evaluated(*correct: int, digest: str = "a", labels: str = "b", images: int =
     for number, right in enumerate(correct):
         top = np.tile([1, 0], (images, 1))
         top[:right] = [0, 1]
-        reports.append(
-            accuracy_report(
-                top,
-                truth,
-                ("cat", "dog"),
-                0.95,
-                artifact=f"model{number}.onnx",
-                backend="onnxruntime",
-                precision=Precision.FP32,
-                sha256="0" * 64,
-            )
-        )
+        reports.append(accuracy_report(top, truth, ("cat", "dog"), 0.95, runner_of(f"model{number}.onnx")))
     return Evaluation(
         dataset="eval",
         dataset_sha256=digest * 64,

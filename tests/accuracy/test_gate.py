@@ -9,31 +9,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from skdeploy.accuracy.gate import (
-    AccuracyReport,
-    Evaluation,
-    PairedReport,
-    accuracy_report,
-    class_names,
-    paired_report,
-)
+from skdeploy.accuracy.gate import AccuracyReport, Evaluation, PairedReport, accuracy_report, class_names, paired_report
 from skdeploy.core.errors import AccuracyError
-from skdeploy.core.spec import Precision
+from tests.accuracy.runners import runner_of
 
 NAMES = tuple(f"class {n}" for n in range(7))
 
 
 def report(top: NDArray[np.int64], labels: NDArray[np.int64], names: tuple[str, ...] = NAMES) -> AccuracyReport:
-    return accuracy_report(
-        top,
-        labels,
-        names,
-        0.95,
-        artifact="model.onnx",
-        backend="onnxruntime",
-        precision=Precision.FP32,
-        sha256="0" * 64,
-    )
+    return accuracy_report(top, labels, names, 0.95, runner_of("model.onnx"))
 
 
 def random_predictions(images: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

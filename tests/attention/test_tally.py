@@ -9,7 +9,7 @@ from scipy import stats
 
 from skdeploy.attention.experiment import measure
 from skdeploy.attention.gates import Gate, find_gates
-from skdeploy.attention.interval import half_width
+from skdeploy.attention.report import half_width
 from skdeploy.attention.tally import Tally, correlation, growth
 from skdeploy.core.errors import IntegrityError
 from tests.attention.networks import K3, K5, half, spec_of, subject, unit

@@ -15,7 +15,7 @@ from skdeploy.backends.logits import OUTPUT, run_images
 from skdeploy.core.errors import DependencyError
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
 from skdeploy.images.feeds import batches_of, feeds_of
-from skdeploy.parity.compare import batch_invariance, compare, unproven
+from skdeploy.parity.compare import Subject, batch_invariance, compare, unproven
 from skdeploy.parity.report import Comparison
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
@@ -74,10 +74,7 @@ def verdict_of(session: Session, pixels: Array, reference: Array, spec: ModelSpe
         pixels,
         {OUTPUT: reference},
         spec,
-        artifact="model.onnx",
-        backend="test",
-        precision=Precision.FP32,
-        tolerance=spec.tolerance[Precision.FP32],
+        Subject("model.onnx", "test", Precision.FP32, spec.tolerance[Precision.FP32]),
     )
 
 
@@ -235,8 +232,9 @@ def test_a_fixed_batch_has_nothing_to_vary(tiny: ModelSpec) -> None:
     assert session.fed == []
 
 
-def test_what_cannot_run_is_unproven_with_the_reason() -> None:
-    found = unproven("engines/x.engine", "tensorrt", Precision.FP16, DependencyError("no GPU", advice="get one"))
+def test_what_cannot_run_is_unproven_with_the_reason(tiny: ModelSpec) -> None:
+    engine = Subject("engines/x.engine", "tensorrt", Precision.FP16, tiny.tolerance[Precision.FP32])
+    found = unproven(engine, DependencyError("no GPU", advice="get one"))
     assert (found.verdict, found.reason, found.metrics) == ("unproven", "no GPU", None)
 
 

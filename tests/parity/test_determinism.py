@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,16 @@ from skdeploy.backends.base import Session
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_file
-from skdeploy.core.spec import ModelSpec, Precision, Target, TensorSpec
+from skdeploy.core.spec import ModelSpec, Precision, Target, TensorSpec, Tolerance
 from skdeploy.engines._build import BatchProfile
 from skdeploy.images.dataset import open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
+from skdeploy.parity.compare import Subject
 from skdeploy.parity.determinism import differing_bytes, rebuild, recorded_options, run_to_run
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    Array,
-    card,
-)
+from tests.graphs.networks import Array, card
 from tests.tiny import CARD
 
 
@@ -51,11 +50,12 @@ def tiny(tiny_spec: TinySpec) -> ModelSpec:
     return card(tiny_spec(2))
 
 
+WHO = Subject("x", "test", Precision.FP32, Tolerance(max_rel_error=1e-2, min_cosine=0.9, min_sqnr_db=0))
 PIXELS = np.zeros((3, 20, 24, 3), np.uint8)
 
 
 def test_other_bits_are_counted_and_within_the_tolerance_recorded(tiny: ModelSpec) -> None:
-    found = run_to_run(Drifting(tiny, 1e-3), PIXELS, tiny, artifact="x", backend="test", tolerance=1e-2)
+    found = run_to_run(Drifting(tiny, 1e-3), PIXELS, tiny, WHO)
     assert (found.images, found.values, found.differing, found.verdict) == (3, 15, 3, "pass")
     assert found.max_rel_error == pytest.approx(1e-3, rel=1e-4)  # float32
 
@@ -63,15 +63,15 @@ def test_other_bits_are_counted_and_within_the_tolerance_recorded(tiny: ModelSpe
 @pytest.mark.parametrize("step", [0.1, np.nan, np.inf])
 def test_runs_that_differ_by_more_fail(tiny: ModelSpec, step: float) -> None:
     with np.errstate(invalid="ignore"):
-        found = run_to_run(Drifting(tiny, step), PIXELS, tiny, artifact="x", backend="test", tolerance=1e-2)
+        found = run_to_run(Drifting(tiny, step), PIXELS, tiny, WHO)
     assert found.verdict == "fail"
     assert "two runs of the same images differ by" in found.problem
     assert type(found).model_validate_json(found.model_dump_json()) == found
 
 
 def test_a_batch_is_one_that_the_engine_takes(tiny: ModelSpec) -> None:
-    few = run_to_run(Drifting(tiny, 0, (4, 8, 8)), PIXELS, tiny, artifact="x", backend="test", tolerance=1e-2)
-    many = run_to_run(Drifting(tiny, 0, (1, 2, 2)), PIXELS, tiny, artifact="x", backend="test", tolerance=1e-2)
+    few = run_to_run(Drifting(tiny, 0, (4, 8, 8)), PIXELS, tiny, WHO)
+    many = run_to_run(Drifting(tiny, 0, (1, 2, 2)), PIXELS, tiny, WHO)
     assert (few.images, many.images) == (4, 2)
 
 
@@ -182,6 +182,8 @@ def test_logits_of_two_builds_agree_on_a_gpu(bundle: Bundle, made: Path) -> None
 def test_onnxruntime_repeats_its_bits(bundle: Bundle, made: Path) -> None:
     spec = bundle.manifest.model
     pixels = open_dataset(made / "images.npz").load(spec)
+    exact = WHO.tolerance.model_copy(update={"max_rel_error": 0.0})
+    who = replace(WHO, tolerance=exact)
     with onnxruntime.open_session(bundle.folder / "model.fp16.onnx") as session:
-        found = run_to_run(session, pixels, spec, artifact="model.fp16.onnx", backend="onnxruntime", tolerance=0.0)
+        found = run_to_run(session, pixels, spec, who)
     assert (found.differing, found.verdict) == (0, "pass")

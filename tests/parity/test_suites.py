@@ -17,6 +17,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
 from skdeploy.images.dataset import Dataset
 from skdeploy.line.stations.engine import image_sizes
+from skdeploy.parity.compare import Subject
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.suites import (
     ALL,
@@ -25,7 +26,6 @@ from skdeploy.parity.suites import (
     ROUNDED,
     SYNTHETIC,
     Prepared,
-    Subject,
     check_suites,
     has_dynamic_size,
     layouts,
