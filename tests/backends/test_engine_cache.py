@@ -40,10 +40,6 @@ def test_what_was_written_is_there_the_next_time(tmp_path: Path) -> None:
     with engine_folder(tmp_path, "key") as folder:
         assert names(folder) == {ENGINE}
         assert (folder / ENGINE).stat().st_mtime_ns == before.st_mtime_ns
-
-
-def test_another_key_is_another_folder(tmp_path: Path) -> None:
-    filled(tmp_path)
     with engine_folder(tmp_path, "another") as folder:
         assert names(folder) == set()
 

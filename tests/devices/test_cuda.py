@@ -66,12 +66,8 @@ def asked_again() -> Iterator[None]:
     cuda._ask.cache_clear()
 
 
-def use(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
-
-
 def test_devices_as_the_driver_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(Driver(), monkeypatch)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
     assert cuda.devices() == (
         cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30),
         cuda.CudaDevice(1, "NVIDIA T4", "7.5", 24 << 30),
@@ -89,7 +85,7 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(Driver(count=0), monkeypatch)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(count=0))
     assert cuda.devices() == ()
     assert cuda.driver_problem() == "the NVIDIA driver sees no GPU"
 
@@ -102,7 +98,7 @@ def test_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_driver_that_refuses(function: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(Driver(fails={function: code}), monkeypatch)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver(fails={function: code}))
     assert cuda.devices() == ()
     assert words in cuda.driver_problem()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,57 +49,41 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
-def test_auto_is_tensorrt_where_there_is_a_gpu(machine: Machine) -> None:
-    machine.has("tensorrt", "tensorrt_rtx", gpus=(GPU,))
-    assert engines.choose(Target.AUTO) == ("tensorrt", "TensorRT 11.4.0.106 builds for NVIDIA L4")
+BOTH = ("tensorrt", "tensorrt_rtx")
 
 
-def test_auto_is_rtx_ahead_of_time_without_a_gpu(machine: Machine) -> None:
-    machine.has("tensorrt", "tensorrt_rtx")
+@pytest.mark.parametrize(
+    ("packages", "on", "chosen", "reasons"),
+    [
+        (BOTH, {"gpus": (GPU,)}, "tensorrt", ["TensorRT 11.4.0.106 builds for NVIDIA L4"]),
+        (BOTH, {}, "tensorrt_rtx", ["ahead of time", "not TensorRT: no NVIDIA driver"]),
+        (BOTH, {"gpus": (GPU,), "tensorrt": "8.6.1"}, "tensorrt_rtx", ["8.6.1 is older than 10"]),
+        ((), {"gpus": (GPU,)}, None, ["tensorrt is not installed", "tensorrt_rtx is not installed"]),
+        (("tensorrt_rtx",), {"machine": "aarch64"}, None, ["x86-64 only, this is aarch64"]),
+    ],
+    ids=["GPU", "no GPU", "old TensorRT", "nothing installed", "ARM without a GPU"],
+)
+def test_auto_is_the_first_that_builds_here(
+    packages: tuple[str, ...], on: dict[str, Any], chosen: str | None, reasons: list[str], machine: Machine
+) -> None:
+    machine.has(*packages, **on)
     name, reason = engines.choose(Target.AUTO)
-    assert name == "tensorrt_rtx"
-    assert "ahead of time" in reason
-    assert "not TensorRT: no NVIDIA driver" in reason
-
-
-def test_auto_is_rtx_where_tensorrt_is_too_old(machine: Machine) -> None:
-    machine.has("tensorrt", "tensorrt_rtx", gpus=(GPU,), tensorrt="8.6.1")
-    name, reason = engines.choose(Target.AUTO)
-    assert name == "tensorrt_rtx"
-    assert "8.6.1 is older than 10" in reason
-
-
-def test_auto_is_no_engine_where_nothing_is_installed(machine: Machine) -> None:
-    machine.has(gpus=(GPU,))
-    name, reason = engines.choose(Target.AUTO)
-    assert name is None
-    assert "tensorrt is not installed" in reason
-    assert "tensorrt_rtx is not installed" in reason
-
-
-def test_auto_is_no_engine_on_arm_without_a_gpu(machine: Machine) -> None:
-    machine.has("tensorrt_rtx", machine="aarch64")
-    name, reason = engines.choose(Target.AUTO)
-    assert name is None
-    assert "x86-64 only, this is aarch64" in reason
+    assert name == chosen
+    assert all(words in reason for words in reasons)
 
 
 def test_onnx_is_no_engine(machine: Machine) -> None:
-    machine.has("tensorrt", "tensorrt_rtx", gpus=(GPU,))
+    machine.has(*BOTH, gpus=(GPU,))
     assert engines.choose(Target.ONNX)[0] is None
 
 
-@pytest.mark.parametrize(("target", "packages"), [(Target.TENSORRT, "tensorrt"), (Target.TENSORRT_RTX, "tensorrt_rtx")])
-def test_explicit_target_is_taken(target: Target, packages: str, machine: Machine) -> None:
-    machine.has(packages, gpus=(GPU,))
-    assert engines.choose(target)[0] == packages
-
-
 @pytest.mark.parametrize(("target", "extra"), [(Target.TENSORRT, "tensorrt"), (Target.TENSORRT_RTX, "rtx")])
-def test_explicit_target_that_is_absent_is_an_error(target: Target, extra: str, machine: Machine) -> None:
+def test_explicit_target_is_taken_and_absent_an_error(target: Target, extra: str, machine: Machine) -> None:
     with pytest.raises(DependencyError, match="not installed") as refusal:
         engines.choose(target)
     assert f"skdeploy[{extra}]" in refusal.value.advice
+    machine.has(target.value, gpus=(GPU,))
+    assert engines.choose(target)[0] == target.value
 
 
 def test_tensorrt_without_a_gpu_is_an_error(machine: Machine, tmp_path: Path) -> None:
@@ -112,11 +97,6 @@ def test_unknown_compiler_is_a_usage_error() -> None:
     for call in (engines.compiler, engines.version, engines.obstacle, engines.load):
         with pytest.raises(UsageError, match="no compiler named 'nvcc'"):
             call("nvcc")
-
-
-def test_compiler_gives_the_module() -> None:
-    assert engines.compiler("tensorrt_rtx") is tensorrt_rtx
-    assert (tensorrt.NAME, tensorrt_rtx.NAME) == ("tensorrt", "tensorrt_rtx")
 
 
 # The real machine
