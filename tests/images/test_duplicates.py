@@ -49,9 +49,7 @@ def taken(images: Pixels | list[Pixels], name: str = "x") -> Fingerprints:
 
 @pytest.fixture(scope="module")
 def fashion() -> Pixels:
-    pixels = open_dataset(FASHION).pixels
-    assert pixels is not None
-    return pixels
+    return open_dataset(FASHION).pixels
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,6 @@ def test_a_mirrored_photograph_is_another_image(photos: Pixels) -> None:
 
 def test_no_two_articles_of_fashion_mnist_are_taken_for_one(fashion: Pixels) -> None:
     evaluation = open_dataset(FASHION, archive="evaluation.npz").pixels
-    assert evaluation is not None
     mine, theirs = taken(fashion), taken(evaluation)
     assert near_pairs(mine) == []  # of 130,816 pairs
     assert near_pairs(mine, theirs) == []  # of 1,024,000
