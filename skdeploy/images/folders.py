@@ -60,16 +60,12 @@ def read_folder(source: Path) -> ImageFolder:
             files = list(_files(path, {root, identity}))
             below[entry.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
             others += (file for file in files if file.suffix.lower() not in SUFFIXES)
-    left_out = _left_out(source, others)
-    files = sorted((*top, *(file for found in below.values() for file in found)))
+    files = tuple(sorted((*top, *(file for found in below.values() for file in found))))
     unlabelled = _why_not_classes(source, top, below)
-    if unlabelled:
-        return ImageFolder(tuple(files), unlabelled=unlabelled, left_out=left_out)
-    classes = tuple(sorted(below))
+    classes = () if unlabelled else tuple(sorted(below))
     number = {name: index for index, name in enumerate(classes)}
-    depth = len(source.parts)
-    labels = tuple(number[file.parts[depth]] for file in files)
-    return ImageFolder(tuple(files), classes, labels, left_out=left_out)
+    labels = tuple(number[file.parts[len(source.parts)]] for file in files) if classes else ()
+    return ImageFolder(files, classes, labels, unlabelled, _left_out(source, others))
 
 
 def _why_not_classes(source: Path, top: list[Path], below: dict[str, list[Path]]) -> str:

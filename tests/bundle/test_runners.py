@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from skdeploy.backends import BACKENDS, onnxruntime, running
+from skdeploy.backends import BACKENDS, onnxruntime, running, tensorrt
 from skdeploy.backends.onnxruntime_gpu import CudaOptions
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.runners import check_graph_backend, last_graph, runner_on
-from skdeploy.core.errors import DependencyError, UsageError
+from skdeploy.bundle.runners import check_graph_backend, last_graph, open_artifact, runner_on
+from skdeploy.bundle.station_facts import EngineFacts
+from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
+from skdeploy.engines.compatibility import BuiltFor
 from tests.cli.conftest import asked, card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
 from tests.refused import refused
@@ -22,6 +23,11 @@ from tests.refused import refused
 @pytest.fixture
 def loaded(exported: Path) -> Bundle:  # noqa: F811
     return load_bundle(exported)
+
+
+@pytest.fixture
+def built(loaded: Bundle, tmp_path: Path) -> Bundle:
+    return load_bundle(with_engine(loaded.folder, tmp_path / "engine"))
 
 
 @pytest.mark.parametrize("name", running("onnx"))
@@ -38,11 +44,10 @@ def test_torch_runs_the_weights(loaded: Bundle) -> None:
     assert runner.shown == "torch"
 
 
-def test_a_compiler_runs_its_engine(loaded: Bundle, tmp_path: Path) -> None:
-    bundle = load_bundle(with_engine(loaded.folder, tmp_path / "engine"))
-    assert runner_on(bundle, "tensorrt").artifact.path == "engines/tensorrt-fp16.engine"
+def test_a_compiler_runs_its_engine(built: Bundle) -> None:
+    assert runner_on(built, "tensorrt").artifact.path == "engines/tensorrt-fp16.engine"
     with refused(UsageError, "holds no engine of it", "--target tensorrt_rtx"):
-        runner_on(bundle, "tensorrt_rtx")
+        runner_on(built, "tensorrt_rtx")
 
 
 def test_options_go_to_the_backend(loaded: Bundle) -> None:
@@ -71,22 +76,40 @@ def test_a_runner_opens_on_its_backend_and_no_other(loaded: Bundle) -> None:
         runner_on(loaded, "onnxruntime-cuda").open()
 
 
-def test_a_graph_is_run_without_torch(loaded: Bundle, tmp_path: Path) -> None:
-    """As in an image that only runs bundles: importing torch is made to fail."""
-    from PIL import Image
+# ----- an engine without its weights is given the graph that it was built from, and no other
 
-    Image.new("RGB", (40, 44), (200, 30, 90)).save(tmp_path / "image.png")
-    program = (
-        "import sys; sys.modules['torch'] = None; from pathlib import Path\n"
-        "from skdeploy.accuracy.predict import predict\n"
-        "found = predict(Path(sys.argv[1]), [Path(sys.argv[2])], backend='onnxruntime')\n"
-        "print(found.model_dump_json())"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", program, str(loaded.folder), str(tmp_path / "image.png")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["images"][0]["predictions"][0]["backend"] == "onnxruntime"
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the backend is given, which would want a GPU."""
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(tensorrt, "open_session", lambda path, **options: found.update(options))
+    return found
+
+
+def engine_of(bundle: Bundle, parents: dict[str, str], *, stripped: bool) -> Artifact:
+    engine = bundle.artifact("engines/tensorrt-fp16.engine")
+    built_for = {"compiler": "tensorrt", "version": "10.13.0", "system": "Linux", "machine": "x86_64"}
+    facts = EngineFacts(compiler="tensorrt", built_for=BuiltFor(**built_for, stripped=stripped))
+    provenance = engine.provenance.model_copy(update={"parents": parents})
+    return engine.model_copy(update={"facts": facts, "provenance": provenance})
+
+
+def test_stripped_engine_gets_the_graph_it_was_built_from(built: Bundle, given: dict[str, Any]) -> None:
+    graph = built.artifact("model.fp16.onnx")
+    open_artifact(built, engine_of(built, {graph.path: graph.sha256}, stripped=True), "tensorrt")
+    assert given["weights"] == built.folder / "model.fp16.onnx"
+    assert given["built_for"].stripped
+
+
+def test_whole_engine_gets_none(built: Bundle, given: dict[str, Any]) -> None:
+    open_artifact(built, engine_of(built, {"model.fp16.onnx": "0" * 64}, stripped=False), "tensorrt")
+    assert "weights" not in given
+    assert not given["built_for"].stripped
+
+
+def test_graph_that_has_changed_since_is_refused(built: Bundle, given: dict[str, Any]) -> None:
+    """TensorRT: other weights than those that a plan was stripped of are undefined behaviour."""
+    with refused(IntegrityError, "does not hold the graph", "build the engine again"):
+        open_artifact(built, engine_of(built, {"model.fp16.onnx": "0" * 64}, stripped=True), "tensorrt")
+    assert given == {}

@@ -12,9 +12,7 @@ import pytest
 from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.images.feeds import batches_of, feeds_of
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    card,
-)
+from tests.graphs.networks import card
 from tests.quant.noise import Pixels, normalised, pixels
 
 
