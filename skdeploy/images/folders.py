@@ -60,12 +60,12 @@ def read_folder(source: Path) -> ImageFolder:
             files = list(_files(path, {root, identity}))
             below[entry.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
             others += (file for file in files if file.suffix.lower() not in SUFFIXES)
-    files = tuple(sorted((*top, *(file for found in below.values() for file in found))))
+    every = tuple(sorted((*top, *(file for found in below.values() for file in found))))
     unlabelled = _why_not_classes(source, top, below)
     classes = () if unlabelled else tuple(sorted(below))
     number = {name: index for index, name in enumerate(classes)}
-    labels = tuple(number[file.parts[len(source.parts)]] for file in files) if classes else ()
-    return ImageFolder(files, classes, labels, unlabelled, _left_out(source, others))
+    labels = tuple(number[file.parts[len(source.parts)]] for file in every) if classes else ()
+    return ImageFolder(every, classes, labels, unlabelled, _left_out(source, others))
 
 
 def _why_not_classes(source: Path, top: list[Path], below: dict[str, list[Path]]) -> str:
