@@ -16,6 +16,7 @@ from skdeploy.core.packaged import packaged
 from skdeploy.core.spec import ModelSpec, Precision, Target
 from skdeploy.images.dataset import open_dataset
 from skdeploy.zoo.cards import load_card
+from tests.conftest import FAST
 
 MIN_ACCURACY = 92.5  # what the project asks of the reference, on 10,000 images; see the card for what was measured
 # 2,000 of them: two standard errors of a 94.6 % accuracy are 1.0 point.
@@ -25,7 +26,7 @@ TWO_STANDARD_ERRORS = 1.0
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fashion") / "bundle"
-    export(ExportOptions("sknet-fashion", precision=Precision.FP16, output=folder, target=Target.ONNX))
+    export(ExportOptions("sknet-fashion", precision=Precision.FP16, output=folder, trace=FAST, target=Target.ONNX))
     return folder
 
 
