@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skdeploy.cli.accuracy import AssumeImagenet
+from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, Json
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from skdeploy.attention.report import AttentionReport
 
 
 def attention(
-    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    bundle: BundleFolder,
     data: Annotated[
         Path | None, typer.Option(help="Images: a folder, .npz, .npy or .txt. Default: the card's own.")
     ] = None,
@@ -35,7 +34,7 @@ def attention(
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the curves to this file.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Draw curves and channels: .svg, .png or .pdf.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout, and nothing else there.")] = False,
+    json: Json = False,
 ) -> None:
     """Measure whether units choose larger kernels for larger objects, as the paper's experiment does, in each precision."""
     import time
@@ -45,7 +44,7 @@ def attention(
     from skdeploy.attention.figure import check_figure, write_figure
     from skdeploy.attention.report import csv_text
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.cli.console import ConsoleProgress, write_json
     from skdeploy.core.files import require_places, write_text
 
     if figure is not None:
@@ -71,89 +70,58 @@ def attention(
     if figure is not None:
         write_figure(report, figure)
     if json:
-        print(report.model_dump_json(indent=2))
+        write_json(report)
     else:
-        print_attention(report)
+        _show(report)
 
 
-def print_attention(report: AttentionReport) -> None:
+def _show(report: AttentionReport) -> None:
     """The FP32 curves, how far the other precisions are from them, and what follows."""
-    from rich.markup import escape
-
     from skdeploy.attention.report import findings
-    from skdeploy.cli.console import output_console
+    from skdeploy.report.terminal import Terminal
 
-    console = output_console()
-    console.print(
-        f"Attention of {escape(report.model)} against object size, on {report.images} images of {escape(report.dataset)}",
-        style="italic",
-        soft_wrap=True,
-    )
-    console.print(_curves(report))
-    console.print(
+    terminal = Terminal()
+    terminal.title(f"Attention of {report.model} against object size, on {report.images} images of {report.dataset}")
+    scales = [f">{scale:g}x" for scale in report.scales]
+    terminal.table(["unit", "larger - reference", *scales, ">change", ">images"], _curves(report))
+    terminal.say(
         "mean attention of the larger kernel less that of the reference, in the FP32 graph; change: from "
-        f"{report.scales[0]:g}x to {report.scales[-1]:g}x, with its 95 % interval; images: the share in which it rises",
-        soft_wrap=True,
+        f"{report.scales[0]:g}x to {report.scales[-1]:g}x, with its 95 % interval; images: the share in which it rises"
     )
     if len(report.graphs) > 1:
-        console.print(_precisions(report))
-        console.print(
+        columns = ("unit", "graph", ">curve differs by", ">correlation", ">weights differ by", ">spread")
+        terminal.table(columns, _precisions(report))
+        terminal.say(
             "against the FP32 graph: the largest distance of the curves, and their correlation; the mean distance of single "
-            "weights; how much attention varies from image to image, in per cent of what it does in FP32",
-            soft_wrap=True,
+            "weights; how much attention varies from image to image, in per cent of what it does in FP32"
         )
     for line in findings(report):
-        console.print(escape(line), soft_wrap=True)
+        terminal.say(line)
 
 
-def _curves(report: AttentionReport) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("unit", overflow="fold")
-    table.add_column("larger - reference", overflow="fold")
-    for scale in report.scales:
-        table.add_column(f"{scale:g}x", justify="right")
-    table.add_column("change", justify="right")
-    table.add_column("images", justify="right")
+def _curves(report: AttentionReport) -> Iterator[list[str]]:
     for unit in report.units:
         for branch in unit.compared:
             curve = unit.curve(report.graphs[0].name, branch)
-            change = curve.growth
-            table.add_row(
-                escape(unit.title),
-                escape(f"{_short(unit.branches[branch])} - {_short(unit.branches[unit.reference])}"),
-                *(f"{difference:+.3f}" for difference in curve.differences),
-                f"{change.mean:+.3f} ± {change.margin:.3f}",
-                f"{change.share:.0%}",
-            )
-    return table
+            kernels = f"{_short(unit.branches[branch])} - {_short(unit.branches[unit.reference])}"
+            change, share = f"{curve.growth.mean:+.3f} ± {curve.growth.margin:.3f}", f"{curve.growth.share:.0%}"
+            yield [unit.title, kernels, *(f"{difference:+.3f}" for difference in curve.differences), change, share]
 
 
-def _precisions(report: AttentionReport) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("unit", overflow="fold")
-    table.add_column("graph", overflow="fold")
-    for column in ("curve differs by", "correlation", "weights differ by", "spread"):
-        table.add_column(column, justify="right")
+def _precisions(report: AttentionReport) -> Iterator[list[str]]:
     for unit in report.units:
         activity = {found.graph: found for found in unit.activity}
         usual = activity[report.graphs[0].name].spread
         for agreement in unit.agreements:
             found = activity[agreement.graph]
-            table.add_row(
-                escape(unit.title),
-                escape(agreement.graph),
+            yield [
+                unit.title,
+                agreement.graph,
                 f"{agreement.max_difference:.1e}",
                 "-" if agreement.correlation is None else f"{agreement.correlation:.5f}",
                 f"{found.mean_abs_difference:.1e}",
                 f"{found.spread / usual:.1%}" if usual else "-",
-            )
-    return table
+            ]
 
 
 def _short(label: str) -> str:

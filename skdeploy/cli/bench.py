@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skdeploy.backends import BACKENDS
+from skdeploy.cli.arguments import BundleFolder, Json, Receipt
 from skdeploy.core.significant import significant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.table import Table
 
     from skdeploy.bench.report import BatchLatency, BenchReport, Comparison
 
@@ -21,7 +20,7 @@ DIGITS = 4  # of a latency: the fourth is below what a bench repeats within
 
 
 def bench(
-    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    bundle: BundleFolder,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -49,24 +48,18 @@ def bench(
         bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Launch engines as one CUDA graph a run.")
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
-    receipt: Annotated[
-        bool, typer.Option("--receipt", help="Write what was measured here, on this device, to the bundle's receipts/.")
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
-    ] = False,
+    receipt: Receipt = False,
+    json: Json = False,
 ) -> None:
     """Measure latency and throughput on this machine, or compare two artifacts.
 
     Warms up until three windows of ten runs agree within 2 %, then times short blocks. An INT8 graph is compared with the FP32
     graph of its bundle; give --against an FP16 bundle to learn whether INT8 pays against FP16.
     """
-    import sys
-
     from skdeploy.bench.measure import BenchOptions
     from skdeploy.bench.measure import bench as run
     from skdeploy.bench.subjects import parse_backends, parse_batches
-    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.cli.console import ConsoleProgress, write_json
 
     options = BenchOptions(
         backends=parse_backends(backend),
@@ -83,56 +76,41 @@ def bench(
     with ConsoleProgress() as progress:
         report = run(bundle, options, progress)
     if json:
-        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+        write_json(report)
     else:
         _show(report)
 
 
 def _show(report: BenchReport) -> None:
-    from rich.markup import escape
+    from skdeploy.report.terminal import Terminal
 
-    from skdeploy.cli.console import output_console
-
-    console = output_console()
+    terminal = Terminal()
     for found in report.measured:
         latency = found.latency
         threads = f", {latency.threads} threads" if latency.threads is not None else ""
-        console.print(
-            f"[bold]{escape(found.artifact)}[/bold] on {found.backend}: "
-            + escape(f"{found.device}{threads}; {latency.session}"),
-            soft_wrap=True,
-        )
-        console.print(_rows(latency.batches))
+        terminal.say((found.artifact, "bold"), f" on {found.backend}: {found.device}{threads}; {latency.session}")
+        terminal.table(*_rows(latency.batches))
         if found.receipt:
-            console.print(escape(f"receipt: {found.receipt}"), soft_wrap=True)
-    console.print(
-        "measured: latency of a batch as its caller waits for it, copies included; images/s at p50",
-        style="italic",
-        soft_wrap=True,
-    )
+            terminal.say(f"receipt: {found.receipt}")
+    terminal.title("measured: latency of a batch as its caller waits for it, copies included; images/s at p50")
     for comparison in report.comparisons:
-        console.print(escape(_sentence(comparison)), soft_wrap=True)
+        terminal.say(_sentence(comparison))
         if comparison.int8:
-            console.print(escape(comparison.int8), style="bold", soft_wrap=True)
+            terminal.say(comparison.int8, style="bold")
     for line in dict.fromkeys((*report.notes, *_doubts(report))):
-        console.print(f"[yellow]![/yellow] {escape(line)}", soft_wrap=True)
+        terminal.warn(line)
 
 
-def _rows(batches: Sequence[BatchLatency]) -> Table:
-    """A line a batch. The device's own time is shown where the backend tells it."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    with_device = any(row.device_ms for row in batches)
-    columns = ("batch", "min ms", "p50 ms", "p90 ms", "p99 ms", *(("device p50 ms",) if with_device else ()))
-    for column in (*columns, "images/s", "runs"):
-        table.add_column(column, justify="right", no_wrap=True, min_width=7)
+def _rows(batches: Sequence[BatchLatency]) -> tuple[list[str], list[list[str]]]:
+    """Columns, and a line a batch. The device's own time is shown where the backend tells it."""
+    device = [">device p50 ms"] if any(row.device_ms for row in batches) else []
+    rows = []
     for row in batches:
-        host, device = row.host_ms, row.device_ms
-        times = [host.min, host.p50, host.p90, host.p99, *([device.p50] if device else [])]
+        times = [row.host_ms.min, row.host_ms.p50, row.host_ms.p90, row.host_ms.p99]
+        times += [row.device_ms.p50] if row.device_ms else []
         cells = [significant(value, DIGITS) for value in (*times, row.images_per_second)]
-        table.add_row(str(row.batch), *cells, str(row.runs))
-    return table
+        rows.append([str(row.batch), *cells, str(row.runs)])
+    return [">batch", ">min ms", ">p50 ms", ">p90 ms", ">p99 ms", *device, ">images/s", ">runs"], rows
 
 
 def _sentence(comparison: Comparison) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skdeploy.cli.export import Json
+from skdeploy.cli.arguments import BundleFolder, Json, MaxBatch, MinBatch, OptBatch
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.line.options import BuildRequest
 
@@ -23,11 +22,11 @@ _MEMORY = {  # the names of a record's memory, and what they are called
 
 
 def _build(
-    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    bundle: BundleFolder,
     options: Annotated[dict[str, Any], FlagsOf(BuildRequest)],
-    min_batch: Annotated[int | None, typer.Option(help="The engine's smallest batch.  [default: 1]")] = None,
-    opt_batch: Annotated[int | None, typer.Option(help="The batch that the engine is tuned for.  [default: 8]")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="The engine's largest batch.  [default: 32]")] = None,
+    min_batch: MinBatch = None,
+    opt_batch: OptBatch = None,
+    max_batch: MaxBatch = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(metavar="MIN/OPT/MAX", help="Batches as one option, such as 1/8/32; repeat for more profiles."),
@@ -48,7 +47,7 @@ def _build(
 
     Run it again and nothing is built unless an option or the device has changed.
     """
-    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.cli.console import ConsoleProgress, write_json
     from skdeploy.line.building import build_engine, gibibytes, profiles_of
 
     first, others = profiles_of(tuple(profile or ()), (min_batch, opt_batch, max_batch))
@@ -62,38 +61,31 @@ def _build(
     with ConsoleProgress() as progress:
         built = build_engine(bundle, request, progress)
     if json:
-        _print_json(built)
+        write_json(_content(built))
     else:
-        _print_table(built)
+        _show(built)
 
 
 build = flattened(_build)
 
 
-def _print_table(built: Built) -> None:
-    from rich.markup import escape
-    from rich.table import Table
+def _show(built: Built) -> None:
+    from skdeploy.report.blocks import size_text
+    from skdeploy.report.terminal import Terminal
 
-    from skdeploy.cli.console import output_console, size_text
-
-    engine, console = built.artifact, output_console()
-    table = Table(box=None, pad_edge=False)
-    for column in ("engine", "precision", "size", "time"):
-        table.add_column(column, justify="left" if column in ("engine", "precision") else "right", overflow="fold")
+    engine, terminal = built.artifact, Terminal()
+    terminal.title(f"{built.bundle.manifest.model.name}  ->  {built.bundle.folder}")
     seconds = "up to date" if built.reused else f"{engine.provenance.seconds:.1f} s"
-    table.add_row(escape(engine.path), engine.precision or "", size_text(engine.size_bytes), seconds)
-    console.print(
-        escape(f"{built.bundle.manifest.model.name}  ->  {built.bundle.folder}"), style="italic", soft_wrap=True
-    )
-    console.print(table)
+    row = (engine.path, engine.precision or "", size_text(engine.size_bytes), seconds)
+    terminal.table(("engine", "precision", ">size", ">time"), [row])
     for name, text in _lines(built):
-        console.print(f"{name + ':':<9} {escape(text)}", soft_wrap=True)
+        terminal.say(f"{name + ':':<9} {text}")
     if built.unproven:
-        console.print(f"[yellow]not proven here:[/yellow] {escape(built.unproven)}", soft_wrap=True)
+        terminal.warn(built.unproven, "not proven here:")
 
 
 def _lines(built: Built) -> list[tuple[str, str]]:
-    from skdeploy.cli.console import size_text
+    from skdeploy.report.blocks import size_text
 
     record = built.record
     lines = [
@@ -105,12 +97,9 @@ def _lines(built: Built) -> list[tuple[str, str]]:
     return [(name, text) for name, text in lines if text]
 
 
-def _print_json(built: Built) -> None:
-    import json
-    import sys
-
+def _content(built: Built) -> dict[str, Any]:
     artifact, proof = built.artifact, built.record.proof
-    content = {
+    return {
         "bundle": str(built.bundle.folder),
         "engine": artifact.path,
         "sha256": artifact.sha256,
@@ -124,5 +113,3 @@ def _print_json(built: Built) -> None:
         "options": artifact.provenance.options,
         "details": artifact.facts.dump(),
     }
-    json.dump(content, sys.stdout, indent=2)
-    sys.stdout.write("\n")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skdeploy.cli.export import Imgsz, Json
+from skdeploy.cli.arguments import Imgsz, Json
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.options import SourceOptions
@@ -27,7 +27,7 @@ def _calibrate(
     json: Json = False,
 ) -> None:
     """Measure the ranges of a network's tensors on images, into a file to review, commit and give to `export --ranges`."""
-    from skdeploy.cli.console import ConsoleProgress, print_ranges
+    from skdeploy.cli.console import ConsoleProgress, print_ranges, ranges_json, write_json
     from skdeploy.line.export import calibrate as run
     from skdeploy.line.int8_options import Int8Options
     from skdeploy.line.options import ExportOptions
@@ -42,7 +42,10 @@ def _calibrate(
     path = output or Path(f"{name}.ranges.json")
     with ConsoleProgress() as progress:
         ranges = run(options, path, progress)
-    print_ranges(ranges, path, as_json=json)
+    if json:
+        write_json(ranges_json(ranges, path))
+    else:
+        print_ranges(ranges, path)
 
 
 calibrate = flattened(_calibrate)

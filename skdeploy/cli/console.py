@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.spinner import Spinner
-from rich.table import Table
 
 from skdeploy.accuracy.verdict import Verdict
 from skdeploy.bundle import contents
@@ -26,8 +26,9 @@ from skdeploy.core.errors import SkdeployError
 from skdeploy.images.audit_report import AuditReport, audit_of
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.quant.ranges import Ranges
+from skdeploy.report.blocks import Cell, Tone, size_text
+from skdeploy.report.terminal import STYLES, Terminal
 
-LOG_WIDTH: Final = 120
 WIDE: Final = (
     100  # the table of artifacts with its figures; a narrower terminal gets the verdicts, and --json the figures
 )
@@ -85,99 +86,114 @@ def _words(stage: str) -> str:
     return words_of(stage)
 
 
-def output_console() -> Console:
-    """Where results go: as wide as the terminal; in a file or a CI log as wide as a table needs."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+def write_json(content: Any, indent: int | None = 2) -> None:
+    """A result for machines: pydantic's models as they dump themselves, on stdout and nothing else there."""
+    if isinstance(content, BaseModel):
+        content = content.model_dump(mode="json")
+    json.dump(content, sys.stdout, indent=indent)
+    sys.stdout.write("\n")
+
+
+def conclude(
+    check: Callable[[], None],
+    *,
+    show: Callable[[], None],
+    content: Callable[[], dict[str, Any]],
+    as_json: bool,
+    indent: int | None = 2,
+) -> None:
+    """Prints a result, and only then judges it: with JSON, what ``check`` raises is a key of the one object on stdout."""
+    if not as_json:
+        show()
+        check()
+        return
+    found = content()
+    try:
+        check()
+    except SkdeployError as error:
+        failed = {"type": type(error).__name__, "message": error.message, "advice": error.advice}
+        write_json(found | {"error": failed | {"exit_code": error.exit_code}}, indent)
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.advice:
+            print(f"  -> {error.advice}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
+    write_json(found, indent)
 
 
 def print_verdict(verdict: Verdict) -> None:
     """The first line of a result, and what to do."""
-    console = output_console()
-    colour = {"good": "green", "warn": "yellow", "bad": "red", "": ""}[verdict.tone]
-    console.print(escape(verdict.text), style=f"bold {colour}", soft_wrap=True)
+    terminal = Terminal()
+    terminal.say(verdict.text, style=f"bold {STYLES[verdict.tone]}")
     for step in verdict.next:
-        console.print(escape(f"  -> {step}"), soft_wrap=True)
+        terminal.say(f"  -> {step}")
 
 
 def print_bundle(
     bundle: Bundle,
     report: ParityReport | None,
     verdict: Verdict,
-    *,
     reused: Collection[str] = (),
     seconds: float | None = None,
 ) -> None:
     """The verdict, the table of artifacts, and below it what is in parity and what did not run."""
     print_verdict(verdict)
-    console = output_console()
-    manifest = bundle.manifest
-    console.print(
-        escape(f"{manifest.model.name} {manifest.precision}  ->  {bundle.folder}"), style="italic", soft_wrap=True
-    )
-    table = Table(box=None, pad_edge=False)
+    terminal, manifest = Terminal(), bundle.manifest
+    terminal.title(f"{manifest.model.name} {manifest.precision}  ->  {bundle.folder}")
     measured = [c.metrics for c in report.comparisons if c.metrics is not None] if report else []
     last = manifest.model.task if any(metrics.same_class is None for metrics in measured) else "top-1"
-    columns = ("artifact", "precision", "size", "time", "parity", "SQNR", "max error", last)
-    shown = columns if console.width >= WIDE else columns[: columns.index("SQNR")]
-    for column in shown:
-        words = column in ("artifact", "precision", "parity")
-        table.add_column(column, justify="left" if words else "right", overflow="fold")
-    for artifact in manifest.artifacts:
-        if artifact.format != "json":
-            cells = (
-                escape(artifact.path),
-                artifact.precision or "",
-                size_text(artifact.size_bytes),
-                "kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s",
-                *_parity_cells(report.of(artifact.path) if report else None),
-            )
-            table.add_row(*cells[: len(shown)])
-    console.print(table)
+    columns = ("artifact", "precision", ">size", ">time", "parity", ">SQNR", ">max error", f">{last}")
+    shown = columns if terminal.width >= WIDE else columns[: columns.index(">SQNR")]
+    rows = [
+        (
+            artifact.path,
+            artifact.precision or "",
+            size_text(artifact.size_bytes),
+            "kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s",
+            *_parity_cells(report.of(artifact.path) if report else None),
+        )[: len(shown)]
+        for artifact in manifest.artifacts
+        if artifact.format != "json"
+    ]
+    terminal.table(shown, rows)
     mixed = bundle.artifact(contents.MIXED)
     if mixed is not None:
         from skdeploy.cli.sensitivity import print_mixed
         from skdeploy.quant.mixed import MixedPrecision
 
         print_mixed(MixedPrecision.model_validate_json(bundle.check(mixed).read_text(encoding="utf-8")))
-    for line in summary(bundle, report):
-        console.print(line, soft_wrap=True)
+    _print_summary(terminal, bundle, report)
     if seconds is not None:
-        console.print(f"done in {seconds:.1f} s")
+        terminal.say(f"done in {seconds:.1f} s")
 
 
-def summary(bundle: Bundle, report: ParityReport | None) -> list[str]:
-    """What is proven, by what, and what is not, in sentences with rich markup."""
-    lines = [f"[yellow]![/yellow] {escape(note)}" for note in bundle.manifest.notes]
+def _print_summary(terminal: Terminal, bundle: Bundle, report: ParityReport | None) -> None:
+    """What is proven, by what, and what is not, in sentences."""
+    for note in bundle.manifest.notes:
+        terminal.warn(note)
     headroom = headroom_of(bundle)
     if headroom is not None:
         least = headroom.tensors[0]
-        lines.append(
-            f"FP16 headroom: least {least.headroom:,.0f}x, at {escape(least.tensor)}, "
-            f"on {headroom.images} images ({escape(headroom.dataset)})"
+        terminal.say(
+            f"FP16 headroom: least {least.headroom:,.0f}x, at {least.tensor}, on {headroom.images} images "
+            f"({headroom.dataset})"
         )
-    lines += [escape(line) for line in int8_lines(bundle)]
-    lines += [escape(engine_text(engine)) for engine in bundle.engines]
+    for line in (*int8_lines(bundle), *map(engine_text, bundle.engines)):
+        terminal.say(line)
     if report is None:
-        return lines
-    lines.append(f"reference: {escape(report.reference)}, on {escape(report.images_text)}")
+        return
+    terminal.say(f"reference: {report.reference}, on {report.images_text}")
     if report.batch_invariance is not None:
         batches = ", ".join(map(str, report.batch_invariance.batches))
-        lines.append(
+        terminal.say(
             f"same logits in batches of {batches}: within {report.batch_invariance.max_rel_error:.1e} of the largest"
         )
-    proven = [
-        c.artifact if c is report.of(c.artifact) else f"{c.artifact} on {c.backend}"
-        for c in report.comparisons
-        if c.verdict == "pass"
-    ]
-    if proven:
-        lines.append(f"[green]in parity here:[/green] {escape(', '.join(proven))}")
-    lines += [
-        f"[yellow]not run here:[/yellow] {escape(comparison.artifact)}: {escape(comparison.reason)}"
-        for comparison in report.comparisons
-        if comparison.verdict == "unproven"
-    ]
-    return lines
+    passed = [c for c in report.comparisons if c.verdict == "pass"]
+    if passed:
+        names = [c.artifact if c is report.of(c.artifact) else f"{c.artifact} on {c.backend}" for c in passed]
+        terminal.say(("in parity here:", "green"), f" {', '.join(names)}")
+    for comparison in report.comparisons:
+        if comparison.verdict == "unproven":
+            terminal.warn(f"{comparison.artifact}: {comparison.reason}", "not run here:")
 
 
 def int8_lines(bundle: Bundle) -> list[str]:
@@ -208,28 +224,27 @@ def engine_text(engine: Artifact) -> str:
     )
 
 
-def print_ranges(ranges: Ranges, path: Path, *, as_json: bool) -> None:
+def ranges_json(ranges: Ranges, path: Path) -> dict[str, Any]:
     """A finished calibration: the images, the tensors, where the file is."""
-    audit = ranges.audit
-    if as_json:
-        content = {
-            "ranges": str(path),
-            "model": ranges.model,
-            "model_sha256": ranges.model_sha256,
-            "images": ranges.data.images,
-            "random": ranges.data.random,
-            "algorithm": ranges.algorithm.model_dump(mode="json"),
-            "tensors": len(ranges.tensors),
-            "audit": audit,
-        }
-        json.dump(content, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    console = output_console()
+    return {
+        "ranges": str(path),
+        "model": ranges.model,
+        "model_sha256": ranges.model_sha256,
+        "images": ranges.data.images,
+        "random": ranges.data.random,
+        "algorithm": ranges.algorithm.model_dump(mode="json"),
+        "tensors": len(ranges.tensors),
+        "audit": ranges.audit,
+    }
+
+
+def print_ranges(ranges: Ranges, path: Path) -> None:
+    """The same for people."""
+    terminal = Terminal()
     algorithm, data = ranges.algorithm, ranges.data
-    console.print(escape(f"{ranges.model} ranges  ->  {path}"), style="italic", soft_wrap=True)
+    terminal.title(f"{ranges.model} ranges  ->  {path}")
     for line in audit_lines(audit_of(ranges.audit)):
-        console.print(escape(line), soft_wrap=True)
+        terminal.say(line)
     percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
     switches = {
         "equalized": algorithm.equalize,
@@ -238,9 +253,7 @@ def print_ranges(ranges: Ranges, path: Path, *, as_json: bool) -> None:
         "pixels exact": algorithm.exact_input,
     }
     on = ", ".join(name for name, given in switches.items() if given) or "nothing else"
-    console.print(
-        f"{len(ranges.tensors)} tensors by {algorithm.method}{percentile} on {data.images} images; {on}", soft_wrap=True
-    )
+    terminal.say(f"{len(ranges.tensors)} tensors by {algorithm.method}{percentile} on {data.images} images; {on}")
 
 
 def audit_lines(report: AuditReport | None) -> list[str]:
@@ -266,16 +279,14 @@ def audit_lines(report: AuditReport | None) -> list[str]:
     return [f"{source}; {pairs}{overlap}; {counts}"]
 
 
-def print_json(
+def bundle_json(
     bundle: Bundle,
     report: ParityReport | None,
     verdict: Verdict,
-    *,
     reused: Collection[str] = (),
     seconds: float | None = None,
-    error: SkdeployError | None = None,
-) -> None:
-    """The same content as print_bundle, for machines; with the error that the verb ends with, if any."""
+) -> dict[str, Any]:
+    """The same content as print_bundle, for machines."""
     manifest = bundle.manifest
     headroom = headroom_of(bundle)
     rows: list[dict[str, Any]] = []
@@ -290,7 +301,7 @@ def print_json(
                 "parity": comparison.model_dump(mode="json") if comparison else None,
             }
         )
-    content = {
+    return {
         "bundle": str(bundle.folder),
         "model": manifest.model.name,
         "precision": manifest.precision,
@@ -303,35 +314,7 @@ def print_json(
         "artifacts": rows,
         "least_headroom": headroom.tensors[0].model_dump(mode="json") if headroom else None,
         "parity": report.model_dump(mode="json") if report else None,
-    } | error_json(error)
-    json.dump(content, sys.stdout, indent=2)
-    sys.stdout.write("\n")
-
-
-def error_of(check: Callable[[], None]) -> SkdeployError | None:
-    """What a check of a result raises."""
-    try:
-        check()
-    except SkdeployError as error:
-        return error
-    return None
-
-
-def error_json(error: SkdeployError | None) -> dict[str, Any]:
-    """The key of an error beside a result, as ``__main__`` prints it alone; nothing without one."""
-    if error is None:
-        return {}
-    content = {"type": type(error).__name__, "message": error.message, "advice": error.advice}
-    return {"error": content | {"exit_code": error.exit_code}}
-
-
-def end_with(error: SkdeployError | None) -> None:
-    """Ends the verb with the error's exit code and its text on stderr, where the object on stdout holds it already."""
-    if error is not None:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.advice:
-            print(f"  -> {error.advice}", file=sys.stderr)
-        raise typer.Exit(error.exit_code)
+    }
 
 
 def headroom_of(bundle: Bundle) -> HeadroomReport | None:
@@ -342,19 +325,14 @@ def headroom_of(bundle: Bundle) -> HeadroomReport | None:
     return HeadroomReport.model_validate_json(bundle.check(artifact).read_text(encoding="utf-8"))
 
 
-def size_text(count: int) -> str:
-    """Bytes in words: 1.2 MB."""
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def _parity_cells(comparison: Comparison | None) -> tuple[str, str, str, str]:
+def _parity_cells(comparison: Comparison | None) -> tuple[Cell | str, str, str, str]:
     """Verdict, SQNR of all images, largest error relative to the largest value, and images with the same top class, or what
     the task measures in its place.
     """
     if comparison is None:
         return "", "", "", ""
-    colour = {"pass": "green", "fail": "red", "unproven": "yellow"}[comparison.verdict]
-    verdict = f"[{colour}]{comparison.verdict}[/{colour}]"
+    tones: Final[dict[str, Tone]] = {"pass": "good", "fail": "bad", "unproven": "warn"}
+    verdict = Cell(comparison.verdict, tone=tones[comparison.verdict])
     metrics = comparison.metrics
     if metrics is None:
         return verdict, "", "", ""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from skdeploy.cli.arguments import Json
+
 
 def convert(
     weights: Annotated[str, typer.Argument(help="Checkpoint of any known layout, a caffemodel, or hf://owner/name.")],
@@ -18,15 +20,15 @@ def convert(
         typer.Option(help="The card they are for, by name or path; default: infer the network and write a card."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Turn a checkpoint into skdeploy's own weights and, where the network is inferred, a card for them."""
     from skdeploy.checkpoints.convert import convert as run
+    from skdeploy.cli.console import write_json
+    from skdeploy.report.terminal import Terminal
 
     done = run(weights, output, card, force=force)
     if json:
-        import json as encoder
-
         content = {
             "weights": str(done.weights),
             "sha256": done.sha256,
@@ -39,14 +41,8 @@ def convert(
             "notes": list(done.notes),
             "assumptions": [assumption.model_dump(mode="json") for assumption in done.assumptions],
         }
-        print(encoder.dumps(content, indent=2))
+        write_json(content)
         return
-
-    from rich.markup import escape
-    from rich.table import Table
-
-    from skdeploy.cli.console import output_console
-
     network = done.spec.architecture
     kernels = network.selective_kernel
     branches = ", ".join(f"{b.kernel}x{b.kernel} dilation {b.dilation} groups {b.groups}" for b in kernels.branches)
@@ -58,21 +54,11 @@ def convert(
         "weights": f"{done.weights}, {done.tensors:,} tensors, sha256 {done.sha256[:12]}",
         "card": str(done.card) if done.card else f"none needed: {card} says it all",
     }
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in rows.items():
-        table.add_row(key, escape(value))
-    console = output_console()
-    console.print(table)
-    for note in done.notes:
-        console.print(f"[yellow]![/yellow] {escape(note)}", soft_wrap=True)
-    for assumption in done.assumptions:
-        console.print(f"[yellow]![/yellow] {escape(str(assumption))}", soft_wrap=True)
+    terminal = Terminal()
+    terminal.facts(rows)
+    for note in (*done.notes, *map(str, done.assumptions)):
+        terminal.warn(note)
     if done.assumptions:
-        console.print(
-            "weights do not show these: check them in the card, and take what is right out of its \\[assumed]",
-            soft_wrap=True,
-        )
+        terminal.say("weights do not show these: check them in the card, and take what is right out of its [assumed]")
     if done.card:
-        console.print(f"next: skdeploy export {escape(str(done.card))}", soft_wrap=True)
+        terminal.say(f"next: skdeploy export {done.card}")

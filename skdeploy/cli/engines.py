@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skdeploy.engines.proof import PrecisionProof, WeightedPrecision
     from skdeploy.inspect.engine_inspection import InspectedEngine
+    from skdeploy.report.blocks import Cell, Tone
 
 _SHOWN_MODULES = 4
 
@@ -16,6 +18,7 @@ def show_engines(folder: Path, *, layers: bool, json: bool) -> None:
     """Prints every engine of a bundle; raises EngineError if one is not what was asked for: after the table, and in place of
     the JSON, where ``__main__`` prints the error as the one object on stdout.
     """
+    from skdeploy.cli.console import write_json
     from skdeploy.inspect.engine_inspection import inspect_engines
 
     found = inspect_engines(folder)
@@ -25,18 +28,15 @@ def show_engines(folder: Path, *, layers: bool, json: bool) -> None:
     for facts in found:
         facts.check()
     if json:
-        import json as encoder
-
-        print(encoder.dumps({"bundle": str(folder), "engines": [facts.as_json() for facts in found]}, indent=2))
+        write_json({"bundle": str(folder), "engines": [facts.as_json() for facts in found]})
 
 
 def _print(facts: InspectedEngine, *, layers: bool) -> None:
-    from rich.markup import escape
-
-    from skdeploy.cli.console import output_console, size_text
     from skdeploy.engines.proof import shares_text
+    from skdeploy.report.blocks import size_text
+    from skdeploy.report.terminal import Terminal
 
-    console = output_console()
+    terminal = Terminal()
     memory = ", ".join(
         f"{name.removesuffix('_bytes').replace('_', ' ')} {size_text(n)}" for name, n in facts.record.memory.items()
     )
@@ -51,11 +51,12 @@ def _print(facts: InspectedEngine, *, layers: bool) -> None:
     ]
     for name, text in rows:
         if text:
-            console.print(f"{name + ':':<11} {escape(text)}", soft_wrap=True, highlight=False)
+            terminal.say(f"{name + ':':<11} {text}")
     if proof is not None:
-        console.print(_weighted_table(proof))
+        terminal.table(("runs in", "graph", ">layers", ">MACs", "which"), _weighted(proof))
         if layers:
-            console.print(_layer_table(proof))
+            columns = ("layer", "kind", "precision")
+            terminal.table(columns, [(layer.name, layer.kind, layer.precision) for layer in proof.layers])
 
 
 def _built_for(facts: InspectedEngine) -> str:
@@ -67,20 +68,10 @@ def _built_for(facts: InspectedEngine) -> str:
     return f", for {gpu}{capabilities}{built.system} {built.machine}"
 
 
-def _weighted_table(proof: PrecisionProof) -> object:
+def _weighted(proof: PrecisionProof) -> Iterator[list[Cell]]:
     """Convolutions and matrix products in groups of one type each, the most multiply-accumulates first."""
-    from rich.markup import escape
-    from rich.table import Table
+    from skdeploy.report.blocks import Cell
 
-    table = Table(box=None, pad_edge=False)
-    for column, justify in (
-        ("runs in", "left"),
-        ("graph", "left"),
-        ("layers", "right"),
-        ("MACs", "right"),
-        ("which", "left"),
-    ):
-        table.add_column(column, justify="right" if justify == "right" else "left", overflow="fold")
     groups: dict[tuple[str, str], list[WeightedPrecision]] = {}
     for layer in proof.weighted:
         groups.setdefault((layer.found, layer.wanted), []).append(layer)
@@ -91,18 +82,5 @@ def _weighted_table(proof: PrecisionProof) -> object:
         named = [layer.module or layer.node for layer in group]
         more = f", and {len(named) - _SHOWN_MODULES} more" if len(named) > _SHOWN_MODULES else ""
         which = ", ".join(named[:_SHOWN_MODULES]) + more
-        colour = "red" if group[0].wider else None
-        table.add_row(found, wanted, str(len(group)), share, escape(which), style=colour)
-    return table
-
-
-def _layer_table(proof: PrecisionProof) -> object:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("layer", "kind", "precision"):
-        table.add_column(column, overflow="fold")
-    for layer in proof.layers:
-        table.add_row(escape(layer.name), escape(layer.kind), layer.precision)
-    return table
+        tone: Tone = "bad" if group[0].wider else ""
+        yield [Cell(text, tone=tone) for text in (found, wanted, str(len(group)), share, which)]

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from skdeploy.cli.accuracy import (
-    AllowInconclusive,
-    AsJson,
+from skdeploy.cli.arguments import (
     AssumeImagenet,
-    BatchSize,
+    Backend,
+    BackendOption,
+    BundleFolder,
     ClassOrder,
-    Confidence,
-    Data,
-    Fresh,
+    Json,
     Junit,
     Markdown,
-    MaxDrop,
-    NumImages,
 )
-from skdeploy.cli.backend import Backend, BackendOption
+
+if TYPE_CHECKING:
+    from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.verdict import Verdict
+
+READABLE_CLASSES: Final = 20
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
-    data: Data,
+    bundle: BundleFolder,
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder "
+            "that holds an evaluation.npz."
+        ),
+    ],
     class_order: ClassOrder = None,
-    num_images: NumImages = None,
-    max_drop: MaxDrop = None,
-    confidence: Confidence = 95.0,
-    allow_inconclusive: AllowInconclusive = False,
+    num_images: Annotated[
+        int | None, typer.Option(help="How many images, evenly spread over the classes' order.  [default: all]")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="The budget in percentage points of top-1: pass (0) if the drop is within it with the confidence asked for, "
+            "fail (10) if it is beyond it; where the images are too few to tell, 10 too, unless --allow-inconclusive."
+        ),
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option(help="Of each bound of the drop, one-sided, and of the intervals, in per cent.")
+    ] = 95.0,
+    allow_inconclusive: Annotated[
+        bool,
+        typer.Option("--allow-inconclusive", help="Too few images to decide is no failure: exit with 0, and say so."),
+    ] = False,
     artifact: Annotated[
         list[str] | None,
         typer.Option(
@@ -66,12 +86,14 @@ def evaluate(
     ] = False,
     backend: Backend = None,
     backend_option: BackendOption = None,
-    batch: BatchSize = 8,
-    fresh: Fresh = False,
+    batch: Annotated[int, typer.Option("--batch", help="Images that are run at a time.")] = 8,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Predict anew what an earlier run of the same has predicted.")
+    ] = False,
     assume_imagenet: AssumeImagenet = False,
     junit: Junit = None,
     markdown: Markdown = None,
-    json: AsJson = False,
+    json: Json = False,
 ) -> None:
     """Measure accuracy on labelled images, paired with the FP32 graph, and hold the drop to a budget.
 
@@ -84,7 +106,6 @@ def evaluate(
     from skdeploy.accuracy.facts import read_facts
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.cli.accuracy import finish
     from skdeploy.cli.console import ConsoleProgress
     from skdeploy.core.files import require_places
 
@@ -117,3 +138,70 @@ def evaluate(
     facts.accuracy, facts.outdated = evaluation, [name for name in facts.outdated if name != "accuracy"]
     verdict = decide_verdict(facts)
     finish(evaluation, verdict, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)
+
+
+def finish(
+    evaluation: Evaluation,
+    verdict: Verdict,
+    *,
+    as_json: bool,
+    junit: Path | None,
+    markdown: Path | None,
+    allow_inconclusive: bool,
+) -> None:
+    """Writes and prints all, and only then lets the gate fail."""
+    from skdeploy.cli.console import conclude
+    from skdeploy.report.ci import write_evaluation
+
+    write_evaluation(
+        evaluation, junit=junit, summary=markdown, allow_inconclusive=allow_inconclusive, verdict=verdict.text
+    )
+    conclude(
+        lambda: evaluation.check(allow_inconclusive=allow_inconclusive),
+        show=lambda: _show(evaluation, verdict),
+        content=lambda: (
+            evaluation.model_dump(mode="json") | {"decision": evaluation.verdict, "verdict": verdict.json()}
+        ),
+        as_json=as_json,
+        # a confusion matrix of 1,000 classes is a million numbers, each on a line of its own
+        indent=2 if len(evaluation.classes) <= READABLE_CLASSES else None,
+    )
+
+
+def _show(evaluation: Evaluation, verdict: Verdict) -> None:
+    """The verdict, the table of artifacts, the weakest classes, the pairs, and what is not covered."""
+    from skdeploy.cli.console import print_verdict
+    from skdeploy.report.ci import evaluation_notes, pair_text, share_text
+    from skdeploy.report.terminal import Terminal
+
+    print_verdict(verdict)
+    terminal = Terminal()
+    terminal.title(f"{evaluation.kind} on {evaluation.images:,} images of {evaluation.dataset}")
+    rows = [
+        (one.artifact, one.backend, one.precision, share_text(one.top1), share_text(one.top5) if one.top5 else "")
+        for one in evaluation.accuracies
+    ]
+    terminal.table(("artifact", "backend", "precision", ">top-1", ">top-5"), rows)
+    last = evaluation.accuracies[-1]
+    seen = [row for row in last.per_class if row.top1.accuracy is not None]
+    weakest = sorted(seen, key=lambda row: row.top1.accuracy or 0)[:3]
+    named = "; ".join(f"{row.label} {share_text(row.top1)}" for row in weakest)
+    terminal.say(f"weakest classes of {last.artifact}: {named}")
+    marks: dict[str | None, tuple[str, str]] = {
+        "pass": ("✓ ", "green"),
+        "fail": ("✗ ", "red"),
+        "inconclusive": ("? ", "yellow"),
+        None: ("", ""),
+    }
+    for pair in evaluation.pairs:
+        terminal.say(marks[pair.decision], pair.sentence)
+        logits = (
+            f"; logits within {pair.logits.max_rel_error:.1e}, SQNR {pair.logits.sqnr_db:.1f} dB" if pair.logits else ""
+        )
+        terminal.say(f"  {pair_text(pair)}{logits}")
+    for row in evaluation.baseline.rows if evaluation.baseline else ():
+        terminal.say(marks[row.verdict], row.sentence)
+    for note in evaluation_notes(evaluation):
+        terminal.warn(note)
+    for absent in evaluation.not_evaluated:
+        terminal.warn(f"{absent.artifact}: {absent.reason}", "not evaluated here:")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from skdeploy.cli.arguments import Imgsz, Json, MaxBatch, MinBatch, OptBatch
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.core.options import StationOptions
 from skdeploy.line.calibration import CalibrationOptions
@@ -14,9 +15,6 @@ from skdeploy.line.options import ExportOptions
 from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.stations.half import HalfOptions
 from skdeploy.passes.trace_options import TraceOptions
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
-Imgsz = Annotated[int | None, typer.Option(help="Input height and width in pixels; default: the card's.")]
 
 
 def _export(
@@ -37,9 +35,9 @@ def _export(
     rewrites: dict[str, StationOptions],
     quantize: Int8Options,
     calibration: CalibrationOptions,
-    min_batch: Annotated[int | None, typer.Option(help="The engine's smallest batch.  [default: 1]")] = None,
-    opt_batch: Annotated[int | None, typer.Option(help="The batch that the engine is tuned for.  [default: 8]")] = None,
-    max_batch: Annotated[int | None, typer.Option(help="The engine's largest batch.  [default: 32]")] = None,
+    min_batch: MinBatch = None,
+    opt_batch: OptBatch = None,
+    max_batch: MaxBatch = None,
     imgsz: Imgsz = None,
     workspace: Annotated[float | None, typer.Option(help="Limit of the builder's scratch memory, GiB.")] = None,
     json: Json = False,
@@ -48,7 +46,7 @@ def _export(
 
     Run it again and only what changed is done again.
     """
-    from skdeploy.cli.console import ConsoleProgress, end_with, error_of, print_bundle, print_json
+    from skdeploy.cli.console import ConsoleProgress, bundle_json, conclude, print_bundle
     from skdeploy.core.errors import UsageError
     from skdeploy.core.spec import Precision
     from skdeploy.line.building import gibibytes
@@ -80,14 +78,13 @@ def _export(
     )
     with ConsoleProgress() as progress:
         result = run_line(asked, progress)
-    reused, seconds = result.reused, result.seconds
-    if not json:
-        print_bundle(result.bundle, result.parity, result.verdict, reused=reused, seconds=seconds)
-        result.check()
-        return
-    error = error_of(result.check)
-    print_json(result.bundle, result.parity, result.verdict, reused=reused, seconds=seconds, error=error)
-    end_with(error)
+    found, taken = (result.bundle, result.parity, result.verdict), (result.reused, result.seconds)
+    conclude(
+        result.check,
+        show=lambda: print_bundle(*found, *taken),
+        content=lambda: bundle_json(*found, *taken),
+        as_json=json,
+    )
 
 
 export = flattened(_export, {"rewrites": {name: rewrite.options for name, rewrite in REWRITES.items()}})

@@ -18,19 +18,11 @@ def init(
     ] = None,
 ) -> None:
     """Write a card to fill in for an ONNX file or a module. No file is overwritten."""
-    from rich.markup import escape
-
-    from skdeploy.cli.console import output_console
     from skdeploy.line.init_card import init_card
+    from skdeploy.report.terminal import Terminal
 
     path, spec = init_card(model, output, None if imgsz is None else (imgsz, imgsz))
-    console = output_console()
-    console.print(
-        f"{escape(str(path))}: {spec.input.channels} x {spec.input.height} x {spec.input.width}, "
-        f"{spec.network.classes} classes",
-        soft_wrap=True,
-    )
-    console.print(
-        "fill in how the training code prepared images, then delete \\[assumed.preprocessing] from it", soft_wrap=True
-    )
-    console.print(f"next: skdeploy export {escape(model)} --card {escape(str(path))}", soft_wrap=True)
+    terminal, given = Terminal(), spec.input
+    terminal.say(f"{path}: {given.channels} x {given.height} x {given.width}, {spec.network.classes} classes")
+    terminal.say("fill in how the training code prepared images, then delete [assumed.preprocessing] from it")
+    terminal.say(f"next: skdeploy export {model} --card {path}")

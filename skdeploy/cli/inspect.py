@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from skdeploy.cli.arguments import Json
+
 
 def inspect(
     path: Annotated[
@@ -20,11 +22,13 @@ def inspect(
         ),
     ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="With --engine: every layer, one a line.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what a bundle or a file holds, after checking its digests."""
+    from skdeploy.cli.console import write_json
     from skdeploy.core.errors import UsageError
     from skdeploy.inspect.inspection import inspect_bundle, inspect_file, is_folder
+    from skdeploy.report.terminal import Terminal
 
     folder = is_folder(path)
     if layers and not engine:
@@ -38,28 +42,21 @@ def inspect(
         return
     if folder:
         from skdeploy.accuracy.verdict import decide_verdict
-        from skdeploy.cli.console import print_bundle, print_json
+        from skdeploy.cli.console import bundle_json, print_bundle
 
         facts = inspect_bundle(path)
-        show = print_json if json else print_bundle
-        show(facts.bundle, facts.parity, decide_verdict(facts))
+        found = facts.bundle, facts.parity, decide_verdict(facts)
+        if json:
+            write_json(bundle_json(*found))
+        else:
+            print_bundle(*found)
         return
     rows = inspect_file(path)
     if json:
-        import json as encoder
-
-        print(encoder.dumps(rows, indent=2))
+        write_json(rows)
         return
-
-    from rich.markup import escape
-    from rich.table import Table
-
-    from skdeploy.cli.console import output_console
-
-    table = Table(title=escape(str(path)), title_justify="left", box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in rows.items():
-        text = "\n".join(map(str, value)) if isinstance(value, list) else str(value)
-        table.add_row(key.replace("_", " "), escape(text))
-    output_console().print(table)
+    shown = {
+        key.replace("_", " "): "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+        for key, value in rows.items()
+    }
+    Terminal().facts(shown, title=str(path))

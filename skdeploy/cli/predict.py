@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from skdeploy.cli.backend import Backend, BackendOption
+from skdeploy.cli.arguments import Backend, BackendOption, BundleFolder, Json
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    bundle: BundleFolder,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     everything: Annotated[
         bool,
@@ -19,9 +19,7 @@ def predict(
     ] = False,
     backend: Backend = None,
     backend_option: BackendOption = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
-    ] = False,
+    json: Json = False,
 ) -> None:
     """Print the five likeliest classes of each image, with their probabilities."""
     import sys
@@ -30,38 +28,25 @@ def predict(
     from skdeploy.accuracy.predict import predict as run
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
+    from skdeploy.cli.console import write_json
+    from skdeploy.report.terminal import Terminal
 
     found = run(bundle, images, everything=everything, backend=backend, backend_options=backend_option or ())
     opened = load_bundle(bundle)
     if opened.manifest.verdict == "failed":
         print(f"! {decide_verdict(read_facts(opened)).text}", file=sys.stderr)
     if json:
-        print(found.model_dump_json(indent=2))
+        write_json(found)
         return
-    from rich.markup import escape
-    from rich.table import Table
-
-    from skdeploy.cli.console import output_console
-
-    console = output_console()
+    terminal = Terminal()
     for image in found.images:
-        console.print(escape(image.image), style="italic", soft_wrap=True)
-        table = Table(box=None, pad_edge=False)
-        for prediction in image.predictions:
-            table.add_column(
-                escape(
-                    prediction.artifact
-                    if prediction.artifact == prediction.backend
-                    else f"{prediction.artifact} on {prediction.backend}"
-                ),
-                overflow="fold",
-            )
-        for guesses in zip(*(prediction.top for prediction in image.predictions), strict=True):
-            table.add_row(*(f"{guess.probability:7.2%}  {escape(guess.label)}" for guess in guesses))
-        console.print(table)
+        terminal.title(image.image)
+        columns = [
+            by.artifact if by.artifact == by.backend else f"{by.artifact} on {by.backend}" for by in image.predictions
+        ]
+        guesses = zip(*(by.top for by in image.predictions), strict=True)
+        terminal.table(columns, [[f"{one.probability:7.2%}  {one.label}" for one in row] for row in guesses])
     for absent in found.not_run:
-        console.print(
-            f"[yellow]not run here:[/yellow] {escape(absent.artifact)}: {escape(absent.reason)}", soft_wrap=True
-        )
+        terminal.warn(f"{absent.artifact}: {absent.reason}", "not run here:")
     for assumption in found.assumptions:
-        console.print(f"[yellow]![/yellow] {escape(str(assumption))}", soft_wrap=True)
+        terminal.warn(str(assumption))

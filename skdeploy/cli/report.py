@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from skdeploy.cli.arguments import BundleFolder
+
 
 def report(
-    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    bundle: BundleFolder,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; default: report.html in the bundle.")
     ] = None,

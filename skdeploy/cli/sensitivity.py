@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skdeploy.cli.accuracy import AssumeImagenet, ClassOrder
+from skdeploy.cli.arguments import AssumeImagenet, ClassOrder, Json
 
 if TYPE_CHECKING:
     from skdeploy.quant.mixed import MixedPrecision
@@ -23,13 +23,13 @@ def sensitivity(
     class_order: ClassOrder = None,
     assume_imagenet: AssumeImagenet = False,
     num_images: Annotated[int, typer.Option(help="How many of them at most, a balanced choice.")] = 256,
-    json: Annotated[bool, typer.Option("--json", help="Print as JSON on stdout, and nothing else there.")] = False,
+    json: Json = False,
 ) -> None:
     """Show which part of the network loses how much to INT8: each alone in INT8, and each alone out of it."""
     import time
 
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.cli.console import ConsoleProgress, write_json
     from skdeploy.parity.tasks import require_classes
     from skdeploy.quant.sensitivity import sensitivity_of
 
@@ -43,33 +43,21 @@ def sensitivity(
         )
         progress.end("sensitivity", time.perf_counter() - started, reused=False)
     if json:
-        print(report.model_dump_json(indent=2))
+        write_json(report)
     else:
         print_sensitivity(report)
 
 
 def print_sensitivity(report: SensitivityReport) -> None:
     """The units, the costliest first, the totals, and how to read them."""
-    from rich.markup import escape
-    from rich.table import Table
+    from skdeploy.report.terminal import Terminal
 
-    from skdeploy.cli.console import output_console
-
-    console = output_console()
-    with_labels = report.fp32.top1 is not None
-    accuracy = "top-1" if with_labels else "same class"
-    console.print(
-        f"{escape(report.model)} in INT8 against FP32, on {report.images} images of {escape(report.dataset)}",
-        style="italic",
-        soft_wrap=True,
-    )
-    table = Table(box=None, pad_edge=False)
-    table.add_column("unit", overflow="fold")
-    for column in ("only it: SQNR", accuracy, "all but it: SQNR", accuracy, "MACs", "parameters"):
-        table.add_column(column, justify="right")
-    for row in report.units:
-        table.add_row(
-            escape(row.unit or "(top level)"),
+    terminal = Terminal()
+    accuracy = "same class" if report.fp32.top1 is None else "top-1"
+    terminal.title(f"{report.model} in INT8 against FP32, on {report.images} images of {report.dataset}")
+    rows = [
+        (
+            row.unit or "(top level)",
             f"{row.only_on.sqnr_db:.1f} dB",
             _change(row.only_on, report.fp32),
             f"{row.only_off.sqnr_db:.1f} dB",
@@ -77,45 +65,37 @@ def print_sensitivity(report: SensitivityReport) -> None:
             f"{row.mac_share:.1%}",
             f"{row.parameters:,}",
         )
-    console.print(table)
+        for row in report.units
+    ]
+    parts = (">only it: SQNR", f">{accuracy}", ">all but it: SQNR", f">{accuracy}", ">MACs", ">parameters")
+    terminal.table(("unit", *parts), rows)
     all_int8 = report.all_int8
     totals = f"everything in INT8: {all_int8.sqnr_db:.1f} dB, same class as FP32 on {all_int8.agreement:.2%}"
     if report.fp32.top1 is not None and all_int8.top1 is not None:
         totals += f", top-1 {all_int8.top1:.2%}; FP32 {report.fp32.top1:.2%}"
-    console.print(totals, soft_wrap=True)
-    console.print(
+    terminal.say(totals)
+    terminal.say(
         "only it: the noise that this unit brings; fewer dB cost more, 6 dB are twice the error. all but it: what is left once "
         f"it stays in the fallback. {accuracy}: points against FP32, and against everything in INT8; one image is "
-        f"{100 / report.images:.2g} points, so trust the dB where few images differ.",
-        soft_wrap=True,
+        f"{100 / report.images:.2g} points, so trust the dB where few images differ."
     )
-    worst = report.units[0]
-    console.print(f"to keep the first: skdeploy export ... --int8-keep '{escape(worst.pattern)}'", soft_wrap=True)
+    terminal.say(f"to keep the first: skdeploy export ... --int8-keep '{report.units[0].pattern}'")
 
 
 def print_mixed(mixed: MixedPrecision) -> None:
     """What stayed in the fallback under ``--max-drop``, why, and what it saved."""
-    from rich.markup import escape
-    from rich.table import Table
+    from skdeploy.report.terminal import Terminal
 
-    from skdeploy.cli.console import output_console
-
-    console = output_console()
-    drop = mixed.drop
-    console.print(
+    terminal, drop = Terminal(), mixed.drop
+    terminal.say(
         f"top-1 {mixed.top1:.2%}, FP32 {mixed.fp32_top1:.2%}: a drop of {drop.points:.2f} points (standard error "
-        f"{drop.standard_error:.2f}), allowed {mixed.max_drop:g}, on {mixed.images:,} images of {escape(mixed.dataset)}: "
-        f"{drop.lost} lost, {drop.gained} gained",
-        soft_wrap=True,
+        f"{drop.standard_error:.2f}), allowed {mixed.max_drop:g}, on {mixed.images:,} images of {mixed.dataset}: "
+        f"{drop.lost} lost, {drop.gained} gained"
     )
     if mixed.kept:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("kept out of INT8", overflow="fold")
-        for column in ("alone", "noise", "MACs", "in INT8 too", "saved", "drop"):
-            table.add_column(column, justify="right")
-        for unit in mixed.kept:
-            table.add_row(
-                escape(unit.unit or "(top level)"),
+        rows = [
+            (
+                unit.unit or "(top level)",
                 f"{unit.sqnr_db:.1f} dB",
                 f"{unit.noise_share:.1%}",
                 f"{unit.mac_share:.1%}",
@@ -123,23 +103,21 @@ def print_mixed(mixed: MixedPrecision) -> None:
                 f"{mixed.sqnr_db - unit.sqnr_before:.1f} dB",
                 "" if unit.drop_before is None else f"{unit.drop_before:.2f}",
             )
-        console.print(table)
-        console.print(
+            for unit in mixed.kept
+        ]
+        terminal.table(("kept out of INT8", ">alone", ">noise", ">MACs", ">in INT8 too", ">saved", ">drop"), rows)
+        terminal.say(
             "alone: SQNR with only this unit in INT8; noise: its part of all units'. in INT8 too: SQNR with this unit added to "
-            f"the INT8 ones; saved: from there to the mix's {mixed.sqnr_db:.1f} dB; drop: in points with it added, where run.",
-            soft_wrap=True,
+            f"the INT8 ones; saved: from there to the mix's {mixed.sqnr_db:.1f} dB; drop: in points with it added, where run."
         )
-        console.print(
-            "to ask for the same again: " + escape(" ".join(f"--int8-keep '{p}'" for p in mixed.keep)), soft_wrap=True
-        )
-    console.print(
+        terminal.say("to ask for the same again: " + " ".join(f"--int8-keep '{pattern}'" for pattern in mixed.keep))
+    terminal.say(
         f"{mixed.int8_mac_share:.1%} of the MACs are INT8; {len(mixed.kept)} of {mixed.units} units kept; "
         f"{mixed.evaluations} run{'s' if mixed.evaluations > 1 else ''} of INT8 on all images"
-        + (f", {mixed.units} units on {mixed.ranking_images}" if mixed.evaluations > 1 else ""),
-        soft_wrap=True,
+        + (f", {mixed.units} units on {mixed.ranking_images}" if mixed.evaluations > 1 else "")
     )
     for note in mixed.notes:
-        console.print(f"[yellow]![/yellow] {escape(note)}", soft_wrap=True)
+        terminal.warn(note)
 
 
 def _change(effect: Effect, against: Effect) -> str:

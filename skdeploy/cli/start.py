@@ -42,7 +42,7 @@ def start(
 
     Options of start come before the verb, the verb's own after it. A container runs this: see docs/edge.md.
     """
-    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.cli.console import ConsoleProgress, write_json
     from skdeploy.core.errors import UsageError
     from skdeploy.serve import starting
 
@@ -54,9 +54,7 @@ def start(
             ready = starting.find(bundle, cache, *starting.choose_backend(backend))
         found = starting.probe(ready)
         if json:
-            from json import dumps
-
-            print(dumps(dataclasses.asdict(found), indent=2))
+            write_json(dataclasses.asdict(found))
         else:
             print(f"{found.artifact} on {found.backend}: {found.latency_ms:.1f} ms, opened in {found.open_ms:.0f} ms")
         return

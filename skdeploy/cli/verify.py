@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from skdeploy.backends import DEFAULT, running
-from skdeploy.cli.backend import BackendOption
+from skdeploy.cli.arguments import BackendOption, BundleFolder, Json, Junit, Markdown, Receipt
 
 if TYPE_CHECKING:
     from skdeploy.line.verification import Verification
@@ -17,7 +17,7 @@ SUITES: Final = "photographs (no others), noise, zeros, extremes, tiny-contrast,
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="The folder that an export made.")],
+    bundle: BundleFolder,
     images: Annotated[
         Path | None, typer.Option(help="A folder of images, .npz or .npy; default: the card's own parity images.")
     ] = None,
@@ -44,10 +44,7 @@ def verify(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Build each engine again, and tell how much two builds differ.")
     ] = False,
-    receipt: Annotated[
-        bool,
-        typer.Option("--receipt", help="Write what was measured here, on this device, to the bundle's receipts/."),
-    ] = False,
+    receipt: Receipt = False,
     require_engine: Annotated[
         bool,
         typer.Option(
@@ -70,18 +67,16 @@ def verify(
         Path | None,
         typer.Option(metavar="FOLDER", help="With --blame: save the smallest graph that shows it, with its inputs."),
     ] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write the checks as JUnit XML to this file.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write a summary for a job's page to this file.")] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")
-    ] = False,
+    junit: Junit = None,
+    markdown: Markdown = None,
+    json: Json = False,
 ) -> None:
     """Check a bundle's digests and receipts and measure parity again, on every backend that works here.
 
     Writes nothing but what --receipt, --blame, --save-repro, --junit and --markdown ask for.
     """
     from skdeploy.blame.repro import README
-    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.cli.console import ConsoleProgress, bundle_json, conclude
     from skdeploy.core.errors import IntegrityError, ParityError, UsageError
     from skdeploy.core.files import require_places
     from skdeploy.line.verification import VerifyOptions
@@ -117,35 +112,30 @@ def verify(
         _blame(bundle, images, save_repro)
     if failure is not None:
         raise failure
-    _show(verification, as_json=json)
+    conclude(
+        verification.check,
+        show=lambda: _show(verification),
+        content=lambda: bundle_json(verification.bundle, verification.report, verification.verdict),
+        as_json=json,
+    )
 
 
-def _show(verification: Verification, *, as_json: bool) -> None:
-    """Prints it, and only then judges; with --json, an error is a key of the one object on stdout."""
-    from rich.markup import escape
-
-    from skdeploy.cli.console import end_with, error_of, output_console, print_bundle, print_json
+def _show(verification: Verification) -> None:
+    from skdeploy.cli.console import print_bundle
+    from skdeploy.report.terminal import Terminal
     from skdeploy.report.verify import verification_lines
 
-    if as_json:
-        error = error_of(verification.check)
-        print_json(verification.bundle, verification.report, verification.verdict, error=error)
-        end_with(error)
-        return
     print_bundle(verification.bundle, verification.report, verification.verdict)
-    console = output_console()
+    terminal = Terminal()
     for line in verification_lines(verification):
-        console.print(escape(line), soft_wrap=True)
-    verification.check()
+        terminal.say(line)
 
 
 def _blame(bundle: Path, images: Path | None, repro: Path | None) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
     from skdeploy.cli.blame import blame_bundle
     from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.report.terminal import Terminal
 
     with ConsoleProgress() as progress:
         report = blame_bundle(bundle, images, repro=repro, progress=progress)
-    Console(stderr=True, highlight=False).print(escape(report.text()), soft_wrap=True)
+    Terminal(stderr=True).say(report.text())

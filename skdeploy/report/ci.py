@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal
 from xml.etree import ElementTree as ET
 
-from skdeploy.accuracy.gate import Evaluation, Share
+from skdeploy.accuracy.gate import Evaluation, PairedReport, Share
 from skdeploy.core.files import write_text
 
 Outcome = Literal["pass", "fail", "skip"]
@@ -114,11 +114,7 @@ def evaluation_checks(evaluation: Evaluation, *, allow_inconclusive: bool = Fals
         outcome: Outcome = "skip" if pair.decision == "inconclusive" and allow_inconclusive else "fail"
         if pair.decision in ("pass", None):
             outcome = "pass"
-        details = (
-            f"{pair.sentence}\nboth right {pair.pairs.both_right}, only the first {pair.pairs.only_first}, only the second "
-            f"{pair.pairs.only_second}, both wrong {pair.pairs.both_wrong}; McNemar p {pair.mcnemar_p:.3g}; "
-            f"same class {pair.agreement:.2%}"
-        )
+        details = f"{pair.sentence}\n{pair_text(pair)}"
         message = f"inconclusive: {pair.sentence}" if pair.decision == "inconclusive" else pair.sentence
         checks.append(Check("skdeploy.drop", f"{pair.second} against {pair.first}", outcome, message, details))
     checks += [
@@ -180,6 +176,15 @@ def write_evaluation(
         rows,
         verdicts,
         [*([measured] if verdict else []), *evaluation_notes(evaluation)],
+    )
+
+
+def pair_text(pair: PairedReport) -> str:
+    """How many images each of two artifacts has right, and whether that is chance."""
+    counts = pair.pairs
+    return (
+        f"both right {counts.both_right:,}, only the first {counts.only_first:,}, only the second {counts.only_second:,}, "
+        f"both wrong {counts.both_wrong:,}; McNemar p {pair.mcnemar_p:.2g}; same class {pair.agreement:.2%}"
     )
 
 

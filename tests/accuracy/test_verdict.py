@@ -14,8 +14,8 @@ from skdeploy.accuracy.gate import Evaluation
 from skdeploy.accuracy.statistics import Pairs, decide, drop_interval, images_to_decide, passing_budget
 from skdeploy.accuracy.verdict import State, Verdict, decide_verdict
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.cli.accuracy import finish
-from skdeploy.cli.console import print_bundle, print_json
+from skdeploy.cli.console import bundle_json, print_bundle, write_json
+from skdeploy.cli.evaluate import finish
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Assumption
 from skdeploy.inspect.inspection import inspect_bundle
@@ -114,7 +114,7 @@ def test_every_state_has_one_text_and_every_output_has_it(
 
     print_bundle(bundle, facts.parity, found)
     assert capsys.readouterr().out.splitlines()[0] == text
-    print_json(bundle, facts.parity, found)
+    write_json(bundle_json(bundle, facts.parity, found))
     assert json.loads(capsys.readouterr().out)["verdict"] | {"points": []} == {
         "state": state.value, "text": text, "points": [], "next": list(found.next),
     }  # fmt: skip

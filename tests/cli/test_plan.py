@@ -32,7 +32,7 @@ def test_json_holds_everything(bundle: Path, run: Run) -> None:
 def test_a_terminal_shows_all_that_a_table_has(
     bundle: Path, run: Run, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skdeploy.cli.console.LOG_WIDTH", width)
+    monkeypatch.setattr("skdeploy.report.terminal.LOG_WIDTH", width)
     result = run("plan", bundle, "--device", "agx-orin", "--layers")
     assert "…" not in result.out  # where rich cuts off
     assert ("MB moved" in result.out) == (width == 120)  # the narrow one has fewer columns, and says what they are

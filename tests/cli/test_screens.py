@@ -61,7 +61,7 @@ def folder(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy = Path(shutil.copytree(desk, tmp_path / "folder"))
     monkeypatch.chdir(copy)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("skdeploy.cli.console.LOG_WIDTH", 80)
+    monkeypatch.setattr("skdeploy.report.terminal.LOG_WIDTH", 80)
     monkeypatch.setattr(cuda, "devices", lambda: ())
     monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver")
     return copy
