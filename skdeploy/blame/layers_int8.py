@@ -11,6 +11,7 @@ import onnx_ir as ir
 from skdeploy.blame.layers import Pair
 from skdeploy.blame.layers_graph import ROUNDED
 from skdeploy.ir.constants import array_of
+from skdeploy.ir.nodes import maker, operand
 from skdeploy.ir.placement import place
 from skdeploy.ir.qdq import DEQUANTIZE, INT8_MIN
 from skdeploy.parity.cause import Int8Range
@@ -48,8 +49,5 @@ def int8_range(model: ir.Model, pair: Pair) -> tuple[Int8Range | None, ir.Node |
     node = next((node for node in model.graph for value in node.outputs if value.name == wanted), None)
     if node is None or node.op_type != DEQUANTIZE:
         return None, None
-    quantized, scale = node.inputs[:2]
-    assert quantized is not None  # required by ONNX
-    assert scale is not None
-    step = float(array_of(scale).reshape(-1)[0])
-    return Int8Range(INT8_MIN * step + pair.offset, INT8_MAX * step + pair.offset), quantized.producer()
+    step = float(array_of(operand(node, 1)).reshape(-1)[0])
+    return Int8Range(INT8_MIN * step + pair.offset, INT8_MAX * step + pair.offset), maker(node.inputs[0])

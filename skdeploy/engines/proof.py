@@ -210,15 +210,19 @@ def _names(layers: tuple[WeightedPrecision, ...]) -> str:
 
 def _weight(node: ir.Node) -> ir.Value | None:
     """The constant that the node multiplies by, seen through a DequantizeLinear; None if it is no such node."""
+    from skdeploy.ir.nodes import maker
     from skdeploy.ir.placement import WEIGHTED
 
     if node.op_type not in WEIGHTED or len(node.inputs) < 2:
         return None
     value = node.inputs[1]
-    producer = value.producer() if value is not None else None
-    while producer is not None and producer.op_type in ("DequantizeLinear", "QuantizeLinear", "Cast", "Transpose"):
+    while (producer := maker(value)) and producer.op_type in (
+        "DequantizeLinear",
+        "QuantizeLinear",
+        "Cast",
+        "Transpose",
+    ):
         value = producer.inputs[0]
-        producer = value.producer() if value is not None else None
     return value if value is not None and value.is_initializer() else None
 
 
@@ -233,10 +237,11 @@ def _graph_precision(node: ir.Node) -> str:
 
 
 def _dequantized(value: ir.Value) -> str | None:
+    from skdeploy.ir.nodes import maker
+
     producer = value.producer()
     while producer is not None and producer.op_type in ("Transpose", "Reshape", "Flatten"):
-        first = producer.inputs[0]
-        producer = first.producer() if first is not None else None
+        producer = maker(producer.inputs[0])
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
     integers = producer.inputs[0]

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.ir.nodes import operand, optional
+
 
 def known(value: ir.Value | None) -> NDArray[Any] | None:
     """The numbers of an initializer, a Constant or an Identity of one; None for what is computed or given from outside."""
@@ -41,6 +43,19 @@ def named_constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | np.g
     value = ir.val(name, const_value=ir.tensor(np.asarray(array), name=name))
     graph.register_initializer(value)
     return value
+
+
+def weight_of(node: ir.Node) -> NDArray[np.float64]:
+    """The weight of a Conv, Gemm or MatMul whose weight is an initializer, in float64."""
+    return array_of(operand(node, 1))
+
+
+def add_to_bias(graph: ir.Graph, node: ir.Node, change: NDArray[np.float64]) -> None:
+    """Adds a number a row to a layer's bias, which other layers may share, in float64; a layer without a bias gets one."""
+    old = optional(node, 2)
+    node.resize_inputs(3)
+    bias = change if old is None else array_of(old) + change
+    node.replace_input_with(2, constant(graph, f"{node.name}_bias", bias.astype(np.float32)))
 
 
 class Names:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.ir.channels import ChannelClasses, channel_classes, makes_channels
-from skdeploy.ir.constants import array_of, constant
+from skdeploy.ir.constants import array_of, constant, weight_of
 from skdeploy.ir.nodes import only_one_reads, operand, optional
 from skdeploy.ir.placement import gate_nodes
 
@@ -53,7 +53,7 @@ class ScaleChannels(ir.passes.InPlacePass):
             if not makes_channels(node):
                 continue
             made, read = self._factors(node.outputs[0]), self._factors(operand(node, 0))
-            weight, bias = array_of(operand(node, 1)), optional(node, 2)
+            weight, bias = weight_of(node), optional(node, 2)
             scaled = weight / _along_columns(node, weight.shape, read) * _along_rows(node, weight.ndim, made)
             _replace(node, 1, scaled)
             if bias is not None:
@@ -136,7 +136,7 @@ def _weight_strength(model: ir.Model, classes: ChannelClasses) -> Factors:
         name = operand(node, 0).name if makes_channels(node) else None
         if name not in classes.of or node.name in gates:
             continue
-        by_row = np.abs(rows_first(node, array_of(operand(node, 1))))
+        by_row = np.abs(rows_first(node, weight_of(node)))
         taps = by_row.reshape(*by_row.shape[:2], -1).max(axis=2)
         relative = taps / np.maximum(taps.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
         groups = node.attributes.get_int("group", 1)

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.core.spec import Preprocess
-from skdeploy.ir.constants import array_of, constant, drop_unused, free_name, numbers
+from skdeploy.ir.constants import add_to_bias, constant, drop_unused, free_name, numbers, weight_of
 from skdeploy.ir.naming import module_of
-from skdeploy.ir.nodes import new_node, only_one_reads, operand, optional
+from skdeploy.ir.nodes import new_node, only_one_reads, operand
 from skdeploy.ir.placement import weighted_reason
 from skdeploy.passes.preprocess import MODULE as PREPROCESS
 
@@ -61,7 +61,7 @@ class PixelSteps(ir.passes.InPlacePass):
             value = _inserted(graph, node, "Pad", [value, amounts], f"{MODULE}/pad", shape)
         scale = constant(graph, f"{PIXELS}_slope", (1 / slope).astype(np.float32).reshape(1, -1, 1, 1))
         pixels = _inserted(graph, node, "Mul", [value, scale], PIXELS, shape)
-        weight = array_of(operand(node, 1)) * slope[None, :, None, None]
+        weight = weight_of(node) * slope[None, :, None, None]
         node.replace_input_with(1, constant(graph, f"{node.name}_weight", weight.astype(np.float32)))
         node.replace_input_with(0, pixels)
         node.attributes["pads"] = ir.AttrInt64s("pads", [0, 0, 0, 0])
@@ -90,13 +90,10 @@ class PixelShift(ir.passes.InPlacePass):
         assert value.shape is not None  # PixelSteps gave it one
         assert scaling is not None  # PixelSteps' own
         offset = (MIDDLE - 255 * np.asarray(self.preprocess.mean, np.float64)) / MIDDLE
-        array, bias = array_of(operand(node, 1)), optional(node, 2)
-        shifted = (np.zeros(len(array)) if bias is None else array_of(bias)) + np.einsum("oikl,i->o", array, offset)
         value.name = scaling.name = free_name(graph, f"{MODULE}/steps")
         change = constant(graph, f"{PIXELS}_offset", (-offset).astype(np.float32).reshape(1, -1, 1, 1))
         node.replace_input_with(0, _inserted(graph, node, "Add", [value, change], PIXELS, list(value.shape)))
-        node.resize_inputs(3)
-        node.replace_input_with(2, constant(graph, f"{node.name}_bias", shifted.astype(np.float32)))
+        add_to_bias(graph, node, np.einsum("oikl,i->o", weight_of(node), offset))
         drop_unused(graph)
         return ir.passes.PassResult(model, modified=True)
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.ir.constants import array_of, constant, drop_unused, free_name, numbers
-from skdeploy.ir.nodes import new_node, only_one_reads, operand, operands, optional
+from skdeploy.ir.constants import add_to_bias, constant, drop_unused, free_name, numbers, weight_of
+from skdeploy.ir.nodes import new_node, only_one_reads, operand, operands
 from skdeploy.ir.placement import SPATIAL_MEANS, Placement, weighted_reason
 from skdeploy.passes.equalize import output_axis
 
@@ -90,7 +90,7 @@ class ShiftTensors(ir.passes.InPlacePass):
         if relu is not None and relu.op_type == "Relu" and only_one_reads(operand(relu, 0)):
             convolution = self._convolution_of(operand(relu, 0))
             if convolution is not None:
-                _change_bias(graph, convolution, -offset)
+                _shift_rows(graph, convolution, -offset)
                 clipped = _clip_for_relu(graph, relu, -offset)
                 return clipped if clamped is value else value
         return _moved(graph, value, -offset, "plain")
@@ -113,19 +113,19 @@ class ShiftTensors(ir.passes.InPlacePass):
     def _absorb(self, graph: ir.Graph, node: ir.Node, index: int, offset: float) -> bool:
         """Makes a reader take t - offset for t without restoring t, if that can be."""
         if index == 0 and not weighted_reason(node):
-            array = array_of(operand(node, 1))
+            array = weight_of(node)
             columns = tuple(axis for axis in range(array.ndim) if axis != output_axis(node))
             change = offset * array.sum(axis=columns)
             if node.op_type == "MatMul":
                 _moved(graph, node.outputs[0], change, "shifted")
             else:
-                _change_bias(graph, node, change)
+                add_to_bias(graph, node, change)
             return True
         if node.op_type in SPATIAL_MEANS and index == 0 and not (node.op_type == "AveragePool" and _pads(node)):
             _moved(graph, node.outputs[0], offset, "shifted")
             return True
         if node.op_type == "Add" and (summand := next(self._summands(node), None)) is not None:
-            _change_bias(graph, summand, offset)
+            _shift_rows(graph, summand, offset)
             return True
         return False
 
@@ -141,11 +141,8 @@ def _pads(node: ir.Node) -> bool:
     return any(attributes.get_ints("pads", [0])) or chosen or attributes.get_int("ceil_mode", 0) != 0
 
 
-def _change_bias(graph: ir.Graph, node: ir.Node, change: float | NDArray[np.float64]) -> None:
-    rows, old = numbers(operand(node, 1)).shape[output_axis(node)], optional(node, 2)
-    bias = (np.zeros(rows) if old is None else array_of(old)) + change
-    node.resize_inputs(3)
-    node.replace_input_with(2, constant(graph, f"{node.name}_bias", bias.astype(np.float32)))
+def _shift_rows(graph: ir.Graph, convolution: ir.Node, change: float) -> None:
+    add_to_bias(graph, convolution, np.full(len(numbers(operand(convolution, 1))), change))
 
 
 def _clip_for_relu(graph: ir.Graph, relu: ir.Node, low: float) -> ir.Value:

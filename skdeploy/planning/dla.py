@@ -18,6 +18,7 @@ from typing import Final
 import onnx_ir as ir
 
 from skdeploy.core.architecture import Frozen
+from skdeploy.ir.nodes import operand
 from skdeploy.ir.placement import Edge
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain, dims
@@ -132,9 +133,7 @@ def _limits(node: ir.Node) -> Iterator[tuple[str, Collection[int], int, int]]:
         if attribute is not None:
             yield what, attribute.as_ints(), least, most
     if node.op_type == "Conv":
-        weight = node.inputs[1]
-        assert weight is not None  # required by ONNX
-        channels_out, into_group, *kernel = dims(weight)
+        channels_out, into_group, *kernel = dims(operand(node, 1))
         groups = node.attributes.get_int("group", 1)
         yield "kernel", kernel, 1, 32
         yield "channels", (channels_out, into_group * groups), 1, MAX_SIZE

@@ -11,6 +11,7 @@ from typing import Final
 import onnx_ir as ir
 
 from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.ir.nodes import operand
 from skdeploy.ir.onnx_file import graph_of, inferred
 from skdeploy.ir.placement import Edge
 from skdeploy.quant.macs import Size
@@ -151,13 +152,10 @@ def _drop_quantization(model: ir.Model) -> tuple[dict[Edge, str], frozenset[str]
     for node in list(model.graph):
         if node.op_type != "DequantizeLinear":
             continue
-        stored, scale, output = node.inputs[0], node.inputs[1], node.outputs[0]
-        assert stored is not None  # required by ONNX
-        assert scale is not None
+        stored, scale, output = operand(node, 0), operand(node, 1), node.outputs[0]
         producer = stored.producer()
         if producer is not None and producer.op_type == "QuantizeLinear":
-            source = producer.inputs[0]
-            assert source is not None
+            source = operand(producer, 0)
             scales |= {Edge(use.node.name or "", use.idx): scale.name or "" for use in output.uses()}
         else:
             source = stored

@@ -8,6 +8,8 @@ from math import prod
 import onnx_ir as ir
 
 from skdeploy.core.errors import ExportError
+from skdeploy.ir.constants import numbers
+from skdeploy.ir.nodes import operand
 from skdeploy.ir.placement import WEIGHTED
 
 Size = tuple[int, int]
@@ -51,10 +53,7 @@ def is_layer(node: ir.Node) -> bool:
 
 def weights_of(node: ir.Node) -> int:
     """How many numbers a layer's weight has, without the bias."""
-    weight = node.inputs[1]
-    assert weight is not None  # is_layer
-    assert weight.const_value is not None
-    return prod(weight.const_value.shape.numpy())
+    return int(numbers(operand(node, 1)).size)
 
 
 def _places(model: ir.Model) -> dict[str, int | None]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from skdeploy.core.errors import CalibrationError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.channels import channel_classes
-from skdeploy.ir.constants import array_of, constant
+from skdeploy.ir.constants import add_to_bias, array_of, constant, weight_of
 from skdeploy.ir.naming import module_of, modules_pattern
+from skdeploy.ir.nodes import operand
 from skdeploy.ir.placement import Placement, place
 from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
 from skdeploy.passes.equalize import equalize, rows_first
@@ -134,19 +135,13 @@ def _round_weights(
     names = range_names(model)
     weights: dict[str, QuantizedWeight] = {}
     for name in placement.weighted:
-        node = nodes[name]
-        old = node.inputs[1]
-        assert old is not None  # placed
+        node, old = nodes[name], operand(nodes[name], 1)
         weight = weights[name] = quantize_weight(node, least_error=ranges.algorithm.weight_scales == "mse", half=half)
         rounded = dequantized(weight)
         error = array_of(old) - rounded
         node.replace_input_with(1, constant(model.graph, f"{old.name}_rounded", rounded))
         if ranges.algorithm.bias_correction and node.op_type in CORRECTED:
-            correction = mean_change(node, error, _input_mean(node, names, ranges, spec))
-            bias = node.inputs[2] if len(node.inputs) > 2 else None
-            corrected = (0.0 if bias is None else array_of(bias)) + correction
-            node.resize_inputs(3)
-            node.replace_input_with(2, constant(model.graph, f"{name}_bias", corrected.astype(np.float32)))
+            add_to_bias(model.graph, node, mean_change(node, error, _input_mean(node, names, ranges, spec)))
     return weights
 
 
@@ -160,18 +155,15 @@ def corrected_tensors(model: ir.Model) -> dict[str, str]:
 
 
 def _read(node: ir.Node) -> str:
-    assert node.inputs[0] is not None  # placed
-    return node.inputs[0].name or ""
+    return operand(node, 0).name or ""
 
 
 def _input_mean(node: ir.Node, names: Mapping[str, str], ranges: Ranges, spec: ModelSpec) -> NDArray[np.float32]:
     """The mean of each input channel, (I,), in the graph as prepared. Raises CalibrationError if it is not in the file."""
     name = _read(node)
     key = IMAGE if name == PIXELS else names[name]
-    weight = node.inputs[1]
-    assert weight is not None  # placed
     groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
-    channels = rows_first(node, array_of(weight)).shape[1] * groups
+    channels = rows_first(node, weight_of(node)).shape[1] * groups
     found = ranges.channel_means.get(key, ())
     if len(found) != channels:
         raise CalibrationError(
@@ -216,14 +208,8 @@ def _reach(ranges: Ranges, model: ir.Model) -> Mapping[str, tuple[float, ...]]:
 
 def _raised(model: ir.Model, placement: Placement) -> dict[str, int]:
     nodes = {node.name or "": node for node in model.graph}
-    found = {}
-    for name in placement.weighted:
-        weight = nodes[name].inputs[1]
-        assert weight is not None  # placed
-        rows = raised_rows(nodes[name], array_of(weight))
-        if rows:
-            found[name] = rows
-    return found
+    rows = {name: raised_rows(nodes[name], weight_of(nodes[name])) for name in placement.weighted}
+    return {name: count for name, count in rows.items() if count}
 
 
 def _check_floor(found: TensorRange, tensor: str) -> None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import CalibrationError
-from skdeploy.ir.constants import array_of
+from skdeploy.ir.constants import weight_of
 from skdeploy.ir.naming import module_of
 from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.passes.equalize import output_axis, rows_first
@@ -29,9 +29,7 @@ def quantize_weight(node: ir.Node, *, least_error: bool = True, half: bool = Tru
     weight 127; else it is that one. ``half``: scales must be FP16 numbers (``steps.py``).
     Raises CalibrationError where FP16 has no number for the scale: a weight that is too large, or all of them too small.
     """
-    weight = node.inputs[1]
-    assert weight is not None  # placed
-    array = rows_first(node, array_of(weight)).astype(np.float32)
+    array = rows_first(node, weight_of(node)).astype(np.float32)
     rows = array.reshape(len(array), -1)
     largest = np.abs(rows).max(axis=1)
     if half and largest.max() > LARGEST_WEIGHT:
