@@ -223,8 +223,10 @@ def open_model(
         if unknown:
             raise UsageError(f"{shown} has no tensor named {unknown[0]!r}", advice="`skdeploy inspect` shows the graph")
         model.graph.outputs.extend(values[name] for name in also if name not in outputs)
-    config = DEFAULT if optimised else EXACT
-    return OnnxRuntimeSession(_serialised(model), provider, threads, config=config, shown=shown)
+    import onnx_ir
+
+    source = onnx_ir.to_proto(model).SerializeToString()
+    return OnnxRuntimeSession(source, provider, threads, config=DEFAULT if optimised else EXACT, shown=shown)
 
 
 def _create(
@@ -255,40 +257,40 @@ def _create_on_gpu(
     ort: Any, source: Path | bytes, options: Any, gpu: GpuOptions, config: Config, shown: str
 ) -> tuple[Any, dict[str, Shapes] | None]:
     """A session whose provider runs all that the graph computes, and the limits of its inputs' shapes."""
-    from skdeploy.backends import onnxruntime_gpu as providers
+    import onnx
+    import onnx_ir as ir
+
     from skdeploy.backends import provider_problems
     from skdeploy.backends.engine_cache import engine_folder
+    from skdeploy.backends.onnxruntime_gpu import TensorRTOptions
 
     problem = provider_problems.problem(ort, gpu)
     if problem is not None:
         raise problem
-    model = _parsed(source) if isinstance(source, bytes) else load_graph(source)
+    model = ir.from_proto(onnx.ModelProto.FromString(source)) if isinstance(source, bytes) else load_graph(source)
     inputs = [_value_spec(value) for value in model.graph.inputs if not value.is_initializer()]
-    tensorrt = isinstance(gpu, providers.TensorRTOptions)
-    root = gpu.cache_root if isinstance(gpu, providers.TensorRTOptions) else None
+    tensorrt = gpu if isinstance(gpu, TensorRTOptions) else None
     with ExitStack() as held:
         folder = None
-        if root is not None and isinstance(gpu, providers.TensorRTOptions):
+        if tensorrt is not None and tensorrt.cache_root is not None:
             digest = hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else digest_file(source)
-            folder = held.enter_context(engine_folder(root, gpu.engine_key(digest, inputs, str(ort.__version__))))
+            key = tensorrt.engine_key(digest, inputs, str(ort.__version__))
+            folder = held.enter_context(engine_folder(tensorrt.cache_root, key))
+        given = {
+            **({} if tensorrt else config),
+            **assignment.session_config(ort),
+        }  # it must see the weights' Q/DQ pairs
+        off = [BIAS_QUANTIZER] if config is not DEFAULT else []
         try:
-            session = _create(
-                ort,
-                source,
-                options,
-                providers.session_arguments(gpu, inputs, folder),
-                # TensorRT must see the Q/DQ pairs of weights: nothing is folded for it.
-                {**({} if tensorrt else config), **assignment.session_config(ort)},
-                shown,
-                [BIAS_QUANTIZER] if config is not DEFAULT else [],
-            )
+            provider = (gpu.PROVIDER, gpu.provider_options(inputs, folder))
+            session = _create(ort, source, options, provider, given, shown, off)
         except ExportError as error:
             raise provider_problems.opening_error(str(error.__cause__), gpu.PROVIDER, shown) from error.__cause__
     if gpu.PROVIDER not in session.get_providers():
         raise provider_problems.dropped(gpu.PROVIDER, session.get_providers())
     if assignment.tells_assignment(ort):
         assignment.require_assignment(assignment.assignment_of(session), gpu.PROVIDER, model, shown)
-    return session, gpu.profile(inputs) if isinstance(gpu, providers.TensorRTOptions) else None
+    return session, tensorrt.profile(inputs) if tensorrt is not None else None
 
 
 def load_graph(path: Path) -> ir.Model:
@@ -296,13 +298,6 @@ def load_graph(path: Path) -> ir.Model:
     from skdeploy.ir.onnx_file import read_graph
 
     return read_graph(path)
-
-
-def _parsed(model: bytes) -> ir.Model:
-    import onnx
-    import onnx_ir
-
-    return onnx_ir.from_proto(onnx.ModelProto.FromString(model))
 
 
 def _value_spec(value: ir.Value) -> TensorSpec:
@@ -313,12 +308,6 @@ def _value_spec(value: ir.Value) -> TensorSpec:
         size if isinstance(size, int) else size.value or f"{value.name}.{axis}" for axis, size in enumerate(value.shape)
     )
     return TensorSpec(name=value.name or "", dtype=value.dtype.numpy().name, shape=shape)
-
-
-def _serialised(model: ir.Model) -> bytes:
-    import onnx_ir
-
-    return onnx_ir.to_proto(model).SerializeToString()
 
 
 def _has_half(model: ir.Model) -> bool:

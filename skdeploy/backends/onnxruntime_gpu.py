@@ -106,8 +106,9 @@ class CudaOptions:
         _require_at_least("device", self.device, 0)
         _require_at_least("memory-mib", _in_mebibytes(self.memory_bytes), 1)
 
-    def provider_options(self) -> dict[str, str]:
-        """What ONNX Runtime calls them."""
+    def provider_options(self, inputs: Sequence[TensorSpec] = (), folder: Path | None = None) -> dict[str, str]:
+        """What ONNX Runtime calls them; the others' ``inputs`` and ``folder`` make no difference."""
+        del inputs, folder
         found = {
             "device_id": str(self.device),
             "cudnn_conv_algo_search": self.convolution_search.upper(),
@@ -231,12 +232,3 @@ def _size(spec: TensorSpec, axis: int, batch: int, size: tuple[int, int] | None)
             advice="give --backend-option sizes=HxW/HxW/HxW for height and width; export others with fixed sizes",
         )
     return size[("height", "width").index(found)]
-
-
-def session_arguments(
-    options: GpuOptions, inputs: Sequence[TensorSpec], folder: Path | None
-) -> tuple[str, Mapping[str, str]]:
-    """The provider and its options, as ``onnxruntime.InferenceSession`` takes them in ``providers``."""
-    if isinstance(options, CudaOptions):
-        return options.PROVIDER, options.provider_options()
-    return options.PROVIDER, options.provider_options(inputs, folder)

@@ -43,7 +43,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 class AzureAsCuda(CudaOptions):
     PROVIDER: ClassVar[str] = AZURE
 
-    def provider_options(self) -> dict[str, str]:
+    def provider_options(self, *_: object) -> dict[str, str]:
         return {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import cast
@@ -28,6 +28,7 @@ from tests.graphs.small_files import save
 
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 H100 = cuda.CudaDevice(0, "NVIDIA H100", "9.0", 80 << 30)
+Feeds = dict[str, np.ndarray]
 BACKENDS = pytest.mark.parametrize("backend", [tensorrt, tensorrt_rtx], ids=lambda module: module.NAME)
 
 
@@ -116,26 +117,22 @@ def test_no_gpu_is_a_dependency_error(backend: ModuleType, plan: Path, monkeypat
 
 
 @BACKENDS
-def test_missing_module_is_told_by_probe(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, backend.NAME, None)
-    monkeypatch.setattr(cuda, "devices", lambda: (L4,))
-    answer = backend.probe()
-    assert not answer.available
-    assert f"{backend.NAME} cannot be imported" in answer.reason
-    assert f"skdeploy[{backend.EXTRA}]" in answer.install
-
-
-@BACKENDS
-def test_probe_survives_a_package_that_breaks(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fault", ["missing", "broken"])
+def test_a_module_that_does_not_import_is_told_by_probe(
+    backend: ModuleType, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(name: str) -> None:
         raise RuntimeError(f"{name} is broken")
 
-    monkeypatch.setattr(engines, "load", broken)
+    if fault == "missing":
+        monkeypatch.setitem(sys.modules, backend.NAME, None)
+    else:
+        monkeypatch.setattr(engines, "load", broken)
     monkeypatch.setattr(cuda, "devices", lambda: (L4,))
     answer = backend.probe()
     assert not answer.available
-    assert "is broken" in answer.reason
-    assert answer.install
+    assert f"{backend.NAME} {'cannot be imported' if fault == 'missing' else 'is broken'}" in answer.reason
+    assert f"skdeploy[{backend.EXTRA}]" in answer.install
 
 
 def test_gpu_that_rtx_does_not_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,20 +155,13 @@ def test_missing_cuda_bindings_are_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert "skdeploy[plans]" in answer.install
 
 
-def engine_of(dtype: str) -> Engine:
-    """The tensors of an engine whose input has this type."""
-    return cast(Engine, FakeEngine(None, [], dtype))
-
-
 def test_tensors_of_an_engine_have_numpys_dtypes_and_named_dimensions() -> None:
-    inputs, outputs = _plan_runner._tensors(engine_of("HALF"), Path("some.engine"))
+    half, brain = (cast(Engine, FakeEngine(None, [], dtype)) for dtype in ("HALF", "BF16"))
+    inputs, outputs = _plan_runner._tensors(half, Path("some.engine"))
     assert inputs == (TensorSpec(name="images", dtype="float16", shape=("batch", 3, "height", "width")),)
     assert outputs == (TensorSpec(name="logits", dtype="float32", shape=("batch", 4)),)
-
-
-def test_dtype_that_numpy_lacks_is_refused() -> None:
     with pytest.raises(UsageError, match="'images' in bfloat16"):
-        _plan_runner._tensors(engine_of("BF16"), Path("some.engine"))
+        _plan_runner._tensors(brain, Path("some.engine"))
 
 
 def test_plan_that_is_none_is_refused_by_rtx(plan: Path) -> None:
@@ -224,33 +214,36 @@ def opened(name: str, half: bool, tmp_path: Path) -> Iterator[tuple[Path, PlanSe
         yield graph, session
 
 
-@pytest.mark.gpu
-def test_engine_computes_what_onnx_runtime_computes(opened: tuple[Path, PlanSession], half: bool) -> None:
+def noise(half: bool, batch: int) -> Feeds:
+    images = np.random.default_rng(batch).standard_normal((batch, 3, 16, 16))
+    return {"images": images.astype(np.float16 if half else np.float32)}
+
+
+def compare(graph: Path, session: PlanSession, half: bool, batches: Sequence[int]) -> None:
+    """Both FP16 and the TF32 that TensorRT may use for FP32 round to 11 bits, 5e-4 relative; sums of 27 products and the
+    rounding between four layers leave a few times that.
+    """
     import onnxruntime
 
-    graph, session = opened
     reference = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    assert [spec.name for spec in session.inputs + session.outputs] == ["images", "logits"]
-    # Both FP16 and the TF32 that TensorRT may use for FP32 round to 11 bits, 5e-4 relative; sums of 27 products and the
-    # rounding between four layers leave a few times that.
-    tolerance = 5e-3
-    for batch in (1, 3, 8):
-        images = np.random.default_rng(batch).standard_normal((batch, 3, 16, 16))
-        feeds = {"images": images.astype(np.float16 if half else np.float32)}
-        (expected,) = reference.run(["logits"], feeds)
-        got = session.run(feeds)["logits"]
+    for batch in batches:
+        (expected,) = reference.run(["logits"], noise(half, batch))
+        got = session.run(noise(half, batch))["logits"]
         assert got.dtype == expected.dtype
         assert got.shape == (batch, 4)
-        assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
+        assert np.abs(got - expected).max() <= 5e-3 * np.abs(expected).max()
 
 
 @pytest.mark.gpu
-def test_batch_outside_the_profile_is_a_usage_error(opened: tuple[Path, PlanSession], half: bool) -> None:
-    _, session = opened
-    images = np.zeros((9, 3, 16, 16), np.float16 if half else np.float32)
+def test_engine_computes_what_onnx_runtime_computes(opened: tuple[Path, PlanSession], half: bool) -> None:
+    graph, session = opened
+    assert [spec.name for spec in session.inputs + session.outputs] == ["images", "logits"]
+    compare(graph, session, half, (1, 3, 8))
     with pytest.raises(UsageError, match="batch 9") as refusal:
-        session.run({"images": images})
+        session.run(noise(half, 9))
     assert "batch 1 to 8, best at 4" in refusal.value.advice
+    with pytest.raises(UsageError, match="dtype"):
+        session.run({"images": np.zeros((1, 3, 16, 16), np.float64)})
 
 
 @pytest.mark.gpu
@@ -273,21 +266,13 @@ def test_bound_plan_computes_what_the_session_does_and_is_timed(
 
 @pytest.mark.gpu
 def test_engine_of_two_profiles_runs_batches_of_both(name: str, half: bool, tmp_path: Path) -> None:
-    import onnxruntime
-
     graph, plan = small_network(tmp_path / "small.onnx", half), tmp_path / "small.engine"
     options = BuildOptions(BatchProfile(1, 1, 1), more_profiles=(BatchProfile(4, 8, 8),))
     engines.build(name, graph, plan, options, lambda phase, fraction: None)
-    reference = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     with _plan_runner.open_plan(name, plan, sha256=digest(plan)) as session:
-        for batch in (1, 8, 4, 1):
-            images = np.random.default_rng(batch).standard_normal((batch, 3, 16, 16))
-            feeds = {"images": images.astype(np.float16 if half else np.float32)}
-            (expected,) = reference.run(["logits"], feeds)
-            got = session.run(feeds)["logits"]
-            assert np.abs(got - expected).max() <= 5e-3 * np.abs(expected).max()  # as above
+        compare(graph, session, half, (1, 8, 4, 1))
         with pytest.raises(UsageError, match="batch 2 is outside the engine's 2 profiles"):
-            session.run({"images": np.zeros((2, 3, 16, 16), np.float16 if half else np.float32)})
+            session.run(noise(half, 2))
 
 
 @pytest.mark.gpu("tensorrt")
@@ -307,13 +292,6 @@ def test_stripped_plan_gets_its_weights_back(half: bool, tmp_path: Path) -> None
     with tensorrt.open_session(stripped, sha256=digest(stripped), built_for=built_for, weights=graph) as session:
         got = session.run(feeds)["logits"]
     assert np.abs(got - expected).max() <= 5e-3 * np.abs(expected).max()  # other kernels may be chosen
-
-
-@pytest.mark.gpu
-def test_wrong_dtype_is_a_usage_error(opened: tuple[Path, PlanSession]) -> None:
-    _, session = opened
-    with pytest.raises(UsageError, match="dtype"):
-        session.run({"images": np.zeros((1, 3, 16, 16), np.float64)})
 
 
 @pytest.mark.gpu

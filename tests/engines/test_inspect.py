@@ -160,15 +160,6 @@ def test_int8_products_with_wide_outputs_and_biases_are_int8(version: int, graph
 
 
 @FORMS
-def test_layers_that_merge_convolutions_speak_for_all_of_them(version: int, graph: Path) -> None:
-    """By metadata, or without any by the name alone."""
-    merged = layer(version, "a.conv/Conv + a.relu/Relu || b.conv/Conv", "fp16", ())
-    assert found(answer(version, merged), graph) == {NODES[0]: "fp16", NODES[1]: "fp16", NODES[2]: "missing"}
-    merged = layer(version, "x", "fp16", NODES)
-    assert set(found(answer(version, merged), graph).values()) == {"fp16"}
-
-
-@FORMS
 def test_a_convolution_in_no_layer_is_told(version: int, graph: Path) -> None:
     proof = prove_information(answer(version, layer(version, "a", "fp16", NODES[:2])), graph)
     proof.check(graph)
@@ -191,27 +182,34 @@ def test_what_a_layer_does_not_tell_is_unknown_and_counted(version: int, graph: 
     proof.check(graph)
 
 
-@FORMS
-def test_a_layer_beside_the_product_does_not_speak_for_it(version: int, graph: Path) -> None:
-    """A pointwise kernel in FP32 that carries the convolution's name, as part of its origin, is not the convolution."""
-    beside = layer(version, "__myl_Move", "fp32", NODES, kind="kgen")
-    products = layer(version, "x", "fp16", NODES, TacticName=KERNELS["fp16"])
-    assert set(found(answer(version, beside, products), graph).values()) == {"fp16"}
+TF32 = "sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize32x32x64_stage3"
+MERGED = "a.conv/Conv + a.relu/Relu || b.conv/Conv"
 
 
 @FORMS
-def test_of_two_layers_for_one_convolution_the_wider_counts(version: int, graph: Path) -> None:
-    halves = [layer(version, "part", precision, NODES) for precision in ("fp16", "fp32", "fp16")]
-    assert set(found(answer(version, *halves), graph).values()) == {"fp32"}
-
-
-def test_10_without_a_context_names_the_type_alone(graph: Path) -> None:
-    assert found(answer(10, layer(10, "x", "fp16", NODES, short=True)), graph) == dict.fromkeys(NODES, "fp16")
-
-
-def test_tf32_is_fp32_with_less_of_a_mantissa_and_as_wide(graph: Path) -> None:
-    kernel = "sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize32x32x64_stage3"
-    assert set(found(answer(11, layer(11, "x", "fp32", NODES, TacticName=kernel)), graph).values()) == {"fp32"}
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        # Layers that merge convolutions speak for all of them: by metadata, or without any by the name alone.
+        ([{"name": MERGED, "nodes": ()}], ("fp16", "fp16", "missing")),
+        ([{}], ("fp16",) * 3),
+        # A pointwise kernel in FP32 that carries the convolution's name, as part of its origin, is not the convolution.
+        ([{"precision": "fp32", "kind": "kgen"}, {"TacticName": KERNELS["fp16"]}], ("fp16",) * 3),
+        # Of several layers for one convolution the widest counts.
+        ([{}, {"precision": "fp32"}, {}], ("fp32",) * 3),
+        # TF32 is FP32 with less of a mantissa, and as wide.
+        ([{"precision": "fp32", "TacticName": TF32}], ("fp32",) * 3),
+        # 10.x without a context names the type alone.
+        ([{"short": True}], ("fp16",) * 3),
+    ],
+    ids=["merged by name", "merged", "a layer beside", "several layers", "TF32", "short names"],
+)
+def test_the_layers_of_a_node_tell_its_type(
+    version: int, layers: list[Json], expected: tuple[str, ...], graph: Path
+) -> None:
+    plain: Json = {"name": "x", "precision": "fp16", "nodes": NODES}
+    information = answer(version, *(layer(version, **(plain | given)) for given in layers))
+    assert found(information, graph) == dict(zip(NODES, expected, strict=True))
 
 
 @FORMS

@@ -69,20 +69,19 @@ def test_build_in_another_thread_leaves_signals_alone() -> None:
     assert seen == [handler]
 
 
-def test_steps_out_of_order_and_beyond_the_end_do_not_fall() -> None:
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [([(4, (2, 0, 7))], [0, 0.75, 0.75, 1, 1]), ([(0, ()), (0, ())], [0, 1, 0, 1])],
+    ids=["steps out of order and beyond the end", "a phase that starts again"],
+)
+def test_fractions_fall_only_where_a_phase_starts_again(
+    phases: list[tuple[int, tuple[int, ...]]], expected: list[float]
+) -> None:
     reported: list[float] = []
     progress = Progress(lambda phase, fraction: reported.append(fraction))
-    progress.start("phase", 4)
-    for step in (2, 0, 7):
-        progress.step("phase", step)
-    progress.finish("phase")
-    assert reported == [0, 0.75, 0.75, 1, 1]
-
-
-def test_phase_that_starts_again_begins_at_zero() -> None:
-    reported: list[float] = []
-    progress = Progress(lambda phase, fraction: reported.append(fraction))
-    for _ in range(2):
-        progress.start("phase", 0)
+    for steps, done in phases:
+        progress.start("phase", steps)
+        for step in done:
+            progress.step("phase", step)
         progress.finish("phase")
-    assert reported == [0, 1, 0, 1]
+    assert reported == expected
