@@ -17,7 +17,7 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of
-from skdeploy.checkpoints.network import Network
+from skdeploy.checkpoints.load import Network
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Precision
 from skdeploy.images.dataset import Inputs, Pixels, normalise

@@ -14,7 +14,7 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.station_facts import EngineFacts
-from skdeploy.checkpoints.network import Network
+from skdeploy.checkpoints.load import Network
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.spec import ModelSpec, Precision
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.infer import differences, implied_by_card, infer, is_adaptable, with_layout, with_unseen
+from skdeploy.checkpoints.load import check_state
 from skdeploy.checkpoints.prefixes import without_prefix
 from skdeploy.checkpoints.read import Checkpoint, read_checkpoint
 from skdeploy.checkpoints.recognise import assemble, known, recognise

@@ -26,6 +26,7 @@ from skdeploy.core.errors import WeightsError, first_problem
 from skdeploy.core.listing import some
 
 Shapes = Mapping[str, tuple[int, ...]]
+Change = dict[str, Any]
 
 # What a port may have in its own way without being another network: a checkpoint overrules the card there, and it is said.
 ADAPTABLE: Final = ("selective_kernel.gate.", "stem.ceil_mode", "gate_width")
@@ -168,49 +169,36 @@ def with_unseen(found: DescribedSpec, card: DescribedSpec) -> DescribedSpec:
     """
     if not isinstance(found, TrunkSpec) or not isinstance(card, TrunkSpec):
         return found
-    stem = {"stride": card.stem.stride, "max_pool": card.stem.max_pool}
-    if "ceil_mode" in card.stem.model_fields_set:
-        stem["ceil_mode"] = card.stem.ceil_mode
-    stages = [
-        stage.model_copy(update={"stride": card.stages[index].stride}) if index < len(card.stages) else stage
-        for index, stage in enumerate(found.stages)
-    ]
-    kernels, said = found.selective_kernel, card.selective_kernel.branches
-    branches = [
-        branch.model_copy(update={"dilation": said[index].dilation, "activation": said[index].activation})
-        if index < len(said)
-        else branch
-        for index, branch in enumerate(kernels.branches)
-    ]
-    return found.model_copy(
-        update={
-            "stem": found.stem.model_copy(update=stem),
-            "stages": tuple(stages),
-            "selective_kernel": kernels.model_copy(update={"branches": tuple(branches)}),
-        }
-    )
+    said = {"stride", "max_pool"} | ({"ceil_mode"} & card.stem.model_fields_set)
+    branches = [branch.model_dump(include={"dilation", "activation"}) for branch in card.selective_kernel.branches]
+    strides = [{"stride": stage.stride} for stage in card.stages]
+    return _changed(found, card.stem.model_dump(include=said), strides, branches)
 
 
 def with_layout(network: DescribedSpec, implied: Implied) -> DescribedSpec:
     """``network`` with the strides, the pool and the dilations that the layout's own networks have."""
     if not isinstance(network, TrunkSpec):
         return network
-    kernels = network.selective_kernel
-    stages = [
-        stage.model_copy(update={"stride": _stride(implied, index)}) for index, stage in enumerate(network.stages)
-    ]
-    branches = [
-        branch.model_copy(update={"dilation": implied.dilations[index]})
-        if branch.kernel == 3 and index < len(implied.dilations)
-        else branch
-        for index, branch in enumerate(kernels.branches)
-    ]
     stem = {"stride": implied.stem_stride, "max_pool": implied.max_pool, "ceil_mode": implied.ceil_mode}
+    strides = [{"stride": _stride(implied, index)} for index in range(len(network.stages))]
+    kernels = zip(network.selective_kernel.branches, implied.dilations, strict=False)
+    branches = [{"dilation": dilation} if branch.kernel == 3 else {} for branch, dilation in kernels]
+    return _changed(network, stem, strides, branches)
+
+
+def _changed(network: TrunkSpec, stem: Change, stages: list[Change], branches: list[Change]) -> TrunkSpec:
+    """``network`` with other values in its stem, and in its first stages and branches."""
+    kernels = network.selective_kernel
+
+    def each(specs: tuple[Any, ...], changes: list[Change]) -> tuple[Any, ...]:
+        changed = (spec.model_copy(update=change) for spec, change in zip(specs, changes, strict=False))
+        return (*changed, *specs[len(changes) :])
+
     return network.model_copy(
         update={
             "stem": network.stem.model_copy(update=stem),
-            "stages": tuple(stages),
-            "selective_kernel": kernels.model_copy(update={"branches": tuple(branches)}),
+            "stages": each(network.stages, stages),
+            "selective_kernel": kernels.model_copy(update={"branches": each(kernels.branches, branches)}),
         }
     )
 

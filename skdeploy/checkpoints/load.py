@@ -1,13 +1,14 @@
-"""Trained weights into a network, without running code from the file."""
+"""Trained weights into a network, without running code from the file: which, whether they fit, and the network with them."""
 
 from __future__ import annotations
 
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from skdeploy.checkpoints.check import check_state
 from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.checkpoints.weights_record import WeightsRecord
@@ -18,6 +19,29 @@ from skdeploy.core.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+SHOWN_KEYS: Final = 10
+SKDEPLOY_LAYOUT: Final = "the keys are skdeploy's own: stem, stages.S.U, classifier (see models/README.md)"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A spec with its canonical weights; the module is built when a stage first asks for it: a resumed export builds none."""
+
+    spec: ModelSpec
+    weights: Path
+
+    @cached_property
+    def module(self) -> nn.Module:
+        return load_network(self.spec, self.weights)
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A module that a function of the user's own built."""
+
+    spec: ModelSpec
+    module: nn.Module
 
 
 def find_weights(spec: ModelSpec, card: Path, given: str | None, seed: int) -> tuple[WeightsRecord, Path | None]:
@@ -116,3 +140,51 @@ def _counters(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict
     import torch
 
     return {key: torch.zeros((), dtype=torch.long) for key in wanted if key not in state}
+
+
+def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec: ModelSpec, path: Path) -> None:
+    """Raises WeightsError unless keys and shapes are the network's and every value is finite."""
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in wanted]
+    if missing or unexpected:
+        kinds = {"missing": missing, "unexpected": unexpected}
+        shown = "\n".join(_listed(title, keys) for title, keys in kinds.items() if keys)
+        raise WeightsError(f"{path} does not fit {spec.name}:\n{shown}", advice=SKDEPLOY_LAYOUT)
+    classifier = state["classifier.weight"].shape
+    classes = classifier[0] if len(classifier) == 2 else spec.network.classes  # else it is listed below
+    if classes != spec.network.classes:
+        raise WeightsError(
+            f"{path} was trained for {classes} classes, the card {spec.name} says {spec.network.classes}",
+            advice=f"copy the card and set network.classes = {classes}",
+        )
+    wrong = [
+        f"{key}: {tuple(state[key].shape)} in the file, {tuple(tensor.shape)} in the network"
+        for key, tensor in wanted.items()
+        if key in state and state[key].shape != tensor.shape
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{path} does not fit {spec.name}:\n{_listed('other shapes', wrong)}", advice=SKDEPLOY_LAYOUT
+        )
+    integers = [
+        f"{key}: {state[key].dtype}"
+        for key, tensor in wanted.items()
+        if tensor.is_floating_point() and not state[key].is_floating_point()
+    ]
+    if integers:
+        raise WeightsError(
+            f"{path} holds weights that are not floating point:\n{_listed('tensors', integers)}",
+            advice="give the weights of the training, before any quantization",
+        )
+    broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+    if broken:
+        raise WeightsError(
+            f"{path} has NaN or infinite values:\n{_listed('tensors', broken)}",
+            advice="the training diverged, or the file is damaged",
+        )
+
+
+def _listed(title: str, keys: list[str]) -> str:
+    shown = "".join(f"\n    {key}" for key in keys[:SHOWN_KEYS])
+    more = f"\n    ... and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return f"  {title} ({len(keys)}):{shown}{more}"

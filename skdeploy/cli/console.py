@@ -23,6 +23,7 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.station_facts import EngineFacts, Int8Facts, RangesFacts
 from skdeploy.core.errors import SkdeployError
+from skdeploy.core.progress import Progress
 from skdeploy.images.audit_report import AuditReport, audit_of
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.quant.ranges import Ranges
@@ -34,7 +35,7 @@ WIDE: Final = (
 )
 
 
-class ConsoleProgress:
+class ConsoleProgress(Progress):
     """Draws the stages: a spinner with elapsed time on a terminal, one line a stage elsewhere."""
 
     def __init__(self) -> None:

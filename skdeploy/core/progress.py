@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
 
-
-class Progress(Protocol):
+class Progress:
     """Receives the stages of a job as they happen."""
 
     def begin(self, stage: str) -> None:
@@ -21,17 +19,5 @@ class Progress(Protocol):
         """Something that the user should know, though the job goes on."""
 
 
-class Silent:
+class Silent(Progress):
     """Tells nothing."""
-
-    def begin(self, stage: str) -> None:
-        del stage
-
-    def update(self, detail: str) -> None:
-        del detail
-
-    def end(self, stage: str, seconds: float, *, reused: bool) -> None:
-        del stage, seconds, reused
-
-    def note(self, text: str) -> None:
-        del text

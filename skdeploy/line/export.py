@@ -25,7 +25,7 @@ from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.runners import require_fp32_graph
 from skdeploy.bundle.station_facts import MixedFacts, WeightsFacts
-from skdeploy.checkpoints.network import Network, OwnNetwork
+from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.errors import IntegrityError, first_problem
 from skdeploy.core.files import require_places
 from skdeploy.core.options import NoOptions

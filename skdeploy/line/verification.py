@@ -20,7 +20,7 @@ from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, require_receipts, write_receipt
 from skdeploy.bundle.runners import check_graph_backend
-from skdeploy.checkpoints.network import Network
+from skdeploy.checkpoints.load import Network
 from skdeploy.core.errors import DependencyError, ParityError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.progress import Progress, Silent

@@ -62,4 +62,4 @@ def initialise(network: nn.Module, seed: int) -> None:
             nn.init.zeros_(module.bias)
     for module in network.modules():
         if isinstance(module, ResidualUnit):
-            nn.init.constant_(module.last_norm.weight, 0.2)
+            nn.init.constant_(module.expand.bn.weight, 0.2)

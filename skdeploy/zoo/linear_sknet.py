@@ -8,6 +8,7 @@ from skdeploy.core.architecture import LinearSKNetSpec, SelectiveKernelSpec, Sta
 from skdeploy.core.errors import CardError
 from skdeploy.zoo.fold import fold_into_next
 from skdeploy.zoo.selective_kernel import ConvNormAct, selective_kernel
+from skdeploy.zoo.sknet import conv_shortcut
 from skdeploy.zoo.trunk import ResidualUnit, Trunk
 
 
@@ -23,16 +24,8 @@ class LinearSKUnit(ResidualUnit):
         self.sk = selective_kernel(kernels, middle, middle, stride, stage.gate_width)
         self.norm: nn.Module = nn.BatchNorm2d(middle)
         self.expand = ConvNormAct(middle, out_channels, 1, bias=True, activation=False)
-        self.shortcut: nn.Module = (
-            nn.Identity()
-            if stride == 1 and in_channels == out_channels
-            else ConvNormAct(in_channels, out_channels, 1, stride=stride, bias=True, activation=False)
-        )
+        self.shortcut = conv_shortcut(in_channels, out_channels, stride, bias=True)
         self.relu = nn.ReLU(inplace=True)
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.expand.bn
 
     def fold_own(self) -> None:
         """The norm goes into the 1x1 convolution after it."""

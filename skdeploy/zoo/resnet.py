@@ -5,34 +5,12 @@ Bottlenecks are ``SKUnit``s. A basic block has its selective kernel convolution 
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from skdeploy.core.architecture import SelectiveKernelSpec, SKResNetSpec, StageSpec
-from skdeploy.zoo.selective_kernel import ConvNormAct, selective_kernel
+from skdeploy.core.architecture import SKResNetSpec, StageSpec
+from skdeploy.zoo.selective_kernel import ConvNormAct
 from skdeploy.zoo.sknet import SKUnit, conv_shortcut
 from skdeploy.zoo.trunk import ResidualUnit, Trunk, stem
-
-
-class BasicSKUnit(ResidualUnit):
-    """Selective kernel convolution, 3x3 convolution, plus the shortcut: (N, in, H, W) -> (N, out, H / s, W / s)."""
-
-    def __init__(
-        self, in_channels: int, stage: StageSpec, stride: int, kernels: SelectiveKernelSpec, shortcut: nn.Module
-    ) -> None:
-        super().__init__()
-        middle = stage.middle_channels
-        self.sk = selective_kernel(kernels, in_channels, middle, stride, stage.gate_width)
-        self.expand = ConvNormAct(middle, stage.out_channels, 3, activation=False)
-        self.shortcut = shortcut
-        self.relu = nn.ReLU(inplace=True)
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.expand.bn
-
-    def forward(self, x: Tensor) -> Tensor:
-        activated: Tensor = self.relu(self.expand(self.sk(x)) + self.shortcut(x))
-        return activated
 
 
 class PooledShortcut(nn.Sequential):
@@ -56,8 +34,6 @@ class SKResNet(Trunk):
     """(N, C, H, W) -> logits (N, classes)."""
 
     def __init__(self, spec: SKResNetSpec, in_channels: int) -> None:
-        unit_class = SKUnit if spec.block == "bottleneck" else BasicSKUnit
-
         def shortcut(channels: int, stage: StageSpec, stride: int, first: bool) -> nn.Module:
             keeps_shape = stride == 1 and channels == stage.out_channels
             if spec.shortcut == "conv":
@@ -69,6 +45,7 @@ class SKResNet(Trunk):
             return PooledShortcut(channels, stage.out_channels, stride, padded=True) if first else nn.Identity()
 
         def unit(channels: int, stage: StageSpec, stride: int, first: bool) -> ResidualUnit:
-            return unit_class(channels, stage, stride, spec.selective_kernel, shortcut(channels, stage, stride, first))
+            changed = shortcut(channels, stage, stride, first)
+            return SKUnit(channels, stage, stride, spec.selective_kernel, changed, basic=spec.block == "basic")
 
         super().__init__(spec, stem(spec.stem, in_channels), unit)

@@ -10,22 +10,28 @@ from skdeploy.zoo.trunk import ResidualUnit, Trunk, stem
 
 
 class SKUnit(ResidualUnit):
-    """1x1 reduce, selective kernel convolution, 1x1 expand, plus the shortcut: (N, in, H, W) -> (N, out, H / s, W / s)."""
+    """1x1 reduce, selective kernel convolution, 1x1 expand, plus the shortcut: (N, in, H, W) -> (N, out, H / s, W / s).
+
+    ``basic``: without reduce, and expand is 3x3.
+    """
 
     def __init__(
-        self, in_channels: int, stage: StageSpec, stride: int, kernels: SelectiveKernelSpec, shortcut: nn.Module
+        self,
+        in_channels: int,
+        stage: StageSpec,
+        stride: int,
+        kernels: SelectiveKernelSpec,
+        shortcut: nn.Module,
+        *,
+        basic: bool = False,
     ) -> None:
         super().__init__()
         middle = stage.middle_channels
-        self.reduce = ConvNormAct(in_channels, middle, 1)
-        self.sk = selective_kernel(kernels, middle, middle, stride, stage.gate_width)
-        self.expand = ConvNormAct(middle, stage.out_channels, 1, activation=False)
+        self.reduce = nn.Identity() if basic else ConvNormAct(in_channels, middle, 1)
+        self.sk = selective_kernel(kernels, in_channels if basic else middle, middle, stride, stage.gate_width)
+        self.expand = ConvNormAct(middle, stage.out_channels, 3 if basic else 1, activation=False)
         self.shortcut = shortcut
         self.relu = nn.ReLU(inplace=True)
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        return self.expand.bn
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.expand(self.sk(self.reduce(x)))
@@ -44,8 +50,8 @@ class SKNet(Trunk):
         super().__init__(spec, stem(spec.stem, in_channels), unit)
 
 
-def conv_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+def conv_shortcut(in_channels: int, out_channels: int, stride: int, *, bias: bool = False) -> nn.Module:
     """Nothing where the shape is kept, else a 1x1 convolution with the stride."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    return ConvNormAct(in_channels, out_channels, 1, stride=stride, activation=False)
+    return ConvNormAct(in_channels, out_channels, 1, stride=stride, bias=bias, activation=False)

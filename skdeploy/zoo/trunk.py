@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -11,13 +10,13 @@ from skdeploy.core.architecture import StageSpec, StemSpec, TrunkSpec
 from skdeploy.zoo.selective_kernel import ConvNormAct
 
 
-class ResidualUnit(nn.Module, abc.ABC):
-    """A unit whose output is its input, or a shortcut of it, plus what it computes."""
+class ResidualUnit(nn.Module):
+    """A unit whose output is its input, or a shortcut of it, plus what it computes.
 
-    @property
-    @abc.abstractmethod
-    def last_norm(self) -> nn.BatchNorm2d:
-        """The normalisation just before the addition: how loud the unit is beside its shortcut."""
+    ``expand`` comes just before the addition: its normalisation says how loud the unit is beside its shortcut.
+    """
+
+    expand: ConvNormAct
 
 
 # (input channels, stage, stride, whether it is the stage's first) -> a unit: (N, in, H, W) -> (N, out, H / stride, W / stride)

@@ -10,12 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from skdeploy.checkpoints.importing import (
-    import_checkpoint,
-    import_without_card,
-    random_weights,
-    save_weights,
-)
+from skdeploy.checkpoints.importing import import_checkpoint, import_without_card, random_weights, save_weights
 from skdeploy.checkpoints.load import load_network
 from skdeploy.core.errors import WeightsError
 from skdeploy.core.spec import ModelSpec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skdeploy.checkpoints.check import check_state
-from skdeploy.checkpoints.load import find_weights, load_network
+from skdeploy.checkpoints.load import check_state, find_weights, load_network
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.architecture import SKNetSpec
 from skdeploy.core.errors import WeightsError
@@ -22,6 +22,7 @@ from skdeploy.zoo.sknet import SKNet
 from tests import tiny
 
 State = dict[str, Tensor]
+OTHER_BYTES = hashlib.sha256(b"other bytes").hexdigest()
 
 
 @pytest.fixture
@@ -92,43 +93,41 @@ def test_one_missing_and_one_unexpected_key_are_named(spec: ModelSpec, state: St
     assert "unexpected (1):\n    stem.conv.kernel" in message
 
 
-def test_a_tensor_of_another_shape_is_named_with_both(spec: ModelSpec, state: State, tmp_path: Path) -> None:
-    state["stem.conv.weight"] = torch.zeros(8, 1, 3, 3)
-    save_file(state, tmp_path / "x.safetensors")
-    message = refused(tmp_path / "x.safetensors", spec).message
-    assert "stem.conv.weight: (8, 1, 3, 3) in the file, (8, 3, 3, 3) in the network" in message
+MISFITS: dict[str, tuple[State, list[str], str]] = {
+    "another shape": (
+        {"stem.conv.weight": torch.zeros(8, 1, 3, 3)},
+        ["stem.conv.weight: (8, 1, 3, 3) in the file, (8, 3, 3, 3) in the network"],
+        "skdeploy's own",
+    ),
+    "another class count": (
+        {"classifier.weight": torch.zeros(9, 16), "classifier.bias": torch.zeros(9)},
+        ["trained for 9 classes", "says 5"],
+        "network.classes = 9",
+    ),
+    "a classifier without a shape": (
+        {"classifier.weight": torch.tensor(1.0)},
+        ["classifier.weight: () in the file"],
+        "",
+    ),
+    "integers": (
+        {"stem.conv.weight": torch.zeros(8, 3, 3, 3, dtype=torch.int8)},
+        ["stem.conv.weight: torch.int8"],
+        "before any quantization",
+    ),
+    **{
+        str(value): ({"stem.bn.running_var": torch.full((8,), value)}, ["NaN or infinite", "stem.bn.running_var"], "")
+        for value in (float("nan"), float("inf"), float("-inf"))
+    },
+}
 
 
-def test_another_class_count_names_both(spec: ModelSpec, state: State, tmp_path: Path) -> None:
-    state["classifier.weight"], state["classifier.bias"] = torch.zeros(9, 16), torch.zeros(9)
-    save_file(state, tmp_path / "x.safetensors")
+@pytest.mark.parametrize("kind", MISFITS)
+def test_a_tensor_that_does_not_fit_is_named(kind: str, spec: ModelSpec, state: State, tmp_path: Path) -> None:
+    changed, words, advice = MISFITS[kind]
+    save_file(state | changed, tmp_path / "x.safetensors")
     error = refused(tmp_path / "x.safetensors", spec)
-    assert "trained for 9 classes" in error.message
-    assert "says 5" in error.message
-    assert "network.classes = 9" in error.advice
-
-
-def test_a_classifier_without_a_shape_is_another_shape(spec: ModelSpec, state: State, tmp_path: Path) -> None:
-    state["classifier.weight"] = torch.tensor(1.0)
-    save_file(state, tmp_path / "x.safetensors")
-    assert "classifier.weight: () in the file" in refused(tmp_path / "x.safetensors", spec).message
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_value_that_is_not_finite_is_named(value: float, spec: ModelSpec, state: State, tmp_path: Path) -> None:
-    state["stem.bn.running_var"][3] = value
-    save_file(state, tmp_path / "x.safetensors")
-    message = refused(tmp_path / "x.safetensors", spec).message
-    assert "NaN or infinite" in message
-    assert "stem.bn.running_var" in message
-
-
-def test_integers_in_place_of_weights_are_refused(spec: ModelSpec, state: State, tmp_path: Path) -> None:
-    state["stem.conv.weight"] = state["stem.conv.weight"].to(torch.int8)
-    save_file(state, tmp_path / "x.safetensors")
-    error = refused(tmp_path / "x.safetensors", spec)
-    assert "stem.conv.weight: torch.int8" in error.message
-    assert "before any quantization" in error.advice
+    assert all(word in error.message for word in words)
+    assert advice in error.advice
 
 
 def test_a_state_that_fits_passes(spec: ModelSpec, state: State) -> None:
@@ -151,27 +150,27 @@ def test_given_weights_come_before_the_cards_own(spec: ModelSpec, state: State, 
     assert find_weights(spec, card, None, 4) == (WeightsRecord(source="random", seed=4), None)
 
 
-def test_the_cards_own_weights_must_be_the_ones_it_names(spec: ModelSpec, tmp_path: Path) -> None:
-    (tmp_path / "own").write_text("other bytes")
-    with_own = spec.model_copy(update={"weights": WeightsSpec(file="own", sha256="0" * 64)})
-    with pytest.raises(WeightsError) as error:
-        find_weights(with_own, tmp_path / "card.toml", None, 0)
-    assert digest_file(tmp_path / "own") in error.value.message
-    assert "0" * 64 in error.value.message
+def elsewhere(folder: Path) -> None:
+    (folder / "elsewhere").touch()
+    (folder / "cards/own").symlink_to(folder / "elsewhere")
 
 
-def test_weights_that_the_card_names_in_vain_are_named(spec: ModelSpec, tmp_path: Path) -> None:
-    with_own = spec.model_copy(update={"weights": WeightsSpec(file="gone", sha256="0" * 64)})
-    with pytest.raises(WeightsError, match="that are not there"):
-        find_weights(with_own, tmp_path / "card.toml", None, 0)
-
-
-def test_a_link_beside_the_card_may_not_lead_elsewhere(spec: ModelSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: (folder / "cards/own").write_text("other bytes"), rf"sha256 {OTHER_BYTES}, card {'0' * 64}"),
+        (lambda folder: None, "that are not there"),
+        (elsewhere, "outside its folder"),
+    ],
+    ids=["other bytes", "gone", "a link"],
+)
+def test_weights_that_the_card_names_in_vain_are_named(
+    make: Callable[[Path], object], words: str, spec: ModelSpec, tmp_path: Path
+) -> None:
     (tmp_path / "cards").mkdir()
-    (tmp_path / "elsewhere").touch()
-    (tmp_path / "cards/own").symlink_to(tmp_path / "elsewhere")
+    make(tmp_path)
     with_own = spec.model_copy(update={"weights": WeightsSpec(file="own", sha256="0" * 64)})
-    with pytest.raises(WeightsError, match="outside its folder"):
+    with pytest.raises(WeightsError, match=words):
         find_weights(with_own, tmp_path / "cards/card.toml", None, 0)
 
 

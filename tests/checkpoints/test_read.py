@@ -91,11 +91,7 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...], tuple[str, ...
     ),
     "DataParallel": (lambda state: with_prefix(state, "module."), ("module.",), ()),
     "Lightning": (lambda state: {"state_dict": with_prefix(state, "model.")}, ("state_dict", "model."), ()),
-    "compiled": (
-        lambda state: {"net": with_prefix(state, "module._orig_mod.")},
-        ("net", "module.", "_orig_mod."),
-        (),
-    ),
+    "compiled": (lambda state: {"net": with_prefix(state, "module._orig_mod.")}, ("net", "module.", "_orig_mod."), ()),
     "odd entries among the tensors": (
         lambda state: {**state, "version": 2, 5: "five", ("a",): 1, "\x1b[2J": 0},
         (),

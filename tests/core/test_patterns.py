@@ -11,16 +11,13 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.patterns import check_ends
 from skdeploy.ir.placement import place
 from skdeploy.passes.half import HalfPrecision
-from tests.graphs.quantizable import (
-    graph,
-)
+from tests.graphs.quantizable import graph
 
 MODULES = ("stem.conv", "stages.0.0.selective_kernel.branches.1.conv.with_a_long_name")
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    [r"^(([a-z0-9_.])+)+$!", r"^(\w*[._]?)*!$", "[a-z._0-9]?" * 40 + "[a-z._0-9]" * 40 + "!"],
+    "pattern", [r"^(([a-z0-9_.])+)+$!", r"^(\w*[._]?)*!$", "[a-z._0-9]?" * 40 + "[a-z._0-9]" * 40 + "!"]
 )
 def test_a_pattern_without_end_is_refused_in_time(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "SECONDS", 1.0)

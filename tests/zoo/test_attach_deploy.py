@@ -26,11 +26,7 @@ from skdeploy.passes.trace import gate_names, trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.attach import attach_selective_kernels
 from skdeploy.zoo.cards import load_card
-from tests.graphs.networks import (
-    relative_error,
-    run,
-    torch_logits,
-)
+from tests.graphs.networks import relative_error, run, torch_logits
 from tests.zoo.attach_networks import build, images, live, selective
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "attach.md"

@@ -13,7 +13,7 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, Recipe
 from skdeploy.bundle.station_facts import ParityFacts
-from skdeploy.checkpoints.network import Network, OwnNetwork
+from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.options import NoOptions
 from skdeploy.core.spec import Precision
 from skdeploy.devices import cuda

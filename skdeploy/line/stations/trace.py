@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import TraceFacts
-from skdeploy.checkpoints.network import Network, OwnNetwork
+from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.files import digest_json
 from skdeploy.core.spec import Precision
 from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
