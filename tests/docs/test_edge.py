@@ -141,7 +141,6 @@ def test_compose_reserves_a_gpu_keeps_engines_and_gives_the_bundle_read_only() -
 
 def test_everything_names_the_same_base_images() -> None:
     default = re.search(r"^ARG BASE_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
-    assert default is not None
     assert default[1] in COMPOSE["services"]["sknet"]["build"]["args"]["BASE_IMAGE"]
     named = set(re.findall(r"nvcr\.io/[\w./:-]+\w", DOCKERFILE))
     assert named == set(re.findall(r"nvcr\.io/[\w./:-]+\w", EDGE))

@@ -73,7 +73,6 @@ def edited_card(options: ExportOptions, folder: Path, old: str, new: str) -> str
 
 
 def files(options: ExportOptions) -> set[str]:
-    assert options.output is not None
     return {p.relative_to(options.output).as_posix() for p in options.output.rglob("*") if p.is_file()}
 
 
@@ -87,7 +86,6 @@ def test_another_choice_of_modules_in_fp32_keeps_the_fp32_graphs(options: Export
     again = export(replace(options, half=HalfOptions(keep_fp32=("^classifier",))))
     assert again.reused == {"weights.safetensors", "model.traced.onnx", "model.onnx"}
     half = again.bundle.artifact("model.fp16.onnx")
-    assert half is not None
     kept = half.facts.dump()["kept_fp32"]
     assert isinstance(kept, dict)
     assert "--keep-fp32 ^classifier" in kept.values()

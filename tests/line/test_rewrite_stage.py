@@ -155,7 +155,6 @@ def test_a_rewritten_int8_graph_is_timed_as_the_one_it_was_made_from() -> None:
     bundle = load_bundle(bundle_of(Precision.INT8, half=True, rewritten=True))
     before, after = (bundle.artifact(f"model.int8{name}.onnx") for name in ("", ".regrouped.pooled"))
     assert before is not None
-    assert after is not None
     one, other = (int8_kernels_refused(load_graph(bundle.path(artifact))) for artifact in (before, after))
     assert one == other != ""
     assert after.facts_as(PoolFacts).fallback is Precision.FP16
@@ -164,7 +163,6 @@ def test_a_rewritten_int8_graph_is_timed_as_the_one_it_was_made_from() -> None:
 def test_the_report_of_a_rewritten_int8_graph_has_its_share_of_the_work() -> None:
     bundle = load_bundle(bundle_of(Precision.INT8, half=True, rewritten=True))
     graph = bundle.artifact("model.int8.onnx")
-    assert graph is not None
     figures = {figure.label: figure for figure in key_figures(read_findings(bundle))}
     share = graph.facts_as(Int8Facts).int8_macs
     assert float(figures["INT8"].value.rstrip(" %")) == pytest.approx(100 * share, abs=0.05)  # shown with one decimal

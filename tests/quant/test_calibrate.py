@@ -218,13 +218,11 @@ def test_progress_tells_of_both_passes(spec: ModelSpec, graph: ir.Model) -> None
 
 def weight_of(graph: ir.Model, operator: str, index: int = 0) -> ir.Value:
     weight = [node for node in graph.graph if node.op_type == operator][index].inputs[1]
-    assert weight is not None
     assert weight.const_value is not None
     return weight
 
 
 def change(weight: ir.Value, edit: Callable[[NDArray[np.float32]], object]) -> None:
-    assert weight.const_value is not None
     array = weight.const_value.numpy().copy()
     edit(array)
     weight.const_value = ir.tensor(array, name=weight.name)
@@ -375,7 +373,6 @@ def test_a_set_smaller_than_asked_for_is_in_the_audit(spec: ModelSpec, graph: ir
     ranges = calibrate(graph, input_of(graph), spec, select(images, 500, 0), settings, evaluation=evaluation)
     report = audit_of(ranges)
     assert (report.used, report.asked) == (20, 500)
-    assert report.overlap is not None
     assert report.overlap.exact.count == 1
     assert json.loads(ranges.text())["audit"] == ranges.audit
 

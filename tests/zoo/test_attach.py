@@ -268,7 +268,6 @@ def test_the_gate_starts_at_the_share_asked_for_and_learns(extra: int, share: fl
     )
     [unit] = selective(attached).values()
     gate = unit.gate
-    assert gate is not None
     given = torch.randn(5, 8, 1, 1, dtype=torch.float64)
     shares = attention(gate(given))
     expected = torch.full((5, 8), share, dtype=torch.float64)

@@ -10,6 +10,7 @@ import pytest
 from skdeploy.core.errors import CardError
 from skdeploy.core.packaged import packaged
 from skdeploy.zoo.cards import MAX_CARD_BYTES, list_cards, load_card, read_card
+from tests.refused import refused
 
 NAMES = [
     "shufflenet_v2_0.5x-sk", "shufflenet_v2_1.0x-sk", "simclrv2-r50_1x_sk1", "sk_resnet101", "sk_resnet50",
@@ -141,16 +142,13 @@ def test_every_mistake_in_a_card_is_reported_at_once(folder: Path) -> None:
 
 @pytest.mark.parametrize(("name", "nearest"), [("sknet5", "sknet50"), ("SKNET-FASION", "sknet-fashion")])
 def test_an_unknown_model_suggests_the_nearest(folder: Path, name: str, nearest: str) -> None:
-    with pytest.raises(CardError, match="no model named") as raised:
+    with refused(CardError, "no model named", nearest):
         load_card(name)
-    assert nearest in raised.value.advice
-    assert raised.value.exit_code == 2
 
 
 def test_a_name_like_no_model_points_to_the_list(folder: Path) -> None:
-    with pytest.raises(CardError) as raised:
+    with refused(CardError, advice="skdeploy models"):
         load_card("qqqqqqqq")
-    assert "skdeploy models" in raised.value.advice
 
 
 @pytest.mark.parametrize("name", ["../edited", "weights/../../edited", "..", ""])
