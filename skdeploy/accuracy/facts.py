@@ -98,7 +98,13 @@ def recorded(facts: Facts, path: str, report: type[Report]) -> Report | None:
         if current is not None and current.sha256 != sha256:
             facts.outdated.append(path)
             return None
-    return _read(bundle, artifact, report)
+    file = bundle.check(artifact)
+    try:
+        return report.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise IntegrityError(
+            f"{file} cannot be read: {str(error).splitlines()[0]}", advice="export again into another folder"
+        ) from error
 
 
 def evidence(facts: Facts, name: str, report: type[Report]) -> Report | None:
@@ -109,34 +115,12 @@ def evidence(facts: Facts, name: str, report: type[Report]) -> Report | None:
     return content
 
 
-def _read(bundle: Bundle, artifact: Artifact, report: type[Report]) -> Report:
-    file = bundle.check(artifact)
-    try:
-        return report.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise IntegrityError(
-            f"{file} cannot be read: {str(error).splitlines()[0]}", advice="export again into another folder"
-        ) from error
-
-
 def with_receipts(report: ParityReport, receipts: Sequence[Receipt]) -> ParityReport:
     """The report with what devices have recorded of each artifact."""
-    comparisons = tuple(
-        comparison.model_copy(
-            update={
-                "receipts": tuple(
-                    ReceiptNote(
-                        kind=receipt.kind,
-                        device=receipt.device.name,
-                        created=receipt.created,
-                        verdict=receipt.verdict,
-                        path=receipt.path,
-                    )
-                    for receipt in receipts
-                    if receipt.artifact == comparison.artifact
-                )
-            }
-        )
-        for comparison in report.comparisons
-    )
-    return report.model_copy(update={"comparisons": comparisons})
+    notes: dict[str, tuple[ReceiptNote, ...]] = {}
+    for one in receipts:
+        about = {name: getattr(one, name) for name in ("kind", "created", "verdict", "path")}
+        note = ReceiptNote(device=one.device.name, **about)
+        notes[one.artifact] = (*notes.get(one.artifact, ()), note)
+    found = tuple(c.model_copy(update={"receipts": notes.get(c.artifact, ())}) for c in report.comparisons)
+    return report.model_copy(update={"comparisons": found})

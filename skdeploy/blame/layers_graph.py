@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.backends.base import Array
+from skdeploy.backends.logits import OUTPUT, run_batches
 from skdeploy.backends.onnxruntime import open_model
 from skdeploy.backends.rounding import RoundToHalf
 from skdeploy.blame.layers import Own, Pair, Recording, Visit, VisitOwn
@@ -73,13 +74,11 @@ class GraphStage:
     def logits(self, pixels: Pixels) -> Array:
         """(N, classes)."""
         size = self.fixed_batch or RUN_BATCH
-        parts = []
+        chunks = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        sizes = [(self.fixed_batch or len(chunk), *chunk.shape[1:]) for chunk in chunks]
+        batches = ((self._feeds(np.resize(chunk, s)), len(chunk)) for chunk, s in zip(chunks, sizes, strict=True))
         with open_model(self.load(), self.name) as session:
-            for start in range(0, len(pixels), size):
-                chunk = pixels[start : start + size]
-                filled = np.resize(chunk, (self.fixed_batch or len(chunk), *chunk.shape[1:]))
-                parts.append(session.run(self._feeds(filled))["logits"][: len(chunk)])
-        return np.concatenate(parts)
+            return np.concatenate([outputs[OUTPUT] for outputs, _ in run_batches(session, batches)])
 
     @cached_property
     def parts(self) -> Parts:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -119,12 +117,6 @@ def test_the_worst_decision_is_the_verdict_and_the_error_names_its_pair() -> Non
         evaluation(good, unsure).check()
     assert "--allow-inconclusive" in doubtful.value.advice
     evaluation(good, unsure).check(allow_inconclusive=True)
-
-
-def test_a_report_is_json_and_back() -> None:
-    found = report(*random_predictions(50))
-    assert AccuracyReport.model_validate_json(found.model_dump_json()) == found
-    assert json.loads(found.model_dump_json())["confusion"][0][0] == found.confusion[0][0]
 
 
 def test_classes_without_labels_are_called_by_number() -> None:

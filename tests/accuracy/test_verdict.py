@@ -23,15 +23,7 @@ from skdeploy.line.verification import Verification
 from skdeploy.parity.report import ParityReport
 from skdeploy.report.ci import markdown
 from skdeploy.report.verify import write_verification
-from tests.report.reported import (
-    add,
-    blame,
-    comparison,
-    evaluation,
-    make_bundle,
-    page,
-    parity,
-)
+from tests.report.reported import add, blame, comparison, evaluation, make_bundle, page, parity
 
 UNDECIDED = Pairs(both_right=930, only_first=12, only_second=8, both_wrong=50)
 

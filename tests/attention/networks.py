@@ -13,9 +13,7 @@ from skdeploy.attention.report import MeasuredGraph
 from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.passes.half import HalfPrecision
-from tests.graphs.networks import (
-    card,
-)
+from tests.graphs.networks import card
 
 SIDE = 16
 K3, K5 = BranchSpec(kernel=3), BranchSpec(kernel=3, dilation=2)

@@ -15,17 +15,8 @@ from skdeploy.core.architecture import NetworkSpec
 from skdeploy.core.errors import IntegrityError, ParityError
 from skdeploy.passes.trace_options import TraceOptions
 from tests.attention.networks import half, spec_of, square, unit
-from tests.graphs.int8_networks import (
-    THREE,
-    TWO,
-    int8,
-    normalised,
-    pixels,
-    single,
-)
-from tests.graphs.int8_networks import (
-    spec_of as tiny_card,
-)
+from tests.graphs.int8_networks import THREE, TWO, int8, normalised, pixels, single
+from tests.graphs.int8_networks import spec_of as tiny_card
 from tests.zoo.tiny_networks import live
 
 TORCHSCRIPT = TraceOptions(exporter="torchscript")

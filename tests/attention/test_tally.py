@@ -14,12 +14,8 @@ from skdeploy.attention.tally import Tally, correlation, growth
 from skdeploy.core.errors import IntegrityError
 from tests.attention.networks import K3, K5, half, spec_of, subject, unit
 from tests.attention.squares import IMAGES, SCALES, run
-from tests.graphs.int8_networks import (
-    THREE,
-)
-from tests.graphs.int8_networks import (
-    spec_of as tiny_card,
-)
+from tests.graphs.int8_networks import THREE
+from tests.graphs.int8_networks import spec_of as tiny_card
 
 SIDES = (4, 6, 8)  # of the square at these scales
 BRIGHTNESS = np.array([255, 204, 102, 51]) / 255

@@ -15,15 +15,7 @@ from skdeploy.blame.fed import read_fed
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Precision
 from skdeploy.images.dataset import normalise
-from tests.blame.faulty import (
-    blamed,
-    bundle_of,
-    chain,
-    crops,
-    edit_constant,
-    spec_of,
-    tensor_of,
-)
+from tests.blame.faulty import blamed, bundle_of, chain, crops, edit_constant, spec_of, tensor_of
 
 FP32, FP16 = Precision.FP32, Precision.FP16
 MEAN, STD = (

@@ -33,13 +33,7 @@ from skdeploy.parity.cause import Int8Range, explain
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import load_ranges
 from skdeploy.zoo.fold import fold
-from tests.blame.faulty import (
-    bundle_of,
-    changed,
-    crops,
-    edit_constant,
-    spec_of,
-)
+from tests.blame.faulty import bundle_of, changed, crops, edit_constant, spec_of
 from tests.zoo import tiny_networks
 
 Bundles = Callable[..., Path]

@@ -19,16 +19,7 @@ from skdeploy.parity.compare import Subject, batch_invariance, compare, unproven
 from skdeploy.parity.report import Comparison
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    MEAN,
-    STD,
-    Array,
-    card,
-    live,
-    relative_error,
-    torch_logits,
-    traced,
-)
+from tests.graphs.networks import MEAN, STD, Array, card, live, relative_error, torch_logits, traced
 
 Answer = Callable[[Array], dict[str, Array]]
 

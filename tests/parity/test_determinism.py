@@ -12,6 +12,7 @@ import pytest
 
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Session
+from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_file
@@ -22,6 +23,7 @@ from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from skdeploy.parity.compare import Subject
 from skdeploy.parity.determinism import differing_bytes, rebuild, recorded_options, run_to_run
+from skdeploy.parity.report import Rebuild
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graphs.networks import Array, card
@@ -108,19 +110,30 @@ def bundle(made: Path, tmp_path: Path) -> Bundle:
     return load_bundle(Path(shutil.copytree(made / "bundle", tmp_path / "bundle")))
 
 
+@pytest.fixture
+def pixels(bundle: Bundle, made: Path) -> Array:
+    return open_dataset(made / "images.npz").load(bundle.manifest.model)
+
+
+def engine_of(bundle: Bundle) -> Artifact:
+    return next(artifact for artifact in bundle.manifest.artifacts if artifact.format == "engine")
+
+
+def rebuilt(bundle: Bundle, engine: Artifact, pixels: Array) -> Rebuild:
+    return rebuild(bundle, engine, pixels, bundle.manifest.model.tolerance[Precision.FP16])
+
+
 def test_an_engine_is_built_again_with_the_options_it_was_built_with(bundle: Bundle) -> None:
-    engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
+    engine = engine_of(bundle)
     options = recorded_options(bundle, engine)
     assert options.profile == BatchProfile(2, 2, 4)
     assert options.compute_capabilities == ("8.9",)
 
 
-def test_two_builds_are_compared_byte_by_byte_and_nothing_is_left_behind(bundle: Bundle, made: Path) -> None:
+def test_two_builds_are_compared_byte_by_byte_and_nothing_is_left_behind(bundle: Bundle, pixels: Array) -> None:
     before = sorted(bundle.folder.rglob("*"))
-    spec = bundle.manifest.model
-    engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
-    pixels = open_dataset(made / "images.npz").load(spec)
-    found = rebuild(bundle, engine, pixels, spec.tolerance[Precision.FP16])
+    engine = engine_of(bundle)
+    found = rebuilt(bundle, engine, pixels)
     assert sorted(bundle.folder.rglob("*")) == before
     assert found.sha256 == digest_file(bundle.folder / engine.path)
     assert (found.sha256 == found.rebuilt_sha256) == (found.differing_bytes == 0)
@@ -135,53 +148,44 @@ def test_two_builds_are_compared_byte_by_byte_and_nothing_is_left_behind(bundle:
 HEADER_BYTES = 64  # left as they are: a file with another header is refused as no plan
 
 
-def test_an_engine_of_another_graph_is_told_by_its_bytes(bundle: Bundle, made: Path) -> None:
+def test_an_engine_of_another_graph_is_told_by_its_bytes(bundle: Bundle, pixels: Array) -> None:
     """The comparison can fail: the bundle's engine is exchanged for one of the same size with other weights."""
-    engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
+    engine = engine_of(bundle)
     path = bundle.folder / engine.path
     content = np.frombuffer(path.read_bytes(), np.uint8).copy()
     content[HEADER_BYTES:] ^= 1
     path.write_bytes(content.tobytes())
     exchanged = engine.model_copy(update={"sha256": digest_file(path)})
-    spec = bundle.manifest.model
-    pixels = open_dataset(made / "images.npz").load(spec)
-    found = rebuild(load_bundle(bundle.folder), exchanged, pixels, spec.tolerance[Precision.FP16])
+    found = rebuilt(load_bundle(bundle.folder), exchanged, pixels)
     assert found.differing_bytes > 0.9 * found.size_bytes
 
 
 def test_an_engine_whose_graph_is_gone_is_not_rebuilt(bundle: Bundle) -> None:
-    engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
+    engine = engine_of(bundle)
     other = engine.provenance.model_copy(update={"parents": {"model.fp16.onnx": "0" * 64}})
     with pytest.raises(
         IntegrityError, match=r"does not hold the graph that engines/tensorrt_rtx-fp16.engine was built from"
     ):
-        rebuild(
-            bundle,
-            engine.model_copy(update={"provenance": other}),
-            PIXELS,
-            bundle.manifest.model.tolerance[Precision.FP16],
-        )
+        rebuilt(bundle, engine.model_copy(update={"provenance": other}), PIXELS)
 
 
 def test_a_manifest_that_does_not_say_how_is_refused(bundle: Bundle) -> None:
-    engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
+    engine = engine_of(bundle)
     silent = engine.provenance.model_copy(update={"options": {"compiler": "tensorrt_rtx"}})
     with pytest.raises(IntegrityError, match="does not say how"):
         recorded_options(bundle, engine.model_copy(update={"provenance": silent}))
 
 
 @pytest.mark.gpu("tensorrt_rtx")
-def test_logits_of_two_builds_agree_on_a_gpu(bundle: Bundle, made: Path) -> None:
-    spec = bundle.manifest.model
-    engine = next(a for a in bundle.manifest.artifacts if a.format == "engine")
-    found = rebuild(bundle, engine, open_dataset(made / "images.npz").load(spec), spec.tolerance[Precision.FP16])
+def test_logits_of_two_builds_agree_on_a_gpu(bundle: Bundle, pixels: Array) -> None:
+    engine = engine_of(bundle)
+    found = rebuilt(bundle, engine, pixels)
     assert found.logits is not None
     assert found.verdict == "pass"
 
 
-def test_onnxruntime_repeats_its_bits(bundle: Bundle, made: Path) -> None:
+def test_onnxruntime_repeats_its_bits(bundle: Bundle, pixels: Array) -> None:
     spec = bundle.manifest.model
-    pixels = open_dataset(made / "images.npz").load(spec)
     exact = WHO.tolerance.model_copy(update={"max_rel_error": 0.0})
     who = replace(WHO, tolerance=exact)
     with onnxruntime.open_session(bundle.folder / "model.fp16.onnx") as session:

@@ -25,33 +25,11 @@ from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.fold import fold
 from skdeploy.zoo.sknet import SKNet
 from tests.conftest import TinySpec
-from tests.graphs import (
-    schema_graphs,
-)
-from tests.graphs.int8_networks import (
-    TWO,
-    int8,
-    normalised,
-    pixels,
-    spec_of,
-)
-from tests.graphs.networks import (
-    FLOAT32_ERROR,
-    Array,
-    card,
-    images,
-    live,
-    relative_error,
-    run,
-    torch_logits,
-)
-from tests.graphs.numpy_int8 import (
-    evaluate,
-)
-from tests.graphs.schema_graphs import (
-    MIDDLES,
-    classifier,
-)
+from tests.graphs import schema_graphs
+from tests.graphs.int8_networks import TWO, int8, normalised, pixels, spec_of
+from tests.graphs.networks import FLOAT32_ERROR, Array, card, images, live, relative_error, run, torch_logits
+from tests.graphs.numpy_int8 import evaluate
+from tests.graphs.schema_graphs import MIDDLES, classifier
 
 BATCHES = [(images(2, seed=1), 2), (images(3, seed=2), 3)]
 

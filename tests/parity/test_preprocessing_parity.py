@@ -24,10 +24,7 @@ from skdeploy.checkpoints.load import load_network
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import open_dataset
 from skdeploy.images.feeds import feeds_of
-from tests.blame.faulty import (
-    bundle_of,
-    spec_of,
-)
+from tests.blame.faulty import bundle_of, spec_of
 
 Logits = NDArray[np.float64]
 Change = Callable[[Image.Image], Image.Image]

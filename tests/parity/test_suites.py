@@ -37,12 +37,7 @@ from skdeploy.parity.suites import (
 )
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
-from tests.graphs.networks import (
-    Array,
-    card,
-    live,
-    traced,
-)
+from tests.graphs.networks import Array, card, live, traced
 
 LIMIT = Tolerance(max_rel_error=1e-2, min_cosine=0.999, min_sqnr_db=40)
 
@@ -137,8 +132,8 @@ def test_an_error_is_relative_to_the_images_where_the_suite_has_next_to_no_signa
 
 def test_a_loud_suite_is_relative_to_itself(tiny: ModelSpec) -> None:
     loud = np.full((2, 5), 100.0)
-    assert run_suite(Answering(tiny, loud + 0.5), prepared(tiny, loud), 1.0, who()).verdict == "pass"
-    assert run_suite(Answering(tiny, loud + 1.5), prepared(tiny, loud), 1.0, who()).verdict == "fail"
+    for off, verdict in ((0.5, "pass"), (1.5, "fail")):
+        assert run_suite(Answering(tiny, loud + off), prepared(tiny, loud), 1.0, who()).verdict == verdict
 
 
 def test_int8_is_recorded_however_far_it_clips_but_must_be_finite(tiny: ModelSpec) -> None:
@@ -215,13 +210,8 @@ def test_a_graph_of_any_size_is_in_parity_at_other_sizes_and_a_wrong_one_is_not(
         assert {run_suite(session, suite, 0.0, who()).verdict for suite in suites} == {"pass"}
         other = live(tiny)
         other.get_parameter("stages.1.0.sk.branches.1.conv.weight").mul_(1.5)
-        wrong = prepare(
-            ("sizes",),
-            images(),
-            tiny,
-            Reference("another", lambda at: torch_backend.open_session(other, at)),
-            dynamic_size=True,
-        )
+        another = Reference("another", lambda at: torch_backend.open_session(other, at))
+        wrong = prepare(("sizes",), images(), tiny, another, dynamic_size=True)
         found = [run_suite(session, suite, 0.0, who()) for suite in wrong]
     assert {result.verdict for result in found} == {"fail"}
     assert any("SQNR" in problem for result in found for problem in result.problems)  # the whole tolerance

@@ -60,10 +60,14 @@ def made(folder: Path) -> dict[str, ExportOptions]:
     return found
 
 
+def folder_of(options: ExportOptions) -> Path:
+    assert options.output is not None
+    return options.output
+
+
 def copied(options: ExportOptions, output: Path) -> ExportOptions:
     """The same export into a copy of its bundle: only parity is measured anew."""
-    assert options.output is not None
-    return replace(options, output=Path(shutil.copytree(options.output, output)))
+    return replace(options, output=Path(shutil.copytree(folder_of(options), output)))
 
 
 @pytest.fixture
@@ -94,15 +98,13 @@ from tests.checkpoints.cifar_network import CifarNetwork
 def bare():
     return CifarNetwork()
 
-def whole():
-    network = CifarNetwork()
+def whole(*stride):
+    network = CifarNetwork(*stride)
     network.load_state_dict(torch.load({str(folder / "cifar.pth")!r}, weights_only=True))
     return network
 
 def other():
-    network = CifarNetwork(2)
-    network.load_state_dict(torch.load({str(folder / "cifar.pth")!r}, weights_only=True))
-    return network
+    return whole(2)
 
 def leaves():
     sys.exit(2)
@@ -160,8 +162,7 @@ def test_the_authors_outputs_refuse_the_wrong_network_and_name_the_cause(wrong: 
     assert "likely cause: assumed: stride 2 stem and 3x3 max pool" in error.value.advice
     assert "No card can say other activations or another eps" in error.value.advice
     assert "in a card" in error.value.advice
-    assert wrong.output is not None
-    assert load_bundle(wrong.output).manifest.verdict == "failed"
+    assert load_bundle(folder_of(wrong)).manifest.verdict == "failed"
 
 
 def test_the_authors_outputs_settle_what_was_assumed_of_the_right_network(right: ExportOptions, folder: Path) -> None:
@@ -213,15 +214,9 @@ def test_images_prove_the_preprocessing_too(right: ExportOptions, folder: Path, 
     with pytest.raises(ParityError, match="likely cause: preprocessing: the inputs made from the images differ"):
         export(given)
 
-    for old, new in (
-        ("0.485", "0.5"),
-        ("0.456", "0.4"),
-        ("0.406", "0.3"),
-        ("0.229", "0.2"),
-        ("0.224", "0.3"),
-        ("0.225", "0.2"),
-    ):
-        text = text.replace(old, new, 1)
+    given_values = ("0.485", "0.456", "0.406", "0.229", "0.224", "0.225")
+    for old, new in zip(given_values, (*mean, *std), strict=True):
+        text = text.replace(old, str(new), 1)
     (tmp_path / "card.toml").write_text(text, encoding="utf-8")
     assert texts(export(given)) == []
 
@@ -273,30 +268,26 @@ def test_how_outputs_should_not_be_saved_is_told(
 def test_a_file_of_another_size_is_told_before_anything_is_written(unmade: ExportOptions, folder: Path) -> None:
     with pytest.raises(UsageError, match="inputs of 3 x 32 x 32"):
         export(replace(unmade, image_size=None, golden=folder / "golden.npz"))
-    assert unmade.output is not None
-    assert not unmade.output.exists()
+    assert not folder_of(unmade).exists()
 
 
 def test_inputs_after_preprocessing_do_not_fit_a_graph_that_takes_images(unmade: ExportOptions, folder: Path) -> None:
     given = replace(unmade, golden=folder / "golden.npz", trace=TraceOptions(embed_preprocess=True))
     with pytest.raises(UsageError, match="--embed-preprocess puts that into the graph"):
         export(given)
-    assert unmade.output is not None
-    assert not unmade.output.exists()
+    assert not folder_of(unmade).exists()
 
 
 def test_a_bundle_is_compared_later_and_stays_as_it_is(
     right: ExportOptions, wrong: ExportOptions, folder: Path
 ) -> None:
-    assert right.output is not None
-    manifest = (right.output / "manifest.json").read_bytes()
-    verification = verify(right.output, VerifyOptions(folder / "images.npz", golden=folder / "golden.npz"))
+    options = VerifyOptions(folder / "images.npz", golden=folder / "golden.npz")
+    manifest = (folder_of(right) / "manifest.json").read_bytes()
+    verification = verify(folder_of(right), options)
     verification.check()
     assert verification.verdict.text.startswith("verified against golden.npz")
-    assert (right.output / "manifest.json").read_bytes() == manifest
-
-    assert wrong.output is not None
-    failed = verify(wrong.output, VerifyOptions(folder / "images.npz", golden=folder / "golden.npz"))
+    assert (folder_of(right) / "manifest.json").read_bytes() == manifest
+    failed = verify(folder_of(wrong), options)
     with pytest.raises(ParityError, match="likely cause: assumed: stride 2 stem"):
         failed.check()
 
@@ -347,8 +338,7 @@ def test_what_cannot_be_the_reference_is_told(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         export(replace(unmade, reference=reference))
-    assert unmade.output is not None
-    assert not unmade.output.exists()
+    assert not folder_of(unmade).exists()
 
 
 def test_weights_that_do_not_fit_the_code_are_refused(code: None, wrong: ExportOptions, folder: Path) -> None:
@@ -369,8 +359,7 @@ def test_two_proofs_at_once_are_refused(code: None, wrong: ExportOptions, folder
 
 
 def test_verify_runs_the_authors_code_when_it_is_asked_to(code: None, right: ExportOptions, folder: Path) -> None:
-    assert right.output is not None
     export(replace(right, weights=str(folder / "cifar.pth")))
-    verification = verify(right.output, VerifyOptions(folder / "images.npz", reference="authors:bare"))
+    verification = verify(folder_of(right), VerifyOptions(folder / "images.npz", reference="authors:bare"))
     verification.check()
     assert verification.report.reference_kind == "author"
