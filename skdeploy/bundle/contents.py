@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 WEIGHTS: Final = "weights.safetensors"
+CARD: Final = "card.toml"  # no artifact: what was inferred of a checkpoint, for people to correct
 READ: Final = "model.read.onnx"
 TRACED: Final = "model.traced.onnx"
 MODEL: Final = "model.onnx"

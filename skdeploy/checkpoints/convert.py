@@ -66,7 +66,7 @@ def convert(weights: str, output: Path, card: str | None = None, *, force: bool 
         _check_free(beside, force)
     given, given_path = load_card(card) if card is not None else (None, None)
     path, fetched = _fetched(weights)
-    imported, base = _inferred(path) if given is None else (import_checkpoint(path, given), given.name)
+    imported, base = inferred(path) if given is None else (import_checkpoint(path, given), given.name)
     notes = (*fetched, *imported.notes)
     tensors = len(imported.state)
     if imported.spec == given:
@@ -78,7 +78,8 @@ def convert(weights: str, output: Path, card: str | None = None, *, force: bool 
         )
     _check_free(beside, force)
     digest = _write(imported.state, output)
-    spec = _card_of(imported, base, weights, output, digest)
+    named = WeightsSpec(file=output.name, sha256=digest)
+    spec = card_of(imported, base, weights, output.stem).model_copy(update={"weights": named})
     write_text(beside, card_text(spec))
     return Converted(output, digest, beside, spec, imported.layout, base, tensors, notes)
 
@@ -107,7 +108,8 @@ def _fetched(weights: str) -> tuple[Path, tuple[str, ...]]:
     return found.path, (f"{found.file} of {found.repo} at commit {found.commit}",)
 
 
-def _inferred(path: Path) -> tuple[Imported, str]:
+def inferred(path: Path) -> tuple[Imported, str]:
+    """The weights in a checkpoint and the network that they are of, and the zoo's card that it is made from, if any."""
     keys = without_prefix(read_checkpoint(path), known, path).tensors  # of most formats the values stay in the file
     if all(key.startswith(OWN_KEYS) for key in keys):
         raise WeightsError(
@@ -124,8 +126,11 @@ def _write(state: Mapping[str, Tensor], output: Path) -> str:
     return digest_file(output)
 
 
-def _card_of(imported: Imported, base: str, weights: str, output: Path, digest: str) -> ModelSpec:
-    """The card for what was written: the figures and the licence of the one it is made from are not those of these weights."""
+def card_of(imported: Imported, base: str, weights: str, name: str) -> ModelSpec:
+    """The card of inferred weights: figures and licence of the one that it is made from are not theirs.
+
+    ``weights`` is where they came from, a file or an ``hf://`` URL; ``name`` becomes the card's.
+    """
     from skdeploy.zoo.build import build_meta
     from skdeploy.zoo.fold import count_macs, count_parameters
 
@@ -133,16 +138,15 @@ def _card_of(imported: Imported, base: str, weights: str, output: Path, digest: 
     network = build_meta(spec)
     # Tensors show every parameter; how often each is used is a matter of strides, which may be assumed.
     macs = None if spec.assumed.architecture else count_macs(network, spec.input.shape)
-    name = weights if is_hub_url(weights) else Path(weights).name
-    origin = f"from {name if name.isprintable() else ascii(name)}, {imported.layout} layout"
-    stem = re.sub(r"[^a-z0-9_.-]+", "-", output.stem.lower()).strip("-._") or "model"
+    file = weights if is_hub_url(weights) else Path(weights).name
+    origin = f"from {file if file.isprintable() else ascii(file)}, {imported.layout} layout"
+    stem = re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-._") or "model"
     changed = {
         "name": stem,
         "summary": f"{base or 'a network of no card'}, with the weights {origin}",
         "source": spec.source.model_copy(update={"licence": "as of the weights"}),
         "reference": Reference(parameters=count_parameters(network), macs=macs),
-        "weights": WeightsSpec(file=output.name, sha256=digest),
-        "labels": spec.labels if len(spec.labels) == spec.network.classes else (),
+        "weights": None,
         "training": {},
     }
     return ModelSpec.model_validate(spec.model_copy(update=changed).model_dump())

@@ -85,12 +85,11 @@ def import_without_card(path: Path) -> tuple[Imported, str]:
     fitting = [card for card in _fitting(network, channels) if card.network.classes == network.classes]
     fitting = fitting or _fitting(network, channels)
     base = fitting[0] if fitting else _bare_card(path, network, channels)
-    spec = base.model_copy(update={"network": network})
     assumed = Assumed(
         architecture=architecture_of(network, f"the layout {read.name}"),
-        preprocessing=preprocessing_of(spec, f"the card {base.name}" if fitting else "ImageNet's defaults"),
+        preprocessing=preprocessing_of(base, f"the card {base.name}" if fitting else "ImageNet's defaults"),
     )
-    spec = spec.model_copy(update={"assumed": assumed})
+    spec = base.of_network(network, assumed)
     _check_fits(read.state, spec, path)
     notes = _notes(checkpoint, read.name, read.implied)
     return Imported(read.state, spec, read.name, notes), fitting[0].name if fitting else ""
@@ -182,11 +181,6 @@ def _adapted(spec: ModelSpec, read: _Read, path: Path) -> tuple[ModelSpec, tuple
     wrong = [row for row in differences(card, network) if not is_adaptable(row[0])]
     if read.channels != spec.input.channels:
         wrong.append(("input.channels", spec.input.channels, read.channels))
-    if [key for key, _, _ in wrong] == ["classes"]:
-        raise WeightsError(
-            f"{path} was trained for {network.classes} classes, the card {spec.name} says {spec.network.classes}",
-            advice=f"copy the card and set network.classes = {network.classes}",
-        )
     if wrong:
         shown = "\n".join(f"  {key}: the card says {card}, the weights {found}" for key, card, found in wrong[:10])
         right = [card.name for card in _fitting(read.network, read.channels)]
@@ -197,7 +191,7 @@ def _adapted(spec: ModelSpec, read: _Read, path: Path) -> tuple[ModelSpec, tuple
     taken = differences(network, with_layout(network, read.implied))
     other = f"the card's word is taken where the {read.name} layout has other values: "
     said = "; ".join(f"{key} is {card}, there {layout}" for key, card, layout in taken)
-    adapted = spec.model_copy(update={"network": network, "assumed": _assumed(spec, network, read.name)})
+    adapted = spec.of_network(network, _assumed(spec, network, read.name))
     return adapted, (f"{other}{said}",) if said else ()
 
 
@@ -216,11 +210,7 @@ def _ceil_mode(network: DescribedSpec) -> bool:
 def _fitting(network: DescribedSpec, channels: int) -> list[ModelSpec]:
     """The zoo's cards whose network this is, whatever the number of classes and a port's own ways."""
     cards = [spec for spec, _ in list_cards() if spec.input.channels == channels]
-    return [
-        spec
-        for spec in cards
-        if all(is_adaptable(key) or key == "classes" for key, _, _ in differences(spec.architecture, network))
-    ]
+    return [spec for spec in cards if all(is_adaptable(key) for key, _, _ in differences(spec.architecture, network))]
 
 
 def _bare_card(path: Path, network: DescribedSpec, channels: int) -> ModelSpec:

@@ -28,8 +28,9 @@ from skdeploy.core.listing import some
 Shapes = Mapping[str, tuple[int, ...]]
 Change = dict[str, Any]
 
-# What a port may have in its own way without being another network: a checkpoint overrules the card there, and it is said.
-ADAPTABLE: Final = ("selective_kernel.gate.", "stem.ceil_mode", "gate_width")
+# What a port or a fine-tuned copy may have in its own way without being another network: a checkpoint overrules the card
+# there, and it is said.
+ADAPTABLE: Final = ("selective_kernel.gate.", "stem.ceil_mode", "gate_width", "classes")
 
 
 def infer(shapes: Shapes, implied: Implied, path: Path, left_out: Sequence[str] = ()) -> tuple[DescribedSpec, int]:

@@ -21,7 +21,7 @@ def _export(
     model: Annotated[
         str,
         typer.Argument(
-            help="A card, by name or path; an .onnx file; or package.module:function that builds a network."
+            help="A checkpoint, or hf://owner/name; a card, by name or path; an .onnx file; or package.module:function."
         ),
     ],
     *,

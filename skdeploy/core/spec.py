@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from skdeploy.core.architecture import AnyNetworkSpec, DescribedSpec, Positive
+from skdeploy.core.architecture import AnyNetworkSpec, DescribedSpec, NetworkSpec, Positive
 from skdeploy.core.architecture import Frozen as Frozen
 
 
@@ -214,6 +214,11 @@ class ModelSpec(Frozen, allow_inf_nan=False):
         """The numbers of a network that a card describes; there are none for an ONNX file or a module of the user's own."""
         assert isinstance(self.network, DescribedSpec)  # callers come from a card
         return self.network
+
+    def of_network(self, network: NetworkSpec, assumed: Assumed) -> ModelSpec:
+        """The spec of another network of the same kind. Labels that name other classes than it has are left out."""
+        labels = self.labels if len(self.labels) == network.classes else ()
+        return self.model_copy(update={"network": network, "assumed": assumed, "labels": labels})
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:

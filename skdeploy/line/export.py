@@ -27,11 +27,11 @@ from skdeploy.bundle.runners import require_fp32_graph
 from skdeploy.bundle.station_facts import MixedFacts, WeightsFacts
 from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.errors import IntegrityError, first_problem
-from skdeploy.core.files import require_places
+from skdeploy.core.files import require_places, write_text
 from skdeploy.core.options import NoOptions
 from skdeploy.core.options import words_of as options_in_words
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import Precision
+from skdeploy.core.spec import Precision, WeightsSpec
 from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.images.dataset import Dataset, open_dataset
@@ -41,7 +41,7 @@ from skdeploy.line.line import Line
 from skdeploy.line.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.line.parity_images import images_of_export
 from skdeploy.line.rewrites import REWRITES
-from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source
+from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source, labelled
 from skdeploy.line.station import Station
 from skdeploy.line.stations.calibrate import Calibrate, GivenRanges
 from skdeploy.line.stations.engine import Engine, engine_station
@@ -61,6 +61,7 @@ from skdeploy.parity.tasks import require_classes
 from skdeploy.parity.witness import after_proof, find_witness, settles
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.zoo.assumed import assumptions_of, require_preprocessing
+from skdeploy.zoo.write_card import card_text
 
 STATIONS: Final[list[type[Station[Any, Any]]]] = [
     Weights,
@@ -190,7 +191,17 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         report = ParityReport.model_validate_json(bundle.check(proof).read_text(encoding="utf-8"))
         _settle(line, report)
         bundle.finish(line.artifacts, "verified" if report.verdict == "pass" else "failed")
+        if isinstance(source, CardSource) and source.imported is not None:
+            _write_card(bundle)
     return Export(bundle, report, frozenset(line.reused), time.perf_counter() - started)
+
+
+def _write_card(bundle: Bundle) -> None:
+    """The card of a network that was inferred, beside its weights: to correct, and to export again from."""
+    weights = bundle.artifact(contents.WEIGHTS)
+    assert weights is not None  # a card's network has them
+    named = WeightsSpec(file=weights.path, sha256=weights.sha256)
+    write_text(bundle.folder / contents.CARD, card_text(bundle.manifest.model.model_copy(update={"weights": named})))
 
 
 def enter(
@@ -205,9 +216,9 @@ def enter(
         own = OwnNetwork(source.spec, source.module)
         graph = line.run(Trace(own, source.record.sha256 or ""), options.trace)
         return line.run(Select(last), NoOptions(), graph=graph), own
-    weights = line.run(Weights(source.record, source.checkpoint), NoOptions())
+    weights = line.run(Weights(source.record, source.checkpoint, source.imported), NoOptions())
     facts = weights.facts_as(WeightsFacts)
-    spec = fitted_spec(source.spec, facts)
+    spec = labelled(fitted_spec(source.spec, facts), options)
     assumed = [assumption for assumption in assumptions_of(spec) if assumption not in source.assumptions]
     line.bundle.adopt(spec, (), tuple(assumed))
     for assumption in assumed:

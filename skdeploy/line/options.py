@@ -48,6 +48,13 @@ class SourceOptions:
         str | None,
         Flag("Checkpoint of any known layout, or hf://owner/name; default: the card's own, else random.", kept=False),
     ] = None
+    labels: Annotated[
+        Path | None,
+        Flag("The name of each class, in the order of the logits: a text file, one a line.", kept=False),
+    ] = None
+    classes: Annotated[
+        int | None, Flag("How many classes the network must have; other weights are refused.", kept=False)
+    ] = None
     seed: Annotated[int, Flag("Seed of the random weights that a card without weights gets.", kept=False)] = 0
 
 

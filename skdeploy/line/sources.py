@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from skdeploy.checkpoints.convert import card_of, inferred
+from skdeploy.checkpoints.hub import is_hub_url
 from skdeploy.checkpoints.load import find_weights, given_weights
 from skdeploy.checkpoints.own_module import build_module, load_checkpoint, ready, require_finite, tried
 from skdeploy.checkpoints.weights_record import WeightsRecord
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
+    from skdeploy.checkpoints.importing import Imported
+
+# What training scripts and hubs call them; none of these is a card, a graph or a module.
+CHECKPOINTS: Final = (
+    ".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".pkl", ".npz", ".caffemodel", ".model", ".weights",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class CardSource:
@@ -36,6 +45,7 @@ class CardSource:
     checkpoint: Path | None
     notes: tuple[str, ...]
     assumptions: tuple[Assumption, ...] = ()
+    imported: Imported | None = None  # of a checkpoint without a card: what was inferred, with the weights
 
 
 @dataclass(frozen=True)
@@ -61,13 +71,20 @@ class ModuleSource:
 
 
 def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
-    """What ``options.model`` names: a path that ends in ``.onnx``, ``package.module:function``, or a card.
+    """What ``options.model`` names: an .onnx file, a checkpoint, ``package.module:function``, or a card.
 
     Raises DependencyError without the packages that it takes from there to a graph, CardError for a task that is not known.
     """
     source = _source(options)
     task_of(source.spec)
-    return source
+    if isinstance(source, CardSource) and source.imported is None:
+        return source  # how many classes its weights have is not known yet
+    return replace(source, spec=labelled(source.spec, options))
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether a name is a checkpoint's: by its ending, or an ``hf://`` URL."""
+    return is_hub_url(model) or model.lower().endswith(CHECKPOINTS)
 
 
 def _source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
@@ -77,12 +94,18 @@ def _source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
     )
     if foreign:
         return _graph(options)
+    if is_checkpoint(options.model):
+        return _checkpoint(options)
     if ":" in options.model and not options.model.endswith(".toml"):
         return _module(options)
     if options.card is not None:
         raise UsageError(
             f"--card does not go with {options.model}, which is a card itself", advice="give one of the two as MODEL"
         )
+    return _card(options)
+
+
+def _card(options: ExportOptions) -> CardSource:
     spec, card = load_card(options.model)
     record, checkpoint = find_weights(spec, card, options.weights, options.seed)
     notes = []
@@ -91,6 +114,53 @@ def _source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
     applied = confirmed(options.applied(spec), options.assume_imagenet, options.model)
     notes += _confirmation(options)
     return CardSource(applied, record, checkpoint, tuple(notes), assumptions_of(applied))
+
+
+def _checkpoint(options: ExportOptions) -> CardSource:
+    """The network that the checkpoint's own weights tell, or with ``--card`` that of a card."""
+    if options.weights is not None:
+        raise UsageError(
+            f"{options.model} is a checkpoint itself, and --weights another", advice="give one of the two, or a card"
+        )
+    if options.card is not None:
+        return _card(replace(options, model=options.card, card=None, weights=options.model))
+    require_export("tomli_w")
+    record, path = given_weights(options.model)
+    imported, base = inferred(path)
+    spec = card_of(imported, base, options.model, Path(record.file or path).name.split(".")[0])
+    imported = replace(imported, spec=spec)
+    applied = confirmed(options.applied(spec), options.assume_imagenet, options.model)
+    network = applied.architecture
+    made = f", the card {base}'s but for its own classes" if base else ""
+    note = f"no card: {network.family} of {network.classes} classes, by the weights{made}"
+    return CardSource(
+        applied, record, path, (note, *_confirmation(options)), assumptions_of(applied), replace(imported, spec=applied)
+    )
+
+
+def labelled(spec: ModelSpec, options: ExportOptions) -> ModelSpec:
+    """With the names of ``--labels``, once there are as many as ``--classes`` and the network say. Raises UsageError."""
+    if options.classes is not None and options.classes != spec.network.classes:
+        raise UsageError(
+            f"--classes {options.classes}: {options.model} has {spec.network.classes}",
+            advice="give the checkpoint of that task, or leave --classes out",
+        )
+    if options.labels is None:
+        return spec
+    try:
+        lines = options.labels.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(
+            f"cannot read --labels {options.labels}: {why}", advice="a text file, one name a line"
+        ) from error
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if len(labels) != spec.network.classes:
+        raise UsageError(
+            f"--labels {options.labels} has {len(labels)} names, and the network {spec.network.classes} classes",
+            advice="one name a line, in the order of the logits",
+        )
+    return spec.model_copy(update={"labels": labels})
 
 
 def _graph(options: ExportOptions) -> GraphSource:

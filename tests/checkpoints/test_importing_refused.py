@@ -150,12 +150,13 @@ def test_other_branches_than_the_other_ones_are_refused(tmp_path: Path) -> None:
     assert "shares of stages.0.0.sk.gate.fc2.weight have different shapes: (8, 4, 1, 1), (4, 5, 1, 1)" in error.message
 
 
-def test_half_of_the_classes_name_both_numbers(small: Small, tmp_path: Path) -> None:
+def test_other_classes_than_the_cards_are_taken_over_without_its_labels(small: Small, tmp_path: Path) -> None:
     of, spec = small
     half = {**of.state, "output.weight": of.state["output.weight"][:2].clone(), "output.bias": torch.zeros(2)}
-    error = refused(written(tmp_path, save(half)), spec)
-    assert f"was trained for 2 classes, the card {spec.name} says 5" in error.message
-    assert "network.classes = 2" in error.advice
+    named = spec.model_copy(update={"labels": tuple("abcde")})
+    imported = import_checkpoint(written(tmp_path, save(half)), named)
+    assert (imported.spec.network.classes, imported.spec.labels) == (2, ())
+    assert "inferred from the weights: classes is 2, not 5 as the card says" in imported.notes
 
 
 def test_a_missing_unit_is_counted(small: Small, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_narrow_gate_of_one_stage_is_inferred() -> None:
         ("selective_kernel.gate.norm", True),
         ("stem.kernel", False),
         ("stages.0.units", False),
-        ("classes", False),
+        ("classes", True),
         ("selective_kernel.branches.1.dilation", False),
         ("selective_kernel.fuse", False),
     ],

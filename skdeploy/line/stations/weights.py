@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import WeightsFacts
@@ -14,11 +15,15 @@ from skdeploy.core.options import NoOptions
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.line.station import Inputs, Station
 
+if TYPE_CHECKING:
+    from skdeploy.checkpoints.importing import Imported
+
 
 @dataclass(frozen=True)
 class Weights(Station[NoOptions, WeightsFacts]):
     record: WeightsRecord
     checkpoint: Path | None
+    imported: Imported | None = None  # where the spec was inferred, the weights are in memory already
 
     name, words, format, facts = "weights", "weights", "safetensors", WeightsFacts
     tools = ("skdeploy", "torch", "safetensors")
@@ -39,9 +44,11 @@ class Weights(Station[NoOptions, WeightsFacts]):
         from skdeploy.checkpoints.importing import import_checkpoint, random_weights, save_weights
 
         spec = inputs.spec
-        found = (
-            import_checkpoint(self.checkpoint, spec) if self.checkpoint else random_weights(spec, self.record.seed or 0)
-        )
+        found = self.imported
+        if found is None and self.checkpoint is not None:
+            found = import_checkpoint(self.checkpoint, spec)
+        elif found is None:
+            found = random_weights(spec, self.record.seed or 0)
         save_weights(found.state, out)
         return WeightsFacts(
             layout=found.layout, network=found.spec.network, notes=tuple(found.notes), assumed=found.spec.assumed
@@ -53,4 +60,4 @@ class Weights(Station[NoOptions, WeightsFacts]):
 
 def fitted_spec(spec: ModelSpec, facts: WeightsFacts) -> ModelSpec:
     """The spec that canonical weights fit exactly."""
-    return spec.model_copy(update={"network": facts.network, "assumed": facts.assumed})
+    return spec.of_network(facts.network, facts.assumed)
