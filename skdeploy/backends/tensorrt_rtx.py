@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from skdeploy.backends import _plan_runner
-from skdeploy.backends._plan_runner import PlanSession
 from skdeploy.core.packages import Availability
 from skdeploy.engines import tensorrt_rtx as compiler
-from skdeploy.engines.compatibility import BuiltFor
+
+if TYPE_CHECKING:
+    from skdeploy.backends._plan_runner import PlanSession
+    from skdeploy.engines.compatibility import BuiltFor
 
 NAME: Final = compiler.NAME
 FORMAT: Final = "engine"
@@ -22,6 +23,8 @@ OPTIONS: Final = None
 
 def probe() -> Availability:
     """Whether TensorRT-RTX, an RTX GPU and CUDA's bindings are here. Never raises."""
+    from skdeploy.backends import _plan_runner  # what builds and runs plans takes longer to import than all else here
+
     return _plan_runner.probe(NAME)
 
 
@@ -29,4 +32,6 @@ def open_session(
     artifact: Path, *, sha256: str, built_for: BuiltFor | None = None, weights: Path | None = None
 ) -> PlanSession:
     """A plan whose digest is ``sha256``; see ``_plan_runner.open_plan`` for what is checked and raised."""
+    from skdeploy.backends import _plan_runner
+
     return _plan_runner.open_plan(NAME, artifact, sha256=sha256, built_for=built_for, weights=weights)
