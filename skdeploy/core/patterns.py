@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -20,7 +20,24 @@ REPEATED_GROUP: Final = re.compile(r"\)[*+{]")
 SEARCH: Final = "import json, re, sys; p, names = json.load(sys.stdin); [re.search(p, name) for name in names]"
 
 
-def check_ends(pattern: str, modules: Iterable[str]) -> None:
+def modules_matched(patterns: Iterable[str], modules: Collection[str], option: str = "") -> dict[str, str]:
+    """The modules that a pattern matches (``re.search``), each with the first that does. Errors begin with ``option``.
+
+    Raises UsageError for a pattern that ``check_ends`` refuses, and for one that matches no module.
+    """
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        check_ends(pattern, modules, option)
+        matching = [module for module in modules if re.search(pattern, module)]
+        if not matching:
+            raise UsageError(
+                f"{option}{pattern!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules"
+            )
+        found = dict.fromkeys(matching, pattern) | found
+    return found
+
+
+def check_ends(pattern: str, modules: Iterable[str], option: str = "") -> None:
     """Raise UsageError for what is not a regular expression, or takes longer than ``SECONDS`` to search these names.
 
     Python's engine backtracks and cannot be stopped in its own process, so a pattern that may be slow is tried in another.
@@ -28,7 +45,7 @@ def check_ends(pattern: str, modules: Iterable[str]) -> None:
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
+        raise UsageError(f"{option}{pattern!r} is not a regular expression: {error}") from error
     if len(REPEATS.findall(pattern)) > FEW or REPEATED_GROUP.search(pattern):
         _try(pattern, tuple(sorted(set(modules))))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from skdeploy.core.errors import PassError, UsageError
-from skdeploy.core.patterns import check_ends
+from skdeploy.core.errors import PassError
+from skdeploy.core.patterns import modules_matched
 from skdeploy.ir.naming import module_of
 from skdeploy.ir.nodes import FLOAT32, maker, only_one_reads, operand, operands, optional
 
@@ -68,7 +67,7 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
     regular expression or matches no module, and PassError for a graph whose nodes' names are not unique.
     """
     _check_names(model)
-    kept = _kept_modules(model, keep)
+    kept = modules_matched(keep, {module_of(node.name) for node in model.graph})
     statistics = _statistics(model)
     gates = gate_nodes(model)
     wanted: set[str] = set()
@@ -154,19 +153,6 @@ def _reason_to_keep(node: ir.Node, weight: ir.Value, pattern: str | None, in_gat
     if out_of_group % GROUP_STEP or into_group % GROUP_STEP:
         return f"{into_group} -> {out_of_group} channels a group: TensorRT's INT8 takes multiples of {GROUP_STEP}"
     return ""
-
-
-def _kept_modules(model: ir.Model, patterns: Iterable[str]) -> dict[str, str]:
-    """Modules that a pattern matches, and which."""
-    modules = {module_of(node.name) for node in model.graph}
-    kept: dict[str, str] = {}
-    for pattern in patterns:
-        check_ends(pattern, modules)
-        matching = [module for module in modules if re.search(pattern, module)]
-        if not matching:
-            raise UsageError(f"{pattern!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules")
-        kept.update(dict.fromkeys(matching, pattern))
-    return kept
 
 
 def _quantized_operands(node: ir.Node, statistics: frozenset[ir.Value]) -> Iterator[ir.Value]:

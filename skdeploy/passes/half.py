@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -10,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.core.errors import UsageError
-from skdeploy.core.patterns import check_ends
+from skdeploy.core.patterns import modules_matched
 from skdeploy.ir.constants import Names, drop_unused
 from skdeploy.ir.half_constants import FP16_MAX, HalfConstants, check_dequantized
 from skdeploy.ir.naming import module_of
@@ -56,7 +55,7 @@ class HalfPrecision(ir.passes.InPlacePass):
 
     def __init__(self, keep_fp32: Iterable[str] = ()) -> None:
         super().__init__()
-        self.patterns = [_compile(pattern) for pattern in keep_fp32]
+        self.patterns = tuple(keep_fp32)
         self.halved: list[str] = []
         self.kept: dict[str, str] = {}
         self.flushed: dict[str, float] = {}
@@ -74,12 +73,9 @@ class HalfPrecision(ir.passes.InPlacePass):
         made = [value for node in graph for value in node.outputs if not _is_unused(value)]
         self._single = {value for value in (*graph.inputs, *graph.initializers.values(), *made) if is_single(value)}
         self._types = {node: types_in(node, graph.opset_imports[""]) for node in graph}
-        modules = {module_of(node.name) for node in graph}
-        for pattern in self.patterns:
-            check_ends(pattern.pattern, modules)
         # Q/DQ may be all that is left of a module whose Relu became saturation.
         matched = [node for node in graph if _is_qdq(node) or _has_float(node)]
-        used = {pattern for node in matched for pattern in self._matching(node)}
+        self._matched = modules_matched(self.patterns, {module_of(node.name) for node in matched}, "--keep-fp32 ")
         reasons = {node: self._reason_to_keep(node) for node in matched if not _is_qdq(node)}
         for node in list(graph):
             if node.op_type == QUANTIZE:
@@ -88,11 +84,6 @@ class HalfPrecision(ir.passes.InPlacePass):
                 self._dequantize(graph, node, self._reason_of_readers(node, reasons))
             elif node in reasons and not self._takes_any(node):
                 self._lower(graph, node, reasons[node])
-        unused = [pattern.pattern for pattern in self.patterns if pattern.pattern not in used]
-        if unused:
-            raise UsageError(
-                f"--keep-fp32 {unused[0]!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules"
-            )
         if not self.halved:
             raise self._nothing_left()
         self.flushed = self._constants.flushed
@@ -176,13 +167,11 @@ class HalfPrecision(ir.passes.InPlacePass):
         scale = self._wanted(graph, operand(node, 1), operand(node, 0).dtype == FLOAT16, node, node)
         node.replace_input_with(1, scale)
 
-    def _matching(self, node: ir.Node) -> list[str]:
-        return [pattern.pattern for pattern in self.patterns if pattern.search(module_of(node.name))]
-
     def _reason_to_keep(self, node: ir.Node) -> str:
-        if matching := self._matching(node):
-            return f"--keep-fp32 {matching[0]}"
-        if module_of(node.name) in (PREPROCESS, PIXELS):
+        module = module_of(node.name)
+        if module in self._matched:
+            return f"--keep-fp32 {self._matched[module]}"
+        if module in (PREPROCESS, PIXELS):
             return "normalisation of the input"
         if node.op_type in REDUCTIONS and _gives_single(node):
             self._statistics.add(node)
@@ -240,10 +229,3 @@ def _is_qdq(node: ir.Node) -> bool:
 
 def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
     return new_node("Cast", [value], name, value.shape, dtype, {"to": dtype})
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"--keep-fp32 {pattern!r} is not a regular expression: {error}") from error
