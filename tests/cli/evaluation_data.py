@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
 
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.station_facts import EngineFacts
@@ -39,13 +37,6 @@ def labelled(bundle: Path, path: Path, count: int = 40, wrong: int = 4) -> Path:
     labels[:wrong] = (labels[:wrong] + 1) % CLASSES
     np.savez(path, images=images, labels=labels)
     return path
-
-
-def class_folders(folder: Path, images: np.ndarray, labels: Sequence[object]) -> Path:
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        (folder / str(label)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / str(label) / f"{index:03}.png")
-    return folder
 
 
 def with_engine(bundle: Path, folder: Path) -> Path:
