@@ -29,6 +29,7 @@ from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.quant.ranges import Ranges
 from skdeploy.report.blocks import Cell, Tone, size_text
 from skdeploy.report.terminal import STYLES, Terminal
+from skdeploy.report.verify import batch_text
 
 WIDE: Final = (
     100  # the table of artifacts with its figures; a narrower terminal gets the verdicts, and --json the figures
@@ -184,10 +185,7 @@ def _print_summary(terminal: Terminal, bundle: Bundle, report: ParityReport | No
         return
     terminal.say(f"reference: {report.reference}, on {report.images_text}")
     if report.batch_invariance is not None:
-        batches = ", ".join(map(str, report.batch_invariance.batches))
-        terminal.say(
-            f"same logits in batches of {batches}: within {report.batch_invariance.max_rel_error:.1e} of the largest"
-        )
+        terminal.say(batch_text(report.batch_invariance))
     passed = [c for c in report.comparisons if c.verdict == "pass"]
     if passed:
         names = [c.artifact if c is report.of(c.artifact) else f"{c.artifact} on {c.backend}" for c in passed]

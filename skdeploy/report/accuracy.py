@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Final
 
 from skdeploy.accuracy.gate import AccuracyReport, Evaluation, PairedReport, Share
 from skdeploy.report.blocks import (
-    Absent,
     Block,
     Cell,
-    Column,
     Figure,
     Fold,
     Section,
     Table,
     Text,
     Tone,
+    columns,
     count,
     counted,
     name,
@@ -25,7 +23,7 @@ from skdeploy.report.blocks import (
     sentence,
 )
 from skdeploy.report.findings import Findings
-from skdeploy.report.plots import NARROW, WIDE, Axis, Reference, Row, rows_chart
+from skdeploy.report.plots import Axis, Reference, Row, rows_figure
 from skdeploy.report.verdict import DECISIONS
 
 SOURCE: Final = "evidence/accuracy.json"
@@ -36,9 +34,8 @@ def accuracy_section(found: Findings) -> Section:
     """Top-1 and top-5 of each artifact, the drop against its budget, and classes one by one."""
     evaluation = found.accuracy
     if evaluation is None:
-        command = f"skdeploy evaluate {shlex.quote(str(found.bundle.folder))} --data DIR --max-drop 0.5"
-        absent = Absent("Accuracy against labels was not measured.", command, outdated="accuracy" in found.outdated)
-        return Section("accuracy", "Accuracy", "", (absent,))
+        command = f"skdeploy evaluate {found.shell_folder} --data DIR --max-drop 0.5"
+        return found.absent("accuracy", "Accuracy", "Accuracy against labels was not measured.", command)
     lead = (
         f"{evaluation.images:,} labelled images of {evaluation.dataset}. Intervals of accuracies are Wilson's, two-sided, at "
         f"{evaluation.confidence:g} %."
@@ -75,13 +72,13 @@ def accuracy_section(found: Findings) -> Section:
 
 
 def _accuracy_table(evaluation: Evaluation) -> Table:
-    columns = (
-        Column("Artifact"),
-        Column("Backend"),
-        Column("Precision"),
-        Column("Top-1", True),
-        Column("Top-5", True),
-        Column("Right", True, "Images whose top class is the label"),
+    heads = columns(
+        "Artifact",
+        "Backend",
+        "Precision",
+        ">Top-1",
+        ">Top-5",
+        (">Right", "Images whose top class is the label"),
     )
     rows = tuple(
         (
@@ -94,7 +91,7 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
         )
         for a in evaluation.accuracies
     )
-    return Table("Accuracy of each artifact", columns, rows, SOURCE)
+    return Table("Accuracy of each artifact", heads, rows, SOURCE)
 
 
 def _share(share: Share) -> Cell:
@@ -115,12 +112,10 @@ def _accuracy_figure(evaluation: Evaluation) -> Figure:
     ]
     ends = [end for row in rows if row.interval for end in row.interval]
     axis = Axis.linear(ends, "top-1 accuracy (%)")
-    title = "Top-1 with intervals"
-    wide, narrow = (rows_chart(title, rows, axis, width) for width in (WIDE, NARROW))
     caption = (
         "The artifacts saw the same images, so that their difference is surer than these intervals tell: see below."
     )
-    return Figure(title, caption, wide, narrow)
+    return rows_figure("Top-1 with intervals", caption, rows, axis)
 
 
 def _drop_figure(pairs: tuple[PairedReport, ...]) -> Figure:
@@ -138,22 +133,20 @@ def _drop_figure(pairs: tuple[PairedReport, ...]) -> Figure:
     ends = [end for row in rows if row.interval for end in row.interval]
     axis = Axis.linear([0.0, *budgets, *ends], "drop of top-1 (percentage points), less is better")
     references = [Reference(budget, f"budget {budget:g}") for budget in budgets]
-    title = "Drop against the reference, on the same images"
-    wide, narrow = (rows_chart(title, rows, axis, width, references=references) for width in (WIDE, NARROW))
     caption = f"Each end of an interval has {pairs[0].confidence:g} % confidence by itself (Tango's score interval)."
-    return Figure(title, caption, wide, narrow)
+    return rows_figure("Drop against the reference, on the same images", caption, rows, axis, references=references)
 
 
 def _pairs_table(pairs: tuple[PairedReport, ...]) -> Table:
-    columns = (
-        Column("Compared"),
-        Column("Against"),
-        Column("Decision"),
-        Column("Drop, points", True),
-        Column("Lost", True, "Images that only the reference has right"),
-        Column("Gained", True, "Images that only the compared artifact has right"),
-        Column("McNemar p", True, "Exact, two-sided"),
-        Column("Same class", True, "Share of images with the same top class, right or wrong"),
+    heads = columns(
+        "Compared",
+        "Against",
+        "Decision",
+        ">Drop, points",
+        (">Lost", "Images that only the reference has right"),
+        (">Gained", "Images that only the compared artifact has right"),
+        (">McNemar p", "Exact, two-sided"),
+        (">Same class", "Share of images with the same top class, right or wrong"),
     )
     rows = []
     for pair in pairs:
@@ -170,21 +163,17 @@ def _pairs_table(pairs: tuple[PairedReport, ...]) -> Table:
                 Cell(percent_text(pair.agreement), pair.agreement),
             )
         )
-    return Table("Paired comparisons", columns, tuple(rows), SOURCE)
+    return Table("Paired comparisons", heads, tuple(rows), SOURCE)
 
 
 def _classes_table(accuracies: tuple[AccuracyReport, ...]) -> Table:
     """A row a class, a column an artifact."""
-    columns = (
-        Column("Class"),
-        Column("Images", True),
-        *(Column(f"{a.artifact} on {a.backend}", True) for a in accuracies),
-    )
+    heads = columns("Class", ">Images", *(f">{a.artifact} on {a.backend}" for a in accuracies))
     rows = tuple(
         (Cell(same[0].label), count(same[0].top1.images), *(_share(one.top1) for one in same))
         for same in zip(*(a.per_class for a in accuracies), strict=True)
     )
-    return Table("Top-1 of each class", columns, rows, SOURCE)
+    return Table("Top-1 of each class", heads, rows, SOURCE)
 
 
 def _confusions_table(report: AccuracyReport, classes: tuple[str, ...]) -> Table:
@@ -195,7 +184,7 @@ def _confusions_table(report: AccuracyReport, classes: tuple[str, ...]) -> Table
         if images and taken != label
     ]
     wrong.sort(key=lambda found: (-found[0], found[1], found[2]))
-    columns = (Column("Label"), Column("Taken for"), Column("Images", True), Column("Of the label", True))
+    heads = columns("Label", "Taken for", ">Images", ">Of the label")
     rows = tuple(
         (
             Cell(classes[label]),
@@ -205,4 +194,4 @@ def _confusions_table(report: AccuracyReport, classes: tuple[str, ...]) -> Table
         )
         for images, label, taken in wrong[:CONFUSIONS]
     )
-    return Table(f"Confusions of {report.artifact}, most frequent first", columns, rows, SOURCE)
+    return Table(f"Confusions of {report.artifact}, most frequent first", heads, rows, SOURCE)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator
 
 from skdeploy.attention.report import AttentionReport, Curve, UnitAttention, findings, half_width
 from skdeploy.report.blocks import (
-    Absent,
     Block,
     Bullets,
     Cell,
-    Column,
     Fold,
     Legend,
     Panels,
     Section,
     Table,
     Trusted,
+    columns,
     name,
     number,
     sentence,
@@ -35,11 +33,8 @@ def attention_section(found: Findings) -> Section:
     """Curves per unit, channel profiles of chosen units, and how far each precision is from FP32."""
     report, title = found.attention, "Attention"
     if report is None:
-        command = f"skdeploy attention {shlex.quote(str(found.bundle.folder))}"
-        absent = Absent(
-            "Attention against object size was not measured.", command, outdated="attention" in found.outdated
-        )
-        return Section("attention", title, "", (absent,))
+        command = f"skdeploy attention {found.shell_folder}"
+        return found.absent("attention", title, "Attention against object size was not measured.", command)
     names = ", ".join(_shown(graph.name) for graph in report.graphs)
     lead = (
         f"The central object enlarged from {report.scales[0]:g}x to {report.scales[-1]:g}x on {report.images:,} images of "
@@ -174,13 +169,13 @@ def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]
 
 
 def _agreements(report: AttentionReport) -> Table:
-    columns = (
-        Column("Unit"),
-        Column("Graph"),
-        Column("Curves differ by", True, "Largest difference over the scales"),
-        Column("Correlation", True, "Pearson's, of the two curves"),
-        Column("Weights differ by", True, "Mean over scales, images, branches and channels"),
-        Column("Spread", True, "How much attention varies from image to image, in per cent of what it does in FP32"),
+    heads = columns(
+        "Unit",
+        "Graph",
+        (">Curves differ by", "Largest difference over the scales"),
+        (">Correlation", "Pearson's, of the two curves"),
+        (">Weights differ by", "Mean over scales, images, branches and channels"),
+        (">Spread", "How much attention varies from image to image, in per cent of what it does in FP32"),
     )
     rows = []
     for unit in report.units:
@@ -200,4 +195,4 @@ def _agreements(report: AttentionReport) -> Table:
                     Cell("" if math.isnan(spread) else f"{100 * spread:.1f} %", spread),
                 )
             )
-    return Table("Attention of each unit against FP32's", columns, tuple(rows), SOURCE)
+    return Table("Attention of each unit against FP32's", heads, tuple(rows), SOURCE)

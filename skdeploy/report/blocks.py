@@ -61,6 +61,12 @@ class Column:
     hint: str = ""
 
 
+def columns(*labels: str | tuple[str, str]) -> tuple[Column, ...]:
+    """Columns by their labels, with hints where there are two texts. A label that begins with ``>`` is of numbers."""
+    pairs = ((label, "") if isinstance(label, str) else label for label in labels)
+    return tuple(Column(label.removeprefix(">"), label.startswith(">"), hint) for label, hint in pairs)
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under a caption. Every row has as many cells as there are columns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,7 @@ from skdeploy.accuracy.facts import Facts, evidence, fill_facts, recorded
 from skdeploy.bundle.contents import MIXED, RANGES
 from skdeploy.bundle.evidence import FOLDER
 from skdeploy.bundle.folder import Bundle
+from skdeploy.report.blocks import Absent, Section
 
 if TYPE_CHECKING:
     from skdeploy.attention.report import AttentionReport
@@ -26,6 +28,15 @@ class Findings(Facts):
     sensitivity: SensitivityReport | None = None
     attention: AttentionReport | None = None
     unknown: list[str] = field(default_factory=list)
+
+    @property
+    def shell_folder(self) -> str:
+        """The bundle's folder, as one types it."""
+        return shlex.quote(str(self.bundle.folder))
+
+    def absent(self, name: str, title: str, text: str, command: str = "", *, of: str = "") -> Section:
+        """The section of evidence that is not there, or is of other artifacts; ``of``: its file, if it is not its name."""
+        return Section(name, title, "", (Absent(text, command, outdated=(of or name) in self.outdated),))
 
     @property
     def not_measured(self) -> tuple[str, ...]:

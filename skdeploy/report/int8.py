@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 
 from skdeploy.bundle.artifact import Artifact
@@ -17,7 +16,6 @@ from skdeploy.report.blocks import (
     Absent,
     Block,
     Cell,
-    Column,
     Facts,
     Figure,
     Fold,
@@ -25,6 +23,7 @@ from skdeploy.report.blocks import (
     Section,
     Table,
     Text,
+    columns,
     count,
     counted,
     decibels,
@@ -34,7 +33,7 @@ from skdeploy.report.blocks import (
     sentence,
 )
 from skdeploy.report.findings import Findings
-from skdeploy.report.plots import NARROW, WIDE, Axis, Row, rows_chart
+from skdeploy.report.plots import Axis, Row, rows_figure
 
 TALL = 40  # rows of a drawing; the table has all
 SENSITIVITY = "evidence/sensitivity.json"
@@ -48,10 +47,10 @@ def int8_section(found: Findings) -> Section:
     )
     if graph is None:
         command = f"skdeploy export {found.bundle.manifest.model.name} --int8 --calib DIR"
-        return Section("int8", title, "", (Absent("Nothing in this bundle is INT8.", command),))
+        return found.absent("int8", title, "Nothing in this bundle is INT8.", command)
     blocks: list[Block] = [Facts(tuple(_coverage(graph)))]
     if found.sensitivity is None:
-        command = f"skdeploy sensitivity {shlex.quote(str(found.bundle.folder))}"
+        command = f"skdeploy sensitivity {found.shell_folder}"
         blocks.append(
             Absent("What each unit costs was not measured.", command, outdated="sensitivity" in found.outdated)
         )
@@ -88,28 +87,27 @@ def _sensitivity(report: SensitivityReport) -> list[Block]:
     ]
     values = [effect.sqnr_db for unit in shown for effect in (unit.only_on, unit.only_off)]
     axis = Axis.linear([0.0, *values], "SQNR of the logits against FP32 (dB), less is worse")
-    title = "What each unit costs in INT8, the costliest first"
-    wide, narrow = (rows_chart(title, rows, axis, width) for width in (WIDE, NARROW))
     caption = (
         f"Bar: only this unit in INT8. Everything in INT8: {report.all_int8.sqnr_db:.1f} dB. "
         f"{report.images:,} images of {report.dataset}; 6 dB are twice the error."
     )
+    legend = (Legend(1, "all but this unit in INT8", line=False),)
     return [
-        Figure(title, caption, wide, narrow, (Legend(1, "all but this unit in INT8", line=False),)),
+        rows_figure("What each unit costs in INT8, the costliest first", caption, rows, axis, legend=legend),
         Fold(f"All {len(report.units)} units", (_units_table(report),)),
     ]
 
 
 def _units_table(report: SensitivityReport) -> Table:
     accuracy = "Same class" if report.fp32.top1 is None else "Top-1"
-    columns = (
-        Column("Unit"),
-        Column("Only it: SQNR", True),
-        Column(f"Only it: {accuracy}", True),
-        Column("All but it: SQNR", True),
-        Column(f"All but it: {accuracy}", True),
-        Column("MACs", True),
-        Column("Parameters", True),
+    heads = columns(
+        "Unit",
+        ">Only it: SQNR",
+        f">Only it: {accuracy}",
+        ">All but it: SQNR",
+        f">All but it: {accuracy}",
+        ">MACs",
+        ">Parameters",
     )
     rows = tuple(
         (
@@ -123,7 +121,7 @@ def _units_table(report: SensitivityReport) -> Table:
         )
         for unit in report.units
     )
-    return Table("INT8 sensitivity of each unit", columns, rows, SENSITIVITY)
+    return Table("INT8 sensitivity of each unit", heads, rows, SENSITIVITY)
 
 
 def _accuracy(effect: Effect) -> Cell:
@@ -140,13 +138,7 @@ def _mixed(report: MixedPrecision) -> list[Block]:
     )
     blocks: list[Block] = [Text(text), *(Text(sentence(note), "warn") for note in report.notes)]
     if report.kept:
-        columns = (
-            Column("Kept out of INT8"),
-            Column("Why"),
-            Column("Alone in INT8", True),
-            Column("Part of all noise", True),
-            Column("MACs", True),
-        )
+        heads = columns("Kept out of INT8", "Why", ">Alone in INT8", ">Part of all noise", ">MACs")
         rows = tuple(
             (
                 name(unit.unit),
@@ -157,7 +149,7 @@ def _mixed(report: MixedPrecision) -> list[Block]:
             )
             for unit in report.kept
         )
-        blocks.append(Table("Units that stay in the fallback", columns, rows, MIXED))
+        blocks.append(Table("Units that stay in the fallback", heads, rows, MIXED))
     return blocks
 
 
@@ -167,7 +159,7 @@ def calibration_section(found: Findings) -> Section | None:
     if ranges is None:
         if RANGES not in found.outdated:
             return None
-        return Section("calibration", title, "", (Absent("The ranges are of other artifacts.", outdated=True),))
+        return found.absent("calibration", title, "The ranges are of other artifacts.", of=RANGES)
     algorithm = ranges.algorithm
     percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
     lead = (
@@ -221,21 +213,21 @@ def _ranges_figure(ranges: Ranges) -> Figure:
     ]
     values = [value for _, entry in shown for value in (_largest(entry), entry.threshold)]
     axis = Axis.logarithmic(values, "magnitude (the tensor's own unit, log scale)")
-    title = "Ranges, in the order of the graph"
-    wide, narrow = (rows_chart(title, rows, axis, width) for width in (WIDE, NARROW))
     more = f" The first {TALL} of {len(ranges.tensors)}." if len(ranges.tensors) > TALL else ""
     caption = f"A bar ends at the largest magnitude in any image; what is beyond the threshold is clipped.{more}"
-    return Figure(title, caption, wide, narrow, (Legend(2, "threshold", line=False),))
+    return rows_figure(
+        "Ranges, in the order of the graph", caption, rows, axis, legend=(Legend(2, "threshold", line=False),)
+    )
 
 
 def _ranges_table(ranges: Ranges) -> Table:
-    columns = (
-        Column("Tensor"),
-        Column("Minimum", True),
-        Column("Maximum", True),
-        Column("Threshold", True, "The magnitude that becomes 127"),
-        Column("Of the largest", True, "Threshold divided by the largest magnitude"),
-        Column("Step", True),
+    heads = columns(
+        "Tensor",
+        ">Minimum",
+        ">Maximum",
+        (">Threshold", "The magnitude that becomes 127"),
+        (">Of the largest", "Threshold divided by the largest magnitude"),
+        ">Step",
     )
     rows = tuple(
         (
@@ -251,4 +243,4 @@ def _ranges_table(ranges: Ranges) -> Table:
         )
         for tensor, entry in ranges.tensors.items()
     )
-    return Table("Range of every tensor", columns, rows, RANGES)
+    return Table("Range of every tensor", heads, rows, RANGES)

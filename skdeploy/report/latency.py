@@ -10,19 +10,19 @@ from pydantic import ValidationError
 
 from skdeploy.bench.report import LatencyReport
 from skdeploy.bundle.receipts import Receipt
-from skdeploy.report.blocks import Block, Bullets, Cell, Column, Table, Text, count, name, number
+from skdeploy.report.blocks import Block, Bullets, Cell, Table, Text, columns, count, name, number
 from skdeploy.report.plot_throughput import Line, throughput_figure
 
-COLUMNS: Final = (
-    Column("Artifact"),
-    Column("Device"),
-    Column("Backend", hint="and how it was run"),
-    Column("Batch", numeric=True),
-    Column("p50 ms", numeric=True, hint="half of the runs took no longer, copies and waiting included"),
-    Column("p99 ms", numeric=True),
-    Column("Device p50 ms", numeric=True, hint="of the device alone, without copies; not known of every backend"),
-    Column("Images/s", numeric=True, hint="the batch divided by its p50"),
-    Column("Runs", numeric=True),
+COLUMNS: Final = columns(
+    "Artifact",
+    "Device",
+    ("Backend", "and how it was run"),
+    ">Batch",
+    (">p50 ms", "half of the runs took no longer, copies and waiting included"),
+    ">p99 ms",
+    (">Device p50 ms", "of the device alone, without copies; not known of every backend"),
+    (">Images/s", "the batch divided by its p50"),
+    ">Runs",
 )
 
 

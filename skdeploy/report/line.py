@@ -15,7 +15,6 @@ from skdeploy.line.export import words_of, words_that_made
 from skdeploy.report.blocks import (
     Block,
     Cell,
-    Column,
     Command,
     Facts,
     Fold,
@@ -25,6 +24,7 @@ from skdeploy.report.blocks import (
     Table,
     Text,
     Tone,
+    columns,
     name,
     size_text,
 )
@@ -106,8 +106,8 @@ def provenance_section(found: Findings) -> Section:
         ("Exported", f"{manifest.created} by skdeploy {manifest.skdeploy}"),
     ]
     rows = [_provenance(artifact) for artifact in manifest.artifacts]
-    columns = (Column("Artifact"), Column("Stage"), Column("Options"), Column("Tools"), Column("Key"))
-    table = Table("What each artifact was made with", columns, tuple(rows), "manifest.json")
+    heads = columns("Artifact", "Stage", "Options", "Tools", "Key")
+    table = Table("What each artifact was made with", heads, tuple(rows), "manifest.json")
     return Section("provenance", "Provenance", "", (Facts(tuple(facts)), Fold("Options and versions", (table,))))
 
 
@@ -147,10 +147,9 @@ def _is_long(value: JsonValue) -> bool:
 
 def reproduce_section(found: Findings) -> Section:
     """Commands that check this bundle, and that make the same graphs again."""
-    folder = shlex.quote(str(found.bundle.folder))
     blocks: list[Block] = [
-        Command("Check every digest, and measure parity again", f"skdeploy verify {folder}"),
-        Command("Make this report again", f"skdeploy report {folder}"),
+        Command("Check every digest, and measure parity again", f"skdeploy verify {found.shell_folder}"),
+        Command("Make this report again", f"skdeploy report {found.shell_folder}"),
     ]
     again = export_command(found)
     if again is None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import shlex
 
 from skdeploy.bundle.contents import HEADROOM, PARITY
 from skdeploy.core.spec import Precision, Tolerance
 from skdeploy.parity.blame_report import BlameReport, LayerResult
 from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport, suite_name
 from skdeploy.report.blocks import (
-    Absent,
     Block,
     Cell,
-    Column,
     Figure,
     Fold,
     Legend,
@@ -21,6 +18,7 @@ from skdeploy.report.blocks import (
     Table,
     Text,
     Tone,
+    columns,
     counted,
     decibels,
     decibels_text,
@@ -29,7 +27,8 @@ from skdeploy.report.blocks import (
     sentence,
 )
 from skdeploy.report.findings import Findings
-from skdeploy.report.plots import NARROW, WIDE, Axis, Reference, Row, Series, line_chart, rows_chart
+from skdeploy.report.plots import NARROW, WIDE, Axis, Reference, Row, Series, line_chart, rows_figure
+from skdeploy.report.verify import batch_text, rebuild_line, run_text
 
 BARS = 16  # tensors in a drawing: those with least headroom are what one looks for
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
@@ -48,11 +47,11 @@ def parity_section(found: Findings) -> Section:
     """The table of comparisons with the tolerances beside, and the SQNR of each as a drawing."""
     report = found.parity
     if report is None:
-        command = f"skdeploy verify {shlex.quote(str(found.bundle.folder))}"
+        command = f"skdeploy verify {found.shell_folder}"
         text = "No parity is recorded for these artifacts."
         if found.bundle.manifest.verdict == "incomplete":
             command, text = "", "The export did not come to the comparison with torch."
-        return Section("parity", "Parity", "", (Absent(text, command, outdated=PARITY in found.outdated),))
+        return found.absent("parity", "Parity", text, command, of=PARITY)
     tolerance = found.bundle.manifest.model.tolerance
     lead = (
         f"Logits of each artifact against {report.reference}, on {report.images:,} images of {report.dataset}. "
@@ -63,13 +62,9 @@ def parity_section(found: Findings) -> Section:
     if measured:
         blocks.append(_parity_figure(measured, tolerance))
     if report.batch_invariance is not None:
-        found_same = report.batch_invariance
-        batches = ", ".join(map(str, found_same.batches))
-        text = (
-            f"Batches of {batches} give the same logits of {found_same.artifact} within {found_same.max_rel_error:.1e} of the "
-            f"largest logit; {found_same.tolerance:g} is allowed. {found_same.problem}"
-        )
-        blocks.append(Text(text.strip(), VERDICTS[found_same.verdict]))
+        batch = report.batch_invariance
+        text = f"{batch.artifact}: {batch_text(batch)}; {batch.tolerance:g} is allowed"
+        blocks.append(Text(sentence(text), VERDICTS[batch.verdict]))
     blocks += _repeatability(report)
     if report.reference_sqnr_db is not None:
         blocks.append(Text(f"torch's own float32 is {decibels_text(report.reference_sqnr_db)} from its float64."))
@@ -77,15 +72,15 @@ def parity_section(found: Findings) -> Section:
 
 
 def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) -> Table:
-    columns = (
-        Column("Artifact"),
-        Column("Backend"),
-        Column("Verdict"),
-        Column("SQNR, worst image", True, "Signal to noise of the logits: 10 log10(sum ref^2 / sum error^2)"),
-        Column("SQNR, all", True),
-        Column("Max error", True, "Largest error of any logit, relative to the largest logit"),
-        Column("Cosine", True, "Of the worst image"),
-        Column("Same class", True, "Images with the same top class, or what the task measures in its place"),
+    heads = columns(
+        "Artifact",
+        "Backend",
+        "Verdict",
+        (">SQNR, worst image", "Signal to noise of the logits: 10 log10(sum ref^2 / sum error^2)"),
+        ">SQNR, all",
+        (">Max error", "Largest error of any logit, relative to the largest logit"),
+        (">Cosine", "Of the worst image"),
+        (">Same class", "Images with the same top class, or what the task measures in its place"),
     )
     rows = []
     for c in report.comparisons:
@@ -107,21 +102,14 @@ def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) 
                 Cell(agreed, math.nan if metrics.top1_agreement is None else metrics.top1_agreement),
             )
         )
-    return Table("Artifacts against torch", columns, tuple(rows), PARITY)
+    return Table("Artifacts against torch", heads, tuple(rows), PARITY)
 
 
 def _repeatability(report: ParityReport) -> list[Block]:
     """Inputs other than images, the same batch twice, and engines built again, as far as they were measured."""
     blocks: list[Block] = []
     if report.suites:
-        columns = (
-            Column("Inputs"),
-            Column("Artifact"),
-            Column("Backend"),
-            Column("Verdict"),
-            Column("Error", True),
-            Column("Allowed", True),
-        )
+        heads = columns("Inputs", "Artifact", "Backend", "Verdict", ">Error", ">Allowed")
         rows = tuple(
             (
                 Cell(suite_name(result)),
@@ -141,28 +129,11 @@ def _repeatability(report: ParityReport) -> list[Block]:
         blocks.append(
             Fold(
                 f"Other inputs: {counted(len(rows), 'run')}",
-                (Table(f"Errors on inputs other than images{against}", columns, rows, PARITY),),
+                (Table(f"Errors on inputs other than images{against}", heads, rows, PARITY),),
             )
         )
-    for run in report.run_to_run:
-        said = (
-            run.problem
-            or f"{run.differing:,} of {run.values:,} values differ, by {run.max_rel_error:.1e} of the largest logit"
-        )
-        blocks.append(Text(f"{run.artifact} on {run.backend}, run twice: {said}.", VERDICTS[run.verdict]))
-    for again in report.rebuilds:
-        said = "the same bytes" if again.sha256 == again.rebuilt_sha256 else f"{again.differing_bytes:,} bytes differ"
-        logits = (
-            f", logits within {again.logits.max_rel_error:.1e} of the largest" if again.logits else f", {again.reason}"
-        )
-        problems = "; ".join(again.problems)
-        blocks.append(
-            Text(
-                f"{again.artifact}, built again with {again.compiler}: {problems or said + logits}.",
-                VERDICTS[again.verdict],
-            )
-        )
-    return blocks
+    runs = [Text(f"{r.artifact} on {r.backend}: {run_text(r)}.", VERDICTS[r.verdict]) for r in report.run_to_run]
+    return [*blocks, *runs, *(Text(f"{rebuild_line(again)}.", VERDICTS[again.verdict]) for again in report.rebuilds)]
 
 
 def _beside(cell: Cell, tolerance: str) -> Cell:
@@ -182,10 +153,10 @@ def _parity_figure(measured: list[Comparison], tolerances: dict[Precision, Toler
             Row(c.artifact, text, bar=(None, worst), marks=((0, every),), limit=limit, tone=VERDICTS[c.verdict])
         )
     axis = Axis.linear(values, "SQNR of the logits (dB), more is better")
-    title = "Signal to noise of each artifact"
-    wide, narrow = (rows_chart(title, rows, axis, width) for width in (WIDE, NARROW))
     caption = "Bar: worst image. Upright stroke: the least that the card allows for the precision."
-    return Figure(title, caption, wide, narrow, (Legend(0, "all images", line=False),))
+    return rows_figure(
+        "Signal to noise of each artifact", caption, rows, axis, legend=(Legend(0, "all images", line=False),)
+    )
 
 
 def blame_section(found: Findings) -> Section:
@@ -193,9 +164,8 @@ def blame_section(found: Findings) -> Section:
     report = found.blame
     title = "Error per stage and layer"
     if report is None:
-        command = f"skdeploy verify {shlex.quote(str(found.bundle.folder))} --blame"
-        absent = Absent("The line was not run stage by stage.", command, outdated="blame" in found.outdated)
-        return Section("blame", title, "", (absent,))
+        command = f"skdeploy verify {found.shell_folder} --blame"
+        return found.absent("blame", title, "The line was not run stage by stage.", command)
     lead = f"The line run stage by stage on {counted(report.images, 'image')} of {report.dataset}, each against {report.first}."
     blocks: list[Block] = [Text(sentence(report.verdict), "bad" if report.guilty else "good"), _stages_table(report)]
     layers = [layer for layer in report.layers if layer.run_db is not None or layer.own_db is not None]
@@ -207,13 +177,7 @@ def blame_section(found: Findings) -> Section:
 
 
 def _stages_table(report: BlameReport) -> Table:
-    columns = (
-        Column("Stage"),
-        Column("Precision"),
-        Column("Verdict"),
-        Column("Against the stage before", True),
-        Column("Against the first", True),
-    )
+    heads = columns("Stage", "Precision", "Verdict", ">Against the stage before", ">Against the first")
     rows = []
     for stage in report.stages:
         first = stage.verdict == "reference"
@@ -227,7 +191,7 @@ def _stages_table(report: BlameReport) -> Table:
                 Cell("", math.nan) if first or stage.verdict == "unproven" else decibels(stage.sqnr_first_db),
             )
         )
-    return Table("SQNR of the worst image, stage by stage", columns, tuple(rows), "evidence/blame.json")
+    return Table("SQNR of the worst image, stage by stage", heads, tuple(rows), "evidence/blame.json")
 
 
 def _layers_figure(report: BlameReport, layers: list[LayerResult]) -> Figure:
@@ -254,13 +218,7 @@ def _drawn(value: float | None) -> float:
 
 
 def _layers_table(report: BlameReport) -> Table:
-    columns = (
-        Column("Place", True),
-        Column("Tensor"),
-        Column("Own error", True),
-        Column("As it runs", True),
-        Column("Its inputs", True),
-    )
+    heads = columns(">Place", "Tensor", ">Own error", ">As it runs", ">Its inputs")
     rows = tuple(
         (
             number(float(place), ".0f"),
@@ -271,7 +229,7 @@ def _layers_table(report: BlameReport) -> Table:
         )
         for place, layer in enumerate(report.layers, 1)
     )
-    return Table("SQNR of each tensor against the stage before", columns, rows, "evidence/blame.json")
+    return Table("SQNR of each tensor against the stage before", heads, rows, "evidence/blame.json")
 
 
 def headroom_section(found: Findings) -> Section:
@@ -279,12 +237,11 @@ def headroom_section(found: Findings) -> Section:
     report = found.headroom
     title = "FP16 headroom"
     if report is None or not report.tensors:
-        outdated = HEADROOM in found.outdated
         manifest = found.bundle.manifest
         is_half = manifest.precision is Precision.FP16
         text = "No headroom was measured." if is_half else "Nothing in this bundle is FP16, or nothing was measured."
         command = "" if is_half else f"skdeploy export {manifest.model.name} --fp16"
-        return Section("headroom", title, "", (Absent(text, command, outdated=outdated),))
+        return found.absent("headroom", title, text, command, of=HEADROOM)
     lead = (
         f"65504, the largest FP16 number, divided by the largest magnitude that a tensor reached on "
         f"{counted(report.images, 'image')} of {report.dataset}. Less than {MIN_HEADROOM:g}x is refused: "
@@ -307,15 +264,19 @@ def _headroom_figure(report: HeadroomReport) -> Figure:
     ]
     axis = Axis.logarithmic([1.0, *(row.headroom for row in shown)], "headroom (times, log scale), more is better")
     references = [Reference(MIN_HEADROOM, f"{MIN_HEADROOM:g}x")]
-    title = f"The {len(shown)} tensors with least headroom"
-    wide, narrow = (rows_chart(title, rows, axis, width, references=references) for width in (WIDE, NARROW))
-    return Figure(title, "Bars that end before the line at 2x would be refused.", wide, narrow)
+    return rows_figure(
+        f"The {len(shown)} tensors with least headroom",
+        "Bars that end before the line at 2x would be refused.",
+        rows,
+        axis,
+        references=references,
+    )
 
 
 def _headroom_table(report: HeadroomReport) -> Table:
-    columns = (Column("Tensor"), Column("Largest magnitude", True), Column("Headroom", True))
+    heads = columns("Tensor", ">Largest magnitude", ">Headroom")
     rows = tuple(
         (name(row.tensor), number(row.max_abs, ".4g"), Cell(f"{row.headroom:,.1f}x", row.headroom))
         for row in report.tensors
     )
-    return Table("Headroom of every FP16 tensor, least first", columns, rows, HEADROOM)
+    return Table("Headroom of every FP16 tensor, least first", heads, rows, HEADROOM)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
-from skdeploy.report.blocks import Trusted, visible
+from skdeploy.report.blocks import Figure, Legend, Trusted, visible
 
 WIDE: Final = 760  # px: fits beside the margins of a page of 840 px
 NARROW: Final = 328  # px: a telephone of 400 px less margins
@@ -221,6 +221,20 @@ def line_chart(
     parts += [_band(line, x, y) for line in series if len(line.low)]
     parts += [_line(line, x, y) for line in series]
     return _svg(title, width, height, parts)
+
+
+def rows_figure(
+    title: str,
+    caption: str,
+    rows: Sequence[Row],
+    axis: Axis,
+    *,
+    references: Sequence[Reference] = (),
+    legend: tuple[Legend, ...] = (),
+) -> Figure:
+    """A row chart in both widths of the page, with its caption."""
+    wide, narrow = (rows_chart(title, rows, axis, width, references=references) for width in (WIDE, NARROW))
+    return Figure(title, caption, wide, narrow, legend)
 
 
 def key(style: int, *, line: bool) -> Trusted:

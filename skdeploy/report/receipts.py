@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Final
 
 from pydantic import JsonValue
 
 from skdeploy.bundle.receipts import FOLDER, Receipt
-from skdeploy.report.blocks import Absent, Block, Cell, Column, Facts, Section, Table, Text, Tone, name
+from skdeploy.report.blocks import Absent, Block, Cell, Facts, Section, Table, Text, Tone, columns, name
 from skdeploy.report.findings import Findings
 from skdeploy.report.latency import latency_blocks, latency_of
 
@@ -44,29 +43,20 @@ def receipts_section(found: Findings) -> Section:
             Text(f"Latency of {receipt.artifact} with {receipt.backend} on {receipt.device.name}:"),
             Facts(figures),
         ]
-    folder = shlex.quote(str(found.bundle.folder))
     if not latencies:
         blocks.append(
             Absent(
                 "No receipt, no claim: latency is measured on the device, and this bundle has no receipt of it.",
-                f"skdeploy bench {folder} --batch 1,8,32 --receipt",
+                f"skdeploy bench {found.shell_folder} --batch 1,8,32 --receipt",
             )
         )
     if not receipts:
-        blocks.append(Absent("On the device, this records parity:", f"skdeploy verify {folder} --receipt"))
+        blocks.append(Absent("On the device, this records parity:", f"skdeploy verify {found.shell_folder} --receipt"))
     return Section("latency", title, "", tuple(blocks))
 
 
 def _receipts_table(receipts: tuple[Receipt, ...]) -> Table:
-    columns = (
-        Column("Artifact"),
-        Column("What"),
-        Column("Verdict"),
-        Column("Device"),
-        Column("Backend"),
-        Column("Made"),
-        Column("Receipt"),
-    )
+    heads = columns("Artifact", "What", "Verdict", "Device", "Backend", "Made", "Receipt")
     rows = tuple(
         (
             name(receipt.artifact),
@@ -79,7 +69,7 @@ def _receipts_table(receipts: tuple[Receipt, ...]) -> Table:
         )
         for receipt in receipts
     )
-    return Table("What devices have recorded", columns, rows, FOLDER)
+    return Table("What devices have recorded", heads, rows, FOLDER)
 
 
 def _is_plain(value: JsonValue) -> bool:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from skdeploy.line.verification import Verification
-from skdeploy.parity.report import MEMORY, Comparison, ParityReport, Rebuild, ReceiptNote, SuiteResult, suite_name
+from skdeploy.parity.report import (
+    MEMORY,
+    BatchInvariance,
+    Comparison,
+    ParityReport,
+    Rebuild,
+    ReceiptNote,
+    RunToRun,
+    SuiteResult,
+    suite_name,
+)
 from skdeploy.report.ci import Check, Outcome, write_junit, write_markdown
 
 
@@ -47,6 +57,18 @@ def receipt_lines(comparison: Comparison) -> list[str]:
     return [_receipt_text(comparison, receipt) for receipt in comparison.receipts]
 
 
+def batch_text(batch: BatchInvariance) -> str:
+    """Whether the batch size changes the result."""
+    sizes = ", ".join(map(str, batch.batches))
+    return batch.problem or f"same logits in batches of {sizes}: within {batch.max_rel_error:.1e} of the largest"
+
+
+def run_text(run: RunToRun) -> str:
+    """How much two runs of the same batch differ."""
+    differ = f"{run.differing:,} of {run.values:,} values differ, by {run.max_rel_error:.1e} of the largest"
+    return run.problem or (f"run twice, {differ}" if run.differing else "run twice, the same bits")
+
+
 def rebuild_line(again: Rebuild) -> str:
     """How much two builds of an engine differ."""
     versions = "" if again.built_by == again.rebuilt_by else f" ({again.built_by} then, {again.rebuilt_by} now)"
@@ -55,11 +77,8 @@ def rebuild_line(again: Rebuild) -> str:
     else:
         sizes = f"{again.size_bytes:,} and {again.rebuilt_size_bytes:,}"
         found = f"another file: {again.differing_bytes:,} bytes differ, of {sizes}"
-    logits = (
-        f"logits within {again.logits.max_rel_error:.1e} of the largest"
-        if again.logits
-        else "; ".join(again.problems) or f"logits not compared: {again.reason}"
-    )
+    logits = f"logits within {again.logits.max_rel_error:.1e} of the largest" if again.logits else ""
+    logits = "; ".join(again.problems) or logits or f"logits not compared: {again.reason}"
     return f"{again.artifact}, built again with {again.compiler}{versions}: {found}; {logits}"
 
 
@@ -75,14 +94,11 @@ def verification_checks(verification: Verification) -> list[Check]:
         checks.append(Check("skdeploy.suite", name, "fail" if result.problems else "pass", message))
     if report.batch_invariance is not None:
         batch = report.batch_invariance
-        sizes = ", ".join(map(str, batch.batches))
-        said = batch.problem or f"same logits in batches of {sizes}: within {batch.max_rel_error:.1e} of the largest"
         outcome: Outcome = "fail" if batch.verdict == "fail" else "pass"
-        checks.append(Check("skdeploy.batch", batch.artifact, outcome, f"{batch.artifact}: {said}"))
+        checks.append(Check("skdeploy.batch", batch.artifact, outcome, f"{batch.artifact}: {batch_text(batch)}"))
     for run in report.run_to_run:
         name = f"{run.artifact} on {run.backend}"
-        said = run.problem or f"two runs differ in {run.differing} of {run.values} values, by {run.max_rel_error:.1e}"
-        checks.append(Check("skdeploy.run_to_run", name, run.verdict, f"{name}: {said}"))
+        checks.append(Check("skdeploy.run_to_run", name, run.verdict, f"{name}: {run_text(run)}"))
     for again in report.rebuilds:
         outcome = "fail" if again.problems else "pass"
         checks.append(Check("skdeploy.rebuild", again.artifact, outcome, rebuild_line(again)))
