@@ -12,7 +12,7 @@ from benchmarks.cpu_rates import CpuRates, Kind
 from skdeploy.core.spec import Precision
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import dims
-from skdeploy.planning.roofline import BYTES, Cost, Types, bytes_moved
+from skdeploy.planning.roofline import Cost, Types, bytes_moved
 
 FEW_INPUTS: Final = 4  # channels of an image: a convolution of few channels has a kernel of its own
 # ONNX Runtime keeps maps in blocks of channels; convolutions whose groups are narrower than a block, and all other operators,
@@ -38,8 +38,10 @@ def predicted_ms(found: Collection[Cost], rates: CpuRates) -> float:
 
 def _cost(layer: Layer, rates: CpuRates, plain: frozenset[ir.Value]) -> Cost:
     moved = bytes_moved(layer, Types(Precision.FP32))
-    weights = sum(prod(dims(value)) * BYTES[Precision.FP32] for _, _, value in layer.reads() if value.is_initializer())
-    output_bytes = prod(dims(layer.output)) * BYTES[Precision.FP32]
+    weights = sum(
+        prod(dims(value)) * Precision.FP32.width_bytes for _, _, value in layer.reads() if value.is_initializer()
+    )
+    output_bytes = prod(dims(layer.output)) * Precision.FP32.width_bytes
     copied = moved - weights
     memory_s = weights / rates.memory_bytes_a_second
     compute_s = 0.0
@@ -49,14 +51,14 @@ def _cost(layer: Layer, rates: CpuRates, plain: frozenset[ir.Value]) -> Cost:
             compute_s = layer.macs / rates.peak_macs_a_second
         else:
             compute_s = layer.macs / rates.conv_rate(kind, layer.into_group, _pixels(layer))
-        copied = prod(dims(layer.skip)) * BYTES[Precision.FP32] if layer.skip is not None else 0
+        copied = prod(dims(layer.skip)) * Precision.FP32.width_bytes if layer.skip is not None else 0
         compute_s += copied / rates.copy_rate(output_bytes)
     else:
         memory_s += copied / rates.copy_rate(max(output_bytes, copied // 3))
     relaid = 0
     if _is_blocked(layer):
         read = {value for _, _, value in layer.reads()}
-        relaid = sum(2 * prod(dims(value)) * BYTES[Precision.FP32] for value in read & plain)
+        relaid = sum(2 * prod(dims(value)) * Precision.FP32.width_bytes for value in read & plain)
         relaid += 2 * output_bytes if _has_plain_reader(layer) else 0
     both_s = relaid / rates.copy_rate(output_bytes)
     return Cost(

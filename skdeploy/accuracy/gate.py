@@ -49,7 +49,7 @@ class AccuracyReport(Frozen):
 
     artifact: str
     backend: str
-    precision: Annotated[Precision, Field(strict=False)]
+    precision: Precision
     sha256: str
     images: int
     top1: Share

@@ -137,14 +137,14 @@ def next_after_failed_parity(manifest: Manifest, folder: Path, parity: ParityRep
         )
     failed = {c.precision for c in parity.comparisons if c.verdict == "fail"} if parity is not None else set()
     steps = [f"`skdeploy verify {bundle} --blame` shows where the error enters"]
-    if failed <= {Precision.FP16, Precision.INT8}:
+    if Precision.FP32 not in failed:
         steps.append(
             f"`skdeploy evaluate {bundle} --data LABELLED_IMAGES --max-drop 0.5` shows what it costs in accuracy"
         )
     beside_fp16 = any(
         isinstance(a.facts, GraphFacts) and a.facts.fallback is Precision.FP16 for a in manifest.artifacts
     )
-    if Precision.INT8 in failed and beside_fp16:
+    if any(precision.integer for precision in failed) and beside_fp16:
         steps.append("export with --int8-fallback fp32, or keep sensitive layers with --int8-keep")
     if parity is not None and parity.chosen in ("card", "photographs"):
         steps.append("judge on your own images: --images DIR")

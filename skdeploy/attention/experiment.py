@@ -26,8 +26,9 @@ from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import require_fp32_graph
 from skdeploy.core.architecture import DescribedSpec
 from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.core.spec import ModelSpec
 from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import check_count, default_dataset, open_dataset
 from skdeploy.images.decoding import Pixels
@@ -211,7 +212,7 @@ def _graphs_of(bundle: Bundle) -> list[Artifact]:
 
 def _by_precision(graph: tuple[Bundle, Artifact]) -> int:
     """FP32, FP16, INT8; the bundle's own FP32 graph stays the first of its kind, for sorting is stable."""
-    return list(Precision).index(graph[1].precision or Precision.FP32)
+    return list(PRECISIONS).index(graph[1].precision or Precision.FP32)
 
 
 def _last_of(other: Bundle, bundle: Bundle) -> tuple[Bundle, Artifact]:
@@ -233,7 +234,7 @@ def _last_of(other: Bundle, bundle: Bundle) -> tuple[Bundle, Artifact]:
 
 def _named(graphs: Sequence[tuple[Bundle, Artifact]]) -> list[Subject]:
     """Graphs called by their precision; by their bundle too where two have the same. Raises UsageError for one given twice."""
-    precisions = [(artifact.precision or Precision.FP32).value for _, artifact in graphs]
+    precisions = [artifact.precision or Precision.FP32 for _, artifact in graphs]
     subjects: list[Subject] = []
     seen: set[str] = set()
     for (bundle, artifact), precision in zip(graphs, precisions, strict=True):

@@ -25,7 +25,7 @@ class MeasuredGraph(Frozen):
     name: str
     bundle: str
     artifact: str
-    precision: Annotated[Precision, Field(strict=False)]
+    precision: Precision
     sha256: str
 
 
@@ -157,7 +157,7 @@ def csv_text(report: AttentionReport) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    precisions = {graph.name: graph.precision.value for graph in report.graphs}
+    precisions = {graph.name: graph.precision for graph in report.graphs}
     for unit in report.units:
         for curve in unit.curves:
             who = (report.model, unit.unit, unit.paper_name, curve.branch)

@@ -159,7 +159,7 @@ def open_session(
     graph that the provider does not run.
     """
     model = load_graph(artifact)
-    if also or (provider == "cpu" and not optimised and _has_half(model)):
+    if also or (provider == "cpu" and not optimised and _has_narrow(model)):
         return open_model(model, str(artifact), provider=provider, threads=threads, also=also, optimised=optimised)
     return OnnxRuntimeSession(artifact, provider, threads, config=DEFAULT if optimised else EXACT)
 
@@ -170,7 +170,7 @@ def open_deployed(artifact: Path, *, precision: Precision, threads: int) -> Iter
 
     By default it has none on x86 for signed activations, which are what our graphs have, and would run INT8 as FP32.
     """
-    if precision is not Precision.INT8:
+    if not precision.integer:
         with OnnxRuntimeSession(artifact, "cpu", threads, config=DEFAULT) as session:
             yield Deployed(session, "ONNX Runtime's default options", threads)
         return
@@ -195,7 +195,7 @@ def int8_kernels_refused(model: ir.Model) -> str:
     """Why an INT8 graph is not to be run with ONNX Runtime's INT8 kernels on the CPU: they compute wrong. Empty if it may."""
     from skdeploy.backends.emulation import saturates
 
-    if _has_half(model):
+    if _has_narrow(model):
         return (
             "with them ONNX Runtime rounds the FP16 biases beside INT8 away; export with --int8-fallback fp32 for them"
         )
@@ -212,10 +212,10 @@ def open_model(
     optimised: bool = False,
 ) -> OnnxRuntimeSession:
     """``open_session`` for a graph in memory, which is changed. ``shown`` is what errors call it."""
-    if provider == "cpu" and not optimised and _has_half(model):
-        from skdeploy.backends.rounding import RoundToHalf
+    if provider == "cpu" and not optimised and _has_narrow(model):
+        from skdeploy.backends.rounding import RoundNarrow
 
-        RoundToHalf()(model)
+        RoundNarrow()(model)
     if also:
         outputs = {value.name for value in model.graph.outputs}
         values = {value.name: value for node in model.graph for value in node.outputs}
@@ -310,11 +310,11 @@ def _value_spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(name=value.name or "", dtype=value.dtype.numpy().name, shape=shape)
 
 
-def _has_half(model: ir.Model) -> bool:
-    import onnx_ir
+def _has_narrow(model: ir.Model) -> bool:
+    from skdeploy.backends.rounding import narrow_types
 
-    half = onnx_ir.DataType.FLOAT16
-    return any(value.dtype == half for node in model.graph for value in node.outputs)
+    narrow = narrow_types()
+    return any(value.dtype in narrow for node in model.graph for value in node.outputs)
 
 
 def _tensor_spec(value: Any) -> TensorSpec:

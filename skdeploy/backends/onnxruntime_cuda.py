@@ -43,4 +43,4 @@ def open_deployed(
     del threads
     why = "its CUDA provider has none for convolutions; use onnxruntime-tensorrt or an engine"
     with open_session(artifact, options=options) as session:
-        yield Deployed(session, emulated=why if precision is Precision.INT8 else "")
+        yield Deployed(session, emulated=why if precision.integer else "")

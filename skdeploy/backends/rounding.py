@@ -1,13 +1,15 @@
-"""FP16 graphs on hardware without FP16 arithmetic, with every FP16 rounding that the graph asks for."""
+"""FP16 graphs on hardware without FP16 arithmetic, with every FP16 rounding that the graph asks for; other narrow types too."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
 from skdeploy.core.errors import PrecisionError
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.ir.constants import free_name
 from skdeploy.ir.nodes import FLOAT16, FLOAT32, new_node
 from skdeploy.ir.operator_types import retype_attributes, subgraphs, types_of
@@ -15,7 +17,12 @@ from skdeploy.ir.operator_types import retype_attributes, subgraphs, types_of
 EXACT_ON_HALF: Final = frozenset({"MaxPool", "Reshape", "Flatten", "Transpose", "Identity"})
 
 
-class RoundToHalf(ir.passes.InPlacePass):
+def narrow_types() -> dict[ir.DataType | None, Precision]:
+    """The float types that a CPU has no arithmetic of, each with its precision."""
+    return {ir.DataType[each.onnx_type]: each for each in PRECISIONS.values() if each.onnx_type != FLOAT32.name}
+
+
+class RoundNarrow(ir.passes.InPlacePass):
     """Rewrites an FP16 graph to FP32 arithmetic with an explicit rounding of each FP16 tensor: Cast to FP16 and back.
 
     Why: ONNX Runtime's CPU provider on x86 has no FP16 kernels. It runs such a graph in FP32 and removes the casts that it
@@ -36,23 +43,25 @@ class RoundToHalf(ir.passes.InPlacePass):
     What has its type from an attribute (Cast, ConstantOfShape, EyeLike) is FP16 in ONNX Runtime too, and only widened. A graph
     inside a node (If, Loop, Scan) reads widened tensors from outside; ``HalfPrecision`` leaves it in FP32, and one with FP16
     tensors of its own is refused.
+
+    Every other float type of a precision, such as BF16, is treated alike.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        graph = model.graph
-        _refuse_half_inside(graph)
-        halves = [value for value in graph.initializers.values() if value.dtype == FLOAT16]
+        graph, narrow = model.graph, narrow_types()
+        _refuse_narrow_inside(graph, narrow)
+        halves = [value for value in graph.initializers.values() if value.dtype in narrow]
         for value in halves:
             _widen_constant(value)
         modified = bool(halves)
         for value in graph.inputs:
-            if value.dtype == FLOAT16:
+            if value.dtype in narrow:
                 first = graph[0]
                 graph.insert_before(first, _widened(value))
                 modified = True
         for node in list(graph):
             for value in node.outputs:
-                if value.dtype == FLOAT16:
+                if value.dtype in narrow:
                     modified = True
                     _round(graph, node, value)
         return ir.passes.PassResult(model, modified=modified)
@@ -78,13 +87,16 @@ class WithoutRange(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(halves))
 
 
-def _refuse_half_inside(graph: ir.Graph) -> None:
+def _refuse_narrow_inside(graph: ir.Graph, narrow: Mapping[ir.DataType | None, Precision]) -> None:
     for node in graph:
         for inside in subgraphs(node):
             for inner in inside.all_nodes():
-                if any(value.dtype == FLOAT16 for value in inner.outputs):
+                for value in inner.outputs:
+                    if value.dtype not in narrow:
+                        continue
+                    words = narrow[value.dtype].words
                     raise PrecisionError(
-                        f"{node.name} ({node.op_type}) has FP16 tensors in its graph, as {inner.outputs[0].name}: how FP16 "
+                        f"{node.name} ({node.op_type}) has {words} tensors in its graph, as {value.name}: how {words} "
                         "rounds them cannot be shown on a CPU",
                         advice="export the network with this part in FP32",
                     )
@@ -96,6 +108,8 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     ):  # a Cast: the rounding is done already
         graph.insert_after(node, _widened(value))
         return
+    kind = value.dtype
+    assert kind is not None  # it is narrow
     value.type = ir.TensorType(FLOAT32)
     output = value.is_graph_output()
     if not output and not _needs_rounding(node, value):
@@ -103,7 +117,7 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     name = value.name or ""
     if output:
         value.name = free_name(graph, f"{name}_unrounded")
-    narrow = _cast(value, FLOAT16, name if output else f"{name}_round16")
+    narrow = _cast(value, kind, name if output else f"{name}_round16")
     _redirect(value, narrow)
     graph.insert_after(node, [narrow, *_widened(narrow.outputs[0])])
     if output:

@@ -10,7 +10,7 @@ from skdeploy.core.spec import Precision
 
 def int8_verdict(first: Subject, second: Subject, ratio: Ratio, batch: int) -> str | None:
     """``ratio`` is the latency of ``first`` to that of ``second``. None unless one of the two is INT8, and of one network."""
-    kinds = [subject.runner.precision is Precision.INT8 for subject in (first, second)]
+    kinds = [subject.runner.precision.integer for subject in (first, second)]
     if sum(kinds) != 1 or not is_same_network(first, second):
         return None
     int8, other = (first, second) if kinds[0] else (second, first)
@@ -35,7 +35,7 @@ def int8_sentence(
     ratio: Ratio, *, int8: str, other: str, precision: Precision, backend: str, batch: int, emulated: str
 ) -> str:
     """``ratio`` is the latency of ``int8`` to that of ``other``, which has ``precision``; ``emulated`` as of ``Deployed``."""
-    name, where = precision.value.upper(), f"on {backend}, batch {batch}"
+    name, where = precision.words, f"on {backend}, batch {batch}"
     span = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
     if emulated:
         return (

@@ -22,7 +22,6 @@ from skdeploy.bundle.runners import Runner, fp32_graph
 from skdeploy.core import cpu
 from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
-from skdeploy.core.spec import Precision
 from skdeploy.devices.machine_state import MachineState, Watch
 
 SECONDS: Final = 3.0
@@ -93,7 +92,7 @@ def _pairs(
             return [(runner,) for runner in runners]
         return [
             (runner, Runner(bundle, base.artifact, runner.backend))
-            if runner.precision is Precision.INT8 and runner.artifact.format == "onnx"
+            if runner.precision.integer and runner.artifact.format == "onnx"
             else (runner,)
             for runner in runners
         ]

@@ -30,7 +30,7 @@ class LatencyReport(Frozen):
     ``session`` says in words how it was run; ``threads`` is None where the CPU does not compute.
     """
 
-    precision: Annotated[Precision, Field(strict=False)]
+    precision: Precision
     session: str
     threads: int | None
     cuda_graph: bool

@@ -17,6 +17,7 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of
+from skdeploy.bundle.station_facts import Int8Facts
 from skdeploy.checkpoints.load import Network
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Precision
@@ -86,11 +87,9 @@ def _graph_stage(
     plain = GraphStage(
         artifact.path, lambda: load_graph(path), artifact.precision or Precision.FP32, feed, before=before
     )
-    made_from = bundle.artifact(before or "")
-    rewritten = made_from is not None and made_from.precision is Precision.INT8  # the INT8 tensors were there before
-    if artifact.precision is not Precision.INT8 or rewritten:
+    if not isinstance(artifact.facts, Int8Facts):
         return plain
-    ranges = bundle.artifact(contents.RANGES)
+    made_from, ranges = bundle.artifact(before or ""), bundle.artifact(contents.RANGES)
     if made_from is None or ranges is None:
         raise IntegrityError(
             f"{bundle.folder} lacks what {artifact.path} was made from: the FP32 graph and {contents.RANGES}",

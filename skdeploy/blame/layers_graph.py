@@ -14,7 +14,7 @@ import onnx_ir as ir
 from skdeploy.backends.base import Array
 from skdeploy.backends.logits import OUTPUT, run_batches
 from skdeploy.backends.onnxruntime import open_model
-from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.blame.layers import Own, Pair, Recording, Visit, VisitOwn
 from skdeploy.blame.layers_torch import INPUT, TorchStage
 from skdeploy.blame.repro import Parts, Segment
@@ -30,7 +30,7 @@ PASSING: Final = frozenset({"Cast", QUANTIZE, DEQUANTIZE})  # nodes of a precisi
 # In a graph with shifted INT8 tensors, what additions and convolutions give may be off by a constant until it is quantized.
 # What these operators give is not: ``passes/shift.py`` shifts through none of them, and gives them what they had.
 UNSHIFTED: Final = frozenset({"Relu", "Sigmoid", "Softmax", "Sub", "Mul"})
-ROUNDED: Final = "_round16_rounded"  # what ``RoundToHalf`` adds to the name of a tensor that it rounds
+ROUNDED: Final = "_round16_rounded"  # what ``RoundNarrow`` adds to the name of a tensor that it rounds
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 
 
@@ -85,7 +85,7 @@ class GraphStage:
         """The graph as it is run on the CPU: with every FP16 rounding as nodes (``backends/rounding.py``)."""
         model = self.load()
         if any(value.dtype == ir.DataType.FLOAT16 for node in model.graph for value in node.outputs):
-            RoundToHalf()(model)
+            RoundNarrow()(model)
         return Parts(model)
 
     def stream(self, pixels: Pixels, names: frozenset[str], visit: Visit) -> None:

@@ -33,7 +33,7 @@ class Artifact(Frozen):
 
     path: InnerPath
     format: Literal["safetensors", "onnx", "engine", "json", "cache"]
-    precision: Annotated[Precision | None, Field(strict=False)]
+    precision: Precision | None
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     size_bytes: int
     inputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()

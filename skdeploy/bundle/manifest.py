@@ -28,7 +28,7 @@ class Manifest(Frozen):
     created: str
     model: ModelSpec
     weights: WeightsRecord
-    precision: Annotated[Precision, Field(strict=False)]
+    precision: Precision
     verdict: Literal["incomplete", "verified", "failed"] = "incomplete"
     artifacts: Annotated[tuple[Artifact, ...], Field(strict=False)] = ()
     notes: Annotated[tuple[str, ...], Field(strict=False)] = ()

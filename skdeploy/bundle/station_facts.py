@@ -66,7 +66,7 @@ class GraphFacts(StationFacts):
     nodes: int = 0
     rank_above_4: Names = ()
     parser_refusal: str = ""
-    fallback: Annotated[Precision | None, Field(strict=False)] = None
+    fallback: Precision | None = None
 
 
 class TraceFacts(GraphFacts):

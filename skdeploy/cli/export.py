@@ -10,9 +10,11 @@ from skdeploy.cli.arguments import Imgsz, Json, MaxBatch, MinBatch, OptBatch
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.core.options import StationOptions
 from skdeploy.line.calibration import CalibrationOptions
+from skdeploy.line.formats import FORMATS, flags_of_formats
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.rewrites import REWRITES
+from skdeploy.line.station import RewriteOptions
 from skdeploy.line.stations.half import HalfOptions
 from skdeploy.passes.trace_options import TraceOptions
 
@@ -25,14 +27,12 @@ def _export(
         ),
     ],
     *,
-    fp16: Annotated[bool, typer.Option("--fp16", "--half", help="FP16 as a strongly typed graph.")] = False,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="INT8 by explicit Q/DQ, calibrated on --calib or from --ranges.")
-    ] = False,
+    precision: Annotated[dict[str, Any], FlagsOf(flags_of_formats())],
     options: Annotated[dict[str, Any], FlagsOf(ExportOptions)],
     trace: TraceOptions,
     half: HalfOptions,
-    rewrites: dict[str, StationOptions],
+    lowering: dict[str, StationOptions],
+    rewrites: dict[str, RewriteOptions],
     quantize: Int8Options,
     calibration: CalibrationOptions,
     min_batch: MinBatch = None,
@@ -53,9 +53,11 @@ def _export(
     from skdeploy.line.export import run_line
     from skdeploy.line.options import DEFAULT_PROFILE
 
-    if fp16 and int8:
+    given = [name for name, is_given in precision.items() if is_given]
+    if len(given) > 1:
         raise UsageError(
-            "--fp16 and --int8 contradict each other", advice="--int8 keeps in FP16 what it does not quantize"
+            f"{' and '.join(FORMATS[name].flags[0] for name in given)} contradict each other",
+            advice="give one of them; --int8 keeps in FP16 what it does not quantize",
         )
     profile = None
     if (min_batch, opt_batch, max_batch) != (None, None, None):
@@ -67,9 +69,10 @@ def _export(
     asked = ExportOptions(
         model,
         **options,
-        precision=Precision.INT8 if int8 else Precision.FP16 if fp16 else Precision.FP32,
+        precision=FORMATS[given[0]].precision if given else Precision.FP32,
         trace=trace,
         half=half,
+        lowering=lowering,
         rewrites=rewrites,
         int8=quantize.model_copy(update={"calibration": calibration}),
         profile=profile,
@@ -87,4 +90,10 @@ def _export(
     )
 
 
-export = flattened(_export, {"rewrites": {name: rewrite.options for name, rewrite in REWRITES.items()}})
+export = flattened(
+    _export,
+    {
+        "lowering": {name: lowering.options for name, lowering in FORMATS.items()},
+        "rewrites": {name: rewrite.options for name, rewrite in REWRITES.items()},
+    },
+)

@@ -138,7 +138,7 @@ def _print_device(terminal: Terminal, report: PlanReport, each: DevicePlan) -> N
     rows = []
     for floor in each.floors:
         own = " (the graph)" if floor.precision == report.precision else ""
-        estimate = f"{floor.precision}, else fp16" if floor.precision == "int8" else f"all in {floor.precision}"
+        estimate = f"{floor.precision}, else fp16" if floor.precision.integer else f"all in {floor.precision}"
         rows.append((estimate + own, significant(floor.latency_ms), significant(floor.images_a_second)))
     terminal.table(("estimate", ">floor ms", ">images/s"), rows)
     _print_fit(terminal, report, each)
@@ -181,7 +181,7 @@ def _print_layers(terminal: Terminal, title: str, layers: Iterable[LayerPlan]) -
             "layer": row.name,
             "what": row.kind,
             ">nodes": str(len(row.nodes)),
-            "type": row.precision.value,
+            "type": row.precision,
             ">M MACs": significant(row.macs / 1e6),
             ">padded": f"x{row.padded_macs / row.macs:.1f}" if row.macs else "",
             ">MB moved": significant(row.bytes_moved / 1e6),

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from skdeploy.core.architecture import AnyNetworkSpec, DescribedSpec, NetworkSpec, Positive
 from skdeploy.core.architecture import Frozen as Frozen
+from skdeploy.core.precision import Precision as Precision
+from skdeploy.core.precision import Tolerance as Tolerance
 
 
 def _stays_inside(path: str) -> str:
@@ -20,14 +22,6 @@ def _stays_inside(path: str) -> str:
 
 
 InnerPath = Annotated[str, AfterValidator(_stays_inside)]
-
-
-class Precision(StrEnum):
-    """The type that a graph's tensors have. Precision lives in the graph, never in a builder's flag."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
 
 
 class CalibrationMethod(StrEnum):
@@ -98,19 +92,6 @@ class Preprocess(Frozen, allow_inf_nan=False):
     exif: Annotated[Literal["ignore", "apply"], Field(exclude_if=lambda exif: exif == "ignore")] = "ignore"
     mean: Annotated[tuple[Mean, ...], Field(strict=False)]
     std: Annotated[tuple[Std, ...], Field(strict=False)]
-
-
-class Tolerance(Frozen, allow_inf_nan=False):
-    """How far a precision's logits may be from torch FP32's. Each card gives the reason beside the numbers.
-
-    ``max_abs_error`` is relative to the largest reference logit; ``min_cosine`` and ``min_sqnr_db`` hold for the worst image;
-    ``min_top1_agreement`` is the share of images, counting only those whose top-1 margin is wider than the error allowed.
-    """
-
-    max_rel_error: Annotated[float, Field(gt=0)]
-    min_cosine: Annotated[float, Field(gt=0, le=1)]
-    min_sqnr_db: float
-    min_top1_agreement: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class Assumption(Frozen):
@@ -197,7 +178,7 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     network: AnyNetworkSpec
     input: InputSpec
     preprocess: Preprocess
-    tolerance: dict[Annotated[Precision, Field(strict=False)], Tolerance]
+    tolerance: dict[Precision, Tolerance]
     source: Source
     reference: Reference = Reference()
     weights: WeightsSpec | None = None

@@ -24,7 +24,7 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.runners import require_fp32_graph
-from skdeploy.bundle.station_facts import MixedFacts, WeightsFacts
+from skdeploy.bundle.station_facts import WeightsFacts
 from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.errors import IntegrityError, first_problem
 from skdeploy.core.files import require_places, write_text
@@ -34,52 +34,31 @@ from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Precision, WeightsSpec
 from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions
-from skdeploy.images.dataset import Dataset, open_dataset
-from skdeploy.images.labels import as_the_network_counts
 from skdeploy.line.calibration import calibration_set
+from skdeploy.line.formats import FORMATS
 from skdeploy.line.line import Line
 from skdeploy.line.options import DEFAULT_IMAGES, ExportOptions
 from skdeploy.line.parity_images import images_of_export
 from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source, labelled
 from skdeploy.line.station import Station
-from skdeploy.line.stations.calibrate import Calibrate, GivenRanges
+from skdeploy.line.stations.calibrate import Calibrate
 from skdeploy.line.stations.engine import Engine, engine_station
-from skdeploy.line.stations.half import Half
-from skdeploy.line.stations.headroom import Headroom
-from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, RTX_INT8, Int8
-from skdeploy.line.stations.legacy import LegacyCache, LegacyCacheOptions, LegacyGraph
-from skdeploy.line.stations.mixed import Mixed
 from skdeploy.line.stations.parity import Parity
 from skdeploy.line.stations.read import Read
 from skdeploy.line.stations.select import Select
 from skdeploy.line.stations.simplify import Simplify
 from skdeploy.line.stations.trace import Trace
 from skdeploy.line.stations.weights import Weights, fitted_spec
-from skdeploy.parity.report import HeadroomReport, ParityReport
+from skdeploy.parity.report import ParityReport
 from skdeploy.parity.tasks import require_classes
 from skdeploy.parity.witness import after_proof, find_witness, settles
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.zoo.assumed import assumptions_of, require_preprocessing
 from skdeploy.zoo.write_card import card_text
 
-STATIONS: Final[list[type[Station[Any, Any]]]] = [
-    Weights,
-    Trace,
-    Read,
-    Select,
-    Simplify,
-    Half,
-    Calibrate,
-    GivenRanges,
-    Mixed,
-    LegacyGraph,
-    LegacyCache,
-    Int8,
-    Headroom,
-    Engine,
-    Parity,
-]
+STATIONS: Final[list[type[Station[Any, Any]]]] = [Weights, Trace, Read, Select, Simplify, Engine, Parity]
+"""The stations of every line; those of ``FORMATS`` and ``REWRITES`` are made when they are asked for."""
 
 
 def words_of(station: str) -> str:
@@ -89,8 +68,9 @@ def words_of(station: str) -> str:
 
 
 def _station_named(name: str) -> type[Station[Any, Any]] | None:
-    rewrites = (rewrite.station for rewrite in REWRITES.values())
-    return next((station for station in (*STATIONS, *rewrites) if station.name == name), None)
+    of_formats = (station for lowering in FORMATS.values() for station in lowering.stations)
+    of_rewrites = (rewrite.station for rewrite in REWRITES.values())
+    return next((station for station in (*STATIONS, *of_formats, *of_rewrites) if station.name == name), None)
 
 
 def words_that_made(artifact: Artifact) -> list[str]:
@@ -151,9 +131,14 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     if options.int8.max_drop is not None and "preprocessing" not in settles(witness):
         require_preprocessing({options.model: source.spec})
     dataset = images_of_export(options, source.spec)
-    ranges = GivenRanges(options.int8.ranges) if options.int8.ranges is not None else None
     compiler, no_engine = engines.choose(options.target)
+    lowering = FORMATS[options.precision](options, dataset, compiler)
     notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
+    if options.precision not in source.spec.tolerance:
+        notes = (
+            *notes,
+            f"the card gives no [tolerance.{options.precision}]: {options.precision.words}'s default holds",
+        )
     for note in (*notes, *map(str, source.assumptions)):
         tell.note(note)
 
@@ -171,16 +156,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         graph, network = enter(line, source, options)
         if options.simplify:
             graph = line.run(Simplify(), NoOptions(), graph=graph)
-        if options.precision is Precision.FP16:
-            model, graph = graph, line.run(Half(), options.half, graph=graph)
-            _check_headroom(line, model, graph, dataset)
-        elif options.precision is Precision.INT8:
-            graph = lower_to_int8(line, graph, options, ranges)
-            if options.has_half:
-                line.note(ONNX_RUNTIME_HALF)
-                _check_headroom(line, graph, graph, dataset)
-            if compiler == "tensorrt_rtx":
-                line.note(RTX_INT8)
+        graph = lowering.lower(line, graph)
         for name, rewrite in REWRITES.items():
             asked = options.rewrites.get(name)
             if asked is not None and asked != rewrite.options():
@@ -236,32 +212,6 @@ def _settle(line: Line, report: ParityReport) -> None:
         line.note(f"no longer assumed, by {report.reference}: {'; '.join(shown)}")
 
 
-def lower_to_int8(line: Line, model: Artifact, options: ExportOptions, given: GivenRanges | None) -> Artifact:
-    """Ranges from a file, if they are given, or from images; the units that must stay in the fallback for the budget; and the
-    INT8 graph.
-    """
-    asked, spec = options.int8, line.bundle.manifest.model
-    exclude: tuple[str, ...] = ()
-    if given is not None:
-        ranges = line.run(given, NoOptions())
-    else:
-        images = calibration_set(asked.calibration, spec)
-        data = open_dataset(asked.data, archive="evaluation.npz") if asked.data is not None else None
-        ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
-        exclude = images.exclude
-    keep, keep_fp32 = (*asked.keep, *exclude), options.half.keep_fp32
-    if asked.max_drop is not None and asked.data is not None:
-        data = as_the_network_counts(open_dataset(asked.data, archive="evaluation.npz"), spec, asked.class_order)
-        for note in data.notes:
-            line.progress.note(note)
-        found = line.run(Mixed(data, (*keep, *keep_fp32)), asked, graph=model, ranges=ranges)
-        keep = (*keep, *found.facts_as(MixedFacts).keep)
-    if asked.legacy_cache is not None:
-        graph = line.run(LegacyGraph(), NoOptions(), graph=model, ranges=ranges)
-        line.run(LegacyCache(), LegacyCacheOptions(version=asked.legacy_cache), graph=graph, ranges=ranges)
-    return line.run(Int8((*keep, *keep_fp32), keep_fp32), asked, graph=model, ranges=ranges)
-
-
 def engine_options(options: ExportOptions) -> BuildOptions:
     """What an export asks of the engine that it makes; the rest is decided by its graph."""
     return BuildOptions(
@@ -269,11 +219,6 @@ def engine_options(options: ExportOptions) -> BuildOptions:
         workspace_bytes=options.workspace_bytes,
         compute_capabilities=options.compute_capabilities,
     )
-
-
-def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Dataset) -> None:
-    measured = line.run(Headroom(dataset), NoOptions(), graph=model, halved=halved)
-    HeadroomReport.model_validate_json(line.bundle.check(measured).read_text(encoding="utf-8")).check()
 
 
 def calibrate(options: ExportOptions, output: Path, progress: Progress | None = None) -> Ranges:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
-from skdeploy.core.spec import ClassOrder, Precision
+from skdeploy.core.spec import ClassOrder
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.quant.legacy_cache import version_number
 
@@ -27,9 +27,9 @@ class Int8Options(StationOptions):
     ranges: Annotated[
         Path | None, Flag("A ranges file that `skdeploy calibrate` made, in place of images.", kept=False)
     ] = None
-    fallback: Annotated[
-        Literal[Precision.FP16, Precision.FP32], Flag("The precision of what is not INT8.", ("--int8-fallback",))
-    ] = Precision.FP16
+    fallback: Annotated[Literal["fp16", "fp32"], Flag("The precision of what is not INT8.", ("--int8-fallback",))] = (
+        "fp16"
+    )
     keep: Annotated[
         tuple[str, ...],
         Flag("Modules that stay in the fallback under --int8; repeatable.", ("--int8-keep",), metavar="REGEX"),

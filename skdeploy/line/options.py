@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from skdeploy.core.errors import UsageError
-from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.options import Flag, StationOptions, flag_name, flags_of
 from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision, Target
 from skdeploy.engines.options import BuildOptions
 from skdeploy.line.int8_options import Int8Options
-from skdeploy.line.stations.average_pool import PoolOptions
+from skdeploy.line.station import RewriteOptions
 from skdeploy.line.stations.half import HalfOptions
 from skdeploy.passes.trace_options import TraceOptions
 
@@ -65,7 +65,8 @@ class ExportOptions(SourceOptions):
     ``output`` None means ``build/<model>-<precision>``; ``profile`` is (min, opt, max) batch of the engine, None for
     (1, 8, 32) or the fixed batch; ``image_size`` is (height, width) in pixels, None for the card's; ``images`` None means the
     card's own parity images, of which at most ``num_images`` are used. ``rewrites`` are the options of passes for hardware, by
-    their names in ``line.rewrites.REWRITES``; a pass whose options are at their defaults does not run.
+    their names in ``line.rewrites.REWRITES``; a pass whose options are at their defaults does not run. ``lowering`` are those
+    that a precision brings itself, by its name in ``line.formats.FORMATS``; ``half`` and ``int8`` are FP16's and INT8's.
     ``reference`` (``package.module:function``) and ``golden`` (an .npz) are what the artifacts are compared with, in place of
     our own network: ``parity/witness.py``.
     """
@@ -98,7 +99,8 @@ class ExportOptions(SourceOptions):
             kept=False,
         ),
     ] = ()
-    rewrites: Mapping[str, StationOptions] = field(default_factory=dict)
+    rewrites: Mapping[str, RewriteOptions] = field(default_factory=dict)
+    lowering: Mapping[str, StationOptions] = field(default_factory=dict)
     int8: Int8Options = field(default_factory=Int8Options)
     images: Annotated[
         Path | None,
@@ -125,13 +127,11 @@ class ExportOptions(SourceOptions):
     @property
     def has_half(self) -> bool:
         """Whether anything in the graph becomes FP16."""
-        return self.precision is Precision.FP16 or (
-            self.precision is Precision.INT8 and self.int8.fallback is Precision.FP16
-        )
+        return self.precision is Precision.FP16 or (self.precision.integer and self.int8.fallback == Precision.FP16)
 
     def check(self) -> None:
         """Raises UsageError for what cannot be or contradicts itself."""
-        if self.precision is Precision.INT8:
+        if self.precision.integer:
             self.int8.check()
         elif self.int8.given:
             raise UsageError(
@@ -139,20 +139,27 @@ class ExportOptions(SourceOptions):
                 advice="add --int8",
             )
         self.trace.check()
-        for asked in self.rewrites.values():
+        for asked in (*self.lowering.values(), *self.rewrites.values()):
             asked.check()
+        for name, asked in self.lowering.items():
+            given = [
+                flag_name(key, flag)
+                for key, _, default, flag in flags_of(type(asked))
+                if getattr(asked, key) != default
+            ]
+            if given and name != self.precision:
+                raise UsageError(
+                    f"{given[0]} is for {name.upper()}, and this is an export to {self.precision.words}",
+                    advice="leave it out, or ask for that precision",
+                )
+        for rewrite in self.rewrites.values():
+            rewrite.check_trace(self.trace)
         if self.half.keep_fp32 and not self.has_half:
             raise UsageError("--keep-fp32 without --fp16: everything is FP32 already", advice="add --fp16")
         if self.compute_capabilities and self.target in (Target.TENSORRT, Target.ONNX):
             raise UsageError(
                 f"--compute-capability is for TensorRT-RTX, not for --target {self.target}",
                 advice="TensorRT builds for the GPU that it runs on, and onnx makes no engine",
-            )
-        pools = self.rewrites.get("average pool", PoolOptions())
-        if pools != PoolOptions() and self.trace.dynamic_size:
-            raise UsageError(
-                "--gap average-pool with --dynamic-size: a pool over the whole map must know its size",
-                advice="leave one of them out; --imgsz sets a fixed size",
             )
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: from 0 to {MAX_SEED}")

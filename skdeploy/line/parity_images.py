@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset, default_dataset, open_dataset
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.options import ExportOptions
@@ -19,7 +19,7 @@ def images_of_export(options: ExportOptions, spec: ModelSpec) -> Dataset:
     Raises UsageError where there are no images.
     """
     asked = options.int8
-    if options.images is None and options.precision is Precision.INT8:
+    if options.images is None and options.precision.integer:
         if asked.data is not None:
             images = open_dataset(asked.data, archive="evaluation.npz")
             return replace(images.spread(options.num_images, spec), chosen="data")

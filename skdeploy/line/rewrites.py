@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from skdeploy.core.options import StationOptions
-from skdeploy.line.station import Station
+from skdeploy.line.station import RewriteOptions, Station
 from skdeploy.line.stations.average_pool import AveragePool, PoolOptions
 from skdeploy.line.stations.regroup import Regrouped, RegroupOptions
 
@@ -16,7 +15,7 @@ class Rewrite:
     """A pass for hardware that an export runs when its flag is given: its station, and the options that carry the flag."""
 
     station: type[Station[Any, Any]]
-    options: type[StationOptions]
+    options: type[RewriteOptions]
 
 
 # Run on the lowered graph, in this order. A new one is its pass, its station, and a line here.

@@ -16,6 +16,7 @@ from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.core.options import Options, StationOptions
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.passes.trace_options import TraceOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -26,6 +27,13 @@ CALIBRATION_TOOLS: Final = ("skdeploy", "numpy", "onnx-ir", "onnxruntime", "onnx
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 FactsT = TypeVar("FactsT", bound=StationFacts)
+
+
+class RewriteOptions(StationOptions):
+    """Options of a pass for hardware (``rewrites.py``); it runs unless they are at their defaults."""
+
+    def check_trace(self, trace: TraceOptions) -> None:
+        """Raises UsageError for an interface of the graph that the pass cannot work with."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class StageResult(Frozen):
     """
 
     stage: str
-    precision: Annotated[Precision, Field(strict=False)]
+    precision: Precision
     verdict: StageVerdict
     before: str | None = None
     sqnr_before_db: float | None = None

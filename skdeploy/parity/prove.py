@@ -11,7 +11,7 @@ from skdeploy.backends.metrics import compare_values, largest
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
-from skdeploy.core.errors import CardError, DependencyError, IntegrityError
+from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
 from skdeploy.images.dataset import Dataset, Pixels, normalise
@@ -147,9 +147,5 @@ def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> f
 
 
 def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
-    """The card's tolerance for a precision. Raises CardError if it gives none."""
-    if precision not in spec.tolerance:
-        raise CardError(
-            f"the card {spec.name} gives no tolerance for {precision}", advice=f"add [tolerance.{precision}]"
-        )
-    return spec.tolerance[precision]
+    """The card's tolerance for a precision, or the precision's own if the card gives none."""
+    return spec.tolerance.get(precision, precision.tolerance)

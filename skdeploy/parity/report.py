@@ -87,7 +87,7 @@ class Comparison(Frozen):
 
     artifact: str
     backend: str
-    precision: Annotated[Precision, Field(strict=False)]
+    precision: Precision
     verdict: Verdict
     reason: str = ""
     metrics: Metrics | None = None
@@ -111,7 +111,7 @@ class SuiteResult(Frozen):
 
     artifact: str
     backend: str
-    precision: Annotated[Precision, Field(strict=False)]
+    precision: Precision
     suite: str
     case: str = ""
     images: int

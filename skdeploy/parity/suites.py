@@ -53,11 +53,9 @@ RATIOS: Final = (
     (2.0, 2.0),
     (0.75, 1.5),
 )  # of the card's height and width: an engine's profile, and not square
-CLIPPED: Final = "INT8 clips what its ranges, measured on images, do not hold"
-OVERFLOW: Final = (
-    "FP16 ends at 65504; --keep-fp32 keeps what exceeds it, `skdeploy verify --blame` finds out what that is"
-)
-ROUNDED: Final = "FP16 is judged on images: made-up input informs"
+CLIPPED: Final = "{} clips what its ranges, measured on images, do not hold"
+OVERFLOW: Final = "{} ends at {:g}; --keep-fp32 keeps what exceeds it, `skdeploy verify --blame` finds out what that is"
+ROUNDED: Final = "{} is judged on images: made-up input informs"
 NO_REFERENCE: Final = "the reference itself is not finite on it"
 
 
@@ -174,17 +172,18 @@ def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> 
     problems = task.check(outputs, len(suite.pixels), suite.spec)
     metrics = error = allowed = None
     note = ""
-    if problems and who.precision is Precision.FP16:
-        problems = tuple(f"{problem}: {OVERFLOW}" for problem in problems)
+    words, end = who.precision.words, who.precision.largest
+    if end is not None:
+        problems = tuple(f"{problem}: {OVERFLOW.format(words, end)}" for problem in problems)
     if suite.expected is None:
         problems, note = (), NO_REFERENCE
     elif not problems:
         metrics = task.measure(suite.expected, judged(task, outputs), who.tolerance)
         error = metrics.max_abs_error / max(largest(suite.expected), scale)
-        if who.precision is Precision.INT8:
-            note = CLIPPED
-        elif who.precision is Precision.FP16 and suite.suite in SYNTHETIC:
-            note = ROUNDED
+        if who.precision.integer:
+            note = CLIPPED.format(words)
+        elif who.precision is not Precision.FP32 and suite.suite in SYNTHETIC:
+            note = ROUNDED.format(words)
         else:
             allowed = who.tolerance.max_rel_error
             whole = suite.suite == SIZES

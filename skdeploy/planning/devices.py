@@ -120,8 +120,7 @@ class Device(Frozen):
 
     def macs_a_second(self, precision: Precision) -> float:
         """Multiply-accumulates a second at the peak."""
-        tera = {Precision.FP32: self.fp32_tflops, Precision.FP16: self.fp16_tflops, Precision.INT8: self.int8_tops}
-        return tera[precision] * 1e12 / 2
+        return float(getattr(self, precision.peak)) * 1e12 / 2
 
     @property
     def bytes_a_second(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 import onnx_ir as ir
 
 from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.onnx_file import graph_of, inferred
 from skdeploy.ir.placement import Edge
@@ -24,7 +25,7 @@ class Plain:
     """``model`` has no QuantizeLinear, DequantizeLinear or Cast between floats, and unique names.
 
     ``scales`` has, for each input that is read as INT8, the name of its scale; ``int8_weights`` are the nodes whose weight is.
-    ``dynamic`` tells whether the graph left a size open. ``half`` whether FP16 tensors were in it.
+    ``dynamic`` tells whether the graph left a size open. ``precision`` is that of the graph as it was.
     """
 
     model: ir.Model
@@ -32,7 +33,7 @@ class Plain:
     scales: Mapping[Edge, str]
     int8_weights: frozenset[str]
     dynamic: bool
-    half: bool
+    precision: Precision
 
     @property
     def quantized(self) -> bool:
@@ -48,13 +49,23 @@ def read_plain(model: ir.Model, shown: Path | str, batch: int | None = None, siz
     """
     if batch is not None and batch < 1:
         raise UsageError(f"--batch {batch}: a batch has at least one image")
-    half = any(value.dtype == ir.DataType.FLOAT16 for node in model.graph for value in node.outputs)
+    types = {value.dtype.name for node in model.graph for value in node.outputs if value.dtype is not None}
     dynamic = any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ())
     model, used = _with_shapes(model, shown, batch, size)
     _name_uniquely(model)
     _drop_casts(model)
     scales, int8_weights = _drop_quantization(model)
-    return Plain(model, used, scales, int8_weights, dynamic, half)
+    precision = _precision_of(types, quantized=bool(scales))
+    return Plain(model, used, scales, int8_weights, dynamic, precision)
+
+
+def _precision_of(types: Set[str], *, quantized: bool) -> Precision:
+    """The precision of a graph whose tensors have these types; the last registered one that a floor is estimated of."""
+    narrow = (each for each in reversed(PRECISIONS.values()) if each.peak)
+    found = (
+        each for each in narrow if (quantized if each.integer else each.onnx_type in types - {Precision.FP32.onnx_type})
+    )
+    return next(found, Precision.FP32)
 
 
 def require_size(model: ir.Model, shown: Path | str, size: Size) -> None:

@@ -12,7 +12,7 @@ from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.runners import last_graph
 from skdeploy.core.architecture import Frozen
 from skdeploy.core.errors import UsageError
-from skdeploy.core.spec import Precision
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.planning.devices import Device, Source, device_table, devices_named
 from skdeploy.planning.dla import DlaReport, dla_report
 from skdeploy.planning.layers import Layer, fuse
@@ -121,15 +121,14 @@ def plan(
     layers = fuse(plain.model)
     if not layers:
         raise UsageError(f"{graph} only reshapes: nothing in it costs anything", advice="name a network's graph")
-    precision = Precision.INT8 if plain.quantized else Precision.FP16 if plain.half else Precision.FP32
     return PlanReport(
         graph=str(graph),
-        precision=precision,
+        precision=plain.precision,
         batch=plain.batch,
         dynamic=plain.dynamic,
         macs=sum(layer.macs for layer in layers) // plain.batch,
         grouped=tuple(_grouped(layer) for layer in layers if layer.groups > 1),
-        devices=tuple(_device_plans(devices, plain, layers, precision, top)),
+        devices=tuple(_device_plans(devices, plain, layers, top)),
     )
 
 
@@ -147,20 +146,18 @@ def _bundle_at(path: Path) -> Bundle | None:
     return None
 
 
-def _device_plans(
-    names: Sequence[str], plain: Plain, layers: Sequence[Layer], precision: Precision, top: int
-) -> Iterator[DevicePlan]:
+def _device_plans(names: Sequence[str], plain: Plain, layers: Sequence[Layer], top: int) -> Iterator[DevicePlan]:
     table = device_table()
-    types = {each: types_of(plain, each) for each in Precision}
-    works = {each: work_of(layers, types[each]) for each in Precision}
-    least_memory = least_memory_bytes(layers, types[precision])
+    types = {each: types_of(plain, each) for each in PRECISIONS.values() if each.peak}
+    works = {each: work_of(layers, found) for each, found in types.items()}
+    least_memory = least_memory_bytes(layers, types[plain.precision])
     ways = ways_to_export(plain, layers)
     dla = dla_report(plain, layers)
     for name in names:
         device = table.device[name]
-        found = {each: costs(works[each], device) for each in Precision}
-        latencies = {each: floor_ms(found[each]) for each in Precision}
-        rows = tuple(map(_layer_plan, found[precision]))
+        found = {each: costs(work, device) for each, work in works.items()}
+        latencies = {each: floor_ms(layer_costs) for each, layer_costs in found.items()}
+        rows = tuple(map(_layer_plan, found[plain.precision]))
         yield DevicePlan(
             name=name,
             figures=device,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 import onnx_ir as ir
 
@@ -18,8 +18,6 @@ from skdeploy.ir.placement import Edge, place
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain, dims
 from skdeploy.planning.tensor_cores import merge_factor, padded_macs
-
-BYTES: Final = {Precision.FP32: 4, Precision.FP16: 2, Precision.INT8: 1}
 
 
 class Peaks(Protocol):
@@ -79,7 +77,7 @@ def types_of(plain: Plain, precision: Precision, *, keep_grouped: bool = False) 
 
     What is not INT8 is FP16 then, the default of ``--int8-fallback``.
     """
-    if precision is not Precision.INT8:
+    if not precision.integer:
         return Types(precision)
     if not plain.quantized:
         placement = place(plain.model, keep_grouped=keep_grouped)
@@ -149,10 +147,10 @@ def _is_weight(layer: Layer, node: ir.Node, index: int, value: ir.Value) -> bool
 def _width(layer: Layer, types: Types, node: ir.Node, index: int, value: ir.Value) -> int:
     """Bytes of an element of what a layer reads at an input of one of its nodes."""
     if value.is_initializer():
-        return BYTES[types.of_layer(layer) if _is_weight(layer, node, index, value) else types.base]
+        return (types.of_layer(layer) if _is_weight(layer, node, index, value) else types.base).width_bytes
     if value.is_graph_input():
         return _stored_bytes(value)
-    return BYTES[Precision.INT8 if Edge(node.name or "", index) in types.edges else types.base]
+    return (Precision.INT8 if Edge(node.name or "", index) in types.edges else types.base).width_bytes
 
 
 def _written(layer: Layer, types: Types) -> int:
@@ -167,11 +165,11 @@ def _written(layer: Layer, types: Types) -> int:
             if value.is_graph_output():
                 widths += _stored_bytes(value)
             elif readers and not all(quantized):
-                widths += BYTES[types.base]
+                widths += types.base.width_bytes
             total += prod(dims(value)) * widths
     return total
 
 
 def _stored_bytes(value: ir.Value) -> int:
     """Bytes of an element of an input or output of the graph, which no precision changes."""
-    return int(value.dtype.itemsize) if value.dtype is not None else BYTES[Precision.FP32]
+    return int(value.dtype.itemsize) if value.dtype is not None else Precision.FP32.width_bytes

@@ -17,7 +17,6 @@ from skdeploy.ir.placement import GROUP_STEP
 from skdeploy.planning.layers import Layer
 
 TILE_OUT: Final = 8
-TILE_IN: Final = {Precision.FP16: 16, Precision.INT8: 32}
 # NVIDIA's Model Optimizer quantizes grouped convolutions below 16 channels a group only if OC % 8 == 0 and the kernel >= 3.
 FEW_CHANNELS: Final = 16
 FEW_OUT_STEP: Final = 8
@@ -31,13 +30,12 @@ def padded_macs(layer: Layer, precision: Precision, regroup: int | None = None) 
     """
     factor = merge_factor(layer, regroup)
     macs = layer.macs * factor
-    if precision is Precision.FP32 or not macs:
+    if precision.tile == 1 or not macs:
         return macs
-    step = TILE_IN[precision]
     into, out_of = layer.into_group * factor, layer.out_of_group * factor
     # One group: the taps are in a row, so that only the end of the row is filled up.
     row = into * prod(layer.kernel) if layer.groups == factor else into
-    return round(macs * _filled(row, step) * _filled(out_of, TILE_OUT))
+    return round(macs * _filled(row, precision.tile) * _filled(out_of, TILE_OUT))
 
 
 def merge_factor(layer: Layer, regroup: int | None) -> int:

@@ -21,7 +21,7 @@ from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import ClassOrder, Frozen, ModelSpec, Precision
+from skdeploy.core.spec import ClassOrder, Frozen, ModelSpec
 from skdeploy.images.dataset import Pixels, check_count, default_dataset, open_dataset
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.labels import as_the_network_counts
@@ -237,10 +237,10 @@ def sensitivity_of(
     if recorded is None or graph is None:
         missing = RANGES if recorded is None else "FP32 graph"
         raise UsageError(
-            f"{bundle.folder} has no {missing}: it is a bundle of {bundle.manifest.precision.value}",
+            f"{bundle.folder} has no {missing}: it is a bundle of {bundle.manifest.precision}",
             advice=f"export it with --int8: skdeploy export {spec.name} --int8 --calib DIR",
         )
-    int8 = next((a for a in bundle.manifest.artifacts if a.precision is Precision.INT8), None)
+    int8 = next((a for a in bundle.manifest.artifacts if a.precision and a.precision.integer), None)
     dataset = open_dataset(data) if data is not None else default_dataset(spec, num_images)
     if dataset.labels is not None:
         dataset = as_the_network_counts(dataset, spec, class_order)

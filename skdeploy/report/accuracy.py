@@ -84,7 +84,7 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
         (
             name(a.artifact),
             Cell(a.backend),
-            Cell(a.precision.value.upper()),
+            Cell(a.precision.words),
             _share(a.top1),
             Cell("", -1.0) if a.top5 is None else _share(a.top5),
             Cell(f"{a.top1.correct:,} of {a.top1.images:,}", float(a.top1.correct)),

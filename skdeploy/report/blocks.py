@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 from skdeploy.backends.metrics import EXACT_DB
-from skdeploy.core.spec import Precision
+from skdeploy.core.precision import PRECISIONS
 
 Tone = Literal["", "good", "warn", "bad"]
 MAX_ROWS: Final = 400  # of a table: keeps the file small, and nobody reads on; the JSON in the bundle has them all
@@ -212,9 +212,7 @@ class Section:
 def sentence(text: str) -> str:
     """Begins with a capital, ends with a full stop: what the command line prints as a line, as prose. Precisions are names."""
     word, _, rest = text.partition(" ")
-    first = (
-        word.upper() if word in tuple(Precision) else word.capitalize() if word.isalpha() and word.islower() else word
-    )
+    first = word.upper() if word in PRECISIONS else word.capitalize() if word.isalpha() and word.islower() else word
     whole = f"{first} {rest}" if rest else first
     return whole if whole.endswith((".", "!", "?")) else whole + "."
 

@@ -7,7 +7,6 @@ from collections import Counter
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import MIXED, RANGES
 from skdeploy.bundle.station_facts import Int8Facts
-from skdeploy.core.spec import Precision
 from skdeploy.images.audit_report import AuditReport, audit_of
 from skdeploy.quant.mixed import MixedPrecision
 from skdeploy.quant.ranges import Ranges, TensorRange
@@ -42,9 +41,7 @@ SENSITIVITY = "evidence/sensitivity.json"
 def int8_section(found: Findings) -> Section:
     """Which layers are INT8, what each unit costs, and what --max-drop decided."""
     title = "INT8"
-    graph = next(
-        (a for a in found.bundle.manifest.artifacts if a.precision is Precision.INT8 and a.format == "onnx"), None
-    )
+    graph = next((a for a in found.bundle.manifest.artifacts if isinstance(a.facts, Int8Facts)), None)
     if graph is None:
         command = f"skdeploy export {found.bundle.manifest.model.name} --int8 --calib DIR"
         return found.absent("int8", title, "Nothing in this bundle is INT8.", command)

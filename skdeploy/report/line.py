@@ -12,6 +12,7 @@ from skdeploy.bundle.contents import RANGES
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.spec import Precision
 from skdeploy.line.export import words_of, words_that_made
+from skdeploy.line.formats import FORMATS
 from skdeploy.report.blocks import (
     Block,
     Cell,
@@ -64,7 +65,7 @@ def _station(found: Findings, artifact: Artifact, names: set[str], largest: int)
         path=artifact.path,
         does=words_of(artifact.station),
         made_from=tuple(parent for parent in artifact.provenance.parents if parent in names)[:3] if runs else (),
-        precision=artifact.precision.value.upper() if artifact.precision else "",
+        precision=artifact.precision.words if artifact.precision else "",
         size=size_text(artifact.size_bytes),
         share=artifact.size_bytes / max(largest, 1),
         sha256=artifact.sha256,
@@ -169,7 +170,7 @@ def export_command(found: Findings) -> str | None:
         return None
     words = ["skdeploy", "export", spec.name]
     if manifest.precision is not Precision.FP32:
-        words.append(f"--{manifest.precision.value}")
+        words.append(FORMATS[manifest.precision].flags[0])
     if weights.source == "random":
         words += ["--seed", str(weights.seed)]
     elif weights.repo:

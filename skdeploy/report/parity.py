@@ -86,7 +86,7 @@ def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) 
     for c in report.comparisons:
         verdict = Cell(WORDS[c.verdict], tone=VERDICTS[c.verdict], hint="; ".join(c.problems) or c.reason)
         head = (name(c.artifact), Cell(c.backend), verdict)
-        allowed, metrics = tolerances.get(c.precision), c.metrics
+        allowed, metrics = tolerances.get(c.precision, c.precision.tolerance), c.metrics
         if metrics is None:
             rows.append((*head, *(Cell("", math.nan) for _ in range(5))))
             continue
@@ -95,10 +95,10 @@ def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) 
         rows.append(
             (
                 *head,
-                _beside(decibels(metrics.min_sqnr_db), f"at least {allowed.min_sqnr_db:g}" if allowed else ""),
+                _beside(decibels(metrics.min_sqnr_db), f"at least {allowed.min_sqnr_db:g}"),
                 decibels(metrics.sqnr_db),
-                _beside(number(metrics.max_rel_error, ".1e"), f"at most {allowed.max_rel_error:g}" if allowed else ""),
-                _beside(number(metrics.min_cosine, ".6f"), f"at least {allowed.min_cosine:g}" if allowed else ""),
+                _beside(number(metrics.max_rel_error, ".1e"), f"at most {allowed.max_rel_error:g}"),
+                _beside(number(metrics.min_cosine, ".6f"), f"at least {allowed.min_cosine:g}"),
                 Cell(agreed, math.nan if metrics.top1_agreement is None else metrics.top1_agreement),
             )
         )
@@ -144,10 +144,9 @@ def _parity_figure(measured: list[Comparison], tolerances: dict[Precision, Toler
     rows, values = [], [0.0]
     for c in measured:
         assert c.metrics is not None  # chosen so
-        allowed = tolerances.get(c.precision)
-        limit = allowed.min_sqnr_db if allowed else None
+        limit = tolerances.get(c.precision, c.precision.tolerance).min_sqnr_db
         worst, every = (min(db, FLAT_DB) for db in (c.metrics.min_sqnr_db, c.metrics.sqnr_db))
-        values += [worst, every] + ([limit] if limit is not None else [])
+        values += [worst, every, limit]
         text = decibels_text(c.metrics.min_sqnr_db)
         rows.append(
             Row(c.artifact, text, bar=(None, worst), marks=((0, every),), limit=limit, tone=VERDICTS[c.verdict])
@@ -185,7 +184,7 @@ def _stages_table(report: BlameReport) -> Table:
         rows.append(
             (
                 Cell(stage.stage),
-                Cell(stage.precision.value.upper()),
+                Cell(stage.precision.words),
                 Cell(CHECKED[stage.verdict], tone=VERDICTS[stage.verdict], note=hint),
                 Cell("", math.nan) if first or stage.verdict == "unproven" else decibels(stage.sqnr_before_db),
                 Cell("", math.nan) if first or stage.verdict == "unproven" else decibels(stage.sqnr_first_db),
@@ -238,7 +237,7 @@ def headroom_section(found: Findings) -> Section:
     title = "FP16 headroom"
     if report is None or not report.tensors:
         manifest = found.bundle.manifest
-        is_half = manifest.precision is Precision.FP16
+        is_half = manifest.precision.largest is not None
         text = "No headroom was measured." if is_half else "Nothing in this bundle is FP16, or nothing was measured."
         command = "" if is_half else f"skdeploy export {manifest.model.name} --fp16"
         return found.absent("headroom", title, text, command, of=HEADROOM)

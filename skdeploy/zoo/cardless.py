@@ -6,17 +6,12 @@ import re
 from typing import Final, Literal
 
 from skdeploy.core.architecture import NetworkSpec
-from skdeploy.core.spec import Assumed, InputSpec, ModelSpec, Precision, Preprocess, Reference, Source, Tolerance
+from skdeploy.core.precision import PRECISIONS
+from skdeploy.core.spec import Assumed, InputSpec, ModelSpec, Preprocess, Reference, Source
 from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 
 DEFAULT_SIZE: Final = 224
 CROP: Final = 0.875  # of the shorter side, as torchvision and timm evaluate
-# The reasons are those of the zoo's cards: models/README.md.
-TOLERANCE: Final = {
-    Precision.FP32: Tolerance(max_rel_error=1e-4, min_cosine=0.99999, min_sqnr_db=90.0),
-    Precision.FP16: Tolerance(max_rel_error=1e-2, min_cosine=0.9999, min_sqnr_db=40.0),
-    Precision.INT8: Tolerance(max_rel_error=0.3, min_cosine=0.95, min_sqnr_db=10.0),
-}
 IMAGENET: Final = "ImageNet's defaults"
 
 
@@ -35,7 +30,7 @@ def spec_without_card(name: str, network: NetworkSpec, channels: int, size: tupl
             mean=IMAGENET_MEAN[read],
             std=IMAGENET_STD[read],
         ),
-        tolerance=TOLERANCE,
+        tolerance={precision: precision.tolerance for precision in PRECISIONS.values()},
         source=Source(paper="unknown", url="", licence="as of the weights"),
         reference=Reference(),
     )

@@ -20,7 +20,7 @@ from tests.attention.squares import SCALES, run
 def report() -> AttentionReport:
     found = run(subject("fp32", unit([-3, -1], [0.5, 0])), subject("fp16", half(unit([-3, -1], [0.5, 0]))))
     graphs = tuple(
-        MeasuredGraph(name=p.value, bundle="b", artifact="model.onnx", precision=p, sha256="0" * 64)
+        MeasuredGraph(name=p, bundle="b", artifact="model.onnx", precision=p, sha256="0" * 64)
         for p in (Precision.FP32, Precision.FP16)
     )
     return AttentionReport(

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.backends.rounding import RoundNarrow
 from tests.graphs.networks import Array
 from tests.graphs.small_files import model_of
 
@@ -52,7 +52,7 @@ def execute(model: ir.Model, x: Array, level: ort.GraphOptimizationLevel = LEVEL
 
 
 def rounded(model: ir.Model) -> ir.Model:
-    result = RoundToHalf()(model)
+    result = RoundNarrow()(model)
     assert result.modified
     onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
     return result.model

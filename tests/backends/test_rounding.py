@@ -12,7 +12,7 @@ import pytest
 
 from skdeploy.backends import onnxruntime as backend
 from skdeploy.backends import rounding
-from skdeploy.backends.rounding import EXACT_ON_HALF, RoundToHalf, WithoutRange
+from skdeploy.backends.rounding import EXACT_ON_HALF, RoundNarrow, WithoutRange
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.trace_options import TraceOptions
 from tests.backends.rounding_graphs import FLOAT, HALF, LEVELS, TO_FLOAT, TO_HALF, execute, graph, node, rounded
@@ -204,7 +204,7 @@ def test_an_output_that_a_cast_makes_is_kept() -> None:
 def test_a_graph_without_half_is_left_alone() -> None:
     model = graph([node("Mul", "x c", "y")], [4], c=np.float32(0.5))
     before = ir.to_proto(model).SerializeToString()
-    result = RoundToHalf()(model)
+    result = RoundNarrow()(model)
     assert not result.modified
     assert ir.to_proto(result.model).SerializeToString() == before
 

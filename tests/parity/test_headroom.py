@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from skdeploy.backends.onnxruntime import open_session
-from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.core.errors import PrecisionError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.parity.headroom import measure_headroom
@@ -129,7 +129,7 @@ def test_short_tensors_are_named_and_the_suggestion_makes_the_export_pass(
     assert pattern is not None
     measure(model, tiny, tmp_path, pattern[1]).check()
     # And the FP16 graph is sound then: its error is FP16's, about 2^-11 for each of some forty roundings.
-    graph = RoundToHalf()(HalfPrecision([pattern[1]])(export(model, tiny)).model).model
+    graph = RoundNarrow()(HalfPrecision([pattern[1]])(export(model, tiny)).model).model
     inputs = images(4)
     assert relative_error(run(graph, inputs)["logits"], torch_logits(model, inputs)) < 2e-2
 
@@ -137,7 +137,7 @@ def test_short_tensors_are_named_and_the_suggestion_makes_the_export_pass(
 def test_without_the_suggestion_the_overflow_is_real(tiny: ModelSpec) -> None:
     """What the check protects from: the same network without it gives garbage in FP16."""
     model = amplified(tiny, 10_000)  # reaches 120,000; ten times more, and the weights themselves would not fit
-    graph = RoundToHalf()(HalfPrecision()(export(model, tiny)).model).model
+    graph = RoundNarrow()(HalfPrecision()(export(model, tiny)).model).model
     inputs = images(4)
     found = run(graph, inputs)["logits"]
     assert not np.isfinite(found).all() or relative_error(found, torch_logits(model, inputs)) > 0.1

@@ -21,14 +21,14 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.checkpoints.load import load_network
-from skdeploy.core.errors import CardError, DependencyError, IntegrityError, ParityError
+from skdeploy.core.errors import DependencyError, IntegrityError, ParityError
 from skdeploy.core.progress import Silent
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision, Target, Tolerance
 from skdeploy.devices import cuda
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
-from skdeploy.parity.prove import TORCH_REFERENCE, prove
+from skdeploy.parity.prove import TORCH_REFERENCE, prove, tolerance_of
 from skdeploy.parity.report import Comparison, ParityReport
 from skdeploy.parity.suites import SYNTHETIC
 from tests import tiny
@@ -220,14 +220,11 @@ def test_without_onnxruntime_nothing_is_proven(
         proof(bundle, dataset, network)
 
 
-def test_a_card_without_a_tolerance_for_the_precision_is_told(
-    bundle: Bundle, dataset: Dataset, network: nn.Module
-) -> None:
-    spec = bundle.manifest.model
-    only = spec.model_copy(update={"tolerance": {Precision.FP32: spec.tolerance[Precision.FP32]}})
-    bundle.manifest = bundle.manifest.model_copy(update={"model": only})
-    with pytest.raises(CardError, match="the card tiny gives no tolerance for fp16"):
-        proof(bundle, dataset, network)
+def test_without_a_tolerance_in_the_card_the_precisions_own_holds() -> None:
+    strict = Tolerance(max_rel_error=1e-9, min_cosine=0.5, min_sqnr_db=150.0)
+    spec = tiny.spec().model_copy(update={"tolerance": {Precision.FP32: strict}})
+    assert tolerance_of(spec, Precision.FP32) == strict
+    assert tolerance_of(spec, Precision.FP16) == Precision.FP16.tolerance
 
 
 def test_an_export_runs_one_image_of_each_synthetic_suite_on_what_is_deployed(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import helper
 
-from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.core.errors import PrecisionError, UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.constants import numbers
@@ -136,7 +136,7 @@ def test_the_values_are_those_of_half_arithmetic_in_torch(tiny_spec: TinySpec, b
     exact = torch_logits(live(spec), inputs)
     with torch.no_grad():
         by_torch = fold(live(spec)).half()(torch.from_numpy(inputs).half()).float().numpy()
-    ours = run(RoundToHalf()(halved(traced(spec, TORCHSCRIPT))).model, inputs)["logits"]
+    ours = run(RoundNarrow()(halved(traced(spec, TORCHSCRIPT))).model, inputs)["logits"]
     assert sqnr_db(by_torch, exact) > TORCH_DB
     assert sqnr_db(ours, exact) > FP16_DB
     assert sqnr_db(ours, by_torch) > TORCH_DB
@@ -164,7 +164,7 @@ def test_keeping_more_gives_a_smaller_error(tiny: ModelSpec) -> None:
     exact = torch_logits(live(tiny), inputs)
 
     def error(*keep: str) -> float:
-        rounded = RoundToHalf()(halved(traced(tiny, TORCHSCRIPT), *keep)).model
+        rounded = RoundNarrow()(halved(traced(tiny, TORCHSCRIPT), *keep)).model
         return relative_error(run(rounded, inputs)["logits"], exact)
 
     assert error("stages") < error()

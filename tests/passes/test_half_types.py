@@ -12,7 +12,7 @@ import pytest
 from onnx.helper import make_node as node
 from onnx.reference import ReferenceEvaluator
 
-from skdeploy.backends.rounding import RoundToHalf, WithoutRange
+from skdeploy.backends.rounding import RoundNarrow, WithoutRange
 from skdeploy.core.errors import PrecisionError, UsageError
 from skdeploy.passes.half import HalfPrecision
 from tests.graphs.schema_graphs import CHANNELS, FOURTH, MIDDLES, Array, Middle, classifier, pixels
@@ -47,7 +47,7 @@ def test_the_file_is_valid_and_means_what_the_emulation_says(name: str, tmp_path
     exact = run(classifier(middle))
     scale = float(np.abs(exact).max())
     independent = ReferenceEvaluator(proto).run(None, {"input": pixels()})[0]
-    emulated = run(ir.to_proto(RoundToHalf()(model).model))
+    emulated = run(ir.to_proto(RoundNarrow()(model).model))
     assert np.abs(emulated - independent).max() <= TOLERANCE * scale
     assert np.abs(emulated - exact).max() > 0  # it is FP16
     wide = run(ir.to_proto(WithoutRange()(ir.from_proto(proto)).model))
@@ -129,4 +129,4 @@ def test_half_tensors_inside_a_loop_are_refused_by_the_emulation() -> None:
     inside = next(iter(model.graph.subgraphs()))
     inside[0].outputs[0].type = ir.TensorType(ir.DataType.FLOAT16)
     with pytest.raises(PrecisionError, match="has FP16 tensors in its graph"):
-        RoundToHalf()(model)
+        RoundNarrow()(model)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.ir.constants import free_name, names_in
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.half import HalfPrecision
@@ -89,7 +89,7 @@ def test_a_graph_keeps_its_function_under_any_names(tmp_path: Path, names: dict[
     assert relative_error(run(model, inputs)["logits"], expected) < EPSILON
     values = [value.name for node in model.graph for value in node.outputs] + list(model.graph.initializers)
     assert len(values) == len(set(values))
-    for step in (HalfPrecision(), RoundToHalf()):
+    for step in (HalfPrecision(), RoundNarrow()):
         step(model)
         found = run(model, inputs)["logits"]
         assert relative_error(found, expected) < 0.01  # ten roundings of 2^-11, on values of a similar size

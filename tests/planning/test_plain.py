@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto
 
 from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.core.precision import Precision
 from skdeploy.ir.placement import Edge, place
 from skdeploy.planning.plain import dims, read_plain, require_size
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
@@ -42,7 +43,7 @@ def test_casts_between_floats_go_and_those_to_integers_stay() -> None:
     ]
     read = plain(graph(nodes, {}, (1, 8), "out_y"))
     assert [each.name for each in read.model.graph] == ["whole", "out"]
-    assert read.half
+    assert read.precision is Precision.FP16
 
 
 @pytest.mark.parametrize("batch", [1, 5])

@@ -17,7 +17,7 @@ from pytorchcv.models.resnext import resnext14_32x4d
 from pytorchcv.models.shufflenetv2 import shufflenetv2_wd2
 from torch import nn
 
-from skdeploy.backends.rounding import RoundToHalf
+from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.core.spec import InputSpec
 from skdeploy.ir.naming import module_of
 from skdeploy.passes.half import HalfPrecision
@@ -121,7 +121,7 @@ def test_fp16_loses_no_more_than_the_network_amplifies(make: Make) -> None:
     float32 = relative_error(run(graph, inputs)["logits"], expected)
     half = HalfPrecision()(graph).model
     onnx.checker.check_model(ir.to_proto(half), full_check=True)
-    float16 = relative_error(run(RoundToHalf()(half).model, inputs)["logits"], expected)
+    float16 = relative_error(run(RoundNarrow()(half).model, inputs)["logits"], expected)
     assert 10 * float32 < float16 < FP16_OVER_FLOAT32 * float32
 
 

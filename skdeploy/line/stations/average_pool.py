@@ -6,19 +6,29 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from skdeploy.bundle.station_facts import GraphFacts, PoolFacts
-from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.errors import UsageError
+from skdeploy.core.options import Flag
 from skdeploy.core.spec import Precision
-from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
+from skdeploy.line.station import GRAPH_TOOLS, Inputs, RewriteOptions, Station
 from skdeploy.line.written import has_any_rank, write_graph
+from skdeploy.passes.trace_options import TraceOptions
 
 
-class PoolOptions(StationOptions):
+class PoolOptions(RewriteOptions):
     gap: Annotated[
         Literal["average-pool"] | None,
         Flag(
             "Means over the map as average pools, which a DLA has; it takes no FP32 and needs --batch, see docs/edge.md."
         ),
     ] = None
+
+    def check_trace(self, trace: TraceOptions) -> None:
+        """Raises UsageError for a graph that takes images of any size."""
+        if self.gap is not None and trace.dynamic_size:
+            raise UsageError(
+                "--gap average-pool with --dynamic-size: a pool over the whole map must know its size",
+                advice="leave one of them out; --imgsz sets a fixed size",
+            )
 
 
 class AveragePool(Station[PoolOptions, PoolFacts]):

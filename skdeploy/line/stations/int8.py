@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import Int8Facts
-from skdeploy.core.spec import Precision
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
 from skdeploy.line.stations.half import HalfOptions
@@ -47,7 +47,7 @@ class Int8(Station[Int8Options, Int8Facts]):
         return {
             "keep": list(self.keep),
             "keep_grouped": options.keep_grouped,
-            "fallback": options.fallback.value,
+            "fallback": options.fallback,
             "keep_fp32": list(self.keep_fp32),
         }
 
@@ -56,7 +56,7 @@ class Int8(Station[Int8Options, Int8Facts]):
         from skdeploy.quant.macs import share_of_macs
         from skdeploy.quant.quantize import quantize
 
-        spec, half = inputs.spec, options.fallback is Precision.FP16
+        spec, half = inputs.spec, options.fallback == Precision.FP16
         graph, ranges = inputs.load(), load_ranges(inputs.paths["ranges"])
         done = quantize(graph, spec, ranges, self.keep, keep_grouped=options.keep_grouped, half=half)
         halving = HalfPrecision(self.keep_fp32)
@@ -68,7 +68,7 @@ class Int8(Station[Int8Options, Int8Facts]):
             int8_macs=share_of_macs(graph, done.placement.weighted, (spec.input.height, spec.input.width)),
             kept=dict(done.placement.kept),
             raised_steps=dict(done.raised),
-            fallback=options.fallback,
+            fallback=PRECISIONS[options.fallback],
             fp16_tensors=tuple(halving.halved) if half else (),
             kept_fp32=dict(halving.kept) if half else {},
         )

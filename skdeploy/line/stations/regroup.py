@@ -7,12 +7,12 @@ from typing import Annotated
 
 from skdeploy.bundle.station_facts import GraphFacts, RegroupFacts
 from skdeploy.core.errors import UsageError
-from skdeploy.core.options import Flag, StationOptions
-from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
+from skdeploy.core.options import Flag
+from skdeploy.line.station import GRAPH_TOOLS, Inputs, RewriteOptions, Station
 from skdeploy.line.written import has_any_rank, write_graph
 
 
-class RegroupOptions(StationOptions):
+class RegroupOptions(RewriteOptions):
     regroup: Annotated[
         int | None,
         Flag("Merge the groups of grouped convolutions into N, by exact zeros; measure with bench.", metavar="N"),

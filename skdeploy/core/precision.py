@@ -1,0 +1,119 @@
+"""Precisions: the registry of what the whole package must know of each. How a graph is made one: ``line/formats.py``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final, Self
+
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+from skdeploy.core.architecture import Frozen
+
+
+class Tolerance(Frozen, allow_inf_nan=False):
+    """How far a precision's logits may be from torch FP32's. Each card gives the reason beside the numbers.
+
+    ``max_abs_error`` is relative to the largest reference logit; ``min_cosine`` and ``min_sqnr_db`` hold for the worst image;
+    ``min_top1_agreement`` is the share of images, counting only those whose top-1 margin is wider than the error allowed.
+    """
+
+    max_rel_error: Annotated[float, Field(gt=0)]
+    min_cosine: Annotated[float, Field(gt=0, le=1)]
+    min_sqnr_db: float
+    min_top1_agreement: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class Precision(str):
+    """The type that a graph's tensors have: its name, in lower case, as cards, manifests and flags write it.
+
+    Precision lives in the graph, never in a builder's flag. ``tolerance`` holds where a card gives none. ``width_bytes`` is the
+    size of a weight. ``onnx_type`` is the float type of the tensors, by ONNX's name; a CPU computes it in FP32 and rounds each
+    tensor to it. ``largest`` is its largest number, if a network's activations can exceed it. ``integer``: by Q/DQ, whose
+    calibrated ranges clip. ``peak`` names the figure of a device (``planning/devices.py``) that bounds its arithmetic; without
+    one no floor is estimated. ``tile`` is how many inputs a tensor core's tile has, 1 where there are no tiles.
+    """
+
+    FP32: ClassVar[Precision]
+    FP16: ClassVar[Precision]
+    INT8: ClassVar[Precision]
+
+    tolerance: Tolerance
+    width_bytes: int
+    onnx_type: str
+    largest: float | None
+    integer: bool
+    peak: str
+    tile: int
+
+    def __new__(
+        cls,
+        name: str,
+        tolerance: Tolerance,
+        *,
+        width_bytes: int,
+        onnx_type: str = "FLOAT",
+        largest: float | None = None,
+        integer: bool = False,
+        peak: str = "",
+        tile: int = 1,
+    ) -> Self:
+        made = super().__new__(cls, name)
+        made.tolerance, made.width_bytes, made.onnx_type = tolerance, width_bytes, onnx_type
+        made.largest, made.integer, made.peak, made.tile = largest, integer, peak, tile
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return precision_named, (str(self),)
+
+    @property
+    def words(self) -> str:
+        """What people read."""
+        return self.upper()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            precision_named,
+            json_schema_input_schema=core_schema.str_schema(),
+            serialization=core_schema.to_string_ser_schema(when_used="json"),
+        )
+
+
+# From wide to narrow. The reasons of the tolerances are those of the zoo's cards: models/README.md.
+# Tiles: planning/tensor_cores.py.
+PRECISIONS: Final[dict[str, Precision]] = {
+    made: made
+    for made in (
+        Precision(
+            "fp32",
+            Tolerance(max_rel_error=1e-4, min_cosine=0.99999, min_sqnr_db=90.0),
+            width_bytes=4,
+            peak="fp32_tflops",
+        ),
+        Precision(
+            "fp16",
+            Tolerance(max_rel_error=1e-2, min_cosine=0.9999, min_sqnr_db=40.0),
+            width_bytes=2,
+            onnx_type="FLOAT16",
+            largest=65504.0,
+            peak="fp16_tflops",
+            tile=16,
+        ),
+        Precision(
+            "int8",
+            Tolerance(max_rel_error=0.3, min_cosine=0.95, min_sqnr_db=10.0),
+            width_bytes=1,
+            integer=True,
+            peak="int8_tops",
+            tile=32,
+        ),
+    )
+}
+Precision.FP32, Precision.FP16, Precision.INT8 = (PRECISIONS[name] for name in ("fp32", "fp16", "int8"))
+
+
+def precision_named(name: Any) -> Precision:
+    """The registered precision of this name. Raises ValueError for another."""
+    if not isinstance(name, str) or name not in PRECISIONS:
+        raise ValueError(f"{name!r} is not a precision of this skdeploy: {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]

@@ -1,0 +1,129 @@
+"""How an export makes a graph of each precision: the flags that ask for it, and the stations that it adds to the line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import create_model
+
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.station_facts import MixedFacts
+from skdeploy.core.options import Flag, NoOptions, StationOptions
+from skdeploy.core.precision import Precision
+from skdeploy.images.dataset import Dataset, open_dataset
+from skdeploy.images.labels import as_the_network_counts
+from skdeploy.line.calibration import calibration_set
+from skdeploy.line.line import Line
+from skdeploy.line.options import ExportOptions
+from skdeploy.line.station import Station
+from skdeploy.line.stations.calibrate import Calibrate, GivenRanges
+from skdeploy.line.stations.half import Half
+from skdeploy.line.stations.headroom import Headroom
+from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, RTX_INT8, Int8
+from skdeploy.line.stations.legacy import LegacyCache, LegacyCacheOptions, LegacyGraph
+from skdeploy.line.stations.mixed import Mixed
+from skdeploy.parity.report import HeadroomReport
+
+
+class Format:
+    """The precision of one export: its stations, one after another, make the graph from the simplified FP32 graph.
+
+    ``flags`` are those that ask for it, ``options`` more flags of its own, whose values an export has in
+    ``ExportOptions.lowering``. ``dataset`` decides parity; ``compiler`` is what will make an engine, None for none. It is made
+    before anything runs, and may read files that the user gave.
+    """
+
+    precision: ClassVar[Precision]
+    flags: ClassVar[tuple[str, ...]] = ()
+    help: ClassVar[str] = ""
+    stations: ClassVar[tuple[type[Station[Any, Any]], ...]] = ()
+    options: ClassVar[type[StationOptions]] = NoOptions
+
+    def __init__(self, asked: ExportOptions, dataset: Dataset, compiler: str | None) -> None:
+        self.asked, self.dataset, self.compiler = asked, dataset, compiler
+
+    def lower(self, line: Line, graph: Artifact) -> Artifact:
+        """The graph in this precision."""
+        for station in self.stations:
+            graph = line.run(station(), self.asked.lowering.get(self.precision, self.options()), graph=graph)
+        return graph
+
+
+class Single(Format):
+    """FP32, which the line has already."""
+
+    precision = Precision.FP32
+
+
+class Halved(Format):
+    """FP16, whose range must hold what the images make of the network."""
+
+    precision, flags, help = Precision.FP16, ("--fp16", "--half"), "FP16 as a strongly typed graph."
+    stations = (Half, Headroom)
+
+    def lower(self, line: Line, graph: Artifact) -> Artifact:
+        halved = line.run(Half(), self.asked.half, graph=graph)
+        _check_headroom(line, graph, halved, self.dataset)
+        return halved
+
+
+class Quantized(Format):
+    """INT8: ranges from a file, if they are given, or from images; the units that must stay in the fallback for the budget; and
+    the INT8 graph.
+    """
+
+    precision, flags = Precision.INT8, ("--int8",)
+    help = "INT8 by explicit Q/DQ, calibrated on --calib or from --ranges."
+    stations = (Calibrate, GivenRanges, Mixed, LegacyGraph, LegacyCache, Int8, Headroom)
+
+    def __init__(self, asked: ExportOptions, dataset: Dataset, compiler: str | None) -> None:
+        super().__init__(asked, dataset, compiler)
+        self.given = GivenRanges(asked.int8.ranges) if asked.int8.ranges is not None else None
+
+    def lower(self, line: Line, graph: Artifact) -> Artifact:
+        quantized = self._quantized(line, graph)
+        if self.asked.has_half:
+            line.note(ONNX_RUNTIME_HALF)
+            _check_headroom(line, quantized, quantized, self.dataset)
+        if self.compiler == "tensorrt_rtx":
+            line.note(RTX_INT8)
+        return quantized
+
+    def _quantized(self, line: Line, model: Artifact) -> Artifact:
+        asked, spec = self.asked.int8, line.bundle.manifest.model
+        data = open_dataset(asked.data, archive="evaluation.npz") if asked.data is not None else None
+        exclude: tuple[str, ...] = ()
+        if self.given is not None:
+            ranges = line.run(self.given, NoOptions())
+        else:
+            images = calibration_set(asked.calibration, spec)
+            ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
+            exclude = images.exclude
+        keep, keep_fp32 = (*asked.keep, *exclude), self.asked.half.keep_fp32
+        if asked.max_drop is not None and data is not None:
+            data = as_the_network_counts(data, spec, asked.class_order)
+            for note in data.notes:
+                line.progress.note(note)
+            found = line.run(Mixed(data, (*keep, *keep_fp32)), asked, graph=model, ranges=ranges)
+            keep = (*keep, *found.facts_as(MixedFacts).keep)
+        if asked.legacy_cache is not None:
+            graph = line.run(LegacyGraph(), NoOptions(), graph=model, ranges=ranges)
+            line.run(LegacyCache(), LegacyCacheOptions(version=asked.legacy_cache), graph=graph, ranges=ranges)
+        return line.run(Int8((*keep, *keep_fp32), keep_fp32), asked, graph=model, ranges=ranges)
+
+
+def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Dataset) -> None:
+    measured = line.run(Headroom(dataset), NoOptions(), graph=model, halved=halved)
+    HeadroomReport.model_validate_json(line.bundle.check(measured).read_text(encoding="utf-8")).check()
+
+
+# A new one is its record in core/precision.py, its station, and a line here.
+FORMATS: Final[dict[str, type[Format]]] = {made.precision: made for made in (Single, Halved, Quantized)}
+
+
+def flags_of_formats() -> type[StationOptions]:
+    """The flags that ask for a precision, as options: by its name, whether it is given."""
+    named: dict[str, Any] = {
+        name: (Annotated[bool, Flag(made.help, made.flags)], False) for name, made in FORMATS.items() if made.flags
+    }
+    return create_model("Formats", __base__=StationOptions, **named)
