@@ -11,7 +11,8 @@ import onnx_ir as ir
 from skdeploy.attention.experiment import Subject
 from skdeploy.attention.report import MeasuredGraph
 from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
-from skdeploy.core.spec import ModelSpec, Precision
+from skdeploy.core.precision import precision_named
+from skdeploy.core.spec import ModelSpec
 from skdeploy.passes.half import HalfPrecision
 from tests.graphs.networks import card
 
@@ -91,7 +92,7 @@ def subject(name: str, model: ir.Model) -> Subject:
         name=name,
         bundle="by-hand",
         artifact=f"model.{name}.onnx",
-        precision=Precision(name.split()[0]),
+        precision=precision_named(name.split()[0]),
         sha256="0" * 64,
     )
     return Subject(measured, model)

@@ -20,7 +20,7 @@ from skdeploy.blame.layers_torch import TorchStage
 from skdeploy.bundle.evidence import read_evidence
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.cli.blame import blame_bundle
-from skdeploy.core.errors import CardError, IntegrityError, UsageError
+from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import Precision
 from skdeploy.parity.blame_report import BlameReport
@@ -337,11 +337,3 @@ def test_one_stage_alone_has_nothing_to_be_compared_with() -> None:
     bundle = bundle_of(FP32)
     with pytest.raises(UsageError, match="one stage only"):
         blamed(bundle, chain(bundle)[:1])
-
-
-def test_a_precision_without_a_tolerance_is_named() -> None:
-    bundle = bundle_of(FP16)
-    spec = spec_of(bundle)
-    without = spec.model_copy(update={"tolerance": {FP32: spec.tolerance[FP32]}})
-    with pytest.raises(CardError, match="no tolerance for fp16"):
-        blame(chain(bundle), crops(spec), without)

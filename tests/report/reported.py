@@ -28,6 +28,7 @@ from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import read_facts_of
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.files import digest_json
+from skdeploy.core.precision import precision_named
 from skdeploy.core.spec import Frozen, ModelSpec, Precision
 from skdeploy.parity.blame_report import BlameReport, LayerResult, StageResult
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport, TensorHeadroom
@@ -202,7 +203,7 @@ def attention(units: int = 2, channels: int = 16) -> AttentionReport:
         model="tiny", dataset="images.npz", dataset_sha256="0" * 64, images=128, unreadable=(), enlargement="resize",
         interpolation="bilinear", interpolated=0.0, scales=scales, sizes=(36, 54, 72),
         graphs=tuple(
-            MeasuredGraph(name=g, bundle="b", artifact="a", precision=Precision(g), sha256="0" * 64) for g in graphs
+            MeasuredGraph(name=g, bundle="b", artifact="a", precision=precision_named(g), sha256="0" * 64) for g in graphs
         ),
         units=tuple(
             UnitAttention(
