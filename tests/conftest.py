@@ -106,3 +106,14 @@ def modes_bind(tmp_path: Path) -> Iterator[Callable[[], AbstractContextManager[N
     for folder, inner, _ in os.walk(tmp_path):  # else an ordinary user's pytest could not remove them
         for name in inner:
             Path(folder, name).chmod(0o700)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tiny networks, whose work is less than waking threads takes."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

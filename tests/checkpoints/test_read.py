@@ -194,13 +194,19 @@ def test_bytes_changed_anywhere_are_read_or_refused_and_nothing_else(state: Stat
     assert outcomes == {"read", "refused"}
 
 
-def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
-    assert "is empty" in refused(written(tmp_path, b"")).message
-
-
-def test_a_text_file_by_another_name_is_refused(tmp_path: Path) -> None:
-    error = refused(written(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 10\n"))
-    assert "neither a safetensors file nor a PyTorch checkpoint" in error.message
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 10\n",
+            "neither a safetensors file nor a PyTorch",
+        ),
+    ],
+)
+def test_what_holds_no_format_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
+    error = refused(written(tmp_path, content))
+    assert words in error.message
     assert "save_file" in error.advice
 
 

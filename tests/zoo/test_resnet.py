@@ -16,7 +16,7 @@ from skdeploy.core.errors import CardError
 from skdeploy.zoo.resnet import PooledShortcut
 from skdeploy.zoo.selective_kernel import selective_kernel
 from skdeploy.zoo.trunk import pool
-from tests.zoo.tiny_networks import BASIC, DENSE, STEM, VARIANTS, build, network
+from tests.zoo.tiny_networks import BASIC, DENSE, STEM, VARIANTS, build, network, relative_error, trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,16 +68,9 @@ def original(case: str) -> nn.Module:
     make, spec = CASES[case]
     torch.manual_seed(0)
     widths: list[Any] = [[stage.out_channels] * stage.units for stage in spec.stages]
-    model = make(widths, 8, bottleneck=spec.block == "bottleneck", conv1_stride=False, num_classes=5).double()
+    model = make(widths, 8, bottleneck=spec.block == "bottleneck", conv1_stride=False, num_classes=5)
     model.get_submodule("features").final_pool = nn.AdaptiveAvgPool2d(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 0.5, 1.0)
-            nn.init.normal_(module.bias, 0.0, 0.5)
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(images())
-    return model.eval()
+    return trained(model, images())
 
 
 def ours(case: str, model: nn.Module) -> nn.Module:
@@ -87,16 +80,10 @@ def ours(case: str, model: nn.Module) -> nn.Module:
     return copy.eval()
 
 
-@torch.no_grad()
-def relative_error(model: nn.Module, original: nn.Module) -> float:
-    expected = original(images())
-    return float((model(images()) - expected).abs().max() / expected.abs().max())
-
-
 @cases
 def test_with_one_branch_the_network_computes_what_pytorchcvs_resnet_does(case: str) -> None:
     model = original(case)
-    assert relative_error(ours(case, model), model) < SAME_FUNCTION
+    assert relative_error(ours(case, model), model, images()) < SAME_FUNCTION
 
 
 @cases
@@ -104,7 +91,7 @@ def test_the_comparison_sees_a_missing_activation(case: str) -> None:
     model = original(case)
     wrong = ours(case, model)
     wrong.get_submodule("stages.1.1").relu = nn.Identity()
-    assert relative_error(wrong, model) > SAME_FUNCTION
+    assert relative_error(wrong, model, images()) > SAME_FUNCTION
 
 
 def test_the_comparison_sees_another_pool_in_a_shortcut() -> None:
@@ -113,7 +100,7 @@ def test_the_comparison_sees_another_pool_in_a_shortcut() -> None:
     wrong = ours(case, model)
     # the map is of odd size, and only what hangs over its edges is averaged otherwise
     wrong.get_submodule("stages.1.0.shortcut").pool = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 2))
-    assert relative_error(wrong, model) > SAME_FUNCTION
+    assert relative_error(wrong, model, images()) > SAME_FUNCTION
 
 
 def windows(x: Tensor, size: int, stride: int, count: int) -> list[list[Tensor]]:

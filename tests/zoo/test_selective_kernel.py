@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec
 from skdeploy.core.errors import CardError
-from skdeploy.zoo.fold import fold
 from skdeploy.zoo.selective_kernel import (
     Gate,
     SelectiveKernelConv,
@@ -19,7 +17,6 @@ from skdeploy.zoo.selective_kernel import (
     select,
     selective_kernel,
 )
-from skdeploy.zoo.sknet import SKNet
 
 # float64 has 2**-52 = 2e-16 a rounding; these sums have under a thousand terms of about 1.
 ROUNDING = 1e-12
@@ -147,35 +144,3 @@ def test_a_gate_over_one_branch_or_no_branch_at_all_is_refused() -> None:
         SelectiveKernelConv([nn.Identity()], Gate(8, 1, 4))
     with pytest.raises(ValueError, match="at least one branch"):
         SelectiveKernelConv([], None)
-
-
-class HighestRank(TorchDispatchMode):
-    """Records the highest rank of any tensor that any operator makes, views included."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rank = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        del types
-        out = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self.rank = max(self.rank, tensor.ndim)
-        return out
-
-
-@pytest.mark.parametrize("branches", [1, 2, 3])
-@pytest.mark.parametrize("deploy", [False, True])
-def test_no_tensor_has_a_rank_above_four(tiny_spec, branches: int, deploy: bool) -> None:
-    model = SKNet(tiny_spec(branches), 3).eval()
-    with torch.no_grad(), HighestRank() as highest:
-        (fold(model) if deploy else model)(torch.zeros(2, 3, 16, 16))
-    assert highest.rank == 4
-
-
-def test_the_rank_check_sees_the_naive_stack() -> None:
-    given = maps(2, torch.Generator().manual_seed(0))
-    with HighestRank() as highest:
-        naive_select(given, torch.zeros(3, 2, 8, dtype=torch.float64))
-    assert highest.rank == 5

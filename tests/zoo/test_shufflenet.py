@@ -17,7 +17,7 @@ from skdeploy.zoo.build import build_meta, initialise
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import count_parameters
 from skdeploy.zoo.shufflenet import SKShuffleNetV2, SKShuffleUnit, shuffle
-from tests.zoo.tiny_networks import DENSE, K3, SHUFFLE, build, network
+from tests.zoo.tiny_networks import DENSE, K3, SHUFFLE, build, network, relative_error, trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -84,18 +84,11 @@ def original() -> nn.Module:
     """A small ShuffleNetV2 of pytorchcv, with the pools of the paper's code: padded, and global."""
     torch.manual_seed(0)
     widths: list[Any] = [[stage["channels"]] * stage["units"] for stage in SHUFFLE["stages"]]
-    model: nn.Module = ShuffleNetV2(widths, SHUFFLE["stem_channels"], SHUFFLE["head_channels"], num_classes=5).double()
+    model: nn.Module = ShuffleNetV2(widths, SHUFFLE["stem_channels"], SHUFFLE["head_channels"], num_classes=5)
     features = model.get_submodule("features")
     features.get_submodule("init_block").pool = nn.MaxPool2d(3, 2, 1)
     features.final_pool = nn.AdaptiveAvgPool2d(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 0.5, 1.0)
-            nn.init.normal_(module.bias, 0.0, 0.5)
-            module.momentum = 1.0
-    with torch.no_grad():
-        model.train()(images())
-    return model.eval()
+    return trained(model, images())
 
 
 def images() -> Tensor:
@@ -109,27 +102,21 @@ def ours(original: nn.Module) -> SKShuffleNetV2:
     return model.eval()
 
 
-@torch.no_grad()
-def relative_error(model: nn.Module, original: nn.Module) -> float:
-    expected = original(images())
-    return float((model(images()) - expected).abs().max() / expected.abs().max())
-
-
 def test_with_one_branch_the_network_computes_what_pytorchcvs_does(original: nn.Module) -> None:
-    assert relative_error(ours(original), original) < SAME_FUNCTION
+    assert relative_error(ours(original), original, images()) < SAME_FUNCTION
 
 
 def test_the_comparison_sees_the_halves_of_one_unit_swapped(original: nn.Module) -> None:
     model = ours(original)
     unit = model.get_submodule("stages.1.1")
     unit.register_forward_pre_hook(lambda _module, inputs: (inputs[0].roll(inputs[0].shape[1] // 2, 1),))
-    assert relative_error(model, original) > SAME_FUNCTION
+    assert relative_error(model, original, images()) > SAME_FUNCTION
 
 
 def test_the_comparison_sees_an_activation_after_one_depthwise_convolution(original: nn.Module) -> None:
     model = ours(original)
     model.get_submodule("stages.0.1.sk.branches.0").register_forward_hook(lambda _m, _i, output: output.relu())
-    assert relative_error(model, original) > SAME_FUNCTION
+    assert relative_error(model, original, images()) > SAME_FUNCTION
 
 
 def test_every_branch_is_depthwise() -> None:

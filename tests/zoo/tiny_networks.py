@@ -94,17 +94,21 @@ def live(spec: DescribedSpec) -> nn.Module:
     With arbitrary statistics, a whole gate may be dead: then its branches have equal weights and a test of it tests nothing.
     """
     torch.manual_seed(1)
-    model = build(spec).double()
+    return trained(build(spec), images())
+
+
+def trained(model: nn.Module, x: Tensor) -> nn.Module:
+    """In float64 and eval mode, with batch normalisations that have the statistics of ``x`` and gates that decide."""
     generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
+    for module in model.double().modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight, 0.5, 1.0, generator=generator)  # a third of the scales is negative
             nn.init.normal_(module.bias, 0.0, 0.5, generator=generator)
-            module.momentum = 1.0  # the running statistics are those of the one batch below
+            module.momentum = 1.0  # the running statistics are those of the one batch
         elif isinstance(module, Gate):
             nn.init.normal_(module.fc2.weight, 0.0, 1.0, generator=generator)
     with torch.no_grad():
-        model.train()(images())
+        model.train()(x)
     return model.eval()
 
 
@@ -114,7 +118,8 @@ def images() -> Tensor:
 
 
 @torch.no_grad()
-def relative_error(model: nn.Module, reference: nn.Module) -> float:
-    """The largest difference of the logits of ``images``, relative to the largest logit."""
-    expected = reference(images())
-    return float((model(images()) - expected).abs().max() / expected.abs().max())
+def relative_error(model: nn.Module, reference: nn.Module, x: Tensor | None = None) -> float:
+    """The largest difference of the logits of ``x``, or else of ``images``, relative to the largest logit."""
+    x = images() if x is None else x
+    expected = reference(x)
+    return float((model(x) - expected).abs().max() / expected.abs().max())
