@@ -123,28 +123,30 @@ def test_blobs_taken_for_others_would_be_seen(
     assert distance(logits(import_checkpoint(file, card()), data), other) > 100 * TOLERANCE
 
 
-def test_another_pool_would_be_seen(file: Path, blobs: Blobs, data: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(reference.RUN, "Pooling", _pool_of_torch)
-    other = reference.forward(LAYERS, blobs, data)
-    assert distance(logits(import_checkpoint(file, card()), data), other) > 100 * TOLERANCE
+PLAIN = [
+    replace(each, options=each.options | {"dilation": 1, "pad": 1}) if each.name.endswith("g32d2") else each
+    for each in LAYERS
+]
 
 
-@pytest.mark.parametrize("epsilon", [1e-3, 1e-6])
-def test_another_epsilon_would_be_seen(
-    epsilon: float, file: Path, blobs: Blobs, data: Array, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("layers", "pooling", "epsilon"),
+    [
+        (LAYERS, _pool_of_torch, reference.EPSILON),
+        (LAYERS, reference.max_pool, 1e-3),
+        (LAYERS, reference.max_pool, 1e-6),
+        (PLAIN, reference.max_pool, reference.EPSILON),
+    ],
+    ids=["pool", "large epsilon", "small epsilon", "dilation"],
+)
+def test_another_forward_would_be_seen(
+    layers: list[Layer], pooling: object, epsilon: float, file: Path, blobs: Blobs, data: Array,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(reference.RUN, "Pooling", pooling)  # type: ignore[arg-type]
     monkeypatch.setattr(reference, "EPSILON", epsilon)
-    other = reference.forward(LAYERS, blobs, data)
+    other = reference.forward(layers, blobs, data)
     assert distance(logits(import_checkpoint(file, card()), data), other) > 10 * TOLERANCE
-
-
-def test_another_dilation_would_be_seen(file: Path, blobs: Blobs, data: Array) -> None:
-    plain = [
-        replace(each, options=each.options | {"dilation": 1, "pad": 1}) if each.name.endswith("g32d2") else each
-        for each in LAYERS
-    ]
-    other = reference.forward(plain, blobs, data)
-    assert distance(logits(import_checkpoint(file, card()), data), other) > 100 * TOLERANCE
 
 
 # ----- the official networks, by their names and shapes
@@ -309,46 +311,34 @@ def test_a_file_cut_beside_its_layers_is_said_to_be_cut(layers: int, tmp_path: P
         read_caffemodel(written(tmp_path, content[:-1]))
 
 
-def test_a_blob_of_other_than_its_shape_is_named(tmp_path: Path) -> None:
-    layer = wire.layer("conv1", "Convolution", [wire.blob(np.ones((2, 3)), shape=(2, 4))])
-    error = refused(written(tmp_path, wire.net("n", [layer])))
-    assert "blob 0 of the layer 'conv1' has 6 values, its shape (2, 4) wants 8" in error.message
+def shaped(values: int, shape: tuple[int, ...]) -> bytes:
+    return wire.layer("conv1", "Convolution", [wire.blob(np.ones(values), shape=shape)])
 
 
-@pytest.mark.parametrize("shape", [((1 << 64) - 2, (1 << 64) - 3), (1 << 40, 1 << 40)])
-def test_a_shape_that_no_memory_holds_is_refused_before_any_is_asked_for(
-    shape: tuple[int, int], tmp_path: Path
-) -> None:
-    layer = wire.layer("conv1", "Convolution", [wire.blob(np.ones(6), shape=shape)])
-    assert "has 6 values" in refused(written(tmp_path, wire.net("n", [layer]))).message
+ONE = wire.layer("a", "T", [wire.blob(np.ones(1))])
+HALF_A_VALUE = wire.delimited(7, wire.delimited(1, b"\x02")) + wire.delimited(5, wire.floats([1.0, 2.0])[:-1])
+NO_MESSAGE = wire.delimited(100, wire.delimited(1, "b") + wire.delimited(2, "T") + b"\x3a\x7f")
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "other than its shape": (shaped(6, (2, 4)), "blob 0 of the layer 'conv1' has 6 values, its shape (2, 4) wants 8"),
+    # refused before any memory is asked for
+    "a shape that no memory holds": (shaped(6, ((1 << 64) - 2, (1 << 64) - 3)), "has 6 values"),
+    "a large shape": (shaped(6, (1 << 40, 1 << 40)), "has 6 values"),
+    "33 dimensions": (shaped(1, (1,) * 33), "33 dimensions"),
+    "a product that Python does not write out": (shaped(1, (2**62,) * 400), "400 dimensions"),
+    "a long product": (shaped(1, (2**62,) * 32), "wants"),
+    "nothing of a large size": (shaped(0, (2**62, 0)), "no memory holds"),
+    "half a value": (wire.layer("l", "T", [HALF_A_VALUE]), "has 1.75 values"),
+    "a layer that is no message": (ONE + NO_MESSAGE, "is damaged: its layer 2"),
+    "rubbish after a layer": (ONE + b"\xff" * 20, "is damaged: what follows its layer 1"),
+    "two layers of one name": (ONE * 2, "two layers with weights called 'a'"),
+    "no blobs": (wire.layer("a", "T") + wire.layer("b", "T"), "none of its 2 layers has any"),
+}
 
 
-def test_half_a_value_is_refused(tmp_path: Path) -> None:
-    content = wire.delimited(7, wire.delimited(1, b"\x02")) + wire.delimited(5, wire.floats([1.0, 2.0])[:-1])
-    error = refused(written(tmp_path, wire.net("n", [wire.layer("l", "T", [content])])))
-    assert "has 1.75 values" in error.message
-
-
-def test_a_layer_that_is_no_message_is_named_by_its_number(tmp_path: Path) -> None:
-    good = wire.layer("a", "T", [wire.blob(np.ones(1))])
-    damaged = wire.delimited(100, wire.delimited(1, "b") + wire.delimited(2, "T") + b"\x3a\x7f")
-    error = refused(written(tmp_path, wire.net("n", [good, damaged])))
-    assert "is damaged: its layer 2" in error.message
-
-
-def test_rubbish_after_a_layer_is_told_from_a_cut(tmp_path: Path) -> None:
-    content = wire.net("n", [wire.layer("a", "T", [wire.blob(np.ones(1))])]) + b"\xff" * 20
-    assert "is damaged: what follows its layer 1" in refused(written(tmp_path, content)).message
-
-
-def test_two_layers_of_one_name_are_refused(tmp_path: Path) -> None:
-    layer = wire.layer("twin", "T", [wire.blob(np.ones(1))])
-    assert "two layers with weights called 'twin'" in refused(written(tmp_path, wire.net("n", [layer] * 2))).message
-
-
-def test_a_net_without_blobs_is_refused(tmp_path: Path) -> None:
-    error = refused(written(tmp_path, wire.net("n", [wire.layer("a", "T"), wire.layer("b", "T")])))
-    assert "none of its 2 layers has any" in error.message
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_file_is_refused_with_what_is_wrong(kind: str, tmp_path: Path) -> None:
+    layers, words = BROKEN[kind]
+    assert words in refused(written(tmp_path, wire.net("n", [layers]))).message
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_LAYERS", 1), ("MAX_LAYER_BYTES", 10)])
@@ -377,17 +367,3 @@ def test_a_branch_too_many_is_not_left_out_in_silence(tmp_path: Path, blobs: Blo
 def test_safetensors_bytes_in_a_caffemodel_suffix_are_read_as_such(tmp_path: Path) -> None:
     path = written(tmp_path, save(small_state()), "weights.caffemodel")
     assert read_checkpoint(path).tensors.keys() == small_state().keys()
-
-
-@pytest.mark.parametrize(
-    ("shape", "words"),
-    [
-        ((1,) * 33, "33 dimensions"),
-        ((2**62,) * 400, "400 dimensions"),  # a product that Python does not write out
-        ((2**62,) * 32, "wants"),
-        ((2**62, 0), "no memory holds"),
-    ],
-)
-def test_a_shape_that_no_blob_has_is_refused(shape: tuple[int, ...], words: str, tmp_path: Path) -> None:
-    layer = wire.layer("conv1", "Convolution", [wire.blob(np.ones(0 if 0 in shape else 1), shape=shape)])
-    assert words in refused(written(tmp_path, wire.net("n", [layer]))).message

@@ -82,18 +82,6 @@ def test_a_card_in_models_hides_the_packaged_one_of_its_name(folder: Path) -> No
         ("fuse =", "fuze =", "network.selective_kernel.fuze: unknown key, did you mean 'fuse'?"),
         ("units = 4", "unit = 4", "network.stages.1.unit: unknown key, did you mean 'units'?"),
         ("[input]", "[inputs]", "inputs: unknown key, did you mean 'input'?"),
-    ],
-)
-def test_an_unknown_key_names_the_nearest_known_one(folder: Path, old: str, new: str, message: str) -> None:
-    with pytest.raises(CardError) as raised:
-        read_card(edited(folder, old, new))
-    assert message in raised.value.message
-    assert "models/README.md" in raised.value.advice
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
         ("classes = 1000", 'classes = "many"', "network.classes: Input should be a valid integer (given 'many')"),
         ("classes = 1000", "classes = 0", "network.classes: Input should be greater than or equal to 1 (given 0)"),
         ("classes = 1000", "", "network.classes: missing"),
@@ -115,10 +103,13 @@ def test_an_unknown_key_names_the_nearest_known_one(folder: Path, old: str, new:
         ("schema = 1", 'schema = 1\nlabels = ["cat"]', "1 labels for 1000 classes"),
     ],
 )
-def test_a_wrong_value_names_its_key_and_what_was_given(folder: Path, old: str, new: str, message: str) -> None:
+def test_a_wrong_key_or_value_is_named_with_what_was_meant_or_given(
+    folder: Path, old: str, new: str, message: str
+) -> None:
     with pytest.raises(CardError) as raised:
         read_card(edited(folder, old, new))
     assert message in raised.value.message
+    assert "models/README.md" in raised.value.advice
 
 
 @pytest.mark.parametrize("keys", ['family = "onnx"', 'family = "module"\nfactory = "os:getcwd"'])
@@ -140,15 +131,12 @@ def test_every_mistake_in_a_card_is_reported_at_once(folder: Path) -> None:
     assert "network.stem.max_pol" in raised.value.message
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("sknet5", "sknet50"), ("SKNET-FASION", "sknet-fashion")])
-def test_an_unknown_model_suggests_the_nearest(folder: Path, name: str, nearest: str) -> None:
-    with refused(CardError, "no model named", nearest):
+@pytest.mark.parametrize(
+    ("name", "advice"), [("sknet5", "sknet50"), ("SKNET-FASION", "sknet-fashion"), ("qqqqqqqq", "skdeploy models")]
+)
+def test_an_unknown_model_suggests_the_nearest_or_else_the_list(folder: Path, name: str, advice: str) -> None:
+    with refused(CardError, "no model named", advice):
         load_card(name)
-
-
-def test_a_name_like_no_model_points_to_the_list(folder: Path) -> None:
-    with refused(CardError, advice="skdeploy models"):
-        load_card("qqqqqqqq")
 
 
 @pytest.mark.parametrize("name", ["../edited", "weights/../../edited", "..", ""])
@@ -157,11 +145,8 @@ def test_a_name_does_not_leave_the_models_folder(folder: Path, name: str) -> Non
     (folder / "models/weights").mkdir(parents=True)
     with pytest.raises(CardError, match="no model named"):
         load_card(name)
-
-
-def test_an_absolute_path_without_the_suffix_is_not_a_name(folder: Path) -> None:
     with pytest.raises(CardError, match="no model named"):
-        load_card(str(edited(folder, "classes = 1000", "classes = 7").with_suffix("")))
+        load_card(str(folder / "edited"))  # a path has its suffix
 
 
 def test_a_path_to_nothing_is_refused(folder: Path) -> None:
