@@ -161,7 +161,7 @@ def _available(hub: ModuleType, wanted: _Wanted, files: tuple[str, ...]) -> str:
             found = hub.hf_hub_download(wanted.repo, file, dry_run=True, **options)
         except (
             hub.errors.LocalEntryNotFoundError
-        ) as error:  # a kind of EntryNotFoundError: no network, and not in the cache
+        ) as error:  # a kind of EntryNotFoundError: no network, not in the cache
             unreachable = unreachable or error
             options["local_files_only"] = True
             continue

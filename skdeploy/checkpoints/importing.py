@@ -21,6 +21,7 @@ from skdeploy.core.errors import CardError, WeightsError
 from skdeploy.core.listing import some
 from skdeploy.core.spec import Assumed, AssumedArchitecture, ModelSpec
 from skdeploy.zoo.assumed import architecture_of, preprocessing_of
+from skdeploy.zoo.cardless import spec_without_card
 from skdeploy.zoo.cards import list_cards
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def import_without_card(path: Path) -> tuple[Imported, str]:
     network, channels = read.network, read.channels
     fitting = [card for card in _fitting(network, channels) if card.network.classes == network.classes]
     fitting = fitting or _fitting(network, channels)
-    base = fitting[0] if fitting else _bare_card(path, network, channels)
+    base = fitting[0] if fitting else spec_without_card(path.name.split(".")[0], network, channels)
     assumed = Assumed(
         architecture=architecture_of(network, f"the layout {read.name}"),
         preprocessing=preprocessing_of(base, f"the card {base.name}" if fitting else "ImageNet's defaults"),
@@ -197,27 +198,18 @@ def _adapted(spec: ModelSpec, read: _Read, path: Path) -> tuple[ModelSpec, tuple
 
 def _assumed(spec: ModelSpec, network: DescribedSpec, layout: str) -> Assumed:
     """What is assumed of the card, and besides it the pool's rounding where the card is silent and the layout has its own."""
-    if not isinstance(network, TrunkSpec) or network.stem.ceil_mode == _ceil_mode(spec.architecture):
+    card = spec.architecture
+    said = isinstance(card, TrunkSpec) and card.stem.ceil_mode
+    if not isinstance(network, TrunkSpec) or network.stem.ceil_mode == said:
         return spec.assumed
     before = spec.assumed.architecture or AssumedArchitecture(source=f"the layout {layout}")
     return spec.assumed.model_copy(update={"architecture": before.model_copy(update={"ceil_mode": True})})
-
-
-def _ceil_mode(network: DescribedSpec) -> bool:
-    return isinstance(network, TrunkSpec) and network.stem.ceil_mode
 
 
 def _fitting(network: DescribedSpec, channels: int) -> list[ModelSpec]:
     """The zoo's cards whose network this is, whatever the number of classes and a port's own ways."""
     cards = [spec for spec, _ in list_cards() if spec.input.channels == channels]
     return [spec for spec in cards if all(is_adaptable(key) for key, _, _ in differences(spec.architecture, network))]
-
-
-def _bare_card(path: Path, network: DescribedSpec, channels: int) -> ModelSpec:
-    assert isinstance(network, TrunkSpec)  # infer makes no others
-    from skdeploy.zoo.cardless import spec_without_card
-
-    return spec_without_card(path.name.split(".")[0], network, channels)
 
 
 def _notes(

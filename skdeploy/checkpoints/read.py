@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 MAX_FILE_BYTES: Final = 16 << 30  # of the file, and of its values in float32: some eighty times SKNet-101's
 MAX_TENSORS: Final = 100_000  # also of members of a zip; the largest SKNet has about 1,500
-MAX_EXPANSION: Final = (
-    4  # unpacked bytes to bytes of the file; trained weights shrink to a half at best, and torch stores them
-)
+# Unpacked bytes to bytes of the file; trained weights shrink to a half at best, and torch stores them.
+MAX_EXPANSION: Final = 4
 MAX_DIRECTORY_BYTES: Final = 64 << 20  # a zip's list of members, read at once: 640 bytes for each of the most allowed
 MAX_HEADER_BYTES: Final = 100 << 20  # safetensors' own limit
 HEAD_BYTES: Final = 512  # enough for every detector

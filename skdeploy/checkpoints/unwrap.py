@@ -89,9 +89,7 @@ def _wrapper(content: Content) -> Any:
     if "param_groups" in content:
         return None
     inside = {id(value): value for value in content.values() if isinstance(value, Mapping)}
-    counts = {
-        identity: sum(1 for _ in _tensors(value)) for identity, value in inside.items()
-    }  # each dict once, as there
+    counts = {identity: sum(1 for _ in _tensors(value)) for identity, value in inside.items()}  # each dict once
     filled = {key: count for key, value in content.items() if (count := counts.get(id(value), 0))}
     averaged = next((name for name in AVERAGED if name in filled), None)
     plain = next((name for name in WRAPPERS if name in filled), None)

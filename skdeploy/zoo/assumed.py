@@ -52,12 +52,15 @@ def assumptions_of(spec: ModelSpec) -> tuple[Assumption, ...]:
     assumed, found = spec.assumed, []
     if assumed.architecture is not None:
         holds = _holding(assumed.architecture, _unseen(spec.network))
-        found += [_about("architecture", text, assumed.architecture.source) for text in _architecture(spec, holds)]
-        if assumed.architecture.forward is not None:
-            found.append(_about("architecture", assumed.architecture.forward, assumed.architecture.source))
+        forward = [] if assumed.architecture.forward is None else [assumed.architecture.forward]
+        source = assumed.architecture.source
+        texts = [*_architecture(spec, holds), *forward]
+        found += [Assumption(about="architecture", text=text, source=source) for text in texts]
     if assumed.preprocessing is not None:
         holds = _holding(assumed.preprocessing, _prepared(spec))
-        found += [_about("preprocessing", text, assumed.preprocessing.source) for text in _preprocessing(spec, holds)]
+        source = assumed.preprocessing.source
+        texts = list(_preprocessing(spec, holds))
+        found += [Assumption(about="preprocessing", text=text, source=source) for text in texts]
     return tuple(found)
 
 
@@ -117,10 +120,6 @@ def settled(spec: ModelSpec, by: Collection[Settled]) -> ModelSpec:
         preprocessing = preprocessing.model_copy(update={"size": None})
     left = Assumed(architecture=None if "architecture" in by else assumed.architecture, preprocessing=preprocessing)
     return spec.model_copy(update={"assumed": left})
-
-
-def _about(about: Any, text: str, source: str) -> Assumption:
-    return Assumption(about=about, text=text, source=source)
 
 
 def _unseen(network: NetworkSpec) -> dict[str, Any]:

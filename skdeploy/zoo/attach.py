@@ -127,7 +127,8 @@ def attach_selective_kernels(
             new = [_new_convolution(site.convolution, conv, branch, bn, generator) for branch in branches]
             gate = Gate(conv.out_channels, 1 + len(new), max(conv.out_channels // reduction, min_width), GateSpec())
             _initialise_gate(gate, first_branch_share, generator)
-            fresh = [_branch(branch, _fresh(bn), ending) for branch in new]
+            norms = [None if bn is None else nn.BatchNorm2d(bn.num_features, bn.eps, bn.momentum) for _ in new]
+            fresh = [_branch(branch, norm, ending) for branch, norm in zip(new, norms, strict=True)]
         extra = [module.to(conv.weight.device, conv.weight.dtype) for module in (*fresh, gate)]
         selective = SelectiveKernelConv([_branch(conv, bn, ending), *extra[:-1]], extra[-1])
         attached.set_submodule(site.convolution, selective.train(conv.training))
@@ -270,10 +271,6 @@ def _branch(conv: nn.Conv2d, bn: nn.BatchNorm2d | None, ending: nn.Module | None
     if ending is not None:
         branch.add_module("activation", copy.deepcopy(ending))
     return branch
-
-
-def _fresh(bn: nn.BatchNorm2d | None) -> nn.BatchNorm2d | None:
-    return None if bn is None else nn.BatchNorm2d(bn.num_features, bn.eps, bn.momentum)
 
 
 def _new_convolution(

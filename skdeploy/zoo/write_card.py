@@ -13,9 +13,7 @@ def card_text(spec: ModelSpec) -> str:
     import tomli_w
 
     content = spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
-    content["network"] = {"family": spec.network.family} | content[
-        "network"
-    ]  # a default too, but it says which table this is
+    content["network"] = {"family": spec.network.family} | content["network"]  # a default, but says which table this is
     assumed = content.pop("assumed", None)
     text = tomli_w.dumps(content)
     return text if assumed is None else f"{text}\n{COMMENT}{tomli_w.dumps({'assumed': assumed})}"
