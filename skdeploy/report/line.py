@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import RANGES
 from skdeploy.bundle.station_facts import EngineFacts
+from skdeploy.core.architecture import DescribedSpec
 from skdeploy.core.spec import Precision
 from skdeploy.line.export import words_of, words_that_made
 from skdeploy.line.formats import FORMATS
@@ -166,7 +167,7 @@ def export_command(found: Findings) -> str | None:
     """The export that made the graphs, as far as it is recorded; None for a network that no card describes."""
     manifest = found.bundle.manifest
     spec, weights = manifest.model, manifest.weights
-    if spec.network.family in ("onnx", "module"):
+    if not isinstance(spec.network, DescribedSpec):
         return None
     words = ["skdeploy", "export", spec.name]
     if manifest.precision is not Precision.FP32:
