@@ -172,13 +172,7 @@ def selective_kernel(
                 f"a branch with {branch.groups} groups does not divide {share} -> {out_channels} channels",
                 advice="choose middle_channels that are a multiple of every branch's groups",
             )
-        convolution: dict[str, Any] = {
-            "stride": stride,
-            "dilation": branch.dilation,
-            "groups": branch.groups,
-            "bias": branch.bias,
-            "activation": branch.activation,
-        }
+        convolution: dict[str, Any] = branch.model_dump(exclude={"kernel"}) | {"stride": stride}
         branches.append(
             ShareOfInput(share, out_channels, branch.kernel, index=index, **convolution)
             if spec.split_input
