@@ -122,18 +122,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
 # ----- one reader a format
 
 
-def is_safetensors(head: bytes) -> bool:
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
-
-
-def is_torch_zip(head: bytes) -> bool:
-    return head.startswith(b"PK\x03\x04")
-
-
-def is_pickle(head: bytes) -> bool:
-    return head.startswith(b"\x80")
-
-
 def read_safetensors(path: Path) -> Content:
     """Offsets, sizes and the header are checked by the library."""
     from safetensors import SafetensorError
@@ -165,9 +153,10 @@ def read_pickle(path: Path) -> Any:
 
 # A format is told by how the file begins, never by its name. The first that detects it reads it.
 READERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[Path], Any]], ...]] = (
-    (is_safetensors, read_safetensors),  # before pickles: its first byte is a length, which may be 0x80
-    (is_torch_zip, read_torch_zip),
-    (is_pickle, read_pickle),
+    # safetensors before pickles: its first byte is a length, which may be 0x80
+    (lambda head: head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES, read_safetensors),
+    (lambda head: head.startswith(b"PK\x03\x04"), read_torch_zip),
+    (lambda head: head.startswith(b"\x80"), read_pickle),
     (is_caffemodel, read_caffemodel),
 )
 
