@@ -123,25 +123,21 @@ class Bundle:
         with written_whole(path) as partial:
             facts = make(partial)
             sha256, size = digest_file(partial), partial.stat().st_size
-        artifact = Artifact.model_validate(
-            {
-                "path": recipe.output,
-                "format": recipe.format,
-                "precision": recipe.precision,
-                "sha256": sha256,
-                "size_bytes": size,
-                "inputs": facts.inputs,
-                "outputs": facts.outputs,
-                "facts": facts,
-                "provenance": Provenance(
-                    key=recipe.key,
-                    parents=dict(recipe.parents),
-                    options=dict(recipe.options),
-                    tools=tool_versions(recipe.tools),
-                    seconds=round(time.perf_counter() - started, 3),
-                ),
-            }
+        provenance = Provenance(
+            key=recipe.key,
+            parents=dict(recipe.parents),
+            options=dict(recipe.options),
+            tools=tool_versions(recipe.tools),
+            seconds=round(time.perf_counter() - started, 3),
         )
+        made_by = {
+            "path": recipe.output,
+            "format": recipe.format,
+            "precision": recipe.precision,
+            "provenance": provenance,
+        }
+        told = {"facts": facts, "inputs": facts.inputs, "outputs": facts.outputs}
+        artifact = Artifact.model_validate({**made_by, **told, "sha256": sha256, "size_bytes": size})
         self._verified.add(artifact.path)
         others = tuple(a for a in self.manifest.artifacts if a.path != artifact.path)
         self.save(self.manifest.model_copy(update={"artifacts": (*others, artifact)}))

@@ -28,7 +28,6 @@ from skdeploy.images.decoding import Crop, mode_of
 from skdeploy.images.duplicates import Fingerprints, Pair, exact_pairs, near_pairs
 
 SHOWN: Final = 5  # names in the report: enough to go and look
-LAST: Final = 0.25  # of the images: what the thresholds before them are compared after
 
 # Of the values at 255. Dark backgrounds are common and lose nothing, so 0 does not count. Fashion-MNIST, whose every image is
 # stretched to 255, has 10 % at most, 16 photographs 0.4 %.

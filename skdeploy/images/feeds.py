@@ -44,8 +44,6 @@ def batches_of(
     size = fixed if isinstance(fixed, int) else batch
     rest = iter(crops)
     while chunk := list(islice(rest, size)):
-        count = len(chunk)
-        if isinstance(fixed, int):
-            chunk += [chunk[-1]] * (size - count)
-        stacked: NDArray[Any] = np.stack(chunk)
-        yield feeds_of(stacked, spec, inputs), count
+        fill = [chunk[-1]] * (size - len(chunk)) if isinstance(fixed, int) else []
+        stacked: NDArray[Any] = np.stack([*chunk, *fill])
+        yield feeds_of(stacked, spec, inputs), len(chunk)
