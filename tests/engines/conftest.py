@@ -80,6 +80,11 @@ def dynamic_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(tmp_path_factory.mktemp("graphs") / "size.onnx", dynamic=("batch", "height", "width"))
 
 
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    return tmp_path / "plan.engine"
+
+
 GraphWriter = Callable[..., Path]
 
 

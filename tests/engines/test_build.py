@@ -31,11 +31,6 @@ def build(graph: Path, plan: Path, on_progress: Any = lambda *_: None, **options
     return engines.build("tensorrt_rtx", graph, plan, BuildOptions(**{"profile": PROFILE, **options}), on_progress)
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Path:
-    return tmp_path / "plan.engine"
-
-
 def quantized(write_graph: GraphWriter, zero_point: np.generic) -> Path:
     return write_graph(
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"], name="quantize"),

@@ -18,11 +18,6 @@ pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 PROFILE = BatchProfile(1, 4, 8)
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Path:
-    return tmp_path / "plan.engine"
-
-
 @pytest.mark.parametrize("option", [{"strip": True}, {"optimization_level": 5}, {"timing_cache": Path("cache.bin")}])
 def test_what_the_compiler_does_not_take_is_refused_before_it_builds(option: Any, fp16: Path, plan: Path) -> None:
     phases: list[str] = []
