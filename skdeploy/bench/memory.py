@@ -16,12 +16,9 @@ LITTLE: Final = 0.01
 
 
 def require_memory(graph: Path, shown: str, feeds: Mapping[str, Array], image: InputSpec, batch: int) -> None:
-    """Raises UsageError if weights and the largest layer's maps alone, in FP32, are more than Linux has free."""
-    try:
-        free = jetson.available_bytes(jetson.MEMORY.read_text(encoding="ascii"))
-    except OSError:  # not Linux
-        return
-    if free is None or sum(array.nbytes for array in feeds.values()) < LITTLE * free:
+    """Raises UsageError if weights and the largest layer's maps alone, in FP32, are more than is free."""
+    free = jetson.available_bytes()
+    if sum(array.nbytes for array in feeds.values()) < LITTLE * free:
         return
     from skdeploy.backends.onnxruntime import load_graph
     from skdeploy.planning.layers import ONNXRUNTIME, fuse

@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 RELEASE: Final = Path("/etc/nv_tegra_release")  # written by JetPack
 DEVICE_TREE: Final = Path("/proc/device-tree/compatible")  # names such as nvidia,tegra234, a NUL behind each
-MEMORY: Final = Path("/proc/meminfo")
 
 # TensorRT's defaults are all of the device's memory for both. A quarter and a half leave a quarter of what is free now.
 WORKSPACE_SHARE: Final = 4
@@ -34,23 +33,18 @@ def is_jetson() -> bool:
         return False
 
 
-def available_bytes(meminfo: str) -> int | None:
-    """What Linux says a new process can have without swapping, from the text of /proc/meminfo; None if it does not say."""
-    for line in meminfo.splitlines():
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if name == "MemAvailable" and len(words) == 2 and words[0].isdigit() and words[1] == "kB":
-            return int(words[0]) * 1024
-    return None
+def available_bytes() -> int:
+    """What a new process can have without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def memory_limits(workspace_bytes: int | None, tactic_bytes: int | None) -> MemoryLimits:
     """The limits as given; on a Jetson those that are not given are a quarter and a half of the memory that is free now."""
     if not is_jetson():
         return MemoryLimits(workspace_bytes, tactic_bytes)
-    free = available_bytes(MEMORY.read_text(encoding="ascii"))
-    if free is None:
-        return MemoryLimits(workspace_bytes, tactic_bytes)
+    free = available_bytes()
     return MemoryLimits(
         _whole_mib(free // WORKSPACE_SHARE) if workspace_bytes is None else workspace_bytes,
         _whole_mib(free // TACTIC_SHARE) if tactic_bytes is None else tactic_bytes,

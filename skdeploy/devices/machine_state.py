@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
+
+import psutil
 
 from skdeploy.core.errors import DependencyError
 from skdeploy.core.packages import require
@@ -22,7 +23,6 @@ MOVED: Final = 0.05  # of the median clock: a throttled GPU falls by more, noise
 OTHERS: Final = 0.05  # of the cores' time: more of it than this is seen in the median
 STOLEN: Final = 0.01  # of the cores' time, taken by other virtual machines
 SAMPLE_SECONDS: Final = 0.25
-KHZ_PER_MHZ: Final = 1000
 TEGRASTATS: Final = "tegrastats"
 
 
@@ -50,32 +50,12 @@ class MachineState(Frozen):
     warnings: tuple[str, ...]
 
 
-class CpuTimes(Frozen):
-    """Of /proc/stat, in clock ticks, summed over some cores."""
+class CpuTimes(NamedTuple):
+    """Seconds since the machine started, summed over some cores."""
 
-    busy: int
-    stolen: int
-    total: int
-
-
-def cpuinfo_mhz(text: str) -> float | None:
-    """The mean of /proc/cpuinfo's clocks; ARM kernels tell none."""
-    clocks = [float(value) for value in re.findall(r"^cpu MHz\s*:\s*([\d.]+)$", text, re.MULTILINE)]
-    return sum(clocks) / len(clocks) if clocks else None
-
-
-def parse_proc_stat(text: str, cores: Iterable[int]) -> CpuTimes:
-    """The times of these cores. Fields: proc(5): user nice system idle iowait irq softirq steal ..."""
-    busy = stolen = total = 0
-    wanted = {f"cpu{core}" for core in cores}
-    for line in text.splitlines():
-        name, *fields = line.split()
-        if name in wanted:
-            user, nice, system, idle, iowait, irq, softirq, steal = (int(field) for field in fields[:8])
-            busy += user + nice + system + irq + softirq
-            stolen += steal
-            total += user + nice + system + idle + iowait + irq + softirq + steal
-    return CpuTimes(busy=busy, stolen=stolen, total=total)
+    busy: float
+    stolen: float
+    total: float
 
 
 def parse_tegrastats(line: str) -> Sample | None:
@@ -142,8 +122,8 @@ class Watch(AbstractContextManager["Watch"]):
             self._watch_gpu()
         self._before = self._look()
         self._during: list[Sample] = []
-        self._started = _cpu_times(self._cores)
-        self._own = _own_seconds()
+        self._started = cpu_times(self._cores)
+        self._own = sum(os.times()[:4])
         self._next = time.perf_counter()
 
     def look(self) -> None:
@@ -154,15 +134,15 @@ class Watch(AbstractContextManager["Watch"]):
 
     def finish(self) -> MachineState:
         """Ends the watch and says what it saw."""
-        spent, own = _cpu_times(self._cores), _own_seconds() - self._own
+        spent, own = cpu_times(self._cores), sum(os.times()[:4]) - self._own
         after = self._look()
         self._end_tegrastats()
         if self._lines is not None:
             self._lines.seek(0)
             text = self._lines.read().decode(errors="replace")
             self._during += [sample for line in text.splitlines() if (sample := parse_tegrastats(line))]
-        total = max(1, spent.total - self._started.total)
-        busy = spent.busy - self._started.busy - own * os.sysconf("SC_CLK_TCK")
+        total = max(0.01, spent.total - self._started.total)  # it is counted in hundredths of a second
+        busy = spent.busy - self._started.busy - own
         others, stolen = max(0.0, busy / total), (spent.stolen - self._started.stolen) / total
         return MachineState(
             before=self._before,
@@ -197,38 +177,29 @@ class Watch(AbstractContextManager["Watch"]):
             self._notes.append(f"the GPU's clocks, power and temperature are not known: {error.message}")
 
     def _look(self) -> tuple[Sample, ...]:
-        samples = [Sample(where="CPU", clock_mhz=_cpu_mhz(self._cores))]
+        samples = [Sample(where="CPU", clock_mhz=_cpu_mhz())]
         if self._nvml is not None:
             samples.append(self._nvml.sample())
         return tuple(samples)
 
 
-def _cpu_mhz(cores: Sequence[int]) -> float | None:
-    clocks = []
-    for core in cores:
-        try:
-            text = Path(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq").read_text()
-            clocks.append(int(text) / KHZ_PER_MHZ)
-        except (OSError, ValueError):  # virtual machines have no cpufreq
-            break
-    if clocks:
-        return sum(clocks) / len(clocks)
-    try:
-        return cpuinfo_mhz(Path("/proc/cpuinfo").read_text(errors="replace"))
-    except OSError:
-        return None
+def _cpu_mhz() -> float | None:
+    """The mean of the cores' clocks; virtual machines and ARM kernels may tell none."""
+    clocks = [clock.current for clock in psutil.cpu_freq(percpu=True) or ()]
+    return sum(clocks) / len(clocks) if clocks else None
 
 
-def _cpu_times(cores: Sequence[int]) -> CpuTimes:
-    try:
-        return parse_proc_stat(Path("/proc/stat").read_text(), cores)
-    except OSError:  # not Linux: then nothing is known of others
-        return CpuTimes(busy=0, stolen=0, total=0)
-
-
-def _own_seconds() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def cpu_times(cores: Collection[int]) -> CpuTimes:
+    """The times of these cores. Elsewhere than on Linux nothing is stolen, and there is no time for interrupts."""
+    busy = stolen = total = 0.0
+    for core, times in enumerate(psutil.cpu_times(percpu=True)):
+        if core in cores:
+            known = times._asdict()
+            interrupts = [known.get(name, 0.0) for name in ("irq", "softirq", "nice")]
+            working, taken = times.user + times.system + sum(interrupts), known.get("steal", 0.0)
+            busy, stolen = busy + working, stolen + taken
+            total += working + taken + times.idle + known.get("iowait", 0.0)
+    return CpuTimes(busy, stolen, total)
 
 
 class Nvml:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,8 +14,7 @@ from skdeploy.devices.machine_state import (
     Nvml,
     Sample,
     Watch,
-    cpuinfo_mhz,
-    parse_proc_stat,
+    cpu_times,
     parse_tegrastats,
     throttles,
     warnings_of,
@@ -48,15 +49,12 @@ def test_what_a_line_does_not_tell_is_none_and_another_line_is_no_sample() -> No
     assert parse_tegrastats("tegrastats: command not permitted") is None
 
 
-def test_clocks_of_cpuinfo_are_averaged_and_arm_has_none() -> None:
-    assert cpuinfo_mhz("processor: 0\ncpu MHz\t\t: 2000.0\n\nprocessor: 1\ncpu MHz\t\t: 3000.5\n") == 2500.25
-    assert cpuinfo_mhz("processor\t: 0\nBogoMIPS\t: 62.50\n") is None
-
-
-def test_only_the_cores_that_we_may_use_are_counted() -> None:
-    text = "cpu  99 99 99 99 99 99 99 99 0 0\ncpu0 10 1 5 80 4 2 3 7 0 0\ncpu1 1 1 1 1 1 1 1 1 0 0\nintr 5\n"
-    found = parse_proc_stat(text, [0])
-    assert (found.busy, found.stolen, found.total) == (10 + 1 + 5 + 2 + 3, 7, 10 + 1 + 5 + 80 + 4 + 2 + 3 + 7)
+def test_only_the_cores_that_we_may_use_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = "user nice system idle iowait irq softirq steal"
+    scputimes: Any = namedtuple("scputimes", names)
+    each = [scputimes(10, 1, 5, 80, 4, 2, 3, 7), scputimes(*[1] * 8)]
+    monkeypatch.setattr("psutil.cpu_times", lambda percpu: each)
+    assert cpu_times([0]) == (10 + 1 + 5 + 2 + 3, 7, 10 + 1 + 5 + 80 + 4 + 2 + 3 + 7)
 
 
 def test_reasons_of_throttling_are_told_and_idleness_is_none() -> None:

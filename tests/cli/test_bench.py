@@ -167,7 +167,7 @@ def test_a_batch_without_memory_for_it_is_refused_and_not_killed(
     run: Run, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 2 MB free, of which 64 images of 3 x 32 x 32 alone are 0.8."""
-    monkeypatch.setattr("skdeploy.devices.jetson.available_bytes", lambda _: 2_000_000)
+    monkeypatch.setattr("skdeploy.devices.jetson.available_bytes", lambda: 2_000_000)
     result = run("bench", exported, "--batch", "64", *QUICK)
     assert result.code == 2
     assert re.search(
