@@ -8,16 +8,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from skdeploy.core import cpu
+from skdeploy.core import errors as errors
 from skdeploy.core.version import __version__
 
 if TYPE_CHECKING:
-    from skdeploy.bundle.folder import load_bundle as load_bundle
-    from skdeploy.line.export import export as export
-    from skdeploy.line.export import verify as verify
-    from skdeploy.line.options import ExportOptions as ExportOptions
+    from skdeploy.api.bundle import Bundle as Bundle
+    from skdeploy.api.bundle import load_bundle as load_bundle
+    from skdeploy.api.exporting import export as export
     from skdeploy.zoo.attach import attach_selective_kernels as attach_selective_kernels
 
-__all__ = ["ExportOptions", "__version__", "attach_selective_kernels", "export", "load_bundle", "verify"]
+__all__ = ["Bundle", "__version__", "attach_selective_kernels", "errors", "export", "load_bundle"]
 
 # Both are read when a package below is imported, here or in a program that we start; what the user has set holds.
 # ONNX Runtime's wheels send figures on their use to Microsoft, and keep an identity of the machine in ~/.cache.
@@ -27,10 +27,9 @@ if (limit := cpu.thread_limit()) is not None:  # torch and numpy see no CPU quot
 
 _HOMES = {
     "attach_selective_kernels": "skdeploy.zoo.attach",
-    "ExportOptions": "skdeploy.line.options",
-    "export": "skdeploy.line.export",
-    "load_bundle": "skdeploy.bundle.folder",
-    "verify": "skdeploy.line.export",
+    "Bundle": "skdeploy.api.bundle",
+    "export": "skdeploy.api.exporting",
+    "load_bundle": "skdeploy.api.bundle",
 }
 
 
@@ -42,3 +41,7 @@ def __getattr__(name: str) -> Any:
 
         require_export("torch")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skdeploy import ExportOptions, export
+from skdeploy import export
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.logits import run_images
 from skdeploy.checkpoints.importing import import_checkpoint
 from skdeploy.checkpoints.load import find_weights
 from skdeploy.core.packaged import packaged
-from skdeploy.core.spec import ModelSpec, Precision, Target
+from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import open_dataset
 from skdeploy.zoo.cards import load_card
-from tests.conftest import FAST
 
 MIN_ACCURACY = 92.5  # what the project asks of the reference, on 10,000 images; see the card for what was measured
 # 2,000 of them: two standard errors of a 94.6 % accuracy are 1.0 point.
@@ -26,7 +25,7 @@ TWO_STANDARD_ERRORS = 1.0
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fashion") / "bundle"
-    export(ExportOptions("sknet-fashion", precision=Precision.FP16, output=folder, trace=FAST, target=Target.ONNX))
+    export("sknet-fashion", precision="fp16", output=folder, exporter="torchscript", target="onnx", progress=False)
     return folder
 
 

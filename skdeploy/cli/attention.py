@@ -44,8 +44,9 @@ def attention(
     from skdeploy.attention.figure import check_figure, write_figure
     from skdeploy.attention.report import csv_text
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.cli.console import ConsoleProgress, write_json
+    from skdeploy.cli.console import write_json
     from skdeploy.core.files import require_places, write_text
+    from skdeploy.report.progress import ConsoleProgress
 
     if figure is not None:
         check_figure(figure)

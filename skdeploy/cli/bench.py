@@ -59,7 +59,8 @@ def bench(
     from skdeploy.bench.measure import BenchOptions
     from skdeploy.bench.measure import bench as run
     from skdeploy.bench.subjects import parse_backends, parse_batches
-    from skdeploy.cli.console import ConsoleProgress, write_json
+    from skdeploy.cli.console import write_json
+    from skdeploy.report.progress import ConsoleProgress
 
     options = BenchOptions(
         backends=parse_backends(backend),

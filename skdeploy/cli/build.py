@@ -47,8 +47,9 @@ def _build(
 
     Run it again and nothing is built unless an option or the device has changed.
     """
-    from skdeploy.cli.console import ConsoleProgress, write_json
+    from skdeploy.cli.console import write_json
     from skdeploy.line.building import build_engine, gibibytes, profiles_of
+    from skdeploy.report.progress import ConsoleProgress
 
     first, others = profiles_of(tuple(profile or ()), (min_batch, opt_batch, max_batch))
     request = BuildRequest(

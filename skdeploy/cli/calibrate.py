@@ -27,10 +27,11 @@ def _calibrate(
     json: Json = False,
 ) -> None:
     """Measure the ranges of a network's tensors on images, into a file to review, commit and give to `export --ranges`."""
-    from skdeploy.cli.console import ConsoleProgress, print_ranges, ranges_json, write_json
+    from skdeploy.cli.console import print_ranges, ranges_json, write_json
     from skdeploy.line.export import calibrate as run
     from skdeploy.line.int8_options import Int8Options
     from skdeploy.line.options import ExportOptions
+    from skdeploy.report.progress import ConsoleProgress
 
     options = ExportOptions(
         model,

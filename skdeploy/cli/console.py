@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.spinner import Spinner
 
 from skdeploy.accuracy.verdict import Verdict
 from skdeploy.bundle import contents
@@ -23,7 +18,6 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.station_facts import EngineFacts, Int8Facts, RangesFacts
 from skdeploy.core.errors import SkdeployError
-from skdeploy.core.progress import Progress
 from skdeploy.images.audit_report import AuditReport, audit_of
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.quant.ranges import Ranges
@@ -34,58 +28,6 @@ from skdeploy.report.verify import batch_text
 WIDE: Final = (
     100  # the table of artifacts with its figures; a narrower terminal gets the verdicts, and --json the figures
 )
-
-
-class ConsoleProgress(Progress):
-    """Draws the stages: a spinner with elapsed time on a terminal, one line a stage elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
-        self._live: Live | None = None
-        self._dots = Spinner("dots")
-        self._stage = ""
-        self._started = 0.0
-        self._detail = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def begin(self, stage: str) -> None:
-        self._stage, self._started, self._detail = stage, time.perf_counter(), ""
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, transient=True, refresh_per_second=8, get_renderable=self._spinner)
-            self._live.start()
-
-    def update(self, detail: str) -> None:
-        self._detail = detail
-
-    def end(self, stage: str, seconds: float, *, reused: bool) -> None:
-        self._stop()
-        took = "up to date" if reused else f"{seconds:6.1f} s"
-        self._console.print(f"[green]✓[/green] {_words(stage):<18}{took:>10}")
-
-    def note(self, text: str) -> None:
-        self._console.print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)  # paths and commands stay whole
-
-    def _spinner(self) -> Spinner:
-        elapsed = time.perf_counter() - self._started
-        text = f"{_words(self._stage):<18}{elapsed:8.1f} s  {escape(self._detail)}"
-        self._dots.update(text=text)
-        return self._dots
-
-    def _stop(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-
-def _words(stage: str) -> str:
-    from skdeploy.line.export import words_of
-
-    return words_of(stage)
 
 
 def write_json(content: Any, indent: int | None = 2) -> None:

@@ -106,8 +106,8 @@ def evaluate(
     from skdeploy.accuracy.facts import read_facts
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.cli.console import ConsoleProgress
     from skdeploy.core.files import require_places
+    from skdeploy.report.progress import ConsoleProgress
 
     options = EvaluationOptions(
         data=data,

@@ -46,12 +46,13 @@ def _export(
 
     Run it again and only what changed is done again.
     """
-    from skdeploy.cli.console import ConsoleProgress, bundle_json, conclude, print_bundle
+    from skdeploy.cli.console import bundle_json, conclude, print_bundle
     from skdeploy.core.errors import UsageError
     from skdeploy.core.spec import Precision
     from skdeploy.line.building import gibibytes
     from skdeploy.line.export import run_line
-    from skdeploy.line.options import DEFAULT_PROFILE
+    from skdeploy.line.options import batch_profile
+    from skdeploy.report.progress import ConsoleProgress
 
     given = [name for name, is_given in precision.items() if is_given]
     if len(given) > 1:
@@ -59,13 +60,6 @@ def _export(
             f"{' and '.join(FORMATS[name].flags[0] for name in given)} contradict each other",
             advice="give one of them; --int8 keeps in FP16 what it does not quantize",
         )
-    profile = None
-    if (min_batch, opt_batch, max_batch) != (None, None, None):
-        low, opt, high = (
-            default if given is None else given
-            for given, default in zip((min_batch, opt_batch, max_batch), DEFAULT_PROFILE, strict=True)
-        )
-        profile = (low, opt, high)
     asked = ExportOptions(
         model,
         **options,
@@ -75,7 +69,7 @@ def _export(
         lowering=lowering,
         rewrites=rewrites,
         int8=quantize.model_copy(update={"calibration": calibration}),
-        profile=profile,
+        profile=batch_profile(min_batch, opt_batch, max_batch),
         workspace_bytes=gibibytes("--workspace", workspace),
         image_size=None if imgsz is None else (imgsz, imgsz),
     )

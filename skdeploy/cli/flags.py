@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from skdeploy.core.options import Flag, StationOptions, flag_name, flags_of
+from skdeploy.core.options import StationOptions, flag_name, flags_of, keyword_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _one_made(model: type[Any], given: Mapping[str, Any]) -> Any:
 def _values(model: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, kind, _, flag in flags_of(model):
-        value = given[_parameter(name, flag)]
+        value = given[keyword_of(name, flag)]
         if get_origin(kind) is tuple:
             value = tuple(value or ())
         elif isinstance(kind, type) and issubclass(kind, Enum):
@@ -88,16 +88,11 @@ def _parameters(model: type[Any]) -> Iterator[inspect.Parameter]:
         option = typer.Option(*names, help=flag.help, metavar=flag.metavar)
         shown = default.value if isinstance(default, Enum) else None if default == () else default
         yield inspect.Parameter(
-            _parameter(name, flag),
+            keyword_of(name, flag),
             inspect.Parameter.KEYWORD_ONLY,
             default=shown,
             annotation=Annotated[_typers(kind), option],
         )
-
-
-def _parameter(name: str, flag: Flag) -> str:
-    """The parameter's name: that of its flag, since the fields of two models may have the same."""
-    return flag_name(name, flag).partition("/")[0].removeprefix("--").replace("-", "_")
 
 
 def _typers(kind: Any) -> Any:

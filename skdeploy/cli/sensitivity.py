@@ -29,9 +29,10 @@ def sensitivity(
     import time
 
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.cli.console import ConsoleProgress, write_json
+    from skdeploy.cli.console import write_json
     from skdeploy.parity.tasks import require_classes
     from skdeploy.quant.sensitivity import sensitivity_of
+    from skdeploy.report.progress import ConsoleProgress
 
     with ConsoleProgress() as progress:
         started = time.perf_counter()

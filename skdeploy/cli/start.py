@@ -42,8 +42,9 @@ def start(
 
     Options of start come before the verb, the verb's own after it. A container runs this: see docs/edge.md.
     """
-    from skdeploy.cli.console import ConsoleProgress, write_json
+    from skdeploy.cli.console import write_json
     from skdeploy.core.errors import UsageError
+    from skdeploy.report.progress import ConsoleProgress
     from skdeploy.serve import starting
 
     if probe:

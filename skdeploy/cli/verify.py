@@ -76,11 +76,12 @@ def verify(
     Writes nothing but what --receipt, --blame, --save-repro, --junit and --markdown ask for.
     """
     from skdeploy.blame.repro import README
-    from skdeploy.cli.console import ConsoleProgress, bundle_json, conclude
+    from skdeploy.cli.console import bundle_json, conclude
     from skdeploy.core.errors import IntegrityError, ParityError, UsageError
     from skdeploy.core.files import require_places
     from skdeploy.line.verification import VerifyOptions
     from skdeploy.line.verification import verify as run
+    from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.verify import write_verification
 
     if save_repro is not None and not blame:
@@ -133,7 +134,7 @@ def _show(verification: Verification) -> None:
 
 def _blame(bundle: Path, images: Path | None, repro: Path | None) -> None:
     from skdeploy.cli.blame import blame_bundle
-    from skdeploy.cli.console import ConsoleProgress
+    from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
 
     with ConsoleProgress() as progress:

@@ -87,6 +87,11 @@ def flag_name(field: str, flag: Flag) -> str:
     return flag.names[0] if flag.names else "--" + field.replace("_", "-")
 
 
+def keyword_of(field: str, flag: Flag) -> str:
+    """The flag's first name as Python writes it: the fields of two models may have the same name."""
+    return flag_name(field, flag).partition("/")[0].removeprefix("--").replace("-", "_")
+
+
 def words_of(options: Any) -> Iterator[str]:
     """The words of a command line that gives these options, as far as they are kept and not at their defaults."""
     for name, _, default, flag in flags_of(type(options)):

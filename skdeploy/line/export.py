@@ -37,7 +37,7 @@ from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.line.calibration import calibration_set
 from skdeploy.line.formats import FORMATS
 from skdeploy.line.line import Line
-from skdeploy.line.options import DEFAULT_IMAGES, ExportOptions
+from skdeploy.line.options import ExportOptions
 from skdeploy.line.parity_images import images_of_export
 from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source, labelled
@@ -268,18 +268,3 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
         line = Line(bundle, progress)
         graph, _ = enter(line, source, options)
         yield bundle, line.run(Simplify(), NoOptions(), graph=graph)
-
-
-def verify(
-    folder: Path, images: Path | None = None, num_images: int = DEFAULT_IMAGES, progress: Progress | None = None
-) -> tuple[Bundle, ParityReport]:
-    """Checks every digest of a bundle and measures parity again, on given or default images; writes nothing.
-
-    ``line.verification.verify`` has more options. Raises IntegrityError, ParityError, UsageError.
-    """
-    from skdeploy.line.verification import VerifyOptions
-    from skdeploy.line.verification import verify as run
-
-    verification = run(folder, VerifyOptions(images, num_images), progress)
-    verification.check()
-    return verification.bundle, verification.report

@@ -224,6 +224,15 @@ class ExportOptions(SourceOptions):
         return self.output or Path("build") / f"{spec.name.replace('/', '-')}-{self.precision}"
 
 
+def batch_profile(low: int | None, opt: int | None, high: int | None) -> tuple[int, int, int] | None:
+    """The engine's batches as asked, the default for those left out; None where none is given."""
+    if (low, opt, high) == (None, None, None):
+        return None
+    given = zip((low, opt, high), DEFAULT_PROFILE, strict=True)
+    low, opt, high = (default if asked is None else asked for asked, default in given)
+    return (low, opt, high)
+
+
 def _with_size_said(spec: ModelSpec) -> ModelSpec:
     """The spec once a person has given the size: it is not assumed any more, whether or not it is the card's."""
     preprocessing = spec.assumed.preprocessing

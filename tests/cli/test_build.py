@@ -11,7 +11,6 @@ import pytest
 
 from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.cli.console import ConsoleProgress
 from skdeploy.core.files import digest_file
 from skdeploy.core.progress import Silent
 from skdeploy.core.spec import Target
@@ -19,6 +18,7 @@ from skdeploy.engines.options import BatchProfile
 from skdeploy.line.building import build_engine
 from skdeploy.line.options import BuildRequest
 from skdeploy.parity.report import ParityReport
+from skdeploy.report.progress import ConsoleProgress
 from tests.cli.conftest import Run, Snapshot
 from tests.cli.edited import edited_row
 
@@ -188,7 +188,7 @@ def test_a_signal_in_the_middle_of_a_build_leaves_the_old_bundle_whole(
 
     before = snapshot(built)
     with monkeypatch.context() as patch:
-        patch.setattr("skdeploy.cli.console.ConsoleProgress", Signalled)
+        patch.setattr("skdeploy.report.progress.ConsoleProgress", Signalled)
         result = run("build", built, *RTX, "--opt-batch", 4)
     assert result.code == 143, result.err
     assert "terminated: nothing was left half-written" in result.err

@@ -15,11 +15,11 @@ import pytest
 
 from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.cli.console import ConsoleProgress
 from skdeploy.core.errors import IntegrityError, SkdeployError
 from skdeploy.core.spec import Precision
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
+from skdeploy.report.progress import ConsoleProgress
 from tests.cli.conftest import Run
 from tests.disk_limit import file_size_limit
 
@@ -31,7 +31,7 @@ RTX = not engines.obstacle("tensorrt_rtx")[0]  # where it is not installed, the 
 KILLED = """
 import json, os, signal, sys
 import onnxruntime, onnxscript, onnxsim, safetensors.torch, torch.onnx
-import skdeploy.cli.console
+import skdeploy.report.progress
 from skdeploy.__main__ import main
 from skdeploy.core.progress import Silent
 
@@ -68,7 +68,7 @@ class Progress(Silent):
         if moment == "updates" and detail.startswith(file):
             die()
 
-skdeploy.cli.console.ConsoleProgress = Progress
+skdeploy.report.progress.ConsoleProgress = Progress
 sys.addaudithook(watch)
 sys.argv = ["skdeploy", *arguments]
 main()
@@ -176,7 +176,7 @@ def test_of_two_exports_into_one_folder_the_second_fails_and_the_first_is_intact
                     export(replace(asked, precision=Precision.FP16, output=bundle))
                 refused.append(error.value)
 
-    monkeypatch.setattr("skdeploy.cli.console.ConsoleProgress", Second)
+    monkeypatch.setattr("skdeploy.report.progress.ConsoleProgress", Second)
     result = run(*again, "--keep-fp32", "^stem", "-o", bundle)
     assert result.code == 0, result.err
     assert "wait for it to end" in refused[0].advice

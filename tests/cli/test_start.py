@@ -277,7 +277,7 @@ import sys
 from pathlib import Path
 from skdeploy.serve import starting
 from skdeploy.devices.cuda import CudaDevice
-from skdeploy.cli.console import ConsoleProgress
+from skdeploy.report.progress import ConsoleProgress
 with ConsoleProgress() as progress:
     card = CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
     ready = starting.prepare(Path(sys.argv[1]), Path(sys.argv[2]), "tensorrt_rtx", card, progress, wait_s=float(sys.argv[3]))

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import ParityError, PrecisionError
 from skdeploy.core.spec import Precision, Target
-from skdeploy.line.export import export, verify
+from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.half import HalfOptions
+from skdeploy.line.verification import VerifyOptions, verify
 from skdeploy.zoo.build import initialise
 from skdeploy.zoo.sknet import SKNet
 from tests import tiny
@@ -129,7 +130,7 @@ def test_a_damaged_intermediate_is_made_again(options: ExportOptions, name: str)
     again = export(options)
     assert name not in again.reused
     again.bundle.check_all()
-    assert verify(options.output, options.images)[1].verdict == "pass"
+    assert verify(options.output, VerifyOptions(options.images)).report.verdict == "pass"
 
 
 def test_parity_that_fails_marks_the_bundle_and_verify_fails_too(options: ExportOptions, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_parity_that_fails_marks_the_bundle_and_verify_fails_too(options: Export
     assert "model.onnx" not in failure.value.message.replace("model.fp16.onnx", "")
     assert load_bundle(options.output).manifest.verdict == "failed"
     with pytest.raises(ParityError, match="fp16"):
-        verify(options.output, options.images)
+        verify(options.output, VerifyOptions(options.images)).check()
     with pytest.raises(ParityError):  # not taken for done the second time
         export(replace(options, model=card))
     assert export(options).bundle.manifest.verdict == "verified"

@@ -20,9 +20,10 @@ from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import IntegrityError, UsageError, WeightsError
 from skdeploy.core.progress import Silent
 from skdeploy.core.spec import Precision, Target
-from skdeploy.line.export import export, verify
+from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.sources import find_source
+from skdeploy.line.verification import VerifyOptions, verify
 from skdeploy.passes.trace_options import TraceOptions
 from tests.graphs import (
     foreign,
@@ -118,7 +119,7 @@ def test_a_bundle_from_a_graph_is_verified_against_the_graph_as_it_came(from_gra
     notes = Notes()
     options = from_graph[0]
     assert options.output is not None
-    report = verify(options.output, images, progress=notes)[1]
+    report = verify(options.output, VerifyOptions(images), notes).report
     assert report.reference == "model.read.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
     assert report.verdict == "pass"
     assert any("the reference is the bundle's own first graph" in note for note in notes.said)
@@ -283,7 +284,7 @@ def test_verify_does_not_run_the_users_code_and_says_what_it_compares_with(
     for name in [name for name in sys.modules if name.startswith("their_package")]:
         del sys.modules[name]
     notes = Notes()
-    report = verify(tmp_path / "bundle", images, progress=notes)[1]
+    report = verify(tmp_path / "bundle", VerifyOptions(images), notes).report
     assert report.reference == "model.read.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
     assert any("the reference is the bundle's own first graph" in note for note in notes.said)
     assert not any(name.startswith("their_package") for name in sys.modules)

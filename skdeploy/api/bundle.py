@@ -1,0 +1,207 @@
+"""A bundle as a program holds it: its verdict, its numbers as numpy arrays, and what can be asked of it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.accuracy.facts import read_facts
+from skdeploy.accuracy.verdict import Verdict, decide_verdict
+from skdeploy.api.progress import told
+from skdeploy.backends.base import Session
+from skdeploy.backends.logits import run_images
+from skdeploy.bundle import folder as folders
+from skdeploy.bundle.manifest import Manifest
+from skdeploy.bundle.runners import last_graph, runner_named, runner_on
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.dataset import normalise
+from skdeploy.images.decoding import crop_array, crop_file
+
+if TYPE_CHECKING:
+    from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.predict import ImagePrediction
+    from skdeploy.bench.report import BenchReport
+    from skdeploy.line.verification import Verification
+    from skdeploy.planning.report import PlanReport
+
+Place = str | Path
+Image = Place | NDArray[np.uint8]
+
+
+class Logits(AbstractContextManager["Logits"]):
+    """An artifact that is ready to run: call it with what ``Bundle.preprocess`` gives. ``session`` has every output."""
+
+    def __init__(self, session: Session, spec: ModelSpec) -> None:
+        self.session = session
+        self._spec = spec
+
+    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits, float32 (N, classes), of any number of images. Raises UsageError for inputs of another kind or shape."""
+        wanted = self.session.inputs[0]
+        if inputs.ndim != len(wanted.shape):
+            raise UsageError(f"inputs have shape {inputs.shape}, the artifact takes {wanted}")
+        return np.asarray(run_images(self.session, inputs, self._spec)["logits"])
+
+    def close(self) -> None:
+        """Frees what the session holds."""
+        self.session.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Bundle:
+    """A finished export. ``skdeploy.export`` and ``skdeploy.load_bundle`` give one; nothing here changes its artifacts."""
+
+    def __init__(self, opened: folders.Bundle) -> None:
+        self._opened = opened
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self._opened.folder
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it holds and how that was made, as it stands on disk now."""
+        return folders.load_bundle(self.folder).manifest
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Which network it is: input size, preprocessing, labels."""
+        return self.manifest.model
+
+    @property
+    def verdict(self) -> Verdict:
+        """What may be said of it, the same that every verb prints: ``verdict.state``, ``verdict.text``, ``verdict.next``."""
+        return decide_verdict(read_facts(folders.load_bundle(self.folder)))
+
+    def preprocess(self, images: Image | Iterable[Image]) -> NDArray[Any]:
+        """What the last graph takes of image files, or of raw pixels, uint8 (H, W, 1 or 3): a batch, one row an image.
+
+        float32 (N, C, H, W), normalised as the card says; uint8 (N, H, W, C) where the graph normalises. Raises UsageError
+        naming an image that cannot be used.
+        """
+        spec = self.spec
+        several = list(_several(images))
+        if not several:
+            raise UsageError("no images to preprocess", advice="give files, or uint8 arrays (H, W, channels)")
+        pixels = np.stack([_crop(image, spec) for image in several])
+        takes = last_graph(self._opened).artifact.inputs[0].dtype
+        return pixels if takes == "uint8" else normalise(pixels, spec.preprocess)
+
+    def session(self, artifact: str | None = None, *, backend: str | None = None) -> Logits:
+        """The last graph, an artifact by its path in the bundle, or what ``backend`` runs; checked against its digest.
+
+        Raises UsageError, IntegrityError, DependencyError, EngineError.
+        """
+        if artifact is not None and backend is not None:
+            raise UsageError("artifact and backend both say what runs", advice="give one of them")
+        runner = last_graph(self._opened)
+        if artifact is not None:
+            runner = runner_named(self._opened, artifact)
+        elif backend is not None:
+            runner = runner_on(self._opened, backend)
+        return Logits(runner.open(), self.spec)
+
+    def predict(self, images: Place | Iterable[Place], *, backend: str | None = None) -> tuple[ImagePrediction, ...]:
+        """The five likeliest classes of each image file, by the last graph or by a backend. Raises as ``predict``."""
+        from skdeploy.accuracy.predict import predict
+
+        files = [Path(image) for image in _several(images)]
+        return predict(self.folder, files, backend=backend).images
+
+    def evaluate(self, data: Place, *, progress: bool = True, **options: Any) -> Evaluation:
+        """Accuracy on labelled images, paired with the FP32 graph; ``max_drop`` and other options of ``EvaluationOptions``.
+
+        Does not raise where the budget is not met: ask ``.verdict`` of what it gives, or ``Bundle.verdict``.
+        """
+        from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate
+
+        with told(progress) as tell:
+            return evaluate(self.folder, _options(EvaluationOptions, data=Path(data), **options), tell)
+
+    def verify(self, images: Place | None = None, *, progress: bool = True, **options: Any) -> Verification:
+        """Digests, receipts, and parity measured again; options of ``VerifyOptions``. ``Verification.check`` raises."""
+        from skdeploy.line.verification import VerifyOptions, verify
+
+        asked = _options(VerifyOptions, images=None if images is None else Path(images), **options)
+        with told(progress) as tell:
+            return verify(self.folder, asked, tell)
+
+    def bench(self, *, batches: Sequence[int] = (1,), progress: bool = True, **options: Any) -> BenchReport:
+        """Latency and throughput on this machine, each batch; options of ``BenchOptions``."""
+        from skdeploy.bench.measure import BenchOptions, bench
+
+        with told(progress) as tell:
+            return bench(self.folder, _options(BenchOptions, batches=tuple(batches), **options), tell)
+
+    def plan(self, device: str | Sequence[str], *, batch: int | None = None) -> PlanReport:
+        """An estimate for a device of the table, before there is one: a floor of the latency, and what limits it."""
+        from skdeploy.planning.report import plan
+
+        return plan(self.folder, [device] if isinstance(device, str) else list(device), batch=batch)
+
+    def report(self, output: Place | None = None) -> Path:
+        """Writes all that is known as one HTML file, into the bundle or to ``output``, and returns where it is."""
+        from skdeploy.report.page import write_report
+
+        return write_report(folders.load_bundle(self.folder), None if output is None else Path(output))
+
+    def __repr__(self) -> str:
+        manifest = self.manifest
+        return f"<bundle {self.folder}: {manifest.model.name} {manifest.precision}, {self.verdict.text}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the verdict first, then the artifacts."""
+        manifest, verdict = self.manifest, self.verdict
+        rows = "".join(
+            f"<tr><td>{html.escape(artifact.path)}</td><td>{artifact.precision or ''}</td>"
+            f"<td style='text-align:right'>{artifact.size_bytes / 1e6:.1f} MB</td></tr>"
+            for artifact in manifest.artifacts
+            if artifact.format != "json"
+        )
+        steps = "".join(f"<li>{html.escape(step)}</li>" for step in verdict.next)
+        return (
+            f"<p><b>{html.escape(verdict.text)}</b></p>{f'<ul>{steps}</ul>' if steps else ''}"
+            f"<p>{html.escape(f'{manifest.model.name}, {manifest.precision}: {self.folder}')}</p>"
+            f"<table><tr><th>artifact</th><th>precision</th><th>size</th></tr>{rows}</table>"
+        )
+
+
+def load_bundle(folder: Place) -> Bundle:
+    """Opens a bundle. Raises UsageError where there is none, IntegrityError for a manifest that is broken."""
+    return Bundle(folders.load_bundle(Path(folder)))
+
+
+def _several(images: Any) -> Iterable[Any]:
+    """One image or many: an array of three dimensions is one, of four many."""
+    if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3):
+        return [images]
+    return images if isinstance(images, Iterable) else [images]
+
+
+def _crop(image: object, spec: ModelSpec) -> NDArray[np.uint8]:
+    if isinstance(image, str | Path):
+        return crop_file(Path(image), spec).pixels
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
+        said = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise UsageError(f"an image is a file or uint8 pixels (H, W, 1 or 3), not {said}")
+    return crop_array(image, spec).pixels
+
+
+def _options(kind: type[Any], **given: Any) -> Any:
+    """The options that a verb takes. Raises UsageError naming one that it has not."""
+    unknown = sorted(given.keys() - kind.__dataclass_fields__.keys())
+    if unknown:
+        raise UsageError(
+            f"no option {', '.join(unknown)}", advice=f"there are {', '.join(sorted(kind.__dataclass_fields__))}"
+        )
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
