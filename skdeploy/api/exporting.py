@@ -8,6 +8,7 @@ from typing import Any
 from skdeploy.api.bundle import Bundle
 from skdeploy.api.keywords import documentation, export_options, signature
 from skdeploy.api.progress import told
+from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
 
 
@@ -23,6 +24,8 @@ def export(model: str | Path, *, progress: bool | Progress = True, **options: An
     """
     from skdeploy.line.export import export as run
 
+    if not isinstance(model, str | Path):
+        raise UsageError(f"a model is a str or a Path, not {type(model).__name__}", advice="options are keywords")
     with told(progress) as tell:
         return Bundle(run(export_options(str(model), options), tell).bundle)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy import ExportOptions, export
 from skdeploy.core.spec import Precision
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
 from skdeploy.zoo.cards import list_cards
 
 CARDS = [spec.name for spec, _ in list_cards()]

@@ -14,11 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.fashion_data import rescale_channels
-from skdeploy import ExportOptions, export
 from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.packaged import packaged
 from skdeploy.core.spec import CalibrationMethod, ModelSpec, Target
 from skdeploy.images.dataset import normalise, open_dataset
+from skdeploy.line.export import export
+from skdeploy.line.options import ExportOptions
 from skdeploy.passes.exact_input import PIXELS
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.quant.identity import range_names
