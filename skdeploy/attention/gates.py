@@ -19,9 +19,9 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.logits import outputs_by_batch
 from skdeploy.backends.onnxruntime import open_model
 from skdeploy.core.errors import IntegrityError, ParityError
+from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.decoding import Pixels
-from skdeploy.ir.naming import module_of
 from skdeploy.ir.nodes import new_node
 from skdeploy.passes.trace import attention_name
 

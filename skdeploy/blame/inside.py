@@ -18,9 +18,9 @@ from skdeploy.blame.layers_int8 import int8_range
 from skdeploy.blame.layers_torch import TorchStage
 from skdeploy.blame.repro import save_repro
 from skdeploy.core.errors import UsageError
+from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Pixels
-from skdeploy.ir.naming import module_of
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, LayerResult
 from skdeploy.parity.cause import Cause, explain
 from skdeploy.parity.prove import tolerance_of

@@ -18,10 +18,10 @@ from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.blame.layers import Own, Pair, Recording, Visit, VisitOwn
 from skdeploy.blame.layers_torch import INPUT, TorchStage
 from skdeploy.blame.repro import Parts, Segment
+from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import Precision
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.images.feeds import RUN_BATCH
-from skdeploy.ir.naming import module_of
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.passes.exact_input import normalised_image
 from skdeploy.passes.preprocess import MODULE as PREPROCESS

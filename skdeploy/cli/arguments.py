@@ -7,10 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from skdeploy.backends import BACKENDS, DEFAULT, backend
-
-_TAKES = {name: backend(name).HELP for name in BACKENDS}
-
 BundleFolder = Annotated[Path, typer.Argument(help="The folder that an export made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 Imgsz = Annotated[int | None, typer.Option(help="Input height and width in pixels; default: the card's.")]
@@ -22,17 +18,6 @@ Receipt = Annotated[
 MinBatch = Annotated[int | None, typer.Option(help="The engine's smallest batch.  [default: 1]")]
 OptBatch = Annotated[int | None, typer.Option(help="The batch that the engine is tuned for.  [default: 8]")]
 MaxBatch = Annotated[int | None, typer.Option(help="The engine's largest batch.  [default: 32]")]
-Backend = Annotated[
-    str | None,
-    typer.Option(metavar="ID", help=f"What runs the bundle: {', '.join(BACKENDS)}.  [default: {DEFAULT}]"),
-]
-BackendOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME=VALUE",
-        help=f"O{'; o'.join(f'f {name}: {takes}' for name, takes in _TAKES.items() if takes)}; may be given again.",
-    ),
-]
 ClassOrder = Annotated[
     Literal["number", "name"] | None,
     typer.Option(

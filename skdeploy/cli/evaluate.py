@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from skdeploy.cli.arguments import (
-    AssumeImagenet,
-    Backend,
-    BackendOption,
-    BundleFolder,
-    ClassOrder,
-    Json,
-    Junit,
-    Markdown,
-)
+from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Junit, Markdown
+from skdeploy.cli.backend import Backend, BackendOption
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from skdeploy.cli.arguments import Backend, BackendOption, BundleFolder, Json
+from skdeploy.cli.arguments import BundleFolder, Json
+from skdeploy.cli.backend import Backend, BackendOption
 
 
 def predict(

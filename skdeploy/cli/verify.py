@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from skdeploy.backends import DEFAULT, running
-from skdeploy.cli.arguments import BackendOption, BundleFolder, Json, Junit, Markdown, Receipt
+from skdeploy.cli.arguments import BundleFolder, Json, Junit, Markdown, Receipt
+from skdeploy.cli.backend import BackendOption
 
 if TYPE_CHECKING:
     from skdeploy.line.verification import Verification

@@ -68,3 +68,13 @@ def _try(pattern: str, modules: tuple[str, ...]) -> None:
         ) from error
     except (subprocess.CalledProcessError, OSError) as error:
         raise UsageError(f"the regular expression {pattern!r} cannot be tried: {error}") from error
+
+
+def module_of(name: str | None) -> str:
+    """The module that a node or value belongs to; empty for the network's own forward."""
+    return (name or "").rpartition("/")[0]
+
+
+def modules_pattern(modules: Iterable[str]) -> str:
+    """The regular expression that ``--keep-fp32`` needs for exactly these modules."""
+    return f"^({'|'.join(re.escape(module) for module in sorted(set(modules)))})$"

@@ -260,7 +260,7 @@ def _require_types_of_graph(trt: Compiler, network: Network, model: ir.Model, on
 
     Returns the modules that the file's nodes belong to, by their names.
     """
-    from skdeploy.ir.naming import module_of
+    from skdeploy.core.patterns import module_of
 
     dtypes = {value.name: value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
     tensors = _inputs(network) + [network.get_output(index) for index in range(network.num_outputs)]

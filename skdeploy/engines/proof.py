@@ -168,7 +168,7 @@ def compare(
     found: dict[str, str],
 ) -> PrecisionProof:
     """The proof from the graph's layers, the engine's, and the precision that was ``found`` of each ONNX node by name."""
-    from skdeploy.ir.naming import module_of
+    from skdeploy.core.patterns import module_of
 
     return PrecisionProof(
         source=source,

@@ -57,7 +57,7 @@ def _card(path: Path) -> Rows:
 
 def _onnx(path: Path) -> Rows:
     from skdeploy.backends.onnxruntime import load_graph
-    from skdeploy.ir.naming import module_of
+    from skdeploy.core.patterns import module_of
 
     model = load_graph(path)
     graph = model.graph

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.core.errors import PrecisionError
+from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.ir.constants import Names, named_constant, numbers
-from skdeploy.ir.naming import module_of, modules_pattern
 from skdeploy.ir.operator_types import BOUNDED
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.ir.weights_of_files import WEIGHTED

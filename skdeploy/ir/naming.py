@@ -7,9 +7,7 @@ speaks to the user of a part of the network (headroom, --keep-fp32, blame) speak
 from __future__ import annotations
 
 import ast
-import re
 from collections import Counter
-from collections.abc import Iterable
 from typing import Final
 
 import onnx_ir as ir
@@ -18,16 +16,6 @@ from skdeploy.ir.constants import names_in
 
 SCOPES: Final = "pkg.torch.onnx.name_scopes"  # written by torch.onnx's torch.export-based exporter
 WRAPPER: Final = "network"  # the attribute of trace.py's wrapper: not a module of the user's
-
-
-def module_of(name: str | None) -> str:
-    """The module that a node or value belongs to; empty for the network's own forward."""
-    return (name or "").rpartition("/")[0]
-
-
-def modules_pattern(modules: Iterable[str]) -> str:
-    """The regular expression that ``--keep-fp32`` needs for exactly these modules."""
-    return f"^({'|'.join(re.escape(module) for module in sorted(set(modules)))})$"
 
 
 class NameByModule(ir.passes.InPlacePass):

@@ -10,8 +10,7 @@ from typing import Final
 import onnx_ir as ir
 
 from skdeploy.core.errors import PassError
-from skdeploy.core.patterns import modules_matched
-from skdeploy.ir.naming import module_of
+from skdeploy.core.patterns import module_of, modules_matched
 from skdeploy.ir.nodes import FLOAT32, maker, only_one_reads, operand, operands, optional
 
 WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})

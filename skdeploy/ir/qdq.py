@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import constant, drop_unused, free_name, known
-from skdeploy.ir.naming import module_of
 from skdeploy.ir.nodes import maker, new_node, only_one_reads, operand
 from skdeploy.ir.placement import Edge, Placement
 

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from skdeploy.backends.metrics import Metrics
 from skdeploy.core.errors import ParityError, PrecisionError
+from skdeploy.core.patterns import modules_pattern
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.images.dataset import Chosen
-from skdeploy.ir.naming import modules_pattern
 from skdeploy.zoo.assumed import Settled
 
 MIN_HEADROOM: Final = 2.0  # images in the field are brighter and busier than the few that were measured

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import Preprocess
 from skdeploy.ir.constants import add_to_bias, constant, drop_unused, free_name, numbers, weight_of
-from skdeploy.ir.naming import module_of
 from skdeploy.ir.nodes import new_node, only_one_reads, operand
 from skdeploy.ir.placement import weighted_reason
 from skdeploy.passes.preprocess import MODULE as PREPROCESS

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
+from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import constant, known
-from skdeploy.ir.naming import module_of
 from skdeploy.ir.nodes import operand, operands
 from skdeploy.passes.blocks import Block, read_block
 from skdeploy.passes.gates import MAX_BRANCHES, Gate, operator_gate, quotient_gate

@@ -13,7 +13,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from skdeploy.ir.naming import module_of
+from skdeploy.core.patterns import module_of
 from skdeploy.planning.plain import dims
 
 WEIGHTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

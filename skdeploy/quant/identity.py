@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skdeploy.core.errors import CalibrationError
 from skdeploy.core.files import digest_json
-from skdeploy.ir.naming import module_of
+from skdeploy.core.patterns import module_of
 from skdeploy.passes.exact_input import normalised_image
 
 if TYPE_CHECKING:

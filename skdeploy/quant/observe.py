@@ -21,8 +21,8 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core import cpu
 from skdeploy.core.errors import CalibrationError
+from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.spec import CalibrationMethod
-from skdeploy.ir.naming import module_of, modules_pattern
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
 

@@ -11,10 +11,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import CalibrationError
+from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.channels import channel_classes
 from skdeploy.ir.constants import add_to_bias, array_of, constant, weight_of
-from skdeploy.ir.naming import module_of, modules_pattern
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.placement import Placement, place
 from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight

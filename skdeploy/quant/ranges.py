@@ -15,7 +15,6 @@ from skdeploy.core.files import digest_json, write_text
 from skdeploy.core.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
 from skdeploy.core.toml_reasons import shown_key, shown_value
 from skdeploy.core.version import __version__
-from skdeploy.quant.identity import graph_identity, range_names
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -179,6 +178,8 @@ class Ranges(Frozen):
 
         Raises CalibrationError: a tensor that the graph does not have, NaN, infinity, or a threshold that is not positive.
         """
+        from skdeploy.quant.identity import graph_identity, range_names
+
         order = {name: position for position, name in enumerate(range_names(model).values())}
         channels = {
             "channel_maxima": channel_maxima or {},
@@ -239,6 +240,8 @@ class Ranges(Frozen):
 
     def check_belongs(self, model: ir.Model, spec: ModelSpec, wanted: Iterable[str] = ()) -> None:
         """Raises CalibrationError unless these are ranges of this FP32 graph, its preprocessing and all ``wanted`` tensors."""
+        from skdeploy.quant.identity import graph_identity
+
         identity = graph_identity(model)
         if identity != self.model_sha256:
             raise CalibrationError(

@@ -20,6 +20,7 @@ from skdeploy.bundle.contents import MODEL, RANGES
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ClassOrder, Frozen, ModelSpec
 from skdeploy.images.dataset import Pixels, check_count, default_dataset, open_dataset
@@ -27,7 +28,6 @@ from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.labels import as_the_network_counts
 from skdeploy.images.reading import read_crops
 from skdeploy.images.selection import select
-from skdeploy.ir.naming import module_of, modules_pattern
 from skdeploy.ir.placement import place, unit_of
 from skdeploy.quant.macs import macs_of, weights_of
 from skdeploy.quant.quantize import quantize

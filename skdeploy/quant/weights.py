@@ -9,8 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import CalibrationError
+from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import weight_of
-from skdeploy.ir.naming import module_of
 from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.passes.equalize import output_axis, rows_first
 from skdeploy.quant.steps import LARGEST_HALF, SMALLEST_HALF, rounded_step

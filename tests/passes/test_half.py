@@ -13,9 +13,9 @@ from onnx import helper
 
 from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.core.errors import PrecisionError, UsageError
+from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.constants import numbers
-from skdeploy.ir.naming import module_of
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace_options import TraceOptions

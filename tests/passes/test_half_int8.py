@@ -10,8 +10,8 @@ import pytest
 
 from skdeploy.core.architecture import NetworkSpec
 from skdeploy.core.errors import PrecisionError
+from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import numbers as array
-from skdeploy.ir.naming import module_of
 from skdeploy.ir.nodes import maker as source
 from skdeploy.passes.exact_input import PIXELS
 from skdeploy.passes.half import HalfPrecision

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from skdeploy.core.errors import ExportError
+from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import ModelSpec
-from skdeploy.ir.naming import module_of
 from skdeploy.passes.trace import attention_name, gate_names, trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.cards import load_card

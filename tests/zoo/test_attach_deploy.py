@@ -18,8 +18,8 @@ from pytorchcv.models.shufflenetv2 import shufflenetv2_wd2
 from torch import nn
 
 from skdeploy.backends.rounding import RoundNarrow
+from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import InputSpec
-from skdeploy.ir.naming import module_of
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import gate_names, trace
