@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.patterns import check_ends
 from skdeploy.core.spec import ClassOrder
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.quant.legacy_cache import version_number
@@ -79,10 +79,7 @@ class Int8Options(StationOptions):
         else:
             self.calibration.check()
         for pattern in self.keep:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UsageError(f"--int8-keep {pattern!r} is not a regular expression: {error}") from error
+            check_ends(pattern, (), "--int8-keep ")
         if self.legacy_cache is not None:
             version_number(self.legacy_cache)
         if self.max_drop is not None and self.data is None:

@@ -154,6 +154,7 @@ class ExportOptions(SourceOptions):
                 )
         for rewrite in self.rewrites.values():
             rewrite.check_trace(self.trace)
+        self.half.check()
         if self.half.keep_fp32 and not self.has_half:
             raise UsageError("--keep-fp32 without --fp16: everything is FP32 already", advice="add --fp16")
         if self.compute_capabilities and self.target in (Target.TENSORRT, Target.ONNX):

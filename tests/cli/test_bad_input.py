@@ -37,6 +37,7 @@ USAGE: tuple[tuple[str, ...], ...] = (
     ("export tiny.toml --int8", "INT8 needs images to calibrate on"),
     ("export tiny.toml --fp16 --calib images", "add --int8"),
     ("export tiny.toml --max-batch 4", "the default of those left out is 1, 8 and 32"),
+    ("export tiny.toml --fp16 --keep-fp32 (", "--keep-fp32 '(' is not a regular expression"),
     ("export tiny.toml --opset 21", "--opset 21: from 19 to 20"),
     ("export tiny.toml --workspace 0", "--workspace 0"),
     ("export tiny.toml --workspace nan", "--workspace nan"),

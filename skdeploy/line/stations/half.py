@@ -8,6 +8,7 @@ from typing import Annotated
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import HalfFacts
 from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.patterns import check_ends
 from skdeploy.core.spec import Precision
 from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
 from skdeploy.line.written import has_any_rank, write_graph
@@ -17,6 +18,10 @@ class HalfOptions(StationOptions):
     keep_fp32: Annotated[
         tuple[str, ...], Flag("Modules that stay FP32 under --fp16; repeatable.", metavar="REGEX")
     ] = ()
+
+    def check(self) -> None:
+        for pattern in self.keep_fp32:
+            check_ends(pattern, (), "--keep-fp32 ")
 
 
 class Half(Station[HalfOptions, HalfFacts]):
