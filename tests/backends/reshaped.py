@@ -32,3 +32,9 @@ def network(path: Path, *, named: bool = True, types: bool = True) -> Path:
     model = model_of(nodes, {"images": ("n", 3, 8, 8)}, {"rows": ("n", 256)}, constants)
     onnx.save(onnx.shape_inference.infer_shapes(model) if types else model, path)
     return path
+
+
+def written(path: Path, graph: str) -> Path:
+    """An ONNX file of a graph in ONNX's text form."""
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19]> {graph}'), path)
+    return path

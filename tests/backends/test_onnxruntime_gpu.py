@@ -13,23 +13,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 
 from skdeploy import engines
 from skdeploy.backends import backend, onnxruntime, onnxruntime_gpu, provider_problems
-from skdeploy.backends.base import options_of
 from skdeploy.backends.onnxruntime_gpu import CUDA, TENSORRT, CudaOptions, TensorRTOptions
 from skdeploy.core.errors import DependencyError, EngineError, SkdeployError, UsageError
 from skdeploy.core.spec import TensorSpec
 from skdeploy.devices import cuda
-from tests.backends.reshaped import AZURE, network
-from tests.conftest import require_backend
+from tests.backends.reshaped import AZURE, network, written
 
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 IMAGES = TensorSpec(name="images", dtype="float32", shape=("batch", 3, 224, 224))
-OPEN = TensorSpec(name="images", dtype="float32", shape=("batch", 3, "height", "width"))
 BOTH = pytest.mark.parametrize("options", [CudaOptions(), TensorRTOptions()], ids=[CUDA, TENSORRT])
 
 
@@ -52,103 +48,6 @@ class AzureAsTensorRT(TensorRTOptions):
 
 
 # Options
-
-
-@pytest.mark.parametrize(
-    ("texts", "given"),
-    [
-        ([], {"device_id": "0", "cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0"}),  # FP32 is FP32 by default
-        (
-            ["device=1", "memory-mib=512", "convolution-search=heuristic", "tf32=on"],
-            {
-                "device_id": "1",
-                "gpu_mem_limit": str(512 * 1024 * 1024),
-                "arena_extend_strategy": "kSameAsRequested",
-                "cudnn_conv_algo_search": "HEURISTIC",
-                "use_tf32": "1",
-            },
-        ),
-    ],
-)
-def test_options_of_cuda_have_onnx_runtimes_names(texts: list[str], given: dict[str, str]) -> None:
-    assert options_of(CUDA, texts).provider_options() == given
-
-
-def test_options_of_tensorrt_have_onnx_runtimes_names(tmp_path: Path) -> None:
-    texts = ["device=1", "batch=1/4/16", "opt-level=5", "workspace-mib=256", f"cache={tmp_path}"]
-    options = options_of(TENSORRT, texts)
-    assert options.cache_root == tmp_path
-    assert options.provider_options([IMAGES], tmp_path / "key") == {
-        "device_id": "1",
-        "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": str(tmp_path / "key"),
-        "trt_builder_optimization_level": "5",
-        "trt_max_workspace_size": str(256 * 1024 * 1024),
-        "trt_profile_min_shapes": "images:1x3x224x224",
-        "trt_profile_opt_shapes": "images:4x3x224x224",
-        "trt_profile_max_shapes": "images:16x3x224x224",
-    }
-
-
-def test_precision_is_never_an_option_of_tensorrt_and_an_engine_is_kept_only_in_a_cache() -> None:
-    """With a flag of a precision the provider makes a network whose types TensorRT chooses."""
-    options = options_of(TENSORRT, ["cache=off"])
-    assert options.cache_root is None
-    given = options.provider_options([IMAGES], None)
-    assert given["trt_engine_cache_enable"] == "False"
-    assert not [name for name in given if any(word in name for word in ("fp16", "int8", "bf16", "cache_path"))]
-
-
-def test_profiles_are_of_open_sizes_alone() -> None:
-    fixed = TensorSpec(name="images", dtype="float32", shape=(8, 3, 224, 224))
-    assert not [name for name in TensorRTOptions().provider_options([fixed], None) if "profile" in name]
-    assert TensorRTOptions().profile([fixed]) == {"images": ((8, 3, 224, 224),) * 3}
-    limits = options_of(TENSORRT, ["sizes=112x96/224x224/448x512"]).profile([OPEN])
-    assert limits == {"images": ((1, 3, 112, 96), (8, 3, 224, 224), (32, 3, 448, 512))}
-
-
-def test_open_sizes_without_limits_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"images: float32\[batch, 3, height, width\] leaves height open") as refusal:
-        TensorRTOptions().profile([OPEN])
-    assert "sizes=HxW/HxW/HxW" in refusal.value.advice
-
-
-@pytest.mark.parametrize(
-    ("backend_id", "text", "words"),
-    [
-        (CUDA, "device=-1", "device -1: at least 0"),
-        (CUDA, "memory-mib=0", "memory-mib 0: at least 1"),
-        (CUDA, "memory-mib=-4", "memory-mib -4: at least 1"),
-        (CUDA, "memory-mib=much", "'much' is no whole number"),
-        (CUDA, "tf32=yes", "on or off"),
-        (CUDA, "convolution-search=fast", "one of exhaustive, heuristic, default"),
-        (CUDA, "opt-level=3", "opt-level=3 is none of onnxruntime-cuda"),
-        (CUDA, "device", "device is none of onnxruntime-cuda"),
-        (CUDA, "device=0 device=1", "device is given twice"),
-        (TENSORRT, "opt-level=6", "opt-level 6: 0 to 5"),
-        (TENSORRT, "opt-level=-1", "opt-level -1: 0 to 5"),
-        (TENSORRT, "workspace-mib=-4", "workspace-mib -4: at least 1"),
-        (TENSORRT, "workspace-mib=0", "workspace-mib 0: at least 1"),
-        (TENSORRT, "batch=0/1/8", "batch 0/1/8 is not 1 <= min <= opt <= max"),
-        (TENSORRT, "batch=8/4/2", "batch 8/4/2 is not"),
-        (TENSORRT, "batch=8", "the smallest, the most frequent and the largest"),
-        (TENSORRT, "sizes=224/224/224", "HEIGHTxWIDTH"),
-        (TENSORRT, "sizes=224x224/112x112/448x448", "sizes 224/112/448 is not"),
-        (TENSORRT, "cache=", "a folder, or off"),
-        (TENSORRT, "tf32=on", "is none of onnxruntime-tensorrt"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(backend_id: str, text: str, words: str) -> None:
-    with pytest.raises(UsageError) as refusal:
-        options_of(backend_id, text.split())
-    assert words in refusal.value.message
-
-
-@pytest.mark.parametrize("name", ["torch", "onnxruntime", "tensorrt"])
-def test_backends_without_options_take_none(name: str) -> None:
-    assert options_of(name, []) is None
-    with pytest.raises(UsageError, match=f"{name} takes no --backend-option"):
-        options_of(name, ["device=0"])
 
 
 def test_an_engines_key_tells_apart_what_makes_another_engine(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,12 +293,6 @@ def test_an_older_onnx_runtime_refuses_too_and_cannot_name_the_nodes(
     capfd.readouterr()
 
 
-def written(path: Path, graph: str) -> Path:
-    """An ONNX file of a graph in ONNX's text form."""
-    onnx.save(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19]> {graph}'), path)
-    return path
-
-
 def shapes_only(folder: Path) -> Path:
     """x (batch, 3) -> its shape times two: nothing but shapes, which may be computed on the CPU."""
     nodes = "[shape] s = Shape(x) [twice] y = Mul(s, two)"
@@ -460,62 +353,3 @@ def test_a_failing_provider_is_not_retried_on_the_cpu(tmp_path: Path, monkeypatc
 
 
 # On a GPU
-
-
-def gpu_session(name: str, path: Path, cache: Path | None = None) -> Any:
-    require_backend(name)
-    options = CudaOptions() if name == CUDA else TensorRTOptions(batch=(1, 4, 8), cache=cache)
-    return backend(name).open_session(path, options=options)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", [CUDA, TENSORRT])
-def test_the_gpu_runs_all_of_it_and_computes_what_the_cpu_does(name: str, tmp_path: Path) -> None:
-    path = network(tmp_path / "m.onnx")
-    reference = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    # FP32 in another order of sums, or by Winograd, whose transforms lose a few bits. TF32 is 5e-4 in each product.
-    tolerance = 1e-4
-    with gpu_session(name, path) as session:
-        for batch in (1, 3, 8):
-            images = np.random.default_rng(batch).standard_normal((batch, 3, 8, 8)).astype(np.float32)
-            (expected,) = reference.run(["rows"], {"images": images})
-            got = session.run({"images": images})["rows"]
-            assert got.dtype == expected.dtype
-            assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", [CUDA, TENSORRT])
-def test_an_operator_that_the_gpu_lacks_is_named(name: str, tmp_path: Path) -> None:
-    """Det has a kernel for the CPU alone."""
-    nodes = "[relu] h = Relu(x) [determinant] y = Det(h)"
-    written(tmp_path / "d.onnx", f"det (float[2, 3, 3] x) => (float[2] y) {{ {nodes} }}")
-    with pytest.raises(EngineError, match=r"determinant \(Det\)"):
-        gpu_session(name, tmp_path / "d.onnx")
-
-
-@pytest.mark.gpu
-def test_the_second_opening_loads_the_engine_of_the_first_and_a_changed_one_is_built_again(tmp_path: Path) -> None:
-    path, root = network(tmp_path / "m.onnx"), tmp_path / "engines"
-    images = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
-    results, times = [], []
-    for _ in range(2):
-        with gpu_session(TENSORRT, path, root) as session:
-            results.append(session.run({"images": images})["rows"])
-        times.append({file.name: file.stat().st_mtime_ns for file in root.glob("*/*.engine")})
-    assert times[0] == times[1] != {}
-    assert np.array_equal(*results)  # the same engine: the same kernels in the same order
-    (engine,) = root.glob("*/*.engine")
-    engine.write_bytes(engine.read_bytes()[:-100])
-    cut = engine.stat().st_mtime_ns
-    gpu_session(TENSORRT, path, root).close()
-    assert engine.stat().st_mtime_ns != cut
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", [CUDA, TENSORRT])
-def test_a_gpu_that_is_not_there_is_a_usage_error(name: str, tmp_path: Path) -> None:
-    gpu_session(name, network(tmp_path / "m.onnx")).close()
-    options = CudaOptions(device=99) if name == CUDA else TensorRTOptions(device=99, cache=None)
-    with pytest.raises(UsageError, match="no GPU number 99"):
-        backend(name).open_session(tmp_path / "m.onnx", options=options)
