@@ -27,17 +27,10 @@ from skdeploy.images.dataset import Dataset, normalise, open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from tests.conftest import FAST
+from tests.notes import Notes
 from tests.tiny import CARD
 
 IMAGES = 61  # no multiple of a batch
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -24,21 +24,12 @@ from skdeploy.serve import device_cache, starting
 from tests.cli.conftest import ModesBind, Run, Snapshot
 from tests.conftest import require_backend
 from tests.disk_limit import file_size_limit
+from tests.notes import Notes
 
 Start = Run
 CPU = ("--backend", "onnxruntime")
 CARD = CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 RTX = "tensorrt_rtx"
-
-
-class Notes(Silent):
-    """Remembers what the user was told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import IntegrityError, UsageError, WeightsError
-from skdeploy.core.progress import Silent
 from skdeploy.core.spec import Precision, Target
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
@@ -28,17 +27,8 @@ from skdeploy.passes.trace_options import TraceOptions
 from tests.graphs import (
     foreign,
 )
+from tests.notes import Notes
 from tests.tiny import CARD
-
-
-class Notes(Silent):
-    """Keeps what a user is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +92,7 @@ def test_a_graph_from_elsewhere_goes_through_the_line(from_graph: Made, graph: P
 def test_what_was_read_and_found_is_said_and_recorded(from_graph: Made, graph: Path) -> None:
     options, notes = from_graph
     manifest = made_bundle(options).manifest
-    for said in (notes.said, (*manifest.notes, *map(str, manifest.assumptions))):
+    for said in (notes.notes, (*manifest.notes, *map(str, manifest.assumptions))):
         assert f"{graph}: opset 18, input 'image', output 'scores'" in said
         assert any(
             "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, RGB order (ImageNet's defaults)" in note for note in said
@@ -122,7 +112,7 @@ def test_a_bundle_from_a_graph_is_verified_against_the_graph_as_it_came(from_gra
     report = verify(options.output, VerifyOptions(images), notes).report
     assert report.reference == "model.read.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
     assert report.verdict == "pass"
-    assert any("the reference is the bundle's own first graph" in note for note in notes.said)
+    assert any("the reference is the bundle's own first graph" in note for note in notes.notes)
 
 
 def test_a_second_export_reads_the_file_again_and_keeps_the_rest(from_graph: Made, tmp_path: Path) -> None:
@@ -132,7 +122,7 @@ def test_a_second_export_reads_the_file_again_and_keeps_the_rest(from_graph: Mad
     told = Notes()
     again = export(copied, told)
     assert {a.path for a in again.bundle.manifest.artifacts} - again.reused == {"model.read.onnx"}
-    assert told.said == notes.said
+    assert told.notes == notes.notes
     assert again.bundle.manifest.notes == made_bundle(options).manifest.notes
 
 
@@ -142,7 +132,7 @@ def test_a_graph_without_selective_kernels_is_deployed_as_it_is_and_said_to_be(i
     notes = Notes()
     made = export(options_for(path, images, tmp_path), notes)
     assert made.bundle.manifest.verdict == "verified"
-    for said in (notes.said, made.bundle.manifest.notes):
+    for said in (notes.notes, made.bundle.manifest.notes):
         assert "no selective kernel blocks found: the graph is deployed as it is" in said
 
 
@@ -271,7 +261,7 @@ def test_a_module_of_ones_own_goes_through_the_line(package: str, images: Path, 
         "classes": 5,
         "total_stride": 1,
     }
-    for said in (notes.said, manifest.notes):
+    for said in (notes.notes, manifest.notes):
         assert f"{package}:build is your own code: it ran here, and `skdeploy verify` will not run it" in said
         assert "no weights given: the module's own, as it builds them with torch's seed 0" in said
 
@@ -286,7 +276,7 @@ def test_verify_does_not_run_the_users_code_and_says_what_it_compares_with(
     notes = Notes()
     report = verify(tmp_path / "bundle", VerifyOptions(images), notes).report
     assert report.reference == "model.read.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
-    assert any("the reference is the bundle's own first graph" in note for note in notes.said)
+    assert any("the reference is the bundle's own first graph" in note for note in notes.notes)
     assert not any(name.startswith("their_package") for name in sys.modules)
 
 
