@@ -115,6 +115,7 @@ def _export_torchscript(network: nn.Module, example: Tensor, free: dict[int, str
     axes = {"input": free, **{name: {0: "batch"} for name in named["output_names"] if 0 in free}}
     buffer = io.BytesIO()
     # TorchScript's exporter writes to streams too; the signature is that of the newer one.
+    # torch's stubs want a path; TorchScript's exporter writes to a buffer too
     torch.onnx.export(network, (example,), buffer, dynamo=False, dynamic_axes=axes, **named)  # type: ignore[arg-type]
     proto = onnx.load_from_string(buffer.getvalue())
     # TorchScript leaves most types and shapes to the reader, and writes constants as nodes.

@@ -43,6 +43,7 @@ class Terminal:
         for column in columns:
             label = column.removeprefix(">")
             justify = "right" if column != label else "left"
+            # justify is "left" or "right", which mypy widens to str
             table.add_column(label, justify=justify, overflow="fold", no_wrap=label in whole)  # type: ignore[arg-type]
         for row in rows:
             table.add_row(*map(_text, row))

@@ -27,7 +27,7 @@ from skdeploy.report.findings import read_findings
 from skdeploy.report.line import export_command
 from skdeploy.zoo.cardless import spec_without_card
 from skdeploy.zoo.cards import read_card
-from tests.cli.conftest import QUICK, card, images, run, weights  # noqa: F401 - a tiny network
+from tests.cli.conftest import QUICK
 from tests.outside import toy_precision as toy
 
 Run = Callable[..., Any]
@@ -49,7 +49,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def export(run: Run, card: Path, weights: Path, images: Path, tmp_path: Path) -> Run:  # noqa: F811
+def export(run: Run, card: Path, weights: Path, images: Path, tmp_path: Path) -> Run:
     def call(*arguments: object, model: Path = card, folder: str = "made") -> Any:
         given = ("--weights", weights, "--images", images, "--output", tmp_path / folder, "--json")
         return run("export", model, *arguments, *given, *QUICK)
@@ -57,13 +57,13 @@ def export(run: Run, card: Path, weights: Path, images: Path, tmp_path: Path) ->
     return call
 
 
-def test_the_help_lists_their_flags(run: Run) -> None:  # noqa: F811
+def test_the_help_lists_their_flags(run: Run) -> None:
     text = run("export", "--help").out
     assert all(words in text for words in ("--coarse", "What layers read, in BF16.", "--coarse-spare", "--relu"))
     assert text.index("--int8") < text.index("--coarse ")
 
 
-def test_the_line_makes_proves_records_reproduces_and_resumes_it(export: Run, run: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_the_line_makes_proves_records_reproduces_and_resumes_it(export: Run, run: Run, tmp_path: Path) -> None:
     asked = ("--coarse", "--coarse-spare", "Gemm", "--relu", "max")
     done = export(*asked)
     assert done.code == 0, done.err
@@ -101,10 +101,10 @@ def test_the_line_makes_proves_records_reproduces_and_resumes_it(export: Run, ru
 
 def test_the_command_of_the_report_makes_the_same_graphs(
     export: Run,
-    run: Run,  # noqa: F811
-    weights: Path,  # noqa: F811
+    run: Run,
+    weights: Path,
     tmp_path: Path,
-    card: Path,  # noqa: F811
+    card: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     export("--coarse", "--relu", "max")
@@ -117,7 +117,7 @@ def test_the_command_of_the_report_makes_the_same_graphs(
     assert [graph.sha256 for graph in again.graphs] == [graph.sha256 for graph in first.graphs]
 
 
-def test_the_cards_tolerance_comes_first_and_can_fail(export: Run, card: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_cards_tolerance_comes_first_and_can_fail(export: Run, card: Path, tmp_path: Path) -> None:
     strict = tmp_path / "strict.toml"
     tolerance = "\n[tolerance.coarse]\nmax_rel_error = 1e-6\nmin_cosine = 0.999999\nmin_sqnr_db = 100.0\n"
     strict.write_text(card.read_text(encoding="utf-8") + tolerance, encoding="utf-8")
@@ -127,7 +127,7 @@ def test_the_cards_tolerance_comes_first_and_can_fail(export: Run, card: Path, t
     assert verdicts == {"model.traced.onnx": "pass", "model.onnx": "pass", "model.coarse.onnx": "fail"}
 
 
-def test_other_verbs_take_a_bundle_of_it(export: Run, run: Run, images: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_other_verbs_take_a_bundle_of_it(export: Run, run: Run, images: Path, tmp_path: Path) -> None:
     export("--coarse")
     made = tmp_path / "made"
     assert run("verify", made, "--images", images, "--blame").code == 0
@@ -163,7 +163,7 @@ def test_a_bundle_of_a_precision_that_is_not_registered_names_it(
         load_bundle(tmp_path / "made")
 
 
-def test_a_network_without_a_card_gets_its_tolerance(card: Path) -> None:  # noqa: F811
+def test_a_network_without_a_card_gets_its_tolerance(card: Path) -> None:
     assert spec_without_card("x", read_card(card).network, 3).tolerance[toy.COARSE] == toy.COARSE.tolerance
 
 
