@@ -1,5 +1,5 @@
 # Two images. `runtime`, the last, is what a device runs: it builds the bundle's engine at first start, keeps it in /cache, and
-# runs a verb on it. `export` makes bundles, on a CPU. docs/edge.md has the commands for each kind of device.
+# runs a verb on it. `export` makes bundles, on a CPU. docs/how-to/docker.md has the commands for each kind of device.
 #   docker build -t sknet . && docker run --gpus all -v engines:/cache sknet
 #   docker build --target export -t sknet-export .
 

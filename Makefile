@@ -17,7 +17,7 @@ help:
 	@echo "make demo         install, export a trained network to FP16, and show what came out"
 	@echo "make test         run the tests          make lint    ruff, mypy"
 	@echo "make accuracy     parity and accuracy of sknet-fashion in FP16 and INT8, against the committed baseline"
-	@echo "make bench        run the benchmarks     make docs    write docs/cli.md anew"
+	@echo "make bench        run the benchmarks     make docs    write docs/reference/cli.md anew"
 	@echo "make format       let ruff fix and format"
 	@echo "make image        build both container images and check them: IMAGE_ARGS, see tools/image_check.py"
 	@echo "make constraints  pin the newest versions that pyproject.toml allows"
@@ -41,7 +41,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
-# The accuracy of the trained network, held to what it was, with the commands that docs/ci.md gives to others: 45 s on 2 cores.
+# The accuracy of the trained network, held to what it was, with the commands that docs/how-to/ci.md gives to others: 45 s on 2 cores.
 # A budget of 1 point: of INT8's drop on these 2,000 images the upper bound is 0.48, and the baseline notices 4 images less.
 accuracy: accuracy-fp16 accuracy-int8
 

@@ -1,4 +1,6 @@
-"""TensorRT-RTX engines of every card in FP32, FP16 and INT8: how long a build takes, and what it gives. For docs/engines.md.
+"""TensorRT-RTX engines of every card in FP32, FP16 and INT8: how long a build takes, and what it gives.
+
+Makes docs/reference/engines.md.
 
 Weights are the card's own, or random ones from seed 0. INT8 is calibrated on a few photographs, without equalizing and bias
 correction, which change numbers but no layer: enough for the build, not for accuracy. Parity is not measured here.

@@ -1,4 +1,4 @@
-"""Builds both images of the Dockerfile for real, runs what docs/edge.md says of them on a CPU, and holds them to their limits.
+"""Builds both images of the Dockerfile for real, runs what docs/how-to/docker.md says of them on a CPU.
 
     python -m tools.image_check
     python -m tools.image_check --builder ../shared/tools/image-build --base localhost/debian-python:bookworm

@@ -40,7 +40,7 @@ def start(
 ) -> None:
     """Build the bundle's engine for this device, or find it in the cache, then run a verb on it.
 
-    Options of start come before the verb, the verb's own after it. A container runs this: see docs/edge.md.
+    Options of start come before the verb, the verb's own after it. A container runs this: see docs/how-to/docker.md.
     """
     from skdeploy.cli.console import write_json
     from skdeploy.core.errors import UsageError

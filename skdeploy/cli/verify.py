@@ -32,7 +32,9 @@ def verify(
     ] = None,
     golden: Annotated[
         Path | None,
-        typer.Option(help="Compare with inputs and outputs that your training code saved, an .npz: docs/proof.md."),
+        typer.Option(
+            help="Compare with inputs and outputs that your training code saved, an .npz: docs/how-to/prove.md."
+        ),
     ] = None,
     suite: Annotated[
         list[str] | None,

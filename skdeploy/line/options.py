@@ -121,7 +121,9 @@ class ExportOptions(SourceOptions):
     ] = None
     golden: Annotated[
         Path | None,
-        Flag("Compare with inputs and outputs that your training code saved, an .npz: docs/proof.md.", kept=False),
+        Flag(
+            "Compare with inputs and outputs that your training code saved, an .npz: docs/how-to/prove.md.", kept=False
+        ),
     ] = None
 
     @property

@@ -21,7 +21,7 @@ from skdeploy.images.numpy_file import read_npz_or_npy
 INPUTS: Final = ("input", "x")
 LOGITS: Final = ("logits", "y")
 IMAGES: Final = "images"
-SAVE: Final = "save with np.savez(file, input=x.numpy(), logits=model(x).numpy()); docs/proof.md shows how"
+SAVE: Final = "save with np.savez(file, input=x.numpy(), logits=model(x).numpy()); docs/how-to/prove.md shows how"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A card in words, for people: the content of ``skdeploy models`` and of docs/zoo.md."""
+"""A card in words, for people: the content of ``skdeploy models`` and of docs/reference/zoo.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The action and the workflows in docs/ci.md: they parse, their commands exist, and the action's scripts do what they say."""
+"""The action and the workflows in docs/how-to/ci.md: they parse, and run as they say."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from skdeploy.zoo.cards import read_card
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION: Any = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
-TEXT = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs/how-to/ci.md").read_text(encoding="utf-8")
 WORKFLOWS: Any = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)]
 COMMANDS: Any = typer.main.get_command(app)
 GIVEN = {"model": "tiny.toml", "images": "images.npz", "target": "onnx", "output": "out put"}

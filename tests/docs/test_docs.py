@@ -29,7 +29,7 @@ def test_generated_files_are_up_to_date() -> None:
 
 def test_a_stale_reference_is_noticed(tmp_path: Path) -> None:
     """The check above can fail: the same tool, on a copy of the tree whose reference was altered."""
-    for name in ("tools/make_docs.py", "docs/cli.md", "skdeploy/bundle/manifest.schema.json"):
+    for name in ("tools/make_docs.py", "docs/reference/cli.md", "skdeploy/bundle/manifest.schema.json"):
         copy = tmp_path / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         text = (ROOT / name).read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_a_stale_reference_is_noticed(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode != 0
-    assert "docs/cli.md" in done.stderr
+    assert "docs/reference/cli.md" in done.stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,4 +1,4 @@
-"""The Dockerfile, compose.yaml, the service and docs/edge.md: they parse, agree with each other, and keep what they promise.
+"""The Dockerfile, compose.yaml, the service and docs/how-to/docker.md: they parse and agree.
 
 That the images build and run is ``make image``, which takes minutes.
 """
@@ -27,7 +27,7 @@ from tools.requirements import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-EDGE = (ROOT / "docs/edge.md").read_text(encoding="utf-8")
+EDGE = (ROOT / "docs/how-to/docker.md").read_text(encoding="utf-8")
 SERVICE = (ROOT / "deploy/skdeploy.service").read_text(encoding="utf-8")
 COMPOSE: Any = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 COMMANDS: Any = typer.main.get_command(app)

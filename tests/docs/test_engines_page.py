@@ -1,4 +1,4 @@
-"""docs/engines.md says what was measured, of every card as it is now, or is not made."""
+"""docs/reference/engines.md says what was measured, of every card as it is now, or is not made."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def make_docs(tree: Path, *arguments: str) -> str:
     """
     tool = runpy.run_path(str(tree / "tools" / "make_docs.py"))
     main, generated = tool["main"], tool["GENERATED"]
-    for name in set(generated) - {"docs/engines.md", "skdeploy/bundle/manifest.schema.json"}:
+    for name in set(generated) - {"docs/reference/engines.md", "skdeploy/bundle/manifest.schema.json"}:
         del generated[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["make_docs.py", *arguments])
@@ -74,10 +74,10 @@ def make_docs(tree: Path, *arguments: str) -> str:
 
 def test_without_a_measurement_it_says_what_to_run_and_makes_the_other_pages(tree: Path) -> None:
     said = make_docs(tree)
-    assert "docs/engines.md cannot be made: benchmarks/results/engine_builds.json is not there" in said
+    assert "docs/reference/engines.md cannot be made: benchmarks/results/engine_builds.json is not there" in said
     assert "benchmarks/run.py engine_builds" in said
     assert (tree / "skdeploy" / "bundle" / "manifest.schema.json").exists()
-    assert not (tree / "docs" / "engines.md").exists()
+    assert not (tree / "docs/reference/engines.md").exists()
 
 
 def test_cards_that_are_absent_or_have_changed_since_are_named(tree: Path, measured: dict[str, dict[str, Any]]) -> None:
@@ -97,7 +97,7 @@ def test_the_page_has_every_engine_marks_those_above_the_limit_and_is_checked(
     found["sknet-fashion"]["weights"] = "card"
     write(tree, found)
     assert make_docs(tree) == ""
-    page = tree / "docs" / "engines.md"
+    page = tree / "docs/reference/engines.md"
     text = page.read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert [row.split(" | ")[:2] for row in rows] == [
@@ -112,7 +112,7 @@ def test_the_page_has_every_engine_marks_those_above_the_limit_and_is_checked(
     assert "random, from seed 0, but for `sknet-fashion`" in prose
     assert make_docs(tree, "--check") == ""
     page.write_text(text.replace("4.01", "3.99"), encoding="utf-8")
-    assert "out of date: docs/engines.md" in make_docs(tree, "--check")
+    assert "out of date: docs/reference/engines.md" in make_docs(tree, "--check")
 
 
 def test_a_slow_judged_build_is_not_within_the_limit(measured: dict[str, dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from skdeploy.engines import _api
 from tests.engines import protocols
 from tests.wheels import stub_libraries, unpacked
 
-# Of JetPack 6, of JetPack 7.1, the last 10.x, and the newest: docs/engines.md.
+# Of JetPack 6, of JetPack 7.1, the last 10.x, and the newest: docs/reference/engines.md.
 RELEASES = {"cu12": ("10.3.0", "10.13.3.9.post1"), "cu13": ("10.16.1.11", "11.4.0.106")}
 ROOT = Path(__file__).parents[2]
 

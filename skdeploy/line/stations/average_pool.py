@@ -18,7 +18,7 @@ class PoolOptions(RewriteOptions):
     gap: Annotated[
         Literal["average-pool"] | None,
         Flag(
-            "Means over the map as average pools, which a DLA has; it takes no FP32 and needs --batch, see docs/edge.md."
+            "Means over the map as average pools, which a DLA has; it takes no FP32 and needs --batch: docs/how-to/docker.md."
         ),
     ] = None
 
