@@ -108,6 +108,14 @@ def modes_bind(tmp_path: Path) -> Iterator[Callable[[], AbstractContextManager[N
             Path(folder, name).chmod(0o700)
 
 
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every registry has one more entry, made outside the package: tests/outside/."""
+    from tests.outside.register import registered
+
+    yield from registered(monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """For tiny networks, whose work is less than waking threads takes."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
-from skdeploy.backends import BACKENDS, backend, running
+from skdeploy.backends import backend, running
 from skdeploy.backends.base import Session
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.receipts import read_receipts
@@ -23,15 +22,7 @@ Run = Callable[..., Any]
 NAME = toy_backend.NAME
 
 
-@pytest.fixture(autouse=True)
-def reference(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(BACKENDS, NAME, toy_backend.__name__)
-    cli = [name for name in sys.modules if name.startswith("skdeploy.cli.")]  # their help was made without it
-    for name in cli:
-        monkeypatch.delitem(sys.modules, name)
-    yield
-    for name in [name for name in sys.modules if name.startswith("skdeploy.cli.")]:
-        del sys.modules[name]
+pytestmark = pytest.mark.usefixtures("outside")
 
 
 class TestReference(BackendContract):
@@ -65,14 +56,6 @@ def test_an_option_that_it_lacks_is_refused(run: Run, exported: Path, images: Pa
     result = run("predict", exported, images / "0.png", "--backend", NAME, "--backend-option", "tf32=on")
     assert result.code == 2
     assert "with the names verbose" in result.err
-
-
-def test_verify_proves_every_graph_on_it_and_writes_receipts(run: Run, bundle: Path, images: Path) -> None:
-    result = run("verify", bundle, "--images", images, "--backend", NAME, "--receipt", "--json")
-    assert result.code == 0, result.err
-    receipts = [receipt for receipt in read_receipts(load_bundle(bundle)) if receipt.backend == NAME]
-    assert {receipt.artifact for receipt in receipts} >= {"model.onnx", "model.fp16.onnx"}
-    assert all((receipt.verdict, receipt.runtime) == ("pass", {"onnx": onnx.__version__}) for receipt in receipts)
 
 
 def test_bench_times_it(run: Run, bundle: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,8 @@ from onnx import helper
 
 from skdeploy.backends.onnxruntime import open_model
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.bundle.station_facts import FACTS
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.precision import PRECISIONS
-from skdeploy.line.formats import FORMATS
-from skdeploy.line.rewrites import REWRITES
 from skdeploy.report.findings import read_findings
 from skdeploy.report.line import export_command
 from skdeploy.zoo.cardless import spec_without_card
@@ -30,22 +26,10 @@ from skdeploy.zoo.cards import read_card
 from tests.cli.conftest import QUICK
 from tests.outside import toy_precision as toy
 
+pytestmark = pytest.mark.usefixtures("outside")
+
 Run = Callable[..., Any]
 GRAPHS = ["model.traced.onnx", "model.onnx", "model.coarse.onnx", "model.coarse.max.onnx"]
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(PRECISIONS, "coarse", toy.COARSE)
-    monkeypatch.setitem(FORMATS, "coarse", toy.CoarseFormat)
-    monkeypatch.setitem(REWRITES, "relu as max", toy.MAX)
-    for facts in (toy.CoarseFacts, toy.MaxFacts):
-        monkeypatch.setitem(FACTS, facts.model_fields["station"].default, facts)
-    for name in [name for name in sys.modules if name.startswith("skdeploy.cli.")]:  # their help was made without them
-        monkeypatch.delitem(sys.modules, name)
-    yield
-    for name in [name for name in sys.modules if name.startswith("skdeploy.cli.")]:
-        del sys.modules[name]
 
 
 @pytest.fixture

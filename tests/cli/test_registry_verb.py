@@ -6,29 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.cli import VERBS, Verb
 from tests.cli.conftest import Run
+from tests.outside.toy_verb import HELP
 
-HELP = "Print the size of each file of a bundle."
-
-
-@pytest.fixture(autouse=True)
-def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(VERBS, "sizes", Verb("tests.outside.toy_verb:sizes", HELP))
+pytestmark = pytest.mark.usefixtures("outside")
 
 
 def test_the_help_lists_it(run: Run) -> None:
     assert HELP in run("--help").out
-    assert "--at-least" in run("sizes", "--help").out
+    assert "--at-least" in run("list-sizes", "--help").out
 
 
 def test_it_runs_and_its_errors_have_exit_codes(run: Run, exported: Path, tmp_path: Path) -> None:
-    result = run("sizes", exported, "--at-least", 1)
+    result = run("list-sizes", exported, "--at-least", 1)
     assert result.code == 0, result.err
     sizes = {name: int(size) for name, size in (line.split() for line in result.out.splitlines())}
     assert sizes["model.onnx"] == (exported / "model.onnx").stat().st_size
-    assert run("sizes", exported, "--at-least", max(sizes.values()) + 1).out == ""
-    result = run("sizes", tmp_path)
+    assert run("list-sizes", exported, "--at-least", max(sizes.values()) + 1).out == ""
+    result = run("list-sizes", tmp_path)
     assert result.code == 2
     assert "is not a bundle" in result.err
-    assert run("sizes").code == 2
+    assert run("list-sizes").code == 2

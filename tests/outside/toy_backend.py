@@ -23,7 +23,7 @@ class Options:
     verbose: int = 0
 
 
-NAME: Final = "reference"
+NAME: Final = "onnx-reference"
 FORMAT: Final = "onnx"
 DEVICE: Final = "cpu"
 DISTRIBUTIONS: Final = ("onnx",)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Any, Final, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from skdeploy.checkpoints.rules import PART, Implied, Layout, M, S, U, named
 from skdeploy.core.architecture import Positive, StageSpec, TrunkSpec
+from skdeploy.zoo.build import build, initialise
+from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.family import Family, trunk_in_words
 from skdeploy.zoo.fold import fold_into_next
 from skdeploy.zoo.sknet import SKUnit, conv_shortcut
 from skdeploy.zoo.trunk import Trunk, stem
+from tests import tiny
 
 
 class ToySpec(TrunkSpec):
@@ -80,3 +85,28 @@ LAYOUT = Layout(
     ),
     Implied("toy", strides=(1, 2), max_pool=False, note="toys are fragile"),
 )
+FOREIGN: Final = {
+    "stem.": "entry.", "stages.": "body.", ".sk.branches.": ".split.", ".sk.gate.fc1": ".fuse", ".sk.gate.bn": ".fuse_norm",
+    ".sk.gate.fc2": ".select", "classifier": "head",
+}  # fmt: skip
+
+
+def write_card(folder: Path) -> Path:
+    """The tiny card, with a neck."""
+    text = tiny.CARD.read_text(encoding="utf-8").replace('family = "sknet"', 'family = "toy"\nneck = 10')
+    (folder / "toy.toml").write_text(text.replace('name = "tiny"', 'name = "toy"'), encoding="utf-8")
+    return folder / "toy.toml"
+
+
+def write_checkpoint(card: Path) -> tuple[Path, nn.Module]:
+    """Weights in the layout, beside the card, and the network that they are of. Its normalisations have seen images."""
+    network = build(read_card(card))
+    initialise(network, 3)
+    network.neck.norm.running_mean.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    state = {}
+    for key, tensor in network.state_dict().items():
+        for ours, theirs in FOREIGN.items():
+            key = key.replace(ours, theirs)
+        state[key] = tensor
+    torch.save(state, card.with_suffix(".pth"))
+    return card.with_suffix(".pth"), network.eval()

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+HELP = "Print the size of each file of a bundle."
+
 
 def sizes(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
