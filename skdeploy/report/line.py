@@ -11,9 +11,8 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import RANGES
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.architecture import DescribedSpec
-from skdeploy.core.spec import Precision
-from skdeploy.line.export import words_of, words_that_made
-from skdeploy.line.formats import FORMATS
+from skdeploy.line.export import words_of
+from skdeploy.line.reproduce import options_that_made, weights_that_made
 from skdeploy.report.blocks import (
     Block,
     Cell,
@@ -169,22 +168,9 @@ def export_command(found: Findings) -> str | None:
     spec, weights = manifest.model, manifest.weights
     if not isinstance(spec.network, DescribedSpec):
         return None
-    words = ["skdeploy", "export", spec.name]
-    if manifest.precision is not Precision.FP32:
-        words.append(FORMATS[manifest.precision].flags[0])
-    if weights.source == "random":
-        words += ["--seed", str(weights.seed)]
-    elif weights.repo:
-        words += ["--weights", f"hf://{weights.repo}" + (f"@{weights.commit}" if weights.commit else "")]
-    elif spec.weights is None or spec.weights.sha256 != weights.sha256:
-        words += ["--weights", weights.file or "CHECKPOINT"]
-    made = {artifact.station for artifact in manifest.artifacts}
-    if "trace" in made and "simplify" not in made:
-        words.append("--no-simplify")
-    if found.ranges is not None:
-        words += ["--ranges", str(found.bundle.folder / RANGES)]
-    for artifact in manifest.artifacts:
-        words += words_that_made(artifact)
-    if not any(a.format == "engine" for a in manifest.artifacts):
-        words += ["--target", "onnx"]
-    return shlex.join([*words, "--output", "build/again"])
+    named = spec.weights is not None and spec.weights.sha256 == weights.sha256
+    words = [
+        *([] if named else weights_that_made(weights, weights.file or "CHECKPOINT")),
+        *options_that_made(manifest, found.bundle.folder / RANGES),
+    ]
+    return shlex.join(["skdeploy", "export", spec.name, *words, "--output", "build/again"])

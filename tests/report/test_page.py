@@ -126,7 +126,7 @@ def test_notes_are_shown(tmp_path: Path) -> None:
 def test_the_export_command_has_what_the_manifest_records(full: Bundle) -> None:
     command = export_command(read_findings(full))
     assert command is not None
-    assert command.startswith("skdeploy export tiny --int8 --weights tiny.safetensors --ranges ")
+    assert command.startswith("skdeploy export tiny --weights tiny.safetensors --int8 --ranges ")
     assert "--target onnx" in command
 
 
