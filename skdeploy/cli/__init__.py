@@ -29,35 +29,35 @@ class Verb:
 VERBS: Final[dict[str, Verb]] = {
     "export": Verb(
         "skdeploy.cli.export:export",
-        "Take a network through the whole line: ONNX, simplified, lower precision, engine, parity, bundle.",
+        "Export a network to ONNX and an engine, in the precision you choose, and check each step against the original.",
     ),
     "build": Verb(
         "skdeploy.cli.build:build",
-        "Build an engine from a bundle's last graph, for this device, and add it to the bundle.",
+        "Build an engine for this device from the bundle's last graph and add it to the bundle.",
     ),
     "calibrate": Verb(
         "skdeploy.cli.calibrate:calibrate",
-        "Measure the ranges of a network's tensors on images, into a file to review, commit and give to `export --ranges`.",
+        "Measure a network's tensor ranges on images and write them to a file for `export --ranges`.",
     ),
     "convert": Verb(
         "skdeploy.cli.convert:convert",
-        "Turn a checkpoint into skdeploy's own weights and, where the network is inferred, a card for them.",
+        "Convert a checkpoint to skdeploy's own format and write a card for it, unless one is given.",
     ),
     "init": Verb(
         "skdeploy.cli.init:init",
-        "Write a card to fill in for an ONNX file or a module. No file is overwritten.",
+        "Write a card for an ONNX file or a module, for you to complete. Overwrites no file.",
     ),
     "verify": Verb(
         "skdeploy.cli.verify:verify",
-        "Check a bundle's digests and receipts and measure parity again, on every backend that works here.",
+        "Check a bundle's digests and receipts, and measure parity again on every backend that works here.",
     ),
     "evaluate": Verb(
         "skdeploy.cli.evaluate:evaluate",
-        "Measure accuracy on labelled images, paired with the FP32 graph, and hold the drop to a budget.",
+        "Measure accuracy on labelled images, compare it with the FP32 graph, and fail if the drop is too large.",
     ),
     "predict": Verb(
         "skdeploy.cli.predict:predict",
-        "Print the five likeliest classes of each image, with their probabilities.",
+        "Print the five most likely classes of each image, with their probabilities.",
     ),
     "bench": Verb(
         "skdeploy.cli.bench:bench",
@@ -65,40 +65,40 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "plan": Verb(
         "skdeploy.cli.plan:plan",
-        "Before building: what a graph costs on a device at the least, what limits it, and how to export it for that.",
+        "Estimate the best possible latency of a graph on a device, what limits it, and which export options fit.",
     ),
     "compare": Verb(
         "skdeploy.cli.compare:compare",
-        "The old name of `skdeploy evaluate NEW --against OLD`, with the same options.",
+        "Old name of `skdeploy evaluate NEW --against OLD`, with the same options.",
         hidden=True,
     ),
     "report": Verb(
         "skdeploy.cli.report:report",
-        "Write all that is known of a bundle as one HTML file, after checking its digests.",
+        "Check a bundle's digests and write everything known about it to one HTML file.",
     ),
     "sensitivity": Verb(
         "skdeploy.cli.sensitivity:sensitivity",
-        "Show which part of the network loses how much to INT8: each alone in INT8, and each alone out of it.",
+        "Measure how much accuracy each unit of the network loses in INT8: alone in INT8, and alone not in INT8.",
     ),
     "attention": Verb(
         "skdeploy.cli.attention:attention",
-        "Measure whether units choose larger kernels for larger objects, as the paper's experiment does, in each precision.",
+        "Repeat the paper's experiment in each precision: do units choose larger kernels for larger objects?",
     ),
     "models": Verb(
         "skdeploy.cli.models:models",
-        "List the networks that there are cards for, or show one card.",
+        "List the networks that skdeploy has cards for, or show one card.",
     ),
     "inspect": Verb(
         "skdeploy.cli.inspect:inspect",
-        "Show what a bundle or a file holds, after checking its digests.",
+        "Check the digests of a bundle or a file and show what is in it.",
     ),
     "doctor": Verb(
         "skdeploy.cli.doctor:doctor",
-        "Say which backends and compilers work here, which don't and why, and what to install.",
+        "Show which backends and compilers work here, why others do not, and what to install.",
     ),
     "start": Verb(
         "skdeploy.cli.start:start",
-        "Build the bundle's engine for this device, or find it in the cache, then run a verb on it.",
+        "Build the bundle's engine for this device, or take it from the cache, then run a verb with it.",
         forwards=True,
     ),
 }
@@ -156,7 +156,7 @@ class VerbGroup(TyperGroup):
 app = typer.Typer(
     name="skdeploy",
     cls=VerbGroup,
-    help="From a trained Selective Kernel Network to a verified inference engine.",
+    help="Turn a trained Selective Kernel Network into a verified inference engine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -178,5 +178,5 @@ def _root(
         False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
-    """From a trained Selective Kernel Network to a verified inference engine."""
+    """Turn a trained Selective Kernel Network into a verified inference engine."""
     del version

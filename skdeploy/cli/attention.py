@@ -17,26 +17,30 @@ if TYPE_CHECKING:
 def attention(
     bundle: BundleFolder,
     data: Annotated[
-        Path | None, typer.Option(help="Images: a folder, .npz, .npy or .txt. Default: the card's own.")
+        Path | None, typer.Option(help="Images: a folder, .npz, .npy or .txt.  [default: the card's]")
     ] = None,
     assume_imagenet: AssumeImagenet = False,
-    scales: Annotated[str, typer.Option(help="Sizes of the central object, from 1 to 4.")] = "1.0,1.25,1.5,1.75,2.0",
-    num_images: Annotated[int, typer.Option(help="How many of them at most, a balanced choice.")] = 500,
+    scales: Annotated[
+        str, typer.Option(help="Factors by which to enlarge the central object, from 1 to 4.")
+    ] = "1.0,1.25,1.5,1.75,2.0",
+    num_images: Annotated[int, typer.Option(help="Use at most this many images, balanced over classes.")] = 500,
     also: Annotated[
         list[Path] | None,
-        typer.Option(help="A bundle of the same network in another precision, to measure beside it; may be repeated."),
+        typer.Option(help="Bundle of the same network in another precision, to measure too; repeatable."),
     ] = None,
     profile: Annotated[
         list[str] | None,
         typer.Option(
-            help="A unit whose channels to show, such as stages.1.3 or SK_3_4. Default: the last of each stage."
+            help="SK unit whose channels to show, such as stages.1.3 or SK_3_4; repeatable.  [default: the last of each stage]"
         ),
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the curves to this file.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw curves and channels: .svg, .png or .pdf.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw curves and channels to this .svg, .png or .pdf file.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure whether units choose larger kernels for larger objects, as the paper's experiment does, in each precision."""
+    """Repeat the paper's experiment in each precision: do units choose larger kernels for larger objects?"""
     import time
 
     from skdeploy.attention.enlarge import read_scales

@@ -12,12 +12,14 @@ _TAKES = {name: backend(name).HELP for name in BACKENDS}
 
 Backend = Annotated[
     str | None,
-    typer.Option(metavar="ID", help=f"What runs the bundle: {', '.join(BACKENDS)}.  [default: {DEFAULT}]"),
+    typer.Option(metavar="ID", help=f"Backend that runs the bundle: {', '.join(BACKENDS)}.  [default: {DEFAULT}]"),
 ]
 BackendOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=VALUE",
-        help=f"O{'; o'.join(f'f {name}: {takes}' for name, takes in _TAKES.items() if takes)}; may be given again.",
+        help="Option of the backend, repeatable; "
+        + "; ".join(f"for {name}: {takes}" for name, takes in _TAKES.items() if takes)
+        + ".",
     ),
 ]

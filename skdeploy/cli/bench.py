@@ -25,36 +25,39 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help=f"Of {', '.join(BACKENDS)}; one that is named must work here.  [default: all that do, but torch]",
+            help=f"Backends to time: {', '.join(BACKENDS)}.  [default: all that work here, except torch]",
         ),
     ] = None,
-    batch: Annotated[str, typer.Option(metavar="N,...", help="Sizes of batches.")] = "1",
-    seconds: Annotated[float, typer.Option(help="How long each artifact is timed with each batch.")] = 3.0,
+    batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes to time.")] = "1",
+    seconds: Annotated[float, typer.Option(help="Seconds of timing for each artifact and batch size.")] = 3.0,
     artifact: Annotated[
         str | None,
-        typer.Option(help="A file of the bundle, or torch.  [default: the last graph, and engines that run here]"),
+        typer.Option(
+            help="File of the bundle to time, or torch.  [default: the last graph, and engines that run here]"
+        ),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(metavar="BUNDLE", help="Another bundle, timed in turn with this one, and compared.")
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Another bundle to time in turn with this one and to compare with."),
     ] = None,
     against_artifact: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The file of --against, or of this bundle, to be compared with."),
+        typer.Option(metavar="NAME", help="File to compare with, in --against or in this bundle."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads that compute on the CPU.  [default: as many as cores we may use]")
+        int | None, typer.Option(help="CPU threads to compute with.  [default: one per core that this process may use]")
     ] = None,
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Launch engines as one CUDA graph a run.")
+        bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Run each engine as one CUDA graph.")
     ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed for the random inputs.")] = 0,
     receipt: Receipt = False,
     json: Json = False,
 ) -> None:
     """Measure latency and throughput on this machine, or compare two artifacts.
 
-    Warms up until three windows of ten runs agree within 2 %, then times short blocks. An INT8 graph is compared with the FP32
-    graph of its bundle; give --against an FP16 bundle to learn whether INT8 pays against FP16.
+    Warms up until three windows of ten runs agree within 2 %, then times short blocks. Compares an INT8 graph with the FP32
+    graph of its bundle. To learn whether INT8 is faster than FP16, give an FP16 bundle as --against.
     """
     from skdeploy.bench.measure import BenchOptions
     from skdeploy.bench.measure import bench as run

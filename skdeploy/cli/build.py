@@ -29,23 +29,28 @@ def _build(
     max_batch: MaxBatch = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option(metavar="MIN/OPT/MAX", help="Batches as one option, such as 1/8/32; repeat for more profiles."),
+        typer.Option(
+            metavar="MIN/OPT/MAX", help="All three batches in one option, such as 1/8/32; repeat for more profiles."
+        ),
     ] = None,
     workspace: Annotated[
-        float | None, typer.Option(help="Limit of a kernel's scratch memory, GiB.  [Jetson: a quarter of what is free]")
+        float | None,
+        typer.Option(
+            help="Most scratch memory for a kernel, in GiB.  [default on a Jetson: a quarter of the free memory]"
+        ),
     ] = None,
     tactic_memory: Annotated[
         float | None,
         typer.Option(
-            help="Limit of what a kernel that is tried out may take, GiB, rounded down to a power of two.  "
-            "[Jetson: half of what is free]"
+            help="Most memory for trying out a kernel, in GiB, rounded down to a power of two.  "
+            "[default on a Jetson: half of the free memory]"
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Build an engine from a bundle's last graph, for this device, and add it to the bundle.
+    """Build an engine for this device from the bundle's last graph and add it to the bundle.
 
-    Run it again and nothing is built unless an option or the device has changed.
+    A second run builds only if an option or the device has changed.
     """
     from skdeploy.cli.console import write_json
     from skdeploy.line.building import build_engine, gibibytes, profiles_of

@@ -16,17 +16,17 @@ from skdeploy.line.options import SourceOptions
 def _calibrate(
     model: Annotated[
         str,
-        typer.Argument(help="A card, by name or path; a bundle's folder; an .onnx file; or package.module:function."),
+        typer.Argument(help="A card (name or path), a bundle, an .onnx file, or package.module:function."),
     ],
     source: Annotated[dict[str, Any], FlagsOf(SourceOptions)],
     calibration: CalibrationOptions,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The ranges file; default: MODEL.ranges.json.")
+        Path | None, typer.Option("--output", "-o", help="Ranges file to write.  [default: MODEL.ranges.json]")
     ] = None,
     imgsz: Imgsz = None,
     json: Json = False,
 ) -> None:
-    """Measure the ranges of a network's tensors on images, into a file to review, commit and give to `export --ranges`."""
+    """Measure a network's tensor ranges on images and write them to a file for `export --ranges`."""
     from skdeploy.cli.console import print_ranges, ranges_json, write_json
     from skdeploy.line.export import calibrate as run
     from skdeploy.line.int8_options import Int8Options

@@ -12,14 +12,14 @@ from skdeploy.cli.evaluate import evaluate
 
 
 def compare(**given: Any) -> None:
-    """The old name of `skdeploy evaluate NEW --against OLD`, with the same options."""
+    """Old name of `skdeploy evaluate NEW --against OLD`, with the same options."""
     evaluate(against=str(given.pop("old")), **given)
 
 
 def _signature() -> inspect.Signature:
     """The signature of evaluate with OLD as an argument in place of ``--against``."""
     hints = get_type_hints(evaluate, include_extras=True)
-    old = Annotated[Path, typer.Argument(help="The bundle that is replaced.")]
+    old = Annotated[Path, typer.Argument(help="Bundle that NEW would replace.")]
     parameters = [inspect.Parameter("old", inspect.Parameter.KEYWORD_ONLY, annotation=old)]
     for name, parameter in inspect.signature(evaluate).parameters.items():
         if name != "against":

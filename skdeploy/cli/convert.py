@@ -11,18 +11,18 @@ from skdeploy.cli.arguments import Json
 
 
 def convert(
-    weights: Annotated[str, typer.Argument(help="Checkpoint of any known layout, a caffemodel, or hf://owner/name.")],
+    weights: Annotated[str, typer.Argument(help="Checkpoint in any known layout, a caffemodel, or hf://owner/name.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The .safetensors file to write; its card gets the same name.")
+        Path, typer.Option("--output", "-o", help=".safetensors file to write; its card gets the same name.")
     ],
     card: Annotated[
         str | None,
-        typer.Option(help="The card they are for, by name or path; default: infer the network and write a card."),
+        typer.Option(help="Card of the weights, by name or path.  [default: infer the network and write a card]"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     json: Json = False,
 ) -> None:
-    """Turn a checkpoint into skdeploy's own weights and, where the network is inferred, a card for them."""
+    """Convert a checkpoint to skdeploy's own format and write a card for it, unless one is given."""
     from skdeploy.checkpoints.convert import convert as run
     from skdeploy.cli.console import write_json
     from skdeploy.report.terminal import Terminal

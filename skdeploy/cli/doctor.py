@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def doctor(json: Json = False) -> None:
-    """Say which backends and compilers work here, which don't and why, and what to install.
+    """Show which backends and compilers work here, why others do not, and what to install.
 
-    Exits with 3 if something that every bundle needs to run does not work.
+    Exits with 3 if a part that every bundle needs does not work.
     """
     import dataclasses
 

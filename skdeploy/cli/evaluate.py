@@ -23,74 +23,71 @@ def evaluate(
         Path,
         typer.Option(
             help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder "
-            "that holds an evaluation.npz."
+            "with an evaluation.npz."
         ),
     ],
     class_order: ClassOrder = None,
     num_images: Annotated[
-        int | None, typer.Option(help="How many images, evenly spread over the classes' order.  [default: all]")
+        int | None, typer.Option(help="Use this many images, spread evenly over the classes.  [default: all]")
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help="The budget in percentage points of top-1: pass (0) if the drop is within it with the confidence asked for, "
-            "fail (10) if it is beyond it; where the images are too few to tell, 10 too, unless --allow-inconclusive."
+            help="Largest allowed drop in percentage points of top-1. Exit 0 if the drop is smaller, 10 if it is larger. "
+            "Exit 10 also if there are too few images to tell, unless --allow-inconclusive."
         ),
     ] = None,
     confidence: Annotated[
-        float, typer.Option(help="Of each bound of the drop, one-sided, and of the intervals, in per cent.")
+        float, typer.Option(help="Confidence in percent, for the bound of the drop (one-sided) and for the intervals.")
     ] = 95.0,
     allow_inconclusive: Annotated[
         bool,
-        typer.Option("--allow-inconclusive", help="Too few images to decide is no failure: exit with 0, and say so."),
+        typer.Option("--allow-inconclusive", help="Exit with 0 and a warning if there are too few images to decide."),
     ] = False,
     artifact: Annotated[
         list[str] | None,
         typer.Option(
-            help="A file of the bundle, or torch; may be given again.  [default: the last graph, and engines that run here]"
+            help="File of the bundle to evaluate, or torch; repeatable.  [default: the last graph, and engines that run here]"
         ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
-            help="What the drop is from: a file of the bundle, torch, or another bundle.  [default: FP32 graph]"
+            help="Compare with this: a file of the bundle, torch, or another bundle.  [default: the FP32 graph]"
         ),
     ] = None,
     require_engine: Annotated[
         bool,
-        typer.Option(
-            "--require-engine", help="An engine that cannot run here is an error, with exit code 3, not a note."
-        ),
+        typer.Option("--require-engine", help="Fail with exit code 3 if an engine cannot run here."),
     ] = False,
     baseline: Annotated[
         Path | None,
-        typer.Option(help="A committed file of --save-baseline: each artifact in it must have as many images right."),
+        typer.Option(help="File of --save-baseline; fail if an artifact has fewer images right than in it."),
     ] = None,
     baseline_drop: Annotated[
-        float, typer.Option(help="How far below --baseline is allowed, in percentage points of top-1.")
+        float, typer.Option(help="Largest allowed drop below --baseline, in percentage points of top-1.")
     ] = 0.2,
     save_baseline: Annotated[
-        Path | None, typer.Option(help="Write how many images each artifact has right to this file, to be committed.")
+        Path | None,
+        typer.Option(help="Write the number of images that each artifact has right to this file; commit it."),
     ] = None,
     receipt: Annotated[
         bool,
-        typer.Option("--receipt", help="Write the accuracy measured here, on this device, to the bundle's receipts/."),
+        typer.Option("--receipt", help="Save the accuracy measured on this device in the bundle's receipts/."),
     ] = False,
     backend: Backend = None,
     backend_option: BackendOption = None,
-    batch: Annotated[int, typer.Option("--batch", help="Images that are run at a time.")] = 8,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Predict anew what an earlier run of the same has predicted.")
-    ] = False,
+    batch: Annotated[int, typer.Option("--batch", help="Images per run.")] = 8,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not reuse the predictions of an earlier run.")] = False,
     assume_imagenet: AssumeImagenet = False,
     junit: Junit = None,
     markdown: Markdown = None,
     json: Json = False,
 ) -> None:
-    """Measure accuracy on labelled images, paired with the FP32 graph, and hold the drop to a budget.
+    """Measure accuracy on labelled images, compare it with the FP32 graph, and fail if the drop is too large.
 
-    Changes no artifact: the result goes to the bundle's evidence/. An interrupted run goes on where it was:
-    predictions are in ~/.cache/skdeploy.
+    Writes the result to the bundle's evidence/. Keeps predictions in ~/.cache/skdeploy, so that an interrupted run
+    continues where it stopped.
     """
     from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
     from skdeploy.accuracy.evaluate import EvaluationOptions

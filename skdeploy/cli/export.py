@@ -23,7 +23,7 @@ def _export(
     model: Annotated[
         str,
         typer.Argument(
-            help="A checkpoint, or hf://owner/name; a card, by name or path; an .onnx file; or package.module:function."
+            help="A checkpoint, hf://owner/name, a card (name or path), an .onnx file, or package.module:function."
         ),
     ],
     *,
@@ -39,12 +39,14 @@ def _export(
     opt_batch: OptBatch = None,
     max_batch: MaxBatch = None,
     imgsz: Imgsz = None,
-    workspace: Annotated[float | None, typer.Option(help="Limit of the builder's scratch memory, GiB.")] = None,
+    workspace: Annotated[
+        float | None, typer.Option(help="Most scratch memory for a kernel of the engine, in GiB.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Take a network through the whole line: ONNX, simplified, lower precision, engine, parity, bundle.
+    """Export a network to ONNX and an engine, in the precision you choose, and check each step against the original.
 
-    Run it again and only what changed is done again.
+    A second run repeats only the steps whose options or inputs have changed.
     """
     from skdeploy.cli.console import bundle_json, conclude, print_bundle
     from skdeploy.core.errors import UsageError

@@ -9,15 +9,15 @@ import typer
 
 
 def init(
-    model: Annotated[str, typer.Argument(help="An .onnx file, or package.module:function that builds a network.")],
+    model: Annotated[str, typer.Argument(help="An .onnx file, or package.module:function that returns a network.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The card to write; default: MODEL.toml in this folder.")
+        Path | None, typer.Option("--output", "-o", help="Card to write.  [default: MODEL.toml in this folder]")
     ] = None,
     imgsz: Annotated[
-        int | None, typer.Option(help="Height and width in pixels at which a module is run; default: 224.")
+        int | None, typer.Option(help="Input height and width of a module, in pixels.  [default: 224]")
     ] = None,
 ) -> None:
-    """Write a card to fill in for an ONNX file or a module. No file is overwritten."""
+    """Write a card for an ONNX file or a module, for you to complete. Overwrites no file."""
     from skdeploy.line.init_card import init_card
     from skdeploy.report.terminal import Terminal
 

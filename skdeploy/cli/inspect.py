@@ -12,19 +12,20 @@ from skdeploy.cli.arguments import Json
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="A bundle, or one file: a card, .onnx, .safetensors, .pth, an engine of a bundle.")
+        Path, typer.Argument(help="A bundle, or one file: a card, .onnx, .safetensors, .pth, or an engine of a bundle.")
     ],
     engine: Annotated[
         bool,
         typer.Option(
             "--engine",
-            help="The bundle's engines: precision of each layer, memory, whether they run here. Exit 7 if wider.",
+            help="Show the bundle's engines: precision of layers, memory, whether they run here. Exit 7 if a layer runs in "
+            "a wider precision than the graph.",
         ),
     ] = False,
-    layers: Annotated[bool, typer.Option("--layers", help="With --engine: every layer, one a line.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="With --engine: list every layer.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what a bundle or a file holds, after checking its digests."""
+    """Check the digests of a bundle or a file and show what is in it."""
     from skdeploy.cli.console import write_json
     from skdeploy.core.errors import UsageError
     from skdeploy.inspect.inspection import inspect_bundle, inspect_file, is_folder

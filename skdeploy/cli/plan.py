@@ -23,27 +23,25 @@ if TYPE_CHECKING:
 
 
 def plan(
-    path: Annotated[Path, typer.Argument(help="A bundle, of which the last graph is planned, or an .onnx file.")],
+    path: Annotated[Path, typer.Argument(help="A bundle (its last graph is used) or an .onnx file.")],
     device: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME,...",
-            help="Of the table of devices; all: every one of them. Needed; without a name, they are listed.",
+            help="Device names, or all. Required; without it, the error lists the names.",
         ),
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Images at a time.  [default: 1, or the batch that the graph is fixed to]")
-    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Batch size.  [default: the graph's fixed batch, else 1]")] = None,
     imgsz: Annotated[
-        int | None, typer.Option(min=1, help="Height and width in pixels, if the graph leaves them open.")
+        int | None, typer.Option(min=1, help="Height and width in pixels, for a graph of dynamic size.")
     ] = None,
-    top: Annotated[int, typer.Option(help="How many of the slowest layers are shown.")] = 5,
+    top: Annotated[int, typer.Option(help="Show this many of the slowest layers.")] = 5,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer.")] = False,
     json: Json = False,
 ) -> None:
-    """Before building: what a graph costs on a device at the least, what limits it, and how to export it for that.
+    """Estimate the best possible latency of a graph on a device, what limits it, and which export options fit.
 
-    All of it is an estimate, from peak figures: a floor. `skdeploy bench` on the device measures.
+    The estimate comes from the device's peak figures: no run can be faster. Use `skdeploy bench` on the device to measure.
     """
     from skdeploy.cli.console import write_json
     from skdeploy.planning.report import plan as run

@@ -16,13 +16,13 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     everything: Annotated[
         bool,
-        typer.Option("--all", help="By torch, every graph and every engine that runs here, not only the last graph."),
+        typer.Option("--all", help="Use torch, every graph and every engine that runs here, not only the last graph."),
     ] = False,
     backend: Backend = None,
     backend_option: BackendOption = None,
     json: Json = False,
 ) -> None:
-    """Print the five likeliest classes of each image, with their probabilities."""
+    """Print the five most likely classes of each image, with their probabilities."""
     import sys
 
     from skdeploy.accuracy.facts import read_facts

@@ -13,10 +13,10 @@ from skdeploy.cli.arguments import BundleFolder
 def report(
     bundle: BundleFolder,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write; default: report.html in the bundle.")
+        Path | None, typer.Option("--output", "-o", help="HTML file to write.  [default: report.html in the bundle]")
     ] = None,
 ) -> None:
-    """Write all that is known of a bundle as one HTML file, after checking its digests."""
+    """Check a bundle's digests and write everything known about it to one HTML file."""
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.report.page import write_report
 

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 def sensitivity(
-    bundle: Annotated[Path, typer.Argument(help="The folder that an export with --int8 made.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder that `skdeploy export --int8` made.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Images: a folder, .npz, .npy or .txt; with labels for top-1. Default: the card's own."),
+        typer.Option(help="Images: a folder, .npz, .npy or .txt; top-1 needs labels.  [default: the card's]"),
     ] = None,
     class_order: ClassOrder = None,
     assume_imagenet: AssumeImagenet = False,
-    num_images: Annotated[int, typer.Option(help="How many of them at most, a balanced choice.")] = 256,
+    num_images: Annotated[int, typer.Option(help="Use at most this many images, balanced over classes.")] = 256,
     json: Json = False,
 ) -> None:
-    """Show which part of the network loses how much to INT8: each alone in INT8, and each alone out of it."""
+    """Measure how much accuracy each unit of the network loses in INT8: alone in INT8, and alone not in INT8."""
     import time
 
     from skdeploy.bundle.folder import load_bundle

@@ -14,33 +14,34 @@ from skdeploy.backends import running
 def start(
     verb: Annotated[str | None, typer.Argument(help="predict, verify, evaluate or bench.")] = None,
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="The verb's own arguments and options, without the bundle.")
+        list[str] | None, typer.Argument(help="Arguments and options of the verb, without the bundle.")
     ] = None,
     bundle: Annotated[
-        Path, typer.Option(envvar="SKDEPLOY_BUNDLE", help="The folder that an export made; it is only read.")
+        Path, typer.Option(envvar="SKDEPLOY_BUNDLE", help="Folder that `skdeploy export` made; it is not changed.")
     ] = Path("/bundle"),
     cache: Annotated[
-        Path, typer.Option(envvar="SKDEPLOY_CACHE", help="Where engines are kept, one folder a device and a bundle.")
+        Path,
+        typer.Option(envvar="SKDEPLOY_CACHE", help="Folder for engines, with a subfolder for each device and bundle."),
     ] = Path("/cache"),
     backend: Annotated[
         str | None,
         typer.Option(
             envvar="SKDEPLOY_BACKEND",
-            help=f"{', '.join(running('engine', 'onnx', on='gpu'))}; on the CPU {', '.join(running('onnx', on='cpu'))}.  "
-            "[default: the compiler that is here, for the GPU; without a GPU, none]",
+            help=f"Backend to use: {', '.join(running('engine', 'onnx', on='gpu'))}, or on the CPU "
+            f"{', '.join(running('onnx', on='cpu'))}.  [default: the installed compiler; required if there is no GPU]",
         ),
     ] = None,
     wait: Annotated[
-        float, typer.Option(help="Seconds to wait for another start that is building into the same cache.")
+        float, typer.Option(help="Seconds to wait for another start that builds into the same cache.")
     ] = 1800,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Run one inference with what a start has made ready here, and nothing else.")
+        bool, typer.Option("--probe", help="Only run one inference with the engine that an earlier start prepared.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="With --probe: print the result as JSON.")] = False,
 ) -> None:
-    """Build the bundle's engine for this device, or find it in the cache, then run a verb on it.
+    """Build the bundle's engine for this device, or take it from the cache, then run a verb with it.
 
-    Options of start come before the verb, the verb's own after it. A container runs this: see docs/how-to/docker.md.
+    Put options of start before the verb, and options of the verb after it. Containers run this: see docs/how-to/docker.md.
     """
     from skdeploy.cli.console import write_json
     from skdeploy.core.errors import UsageError

@@ -14,69 +14,72 @@ from skdeploy.cli.backend import BackendOption
 if TYPE_CHECKING:
     from skdeploy.line.verification import Verification
 
-SUITES: Final = "photographs (no others), noise, zeros, extremes, tiny-contrast, memory, sizes, all"
+SUITES: Final = "photographs (only the images), noise, zeros, extremes, tiny-contrast, memory, sizes, all"
 
 
 def verify(
     bundle: BundleFolder,
     images: Annotated[
-        Path | None, typer.Option(help="A folder of images, .npz or .npy; default: the card's own parity images.")
+        Path | None, typer.Option(help="Images: a folder, .npz or .npy.  [default: the card's parity images]")
     ] = None,
-    num_images: Annotated[int, typer.Option(help="How many of them at most.")] = 64,
+    num_images: Annotated[int, typer.Option(help="Use at most this many images.")] = 64,
     reference: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE:FUNCTION",
-            help="Compare with the network that your own function builds; runs that code.",
+            help="Compare with the network that your own function returns; this runs your code.",
         ),
     ] = None,
     golden: Annotated[
         Path | None,
         typer.Option(
-            help="Compare with inputs and outputs that your training code saved, an .npz: docs/how-to/prove.md."
+            help="Compare with inputs and outputs that your training code saved as .npz; see docs/how-to/prove.md."
         ),
     ] = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help=f"Inputs besides the images, on every artifact; may be given again: {SUITES}.  "
-            "[default: one image each of noise, zeros, extremes, tiny-contrast, on the last graph and engines]",
+            help=f"More inputs to run through every artifact; repeatable: {SUITES}.  "
+            "[default: one image each of noise, zeros, extremes and tiny-contrast, on the last graph and engines]",
         ),
     ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build each engine again, and tell how much two builds differ.")
+        bool, typer.Option("--rebuild", help="Build each engine again and show how much the two builds differ.")
     ] = False,
     receipt: Receipt = False,
     require_engine: Annotated[
         bool,
         typer.Option(
-            "--require-engine", help="An engine verified neither here nor by a receipt is an error, with exit code 3."
+            "--require-engine",
+            help="Fail with exit code 3 if an engine has been verified neither here nor by a receipt.",
         ),
     ] = False,
     backend: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help=f"Run the graphs on this one too: {', '.join(n for n in running('onnx') if n != DEFAULT)}. "
-            "It must run all of each, and no node on the CPU.",
+            help=f"Also run the graphs on this backend: {', '.join(n for n in running('onnx') if n != DEFAULT)}. "
+            "It must run every node; none may fall back to the CPU.",
         ),
     ] = None,
     backend_option: BackendOption = None,
     blame: Annotated[
-        bool, typer.Option("--blame", help="Run the line stage by stage too, and say where an error enters.")
+        bool, typer.Option("--blame", help="Also run the export stage by stage and show where an error enters.")
     ] = False,
     save_repro: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="With --blame: save the smallest graph that shows it, with its inputs."),
+        typer.Option(
+            metavar="FOLDER", help="With --blame: save the smallest graph that shows the error, with its inputs."
+        ),
     ] = None,
     junit: Junit = None,
     markdown: Markdown = None,
     json: Json = False,
 ) -> None:
-    """Check a bundle's digests and receipts and measure parity again, on every backend that works here.
+    """Check a bundle's digests and receipts, and measure parity again on every backend that works here.
 
-    Writes nothing but what --receipt, --blame, --save-repro, --junit and --markdown ask for.
+    Writes files only for --receipt, --blame, --save-repro, --junit and --markdown.
     """
     from skdeploy.blame.repro import README
     from skdeploy.cli.console import bundle_json, conclude

@@ -65,7 +65,9 @@ class BuildOptions:
     compute_capabilities: Annotated[
         tuple[str, ...],
         Flag(
-            "GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable.", ("--compute-capability",), metavar="X.Y"
+            "Compute capability of a GPU that the TensorRT-RTX engine must run on, such as 8.9; repeatable.",
+            ("--compute-capability",),
+            metavar="X.Y",
         ),
     ] = ()
     sizes: Sizes | None = None
@@ -73,23 +75,25 @@ class BuildOptions:
     tactic_bytes: int | None = None
     optimization_level: Annotated[
         int | None,
-        Flag(
-            "TensorRT's effort, from 0, a quick build, to 5, a fast engine.  [default: TensorRT's, 3]", ("--opt-level",)
-        ),
+        Flag("TensorRT's optimization level, from 0 (fast build) to 5 (fast engine).  [default: 3]", ("--opt-level",)),
     ] = None
     timing_cache: Annotated[
-        Path | None, Flag("Keep how long TensorRT's kernels take here: the next build is quicker.", metavar="FILE")
+        Path | None, Flag("File for TensorRT's kernel timings; makes the next build faster.", metavar="FILE")
     ] = None
-    version_compatible: Annotated[bool, Flag("An engine for later TensorRTs too; it needs their lean runtime.")] = False
+    version_compatible: Annotated[
+        bool, Flag("Build an engine that later TensorRT versions can load; they need the lean runtime.")
+    ] = False
     hardware_compatible: Annotated[
-        HardwareCompatible, Flag("An engine for other GPUs too: Ampere and later, or of the same compute capability.")
+        HardwareCompatible, Flag("Build for other GPUs too: Ampere and later, or those of the same compute capability.")
     ] = "none"
-    strip: Annotated[bool, Flag("Leave the weights out: they come from the ONNX file when it is loaded.")] = False
+    strip: Annotated[
+        bool, Flag("Build without weights; they are read from the ONNX file when the engine is loaded.")
+    ] = False
     dla_core: Annotated[int | None, Flag("Build for this DLA core of a Jetson AGX Orin.")] = None
     dla_fallback: Annotated[
         bool,
         Flag(
-            "Let the GPU run the layers that a DLA does not; without it, one such layer fails the build.",
+            "Let the GPU run layers that the DLA cannot run. Otherwise such a layer fails the build.",
             ("--dla-fallback/--no-dla-fallback",),
         ),
     ] = False

@@ -28,46 +28,52 @@ class CalibrationOptions(StationOptions):
 
     images: Annotated[
         Path | None,
-        Flag("Calibration images: a folder, .npz, .npy or .txt list of raw images, or a recipe (.toml).", ("--calib",)),
+        Flag("Calibration images: a folder, an .npz, .npy or .txt list of images, or a recipe (.toml).", ("--calib",)),
     ] = None
     method: Annotated[
-        CalibrationMethod | None, Flag("How a tensor's range is chosen.  [default: mse]", ("--calib-method",))
+        CalibrationMethod | None, Flag("Method that chooses a tensor's range.  [default: mse]", ("--calib-method",))
     ] = None
     percentile: Annotated[
         float | None,
-        Flag("Of magnitudes, for --calib-method percentile.  [default: 99.99]", ("--calib-percentile",)),
+        Flag("Percentile for --calib-method percentile.  [default: 99.99]", ("--calib-percentile",)),
     ] = None
     number: Annotated[
-        int | None, Flag("How many images at most, balanced over classes.  [default: 512]", ("--calib-num",))
+        int | None, Flag("Use at most this many images, balanced over classes.  [default: 512]", ("--calib-num",))
     ] = None
-    batch: Annotated[int, Flag("Images that are fed at a time; changes no result.", ("--calib-batch",))] = DEFAULT_BATCH
-    seed: Annotated[int | None, Flag("Which images are chosen, of more.  [default: 0]", ("--calib-seed",))] = None
+    batch: Annotated[int, Flag("Images per run; does not change the result.", ("--calib-batch",))] = DEFAULT_BATCH
+    seed: Annotated[
+        int | None,
+        Flag("Seed for choosing images when there are more than --calib-num.  [default: 0]", ("--calib-seed",)),
+    ] = None
     allow_random: Annotated[
         bool,
-        Flag("Calibrate on noise, for timing only: the bundle says so everywhere.", ("--allow-random-calib",)),
+        Flag("Calibrate on noise, to measure speed only. The bundle is marked.", ("--allow-random-calib",)),
     ] = False
     equalize: Annotated[
         bool | None,
-        Flag("Scale channels to equal ranges first.  [default: equalize]", ("--equalize/--no-equalize",)),
+        Flag("Scale channels to equal ranges before calibration.  [default: equalize]", ("--equalize/--no-equalize",)),
     ] = None
     bias_correction: Annotated[
         bool | None,
         Flag(
-            "Make up in biases for the mean error of rounded weights.  [default: bias-correction]",
+            "Correct biases for the mean error of rounded weights.  [default: bias-correction]",
             ("--bias-correction/--no-bias-correction",),
         ),
     ] = None
     shift: Annotated[
         bool | None,
-        Flag("Use all 256 levels for tensors without negative values.  [default: shift]", ("--shift/--no-shift",)),
+        Flag("Use all 256 levels for tensors that are never negative.  [default: shift]", ("--shift/--no-shift",)),
     ] = None
     exact_input: Annotated[
         bool | None,
-        Flag("Quantize 8-bit pixels without error.  [default: exact-input]", ("--exact-input/--no-exact-input",)),
+        Flag(
+            "Choose the input's scale so that 8-bit pixels are exact.  [default: exact-input]",
+            ("--exact-input/--no-exact-input",),
+        ),
     ] = None
     weight_scales: Annotated[
         Literal["mse", "max"] | None,
-        Flag("Each channel's scale: least squared error, or its largest weight.  [default: mse]"),
+        Flag("Weight scale per channel: least squared error, or the largest weight.  [default: mse]"),
     ] = None
 
     @property

@@ -58,7 +58,7 @@ class Single(Format):
 class Halved(Format):
     """FP16, whose range must hold what the images make of the network."""
 
-    precision, flags, help = Precision.FP16, ("--fp16", "--half"), "FP16 as a strongly typed graph."
+    precision, flags, help = Precision.FP16, ("--fp16", "--half"), "Export in FP16."
     stations = (Half, Headroom)
 
     def lower(self, line: Line, graph: Artifact) -> Artifact:
@@ -73,7 +73,7 @@ class Quantized(Format):
     """
 
     precision, flags = Precision.INT8, ("--int8",)
-    help = "INT8 by explicit Q/DQ, calibrated on --calib or from --ranges."
+    help = "Export in INT8, calibrated on --calib or with --ranges."
     stations = (Calibrate, GivenRanges, Mixed, LegacyGraph, LegacyCache, Int8, Headroom)
 
     def __init__(self, asked: ExportOptions, dataset: Dataset, compiler: str | None) -> None:

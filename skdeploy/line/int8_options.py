@@ -24,36 +24,39 @@ class Int8Options(StationOptions):
     """
 
     calibration: CalibrationOptions = CalibrationOptions()
-    ranges: Annotated[
-        Path | None, Flag("A ranges file that `skdeploy calibrate` made, in place of images.", kept=False)
-    ] = None
-    fallback: Annotated[Literal["fp16", "fp32"], Flag("The precision of what is not INT8.", ("--int8-fallback",))] = (
-        "fp16"
-    )
+    ranges: Annotated[Path | None, Flag("Use this file of `skdeploy calibrate` instead of images.", kept=False)] = None
+    fallback: Annotated[
+        Literal["fp16", "fp32"], Flag("Precision of the layers that are not INT8.", ("--int8-fallback",))
+    ] = "fp16"
     keep: Annotated[
         tuple[str, ...],
-        Flag("Modules that stay in the fallback under --int8; repeatable.", ("--int8-keep",), metavar="REGEX"),
+        Flag("Modules that stay in --int8-fallback precision; repeatable.", ("--int8-keep",), metavar="REGEX"),
     ] = ()
-    keep_grouped: Annotated[bool, Flag("Grouped convolutions stay in the fallback.", ("--int8-keep-grouped",))] = False
+    keep_grouped: Annotated[
+        bool, Flag("Keep grouped convolutions in --int8-fallback precision.", ("--int8-keep-grouped",))
+    ] = False
     data: Annotated[
         Path | None, Flag("Images with labels for --max-drop: class folders, .npz or a list.", kept=False)
     ] = None
     max_drop: Annotated[
         float | None,
-        Flag("Points of top-1 that INT8 may cost on --data: the worst units stay in the fallback.", kept=False),
+        Flag(
+            "Percentage points of top-1 that INT8 may lose on --data; the units that lose most stay in --int8-fallback.",
+            kept=False,
+        ),
     ] = None
     class_order: Annotated[
         ClassOrder | None,
         Flag(
-            "How class folders are counted: by the number that is a folder's name, or by name, as torchvision's ImageFolder "
-            "does.  [default: the card's labels, its class_order, or the only order there is]",
+            "Order of the class folders: by the number in their names, or by name as torchvision's ImageFolder does.  "
+            "[default: from the card]",
             kept=False,
         ),
     ] = None
     legacy_cache: Annotated[
         str | None,
         Flag(
-            "Also write a calibration cache for weakly typed builds of this TensorRT, as 8.5.3.",
+            "Also write a calibration cache for this older TensorRT, such as 8.5.3.",
             ("--legacy-calibration-cache",),
             metavar="VERSION",
         ),

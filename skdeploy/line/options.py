@@ -16,7 +16,7 @@ from skdeploy.line.station import RewriteOptions
 from skdeploy.line.stations.half import HalfOptions
 from skdeploy.passes.trace_options import TraceOptions
 
-ASSUME_IMAGENET: Final = "Confirm that ImageNet's preprocessing is right, where neither card nor user gave one."
+ASSUME_IMAGENET: Final = "Confirm that ImageNet's preprocessing is right when no card gives one."
 
 MAX_SEED: Final = 2**63 - 1  # torch's generators take 64 bits
 DEFAULT_PROFILE: Final = (1, 8, 32)
@@ -27,7 +27,7 @@ DEFAULT_IMAGES: Final = 64
 class BuildRequest(BuildOptions):
     """What ``skdeploy build`` is asked for: the options, by the same names, and which compiler they are for."""
 
-    target: Annotated[Target, Flag("Which engine: auto is TensorRT on a GPU, else TensorRT-RTX ahead of time.")] = (
+    target: Annotated[Target, Flag("Compiler of the engine; auto: TensorRT if there is a GPU, else TensorRT-RTX.")] = (
         field(default=Target.AUTO, kw_only=True)
     )
 
@@ -41,21 +41,24 @@ class SourceOptions:
     model: str
     _: KW_ONLY
     card: Annotated[
-        str | None, Flag("The card of an .onnx file or a module: preprocessing, labels, tolerances, size.")
+        str | None, Flag("Card for an .onnx file or a module: preprocessing, labels, tolerances, image size.")
     ] = None
     assume_imagenet: Annotated[bool, Flag(ASSUME_IMAGENET)] = False
     weights: Annotated[
         str | None,
-        Flag("Checkpoint of any known layout, or hf://owner/name; default: the card's own, else random.", kept=False),
+        Flag(
+            "Checkpoint in any known layout, or hf://owner/name.  [default: the card's weights, else random ones]",
+            kept=False,
+        ),
     ] = None
     labels: Annotated[
         Path | None,
-        Flag("The name of each class, in the order of the logits: a text file, one a line.", kept=False),
+        Flag("Text file with one class name per line, in the order of the logits.", kept=False),
     ] = None
-    classes: Annotated[
-        int | None, Flag("How many classes the network must have; other weights are refused.", kept=False)
-    ] = None
-    seed: Annotated[int, Flag("Seed of the random weights that a card without weights gets.", kept=False)] = 0
+    classes: Annotated[int | None, Flag("Number of classes; weights with another number are refused.", kept=False)] = (
+        None
+    )
+    seed: Annotated[int, Flag("Seed for random weights, used if there are no trained ones.", kept=False)] = 0
 
 
 @dataclass(frozen=True)
@@ -75,25 +78,25 @@ class ExportOptions(SourceOptions):
     _: KW_ONLY
     output: Annotated[
         Path | None,
-        Flag("The bundle's folder; default: build/MODEL-PRECISION.", ("--output", "-o"), kept=False),
+        Flag("Folder for the bundle.  [default: build/MODEL-PRECISION]", ("--output", "-o"), kept=False),
     ] = None
     target: Annotated[
         Target,
         Flag(
-            "Which engine: auto is TensorRT on a GPU, else TensorRT-RTX ahead of time, else none; onnx makes none.",
+            "Compiler of the engine; auto: TensorRT if there is a GPU, else TensorRT-RTX if installed; onnx: no engine.",
             kept=False,
         ),
     ] = Target.AUTO
     trace: TraceOptions = field(default_factory=TraceOptions)
     profile: tuple[int, int, int] | None = None
     image_size: tuple[int, int] | None = None
-    simplify: Annotated[bool, Flag("Run onnx-simplifier, and check it.", ("--simplify/--no-simplify",))] = True
+    simplify: Annotated[bool, Flag("Run onnx-simplifier and check its result.", ("--simplify/--no-simplify",))] = True
     half: HalfOptions = field(default_factory=HalfOptions)
     workspace_bytes: int | None = None
     compute_capabilities: Annotated[
         tuple[str, ...],
         Flag(
-            "GPUs that a TensorRT-RTX engine is for, such as 8.9; repeatable.",
+            "Compute capability of a GPU that the TensorRT-RTX engine must run on, such as 8.9; repeatable.",
             ("--compute-capability",),
             metavar="X.Y",
             kept=False,
@@ -105,16 +108,16 @@ class ExportOptions(SourceOptions):
     images: Annotated[
         Path | None,
         Flag(
-            "Images that decide headroom and parity: a folder, .npz or .npy; default: those of --data or --calib, else the "
-            "card's.",
+            "Images for the parity and headroom checks: a folder, .npz or .npy.  [default: those of --data or --calib, "
+            "else the card's]",
             kept=False,
         ),
     ] = None
-    num_images: Annotated[int, Flag("How many of them, at most.", kept=False)] = DEFAULT_IMAGES
+    num_images: Annotated[int, Flag("Use at most this many images.", kept=False)] = DEFAULT_IMAGES
     reference: Annotated[
         str | None,
         Flag(
-            "Compare with the network that your own function builds; runs that code.",
+            "Compare with the network that your own function returns; this runs your code.",
             metavar="MODULE:FUNCTION",
             kept=False,
         ),
@@ -122,7 +125,8 @@ class ExportOptions(SourceOptions):
     golden: Annotated[
         Path | None,
         Flag(
-            "Compare with inputs and outputs that your training code saved, an .npz: docs/how-to/prove.md.", kept=False
+            "Compare with inputs and outputs that your training code saved as .npz; see docs/how-to/prove.md.",
+            kept=False,
         ),
     ] = None
 

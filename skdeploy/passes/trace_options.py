@@ -14,12 +14,14 @@ MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
 class TraceOptions(StationOptions):
     """What the graph's interface is. ``batch`` None means dynamic; ``dynamic_size`` frees height and width too."""
 
-    exporter: Annotated[Literal["dynamo", "torchscript"], Flag("Which of torch.onnx's exporters.")] = "dynamo"
+    exporter: Annotated[Literal["dynamo", "torchscript"], Flag("torch.onnx exporter to use.")] = "dynamo"
     opset: Annotated[int, Flag("ONNX opset, 19 or 20.")] = MIN_OPSET
-    batch: Annotated[int | None, Flag("Fix the batch; default: dynamic.")] = None
-    dynamic_size: Annotated[bool, Flag("Accept any height and width at run time.")] = False
-    attention: Annotated[bool, Flag("Add each unit's attention as an output.")] = False
-    embed_preprocess: Annotated[bool, Flag("Take uint8 NHWC images; normalise inside the graph.")] = False
+    batch: Annotated[int | None, Flag("Fix the batch size.  [default: dynamic]")] = None
+    dynamic_size: Annotated[bool, Flag("Accept images of any height and width.")] = False
+    attention: Annotated[bool, Flag("Add an output with the attention of each SK unit.")] = False
+    embed_preprocess: Annotated[bool, Flag("Make a graph that takes uint8 NHWC images and normalises them itself.")] = (
+        False
+    )
 
     def check(self) -> None:
         """Raises UsageError for what cannot be."""

@@ -17,9 +17,7 @@ from skdeploy.passes.trace_options import TraceOptions
 class PoolOptions(RewriteOptions):
     gap: Annotated[
         Literal["average-pool"] | None,
-        Flag(
-            "Means over the map as average pools, which a DLA has; it takes no FP32 and needs --batch: docs/how-to/docker.md."
-        ),
+        Flag("Replace means over the feature map by average pools, which a DLA can run; see docs/how-to/docker.md."),
     ] = None
 
     def check_trace(self, trace: TraceOptions) -> None:

@@ -15,7 +15,10 @@ from skdeploy.line.written import has_any_rank, write_graph
 class RegroupOptions(RewriteOptions):
     regroup: Annotated[
         int | None,
-        Flag("Merge the groups of grouped convolutions into N, by exact zeros; measure with bench.", metavar="N"),
+        Flag(
+            "Merge the groups of grouped convolutions into N. Same result; can be faster: measure with bench.",
+            metavar="N",
+        ),
     ] = None
 
     def check(self) -> None:
