@@ -57,12 +57,6 @@ class BaselineRow(Frozen):
     drop: float
     verdict: Literal["pass", "fail"]
 
-    @property
-    def sentence(self) -> str:
-        """It in words."""
-        share = f"top-1 {100 * self.now / self.images:.2f} %, in the baseline {100 * self.then / self.images:.2f} %"
-        return f"{self.artifact}: {share} of the same {self.images:,} images"
-
 
 class BaselineReport(Frozen):
     """All artifacts of a baseline; ``max_drop`` in percentage points."""
@@ -71,12 +65,16 @@ class BaselineReport(Frozen):
     max_drop: float
     rows: Annotated[tuple[BaselineRow, ...], Field(strict=False)]
 
+    def sentence(self, row: BaselineRow) -> str:
+        """One artifact then and now, in words."""
+        share = f"top-1 {100 * row.now / row.images:.2f} %, in the baseline {100 * row.then / row.images:.2f} %"
+        side = "within" if row.verdict == "pass" else "beyond"
+        return f"{row.artifact}: {share} of the same {row.images:,} images: {side} the budget of {self.max_drop:g}"
+
     @property
     def failures(self) -> tuple[str, ...]:
         """What dropped by more than the budget."""
-        return tuple(
-            f"{row.sentence}: beyond the budget of {self.max_drop:g}" for row in self.rows if row.verdict == "fail"
-        )
+        return tuple(self.sentence(row) for row in self.rows if row.verdict == "fail")
 
 
 def write_baseline(path: Path, evaluation: Evaluation) -> None:

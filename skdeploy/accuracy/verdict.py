@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from skdeploy.accuracy.facts import Facts
+from skdeploy.accuracy.statistics import Decision, passing_budget
 from skdeploy.accuracy.statistics import images_to_decide as needed
-from skdeploy.accuracy.statistics import passing_budget
 from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import GraphFacts
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 SHOWN: Final = 3  # assumptions in the line itself; all of them are among the points
 
 Tone = Literal["", "good", "warn", "bad"]
+DECISIONS: Final[dict[Decision, tuple[Tone, str]]] = {
+    "pass": ("good", "Accuracy within budget"),
+    "fail": ("bad", "Accuracy beyond budget"),
+    "inconclusive": ("warn", "Accuracy undecided"),
+}
 
 
 class State(StrEnum):
@@ -214,12 +219,7 @@ def _short(headroom: HeadroomReport | None) -> TensorHeadroom | None:
 def _points(facts: Facts) -> list[Point]:
     points = _parity_points(facts)
     if facts.accuracy is not None:
-        shown: dict[str, tuple[Tone, str]] = {
-            "pass": ("good", "Accuracy within budget"),
-            "fail": ("bad", "Accuracy beyond budget"),
-            "inconclusive": ("warn", "Accuracy undecided"),
-        }
-        points += [Point(*shown[p.decision], p.sentence) for p in facts.accuracy.pairs if p.decision is not None]
+        points += [Point(*DECISIONS[p.decision], p.sentence) for p in facts.accuracy.pairs if p.decision is not None]
         if facts.accuracy.baseline is not None:
             points += [Point("bad", "Baseline", failure) for failure in facts.accuracy.baseline.failures]
     if facts.blame is not None and facts.blame.guilty is not None:

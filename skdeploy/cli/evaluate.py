@@ -139,15 +139,25 @@ def finish(
     allow_inconclusive: bool,
 ) -> None:
     """Writes and prints all, and only then lets the gate fail."""
-    from skdeploy.cli.console import conclude
-    from skdeploy.report.ci import write_evaluation
+    from skdeploy.cli.console import conclude, print_verdict
+    from skdeploy.report.accuracy import accuracy_findings
+    from skdeploy.report.junit import write_junit
+    from skdeploy.report.markdown import write_markdown
+    from skdeploy.report.terminal import Terminal
 
-    write_evaluation(
-        evaluation, junit=junit, summary=markdown, allow_inconclusive=allow_inconclusive, verdict=verdict.text
-    )
+    found = accuracy_findings(evaluation, allow_inconclusive=allow_inconclusive)
+    if junit is not None:
+        write_junit(junit, f"skdeploy {evaluation.kind}", found.blocks, evaluation.seconds, verdict.text)
+    if markdown is not None:
+        write_markdown(markdown, verdict.text, found)
+
+    def show() -> None:
+        print_verdict(verdict)
+        Terminal().section(found)
+
     conclude(
         lambda: evaluation.check(allow_inconclusive=allow_inconclusive),
-        show=lambda: _show(evaluation, verdict),
+        show=show,
         content=lambda: (
             evaluation.model_dump(mode="json") | {"decision": evaluation.verdict, "verdict": verdict.json()}
         ),
@@ -155,42 +165,3 @@ def finish(
         # a confusion matrix of 1,000 classes is a million numbers, each on a line of its own
         indent=2 if len(evaluation.classes) <= READABLE_CLASSES else None,
     )
-
-
-def _show(evaluation: Evaluation, verdict: Verdict) -> None:
-    """The verdict, the table of artifacts, the weakest classes, the pairs, and what is not covered."""
-    from skdeploy.cli.console import print_verdict
-    from skdeploy.report.ci import evaluation_notes, pair_text, share_text
-    from skdeploy.report.terminal import Terminal
-
-    print_verdict(verdict)
-    terminal = Terminal()
-    terminal.title(f"{evaluation.kind} on {evaluation.images:,} images of {evaluation.dataset}")
-    rows = [
-        (one.artifact, one.backend, one.precision, share_text(one.top1), share_text(one.top5) if one.top5 else "")
-        for one in evaluation.accuracies
-    ]
-    terminal.table(("artifact", "backend", "precision", ">top-1", ">top-5"), rows)
-    last = evaluation.accuracies[-1]
-    seen = [row for row in last.per_class if row.top1.accuracy is not None]
-    weakest = sorted(seen, key=lambda row: row.top1.accuracy or 0)[:3]
-    named = "; ".join(f"{row.label} {share_text(row.top1)}" for row in weakest)
-    terminal.say(f"weakest classes of {last.artifact}: {named}")
-    marks: dict[str | None, tuple[str, str]] = {
-        "pass": ("✓ ", "green"),
-        "fail": ("✗ ", "red"),
-        "inconclusive": ("? ", "yellow"),
-        None: ("", ""),
-    }
-    for pair in evaluation.pairs:
-        terminal.say(marks[pair.decision], pair.sentence)
-        logits = (
-            f"; logits within {pair.logits.max_rel_error:.1e}, SQNR {pair.logits.sqnr_db:.1f} dB" if pair.logits else ""
-        )
-        terminal.say(f"  {pair_text(pair)}{logits}")
-    for row in evaluation.baseline.rows if evaluation.baseline else ():
-        terminal.say(marks[row.verdict], row.sentence)
-    for note in evaluation_notes(evaluation):
-        terminal.warn(note)
-    for absent in evaluation.not_evaluated:
-        terminal.warn(f"{absent.artifact}: {absent.reason}", "not evaluated here:")

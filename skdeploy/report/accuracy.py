@@ -2,83 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from skdeploy.accuracy.gate import AccuracyReport, Evaluation, PairedReport, Share
+from skdeploy.accuracy.verdict import DECISIONS
 from skdeploy.report.blocks import (
     Block,
     Cell,
     Figure,
+    Finding,
     Fold,
+    Outcome,
     Section,
     Table,
     Text,
-    Tone,
     columns,
     count,
     counted,
+    decibels_text,
+    digest,
+    more,
     name,
-    number,
     percent_text,
-    sentence,
 )
 from skdeploy.report.findings import Findings
 from skdeploy.report.plots import Axis, Reference, Row, rows_figure
-from skdeploy.report.verdict import DECISIONS
 
 SOURCE: Final = "evidence/accuracy.json"
+SHOWN: Final = 5  # images and classes that are named
+WEAKEST: Final = 3
 CONFUSIONS: Final = 50  # pairs of classes in the table: those that happen most
 
 
+def accuracy_findings(evaluation: Evaluation, *, allow_inconclusive: bool = True) -> Section:
+    """Each artifact's accuracy, what the gate and the baseline decided, and what the figures do not cover."""
+    blocks: list[Block] = [_accuracy_table(evaluation)]
+    blocks += [Text(_weakest(report)) for report in evaluation.accuracies[-1:]]
+    blocks += [_pair_finding(pair, allow_inconclusive) for pair in evaluation.pairs]
+    if (baseline := evaluation.baseline) is not None:
+        blocks += [Finding("baseline", row.artifact, row.verdict, baseline.sentence(row)) for row in baseline.rows]
+    blocks += [Text(note, "warn") for note in (*evaluation.image_notes, *_not_covered(evaluation))]
+    for absent in evaluation.not_evaluated:
+        place = f"{absent.artifact} on {absent.backend}"
+        blocks.append(Finding("accuracy", place, "skip", f"{place}: not evaluated here: {absent.reason}"))
+    lead = (
+        f"{counted(evaluation.images, 'labelled image')} of {evaluation.dataset}; intervals are Wilson's, two-sided, at "
+        f"{evaluation.confidence:g} %"
+    )
+    return Section("accuracy", "Accuracy", lead, tuple(blocks))
+
+
 def accuracy_section(found: Findings) -> Section:
-    """Top-1 and top-5 of each artifact, the drop against its budget, and classes one by one."""
+    """The findings, with drawings and the classes one by one."""
     evaluation = found.accuracy
     if evaluation is None:
         command = f"skdeploy evaluate {found.shell_folder} --data DIR --max-drop 0.5"
         return found.absent("accuracy", "Accuracy", "Accuracy against labels was not measured.", command)
-    lead = (
-        f"{evaluation.images:,} labelled images of {evaluation.dataset}. Intervals of accuracies are Wilson's, two-sided, at "
-        f"{evaluation.confidence:g} %."
-    )
-    blocks: list[Block] = [_accuracy_table(evaluation)]
+    section = accuracy_findings(evaluation)
+    blocks: list[Block] = []
     if evaluation.accuracies:
         blocks.append(_accuracy_figure(evaluation))
-    blocks += [
-        Text(sentence(pair.sentence), "" if pair.decision is None else DECISIONS[pair.decision][0])
-        for pair in evaluation.pairs
-    ]
     if evaluation.pairs:
-        blocks += [_drop_figure(evaluation.pairs), _pairs_table(evaluation.pairs)]
+        blocks.append(_drop_figure(evaluation.pairs))
     if evaluation.accuracies:
         last = evaluation.accuracies[-1]
         blocks.append(Fold(f"Accuracy of {len(last.per_class)} classes", (_classes_table(evaluation.accuracies),)))
         confusions = _confusions_table(last, evaluation.classes)
         if confusions.rows:
             blocks.append(Fold(f"Most frequent confusions of {last.artifact}", (confusions,)))
-    if evaluation.missing_classes:
-        absent_classes = ", ".join(evaluation.missing_classes[:10])
-        more = len(evaluation.missing_classes) - 10
-        blocks.append(Text(f"No image of: {absent_classes}" + (f" and {more} more." if more > 0 else "."), "warn"))
-    if evaluation.unreadable:
-        first = evaluation.unreadable[0]
-        passed_over = counted(len(evaluation.unreadable), "image")
-        text = f"{passed_over} could not be read and is in no figure; first {first.name}: {first.reason}."
-        blocks.append(Text(text, "warn"))
-    blocks += [
-        Text(f"Not evaluated here: {absent.artifact} on {absent.backend}: {absent.reason}.", "warn")
-        for absent in evaluation.not_evaluated
-    ]
-    return Section("accuracy", "Accuracy", lead, tuple(blocks))
+    return replace(section, blocks=(*section.blocks, *blocks))
 
 
 def _accuracy_table(evaluation: Evaluation) -> Table:
     heads = columns(
-        "Artifact",
-        "Backend",
-        "Precision",
-        ">Top-1",
-        ">Top-5",
-        (">Right", "Images whose top class is the label"),
+        "artifact",
+        "backend",
+        "precision",
+        ">top-1",
+        ">top-5",
+        (">right", "Images whose top class is the label"),
+        "sha256",
     )
     rows = tuple(
         (
@@ -88,10 +93,43 @@ def _accuracy_table(evaluation: Evaluation) -> Table:
             _share(a.top1),
             Cell("", -1.0) if a.top5 is None else _share(a.top5),
             Cell(f"{a.top1.correct:,} of {a.top1.images:,}", float(a.top1.correct)),
+            digest(a.sha256),
         )
         for a in evaluation.accuracies
     )
-    return Table("Accuracy of each artifact", heads, rows, SOURCE)
+    return Table("accuracy of each artifact", heads, rows, SOURCE, least=5, group="accuracy", case="{0} on {1}")
+
+
+def _weakest(report: AccuracyReport) -> str:
+    seen = [one for one in report.per_class if one.top1.accuracy is not None]
+    weakest = sorted(seen, key=lambda one: one.top1.accuracy or 0)[:WEAKEST]
+    return f"weakest classes of {report.artifact}: " + "; ".join(
+        f"{one.label} {_share(one.top1).whole}" for one in weakest
+    )
+
+
+def _pair_finding(pair: PairedReport, allow_inconclusive: bool) -> Finding:
+    """What the gate decided, and how many images each of the two has right."""
+    undecided: Outcome = "skip" if allow_inconclusive else "fail"
+    outcomes: dict[str | None, Outcome] = {"pass": "pass", "fail": "fail", "inconclusive": undecided, None: "note"}
+    counts, logits = pair.pairs, pair.logits
+    detail = (
+        f"both right {counts.both_right:,}, only the first {counts.only_first:,}, only the second {counts.only_second:,}, "
+        f"both wrong {counts.both_wrong:,}; McNemar p {pair.mcnemar_p:.3g}; same class {percent_text(pair.agreement)}"
+    )
+    if logits is not None:
+        detail += f"; logits within {logits.max_rel_error:.1e}, SQNR {decibels_text(logits.sqnr_db)}"
+    return Finding("drop", f"{pair.second} against {pair.first}", outcomes[pair.decision], pair.sentence, detail)
+
+
+def _not_covered(evaluation: Evaluation) -> Iterator[str]:
+    bad, missing = evaluation.unreadable, evaluation.missing_classes
+    if bad:
+        names = "; ".join(f"{image.name}: {image.reason}" for image in bad[:SHOWN])
+        yield f"{counted(len(bad), 'image')} cannot be read and are in no figure: {names}{more(bad, SHOWN)}"
+    if missing:
+        names = ", ".join(missing[:SHOWN]) + more(missing, SHOWN)
+        yield f"{len(missing)} of {len(evaluation.classes)} classes have no image, and nothing is known of them: {names}"
 
 
 def _share(share: Share) -> Cell:
@@ -137,38 +175,9 @@ def _drop_figure(pairs: tuple[PairedReport, ...]) -> Figure:
     return rows_figure("Drop against the reference, on the same images", caption, rows, axis, references=references)
 
 
-def _pairs_table(pairs: tuple[PairedReport, ...]) -> Table:
-    heads = columns(
-        "Compared",
-        "Against",
-        "Decision",
-        ">Drop, points",
-        (">Lost", "Images that only the reference has right"),
-        (">Gained", "Images that only the compared artifact has right"),
-        (">McNemar p", "Exact, two-sided"),
-        (">Same class", "Share of images with the same top class, right or wrong"),
-    )
-    rows = []
-    for pair in pairs:
-        tone: Tone = "" if pair.decision is None else DECISIONS[pair.decision][0]
-        rows.append(
-            (
-                name(pair.second),
-                name(pair.first),
-                Cell(pair.decision or "no budget", tone=tone),
-                Cell(f"{pair.drop:+.2f}", pair.drop, note=f"{pair.drop_low:+.2f} to {pair.drop_high:+.2f}"),
-                count(pair.pairs.only_first),
-                count(pair.pairs.only_second),
-                number(pair.mcnemar_p, ".3g"),
-                Cell(percent_text(pair.agreement), pair.agreement),
-            )
-        )
-    return Table("Paired comparisons", heads, tuple(rows), SOURCE)
-
-
 def _classes_table(accuracies: tuple[AccuracyReport, ...]) -> Table:
     """A row a class, a column an artifact."""
-    heads = columns("Class", ">Images", *(f">{a.artifact} on {a.backend}" for a in accuracies))
+    heads = columns("class", ">images", *(f">{a.artifact} on {a.backend}" for a in accuracies))
     rows = tuple(
         (Cell(same[0].label), count(same[0].top1.images), *(_share(one.top1) for one in same))
         for same in zip(*(a.per_class for a in accuracies), strict=True)
@@ -184,7 +193,7 @@ def _confusions_table(report: AccuracyReport, classes: tuple[str, ...]) -> Table
         if images and taken != label
     ]
     wrong.sort(key=lambda found: (-found[0], found[1], found[2]))
-    heads = columns("Label", "Taken for", ">Images", ">Of the label")
+    heads = columns("label", "taken for", ">images", ">of the label")
     rows = tuple(
         (
             Cell(classes[label]),

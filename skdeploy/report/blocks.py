@@ -1,9 +1,14 @@
-"""What a section of the report is made of. The template draws each kind; what a section says is decided elsewhere."""
+"""The findings on a subject: sections of typed blocks. Each medium has one renderer for all of them.
+
+The terminal prints a section (``terminal.py``), the page draws it (``page.py``), ``markdown.py`` and ``junit.py`` write it for
+CI. A judged fact is a ``Finding``, or a row of a ``Table`` that names its test case. Drawings and folds are for the page only.
+"""
 
 from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
@@ -11,6 +16,8 @@ from skdeploy.backends.metrics import EXACT_DB
 from skdeploy.core.precision import PRECISIONS
 
 Tone = Literal["", "good", "warn", "bad"]
+Outcome = Literal["pass", "fail", "skip", "note"]
+TONES: Final[dict[Outcome, Tone]] = {"pass": "good", "fail": "bad", "skip": "warn", "note": ""}
 MAX_ROWS: Final = 400  # of a table: keeps the file small, and nobody reads on; the JSON in the bundle has them all
 # Bidirectional controls reorder the text around them, line and paragraph separators break it: names must show what they are.
 INVISIBLE: Final = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
@@ -44,6 +51,11 @@ class Cell:
     note: str = ""
 
     @property
+    def whole(self) -> str:
+        """The text with its note, on one line."""
+        return f"{self.text} ({self.note})" if self.note else self.text
+
+    @property
     def key(self) -> str:
         """What the page's script sorts by; a number that there is none of sorts as the empty text."""
         value = self.text if self.sort is None else self.sort
@@ -69,13 +81,21 @@ def columns(*labels: str | tuple[str, str]) -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a caption. Every row has as many cells as there are columns."""
+    """Rows under a caption. Every row has as many cells as there are columns.
+
+    ``least``: a narrow terminal shows this number of columns at least, and of the others what fits; 0 is all.
+    ``group`` and ``case``: each row is a test case of JUnit, ``case`` being its name with ``{0}`` for the first cell. It failed
+    if a cell is ``bad``, and was skipped if one is ``warn``.
+    """
 
     kind: ClassVar[str] = "table"
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     source: str = ""
+    least: int = 0
+    group: str = ""
+    case: str = ""
 
     @property
     def shown(self) -> tuple[tuple[Cell, ...], ...]:
@@ -125,6 +145,25 @@ class Text:
     kind: ClassVar[str] = "text"
     text: str
     tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One judged fact. ``group`` and ``name`` identify it from run to run; ``text`` says what was found, ``detail`` the rest.
+
+    ``skip``: not decided, or not possible here. ``note``: there was nothing to hold it against.
+    """
+
+    kind: ClassVar[str] = "finding"
+    group: str
+    name: str
+    outcome: Outcome
+    text: str
+    detail: str = ""
+
+    @property
+    def tone(self) -> Tone:
+        return TONES[self.outcome]
 
 
 @dataclass(frozen=True)
@@ -196,12 +235,12 @@ class Line:
     stations: tuple[Station, ...]
 
 
-Block = Table | Figure | Panels | Text | Bullets | Facts | Absent | Command | Fold | Line
+Block = Table | Figure | Panels | Text | Finding | Bullets | Facts | Absent | Command | Fold | Line
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report with a heading."""
+    """All that is found on one subject, under a heading."""
 
     anchor: str
     title: str
@@ -209,12 +248,17 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def sentence(text: str) -> str:
-    """Begins with a capital, ends with a full stop: what the command line prints as a line, as prose. Precisions are names."""
+def heading(text: str) -> str:
+    """Begins with a capital, if its first word is a word: precisions, files and modules are names."""
     word, _, rest = text.partition(" ")
-    first = word.upper() if word in PRECISIONS else word.capitalize() if word.isalpha() and word.islower() else word
-    whole = f"{first} {rest}" if rest else first
-    return whole if whole.endswith((".", "!", "?")) else whole + "."
+    plain = word.rstrip(",:")
+    first = word.upper() if plain in PRECISIONS else word.capitalize() if plain.isalpha() and plain.islower() else word
+    return f"{first} {rest}" if rest else first
+
+
+def sentence(text: str) -> str:
+    """What a terminal prints as a line, as prose: begins with a capital, ends with a full stop."""
+    return heading(text) + ("" if text.endswith((".", "!", "?", ":")) or not text else ".")
 
 
 def counted(number: int, noun: str) -> str:
@@ -260,3 +304,13 @@ def count(value: int) -> Cell:
 def name(text: str) -> Cell:
     """A tensor, module, artifact or file."""
     return Cell(text or "(top level)", code=True)
+
+
+def digest(sha256: str) -> Cell:
+    """The first digits of a digest, which is whole where one points at it."""
+    return Cell(sha256[:12], hint=sha256, code=True)
+
+
+def more(items: Sequence[object], shown: int) -> str:
+    """What is said of those that are not named."""
+    return f" and {len(items) - shown:,} more" if len(items) > shown else ""

@@ -15,7 +15,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.files import require_places, write_text
 from skdeploy.core.packages import require
 from skdeploy.core.version import __version__
-from skdeploy.report.blocks import Block, Section, Text, Trusted, sentence, visible
+from skdeploy.report.blocks import Block, Section, Text, Trusted, heading, sentence, visible
 from skdeploy.report.findings import Findings, read_findings
 from skdeploy.report.plots import key
 from skdeploy.report.verdict import key_figures, verdict_of
@@ -68,6 +68,7 @@ def render_report(bundle: Bundle) -> str:
         lstrip_blocks=True,
     )
     environment.globals["key"] = key
+    environment.filters |= {"sentence": sentence, "heading": heading}
     style, script = (_text(f"report.{kind}") for kind in ("css", "js"))
     page: str = environment.get_template("report.html.j2").render(
         manifest=bundle.manifest,

@@ -6,14 +6,23 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from skdeploy.report.blocks import Cell, Tone
+from skdeploy.report import blocks
+from skdeploy.report.blocks import Block, Cell, Section, Tone
 
 LOG_WIDTH: Final = 120
+NO_LIMIT: Final = 10_000  # columns that no table needs
 STYLES: Final[dict[Tone, str]] = {"good": "green", "warn": "yellow", "bad": "red", "": ""}
+MARKS: Final[dict[Tone, tuple[str, str]]] = {
+    "good": ("✓ ", "green"),
+    "warn": ("? ", "yellow"),
+    "bad": ("✗ ", "red"),
+    "": ("", ""),
+}
 
 
 class Terminal:
@@ -37,17 +46,41 @@ class Terminal:
     def warn(self, text: str, label: str = "!") -> None:
         self.say((label, "yellow"), f" {text}")
 
+    def section(self, section: Section) -> None:
+        """The findings on a subject. Drawings, and what the page folds, are left out."""
+        self.title(section.lead)
+        for block in section.blocks:
+            self.show(block)
+
+    def show(self, block: Block) -> None:
+        match block:
+            case blocks.Table():
+                self._show_table(block)
+            case blocks.Finding():
+                self.say(MARKS[block.tone], block.text)
+                if block.detail:
+                    self.say(f"  {block.detail}")
+            case blocks.Text(tone="warn"):
+                self.warn(block.text)
+            case blocks.Text():
+                self.say(block.text, style=STYLES[block.tone])
+            case blocks.Facts():
+                self.facts(dict(block.rows))
+
+    def _show_table(self, table: blocks.Table) -> None:
+        """All columns, or those that fit."""
+        count = len(table.columns)
+        while table.least and count > table.least and self._needs(_drawn(table, count)) > self.width:
+            count -= 1
+        self._console.print(_drawn(table, count))
+
+    def _needs(self, drawn: Table) -> int:
+        return Measurement.get(self._console, self._console.options.update(max_width=NO_LIMIT), drawn).maximum
+
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell | str]], *, whole: Sequence[str] = ()) -> None:
         """A column whose label begins with ``>`` holds numbers. Those named in ``whole``, without it, are never wrapped."""
-        table = Table(box=None, pad_edge=False)
-        for column in columns:
-            label = column.removeprefix(">")
-            justify = "right" if column != label else "left"
-            # justify is "left" or "right", which mypy widens to str
-            table.add_column(label, justify=justify, overflow="fold", no_wrap=label in whole)  # type: ignore[arg-type]
-        for row in rows:
-            table.add_row(*map(_text, row))
-        self._console.print(table)
+        cells = tuple(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
+        self._console.print(_drawn(blocks.Table("", blocks.columns(*columns), cells), len(columns), whole))
 
     def facts(self, rows: Mapping[str, str], title: str = "") -> None:
         """Names and values, one below the other; a value may have several lines."""
@@ -59,7 +92,12 @@ class Terminal:
         self._console.print(table)
 
 
-def _text(cell: Cell | str) -> Text:
-    if isinstance(cell, str):
-        return Text(cell)
-    return Text(f"{cell.text} ({cell.note})" if cell.note else cell.text, STYLES[cell.tone])
+def _drawn(table: blocks.Table, count: int, whole: Sequence[str] = ()) -> Table:
+    """The first ``count`` columns."""
+    drawn = Table(box=None, pad_edge=False)
+    for column in table.columns[:count]:
+        justify: JustifyMethod = "right" if column.numeric else "left"
+        drawn.add_column(column.label, justify=justify, overflow="fold", no_wrap=column.label in whole)
+    for row in table.rows:
+        drawn.add_row(*(Text(cell.whole, STYLES[cell.tone]) for cell in row[:count]))
+    return drawn

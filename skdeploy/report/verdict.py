@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Literal
 
-from skdeploy.accuracy.statistics import Decision
-from skdeploy.accuracy.verdict import Point, Verdict, decide_verdict
+from skdeploy.accuracy.verdict import DECISIONS, Point, Verdict, decide_verdict
 from skdeploy.bundle.runners import first_fp32_graph
 from skdeploy.bundle.station_facts import Int8Facts
 from skdeploy.parity.report import MIN_HEADROOM, Comparison
@@ -14,12 +13,6 @@ from skdeploy.report.blocks import Tone, decibels_text, percent_text, size_text
 from skdeploy.report.findings import Findings
 
 ArtifactState = Literal["pass", "receipt", "fail", "unproven", "not compared"]
-
-DECISIONS: Final[dict[Decision, tuple[Tone, str]]] = {
-    "pass": ("good", "Accuracy within budget"),
-    "fail": ("bad", "Accuracy beyond budget"),
-    "inconclusive": ("warn", "Undecided"),
-}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from skdeploy.parity.report import (
     SuiteResult,
     suite_name,
 )
-from skdeploy.report.ci import Check, Outcome, write_junit, write_markdown
+from skdeploy.report.blocks import Block, Cell, Finding, Outcome, Section, Table, Text, columns
+from skdeploy.report.junit import write_junit
+from skdeploy.report.markdown import write_markdown
 
 
 def verification_lines(verification: Verification) -> list[str]:
@@ -82,30 +84,30 @@ def rebuild_line(again: Rebuild) -> str:
     return f"{again.artifact}, built again with {again.compiler}{versions}: {found}; {logits}"
 
 
-def verification_checks(verification: Verification) -> list[Check]:
+def verification_checks(verification: Verification) -> list[Finding]:
     """Everything that was checked, as test cases."""
     report = verification.report
     count = len(verification.bundle.manifest.artifacts)
-    checks = [Check("skdeploy.digests", "manifest", "pass", f"{count} artifacts have the digests of the manifest")]
+    checks = [Finding("digests", "manifest", "pass", f"{count} artifacts have the digests of the manifest")]
     checks += [_comparison_check(found, report.reference, verification.require_engine) for found in report.comparisons]
     for result in report.suites:
         name = f"{suite_name(result)}: {result.artifact} on {result.backend}"
         message = f"{name}{report.suites_against(result)}: {'; '.join(result.problems) or _error_text(result)}"
-        checks.append(Check("skdeploy.suite", name, "fail" if result.problems else "pass", message))
+        checks.append(Finding("suite", name, "fail" if result.problems else "pass", message))
     if report.batch_invariance is not None:
         batch = report.batch_invariance
         outcome: Outcome = "fail" if batch.verdict == "fail" else "pass"
-        checks.append(Check("skdeploy.batch", batch.artifact, outcome, f"{batch.artifact}: {batch_text(batch)}"))
+        checks.append(Finding("batch", batch.artifact, outcome, f"{batch.artifact}: {batch_text(batch)}"))
     for run in report.run_to_run:
         name = f"{run.artifact} on {run.backend}"
-        checks.append(Check("skdeploy.run_to_run", name, run.verdict, f"{name}: {run_text(run)}"))
+        checks.append(Finding("run_to_run", name, run.verdict, f"{name}: {run_text(run)}"))
     for again in report.rebuilds:
         outcome = "fail" if again.problems else "pass"
-        checks.append(Check("skdeploy.rebuild", again.artifact, outcome, rebuild_line(again)))
+        checks.append(Finding("rebuild", again.artifact, outcome, rebuild_line(again)))
     for comparison in report.comparisons:
         for receipt in comparison.receipts:
             outcome = "fail" if receipt.verdict == "fail" else "pass"
-            checks.append(Check("skdeploy.receipt", receipt.path, outcome, _receipt_text(comparison, receipt)))
+            checks.append(Finding("receipt", receipt.path, outcome, _receipt_text(comparison, receipt)))
     return checks
 
 
@@ -124,21 +126,23 @@ def write_verification(verification: Verification, *, junit: Path | None, summar
         digest = artifact.sha256[:12] if artifact else ""
         rows.append([comparison.artifact, comparison.precision, _verdict_text(comparison), *figures, digest])
     title = f"{manifest.model.name} {manifest.precision}: {verdict.text}"
-    columns = ("artifact", "precision", "parity", "SQNR", "max error", "sha256")
-    shown = [check for check in checks if check.group != "skdeploy.suite" or check.outcome != "pass"]
-    notes = [f"reference: {report.reference}, on {report.images_text}", *suite_lines(report)]
-    write_markdown(summary, title, columns, rows, shown, notes)
+    heads = columns("artifact", "precision", "parity", ">SQNR", ">max error", "sha256")
+    shown = [check for check in checks if check.group != "suite" or check.outcome != "pass"]
+    cells = tuple(tuple(map(Cell, row)) for row in rows)
+    lead = f"reference: {report.reference}, on {report.images_text}"
+    blocks: tuple[Block, ...] = (Table("", heads, cells), *shown, *map(Text, suite_lines(report)))
+    write_markdown(summary, title, Section("parity", "Parity", lead, blocks))
 
 
-def _comparison_check(comparison: Comparison, reference: str, required: bool) -> Check:
+def _comparison_check(comparison: Comparison, reference: str, required: bool) -> Finding:
     name = f"{comparison.artifact} on {comparison.backend}"
     if comparison.verdict == "unproven":
         outcome: Outcome = "pass" if comparison.proof else "fail" if required else "skip"
-        return Check("skdeploy.parity", name, outcome, receipt_lines(comparison)[0], comparison.reason)
+        return Finding("parity", name, outcome, receipt_lines(comparison)[0], comparison.reason)
     metrics = comparison.metrics
     figures = f"SQNR {metrics.sqnr_db:.1f} dB, max error {metrics.max_rel_error:.1e}" if metrics else ""
     said = "; ".join(comparison.problems) or f"in parity with {reference}, {figures}"
-    return Check("skdeploy.parity", name, comparison.verdict, f"{name}: {said}")
+    return Finding("parity", name, comparison.verdict, f"{name}: {said}")
 
 
 def _verdict_text(comparison: Comparison) -> str:

@@ -21,7 +21,7 @@ from skdeploy.core.spec import Assumption
 from skdeploy.inspect.inspection import inspect_bundle
 from skdeploy.line.verification import Verification
 from skdeploy.parity.report import ParityReport
-from skdeploy.report.ci import markdown
+from skdeploy.report.markdown import markdown
 from skdeploy.report.verify import write_verification
 from tests.report.reported import add, blame, comparison, evaluation, make_bundle, page, parity
 

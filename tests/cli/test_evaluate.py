@@ -138,13 +138,13 @@ def test_junit_and_markdown_say_what_was_decided(run: Run, bundle: Path, evaluat
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "0")
     failure = suite.find("testcase/failure")
     assert failure is not None
-    assert str(failure.get("message")).startswith("inconclusive: ")
-    assert "❌ inconclusive" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "too few images to tell" in str(failure.get("message"))
+    assert "- ❌ model.fp16.onnx" in (tmp_path / "summary.md").read_text(encoding="utf-8")
     assert run(*gate, "--allow-inconclusive").code == 0
     suite = ET.parse(tmp_path / "sub/junit.xml").getroot().find("testsuite")
     assert suite is not None
     assert (suite.get("failures"), suite.get("skipped")) == ("0", "1")
-    assert "| model.onnx on onnxruntime | fp32 | 90.00 % (" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "| model.onnx | onnxruntime | FP32 | 90.00 % (" in (tmp_path / "summary.md").read_text(encoding="utf-8")
 
 
 def test_a_receipt_of_accuracy_holds_for_this_device_and_this_file(run: Run, bundle: Path, evaluation: Path) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from skdeploy.report.ci import Check, markdown, write_junit, write_markdown
+from skdeploy.report.blocks import Cell, Finding, Section, Table, Text, columns
+from skdeploy.report.junit import write_junit
+from skdeploy.report.markdown import markdown, write_markdown
 
 HOSTILE = 'a]]><script>alert("1")</script>|\n# b & `c` \x00\x1b[31m\ud800 [x](http://y) @me $z$'
 
 
 def test_hostile_names_stay_text_in_junit(tmp_path: Path) -> None:
     checks = [
-        Check("g", HOSTILE, "fail", HOSTILE, HOSTILE),
-        Check(HOSTILE, "n", "skip", HOSTILE),
-        Check("g", "p", "pass", HOSTILE),
+        Finding("g", HOSTILE, "fail", HOSTILE, HOSTILE),
+        Finding(HOSTILE, "n", "skip", HOSTILE),
+        Finding("g", "p", "pass", HOSTILE),
     ]
     write_junit(tmp_path / "junit.xml", HOSTILE, checks, 1.5)
     root = ET.parse(tmp_path / "junit.xml").getroot()  # parses: well-formed
@@ -29,15 +31,15 @@ def test_hostile_names_stay_text_in_junit(tmp_path: Path) -> None:
 
 
 def test_hostile_names_stay_text_in_markdown(tmp_path: Path) -> None:
-    write_markdown(
-        tmp_path / "s.md", HOSTILE, ("a", "b"), [[HOSTILE, "x"]], [Check("g", "n", "fail", HOSTILE)], [HOSTILE]
-    )
+    table = Table("", columns("a", "b"), ((Cell(HOSTILE), Cell("x")),))
+    blocks = (table, Finding("g", "n", "fail", HOSTILE), Text(HOSTILE))
+    write_markdown(tmp_path / "s.md", HOSTILE, Section("", "", HOSTILE, blocks))
     text = (tmp_path / "s.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) == 8  # title, blank, three of the table, blank, check, note
+    assert len(text.splitlines()) == 10  # title, blank, lead, blank, three of the table, blank, check, note
     for sign in ("<script", "`", "[x]", "http://", "@me", "$z", "\x1b", "\x00"):
         assert sign not in text
-    assert text.splitlines()[4].count("|") == 3  # the cells' own
-    assert text.count("&#60;script&#62;") == 4
+    assert text.splitlines()[6].count("|") == 3  # the cells' own
+    assert text.count("&#60;script&#62;") == 5
     assert markdown("1. first") == "&#49;&#46; first"
     assert markdown("94.90 % (93.85 to 95.78)") == "94.90 % (93.85 to 95.78)"
     assert (

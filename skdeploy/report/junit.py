@@ -1,0 +1,71 @@
+"""Findings as JUnit XML, which Jenkins, GitLab and GitHub's actions show as tests: a test case for each judged fact."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+from skdeploy.core.files import write_text
+from skdeploy.report.blocks import Block, Cell, Finding, Table
+
+# XML 1.0, section 2.2: all characters but these may stand in a document, escaped or not.
+NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write_junit(path: Path, suite: str, blocks: Iterable[Block], seconds: float, verdict: str = "") -> None:
+    """Write the findings among ``blocks``, and the rows of their tables that are test cases. Raises UsageError, IntegrityError.
+
+    ``seconds`` is what all of them took together; ``verdict``, on the bundle, is a property of the suite.
+    """
+    cases = list(_cases(blocks))
+    numbers = {
+        "tests": str(len(cases)),
+        "failures": str(sum(case.outcome == "fail" for case in cases)),
+        "errors": "0",
+        "skipped": str(sum(case.outcome == "skip" for case in cases)),
+        "time": f"{seconds:.3f}",
+    }
+    root = ET.Element("testsuites", {"name": _xml(suite), **numbers})
+    element = ET.SubElement(root, "testsuite", {"name": _xml(suite), **numbers})
+    if verdict:
+        properties = ET.SubElement(element, "properties")
+        ET.SubElement(properties, "property", {"name": "verdict", "value": _xml(verdict)})
+    for case in cases:
+        names = {"classname": _xml(f"skdeploy.{case.group}"), "name": _xml(case.name), "time": "0"}
+        node, whole = ET.SubElement(element, "testcase", names), _xml("\n".join(filter(None, (case.text, case.detail))))
+        if case.outcome == "fail":
+            ET.SubElement(node, "failure", {"message": _xml(case.text)}).text = whole
+            continue
+        if case.outcome == "skip":
+            ET.SubElement(node, "skipped", {"message": _xml(case.text)})
+        ET.SubElement(node, "system-out").text = whole
+    ET.indent(root)
+    buffer = io.BytesIO()
+    ET.ElementTree(root).write(buffer, encoding="utf-8", xml_declaration=True)
+    write_text(path, buffer.getvalue().decode() + "\n")
+
+
+def _cases(blocks: Iterable[Block]) -> Iterator[Finding]:
+    for block in blocks:
+        if isinstance(block, Finding):
+            yield block
+        elif isinstance(block, Table) and block.case:
+            yield from (_case(block, row) for row in block.rows)
+
+
+def _case(table: Table, row: tuple[Cell, ...]) -> Finding:
+    """A row of a table: its columns and their values."""
+    tones = {cell.tone for cell in row}
+    name = table.case.format(*(cell.text for cell in row))
+    said = "; ".join(
+        f"{column.label} {cell.whole}" for column, cell in zip(table.columns, row, strict=True) if cell.text
+    )
+    return Finding(table.group, name, "fail" if "bad" in tones else "skip" if "warn" in tones else "pass", said)
+
+
+def _xml(text: str) -> str:
+    return NOT_XML.sub("\ufffd", text)

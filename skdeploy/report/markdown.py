@@ -1,0 +1,54 @@
+"""Findings as Markdown, for the page of a CI job. Every text is shown as it is: none is markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from skdeploy.core.files import write_text
+from skdeploy.report.blocks import Block, Cell, Facts, Finding, Section, Table, Text, Tone
+
+# What begins markup, HTML, a mention, a link or a table's cell in GitHub's and GitLab's Markdown; file names are no markup.
+MARKUP: Final = re.compile(r"[\\`*_\[\]<>#|~@&$]|:(?=//)|^[-+]|^[0-9]+[.)](?= )")
+MARKS: Final[dict[Tone, str]] = {"good": "✅ ", "bad": "❌ ", "warn": "⚪ ", "": ""}
+
+
+def write_markdown(path: Path, title: str, section: Section) -> None:
+    """Write a heading, and what of a section is words or a table. Raises UsageError, IntegrityError."""
+    lines = [f"## {markdown(title)}", "", markdown(section.lead), ""]
+    for block in section.blocks:
+        lines += _lines(block)
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def markdown(text: str) -> str:
+    """A text on one line, whatever is in it, that Markdown shows as it is."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return MARKUP.sub(lambda found: "".join(f"&#{ord(sign)};" for sign in found[0]), line)
+
+
+def _lines(block: Block) -> Iterator[str]:
+    match block:
+        case Table(rows=[_, *_]):
+            yield _row([markdown(column.label) for column in block.columns])
+            yield _row(["---:" if column.numeric else "---" for column in block.columns])
+            yield from (_row([_cell(cell) for cell in row]) for row in block.rows)
+            yield ""
+        case Finding():
+            yield f"- {MARKS[block.tone]}{markdown(block.text)}"
+            if block.detail:
+                yield f"  {markdown(block.detail)}"
+        case Text():
+            yield f"- {markdown(block.text)}"
+        case Facts():
+            yield from (f"- {markdown(f'{name}: {value}')}" for name, value in block.rows)
+
+
+def _cell(cell: Cell) -> str:
+    return MARKS[cell.tone] + markdown(cell.whole)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
