@@ -56,8 +56,8 @@ class State(StrEnum):
 
     @property
     def tone(self) -> Tone:
-        """How it is coloured."""
-        return "good" if self is State.VERIFIED else "bad" if self is State.FAILED else "warn"
+        """How it is coloured: ``warn`` is for what needs somebody to act. An engine that waits for its device does not."""
+        return "good" if self in (State.VERIFIED, State.HERE) else "bad" if self is State.FAILED else "warn"
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def decide_verdict(facts: Facts) -> Verdict:
     elif doubtful:
         state, text = State.UNDECIDED, f"{State.UNDECIDED}: {_what_would_decide(doubtful)}{_qualified(facts, '; ')}"
     elif absent:
-        engines = "the engine" if len(absent) == 1 else f"{len(absent)} engines"
-        state, text = State.HERE, f"{State.HERE}; {engines} could not run here{_qualified(facts, '; ')}"
+        engines = "the engine has" if len(absent) == 1 else f"{len(absent)} engines have"
+        state, text = State.HERE, f"{State.HERE}; {engines} not run yet{_qualified(facts, '; ')}"
     else:
         state, text = State.VERIFIED, f"{State.VERIFIED}{_against(parity)}{_qualified(facts, ', ')}"
     return Verdict(state, " ".join(text.split()), tuple(_points(facts)), _next(state, facts, doubtful))
@@ -252,7 +252,7 @@ def _parity_points(facts: Facts) -> list[Point]:
                 text = f"{c.artifact} on {c.proof.device}, says the receipt of {c.proof.created[:10]}"
                 points.append(Point("good", "In parity by receipt", text))
             elif c.verdict == "unproven":
-                points.append(Point("warn", "Not run here", f"{c.artifact} on {c.backend}: {c.reason}"))
+                points.append(Point("", "Not run yet", f"{c.artifact} on {c.backend}: {c.reason}"))
         points.append(Point("", "Measured", f"against {parity.reference}, on {parity.images_text}"))
     compared = {c.artifact for c in parity.comparisons} if parity is not None else set()
     absent = [artifact.path for artifact in facts.graphs if artifact.path not in compared]

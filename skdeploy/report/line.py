@@ -36,7 +36,7 @@ STATES: Final[dict[str, tuple[str, Tone]]] = {
     "pass": ("verified", "good"),
     "fail": ("failed", "bad"),
     "receipt": ("verified by receipt", "good"),
-    "unproven": ("not run here", "warn"),
+    "unproven": ("not run yet", ""),
     "not compared": ("not compared", "warn"),
 }
 

@@ -32,8 +32,8 @@ from skdeploy.report.verify import batch_text, rebuild_line, run_text
 
 BARS = 16  # tensors in a drawing: those with least headroom are what one looks for
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
-VERDICTS: dict[str, Tone] = {"pass": "good", "fail": "bad", "unproven": "warn", "reference": "", "recorded": ""}
-WORDS = {"pass": "verified", "fail": "failed", "unproven": "not run here"}
+VERDICTS: dict[str, Tone] = {"pass": "good", "fail": "bad", "unproven": "", "reference": "", "recorded": ""}
+WORDS = {"pass": "verified", "fail": "failed", "unproven": "not run yet"}
 CHECKED = {
     "pass": "in tolerance",
     "fail": "out of tolerance",

@@ -75,7 +75,7 @@ def incomplete(folder: Path) -> Bundle:
 
 MADE: dict[State, tuple[Callable[[Path], Bundle], str]] = {
     State.VERIFIED: (verified, "verified"),
-    State.HERE: (here, "verified here; the engine could not run here"),
+    State.HERE: (here, "verified here; the engine has not run yet"),
     State.UNDECIDED: (
         accuracy_undecided,
         "accuracy undecided: {more:,} images more, or a budget of {budget:g} would pass",
@@ -250,4 +250,4 @@ def test_two_engines_that_could_not_run_are_counted(tmp_path: Path) -> None:
     engines = [comparison(name, "unproven", "tensorrt", reason="no GPU here") for name in ("a.engine", "model.plan")]
     report = parity(comparison("model.onnx"), comparison("model.int8.onnx"), *engines)
     bundle = make_bundle(tmp_path / "b", report=report, engine=True)
-    assert verdict(bundle).text == "verified here; 2 engines could not run here"
+    assert verdict(bundle).text == "verified here; 2 engines have not run yet"

@@ -108,7 +108,7 @@ def test_an_engine_for_other_gpus_could_not_run_here_and_is_no_failure(
     page = tmp_path / "verify.md"
     result = run("verify", bundle, "--images", images, "--markdown", page)
     assert result.code == 0, result.err
-    assert page.read_text(encoding="utf-8").startswith("## tiny fp16: verified here; the engine could not run here\n")
+    assert page.read_text(encoding="utf-8").startswith("## tiny fp16: verified here; the engine has not run yet\n")
     assert "TensorRT-RTX does not run on NVIDIA H200 (compute capability 9.0)" in result.out
     again = run("build", bundle, "--min-batch", 2, "--opt-batch", 4)
     assert again.code == 0, again.err
@@ -125,7 +125,7 @@ def test_the_files_for_jobs_say_what_was_checked_and_what_was_not(
     assert cases["noise: model.onnx on onnxruntime"].find("failure") is None
     assert cases[f"{ENGINE} on tensorrt_rtx"].find("skipped") is not None
     text = page.read_text(encoding="utf-8")
-    assert text.startswith("## tiny fp16: verified here; the engine could not run here\n")
+    assert text.startswith("## tiny fp16: verified here; the engine has not run yet\n")
     assert "no receipt, no claim" in text
     required = run("verify", with_engine, "--images", images, "--junit", junit, "--require-engine")
     assert required.code == 3

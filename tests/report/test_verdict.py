@@ -51,8 +51,8 @@ def test_an_engine_that_was_not_run_is_named_and_the_bundle_is_verified_here_onl
     report = parity(comparison("model.onnx"), comparison("model.int8.onnx"), UNPROVEN)
     bundle = make_bundle(tmp_path / "b", report=report, engine=True)
     text = " ".join(page(bundle).sections["verdict"].split())
-    assert text.startswith("verified here; the engine could not run here ")
-    assert "Not run here model.plan on tensorrt: no GPU here" in text
+    assert text.startswith("verified here; the engine has not run yet ")
+    assert "Not run yet model.plan on tensorrt: no GPU here" in text
     assert "verified on" not in line_of(bundle, "model.plan")
 
 
@@ -152,7 +152,7 @@ def test_a_receipt_stands_for_a_run_on_a_device(engine: Bundle) -> None:
     receipt(engine, "pass")
     text = " ".join(page(engine).sections["verdict"].split())
     assert text.startswith("verified ")
-    assert "could not run here" not in text
+    assert "has not run yet" not in text
     assert "In parity by receipt model.plan on GPU <b>9000</b>, says the receipt of 2026-02-03" in text
 
 
