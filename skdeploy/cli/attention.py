@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, Json
+from skdeploy.core.panel import Panel
 
 if TYPE_CHECKING:
     from skdeploy.attention.report import AttentionReport
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 def attention(
     bundle: BundleFolder,
     data: Annotated[
-        Path | None, typer.Option(help="Images: a folder, .npz, .npy or .txt.  [default: the card's]")
+        Path | None,
+        typer.Option(help="Images: a folder, .npz, .npy or .txt.  [default: the card's]", rich_help_panel=Panel.INPUT),
     ] = None,
     assume_imagenet: AssumeImagenet = False,
     scales: Annotated[
         str, typer.Option(help="Factors by which to enlarge the central object, from 1 to 4.")
     ] = "1.0,1.25,1.5,1.75,2.0",
-    num_images: Annotated[int, typer.Option(help="Use at most this many images, balanced over classes.")] = 500,
+    num_images: Annotated[
+        int, typer.Option(help="Use at most this many images, balanced over classes.", rich_help_panel=Panel.INPUT)
+    ] = 500,
     also: Annotated[
         list[Path] | None,
         typer.Option(help="Bundle of the same network in another precision, to measure too; repeatable."),
@@ -34,13 +38,21 @@ def attention(
             help="SK unit whose channels to show, such as stages.1.3 or SK_3_4; repeatable.  [default: the last of each stage]"
         ),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write the curves to this file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the curves to this file.", rich_help_panel=Panel.OUTPUT)
+    ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Draw curves and channels to this .svg, .png or .pdf file.")
+        Path | None,
+        typer.Option(help="Draw curves and channels to this .svg, .png or .pdf file.", rich_help_panel=Panel.OUTPUT),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Repeat the paper's experiment in each precision: do units choose larger kernels for larger objects?"""
+    """Repeat the paper's experiment in each precision: do units choose larger kernels for larger objects?
+
+    Examples:
+        skdeploy attention build/mynet-fp16 --data calib/
+        skdeploy attention build/mynet-fp16 --also build/mynet-int8 --csv curves.csv
+    """
     import time
 
     from skdeploy.attention.enlarge import read_scales

@@ -7,12 +7,17 @@ from typing import Annotated
 import typer
 
 from skdeploy.backends import BACKENDS, DEFAULT, backend
+from skdeploy.core.panel import Panel
 
 _TAKES = {name: backend(name).HELP for name in BACKENDS}
 
 Backend = Annotated[
     str | None,
-    typer.Option(metavar="ID", help=f"Backend that runs the bundle: {', '.join(BACKENDS)}.  [default: {DEFAULT}]"),
+    typer.Option(
+        metavar="ID",
+        help=f"Backend that runs the bundle: {', '.join(BACKENDS)}.  [default: {DEFAULT}]",
+        rich_help_panel=Panel.ENGINE,
+    ),
 ]
 BackendOption = Annotated[
     list[str] | None,
@@ -21,5 +26,6 @@ BackendOption = Annotated[
         help="Option of the backend, repeatable; "
         + "; ".join(f"for {name}: {takes}" for name, takes in _TAKES.items() if takes)
         + ".",
+        rich_help_panel=Panel.ENGINE,
     ),
 ]

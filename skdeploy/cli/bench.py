@@ -9,6 +9,7 @@ import typer
 
 from skdeploy.backends import BACKENDS
 from skdeploy.cli.arguments import BundleFolder, Json, Receipt
+from skdeploy.core.panel import Panel
 from skdeploy.core.significant import significant
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def bench(
         typer.Option(
             metavar="NAME,...",
             help=f"Backends to time: {', '.join(BACKENDS)}.  [default: all that work here, except torch]",
+            rich_help_panel=Panel.ENGINE,
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes to time.")] = "1",
@@ -45,10 +47,17 @@ def bench(
         typer.Option(metavar="NAME", help="File to compare with, in --against or in this bundle."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads to compute with.  [default: one per core that this process may use]")
+        int | None,
+        typer.Option(
+            help="CPU threads to compute with.  [default: one per core that this process may use]",
+            rich_help_panel=Panel.ENGINE,
+        ),
     ] = None,
     cuda_graph: Annotated[
-        bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Run each engine as one CUDA graph.")
+        bool,
+        typer.Option(
+            "--cuda-graph/--no-cuda-graph", help="Run each engine as one CUDA graph.", rich_help_panel=Panel.ENGINE
+        ),
     ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Seed for the random inputs.")] = 0,
     receipt: Receipt = False,
@@ -58,6 +67,10 @@ def bench(
 
     Warms up until three windows of ten runs agree within 2 %, then times short blocks. Compares an INT8 graph with the FP32
     graph of its bundle. To learn whether INT8 is faster than FP16, give an FP16 bundle as --against.
+
+    Examples:
+        skdeploy bench build/mynet-int8 --batch 1,8
+        skdeploy bench build/mynet-int8 --against build/mynet-fp16
     """
     from skdeploy.bench.measure import BenchOptions
     from skdeploy.bench.measure import bench as run

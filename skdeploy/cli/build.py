@@ -8,6 +8,7 @@ import typer
 
 from skdeploy.cli.arguments import BundleFolder, Json, MaxBatch, MinBatch, OptBatch
 from skdeploy.cli.flags import FlagsOf, flattened
+from skdeploy.core.panel import Panel
 from skdeploy.line.options import BuildRequest
 
 if TYPE_CHECKING:
@@ -30,20 +31,24 @@ def _build(
     profile: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MIN/OPT/MAX", help="All three batches in one option, such as 1/8/32; repeat for more profiles."
+            metavar="MIN/OPT/MAX",
+            help="All three batches in one option, such as 1/8/32; repeat for more profiles.",
+            rich_help_panel=Panel.ENGINE,
         ),
     ] = None,
     workspace: Annotated[
         float | None,
         typer.Option(
-            help="Most scratch memory for a kernel, in GiB.  [default on a Jetson: a quarter of the free memory]"
+            help="Most scratch memory for a kernel, in GiB.  [default on a Jetson: a quarter of the free memory]",
+            rich_help_panel=Panel.ENGINE,
         ),
     ] = None,
     tactic_memory: Annotated[
         float | None,
         typer.Option(
             help="Most memory for trying out a kernel, in GiB, rounded down to a power of two.  "
-            "[default on a Jetson: half of the free memory]"
+            "[default on a Jetson: half of the free memory]",
+            rich_help_panel=Panel.ENGINE,
         ),
     ] = None,
     json: Json = False,
@@ -51,6 +56,10 @@ def _build(
     """Build an engine for this device from the bundle's last graph and add it to the bundle.
 
     A second run builds only if an option or the device has changed.
+
+    Examples:
+        skdeploy build build/mynet-fp16
+        skdeploy build build/mynet-fp16 --target tensorrt_rtx --profile 1/4/16
     """
     from skdeploy.cli.console import write_json
     from skdeploy.line.building import build_engine, gibibytes, profiles_of

@@ -9,6 +9,7 @@ import typer
 
 from skdeploy.cli.arguments import Imgsz, Json
 from skdeploy.cli.flags import FlagsOf, flattened
+from skdeploy.core.panel import Panel
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.options import SourceOptions
 
@@ -21,12 +22,20 @@ def _calibrate(
     source: Annotated[dict[str, Any], FlagsOf(SourceOptions)],
     calibration: CalibrationOptions,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Ranges file to write.  [default: MODEL.ranges.json]")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Ranges file to write.  [default: MODEL.ranges.json]", rich_help_panel=Panel.OUTPUT
+        ),
     ] = None,
     imgsz: Imgsz = None,
     json: Json = False,
 ) -> None:
-    """Measure a network's tensor ranges on images and write them to a file for `export --ranges`."""
+    """Measure a network's tensor ranges on images and write them to a file for `export --ranges`.
+
+    Examples:
+        skdeploy calibrate build/mynet-fp16 --calib calib/ -o ranges.json
+        skdeploy calibrate mynet.onnx --card mynet.toml --calib calib/
+    """
     from skdeploy.cli.console import print_ranges, ranges_json, write_json
     from skdeploy.line.export import calibrate as run
     from skdeploy.line.int8_options import Int8Options

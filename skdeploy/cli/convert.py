@@ -8,21 +8,35 @@ from typing import Annotated
 import typer
 
 from skdeploy.cli.arguments import Json
+from skdeploy.core.panel import Panel
 
 
 def convert(
     weights: Annotated[str, typer.Argument(help="Checkpoint in any known layout, a caffemodel, or hf://owner/name.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help=".safetensors file to write; its card gets the same name.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help=".safetensors file to write; its card gets the same name.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
     ],
     card: Annotated[
         str | None,
         typer.Option(help="Card of the weights, by name or path.  [default: infer the network and write a card]"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite existing files.", rich_help_panel=Panel.OUTPUT)
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Convert a checkpoint to skdeploy's own format and write a card for it, unless one is given."""
+    """Convert a checkpoint to skdeploy's own format and write a card for it, unless one is given.
+
+    Examples:
+        skdeploy convert mynet.ckpt -o weights/mynet.safetensors
+        skdeploy convert mynet.caffemodel -o caffe/mynet.safetensors
+    """
     from skdeploy.checkpoints.convert import convert as run
     from skdeploy.cli.console import write_json
     from skdeploy.report.terminal import Terminal

@@ -16,6 +16,10 @@ def doctor(json: Json = False) -> None:
     """Show which backends and compilers work here, why others do not, and what to install.
 
     Exits with 3 if a part that every bundle needs does not work.
+
+    Examples:
+        skdeploy doctor
+        skdeploy doctor --json
     """
     import dataclasses
 

@@ -9,6 +9,7 @@ import typer
 
 from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Junit, Markdown
 from skdeploy.cli.backend import Backend, BackendOption
+from skdeploy.core.panel import Panel
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation
@@ -23,62 +24,95 @@ def evaluate(
         Path,
         typer.Option(
             help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder "
-            "with an evaluation.npz."
+            "with an evaluation.npz.",
+            rich_help_panel=Panel.INPUT,
         ),
     ],
     class_order: ClassOrder = None,
     num_images: Annotated[
-        int | None, typer.Option(help="Use this many images, spread evenly over the classes.  [default: all]")
+        int | None,
+        typer.Option(
+            help="Use this many images, spread evenly over the classes.  [default: all]", rich_help_panel=Panel.INPUT
+        ),
     ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
             help="Largest allowed drop in percentage points of top-1. Exit 0 if the drop is smaller, 10 if it is larger. "
-            "Exit 10 also if there are too few images to tell, unless --allow-inconclusive."
+            "Exit 10 also if there are too few images to tell, unless --allow-inconclusive.",
+            rich_help_panel=Panel.ACCURACY,
         ),
     ] = None,
     confidence: Annotated[
-        float, typer.Option(help="Confidence in percent, for the bound of the drop (one-sided) and for the intervals.")
+        float,
+        typer.Option(
+            help="Confidence in percent, for the bound of the drop (one-sided) and for the intervals.",
+            rich_help_panel=Panel.ACCURACY,
+        ),
     ] = 95.0,
     allow_inconclusive: Annotated[
         bool,
-        typer.Option("--allow-inconclusive", help="Exit with 0 and a warning if there are too few images to decide."),
+        typer.Option(
+            "--allow-inconclusive",
+            help="Exit with 0 and a warning if there are too few images to decide.",
+            rich_help_panel=Panel.ACCURACY,
+        ),
     ] = False,
     artifact: Annotated[
         list[str] | None,
         typer.Option(
-            help="File of the bundle to evaluate, or torch; repeatable.  [default: the last graph, and engines that run here]"
+            help="File of the bundle to evaluate, or torch; repeatable.  [default: the last graph, and engines that run here]",
+            rich_help_panel=Panel.ACCURACY,
         ),
     ] = None,
     against: Annotated[
         str | None,
         typer.Option(
-            help="Compare with this: a file of the bundle, torch, or another bundle.  [default: the FP32 graph]"
+            help="Compare with this: a file of the bundle, torch, or another bundle.  [default: the FP32 graph]",
+            rich_help_panel=Panel.ACCURACY,
         ),
     ] = None,
     require_engine: Annotated[
         bool,
-        typer.Option("--require-engine", help="Fail with exit code 3 if an engine cannot run here."),
+        typer.Option(
+            "--require-engine", help="Fail with exit code 3 if an engine cannot run here.", rich_help_panel=Panel.ENGINE
+        ),
     ] = False,
     baseline: Annotated[
         Path | None,
-        typer.Option(help="File of --save-baseline; fail if an artifact has fewer images right than in it."),
+        typer.Option(
+            help="File of --save-baseline; fail if an artifact has fewer images right than in it.",
+            rich_help_panel=Panel.ACCURACY,
+        ),
     ] = None,
     baseline_drop: Annotated[
-        float, typer.Option(help="Largest allowed drop below --baseline, in percentage points of top-1.")
+        float,
+        typer.Option(
+            help="Largest allowed drop below --baseline, in percentage points of top-1.", rich_help_panel=Panel.ACCURACY
+        ),
     ] = 0.2,
     save_baseline: Annotated[
         Path | None,
-        typer.Option(help="Write the number of images that each artifact has right to this file; commit it."),
+        typer.Option(
+            help="Write the number of images that each artifact has right to this file; commit it.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
     ] = None,
     receipt: Annotated[
         bool,
-        typer.Option("--receipt", help="Save the accuracy measured on this device in the bundle's receipts/."),
+        typer.Option(
+            "--receipt",
+            help="Save the accuracy measured on this device in the bundle's receipts/.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
     ] = False,
     backend: Backend = None,
     backend_option: BackendOption = None,
-    batch: Annotated[int, typer.Option("--batch", help="Images per run.")] = 8,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Do not reuse the predictions of an earlier run.")] = False,
+    batch: Annotated[int, typer.Option("--batch", help="Images per run.", rich_help_panel=Panel.ENGINE)] = 8,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Do not reuse the predictions of an earlier run.", rich_help_panel=Panel.OUTPUT),
+    ] = False,
     assume_imagenet: AssumeImagenet = False,
     junit: Junit = None,
     markdown: Markdown = None,
@@ -88,6 +122,10 @@ def evaluate(
 
     Writes the result to the bundle's evidence/. Keeps predictions in ~/.cache/skdeploy, so that an interrupted run
     continues where it stopped.
+
+    Examples:
+        skdeploy evaluate build/mynet-int8 --data eval/ --max-drop 1
+        skdeploy evaluate build/mynet-int8 --data eval/ --against build/mynet-fp16
     """
     from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
     from skdeploy.accuracy.evaluate import EvaluationOptions

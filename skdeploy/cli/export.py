@@ -9,6 +9,7 @@ import typer
 from skdeploy.cli.arguments import Imgsz, Json, MaxBatch, MinBatch, OptBatch
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.core.options import StationOptions
+from skdeploy.core.panel import Panel
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.formats import FORMATS, flags_of_formats
 from skdeploy.line.int8_options import Int8Options
@@ -40,13 +41,18 @@ def _export(
     max_batch: MaxBatch = None,
     imgsz: Imgsz = None,
     workspace: Annotated[
-        float | None, typer.Option(help="Most scratch memory for a kernel of the engine, in GiB.")
+        float | None,
+        typer.Option(help="Most scratch memory for a kernel of the engine, in GiB.", rich_help_panel=Panel.ENGINE),
     ] = None,
     json: Json = False,
 ) -> None:
     """Export a network to ONNX and an engine, in the precision you choose, and check each step against the original.
 
     A second run repeats only the steps whose options or inputs have changed.
+
+    Examples:
+        skdeploy export mynet.ckpt --fp16 --labels labels.txt
+        skdeploy export mynet.ckpt --int8 --calib calib/ --imgsz 160
     """
     from skdeploy.cli.console import bundle_json, conclude, print_bundle
     from skdeploy.core.errors import UsageError

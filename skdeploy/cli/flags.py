@@ -85,7 +85,7 @@ def _values(model: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
 def _parameters(model: type[Any]) -> Iterator[inspect.Parameter]:
     for name, kind, default, flag in flags_of(model):
         names = flag.names or ((flag_name(name, flag),) if kind is bool else ())
-        option = typer.Option(*names, help=flag.help, metavar=flag.metavar)
+        option = typer.Option(*names, help=flag.help, metavar=flag.metavar, rich_help_panel=flag.panel or model.panel)
         shown = default.value if isinstance(default, Enum) else None if default == () else default
         yield inspect.Parameter(
             keyword_of(name, flag),

@@ -25,7 +25,12 @@ def inspect(
     layers: Annotated[bool, typer.Option("--layers", help="With --engine: list every layer.")] = False,
     json: Json = False,
 ) -> None:
-    """Check the digests of a bundle or a file and show what is in it."""
+    """Check the digests of a bundle or a file and show what is in it.
+
+    Examples:
+        skdeploy inspect build/mynet-int8
+        skdeploy inspect build/mynet-fp16/model.onnx
+    """
     from skdeploy.cli.console import write_json
     from skdeploy.core.errors import UsageError
     from skdeploy.inspect.inspection import inspect_bundle, inspect_file, is_folder

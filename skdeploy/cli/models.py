@@ -13,7 +13,12 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Card to show, by name or path.  [default: list all]")] = None,
     json: Json = False,
 ) -> None:
-    """List the networks that skdeploy has cards for, or show one card."""
+    """List the networks that skdeploy has cards for, or show one card.
+
+    Examples:
+        skdeploy models
+        skdeploy models sknet50
+    """
     from skdeploy.cli.console import write_json
     from skdeploy.report.terminal import Terminal
     from skdeploy.zoo.cards import list_cards, load_interface_card

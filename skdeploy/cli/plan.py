@@ -42,6 +42,10 @@ def plan(
     """Estimate the best possible latency of a graph on a device, what limits it, and which export options fit.
 
     The estimate comes from the device's peak figures: no run can be faster. Use `skdeploy bench` on the device to measure.
+
+    Examples:
+        skdeploy plan build/mynet-int8 --device orin-nano
+        skdeploy plan mynet.onnx --device t4,orin-nx
     """
     from skdeploy.cli.console import write_json
     from skdeploy.planning.report import plan as run

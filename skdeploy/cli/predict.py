@@ -22,7 +22,12 @@ def predict(
     backend_option: BackendOption = None,
     json: Json = False,
 ) -> None:
-    """Print the five most likely classes of each image, with their probabilities."""
+    """Print the five most likely classes of each image, with their probabilities.
+
+    Examples:
+        skdeploy predict build/mynet-int8 cat.png
+        skdeploy predict build/mynet-int8 cat.png dog.png --all
+    """
     import sys
 
     from skdeploy.accuracy.facts import read_facts

@@ -8,15 +8,27 @@ from typing import Annotated
 import typer
 
 from skdeploy.cli.arguments import BundleFolder
+from skdeploy.core.panel import Panel
 
 
 def report(
     bundle: BundleFolder,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="HTML file to write.  [default: report.html in the bundle]")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="HTML file to write.  [default: report.html in the bundle]",
+            rich_help_panel=Panel.OUTPUT,
+        ),
     ] = None,
 ) -> None:
-    """Check a bundle's digests and write everything known about it to one HTML file."""
+    """Check a bundle's digests and write everything known about it to one HTML file.
+
+    Examples:
+        skdeploy report build/mynet-int8
+        skdeploy report build/mynet-int8 -o report.html
+    """
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.report.page import write_report
 

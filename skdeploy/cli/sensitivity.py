@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skdeploy.cli.arguments import AssumeImagenet, ClassOrder, Json
+from skdeploy.core.panel import Panel
 
 if TYPE_CHECKING:
     from skdeploy.quant.mixed import MixedPrecision
@@ -18,14 +19,24 @@ def sensitivity(
     bundle: Annotated[Path, typer.Argument(help="Folder that `skdeploy export --int8` made.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Images: a folder, .npz, .npy or .txt; top-1 needs labels.  [default: the card's]"),
+        typer.Option(
+            help="Images: a folder, .npz, .npy or .txt; top-1 needs labels.  [default: the card's]",
+            rich_help_panel=Panel.INPUT,
+        ),
     ] = None,
     class_order: ClassOrder = None,
     assume_imagenet: AssumeImagenet = False,
-    num_images: Annotated[int, typer.Option(help="Use at most this many images, balanced over classes.")] = 256,
+    num_images: Annotated[
+        int, typer.Option(help="Use at most this many images, balanced over classes.", rich_help_panel=Panel.INPUT)
+    ] = 256,
     json: Json = False,
 ) -> None:
-    """Measure how much accuracy each unit of the network loses in INT8: alone in INT8, and alone not in INT8."""
+    """Measure how much accuracy each unit of the network loses in INT8: alone in INT8, and alone not in INT8.
+
+    Examples:
+        skdeploy sensitivity build/mynet-int8 --data eval/evaluation.npz
+        skdeploy sensitivity build/mynet-int8 --num-images 8
+    """
     import time
 
     from skdeploy.bundle.folder import load_bundle

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from skdeploy.backends import running
+from skdeploy.core.panel import Panel
 
 
 def start(
@@ -37,11 +38,17 @@ def start(
     probe: Annotated[
         bool, typer.Option("--probe", help="Only run one inference with the engine that an earlier start prepared.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="With --probe: print the result as JSON.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="With --probe: print the result as JSON.", rich_help_panel=Panel.OUTPUT)
+    ] = False,
 ) -> None:
     """Build the bundle's engine for this device, or take it from the cache, then run a verb with it.
 
     Put options of start before the verb, and options of the verb after it. Containers run this: see docs/how-to/docker.md.
+
+    Examples:
+        skdeploy start --bundle build/mynet-fp16 --cache cache predict cat.png
+        skdeploy start --bundle build/mynet-fp16 --cache cache --probe
     """
     from skdeploy.cli.console import write_json
     from skdeploy.core.errors import UsageError

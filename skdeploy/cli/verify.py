@@ -10,6 +10,7 @@ import typer
 from skdeploy.backends import DEFAULT, running
 from skdeploy.cli.arguments import BundleFolder, Json, Junit, Markdown, Receipt
 from skdeploy.cli.backend import BackendOption
+from skdeploy.core.panel import Panel
 
 if TYPE_CHECKING:
     from skdeploy.line.verification import Verification
@@ -20,20 +21,25 @@ SUITES: Final = "photographs (only the images), noise, zeros, extremes, tiny-con
 def verify(
     bundle: BundleFolder,
     images: Annotated[
-        Path | None, typer.Option(help="Images: a folder, .npz or .npy.  [default: the card's parity images]")
+        Path | None,
+        typer.Option(
+            help="Images: a folder, .npz or .npy.  [default: the card's parity images]", rich_help_panel=Panel.PARITY
+        ),
     ] = None,
-    num_images: Annotated[int, typer.Option(help="Use at most this many images.")] = 64,
+    num_images: Annotated[int, typer.Option(help="Use at most this many images.", rich_help_panel=Panel.PARITY)] = 64,
     reference: Annotated[
         str | None,
         typer.Option(
             metavar="MODULE:FUNCTION",
             help="Compare with the network that your own function returns; this runs your code.",
+            rich_help_panel=Panel.PARITY,
         ),
     ] = None,
     golden: Annotated[
         Path | None,
         typer.Option(
-            help="Compare with inputs and outputs that your training code saved as .npz; see docs/how-to/prove.md."
+            help="Compare with inputs and outputs that your training code saved as .npz; see docs/how-to/prove.md.",
+            rich_help_panel=Panel.PARITY,
         ),
     ] = None,
     suite: Annotated[
@@ -42,10 +48,16 @@ def verify(
             metavar="NAME",
             help=f"More inputs to run through every artifact; repeatable: {SUITES}.  "
             "[default: one image each of noise, zeros, extremes and tiny-contrast, on the last graph and engines]",
+            rich_help_panel=Panel.PARITY,
         ),
     ] = None,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Build each engine again and show how much the two builds differ.")
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Build each engine again and show how much the two builds differ.",
+            rich_help_panel=Panel.ENGINE,
+        ),
     ] = False,
     receipt: Receipt = False,
     require_engine: Annotated[
@@ -53,6 +65,7 @@ def verify(
         typer.Option(
             "--require-engine",
             help="Fail with exit code 3 if an engine has been verified neither here nor by a receipt.",
+            rich_help_panel=Panel.ENGINE,
         ),
     ] = False,
     backend: Annotated[
@@ -61,16 +74,24 @@ def verify(
             metavar="ID",
             help=f"Also run the graphs on this backend: {', '.join(n for n in running('onnx') if n != DEFAULT)}. "
             "It must run every node; none may fall back to the CPU.",
+            rich_help_panel=Panel.ENGINE,
         ),
     ] = None,
     backend_option: BackendOption = None,
     blame: Annotated[
-        bool, typer.Option("--blame", help="Also run the export stage by stage and show where an error enters.")
+        bool,
+        typer.Option(
+            "--blame",
+            help="Also run the export stage by stage and show where an error enters.",
+            rich_help_panel=Panel.PARITY,
+        ),
     ] = False,
     save_repro: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="With --blame: save the smallest graph that shows the error, with its inputs."
+            metavar="FOLDER",
+            help="With --blame: save the smallest graph that shows the error, with its inputs.",
+            rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     junit: Junit = None,
@@ -80,6 +101,10 @@ def verify(
     """Check a bundle's digests and receipts, and measure parity again on every backend that works here.
 
     Writes files only for --receipt, --blame, --save-repro, --junit and --markdown.
+
+    Examples:
+        skdeploy verify build/mynet-int8
+        skdeploy verify build/mynet-fp16 --suite noise --junit parity.xml
     """
     from skdeploy.blame.repro import README
     from skdeploy.cli.console import bundle_json, conclude

@@ -10,11 +10,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Protocol, Self, get_origin, get_type_hints
 
 from pydantic import ConfigDict, JsonValue
 
 from skdeploy.core.architecture import Frozen
+from skdeploy.core.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,21 @@ class Flag:
     """How a field is given on the command line.
 
     ``names``: the flags, if they are not ``--`` and the field's name; a pair ``--x/--no-x`` is one name. ``kept``: whether the
-    command that makes an artifact again repeats it; where a file of the user's own lies is not kept.
+    command that makes an artifact again repeats it; where a file of the user's own lies is not kept. ``panel``: the heading in
+    the help, if it is not the one of all options of its model.
     """
 
     help: str
     names: tuple[str, ...] = ()
     metavar: str | None = None
     kept: bool = True
+    panel: Panel | None = None
 
 
 class StationOptions(Frozen):
-    """Base of all options. A field without a ``Flag`` is for Python alone."""
+    """Base of all options. A field without a ``Flag`` is for Python alone. ``panel``: their heading in the help."""
 
+    panel: ClassVar[Panel | None] = None
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     def record(self) -> dict[str, JsonValue]:

@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import JsonValue, TypeAdapter
 
 from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.core.options import Flag
+from skdeploy.core.panel import Panel
 from skdeploy.core.spec import Precision
 from skdeploy.engines import label
 
@@ -60,6 +61,7 @@ class BuildOptions:
     lets layers that a DLA does not run go to the GPU; without it such a layer fails the build.
     """
 
+    panel: ClassVar[Panel] = Panel.ENGINE
     profile: BatchProfile | None = None
     workspace_bytes: int | None = None
     compute_capabilities: Annotated[

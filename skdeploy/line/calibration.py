@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.options import Flag, StationOptions, flag_name, flags_of
+from skdeploy.core.panel import Panel
 from skdeploy.core.spec import CalibrationMethod, ModelSpec
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class CalibrationOptions(StationOptions):
     are fed at a time. ``allow_random``: without images, noise. The switches turn off what makes the result more accurate.
     """
 
+    panel = Panel.CALIBRATION
     images: Annotated[
         Path | None,
         Flag("Calibration images: a folder, an .npz, .npy or .txt list of images, or a recipe (.toml).", ("--calib",)),

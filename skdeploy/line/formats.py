@@ -9,6 +9,7 @@ from pydantic import create_model
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.station_facts import MixedFacts
 from skdeploy.core.options import Flag, NoOptions, StationOptions
+from skdeploy.core.panel import Panel
 from skdeploy.core.precision import Precision
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.images.labels import as_the_network_counts
@@ -124,6 +125,8 @@ FORMATS: Final[dict[str, type[Format]]] = {made.precision: made for made in (Sin
 def flags_of_formats() -> type[StationOptions]:
     """The flags that ask for a precision, as options: by its name, whether it is given."""
     named: dict[str, Any] = {
-        name: (Annotated[bool, Flag(made.help, made.flags)], False) for name, made in FORMATS.items() if made.flags
+        name: (Annotated[bool, Flag(made.help, made.flags, panel=Panel.PRECISION)], False)
+        for name, made in FORMATS.items()
+        if made.flags
     }
     return create_model("Formats", __base__=StationOptions, **named)

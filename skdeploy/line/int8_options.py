@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.panel import Panel
 from skdeploy.core.patterns import check_ends
 from skdeploy.core.spec import ClassOrder
 from skdeploy.line.calibration import CalibrationOptions
@@ -23,8 +24,12 @@ class Int8Options(StationOptions):
     version of a TensorRT that wants a calibration cache, such as 8.5.3.
     """
 
+    panel = Panel.PRECISION
     calibration: CalibrationOptions = CalibrationOptions()
-    ranges: Annotated[Path | None, Flag("Use this file of `skdeploy calibrate` instead of images.", kept=False)] = None
+    ranges: Annotated[
+        Path | None,
+        Flag("Use this file of `skdeploy calibrate` instead of images.", kept=False, panel=Panel.CALIBRATION),
+    ] = None
     fallback: Annotated[
         Literal["fp16", "fp32"], Flag("Precision of the layers that are not INT8.", ("--int8-fallback",))
     ] = "fp16"
@@ -36,13 +41,15 @@ class Int8Options(StationOptions):
         bool, Flag("Keep grouped convolutions in --int8-fallback precision.", ("--int8-keep-grouped",))
     ] = False
     data: Annotated[
-        Path | None, Flag("Images with labels for --max-drop: class folders, .npz or a list.", kept=False)
+        Path | None,
+        Flag("Images with labels for --max-drop: class folders, .npz or a list.", kept=False, panel=Panel.ACCURACY),
     ] = None
     max_drop: Annotated[
         float | None,
         Flag(
             "Percentage points of top-1 that INT8 may lose on --data; the units that lose most stay in --int8-fallback.",
             kept=False,
+            panel=Panel.ACCURACY,
         ),
     ] = None
     class_order: Annotated[
@@ -51,6 +58,7 @@ class Int8Options(StationOptions):
             "Order of the class folders: by the number in their names, or by name as torchvision's ImageFolder does.  "
             "[default: from the card]",
             kept=False,
+            panel=Panel.ACCURACY,
         ),
     ] = None
     legacy_cache: Annotated[

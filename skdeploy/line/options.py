@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions, flag_name, flags_of
+from skdeploy.core.panel import Panel
 from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision, Target
 from skdeploy.engines.options import BuildOptions
 from skdeploy.line.int8_options import Int8Options
@@ -38,6 +39,7 @@ class SourceOptions:
     ImageNet's preprocessing where none was given.
     """
 
+    panel: ClassVar[Panel] = Panel.INPUT
     model: str
     _: KW_ONLY
     card: Annotated[
@@ -78,19 +80,27 @@ class ExportOptions(SourceOptions):
     _: KW_ONLY
     output: Annotated[
         Path | None,
-        Flag("Folder for the bundle.  [default: build/MODEL-PRECISION]", ("--output", "-o"), kept=False),
+        Flag(
+            "Folder for the bundle.  [default: build/MODEL-PRECISION]",
+            ("--output", "-o"),
+            kept=False,
+            panel=Panel.OUTPUT,
+        ),
     ] = None
     target: Annotated[
         Target,
         Flag(
             "Compiler of the engine; auto: TensorRT if there is a GPU, else TensorRT-RTX if installed; onnx: no engine.",
             kept=False,
+            panel=Panel.ENGINE,
         ),
     ] = Target.AUTO
     trace: TraceOptions = field(default_factory=TraceOptions)
     profile: tuple[int, int, int] | None = None
     image_size: tuple[int, int] | None = None
-    simplify: Annotated[bool, Flag("Run onnx-simplifier and check its result.", ("--simplify/--no-simplify",))] = True
+    simplify: Annotated[
+        bool, Flag("Run onnx-simplifier and check its result.", ("--simplify/--no-simplify",), panel=Panel.GRAPH)
+    ] = True
     half: HalfOptions = field(default_factory=HalfOptions)
     workspace_bytes: int | None = None
     compute_capabilities: Annotated[
@@ -100,6 +110,7 @@ class ExportOptions(SourceOptions):
             ("--compute-capability",),
             metavar="X.Y",
             kept=False,
+            panel=Panel.ENGINE,
         ),
     ] = ()
     rewrites: Mapping[str, RewriteOptions] = field(default_factory=dict)
@@ -111,15 +122,17 @@ class ExportOptions(SourceOptions):
             "Images for the parity and headroom checks: a folder, .npz or .npy.  [default: those of --data or --calib, "
             "else the card's]",
             kept=False,
+            panel=Panel.PARITY,
         ),
     ] = None
-    num_images: Annotated[int, Flag("Use at most this many images.", kept=False)] = DEFAULT_IMAGES
+    num_images: Annotated[int, Flag("Use at most this many images.", kept=False, panel=Panel.PARITY)] = DEFAULT_IMAGES
     reference: Annotated[
         str | None,
         Flag(
             "Compare with the network that your own function returns; this runs your code.",
             metavar="MODULE:FUNCTION",
             kept=False,
+            panel=Panel.PARITY,
         ),
     ] = None
     golden: Annotated[
@@ -127,6 +140,7 @@ class ExportOptions(SourceOptions):
         Flag(
             "Compare with inputs and outputs that your training code saved as .npz; see docs/how-to/prove.md.",
             kept=False,
+            panel=Panel.PARITY,
         ),
     ] = None
 

@@ -14,6 +14,7 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Recipe
 from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.core.options import Options, StationOptions
+from skdeploy.core.panel import Panel
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.passes.trace_options import TraceOptions
@@ -31,6 +32,8 @@ FactsT = TypeVar("FactsT", bound=StationFacts)
 
 class RewriteOptions(StationOptions):
     """Options of a pass for hardware (``rewrites.py``); it runs unless they are at their defaults."""
+
+    panel = Panel.GRAPH
 
     def check_trace(self, trace: TraceOptions) -> None:
         """Raises UsageError for an interface of the graph that the pass cannot work with."""

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.panel import Panel
 
 MIN_OPSET: Final = 19  # the first with FP16 scales for Q/DQ
 MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
@@ -14,6 +15,7 @@ MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
 class TraceOptions(StationOptions):
     """What the graph's interface is. ``batch`` None means dynamic; ``dynamic_size`` frees height and width too."""
 
+    panel = Panel.GRAPH
     exporter: Annotated[Literal["dynamo", "torchscript"], Flag("torch.onnx exporter to use.")] = "dynamo"
     opset: Annotated[int, Flag("ONNX opset, 19 or 20.")] = MIN_OPSET
     batch: Annotated[int | None, Flag("Fix the batch size.  [default: dynamic]")] = None

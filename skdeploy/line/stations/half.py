@@ -8,6 +8,7 @@ from typing import Annotated
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import HalfFacts
 from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.panel import Panel
 from skdeploy.core.patterns import check_ends
 from skdeploy.core.spec import Precision
 from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
@@ -15,6 +16,7 @@ from skdeploy.line.written import has_any_rank, write_graph
 
 
 class HalfOptions(StationOptions):
+    panel = Panel.PRECISION
     keep_fp32: Annotated[
         tuple[str, ...], Flag("Modules that stay FP32 in an FP16 graph; repeatable.", metavar="REGEX")
     ] = ()
