@@ -11,13 +11,14 @@ CHECKED := skdeploy tools benchmarks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test accuracy accuracy-fp16 accuracy-int8 lint format bench docs image constraints peers clean
+.PHONY: help env demo test accuracy accuracy-fp16 accuracy-int8 lint format bench docs site picture image constraints peers clean
 
 help:
 	@echo "make demo         install, export a trained network to FP16, and show what came out"
 	@echo "make test         run the tests          make lint    ruff, mypy"
 	@echo "make accuracy     parity and accuracy of sknet-fashion in FP16 and INT8, against the committed baseline"
-	@echo "make bench        run the benchmarks     make docs    write docs/reference/cli.md anew"
+	@echo "make bench        run the benchmarks     make docs    write the generated pages of docs/ anew"
+	@echo "make site         build the documentation into build/site"
 	@echo "make format       let ruff fix and format"
 	@echo "make image        build both container images and check them: IMAGE_ARGS, see tools/image_check.py"
 	@echo "make constraints  pin the newest versions that pyproject.toml allows"
@@ -69,6 +70,18 @@ bench: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python tools/make_docs.py
+
+# Zensical is no part of the environment that the tests need: it is installed here, when it is not there yet.
+site: docs
+	$(BIN)/python -c 'import zensical' 2> /dev/null || $(BIN)/python -m pip install --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/zensical build --clean --strict
+
+# The picture in the README: the first screen of a real report.
+picture: $(INSTALLED)
+	$(BIN)/skdeploy export sknet-fashion --int8 --calib calibration/fashion --data calibration/fashion --max-drop 1
+	$(BIN)/skdeploy report build/sknet-fashion-int8
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,760 --screenshot=docs/report.png \
+	  build/sknet-fashion-int8/report.html
 
 image: $(INSTALLED)
 	$(BIN)/python -m tools.image_check $(IMAGE_ARGS)

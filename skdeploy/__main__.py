@@ -22,7 +22,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
-    """Exits with the code of what happened; the README lists them. SIGTERM ends a job as Ctrl-C does."""
+    """Exits with the code of what happened; docs/reference/exit-codes.md lists them. SIGTERM ends a job as Ctrl-C does."""
     with termination_raises() as termination:
         _run(termination)
 

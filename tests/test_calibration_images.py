@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 FASHION = Path(__file__).parents[1] / "calibration/fashion"
 
@@ -29,3 +30,11 @@ def test_no_image_is_in_both_files() -> None:
         with np.load(FASHION / file) as arrays:
             seen.append({image.tobytes() for image in arrays["images"]})
     assert not seen[0] & seen[1]
+
+
+@pytest.mark.parametrize(("name", "row", "label"), [("t-shirt", 10, 0), ("sneaker", 17, 7)])
+def test_the_examples_are_images_of_the_evaluation_set(name: str, row: int, label: int) -> None:
+    with np.load(FASHION / "evaluation.npz") as arrays:
+        pixels, labels = arrays["images"][row, ..., 0], arrays["labels"]
+    assert labels[row] == label
+    assert np.array_equal(np.asarray(Image.open(FASHION.parent / f"examples/{name}.png")), pixels)

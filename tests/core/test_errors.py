@@ -1,4 +1,4 @@
-"""Every kind of error ends the command with the exit code that the README lists, and says what to do next."""
+"""Every kind of error ends the command with the exit code that the documentation lists, and says what to do next."""
 
 from __future__ import annotations
 

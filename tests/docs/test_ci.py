@@ -103,11 +103,11 @@ def test_no_input_is_pasted_into_a_script() -> None:
         assert "uses" in step or step["shell"] == "bash"
 
 
-def test_exit_codes_are_those_of_the_readme() -> None:
+def test_exit_codes_are_those_of_the_reference() -> None:
     table = TEXT.split("## Exit codes")[1].split("##")[0]
     listed = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for code in row.split(",")}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Exit codes")[1].split("##")[0]
-    assert listed <= {int(code) for code in re.findall(r"\| (\d+) \|", readme)}
+    reference = (ROOT / "docs/reference/exit-codes.md").read_text(encoding="utf-8")
+    assert listed <= {int(code) for code in re.findall(r"^\| (\d+) \|", reference, re.MULTILINE)}
 
 
 def test_the_committed_baselines_are_of_the_committed_images() -> None:

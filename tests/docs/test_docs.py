@@ -16,7 +16,7 @@ from skdeploy.core import errors
 from skdeploy.zoo.cards import list_cards
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "docs/reference"
 VERBS = [name for name, verb in cli.VERBS.items() if not verb.hidden]
 
 
@@ -46,20 +46,21 @@ def test_a_stale_reference_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_is_in_the_readme(verb: str) -> None:
-    assert f"| `skdeploy {verb}" in README
+def test_every_verb_is_in_the_reference(verb: str) -> None:
+    text = (REFERENCE / "cli.md").read_text(encoding="utf-8")
+    assert f"| [`skdeploy {verb}`](#skdeploy-{verb}) |" in text
+    assert f"## skdeploy {verb}\n" in text
 
 
-def test_exit_codes_of_the_readme_are_those_of_the_errors() -> None:
+def test_exit_codes_of_the_reference_are_those_of_the_errors() -> None:
     family = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.SkdeployError)]
-    table = README.split("## Exit codes")[1].split("##")[0]
-    listed = {int(code) for code in re.findall(r"\| (\d+) \|", table)}
+    text = (REFERENCE / "exit-codes.md").read_text(encoding="utf-8")
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     assert {error.exit_code for error in family} <= listed
     assert listed == {*range(11), 130}
 
 
-def test_readme_figures_are_those_of_the_cards() -> None:
-    """Every card is named in the documentation of the cards."""
+def test_every_card_is_named_in_the_documentation_of_the_cards() -> None:
     text = (ROOT / "models/README.md").read_text(encoding="utf-8")
     for spec, _ in list_cards():
         assert spec.name in text
