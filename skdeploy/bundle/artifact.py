@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, JsonValue, SerializeAsAny
 
-from skdeploy.bundle.station_facts import StationFacts, UnreadFacts, read_facts_of
+from skdeploy.bundle.station_facts import StationFacts, UnreadFacts, read_as, read_facts_of
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_json
 from skdeploy.core.spec import Frozen, InnerPath, Precision, TensorSpec
@@ -48,20 +48,21 @@ class Artifact(Frozen):
 
     def facts_as(self, kind: type[FactsT]) -> FactsT:
         """The facts, of the kind that the artifact's station writes. Raises IntegrityError if the manifest has others."""
-        if isinstance(self.facts, UnreadFacts):
+        facts = read_as(kind, self.facts)
+        if isinstance(facts, UnreadFacts):
             engine = self.format == "engine"
             raise IntegrityError(
-                f"the manifest's facts of {self.path} are not what this version of skdeploy writes: {self.facts.problem}",
+                f"the manifest's facts of {self.path} are not what this version of skdeploy writes: {facts.problem}",
                 advice=f"remove {self.path} from the bundle, and build it again: skdeploy build BUNDLE"
                 if engine
                 else "restore the manifest, or export again into another folder",
             )
-        if not isinstance(self.facts, kind):
+        if not isinstance(facts, kind):
             raise IntegrityError(
                 f"the manifest says that {self.path} was made by the station {self.station!r}, which cannot be",
                 advice="restore the manifest, or export again into another folder",
             )
-        return self.facts
+        return facts
 
 
 def tool_versions(distributions: tuple[str, ...]) -> dict[str, str]:

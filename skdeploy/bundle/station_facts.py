@@ -1,7 +1,7 @@
 """What each station of the line has to say of the file that it made: the manifest keeps it, later stations and reports read it.
 
-A new station registers its facts in ``FACTS`` under its name. Facts of a station that is not registered here, of a newer
-skdeploy or an addition of the user's, are kept as they are.
+``FACTS`` are those that the whole package may read, and that the published schema describes. A new station may have its facts
+in its own file: the manifest keeps what it does not know as it is, and ``read_as`` makes it what the station writes.
 """
 
 from __future__ import annotations
@@ -237,13 +237,18 @@ class ParityFacts(StationFacts):
     verdict: Literal["pass", "fail", "unproven"]
 
 
+def _stations(kind: type[StationFacts]) -> tuple[str, ...]:
+    """The stations whose facts are of this kind."""
+    return get_args(kind.model_fields["station"].annotation)
+
+
 FACTS: Final[dict[str, type[StationFacts]]] = {
     name: kind
     for kind in (
         WeightsFacts, TraceFacts, ReadFacts, SelectFacts, SimplifyFacts, HalfFacts, HeadroomFacts, RangesFacts, MixedFacts,
         Int8Facts, LegacyGraphFacts, LegacyCacheFacts, RegroupFacts, PoolFacts, EngineFacts, ParityFacts,
     )
-    for name in get_args(kind.model_fields["station"].annotation)
+    for name in _stations(kind)
 }  # fmt: skip
 
 
@@ -255,7 +260,14 @@ def read_facts_of(value: Any) -> StationFacts:
     if isinstance(value, StationFacts):
         return value
     other = OtherFacts.model_validate_json(json.dumps(value))
+    return read_as(FACTS.get(other.station, OtherFacts), other)
+
+
+def read_as(kind: type[StationFacts], facts: StationFacts) -> StationFacts:
+    """The facts as ``kind``, if they are those of a station that writes it and were kept unread; else as they are."""
+    if type(facts) is not OtherFacts or facts.station not in _stations(kind):
+        return facts
     try:
-        return FACTS.get(other.station, OtherFacts).model_validate_json(json.dumps(value))
+        return kind.model_validate_json(json.dumps(facts.model_dump()))
     except ValidationError as error:
-        return UnreadFacts.model_validate({**other.model_dump(), "problem": first_problem(error)})
+        return UnreadFacts.model_validate({**facts.model_dump(), "problem": first_problem(error)})

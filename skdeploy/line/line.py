@@ -37,9 +37,10 @@ class Line:
             self.reused.add(artifact.path)
         else:
             artifact = self.bundle.produce(recipe, lambda out: station.make(inputs, options, out))
+        facts = artifact.facts_as(station.facts)
+        artifact = artifact.model_copy(update={"facts": facts})  # read as this station's, if the manifest did not know them
         self.artifacts = (*self.artifacts, artifact)
         self.progress.end(station.name, time.perf_counter() - started, reused=artifact.path in self.reused)
-        facts = artifact.facts_as(station.facts)
         self.note(*station.notes(facts))
         if isinstance(facts, GraphFacts) and facts.parser_refusal and not self.refused:
             self.refused = True  # once: later graphs are refused for the same nodes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonschema
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from skdeploy.bundle.artifact import Artifact, Provenance
 from skdeploy.bundle.folder import Recipe, bundle_for_writing
 from skdeploy.bundle.manifest import Manifest, manifest_schema
-from skdeploy.bundle.station_facts import EngineFacts, HalfFacts
+from skdeploy.bundle.station_facts import EngineFacts, HalfFacts, StationFacts
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Precision, TensorSpec
@@ -59,6 +59,27 @@ def test_the_schema_refuses_what_no_export_writes(written: Any, change: dict[str
 def test_a_manifest_reads_back_as_it_was_written(written: Any) -> None:
     read = Manifest.model_validate_json(json.dumps(written))
     assert json.loads(read.model_dump_json(by_alias=True)) == written
+
+
+class OutsideFacts(StationFacts):
+    """Of a station that another package registers."""
+
+    station: Literal["outside"] = "outside"
+    rounded: int = 0
+
+
+def test_facts_of_a_station_that_is_not_known_here_are_kept_and_read_by_who_knows_it(written: Any) -> None:
+    (row,) = written["artifacts"]
+    outside = written | {"artifacts": [row | {"facts": {"station": "outside", "rounded": 3}}]}
+    read = Manifest.model_validate_json(json.dumps(outside))
+    assert json.loads(read.model_dump_json(by_alias=True)) == outside
+    assert read.artifacts[0].facts_as(OutsideFacts) == OutsideFacts(rounded=3)
+    with refused(IntegrityError, "made by the station 'outside', which cannot be", "restore the manifest"):
+        read.artifacts[0].facts_as(HalfFacts)
+
+    outside["artifacts"][0]["facts"]["rounded"] = "many"
+    with refused(IntegrityError, "facts of model.fp16.onnx .*rounded: Input should be a valid integer", "restore"):
+        Manifest.model_validate_json(json.dumps(outside)).artifacts[0].facts_as(OutsideFacts)
 
 
 # ----- what it keeps of an engine is believed only in the form that a build writes

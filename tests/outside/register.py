@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from skdeploy.backends import BACKENDS
-from skdeploy.bundle.station_facts import FACTS
 from skdeploy.checkpoints.layouts import LAYOUTS
 from skdeploy.cli import VERBS, Verb
 from skdeploy.core.architecture import SPECS
@@ -30,9 +29,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (LAYOUTS, "toy", toy_family.LAYOUT),
         (PRECISIONS, "coarse", toy_precision.COARSE),
         (FORMATS, "coarse", toy_precision.CoarseFormat),
-        (FACTS, "coarse", toy_precision.CoarseFacts),
         (REWRITES, "relu as max", toy_precision.MAX),
-        (FACTS, "relu as max", toy_precision.MaxFacts),
         (BACKENDS, toy_backend.NAME, toy_backend.__name__),
         (TASKS, "bearings", toy_task.Bearings(most_degrees=2.0)),
         (VERBS, "list-sizes", Verb(f"{toy_verb.__name__}:sizes", toy_verb.HELP)),
