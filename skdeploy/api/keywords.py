@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_origin
 
@@ -45,6 +45,7 @@ class Keyword:
     kind: Any
     default: Any
     help: str
+    choices: Callable[[], tuple[str, ...]] | None = None
     places: tuple[tuple[str, str], ...] = ()
 
 
@@ -56,7 +57,7 @@ def export_keywords() -> dict[str, Keyword]:
             key = keyword_of(name, flag)
             known = found.get(key)
             places = (*(known.places if known else ()), (part, name))
-            found[key] = Keyword(kind, default, flag.help, places)
+            found[key] = Keyword(kind, default, flag.help, flag.choices, places)
     return found
 
 
@@ -73,7 +74,7 @@ def export_options(model: str, given: Mapping[str, Any]) -> ExportOptions:
                 advice=f"did you mean {close[0]!r}?" if close else "`help(skdeploy.export)` lists them",
             )
         keyword = known[name]
-        checked = _checked(name, keyword.kind, value)
+        checked = _checked(name, keyword, value)
         if name in OWN:
             own[name] = checked
         for part, field in keyword.places:
@@ -124,12 +125,14 @@ def _models() -> dict[str, Any]:
     }
 
 
-def _checked(name: str, kind: Any, value: Any) -> Any:
+def _checked(name: str, keyword: Keyword, value: Any) -> Any:
     """The value as its option has it: a str may stand for a path, an enum's value, or one of several."""
-    if get_origin(kind) is tuple and isinstance(value, str):
+    if get_origin(keyword.kind) is tuple and isinstance(value, str):
         value = (value,)
+    if keyword.choices and value not in keyword.choices():
+        raise UsageError(f"{name}={value!r}: must be one of {', '.join(map(repr, keyword.choices()))}")
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(keyword.kind).validate_python(value)
     except ValidationError as error:
         said = error.errors(include_url=False)[0]["msg"]
         raise UsageError(f"{name}={value!r}: {said[0].lower()}{said[1:]}") from error

@@ -91,7 +91,7 @@ def _parameters(model: type[Any]) -> Iterator[inspect.Parameter]:
             keyword_of(name, flag),
             inspect.Parameter.KEYWORD_ONLY,
             default=shown,
-            annotation=Annotated[_typers(kind), option],
+            annotation=Annotated[Literal[flag.choices()] if flag.choices else _typers(kind), option],
         )
 
 

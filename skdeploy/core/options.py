@@ -7,7 +7,7 @@ artifact again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, Self, get_origin, get_type_hints
@@ -24,7 +24,8 @@ class Flag:
 
     ``names``: the flags, if they are not ``--`` and the field's name; a pair ``--x/--no-x`` is one name. ``kept``: whether the
     command that makes an artifact again repeats it; where a file of the user's own lies is not kept. ``panel``: the heading in
-    the help, if it is not the one of all options of its model.
+    the help, if it is not the one of all options of its model. ``choices``: the values that there are, where a registry has
+    them.
     """
 
     help: str
@@ -32,6 +33,7 @@ class Flag:
     metavar: str | None = None
     kept: bool = True
     panel: Panel | None = None
+    choices: Callable[[], tuple[str, ...]] | None = None
 
 
 class StationOptions(Frozen):

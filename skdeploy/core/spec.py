@@ -33,15 +33,6 @@ class CalibrationMethod(StrEnum):
     MSE = "mse"
 
 
-class Target(StrEnum):
-    """Which compiler makes the engine. ``onnx`` makes none."""
-
-    AUTO = "auto"
-    TENSORRT = "tensorrt"
-    TENSORRT_RTX = "tensorrt_rtx"
-    ONNX = "onnx"
-
-
 ClassOrder = Literal["number", "name"]
 """A class folder's number: its name, or its place among the sorted names, as torchvision's ImageFolder counts."""
 

@@ -6,20 +6,21 @@ Nothing here imports a compiler to answer: what is installed is read from packag
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.packages import Availability, require
-from skdeploy.core.spec import Target
 from skdeploy.devices import cuda
 from skdeploy.engines._api import Compiler
 
 if TYPE_CHECKING:
     from skdeploy.engines._build import BuildOptions, EngineReport
 
+AUTO: Final = "auto"
+ONNX: Final = "onnx"  # the target that makes no engine
 # A new compiler is one module, see ``CompilerFacts``, and a line here; the backend of the same name runs its plans.
 COMPILERS: Final[dict[str, str]] = {
     "tensorrt": "skdeploy.engines.tensorrt",
@@ -31,7 +32,10 @@ class CompilerFacts(Protocol):
     """The interface of a compiler's module, which imports nothing heavy.
 
     ``NAME`` is also the package with the Python API, ``_api.Compiler``, and ``DISTRIBUTIONS`` are those that it comes in.
-    ``AHEAD_OF_TIME``: it builds without the GPU, and not for the one that is here.
+    ``AHEAD_OF_TIME``: it builds without the GPU, and not for the one that is here. ``TAKES``: since which of its versions it
+    takes which option of a build (``options.OPTIONS``); ``LACKS`` says why not the others, or not before. ``NOTES``: what a
+    person must know of its engines, by precision. ``TAG``, ``HEADER_BYTES`` and ``read_header``: ``compatibility.py``.
+    ``SERVES``: the compute capabilities that it has code for, empty for all.
     """
 
     NAME: str
@@ -39,8 +43,21 @@ class CompilerFacts(Protocol):
     EXTRA: str
     DISTRIBUTIONS: tuple[str, ...]
     AHEAD_OF_TIME: bool
+    TAKES: Mapping[str, tuple[int, ...]]
+    LACKS: Mapping[str, str]
+    NOTES: Mapping[str, str]
+    TAG: bytes
+    HEADER_BYTES: int
+    SERVES: tuple[str, ...]
+
+    def read_header(self, plan: bytes) -> tuple[str, tuple[str, ...]]: ...
 
     def obstacle(self) -> tuple[str, str]: ...
+
+
+def targets() -> tuple[str, ...]:
+    """What may be asked for: a compiler, the one that suits this machine, or none."""
+    return (AUTO, *COMPILERS, ONNX)
 
 
 def compiler(name: str) -> CompilerFacts:
@@ -55,17 +72,17 @@ def label(name: str) -> str:
     return compiler(name).LABEL
 
 
-def choose(target: Target) -> tuple[str | None, str]:
+def choose(target: str) -> tuple[str | None, str]:
     """The compiler that ``target`` means on this machine, or None for no engine, and the reason in words.
 
     ``auto`` is TensorRT where it is installed and a GPU is present, else TensorRT-RTX ahead of time where it is
     installed, else none. Raises DependencyError if the target is a compiler that cannot build here.
     """
-    if target is Target.ONNX:
+    if target == ONNX:
         return None, "the target is onnx: no engine is made"
-    if target is not Target.AUTO:
-        demand(target.value)
-        return target.value, f"the target is {target.value}"
+    if target != AUTO:
+        demand(target)
+        return target, f"the target is {target}"
     reasons: list[str] = []
     for name in COMPILERS:
         reason, _ = obstacle(name)

@@ -209,7 +209,7 @@ def _prove(
     """Of the plan itself, which TensorRT can load where it has built it. Ahead of time, and of a plan that needs a lean runtime
     to be loaded, there is no more than the proof of the network definition.
     """
-    if trt.__name__ == "tensorrt_rtx" or options.version_compatible:
+    if engines.compiler(trt.__name__).AHEAD_OF_TIME or options.version_compatible:
         return definition
     loader = runtime(trt, logger, log)
     engine = loader.deserialize_cuda_engine(bytes(memoryview(plan)))

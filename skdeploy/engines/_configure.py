@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, cast
 
+from skdeploy import engines
 from skdeploy.core.errors import DependencyError, EngineError, UsageError
 from skdeploy.devices.jetson import MemoryLimits
 from skdeploy.engines._api import Builder, BuilderConfig, Compiler, TargetsCapabilities, TimingCache
@@ -117,8 +118,8 @@ def _target(trt: Compiler, config: BuilderConfig, capabilities: tuple[str, ...])
 
 
 def known_capabilities(trt: Compiler) -> tuple[str, ...]:
-    """The compute capabilities that the module can be told to build for, like "8.9"; none for TensorRT."""
-    if trt.__name__ != "tensorrt_rtx":
+    """The compute capabilities that the module can be told to build for, like "8.9"; none where it builds for its own GPU."""
+    if not engines.compiler(trt.__name__).AHEAD_OF_TIME:
         return ()
     members = cast(TargetsCapabilities, trt).ComputeCapability.__members__
     return tuple(f"{name[2:-1]}.{name[-1]}" for name in members if name.startswith("SM"))

@@ -6,10 +6,9 @@ What is known of a plan's header, and from where; nothing else of it is read:
   kPLAN_FILE_TAG), ``vtrt`` for TensorRT-RTX (every plan that 1.7.1 built here);
 - bytes 4 to 7 are the serialization version; trtexec knows 0 alone, and so do we: of another, only the tag is believed;
 - bytes 24 to 27 are the compiler's version (the same function; TensorRT-RTX 1.7.1.116 wrote 1, 7, 1, 116);
-- TensorRT-RTX only, from plans built here for each compute capability: bytes 16 to 23 are the file's length in bytes, and
-  bytes 32 to 39 have a bit per compute capability, see ``_RTX_BITS``; a bit of unknown meaning (0x40) is ignored.
+- what else one compiler's header tells, its own ``read_header`` says.
 
-Integers are little-endian. TensorRT-RTX's own header is 64 bytes long (``Runtime.engine_header_size``).
+Integers are little-endian.
 """
 
 from __future__ import annotations
@@ -32,10 +31,8 @@ from skdeploy.engines._api import Compiler
 from skdeploy.engines._configure import known_capabilities
 from skdeploy.engines.options import BuildOptions, HardwareCompatible, version_numbers
 
-_TAGS: Final = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
-_VERSION_END, _RTX_HEADER_BYTES = 28, 64
+_VERSION: Final = slice(24, 28)
 _SERIALIZATION: Final = 0
-_RTX_BITS: Final = {0x01: "7.5", 0x02: "8.0", 0x04: "8.6", 0x08: "8.9", 0x10: "12.0", 0x20: "12.1"}
 _TURING: Final = "7.5"  # TensorRT-RTX builds for Turing only where it is named: 1.7's plans say so in their headers
 _CUDA_MAJORS: Final = (12, 13)  # of the compilers' wheels: tensorrt_cu12, tensorrt_rtx_cu13 and so on
 _REBUILD: Final = "build it again here, from the bundle's graph: skdeploy build BUNDLE"
@@ -139,29 +136,26 @@ def read_header(path: Path, plan: bytes) -> PlanHeader:
     """What the first bytes of a plan tell. Raises EngineError for an empty file, one cut short, or no plan."""
     if not plan:
         raise EngineError(f"{path} is empty: no plan was written to it", advice=_REBUILD)
-    compiler = _TAGS.get(plan[:4])
-    if compiler is None:
+    known = [engines.compiler(name) for name in engines.COMPILERS]
+    facts = next((each for each in known if plan[:4] == each.TAG), None)
+    if facts is None:
+        tags = " or ".join(repr(each.TAG) for each in known)
         raise EngineError(
-            f"{path} is no plan: it begins with {plan[:4]!r}, a plan with {b'ftrt'!r} or {b'vtrt'!r}",
+            f"{path} is no plan: it begins with {plan[:4]!r}, a plan with {tags}",
             advice="give the engine that skdeploy built, not an ONNX file or an archive",
         )
-    length = _RTX_HEADER_BYTES if compiler == "tensorrt_rtx" else _VERSION_END
-    if len(plan) < length:
+    if len(plan) < facts.HEADER_BYTES:
         raise EngineError(
-            f"{path} is cut short: {len(plan)} bytes are less than a plan's header of {length}", advice=_REBUILD
+            f"{path} is cut short: {len(plan)} bytes are less than a plan's header of {facts.HEADER_BYTES}",
+            advice=_REBUILD,
         )
     (serialization,) = struct.unpack_from("<I", plan, 4)
     if serialization != _SERIALIZATION:
-        return PlanHeader(compiler)
-    version = ".".join(map(str, plan[24:_VERSION_END]))
-    if compiler == "tensorrt":
-        return PlanHeader(compiler, version)
-    (size,) = struct.unpack_from("<Q", plan, 16)
-    if size != len(plan):
-        what = "is cut short" if len(plan) < size else "has bytes behind its end"
-        raise EngineError(f"{path} {what}: {len(plan)} bytes, its header says {size}", advice=_REBUILD)
-    (bits,) = struct.unpack_from("<Q", plan, 32)
-    return PlanHeader(compiler, version, tuple(name for bit, name in _RTX_BITS.items() if bits & bit))
+        return PlanHeader(facts.NAME)
+    problem, capabilities = facts.read_header(plan)
+    if problem:
+        raise EngineError(f"{path} {problem}", advice=_REBUILD)
+    return PlanHeader(facts.NAME, ".".join(map(str, plan[_VERSION])), capabilities)
 
 
 def here(name: str) -> Here:
@@ -184,8 +178,10 @@ def obstacles(name: str, built: BuiltFor | None, header: PlanHeader, at: Here) -
 
     ``name`` is the compiler that is to load it. Where manifest and header both speak, they must say the same.
     """
-    served = (*_RTX_BITS.values(), *header.compute_capabilities)
-    unserved = name == "tensorrt_rtx" and bool(at.compute_capability) and at.compute_capability not in served
+    serves = engines.compiler(name).SERVES
+    unserved = bool(serves and at.compute_capability) and (
+        at.compute_capability not in (*serves, *header.compute_capabilities)
+    )
     found = [*_of_plan(name, built, header), *_of_machine(name, at, unserved=unserved)]
     return (*found, *_of_pair(name, built, header, at, unserved=unserved))
 
@@ -202,7 +198,7 @@ def _of_plan(name: str, built: BuiltFor | None, header: PlanHeader) -> Iterator[
 
 def _of_machine(name: str, at: Here, *, unserved: bool) -> Iterator[Obstacle]:
     """CUDA's minor version compatibility: a driver of the same major version will do, an older one will not. ``unserved``: a
-    GPU that TensorRT-RTX has no code for, whatever it is built with, as data centre GPUs of Hopper and Blackwell, and Jetson.
+    GPU that the compiler has no code for: TensorRT-RTX none for data centre GPUs of Hopper and Blackwell, and Jetson.
     """
     label = engines.label(name)
     if at.driver and at.needs_cuda is not None and version_numbers(at.driver)[0] < at.needs_cuda:
@@ -221,8 +217,12 @@ def _of_machine(name: str, at: Here, *, unserved: bool) -> Iterator[Obstacle]:
         yield Obstacle(
             "machine",
             f"{label} does not run on {at.gpu} (compute capability {at.compute_capability}): it serves "
-            f"{', '.join(_RTX_BITS.values())}",
-            "use TensorRT on this GPU: skdeploy build BUNDLE --target tensorrt",
+            f"{', '.join(engines.compiler(name).SERVES)}",
+            " or ".join(
+                f"use {engines.label(other)} on this GPU: skdeploy build BUNDLE --target {other}"
+                for other in engines.COMPILERS
+                if not engines.compiler(other).SERVES
+            ),
         )
     if not at.installed:
         yield Obstacle("machine", f"{label} is not installed", engines.install_advice(name))
@@ -246,7 +246,7 @@ def _of_pair(name: str, built: BuiltFor | None, header: PlanHeader, at: Here, *,
     yield Obstacle(
         "pair",
         f"it is for compute capability {', '.join(capabilities)}{made}, and {at.gpu} has {at.compute_capability}",
-        f"build it for this GPU: {wider}" if name == "tensorrt_rtx" else _REBUILD,
+        f"build it for this GPU: {wider}" if "compute_capabilities" in engines.compiler(name).TAKES else _REBUILD,
     )
 
 

@@ -1,6 +1,6 @@
 """What a build may be asked for, and which compiler takes what: refused here, before anything is imported or built.
 
-Nothing in this file touches a compiler: a version is a string, and the facts are in one table, ``SUPPORT``.
+Nothing in this file touches a compiler: a version is a string, and the facts are in the compilers' own modules.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal, NamedTuple
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import JsonValue, TypeAdapter
 
+from skdeploy import engines
 from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.core.options import Flag
 from skdeploy.core.panel import Panel
 from skdeploy.core.spec import Precision
-from skdeploy.engines import label
 
 HardwareCompatible = Literal["none", "ampere+", "same-cc"]
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -183,66 +183,41 @@ def _batches(profile: BatchProfile) -> list[JsonValue]:
     return [profile.min, profile.opt, profile.max]
 
 
-class Rule(NamedTuple):
-    """Which compilers take an option, from which of their versions on, and why not the others."""
-
-    option: str
-    since: Mapping[str, tuple[int, ...]]
-    reason: str
-
-
-# Where a fact is not in the API's own reference (IBuilderConfig, BuilderFlag, HardwareCompatibilityLevel), it is said here:
-# - TensorRT-RTX 1.7.1, tried without a GPU: levels 0 to 5 and any tactic memory give the same bytes, but for 32 that differ
-#   between builds of one level too; it ignores a hardware level with a warning, and a DLA without a word; VERSION_COMPATIBLE
-#   asks for libnvinfer_lean, which it does not ship; STRIP_PLAN and REFIT fail in Myelin, CHECK(status == CUDA_SUCCESS).
-# - same-cc came with TensorRT 10.9, and 10.8 lacks it, say users of trtexec; no release note of NVIDIA's was found that does.
-# - DLA: NVIDIA, "Working with DLA" of TensorRT 11.4.1: AGX Orin with JetPack 7.2.2 and 11.4.1; none on Jetson from 11.0 to
-#   11.4.0. That 10.x takes no strongly typed network on a DLA, and skdeploy builds no other, is users' word too.
-_NO_TACTICS: Final = "TensorRT-RTX tries no kernels when it builds: it chooses them on the GPU that runs the engine"
-SUPPORT: Final[Mapping[str, Rule]] = {
-    "compute_capabilities": Rule(
-        "--compute-capability", {"tensorrt_rtx": (1, 0)}, "TensorRT builds for the GPU that it runs on"
-    ),
-    "tactic_bytes": Rule("--tactic-memory", {"tensorrt": (10, 0)}, _NO_TACTICS),
-    "optimization_level": Rule("--opt-level", {"tensorrt": (10, 0)}, _NO_TACTICS),
-    "timing_cache": Rule("--timing-cache", {"tensorrt": (10, 0)}, "TensorRT-RTX has no timing cache"),
-    "version_compatible": Rule(
-        "--version-compatible",
-        {"tensorrt": (10, 0)},
-        "TensorRT-RTX comes without the lean runtime that such a plan carries",
-    ),
-    "ampere+": Rule(
-        "--hardware-compatible ampere+",
-        {"tensorrt": (10, 0)},
-        "TensorRT-RTX's engines run on several GPUs as they are: name them with --compute-capability",
-    ),
-    "same-cc": Rule(
-        "--hardware-compatible same-cc",
-        {"tensorrt": (10, 9)},
-        "TensorRT-RTX's engines run on several GPUs as they are: name them with --compute-capability",
-    ),
-    "strip": Rule("--strip", {"tensorrt": (10, 0)}, "TensorRT-RTX cannot build a stripped plan ahead of time"),
-    "dla_core": Rule(
-        "--dla-core", {"tensorrt": (11, 4, 1)}, "TensorRT-RTX is for RTX GPUs, and a DLA is part of a Jetson AGX Orin"
-    ),
+OPTIONS: Final[Mapping[str, str]] = {
+    "compute_capabilities": "--compute-capability",
+    "tactic_bytes": "--tactic-memory",
+    "optimization_level": "--opt-level",
+    "timing_cache": "--timing-cache",
+    "version_compatible": "--version-compatible",
+    "ampere+": "--hardware-compatible ampere+",
+    "same-cc": "--hardware-compatible same-cc",
+    "strip": "--strip",
+    "dla_core": "--dla-core",
 }
-_OLD_DLA: Final = "DLA takes strongly typed networks, which are all that skdeploy builds, from TensorRT 11.4.1 on"
+"""The flags of what not every compiler takes: each says in ``TAKES`` and ``LACKS`` which, since when, and why not."""
 
 
-def asked_for(options: BuildOptions) -> tuple[Rule, ...]:
-    """The rules of the options that are not at their defaults."""
-    given = {
-        "compute_capabilities": bool(options.compute_capabilities),
-        "tactic_bytes": options.tactic_bytes is not None,
-        "optimization_level": options.optimization_level is not None,
-        "timing_cache": options.timing_cache is not None,
-        "version_compatible": options.version_compatible,
-        "ampere+": options.hardware_compatible == "ampere+",
-        "same-cc": options.hardware_compatible == "same-cc",
-        "strip": options.strip,
-        "dla_core": options.dla_core is not None,
-    }
-    return tuple(rule for name, rule in SUPPORT.items() if given[name])
+def asked_for(options: BuildOptions) -> Iterator[str]:
+    """Those of ``OPTIONS`` that are not at their defaults."""
+    for name in OPTIONS:
+        value = getattr(options, name, None)
+        if options.hardware_compatible == name or not (value is None or value is False or value == ()):
+            yield name
+
+
+def require_taken(name: str, option: str, version: str = "") -> None:
+    """Raises UsageError if the compiler ``name``, or this version of it, takes no such option, with the compilers that do."""
+    facts, known = engines.compiler(name), map(engines.compiler, engines.COMPILERS)
+    who, why = f"{facts.LABEL} {version}".rstrip(), f": {facts.LACKS[option]}" if option in facts.LACKS else ""
+    since = {each.NAME: ".".join(map(str, each.TAKES[option])) for each in known if option in each.TAKES}
+    if option not in facts.TAKES:
+        takers = " or ".join(f"--target {taker}, which takes it from {oldest} on" for taker, oldest in since.items())
+        advice = f"leave it out, or build with {takers}"
+    elif version and version_numbers(version) < facts.TAKES[option]:
+        advice = f"leave it out, or install {facts.LABEL} {since[name]} or newer"
+    else:
+        return
+    raise UsageError(f"{who} does not take {OPTIONS[option]}{why}", advice=advice)
 
 
 def require_supported(
@@ -257,20 +232,8 @@ def require_supported(
     """Raises UsageError for the first option that the compiler ``name`` of this version does not take on this machine, with
     the compiler and version that would. ``gpu`` is its compute capability; ``precision`` the graph's, None if not known.
     """
-    for rule in asked_for(options):
-        oldest = {taker: ".".join(map(str, numbers)) for taker, numbers in rule.since.items()}
-        if name not in rule.since:
-            takers = " or ".join(f"--target {taker}, which takes it from {least} on" for taker, least in oldest.items())
-            raise UsageError(
-                f"{label(name)} {version} does not take {rule.option}: {rule.reason}",
-                advice=f"leave it out, or build with {takers}",
-            )
-        if version_numbers(version) < rule.since[name]:
-            why = f": {_OLD_DLA}" if rule.option == "--dla-core" else ""
-            raise UsageError(
-                f"{label(name)} {version} does not take {rule.option}{why}",
-                advice=f"leave it out, or install {label(name)} {oldest[name]} or newer",
-            )
+    for option in asked_for(options):
+        require_taken(name, option, version)
     _require_hardware(options, on_jetson=on_jetson, gpu=gpu)
     if options.dla_core is not None and precision is Precision.FP32:
         raise UsageError(

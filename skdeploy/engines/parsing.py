@@ -1,16 +1,13 @@
-"""Whether TensorRT-RTX's parser takes a graph as it lies on disk: the check that needs no GPU, and no engine."""
+"""Whether the parser of a compiler that builds ahead of time, TensorRT-RTX, takes a graph as it lies on disk: without a GPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from skdeploy import engines
 from skdeploy.core.errors import EngineError, PassError
 from skdeploy.engines import _build, _made
 from skdeploy.engines._log import capture
-
-RTX: Final = "tensorrt_rtx"
 
 
 def parser_refusal(onnx_path: Path) -> str:
@@ -19,9 +16,13 @@ def parser_refusal(onnx_path: Path) -> str:
     A refusal is a limit of TensorRT: the file is valid ONNX. Raises PassError for a graph that the parser takes with other
     types than it says: an engine would compute something else.
     """
-    if engines.obstacle(RTX)[0]:
+    here = (
+        name for name in engines.COMPILERS if engines.compiler(name).AHEAD_OF_TIME and not engines.obstacle(name)[0]
+    )
+    name = next(here, None)
+    if name is None:
         return ""
-    trt = engines.load(RTX)
+    trt = engines.load(name)
     with capture(trt) as (logger, log):
         builder = _made.builder(trt, logger, log)
         network = _made.network(trt, log, builder)

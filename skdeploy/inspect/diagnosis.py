@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from skdeploy import engines
 from skdeploy.backends import DEFAULT, backend, onnxruntime, running
 from skdeploy.core.packages import Availability
-from skdeploy.core.spec import Target
 from skdeploy.core.version import __version__
 
 
@@ -33,7 +32,7 @@ def diagnose() -> Diagnosis:
     trap = onnxruntime.installed_twice()
     if trap:
         problems.append(trap)
-    chosen, reason = engines.choose(Target.AUTO)
+    chosen, reason = engines.choose(engines.AUTO)
     return Diagnosis(
         skdeploy=__version__,
         python=platform.python_version(),

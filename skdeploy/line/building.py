@@ -15,7 +15,6 @@ from skdeploy.bundle.runners import Runner, backend_of, last_graph
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import Target
 from skdeploy.engines.options import BatchProfile
 from skdeploy.line.line import Line
 from skdeploy.line.options import DEFAULT_PROFILE, BuildRequest
@@ -52,8 +51,8 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
     started = time.perf_counter()
     found = load_bundle(folder)
     found.check_deployable()
-    if request.target is Target.ONNX:
-        raise UsageError("--target onnx makes no engine", advice="choose tensorrt, tensorrt_rtx or auto")
+    if request.target == engines.ONNX:
+        raise UsageError("--target onnx makes no engine", advice=f"choose {', '.join(engines.COMPILERS)} or auto")
     compiler, reason = engines.choose(request.target)
     if compiler is None:
         raise DependencyError(reason, advice=" or ".join(engines.install_advice(name) for name in engines.COMPILERS))

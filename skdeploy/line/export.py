@@ -132,7 +132,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         require_preprocessing({options.model: source.spec})
     dataset = images_of_export(options, source.spec)
     compiler, no_engine = engines.choose(options.target)
-    lowering = FORMATS[options.precision](options, dataset, compiler)
+    lowering = FORMATS[options.precision](options, dataset)
     notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
     if options.precision not in source.spec.tolerance:
         notes = (
@@ -157,6 +157,8 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         if options.simplify:
             graph = line.run(Simplify(), NoOptions(), graph=graph)
         graph = lowering.lower(line, graph)
+        if compiler is not None and options.precision in engines.compiler(compiler).NOTES:
+            line.note(engines.compiler(compiler).NOTES[options.precision])
         for name, rewrite in REWRITES.items():
             asked = options.rewrites.get(name)
             if asked is not None and asked != rewrite.options():

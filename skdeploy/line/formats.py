@@ -20,7 +20,7 @@ from skdeploy.line.station import Station
 from skdeploy.line.stations.calibrate import Calibrate, GivenRanges
 from skdeploy.line.stations.half import Half
 from skdeploy.line.stations.headroom import Headroom
-from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, RTX_INT8, Int8
+from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, Int8
 from skdeploy.line.stations.legacy import LegacyCache, LegacyCacheOptions, LegacyGraph
 from skdeploy.line.stations.mixed import Mixed
 from skdeploy.parity.report import HeadroomReport
@@ -30,8 +30,8 @@ class Format:
     """The precision of one export: its stations, one after another, make the graph from the simplified FP32 graph.
 
     ``flags`` are those that ask for it, ``options`` more flags of its own, whose values an export has in
-    ``ExportOptions.lowering``. ``dataset`` decides parity; ``compiler`` is what will make an engine, None for none. It is made
-    before anything runs, and may read files that the user gave.
+    ``ExportOptions.lowering``. ``dataset`` decides parity. It is made before anything runs, and may read files that the user
+    gave.
     """
 
     precision: ClassVar[Precision]
@@ -40,8 +40,8 @@ class Format:
     stations: ClassVar[tuple[type[Station[Any, Any]], ...]] = ()
     options: ClassVar[type[StationOptions]] = NoOptions
 
-    def __init__(self, asked: ExportOptions, dataset: Dataset, compiler: str | None) -> None:
-        self.asked, self.dataset, self.compiler = asked, dataset, compiler
+    def __init__(self, asked: ExportOptions, dataset: Dataset) -> None:
+        self.asked, self.dataset = asked, dataset
 
     def lower(self, line: Line, graph: Artifact) -> Artifact:
         """The graph in this precision."""
@@ -77,8 +77,8 @@ class Quantized(Format):
     help = "Export in INT8, calibrated on --calib or with --ranges."
     stations = (Calibrate, GivenRanges, Mixed, LegacyGraph, LegacyCache, Int8, Headroom)
 
-    def __init__(self, asked: ExportOptions, dataset: Dataset, compiler: str | None) -> None:
-        super().__init__(asked, dataset, compiler)
+    def __init__(self, asked: ExportOptions, dataset: Dataset) -> None:
+        super().__init__(asked, dataset)
         self.given = GivenRanges(asked.int8.ranges) if asked.int8.ranges is not None else None
 
     def lower(self, line: Line, graph: Artifact) -> Artifact:
@@ -86,8 +86,6 @@ class Quantized(Format):
         if self.asked.has_half:
             line.note(ONNX_RUNTIME_HALF)
             _check_headroom(line, quantized, quantized, self.dataset)
-        if self.compiler == "tensorrt_rtx":
-            line.note(RTX_INT8)
         return quantized
 
     def _quantized(self, line: Line, model: Artifact) -> Artifact:

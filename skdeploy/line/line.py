@@ -38,7 +38,9 @@ class Line:
         else:
             artifact = self.bundle.produce(recipe, lambda out: station.make(inputs, options, out))
         facts = artifact.facts_as(station.facts)
-        artifact = artifact.model_copy(update={"facts": facts})  # read as this station's, if the manifest did not know them
+        artifact = artifact.model_copy(
+            update={"facts": facts}
+        )  # read as this station's, if the manifest did not know them
         self.artifacts = (*self.artifacts, artifact)
         self.progress.end(station.name, time.perf_counter() - started, reused=artifact.path in self.reused)
         self.note(*station.notes(facts))

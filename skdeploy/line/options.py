@@ -7,11 +7,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
+from skdeploy import engines
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions, flag_name, flags_of
 from skdeploy.core.panel import Panel
-from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision, Target
-from skdeploy.engines.options import BuildOptions
+from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision
+from skdeploy.engines.options import BuildOptions, require_taken
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.station import RewriteOptions
 from skdeploy.line.stations.half import HalfOptions
@@ -28,9 +29,10 @@ DEFAULT_IMAGES: Final = 64
 class BuildRequest(BuildOptions):
     """What ``skdeploy build`` is asked for: the options, by the same names, and which compiler they are for."""
 
-    target: Annotated[Target, Flag("Compiler of the engine; auto: TensorRT if there is a GPU, else TensorRT-RTX.")] = (
-        field(default=Target.AUTO, kw_only=True)
-    )
+    target: Annotated[
+        str,
+        Flag("Compiler of the engine; auto: TensorRT if there is a GPU, else TensorRT-RTX.", choices=engines.targets),
+    ] = field(default=engines.AUTO, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ class ExportOptions(SourceOptions):
         ),
     ] = None
     target: Annotated[
-        Target,
+        str,
         Flag(
             "Compiler of the engine; auto: TensorRT if there is a GPU, else TensorRT-RTX if installed; onnx: no engine.",
             kept=False,
             panel=Panel.ENGINE,
+            choices=engines.targets,
         ),
-    ] = Target.AUTO
+    ] = engines.AUTO
     trace: TraceOptions = field(default_factory=TraceOptions)
     profile: tuple[int, int, int] | None = None
     image_size: tuple[int, int] | None = None
@@ -177,11 +180,14 @@ class ExportOptions(SourceOptions):
         self.half.check()
         if self.half.keep_fp32 and not self.has_half:
             raise UsageError("--keep-fp32 without --fp16: everything is FP32 already", advice="add --fp16")
-        if self.compute_capabilities and self.target in (Target.TENSORRT, Target.ONNX):
+        for_engines = self.profile is not None or self.workspace_bytes is not None or self.compute_capabilities
+        if self.target == engines.ONNX and for_engines:
             raise UsageError(
-                f"--compute-capability is for TensorRT-RTX, not for --target {self.target}",
-                advice="TensorRT builds for the GPU that it runs on, and onnx makes no engine",
+                "--target onnx makes no engine, so it takes no batch profile, no --workspace and no --compute-capability",
+                advice="leave them out, or choose another target",
             )
+        if self.compute_capabilities and self.target != engines.AUTO:
+            require_taken(self.target, "compute_capabilities")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: from 0 to {MAX_SEED}")
         if self.num_images < 1:
@@ -200,11 +206,6 @@ class ExportOptions(SourceOptions):
                     f"--batch {self.trace.batch} fixes the batch, the profile says {low}/{opt}/{high}",
                     advice="give either --batch or --min-batch/--opt-batch/--max-batch",
                 )
-        if self.target is Target.ONNX and (self.profile is not None or self.workspace_bytes is not None):
-            raise UsageError(
-                "--target onnx makes no engine, so it takes no batch profile and no --workspace",
-                advice="leave them out, or choose another target",
-            )
 
     def applied(self, spec: ModelSpec) -> ModelSpec:
         """The card's spec with the image size asked for; the resize before the crop grows in proportion.

@@ -24,10 +24,8 @@ from skdeploy.bundle.runners import runner_on
 from skdeploy.core.errors import DependencyError, IntegrityError, ParityError, SkdeployError, UsageError
 from skdeploy.core.files import write_text
 from skdeploy.core.progress import Progress
-from skdeploy.core.spec import Target
 from skdeploy.devices import cuda
 from skdeploy.devices.cuda import CudaDevice
-from skdeploy.engines.options import SUPPORT
 from skdeploy.images.feeds import batches_of
 from skdeploy.line import building
 from skdeploy.line.options import BuildRequest
@@ -78,7 +76,7 @@ def choose_backend(asked: str | None) -> tuple[str, CudaDevice | None]:
             "or run on the CPU: --backend onnxruntime, or SKDEPLOY_BACKEND=onnxruntime",
         )
     if asked is None:
-        compiler, reason = engines.choose(Target.AUTO)
+        compiler, reason = engines.choose(engines.AUTO)
         if compiler is None:
             raise DependencyError(
                 f"no engine can be built for {found[0].name}: {reason}",
@@ -107,7 +105,7 @@ def prepare(
     with device_cache.locked(entry, wait_s, progress):
         reused = device_cache.fill(source, entry, progress)
         if backend in engines.COMPILERS:
-            request = BuildRequest(target=Target(backend), timing_cache=_timing_cache(entry, backend))
+            request = BuildRequest(target=backend, timing_cache=_timing_cache(entry, backend))
             reused = building.build_engine(entry, request, progress).reused and reused
         artifact = runner_on(load_bundle(entry), backend).artifact.path
     if not reused:
@@ -214,7 +212,7 @@ def _entry(folder: Path, cache: Path, backend: str, device: CudaDevice | None) -
 
 def _timing_cache(entry: Path, backend: str) -> Path | None:
     """One for all bundles of a device: it belongs to a GPU and a compiler, as the folder does; None if that has none."""
-    return entry.with_name("timing.cache") if backend in SUPPORT["timing_cache"].since else None
+    return entry.with_name("timing.cache") if "timing_cache" in engines.compiler(backend).TAKES else None
 
 
 def _runtime_version(backend: str) -> str:

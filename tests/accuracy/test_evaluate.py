@@ -22,7 +22,7 @@ from skdeploy.accuracy.streaming import Reader, predict_all
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import IntegrityError, ParityError, UsageError
 from skdeploy.core.progress import Silent
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision
 from skdeploy.images.dataset import Dataset, normalise, open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
@@ -58,7 +58,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, pixels: NDArray[np.uint8])
                 seed=seed,
                 trace=FAST,
                 images=folder / "few.npz",
-                target=Target.ONNX,
+                target="onnx",
             )
         )
     return made[0], made[1]
@@ -133,7 +133,7 @@ def test_a_graph_of_fixed_batch_that_takes_raw_pixels_sees_the_same_and_its_fill
         output=tmp_path / "fixed",
         seed=1,
         images=few,
-        target=Target.ONNX,
+        target="onnx",
         trace=FAST.model_copy(update={"batch": 3, "embed_preprocess": True}),
     )
     export(options)

@@ -23,7 +23,7 @@ from skdeploy.blame.chain import chain_of
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import PrecisionError
 from skdeploy.core.files import digest_file
-from skdeploy.core.spec import ModelSpec, Precision, Target
+from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import export
 from skdeploy.line.int8_options import Int8Options
@@ -80,7 +80,7 @@ def bundle_of(
         weights=str(folder / "w.safetensors"),
         trace=TraceOptions(exporter="torchscript", embed_preprocess=embed, batch=batch),
         int8=Int8Options(calibration=calibration, fallback=fallback),
-        target=Target.ONNX,
+        target="onnx",
         images=folder / "images.npz",
         num_images=4,
         rewrites={"regroup": RegroupOptions(regroup=2), "average pool": PoolOptions(gap="average-pool")}
@@ -100,7 +100,7 @@ def bundle_of_graph() -> Path:
     folder = Path(mkdtemp(prefix="skdeploy-test-"))
     np.savez(folder / "images.npz", images=photographs(4, seed=3))
     source = str(bundle_of(Precision.FP32) / "model.onnx")
-    export(ExportOptions(source, output=folder / "bundle", target=Target.ONNX, images=folder / "images.npz"))
+    export(ExportOptions(source, output=folder / "bundle", target="onnx", images=folder / "images.npz"))
     return folder / "bundle"
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from skdeploy.__main__ import main
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision
 from skdeploy.line.building import build_engine
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import export
@@ -101,7 +101,7 @@ def weights(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def asked(card: Path, images: Path, weights: Path) -> ExportOptions:
     """What all exports here ask for."""
-    return ExportOptions(str(card), weights=str(weights), trace=FAST, images=images, target=Target.ONNX)
+    return ExportOptions(str(card), weights=str(weights), trace=FAST, images=images, target="onnx")
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +122,7 @@ def bundle(exported: Path, tmp_path: Path) -> Path:
 def once_built(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same bundle with an engine of TensorRT-RTX that was built after the export. Do not change it: take ``built``."""
     folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("built") / "bundle"))
-    build_engine(folder, BuildRequest(target=Target.TENSORRT_RTX))
+    build_engine(folder, BuildRequest(target="tensorrt_rtx"))
     return folder
 
 

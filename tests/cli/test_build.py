@@ -13,7 +13,6 @@ from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.files import digest_file
 from skdeploy.core.progress import Silent
-from skdeploy.core.spec import Target
 from skdeploy.engines.options import BatchProfile
 from skdeploy.line.building import build_engine
 from skdeploy.line.options import BuildRequest
@@ -52,7 +51,7 @@ def test_an_engine_is_added_and_the_second_time_it_is_up_to_date(run: Run, bundl
 
 
 def test_auto_is_what_export_means_by_it_and_json_tells_all_of_the_engine(run: Run, built: Path) -> None:
-    expected, reason = engines.choose(Target.AUTO)
+    expected, reason = engines.choose("auto")
     result = run("build", built, "--json")
     assert result.code == 0
     assert result.json["options"]["compiler"] == expected
@@ -98,7 +97,7 @@ def test_the_last_duration_is_told_while_an_engine_is_built_again(built: Path) -
 
     last = load_bundle(built).artifact(ENGINE)
     assert last is not None
-    build_engine(built, BuildRequest(BatchProfile(1, 1, 2), target=Target.TENSORRT_RTX), Listening())
+    build_engine(built, BuildRequest(BatchProfile(1, 1, 2), target="tensorrt_rtx"), Listening())
     assert details
     assert all(detail.endswith(f"; the last build took {last.provenance.seconds:.1f} s") for detail in details)
 

@@ -18,7 +18,6 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.interruption import Terminated, termination_raises
 from skdeploy.core.progress import Silent
-from skdeploy.core.spec import Target
 from skdeploy.devices.cuda import CudaDevice
 from skdeploy.serve import device_cache, starting
 from tests.cli.conftest import ModesBind, Run, Snapshot
@@ -339,7 +338,7 @@ def test_each_thing_that_an_engine_is_tied_to_has_a_folder_of_its_own() -> None:
 def test_on_a_gpu_the_engine_is_built_kept_and_run(
     start: Start, cache: Path, image: Path, images: Path, verb: str
 ) -> None:
-    compiler, reason = engines.choose(Target.AUTO)
+    compiler, reason = engines.choose("auto")
     if compiler is None:
         pytest.skip(reason)
     require_backend(compiler)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from skdeploy import engines
 from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.core.spec import Precision
-from skdeploy.engines.options import SUPPORT, BatchProfile, BuildOptions, require_supported, version_numbers
+from skdeploy.engines.options import OPTIONS, BatchProfile, BuildOptions, require_supported, version_numbers
 
 PROFILE, ONE = BatchProfile(1, 8, 32), BatchProfile(8, 8, 8)
 ONLY_TENSORRT: list[dict[str, Any]] = [
@@ -156,4 +157,10 @@ def test_the_table_names_the_options_as_the_command_line_does() -> None:
 
     build = typer.main.get_command(app).commands["build"]  # type: ignore[attr-defined]  # a group has commands
     known = {flag for parameter in build.params for flag in parameter.opts}
-    assert {rule.option.split()[0] for rule in SUPPORT.values()} <= known
+    assert {flag.split()[0] for flag in OPTIONS.values()} <= known
+
+
+@pytest.mark.parametrize("name", engines.COMPILERS)
+def test_a_compiler_takes_an_option_or_says_why_not(name: str) -> None:
+    facts = engines.compiler(name)
+    assert {*facts.TAKES, *facts.LACKS} == set(OPTIONS)

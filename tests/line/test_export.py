@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import ParityError, PrecisionError
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.half import HalfOptions
@@ -41,7 +41,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> ExportOptions:
         output=folder / "bundle",
         weights=str(folder / "tiny.safetensors"),
         trace=FAST,
-        target=Target.ONNX,
+        target="onnx",
         images=folder / "images.npz",
     )
     made = export(options)

@@ -18,7 +18,6 @@ from torch import nn
 
 from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate
 from skdeploy.core.errors import CardError, UsageError, WeightsError
-from skdeploy.core.spec import Target
 from skdeploy.images.dataset import normalise
 from skdeploy.line.export import export, run_line
 from skdeploy.line.init_card import init_card
@@ -174,7 +173,7 @@ def test_a_card_beside_a_card_is_refused(filled: Path) -> None:
 
 def test_accuracy_is_judged_only_on_preprocessing_that_somebody_gave(graph: Path, tmp_path: Path) -> None:
     data = labelled(tmp_path)
-    plain = ExportOptions(str(graph), target=Target.ONNX, images=data, output=tmp_path / "bundle", num_images=4)
+    plain = ExportOptions(str(graph), target="onnx", images=data, output=tmp_path / "bundle", num_images=4)
     bundle = export(plain).bundle
     assert {a.about for a in bundle.manifest.assumptions} == {"preprocessing"}
     with pytest.raises(UsageError, match="accuracy is not judged on assumed preprocessing") as error:
@@ -199,7 +198,7 @@ def test_a_confirmed_export_is_judged_without_asking_again(graph: Path, tmp_path
     done = run_line(
         ExportOptions(
             str(graph),
-            target=Target.ONNX,
+            target="onnx",
             images=data,
             output=tmp_path / "bundle",
             num_images=4,
@@ -325,7 +324,7 @@ def test_a_network_of_terabytes_is_refused_before_any_of_it_is_allocated(tmp_pat
     card = tmp_path / "wide.toml"
     card.write_text(wide + rest[rest.index("# What") :], encoding="utf-8")
     with pytest.raises(CardError, match="parameters"):
-        run_line(ExportOptions(str(card), target=Target.ONNX, output=tmp_path / "bundle"))
+        run_line(ExportOptions(str(card), target="onnx", output=tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize("kind", ["long", "circle"])

@@ -9,7 +9,7 @@ import pytest
 
 import skdeploy
 from skdeploy.core.errors import UsageError
-from skdeploy.core.spec import ModelSpec, Precision, Target
+from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.half import HalfOptions
 from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET, TraceOptions
@@ -33,7 +33,7 @@ def spec() -> ModelSpec:
         replace(PLAIN, trace=TraceOptions(opset=MAX_OPSET)),
         replace(PLAIN, trace=TraceOptions(batch=4), profile=(4, 4, 4)),
         replace(PLAIN, profile=(1, 1, 1)),
-        replace(PLAIN, target=Target.TENSORRT_RTX, compute_capabilities=("8.9",)),
+        replace(PLAIN, target="tensorrt_rtx", compute_capabilities=("8.9",)),
         replace(PLAIN, workspace_bytes=1),
     ],
 )
@@ -53,8 +53,11 @@ def test_what_makes_sense_is_taken(options: ExportOptions) -> None:
         (replace(PLAIN, profile=(0, 1, 1)), "0/1/1"),
         (replace(PLAIN, profile=(2, 1, 4)), "2/1/4"),
         (replace(PLAIN, profile=(1, 8, 4)), "1/8/4"),
-        (replace(PLAIN, target=Target.ONNX, compute_capabilities=("8.9",)), "--target onnx"),
-        (replace(PLAIN, target=Target.TENSORRT, compute_capabilities=("8.9",)), "--target tensorrt"),
+        (replace(PLAIN, target="onnx", compute_capabilities=("8.9",)), "--target onnx"),
+        (
+            replace(PLAIN, target="tensorrt", compute_capabilities=("8.9",)),
+            "TensorRT does not take --compute-capability",
+        ),
         (replace(PLAIN, workspace_bytes=0), "--workspace"),
         (replace(PLAIN, num_images=0), "--num-images 0"),
         (replace(PLAIN, seed=-1), "--seed -1"),

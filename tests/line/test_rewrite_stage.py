@@ -15,7 +15,7 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.runners import last_graph
 from skdeploy.bundle.station_facts import Int8Facts, PoolFacts
 from skdeploy.core.options import StationOptions
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.average_pool import PoolOptions
@@ -41,7 +41,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> ExportOptions:
         precision=Precision.FP16,
         output=folder / "bundle",
         trace=FAST,
-        target=Target.ONNX,
+        target="onnx",
         images=folder / "images.npz",
         rewrites=BOTH,
     )

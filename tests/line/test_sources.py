@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import IntegrityError, UsageError, WeightsError
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.sources import find_source
@@ -40,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options_for(model: object, images: Path, folder: Path) -> ExportOptions:
     return ExportOptions(
-        str(model), Precision.FP16, output=folder / "bundle", images=images, target=Target.ONNX, image_size=None
+        str(model), Precision.FP16, output=folder / "bundle", images=images, target="onnx", image_size=None
     )
 
 

@@ -16,7 +16,7 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_file
-from skdeploy.core.spec import ModelSpec, Precision, Target, TensorSpec, Tolerance
+from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
 from skdeploy.engines._build import BatchProfile
 from skdeploy.images.dataset import open_dataset
 from skdeploy.line.export import export
@@ -96,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Precision.FP16,
             output=folder / "bundle",
             trace=TraceOptions(exporter="torchscript"),
-            target=Target.TENSORRT_RTX,
+            target="tensorrt_rtx",
             profile=(2, 2, 4),
             compute_capabilities=("8.9",),
             images=folder / "images.npz",

@@ -23,7 +23,7 @@ from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.checkpoints.load import load_network
 from skdeploy.core.errors import DependencyError, IntegrityError, ParityError
 from skdeploy.core.progress import Silent
-from skdeploy.core.spec import Precision, Target, Tolerance
+from skdeploy.core.spec import Precision, Tolerance
 from skdeploy.devices import cuda
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.line.export import export
@@ -41,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prove")
     np.savez(folder / "images.npz", images=tiny.noise(11, 40, 44, 3))
     where: Any = {"output": folder / "bundle", "images": folder / "images.npz"}
-    export(ExportOptions(str(tiny.CARD), Precision.FP16, trace=FAST, target=Target.ONNX, **where))
+    export(ExportOptions(str(tiny.CARD), Precision.FP16, trace=FAST, target="onnx", **where))
     return folder
 
 

@@ -17,7 +17,7 @@ import torch
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.checkpoints.convert import convert
 from skdeploy.core.errors import ParityError, UsageError, WeightsError
-from skdeploy.core.spec import Precision, Target
+from skdeploy.core.spec import Precision
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import Export, export, run_line
 from skdeploy.line.int8_options import Int8Options
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(folder: Path) -> dict[str, ExportOptions]:
     """The options of an export without a proof: from the card that convert wrote, and from the corrected one."""
-    plain = ExportOptions(model="", target=Target.ONNX, images=folder / "images.npz", image_size=(SIZE, SIZE))
+    plain = ExportOptions(model="", target="onnx", images=folder / "images.npz", image_size=(SIZE, SIZE))
     found = {
         name: replace(plain, model=str(folder / f"{name}.toml"), output=folder / f"bundle-{name}")
         for name in ("net", "right")

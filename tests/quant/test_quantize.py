@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.fashion_data import rescale_channels
 from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.packaged import packaged
-from skdeploy.core.spec import CalibrationMethod, ModelSpec, Target
+from skdeploy.core.spec import CalibrationMethod, ModelSpec
 from skdeploy.images.dataset import normalise, open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
@@ -357,7 +357,7 @@ def fashion(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, 
     """The trained reference's FP32 graph."""
     folder = tmp_path_factory.mktemp("fashion") / "bundle"
     fast = TraceOptions(exporter="torchscript")
-    export(ExportOptions("sknet-fashion", output=folder, target=Target.ONNX, trace=fast, num_images=2))
+    export(ExportOptions("sknet-fashion", output=folder, target="onnx", trace=fast, num_images=2))
     return onnx.load(folder / "model.onnx"), load_card("sknet-fashion")[0]
 
 

@@ -18,10 +18,6 @@ from skdeploy.line.stations.half import HalfOptions
 from skdeploy.line.written import has_any_rank, write_graph
 from skdeploy.quant.ranges import load_ranges
 
-RTX_INT8: Final = (
-    "NVIDIA documents INT8 on TensorRT-RTX for weights only: whether its GPUs run these convolutions in INT8 is shown by "
-    "no document, so measure before you rely on it"
-)
 ONNX_RUNTIME_HALF: Final = (
     "INT8 beside FP16 is for TensorRT: ONNX Runtime's default optimiser rounds the FP16 biases of such a graph away (1.32), so "
     "to run model.int8.onnx there yourself, set session.disable_quant_qdq to 1, or export with --int8-fallback fp32"
