@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from skdeploy.accuracy.facts import Facts, evidence, fill_facts, recorded
-from skdeploy.bundle.contents import MIXED, RANGES
+from skdeploy.bundle.contents import MIXED
 from skdeploy.bundle.evidence import FOLDER
 from skdeploy.bundle.folder import Bundle
 from skdeploy.report.blocks import Absent, Section
@@ -37,12 +37,6 @@ class Findings(Facts):
     def absent(self, name: str, title: str, text: str, command: str = "", *, of: str = "") -> Section:
         """The section of evidence that is not there, or is of other artifacts; ``of``: its file, if it is not its name."""
         return Section(name, title, "", (Absent(text, command, outdated=(of or name) in self.outdated),))
-
-    @property
-    def not_measured(self) -> tuple[str, ...]:
-        """Evidence that could be there and is not. Sensitivity is of bundles with ranges only."""
-        wanted = [name for name in EVIDENCE if name != "sensitivity" or self.bundle.artifact(RANGES) is not None]
-        return tuple(name for name in wanted if getattr(self, name) is None and name not in self.outdated)
 
 
 def read_findings(bundle: Bundle) -> Findings:

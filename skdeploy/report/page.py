@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from skdeploy.accuracy.verdict import decide_verdict
 from skdeploy.bundle.evidence import FOLDER as EVIDENCE
 from skdeploy.bundle.folder import MANIFEST, Bundle
 from skdeploy.bundle.receipts import FOLDER as RECEIPTS
@@ -15,12 +17,26 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.files import require_places, write_text
 from skdeploy.core.packages import require
 from skdeploy.core.version import __version__
-from skdeploy.report.blocks import Block, Section, Text, Trusted, heading, sentence, visible
+from skdeploy.report.blocks import (
+    Absent,
+    Block,
+    Bullets,
+    Finding,
+    Fold,
+    Section,
+    Text,
+    Trusted,
+    heading,
+    sentence,
+    visible,
+)
 from skdeploy.report.findings import Findings, read_findings
 from skdeploy.report.plots import key
-from skdeploy.report.verdict import key_figures, verdict_of
+from skdeploy.report.prose import prose
+from skdeploy.report.verdict import key_figures
 
 NAME: Final = "report.html"
+FOLDED: Final = ("headroom", "calibration", "provenance")  # for those who look for a cause
 TEMPLATES: Final = Path(__file__).parent / "templates"
 
 
@@ -68,13 +84,13 @@ def render_report(bundle: Bundle) -> str:
         lstrip_blocks=True,
     )
     environment.globals["key"] = key
-    environment.filters |= {"sentence": sentence, "heading": heading}
+    environment.filters |= {"sentence": sentence, "heading": heading, "prose": prose}
     style, script = (_text(f"report.{kind}") for kind in ("css", "js"))
     page: str = environment.get_template("report.html.j2").render(
         manifest=bundle.manifest,
-        verdict=verdict_of(found),
+        verdict=decide_verdict(found),
         figures=key_figures(found),
-        sections=tuple(_sections(found)),
+        sections=_arranged(tuple(_sections(found))),
         style=Trusted(style),
         script=Trusted(script),
         style_hash=_hash(style),
@@ -92,6 +108,8 @@ def _sections(found: Findings) -> Iterator[Section]:
     from skdeploy.report.parity import blame_section, headroom_section, parity_section
     from skdeploy.report.receipts import receipts_section
 
+    if notes := _notes(found):
+        yield Section("notes", "Notes", "", notes)
     yield line_section(found)
     yield parity_section(found)
     yield accuracy_section(found)
@@ -103,16 +121,40 @@ def _sections(found: Findings) -> Iterator[Section]:
         yield calibration
     yield receipts_section(found)
     yield attention_section(found)
-    yield _notes_section(found)
     yield provenance_section(found)
     yield reproduce_section(found)
 
 
-def _notes_section(found: Findings) -> Section:
-    notes: list[Block] = [Text(sentence(note), "warn") for note in found.bundle.manifest.notes]
+def _notes(found: Findings) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    if found.bundle.manifest.notes:
+        blocks.append(Bullets(tuple(map(sentence, found.bundle.manifest.notes))))
     if found.unknown:
-        notes.append(Text(f"Not shown, since this report knows no such evidence: {', '.join(found.unknown)}.", "warn"))
-    return Section("notes", "Notes", "" if notes else "The export had nothing to say.", tuple(notes))
+        blocks.append(Text(f"Not shown, since this report knows no such evidence: {', '.join(found.unknown)}.", "warn"))
+    return tuple(blocks)
+
+
+def _arranged(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Sections with something to show, some of them folded; last, in one section, what could be measured as well."""
+    absent = [section for section in sections if _is_absent(section)]
+    shown = [_folded(s) if s.anchor in FOLDED else s for s in sections if s not in absent]
+    if not absent:
+        return tuple(shown)
+    blocks = tuple(block for section in absent for block in section.blocks)
+    return (*shown, Section("absent", "Not in this report", "", blocks))
+
+
+def _is_absent(section: Section) -> bool:
+    """Whether a section only says that there is nothing. Evidence that no longer counts is something."""
+    return bool(section.blocks) and all(isinstance(b, Absent) and not b.outdated for b in section.blocks)
+
+
+def _folded(section: Section) -> Section:
+    """What was judged stays in sight: texts, findings and what is outdated. Tables, facts and drawings are closed at first."""
+    seen = tuple(block for block in section.blocks if isinstance(block, Text | Finding | Absent))
+    rest = tuple(block for block in section.blocks if block not in seen)
+    fold = (Fold("Show the figures", rest),) if rest else ()
+    return replace(section, blocks=(*seen, *fold))
 
 
 def _shown(value: Any) -> Any:

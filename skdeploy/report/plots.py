@@ -155,7 +155,7 @@ def rows_chart(
         return left + axis.place(value) * (right - left)
 
     parts = [
-        _grid_below(axis, x, top, bottom, 8 if beside else 4),
+        _grid_below(axis, x, top, bottom, width, 8 if beside else 4),
         _axis_label(axis.label, (left + right) / 2, bottom + 38),
     ]
     for reference in references:
@@ -206,7 +206,7 @@ def line_chart(
         parts.append(_text(text, left - 6, y(value) + 4, "tick", "end"))
     for value, text in horizontal.ticks(max(3, width // 90)) if ticks is None else ticks:
         parts.append(f'<path class="tick-mark" d="M{x(value):.1f},{bottom:.1f}v4"/>')
-        parts.append(_text(text, x(value), bottom + 17, "tick", "middle"))
+        parts.append(_tick(text, x(value), bottom + 17, width))
     parts.append(f'<path class="axis" d="M{left:.1f},{bottom:.1f}H{right:.1f}"/>')
     parts.append(_axis_label(horizontal.label, (left + right) / 2, height - 6))
     middle = (top + bottom) / 2
@@ -300,12 +300,18 @@ def _marker(style: int, x: float, y: float) -> str:
     return f'<g class="s{style % STYLES}">{_marks(style, [(x, y)])}</g>'
 
 
-def _grid_below(axis: Axis, x: Place, top: float, bottom: float, most: int) -> str:
+def _grid_below(axis: Axis, x: Place, top: float, bottom: float, width: float, most: int) -> str:
     parts = [f'<path class="axis" d="M{x(axis.low):.1f},{bottom:.1f}H{x(axis.high):.1f}"/>']
     for value, text in axis.ticks(most):
         parts.append(f'<path class="grid" d="M{x(value):.1f},{top:.1f}V{bottom:.1f}"/>')
-        parts.append(_text(text, x(value), bottom + 16, "tick", "middle"))
+        parts.append(_tick(text, x(value), bottom + 16, width))
     return "".join(parts)
+
+
+def _tick(text: str, x: float, y: float, width: float) -> str:
+    """Below its place on the axis, or as near to it as the drawing has room."""
+    half = len(text) * CHARACTER / 2
+    return _text(text, min(max(x, half), width - half), y, "tick", "middle")
 
 
 def _axis_label(label: str, x: float, y: float) -> str:

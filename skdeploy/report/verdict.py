@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from skdeploy.accuracy.verdict import DECISIONS, Point, Verdict, decide_verdict
+from skdeploy.accuracy.verdict import DECISIONS
 from skdeploy.bundle.runners import first_fp32_graph
 from skdeploy.bundle.station_facts import Int8Facts
 from skdeploy.parity.report import MIN_HEADROOM, Comparison
@@ -41,15 +41,6 @@ def state_of(found: Findings, artifact: str) -> ArtifactState:
     if any(comparison.proof for comparison in comparisons):
         return "receipt"
     return "unproven" if comparisons else "not compared"
-
-
-def verdict_of(found: Findings) -> Verdict:
-    """The bundle's verdict, and what else a report says beside it: which evidence there could be."""
-    verdict = decide_verdict(found)
-    if not found.not_measured:
-        return verdict
-    absent = Point("", "Not measured", ", ".join(found.not_measured))
-    return replace(verdict, points=(*verdict.points, absent))
 
 
 def key_figures(found: Findings) -> tuple[Figure, ...]:

@@ -18,8 +18,13 @@ import pytest
 from skdeploy.report.page import write_report
 from tests.report.reported import (
     HOSTILE,
+    add,
+    comparison,
     full_bundle,
     hostile_bundle,
+    make_bundle,
+    parity,
+    sensitivity,
 )
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -28,11 +33,11 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this ma
 TELEPHONE, WIDE = 400, 1600  # px
 
 # Runs in the page once it is there, and tells the page around it what it saw.
-PROBE = """
+PROBE = r"""
 const seen = { inner: innerWidth, scroll: document.documentElement.scrollWidth, ran: window.ran || 0 };
 const shown = (e) => e && e.getClientRects().length > 0;
 seen.background = getComputedStyle(document.body).backgroundColor;
-seen.verdict = document.querySelector("#verdict h2").textContent.trim();
+seen.headlines = [...document.querySelectorAll("h1")].map((h) => h.textContent.trim());
 seen.wide = shown(document.querySelector(".wide")); seen.narrow = shown(document.querySelector(".narrow"));
 seen.drawings = [...document.querySelectorAll("figure svg[role=img]")].filter(shown).map((svg) => {
   const box = svg.getBoundingClientRect();
@@ -56,6 +61,37 @@ seen.closed = [closed()];
 for (const event of ["beforeprint", "afterprint"]) { dispatchEvent(new Event(event)); seen.closed.push(closed()); }
 document.querySelectorAll("details").forEach((d) => { d.open = true; });
 seen.opened = document.documentElement.scrollWidth;
+const boxes = [...document.querySelectorAll(".scroll")];
+seen.cut = boxes.filter((box) => box.scrollWidth > box.clientWidth).map((box) => box.innerText);
+const colour = (text) => text.match(/[\d.]+/g).map(Number);
+// WCAG 2.2's relative luminance
+const linear = (c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+const light = ([red, green, blue]) => 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+const behind = (e) => {
+  for (; e; e = e.parentElement) {
+    const found = colour(getComputedStyle(e).backgroundColor);
+    if (found.length === 3 || found[3] === 1) return found;
+  }
+  throw new Error("nothing is behind the page");
+};
+seen.broken = []; seen.faint = []; seen.texts = 0;
+const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const text = walk.currentNode, holder = text.parentElement;
+  if (!text.data.trim() || !shown(holder) || holder.closest("script")) continue;
+  seen.texts++;
+  const style = getComputedStyle(holder), own = colour(holder.closest("svg") ? style.fill : style.color);
+  const [dark, bright] = [light(own), light(behind(holder))].sort((a, b) => a - b);
+  const contrast = (bright + 0.05) / (dark + 0.05);
+  if (contrast < 4.5) seen.faint.push(`${text.data.trim()}: ${contrast.toFixed(2)}`);
+  // options, and words of no more letters than a column of a telephone has room for: a digest has to be broken
+  for (const word of text.data.matchAll(/--[a-z][a-z0-9-]*|\p{L}[\p{L}\p{N}]*/gu)) {
+    if (word[0].length > 26) continue;
+    const range = document.createRange();
+    range.setStart(text, word.index); range.setEnd(text, word.index + word[0].length);
+    if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) seen.broken.push(word[0]);
+  }
+}
 seen.text = document.body.innerText;
 parent.postMessage(JSON.stringify(seen), "*");
 """
@@ -113,6 +149,22 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Visit:
+    """The page of a bundle that failed, with an engine that has not run, in the dark on a telephone."""
+    folder = tmp_path_factory.mktemp("failed")
+    report = parity(
+        comparison("model.onnx"),
+        comparison("model.int8.onnx", "fail", problems=("SQNR 28.9 dB in image images[35], at least 60 dB",)),
+        comparison("model.plan", "unproven", "tensorrt_rtx", reason="no GPU to run an engine on: no NVIDIA driver"),
+    )
+    bundle = make_bundle(
+        folder / "b", report=report, engine=True, verdict="failed", notes=("mind the --int8-fallback",)
+    )
+    add(bundle, sensitivity=sensitivity())
+    return visit(write_report(bundle), folder, TELEPHONE, dark=True)
+
+
+@pytest.fixture(scope="module")
 def telephone(page: Path, tmp_path_factory: pytest.TempPathFactory) -> Visit:
     return visit(page, tmp_path_factory.mktemp("telephone"), TELEPHONE)
 
@@ -158,6 +210,37 @@ def test_the_page_does_not_scroll_sideways_closed_or_open(width: int, telephone:
 def test_a_page_that_scrolls_sideways_is_seen(page: Path, tmp_path: Path) -> None:
     broad = "<footer><svg width='2000' height='1'></svg>"
     assert visit(page, tmp_path, TELEPHONE, damage=("<footer>", broad)).seen["scroll"] > TELEPHONE
+
+
+def test_no_table_is_cut_no_word_broken_and_no_text_faint(telephone: Visit, wide: Visit, failed: Visit) -> None:
+    for found in (telephone.seen, wide.seen, failed.seen):
+        assert found["texts"] > 100
+        assert (found["cut"], found["broken"], found["faint"]) == ([], [], [])
+
+
+def test_a_cut_table_a_broken_word_faint_text_and_a_second_headline_are_seen(page: Path, tmp_path: Path) -> None:
+    long = "Donaudampfschifffahrt"  # 21 letters in a column of a narrow table
+    wrong = {
+        "cut": "<div class='scroll'>wide<svg width='900' height='1'></svg></div>",
+        "broken": f"<table><tbody><tr><td>a</td><td>{long}</td></tr></tbody></table>",
+        "faint": "<p><font color='#999999'>fog</font></p>",  # on white
+        "headlines": "<h1>second</h1>",
+    }
+    seen = visit(page, tmp_path, TELEPHONE, damage=("<footer>", "".join(wrong.values()) + "<footer>")).seen
+    found = [seen[sign] for sign in wrong]
+    assert found == [["wide"], [long], ["fog: 2.85"], ["verified", "second"]]
+
+
+def test_a_page_has_one_headline_and_it_is_the_verdict(telephone: Visit, failed: Visit) -> None:
+    assert telephone.seen["headlines"] == ["verified"]
+    assert failed.seen["headlines"] == [
+        "failed: model.int8.onnx on onnxruntime: SQNR 28.9 dB in image images[35], at least 60 dB"
+    ]
+
+
+def test_a_failed_page_says_what_to_do_next(failed: Visit) -> None:
+    _, _, after = failed.seen["text"].partition("What to do next")
+    assert "--blame shows where the error enters" in after.split("In parity")[0]
 
 
 @pytest.mark.parametrize("width", [TELEPHONE, WIDE])
@@ -216,7 +299,7 @@ def test_what_is_closed_is_open_on_paper_and_closed_again(wide: Visit) -> None:
 def test_hostile_names_run_nothing_and_break_nothing(hostile: Visit) -> None:
     assert hostile.seen["ran"] == 0
     assert hostile.console == ()
-    assert hostile.seen["verdict"] == "verified"
+    assert hostile.seen["headlines"] == ["verified"]
     assert hostile.seen["scroll"] <= TELEPHONE
     assert hostile.seen["opened"] <= TELEPHONE
     assert HOSTILE.split("\n")[0] in hostile.seen["text"]

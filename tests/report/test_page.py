@@ -20,6 +20,7 @@ from skdeploy.report.blocks import MAX_ROWS, Cell, percent_text, sentence, visib
 from skdeploy.report.findings import read_findings
 from skdeploy.report.line import export_command
 from skdeploy.report.page import render_report, write_report
+from skdeploy.report.prose import prose
 from tests.report.reported import (
     Page,
     add,
@@ -83,11 +84,12 @@ def test_digests_are_there_in_full(full: Bundle) -> None:
 @pytest.mark.parametrize(
     ("section", "command"),
     [
-        ("accuracy", "skdeploy evaluate"),
-        ("blame", "--blame"),
+        ("absent", "skdeploy evaluate"),
+        ("absent", "--blame"),
         ("int8", "skdeploy sensitivity"),
-        ("attention", "skdeploy attention"),
-        ("latency", "skdeploy verify"),
+        ("absent", "skdeploy attention"),
+        ("absent", "skdeploy verify"),
+        ("absent", "skdeploy bench"),
     ],
 )
 def test_what_is_missing_is_named_with_the_command_that_makes_it(tmp_path: Path, section: str, command: str) -> None:
@@ -245,6 +247,14 @@ def test_lines_of_the_terminal_become_sentences_and_names_stay_names() -> None:
     assert sentence("no stage is to blame") == "No stage is to blame."
     assert sentence("int8 says the same in 2") == "INT8 says the same in 2."
     assert sentence("model.onnx drops") == "model.onnx drops."
+
+
+def test_prose_has_commands_as_code_keeps_options_whole_and_changes_no_letter() -> None:
+    assert prose("`a --b` < c") == '<code>a <span class="w">--b</span></code> &lt; c'
+    assert prose("one ` only") == "one ` only"
+    path = "engines/tensorrt_rtx-int8.engine"
+    assert prose(path).replace("<wbr>", "") == path
+    assert prose(path).split("<wbr>") == ["engines/", "tensorrt_", "rtx-int8.", "engine"]
 
 
 def test_units_kept_out_of_int8_are_shown_with_their_reasons(tmp_path: Path) -> None:

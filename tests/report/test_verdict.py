@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from skdeploy.accuracy.verdict import decide_verdict
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_json
 from skdeploy.core.spec import Precision
 from skdeploy.report.findings import read_findings
 from skdeploy.report.page import render_report
-from skdeploy.report.verdict import verdict_of
 from tests.report.reported import (
     add,
     blame,
@@ -32,7 +32,7 @@ UNPROVEN = comparison("model.plan", "unproven", "tensorrt", reason="no GPU here"
 
 
 def state(bundle: Bundle) -> str:
-    return verdict_of(read_findings(bundle)).state
+    return decide_verdict(read_findings(bundle)).state
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_manifest_alone_does_not_make_a_bundle_verified(tmp_path: Path) -> Non
     kept = tuple(a for a in bundle.manifest.artifacts if a.path != "parity.json")
     bundle.save(bundle.manifest.model_copy(update={"artifacts": kept}))
     assert state(bundle) == "not verified"
-    assert "skdeploy verify" in page(bundle).sections["parity"]
+    assert "skdeploy verify" in page(bundle).sections["absent"]
 
 
 def test_a_parity_report_of_other_graphs_proves_nothing(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_parity_report_of_other_graphs_proves_nothing(tmp_path: Path) -> None:
     found = read_findings(bundle)
     assert found.parity is None
     assert "parity.json" in found.outdated
-    assert verdict_of(found).state == "not verified"
+    assert decide_verdict(found).state == "not verified"
     assert "Outdated" in page(bundle).sections["parity"]
 
 
@@ -171,7 +171,7 @@ def test_a_receipt_of_latency_proves_no_parity_and_its_figures_are_shown(engine:
 
 
 def test_without_a_receipt_no_latency_is_claimed(full: Bundle) -> None:
-    assert "No receipt, no claim" in page(full).sections["latency"]
+    assert "No receipt, no claim" in page(full).sections["absent"]
 
 
 def test_a_receipt_of_another_engine_is_refused(engine: Bundle) -> None:
