@@ -1,5 +1,8 @@
 # Every target that runs Python uses .venv, made from constraints.txt when it, or pyproject.toml, has changed.
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
@@ -8,6 +11,7 @@ INSTALLED := $(VENV)/.installed
 TORCH := 2.13.0
 EXTRAS := rtx,test,dev
 CHECKED := skdeploy tools benchmarks
+EVERY := 10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -31,13 +35,25 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "skdeploy needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	@$(BIN)/python -c 'import pip' 2> /dev/null || $(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "$(PYTHON) makes no environment: on Debian and Ubuntu, apt-get install python3-venv, then make again"; exit 1; }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]' || \
+	@echo "Installing PyTorch, ONNX Runtime, TensorRT-RTX and the tools of the tests into $(VENV): about 2 GB, some minutes."
+	@while sleep $(EVERY) > /dev/null 2>&1; do echo "  $(VENV) has $$(du -sm $(VENV) | cut -f1) of about 2,100 MB"; done & watch=$$!; \
+	  trap "kill $$watch" EXIT; \
+	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]' \
+	    | sed -un '/Downloading\|Using cached\|Building/p; s/^Installing collected packages.*/Unpacking/p' || \
 	  { echo "pip could not install the packages of constraints.txt: see its message above, then make again"; exit 1; }
 	touch $@
 
+# The last lines are for somebody who has never seen the tool: what they name is there now.
 demo: $(INSTALLED)
-	$(BIN)/skdeploy export sknet-fashion --fp16 --weights models/weights/sknet-fashion.safetensors
-	$(BIN)/skdeploy inspect build/sknet-fashion-fp16
+	@echo "Exporting sknet-fashion, a small trained network, to FP16: about 20 s."
+	$(BIN)/skdeploy export sknet-fashion --fp16
+	@echo
+	@echo "Next, type:"
+	@echo "  . $(BIN)/activate                                  (or call $(BIN)/skdeploy in place of skdeploy)"
+	@echo "  skdeploy predict build/sknet-fashion-fp16 calibration/examples/sneaker.png"
+	@echo "  skdeploy export sknet-fashion --int8 --calib calibration/fashion --data calibration/fashion --max-drop 1"
+	@echo "  skdeploy report build/sknet-fashion-int8"
+	@echo "The README goes on from there, with a checkpoint of your own."
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
