@@ -80,7 +80,7 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
             for number, wire, length in _fields(file):
                 if number == OLD_LAYERS and wire == BYTES:
                     raise WeightsError(
-                        f"{path} is in the format that Caffe had before November 2014, with V1 layers", advice=UPGRADE
+                        f"{path} has V1 layers, the format of Caffe before November 2014", advice=UPGRADE
                     )
                 if number != LAYERS or wire != BYTES:
                     _skip(file, length, path.stat().st_size)
@@ -88,29 +88,30 @@ def read_caffemodel(path: Path) -> dict[str, Tensor]:
                 layers += 1
                 if layers > MAX_LAYERS or length > MAX_LAYER_BYTES:
                     raise WeightsError(
-                        f"{path} is refused: more than {MAX_LAYERS:,} layers, or one of more than {MAX_LAYER_BYTES:,} bytes"
+                        f"{path} is refused: it has more than {MAX_LAYERS:,} layers, or a layer of more than "
+                        f"{MAX_LAYER_BYTES:,} bytes"
                     )
                 content = file.read(length)
                 if len(content) < length:
                     raise _CutError
                 for key, tensor in _blobs(content, layers, path):
                     if key in tensors:
-                        raise WeightsError(f"{path} has two layers with weights called {key.rpartition(':')[0]!r}")
+                        raise WeightsError(f"{path} has two layers with weights named {key.rpartition(':')[0]!r}")
                     tensors[key] = tensor
     except _CutError as error:
         raise WeightsError(
-            f"{path} is cut: the caffemodel breaks off at {f'its layer {layers}' if layers else 'its head'}", advice=CUT
+            f"{path} is cut off: the caffemodel ends inside {f'layer {layers}' if layers else 'its header'}", advice=CUT
         ) from error
     except _NoMessageError as error:
         raise WeightsError(
-            f"{path} is damaged: what follows its layer {layers} is no part of a caffemodel", advice=CUT
+            f"{path} is damaged: the data after layer {layers} is not part of a caffemodel", advice=CUT
         ) from error
     except OSError as error:
         raise WeightsError(f"cannot read the weights {path}: {error.strerror}") from error
     if not tensors:
         raise WeightsError(
             f"{path} holds no weights: none of its {layers} layers has any",
-            advice="give the .caffemodel of the training, not a network definition",
+            advice="give the .caffemodel that training wrote, not a network definition",
         )
     return tensors
 
@@ -123,7 +124,7 @@ def _blobs(content: bytes, number: int, path: Path) -> Iterator[tuple[str, Tenso
     try:
         layer.ParseFromString(content)
     except DecodeError as error:
-        raise WeightsError(f"{path} is damaged: its layer {number} is no Caffe layer", advice=CUT) from error
+        raise WeightsError(f"{path} is damaged: its layer {number} is not a Caffe layer", advice=CUT) from error
     for index, blob in enumerate(layer.blobs):
         yield f"{layer.name}:{index}", _tensor(blob, f"{path}: blob {index} of the layer {layer.name!r}")
 
@@ -139,13 +140,13 @@ def _tensor(blob: Any, what: str) -> Tensor:
     values = bytearray().join(blob.double_data if doubles else blob.data)  # writable, as torch wants it
     size = 8 if doubles else 4
     if len(shape) > MAX_DIMENSIONS:
-        raise WeightsError(f"{what} has {len(shape):,} dimensions, no blob has more than {MAX_DIMENSIONS}", advice=CUT)
+        raise WeightsError(f"{what} has {len(shape):,} dimensions; a blob has at most {MAX_DIMENSIONS}", advice=CUT)
     if 0 in shape and max(shape) > MAX_LAYER_BYTES:
-        raise WeightsError(f"{what} has the shape {shape}, which no memory holds", advice=CUT)
+        raise WeightsError(f"{what} has the shape {shape}, which is too large for any memory", advice=CUT)
     if any(dim < 0 for dim in shape) or len(values) != size * math.prod(shape):
         raise WeightsError(
-            f"{what} has {len(values) / size:,.10g} values, its shape {shape} wants {math.prod(shape):,}",
-            advice="the file is damaged, or keeps its values in a form that only its own Caffe reads: save it as float32",
+            f"{what} has {len(values) / size:,.10g} values, but its shape {shape} needs {math.prod(shape):,}",
+            advice="the file is damaged, or has values in a format that only its own Caffe reads: save it as float32",
         )
     return torch.from_numpy(np.frombuffer(values, "<f8" if doubles else "<f4").reshape(shape))
 

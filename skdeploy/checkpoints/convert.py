@@ -73,8 +73,9 @@ def convert(weights: str, output: Path, card: str | None = None, *, force: bool 
         return Converted(output, _write(imported.state, output), None, given, imported.layout, base, tensors, notes)
     if given_path is not None and beside.resolve() == given_path.resolve():
         raise UsageError(
-            f"the weights in {path} overrule the card {card}, and their own would replace it: {'; '.join(imported.notes)}",
-            advice="choose another name with --output",
+            f"the weights in {path} differ from the card {card}, so a new card is needed, which would "
+            f"overwrite it: {'; '.join(imported.notes)}",
+            advice="choose another file name with --output",
         )
     _check_free(beside, force)
     digest = _write(imported.state, output)
@@ -89,7 +90,7 @@ def _check_name(output: Path) -> None:
         raise UsageError(f"the output {output} does not end in {SUFFIX}", advice=f"write NAME{SUFFIX}")
     if "\\" in output.name or not output.name.isprintable():
         raise UsageError(
-            f"the card could not name the output {output.name!a}", advice="use a name of letters and digits"
+            f"the output name {output.name!a} cannot be written in a card", advice="use letters and digits"
         )
 
 
@@ -97,7 +98,7 @@ def _check_free(path: Path, force: bool) -> None:
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder", advice="choose another name with --output")
     if path.exists() and not force:
-        raise UsageError(f"{path} is there already", advice="replace it with --force, or choose another --output")
+        raise UsageError(f"{path} already exists", advice="overwrite it with --force, or choose another --output")
 
 
 def _fetched(weights: str) -> tuple[Path, tuple[str, ...]]:
@@ -105,7 +106,7 @@ def _fetched(weights: str) -> tuple[Path, tuple[str, ...]]:
     if not is_hub_url(weights):
         return Path(weights), ()
     found = resolve_weights(weights)
-    return found.path, (f"{found.file} of {found.repo} at commit {found.commit}",)
+    return found.path, (f"downloaded {found.file} of {found.repo} at commit {found.commit}",)
 
 
 def inferred(path: Path) -> tuple[Imported, str]:
@@ -113,8 +114,8 @@ def inferred(path: Path) -> tuple[Imported, str]:
     keys = without_prefix(read_checkpoint(path), known, path).tensors  # of most formats the values stay in the file
     if all(key.startswith(OWN_KEYS) for key in keys):
         raise WeightsError(
-            f"{path} has skdeploy's own keys already, which do not tell strides, dilations and the pool",
-            advice="give the card that they belong to with --card",
+            f"{path} is in skdeploy's own layout, whose keys do not show strides, dilations and the pool",
+            advice="give its card with --card",
         )
     return import_without_card(path)
 

@@ -91,16 +91,16 @@ def _parsed(url: str) -> _Wanted:
     repo, revision, file = match.group("repo", "revision", "file") if match else ("", None, None)
     revision = unquote(revision) if revision else None
     if not REPO.fullmatch(repo) or "--" in repo or ".." in repo:
-        raise WeightsError(f"{url!r} names no repository of the Hub", advice=f"write {FORM}")
+        raise WeightsError(f"{url!r} does not name a repository of the Hub", advice=f"write {FORM}")
     if repo.split("/")[0] in OTHER_KINDS:
-        raise WeightsError(f"{url!r} is not a model's repository", advice=f"write {FORM}")
+        raise WeightsError(f"{url!r} is not a model repository", advice=f"write {FORM}")
     for part, name in ((revision, "revision"), (file, "file")):
         if part is not None and (not PATH.fullmatch(part) or {".", ".."} & set(part.split("/"))):
-            raise WeightsError(f"{url!r} names no {name} of a repository: {part!r}", advice=f"write {FORM}")
+            raise WeightsError(f"{url!r} does not name a valid {name}: {part!r}", advice=f"write {FORM}")
     endpoint = os.environ.get("HF_ENDPOINT") or None
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise WeightsError(
-            f"{url} cannot be fetched: HF_ENDPOINT is no http address: {endpoint!r}",
+            f"cannot fetch {url}: HF_ENDPOINT is not an http address: {endpoint!r}",
             advice="correct or unset HF_ENDPOINT",
         )
     return _Wanted(
@@ -127,8 +127,8 @@ def _cache(url: str) -> Path | None:
             Path.home()
     except RuntimeError as error:
         raise WeightsError(
-            f"{url} cannot be fetched: this user has no home folder for the cache",
-            advice="set HF_HOME to a folder that takes files, or give --weights a file",
+            f"cannot fetch {url}: this user has no home folder for the cache",
+            advice="set HF_HOME to a writable folder, or give a file with --weights",
         ) from error
     return None
 
@@ -169,7 +169,7 @@ def _available(hub: ModuleType, wanted: _Wanted, files: tuple[str, ...]) -> str:
             continue
         if found.file_size is not None and found.file_size > MAX_FILE_BYTES:
             raise WeightsError(
-                f"{file} of {wanted} has {found.file_size:,} bytes, a checkpoint may have {MAX_FILE_BYTES:,}",
+                f"{file} of {wanted} has {found.file_size:,} bytes; a checkpoint may have {MAX_FILE_BYTES:,}",
                 advice="name another file of the repository",
             )
         return file
@@ -180,7 +180,7 @@ def _available(hub: ModuleType, wanted: _Wanted, files: tuple[str, ...]) -> str:
         name for name in api.list_repo_files(wanted.repo, revision=wanted.revision) if name.endswith(WEIGHTS_SUFFIXES)
     ]
     raise WeightsError(
-        f"{wanted} has no file {' or '.join(files)}; of weights it has {some(listed, SHOWN) or 'none'}",
+        f"{wanted} has no file {' or '.join(files)}; its weight files: {some(listed, SHOWN) or 'none'}",
         advice=f"name one: {SCHEME}{wanted.repo}/FILE" if listed else "give another repository",
     )
 
@@ -192,44 +192,44 @@ def _explained(hub: ModuleType, wanted: _Wanted, error: Exception) -> WeightsErr
     cache = wanted.cache or hub.constants.HF_HUB_CACHE
     if isinstance(error, errors.GatedRepoError):
         return WeightsError(
-            f"{wanted} is gated: its owner grants access",
-            advice="ask for access on its page, then set HF_TOKEN to a token of yours",
+            f"{wanted} is gated: its owner must grant you access",
+            advice="ask for access on its page, then set HF_TOKEN to your token",
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return WeightsError(
             f"{endpoint} has no repository {wanted.repo}, or it is private",
-            advice="check the name; for a private one set HF_TOKEN to a token of yours",
+            advice="check the name; if it is private, set HF_TOKEN to your token",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return WeightsError(
             f"{wanted.repo} has no revision {wanted.revision or 'main'}",
-            advice="give a branch, a tag or a commit of it",
+            advice="give a branch, a tag or a commit of the repository",
         )
     if isinstance(error, errors.LocalEntryNotFoundError) and wanted.offline:
         return WeightsError(
             f"{wanted.file or ' or '.join(CANDIDATES)} of {wanted} is not in the cache {cache}, and HF_HUB_OFFLINE is set",
-            advice="unset HF_HUB_OFFLINE and run it once, or give a file",
+            advice="unset HF_HUB_OFFLINE and run this once, or give a file",
         )
     reason = error.__cause__ or error
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return WeightsError(
-            f"the cache {cache} does not take {wanted}: {error.strerror}",
-            advice="set HF_HOME to a folder that takes files, or give --weights a file",
+            f"cannot write {wanted} to the cache {cache}: {error.strerror}",
+            advice="set HF_HOME to a writable folder, or give a file with --weights",
         )
     answer = next((each for each in (error, reason) if isinstance(each, errors.HfHubHTTPError)), None)
     if answer is not None:
         return WeightsError(
-            f"{endpoint} gives nothing of {wanted}: HTTP status {answer.response.status_code}",
-            advice="try again later; with status 401 or 403 check HF_TOKEN",
+            f"{endpoint} refuses {wanted}: HTTP status {answer.response.status_code}",
+            advice="try again later; for status 401 or 403 check HF_TOKEN",
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return WeightsError(
-            f"{wanted} is not in the cache {cache}, and {endpoint} gives no answer to use: {reason}",
+            f"{wanted} is not in the cache {cache}, and {endpoint} does not answer: {reason}",
             advice="check the network, HF_ENDPOINT and the proxy, or give a file",
         )
     return WeightsError(
-        f"{wanted} could not be fetched from {endpoint} into {cache}: {type(reason).__name__}: {reason}",
-        advice="check the network and the space on the disk, then run it again",
+        f"cannot fetch {wanted} from {endpoint} into {cache}: {type(reason).__name__}: {reason}",
+        advice="check the network and the free disk space, then run this again",
     )
 
 
@@ -239,7 +239,7 @@ def _checked_digest(path: Path, wanted: _Wanted) -> str:
     listed = path.resolve().name
     if re.fullmatch("[0-9a-f]{64}", listed) and listed != digest:
         raise WeightsError(
-            f"{path} is not the file that {wanted} lists: sha256 {digest}, listed {listed}",
-            advice=f"remove {path.resolve()} and run it again",
+            f"{path} is not the file that {wanted} lists: its sha256 is {digest}, listed is {listed}",
+            advice=f"delete {path.resolve()} and run this again",
         )
     return digest

@@ -167,8 +167,8 @@ def _check_fits(state: Mapping[str, Tensor], inferred: ModelSpec, path: Path) ->
         wanted = build_meta(inferred).state_dict()
     except CardError as error:
         raise WeightsError(
-            f"the shapes in {path} are no network's: {error.message}",
-            advice="the file is damaged, or holds another network than its keys say",
+            f"the shapes in {path} do not make a network: {error.message}",
+            advice="the file is damaged, or its keys belong to another network",
         ) from error
     check_state(state, wanted, inferred, path)
 
@@ -186,12 +186,15 @@ def _adapted(spec: ModelSpec, read: _Read, path: Path) -> tuple[ModelSpec, tuple
         shown = "\n".join(f"  {key}: the card says {card}, the weights {found}" for key, card, found in wrong[:10])
         right = [card.name for card in _fitting(read.network, read.channels)]
         raise WeightsError(
-            f"{path} ({read.name} layout) is another network than {spec.name}, by the shapes of its weights:\n{shown}",
-            advice=f"it is {' or '.join(right)}: export that" if right else "no card of the zoo fits: write one for it",
+            f"{path} ({read.name} layout) does not fit {spec.name}: the shapes of its weights are those of "
+            f"another network:\n{shown}",
+            advice=f"it fits {' or '.join(right)}: export that card"
+            if right
+            else "no card of the zoo fits it: write one",
         )
     taken = differences(network, with_layout(network, read.implied))
-    other = f"the card's word is taken where the {read.name} layout has other values: "
-    said = "; ".join(f"{key} is {card}, there {layout}" for key, card, layout in taken)
+    other = f"the card differs from what the {read.name} layout usually has, and is followed: "
+    said = "; ".join(f"{key} is {card}, usually {layout}" for key, card, layout in taken)
     adapted = spec.of_network(network, _assumed(spec, network, read.name))
     return adapted, (f"{other}{said}",) if said else ()
 
@@ -218,7 +221,7 @@ def _notes(
     notes = [f"weights in the layout of {layout}"] if layout != OWN else []
     if checkpoint.peeled:
         notes.append(f"the weights were under {', '.join(checkpoint.peeled)}")
-    notes += [f"averaged weights are taken, {name}" for name in checkpoint.peeled if name in AVERAGED]
+    notes += [f"uses the averaged weights, {name}" for name in checkpoint.peeled if name in AVERAGED]
     if checkpoint.dropped:
         notes.append(f"not the network's weights, left out: {some(checkpoint.dropped, 10)}")
     if changed:
@@ -226,7 +229,7 @@ def _notes(
     if implied is not None and implied.note:
         notes.append(implied.note)
     if implied is not None and implied.softmax:
-        notes.append("the original's forward ends in a softmax, which is left out: the outputs here are logits")
+        notes.append("the original network ends in a softmax; it is left out, so the outputs are logits")
     return tuple(notes)
 
 

@@ -43,15 +43,15 @@ def infer(shapes: Shapes, implied: Implied, path: Path, left_out: Sequence[str] 
         return _infer(shapes, implied)
     except KeyError as error:
         raise WeightsError(
-            f"{path} is not a whole network: there is nothing for {error.args[0]}",
-            advice=f"if it is one of {some(left_out, 10)}, save it under the key that its layout has, beside the others"
+            f"{path} is not a whole network: {error.args[0]} is missing",
+            advice=f"if it is one of {some(left_out, 10)}, save it under the key of its layout, with the others"
             if left_out
-            else "the file was cut, or filtered",
+            else "the file was cut off, or some of its tensors were left out",
         ) from error
     except ValidationError as error:
         raise WeightsError(
-            f"the shapes in {path} are no network's: {first_problem(error, 'branches')}",
-            advice="the file is damaged, or holds another network than its keys say",
+            f"the shapes in {path} do not make a network: {first_problem(error, 'branches')}",
+            advice="the file is damaged, or its keys belong to another network",
         ) from error
 
 
@@ -59,8 +59,8 @@ def _check_branches(shapes: Shapes, implied: Implied, path: Path) -> None:
     count = _count(shapes, "stages.0.0.sk.branches.")
     if count > len(implied.dilations):
         raise WeightsError(
-            f"{path} has {count} branches, and nothing tells their dilations: this layout has up to {len(implied.dilations)}",
-            advice="write a card that says them, and give it: --card of convert, --weights of export",
+            f"{path} has {count} branches, but this layout defines dilations for at most {len(implied.dilations)}",
+            advice="write a card with the dilations and give it: `convert --card`, or export the card with --weights",
         )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SHOWN_KEYS: Final = 10
-SKDEPLOY_LAYOUT: Final = "the keys are skdeploy's own: stem, stages.S.U, classifier (see models/README.md)"
+SKDEPLOY_LAYOUT: Final = "the keys must be skdeploy's own: stem, stages.S.U, classifier (see models/README.md)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find_weights(spec: ModelSpec, card: Path, given: str | None, seed: int) -> t
     except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise WeightsError(
-            f"the card {card} names weights that cannot be looked for: {reason}",
+            f"cannot look for the weights that the card {card} names: {reason}",
             advice="correct weights.file in the card",
         ) from error
     if not inside:
@@ -67,13 +67,13 @@ def find_weights(spec: ModelSpec, card: Path, given: str | None, seed: int) -> t
     if not there:
         what = "not a file" if path.exists() else "not there"
         raise WeightsError(
-            f"the card {card} names weights that are {what}: {path}", advice="give others with --weights"
+            f"the card {card} names weights that are {what}: {path}", advice="give weights with --weights"
         )
     digest = _digest(path)
     if digest != spec.weights.sha256:
         raise WeightsError(
-            f"{path} is not the file that the card names: sha256 {digest}, card {spec.weights.sha256}",
-            advice="restore the file, or give it with --weights to use it all the same",
+            f"{path} is not the file that the card names: its sha256 is {digest}, in the card {spec.weights.sha256}",
+            advice="restore the file, or give it with --weights to use it anyway",
         )
     return WeightsRecord(source="checkpoint", file=str(path), sha256=digest), path
 
@@ -114,9 +114,7 @@ def _digest(path: Path) -> str:
     try:
         return digest_file(path)
     except IntegrityError as error:
-        raise WeightsError(
-            f"the weights are not readable: {error.message}", advice="give others with --weights"
-        ) from error
+        raise WeightsError(f"cannot read the weights: {error.message}", advice="give others with --weights") from error
 
 
 def load_network(spec: ModelSpec, weights: Path) -> nn.Module:
@@ -154,7 +152,7 @@ def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec:
     classes = classifier[0] if len(classifier) == 2 else spec.network.classes  # else it is listed below
     if classes != spec.network.classes:
         raise WeightsError(
-            f"{path} was trained for {classes} classes, the card {spec.name} says {spec.network.classes}",
+            f"{path} was trained for {classes} classes, but the card {spec.name} says {spec.network.classes}",
             advice=f"copy the card and set network.classes = {classes}",
         )
     wrong = [
@@ -174,7 +172,7 @@ def check_state(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], spec:
     if integers:
         raise WeightsError(
             f"{path} holds weights that are not floating point:\n{_listed('tensors', integers)}",
-            advice="give the weights of the training, before any quantization",
+            advice="give the weights from training, before any quantization",
         )
     broken = [key for key, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
     if broken:

@@ -29,7 +29,7 @@ def load_checkpoint(module: nn.Module, path: Path, factory: str) -> None:
     except RuntimeError as error:
         raise WeightsError(
             f"{path} does not fit {factory}: {_misfit(own, checkpoint.tensors, prefix, error)}",
-            advice="its keys must be those of the module",
+            advice="give a checkpoint whose keys are those of the module",
         ) from error
 
 
@@ -37,9 +37,9 @@ def _misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor], prefix: str,
     """The first key of each kind that does not fit: a checkpoint has hundreds."""
     there = {prefix + key for key in given}
     lacking, unknown = [key for key in own if key not in there], sorted(there - own.keys())
-    said = [f"it lacks {len(lacking)} keys, the first {lacking[0]!r}"] if lacking else []
-    said += [f"{len(unknown)} of its keys are unknown there, the first {unknown[0]!r}"] if unknown else []
-    return ", and ".join(said) or str(error).splitlines()[-1].strip()
+    said = [f"{len(lacking)} keys are missing, the first is {lacking[0]!r}"] if lacking else []
+    said += [f"{len(unknown)} keys are not in the module, the first is {unknown[0]!r}"] if unknown else []
+    return "; ".join(said) or str(error).splitlines()[-1].strip()
 
 
 def ready(module: nn.Module) -> nn.Module:
@@ -58,7 +58,7 @@ def require_finite(module: nn.Module, shown: str) -> None:
         if not bool(good.all()):
             raise WeightsError(
                 f"{shown}: {int((~good).sum()):,} of the {tensor.numel():,} values of {name} are NaN or infinite",
-                advice="the training diverged, or the file is damaged: give a checkpoint from before",
+                advice="the training diverged, or the file is damaged: give an earlier checkpoint",
             )
 
 
@@ -82,12 +82,13 @@ def build_module(factory: str) -> nn.Module:
     except SystemExit as error:
         raise UsageError(
             f"{factory} did not build a network: its code ended with sys.exit({error.code!r})",
-            advice='keep what a script runs under `if __name__ == "__main__":`, also its reading of the command line',
+            advice="put code that only a script runs, such as reading the command line, under `if __name__ == "
+            '"__main__":`',
         ) from error
     except Exception as error:  # the user's own code can raise anything, and the traceback is theirs to read
         raise UsageError(
             f"{factory} did not build a network: {type(error).__name__}: {error}",
-            advice="it must be importable from here, and callable without arguments",
+            advice="check that it can be imported from here and called without arguments",
         ) from error
     if not isinstance(built, nn.Module):
         raise UsageError(f"{factory} returned a {type(built).__name__}, not a torch.nn.Module")
@@ -112,7 +113,8 @@ def tried(
     if not classes:
         raise UsageError(
             f"{factory} does not run on 2 images\n  " + "\n  ".join(failures),
-            advice="it must take one tensor of images, (N, 3 or 1, H, W): give its size with --imgsz, or all of it with --card",
+            advice="it must take one tensor of images, (N, 3 or 1, H, W): give its height and width with --imgsz, or "
+            "its whole input with --card",
         )
     return next(iter(classes)), classes
 
@@ -135,6 +137,6 @@ def _classes(outputs: object, factory: str) -> int:
         return int(outputs.shape[1])
     shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
     raise UsageError(
-        f"{factory} gives {shape} for 2 images; a classifier gives one tensor of (2, classes)",
-        advice="let the function build a module whose forward gives the logits alone",
+        f"{factory} returns {shape} for 2 images; a classifier returns one tensor of (2, classes)",
+        advice="make the function return a module whose forward gives only the logits",
     )

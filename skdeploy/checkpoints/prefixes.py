@@ -59,8 +59,8 @@ def without_prefix(checkpoint: Checkpoint, known: Callable[[Collection[str]], in
     if others and not (_is_averaged(chosen) or _is_usual(chosen)):
         names = some([prefix.rstrip(".") for prefix in (chosen, *others)])
         raise WeightsError(
-            f"{path} holds several networks, and their names do not tell which is meant: {names}",
-            advice="save the tensors of one of them alone, without its name before their keys",
+            f"{path} holds several networks, and their names do not show which one to use: {names}",
+            advice="save only the tensors of that network, without its name in front of the keys",
         )
     return parts[chosen]
 

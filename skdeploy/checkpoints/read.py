@@ -34,7 +34,7 @@ HEAD_BYTES: Final = 512  # enough for every detector
 SHOWN: Final = 10
 
 PREFIXES: Final = ("module.", "model.", "_orig_mod.")  # DataParallel, Lightning, torch.compile
-SAVE_TENSORS: Final = "load it where you trust it and save model.state_dict() with safetensors"
+SAVE_TENSORS: Final = "if you trust the file, load it and save model.state_dict() with safetensors"
 
 # What training scripts save beside the weights. Read as an `Unread`, never as what it says it is.
 HARMLESS: Final = (
@@ -95,13 +95,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(f"cannot read the weights {path}: {error.strerror}") from error
     if size > MAX_FILE_BYTES:
         raise WeightsError(
-            f"{path} has {size:,} bytes, more than the {MAX_FILE_BYTES:,} that a checkpoint may have",
+            f"{path} has {size:,} bytes; a checkpoint may have {MAX_FILE_BYTES:,}",
             advice="save only model.state_dict(), without the optimizer",
         )
     read = next((reader for detects, reader in READERS if detects(head)), None)
     if read is None:
         raise WeightsError(
-            f"{path} is {'neither a safetensors file nor a PyTorch checkpoint nor a caffemodel' if head else 'empty'}",
+            f"{path} is {'not a safetensors file, a PyTorch checkpoint or a caffemodel' if head else 'empty'}",
             advice="save the weights with safetensors.torch.save_file(model.state_dict(), path)",
         )
     content, peeled, dropped = unwrapped(read(path), path)
@@ -186,13 +186,13 @@ def _zip_members(path: Path) -> list[zipfile.ZipInfo]:
     elif unpacked > MAX_FILE_BYTES:
         bomb = f"it unpacks to {unpacked:,} bytes, more than {MAX_FILE_BYTES:,}"
     elif unpacked > MAX_EXPANSION * size:
-        bomb = f"it unpacks to {unpacked / size:.0f} times its size, and weights do not"
+        bomb = f"it unpacks to {unpacked / size:.0f} times its size, which weights never do"
     if bomb:
-        raise WeightsError(f"{path} is refused: {bomb}", advice="save model.state_dict() anew with torch.save")
+        raise WeightsError(f"{path} is refused: {bomb}", advice="save model.state_dict() again with torch.save")
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise WeightsError(
             f"{path} is refused: it is a TorchScript archive, which is a program",
-            advice="where you trust it: safetensors.torch.save_file(torch.jit.load(path).state_dict(), ...)",
+            advice="if you trust it, convert it: safetensors.torch.save_file(torch.jit.load(path).state_dict(), ...)",
         )
     return members
 
@@ -216,12 +216,13 @@ def _torch_load(path: Path, source: Path | io.BufferedReader, *, mmap: bool) -> 
             ) from error
         if isinstance(error, pickle.UnpicklingError):
             raise WeightsError(
-                f"{path} is refused: it holds something else than tensors, or is damaged: {_reason(error)}",
-                advice="save model.state_dict() with safetensors where it loads",
+                f"{path} is refused: it holds something other than tensors, or is damaged: {_reason(error)}",
+                advice="save model.state_dict() with safetensors on a machine where it loads",
             ) from error
         raise WeightsError(
             f"{path} is not a whole PyTorch checkpoint of tensors: {_reason(error)}",
-            advice="copy it again; if that does not help, save model.state_dict() with safetensors where it loads",
+            advice="copy it again; if that does not help, save model.state_dict() with safetensors on a machine "
+            "where it loads",
         ) from error
 
 
@@ -240,7 +241,7 @@ def _check_names(tensors: Mapping[Any, Tensor], path: Path) -> None:
     nameless = [key for key in tensors if not isinstance(key, str) or not key or not key.isprintable()]
     if nameless:
         raise WeightsError(
-            f"{path} holds no state_dict, in which every tensor has a name: {some(list(map(label, nameless)), 10)}",
+            f"{path} does not hold a state_dict: these tensors have no name: {some(list(map(label, nameless)), 10)}",
             advice="save model.state_dict()",
         )
 
@@ -259,14 +260,14 @@ def _check_tensors(tensors: Mapping[str, Tensor], size: int, path: Path) -> None
     if odd:
         raise WeightsError(
             f"{path} holds tensors that are not plain arrays of numbers: {some(odd, 10)}",
-            advice="give the weights of the training, before any quantization or conversion",
+            advice="give the weights from training, before any quantization or conversion",
         )
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
     spread = [key for key, tensor in tensors.items() if tensor.nbytes > tensor.untyped_storage().nbytes()]
     claimed = 4 * sum(tensor.numel() for tensor in tensors.values())
     if spread or claimed > MAX_FILE_BYTES or sum(storages.values()) > MAX_EXPANSION * size:
         raise WeightsError(
-            f"{path} is refused: its tensors claim more values than it holds"
+            f"{path} is refused: its tensors claim to have more values than the file holds"
             + (f": {some(spread, 10)}" if spread else ""),
             advice="save them with .contiguous()",
         )

@@ -36,14 +36,15 @@ def recognise(keys: Collection[str], path: Path) -> Recognised:
     if unknown:
         shown = "".join(f"\n    {key}" for key in unknown[:SHOWN_KEYS])
         raise WeightsError(
-            f"the keys of {path} fit no known layout. The closest is {best.layout.name}, which knows {len(best.canonical)} of "
-            f"{len(keys)}; the first that it does not:{shown}",
-            advice="layouts: skdeploy's own, " + ", ".join(LAYOUTS),
+            f"the keys of {path} fit no known layout. The closest is {best.layout.name}, which knows "
+            f"{len(best.canonical)} of {len(keys)}. The first unknown keys:{shown}",
+            advice="known layouts: skdeploy's own, " + ", ".join(LAYOUTS),
         )
     if not any(".sk.gate." in key or ".sk.branches.1." in key for key in best.canonical.values()):
         raise WeightsError(
             f"{path} has no selective kernel convolutions: its keys are those of a plain ResNet",
-            advice="skdeploy deploys Selective Kernel Networks; attach_selective_kernels adds them to another network",
+            advice="skdeploy deploys Selective Kernel Networks; the Python function attach_selective_kernels adds "
+            "them to another network",
         )
     return best
 
@@ -89,8 +90,8 @@ def assemble(tensors: Mapping[str, Tensor], canonical: Mapping[str, str], path: 
         if len({piece.shape for piece in pieces.values()}) > 1:
             shapes = ", ".join(str(tuple(pieces[branch].shape)) for branch in sorted(pieces))
             raise WeightsError(
-                f"{path}: the branches' shares of {name} have different shapes: {shapes}",
-                advice="the file is damaged, or holds another network than its keys say",
+                f"{path}: the parts of {name} in the branches have different shapes: {shapes}",
+                advice="the file is damaged, or its keys belong to another network",
             )
         state[name] = torch.cat([pieces[branch] for branch in sorted(pieces)])
     return {name: _shaped(name, tensor) for name, tensor in state.items()}
@@ -106,7 +107,7 @@ def _check_rank(key: str, name: str, shape: tuple[int, ...], path: Path) -> None
     if len(shape) not in ranks or not all(shape) or not vector:
         raise WeightsError(
             f"{path}: {key} has the shape {shape}, which {name} cannot have",
-            advice="the file is damaged, or holds another network than its keys say",
+            advice="the file is damaged, or its keys belong to another network",
         )
 
 

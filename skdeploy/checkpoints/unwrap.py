@@ -44,7 +44,7 @@ def unwrapped(content: Any, path: Path) -> tuple[Content, list[str], list[Any]]:
         peeled.append(position)
     if not isinstance(content, Mapping):
         raise WeightsError(
-            f"{path} holds no state_dict but a {type(content).__name__}", advice="save model.state_dict()"
+            f"{path} holds a {type(content).__name__}, not a state_dict", advice="save model.state_dict()"
         )
     inner: Content = content
     for _ in range(MAX_WRAPPERS):
@@ -79,7 +79,7 @@ def _from_sequence(content: Sequence[Any], path: Path) -> tuple[Content, str]:
         held = f"with {len(found)} dicts of tensors" if found else "without a dict of tensors"
         raise WeightsError(
             f"{path} holds a {type(content).__name__} of {len(content)} entries, {held}",
-            advice="save model.state_dict() alone",
+            advice="save only model.state_dict()",
         )
     return content[found[0]], f"entry {found[0]} of a {type(content).__name__}"
 
@@ -134,12 +134,14 @@ def _without_weights(content: Content, inner: Content, path: Path) -> WeightsErr
     ]
     if elsewhere:
         return WeightsError(
-            f"{path} has tensors under names that say not which are the network's: {some(elsewhere, 10)}",
-            advice=f"save the one that is, alone or under one of the keys {', '.join(WRAPPERS)}",
+            f"{path} has several groups of tensors, and their names do not show which one is the network: "
+            f"{some(elsewhere, 10)}",
+            advice=f"save only that group, or save it under one of the keys {', '.join(WRAPPERS)}",
         )
     if "param_groups" in content or any("param_groups" in value for value in folders.values()):
         return WeightsError(
-            f"{path} holds an optimizer's state and no weights", advice="save model.state_dict(), not the optimizer's"
+            f"{path} holds the state of an optimizer, but no weights",
+            advice="save model.state_dict(), not the optimizer's",
         )
     held = [f"{label(key)}: {_kind(value)}" for key, value in inner.items()]
     return WeightsError(

@@ -38,7 +38,9 @@ class BranchSpec(Frozen):
     @model_validator(mode="after")
     def _kernel_is_odd(self) -> BranchSpec:
         if self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} is even: branches of one unit could not keep the same size")
+            raise ValueError(
+                f"kernel {self.kernel} is even: the branches of a unit must have odd kernels to keep the same size"
+            )
         return self
 
 

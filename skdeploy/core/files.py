@@ -16,7 +16,7 @@ from skdeploy.core.errors import IntegrityError, UsageError
 
 PARTIAL_SUFFIX = ".partial"
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-_UNWRITABLE_ADVICE = "see to its permissions and to what lies in its way, or give another path"
+_UNWRITABLE_ADVICE = "check its permissions, or give another path"
 
 
 def digest_file(path: Path) -> str:
@@ -73,7 +73,7 @@ def _partial_in_place(path: Path, undo: ExitStack) -> Path:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if path.exists() and not path.is_file():  # renaming would put a file in place of /dev/null
-        raise UsageError(f"cannot write {path}: it is a device or a pipe", advice="give the name of a file")
+        raise UsageError(f"cannot write {path}: it is a device or a pipe, not a file", advice="give a file name")
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     partial.touch()
     partial.unlink()
@@ -119,7 +119,7 @@ def write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return IntegrityError(
             f"no space left to write {path}: {error.strerror}",
-            advice="free some space and run the same command again: finished stages are kept",
+            advice="free some disk space and run the same command again: finished steps are kept",
         )
     if error.errno in UNWRITABLE:
         return UsageError(f"cannot write {path}: {error.strerror}", advice=_UNWRITABLE_ADVICE)

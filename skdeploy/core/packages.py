@@ -11,7 +11,7 @@ from typing import Final
 from skdeploy.core.errors import DependencyError
 
 EXTRAS: Final = "export,cpu"  # for ``backends.base.require``
-ADVICE: Final = f'install it with: pip install "skdeploy[{EXTRAS}]"; to run a bundle that is made, it is not needed'
+ADVICE: Final = f'install it with: pip install "skdeploy[{EXTRAS}]" (needed to make a bundle, not to run one)'
 
 
 def require_export(*packages: str) -> None:

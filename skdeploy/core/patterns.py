@@ -62,12 +62,12 @@ def _try(pattern: str, modules: tuple[str, ...]) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise UsageError(
-            f"the regular expression {pattern!r} is not through with the network's {len(modules)} modules after "
-            f"{SECONDS:g} s",
-            advice="do not repeat a group that repeats: `^stages\\.1\\.` matches all that begins so",
+            f"searching the network's {len(modules)} modules for the regular expression {pattern!r} takes more "
+            f"than {SECONDS:g} s",
+            advice="use a pattern without nested repetition: `^stages\\.1\\.` matches every name that begins like this",
         ) from error
     except (subprocess.CalledProcessError, OSError) as error:
-        raise UsageError(f"the regular expression {pattern!r} cannot be tried: {error}") from error
+        raise UsageError(f"cannot try the regular expression {pattern!r}: {error}") from error
 
 
 def module_of(name: str | None) -> str:

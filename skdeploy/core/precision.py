@@ -115,5 +115,5 @@ Precision.FP32, Precision.FP16, Precision.INT8 = (PRECISIONS[name] for name in (
 def precision_named(name: Any) -> Precision:
     """The registered precision of this name. Raises ValueError for another."""
     if not isinstance(name, str) or name not in PRECISIONS:
-        raise ValueError(f"{name!r} is not a precision of this skdeploy: {', '.join(PRECISIONS)}")
+        raise ValueError(f"{name!r} is not a precision that this skdeploy knows: {', '.join(PRECISIONS)}")
     return PRECISIONS[name]

@@ -34,7 +34,7 @@ class CalibrationMethod(StrEnum):
 
 
 ClassOrder = Literal["number", "name"]
-"""A class folder's number: its name, or its place among the sorted names, as torchvision's ImageFolder counts."""
+"The number of a class folder: from its name, or its place in the sorted names, as torchvision's ImageFolder counts."
 
 
 class TensorSpec(Frozen):
@@ -198,9 +198,9 @@ class ModelSpec(Frozen, allow_inf_nan=False):
         for key in ("mean", "std"):
             given = len(getattr(self.preprocess, key))
             if given != channels:
-                raise ValueError(f"preprocess.{key} has {given} values for {channels} input channels")
+                raise ValueError(f"preprocess.{key} has {given} values, but the input has {channels} channels")
         if self.labels and len(self.labels) != self.network.classes:
-            raise ValueError(f"{len(self.labels)} labels for {self.network.classes} classes")
+            raise ValueError(f"{len(self.labels)} labels, but {self.network.classes} classes")
         if self.preprocess.resize < max(self.input.height, self.input.width):
             raise ValueError(f"preprocess.resize {self.preprocess.resize} is smaller than the input")
         return self

@@ -11,7 +11,7 @@ LONGEST: Final = 80  # characters of a key or a value
 
 def unreadable(error: RecursionError | ValueError) -> str:
     """Return why Python's parser gave up on text that may be valid TOML: tables a thousand deep, integers of kilobytes."""
-    return "values nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
+    return "values are nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
 
 
 def unprintable(content: dict[str, object]) -> str:

@@ -276,7 +276,7 @@ def test_another_file_is_not_taken_for_one(head: bytes) -> None:
 )
 def test_the_format_before_2014_is_refused_by_name(layer: bytes, tmp_path: Path) -> None:
     error = refused(written(tmp_path, wire.delimited(1, "old") + wire.delimited(2, layer)))
-    assert "before November 2014, with V1 layers" in error.message
+    assert "V1 layers, the format of Caffe before November 2014" in error.message
     assert "upgrade_net_proto_binary" in error.advice
 
 
@@ -286,7 +286,7 @@ def test_the_format_before_2014_is_refused_by_name(layer: bytes, tmp_path: Path)
 def test_a_file_cut_in_half_is_said_to_be_cut(file: Path) -> None:
     content = file.read_bytes()
     error = refused(written(file.parent, content[: len(content) // 2]))
-    assert "is cut: the caffemodel breaks off at its layer" in error.message
+    assert "is cut off: the caffemodel ends inside layer" in error.message
     assert "download it again" in error.advice
 
 
@@ -307,7 +307,7 @@ def test_wherever_it_is_cut_it_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layers", [0, 1])
 def test_a_file_cut_beside_its_layers_is_said_to_be_cut(layers: int, tmp_path: Path) -> None:
     content = wire.net("n", [wire.layer("a", "T", [wire.blob(np.ones(1))])] * layers) + wire.delimited(200, b"x" * 99)
-    with pytest.raises(WeightsError, match="breaks off at its layer 1" if layers else "breaks off at its head"):
+    with pytest.raises(WeightsError, match="ends inside layer 1" if layers else "ends inside its header"):
         read_caffemodel(written(tmp_path, content[:-1]))
 
 
@@ -319,18 +319,21 @@ ONE = wire.layer("a", "T", [wire.blob(np.ones(1))])
 HALF_A_VALUE = wire.delimited(7, wire.delimited(1, b"\x02")) + wire.delimited(5, wire.floats([1.0, 2.0])[:-1])
 NO_MESSAGE = wire.delimited(100, wire.delimited(1, "b") + wire.delimited(2, "T") + b"\x3a\x7f")
 BROKEN: dict[str, tuple[bytes, str]] = {
-    "other than its shape": (shaped(6, (2, 4)), "blob 0 of the layer 'conv1' has 6 values, its shape (2, 4) wants 8"),
+    "other than its shape": (
+        shaped(6, (2, 4)),
+        "blob 0 of the layer 'conv1' has 6 values, but its shape (2, 4) needs 8",
+    ),
     # refused before any memory is asked for
     "a shape that no memory holds": (shaped(6, ((1 << 64) - 2, (1 << 64) - 3)), "has 6 values"),
     "a large shape": (shaped(6, (1 << 40, 1 << 40)), "has 6 values"),
     "33 dimensions": (shaped(1, (1,) * 33), "33 dimensions"),
     "a product that Python does not write out": (shaped(1, (2**62,) * 400), "400 dimensions"),
-    "a long product": (shaped(1, (2**62,) * 32), "wants"),
-    "nothing of a large size": (shaped(0, (2**62, 0)), "no memory holds"),
+    "a long product": (shaped(1, (2**62,) * 32), "but its shape"),
+    "nothing of a large size": (shaped(0, (2**62, 0)), "too large for any memory"),
     "half a value": (wire.layer("l", "T", [HALF_A_VALUE]), "has 1.75 values"),
     "a layer that is no message": (ONE + NO_MESSAGE, "is damaged: its layer 2"),
-    "rubbish after a layer": (ONE + b"\xff" * 20, "is damaged: what follows its layer 1"),
-    "two layers of one name": (ONE * 2, "two layers with weights called 'a'"),
+    "rubbish after a layer": (ONE + b"\xff" * 20, "is damaged: the data after layer 1"),
+    "two layers of one name": (ONE * 2, "two layers with weights named 'a'"),
     "no blobs": (wire.layer("a", "T") + wire.layer("b", "T"), "none of its 2 layers has any"),
 }
 
@@ -347,7 +350,7 @@ def test_a_file_over_a_limit_is_refused(
 ) -> None:
     monkeypatch.setattr(caffemodel, limit, value)
     path = written(tmp_path, wire.net("n", [wire.layer(name, "T", [wire.blob(np.ones(1))]) for name in "ab"]))
-    assert "is refused: more than" in refused(path).message
+    assert "is refused: it has more than" in refused(path).message
 
 
 def test_a_layer_of_a_plain_resnet_fits_no_layout(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ def test_with_the_right_card_it_is_the_authors_network(
     assert imported.spec.network == card.network
     # float32 rounds at 6e-8, and some twenty layers of other sums grow that to less than 1e-5
     assert distance(imported, network) < 1e-5
-    assert "the card's word is taken where the developer0hye layout has other values" in imported.notes[-1]
-    assert "stem.max_pool is False, there True" in imported.notes[-1]
+    assert "the card differs from what the developer0hye layout usually has" in imported.notes[-1]
+    assert "stem.max_pool is False, usually True" in imported.notes[-1]
     assert "max pool" not in " ".join(assumption.text for assumption in assumptions_of(imported.spec))
 
 

@@ -151,7 +151,7 @@ def test_without_a_network_and_cache_the_endpoint_is_named(
     server.shutdown()
     server.server_close()
     error = refused("hf://ann/both")
-    assert f"{server.address} gives no answer to use: " in error.message
+    assert f"{server.address} does not answer: " in error.message
     assert "refused" in error.message  # the connection
     assert "HF_ENDPOINT" in error.advice
 
@@ -166,11 +166,11 @@ def test_without_a_network_and_cache_the_endpoint_is_named(
         ("hf://ann/both@v9", "ann/both has no revision v9", "a branch, a tag or a commit"),
         (
             "hf://ann/both/x.pth",
-            "no file x.pth; of weights it has model.safetensors, pytorch_model.bin",
+            "no file x.pth; its weight files: model.safetensors, pytorch_model.bin",
             "hf://ann/both/",
         ),
-        ("hf://ann/named", "it has best.pth, ema/best.safetensors", "hf://ann/named/FILE"),
-        ("hf://ann/none", "of weights it has none", "another repository"),
+        ("hf://ann/named", "its weight files: best.pth, ema/best.safetensors", "hf://ann/named/FILE"),
+        ("hf://ann/none", "its weight files: none", "another repository"),
     ],
 )
 def test_what_the_hub_does_not_have_is_named(url: str, words: str, advice: str, server: Hub) -> None:
@@ -210,8 +210,8 @@ def test_a_server_that_is_no_hub_is_told(server: Hub) -> None:
 def test_other_bytes_than_the_hub_lists_are_refused(server: Hub) -> None:
     server.spoil = True
     error = refused("hf://ann/both")
-    assert f"sha256 {sha256(bytes(len(SAFE)))}, listed {sha256(SAFE)}" in error.message
-    assert "remove" in error.advice
+    assert f"sha256 is {sha256(bytes(len(SAFE)))}, listed is {sha256(SAFE)}" in error.message
+    assert "delete" in error.advice
 
 
 def test_a_cached_file_that_was_damaged_is_found(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,13 +228,13 @@ def test_a_file_over_the_limit_is_not_downloaded(server: Hub, monkeypatch: pytes
 
 def test_a_download_that_breaks_off_is_told(server: Hub, no_waiting: None) -> None:
     server.claimed_bytes = len(SAFE) + 100
-    assert "could not be fetched from" in refused("hf://ann/both").message
+    assert "cannot fetch ann/both from" in refused("hf://ann/both").message
 
 
 def test_a_cache_that_is_a_file_is_named(server: Hub, tmp_path: Path) -> None:
     (tmp_path / "hf").write_text("")
     assert (
-        f"the cache {tmp_path / 'hf/hub'} does not take ann/both: Not a directory" in refused("hf://ann/both").message
+        f"cannot write ann/both to the cache {tmp_path / 'hf/hub'}: Not a directory" in refused("hf://ann/both").message
     )
 
 
@@ -287,7 +287,7 @@ def test_what_is_an_address_of_the_hub() -> None:
 def test_an_endpoint_that_is_no_address_is_named(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "ftp://x")
     error = refused("hf://ann/both")
-    assert "HF_ENDPOINT is no http address: 'ftp://x'" in error.message
+    assert "HF_ENDPOINT is not an http address: 'ftp://x'" in error.message
 
 
 # ----- the package
@@ -366,5 +366,5 @@ def test_a_cache_that_takes_no_files_says_what_to_set(
     (tmp_path / "hf").mkdir(mode=0o555)
     with modes_bind():
         error = refused("hf://ann/both")
-    assert f"the cache {tmp_path / 'hf/hub'} does not take ann/both: Permission denied" in error.message
+    assert f"cannot write ann/both to the cache {tmp_path / 'hf/hub'}: Permission denied" in error.message
     assert "HF_HOME" in error.advice

@@ -84,9 +84,9 @@ def test_another_card_is_answered_with_the_right_one(full_size: Path) -> None:
         import_checkpoint(full_size, card("sknet101"))
     error = raised.value
     assert error.exit_code == 2
-    assert "(pytorchcv layout) is another network than sknet101" in error.message
+    assert "(pytorchcv layout) does not fit sknet101" in error.message
     assert "stages.2.units: the card says 23, the weights 6" in error.message
-    assert "it is sknet50 or timm/skresnext50_32x4d: export that" in error.advice
+    assert "it fits sknet50 or timm/skresnext50_32x4d" in error.advice
 
 
 def test_without_a_card_the_zoos_is_found(full_size: Path) -> None:

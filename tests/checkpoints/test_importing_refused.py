@@ -86,7 +86,7 @@ def test_keys_of_no_layout_are_listed_beside_the_closest(small: Small, tmp_path:
 def test_one_odd_key_is_named(small: Small, tmp_path: Path) -> None:
     of, spec = small
     error = refused(written(tmp_path, save({**of.state, "features.aux.weight": torch.zeros(3)})), spec)
-    assert "the first that it does not:\n    features.aux.weight" in error.message
+    assert "The first unknown keys:\n    features.aux.weight" in error.message
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,10 @@ def test_any_tensor_of_any_shape_or_none_is_imported_or_refused(name: str, monke
 def test_other_branches_than_the_other_ones_are_refused(tmp_path: Path) -> None:
     state = {**golden("developer0hye").state, "stage_1.0.conv2_sk.fcs.1.weight": torch.zeros(4, 5, 1, 1)}
     error = refused(written(tmp_path, save(state)), None)
-    assert "shares of stages.0.0.sk.gate.fc2.weight have different shapes: (8, 4, 1, 1), (4, 5, 1, 1)" in error.message
+    assert (
+        "stages.0.0.sk.gate.fc2.weight in the branches have different shapes: (8, 4, 1, 1), (4, 5, 1, 1)"
+        in error.message
+    )
 
 
 def test_other_classes_than_the_cards_are_taken_over_without_its_labels(small: Small, tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_other_classes_than_the_cards_are_taken_over_without_its_labels(small: S
     [
         (".stage2.unit2.", True, "stages.1.units: the card says 2, the weights 1"),
         (".stage2.unit1.", False, "stages.1.0"),  # in the middle: the keys that are left fit nothing
-        ("output.", True, "is not a whole network: there is nothing for classifier.weight"),
+        ("output.", True, "is not a whole network: classifier.weight is missing"),
         ("stage1.unit1.body.conv3.bn.running_var", True, "missing (1):\n    stages.0.0.expand.bn.running_var"),
     ],
 )

@@ -173,13 +173,13 @@ def test_the_first_missing_tensor_is_named() -> None:
     cut = {key: shape for key, shape in shapes("sknet50").items() if key != "classifier.weight"}
     with pytest.raises(WeightsError) as error:
         infer(cut, Implied(family="sknet"), PATH)
-    assert "weights.pth is not a whole network: there is nothing for classifier.weight" in error.value.message
+    assert "weights.pth is not a whole network: classifier.weight is missing" in error.value.message
 
 
 @pytest.mark.parametrize("branch", [(128, 4, 2, 2), (128, 4, 17, 17), (128, 256, 3, 3)], ids=["even", "huge", "wide"])
 def test_a_branch_that_no_network_has_is_refused(branch: tuple[int, ...]) -> None:
     odd = {**shapes("sknet50"), "stages.0.0.sk.branches.1.conv.weight": branch}
-    with pytest.raises(WeightsError, match=r"the shapes in weights\.pth are no network's"):
+    with pytest.raises(WeightsError, match=r"the shapes in weights\.pth do not make a network"):
         infer(odd, Implied(family="sknet"), PATH)
 
 
@@ -188,5 +188,5 @@ def test_more_branches_than_the_layout_knows_dilations_of_are_refused() -> None:
     for key, shape in shapes("sknet50-m3").items():
         if ".branches.2." in key:
             more[key.replace(".branches.2.", ".branches.3.")] = shape
-    with pytest.raises(WeightsError, match="has 4 branches, and nothing tells their dilations"):
+    with pytest.raises(WeightsError, match="has 4 branches, but this layout defines dilations for at most 3"):
         infer(more, Implied(family="sknet"), PATH)

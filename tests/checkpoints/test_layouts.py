@@ -78,7 +78,7 @@ def test_weights_as_the_project_saves_them_give_its_own_logits(of: Golden, impor
 
 def test_the_projects_own_output_is_the_logits_or_their_softmax(of: Golden, imported: Imported, tmp_path: Path) -> None:
     check(network(imported, tmp_path), of, "output")
-    said = any("ends in a softmax, which is left out" in note for note in imported.notes)
+    said = any("ends in a softmax; it is left out" in note for note in imported.notes)
     assert said == (of.metadata["facts"]["forward_ends_in"] != "logits")
 
 

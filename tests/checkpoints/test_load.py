@@ -158,7 +158,10 @@ def elsewhere(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: (folder / "cards/own").write_text("other bytes"), rf"sha256 {OTHER_BYTES}, card {'0' * 64}"),
+        (
+            lambda folder: (folder / "cards/own").write_text("other bytes"),
+            rf"sha256 is {OTHER_BYTES}, in the card {'0' * 64}",
+        ),
         (lambda folder: None, "that are not there"),
         (elsewhere, "outside its folder"),
     ],

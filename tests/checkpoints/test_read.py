@@ -200,7 +200,7 @@ def test_bytes_changed_anywhere_are_read_or_refused_and_nothing_else(state: Stat
         (b"", "is empty"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 10\n",
-            "neither a safetensors file nor a PyTorch",
+            "not a safetensors file, a PyTorch",
         ),
     ],
 )
@@ -224,26 +224,29 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
 NO_WEIGHTS: dict[str, tuple[Any, str]] = {
     "a list": ([1, 2], "holds a list of 2 entries, without a dict of tensors"),
     "two networks in a list": ([{"w": torch.zeros(2)}, {"w": torch.ones(2)}], "with 2 dicts of tensors"),
-    "a tensor": (torch.zeros(2), "holds no state_dict but a Tensor"),
+    "a tensor": (torch.zeros(2), "holds a Tensor, not a state_dict"),
     "an empty dict": ({}, "it is an empty dict"),
     "an empty wrapper": ({"epoch": 3, "net": {}}, "only epoch: int, net: dict"),
     "an optimizer": (
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], momentum=0.9).state_dict(),
-        "an optimizer's state and no weights",
+        "the state of an optimizer, but no weights",
     ),
     "an optimizer in a checkpoint": (
         {"epoch": 1, "optimizer": {"state": {0: {"step": torch.zeros(())}}, "param_groups": [{"lr": 0.1}]}},
-        "an optimizer's state and no weights",
+        "the state of an optimizer, but no weights",
     ),
     "two networks under unknown names": (
         {"generator": {"w": torch.zeros(2)}, "discriminator": {"w": torch.zeros(2)}, "epoch": 1},
-        "under names that say not which are the network's: generator, discriminator",
+        "their names do not show which one is the network: generator, discriminator",
     ),
     "only a loss": ({"criterion": {"w": torch.zeros(2)}}, "holds no weights, only criterion: dict"),
     "wrapped four times": ({"model": {"net": {"ema": {"a": {"w": torch.zeros(2)}}}}}, "holds no weights"),
-    "numbers as names": ({0: torch.zeros(2)}, "every tensor has a name: 0"),
-    "no name": ({"": torch.zeros(2)}, "every tensor has a name"),
-    "a name that would write to the terminal": ({"a\x1b[2Jb": torch.zeros(2)}, r"every tensor has a name: 'a\x1b[2Jb'"),
+    "numbers as names": ({0: torch.zeros(2)}, "these tensors have no name: 0"),
+    "no name": ({"": torch.zeros(2)}, "these tensors have no name"),
+    "a name that would write to the terminal": (
+        {"a\x1b[2Jb": torch.zeros(2)},
+        r"these tensors have no name: 'a\x1b[2Jb'",
+    ),
     "a sparse tensor": ({"w": torch.eye(3).to_sparse()}, "w: torch.float32, torch.sparse_coo, on cpu"),
     "a tensor without values": ({"w": torch.zeros(2, device="meta")}, "on meta"),
     "eleven entries": ({f"entry{i}": i for i in range(11)}, "entry9: int and 1 more"),

@@ -108,6 +108,6 @@ def test_a_card_of_another_width_is_refused_with_both_numbers(run: Run, theirs: 
     (theirs / "theirs.toml").write_text(CARD % 12, encoding="utf-8")
     result = run(*arguments)
     assert result.code == 2
-    assert "is another network than theirs" in result.err
+    assert "does not fit theirs" in result.err
     assert "stages.0.middle_channels: the card says 12, the weights 8" in result.err
     assert not (theirs / "bundle/weights.safetensors").exists()

@@ -118,7 +118,7 @@ def test_doctor_finds_no_problem_and_says_what_torch_is_for(ended: dict[str, End
     assert diagnosis["problems"] == []
     (torch,) = (part for part in diagnosis["parts"] if part["name"] == "torch")
     assert not torch["available"]
-    assert "to run a bundle that is made, it is not needed" in torch["install"]
+    assert "needed to make a bundle, not to run one" in torch["install"]
 
 
 @pytest.mark.parametrize("what", MAKING)

@@ -22,7 +22,7 @@ MODULES = ("stem.conv", "stages.0.0.selective_kernel.branches.1.conv.with_a_long
 def test_a_pattern_without_end_is_refused_in_time(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "SECONDS", 1.0)
     started = time.monotonic()
-    with pytest.raises(UsageError, match="is not through with the network's 2 modules after 1 s"):
+    with pytest.raises(UsageError, match="takes more than 1 s"):
         check_ends(pattern, MODULES)
     assert time.monotonic() - started < 5  # a second, and the start of an interpreter on a busy machine
 
@@ -44,5 +44,5 @@ def test_modules_that_are_kept_go_through_the_check(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(patterns, "SECONDS", 1.0)
     model = graph("sknet")
     for call in (lambda: place(model, ("^(([a-z0-9_.])+)+$!",)), lambda: HalfPrecision(["^(([a-z0-9_.])+)+$!"])(model)):
-        with pytest.raises(UsageError, match="is not through"):
+        with pytest.raises(UsageError, match="takes more than"):
             call()

@@ -334,6 +334,6 @@ def test_weights_that_cannot_be_looked_for_are_told(kind: str, tmp_path: Path) -
     text = Path("models/sknet-fashion.toml").read_text(encoding="utf-8")
     card = tmp_path / "card.toml"
     card.write_text(text.replace("weights/sknet-fashion.safetensors", name), encoding="utf-8")
-    with pytest.raises(WeightsError, match="cannot be looked for") as error:
+    with pytest.raises(WeightsError, match="cannot look for the weights") as error:
         find_source(ExportOptions(str(card)))
     assert "weights.file" in (error.value.advice or "")

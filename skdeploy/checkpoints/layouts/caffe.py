@@ -11,8 +11,8 @@ from typing import Final
 from skdeploy.checkpoints.rules import Implied, Layout, Rules, S, U
 
 COLOURS: Final = (
-    "Caffe's networks mostly take BGR images with a mean subtracted, and the file does not say: "
-    "check [preprocess] of the card, and the order of the colours"
+    "Caffe networks usually take BGR images with a mean subtracted, but the file does not say: check "
+    "[preprocess] in the card, and the order of the colours"
 )
 
 _UNIT: Final = rf"conv{S}_{U}"
