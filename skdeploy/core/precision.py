@@ -31,6 +31,9 @@ class Precision(str):
     tensor to it. ``largest`` is its largest number, if a network's activations can exceed it. ``integer``: by Q/DQ, whose
     calibrated ranges clip. ``peak`` names the figure of a device (``planning/devices.py``) that bounds its arithmetic; without
     one no floor is estimated. ``tile`` is how many inputs a tensor core's tile has, 1 where there are no tiles.
+
+    Of an integer precision, ``beside`` names what is not quantized by default, and ``keep_grouped`` the flag that leaves
+    grouped convolutions in it, if there is one.
     """
 
     FP32: ClassVar[Precision]
@@ -44,6 +47,8 @@ class Precision(str):
     integer: bool
     peak: str
     tile: int
+    beside: str
+    keep_grouped: str
 
     def __new__(
         cls,
@@ -56,14 +61,22 @@ class Precision(str):
         integer: bool = False,
         peak: str = "",
         tile: int = 1,
+        beside: str = "",
+        keep_grouped: str = "",
     ) -> Self:
         made = super().__new__(cls, name)
         made.tolerance, made.width_bytes, made.onnx_type = tolerance, width_bytes, onnx_type
         made.largest, made.integer, made.peak, made.tile = largest, integer, peak, tile
+        made.beside, made.keep_grouped = beside, keep_grouped
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         return precision_named, (str(self),)
+
+    @property
+    def flag(self) -> str:
+        """What asks an export for it."""
+        return f"--{self}"
 
     @property
     def words(self) -> str:
@@ -106,6 +119,8 @@ PRECISIONS: Final[dict[str, Precision]] = {
             integer=True,
             peak="int8_tops",
             tile=32,
+            beside="fp16",
+            keep_grouped="--int8-keep-grouped",
         ),
     )
 }

@@ -29,14 +29,14 @@ from skdeploy.parity.report import HeadroomReport
 class Format:
     """The precision of one export: its stations, one after another, make the graph from the simplified FP32 graph.
 
-    ``flags`` are those that ask for it, ``options`` more flags of its own, whose values an export has in
-    ``ExportOptions.lowering``. ``dataset`` decides parity. It is made before anything runs, and may read files that the user
-    gave.
+    ``help`` is that of the precision's flag, empty for none; ``aliases`` are more names of that. ``options`` are more flags of
+    its own, whose values an export has in ``ExportOptions.lowering``. ``dataset`` decides parity. It is made before anything
+    runs, and may read files that the user gave.
     """
 
     precision: ClassVar[Precision]
-    flags: ClassVar[tuple[str, ...]] = ()
     help: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
     stations: ClassVar[tuple[type[Station[Any, Any]], ...]] = ()
     options: ClassVar[type[StationOptions]] = NoOptions
 
@@ -59,7 +59,7 @@ class Single(Format):
 class Halved(Format):
     """FP16, whose range must hold what the images make of the network."""
 
-    precision, flags, help = Precision.FP16, ("--fp16", "--half"), "Export in FP16."
+    precision, help, aliases = Precision.FP16, "Export in FP16.", ("--half",)
     stations = (Half, Headroom)
 
     def lower(self, line: Line, graph: Artifact) -> Artifact:
@@ -73,8 +73,7 @@ class Quantized(Format):
     the INT8 graph.
     """
 
-    precision, flags = Precision.INT8, ("--int8",)
-    help = "Export in INT8, calibrated on --calib or with --ranges."
+    precision, help = Precision.INT8, "Export in INT8, calibrated on --calib or with --ranges."
     stations = (Calibrate, GivenRanges, Mixed, LegacyGraph, LegacyCache, Int8, Headroom)
 
     def __init__(self, asked: ExportOptions, dataset: Dataset) -> None:
@@ -123,8 +122,8 @@ FORMATS: Final[dict[str, type[Format]]] = {made.precision: made for made in (Sin
 def flags_of_formats() -> type[StationOptions]:
     """The flags that ask for a precision, as options: by its name, whether it is given."""
     named: dict[str, Any] = {
-        name: (Annotated[bool, Flag(made.help, made.flags, panel=Panel.PRECISION)], False)
+        name: (Annotated[bool, Flag(made.help, (made.precision.flag, *made.aliases), panel=Panel.PRECISION)], False)
         for name, made in FORMATS.items()
-        if made.flags
+        if made.help
     }
     return create_model("Formats", __base__=StationOptions, **named)

@@ -9,7 +9,6 @@ from skdeploy.bundle.manifest import Manifest
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.spec import Precision
 from skdeploy.line.export import words_that_made
-from skdeploy.line.formats import FORMATS
 
 
 def options_that_made(manifest: Manifest, ranges: Path, *, engines: bool = True) -> list[str]:
@@ -20,7 +19,7 @@ def options_that_made(manifest: Manifest, ranges: Path, *, engines: bool = True)
     """
     words = []
     if manifest.precision is not Precision.FP32:
-        words.append(FORMATS[manifest.precision].flags[0])
+        words.append(manifest.precision.flag)
     made = {artifact.station for artifact in manifest.artifacts}
     if "trace" in made and "simplify" not in made:
         words.append("--no-simplify")

@@ -1,4 +1,4 @@
-"""FP16 or INT8, grouped convolutions in which, and merged or not: the least of the floors, which is an estimate."""
+"""Which precision, grouped convolutions in which, and merged or not: the least of the floors, which is an estimate."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from skdeploy.core.architecture import Frozen
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.core.significant import significant
-from skdeploy.core.spec import Precision
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain
 from skdeploy.planning.roofline import Peaks, Work, costs, floor_ms, types_of, work_of
@@ -41,25 +41,30 @@ class Recommendation(Frozen):
 
 
 def ways_to_export(plain: Plain, layers: Collection[Layer]) -> dict[str, list[Work]]:
-    """The work under each choice of ``skdeploy export``'s options that is weighed, the same on every device.
+    """The work under each choice of ``skdeploy export``'s options that is weighed, from simple to involved.
 
-    FP16, INT8 and INT8 but for grouped convolutions, each as it is and with groups merged into fewer.
+    Every precision with a peak that is narrower than FP32, an integer one without grouped convolutions first; each as it is,
+    then with groups merged into fewer.
     """
-    bases = {"--fp16": types_of(plain, Precision.FP16), "--int8": types_of(plain, Precision.INT8)}
-    if any(layer.groups > 1 and layer.into_group > 1 for layer in layers):
-        bases["--int8 --int8-keep-grouped"] = types_of(plain, Precision.INT8, keep_grouped=True)
-    ways = {}
-    for options, types in bases.items():
-        ways[options] = work_of(layers, types)
-        for regroup in groups_left(layers):
-            ways[f"{options} --regroup {regroup}"] = work_of(layers, types, regroup)
+    grouped = any(layer.groups > 1 and layer.into_group > 1 for layer in layers)
+    ways: dict[str, list[Work]] = {}
+    for each in PRECISIONS.values():
+        if not each.peak or each is Precision.FP32:
+            continue
+        bases = {each.flag: types_of(plain, each)}
+        if each.keep_grouped and grouped:
+            bases = {f"{each.flag} {each.keep_grouped}": types_of(plain, each, keep_grouped=True), **bases}
+        ways |= {options: work_of(layers, types) for options, types in bases.items()}
+        for options, types in bases.items():
+            for regroup in groups_left(layers):
+                ways[f"{options} --regroup {regroup}"] = work_of(layers, types, regroup)
     return ways
 
 
 def recommend(ways: Mapping[str, Collection[Work]], device: Peaks) -> Recommendation:
     """Weighs what ``ways_to_export`` found by its floors on a device.
 
-    FP16 stays unless INT8 is lower by a tenth; no option that makes it less than a tenth lower is added.
+    The first, FP16, stays unless another is lower by a tenth; no option that makes it less than a tenth lower is added.
     """
     floors = {options: floor_ms(costs(works, device)) for options, works in ways.items()}
     best, rival = decide(floors)
@@ -76,7 +81,7 @@ def decide(floors: Mapping[str, float]) -> tuple[str, str]:
 
     And the simplest others that a few percent in the table would have made best, empty if there are none.
     """
-    order = sorted(floors, key=lambda options: ("--int8" in options, "--regroup" in options, "keep" not in options))
+    order = list(floors)
     best = order[0]
     for place, options in enumerate(order):
         if all(gain(floors, options, each) > WORTH for each in order[:place]):
@@ -106,13 +111,15 @@ def gain(floors: Mapping[str, float], options: str, than: str) -> float:
 
 def _reason(floors: Mapping[str, float], best: str, rival: str) -> str:
     shown = {options: f"{significant(floor)} ms" for options, floor in floors.items()}
-    reason = f"floor {shown[best]} against {shown['--fp16']} of --fp16"
-    if best == "--fp16":
-        reason = f"floor {shown[best]}; INT8's is {shown['--int8']}"
+    first, others = next(iter(floors)), [each for each in PRECISIONS.values() if each.flag in floors]
+    reason = f"floor {shown[best]} against {shown[first]} of {first}"
+    if best == first:
+        named = [f"{each.words}'s is {shown[each.flag]}" for each in others if each.flag != first]
+        reason = "; ".join([f"floor {shown[best]}", *named])
     if rival:
         lower, higher = sorted((best, rival), key=floors.__getitem__)
         return (
             f"undecided, measure both: {reason}; {rival} has {shown[rival]}, "
             f"{gain(floors, lower, higher):.1%} apart where {WORTH:.0%} decides"
         )
-    return reason if best != "--fp16" else f"{reason}, less than {WORTH:.0%} lower"
+    return reason if best != first else f"{reason}, less than {WORTH:.0%} lower"

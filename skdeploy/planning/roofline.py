@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import onnx_ir as ir
 
-from skdeploy.core.spec import Precision
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.ir.placement import Edge, place
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain, dims
@@ -31,14 +31,15 @@ class Peaks(Protocol):
 
 @dataclass(frozen=True)
 class Types:
-    """Which precision everything has: ``base``, but INT8 for these inputs (``edges``) and these nodes' weights."""
+    """Which precision everything has: ``base``, but ``narrow`` for these inputs (``edges``) and these nodes' weights."""
 
     base: Precision
+    narrow: Precision = Precision.INT8
     edges: Collection[Edge] = frozenset()
     weighted: Collection[str] = frozenset()
 
     def of_layer(self, layer: Layer) -> Precision:
-        return Precision.INT8 if layer.name in self.weighted else self.base
+        return self.narrow if layer.name in self.weighted else self.base
 
 
 @dataclass(frozen=True)
@@ -73,23 +74,23 @@ class Cost(Work):
 
 
 def types_of(plain: Plain, precision: Precision, *, keep_grouped: bool = False) -> Types:
-    """What is INT8 if the graph is made that precision: what its own Q/DQ say where it has them, else what placement would say.
-
-    What is not INT8 is FP16 then, the default of ``--int8-fallback``.
+    """What has which type if the graph is made that precision: of an integer one, what its own Q/DQ say where it has them, else
+    what placement would say.
     """
     if not precision.integer:
         return Types(precision)
+    beside = PRECISIONS[precision.beside]
     if not plain.quantized:
         placement = place(plain.model, keep_grouped=keep_grouped)
         edges = frozenset(edge for readers in placement.readers.values() for edge in readers)
-        return Types(Precision.FP16, edges, frozenset(placement.weighted))
+        return Types(beside, precision, edges, frozenset(placement.weighted))
     dropped = {
         node.name or ""
         for node in plain.model.graph
         if keep_grouped and node.op_type == "Conv" and node.attributes.get_int("group", 1) > 1
     }
     edges = frozenset(edge for edge in plain.scales if edge.node not in dropped)
-    return Types(Precision.FP16, edges, plain.int8_weights - dropped)
+    return Types(beside, precision, edges, plain.int8_weights - dropped)
 
 
 def work_of(layers: Collection[Layer], types: Types, regroup: int | None = None) -> list[Work]:
@@ -150,18 +151,18 @@ def _width(layer: Layer, types: Types, node: ir.Node, index: int, value: ir.Valu
         return (types.of_layer(layer) if _is_weight(layer, node, index, value) else types.base).width_bytes
     if value.is_graph_input():
         return _stored_bytes(value)
-    return (Precision.INT8 if Edge(node.name or "", index) in types.edges else types.base).width_bytes
+    return (types.narrow if Edge(node.name or "", index) in types.edges else types.base).width_bytes
 
 
 def _written(layer: Layer, types: Types) -> int:
-    """An output is written once for its INT8 readers and once for the others."""
+    """An output is written once for its readers of the narrow type and once for the others."""
     total = 0
     inside = set(layer.nodes)
     for node in layer.nodes:
         for value in node.outputs:
             readers = [use for use in value.uses() if use.node not in inside]
             quantized = [Edge(use.node.name or "", use.idx) in types.edges for use in readers]
-            widths = 1 if any(quantized) else 0
+            widths = types.narrow.width_bytes if any(quantized) else 0
             if value.is_graph_output():
                 widths += _stored_bytes(value)
             elif readers and not all(quantized):

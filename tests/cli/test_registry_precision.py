@@ -119,6 +119,8 @@ def test_other_verbs_take_a_bundle_of_it(export: Run, run: Run, images: Path, tm
     assert planned["precision"] == "coarse"
     floors = {floor["precision"]: floor["latency_ms"] for floor in planned["devices"][0]["floors"]}
     assert floors["coarse"] == floors["fp16"]  # the same peak, tile and width
+    weighed = {choice["options"] for choice in planned["devices"][0]["recommendation"]["choices"]}
+    assert {"--coarse", "--fp16", "--int8"} <= weighed
     timed = run("bench", made, "--seconds", "0.1", "--json")
     assert timed.code == 0, timed.err
     assert "model.coarse.onnx" in timed.out

@@ -71,13 +71,8 @@ def _round(graph: ir.Graph, node: ir.Node, index: int) -> None:
 
 
 class CoarseFormat(Format):
-    precision, flags, help, stations, options = (
-        COARSE,
-        ("--coarse",),
-        "What layers read, in BF16.",
-        (Coarse,),
-        CoarseOptions,
-    )
+    precision, help = COARSE, "What layers read, in BF16."
+    stations, options = (Coarse,), CoarseOptions
 
 
 class MaxOptions(RewriteOptions):

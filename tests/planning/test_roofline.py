@@ -249,5 +249,5 @@ KEEP = "--int8 --int8-keep-grouped"
     ],
 )
 def test_an_option_must_beat_every_simpler_one(int8: float, regrouped: float, best: str, undecided: str) -> None:
-    floors = {"--fp16": 100.0, "--int8": int8, KEEP: 50.0, "--int8 --regroup 8": regrouped}
+    floors = {"--fp16": 100.0, KEEP: 50.0, "--int8": int8, "--int8 --regroup 8": regrouped}
     assert decide(floors) == (best, undecided)
