@@ -79,6 +79,11 @@ class BaselineReport(Frozen):
 
 def write_baseline(path: Path, evaluation: Evaluation) -> None:
     """Replaces ``path`` by the counts of an evaluation. Raises UsageError, IntegrityError if it cannot be written."""
+    write_text(path, baseline_text(evaluation))
+
+
+def baseline_text(evaluation: Evaluation) -> str:
+    """The file of an evaluation's counts."""
     baseline = Baseline(
         skdeploy=__version__,
         dataset=evaluation.dataset,
@@ -90,7 +95,7 @@ def write_baseline(path: Path, evaluation: Evaluation) -> None:
             for report in evaluation.accuracies
         ),
     )
-    write_text(path, baseline.model_dump_json(by_alias=True, indent=1) + "\n")
+    return baseline.model_dump_json(by_alias=True, indent=1) + "\n"
 
 
 def read_baseline(path: Path) -> Baseline:

@@ -90,6 +90,11 @@ VERBS: Final[dict[str, Verb]] = {
         "Check a bundle's digests and write everything known about it to one HTML file.",
         "Take it to a device",
     ),
+    "ci-init": Verb(
+        "skdeploy.cli.ci_init:ci_init",
+        "Write a CI job that checks the parity and accuracy of this bundle's network in your own repository.",
+        "Take it to a device",
+    ),
     "start": Verb(
         "skdeploy.cli.start:start",
         "Build the bundle's engine for this device, or take it from the cache, then run a verb with it.",
