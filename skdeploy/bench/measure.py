@@ -12,7 +12,14 @@ from typing import Final
 from skdeploy.backends import backend
 from skdeploy.bench.int8_verdict import int8_verdict, is_same_network
 from skdeploy.bench.memory import require_memory
-from skdeploy.bench.report import BatchLatency, BenchReport, Comparison, LatencyReport, Measured
+from skdeploy.bench.report import (
+    BatchLatency,
+    BenchReport,
+    Comparison,
+    LatencyReceipt,
+    LatencyReport,
+    Measured,
+)
 from skdeploy.bench.statistics import percentiles, ratio_of
 from skdeploy.bench.subjects import Subject, check_output, choose, opened
 from skdeploy.bench.timing import Timed, timed
@@ -147,16 +154,26 @@ def _measure(
                 ]
                 runs.append(timed(infers, options.seconds, watch.look))
         machine = watch.finish()
+        compared = [
+            _compared(subjects, both, batch)
+            for batch, both in zip(options.batches, runs, strict=True)
+            if len(subjects) > 1
+        ]
         measured = [
-            _measured(subject, [both[index] for both in runs], machine, options)
+            _measured(subject, [both[index] for both in runs], machine, options, () if index else tuple(compared))
             for index, subject in enumerate(subjects)
         ]
-    if len(pair) == 1:
-        return measured, []
-    return measured, [_compared(subjects, both, batch) for batch, both in zip(options.batches, runs, strict=True)]
+    return measured, compared
 
 
-def _measured(subject: Subject, runs: Sequence[Timed], machine: MachineState, options: BenchOptions) -> Measured:
+def _measured(
+    subject: Subject,
+    runs: Sequence[Timed],
+    machine: MachineState,
+    options: BenchOptions,
+    compared: tuple[Comparison, ...],
+) -> Measured:
+    """The figures of one artifact; ``compared`` goes to its receipt."""
     runner = subject.runner
     latency = LatencyReport(
         precision=runner.precision,
@@ -170,11 +187,11 @@ def _measured(subject: Subject, runs: Sequence[Timed], machine: MachineState, op
     )
     receipt = None
     if options.receipt:
-        receipt = str(
-            write_receipt(
-                runner.bundle, runner.artifact, "latency", latency, backend=runner.backend, verdict="recorded"
-            )
+        content = LatencyReceipt(**dict(latency), comparisons=compared)
+        path = write_receipt(
+            runner.bundle, runner.artifact, "latency", content, backend=runner.backend, verdict="recorded"
         )
+        receipt = str(path)
     return Measured(
         bundle=str(runner.bundle.folder),
         artifact=runner.name,

@@ -25,7 +25,7 @@ class BatchLatency(Frozen):
 
 
 class LatencyReport(Frozen):
-    """One artifact on one backend: the content of a receipt of kind latency.
+    """One artifact on one backend.
 
     ``session`` says in words how it was run; ``threads`` is None where the CPU does not compute.
     """
@@ -39,16 +39,15 @@ class LatencyReport(Frozen):
     batches: Annotated[tuple[BatchLatency, ...], Field(strict=False)]
     machine: MachineState
 
-
-class Measured(Frozen):
-    """A latency with the bundle, artifact and backend that it is of."""
-
-    bundle: str
-    artifact: str
-    backend: str
-    device: str
-    latency: LatencyReport
-    receipt: str | None = None
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes the figures doubtful: no stable state, and what the machine did meanwhile."""
+        unstable = [
+            f"batch {row.batch} was not stable after {row.warm_up_seconds:.0f} s of warm-up"
+            for row in self.batches
+            if not row.warm_up_stable
+        ]
+        return (*unstable, *self.machine.warnings)
 
 
 class Comparison(Frozen):
@@ -64,6 +63,37 @@ class Comparison(Frozen):
     ratio: Ratio
     same_network: bool
     int8: str | None
+
+    @property
+    def sentence(self) -> str:
+        """Which is faster, with the interval and the number of pairs that show it."""
+        ratio, where = self.ratio, f"on {self.backend}, batch {self.batch}"
+        if ratio.verdict == "no difference":
+            said = f"no difference is shown between {self.artifact} and {self.against} {where}"
+        else:
+            said = f"{self.artifact} is {ratio.verdict} than {self.against} {where}"
+        kind = "" if self.same_network else "; they are different networks"
+        return (
+            f"{said}: {ratio.ratio:.3f} times its latency, 95 % interval {ratio.low:.3f} to {ratio.high:.3f}, "
+            f"{ratio.pairs} pairs of blocks{kind}"
+        )
+
+
+class LatencyReceipt(LatencyReport):
+    """The content of a receipt of kind latency, with what the artifact was compared with in the same run."""
+
+    comparisons: Annotated[tuple[Comparison, ...], Field(strict=False)] = ()
+
+
+class Measured(Frozen):
+    """A latency with the bundle, artifact and backend that it is of."""
+
+    bundle: str
+    artifact: str
+    backend: str
+    device: str
+    latency: LatencyReport
+    receipt: str | None = None
 
 
 class BenchReport(Frozen):

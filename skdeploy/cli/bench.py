@@ -15,7 +15,7 @@ from skdeploy.core.significant import significant
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from skdeploy.bench.report import BatchLatency, BenchReport, Comparison
+    from skdeploy.bench.report import BatchLatency, BenchReport
 
 DIGITS = 4  # of a latency: the fourth is below what a bench repeats within
 
@@ -111,7 +111,7 @@ def _show(report: BenchReport) -> None:
             terminal.say(f"receipt: {found.receipt}")
     terminal.title("measured: latency of a batch as its caller waits for it, copies included; images/s at p50")
     for comparison in report.comparisons:
-        terminal.say(_sentence(comparison))
+        terminal.say(comparison.sentence)
         if comparison.int8:
             terminal.say(comparison.int8, style="bold")
     for line in dict.fromkeys((*report.notes, *_doubts(report))):
@@ -130,27 +130,5 @@ def _rows(batches: Sequence[BatchLatency]) -> tuple[list[str], list[list[str]]]:
     return [">batch", ">min ms", ">p50 ms", ">p90 ms", ">p99 ms", *device, ">images/s", ">runs"], rows
 
 
-def _sentence(comparison: Comparison) -> str:
-    ratio, where = comparison.ratio, f"on {comparison.backend}, batch {comparison.batch}"
-    if ratio.verdict == "no difference":
-        said = f"no difference is shown between {comparison.artifact} and {comparison.against} {where}"
-    else:
-        said = f"{comparison.artifact} is {ratio.verdict} than {comparison.against} {where}"
-    kind = "" if comparison.same_network else "; they are different networks"
-    return (
-        f"{said}: {ratio.ratio:.3f} times its latency, 95 % interval {ratio.low:.3f} to {ratio.high:.3f}, "
-        f"{ratio.pairs} pairs of blocks{kind}"
-    )
-
-
 def _doubts(report: BenchReport) -> list[str]:
-    """What makes figures doubtful: no stable state, and what the machine did meanwhile."""
-    found = list[str]()
-    for measured in report.measured:
-        found += [
-            f"{measured.artifact}, batch {row.batch}: not stable after {row.warm_up_seconds:.0f} s of warm-up"
-            for row in measured.latency.batches
-            if not row.warm_up_stable
-        ]
-        found += measured.latency.machine.warnings
-    return found
+    return [f"{found.artifact}: {doubt}" for found in report.measured for doubt in found.latency.doubts]

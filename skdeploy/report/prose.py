@@ -11,6 +11,7 @@ from skdeploy.report.blocks import Trusted, visible
 UNBROKEN: Final = (
     26  # characters, of the longest option; a telephone of 400 px has room for them in any of the page's fonts
 )
+COMPOUND: Final = re.compile(r"\W*[^\W\d_]+(-[^\W\d_]+)+\W*")  # of plain English: may be broken at its hyphens
 SPLIT: Final = re.compile(r"(?<=[/._=:,])(?=\w)")  # where a longer path, module or address may be broken
 
 
@@ -31,5 +32,6 @@ def _words(text: str) -> str:
 def _word(word: str) -> str:
     if len(word) > UNBROKEN:
         return "<wbr>".join(map(escape, SPLIT.split(word)))
-    is_breakable = "-" in word or "/" in word  # to a browser
-    return f'<span class="w">{escape(word)}</span>' if is_breakable else escape(word)
+    if ("-" in word or "/" in word) and not COMPOUND.fullmatch(word):  # where a browser breaks
+        return f'<span class="w">{escape(word)}</span>'
+    return escape(word)

@@ -7,9 +7,22 @@ from typing import Final
 from pydantic import JsonValue
 
 from skdeploy.bundle.receipts import FOLDER, Receipt
-from skdeploy.report.blocks import Absent, Block, Cell, Facts, Section, Table, Text, Tone, columns, name
+from skdeploy.report.blocks import (
+    Absent,
+    Block,
+    Cell,
+    Facts,
+    Fold,
+    Section,
+    Table,
+    Text,
+    Tone,
+    columns,
+    counted,
+    name,
+)
 from skdeploy.report.findings import Findings
-from skdeploy.report.latency import latency_blocks, latency_of
+from skdeploy.report.latency import benched, latency_blocks
 
 VERDICTS: Final[dict[str, tuple[str, Tone]]] = {
     "pass": ("passed", "good"),
@@ -23,19 +36,12 @@ def receipts_section(found: Findings) -> Section:
     title = "Latency and receipts"
     receipts = found.receipts
     blocks: list[Block] = []
-    if receipts:
-        blocks.append(_receipts_table(receipts))
-        blocks.append(
-            Text(
-                "A receipt is bound to the artifact's digest. It is not signed: trust it as far as the device it came from."
-            )
-        )
     latencies = [receipt for receipt in receipts if receipt.kind == "latency"]
-    read = [(receipt, latency_of(receipt)) for receipt in latencies]
-    benched = [(receipt, latency) for receipt, latency in read if latency is not None]
-    if benched:
-        blocks += latency_blocks(benched)
-    for receipt in (receipt for receipt, latency in read if latency is None):
+    found_latencies = benched(latencies)
+    if found_latencies:
+        blocks += latency_blocks(found_latencies)
+    read = [one.receipt for one in found_latencies]
+    for receipt in (receipt for receipt in latencies if receipt not in read):
         figures = tuple(
             (key.replace("_", " "), _figure(value)) for key, value in receipt.content.items() if _is_plain(value)
         )
@@ -50,7 +56,12 @@ def receipts_section(found: Findings) -> Section:
                 f"skdeploy bench {found.shell_folder} --batch 1,8,32 --receipt",
             )
         )
-    if not receipts:
+    if receipts:
+        words = (
+            "A receipt is bound to the artifact's digest. It is not signed: trust it as far as the device it came from."
+        )
+        blocks.append(Fold(counted(len(receipts), "receipt"), (Text(words), _receipts_table(receipts))))
+    else:
         blocks.append(Absent("On the device, this records parity:", f"skdeploy verify {found.shell_folder} --receipt"))
     return Section("latency", title, "", tuple(blocks))
 

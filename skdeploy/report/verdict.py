@@ -11,6 +11,7 @@ from skdeploy.bundle.station_facts import Int8Facts
 from skdeploy.parity.report import MIN_HEADROOM, Comparison
 from skdeploy.report.blocks import Tone, decibels_text, percent_text, size_text
 from skdeploy.report.findings import Findings
+from skdeploy.report.latency import benched
 
 ArtifactState = Literal["pass", "receipt", "fail", "unproven", "not compared"]
 
@@ -64,6 +65,7 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
             figures.append(Figure("Same class", same, "images, against torch FP32"))
         figures += [Figure(name, f"{value:.4g}", "against torch FP32") for name, value in metrics.figures.items()]
     figures += _accuracy_figures(found, last.path)
+    figures += _latency_figure(found)
     # Of the network's own: what regrouping adds is work with zeros, and not counted.
     share = next((graph.facts.int8_macs for graph in reversed(graphs) if isinstance(graph.facts, Int8Facts)), None)
     if share is not None:
@@ -72,6 +74,18 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
         least = found.headroom.tensors[0]
         figures.append(Figure("FP16 headroom", f"{least.headroom:,.0f}x", f"least, {MIN_HEADROOM:g}x needed"))
     return tuple(figures)
+
+
+def _latency_figure(found: Findings) -> list[Figure]:
+    """The newest latency of the artifact that is nearest to the device, with the smallest batch."""
+    places = [artifact.path for artifact in found.graphs]
+    known = [one for one in benched(found.receipts) if one.receipt.artifact in places]
+    if not known:
+        return []
+    one = max(known, key=lambda one: (places.index(one.receipt.artifact), one.receipt.created))
+    row = min(one.latency.batches, key=lambda row: row.batch)
+    doubt = "; the machine was not at rest" if one.latency.doubts else ""
+    return [Figure("Latency", f"{row.host_ms.p50:,.3g} ms", f"p50, batch {row.batch}, {one.place}{doubt}")]
 
 
 def _accuracy_figures(found: Findings, last: str) -> list[Figure]:

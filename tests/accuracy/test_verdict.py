@@ -23,7 +23,8 @@ from skdeploy.line.verification import Verification
 from skdeploy.parity.report import ParityReport
 from skdeploy.report.markdown import markdown
 from skdeploy.report.verify import write_verification
-from tests.report.reported import add, blame, comparison, evaluation, make_bundle, page, parity
+from tests.report.pages import page
+from tests.report.reported import add, blame, comparison, evaluation, make_bundle, parity
 
 UNDECIDED = Pairs(both_right=930, only_first=12, only_second=8, both_wrong=50)
 

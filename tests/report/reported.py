@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,9 @@ from skdeploy.attention.report import (
     UnitAttention,
 )
 from skdeploy.backends.metrics import Metrics
+from skdeploy.bench.report import BatchLatency, LatencyReceipt
+from skdeploy.bench.report import Comparison as BenchComparison
+from skdeploy.bench.statistics import Ratio
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.evidence import write_evidence
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
@@ -30,10 +32,10 @@ from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.files import digest_json
 from skdeploy.core.precision import precision_named
 from skdeploy.core.spec import Frozen, ModelSpec, Precision
+from skdeploy.devices.machine_state import MachineState
 from skdeploy.parity.blame_report import BlameReport, LayerResult, StageResult
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport, TensorHeadroom
 from skdeploy.quant.sensitivity import Effect, SensitivityReport, UnitSensitivity
-from skdeploy.report.page import render_report
 from tests import tiny
 from tests.bundle.recorded import put, recipe
 
@@ -300,6 +302,51 @@ def full_bundle(folder: Path, **options: Any) -> Bundle:
     return bundle
 
 
+def receipt(bundle: Bundle, verdict: str, kind: str = "parity", **content: Any) -> Path:
+    """Of the engine, as a device writes it."""
+    artifact = bundle.artifact("model.plan")
+    assert artifact is not None
+    rest = {
+        "schema": 1, "kind": kind, "artifact": artifact.path, "sha256": artifact.sha256, "backend": "tensorrt",
+        "device": {"name": "GPU <b>9000</b>", "compute_capability": "9.0", "driver": "CUDA 13.0", "system": "Linux"},
+        "runtime": {"tensorrt": "10.14"}, "skdeploy": "0.1.0", "created": "2026-02-03T00:00:00+00:00", "verdict": verdict,
+        "content": content,
+    }  # fmt: skip
+    path = bundle.folder / f"receipts/{kind}-gpu-{artifact.sha256[:12]}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rest | {"digest": digest_json(rest)}))
+    return path
+
+
+def bench(ratio: float, others: float = 0.0) -> dict[str, Any]:
+    """The content of a receipt of kind latency: the engine takes ``ratio`` times as long as one in FP16."""
+    times = {"min": 1.9 * ratio, "p50": 2.0 * ratio, "p90": 2.1 * ratio, "p99": 2.2 * ratio}
+    machine = MachineState(
+        before=(), during=(), after=(), load_average=0.0, cores=8, others=others, stolen=0.0,
+        warnings=(f"the machine was not idle: other processes took {others:.0%} of the cores' time",) if others else (),
+    )  # fmt: skip
+    batches = tuple(
+        BatchLatency.model_validate(
+            {"batch": batch, "runs": 500, "host_ms": times, "device_ms": times, "images_per_second": 500 * batch / ratio,
+             "warm_up_runs": 30, "warm_up_seconds": 1.0, "warm_up_stable": True}
+        )
+        for batch in (1, 8)
+    )  # fmt: skip
+    compared = tuple(
+        BenchComparison(
+            artifact="model.plan", against="other/model.plan", backend="tensorrt", batch=batch, same_network=True,
+            ratio=Ratio(ratio=ratio, low=0.9 * ratio, high=1.1 * ratio, pairs=40, verdict="slower"),
+            int8=f"INT8 pays against FP16 on tensorrt, batch {batch}",
+        )
+        for batch in (1, 8)
+    )  # fmt: skip
+    content = LatencyReceipt(
+        precision=Precision.INT8, session="CUDA graph", threads=None, cuda_graph=True, seed=0, seconds=3.0, batches=batches,
+        machine=machine, comparisons=compared,
+    )  # fmt: skip
+    return content.model_dump(mode="json")
+
+
 def hostile_spec() -> ModelSpec:
     spec = tiny.spec()
     update = {"labels": tuple(f"{i}{HOSTILE}" for i in range(5)), "summary": HOSTILE}
@@ -326,40 +373,3 @@ def hostile_bundle(folder: Path) -> Bundle:
     )
     (bundle.folder / "evidence" / "<script>alert(3)<>\u202e.json").write_text("{}")
     return bundle
-
-
-class Page(HTMLParser):
-    """The elements of a page as (tag, attributes), the text of each section by its id, and inline blocks."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.sections: dict[str, str] = {}
-        self.blocks: dict[str, list[str]] = {"style": [], "script": []}
-        self._inside: str | None = None
-        self._section: str | None = None
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag in self.blocks:
-            self._inside = tag
-            self.blocks[tag].append("")
-        if tag == "section":
-            self._section = dict(attrs)["id"] or ""
-            self.sections[self._section] = ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = None if tag == self._inside else self._inside
-        if tag == "section":
-            self._section = None
-
-    def handle_data(self, data: str) -> None:
-        if self._inside is not None:
-            self.blocks[self._inside][-1] += data
-        elif self._section is not None:
-            self.sections[self._section] += data
-
-
-def page(bundle: Bundle) -> Page:
-    return Page(render_report(bundle))

@@ -74,6 +74,7 @@ const behind = (e) => {
   }
   throw new Error("nothing is behind the page");
 };
+const block = "div,p,li,dd,dt,td,th,h1,h2,h3,figcaption,caption,pre,summary,section,footer,nav";
 seen.broken = []; seen.faint = []; seen.texts = 0;
 const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (walk.nextNode()) {
@@ -84,6 +85,11 @@ while (walk.nextNode()) {
   const [dark, bright] = [light(own), light(behind(holder))].sort((a, b) => a - b);
   const contrast = (bright + 0.05) / (dark + 0.05);
   if (contrast < 4.5) seen.faint.push(`${text.data.trim()}: ${contrast.toFixed(2)}`);
+  const all = document.createRange();
+  all.selectNodeContents(text);
+  const right = Math.max(...[...all.getClientRects()].map((box) => box.right));
+  const room = holder.closest("svg") ? Infinity : holder.closest(block).getBoundingClientRect().right;
+  if (right > room + 1) seen.cut.push(text.data.trim());
   // options, and words of no more letters than a column of a telephone has room for: a digest has to be broken
   for (const word of text.data.matchAll(/--[a-z][a-z0-9-]*|\p{L}[\p{L}\p{N}]*/gu)) {
     if (word[0].length > 26) continue;
@@ -220,15 +226,16 @@ def test_no_table_is_cut_no_word_broken_and_no_text_faint(telephone: Visit, wide
 
 def test_a_cut_table_a_broken_word_faint_text_and_a_second_headline_are_seen(page: Path, tmp_path: Path) -> None:
     long = "Donaudampfschifffahrt"  # 21 letters in a column of a narrow table
+    tile = f"<dl class='figures'><div>{'W' * 60}</div></dl>"
     wrong = {
-        "cut": "<div class='scroll'>wide<svg width='900' height='1'></svg></div>",
+        "cut": "<div class='scroll'>wide<svg width='900' height='1'></svg></div>" + tile,
         "broken": f"<table><tbody><tr><td>a</td><td>{long}</td></tr></tbody></table>",
         "faint": "<p><font color='#999999'>fog</font></p>",  # on white
         "headlines": "<h1>second</h1>",
     }
     seen = visit(page, tmp_path, TELEPHONE, damage=("<footer>", "".join(wrong.values()) + "<footer>")).seen
     found = [seen[sign] for sign in wrong]
-    assert found == [["wide"], [long], ["fog: 2.85"], ["verified", "second"]]
+    assert found == [["wide", "W" * 60], [long], ["fog: 2.85"], ["verified", "second"]]
 
 
 def test_a_page_has_one_headline_and_it_is_the_verdict(telephone: Visit, failed: Visit) -> None:

@@ -17,7 +17,8 @@ from skdeploy.report.findings import Findings, read_findings
 from skdeploy.report.junit import write_junit
 from skdeploy.report.markdown import write_markdown
 from skdeploy.report.terminal import Terminal
-from tests.report.reported import full_bundle, page
+from tests.report.pages import page
+from tests.report.reported import full_bundle
 
 
 @pytest.fixture(scope="module")

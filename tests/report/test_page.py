@@ -21,8 +21,8 @@ from skdeploy.report.findings import read_findings
 from skdeploy.report.line import export_command
 from skdeploy.report.page import render_report, write_report
 from skdeploy.report.prose import prose
+from tests.report.pages import Page, page
 from tests.report.reported import (
-    Page,
     add,
     attention,
     blame,
@@ -30,7 +30,6 @@ from tests.report.reported import (
     full_bundle,
     hostile_bundle,
     make_bundle,
-    page,
     parity,
     sensitivity,
     write,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,20 @@ import pytest
 from skdeploy.accuracy.verdict import decide_verdict
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import IntegrityError
-from skdeploy.core.files import digest_json
 from skdeploy.core.spec import Precision
 from skdeploy.report.findings import read_findings
 from skdeploy.report.page import render_report
+from tests.report.pages import page
 from tests.report.reported import (
     add,
+    bench,
     blame,
     comparison,
     evaluation,
     full_bundle,
     make_bundle,
-    page,
     parity,
+    receipt,
     write,
 )
 
@@ -125,22 +125,6 @@ def test_a_stage_to_blame_is_a_failure(tmp_path: Path) -> None:
     assert state(bundle) == "failed"
 
 
-def receipt(bundle: Bundle, verdict: str, kind: str = "parity", **content: Any) -> Path:
-    """As a device writes it."""
-    artifact = bundle.artifact("model.plan")
-    assert artifact is not None
-    rest = {
-        "schema": 1, "kind": kind, "artifact": artifact.path, "sha256": artifact.sha256, "backend": "tensorrt",
-        "device": {"name": "GPU <b>9000</b>", "compute_capability": "9.0", "driver": "CUDA 13.0", "system": "Linux"},
-        "runtime": {"tensorrt": "10.14"}, "skdeploy": "0.1.0", "created": "2026-02-03T00:00:00+00:00", "verdict": verdict,
-        "content": content,
-    }  # fmt: skip
-    path = bundle.folder / f"receipts/{kind}-gpu-{artifact.sha256[:12]}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(rest | {"digest": digest_json(rest)}))
-    return path
-
-
 @pytest.fixture
 def engine(tmp_path: Path) -> Bundle:
     """A bundle with an engine that could not run."""
@@ -168,6 +152,28 @@ def test_a_receipt_of_latency_proves_no_parity_and_its_figures_are_shown(engine:
     assert "median ms" in text
     assert "1.234" in text
     assert "No receipt, no claim" not in text
+
+
+def test_a_bench_has_a_tile_and_its_doubts_come_before_its_figures_and_whether_int8_pays(engine: Bundle) -> None:
+    receipt(engine, "recorded", "latency", **bench(1.84, others=0.4))
+    found = page(engine)
+    assert (
+        "Latency3.68 msp50, batch 1, model.plan, tensorrt on GPU <b>9000</b>; the machine was not at rest" in found.text
+    )
+    text = " ".join(found.sections["latency"].split())
+    order = ["not at rest", "other processes took 40%", "INT8 pays against FP16", "1.84x", "3.680", "1 receipt"]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+
+
+def test_a_bench_without_comparison_or_doubt_has_neither(engine: Bundle) -> None:
+    content = bench(1.84)
+    content.pop("comparisons")  # as an earlier skdeploy wrote it
+    receipt(engine, "recorded", "latency", **content)
+    text = page(engine).sections["latency"]
+    assert "3.680" in text
+    assert "INT8 pays" not in text
+    assert "not at rest" not in text
 
 
 def test_without_a_receipt_no_latency_is_claimed(full: Bundle) -> None:
