@@ -110,11 +110,15 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     judged = {str(folder): bundle, **({} if reference is None else {str(reference.bundle.folder): reference.bundle})}
     for each in judged.values():
         require_classes(each.manifest.model, "evaluate")
-    require_preprocessing({name: each.manifest.model for name, each in judged.items()}, options.assume_imagenet)
+    assumed = require_preprocessing(
+        {name: each.manifest.model for name, each in judged.items()}, options.assume_imagenet
+    )
     optional = () if options.artifacts or options.backend or options.require_engine else engines
     if reference is not None:
         check_same_classes(reference, wanted[0])
     tell = progress or Silent()
+    for note in assumed:
+        tell.note(note)
     if reference is not None and reference.bundle is not bundle:
         _tell_of_release(reference, wanted[0], tell)
     runners = _distinct([*first, *wanted])

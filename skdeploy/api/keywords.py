@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import flags_of, keyword_of
 from skdeploy.core.spec import Precision
+from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.building import gibibytes
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.formats import FORMATS
@@ -88,6 +89,7 @@ def export_options(model: str, given: Mapping[str, Any]) -> ExportOptions:
         trace=TraceOptions(**parts.pop("trace")),
         half=HalfOptions(**parts.pop("half")),
         int8=Int8Options(**parts.pop("int8"), calibration=calibration),
+        accuracy=AccuracyOptions(**parts.pop("accuracy")),
         lowering={name: FORMATS[name].options(**parts.pop(f"to {name}")) for name in FORMATS},
         rewrites={name: REWRITES[name].options(**parts.pop(name)) for name in REWRITES},
         profile=batch_profile(own["min_batch"], own["opt_batch"], own["max_batch"]),
@@ -122,6 +124,7 @@ def _models() -> dict[str, Any]:
         **{name: rewrite.options for name, rewrite in REWRITES.items()},
         "int8": Int8Options,
         "calibration": CalibrationOptions,
+        "accuracy": AccuracyOptions,
     }
 
 

@@ -84,7 +84,9 @@ def attention_of(
     check_count(num_images, "--num-images")
     spec = bundle.manifest.model
     if data is not None or assume_imagenet:
-        require_preprocessing({str(each.folder): each.manifest.model for each in (bundle, *also)}, assume_imagenet)
+        judged = {str(each.folder): each.manifest.model for each in (bundle, *also)}
+        for note in require_preprocessing(judged, assume_imagenet):
+            tell.note(note)
     ordered = check_scales(scales, spec)
     artifacts = _graphs_of(bundle)
     graphs = [(bundle, artifact) for artifact in artifacts] + [_last_of(other, bundle) for other in also]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,6 +70,13 @@ def print_verdict(verdict: Verdict) -> None:
     terminal.say(verdict.text, style=f"bold {STYLES[verdict.tone]}")
     for step in verdict.next:
         terminal.say(f"  -> {step}")
+
+
+def print_steps(steps: Sequence[str]) -> None:
+    """What to do next: where, then each command whole, to be copied."""
+    terminal = Terminal()
+    for number, step in enumerate(steps):
+        terminal.say(step if number in (0, len(steps) - 1) else f"  {step}", style="" if number else "bold")
 
 
 def print_bundle(

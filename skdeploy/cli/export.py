@@ -10,6 +10,7 @@ from skdeploy.cli.arguments import Imgsz, Json, MaxBatch, MinBatch, OptBatch
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.core.options import StationOptions
 from skdeploy.core.panel import Panel
+from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.formats import FORMATS, flags_of_formats
 from skdeploy.line.int8_options import Int8Options
@@ -36,6 +37,7 @@ def _export(
     rewrites: dict[str, RewriteOptions],
     quantize: Int8Options,
     calibration: CalibrationOptions,
+    accuracy: AccuracyOptions,
     min_batch: MinBatch = None,
     opt_batch: OptBatch = None,
     max_batch: MaxBatch = None,
@@ -54,13 +56,15 @@ def _export(
         skdeploy export mynet.ckpt --fp16 --labels labels.txt
         skdeploy export mynet.ckpt --int8 --calib calib/ --imgsz 160
     """
-    from skdeploy.cli.console import bundle_json, conclude, print_bundle
+    from skdeploy.cli.console import bundle_json, conclude, print_bundle, print_steps
     from skdeploy.core.errors import UsageError
     from skdeploy.core.spec import Precision
     from skdeploy.line.building import gibibytes
     from skdeploy.line.export import run_line
     from skdeploy.line.options import batch_profile
+    from skdeploy.report.accuracy import accuracy_findings
     from skdeploy.report.progress import ConsoleProgress
+    from skdeploy.report.terminal import Terminal
 
     given = [name for name, is_given in precision.items() if is_given]
     if len(given) > 1:
@@ -77,6 +81,7 @@ def _export(
         lowering=lowering,
         rewrites=rewrites,
         int8=quantize.model_copy(update={"calibration": calibration}),
+        accuracy=accuracy,
         profile=batch_profile(min_batch, opt_batch, max_batch),
         workspace_bytes=gibibytes("--workspace", workspace),
         image_size=None if imgsz is None else (imgsz, imgsz),
@@ -84,12 +89,19 @@ def _export(
     with ConsoleProgress() as progress:
         result = run_line(asked, progress)
     found, taken = (result.bundle, result.parity, result.verdict), (result.reused, result.seconds)
-    conclude(
-        result.check,
-        show=lambda: print_bundle(*found, *taken),
-        content=lambda: bundle_json(*found, *taken),
-        as_json=json,
-    )
+    steps = result.steps
+
+    def show() -> None:
+        print_bundle(*found, *taken)
+        if result.accuracy is not None:
+            Terminal().section(accuracy_findings(result.accuracy))
+        print_steps(steps)
+
+    def content() -> dict[str, Any]:
+        accuracy = None if result.accuracy is None else result.accuracy.model_dump(mode="json")
+        return bundle_json(*found, *taken) | {"accuracy": accuracy, "on_the_device": list(steps)}
+
+    conclude(result.check, show=show, content=content, as_json=json)
 
 
 export = flattened(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, Self, get_origin, get_type_hints
 
@@ -94,8 +95,9 @@ def flag_name(field: str, flag: Flag) -> str:
 
 
 def keyword_of(field: str, flag: Flag) -> str:
-    """The flag's first name as Python writes it: the fields of two models may have the same name."""
-    return flag_name(field, flag).partition("/")[0].removeprefix("--").replace("-", "_")
+    """The flag's first name as Python writes it, as ``for_``: the fields of two models may have the same name."""
+    name = flag_name(field, flag).partition("/")[0].removeprefix("--").replace("-", "_")
+    return f"{name}_" if iskeyword(name) else name
 
 
 def words_of(options: Any) -> Iterator[str]:

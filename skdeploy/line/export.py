@@ -17,7 +17,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from skdeploy import engines
+from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate, labelled_images
 from skdeploy.accuracy.facts import read_facts
+from skdeploy.accuracy.gate import Evaluation
 from skdeploy.accuracy.verdict import Verdict, decide_verdict, next_after_failed_parity
 from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
@@ -31,7 +33,7 @@ from skdeploy.core.files import require_places, write_text
 from skdeploy.core.options import NoOptions
 from skdeploy.core.options import words_of as options_in_words
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import Precision, WeightsSpec
+from skdeploy.core.spec import ModelSpec, Precision, WeightsSpec
 from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.line.calibration import calibration_set
@@ -40,6 +42,7 @@ from skdeploy.line.line import Line
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.parity_images import images_of_export
 from skdeploy.line.rewrites import REWRITES
+from skdeploy.line.route import Route, route_to
 from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source, labelled
 from skdeploy.line.station import Station
 from skdeploy.line.stations.calibrate import Calibrate
@@ -91,21 +94,39 @@ def words_that_made(artifact: Artifact) -> list[str]:
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: the bundle, the parity report, which files were already up to date, and the seconds it took."""
+    """A finished export: the bundle, the parity report, which files were already up to date, and the seconds it took.
+
+    ``accuracy`` with labelled images, ``route`` to a device that was named.
+    """
 
     bundle: Bundle
     parity: ParityReport
     reused: frozenset[str]
     seconds: float
+    accuracy: Evaluation | None = None
+    route: Route | None = None
+    allow_inconclusive: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """The verdict on the bundle."""
         return decide_verdict(read_facts(self.bundle))
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What to do on the device that was named, the planner's estimate last; empty without one."""
+        if self.route is None:
+            return ()
+        estimate = self.route.estimate(self.bundle.folder, self.bundle.manifest.precision)
+        return (*self.route.steps(self.bundle.folder), estimate)
+
     def check(self) -> None:
-        """Raises ParityError if the artifacts are not in parity, with what to do next."""
+        """Raises ParityError if the artifacts are not in parity, with what to do next; else AccuracyError if the accuracy is
+        beyond its budget, or undecided.
+        """
         self.parity.check(next_after_failed_parity(self.bundle.manifest, self.bundle.folder, self.parity))
+        if self.accuracy is not None:
+            self.accuracy.check(allow_inconclusive=self.allow_inconclusive)
 
 
 def export(options: ExportOptions, progress: Progress | None = None) -> Export:
@@ -122,17 +143,20 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     started = time.perf_counter()
     tell = progress or Silent()
     options.check()
+    route = route_to(options.device) if options.device is not None else None
+    options = route.applied(options) if route is not None else options
     source = find_source(options)
-    if options.int8.max_drop is not None:
-        require_classes(source.spec, "--max-drop")
     checkpoint = source.checkpoint if isinstance(source, CardSource) else None
     embedded = options.trace.embed_preprocess
     witness = find_witness(options.reference, options.golden, source.spec, checkpoint, tell, takes_pixels=embedded)
-    if options.int8.max_drop is not None and "preprocessing" not in settles(witness):
-        require_preprocessing({options.model: source.spec})
+    if options.accuracy.data is not None and "preprocessing" not in settles(witness):
+        require_preprocessing({options.model: source.spec})  # before the long part; ``evaluate`` says what it allows
+    if not isinstance(source, CardSource) or source.imported is not None:
+        _require_labels(source.spec, options)
     dataset = images_of_export(options, source.spec)
     compiler, no_engine = engines.choose(options.target)
     lowering = FORMATS[options.precision](options, dataset)
+    no_engine = f"{route.device.title}: {route.why}" if route is not None else no_engine
     notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
     if options.precision not in source.spec.tolerance:
         notes = (
@@ -171,7 +195,33 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         bundle.finish(line.artifacts, "verified" if report.verdict == "pass" else "failed")
         if isinstance(source, CardSource) and source.imported is not None:
             _write_card(bundle)
-    return Export(bundle, report, frozenset(line.reused), time.perf_counter() - started)
+    evaluation = _evaluated(bundle, options, tell)
+    return Export(
+        bundle,
+        report,
+        frozenset(line.reused),
+        time.perf_counter() - started,
+        evaluation,
+        route,
+        options.accuracy.allow_inconclusive,
+    )
+
+
+def _require_labels(spec: ModelSpec, options: ExportOptions) -> None:
+    """Raises UsageError, before the long part, for ``--data`` whose labels are not the network's classes."""
+    asked = options.accuracy
+    if asked.data is not None:
+        require_classes(spec, "--data")
+        labelled_images(asked.data, spec, None, asked.class_order)
+
+
+def _evaluated(bundle: Bundle, options: ExportOptions, tell: Progress) -> Evaluation | None:
+    """The accuracy on the labelled images that were given, kept as the bundle's evidence."""
+    asked = options.accuracy
+    if asked.data is None:
+        return None
+    wanted = EvaluationOptions(asked.data, class_order=asked.class_order, max_drop=asked.max_drop)
+    return evaluate(bundle.folder, wanted, tell)
 
 
 def _write_card(bundle: Bundle) -> None:
@@ -198,6 +248,7 @@ def enter(
     facts = weights.facts_as(WeightsFacts)
     spec = labelled(fitted_spec(source.spec, facts), options)
     assumed = [assumption for assumption in assumptions_of(spec) if assumption not in source.assumptions]
+    _require_labels(spec, options)
     line.bundle.adopt(spec, (), tuple(assumed))
     for assumption in assumed:
         line.progress.note(str(assumption))

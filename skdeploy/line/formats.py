@@ -89,7 +89,8 @@ class Quantized(Format):
 
     def _quantized(self, line: Line, model: Artifact) -> Artifact:
         asked, spec = self.asked.int8, line.bundle.manifest.model
-        data = open_dataset(asked.data, archive="evaluation.npz") if asked.data is not None else None
+        accuracy = self.asked.accuracy
+        data = open_dataset(accuracy.data, archive="evaluation.npz") if accuracy.data is not None else None
         exclude: tuple[str, ...] = ()
         if self.given is not None:
             ranges = line.run(self.given, NoOptions())
@@ -98,11 +99,11 @@ class Quantized(Format):
             ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
             exclude = images.exclude
         keep, keep_fp32 = (*asked.keep, *exclude), self.asked.half.keep_fp32
-        if asked.max_drop is not None and data is not None:
-            data = as_the_network_counts(data, spec, asked.class_order)
+        if accuracy.max_drop is not None and data is not None:
+            data = as_the_network_counts(data, spec, accuracy.class_order)
             for note in data.notes:
                 line.progress.note(note)
-            found = line.run(Mixed(data, (*keep, *keep_fp32)), asked, graph=model, ranges=ranges)
+            found = line.run(Mixed(data, accuracy.max_drop, (*keep, *keep_fp32)), asked, graph=model, ranges=ranges)
             keep = (*keep, *found.facts_as(MixedFacts).keep)
         if asked.legacy_cache is not None:
             graph = line.run(LegacyGraph(), NoOptions(), graph=model, ranges=ranges)

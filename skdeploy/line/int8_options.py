@@ -9,7 +9,6 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
 from skdeploy.core.panel import Panel
 from skdeploy.core.patterns import check_ends
-from skdeploy.core.spec import ClassOrder
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.quant.legacy_cache import version_number
 
@@ -18,10 +17,8 @@ class Int8Options(StationOptions):
     """Options of ``skdeploy export --int8``, by the same names.
 
     ``ranges``, a file, stands in for ``calibration``. ``fallback`` is the precision of all that is not INT8; ``keep`` are
-    regular expressions on module names that stay in it, ``keep_grouped`` keeps grouped convolutions there. ``data`` are
-    images with labels, and ``max_drop``, in percentage points of top-1, is what INT8 may cost on them: the worst units go
-    to the fallback until it holds. ``class_order``: how class folders of ``data`` are counted. ``legacy_cache`` is the
-    version of a TensorRT that wants a calibration cache, such as 8.5.3.
+    regular expressions on module names that stay in it, ``keep_grouped`` keeps grouped convolutions there. ``legacy_cache``
+    is the version of a TensorRT that wants a calibration cache, such as 8.5.3.
     """
 
     panel = Panel.PRECISION
@@ -40,27 +37,6 @@ class Int8Options(StationOptions):
     keep_grouped: Annotated[
         bool, Flag("Keep grouped convolutions in --int8-fallback precision.", ("--int8-keep-grouped",))
     ] = False
-    data: Annotated[
-        Path | None,
-        Flag("Images with labels for --max-drop: class folders, .npz or a list.", kept=False, panel=Panel.ACCURACY),
-    ] = None
-    max_drop: Annotated[
-        float | None,
-        Flag(
-            "Percentage points of top-1 that INT8 may lose on --data; the units that lose most stay in --int8-fallback.",
-            kept=False,
-            panel=Panel.ACCURACY,
-        ),
-    ] = None
-    class_order: Annotated[
-        ClassOrder | None,
-        Flag(
-            "Order of the class folders: by the number in their names, or by name as torchvision's ImageFolder does.  "
-            "[default: from the card]",
-            kept=False,
-            panel=Panel.ACCURACY,
-        ),
-    ] = None
     legacy_cache: Annotated[
         str | None,
         Flag(
@@ -77,8 +53,6 @@ class Int8Options(StationOptions):
 
     def check(self) -> None:
         """Raises UsageError for what cannot be, contradicts itself, or is not there."""
-        from skdeploy.images.dataset import require_there
-
         if self.ranges is not None:
             asked = CalibrationOptions(batch=self.calibration.batch)
             if self.calibration != asked:
@@ -93,15 +67,3 @@ class Int8Options(StationOptions):
             check_ends(pattern, (), "--int8-keep ")
         if self.legacy_cache is not None:
             version_number(self.legacy_cache)
-        if self.max_drop is not None and self.data is None:
-            raise UsageError("--max-drop needs images with labels", advice="--data DIR, .npz or .txt")
-        if self.data is not None and self.max_drop is None:
-            raise UsageError(
-                "--data is what --max-drop is measured on", advice="add --max-drop, in points of top-1, such as 0.2"
-            )
-        if self.class_order is not None and self.data is None:
-            raise UsageError("--class-order is how the class folders of --data are counted", advice="give --data")
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise UsageError(f"--max-drop {self.max_drop:g}: percentage points of top-1, from 0 to 100")
-        if self.data is not None:
-            require_there(self.data)

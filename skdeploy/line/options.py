@@ -13,6 +13,7 @@ from skdeploy.core.options import Flag, StationOptions, flag_name, flags_of
 from skdeploy.core.panel import Panel
 from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision
 from skdeploy.engines.options import BuildOptions, require_taken
+from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.station import RewriteOptions
 from skdeploy.line.stations.half import HalfOptions
@@ -98,6 +99,16 @@ class ExportOptions(SourceOptions):
             choices=engines.targets,
         ),
     ] = engines.AUTO
+    device: Annotated[
+        str | None,
+        Flag(
+            "Choose engine and batches for this device, such as orin-nano, and print what to do on it.",
+            ("--for",),
+            metavar="DEVICE",
+            kept=False,
+            panel=Panel.ENGINE,
+        ),
+    ] = None
     trace: TraceOptions = field(default_factory=TraceOptions)
     profile: tuple[int, int, int] | None = None
     image_size: tuple[int, int] | None = None
@@ -119,6 +130,7 @@ class ExportOptions(SourceOptions):
     rewrites: Mapping[str, RewriteOptions] = field(default_factory=dict)
     lowering: Mapping[str, StationOptions] = field(default_factory=dict)
     int8: Int8Options = field(default_factory=Int8Options)
+    accuracy: AccuracyOptions = field(default_factory=AccuracyOptions)
     images: Annotated[
         Path | None,
         Flag(
@@ -158,9 +170,10 @@ class ExportOptions(SourceOptions):
             self.int8.check()
         elif self.int8.given:
             raise UsageError(
-                "options of a calibration, --ranges, --int8-..., --data or --max-drop without --int8",
+                "options of a calibration, --ranges or --int8-... without --int8",
                 advice="add --int8",
             )
+        self.accuracy.check_for(self.precision)
         self.trace.check()
         for asked in (*self.lowering.values(), *self.rewrites.values()):
             asked.check()

@@ -14,18 +14,17 @@ from skdeploy.line.options import ExportOptions
 def images_of_export(options: ExportOptions, spec: ModelSpec) -> Dataset:
     """The images that an export is judged on, ``options.num_images`` at most.
 
-    ``--images``; else what INT8 was given: ``--data``, which calibrated nothing, before ``--calib``, which did (in-sample, and
-    the report says so); else the card's own; else photographs. Those of INT8 are evenly spread: folders are sorted by class.
+    ``--images``; else ``--data``, which calibrated nothing; else ``--calib`` of INT8 (in-sample, and the report says so); else
+    the card's own; else photographs. Those of a user are evenly spread: folders are sorted by class.
     Raises UsageError where there are no images.
     """
-    asked = options.int8
-    if options.images is None and options.precision.integer:
-        if asked.data is not None:
-            images = open_dataset(asked.data, archive="evaluation.npz")
-            return replace(images.spread(options.num_images, spec), chosen="data")
-        if asked.ranges is None and asked.calibration.images is not None:
-            images = _calibration_images(asked.calibration, asked.calibration.images)
-            return replace(images.spread(options.num_images, spec), chosen="calib")
+    asked, data = options.int8, options.accuracy.data
+    if options.images is None and data is not None:
+        return replace(open_dataset(data, archive="evaluation.npz").spread(options.num_images, spec), chosen="data")
+    calibration = asked.calibration
+    if options.images is None and options.precision.integer and asked.ranges is None and calibration.images is not None:
+        images = _calibration_images(calibration, calibration.images)
+        return replace(images.spread(options.num_images, spec), chosen="calib")
     return parity_dataset(spec, options.images, options.num_images)
 
 

@@ -87,6 +87,7 @@ class Device(Frozen):
     """Peaks of a device: dense operations a second, two for a multiply-accumulate, and bytes a second of its memory.
 
     ``source`` is the most telling of the sources; ``evidence`` has each figure's own. ``about`` says what the table cannot.
+    ``jetson_image``: the container image with JetPack's TensorRT, docs/edge.md; empty unless the device is a Jetson.
     """
 
     title: str
@@ -100,6 +101,7 @@ class Device(Frozen):
     dla_cores: Annotated[int, Field(ge=0)] = 0
     dla_int8_tops: Annotated[float, Field(ge=0)] = 0.0  # of all cores together
     about: str = ""
+    jetson_image: str = ""
     evidence: FigureEvidence
 
     @model_validator(mode="after")
@@ -154,6 +156,14 @@ def parse_devices(text: str, shown: str = TABLE) -> DeviceTable:
 def device_table() -> DeviceTable:
     """The packaged table."""
     return parse_devices(resources.files("skdeploy.planning").joinpath(TABLE).read_text(encoding="utf-8"))
+
+
+def device_named(given: str) -> tuple[str, Device]:
+    """The one device that a text names, with its name in the table. Raises UsageError for none, or several."""
+    names = devices_named((given,))
+    if len(names) != 1:
+        raise UsageError(f"{given!r} names {len(names)} devices, and one is needed", advice=_known_names(""))
+    return names[0], device_table().device[names[0]]
 
 
 def devices_named(given: Sequence[str]) -> tuple[str, ...]:

@@ -231,7 +231,8 @@ def sensitivity_of(
     check_count(num_images, "--num-images")
     spec = bundle.manifest.model
     if data is not None or assume_imagenet:
-        require_preprocessing({str(bundle.folder): spec}, assume_imagenet)
+        for note in require_preprocessing({str(bundle.folder): spec}, assume_imagenet):
+            tell.note(note)
     recorded = bundle.artifact(RANGES)
     graph = bundle.artifact(MODEL)
     if recorded is None or graph is None:

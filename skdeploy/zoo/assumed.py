@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, Literal
 
-from skdeploy.core.architecture import NetworkSpec, TrunkSpec
+from skdeploy.core.architecture import DescribedSpec, NetworkSpec, TrunkSpec
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Assumed, AssumedArchitecture, AssumedPreprocessing, Assumption, ModelSpec
 from skdeploy.zoo import FAMILIES
@@ -89,27 +89,35 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
     return spec.model_copy(update={"assumed": spec.assumed.model_copy(update={"preprocessing": None})})
 
 
-def require_preprocessing(subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False) -> None:
-    """Raises UsageError where accuracy would be judged on a preprocessing that nobody confirmed, and as ``confirmed``.
+def require_preprocessing(subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False) -> tuple[str, ...]:
+    """What to say where accuracy is measured on a preprocessing that nobody confirmed.
 
-    ``subjects``: each network that is run, by what the user calls it. One confirmation serves all that assume anything.
+    ``subjects``: each network that is run, by what the user calls it. One confirmation serves all that assume anything. A
+    checkpoint of a known family has the preprocessing that its family is trained with: it is measured, and said. Of an ONNX
+    file or a module nothing is known: raises UsageError, and as ``confirmed``.
     """
     assuming = {
-        subject: texts
+        subject: "; ".join(texts)
         for subject, spec in subjects.items()
         if (texts := [a.text for a in assumptions_of(spec) if a.about == "preprocessing"])
     }
     if assume_imagenet:
         for subject in assuming or subjects:
             confirmed(subjects[subject], assume_imagenet, subject)
-        return
-    if assuming:
-        said = ". ".join(f"Of {subject} is assumed: {'; '.join(texts)}" for subject, texts in assuming.items())
+        return ()
+    unknown = [subject for subject in assuming if not isinstance(subjects[subject].network, DescribedSpec)]
+    if unknown:
+        said = ". ".join(f"Assumed for {subject}: {assuming[subject]}" for subject in unknown)
         raise UsageError(
             f"accuracy is not judged on assumed preprocessing. {said}",
             advice="write the true values into a card (`skdeploy init MODEL`; or [assumed] of the card it has) and export "
             "with --card; or confirm these with --assume-imagenet",
         )
+    return tuple(
+        f"accuracy of {subject} is measured with assumed preprocessing: {texts}. If the FP32 accuracy is not what you "
+        "measured in training, correct the card and export again from it"
+        for subject, texts in assuming.items()
+    )
 
 
 def settled(spec: ModelSpec, by: Collection[Settled]) -> ModelSpec:

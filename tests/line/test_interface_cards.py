@@ -186,7 +186,7 @@ def test_accuracy_is_judged_only_on_preprocessing_that_somebody_gave(graph: Path
 
     # Beside a network whose preprocessing somebody gave, the other's is assumed all the same.
     given = export(replace(plain, output=tmp_path / "given", assume_imagenet=True)).bundle.folder
-    with pytest.raises(UsageError, match=f"Of {bundle.folder} is assumed"):
+    with pytest.raises(UsageError, match=f"Assumed for {bundle.folder}: "):
         evaluate(given, EvaluationOptions(data=data, against=str(bundle.folder)))
     assert evaluate(bundle.folder, EvaluationOptions(data=data, against=str(given), assume_imagenet=True)).accuracies
     with pytest.raises(UsageError, match="nothing is assumed"):

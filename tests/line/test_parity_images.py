@@ -10,6 +10,7 @@ from PIL import Image
 
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import ImageError
+from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
@@ -36,9 +37,9 @@ def asked(folder: Path, *given: str, precision: Precision = Precision.INT8, numb
     calibration = CalibrationOptions(images=folder / "calib" if "calib" in given else None)
     ranges = folder / "ranges.json" if "ranges" in given else None
     data = folder / "eval.npz" if "data" in given else None
-    int8 = Int8Options(calibration=calibration, ranges=ranges, data=data, max_drop=1.0 if data else None)
+    int8, accuracy = Int8Options(calibration=calibration, ranges=ranges), AccuracyOptions(data=data)
     images = folder / "own.npy" if "images" in given else None
-    return ExportOptions("tiny", precision=precision, int8=int8, images=images, num_images=number)
+    return ExportOptions("tiny", precision=precision, int8=int8, accuracy=accuracy, images=images, num_images=number)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +59,9 @@ def test_the_users_own_images_decide_where_any_are_given(
     assert len(found) == (3 if chosen == "images" else 4)
 
 
-def test_images_for_int8_decide_nothing_of_fp16(folder: Path) -> None:
-    assert images_of_export(asked(folder, precision=Precision.FP16), SPEC).chosen == "photographs"
+def test_calibration_images_decide_nothing_of_fp16_and_labelled_ones_do(folder: Path) -> None:
+    assert images_of_export(asked(folder, "ranges", precision=Precision.FP16), SPEC).chosen == "photographs"
+    assert images_of_export(asked(folder, "data", precision=Precision.FP16), SPEC).chosen == "data"
 
 
 def test_images_are_spread_over_the_classes_and_damaged_ones_are_passed_over(folder: Path) -> None:

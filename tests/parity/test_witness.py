@@ -18,9 +18,8 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.checkpoints.convert import convert
 from skdeploy.core.errors import ParityError, UsageError, WeightsError
 from skdeploy.core.spec import Precision
-from skdeploy.line.calibration import CalibrationOptions
+from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.export import Export, export, run_line
-from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.verification import VerifyOptions, verify
 from skdeploy.passes.trace_options import TraceOptions
@@ -222,14 +221,19 @@ def test_images_prove_the_preprocessing_too(right: ExportOptions, folder: Path, 
 
 
 def test_a_budget_needs_no_confirmation_where_the_golden_file_proves_the_preprocessing(
-    unmade: ExportOptions, folder: Path, tmp_path: Path
+    made: dict[str, ExportOptions], folder: Path, tmp_path: Path
 ) -> None:
     with np.load(folder / "golden.npz") as arrays:
         images = np.random.default_rng(1).integers(0, 256, (len(arrays["input"]), SIZE, SIZE, 3), dtype=np.uint8)
         np.savez(tmp_path / "raw.npz", images=images, **arrays)
     (tmp_path / "broken.npz").write_bytes(b"no images")
-    asked = Int8Options(data=tmp_path / "broken.npz", max_drop=0.5, calibration=CalibrationOptions(images=tmp_path))
-    given = replace(unmade, images=None, precision=Precision.INT8, int8=asked)
+    graph = made["right"].output
+    assert graph is not None
+    asked = AccuracyOptions(data=tmp_path / "broken.npz", max_drop=0.5)
+    given = replace(
+        made["right"], model=str(graph / "model.onnx"), output=tmp_path / "made", image_size=None, images=None,
+        precision=Precision.FP16, accuracy=asked,
+    )  # fmt: skip
     for golden in (None, folder / "golden.npz"):
         with pytest.raises(UsageError, match="accuracy is not judged on assumed preprocessing"):
             run_line(replace(given, golden=golden))

@@ -19,9 +19,12 @@ from skdeploy.quant.ranges import load_ranges
 
 @dataclass(frozen=True)
 class Mixed(Station[Int8Options, MixedFacts]):
-    """``data`` has labels, in the network's order; ``keep`` stays out of INT8 whatever the search finds."""
+    """``data`` has labels, in the network's order; ``max_drop`` is the budget in percentage points of top-1; ``keep`` stays
+    out of INT8 whatever the search finds.
+    """
 
     data: Dataset
+    max_drop: float
     keep: tuple[str, ...]
 
     name, words, format, facts = "mixed", "mixed precision", "json", MixedFacts
@@ -36,7 +39,7 @@ class Mixed(Station[Int8Options, MixedFacts]):
 
     def settings(self, inputs: Inputs, options: Int8Options) -> Mapping[str, JsonValue]:
         return {
-            "max_drop": options.max_drop,
+            "max_drop": self.max_drop,
             "exif": inputs.spec.preprocess.exif,
             "keep": list(self.keep),
             "keep_grouped": options.keep_grouped,
@@ -47,14 +50,13 @@ class Mixed(Station[Int8Options, MixedFacts]):
         from skdeploy.quant.mixed import search
 
         assert self.data.labels is not None
-        assert options.max_drop is not None  # the station is of a budget
         found = search(
             inputs.load(),
             inputs.spec,
             load_ranges(inputs.paths["ranges"]),
             self.data.load(inputs.spec),
             self.data.labels,
-            options.max_drop,
+            self.max_drop,
             keep=self.keep,
             keep_grouped=options.keep_grouped,
             dataset=self.data.name,
