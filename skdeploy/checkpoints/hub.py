@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import unquote
 
 from skdeploy.checkpoints.read import MAX_FILE_BYTES
@@ -156,6 +156,8 @@ def _available(hub: ModuleType, wanted: _Wanted, files: tuple[str, ...]) -> str:
     """The first of ``files`` that is in the repository, or in the cache if the Hub is out of reach; nothing is downloaded."""
     options = _options(wanted)
     unreachable: Exception | None = None
+    no_answer = None if wanted.offline else _no_answer(hub, wanted, files[0])
+    options["local_files_only"] |= no_answer is not None
     for file in files:
         try:
             found = hub.hf_hub_download(wanted.repo, file, dry_run=True, **options)
@@ -174,7 +176,7 @@ def _available(hub: ModuleType, wanted: _Wanted, files: tuple[str, ...]) -> str:
             )
         return file
     if unreachable is not None:
-        raise unreachable
+        raise unreachable from no_answer or unreachable.__cause__
     api = hub.HfApi(endpoint=wanted.endpoint, library_name="skdeploy", library_version=__version__)
     listed = [
         name for name in api.list_repo_files(wanted.repo, revision=wanted.revision) if name.endswith(WEIGHTS_SUFFIXES)
@@ -183,6 +185,20 @@ def _available(hub: ModuleType, wanted: _Wanted, files: tuple[str, ...]) -> str:
         f"{wanted} has no file {' or '.join(files)}; its weight files: {some(listed, SHOWN) or 'none'}",
         advice=f"name one: {SCHEME}{wanted.repo}/FILE" if listed else "give another repository",
     )
+
+
+def _no_answer(hub: ModuleType, wanted: _Wanted, file: str) -> Exception | None:
+    """Why the Hub cannot be reached, or None if it can, asked once: a download repeats the question for half a minute."""
+    url = hub.hf_hub_url(wanted.repo, file, revision=wanted.revision, endpoint=wanted.endpoint)
+    try:
+        hub.get_hf_file_metadata(
+            url, endpoint=wanted.endpoint, library_name="skdeploy", library_version=__version__
+        )
+    except require("httpx2").TransportError as error:
+        return cast(Exception, error)
+    except (OSError, require("httpx2").HTTPError):
+        pass  # an answer: the download explains it
+    return None
 
 
 def _explained(hub: ModuleType, wanted: _Wanted, error: Exception) -> WeightsError:

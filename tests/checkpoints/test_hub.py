@@ -138,19 +138,21 @@ def test_offline_without_the_file_says_so(server: Hub, tmp_path: Path, monkeypat
     assert server.asked == []
 
 
-def test_without_a_network_the_cache_is_used(server: Hub, no_waiting: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_cache_is_used(server: Hub) -> None:
     online = [resolve_weights("hf://ann/both"), resolve_weights("hf://ann/pickled.a1_in1k")]
     server.shutdown()
     server.server_close()
     assert [resolve_weights("hf://ann/both"), resolve_weights("hf://ann/pickled.a1_in1k")] == online
 
 
-def test_without_a_network_and_cache_the_endpoint_is_named(
-    server: Hub, no_waiting: None, monkeypatch: pytest.MonkeyPatch
+def test_without_a_network_and_cache_the_endpoint_is_named_at_once(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.shutdown()
     server.server_close()
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waits for {seconds} s"))
     error = refused("hf://ann/both")
+    assert not caplog.records  # of retries
     assert f"{server.address} does not answer: " in error.message
     assert "refused" in error.message  # the connection
     assert "HF_ENDPOINT" in error.advice
