@@ -229,11 +229,13 @@ def load_bundle(folder: Path) -> Bundle:
 def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
     """The bundle in ``folder``, made if needed, with ``manifest``'s head and the artifacts already there, locked while open.
 
-    The lock is the operating system's: it ends with the process, killed or not. Raises UsageError if the folder is a file,
-    is not writable or holds something else, which stays as it was; IntegrityError if another process is writing to it.
+    The lock is the operating system's: it ends with the process, killed or not. A new folder is removed again if the work in
+    it is refused before there is a graph. Raises UsageError if the folder is a file, is not writable or holds something else,
+    which stays as it was; IntegrityError if another process is writing to it.
     """
     from filelock import FileLock, Timeout
 
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file: a bundle is a folder", advice="choose another one with --output")
@@ -260,9 +262,24 @@ def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
         else:
             bundle = Bundle(folder, manifest)
             bundle.save(manifest)  # before the first artifact: whenever this process is killed, the folder is a bundle
-            yield bundle
+            try:
+                yield bundle
+            except SkdeployError:
+                if folder in made and not any(artifact.format == "onnx" for artifact in bundle.manifest.artifacts):
+                    _remove(bundle, made)
+                raise
     finally:
         lock.release()
+
+
+def _remove(bundle: Bundle, made: list[Path]) -> None:
+    """Remove what this process wrote, and the folders it made. What somebody else has put there since keeps them."""
+    for name in (*(artifact.path for artifact in bundle.manifest.artifacts), MANIFEST, LOCK):
+        (bundle.folder / name).unlink(missing_ok=True)
+    for folder in made:
+        if any(folder.iterdir()):
+            break
+        folder.rmdir()
 
 
 def _holds_something_else(folder: Path) -> bool:

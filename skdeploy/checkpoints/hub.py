@@ -191,9 +191,7 @@ def _no_answer(hub: ModuleType, wanted: _Wanted, file: str) -> Exception | None:
     """Why the Hub cannot be reached, or None if it can, asked once: a download repeats the question for half a minute."""
     url = hub.hf_hub_url(wanted.repo, file, revision=wanted.revision, endpoint=wanted.endpoint)
     try:
-        hub.get_hf_file_metadata(
-            url, endpoint=wanted.endpoint, library_name="skdeploy", library_version=__version__
-        )
+        hub.get_hf_file_metadata(url, endpoint=wanted.endpoint, library_name="skdeploy", library_version=__version__)
     except require("httpx2").TransportError as error:
         return cast(Exception, error)
     except (OSError, require("httpx2").HTTPError):

@@ -174,6 +174,7 @@ class ExportOptions(SourceOptions):
                 advice="add --int8",
             )
         self.accuracy.check_for(self.precision)
+        self._check_files()
         self.trace.check()
         for asked in (*self.lowering.values(), *self.rewrites.values()):
             asked.check()
@@ -219,6 +220,16 @@ class ExportOptions(SourceOptions):
                     f"--batch {self.trace.batch} fixes the batch, the profile says {low}/{opt}/{high}",
                     advice="give either --batch or --min-batch/--opt-batch/--max-batch",
                 )
+
+    def _check_files(self) -> None:
+        """Raises UsageError for a file that is not there: at once, not after the network is loaded."""
+        from skdeploy.images.dataset import require_there
+
+        if self.images is not None:
+            require_there(self.images)
+        for flag, path in (("--labels", self.labels), ("--golden", self.golden)):
+            if path is not None and not path.exists():
+                raise UsageError(f"{flag} {path}: there is no such file", advice="check the path")
 
     def applied(self, spec: ModelSpec) -> ModelSpec:
         """The card's spec with the image size asked for; the resize before the crop grows in proportion.

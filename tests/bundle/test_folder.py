@@ -49,6 +49,34 @@ def test_a_stage_that_fails_leaves_no_file_and_no_record(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "manifest.json"]
 
 
+def refuse(after: Callable[[], object]) -> None:
+    after()
+    raise UsageError("refused")
+
+
+@pytest.mark.parametrize("kind", ["json", "onnx"])
+def test_a_new_folder_is_removed_where_the_work_is_refused_before_there_is_a_graph(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "build" / "deep" / "b"
+    with pytest.raises(UsageError, match="refused"), writing(folder) as bundle:
+        refuse(lambda: put(bundle, recipe("x", kind), b"content"))
+    assert [path.name for path in tmp_path.iterdir()] == (["build"] if kind == "onnx" else [])
+    assert folder.exists() == (kind == "onnx")
+
+
+def test_a_refusal_removes_no_folder_and_no_file_of_somebody_else(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    with writing(old):
+        pass
+    for folder in (old, new):
+        with pytest.raises(UsageError, match="refused"), writing(folder):
+            refuse(lambda folder=folder: (folder / "theirs").write_text("kept"))
+        assert (folder / "theirs").read_text() == "kept"
+    assert (old / "manifest.json").exists()
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / "died"):  # nobody refused: it can be looked into
+        raise ZeroDivisionError
+    assert (tmp_path / "died" / "manifest.json").exists()
+
+
 def test_a_stage_is_up_to_date_while_key_and_file_are_the_same(folder: Path) -> None:
     with writing(folder) as bundle:
         made = produced(bundle, option="1")

@@ -66,7 +66,9 @@ def test_it_needs_no_card_and_computes_what_timm_does(run: Run, checkpoint: Path
     [
         (("--classes", CLASSES + 1), f"--classes {CLASSES + 1}"),
         (("--weights", "other.pth"), "a checkpoint itself"),
-        (("--labels", "missing.txt"), "cannot read --labels"),
+        (("--labels", "missing.txt"), "--labels missing.txt"),
+        (("--labels", "."), "cannot read --labels"),
+        (("--golden", "missing.npz"), "--golden missing.npz"),
         (("--labels", "short.txt"), "has 1 names"),
     ],
 )
