@@ -26,13 +26,14 @@ from skdeploy.report.blocks import (
     count,
     counted,
     decibels,
+    decibels_text,
     name,
     number,
     percent_text,
     sentence,
 )
 from skdeploy.report.findings import Findings
-from skdeploy.report.plots import Axis, Row, rows_figure
+from skdeploy.report.plots import Axis, Reference, Row, rows_figure
 
 TALL = 40  # rows of a drawing; the table has all
 SENSITIVITY = "evidence/sensitivity.json"
@@ -72,27 +73,39 @@ def _coverage(graph: Artifact) -> list[tuple[str, str]]:
 
 
 def _sensitivity(report: SensitivityReport) -> list[Block]:
+    """Drawn as error, so that the longest bar is the worst unit: dB count the other way."""
     shown = report.units[:TALL]
     rows = [
         Row(
             unit.unit or "(top level)",
-            f"{unit.only_on.sqnr_db:.1f} dB",
-            bar=(None, unit.only_on.sqnr_db),
-            marks=((1, unit.only_off.sqnr_db),),
+            decibels_text(unit.only_on.sqnr_db),
+            bar=(None, _error(unit.only_on)),
+            marks=((1, _error(unit.only_off)),),
         )
         for unit in shown
     ]
-    values = [effect.sqnr_db for unit in shown for effect in (unit.only_on, unit.only_off)]
-    axis = Axis.linear([0.0, *values], "SQNR of the logits against FP32 (dB), less is worse")
+    all_int8 = _error(report.all_int8)
+    values = [_error(effect) for unit in shown for effect in (unit.only_on, unit.only_off)]
+    axis = Axis.linear([0.0, all_int8, *values], "error of the logits (% of their own size), longer is worse")
     caption = (
-        f"Bar: only this unit in INT8. Everything in INT8: {report.all_int8.sqnr_db:.1f} dB. "
-        f"{report.images:,} images of {report.dataset}; 6 dB are twice the error."
+        f"Root mean square of the error and of FP32's logits, on {report.images:,} images of {report.dataset}. "
+        f"At the right the same in dB; everything in INT8 has {report.all_int8.sqnr_db:.1f} dB. 6 dB less are twice the error."
     )
     legend = (Legend(1, "all but this unit in INT8", line=False),)
-    return [
-        rows_figure("What each unit costs in INT8, the costliest first", caption, rows, axis, legend=legend),
-        Fold(f"All {len(report.units)} units", (_units_table(report),)),
-    ]
+    figure = rows_figure(
+        "What each unit alone costs in INT8, the costliest first",
+        caption,
+        rows,
+        axis,
+        references=[Reference(all_int8, "everything in INT8")],
+        legend=legend,
+    )
+    return [figure, Fold(f"All {len(report.units)} units", (_units_table(report),))]
+
+
+def _error(effect: Effect) -> float:
+    """In per cent of the signal, of which the SQNR is 10 log10 of the power's ratio."""
+    return float(100 * 10 ** (-effect.sqnr_db / 20))
 
 
 def _units_table(report: SensitivityReport) -> Table:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -254,6 +255,16 @@ def test_prose_has_commands_as_code_keeps_options_whole_and_changes_no_letter() 
     path = "engines/tensorrt_rtx-int8.engine"
     assert prose(path).replace("<wbr>", "") == path
     assert prose(path).split("<wbr>") == ["engines/", "tensorrt_", "rtx-int8.", "engine"]
+
+
+def test_the_unit_that_costs_most_has_the_longest_bar_and_half_the_error_is_half_as_long(full: Bundle) -> None:
+    html = render_report(full)
+    drawing = html.partition("What each unit alone costs")[2].partition("</svg></div>")[0]
+    bars = [float(width) for width in re.findall(r'class="bar"[^>]*width="([\d.]+)"', drawing)]
+    units = sensitivity().units
+    assert bars == sorted(bars, reverse=True)
+    ratio = 10 ** ((units[1].only_on.sqnr_db - units[0].only_on.sqnr_db) / 20)
+    assert bars[0] / bars[1] == pytest.approx(ratio, rel=0.02)  # drawn to a tenth of a pixel
 
 
 def test_units_kept_out_of_int8_are_shown_with_their_reasons(tmp_path: Path) -> None:
