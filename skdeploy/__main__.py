@@ -16,6 +16,7 @@ from skdeploy.core.interruption import (
     Termination,
     termination_raises,
 )
+from skdeploy.report.voice import Voice, speaking
 
 BUG_EXIT_CODE = 1
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -23,11 +24,11 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def main() -> None:
     """Exits with the code of what happened; docs/reference/exit-codes.md lists them. SIGTERM ends a job as Ctrl-C does."""
-    with termination_raises() as termination:
-        _run(termination)
+    with termination_raises() as termination, speaking() as voice:
+        _run(termination, voice)
 
 
-def _run(termination: Termination) -> None:
+def _run(termination: Termination, voice: Voice) -> None:
     from typer import Abort, BadParameter
 
     from skdeploy.cli import app
@@ -39,9 +40,11 @@ def _run(termination: Termination) -> None:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # a full disk under a redirected stdout is told here, not by Python's exit
     except SkdeployError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.advice:
-            print(f"  -> {error.advice}", file=sys.stderr)
+        voice.error(error.message, error.advice)
+        where = traceback.format_exc()
+        voice.log(where)
+        if voice.verbose:
+            print(where, file=sys.stderr)
         _report(type(error).__name__, error.message, error.advice, error.exit_code)
         sys.exit(error.exit_code)
     except usage_error as error:

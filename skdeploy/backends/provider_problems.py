@@ -36,8 +36,8 @@ def problem(ort: Any, options: GpuOptions) -> SkdeployError | None:
     if provider not in ort.get_available_providers():
         here = "" if devices else f"; and there is no GPU here: {cuda.driver_problem()}"
         return DependencyError(
-            f"this build of ONNX Runtime {ort.__version__} has no {provider}",
-            advice=f"{INSTALL} (on Jetson NVIDIA's own package){here}",
+            f"this build of ONNX Runtime {ort.__version__} has no {provider}{here}",
+            advice=f"{INSTALL} (on Jetson NVIDIA's own package)",
         )
     if not devices:
         return DependencyError(

@@ -11,6 +11,23 @@ from skdeploy.core.panel import Panel
 
 BundleFolder = Annotated[Path, typer.Argument(help="Folder that `skdeploy export` made.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.", rich_help_panel=Panel.OUTPUT)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only the verdict and errors.", rich_help_panel=Panel.OUTPUT)
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Print every detail, and where an error came from.", rich_help_panel=Panel.OUTPUT
+    ),
+]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Append everything that --verbose prints, with times, to this file.",
+        rich_help_panel=Panel.OUTPUT,
+    ),
+]
 Imgsz = Annotated[
     int | None,
     typer.Option(help="Input height and width in pixels.  [default: the card's]", rich_help_panel=Panel.INPUT),

@@ -113,7 +113,7 @@ def _show(report: AttentionReport) -> None:
             "weights; how much attention varies from image to image, in per cent of what it does in FP32"
         )
     for line in findings(report):
-        terminal.say(line)
+        terminal.headline(line)
 
 
 def _curves(report: AttentionReport) -> Iterator[list[str]]:

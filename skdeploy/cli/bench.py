@@ -106,12 +106,15 @@ def _show(report: BenchReport) -> None:
         latency = found.latency
         threads = f", {latency.threads} threads" if latency.threads is not None else ""
         terminal.say((found.artifact, "bold"), f" on {found.backend}: {found.device}{threads}; {latency.session}")
+        for row in latency.batches:
+            p50 = significant(row.host_ms.p50, DIGITS)
+            terminal.brief(f"{found.artifact} on {found.backend}, batch {row.batch}: {p50} ms")
         terminal.table(*_rows(latency.batches))
         if found.receipt:
             terminal.say(f"receipt: {found.receipt}")
     terminal.title("measured: latency of a batch as its caller waits for it, copies included; images/s at p50")
     for comparison in report.comparisons:
-        terminal.say(comparison.sentence)
+        terminal.headline(comparison.sentence)
         if comparison.int8:
             terminal.say(comparison.int8, style="bold")
     for line in dict.fromkeys((*report.notes, *_doubts(report))):

@@ -91,6 +91,7 @@ def _show(built: Built) -> None:
     engine, terminal = built.artifact, Terminal()
     terminal.title(f"{built.bundle.manifest.model.name}  ->  {built.bundle.folder}")
     seconds = "up to date" if built.reused else f"{engine.provenance.seconds:.1f} s"
+    terminal.brief(f"{engine.path}: {seconds}")
     row = (engine.path, engine.precision or "", size_text(engine.size_bytes), seconds)
     terminal.table(("engine", "precision", ">size", ">time"), [row])
     for name, text in _lines(built):

@@ -10,6 +10,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from skdeploy.cli.heard import heard
 from skdeploy.cli.help_text import Context, text_and_examples, write_options
 from skdeploy.core.panel import Panel
 
@@ -84,7 +85,7 @@ def _command(name: str, verb: Verb) -> Any:
     module, _, function = verb.function.partition(":")
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     settings = {"allow_interspersed_args": False} if verb.forwards else None
-    single.command(name, cls=VerbCommand, context_settings=settings)(getattr(import_module(module), function))
+    single.command(name, cls=VerbCommand, context_settings=settings)(heard(getattr(import_module(module), function)))
     return typer.main.get_command(single)
 
 

@@ -21,13 +21,10 @@ from skdeploy.core.errors import SkdeployError
 from skdeploy.images.audit_report import AuditReport, audit_of
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport
 from skdeploy.quant.ranges import Ranges
-from skdeploy.report.blocks import Cell, Tone, size_text
+from skdeploy.report.blocks import Cell, Table, Tone, columns, size_text
 from skdeploy.report.terminal import STYLES, Terminal
 from skdeploy.report.verify import batch_text
-
-WIDE: Final = (
-    100  # the table of artifacts with its figures; a narrower terminal gets the verdicts, and --json the figures
-)
+from skdeploy.report.voice import voice
 
 
 def write_json(content: Any, indent: int | None = 2) -> None:
@@ -57,9 +54,7 @@ def conclude(
     except SkdeployError as error:
         failed = {"type": type(error).__name__, "message": error.message, "advice": error.advice}
         write_json(found | {"error": failed | {"exit_code": error.exit_code}}, indent)
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.advice:
-            print(f"  -> {error.advice}", file=sys.stderr)
+        voice().error(error.message, error.advice)
         raise typer.Exit(error.exit_code) from error
     write_json(found, indent)
 
@@ -67,7 +62,7 @@ def conclude(
 def print_verdict(verdict: Verdict) -> None:
     """The first line of a result, and what to do."""
     terminal = Terminal()
-    terminal.say(verdict.text, style=f"bold {STYLES[verdict.tone]}")
+    terminal.headline(verdict.text, style=f"bold {STYLES[verdict.tone]}")
     for step in verdict.next:
         terminal.say(f"  -> {step}")
 
@@ -92,20 +87,19 @@ def print_bundle(
     terminal.title(f"{manifest.model.name} {manifest.precision}  ->  {bundle.folder}")
     measured = [c.metrics for c in report.comparisons if c.metrics is not None] if report else []
     last = manifest.model.task if any(metrics.same_class is None for metrics in measured) else "top-1"
-    columns = ("artifact", "precision", ">size", ">time", "parity", ">SQNR", ">max error", f">{last}")
-    shown = columns if terminal.width >= WIDE else columns[: columns.index(">SQNR")]
-    rows = [
+    labels = ("artifact", "parity", ">SQNR", ">max error", f">{last}", "precision", ">size", ">time")
+    rows = tuple(
         (
-            artifact.path,
-            artifact.precision or "",
-            size_text(artifact.size_bytes),
-            "kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s",
+            Cell(artifact.path),
             *_parity_cells(report.of(artifact.path) if report else None),
-        )[: len(shown)]
+            Cell(artifact.precision or ""),
+            Cell(size_text(artifact.size_bytes)),
+            Cell("kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s"),
+        )
         for artifact in manifest.artifacts
         if artifact.format != "json"
-    ]
-    terminal.table(shown, rows)
+    )
+    terminal.show(Table("", columns(*labels), rows, least=2))
     mixed = bundle.artifact(contents.MIXED)
     if mixed is not None:
         from skdeploy.cli.sensitivity import print_mixed
@@ -190,7 +184,7 @@ def print_ranges(ranges: Ranges, path: Path) -> None:
     """The same for people."""
     terminal = Terminal()
     algorithm, data = ranges.algorithm, ranges.data
-    terminal.title(f"{ranges.model} ranges  ->  {path}")
+    terminal.headline(f"{ranges.model} ranges  ->  {path}", style="italic")
     for line in audit_lines(audit_of(ranges.audit)):
         terminal.say(line)
     percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
@@ -273,16 +267,16 @@ def headroom_of(bundle: Bundle) -> HeadroomReport | None:
     return HeadroomReport.model_validate_json(bundle.check(artifact).read_text(encoding="utf-8"))
 
 
-def _parity_cells(comparison: Comparison | None) -> tuple[Cell | str, str, str, str]:
+def _parity_cells(comparison: Comparison | None) -> tuple[Cell, Cell, Cell, Cell]:
     """Verdict, SQNR of all images, largest error relative to the largest value, and images with the same top class, or what
     the task measures in its place.
     """
     if comparison is None:
-        return "", "", "", ""
+        return Cell(""), Cell(""), Cell(""), Cell("")
     tones: Final[dict[str, Tone]] = {"pass": "good", "fail": "bad", "unproven": "warn"}
     verdict = Cell(comparison.verdict, tone=tones[comparison.verdict])
     metrics = comparison.metrics
     if metrics is None:
-        return verdict, "", "", ""
+        return verdict, Cell(""), Cell(""), Cell("")
     same = metrics.figures_text if metrics.same_class is None else f"{metrics.same_class}/{metrics.images}"
-    return verdict, f"{metrics.sqnr_db:.1f} dB", f"{metrics.max_rel_error:.1e}", same
+    return verdict, Cell(f"{metrics.sqnr_db:.1f} dB"), Cell(f"{metrics.max_rel_error:.1e}"), Cell(same)

@@ -69,6 +69,7 @@ def convert(
         "card": str(done.card) if done.card else f"none needed: {card} says it all",
     }
     terminal = Terminal()
+    terminal.brief(" and ".join(map(str, filter(None, (done.weights, done.card)))))
     terminal.facts(rows)
     for note in (*done.notes, *map(str, done.assumptions)):
         terminal.warn(note)

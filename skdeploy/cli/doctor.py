@@ -40,18 +40,24 @@ def _show(diagnosis: Diagnosis) -> None:
     from skdeploy.report.terminal import Terminal
 
     terminal = Terminal()
+    for problem in diagnosis.problems:
+        terminal.headline(("problem:", "red"), f" {problem}")
+    if not diagnosis.problems:
+        terminal.headline("bundles run here", style="bold green")
     terminal.say(f"skdeploy {diagnosis.skdeploy}, Python {diagnosis.python}, {diagnosis.platform}")
     rows = [
         (
             Cell("✓", tone="good") if part.available else Cell("-", tone="warn"),
             part.name,
             part.version,
-            part.device,
-            "" if part.available else ". ".join(filter(None, (part.reason, part.install))),
+            part.device if part.available else "does not work here",
         )
         for part in diagnosis.parts
     ]
-    terminal.table(("", "what", "version", "where", "why not, and what to do"), rows)
-    for problem in diagnosis.problems:
-        terminal.say(("problem:", "red"), f" {problem}")
+    terminal.table(("", "what", "version", "where"), rows)
     terminal.say(f"--target auto: {diagnosis.auto_target}")
+    for part in diagnosis.parts:
+        if not part.available:
+            terminal.say((f"{part.name}:", "yellow"), f" {part.reason}")
+            if part.install:
+                terminal.say(f"  -> {part.install}")

@@ -49,6 +49,7 @@ def _print(facts: InspectedEngine, *, layers: bool) -> None:
         ("proof", proof.text() if proof else "none: it was built before skdeploy made one"),
         ("layers", f"{len(proof.layers)}: {shares_text(proof.share_of_layers)}" if proof else ""),
     ]
+    terminal.brief(f"{facts.artifact.path}: runs here: {facts.runs_here}")
     for name, text in rows:
         if text:
             terminal.say(f"{name + ':':<11} {text}")

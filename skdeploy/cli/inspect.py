@@ -65,4 +65,6 @@ def inspect(
         key.replace("_", " "): "\n".join(map(str, value)) if isinstance(value, list) else str(value)
         for key, value in rows.items()
     }
-    Terminal().facts(shown, title=str(path))
+    terminal = Terminal()
+    terminal.brief(f"{path}: readable")
+    terminal.facts(shown, title=str(path))

@@ -30,6 +30,8 @@ def models(
         write_json(cards if name is None else cards[0])
         return
     terminal = Terminal()
+    for spec, _ in found:
+        terminal.brief(spec.name)
     if name is not None:
         spec, path = found[0]
         terminal.facts({"card": str(path), **describe(spec)}, title=spec.name)

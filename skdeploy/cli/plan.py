@@ -105,7 +105,7 @@ def _print_rows(terminal: Terminal, report: PlanReport) -> None:
     for each in report.devices:
         advised.setdefault(_advice(each.recommendation), []).append(each.name)
     for advice, names in advised.items():
-        terminal.say(f"estimate: export with {advice}: {', '.join(names)}")
+        terminal.headline(f"estimate: export with {advice}: {', '.join(names)}")
     for each in report.devices:
         _print_fit(terminal, report, each)
 
@@ -165,7 +165,7 @@ def _print_device(terminal: Terminal, report: PlanReport, each: DevicePlan) -> N
 def _print_choices(terminal: Terminal, choice: Recommendation) -> None:
     """The advice, and the floors that it was chosen by: of each way to merge groups the best alone."""
     rival = (" or ", (choice.undecided, "bold")) if choice.undecided else ()
-    terminal.say("estimate: export with ", (choice.options, "bold"), *rival, f": {choice.reason}")
+    terminal.headline("estimate: export with ", (choice.options, "bold"), *rival, f": {choice.reason}")
     rows, shown = [], set[tuple[str, bool]]()
     for other in choice.choices:  # fastest first
         base, _, regroup = other.options.partition(" --regroup ")

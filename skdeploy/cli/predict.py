@@ -28,24 +28,25 @@ def predict(
         skdeploy predict build/mynet-int8 cat.png
         skdeploy predict build/mynet-int8 cat.png dog.png --all
     """
-    import sys
-
     from skdeploy.accuracy.facts import read_facts
     from skdeploy.accuracy.predict import predict as run
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.console import write_json
     from skdeploy.report.terminal import Terminal
+    from skdeploy.report.voice import voice
 
     found = run(bundle, images, everything=everything, backend=backend, backend_options=backend_option or ())
     opened = load_bundle(bundle)
     if opened.manifest.verdict == "failed":
-        print(f"! {decide_verdict(read_facts(opened)).text}", file=sys.stderr)
+        voice().note(decide_verdict(read_facts(opened)).text)
     if json:
         write_json(found)
         return
     terminal = Terminal()
     for image in found.images:
+        likeliest = image.predictions[-1].top[0]
+        terminal.brief(f"{image.image}: {likeliest.label} {likeliest.probability:.2%}")
         terminal.title(image.image)
         columns = [
             by.artifact if by.artifact == by.backend else f"{by.artifact} on {by.backend}" for by in image.predictions

@@ -31,5 +31,6 @@ def report(
     """
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.report.page import write_report
+    from skdeploy.report.terminal import Terminal
 
-    print(write_report(load_bundle(bundle), output))
+    Terminal().headline(str(write_report(load_bundle(bundle), output)))

@@ -85,7 +85,7 @@ def print_sensitivity(report: SensitivityReport) -> None:
     totals = f"everything in INT8: {all_int8.sqnr_db:.1f} dB, same class as FP32 on {all_int8.agreement:.2%}"
     if report.fp32.top1 is not None and all_int8.top1 is not None:
         totals += f", top-1 {all_int8.top1:.2%}; FP32 {report.fp32.top1:.2%}"
-    terminal.say(totals)
+    terminal.headline(totals)
     terminal.say(
         "only it: the noise that this unit brings; fewer dB cost more, 6 dB are twice the error. all but it: what is left once "
         f"it stays in the fallback. {accuracy}: points against FP32, and against everything in INT8; one image is "

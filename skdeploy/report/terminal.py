@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from skdeploy.report import blocks
 from skdeploy.report.blocks import Block, Cell, Section, Tone
+from skdeploy.report.voice import voice, whole_lines
 
 LOG_WIDTH: Final = 120
 NO_LIMIT: Final = 10_000  # columns that no table needs
@@ -36,15 +38,50 @@ class Terminal:
     def width(self) -> int:
         return self._console.width
 
-    def say(self, *parts: str | tuple[str, str], style: str = "") -> None:
-        """One paragraph, which is not wrapped: paths and commands stay whole. A pair is a text and its own style."""
-        self._console.print(Text.assemble(*parts), style=style, soft_wrap=True)
+    def headline(self, *parts: str | tuple[str, str], style: str = "") -> None:
+        """What a run found, in a line: ``--quiet`` leaves only this."""
+        self._write(self._paragraph(Text.assemble(*parts), style), always=True)
+
+    def brief(self, text: str) -> None:
+        """What ``--quiet`` leaves of a result that has no headline."""
+        if voice().quiet:
+            self.headline(text)
+
+    def say(self, *parts: str | tuple[str, str], style: str = "", whole: bool = False) -> None:
+        """One paragraph. On a terminal it is broken between words; ``whole``: not at all, for what is copied from there.
+
+        A pair is a text and its own style.
+        """
+        text = Text.assemble(*parts)
+        self._write(Text.styled(text.plain, style) if whole else self._paragraph(text, style))
 
     def title(self, text: str) -> None:
         self.say(text, style="italic")
 
     def warn(self, text: str, label: str = "!") -> None:
+        voice().told(text)
         self.say((label, "yellow"), f" {text}")
+
+    def _paragraph(self, text: Text, style: str) -> Text:
+        text.stylize_before(style)
+        if not self._console.is_terminal:
+            return text  # a log, or another program: lines are as long as they are
+        lines, at = list[Text](), 0
+        for line in whole_lines(text.plain, self.width):
+            words = line.lstrip(" ")
+            start = text.plain.index(words, at)
+            at = start + len(words)
+            lines.append(Text(" " * (len(line) - len(words))) + text[start:at])
+        return Text("\n").join(lines)
+
+    def _write(self, content: Text | Table, *, always: bool = False) -> None:
+        own = voice()
+        if own.keeps_log:
+            plain = Console(file=io.StringIO(), width=LOG_WIDTH, markup=False, emoji=False)
+            plain.print(content, soft_wrap=isinstance(content, Text))
+            own.log(plain.file.getvalue())  # type: ignore[attr-defined]  # the StringIO
+        if always or not own.quiet:
+            self._console.print(content, soft_wrap=isinstance(content, Text))
 
     def section(self, section: Section) -> None:
         """The findings on a subject. Drawings, and what the page folds, are left out."""
@@ -72,7 +109,7 @@ class Terminal:
         count = len(table.columns)
         while table.least and count > table.least and self._needs(_drawn(table, count)) > self.width:
             count -= 1
-        self._console.print(_drawn(table, count))
+        self._write(_drawn(table, count))
 
     def _needs(self, drawn: Table) -> int:
         return Measurement.get(self._console, self._console.options.update(max_width=NO_LIMIT), drawn).maximum
@@ -80,7 +117,7 @@ class Terminal:
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell | str]], *, whole: Sequence[str] = ()) -> None:
         """A column whose label begins with ``>`` holds numbers. Those named in ``whole``, without it, are never wrapped."""
         cells = tuple(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
-        self._console.print(_drawn(blocks.Table("", blocks.columns(*columns), cells), len(columns), whole))
+        self._write(_drawn(blocks.Table("", blocks.columns(*columns), cells), len(columns), whole))
 
     def facts(self, rows: Mapping[str, str], title: str = "") -> None:
         """Names and values, one below the other; a value may have several lines."""
@@ -89,7 +126,7 @@ class Terminal:
         table.add_column(overflow="fold")
         for name, value in rows.items():
             table.add_row(name, value)
-        self._console.print(table)
+        self._write(table)
 
 
 def _drawn(table: blocks.Table, count: int, whole: Sequence[str] = ()) -> Table:
