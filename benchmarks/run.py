@@ -17,6 +17,7 @@ BENCHMARKS = (
     "foreign_latency",
     "import_checkpoint",
     "main_job",
+    "bare_export",
     "int8_quality",
     "int8_speed",
     "plan_self_test",
