@@ -36,7 +36,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, Any]:
     costs: dict[str, list[Cost]] = {"bare": [], "export": [], "resume": []}
     for _ in range(rounds):
         with TemporaryDirectory() as folder:
-            export = [SKDEPLOY, "export", CARD, "--fp16", "--output", f"{folder}/bundle"]
+            export: list[str | Path] = [SKDEPLOY, "export", CARD, "--fp16", "--output", f"{folder}/bundle"]
             script = ROOT / "benchmarks" / "peers" / "bare_export.py"
             costs["bare"].append(cost_of([sys.executable, script, CARD, folder]))
             costs["export"].append(cost_of(export))

@@ -39,7 +39,8 @@ OPTIONS: Final = None
 
 CPU: Final = "CPUExecutionProvider"
 Config = Mapping[str, str]  # ONNX Runtime's own names of session options, and their values
-EXACT: Final[Config] = {"session.disable_quant_qdq": "1"}
+# Threads that wait by spinning take the time of what runs beside: an export proves while it goes on.
+EXACT: Final[Config] = {"session.disable_quant_qdq": "1", "session.intra_op.allow_spinning": "0"}
 INT8_KERNELS: Final[Config] = {"session.qdqisint8allowed": "1"}  # of a tiny SKNet on x86, 9 layers; without it, 1
 DEFAULT: Final[Config] = {}
 # Turns biases into INT32, in the type of the scales: in FP16, integers end at 65504, and a bias has more steps than that, of

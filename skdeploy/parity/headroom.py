@@ -43,9 +43,7 @@ def measure_headroom(
             images += count
             values = feeds | session.run(feeds)
             for name in tensors:
-                magnitudes = np.abs(values[name])
-                counted = ~np.isinf(magnitudes) if name in masked else np.True_
-                reached = float(np.max(magnitudes, initial=0.0, where=counted))
+                reached = _largest(values[name], but_infinity=name in masked)
                 if not np.isfinite(reached):
                     maker = f" ({operators[name]})" if name in operators else ""
                     raise PrecisionError(
@@ -53,6 +51,7 @@ def measure_headroom(
                         advice="the weights are damaged, or the preprocessing is not the one of the training",
                     )
                 largest[name] = max(largest[name], reached)
+            del values  # before the next ones are there: they are most of the memory
     rows = [
         TensorHeadroom(
             tensor=name, modules=tuple(modules[name]), max_abs=value, headroom=min(FP16_MAX / max(value, 1e-30), 1e9)
@@ -60,6 +59,14 @@ def measure_headroom(
         for name, value in largest.items()
     ]
     return HeadroomReport(images=images, dataset=dataset, tensors=tuple(sorted(rows, key=lambda row: row.headroom)))
+
+
+def _largest(values: Array, *, but_infinity: bool) -> float:
+    """The largest magnitude, without a copy of the values where all of them count; NaN if one of them is."""
+    counted = ~np.isinf(values) if but_infinity else np.True_
+    high = float(np.max(values, initial=0.0, where=counted))
+    low = float(np.min(values, initial=0.0, where=counted))
+    return float(np.maximum(high, -low))  # NaN, unlike max(), whichever is
 
 
 def _modules(model: ir.Model) -> dict[str, list[str]]:

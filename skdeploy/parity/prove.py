@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from functools import cached_property
+from threading import Event
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from skdeploy.backends import onnxruntime
-from skdeploy.backends.metrics import compare_values, largest
+from skdeploy.backends.base import Array, Session
+from skdeploy.backends.logits import run_images
+from skdeploy.backends.metrics import Outputs, compare_values, largest
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
 from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
-from skdeploy.images.dataset import Dataset, Pixels, normalise
+from skdeploy.images.dataset import Dataset, Inputs, Pixels, normalise
 from skdeploy.images.feeds import RUN_BATCH
-from skdeploy.parity.compare import Subject, batch_invariance, compare, unproven
+from skdeploy.parity.compare import BATCHES, Subject, batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.golden import Golden
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
-from skdeploy.parity.reference import Author, reference_of
+from skdeploy.parity.reference import Author, Reference, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
-from skdeploy.parity.suites import SYNTHETIC, has_dynamic_size, prepare, run_memory, run_suites
+from skdeploy.parity.suites import SYNTHETIC, Prepared, has_dynamic_size, prepare, run_memory, run_suites
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
 
 if TYPE_CHECKING:
@@ -30,6 +36,159 @@ if TYPE_CHECKING:
 
 NOISE_IMAGES: Final = 4  # float64 is slow, and one number is wanted
 REPEATED: Final = 2  # images that an export runs twice; a check that asks for suites runs a whole batch
+
+
+class Proof:
+    """Every ONNX file and engine against torch's network, or the first FP32 graph where there is no network.
+
+    The reference is computed once, when the first artifact is examined, and each artifact is examined once, whenever that is.
+
+    ``suites``, of ``suites.ALL``, are run on every artifact, besides the images. None is what an export has time for: one image
+    of each synthetic suite, on what is deployed, the last graph and engines. These are also run twice on the same batch, and
+    the last graph in ``batches`` of several sizes.
+
+    ``witness``: what the author's code computes, or has computed and saved. The artifacts are then compared with that; a golden
+    file takes the place of the images too, but for the suites and for whether runs and batches agree.
+
+    ``artifacts`` are those that the bundle has so far: the first FP32 graph must be one of them. ``network`` is called when the
+    reference is computed. ``stopped``, once set by another thread, ends what is under way: CancelledError.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        artifacts: Sequence[Artifact],
+        dataset: Dataset,
+        network: Callable[[], nn.Module | None],
+        progress: Progress,
+        *,
+        suites: Sequence[str] | None = None,
+        batches: Sequence[int] = BATCHES,
+        witness: Witness | None = None,
+        stopped: Event | None = None,
+    ) -> None:
+        self.progress = progress
+        self._bundle, self._spec, self._dataset, self._network = bundle, bundle.manifest.model, dataset, network
+        self._artifacts = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
+        self._suites, self._batches, self._witness, self._stopped = suites, batches, witness, stopped
+        self._golden = witness if isinstance(witness, Golden) else None
+        self._found: dict[tuple[str, str, str, bool], _Found] = {}
+
+    def compute_reference(self) -> None:
+        """The outputs that all artifacts are compared with, unless they are there. Raises as ``prove``."""
+        _ = self._against
+
+    @cached_property
+    def _against(self) -> _Against:
+        """What the artifacts are compared with."""
+        self.progress.update("reference")
+        network, base = self._network(), first_fp32_graph(self._artifacts)
+        if network is None and base is None:
+            raise IntegrityError(
+                f"{self._bundle.folder} holds no FP32 graph to compare with", advice="run the export again"
+            )
+        author = self._witness if isinstance(self._witness, Author) else None
+        found = reference_of(self._bundle, base, network, author)
+        reference = Reference(found.name, lambda spec: self._stoppable(found.open(spec)))
+        pixels = self._dataset.load(self._spec)
+        expected = reference.outputs(pixels, self._spec)
+        prepared = prepare(
+            SYNTHETIC if self._suites is None else self._suites,
+            self._dataset,
+            self._spec,
+            reference,
+            brief=self._suites is None,
+            dynamic_size=any(has_dynamic_size(artifact.inputs) for artifact in self._artifacts),
+        )
+        golden = self._golden
+        fed, wanted = (pixels, expected) if golden is None else (golden.fed(self._spec), golden.outputs)
+        return _Against(reference.name, pixels, fed, wanted, prepared, largest(expected))
+
+    def examine(self, artifact: Artifact, runs_on: str = "", options: Any = None, *, last: bool) -> _Found:
+        """One artifact on its own backend, or on another with its options. ``last``: it is the last graph of the line.
+
+        Raises what ``prove`` raises.
+        """
+        runs_on = runs_on or backend_of(artifact)
+        key = (artifact.path, artifact.sha256, runs_on, last)
+        if key not in self._found:
+            self._found[key] = self._examined(artifact, runs_on, options, last=last)
+        return self._found[key]
+
+    def _examined(self, artifact: Artifact, runs_on: str, options: Any, *, last: bool) -> _Found:
+        spec, suites, against = self._spec, self._suites, self._against
+        precision = artifact.precision or Precision.FP32
+        tolerance = tolerance_of(spec, precision)
+        who = Subject(artifact.path, runs_on, precision, tolerance)
+        self.progress.update(f"{artifact.path} on {runs_on}")
+        try:
+            session = self._stoppable(open_artifact(self._bundle, artifact, runs_on, options))
+        except DependencyError as error:
+            if artifact.format == "onnx":  # runs wherever skdeploy is whole: without it, nothing would be proven
+                raise
+            return _Found(unproven(who, error))
+        deployed = last or artifact.format == "engine"
+        with session:
+            outputs = run_images(session, against.fed, spec)
+            found = _Found(compare(outputs, against.wanted, spec, who, (self._golden or self._dataset).name_of))
+            if found.comparison.verdict != "pass":
+                return found
+            if suites is not None or deployed:
+                found.suites += run_suites(
+                    session, against.prepared, against.scale, artifact.inputs, who, self.progress
+                )
+            if suites is not None and MEMORY in suites:
+                found.suites.append(run_memory(session, against.pixels, spec, who))
+            if deployed:
+                images = REPEATED if suites is None else RUN_BATCH
+                found.run_to_run = run_to_run(session, against.pixels, spec, who, images)
+            if last and runs_on == onnxruntime.NAME:
+                self.progress.update(f"{artifact.path}, batch by batch")
+                found.batch_invariance = batch_invariance(
+                    session,
+                    against.pixels,
+                    outputs if self._golden is None else run_images(session, against.pixels, spec),
+                    spec,
+                    artifact=artifact.path,
+                    tolerance=tolerance.max_rel_error,
+                    batches=self._batches,
+                )
+        return found
+
+    def report(self, artifacts: Sequence[Artifact], graphs_also_on: Sequence[tuple[str, Any]] = ()) -> ParityReport:
+        """All artifacts, each examined unless it was before. Raises as ``prove``."""
+        runnable = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
+        graphs = [artifact for artifact in runnable if artifact.format == "onnx"]
+        against, witness, golden = self._against, self._witness, self._golden
+        found = [self.examine(artifact, last=artifact is graphs[-1]) for artifact in runnable]
+        found += [self.examine(graph, *where, last=graph is graphs[-1]) for where in graphs_also_on for graph in graphs]
+        suites = tuple(result for each in found for result in each.suites)
+        network = self._network()
+        report = ParityReport(
+            reference=against.name if golden is None else golden.reference,
+            dataset=(golden or self._dataset).name,
+            dataset_sha256=self._dataset.digest if golden is None else golden.sha256,
+            images=len(against.fed),
+            comparisons=tuple(each.comparison for each in found),
+            batch_invariance=next((each.batch_invariance for each in found if each.batch_invariance), None),
+            suites=suites,
+            run_to_run=tuple(each.run_to_run for each in found if each.run_to_run),
+            reference_kind=kind_of(witness, network is not None),
+            settles=settles(witness),
+            suites_reference=against.name if golden is not None and suites else "",
+            chosen=self._dataset.chosen if golden is None else "",
+        )
+        if witness is not None:
+            cause = likely_cause(witness, report, self._bundle.manifest, network)
+            return report.model_copy(update={"likely_cause": cause})
+        if network is None or not report.failures:
+            return report
+        self.progress.update("why: torch in float64")
+        sqnr_db = _reference_sqnr_db(network, against.pixels[:NOISE_IMAGES], self._spec)
+        return report.model_copy(update={"reference_sqnr_db": sqnr_db})
+
+    def _stoppable(self, session: Session) -> Session:
+        return session if self._stopped is None else _Stoppable(session, self._stopped)
 
 
 def prove(
@@ -43,13 +202,7 @@ def prove(
     graphs_also_on: Sequence[tuple[str, Any]] = (),
     witness: Witness | None = None,
 ) -> ParityReport:
-    """Compares every ONNX file and engine with torch's network, or with the first FP32 graph where there is no network.
-
-    ``suites``, of ``suites.ALL``, are run on every artifact, besides the images. None is what an export has time for: one image
-    of each synthetic suite, on what is deployed, the last graph and engines. These are also run twice on the same batch.
-
-    ``witness``: what the author's code computes, or has computed and saved. The artifacts are then compared with that; a golden
-    file takes the place of the images too, but for the suites and for whether runs and batches agree.
+    """A ``Proof`` of all artifacts of a bundle.
 
     ``graphs_also_on``: backends, with their options, that every ONNX file runs on too, besides ONNX Runtime on the CPU.
 
@@ -57,82 +210,50 @@ def prove(
     images, ParityError if the reference itself is not finite, DependencyError without ONNX Runtime or a backend that was asked
     for, EngineError if that one does not run a graph.
     """
-    spec = bundle.manifest.model
-    runnable = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
-    pixels = dataset.load(spec)
-    base = first_fp32_graph(runnable)
-    if network is None and base is None:
-        raise IntegrityError(f"{bundle.folder} holds no FP32 graph to compare with", advice="run the export again")
-    progress.update("reference")
-    author = witness if isinstance(witness, Author) else None
-    golden = witness if isinstance(witness, Golden) else None
-    reference = reference_of(bundle, base, network, author)
-    expected = reference.outputs(pixels, spec)
-    seen = golden or dataset
-    fed, wanted = (pixels, expected) if golden is None else (golden.fed(spec), golden.outputs)
-    prepared = prepare(
-        SYNTHETIC if suites is None else suites,
-        dataset,
-        spec,
-        reference,
-        brief=suites is None,
-        dynamic_size=any(has_dynamic_size(artifact.inputs) for artifact in runnable),
-    )
-    last_graph = [artifact for artifact in runnable if artifact.format == "onnx"][-1]
-    comparisons: list[Comparison] = []
-    results: list[SuiteResult] = []
-    repeated: list[RunToRun] = []
-    invariance: BatchInvariance | None = None
-    runs: list[tuple[Artifact, str, Any]] = [(artifact, backend_of(artifact), None) for artifact in runnable]
-    runs += [(artifact, *where) for where in graphs_also_on for artifact in runnable if artifact.format == "onnx"]
-    for artifact, runs_on, gpu in runs:
-        precision = artifact.precision or Precision.FP32
-        tolerance = tolerance_of(spec, precision)
-        who = Subject(artifact.path, runs_on, precision, tolerance)
-        progress.update(f"{artifact.path} on {runs_on}")
-        try:
-            session = open_artifact(bundle, artifact, runs_on, gpu)
-        except DependencyError as error:
-            if artifact.format == "onnx":  # runs wherever skdeploy is whole: without it, nothing would be proven
-                raise
-            comparisons.append(unproven(who, error))
-            continue
-        deployed = artifact is last_graph or artifact.format == "engine"
-        with session:
-            comparisons.append(compare(session, fed, wanted, spec, who, seen.name_of))
-            if comparisons[-1].verdict != "pass":
-                continue
-            if suites is not None or deployed:
-                results += run_suites(session, prepared, largest(expected), artifact.inputs, who, progress)
-            if suites is not None and MEMORY in suites:
-                results.append(run_memory(session, pixels, spec, who))
-            if deployed:
-                repeated.append(run_to_run(session, pixels, spec, who, REPEATED if suites is None else RUN_BATCH))
-            if artifact is last_graph and runs_on == onnxruntime.NAME:
-                progress.update(f"{artifact.path}, batch by batch")
-                invariance = batch_invariance(
-                    session, pixels, spec, artifact=artifact.path, tolerance=tolerance.max_rel_error
-                )
-    report = ParityReport(
-        reference=reference.name if golden is None else golden.reference,
-        dataset=seen.name,
-        dataset_sha256=dataset.digest if golden is None else golden.sha256,
-        images=len(fed),
-        comparisons=tuple(comparisons),
-        batch_invariance=invariance,
-        suites=tuple(results),
-        run_to_run=tuple(repeated),
-        reference_kind=kind_of(witness, network is not None),
-        settles=settles(witness),
-        suites_reference=reference.name if golden is not None and results else "",
-        chosen=dataset.chosen if golden is None else "",
-    )
-    if witness is not None:
-        return report.model_copy(update={"likely_cause": likely_cause(witness, report, bundle.manifest, network)})
-    if network is None or not report.failures:
-        return report
-    progress.update("why: torch in float64")
-    return report.model_copy(update={"reference_sqnr_db": _reference_sqnr_db(network, pixels[:NOISE_IMAGES], spec)})
+    proof = Proof(bundle, artifacts, dataset, lambda: network, progress, suites=suites, witness=witness)
+    return proof.report(artifacts, graphs_also_on)
+
+
+class _Against(NamedTuple):
+    """``fed`` to every artifact, and the outputs that are ``wanted``; ``pixels`` and ``prepared`` suites for all else.
+
+    ``scale`` is the largest value that the reference has on the images.
+    """
+
+    name: str
+    pixels: Pixels
+    fed: Pixels | Inputs
+    wanted: Outputs
+    prepared: list[Prepared]
+    scale: float
+
+
+@dataclass
+class _Found:
+    """Of one artifact on one backend."""
+
+    comparison: Comparison
+    suites: list[SuiteResult] = field(default_factory=list)
+    run_to_run: RunToRun | None = None
+    batch_invariance: BatchInvariance | None = None
+
+
+class _Stoppable(Session):
+    """A session that does not run any more once it is ``stopped``."""
+
+    def __init__(self, session: Session, stopped: Event) -> None:
+        self.inputs, self.outputs = session.inputs, session.outputs
+        self.profile = getattr(session, "profile", None)  # an engine's
+        self._session, self._stopped = session, stopped
+
+    def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._stopped.is_set():
+            raise CancelledError
+        return self._session.run(feeds)
+
+    def close(self) -> None:
+        super().close()
+        self._session.close()
 
 
 def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> float:

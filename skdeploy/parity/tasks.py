@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-import numpy as np
-
 from skdeploy.backends.base import Array
 from skdeploy.backends.logits import OUTPUT, check_outputs
 from skdeploy.backends.metrics import Metrics, Outputs, compare_logits, compare_values, violations
@@ -93,8 +91,3 @@ def require_classes(spec: ModelSpec, what: str) -> None:
 def judged(task: Task, outputs: dict[str, Array]) -> dict[str, Array]:
     """The outputs that a task compares."""
     return {name: outputs[name] for name in task.outputs}
-
-
-def resized(outputs: Outputs, count: int) -> dict[str, Array]:
-    """The outputs of ``count`` images: repeated, or the first of them."""
-    return {name: np.resize(value, (count, *value.shape[1:])) for name, value in outputs.items()}
