@@ -36,6 +36,7 @@ from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ModelSpec, Precision, WeightsSpec
 from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions
+from skdeploy.line.ahead import Ahead
 from skdeploy.line.calibration import calibration_set
 from skdeploy.line.formats import FORMATS
 from skdeploy.line.line import Line
@@ -178,18 +179,20 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     with bundle_for_writing(options.folder(source.spec), head) as bundle:
         line = Line(bundle, tell)
         graph, network = enter(line, source, options)
-        if options.simplify:
-            graph = line.run(Simplify(), NoOptions(), graph=graph)
-        graph = lowering.lower(line, graph)
-        if compiler is not None and options.precision in engines.compiler(compiler).NOTES:
-            line.note(engines.compiler(compiler).NOTES[options.precision])
-        for name, rewrite in REWRITES.items():
-            asked = options.rewrites.get(name)
-            if asked is not None and asked != rewrite.options():
-                graph = line.run(rewrite.station(), asked, graph=graph)
-        if compiler is not None:
-            line.run(engine_station(bundle, compiler, graph), engine_options(options), graph=graph)
-        proof = line.run(Parity(bundle, line.artifacts, dataset, network, witness), NoOptions())
+        with Ahead(line, dataset, network, witness) as ahead:
+            if options.simplify:
+                graph = line.run(Simplify(), NoOptions(), graph=graph)
+            graph = lowering.lower(line, graph)
+            if compiler is not None and options.precision in engines.compiler(compiler).NOTES:
+                line.note(engines.compiler(compiler).NOTES[options.precision])
+            for name, rewrite in REWRITES.items():
+                asked = options.rewrites.get(name)
+                if asked is not None and asked != rewrite.options():
+                    graph = line.run(rewrite.station(), asked, graph=graph)
+            ahead.last()
+            if compiler is not None:
+                line.run(engine_station(bundle, compiler, graph), engine_options(options), graph=graph)
+            proof = line.run(Parity(ahead.report, line.artifacts, dataset, network, witness), NoOptions())
         report = ParityReport.model_validate_json(bundle.check(proof).read_text(encoding="utf-8"))
         _settle(line, report)
         bundle.finish(line.artifacts, "verified" if report.verdict == "pass" else "failed")

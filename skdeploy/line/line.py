@@ -5,12 +5,19 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.station_facts import GraphFacts
 from skdeploy.core.progress import Progress
 from skdeploy.line.station import FactsT, Inputs, OptionsT, Station
+
+
+class Follower(Protocol):
+    """Is told of an artifact, and whether it is an earlier one that stands."""
+
+    def __call__(self, artifact: Artifact, *, reused: bool) -> None: ...
 
 
 @dataclass
@@ -22,6 +29,7 @@ class Line:
     artifacts: tuple[Artifact, ...] = ()
     reused: set[str] = field(default_factory=set)
     refused: bool = False  # by TensorRT's parser, and told
+    follower: Follower | None = None  # is told of each artifact
 
     def run(self, station: Station[OptionsT, FactsT], options: OptionsT, **parents: Artifact) -> Artifact:
         """The artifact of a station, made unless an earlier one stands. ``parents``: earlier artifacts, by their role.
@@ -42,7 +50,10 @@ class Line:
             update={"facts": facts}
         )  # read as this station's, if the manifest did not know them
         self.artifacts = (*self.artifacts, artifact)
-        self.progress.end(station.name, time.perf_counter() - started, reused=artifact.path in self.reused)
+        reused = artifact.path in self.reused
+        self.progress.end(station.name, time.perf_counter() - started, reused=reused)
+        if self.follower is not None:
+            self.follower(artifact, reused=reused)
         self.note(*station.notes(facts))
         if isinstance(facts, GraphFacts) and facts.parser_refusal and not self.refused:
             self.refused = True  # once: later graphs are refused for the same nodes

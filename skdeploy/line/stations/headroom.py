@@ -13,7 +13,7 @@ from skdeploy.core.options import NoOptions
 from skdeploy.images.dataset import Dataset
 from skdeploy.line.station import RUN_TOOLS, Inputs, Station
 
-BATCH: Final = 2  # every tensor of every image is held at once
+BATCH: Final = 1  # every tensor of every image is held at once, beside what proves the graphs
 
 
 @dataclass(frozen=True)

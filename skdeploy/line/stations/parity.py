@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from skdeploy.bundle.folder import Bundle, Recipe
 from skdeploy.bundle.station_facts import ParityFacts
 from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.options import NoOptions
+from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Precision
 from skdeploy.devices import cuda
 from skdeploy.images.dataset import Dataset
@@ -40,7 +41,7 @@ def write_report(report: ParityReport, path: Path) -> ParityFacts:
 class Parity(Station[NoOptions, ParityFacts]):
     """Of all artifacts of the line. Nothing tells whether an author's code has changed: it is asked anew each time."""
 
-    bundle: Bundle  # the proof is of all its artifacts, and opens each as its runner does
+    prove: Callable[[tuple[Artifact, ...], Progress], ParityReport]
     artifacts: tuple[Artifact, ...]
     dataset: Dataset
     network: Network | OwnNetwork | None
@@ -79,11 +80,7 @@ class Parity(Station[NoOptions, ParityFacts]):
         }
 
     def make(self, inputs: Inputs, options: NoOptions, out: Path) -> ParityFacts:
-        from skdeploy.parity.prove import prove
-
-        module = self.network.module if self.network else None
-        report = prove(self.bundle, self.artifacts, self.dataset, module, inputs.progress, witness=self.witness)
-        return write_report(report, out)
+        return write_report(self.prove(self.artifacts, inputs.progress), out)
 
 
 def add_unproven_engine(bundle: Bundle, parity: Artifact, engine: Artifact, compiler: str, reason: str) -> Artifact:
