@@ -45,11 +45,12 @@ from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.images.dataset import photographs
 from skdeploy.line.calibration import CalibrationOptions, CalibrationSet
 from skdeploy.line.export import enter
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.line import Line
 from skdeploy.line.options import DEFAULT_PROFILE, ExportOptions
 from skdeploy.line.sources import find_source
 from skdeploy.line.stations.calibrate import Calibrate
-from skdeploy.line.stations.half import Half
+from skdeploy.line.stations.half import Half, HalfOptions
 from skdeploy.line.stations.int8 import Int8
 from skdeploy.line.stations.simplify import Simplify
 from skdeploy.quant.ranges import ALGORITHM_VERSION, Algorithm
@@ -107,9 +108,9 @@ def graphs_of(name: str, folder: Path) -> tuple[list[tuple[str, Path, Artifact]]
         line = Line(bundle, Silent())
         traced, _ = enter(line, source, options)
         model = line.run(Simplify(), NoOptions(), graph=traced)
-        half = line.run(Half(), options.half, graph=model)
+        half = line.run(Half(), HalfOptions(), graph=model)
         ranges = line.run(Calibrate(images), CalibrationOptions(), graph=model)
-        int8 = line.run(Int8((), ()), options.int8, graph=model, ranges=ranges)
+        int8 = line.run(Int8((), ()), Int8Options(), graph=model, ranges=ranges)
         found = [(str(graph.precision), bundle.check(graph), graph) for graph in (model, half, int8)]
     return found, source.record.source
 

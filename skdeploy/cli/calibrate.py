@@ -20,7 +20,7 @@ def _calibrate(
         typer.Argument(help="A card (name or path), a bundle, an .onnx file, or package.module:function."),
     ],
     source: Annotated[dict[str, Any], FlagsOf(SourceOptions)],
-    calibration: CalibrationOptions,
+    calibration: Annotated[dict[str, Any], FlagsOf(CalibrationOptions)],
     output: Annotated[
         Path | None,
         typer.Option(
@@ -38,7 +38,6 @@ def _calibrate(
     """
     from skdeploy.cli.console import print_ranges, ranges_json, write_json
     from skdeploy.line.export import calibrate as run
-    from skdeploy.line.int8_options import Int8Options
     from skdeploy.line.options import ExportOptions
     from skdeploy.report.progress import ConsoleProgress
 
@@ -46,12 +45,11 @@ def _calibrate(
         model,
         **source,
         image_size=None if imgsz is None else (imgsz, imgsz),
-        int8=Int8Options(calibration=calibration),
     )
     name = Path(model).stem if Path(model).exists() else model.replace("/", "-").replace(":", "-")
     path = output or Path(f"{name}.ranges.json")
     with ConsoleProgress() as progress:
-        ranges = run(options, path, progress)
+        ranges = run(options, CalibrationOptions(**calibration), path, progress)
     if json:
         write_json(ranges_json(ranges, path))
     else:

@@ -10,15 +10,10 @@ from skdeploy.cli.arguments import Imgsz, Json, MaxBatch, MinBatch, OptBatch
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.core.options import StationOptions
 from skdeploy.core.panel import Panel
-from skdeploy.line.accuracy_options import AccuracyOptions
-from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.formats import FORMATS, flags_of_formats
-from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.station import RewriteOptions
-from skdeploy.line.stations.half import HalfOptions
-from skdeploy.passes.trace_options import TraceOptions
 
 
 def _export(
@@ -31,13 +26,8 @@ def _export(
     *,
     precision: Annotated[dict[str, Any], FlagsOf(flags_of_formats())],
     options: Annotated[dict[str, Any], FlagsOf(ExportOptions)],
-    trace: TraceOptions,
-    half: HalfOptions,
     lowering: dict[str, StationOptions],
     rewrites: dict[str, RewriteOptions],
-    quantize: Int8Options,
-    calibration: CalibrationOptions,
-    accuracy: AccuracyOptions,
     min_batch: MinBatch = None,
     opt_batch: OptBatch = None,
     max_batch: MaxBatch = None,
@@ -76,12 +66,8 @@ def _export(
         model,
         **options,
         precision=FORMATS[given[0]].precision if given else Precision.FP32,
-        trace=trace,
-        half=half,
         lowering=lowering,
         rewrites=rewrites,
-        int8=quantize.model_copy(update={"calibration": calibration}),
-        accuracy=accuracy,
         profile=batch_profile(min_batch, opt_batch, max_batch),
         workspace_bytes=gibibytes("--workspace", workspace),
         image_size=None if imgsz is None else (imgsz, imgsz),

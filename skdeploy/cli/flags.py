@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import NoneType
@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from skdeploy.core.options import StationOptions, flag_name, flags_of, keyword_of
+from skdeploy.core.options import Flag, StationOptions, all_flags_of, filled, flag_name
+from skdeploy.core.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class FlagsOf:
 def flattened(
     verb: Callable[..., None], registries: Mapping[str, Mapping[str, type[StationOptions]]] | None = None
 ) -> Callable[..., None]:
-    """The verb with each parameter that is a model of options replaced by the model's flags; it is called with the models.
+    """The verb with each parameter that is a ``FlagsOf`` replaced by the model's flags; it is called with their values.
 
     ``registries`` are parameters that get a dictionary of models, by name, such as the passes of a registry. A flag that
     several models have is given to all of them.
@@ -33,6 +34,7 @@ def flattened(
     hints = get_type_hints(verb, include_extras=True)
     makers: dict[str, Callable[[Mapping[str, Any]], Any]] = {}
     shown: dict[str, inspect.Parameter] = {}
+    kinds: dict[str, Any] = {}
     for parameter in inspect.signature(verb).parameters.values():
         name, models = parameter.name, dict((registries or {}).get(parameter.name, {}))
         hint = hints[name]
@@ -41,19 +43,19 @@ def flattened(
             makers[name] = functools.partial(_made, models)
         elif flags is not None:
             models = {name: flags.model}
-            makers[name] = functools.partial(_values, flags.model)
-        elif isinstance(hint, type) and issubclass(hint, StationOptions):
-            models = {name: hint}
-            makers[name] = functools.partial(_one_made, hint)
+            makers[name] = functools.partial(filled, flags.model)
         else:
             shown[name] = parameter.replace(annotation=hint)
         for model in models.values():
-            shown |= {one.name: one for one in _parameters(model) if one.name not in shown}
+            for key, kind, default, flag, panel in all_flags_of(model):
+                shown.setdefault(key, _parameter(key, kind, default, flag, panel))
+                kinds.setdefault(key, kind)
 
     @functools.wraps(verb)
     def run(**given: Any) -> None:
         plain = {name: value for name, value in given.items() if name in hints and name not in makers}
-        verb(**plain, **{name: make(given) for name, make in makers.items()})
+        values = {key: _value(kind, given[key]) for key, kind in kinds.items()}
+        verb(**plain, **{name: make(values) for name, make in makers.items()})
 
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what Typer reads
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in shown.values()]
@@ -63,36 +65,25 @@ def flattened(
 
 
 def _made(models: Mapping[str, type[Any]], given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _one_made(model, given) for name, model in models.items()}
+    return {name: model(**filled(model, given)) for name, model in models.items()}
 
 
-def _one_made(model: type[Any], given: Mapping[str, Any]) -> Any:
-    return model(**_values(model, given))
+def _value(kind: Any, value: Any) -> Any:
+    """What Typer read, as the field has it."""
+    if get_origin(kind) is tuple:
+        return tuple(value or ())
+    return kind(value) if isinstance(kind, type) and issubclass(kind, Enum) else value
 
 
-def _values(model: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, kind, _, flag in flags_of(model):
-        value = given[keyword_of(name, flag)]
-        if get_origin(kind) is tuple:
-            value = tuple(value or ())
-        elif isinstance(kind, type) and issubclass(kind, Enum):
-            value = kind(value)
-        values[name] = value
-    return values
-
-
-def _parameters(model: type[Any]) -> Iterator[inspect.Parameter]:
-    for name, kind, default, flag in flags_of(model):
-        names = flag.names or ((flag_name(name, flag),) if kind is bool else ())
-        option = typer.Option(*names, help=flag.help, metavar=flag.metavar, rich_help_panel=flag.panel or model.panel)
-        shown = default.value if isinstance(default, Enum) else None if default == () else default
-        yield inspect.Parameter(
-            keyword_of(name, flag),
-            inspect.Parameter.KEYWORD_ONLY,
-            default=shown,
-            annotation=Annotated[Literal[flag.choices()] if flag.choices else _typers(kind), option],
-        )
+def _parameter(key: str, kind: Any, default: Any, flag: Flag, panel: Panel | None) -> inspect.Parameter:
+    names = flag.names or ((flag_name(key, flag),) if kind is bool else ())
+    option = typer.Option(*names, help=flag.help, metavar=flag.metavar, rich_help_panel=panel)
+    return inspect.Parameter(
+        key,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default.value if isinstance(default, Enum) else None if default == () else default,
+        annotation=Annotated[Literal[flag.choices()] if flag.choices else _typers(kind), option],
+    )
 
 
 def _typers(kind: Any) -> Any:

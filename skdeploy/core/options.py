@@ -38,7 +38,9 @@ class Flag:
 
 
 class StationOptions(Frozen):
-    """Base of all options. A field without a ``Flag`` is for Python alone. ``panel``: their heading in the help."""
+    """Base of all options. A field without a ``Flag`` is for Python alone, but for a model of more options, whose flags are
+    given beside these. ``panel``: their heading in the help.
+    """
 
     panel: ClassVar[Panel | None] = None
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
@@ -77,6 +79,38 @@ def flags_of(options: type[Any]) -> Iterator[tuple[str, Any, Any, Flag]]:
         flag = next((extra for extra in extras if isinstance(extra, Flag)), None)
         if flag is not None:
             yield name, hints[name].__origin__, default, flag
+
+
+def parts_of(options: type[Any]) -> Iterator[tuple[str, type[StationOptions]]]:
+    """The fields that are models of options themselves."""
+    hints = get_type_hints(options)
+    for name, _ in _defaults(options):
+        if isinstance(hints[name], type) and issubclass(hints[name], StationOptions):
+            yield name, hints[name]
+
+
+def all_flags_of(options: type[Any]) -> Iterator[tuple[str, Any, Any, Flag, Panel | None]]:
+    """Of each flag, also of parts: its keyword, type and default, the flag, and its heading in the help."""
+    for name, kind, default, flag in flags_of(options):
+        yield keyword_of(name, flag), kind, default, flag, flag.panel or options.panel
+    for _, part in parts_of(options):
+        yield from all_flags_of(part)
+
+
+def filled(options: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a model, and of its parts, from values by keyword: those of several models are given to each."""
+    own = {name: keyword_of(name, flag) for name, _, _, flag in flags_of(options)}
+    parts = {name: part(**filled(part, given)) for name, part in parts_of(options)}
+    return {name: given[key] for name, key in own.items() if key in given} | parts
+
+
+def flags_given(options: StationOptions) -> Iterator[str]:
+    """The flags, also of parts, that are not at their defaults."""
+    for name, _, default, flag in flags_of(type(options)):
+        if getattr(options, name) != default:
+            yield flag_name(name, flag)
+    for name, _ in parts_of(type(options)):
+        yield from flags_given(getattr(options, name))
 
 
 def _defaults(options: type[Any]) -> Iterator[tuple[str, Any]]:

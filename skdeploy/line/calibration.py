@@ -130,6 +130,15 @@ class CalibrationSet:
     exclude: tuple[str, ...] = ()
 
 
+def calibration_images(options: CalibrationOptions) -> Dataset:
+    """All images that ``options`` names, of which calibration chooses. Raises UsageError where there are none."""
+    from skdeploy.images.dataset import open_dataset
+    from skdeploy.quant.recipe import load_recipe, open_images
+
+    assert options.images is not None
+    return open_images(*load_recipe(str(options.images))) if options.from_recipe else open_dataset(options.images)
+
+
 def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> CalibrationSet:
     """Opens the images that ``options`` names, or the recipe; nothing is decoded yet.
 

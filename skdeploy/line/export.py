@@ -37,7 +37,7 @@ from skdeploy.core.spec import ModelSpec, Precision, WeightsSpec
 from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.line.ahead import Ahead
-from skdeploy.line.calibration import calibration_set
+from skdeploy.line.calibration import CalibrationOptions, calibration_set
 from skdeploy.line.formats import FORMATS
 from skdeploy.line.line import Line
 from skdeploy.line.options import ExportOptions
@@ -154,9 +154,9 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         require_preprocessing({options.model: source.spec})  # before the long part; ``evaluate`` says what it allows
     if not isinstance(source, CardSource) or source.imported is not None:
         _require_labels(source.spec, options)
-    dataset = images_of_export(options, source.spec)
+    lowering = FORMATS[options.precision](options.of_precision, options.accuracy)
+    dataset = images_of_export(options, lowering, source.spec)
     compiler, no_engine = engines.choose(options.target)
-    lowering = FORMATS[options.precision](options, dataset)
     no_engine = f"{route.device.title}: {route.why}" if route is not None else no_engine
     notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
     if options.precision not in source.spec.tolerance:
@@ -182,7 +182,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         with Ahead(line, dataset, network, witness) as ahead:
             if options.simplify:
                 graph = line.run(Simplify(), NoOptions(), graph=graph)
-            graph = lowering.lower(line, graph)
+            graph = lowering.lower(line, graph, dataset)
             if compiler is not None and options.precision in engines.compiler(compiler).NOTES:
                 line.note(engines.compiler(compiler).NOTES[options.precision])
             for name, rewrite in REWRITES.items():
@@ -277,22 +277,24 @@ def engine_options(options: ExportOptions) -> BuildOptions:
     )
 
 
-def calibrate(options: ExportOptions, output: Path, progress: Progress | None = None) -> Ranges:
+def calibrate(
+    options: ExportOptions, asked: CalibrationOptions, output: Path, progress: Progress | None = None
+) -> Ranges:
     """Calibrates a network, or the FP32 graph of the bundle in the folder ``options.model``, and writes the ranges file.
 
-    Only ``options.int8.calibration`` of the INT8 options is looked at. Nothing but ``output`` is written, whole or not at all.
+    Nothing but ``output`` is written, whole or not at all.
     """
     tell = progress or Silent()
-    options.int8.calibration.check()
+    asked.check()
     require_places(output)
     with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch:
         with fp32_graph(options, Path(scratch), tell) as (bundle, model):
-            images = calibration_set(options.int8.calibration, bundle.manifest.model)
+            images = calibration_set(asked, bundle.manifest.model)
             station, inputs = Calibrate(images), Line(bundle, tell).inputs(graph=model)
             tell.begin(station.name)
             started = time.perf_counter()
             path = Path(scratch) / contents.RANGES
-            facts = station.make(inputs, options.int8.calibration, path)
+            facts = station.make(inputs, asked, path)
             tell.end(station.name, time.perf_counter() - started, reused=False)
         ranges = load_ranges(path)
         ranges.write(output)

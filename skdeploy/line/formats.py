@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import create_model
@@ -11,14 +12,16 @@ from skdeploy.bundle.station_facts import MixedFacts
 from skdeploy.core.options import Flag, NoOptions, StationOptions
 from skdeploy.core.panel import Panel
 from skdeploy.core.precision import Precision
+from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.images.labels import as_the_network_counts
-from skdeploy.line.calibration import calibration_set
+from skdeploy.line.accuracy_options import AccuracyOptions
+from skdeploy.line.calibration import calibration_images, calibration_set
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.line import Line
-from skdeploy.line.options import ExportOptions
 from skdeploy.line.station import Station
 from skdeploy.line.stations.calibrate import Calibrate, GivenRanges
-from skdeploy.line.stations.half import Half
+from skdeploy.line.stations.half import Half, HalfOptions
 from skdeploy.line.stations.headroom import Headroom
 from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, Int8
 from skdeploy.line.stations.legacy import LegacyCache, LegacyCacheOptions, LegacyGraph
@@ -30,8 +33,8 @@ class Format:
     """The precision of one export: its stations, one after another, make the graph from the simplified FP32 graph.
 
     ``help`` is that of the precision's flag, empty for none; ``aliases`` are more names of that. ``options`` are more flags of
-    its own, whose values an export has in ``ExportOptions.lowering``. ``dataset`` decides parity. It is made before anything
-    runs, and may read files that the user gave.
+    its own, whose values are ``asked``; ``accuracy`` says on which images accuracy is judged. It is made before anything runs,
+    and may read files that the user gave.
     """
 
     precision: ClassVar[Precision]
@@ -40,13 +43,19 @@ class Format:
     stations: ClassVar[tuple[type[Station[Any, Any]], ...]] = ()
     options: ClassVar[type[StationOptions]] = NoOptions
 
-    def __init__(self, asked: ExportOptions, dataset: Dataset) -> None:
-        self.asked, self.dataset = asked, dataset
+    def __init__(self, asked: Any, accuracy: AccuracyOptions) -> None:
+        self.asked, self.accuracy = asked, accuracy
 
-    def lower(self, line: Line, graph: Artifact) -> Artifact:
-        """The graph in this precision."""
+    def images(self, count: int, spec: ModelSpec) -> Dataset | None:
+        """Those that its own options name, ``count`` at most, which decide parity unless others are given for that."""
+        del count, spec
+        return None
+
+    def lower(self, line: Line, graph: Artifact, dataset: Dataset) -> Artifact:
+        """The graph in this precision. ``dataset`` decides parity."""
+        del dataset
         for station in self.stations:
-            graph = line.run(station(), self.asked.lowering.get(self.precision, self.options()), graph=graph)
+            graph = line.run(station(), self.asked, graph=graph)
         return graph
 
 
@@ -61,10 +70,11 @@ class Halved(Format):
 
     precision, help, aliases = Precision.FP16, "Export in FP16.", ("--half",)
     stations = (Half, Headroom)
+    options = HalfOptions
 
-    def lower(self, line: Line, graph: Artifact) -> Artifact:
-        halved = line.run(Half(), self.asked.half, graph=graph)
-        _check_headroom(line, graph, halved, self.dataset)
+    def lower(self, line: Line, graph: Artifact, dataset: Dataset) -> Artifact:
+        halved = line.run(Half(), self.asked, graph=graph)
+        _check_headroom(line, graph, halved, dataset)
         return halved
 
 
@@ -75,21 +85,29 @@ class Quantized(Format):
 
     precision, help = Precision.INT8, "Export in INT8, calibrated on --calib or with --ranges."
     stations = (Calibrate, GivenRanges, Mixed, LegacyGraph, LegacyCache, Int8, Headroom)
+    options = Int8Options
 
-    def __init__(self, asked: ExportOptions, dataset: Dataset) -> None:
-        super().__init__(asked, dataset)
-        self.given = GivenRanges(asked.int8.ranges) if asked.int8.ranges is not None else None
+    def __init__(self, asked: Int8Options, accuracy: AccuracyOptions) -> None:
+        super().__init__(asked, accuracy)
+        self.given = GivenRanges(asked.ranges) if asked.ranges is not None else None
 
-    def lower(self, line: Line, graph: Artifact) -> Artifact:
+    def images(self, count: int, spec: ModelSpec) -> Dataset | None:
+        """``--calib``, in-sample, and the report says so; evenly spread: folders are sorted by class."""
+        asked: Int8Options = self.asked
+        if asked.ranges is not None or asked.calibration.images is None:
+            return None
+        return replace(calibration_images(asked.calibration).spread(count, spec), chosen="calib")
+
+    def lower(self, line: Line, graph: Artifact, dataset: Dataset) -> Artifact:
         quantized = self._quantized(line, graph)
-        if self.asked.has_half:
+        if self.asked.fallback == Precision.FP16:
             line.note(ONNX_RUNTIME_HALF)
-            _check_headroom(line, quantized, quantized, self.dataset)
+            _check_headroom(line, quantized, quantized, dataset)
         return quantized
 
     def _quantized(self, line: Line, model: Artifact) -> Artifact:
-        asked, spec = self.asked.int8, line.bundle.manifest.model
-        accuracy = self.asked.accuracy
+        asked: Int8Options = self.asked
+        spec, accuracy = line.bundle.manifest.model, self.accuracy
         data = open_dataset(accuracy.data, archive="evaluation.npz") if accuracy.data is not None else None
         exclude: tuple[str, ...] = ()
         if self.given is not None:
@@ -98,7 +116,7 @@ class Quantized(Format):
             images = calibration_set(asked.calibration, spec)
             ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
             exclude = images.exclude
-        keep, keep_fp32 = (*asked.keep, *exclude), self.asked.half.keep_fp32
+        keep, keep_fp32 = (*asked.keep, *exclude), asked.half.keep_fp32
         if accuracy.max_drop is not None and data is not None:
             data = as_the_network_counts(data, spec, accuracy.class_order)
             for note in data.notes:

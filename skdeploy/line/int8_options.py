@@ -9,7 +9,9 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
 from skdeploy.core.panel import Panel
 from skdeploy.core.patterns import check_ends
+from skdeploy.core.precision import Precision
 from skdeploy.line.calibration import CalibrationOptions
+from skdeploy.line.stations.half import HalfOptions
 from skdeploy.quant.legacy_cache import version_number
 
 
@@ -23,6 +25,7 @@ class Int8Options(StationOptions):
 
     panel = Panel.PRECISION
     calibration: CalibrationOptions = CalibrationOptions()
+    half: HalfOptions = HalfOptions()
     ranges: Annotated[
         Path | None,
         Flag("Use this file of `skdeploy calibrate` instead of images.", kept=False, panel=Panel.CALIBRATION),
@@ -46,11 +49,6 @@ class Int8Options(StationOptions):
         ),
     ] = None
 
-    @property
-    def given(self) -> bool:
-        """Whether anything was asked for that only INT8 has."""
-        return self != Int8Options()
-
     def check(self) -> None:
         """Raises UsageError for what cannot be, contradicts itself, or is not there."""
         if self.ranges is not None:
@@ -63,6 +61,12 @@ class Int8Options(StationOptions):
                 )
         else:
             self.calibration.check()
+        self.half.check()
+        if self.half.keep_fp32 and self.fallback == Precision.FP32:
+            raise UsageError(
+                "--keep-fp32 with --int8-fallback fp32: what is not INT8 is FP32 already",
+                advice="leave one of them out; --int8-keep keeps modules out of INT8",
+            )
         for pattern in self.keep:
             check_ends(pattern, (), "--int8-keep ")
         if self.legacy_cache is not None:

@@ -9,14 +9,12 @@ from typing import Annotated, ClassVar, Final
 
 from skdeploy import engines
 from skdeploy.core.errors import UsageError
-from skdeploy.core.options import Flag, StationOptions, flag_name, flags_of
+from skdeploy.core.options import Flag, StationOptions, flags_given
 from skdeploy.core.panel import Panel
 from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision
 from skdeploy.engines.options import BuildOptions, require_taken
 from skdeploy.line.accuracy_options import AccuracyOptions
-from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.station import RewriteOptions
-from skdeploy.line.stations.half import HalfOptions
 from skdeploy.passes.trace_options import TraceOptions
 
 ASSUME_IMAGENET: Final = "Confirm that ImageNet's preprocessing is right when no card gives one."
@@ -74,7 +72,7 @@ class ExportOptions(SourceOptions):
     (1, 8, 32) or the fixed batch; ``image_size`` is (height, width) in pixels, None for the card's; ``images`` None means the
     card's own parity images, of which at most ``num_images`` are used. ``rewrites`` are the options of passes for hardware, by
     their names in ``line.rewrites.REWRITES``; a pass whose options are at their defaults does not run. ``lowering`` are those
-    that a precision brings itself, by its name in ``line.formats.FORMATS``; ``half`` and ``int8`` are FP16's and INT8's.
+    of precisions, by their names in ``line.formats.FORMATS``; only those of ``precision`` may be given.
     ``reference`` (``package.module:function``) and ``golden`` (an .npz) are what the artifacts are compared with, in place of
     our own network: ``parity/witness.py``.
     """
@@ -115,7 +113,6 @@ class ExportOptions(SourceOptions):
     simplify: Annotated[
         bool, Flag("Run onnx-simplifier and check its result.", ("--simplify/--no-simplify",), panel=Panel.GRAPH)
     ] = True
-    half: HalfOptions = field(default_factory=HalfOptions)
     workspace_bytes: int | None = None
     compute_capabilities: Annotated[
         tuple[str, ...],
@@ -129,7 +126,6 @@ class ExportOptions(SourceOptions):
     ] = ()
     rewrites: Mapping[str, RewriteOptions] = field(default_factory=dict)
     lowering: Mapping[str, StationOptions] = field(default_factory=dict)
-    int8: Int8Options = field(default_factory=Int8Options)
     accuracy: AccuracyOptions = field(default_factory=AccuracyOptions)
     images: Annotated[
         Path | None,
@@ -160,40 +156,28 @@ class ExportOptions(SourceOptions):
     ] = None
 
     @property
-    def has_half(self) -> bool:
-        """Whether anything in the graph becomes FP16."""
-        return self.precision is Precision.FP16 or (self.precision.integer and self.int8.fallback == Precision.FP16)
+    def of_precision(self) -> StationOptions:
+        """The options of the precision that is asked for."""
+        from skdeploy.line.formats import FORMATS  # with its stations, which a build does not take
+
+        return self.lowering.get(self.precision) or FORMATS[self.precision].options()
 
     def check(self) -> None:
         """Raises UsageError for what cannot be or contradicts itself."""
-        if self.precision.integer:
-            self.int8.check()
-        elif self.int8.given:
-            raise UsageError(
-                "options of a calibration, --ranges or --int8-... without --int8",
-                advice="add --int8",
-            )
+        for asked in (self.of_precision, self.trace, *self.rewrites.values()):
+            asked.check()
         self.accuracy.check_for(self.precision)
         self._check_files()
-        self.trace.check()
-        for asked in (*self.lowering.values(), *self.rewrites.values()):
-            asked.check()
+        own = set(flags_given(self.of_precision))
         for name, asked in self.lowering.items():
-            given = [
-                flag_name(key, flag)
-                for key, _, default, flag in flags_of(type(asked))
-                if getattr(asked, key) != default
-            ]
-            if given and name != self.precision:
+            given = [flag for flag in flags_given(asked) if flag not in own]
+            if given:
                 raise UsageError(
                     f"{given[0]} is for {name.upper()}, and this is an export to {self.precision.words}",
-                    advice="leave it out, or ask for that precision",
+                    advice=f"leave it out, or add --{name}",
                 )
         for rewrite in self.rewrites.values():
             rewrite.check_trace(self.trace)
-        self.half.check()
-        if self.half.keep_fp32 and not self.has_half:
-            raise UsageError("--keep-fp32 without --fp16: everything is FP32 already", advice="add --fp16")
         for_engines = self.profile is not None or self.workspace_bytes is not None or self.compute_capabilities
         if self.target == engines.ONNX and for_engines:
             raise UsageError(

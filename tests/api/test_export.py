@@ -47,11 +47,12 @@ def test_strings_stand_for_paths_choices_and_one_of_several(tmp_path: Path) -> N
         },
     )
     assert asked.precision == "int8"
-    assert asked.int8.calibration.images == tmp_path
-    assert asked.int8.calibration.method is CalibrationMethod.MINMAX
-    assert asked.int8.fallback == "fp32"
+    int8 = asked.lowering["int8"]
+    assert int8.calibration.images == tmp_path
+    assert int8.calibration.method is CalibrationMethod.MINMAX
+    assert int8.fallback == "fp32"
     assert asked.target == "onnx"
-    assert asked.half.keep_fp32 == ("gate",)
+    assert int8.half.keep_fp32 == ("gate",)
     assert asked.image_size == (96, 64)
     assert (asked.trace.batch, asked.trace.exporter) == (4, "torchscript")
     assert asked.rewrites["regroup"].record() == {"regroup": 8}
@@ -65,7 +66,7 @@ def test_strings_stand_for_paths_choices_and_one_of_several(tmp_path: Path) -> N
         ({"imgsz": "big"}, "imgsz='big'"),
         ({"calib_num": "many"}, "calib_num='many'"),
         ({"max_drop": 1.0}, "--data DIR"),
-        ({"calib": "images"}, "without --int8"),
+        ({"calib": "images"}, "--calib is for INT8"),
         ({"for_": "orin"}, "did you mean orin-nano"),
         ({"workspace": -1}, "workspace -1"),
         ({"min_batch": 9, "max_batch": 3}, "batch profile 9/8/3"),

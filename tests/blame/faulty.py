@@ -79,7 +79,7 @@ def bundle_of(
         output=folder / "bundle",
         weights=str(folder / "w.safetensors"),
         trace=TraceOptions(exporter="torchscript", embed_preprocess=embed, batch=batch),
-        int8=Int8Options(calibration=calibration, fallback=fallback),
+        lowering={"int8": Int8Options(calibration=calibration, fallback=fallback)} if precision.integer else {},
         target="onnx",
         images=folder / "images.npz",
         num_images=4,

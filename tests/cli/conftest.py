@@ -146,7 +146,7 @@ def once_int8(asked: ExportOptions, images: Path, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("int8") / "int8"
     calibration = CalibrationOptions(images=images)
     lower = Int8Options(calibration=calibration, fallback=Precision.FP32, keep=(r"^stages\.1\.0",))
-    export(replace(asked, precision=Precision.INT8, output=folder, int8=lower))
+    export(replace(asked, precision=Precision.INT8, output=folder, lowering={"int8": lower}))
     return folder
 
 

@@ -170,7 +170,7 @@ def test_int8_takes_the_ranges_of_the_bundle_and_no_calibration_images(
     lower = Int8Options(
         calibration=CalibrationOptions(images=images), fallback=Precision.FP32, keep=(r"^stages\.1\.0",)
     )
-    int8 = replace(asked, model=str(card), precision=Precision.INT8, int8=lower)
+    int8 = replace(asked, model=str(card), precision=Precision.INT8, lowering={"int8": lower})
     export(replace(int8, output=tmp_path / "int8", images=images))
     bundle = recorded(repository, asked, tmp_path / "int8")
     assert run("ci-init", bundle, "--data", DATA).code == 0

@@ -37,7 +37,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def options(asked: ExportOptions, photos: Path) -> ExportOptions:
     """What ``int8`` asks for, calibrated on the photos."""
-    return replace(asked, precision=Precision.INT8, int8=Int8Options(calibration=CalibrationOptions(images=photos)))
+    return replace(
+        asked, precision=Precision.INT8, lowering={"int8": Int8Options(calibration=CalibrationOptions(images=photos))}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +60,7 @@ def made(once_made: Path, tmp_path: Path) -> Path:
 def calibrated(options: ExportOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ranges file of the tiny network. Do not change it."""
     file = tmp_path_factory.mktemp("calibrated") / "tiny.ranges.json"
-    calibrate(options, file)
+    calibrate(options, options.lowering["int8"].calibration, file)
     return file
 
 

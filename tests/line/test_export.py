@@ -84,7 +84,7 @@ def test_a_second_export_keeps_everything(options: ExportOptions) -> None:
 
 
 def test_another_choice_of_modules_in_fp32_keeps_the_fp32_graphs(options: ExportOptions) -> None:
-    again = export(replace(options, half=HalfOptions(keep_fp32=("^classifier",))))
+    again = export(replace(options, lowering={"fp16": HalfOptions(keep_fp32=("^classifier",))}))
     assert again.reused == {"weights.safetensors", "model.traced.onnx", "model.onnx"}
     half = again.bundle.artifact("model.fp16.onnx")
     kept = half.facts.dump()["kept_fp32"]
@@ -167,7 +167,10 @@ def test_a_tensor_that_leaves_fp16s_range_is_named_and_the_option_in_the_message
     assert "stages.0.0.reduce" in failure.value.message
     assert "(overflows)" in failure.value.message
     pattern = failure.value.advice.partition("--keep-fp32 '")[2].partition("'")[0]
-    assert export(replace(loud, half=HalfOptions(keep_fp32=(pattern,)))).bundle.manifest.verdict == "verified"
+    assert (
+        export(replace(loud, lowering={"fp16": HalfOptions(keep_fp32=(pattern,))})).bundle.manifest.verdict
+        == "verified"
+    )
 
 
 def test_random_weights_are_noted_and_the_same_for_the_same_seed(options: ExportOptions) -> None:

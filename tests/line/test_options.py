@@ -28,7 +28,7 @@ def spec() -> ModelSpec:
     "options",
     [
         PLAIN,
-        replace(PLAIN, precision=Precision.FP16, half=HalfOptions(keep_fp32=("stem",))),
+        replace(PLAIN, precision=Precision.FP16, lowering={"fp16": HalfOptions(keep_fp32=("stem",))}),
         replace(PLAIN, trace=TraceOptions(opset=MIN_OPSET)),
         replace(PLAIN, trace=TraceOptions(opset=MAX_OPSET)),
         replace(PLAIN, trace=TraceOptions(batch=4), profile=(4, 4, 4)),
@@ -45,7 +45,10 @@ def test_what_makes_sense_is_taken(options: ExportOptions) -> None:
     ("options", "words"),
     [
         (replace(PLAIN, precision=Precision.INT8), "INT8"),
-        (replace(PLAIN, half=HalfOptions(keep_fp32=("stem",))), "--keep-fp32 without --fp16"),
+        (
+            replace(PLAIN, lowering={"fp16": HalfOptions(keep_fp32=("stem",))}),
+            "--keep-fp32 is for FP16, and this is an export to FP32",
+        ),
         (replace(PLAIN, trace=TraceOptions(opset=MIN_OPSET - 1)), "--opset 18"),
         (replace(PLAIN, trace=TraceOptions(opset=MAX_OPSET + 1)), "--opset 21"),
         (replace(PLAIN, trace=TraceOptions(batch=0)), "--batch 0"),

@@ -9,13 +9,16 @@ import pytest
 from PIL import Image
 
 from skdeploy.core.spec import ModelSpec, Precision
-from skdeploy.images.dataset import ImageError
+from skdeploy.images.dataset import Dataset, ImageError
 from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.calibration import CalibrationOptions
+from skdeploy.line.export import calibrate
+from skdeploy.line.formats import FORMATS
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.parity_images import images_of_export
 from tests import tiny
+from tests.conftest import FAST
 
 SPEC: ModelSpec = tiny.spec()
 
@@ -39,7 +42,14 @@ def asked(folder: Path, *given: str, precision: Precision = Precision.INT8, numb
     data = folder / "eval.npz" if "data" in given else None
     int8, accuracy = Int8Options(calibration=calibration, ranges=ranges), AccuracyOptions(data=data)
     images = folder / "own.npy" if "images" in given else None
-    return ExportOptions("tiny", precision=precision, int8=int8, accuracy=accuracy, images=images, num_images=number)
+    return ExportOptions(
+        "tiny", precision=precision, lowering={"int8": int8}, accuracy=accuracy, images=images, num_images=number
+    )
+
+
+def chosen_for(options: ExportOptions) -> Dataset:
+    lowering = FORMATS[options.precision](options.of_precision, options.accuracy)
+    return images_of_export(options, lowering, SPEC)
 
 
 @pytest.mark.parametrize(
@@ -48,25 +58,30 @@ def asked(folder: Path, *given: str, precision: Precision = Precision.INT8, numb
         (("images", "calib", "data"), "own.npy", "images"),
         (("calib", "data"), "eval.npz", "data"),
         (("calib",), "calib", "calib"),
-        (("ranges",), "photographs", "photographs"),
     ],
 )
 def test_the_users_own_images_decide_where_any_are_given(
     folder: Path, given: tuple[str, ...], name: str, chosen: str
 ) -> None:
-    found = images_of_export(asked(folder, *given), SPEC)
+    found = chosen_for(asked(folder, *given))
     assert (found.name, found.chosen) == (name, chosen)
     assert len(found) == (3 if chosen == "images" else 4)
 
 
+def test_a_finished_calibration_has_no_images(folder: Path) -> None:
+    calibration = CalibrationOptions(images=folder / "own.npy")
+    calibrate(ExportOptions(str(tiny.CARD), trace=FAST), calibration, folder / "ranges.json")
+    assert chosen_for(asked(folder, "ranges")).chosen == "photographs"
+
+
 def test_calibration_images_decide_nothing_of_fp16_and_labelled_ones_do(folder: Path) -> None:
-    assert images_of_export(asked(folder, "ranges", precision=Precision.FP16), SPEC).chosen == "photographs"
-    assert images_of_export(asked(folder, "data", precision=Precision.FP16), SPEC).chosen == "data"
+    assert chosen_for(asked(folder, "calib", precision=Precision.FP16)).chosen == "photographs"
+    assert chosen_for(asked(folder, "data", precision=Precision.FP16)).chosen == "data"
 
 
 def test_images_are_spread_over_the_classes_and_damaged_ones_are_passed_over(folder: Path) -> None:
     (folder / "calib/a/0.png").write_bytes(b"no image")
-    found = images_of_export(asked(folder, "calib"), SPEC)
+    found = chosen_for(asked(folder, "calib"))
     assert [found.name_of(index) for index in range(len(found))] == ["a/1.png", "a/5.png", "b/0.png", "b/5.png"]
 
 
@@ -74,4 +89,4 @@ def test_images_none_of_which_can_be_read_are_named(folder: Path) -> None:
     for file in (folder / "calib").rglob("*.png"):
         file.write_bytes(b"no image")
     with pytest.raises(ImageError, match=r"a/0\.png"):
-        images_of_export(asked(folder, "calib"), SPEC)
+        chosen_for(asked(folder, "calib"))
