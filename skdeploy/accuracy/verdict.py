@@ -29,7 +29,7 @@ from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import GraphFacts
 from skdeploy.core.spec import Precision
 from skdeploy.parity.reference import TORCH_REFERENCE
-from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport, TensorHeadroom
+from skdeploy.parity.report import Comparison, ParityReport
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation, PairedReport
@@ -125,8 +125,8 @@ def failures_of(facts: Facts) -> tuple[str, ...]:
             if pair.decision == "fail"
         ]
         found += facts.accuracy.baseline.failures if facts.accuracy.baseline is not None else ()
-    if (least := _short(facts.headroom)) is not None:
-        found.append(f"FP16 headroom {least.headroom:.2f}x at {least.tensor}, {MIN_HEADROOM:g}x is least")
+    if facts.headroom is not None and facts.headroom.is_short:
+        found.append(facts.headroom.sentence)
     if facts.blame is not None and facts.blame.guilty is not None:
         found.append(f"{facts.blame.guilty}, by `verify --blame`")
     return tuple(found)
@@ -210,12 +210,6 @@ def _qualified(facts: Facts, before: str) -> str:
     return before + "; ".join(said) if said else ""
 
 
-def _short(headroom: HeadroomReport | None) -> TensorHeadroom | None:
-    """The tensor with the least headroom, if that is too little."""
-    least = headroom.tensors[0] if headroom is not None and headroom.tensors else None
-    return least if least is not None and least.headroom < MIN_HEADROOM else None
-
-
 def _points(facts: Facts) -> list[Point]:
     points = _parity_points(facts)
     if facts.accuracy is not None:
@@ -224,9 +218,8 @@ def _points(facts: Facts) -> list[Point]:
             points += [Point("bad", "Baseline", failure) for failure in facts.accuracy.baseline.failures]
     if facts.blame is not None and facts.blame.guilty is not None:
         points.append(Point("bad", "Blame", facts.blame.verdict))
-    if (least := _short(facts.headroom)) is not None:
-        text = f"{least.tensor} has {least.headroom:.2f}x, {MIN_HEADROOM:g}x is least"
-        points.append(Point("bad", "FP16 headroom", text))
+    if facts.headroom is not None and facts.headroom.is_short:
+        points.append(Point("bad", "Failed", facts.headroom.sentence))
     manifest = facts.manifest
     if manifest.weights.source == "random":
         text = f"random, seed {manifest.weights.seed}: the network is untrained, so only its arithmetic is shown"

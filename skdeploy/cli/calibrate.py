@@ -36,10 +36,12 @@ def _calibrate(
         skdeploy calibrate build/mynet-fp16 --calib calib/ -o ranges.json
         skdeploy calibrate mynet.onnx --card mynet.toml --calib calib/
     """
-    from skdeploy.cli.console import print_ranges, ranges_json, write_json
+    from skdeploy.cli.console import ranges_json, write_json
     from skdeploy.line.export import calibrate as run
     from skdeploy.line.options import ExportOptions
+    from skdeploy.report.calibration import calibration_findings
     from skdeploy.report.progress import ConsoleProgress
+    from skdeploy.report.terminal import Terminal
 
     options = ExportOptions(
         model,
@@ -52,8 +54,10 @@ def _calibrate(
         ranges = run(options, CalibrationOptions(**calibration), path, progress)
     if json:
         write_json(ranges_json(ranges, path))
-    else:
-        print_ranges(ranges, path)
+        return
+    terminal = Terminal()
+    terminal.headline(f"{ranges.model} ranges  ->  {path}")
+    terminal.section(calibration_findings(ranges))
 
 
 calibrate = flattened(_calibrate)

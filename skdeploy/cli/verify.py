@@ -113,7 +113,6 @@ def verify(
     from skdeploy.line.verification import VerifyOptions
     from skdeploy.line.verification import verify as run
     from skdeploy.report.progress import ConsoleProgress
-    from skdeploy.report.verify import write_verification
 
     if save_repro is not None and not blame:
         raise UsageError("--save-repro saves what --blame finds", advice="give --blame too")
@@ -139,7 +138,7 @@ def verify(
                 raise
             failure = error  # of a bundle that failed in its export, too, one asks where
         else:
-            write_verification(verification, junit=junit, summary=markdown)
+            write_files(verification, junit, markdown)
     if blame:
         _blame(bundle, images, save_repro)
     if failure is not None:
@@ -152,22 +151,34 @@ def verify(
     )
 
 
-def _show(verification: Verification) -> None:
-    from skdeploy.cli.console import print_bundle
-    from skdeploy.report.terminal import Terminal
-    from skdeploy.report.verify import verification_lines
+def write_files(verification: Verification, junit: Path | None, markdown: Path | None) -> None:
+    """The files that were asked for. Raises UsageError, IntegrityError if they cannot be written."""
+    from skdeploy.report.bundle import verification_findings
+    from skdeploy.report.junit import write_junit
+    from skdeploy.report.markdown import write_markdown
 
-    print_bundle(verification.bundle, verification.report, verification.verdict)
-    terminal = Terminal()
-    for line in verification_lines(verification):
-        terminal.say(line)
+    found, verdict, manifest = verification_findings(verification), verification.verdict, verification.bundle.manifest
+    if junit is not None:
+        write_junit(junit, "skdeploy verify", found.blocks, verification.seconds, verdict.text)
+    if markdown is not None:
+        write_markdown(markdown, f"{manifest.model.name} {manifest.precision}: {verdict.text}", found)
+
+
+def _show(verification: Verification) -> None:
+    from skdeploy.cli.console import print_verdict
+    from skdeploy.report.bundle import verification_findings
+    from skdeploy.report.terminal import Terminal
+
+    print_verdict(verification.verdict)
+    Terminal().section(verification_findings(verification), unfold=True)
 
 
 def _blame(bundle: Path, images: Path | None, repro: Path | None) -> None:
     from skdeploy.cli.blame import blame_bundle
+    from skdeploy.report.blame import blame_findings
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
 
     with ConsoleProgress() as progress:
         report = blame_bundle(bundle, images, repro=repro, progress=progress)
-    Terminal(stderr=True).say(report.text())
+    Terminal(stderr=True).section(blame_findings(report))

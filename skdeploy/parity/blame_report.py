@@ -99,35 +99,6 @@ class BlameReport(Frozen):
             f"and {_db(blamed.own_db)} of inputs without error; {blamed.words}"
         )
 
-    def text(self) -> str:
-        """The table of stages, and the verdict."""
-        rows = [("stage", "against the stage before", f"against {self.first}", "")]
-        for stage in self.stages:
-            said = stage.reason or "; ".join(stage.problems)
-            if stage.verdict == "reference":
-                before = first = "-"
-            else:
-                before, first = _db(stage.sqnr_before_db), _db(stage.sqnr_first_db)
-            rows.append((stage.stage, before, first, f"{stage.verdict}{': ' if said else ''}{said}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [
-            f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip() for row in rows
-        ]
-        lines.append(f"SQNR of the worst of {self.images} image(s) of {self.dataset}")
-        if self.layers and self.guilty and self.fed_to is None:
-            lowest = sorted(self.layers, key=lambda row: -EXACT_DB if row.own_db is None else row.own_db)[:5]
-            lines.append(
-                f"{self.guilty} on {self.image}: {len(self.layers)} tensors compared; most error of their own "
-                f"(the card allows {self.floor_db:g} dB):"
-            )
-            lines += [f"  {_db(row.own_db):>12}  {row.tensor}" for row in lowest]
-        lines.append(self.verdict)
-        if self.repro is not None:
-            lines.append(f"the smallest graph that shows it: {self.repro}")
-        elif self.tensor is not None and self.note:
-            lines.append(self.note)
-        return "\n".join(lines)
-
 
 def _db(value: float | None) -> str:
     if value is None:

@@ -36,6 +36,19 @@ class HeadroomReport(Frozen):
     dataset: str
     tensors: Annotated[tuple[TensorHeadroom, ...], Field(strict=False)]
 
+    @property
+    def is_short(self) -> bool:
+        return any(row.headroom < MIN_HEADROOM for row in self.tensors[:1])
+
+    @property
+    def sentence(self) -> str:
+        """The least headroom in words; empty where there is no tensor."""
+        return "".join(
+            f"FP16 headroom is at least {row.headroom:,.2f}x, at {row.tensor} on {self.images:,} "
+            f"images of {self.dataset}; {MIN_HEADROOM:g}x is needed"
+            for row in self.tensors[:1]
+        )
+
     def check(self) -> None:
         """Raises PrecisionError naming the tensors with less than 2x headroom, and the option that keeps them in FP32."""
         short = [row for row in self.tensors if row.headroom < MIN_HEADROOM]

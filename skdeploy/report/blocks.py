@@ -41,7 +41,10 @@ def visible(text: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: ``sort`` is what sorts it, if not its text; ``hint`` shows when pointed at, ``note`` below."""
+    """One cell of a table: ``sort`` is what sorts it, if not its text; ``hint`` shows when pointed at, ``note`` below.
+
+    ``outcome``: the row is judged, and so.
+    """
 
     text: str
     sort: float | str | None = None
@@ -49,6 +52,7 @@ class Cell:
     hint: str = ""
     code: bool = False
     note: str = ""
+    outcome: Outcome | None = None
 
     @property
     def whole(self) -> str:
@@ -84,8 +88,9 @@ class Table:
     """Rows under a caption. Every row has as many cells as there are columns.
 
     ``least``: a narrow terminal shows this number of columns at least, and of the others what fits; 0 is all.
-    ``group`` and ``case``: each row is a test case of JUnit, ``case`` being its name with ``{0}`` for the first cell. It failed
-    if a cell is ``bad``, and was skipped if one is ``warn``.
+    With ``notes_last`` the notes of its numbers, which are limits, are worth less than a column.
+    ``group`` and ``case``: each row is a test case of JUnit, ``case`` being its name with ``{0}`` for the first cell. A row
+    with an empty cell in its name is not a test case. Its outcome is that of its cell that has one.
     """
 
     kind: ClassVar[str] = "table"
@@ -94,6 +99,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     source: str = ""
     least: int = 0
+    notes_last: bool = False
     group: str = ""
     case: str = ""
 
@@ -176,10 +182,15 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Facts:
-    """Names and values."""
+    """Names and values; ``title`` says whose, where they are read on one line."""
 
     kind: ClassVar[str] = "facts"
     rows: tuple[tuple[str, str], ...]
+    title: str = ""
+
+    @property
+    def line(self) -> str:
+        return f"{self.title}: " + "; ".join(f"{label} {value}" for label, value in self.rows)
 
 
 @dataclass(frozen=True)
@@ -297,6 +308,14 @@ def number(value: float, form: str = ".3g") -> Cell:
     return Cell(format(value, form), float(value))
 
 
+def percent(share: float) -> Cell:
+    return Cell(percent_text(share, 1), share)
+
+
+def size(bytes_: int) -> Cell:
+    return Cell(size_text(bytes_), float(bytes_))
+
+
 def count(value: int) -> Cell:
     return Cell(f"{value:,}", float(value))
 
@@ -314,3 +333,21 @@ def digest(sha256: str) -> Cell:
 def more(items: Sequence[object], shown: int) -> str:
     """What is said of those that are not named."""
     return f" and {len(items) - shown:,} more" if len(items) > shown else ""
+
+
+JUDGED: Final[dict[str, tuple[str, Tone, Outcome]]] = {
+    "pass": ("verified", "good", "pass"),
+    "fail": ("failed", "bad", "fail"),
+    "receipt": ("verified by receipt", "good", "pass"),
+    "unproven": ("not run yet", "", "skip"),
+    "not compared": ("not compared", "warn", "skip"),
+    "reference": ("reference", "", "note"),
+    "recorded": ("recorded", "", "note"),
+}
+"""What a comparison, a check or a receipt came to: its word, how it is coloured, and what it is to a CI job."""
+
+
+def judged(state: str, note: str = "", hint: str = "") -> Cell:
+    """One of ``JUDGED``, with what there is to add and, where one points at it, the reason."""
+    word, tone, outcome = JUDGED[state]
+    return Cell(word, tone=tone, note=note, hint=hint, outcome=outcome)

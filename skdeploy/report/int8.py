@@ -1,21 +1,19 @@
-"""What is INT8 and what that costs, unit by unit; and the images and ranges behind it."""
+"""What is INT8 and what that costs, unit by unit."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.contents import MIXED, RANGES
+from skdeploy.bundle.contents import MIXED
 from skdeploy.bundle.station_facts import Int8Facts
-from skdeploy.images.audit_report import AuditReport, audit_of
-from skdeploy.quant.mixed import MixedPrecision
-from skdeploy.quant.ranges import Ranges, TensorRange
-from skdeploy.quant.sensitivity import Effect, SensitivityReport
 from skdeploy.report.blocks import (
     Absent,
     Block,
     Cell,
-    Facts,
     Figure,
     Fold,
     Legend,
@@ -29,14 +27,18 @@ from skdeploy.report.blocks import (
     decibels_text,
     name,
     number,
+    percent,
     percent_text,
-    sentence,
 )
 from skdeploy.report.findings import Findings
 from skdeploy.report.plots import Axis, Reference, Row, rows_figure
 
-TALL = 40  # rows of a drawing; the table has all
-SENSITIVITY = "evidence/sensitivity.json"
+if TYPE_CHECKING:
+    from skdeploy.quant.mixed import MixedPrecision
+    from skdeploy.quant.sensitivity import Effect, SensitivityReport
+
+TALL: Final = 40  # rows of a drawing; the table has all
+SENSITIVITY: Final = "evidence/sensitivity.json"
 
 
 def int8_section(found: Findings) -> Section:
@@ -46,33 +48,138 @@ def int8_section(found: Findings) -> Section:
     if graph is None:
         command = f"skdeploy export {found.bundle.manifest.model.name} --int8 --calib DIR"
         return found.absent("int8", title, "Nothing in this bundle is INT8.", command)
-    blocks: list[Block] = [Facts(tuple(_coverage(graph)))]
+    blocks: list[Block] = [Text(int8_text(graph))]
     if found.sensitivity is None:
         command = f"skdeploy sensitivity {found.shell_folder}"
         blocks.append(
             Absent("What each unit costs was not measured.", command, outdated="sensitivity" in found.outdated)
         )
     else:
-        blocks += _sensitivity(found.sensitivity)
+        findings = sensitivity_findings(found.sensitivity)
+        table, *words = findings.blocks
+        fold = Fold(f"All {len(found.sensitivity.units)} units", (table,))
+        blocks += [Text(findings.lead), _sensitivity_figure(found.sensitivity), fold, *words]
     if found.mixed is not None:
-        blocks += _mixed(found.mixed)
+        blocks += mixed_findings(found.mixed)
     elif MIXED in found.outdated:
         blocks.append(Absent("The search for mixed precision was of other artifacts.", outdated=True))
     return Section("int8", title, "", tuple(blocks))
 
 
-def _coverage(graph: Artifact) -> list[tuple[str, str]]:
+def int8_text(graph: Artifact) -> str:
+    """How much of the computation is INT8, and what stays in the fallback and why."""
     facts = graph.facts_as(Int8Facts)
     weights, reasons = len(facts.int8_weights), Counter(facts.kept.values())
-    rows = [
-        ("Layers with INT8 weights", f"{weights} of {weights + len(facts.kept)}"),
-        ("Kept out of INT8", "; ".join(f"{times} {reason}" for reason, times in reasons.items()) or "none"),
-        ("Multiply-accumulates in INT8", percent_text(facts.int8_macs, 1)),
-    ]
-    return rows + ([("All else", str(facts.fallback).upper())] if facts.fallback else [])
+    stayed = "; ".join(f"{times} {reason}" for reason, times in reasons.items()) or "none"
+    return (
+        f"{percent_text(facts.int8_macs, 1)} of the computation is INT8: {weights} of {weights + len(facts.kept)} layers with "
+        f"weights; in {str(facts.fallback or '').upper()}: {stayed}"
+    )
 
 
-def _sensitivity(report: SensitivityReport) -> list[Block]:
+def sensitivity_findings(report: SensitivityReport) -> Section:
+    """The units, the costliest first, the totals, and how to read them."""
+    accuracy = "same class" if report.fp32.top1 is None else "top-1"
+    heads = columns(
+        "unit",
+        ">only it: SQNR",
+        (f">{accuracy}", "Points against FP32, with only this unit in INT8"),
+        ">all but it: SQNR",
+        (f">{accuracy}", "Points against everything in INT8, with all but this unit in it"),
+        ">MACs",
+        ">parameters",
+    )
+    rows = tuple(
+        (
+            name(unit.unit),
+            decibels(unit.only_on.sqnr_db),
+            _change(unit.only_on, report.fp32),
+            decibels(unit.only_off.sqnr_db),
+            _change(unit.only_off, report.all_int8),
+            percent(unit.mac_share),
+            count(unit.parameters),
+        )
+        for unit in report.units
+    )
+    legend = (
+        "only it: the noise that this unit brings; fewer dB cost more, 6 dB are twice the error. all but it: what is left once "
+        f"it stays in the fallback. {accuracy}: points against FP32, and against everything in INT8; one image is "
+        f"{100 / report.images:.2g} points, so trust the dB where few images differ"
+    )
+    keep = f"to keep the first: skdeploy export ... --int8-keep '{report.units[0].pattern}'"
+    table = Table("INT8 sensitivity of each unit", heads, rows, SENSITIVITY)
+    lead = f"{report.model} in INT8 against FP32, on {report.images:,} images of {report.dataset}"
+    return Section("sensitivity", "Sensitivity", lead, (table, Text(totals_text(report)), Text(legend), Text(keep)))
+
+
+def totals_text(report: SensitivityReport) -> str:
+    """What INT8 everywhere costs."""
+    every = report.all_int8
+    totals = (
+        f"everything in INT8: {decibels_text(every.sqnr_db)}, same class as FP32 on {percent_text(every.agreement)}"
+    )
+    if report.fp32.top1 is not None and every.top1 is not None:
+        totals += f", top-1 {percent_text(every.top1)}; FP32 {percent_text(report.fp32.top1)}"
+    return totals
+
+
+def _change(effect: Effect, against: Effect) -> Cell:
+    """Points of top-1, or without labels of images with FP32's class; and the share itself."""
+    now, then = (one.agreement if effect.top1 is None else one.top1 or 0.0 for one in (effect, against))
+    return Cell(f"{100 * (now - then):+.2f}", now - then, note=percent_text(now))
+
+
+def mixed_findings(mixed: MixedPrecision) -> Iterator[Block]:
+    """What stayed in the fallback under ``--max-drop``, why, and what it saved."""
+    drop, runs = mixed.drop, mixed.evaluations
+    yield Text(
+        f"top-1 {percent_text(mixed.top1)}, FP32 {percent_text(mixed.fp32_top1)}: a drop of {drop.points:.2f} points "
+        f"(standard error {drop.standard_error:.2f}), allowed {mixed.max_drop:g}, on {mixed.images:,} images of "
+        f"{mixed.dataset}: {drop.lost} lost, {drop.gained} gained"
+    )
+    if mixed.kept:
+        yield _kept_table(mixed)
+        yield Text(
+            "alone: SQNR with only this unit in INT8; noise: its part of all units'. in INT8 too: SQNR with this unit added to "
+            f"the INT8 ones; saved: from there to the mix's {mixed.sqnr_db:.1f} dB; drop: in points with it added, where run"
+        )
+        yield Text("to ask for the same again: " + " ".join(f"--int8-keep '{pattern}'" for pattern in mixed.keep))
+    yield Text(
+        f"{percent_text(mixed.int8_mac_share, 1)} of the MACs are INT8; {len(mixed.kept)} of {mixed.units} units kept; "
+        f"{counted(runs, 'run')} of INT8 on all images"
+        + (f", {mixed.units} units on {mixed.ranking_images}" if runs > 1 else "")
+    )
+    yield from (Text(note, "warn") for note in mixed.notes)
+
+
+def _kept_table(mixed: MixedPrecision) -> Table:
+    heads = columns(
+        "kept out of INT8",
+        ">alone",
+        ">noise",
+        ">MACs",
+        ">in INT8 too",
+        ">saved",
+        ">drop",
+        "why",
+    )
+    rows = tuple(
+        (
+            name(unit.unit),
+            decibels(unit.sqnr_db),
+            percent(unit.noise_share),
+            percent(unit.mac_share),
+            decibels(unit.sqnr_before),
+            decibels(mixed.sqnr_db - unit.sqnr_before),
+            Cell("", math.nan) if unit.drop_before is None else number(unit.drop_before, ".2f"),
+            Cell(unit.reason),
+        )
+        for unit in mixed.kept
+    )
+    return Table("units that stay in the fallback", heads, rows, MIXED, least=7)
+
+
+def _sensitivity_figure(report: SensitivityReport) -> Figure:
     """Drawn as error, so that the longest bar is the worst unit: dB count the other way."""
     shown = report.units[:TALL]
     rows = [
@@ -92,7 +199,7 @@ def _sensitivity(report: SensitivityReport) -> list[Block]:
         f"At the right the same in dB; everything in INT8 has {report.all_int8.sqnr_db:.1f} dB. 6 dB less are twice the error."
     )
     legend = (Legend(1, "all but this unit in INT8", line=False),)
-    figure = rows_figure(
+    return rows_figure(
         "What each unit alone costs in INT8, the costliest first",
         caption,
         rows,
@@ -100,157 +207,8 @@ def _sensitivity(report: SensitivityReport) -> list[Block]:
         references=[Reference(all_int8, "everything in INT8")],
         legend=legend,
     )
-    return [figure, Fold(f"All {len(report.units)} units", (_units_table(report),))]
 
 
 def _error(effect: Effect) -> float:
     """In per cent of the signal, of which the SQNR is 10 log10 of the power's ratio."""
     return float(100 * 10 ** (-effect.sqnr_db / 20))
-
-
-def _units_table(report: SensitivityReport) -> Table:
-    accuracy = "Same class" if report.fp32.top1 is None else "Top-1"
-    heads = columns(
-        "Unit",
-        ">Only it: SQNR",
-        f">Only it: {accuracy}",
-        ">All but it: SQNR",
-        f">All but it: {accuracy}",
-        ">MACs",
-        ">Parameters",
-    )
-    rows = tuple(
-        (
-            name(unit.unit),
-            decibels(unit.only_on.sqnr_db),
-            _accuracy(unit.only_on),
-            decibels(unit.only_off.sqnr_db),
-            _accuracy(unit.only_off),
-            Cell(percent_text(unit.mac_share, 1), unit.mac_share),
-            count(unit.parameters),
-        )
-        for unit in report.units
-    )
-    return Table("INT8 sensitivity of each unit", heads, rows, SENSITIVITY)
-
-
-def _accuracy(effect: Effect) -> Cell:
-    share = effect.agreement if effect.top1 is None else effect.top1
-    return Cell(percent_text(share), share)
-
-
-def _mixed(report: MixedPrecision) -> list[Block]:
-    drop = report.drop
-    text = (
-        f"Mixed precision: a drop of {drop.points:.2f} points (standard error {drop.standard_error:.2f}) where "
-        f"{report.max_drop:g} is allowed, on {drop.images:,} images of {report.dataset}; "
-        f"{len(report.kept)} of {report.units} units stay out of INT8."
-    )
-    blocks: list[Block] = [Text(text), *(Text(sentence(note), "warn") for note in report.notes)]
-    if report.kept:
-        heads = columns("Kept out of INT8", "Why", ">Alone in INT8", ">Part of all noise", ">MACs")
-        rows = tuple(
-            (
-                name(unit.unit),
-                Cell(unit.reason),
-                decibels(unit.sqnr_db),
-                Cell(percent_text(unit.noise_share, 1), unit.noise_share),
-                Cell(percent_text(unit.mac_share, 1), unit.mac_share),
-            )
-            for unit in report.kept
-        )
-        blocks.append(Table("Units that stay in the fallback", heads, rows, MIXED))
-    return blocks
-
-
-def calibration_section(found: Findings) -> Section | None:
-    """The images, what is wrong with them, and the range of every tensor. None where nothing is calibrated."""
-    ranges, title = found.ranges, "Calibration"
-    if ranges is None:
-        if RANGES not in found.outdated:
-            return None
-        return found.absent("calibration", title, "The ranges are of other artifacts.", of=RANGES)
-    algorithm = ranges.algorithm
-    percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
-    lead = (
-        f"{len(ranges.tensors)} tensors by {algorithm.method}{percentile} on "
-        f"{counted(ranges.data.images, 'image')} of {ranges.data.name}."
-    )
-    blocks: list[Block] = []
-    audit = audit_of(ranges.audit)
-    if audit is not None:
-        warnings = audit.warnings()
-        blocks += [Text(sentence(warning), "warn") for warning in warnings] or [
-            Text("The audit of the images found nothing wrong.", "good")
-        ]
-        blocks.append(Facts(tuple(_audit(audit))))
-    blocks += [_ranges_figure(ranges), Fold(f"All {len(ranges.tensors)} ranges", (_ranges_table(ranges),))]
-    return Section("calibration", title, lead, tuple(blocks))
-
-
-def _audit(audit: AuditReport) -> list[tuple[str, str]]:
-    facts = [("Images", f"{audit.used:,} of {audit.asked:,} asked for, {len(audit.unreadable)} unreadable")]
-    if audit.classes is not None:
-        classes = audit.classes
-        facts.append(
-            ("Classes", f"{classes.covered} of {classes.total}, {classes.fewest} to {classes.most} images each")
-        )
-    facts.append(("Duplicates", f"{audit.exact.count} exact, {audit.near.count} near"))
-    if audit.overlap is not None:
-        overlap = audit.overlap
-        facts.append(
-            (
-                "Shared with the evaluation",
-                f"{overlap.exact.count} exact, {overlap.near.count} near, of {overlap.images:,} images of {overlap.dataset}",
-            )
-        )
-    odd = f"{audit.constant.count} of one colour, {audit.clipped.count} clipped, {audit.enlarged.count} enlarged"
-    facts.append(("Unlike the field", odd))
-    if audit.converted:
-        facts.append(("Converted", "; ".join(f"{times} {what}" for what, times in audit.converted.items())))
-    return facts
-
-
-def _largest(tensor: TensorRange) -> float:
-    return max(abs(tensor.minimum), abs(tensor.maximum))
-
-
-def _ranges_figure(ranges: Ranges) -> Figure:
-    shown = list(ranges.tensors.items())[:TALL]
-    rows = [
-        Row(tensor, f"{entry.threshold:.3g}", bar=(None, _largest(entry)), marks=((2, entry.threshold),))
-        for tensor, entry in shown
-    ]
-    values = [value for _, entry in shown for value in (_largest(entry), entry.threshold)]
-    axis = Axis.logarithmic(values, "magnitude (the tensor's own unit, log scale)")
-    more = f" The first {TALL} of {len(ranges.tensors)}." if len(ranges.tensors) > TALL else ""
-    caption = f"A bar ends at the largest magnitude in any image; what is beyond the threshold is clipped.{more}"
-    return rows_figure(
-        "Ranges, in the order of the graph", caption, rows, axis, legend=(Legend(2, "threshold", line=False),)
-    )
-
-
-def _ranges_table(ranges: Ranges) -> Table:
-    heads = columns(
-        "Tensor",
-        ">Minimum",
-        ">Maximum",
-        (">Threshold", "The magnitude that becomes 127"),
-        (">Of the largest", "Threshold divided by the largest magnitude"),
-        ">Step",
-    )
-    rows = tuple(
-        (
-            name(tensor),
-            number(entry.minimum, ".4g"),
-            number(entry.maximum, ".4g"),
-            number(entry.threshold, ".4g"),
-            Cell(
-                percent_text(entry.threshold / (_largest(entry) or entry.threshold), 1),
-                entry.threshold / (_largest(entry) or entry.threshold),
-            ),
-            number(entry.scale, ".3g"),
-        )
-        for tensor, entry in ranges.tensors.items()
-    )
-    return Table("Range of every tensor", heads, rows, RANGES)

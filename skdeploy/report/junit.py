@@ -6,11 +6,12 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from string import Formatter
 from typing import Final
 from xml.etree import ElementTree as ET
 
 from skdeploy.core.files import write_text
-from skdeploy.report.blocks import Block, Cell, Finding, Table
+from skdeploy.report.blocks import Block, Cell, Finding, Fold, Outcome, Table
 
 # XML 1.0, section 2.2: all characters but these may stand in a document, escaped or not.
 NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -53,18 +54,20 @@ def _cases(blocks: Iterable[Block]) -> Iterator[Finding]:
     for block in blocks:
         if isinstance(block, Finding):
             yield block
+        elif isinstance(block, Fold):
+            yield from _cases(block.blocks)
         elif isinstance(block, Table) and block.case:
-            yield from (_case(block, row) for row in block.rows)
+            yield from filter(None, (_case(block, row) for row in block.rows))
 
 
-def _case(table: Table, row: tuple[Cell, ...]) -> Finding:
+def _case(table: Table, row: tuple[Cell, ...]) -> Finding | None:
     """A row of a table: its columns and their values."""
-    tones = {cell.tone for cell in row}
-    name = table.case.format(*(cell.text for cell in row))
-    said = "; ".join(
-        f"{column.label} {cell.whole}" for column, cell in zip(table.columns, row, strict=True) if cell.text
-    )
-    return Finding(table.group, name, "fail" if "bad" in tones else "skip" if "warn" in tones else "pass", said)
+    if not all(row[int(field)].text for _, field, _, _ in Formatter().parse(table.case) if field):
+        return None
+    outcome: Outcome = next((cell.outcome for cell in row if cell.outcome is not None), "note")
+    said = [f"{column.label} {cell.whole}" for column, cell in zip(table.columns, row, strict=True) if cell.text]
+    reasons = [cell.hint for cell in row if cell.outcome is not None and cell.hint]
+    return Finding(table.group, table.case.format(*(cell.text for cell in row)), outcome, "; ".join(reasons + said))
 
 
 def _xml(text: str) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from typing import Final
 
 from pydantic import JsonValue
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import RANGES
-from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.architecture import DescribedSpec
 from skdeploy.line.export import words_of
 from skdeploy.line.reproduce import options_that_made, weights_that_made
@@ -24,21 +22,15 @@ from skdeploy.report.blocks import (
     Station,
     Table,
     Text,
-    Tone,
     columns,
+    digest,
+    judged,
     name,
     size_text,
 )
+from skdeploy.report.bundle import engine_text
 from skdeploy.report.findings import Findings
 from skdeploy.report.verdict import comparisons_of, state_of
-
-STATES: Final[dict[str, tuple[str, Tone]]] = {
-    "pass": ("verified", "good"),
-    "fail": ("failed", "bad"),
-    "receipt": ("verified by receipt", "good"),
-    "unproven": ("not run yet", ""),
-    "not compared": ("not compared", "warn"),
-}
 
 
 def line_section(found: Findings) -> Section:
@@ -54,12 +46,14 @@ def line_section(found: Findings) -> Section:
     )
     if not artifacts:
         return Section("line", "The line", "No artifact was made before the export was cut off.", ())
-    return Section("line", "The line", lead, (Line(stations), *_engines(artifacts)))
+    return Section(
+        "line", "The line", lead, (Line(stations), *(Text(engine_text(engine)) for engine in found.bundle.engines))
+    )
 
 
 def _station(found: Findings, artifact: Artifact, names: set[str], largest: int) -> Station:
     runs = artifact.format in ("onnx", "engine")
-    state, tone = STATES[state_of(found, artifact.path)] if runs else ("", "")
+    state = judged(state_of(found, artifact.path)) if runs else Cell("")
     backends = ", ".join(c.backend for c in comparisons_of(found, artifact.path) if c.verdict != "unproven")
     return Station(
         path=artifact.path,
@@ -70,17 +64,10 @@ def _station(found: Findings, artifact: Artifact, names: set[str], largest: int)
         share=artifact.size_bytes / max(largest, 1),
         sha256=artifact.sha256,
         seconds=f"{artifact.provenance.seconds:.1f} s",
-        state=f"{state} on {backends}" if backends else state,
-        tone=tone,
+        state=f"{state.text} on {backends}" if backends else state.text,
+        tone=state.tone,
         minor=artifact.format in ("json", "cache"),
     )
-
-
-def _engines(artifacts: tuple[Artifact, ...]) -> list[Block]:
-    """Where each engine runs, as its compiler says."""
-    engines = [(a.path, a.facts_as(EngineFacts).runs_on) for a in artifacts if a.format == "engine"]
-    facts = tuple((path, "runs on " + "; ".join(places)) for path, places in engines if places)
-    return [Facts(facts)] if facts else []
 
 
 def provenance_section(found: Findings) -> Section:
@@ -107,7 +94,7 @@ def provenance_section(found: Findings) -> Section:
         ("Exported", f"{manifest.created} by skdeploy {manifest.skdeploy}"),
     ]
     rows = [_provenance(artifact) for artifact in manifest.artifacts]
-    heads = columns("Artifact", "Stage", "Options", "Tools", "Key")
+    heads = columns("artifact", "stage", "options", "tools", "key")
     table = Table("What each artifact was made with", heads, tuple(rows), "manifest.json")
     return Section("provenance", "Provenance", "", (Facts(tuple(facts)), Fold("Options and versions", (table,))))
 
@@ -121,7 +108,7 @@ def _provenance(artifact: Artifact) -> tuple[Cell, ...]:
         Cell(artifact.station),
         Cell(options or "none"),
         Cell(tools),
-        Cell(made.key[:12], hint=made.key, code=True),
+        digest(made.key),
     )
 
 

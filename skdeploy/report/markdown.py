@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy.core.files import write_text
-from skdeploy.report.blocks import Block, Cell, Facts, Finding, Section, Table, Text, Tone
+from skdeploy.report.blocks import Block, Cell, Facts, Finding, Fold, Section, Table, Text, Tone
 
 # What begins markup, HTML, a mention, a link or a table's cell in GitHub's and GitLab's Markdown; file names are no markup.
 MARKUP: Final = re.compile(r"[\\`*_\[\]<>#|~@&$]|:(?=//)|^[-+]|^[0-9]+[.)](?= )")
@@ -42,6 +42,11 @@ def _lines(block: Block) -> Iterator[str]:
                 yield f"  {markdown(block.detail)}"
         case Text():
             yield f"- {markdown(block.text)}"
+        case Fold():
+            yield from ("", f"<details><summary>{markdown(block.summary)}</summary>", "")
+            for inner in block.blocks:
+                yield from _lines(inner)
+            yield from ("", "</details>", "")
         case Facts():
             yield from (f"- {markdown(f'{name}: {value}')}" for name, value in block.rows)
 

@@ -103,9 +103,12 @@ def render_report(bundle: Bundle) -> str:
 def _sections(found: Findings) -> Iterator[Section]:
     from skdeploy.report.accuracy import accuracy_section
     from skdeploy.report.attention import attention_section
-    from skdeploy.report.int8 import calibration_section, int8_section
+    from skdeploy.report.blame import blame_section
+    from skdeploy.report.calibration import calibration_section
+    from skdeploy.report.headroom import headroom_section
+    from skdeploy.report.int8 import int8_section
     from skdeploy.report.line import line_section, provenance_section, reproduce_section
-    from skdeploy.report.parity import blame_section, headroom_section, parity_section
+    from skdeploy.report.parity import parity_section
     from skdeploy.report.receipts import receipts_section
 
     if notes := _notes(found):

@@ -1,50 +1,45 @@
-"""How near each artifact is to torch, where an error enters, and how far FP16 is from its end."""
+"""How near each artifact is to torch, on images and other inputs, run again and built again."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
-from skdeploy.bundle.contents import HEADROOM, PARITY
+from skdeploy.bundle.contents import PARITY
+from skdeploy.bundle.folder import Bundle
 from skdeploy.core.spec import Precision, Tolerance
-from skdeploy.parity.blame_report import BlameReport, LayerResult
-from skdeploy.parity.report import MIN_HEADROOM, Comparison, HeadroomReport, ParityReport, suite_name
+from skdeploy.parity.report import MEMORY, Comparison, ParityReport, Rebuild, ReceiptNote, SuiteResult, suite_name
 from skdeploy.report.blocks import (
+    JUDGED,
     Block,
     Cell,
     Figure,
+    Finding,
     Fold,
     Legend,
     Section,
     Table,
     Text,
-    Tone,
     columns,
     counted,
     decibels,
     decibels_text,
+    digest,
+    judged,
     name,
     number,
-    sentence,
+    size,
 )
 from skdeploy.report.findings import Findings
-from skdeploy.report.plots import NARROW, WIDE, Axis, Reference, Row, Series, line_chart, rows_figure
-from skdeploy.report.verify import batch_text, rebuild_line, run_text
+from skdeploy.report.plots import Axis, Row, rows_figure
 
-BARS = 16  # tensors in a drawing: those with least headroom are what one looks for
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
-VERDICTS: dict[str, Tone] = {"pass": "good", "fail": "bad", "unproven": "", "reference": "", "recorded": ""}
-WORDS = {"pass": "verified", "fail": "failed", "unproven": "not run yet"}
-CHECKED = {
-    "pass": "in tolerance",
-    "fail": "out of tolerance",
-    "unproven": "not run here",
-    "reference": "reference",
-    "recorded": "recorded",
-}
+NOTHING = Cell("", math.nan)
 
 
 def parity_section(found: Findings) -> Section:
-    """The table of comparisons with the tolerances beside, and the SQNR of each as a drawing."""
+    """The findings, and the SQNR of each artifact as a drawing."""
     report = found.parity
     if report is None:
         command = f"skdeploy verify {found.shell_folder}"
@@ -52,92 +47,188 @@ def parity_section(found: Findings) -> Section:
         if found.bundle.manifest.verdict == "incomplete":
             command, text = "", "The export did not come to the comparison with torch."
         return found.absent("parity", "Parity", text, command, of=PARITY)
-    tolerance = found.bundle.manifest.model.tolerance
-    lead = (
-        f"Logits of each artifact against {report.reference}, on {report.images:,} images of {report.dataset}. "
-        "Grey figures are the card's tolerances."
-    )
-    blocks: list[Block] = [_parity_table(report, tolerance)]
+    section = parity_findings(found.bundle, report)
     measured = [c for c in report.comparisons if c.metrics is not None]
-    if measured:
-        blocks.append(_parity_figure(measured, tolerance))
-    if report.batch_invariance is not None:
-        batch = report.batch_invariance
-        text = f"{batch.artifact}: {batch_text(batch)}; {batch.tolerance:g} is allowed"
-        blocks.append(Text(sentence(text), VERDICTS[batch.verdict]))
-    blocks += _repeatability(report)
+    if not measured:
+        return section
+    figure = _parity_figure(measured, found.bundle.manifest.model.tolerance)
+    return replace(section, blocks=(section.blocks[0], figure, *section.blocks[1:]))
+
+
+def parity_findings(
+    bundle: Bundle, report: ParityReport | None, *, reused: Collection[str] = (), required: bool = False
+) -> Section:
+    """The table of artifacts with their errors and limits; why some failed or did not run; then all else that was compared.
+
+    ``reused`` were kept by this export. With ``required``, an engine that ran neither here nor on a device failed.
+    """
+    table = _artifacts_table(bundle, report, reused, required)
+    if report is None:
+        return Section("parity", "Parity", "no parity is recorded for these artifacts", (table,))
+    blocks: list[Block] = [table]
+    blocks += [Text(_reason(c), JUDGED[_state(c)][1]) for c in report.comparisons if c.verdict != "pass"]
+    if (batch := report.batch_invariance) is not None:
+        sizes = ", ".join(map(str, batch.batches))
+        text = batch.problem or f"batch size does not change the result ({sizes} tried)"
+        said = (
+            f"{batch.artifact}: {text}: within {batch.max_rel_error:.1e} of the largest, {batch.tolerance:g} is allowed"
+        )
+        blocks.append(Finding("batch", batch.artifact, JUDGED[batch.verdict][2], said))
+    repeated = [*_run_to_run(report), *map(_rebuild, report.rebuilds)]
+    blocks += [finding for finding in repeated if finding.outcome == "fail"]
     if report.reference_sqnr_db is not None:
-        blocks.append(Text(f"torch's own float32 is {decibels_text(report.reference_sqnr_db)} from its float64."))
-    return Section("parity", "Parity", lead, tuple(blocks))
+        blocks.append(Text(f"torch's own float32 is {decibels_text(report.reference_sqnr_db)} from its float64"))
+    others: list[Block] = [finding for finding in repeated if finding.outcome != "fail"]
+    if report.suites:
+        others += _suites(report)
+    if others:
+        runs = len(report.suites) + len(report.run_to_run) + len(report.rebuilds)
+        blocks.append(Fold(f"Other inputs, runs and builds: {counted(runs, 'comparison')}", tuple(others)))
+    return Section("parity", "Parity", f"against {report.reference}, on {report.images_text}", tuple(blocks))
 
 
-def _parity_table(report: ParityReport, tolerances: dict[Precision, Tolerance]) -> Table:
+def receipt_findings(report: ParityReport) -> Iterator[Finding]:
+    """What devices have recorded of the artifacts."""
+    for c in report.comparisons:
+        for receipt in c.receipts:
+            text = f"{c.artifact}: {receipt.kind} {JUDGED[receipt.verdict][0]} on {_device(receipt)}"
+            yield Finding("receipt", receipt.path, JUDGED[receipt.verdict][2], text)
+
+
+def _artifacts_table(bundle: Bundle, report: ParityReport | None, reused: Collection[str], required: bool) -> Table:
+    """A row for each backend that an artifact was run on. The columns that decide come first: a terminal may be narrow."""
+    comparisons = report.comparisons if report is not None else ()
+    measured = [c.metrics for c in comparisons if c.metrics is not None]
+    task = bundle.manifest.model.task if any(metrics.same_class is None for metrics in measured) else "same class"
     heads = columns(
-        "Artifact",
-        "Backend",
-        "Verdict",
-        (">SQNR, worst image", "Signal to noise of the logits: 10 log10(sum ref^2 / sum error^2)"),
-        ">SQNR, all",
-        (">Max error", "Largest error of any logit, relative to the largest logit"),
-        (">Cosine", "Of the worst image"),
-        (">Same class", "Images with the same top class, or what the task measures in its place"),
+        "artifact",
+        "parity",
+        (">SQNR", "Signal to noise of the worst image: 10 log10(sum ref^2 / sum error^2)"),
+        (">max error", "Largest error of any value, relative to the largest value"),
+        (f">{task}", "Images with the same top class, or what the task measures in its place"),
+        "precision",
+        ">size",
+        ">time",
+        "backend",
+        (">SQNR, all", "Signal to noise of all images together"),
+        (">cosine", "Of the worst image"),
+        "sha256",
     )
     rows = []
-    for c in report.comparisons:
-        verdict = Cell(WORDS[c.verdict], tone=VERDICTS[c.verdict], hint="; ".join(c.problems) or c.reason)
-        head = (name(c.artifact), Cell(c.backend), verdict)
-        allowed, metrics = tolerances.get(c.precision, c.precision.tolerance), c.metrics
-        if metrics is None:
-            rows.append((*head, *(Cell("", math.nan) for _ in range(5))))
+    for artifact in bundle.manifest.artifacts:
+        if artifact.format == "json":
             continue
-        same = metrics.same_class
-        agreed = f"{same:,} of {metrics.images:,}" if same is not None else metrics.figures_text
-        rows.append(
-            (
-                *head,
-                _beside(decibels(metrics.min_sqnr_db), f"at least {allowed.min_sqnr_db:g}"),
-                decibels(metrics.sqnr_db),
-                _beside(number(metrics.max_rel_error, ".1e"), f"at most {allowed.max_rel_error:g}"),
-                _beside(number(metrics.min_cosine, ".6f"), f"at least {allowed.min_cosine:g}"),
-                Cell(agreed, math.nan if metrics.top1_agreement is None else metrics.top1_agreement),
-            )
+        time = "kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s"
+        path, precision = name(artifact.path), Cell(artifact.precision.words if artifact.precision else "")
+        tail = (precision, size(artifact.size_bytes), Cell(time, artifact.provenance.seconds))
+        runs = [c for c in comparisons if c.artifact == artifact.path]
+        for c in runs:
+            state = judged(_state(c), c.proof.device if c.proof and not c.metrics else "", _reason(c))
+            if required and state.outcome == "skip":
+                state = replace(state, tone="bad", outcome="fail")
+            worst, error, same, sqnr, cosine = _figures(c, bundle.manifest.model.tolerance)
+            last = (Cell(c.backend), sqnr, cosine, digest(artifact.sha256))
+            rows.append((path, state, worst, error, same, *tail, *last))
+        if not runs:
+            empty = (Cell(""), NOTHING, NOTHING, digest(artifact.sha256))
+            rows.append((path, Cell(""), NOTHING, NOTHING, NOTHING, *tail, *empty))
+    return Table("artifacts", heads, tuple(rows), PARITY, least=2, notes_last=True, group="parity", case="{0} on {8}")
+
+
+def _figures(c: Comparison, tolerances: dict[Precision, Tolerance]) -> tuple[Cell, ...]:
+    """SQNR of the worst image, largest error, agreement, SQNR of all and cosine, with the limits of the card."""
+    allowed, metrics = tolerances.get(c.precision, c.precision.tolerance), c.metrics
+    if metrics is None:
+        return (NOTHING,) * 5
+    same = metrics.same_class
+    agreed = f"{same:,} of {metrics.images:,}" if same is not None else metrics.figures_text
+    return (
+        replace(decibels(metrics.min_sqnr_db), note=f"at least {allowed.min_sqnr_db:g}"),
+        replace(number(metrics.max_rel_error, ".1e"), note=f"at most {allowed.max_rel_error:g}"),
+        Cell(agreed, math.nan if metrics.top1_agreement is None else metrics.top1_agreement),
+        decibels(metrics.sqnr_db),
+        replace(number(metrics.min_cosine, ".6f"), note=f"at least {allowed.min_cosine:g}"),
+    )
+
+
+def _state(c: Comparison) -> str:
+    return "receipt" if c.verdict == "unproven" and c.proof is not None else c.verdict
+
+
+def _reason(c: Comparison) -> str:
+    """Why an artifact failed or did not run; nothing of one that is in parity."""
+    place = f"{c.artifact} on {c.backend}"
+    if c.verdict != "unproven":
+        return "; ".join(f"{place}: {problem}" for problem in c.problems)
+    if c.proof is not None:
+        return f"{c.artifact}: in parity on {_device(c.proof)}; not run here: {c.reason}"
+    return f"{place}: no receipt, no claim: it ran neither here nor on a device: {c.reason}"
+
+
+def _device(receipt: ReceiptNote) -> str:
+    return f"{receipt.device} (receipt of {receipt.created[:10]})"
+
+
+def _run_to_run(report: ParityReport) -> Iterator[Finding]:
+    """How much two runs of the same batch differ."""
+    for run in report.run_to_run:
+        place = f"{run.artifact} on {run.backend}"
+        differ = f"{run.differing:,} of {run.values:,} values differ, by {run.max_rel_error:.1e} of the largest"
+        said = run.problem or (f"run twice, {differ}" if run.differing else "run twice, the same bits")
+        yield Finding("run_to_run", place, run.verdict, f"{place}: {said}")
+
+
+def _rebuild(again: Rebuild) -> Finding:
+    """How much two builds of an engine differ."""
+    versions = "" if again.built_by == again.rebuilt_by else f" ({again.built_by} then, {again.rebuilt_by} now)"
+    if again.sha256 == again.rebuilt_sha256:
+        found = "the same bytes"
+    else:
+        sizes = f"{again.size_bytes:,} and {again.rebuilt_size_bytes:,}"
+        found = f"another file: {again.differing_bytes:,} bytes differ, of {sizes}"
+    logits = f"logits within {again.logits.max_rel_error:.1e} of the largest" if again.logits else ""
+    logits = "; ".join(again.problems) or logits or f"logits not compared: {again.reason}"
+    text = f"{again.artifact}, built again with {again.compiler}{versions}: {found}; {logits}"
+    return Finding("rebuild", again.artifact, "fail" if again.problems else JUDGED[again.verdict][2], text)
+
+
+def _suites(report: ParityReport) -> Iterator[Block]:
+    """Inputs other than images, and why some of them are not judged."""
+    heads = columns("inputs", "artifact", "verdict", ">error", ">allowed", "backend")
+    rows = tuple(
+        (
+            Cell(suite_name(result)),
+            name(result.artifact),
+            judged(result.verdict, hint="; ".join(result.problems)),
+            _error(result),
+            NOTHING if result.allowed is None else number(result.allowed),
+            Cell(result.backend),
         )
-    return Table("Artifacts against torch", heads, tuple(rows), PARITY)
+        for result in report.suites
+    )
+    against = (
+        f", against {report.suites_reference}; the saved outputs are of other inputs" if report.suites_reference else ""
+    )
+    yield Table(
+        f"errors on inputs other than images{against}",
+        heads,
+        rows,
+        PARITY,
+        least=5,
+        group="suite",
+        case="{0}: {1} on {5}",
+    )
+    for result in report.suites:
+        for problem in result.problems:
+            yield Text(f"{suite_name(result)}: {result.artifact} on {result.backend}: {problem}", "bad")
+    for note in dict.fromkeys(result.note for result in report.suites if result.note):
+        yield Text(f"not judged: {note}")
 
 
-def _repeatability(report: ParityReport) -> list[Block]:
-    """Inputs other than images, the same batch twice, and engines built again, as far as they were measured."""
-    blocks: list[Block] = []
-    if report.suites:
-        heads = columns("Inputs", "Artifact", "Backend", "Verdict", ">Error", ">Allowed")
-        rows = tuple(
-            (
-                Cell(suite_name(result)),
-                name(result.artifact),
-                Cell(result.backend),
-                Cell(
-                    CHECKED[result.verdict],
-                    tone=VERDICTS[result.verdict],
-                    note="; ".join(result.problems) or result.note,
-                ),
-                Cell("", math.nan) if result.error is None else number(result.error, ".1e"),
-                Cell("", math.nan) if result.allowed is None else number(result.allowed),
-            )
-            for result in report.suites
-        )
-        against = f", against {report.suites_reference}" if report.suites_reference else ""
-        blocks.append(
-            Fold(
-                f"Other inputs: {counted(len(rows), 'run')}",
-                (Table(f"Errors on inputs other than images{against}", heads, rows, PARITY),),
-            )
-        )
-    runs = [Text(f"{r.artifact} on {r.backend}: {run_text(r)}.", VERDICTS[r.verdict]) for r in report.run_to_run]
-    return [*blocks, *runs, *(Text(f"{rebuild_line(again)}.", VERDICTS[again.verdict]) for again in report.rebuilds)]
-
-
-def _beside(cell: Cell, tolerance: str) -> Cell:
-    return Cell(cell.text, cell.sort, note=tolerance)
+def _error(result: SuiteResult) -> Cell:
+    if result.suite == MEMORY and not result.error:
+        return Cell("the same bits", 0.0)
+    return Cell("finite", math.nan) if result.error is None else number(result.error, ".1e")
 
 
 def _parity_figure(measured: list[Comparison], tolerances: dict[Precision, Tolerance]) -> Figure:
@@ -149,133 +240,10 @@ def _parity_figure(measured: list[Comparison], tolerances: dict[Precision, Toler
         values += [worst, every, limit]
         text = decibels_text(c.metrics.min_sqnr_db)
         rows.append(
-            Row(c.artifact, text, bar=(None, worst), marks=((0, every),), limit=limit, tone=VERDICTS[c.verdict])
+            Row(c.artifact, text, bar=(None, worst), marks=((0, every),), limit=limit, tone=JUDGED[c.verdict][1])
         )
     axis = Axis.linear(values, "SQNR of the logits (dB), more is better")
     caption = "Bar: worst image. Upright stroke: the least that the card allows for the precision."
     return rows_figure(
         "Signal to noise of each artifact", caption, rows, axis, legend=(Legend(0, "all images", line=False),)
     )
-
-
-def blame_section(found: Findings) -> Section:
-    """Where error enters along the line, and tensor by tensor inside the stage that is to blame."""
-    report = found.blame
-    title = "Error per stage and layer"
-    if report is None:
-        command = f"skdeploy verify {found.shell_folder} --blame"
-        return found.absent("blame", title, "The line was not run stage by stage.", command)
-    lead = f"The line run stage by stage on {counted(report.images, 'image')} of {report.dataset}, each against {report.first}."
-    blocks: list[Block] = [Text(sentence(report.verdict), "bad" if report.guilty else "good"), _stages_table(report)]
-    layers = [layer for layer in report.layers if layer.run_db is not None or layer.own_db is not None]
-    if layers:
-        blocks += [_layers_figure(report, layers), Fold(f"All {len(report.layers)} tensors", (_layers_table(report),))]
-    if report.note and report.note not in report.verdict:
-        blocks.append(Text(sentence(report.note)))
-    return Section("blame", title, lead, tuple(blocks))
-
-
-def _stages_table(report: BlameReport) -> Table:
-    heads = columns("Stage", "Precision", "Verdict", ">Against the stage before", ">Against the first")
-    rows = []
-    for stage in report.stages:
-        first = stage.verdict == "reference"
-        hint = "; ".join(stage.problems) or stage.reason
-        rows.append(
-            (
-                Cell(stage.stage),
-                Cell(stage.precision.words),
-                Cell(CHECKED[stage.verdict], tone=VERDICTS[stage.verdict], note=hint),
-                Cell("", math.nan) if first or stage.verdict == "unproven" else decibels(stage.sqnr_before_db),
-                Cell("", math.nan) if first or stage.verdict == "unproven" else decibels(stage.sqnr_first_db),
-            )
-        )
-    return Table("SQNR of the worst image, stage by stage", heads, tuple(rows), "evidence/blame.json")
-
-
-def _layers_figure(report: BlameReport, layers: list[LayerResult]) -> Figure:
-    places = [float(index) for index in range(1, len(layers) + 1)]
-    run, own = [_drawn(layer.run_db) for layer in layers], [_drawn(layer.own_db) for layer in layers]
-    references = (
-        [] if report.floor_db is None else [Reference(report.floor_db, f"least allowed {report.floor_db:g} dB")]
-    )
-    floor = [] if report.floor_db is None else [report.floor_db]
-    vertical = Axis.linear([*run, *own, *floor, 0.0], "SQNR (dB)")
-    horizontal = Axis(1.0, float(max(2, len(layers))), "tensor, in the order of the graph")
-    many = len(layers) > 60
-    series = [Series(0, places, run, markers=not many), Series(2, places, own, line=False, small=many)]
-    title = f"Error along {report.guilty or 'the last stage'}"
-    wide, narrow = (
-        line_chart(title, series, horizontal, vertical, width, 300, references=references) for width in (WIDE, NARROW)
-    )
-    caption = "As the stage runs, with all error before; and each tensor's own error, with exact inputs."
-    return Figure(title, caption, wide, narrow, (Legend(0, "as it runs"), Legend(2, "its own error", line=False)))
-
-
-def _drawn(value: float | None) -> float:
-    return math.nan if value is None else min(value, FLAT_DB)
-
-
-def _layers_table(report: BlameReport) -> Table:
-    heads = columns(">Place", "Tensor", ">Own error", ">As it runs", ">Its inputs")
-    rows = tuple(
-        (
-            number(float(place), ".0f"),
-            name(layer.tensor),
-            decibels(layer.own_db),
-            decibels(layer.run_db),
-            decibels(layer.inputs_db),
-        )
-        for place, layer in enumerate(report.layers, 1)
-    )
-    return Table("SQNR of each tensor against the stage before", heads, rows, "evidence/blame.json")
-
-
-def headroom_section(found: Findings) -> Section:
-    """How far the largest values are from FP16's end."""
-    report = found.headroom
-    title = "FP16 headroom"
-    if report is None or not report.tensors:
-        manifest = found.bundle.manifest
-        is_half = manifest.precision.largest is not None
-        text = "No headroom was measured." if is_half else "Nothing in this bundle is FP16, or nothing was measured."
-        command = "" if is_half else f"skdeploy export {manifest.model.name} --fp16"
-        return found.absent("headroom", title, text, command, of=HEADROOM)
-    lead = (
-        f"65504, the largest FP16 number, divided by the largest magnitude that a tensor reached on "
-        f"{counted(report.images, 'image')} of {report.dataset}. Less than {MIN_HEADROOM:g}x is refused: "
-        "images in the field may be brighter and busier."
-    )
-    fold = Fold(f"All {len(report.tensors)} FP16 tensors", (_headroom_table(report),))
-    return Section("headroom", title, lead, (_headroom_figure(report), fold))
-
-
-def _headroom_figure(report: HeadroomReport) -> Figure:
-    shown = report.tensors[:BARS]
-    rows = [
-        Row(
-            row.tensor,
-            f"{row.headroom:,.3g}x" if row.headroom < 1000 else f"{row.headroom:,.0f}x",
-            bar=(None, row.headroom),
-            tone="bad" if row.headroom < MIN_HEADROOM else "",
-        )
-        for row in shown
-    ]
-    axis = Axis.logarithmic([1.0, *(row.headroom for row in shown)], "headroom (times, log scale), more is better")
-    references = [Reference(MIN_HEADROOM, f"{MIN_HEADROOM:g}x")]
-    return rows_figure(
-        f"The {len(shown)} tensors with least headroom",
-        "Bars that end before the line at 2x would be refused.",
-        rows,
-        axis,
-        references=references,
-    )
-
-
-def _headroom_table(report: HeadroomReport) -> Table:
-    heads = columns("Tensor", ">Largest magnitude", ">Headroom")
-    rows = tuple(
-        (name(row.tensor), number(row.max_abs, ".4g"), Cell(f"{row.headroom:,.1f}x", row.headroom))
-        for row in report.tensors
-    )
-    return Table("Headroom of every FP16 tensor, least first", heads, rows, HEADROOM)

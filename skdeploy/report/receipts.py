@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from pydantic import JsonValue
 
 from skdeploy.bundle.receipts import FOLDER, Receipt
@@ -16,19 +14,14 @@ from skdeploy.report.blocks import (
     Section,
     Table,
     Text,
-    Tone,
     columns,
     counted,
+    digest,
+    judged,
     name,
 )
 from skdeploy.report.findings import Findings
 from skdeploy.report.latency import benched, latency_blocks
-
-VERDICTS: Final[dict[str, tuple[str, Tone]]] = {
-    "pass": ("passed", "good"),
-    "fail": ("failed", "bad"),
-    "recorded": ("recorded", ""),
-}
 
 
 def receipts_section(found: Findings) -> Section:
@@ -67,16 +60,16 @@ def receipts_section(found: Findings) -> Section:
 
 
 def _receipts_table(receipts: tuple[Receipt, ...]) -> Table:
-    heads = columns("Artifact", "What", "Verdict", "Device", "Backend", "Made", "Receipt")
+    heads = columns("artifact", "what", "verdict", "device", "backend", "made", "receipt")
     rows = tuple(
         (
             name(receipt.artifact),
             Cell(receipt.kind),
-            Cell(VERDICTS[receipt.verdict][0], tone=VERDICTS[receipt.verdict][1]),
+            judged(receipt.verdict),
             Cell(receipt.device.name, note=", ".join(filter(None, (receipt.device.driver, receipt.device.system)))),
             Cell(receipt.backend, note=", ".join(f"{tool} {version}" for tool, version in receipt.runtime.items())),
             Cell(receipt.created[:10], receipt.created),
-            Cell(receipt.digest[:12], hint=receipt.digest, code=True),
+            digest(receipt.digest),
         )
         for receipt in receipts
     )

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from skdeploy.report import blocks
-from skdeploy.report.blocks import Block, Cell, Section, Tone
+from skdeploy.report.blocks import Block, Cell, Fold, Section, Tone
 from skdeploy.report.voice import voice, whole_lines
 
 LOG_WIDTH: Final = 120
@@ -83,16 +83,22 @@ class Terminal:
         if always or not own.quiet:
             self._console.print(content, soft_wrap=isinstance(content, Text))
 
-    def section(self, section: Section) -> None:
-        """The findings on a subject. Drawings, and what the page folds, are left out."""
+    def section(self, section: Section, *, unfold: bool = False) -> None:
+        """The findings on a subject. Drawings are left out, and so is what is folded unless ``unfold``."""
         self.title(section.lead)
-        for block in section.blocks:
-            self.show(block)
+        for index, block in enumerate(section.blocks):
+            inner = block.blocks if isinstance(block, Fold) else (block,)
+            if unfold or not isinstance(block, Fold):
+                for each in inner:
+                    self.show(each, captioned=index > 0)
 
-    def show(self, block: Block) -> None:
+    def show(self, block: Block, *, captioned: bool = False) -> None:
+        """One block; a table with its caption, if that is asked for."""
         match block:
             case blocks.Table():
-                self._show_table(block)
+                if captioned:
+                    self.title(block.caption)
+                self._write(self._fitting(block))
             case blocks.Finding():
                 self.say(MARKS[block.tone], block.text)
                 if block.detail:
@@ -102,17 +108,18 @@ class Terminal:
             case blocks.Text():
                 self.say(block.text, style=STYLES[block.tone])
             case blocks.Facts():
-                self.facts(dict(block.rows))
+                self.say(block.line)
 
-    def _show_table(self, table: blocks.Table) -> None:
-        """All columns, or those that fit."""
-        count = len(table.columns)
-        while table.least and count > table.least and self._needs(_drawn(table, count)) > self.width:
-            count -= 1
-        self._write(_drawn(table, count))
-
-    def _needs(self, drawn: Table) -> int:
-        return Measurement.get(self._console, self._console.options.update(max_width=NO_LIMIT), drawn).maximum
+    def _fitting(self, table: blocks.Table) -> Table:
+        """All that fits: without columns on the right and notes of numbers, as far as the table allows."""
+        most, unlimited = len(table.columns), self._console.options.update(max_width=NO_LIMIT)
+        counts = range(most, (table.least or most) - 1, -1)
+        with_notes = counts[:1] if table.notes_last else counts
+        for count, notes in (*((count, True) for count in with_notes), *((count, False) for count in counts)):
+            drawn = _drawn(table, count, notes=notes)
+            if Measurement.get(self._console, unlimited, drawn).maximum <= self.width:
+                break
+        return drawn
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell | str]], *, whole: Sequence[str] = ()) -> None:
         """A column whose label begins with ``>`` holds numbers. Those named in ``whole``, without it, are never wrapped."""
@@ -129,12 +136,14 @@ class Terminal:
         self._write(table)
 
 
-def _drawn(table: blocks.Table, count: int, whole: Sequence[str] = ()) -> Table:
+def _drawn(table: blocks.Table, count: int, whole: Sequence[str] = (), *, notes: bool = True) -> Table:
     """The first ``count`` columns."""
     drawn = Table(box=None, pad_edge=False)
     for column in table.columns[:count]:
         justify: JustifyMethod = "right" if column.numeric else "left"
         drawn.add_column(column.label, justify=justify, overflow="fold", no_wrap=column.label in whole)
     for row in table.rows:
-        drawn.add_row(*(Text(cell.whole, STYLES[cell.tone]) for cell in row[:count]))
+        cells = zip(table.columns, row[:count], strict=False)
+        texts = (cell.whole if notes or not column.numeric else cell.text for column, cell in cells)
+        drawn.add_row(*(Text(text, STYLES[cell.tone]) for text, cell in zip(texts, row, strict=False)))
     return drawn

@@ -16,13 +16,13 @@ from skdeploy.accuracy.verdict import State, Verdict, decide_verdict
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.cli.console import bundle_json, print_bundle, write_json
 from skdeploy.cli.evaluate import finish
+from skdeploy.cli.verify import write_files
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Assumption
 from skdeploy.inspect.inspection import inspect_bundle
 from skdeploy.line.verification import Verification
 from skdeploy.parity.report import ParityReport
 from skdeploy.report.markdown import markdown
-from skdeploy.report.verify import write_verification
 from tests.report.pages import page
 from tests.report.reported import add, blame, comparison, evaluation, make_bundle, parity
 
@@ -117,7 +117,7 @@ def test_every_state_has_one_text_and_every_output_has_it(
     if report is not None:  # what `verify` has measured
         verification = Verification(load_bundle(bundle.folder), report, (), (), 1.0)
         assert verification.verdict.text == text
-        write_verification(verification, junit=tmp_path / "v.xml", summary=tmp_path / "v.md")
+        write_files(verification, tmp_path / "v.xml", tmp_path / "v.md")
         assert verdict_in(tmp_path / "v.xml") == text
         assert (tmp_path / "v.md").read_text().splitlines()[0].endswith(markdown(text))
         measured = facts.accuracy or evaluation(bundle.manifest.model, None)

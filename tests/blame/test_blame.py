@@ -24,6 +24,8 @@ from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import Precision
 from skdeploy.parity.blame_report import BlameReport
+from skdeploy.report.blame import blame_findings
+from skdeploy.report.blocks import Finding, Table
 from skdeploy.zoo.fold import fold
 from tests.blame.faulty import (
     blamed,
@@ -308,14 +310,14 @@ def test_a_file_that_the_manifest_does_not_describe_is_refused(copy_of: Bundles)
         blame_bundle(bundle)
 
 
-def test_the_text_shows_every_stage_and_ends_with_the_verdict(copy_of: Bundles) -> None:
+def test_the_findings_have_every_stage_and_end_with_the_verdict(copy_of: Bundles) -> None:
     bundle = copy_of(FP32)
     edit_constant(bundle, "model.onnx", "classifier.bias", lambda bias: bias + 10)
     report = blamed(bundle)
-    lines = report.text().splitlines()
-    for stage in report.stages:
-        assert any(line.startswith(stage.stage) for line in lines)
-    assert lines[-1] == report.verdict
+    table, *_, last = blame_findings(report).blocks
+    assert isinstance(table, Table)
+    assert [row[0].text for row in table.rows] == [stage.stage for stage in report.stages]
+    assert last == Finding("blame", "blame", "fail", report.verdict)
     assert "module classifier, tensor logits (Gemm classifier/Gemm)" in report.verdict
     assert "likely cause: offset; every value is off by 10" in report.verdict
     assert json.loads(report.model_dump_json())["guilty"] == "model.onnx"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.cli.sensitivity import print_mixed, print_sensitivity
 from skdeploy.quant.mixed import Drop, KeptUnit, MixedPrecision
 from skdeploy.quant.sensitivity import SensitivityReport
+from skdeploy.report.int8 import mixed_findings, sensitivity_findings
+from skdeploy.report.terminal import Terminal
 from tests.cli.conftest import Run
 
 UNITS = {"stem.conv", "stages.0.0", "stages.1.0", "classifier"}
@@ -50,24 +51,29 @@ def mixed(*kept: KeptUnit) -> MixedPrecision:
     )  # fmt: skip
 
 
+def print_mixed(*kept: KeptUnit) -> None:
+    for block in mixed_findings(mixed(*kept)):
+        Terminal().show(block)
+
+
 def test_kept_units_say_why_and_what_they_saved(capsys: pytest.CaptureFixture[str]) -> None:
     unit = KeptUnit(
         unit="stages.0.0", pattern=r"^stages\.0\.0(\.|$)", reason="", sqnr_db=12.34, noise_share=0.61, macs=1, mac_share=0.127,
         sqnr_before=11.0, drop_before=2.4,
     )  # fmt: skip
-    print_mixed(mixed(unit))
+    print_mixed(unit)
     out = capsys.readouterr().out
-    assert "top-1 89.60%, FP32 90.00%: a drop of 0.40 points (standard error 0.32), allowed 0.5" in out
+    assert "top-1 89.60 %, FP32 90.00 %: a drop of 0.40 points (standard error 0.32), allowed 0.5" in out
     assert "on 1,000 images of eval.npz: 7 lost, 3 gained" in out
     row = next(line for line in out.splitlines() if line.startswith("stages.0.0"))
-    assert row.split() == ["stages.0.0", "12.3", "dB", "61.0%", "12.7%", "11.0", "dB", "19.5", "dB", "2.40"]
+    assert row.split() == ["stages.0.0", "12.3", "dB", "61.0", "%", "12.7", "%", "11.0", "dB", "19.5", "dB", "2.40"]
     assert r"--int8-keep '^stages\.0\.0(\.|$)'" in out
-    assert "87.3% of the MACs are INT8; 1 of 5 units kept; 4 runs of INT8 on all images, 5 units on 128" in out
+    assert "87.3 % of the MACs are INT8; 1 of 5 units kept; 4 runs of INT8 on all images, 5 units on 128" in out
     assert "1,000 images do not prove on which side of 0.5" in out
 
 
 def test_nothing_kept_needs_no_table(capsys: pytest.CaptureFixture[str]) -> None:
-    print_mixed(mixed())
+    print_mixed()
     out = capsys.readouterr().out
     assert "kept out of INT8" not in out
     assert "--int8-keep" not in out
@@ -77,7 +83,7 @@ def test_nothing_kept_needs_no_table(capsys: pytest.CaptureFixture[str]) -> None
 def test_names_with_brackets_are_no_markup(capsys: pytest.CaptureFixture[str], run: Run, once_int8: Path) -> None:
     found = SensitivityReport.model_validate_json(run("sensitivity", once_int8, "--num-images", 2, "--json").out)
     row = found.units[0].model_copy(update={"unit": "a[bold]b", "pattern": "a[bold]b"})
-    print_sensitivity(found.model_copy(update={"units": (row,), "dataset": "[red]x"}))
+    Terminal().section(sensitivity_findings(found.model_copy(update={"units": (row,), "dataset": "[red]x"})))
     out = capsys.readouterr().out
     assert out.count("a[bold]b") == 2
     assert "images of [red]x" in out

@@ -54,7 +54,7 @@ def test_a_receipt_of_onnx_runtime_is_written_here_and_checked_elsewhere(
     carried = Path(shutil.copytree(bundle, tmp_path / "carried"))
     shown = run("verify", carried, "--images", images)
     assert shown.code == 0
-    assert f"model.fp16.onnx: parity passed on {cpu_name()} (receipt of " in shown.out
+    assert f"model.fp16.onnx: parity verified on {cpu_name()} (receipt of " in shown.out
     measured = {receipt.artifact: receipt for receipt in read_receipts(load_bundle(carried))}
     content = ParityReceipt.model_validate_json(json.dumps(measured["model.fp16.onnx"].content))
     recorded = run("verify", bundle, "--images", images, "--json").json["parity"]["comparisons"][2]

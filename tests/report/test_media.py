@@ -12,10 +12,13 @@ import pytest
 
 from skdeploy.bundle.folder import Bundle
 from skdeploy.report.accuracy import accuracy_findings
+from skdeploy.report.blame import blame_findings
 from skdeploy.report.blocks import Finding, Section, Table, Text
 from skdeploy.report.findings import Findings, read_findings
+from skdeploy.report.headroom import headroom_findings
 from skdeploy.report.junit import write_junit
 from skdeploy.report.markdown import write_markdown
+from skdeploy.report.parity import parity_findings
 from skdeploy.report.terminal import Terminal
 from tests.report.pages import page
 from tests.report.reported import full_bundle
@@ -31,7 +34,26 @@ def accuracy(found: Findings) -> Section:
     return accuracy_findings(found.accuracy)
 
 
-SUBJECTS: dict[str, Callable[[Findings], Section]] = {"accuracy": accuracy}
+def parity(found: Findings) -> Section:
+    return parity_findings(found.bundle, found.parity)
+
+
+def blame(found: Findings) -> Section:
+    assert found.blame is not None
+    return blame_findings(found.blame)
+
+
+def headroom(found: Findings) -> Section:
+    assert found.headroom is not None
+    return headroom_findings(found.headroom)
+
+
+SUBJECTS: dict[str, Callable[[Findings], Section]] = {
+    "accuracy": accuracy,
+    "parity": parity,
+    "blame": blame,
+    "headroom": headroom,
+}
 
 
 def plain(text: str) -> str:

@@ -282,7 +282,7 @@ def test_units_kept_out_of_int8_are_shown_with_their_reasons(tmp_path: Path) -> 
     text = page(bundle).sections["int8"]
     for figure in (
         "0.10 points",
-        "0.5 is allowed",
+        "allowed 0.5",
         "1 of 8 units",
         "most noise of its MACs",
         "21.5 dB",

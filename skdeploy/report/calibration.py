@@ -1,0 +1,127 @@
+"""The images that INT8 is calibrated on, and the ranges that were measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from skdeploy.bundle.contents import RANGES
+from skdeploy.images.audit_report import AuditReport, audit_of
+from skdeploy.report.blocks import (
+    Facts,
+    Figure,
+    Fold,
+    Legend,
+    Section,
+    Table,
+    Text,
+    columns,
+    counted,
+    name,
+    number,
+    percent,
+)
+from skdeploy.report.findings import Findings
+from skdeploy.report.plots import Axis, Row, rows_figure
+
+if TYPE_CHECKING:
+    from skdeploy.quant.ranges import Ranges, TensorRange
+
+TALL: Final = 40  # rows of a drawing; the table has all
+
+
+def calibration_findings(ranges: Ranges) -> Section:
+    """How ranges were made, and of which images. What is wrong with these is told as they are read, and on the page."""
+    algorithm, audit = ranges.algorithm, audit_of(ranges.audit)
+    percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
+    switches = {
+        "equalized": algorithm.equalize,
+        "biases corrected": algorithm.bias_correction,
+        "shifted": algorithm.shift,
+        "pixels exact": algorithm.exact_input,
+    }
+    on = ", ".join(word for word, given in switches.items() if given) or "nothing else"
+    lead = (
+        f"{counted(len(ranges.tensors), 'tensor')} by {algorithm.method}{percentile} on "
+        f"{counted(ranges.data.images, 'image')} of {ranges.data.name}; {on}"
+    )
+    return Section("calibration", "Calibration", lead, () if audit is None else (audit_facts(audit),))
+
+
+def audit_facts(audit: AuditReport) -> Facts:
+    """What the calibration images are."""
+    classes, overlap = audit.classes, audit.overlap
+    rows = [("used", f"{audit.used:,} of {audit.asked:,} asked for, {len(audit.unreadable)} unreadable")]
+    rows.append(("from", audit.dataset))
+    covered = "not known, without labels"
+    if classes is not None:
+        covered = f"{classes.covered} of {classes.total}, {classes.fewest} to {classes.most} images each"
+    rows.append(("classes", covered))
+    rows.append(("duplicates", f"{audit.exact.count} exact, {audit.near.count} near"))
+    if overlap is not None:
+        shared = (
+            f"{overlap.exact.count} exact, {overlap.near.count} near, of {overlap.images:,} images of {overlap.dataset}"
+        )
+        rows.append(("shared with the evaluation", shared))
+    odd = f"{audit.constant.count} of one colour, {audit.clipped.count} clipped, {audit.enlarged.count} enlarged"
+    rows.append(("unlike the field", odd))
+    if audit.converted:
+        rows.append(("converted", "; ".join(f"{times} {what}" for what, times in audit.converted.items())))
+    return Facts(tuple(rows), "calibration images")
+
+
+def calibration_section(found: Findings) -> Section | None:
+    """The findings, and the range of every tensor. None where nothing is calibrated."""
+    ranges = found.ranges
+    if ranges is None:
+        if RANGES not in found.outdated:
+            return None
+        return found.absent("calibration", "Calibration", "The ranges are of other artifacts.", of=RANGES)
+    section, audit = calibration_findings(ranges), audit_of(ranges.audit)
+    warnings = [Text(warning, "warn") for warning in audit.warnings()] if audit is not None else []
+    if audit is not None and not warnings:
+        warnings = [Text("the audit of the images found nothing wrong", "good")]
+    fold = Fold(f"All {len(ranges.tensors)} ranges", (_ranges_table(ranges),))
+    return replace(section, blocks=(*warnings, *section.blocks, _ranges_figure(ranges), fold))
+
+
+def _largest(tensor: TensorRange) -> float:
+    return max(abs(tensor.minimum), abs(tensor.maximum))
+
+
+def _ranges_figure(ranges: Ranges) -> Figure:
+    shown = list(ranges.tensors.items())[:TALL]
+    rows = [
+        Row(tensor, f"{entry.threshold:.3g}", bar=(None, _largest(entry)), marks=((2, entry.threshold),))
+        for tensor, entry in shown
+    ]
+    values = [value for _, entry in shown for value in (_largest(entry), entry.threshold)]
+    axis = Axis.logarithmic(values, "magnitude (the tensor's own unit, log scale)")
+    more = f" The first {TALL} of {len(ranges.tensors)}." if len(ranges.tensors) > TALL else ""
+    caption = f"A bar ends at the largest magnitude in any image; what is beyond the threshold is clipped.{more}"
+    return rows_figure(
+        "Ranges, in the order of the graph", caption, rows, axis, legend=(Legend(2, "threshold", line=False),)
+    )
+
+
+def _ranges_table(ranges: Ranges) -> Table:
+    heads = columns(
+        "tensor",
+        ">minimum",
+        ">maximum",
+        (">threshold", "The magnitude that becomes 127"),
+        (">of the largest", "Threshold divided by the largest magnitude"),
+        ">step",
+    )
+    rows = tuple(
+        (
+            name(tensor),
+            number(entry.minimum, ".4g"),
+            number(entry.maximum, ".4g"),
+            number(entry.threshold, ".4g"),
+            percent(entry.threshold / (_largest(entry) or entry.threshold)),
+            number(entry.scale, ".3g"),
+        )
+        for tensor, entry in ranges.tensors.items()
+    )
+    return Table("Range of every tensor", heads, rows, RANGES)
