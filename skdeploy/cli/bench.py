@@ -13,11 +13,7 @@ from skdeploy.core.panel import Panel
 from skdeploy.core.significant import significant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from skdeploy.bench.report import BatchLatency, BenchReport
-
-DIGITS = 4  # of a latency: the fourth is below what a bench repeats within
+    from skdeploy.bench.report import BenchReport
 
 
 def bench(
@@ -99,39 +95,20 @@ def bench(
 
 
 def _show(report: BenchReport) -> None:
+    from skdeploy.report.latency import bench_findings
     from skdeploy.report.terminal import Terminal
 
     terminal = Terminal()
     for found in report.measured:
-        latency = found.latency
-        threads = f", {latency.threads} threads" if latency.threads is not None else ""
-        terminal.say((found.artifact, "bold"), f" on {found.backend}: {found.device}{threads}; {latency.session}")
-        for row in latency.batches:
-            p50 = significant(row.host_ms.p50, DIGITS)
-            terminal.brief(f"{found.artifact} on {found.backend}, batch {row.batch}: {p50} ms")
-        terminal.table(*_rows(latency.batches))
+        for row in found.latency.batches:
+            terminal.brief(
+                f"{found.artifact} on {found.backend}, batch {row.batch}: {significant(row.host_ms.p50, 4)} ms"
+            )
+    for comparison in report.comparisons:
+        terminal.brief(comparison.sentence)
+    terminal.section(bench_findings(report.measured, report.comparisons))
+    for found in report.measured:
         if found.receipt:
             terminal.say(f"receipt: {found.receipt}")
-    terminal.title("measured: latency of a batch as its caller waits for it, copies included; images/s at p50")
-    for comparison in report.comparisons:
-        terminal.headline(comparison.sentence)
-        if comparison.int8:
-            terminal.say(comparison.int8, style="bold")
-    for line in dict.fromkeys((*report.notes, *_doubts(report))):
-        terminal.warn(line)
-
-
-def _rows(batches: Sequence[BatchLatency]) -> tuple[list[str], list[list[str]]]:
-    """Columns, and a line a batch. The device's own time is shown where the backend tells it."""
-    device = [">device p50 ms"] if any(row.device_ms for row in batches) else []
-    rows = []
-    for row in batches:
-        times = [row.host_ms.min, row.host_ms.p50, row.host_ms.p90, row.host_ms.p99]
-        times += [row.device_ms.p50] if row.device_ms else []
-        cells = [significant(value, DIGITS) for value in (*times, row.images_per_second)]
-        rows.append([str(row.batch), *cells, str(row.runs)])
-    return [">batch", ">min ms", ">p50 ms", ">p90 ms", ">p99 ms", *device, ">images/s", ">runs"], rows
-
-
-def _doubts(report: BenchReport) -> list[str]:
-    return [f"{found.artifact}: {doubt}" for found in report.measured for doubt in found.latency.doubts]
+    for note in dict.fromkeys(report.notes):
+        terminal.warn(note)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
 
-from skdeploy.bench.report import BatchLatency, LatencyReceipt
+from skdeploy.bench.report import Comparison, LatencyReceipt, Measured
 from skdeploy.bundle.receipts import Receipt
-from skdeploy.report.blocks import Block, Bullets, Cell, Fold, Table, Text, columns, count, counted, number, sentence
+from skdeploy.core.significant import significant
+from skdeploy.report.blocks import Block, Cell, Figure, Section, Table, Text, columns, count, name
 from skdeploy.report.plot_throughput import Line, throughput_figure
 from skdeploy.report.plots import Axis, Reference, Row, rows_figure
 
-COLUMNS: Final = columns(
-    ("artifact", "and how it was run"),
-    ">batch",
-    (">p50 ms", "half of the runs took no longer, copies and waiting included"),
-    (">p99 ms", "99 % of the runs took no longer"),
-    (">device p50 ms", "of the device alone, without copies; not every backend tells it"),
-    (">images/s", "the batch divided by its p50"),
-    ">runs",
-)
+DIGITS: Final = 4  # of a latency: the fourth is below what a bench repeats within
+LEAD: Final = "latency of a batch as its caller waits for it, copies included; images/s is the batch divided by its p50"
 
 
 @dataclass(frozen=True)
@@ -32,6 +27,11 @@ class Benched:
 
     receipt: Receipt
     latency: LatencyReceipt
+
+    @property
+    def measured(self) -> Measured:
+        about, device = self.receipt, self.receipt.device.name
+        return Measured(bundle="", artifact=about.artifact, backend=about.backend, device=device, latency=self.latency)
 
     @property
     def place(self) -> str:
@@ -54,28 +54,33 @@ def _read(receipt: Receipt) -> LatencyReceipt | None:
         return None
 
 
+def bench_findings(measured: Sequence[Measured], comparisons: Sequence[Comparison]) -> Section:
+    """What makes the figures doubtful, whether INT8 pays and what else was compared, and the figures."""
+    doubts = [f"{found.artifact} on {found.backend}: {doubt}" for found in measured for doubt in found.latency.doubts]
+    care = "measured on a machine that was not at rest; take these figures with care"
+    blocks: list[Block] = [Text(f"{care}: {'; '.join(doubts)}", "warn")] if doubts else []
+    blocks += [Text(said) for one in comparisons for said in (one.int8, one.sentence) if said]
+    for found in measured:
+        latency = found.latency
+        threads = f", {latency.threads} threads" if latency.threads is not None else ""
+        blocks.append(Text(f"{found.artifact} on {found.backend}: {found.device}{threads}; {latency.session}"))
+    return Section("latency", "Latency", LEAD, (*blocks, _table(measured)))
+
+
 def latency_blocks(found: Sequence[Benched]) -> tuple[Block, ...]:
-    """What makes the figures doubtful, whether INT8 pays, and the figures."""
-    blocks: list[Block] = []
-    doubts = tuple(f"{one.place}: {doubt}" for one in found for doubt in one.latency.doubts)
-    if doubts:
-        blocks += [Text("measured on a machine that was not at rest; take these figures with care:", "warn")]
-        blocks.append(Bullets(doubts))
-    blocks += _comparisons(found)
-    rows = tuple(_row(one, batch) for one in found for batch in one.latency.batches)
-    blocks.append(Table("latency and throughput by artifact and batch", COLUMNS, rows, "receipts"))
+    """The findings, and every ratio and throughput as a drawing."""
+    measured = [one.measured for one in found]
+    compared = [comparison for one in found for comparison in one.latency.comparisons]
+    section = bench_findings(measured, compared)
     lines = [
         Line(one.place, tuple(sorted((row.batch, row.images_per_second) for row in one.latency.batches)))
         for one in found
     ]
-    return (*blocks, *throughput_figure(lines))
+    figure = (_comparisons_figure(compared),) if compared else ()
+    return (*section.blocks[:-1], *figure, Text(section.lead), section.blocks[-1], *throughput_figure(lines))
 
 
-def _comparisons(found: Sequence[Benched]) -> list[Block]:
-    """Sentences and a drawing of every ratio; the first sentence says whether INT8 pays, if that was compared."""
-    compared = [comparison for one in found for comparison in one.latency.comparisons]
-    if not compared:
-        return []
+def _comparisons_figure(compared: Sequence[Comparison]) -> Figure:
     rows = [
         Row(
             f"{comparison.artifact} to {comparison.against}, batch {comparison.batch}",
@@ -89,21 +94,40 @@ def _comparisons(found: Sequence[Benched]) -> list[Block]:
     axis = Axis.logarithmic([1.0, *ends], "latency (times that of the other, log scale), less is better")
     caption = "Both were timed in turn on one machine. The bar is the 95 % interval of the ratio."
     reference = [Reference(1.0, "as fast")]
-    sentences = tuple(sentence(comparison.int8 or comparison.sentence) for comparison in compared)
-    others = (Fold(counted(len(sentences) - 1, "more comparison"), (Bullets(sentences[1:]),)),) if sentences[1:] else ()
-    figure = rows_figure("Latency against another artifact", caption, rows, axis, references=reference)
-    return [Text(sentences[0]), *others, figure]
+    return rows_figure("Latency against another artifact", caption, rows, axis, references=reference)
 
 
-def _row(one: Benched, row: BatchLatency) -> tuple[Cell, ...]:
-    threads = f"{one.latency.threads} threads; " if one.latency.threads is not None else ""
-    how = f"{one.receipt.backend} on {one.receipt.device.name}; {threads}{one.latency.session}"
-    return (
-        Cell(one.receipt.artifact, code=True, note=how),
-        count(row.batch),
-        number(row.host_ms.p50, ",.3f"),
-        number(row.host_ms.p99, ",.3f"),
-        number(row.device_ms.p50, ",.3f") if row.device_ms is not None else Cell("", float("nan")),
-        number(row.images_per_second, ",.1f"),
-        count(row.runs),
+def _table(measured: Sequence[Measured]) -> Table:
+    """A row for each artifact, backend and batch. The device's own time is there where a backend tells it."""
+    on_device = any(row.device_ms for found in measured for row in found.latency.batches)
+    heads = columns(
+        "artifact",
+        ">batch",
+        (">p50 ms", "half of the runs took no longer, copies and waiting included"),
+        (">p99 ms", "99 % of the runs took no longer"),
+        ">images/s",
+        *([(">device p50 ms", "of the device alone, without copies; not every backend tells it")] if on_device else []),
+        ">min ms",
+        ">p90 ms",
+        ">runs",
+        "backend",
     )
+    rows = []
+    for found in measured:
+        for row in found.latency.batches:
+            device = [_time(row.device_ms.p50) if row.device_ms else Cell("", math.nan)] if on_device else []
+            host = row.host_ms
+            figures = (
+                _time(host.p50),
+                _time(host.p99),
+                _time(row.images_per_second),
+                *device,
+                _time(host.min),
+                _time(host.p90),
+            )
+            rows.append((name(found.artifact), count(row.batch), *figures, count(row.runs), Cell(found.backend)))
+    return Table("latency and throughput by artifact and batch", heads, tuple(rows), "receipts", least=5)
+
+
+def _time(value: float) -> Cell:
+    return Cell(significant(value, DIGITS), value)
