@@ -1,0 +1,244 @@
+"""The proof that begins while the line goes on: no work twice, the same findings, and the line ends where it would have."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skdeploy.backends.base import Array, Session
+from skdeploy.backends.torch import TorchSession
+from skdeploy.bundle.artifact import Artifact
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.core import cpu
+from skdeploy.core.errors import EngineError, ParityError, PrecisionError
+from skdeploy.core.progress import Silent
+from skdeploy.core.spec import Precision
+from skdeploy.images.dataset import normalise, open_dataset
+from skdeploy.line import ahead
+from skdeploy.line.ahead import Ahead
+from skdeploy.line.export import run_line
+from skdeploy.line.options import ExportOptions
+from skdeploy.line.stations.headroom import Headroom
+from skdeploy.parity import prove
+from skdeploy.parity.report import ParityReport
+from skdeploy.parity.suites import SYNTHETIC
+from tests import tiny
+from tests.conftest import FAST
+
+IMAGES = 11
+GRAPHS = ("model.traced.onnx", "model.onnx", "model.fp16.onnx")
+BATCHES_AGAIN = 1 + 2 + 5  # images of the last graph in other batches, each once
+RUNS_AGAIN = 2 * prove.REPEATED  # two runs of one batch
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ExportOptions:
+    np.savez(tmp_path / "images.npz", images=tiny.noise(IMAGES, 40, 44, 3))
+    return ExportOptions(
+        str(tiny.CARD),
+        Precision.FP16,
+        output=tmp_path / "bundle",
+        images=tmp_path / "images.npz",
+        trace=FAST,
+        target="onnx",
+    )
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "cores", lambda: 2)
+
+
+@dataclass
+class Runs:
+    """How often each of the images went through the torch network and through each graph, and on which threads."""
+
+    images: Mapping[bytes, int]
+    counts: dict[str, Counter[int]] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    threads: dict[str, set[str]] = field(default_factory=dict)
+
+    def record(self, name: str, feeds: Mapping[str, Array]) -> None:
+        self.threads.setdefault(name, set()).add(threading.current_thread().name)
+        for image in next(iter(feeds.values())):
+            number = self.images.get(image.tobytes())
+            if number is None:
+                self.others[name] += 1
+            else:
+                self.counts.setdefault(name, Counter())[number] += 1
+
+    def once(self, name: str) -> bool:
+        return self.counts[name] == dict.fromkeys(range(IMAGES), 1)
+
+
+@pytest.fixture
+def runs(options: ExportOptions, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """Of all that the proof runs."""
+    assert options.images is not None
+    spec = tiny.spec()
+    crops = open_dataset(options.images).load(spec)
+    found = Runs({plane.tobytes(): number for number, plane in enumerate(normalise(crops, spec.preprocess))})
+    torch_run, open_artifact = TorchSession._run, prove.open_artifact
+
+    def run_torch(session: TorchSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        found.record("torch", feeds)
+        return torch_run(session, feeds)
+
+    def opened(bundle: Any, artifact: Artifact, *where: Any) -> Session:
+        session = open_artifact(bundle, artifact, *where)
+        run = session._run
+
+        def recorded(feeds: Mapping[str, Array]) -> dict[str, Array]:
+            found.record(artifact.path, feeds)
+            return run(feeds)
+
+        monkeypatch.setattr(session, "_run", recorded)
+        return session
+
+    monkeypatch.setattr(TorchSession, "_run", run_torch)
+    monkeypatch.setattr(prove, "open_artifact", opened)
+    return found
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_an_image_runs_once_through_each_graph_and_the_reference_is_computed_once(
+    options: ExportOptions, runs: Runs, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "cores", lambda: cores)
+    run_line(options).check()
+    assert [name for name in ("torch", *GRAPHS[:2]) if not runs.once(name)] == []
+    assert runs.others == {"torch": len(SYNTHETIC), GRAPHS[-1]: len(SYNTHETIC)}
+    again = runs.counts[GRAPHS[-1]] - Counter(range(IMAGES))  # what shows that batches and runs agree
+    assert again.total() == BATCHES_AGAIN + RUNS_AGAIN
+    on_a_thread_of_its_own = {threading.main_thread().name} != set().union(*runs.threads.values())
+    assert on_a_thread_of_its_own is (cores > 1)
+    run_line(options)  # all up to date
+    assert runs.once("torch")
+
+
+def test_work_that_is_done_again_is_seen(
+    options: ExportOptions, runs: Runs, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks of the test before can fail: here the station does not know what was proven ahead."""
+    report = Ahead.report
+
+    def forgetful(self: Ahead, artifacts: tuple[Artifact, ...], progress: Any) -> ParityReport:
+        report(self, artifacts, progress)
+        self._proof._found.clear()
+        del self._proof._against
+        return report(self, artifacts, progress)
+
+    monkeypatch.setattr(Ahead, "report", forgetful)
+    run_line(options)
+    assert [name for name in ("torch", *GRAPHS[:2]) if not runs.once(name)] == ["torch", *GRAPHS[:2]]
+
+
+def test_a_proof_ahead_finds_what_one_at_the_end_finds(
+    options: ExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte. Torch's last bits depend on the number of its threads. It has one beside the line on two cores, and one
+    where one core is all there is: so one in both runs here.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    reports = []
+    for cores in (1, 2):
+        monkeypatch.setattr(cpu, "cores", lambda cores=cores: cores)
+        run_line(ExportOptions(**{**vars(options), "output": tmp_path / f"{cores}"}))
+        reports.append((tmp_path / f"{cores}" / "parity.json").read_text())
+    torch.set_num_threads(before)
+    assert reports[0] == reports[1]
+
+
+def with_output(change: Callable[[Array], Array]) -> Callable[..., dict[str, Array]]:
+    torch_run = TorchSession._run
+
+    def run(session: TorchSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: change(value) for name, value in torch_run(session, feeds).items()}
+
+    return run
+
+
+def test_a_reference_that_fails_ahead_ends_the_line_at_parity(
+    options: ExportOptions, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchSession, "_run", with_output(lambda logits: logits * np.nan))
+    with pytest.raises(ParityError, match="the reference, torch float32, training form, is not usable"):
+        run_line(options)
+    left_in_order(options)
+    assert {path.name for path in (options.output or Path()).iterdir()} >= {*GRAPHS, "headroom.json"}
+
+
+def test_a_proof_ahead_can_fail(options: ExportOptions, two_cores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchSession, "_run", with_output(lambda logits: logits + 1))
+    done = run_line(options)
+    with pytest.raises(ParityError, match=r"model\.onnx on onnxruntime: max error"):
+        done.check()
+
+
+@pytest.mark.parametrize("ending", [EngineError("refused"), PrecisionError("short"), KeyboardInterrupt()])
+def test_a_station_that_fails_ends_the_proof_beside_it(
+    options: ExportOptions,
+    runs: Runs,
+    two_cores: None,
+    ending: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The station's own error is raised, though the reference fails too; the proof stops before its next batch."""
+    under_way = threading.Event()
+
+    def run(session: TorchSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        under_way.set()
+        assert threading.current_thread() is not threading.main_thread()
+        wait_until_stopped(session)
+        return {"logits": np.full((len(feeds["input"]), 5), np.nan, np.float32)}
+
+    stopped = threading.Event()
+
+    def wait_until_stopped(_: object) -> None:
+        stopped.wait(30)
+
+    def make(*_: object) -> None:
+        assert under_way.wait(30)
+        stopped.set()
+        raise ending
+
+    monkeypatch.setattr(TorchSession, "_run", run)
+    monkeypatch.setattr(Headroom, "make", make)
+    with pytest.raises(type(ending)):
+        run_line(options)
+    left_in_order(options)
+    assert not runs.counts  # no graph was run
+
+
+def left_in_order(options: ExportOptions) -> None:
+    """No thread goes on, nothing is half-written, and the bundle says that it is not whole."""
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("proof")]
+    assert options.output is not None
+    assert not list(options.output.rglob("*.partial"))
+    assert load_bundle(options.output).manifest.verdict == "incomplete"
+
+
+def test_torch_has_its_threads_back(options: ExportOptions, two_cores: None) -> None:
+    before = torch.get_num_threads()
+    run_line(options)
+    assert torch.get_num_threads() == before
+
+
+def test_whoever_waits_is_told_what_the_proof_does(
+    options: ExportOptions, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "TOLD_EVERY_S", 1e-3)
+    told: list[str] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "update", told.append)
+    run_line(options, progress)
+    assert any(detail.startswith("model.") and " on onnxruntime" in detail for detail in told)
