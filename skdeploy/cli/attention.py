@@ -43,7 +43,7 @@ def attention(
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(help="Draw curves and channels to this .svg, .png or .pdf file.", rich_help_panel=Panel.OUTPUT),
+        typer.Option(help="Draw curves and channels to this .svg file.", rich_help_panel=Panel.OUTPUT),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -57,11 +57,12 @@ def attention(
 
     from skdeploy.attention.enlarge import read_scales
     from skdeploy.attention.experiment import attention_of
-    from skdeploy.attention.figure import check_figure, write_figure
     from skdeploy.attention.report import csv_text
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.console import write_json
     from skdeploy.core.files import require_places, write_text
+    from skdeploy.report.attention import attention_drawings, figure_title
+    from skdeploy.report.figure import check_figure, write_figure
     from skdeploy.report.progress import ConsoleProgress
 
     if figure is not None:
@@ -85,7 +86,7 @@ def attention(
     if csv is not None:
         write_text(csv, csv_text(report))
     if figure is not None:
-        write_figure(report, figure)
+        write_figure(figure, figure_title(report), attention_drawings(report))
     if json:
         write_json(report)
     else:

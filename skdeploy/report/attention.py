@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from skdeploy.attention.report import AttentionReport, Curve, UnitAttention, findings, half_width
 from skdeploy.report.blocks import (
@@ -26,7 +26,9 @@ from skdeploy.report.plots import PANEL, Axis, Reference, Series, line_chart
 
 SOURCE = "evidence/attention.json"
 HEIGHT = 200
+PROFILES = "Channel profiles"
 CHANNELS = 128  # markers in a panel: more than that do not stand apart
+Pair = tuple[UnitAttention, int]  # a unit and a branch that is compared with the reference
 
 
 def attention_section(found: Findings) -> Section:
@@ -41,18 +43,31 @@ def attention_section(found: Findings) -> Section:
         f"{report.dataset}, in {names}: does attention move to the larger kernel, and does lower precision keep that?"
     )
     blocks: list[Block] = [Bullets(tuple(map(sentence, findings(report))))]
-    pairs = list(_compared(report))
-    if pairs:
-        blocks.append(_curves(report, pairs))
-    profiled = [(unit, branch) for unit, branch in pairs if unit.curve(report.graphs[0].name, branch).profiles]
-    if profiled:
-        blocks.append(_profiles(report, profiled))
+    curves, *others = attention_drawings(report)
+    blocks.append(curves)
+    blocks += [Fold(drawing.title, (drawing,)) if drawing.title == PROFILES else drawing for drawing in others]
     if len(report.graphs) > 1:
         blocks.append(Fold("Each precision against FP32", (_agreements(report),)))
     return Section("attention", title, lead, tuple(blocks))
 
 
-def _compared(report: AttentionReport) -> Iterator[tuple[UnitAttention, int]]:
+def figure_title(report: AttentionReport) -> str:
+    return f"Attention of {report.model} against object size: {report.images:,} images of {report.dataset}"
+
+
+def attention_drawings(report: AttentionReport) -> tuple[Panels, ...]:
+    """FP32's curves, what lower precision changes in them, and the channels of the chosen units, as far as there are any."""
+    pairs = list(_compared(report))
+    drawings = [_curves(report, pairs)]
+    if len(report.graphs) > 1:
+        drawings.append(_changes(report, pairs))
+    profiled = [(unit, branch) for unit, branch in pairs if unit.curve(report.graphs[0].name, branch).profiles]
+    if profiled:
+        drawings.append(_profiles(report, profiled))
+    return tuple(drawings)
+
+
+def _compared(report: AttentionReport) -> Iterator[Pair]:
     for unit in report.units:
         for branch in unit.compared:
             yield unit, branch
@@ -68,56 +83,81 @@ def _heading(unit: UnitAttention, branch: int) -> str:
     return unit.title if len(unit.branches) == 2 else f"{unit.title}, {unit.branches[branch]}"
 
 
-def _curves(report: AttentionReport, pairs: list[tuple[UnitAttention, int]]) -> Panels:
-    """All panels on the same axes."""
-    reach = half_width(report.images)
-    bounds = [0.0]
+def _curves(report: AttentionReport, pairs: list[Pair]) -> Panels:
+    """The first graph's, which is FP32. Others lie on it, and are drawn as what they change."""
+    first = report.graphs[0].name
+    panels = []
     for unit, branch in pairs:
-        for graph in report.graphs:
-            curve = unit.curve(graph.name, branch)
-            bounds += [
-                d + sign * reach * e
-                for d, e in zip(curve.differences, curve.standard_errors, strict=True)
-                for sign in (-1, 1)
-            ]
-    vertical = Axis.linear(bounds, "difference of attention")
+        curve = unit.curve(first, branch)
+        panels.append([_band(report, curve, curve.differences), Series(0, report.scales, curve.differences)])
+    label = f"a({_larger(report)}) − a({_reference(report)})"  # noqa: RUF001 - a minus sign, for people
+    caption = (
+        "How much more attention the larger kernel gets than the smallest, mean over images and channels. "
+        "Band: 95 % interval of that mean. "
+        "Heights compare between units."
+    )
+    legend = (Legend(0, _shown(first)),)
+    return Panels("Attention against object size", caption, _against_scale(report, pairs, panels, label), legend)
+
+
+def _changes(report: AttentionReport, pairs: list[Pair]) -> Panels:
+    first, *others = (graph.name for graph in report.graphs)
+    panels = []
+    for unit, branch in pairs:
+        usual = unit.curve(first, branch)
+        series = [_band(report, usual, [0.0] * len(report.scales))]
+        for style, graph in enumerate(others, 1):
+            curve = unit.curve(graph, branch)
+            change = [one - other for one, other in zip(curve.differences, usual.differences, strict=True)]
+            series.append(Series(style, report.scales, change))
+        panels.append(series)
+    caption = (
+        f"Each curve less {_shown(first)}'s, on an axis of its own. Band: the 95 % interval of {_shown(first)}'s mean, "
+        "for comparison: what stays within it is less than another choice of images changes."
+    )
+    legend = tuple(Legend(style, _shown(graph)) for style, graph in enumerate(others, 1))
+    drawn = _against_scale(report, pairs, panels, f"change from {_shown(first)}")
+    return Panels("What lower precision changes", caption, drawn, legend)
+
+
+def _against_scale(
+    report: AttentionReport, pairs: list[Pair], panels: Sequence[Sequence[Series]], label: str
+) -> tuple[Trusted, ...]:
+    """One panel a unit and compared branch, all on the same axes."""
+    bounds = [value for series in panels for one in series for value in (0.0, *one.ys, *one.low, *one.high)]
+    vertical = Axis.linear(bounds, label)
     horizontal = Axis(report.scales[0], report.scales[-1], "size of the central object")
     ticks = [(scale, f"{scale:g}x") for scale in report.scales]
     if len(ticks) > 5:
         ticks = [ticks[0], ticks[len(ticks) // 2], ticks[-1]]
-    panels = []
-    for unit, branch in pairs:
-        series = [
-            _series(index, unit.curve(graph.name, branch), report, reach if index == 0 else 0.0)
-            for index, graph in enumerate(report.graphs)
-        ]
-        panels.append(
-            line_chart(
-                f"Attention of {_heading(unit, branch)} against scale", series, horizontal, vertical, PANEL, HEIGHT,
-                references=[Reference(0.0, "")], heading=_heading(unit, branch), ticks=ticks,
-            )
-        )  # fmt: skip
-    legend = tuple(Legend(index, _shown(graph.name)) for index, graph in enumerate(report.graphs))
-    caption = (
-        "Mean attention to the larger kernel less that to the smallest. Band: 95 % interval of the first graph's mean. "
-        "Positions on the upright axis compare between units."
-    )
-    return Panels("Attention against object size", caption, tuple(panels), legend)
+    return tuple(
+        line_chart(
+            f"{_heading(unit, branch)}: {label}", series, horizontal, vertical, PANEL, HEIGHT,
+            references=[Reference(0.0, "")], heading=_heading(unit, branch), ticks=ticks,
+        )
+        for (unit, branch), series in zip(pairs, panels, strict=True)
+    )  # fmt: skip
 
 
-def _series(style: int, curve: Curve, report: AttentionReport, reach: float) -> Series:
-    errors = curve.standard_errors if reach else ()
-    centre = curve.differences[: len(errors)]
-    return Series(
-        style,
-        report.scales,
-        curve.differences,
-        low=[c - reach * e for c, e in zip(centre, errors, strict=True)],
-        high=[c + reach * e for c, e in zip(centre, errors, strict=True)],
-    )
+def _band(report: AttentionReport, curve: Curve, centre: Sequence[float]) -> Series:
+    """The interval of a curve's mean around ``centre``."""
+    reach = half_width(report.images)
+    low, high = ([c + sign * reach * e for c, e in zip(centre, curve.standard_errors, strict=True)] for sign in (-1, 1))
+    return Series(0, report.scales, centre, low=low, high=high, markers=False, line=False)
 
 
-def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]) -> Panels:
+def _larger(report: AttentionReport) -> str:
+    """The kernel that is compared, where it is one and the same in all units."""
+    labels = {unit.branches[branch] for unit in report.units for branch in unit.compared}
+    return labels.pop().split(" (")[0] if len(labels) == 1 else "larger"
+
+
+def _reference(report: AttentionReport) -> str:
+    references = {unit.branches[unit.reference] for unit in report.units}
+    return references.pop().split(" (")[0] if len(references) == 1 else "smallest"
+
+
+def _profiles(report: AttentionReport, profiled: list[Pair]) -> Panels:
     """Channels sorted by the first graph at the smallest scale; the last graph beside it at the largest."""
     panels: list[Trusted] = []
     first, last = report.graphs[0].name, report.graphs[-1].name
@@ -128,7 +168,8 @@ def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]
         for p in unit.curve(g, branch).profiles
         for a in p.attention
     ]
-    vertical = Axis.linear([0.0, *values], "mean attention")
+    vertical = Axis.linear([0.0, *values], f"mean attention to {_larger(report)}")
+    ends = f"{report.scales[0]:g}x", f"{report.scales[-1]:g}x"
     for unit, branch in profiled:
         small, large = unit.curve(first, branch).profiles
         order = sorted(range(len(small.attention)), key=small.attention.__getitem__)
@@ -148,7 +189,7 @@ def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]
             line_chart(
                 f"Attention of each channel of {heading}",
                 series,
-                Axis(0.0, end, "channel, sorted"),
+                Axis(0.0, end, f"channel, sorted by {_shown(first)} at {ends[0]}"),
                 vertical,
                 PANEL,
                 HEIGHT,
@@ -157,7 +198,6 @@ def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]
                 ticks=ticks,
             )
         )
-    ends = f"{report.scales[0]:g}x", f"{report.scales[-1]:g}x"
     legend = [Legend(0, f"{_shown(first)}, {ends[0]}"), Legend(1, f"{_shown(first)}, {ends[1]}", line=False)]
     if last != first:
         legend.append(Legend(4, f"{_shown(last)}, {ends[1]}", line=False))
@@ -165,7 +205,7 @@ def _profiles(report: AttentionReport, profiled: list[tuple[UnitAttention, int]]
         f"Mean attention of each channel to the larger kernel; of more than {CHANNELS}, evenly chosen ones. "
         "The level line is no preference."
     )
-    return Panels("Channel profiles", caption, tuple(panels), tuple(legend))
+    return Panels(PROFILES, caption, tuple(panels), tuple(legend))
 
 
 def _agreements(report: AttentionReport) -> Table:

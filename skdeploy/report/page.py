@@ -85,7 +85,7 @@ def render_report(bundle: Bundle) -> str:
     )
     environment.globals["key"] = key
     environment.filters |= {"sentence": sentence, "heading": heading, "prose": prose}
-    style, script = (_text(f"report.{kind}") for kind in ("css", "js"))
+    style, script = _text("drawing.css") + _text("report.css"), _text("report.js")
     page: str = environment.get_template("report.html.j2").render(
         manifest=bundle.manifest,
         verdict=decide_verdict(found),

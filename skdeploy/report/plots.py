@@ -1,4 +1,4 @@
-"""Drawings as SVG text: rows along one axis, and lines. Colours, dashes and fonts are the page's, by class name.
+"""Drawings as SVG text: rows along one axis, and lines. Colours, dashes and fonts are in ``drawing.css``, by class name.
 
 A series has a number, 0..4, and with it a colour, a dash and a marker of its own, so that none depends on colour alone.
 """
@@ -6,13 +6,16 @@ A series has a number, 0..4, and with it a colour, a dash and a marker of its ow
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Final
 
 from skdeploy.report.blocks import Figure, Legend, Trusted, visible
 
+SHEET: Final = Path(__file__).parent / "templates" / "drawing.css"
 WIDE: Final = 760  # px: fits beside the margins of a page of 840 px
 NARROW: Final = 328  # px: a telephone of 400 px less margins
 PANEL: Final = 240  # px: three in a row of WIDE, one on a telephone
@@ -136,6 +139,14 @@ class Series:
     small: bool = False
 
 
+def drawing_style() -> str:
+    """The style of drawings for a file of its own: the colours for paper, put in place of their names."""
+    css = SHEET.read_text(encoding="utf-8")
+    colours, rules = css.partition(":root {")[2].partition("}")[0], css.partition("/* Drawings */\n")[2]
+    values = dict(re.findall(r"(--[\w-]+): ([^;]+);", colours))
+    return re.sub(r"var\((--[\w-]+)\)", lambda found: values[found[1]], rules)
+
+
 def rows_chart(
     title: str, rows: Sequence[Row], axis: Axis, width: int, *, references: Sequence[Reference] = ()
 ) -> Trusted:
@@ -163,16 +174,16 @@ def rows_chart(
         anchor = "start" if at < width / 2 else "end"
         shift = 4 if anchor == "start" else -4
         parts.append(f'<path class="ref" d="M{at:.1f},{top - 16:.1f}V{bottom:.1f}"/>')
-        parts.append(_text(reference.label, at + shift, top - 6, "ref-label", anchor))
+        parts.append(text_at(reference.label, at + shift, top - 6, "ref-label", anchor))
     for index, row in enumerate(rows):
         middle = top + height_of_row * index + (ROW / 2 if beside else 27)
         if beside:
-            parts.append(_text(_fitted(row.label, left - 14), left - 8, middle + 4, "label", "end", full=row.label))
-            parts.append(_text(row.value, width - 4, middle + 4, "value", "end"))
+            parts.append(text_at(_fitted(row.label, left - 14), left - 8, middle + 4, "label", "end", full=row.label))
+            parts.append(text_at(row.value, width - 4, middle + 4, "value", "end"))
         else:
             room = width - 24 - len(row.value) * CHARACTER
-            parts.append(_text(_fitted(row.label, room), left, middle - 12, "label", "start", full=row.label))
-            parts.append(_text(row.value, width - 8, middle - 12, "value", "end"))
+            parts.append(text_at(_fitted(row.label, room), left, middle - 12, "label", "start", full=row.label))
+            parts.append(text_at(row.value, width - 8, middle - 12, "value", "end"))
         parts.append(_row(row, x, middle, left))
     return _svg(title, width, bottom + 46, parts)
 
@@ -200,10 +211,10 @@ def line_chart(
     def y(value: float) -> float:
         return bottom - vertical.place(value) * (bottom - top)
 
-    parts = [_text(_fitted(heading, width - 8), left, 16, "heading", "start", full=heading)] if heading else []
+    parts = [text_at(_fitted(heading, width - 8), left, 16, "heading", "start", full=heading)] if heading else []
     for value, text in marks:
         parts.append(f'<path class="grid" d="M{left:.1f},{y(value):.1f}H{right:.1f}"/>')
-        parts.append(_text(text, left - 6, y(value) + 4, "tick", "end"))
+        parts.append(text_at(text, left - 6, y(value) + 4, "tick", "end"))
     for value, text in horizontal.ticks(max(3, width // 90)) if ticks is None else ticks:
         parts.append(f'<path class="tick-mark" d="M{x(value):.1f},{bottom:.1f}v4"/>')
         parts.append(_tick(text, x(value), bottom + 17, width))
@@ -211,13 +222,13 @@ def line_chart(
     parts.append(_axis_label(horizontal.label, (left + right) / 2, height - 6))
     middle = (top + bottom) / 2
     parts.append(
-        f'<g transform="translate(11,{middle:.1f}) rotate(-90)">{_text(vertical.label, 0, 0, "axis-label", "middle")}</g>'
+        f'<g transform="translate(11,{middle:.1f}) rotate(-90)">{text_at(vertical.label, 0, 0, "axis-label", "middle")}</g>'
     )
     for reference in references:
         at = y(reference.at)
         parts.append(f'<path class="ref" d="M{left:.1f},{at:.1f}H{right:.1f}"/>')
         if reference.label:
-            parts.append(_text(reference.label, right, at - 5, "ref-label", "end"))
+            parts.append(text_at(reference.label, right, at - 5, "ref-label", "end"))
     parts += [_band(line, x, y) for line in series if len(line.low)]
     parts += [_line(line, x, y) for line in series]
     return _svg(title, width, height, parts)
@@ -311,14 +322,14 @@ def _grid_below(axis: Axis, x: Place, top: float, bottom: float, width: float, m
 def _tick(text: str, x: float, y: float, width: float) -> str:
     """Below its place on the axis, or as near to it as the drawing has room."""
     half = len(text) * CHARACTER / 2
-    return _text(text, min(max(x, half), width - half), y, "tick", "middle")
+    return text_at(text, min(max(x, half), width - half), y, "tick", "middle")
 
 
 def _axis_label(label: str, x: float, y: float) -> str:
-    return _text(label, x, y, "axis-label", "middle")
+    return text_at(label, x, y, "axis-label", "middle")
 
 
-def _text(text: str, x: float, y: float, style: str, anchor: str, *, full: str = "") -> str:
+def text_at(text: str, x: float, y: float, style: str, anchor: str, *, full: str = "") -> str:
     """Escaped text; where it was shortened, ``full`` is shown when pointed at."""
     hint = f"<title>{_safe(full)}</title>" if full and full != text else ""
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{hint}{_safe(text)}</text>'

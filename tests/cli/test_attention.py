@@ -139,7 +139,6 @@ def test_an_unreadable_image_is_passed_over_and_named_once_and_too_many_are_refu
 
 
 def test_figure_and_names_of_hostile_folders(run: Run, bundle: Path, images: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     folder = tmp_path / "[red]$x^{$ & <b> 写真"
     shutil.copytree(images, folder)
     result = run("attention", bundle, "--data", folder, *SCALES, "--figure", tmp_path / "a.svg")

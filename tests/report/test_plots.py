@@ -14,7 +14,7 @@ from skdeploy.report.plots import Axis, Row, Series, line_chart, rows_chart
 
 
 def palettes() -> Iterator[tuple[str, dict[str, str]]]:
-    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    css = (TEMPLATES / "drawing.css").read_text(encoding="utf-8")
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
         for block in re.findall(r":root \{(.*?)\n *\}", css, re.DOTALL)
