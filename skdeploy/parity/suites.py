@@ -38,7 +38,8 @@ from skdeploy.images.dataset import Dataset, Pixels
 from skdeploy.parity.compare import Subject
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.report import MEMORY, SuiteResult
-from skdeploy.parity.tasks import Task, judged, task_of
+from skdeploy.parity.task import Task
+from skdeploy.parity.tasks import judged, task_of
 
 PHOTOGRAPHS: Final = "photographs"  # the images: compared always, by prove itself
 SYNTHETIC: Final = ("noise", "zeros", "extremes", "tiny-contrast")

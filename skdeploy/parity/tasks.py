@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import OUTPUT, check_outputs
-from skdeploy.backends.metrics import Metrics, Outputs, compare_logits, compare_values, violations
+from skdeploy.backends.logits import OUTPUT
+from skdeploy.backends.metrics import Metrics, Outputs, compare_logits, compare_values
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.spec import CLASSIFICATION, ModelSpec, Tolerance
-
-
-class Task(Protocol):
-    """One task. ``help`` says in a few words what it is for, ``value`` what one number of an output is called.
-
-    ``outputs`` names what is compared, with one row an image; a graph may have others. ``has_classes``: an image has one true
-    class, so there are labels, top-1 and the accuracy gate.
-    """
-
-    help: str
-    value: str = "value"
-    outputs: tuple[str, ...] = (OUTPUT,)
-    has_classes: bool = False
-
-    def check(self, outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
-        """What makes a comparison pointless: an output is missing, has another shape or type, or is not finite."""
-        return check_outputs(outputs, images, spec)
-
-    def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, /) -> Metrics:
-        """How far ``found`` is from ``reference``, both checked. What is special to a task goes into the figures."""
-        ...
-
-    def violations(
-        self, metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, /
-    ) -> tuple[str, ...]:
-        """What is out of tolerance, in words; nothing means parity. ``name_of`` names an image."""
-        return violations(metrics, tolerance, name_of, self.value)
+from skdeploy.parity.task import Task
 
 
 class Classification(Task):
@@ -59,7 +32,7 @@ class Embedding(Task):
         return compare_values(reference[OUTPUT], found[OUTPUT])
 
 
-# A new task is one ``Task`` and a line here.
+# A new task is a module with a ``Task``, and a line here.
 TASKS: Final[dict[str, Task]] = {CLASSIFICATION: Classification(), "embedding": Embedding()}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from skdeploy.backends.metrics import Metrics, Outputs, compare_values
 from skdeploy.core.spec import Tolerance
-from skdeploy.parity.tasks import Task
+from skdeploy.parity.task import Task
 
 
 class Bearings(Task):
