@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 AUTO: Final = "auto"
 ONNX: Final = "onnx"  # the target that makes no engine
-# A new compiler is one module, see ``CompilerFacts``, and a line here; the backend of the same name runs its plans.
+# A new compiler is one module, see ``CompilerFacts``, and a line here; ``backends/plans.py`` runs its plans.
 COMPILERS: Final[dict[str, str]] = {
     "tensorrt": "skdeploy.engines.tensorrt",
     "tensorrt_rtx": "skdeploy.engines.tensorrt_rtx",

@@ -7,7 +7,7 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -15,8 +15,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from skdeploy import engines
-from skdeploy.backends import _plan_runner, tensorrt, tensorrt_rtx
+from skdeploy.backends import _plan_runner
 from skdeploy.backends._plan_runner import PlanSession
+from skdeploy.backends.plans import PlanBackend
 from skdeploy.core.errors import DependencyError, EngineError, IntegrityError, UsageError
 from skdeploy.core.spec import TensorSpec
 from skdeploy.devices import cuda
@@ -29,7 +30,9 @@ from tests.graphs.small_files import save
 L4 = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 H100 = cuda.CudaDevice(0, "NVIDIA H100", "9.0", 80 << 30)
 Feeds = dict[str, np.ndarray]
-BACKENDS = pytest.mark.parametrize("backend", [tensorrt, tensorrt_rtx], ids=lambda module: module.NAME)
+BACKENDS = pytest.mark.parametrize(
+    "backend", [PlanBackend(name) for name in engines.COMPILERS], ids=lambda made: made.NAME
+)
 
 
 def digest(path: Path) -> str:
@@ -51,7 +54,7 @@ def plan(tmp_path: Path) -> Path:
 
 @BACKENDS
 def test_other_digest_is_refused_before_anything_is_imported(
-    backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+    backend: PlanBackend, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the module made unimportable and no GPU, only a check that comes first can give this error."""
     monkeypatch.setitem(sys.modules, backend.NAME, None)
@@ -63,7 +66,7 @@ def test_other_digest_is_refused_before_anything_is_imported(
 
 @BACKENDS
 def test_one_changed_byte_is_another_digest_and_no_more_is_looked_at(
-    backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+    backend: PlanBackend, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_plan_runner, "require_compatible", lambda *_: pytest.fail("looked into another plan"))
     expected = digest(plan)
@@ -74,7 +77,7 @@ def test_one_changed_byte_is_another_digest_and_no_more_is_looked_at(
 
 @BACKENDS
 def test_plan_built_for_another_machine_is_refused_before_the_compiler_is_imported(
-    backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+    backend: PlanBackend, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(name: str, path: Path, content: bytes, built_for: object) -> None:
         assert (name, path, content, built_for) == (backend.NAME, plan, plan.read_bytes(), None)
@@ -89,7 +92,7 @@ def test_plan_built_for_another_machine_is_refused_before_the_compiler_is_import
 
 @BACKENDS
 def test_stripped_plan_without_its_onnx_file_is_refused(
-    backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch
+    backend: PlanBackend, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_plan_runner, "require_compatible", lambda *_: None)
     with pytest.raises(EngineError, match="was built without its weights, and the ONNX file") as refusal:
@@ -98,13 +101,13 @@ def test_stripped_plan_without_its_onnx_file_is_refused(
 
 
 @BACKENDS
-def test_file_that_cannot_be_read_is_an_integrity_error(backend: ModuleType, tmp_path: Path) -> None:
+def test_file_that_cannot_be_read_is_an_integrity_error(backend: PlanBackend, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"cannot read .*absent.engine"):
         backend.open_session(tmp_path / "absent.engine", sha256="0" * 64)
 
 
 @BACKENDS
-def test_no_gpu_is_a_dependency_error(backend: ModuleType, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_is_a_dependency_error(backend: PlanBackend, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "devices", lambda: ())
     monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver: not found")
     plan.write_bytes(header_of(backend.NAME))
@@ -119,7 +122,7 @@ def test_no_gpu_is_a_dependency_error(backend: ModuleType, plan: Path, monkeypat
 @BACKENDS
 @pytest.mark.parametrize("fault", ["missing", "broken"])
 def test_a_module_that_does_not_import_is_told_by_probe(
-    backend: ModuleType, fault: str, monkeypatch: pytest.MonkeyPatch
+    backend: PlanBackend, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(name: str) -> None:
         raise RuntimeError(f"{name} is broken")
@@ -138,7 +141,7 @@ def test_a_module_that_does_not_import_is_told_by_probe(
 def test_gpu_that_rtx_does_not_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
     monkeypatch.setattr(cuda, "devices", lambda: (H100,))
-    answer = tensorrt_rtx.probe()
+    answer = PlanBackend("tensorrt_rtx").probe()
     assert not answer.available
     assert "does not run on NVIDIA H100 (9.0)" in answer.reason
     assert "--target tensorrt" in answer.install
@@ -147,9 +150,9 @@ def test_gpu_that_rtx_does_not_serve_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_missing_cuda_bindings_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
     monkeypatch.setattr(cuda, "devices", lambda: (L4,))
-    assert tensorrt_rtx.probe().available
+    assert PlanBackend("tensorrt_rtx").probe().available
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
-    answer = tensorrt_rtx.probe()
+    answer = PlanBackend("tensorrt_rtx").probe()
     assert not answer.available
     assert "cuda.bindings.driver cannot be imported" in answer.reason
     assert "skdeploy[plans]" in answer.install
@@ -287,9 +290,11 @@ def test_stripped_plan_gets_its_weights_back(half: bool, tmp_path: Path) -> None
     built_for = BuiltFor.model_validate(report.model_dump()["built_for"])
     assert built_for.stripped
     feeds = {"images": np.ones((2, 3, 16, 16), np.float16 if half else np.float32)}
-    with tensorrt.open_session(whole, sha256=digest(whole)) as session:
+    with PlanBackend("tensorrt").open_session(whole, sha256=digest(whole)) as session:
         expected = session.run(feeds)["logits"]
-    with tensorrt.open_session(stripped, sha256=digest(stripped), built_for=built_for, weights=graph) as session:
+    with PlanBackend("tensorrt").open_session(
+        stripped, sha256=digest(stripped), built_for=built_for, weights=graph
+    ) as session:
         got = session.run(feeds)["logits"]
     assert np.abs(got - expected).max() <= 5e-3 * np.abs(expected).max()  # other kernels may be chosen
 
@@ -304,7 +309,7 @@ def test_closed_session_does_not_run(opened: tuple[Path, PlanSession], half: boo
 
 @pytest.mark.gpu
 @BACKENDS
-def test_plan_that_tensorrt_cannot_load_is_an_engine_error(backend: ModuleType, plan: Path) -> None:
+def test_plan_that_tensorrt_cannot_load_is_an_engine_error(backend: PlanBackend, plan: Path) -> None:
     require_backend(backend.NAME)
     with pytest.raises(EngineError, match=r"some.engine"):
         backend.open_session(plan, sha256=digest(plan))

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from skdeploy.backends import BACKENDS, onnxruntime, running, tensorrt
+from skdeploy.backends import BACKENDS, onnxruntime, running
 from skdeploy.backends.onnxruntime_gpu import CudaOptions
+from skdeploy.backends.plans import PlanBackend
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.runners import check_graph_backend, last_graph, open_artifact, runner_on
@@ -83,7 +84,7 @@ def test_a_runner_opens_on_its_backend_and_no_other(loaded: Bundle) -> None:
 def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the backend is given, which would want a GPU."""
     found: dict[str, Any] = {}
-    monkeypatch.setattr(tensorrt, "open_session", lambda path, **options: found.update(options))
+    monkeypatch.setattr(PlanBackend, "open_session", lambda self, path, **options: found.update(options))
     return found
 
 

@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from skdeploy import engines
-from skdeploy.backends import tensorrt_rtx as backend
 from skdeploy.backends.onnxruntime import open_session
+from skdeploy.backends.plans import PlanBackend
 from skdeploy.core.architecture import NetworkSpec
 from skdeploy.engines._build import BatchProfile, BuildOptions, EngineReport
 from skdeploy.engines._log import changes_types
@@ -114,6 +114,6 @@ def test_the_engine_computes_what_the_graph_says(name: str, half: bool, tmp_path
     with open_session(tmp_path / "model.onnx") as session:
         expected = session.run(given)["logits"]
     digest = hashlib.sha256((tmp_path / "model.plan").read_bytes()).hexdigest()
-    with backend.open_session(tmp_path / "model.plan", sha256=digest) as session:
+    with PlanBackend("tensorrt_rtx").open_session(tmp_path / "model.plan", sha256=digest) as session:
         found = session.run(given)["logits"]
     assert sqnr_db(found, expected) >= ENGINE_DB

@@ -50,9 +50,9 @@ def here() -> TimingDevice:
 
 
 def logits(plan: Path, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    from skdeploy.backends import tensorrt as backend
+    from skdeploy.backends.plans import PlanBackend
 
-    with backend.open_session(plan, sha256=digest_file(plan)) as session:
+    with PlanBackend("tensorrt").open_session(plan, sha256=digest_file(plan)) as session:
         return np.asarray(session.run({session.inputs[0].name: images})["logits"])
 
 
