@@ -117,6 +117,10 @@ app = typer.Typer(
     name="skdeploy",
     cls=Verbs,
     help="Turn a trained Selective Kernel Network into a verified inference engine.",
+    epilog="Options that you repeat can be in a file in the working directory: skdeploy.toml, or [tool.skdeploy] in "
+    "pyproject.toml. "
+    'The table [export] with calib = "calib/" gives every export --calib calib/; on or off is true or false. '
+    "The command line wins. No file of a parent folder is read.",
     no_args_is_help=True,
     context_settings={"help_option_names": list(HELP_NAMES)},
     pretty_exceptions_enable=False,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from skdeploy.cli.config import defaults, from_file, read_tables
 from skdeploy.cli.heard import heard
 from skdeploy.cli.help_text import Context, text_and_examples, write_options
 from skdeploy.core.panel import Panel
+from skdeploy.report.voice import voice
 
 OTHER_VERBS: Final = "Other verbs"
 HELP_NAMES: Final = ("-h", "--help")
@@ -34,14 +37,32 @@ class Verb:
 
 
 class VerbCommand(TyperCommand):
-    """Typer's command, with ``-h``, options in panels, and the examples of the docstring."""
+    """Typer's command, with ``-h``, options in panels, the examples of the docstring, and options from a file.
+
+    ``verbs``: the names that the file may have tables for; ``file``: which one it is.
+    """
 
     context_class = Context
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
+        self.verbs: Collection[str] = ()
+        self.file = ""
         self.help, self.examples = text_and_examples(self.help or "")
         self.context_settings = {"help_option_names": list(HELP_NAMES)} | dict(self.context_settings)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """With the options of a file as defaults; completing a line reads none."""
+        if not extra.get("resilient_parsing"):
+            self.file, tables = read_tables(Path(), self.verbs)
+            table = tables.get(self.name or "", {})
+            extra["default_map"] = defaults(self.file, self.name or "", table, self.params)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        if taken := from_file(ctx):
+            voice().note(f"from {self.file}: {taken}")
+        return super().invoke(ctx)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         parameters = self.get_params(ctx)
@@ -65,7 +86,7 @@ class Commands(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            self._made[name] = _command(name, self._verbs[name])
+            self._made[name] = _command(name, self._verbs)
         return self._made[name]
 
     def __setitem__(self, name: str, command: Any) -> None:
@@ -81,12 +102,15 @@ class Commands(MutableMapping[str, Any]):
         return len(self._verbs)
 
 
-def _command(name: str, verb: Verb) -> Any:
+def _command(name: str, verbs: Mapping[str, Verb]) -> Any:
+    verb = verbs[name]
     module, _, function = verb.function.partition(":")
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     settings = {"allow_interspersed_args": False} if verb.forwards else None
     single.command(name, cls=VerbCommand, context_settings=settings)(heard(getattr(import_module(module), function)))
-    return typer.main.get_command(single)
+    command = typer.main.get_command(single)
+    command.verbs = verbs  # type: ignore[attr-defined]  # a VerbCommand
+    return command
 
 
 class VerbGroup(TyperGroup):

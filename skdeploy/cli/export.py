@@ -46,6 +46,7 @@ def _export(
         skdeploy export mynet.ckpt --fp16 --labels labels.txt
         skdeploy export mynet.ckpt --int8 --calib calib/ --imgsz 160
     """
+    from skdeploy.cli.config import typed
     from skdeploy.cli.console import bundle_json, conclude, print_bundle, print_steps
     from skdeploy.core.errors import UsageError
     from skdeploy.core.spec import Precision
@@ -56,7 +57,7 @@ def _export(
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
 
-    given = [name for name, is_given in precision.items() if is_given]
+    given = typed([name for name, is_given in precision.items() if is_given])
     if len(given) > 1:
         raise UsageError(
             f"{' and '.join(FORMATS[name].precision.flag for name in given)} contradict each other",
