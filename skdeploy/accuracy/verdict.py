@@ -242,10 +242,9 @@ def _parity_points(facts: Facts) -> list[Point]:
         points += [Point("bad", "Failed", failure) for failure in parity.failures]
         for c in parity.comparisons:
             if c.verdict == "unproven" and c.proof is not None:
-                text = f"{c.artifact} on {c.proof.device}, says the receipt of {c.proof.created[:10]}"
-                points.append(Point("good", "In parity by receipt", text))
+                points.append(Point("good", "In parity by receipt", f"{c.artifact} on {c.proof.place}"))
             elif c.verdict == "unproven":
-                points.append(Point("", "Not run yet", f"{c.artifact} on {c.backend}: {c.reason}"))
+                points.append(Point("", "Not run yet", f"{c.place}: {c.reason}"))
         points.append(Point("", "Measured", f"against {parity.reference}, on {parity.images_text}"))
     compared = {c.artifact for c in parity.comparisons} if parity is not None else set()
     absent = [artifact.path for artifact in facts.graphs if artifact.path not in compared]

@@ -160,19 +160,20 @@ class Bundle:
         return f"<bundle {self.folder}: {manifest.model.name} {manifest.precision}, {self.verdict.text}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the verdict first, then the artifacts."""
-        manifest, verdict = self.manifest, self.verdict
+        """What a notebook shows: the verdict first, then the artifacts with their parity."""
+        from skdeploy.report.parity import artifacts_table
+
+        facts = read_facts(folders.load_bundle(self.folder))
+        verdict, table = decide_verdict(facts), artifacts_table(facts.bundle, facts.parity)
+        heads = "".join(f"<th>{html.escape(column.label)}</th>" for column in table.columns)
         rows = "".join(
-            f"<tr><td>{html.escape(artifact.path)}</td><td>{artifact.precision or ''}</td>"
-            f"<td style='text-align:right'>{artifact.size_bytes / 1e6:.1f} MB</td></tr>"
-            for artifact in manifest.artifacts
-            if artifact.format != "json"
+            "<tr>" + "".join(f"<td>{html.escape(cell.whole)}</td>" for cell in row) + "</tr>" for row in table.rows
         )
         steps = "".join(f"<li>{html.escape(step)}</li>" for step in verdict.next)
         return (
             f"<p><b>{html.escape(verdict.text)}</b></p>{f'<ul>{steps}</ul>' if steps else ''}"
-            f"<p>{html.escape(f'{manifest.model.name}, {manifest.precision}: {self.folder}')}</p>"
-            f"<table><tr><th>artifact</th><th>precision</th><th>size</th></tr>{rows}</table>"
+            f"<p>{html.escape(f'{self.spec.name}, {facts.manifest.precision.words}: {self.folder}')}</p>"
+            f"<table><tr>{heads}</tr>{rows}</table>"
         )
 
 

@@ -137,6 +137,13 @@ def violations(
     return tuple(problems)
 
 
+def decibels_text(value: float | None) -> str:
+    """``30.1 dB``; ``exact`` where there is no error at all, ``not finite`` where it cannot be measured."""
+    if value is None or not np.isfinite(value):
+        return "not finite"
+    return "exact" if value >= EXACT_DB else f"{value:.1f} dB"
+
+
 def sqnr_db(signal: float, noise: float) -> float:
     """SQNR of two powers, 10 log10(signal / noise), at most ``EXACT_DB``."""
     if noise == 0:

@@ -10,9 +10,7 @@ import typer
 from skdeploy.cli.arguments import Json
 from skdeploy.core.significant import significant
 
-WIDE = 120  # columns of a terminal that all of a layer's figures fit in
-COLUMNS = ("layer", "what", ">nodes", "type", ">M MACs", ">padded", ">MB moved", ">MACs/B", "limit", ">floor ms")
-NARROW = ("layer", "what", "type", "limit", ">floor ms")
+LAYERS = ("layer", "what", "type", "limit", ">floor ms", ">M MACs", ">padded", ">MB moved", ">MACs/B", ">nodes")
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -179,20 +177,18 @@ def _print_layers(terminal: Terminal, title: str, layers: Iterable[LayerPlan]) -
     """A narrow terminal gets fewer columns, and --json has them all."""
     terminal.title(title)
     rows = [
-        {
-            "layer": row.name,
-            "what": row.kind,
-            ">nodes": str(len(row.nodes)),
-            "type": row.precision,
-            ">M MACs": significant(row.macs / 1e6),
-            ">padded": f"x{row.padded_macs / row.macs:.1f}" if row.macs else "",
-            ">MB moved": significant(row.bytes_moved / 1e6),
-            ">MACs/B": significant(row.intensity, 2),
-            "limit": row.bound,
-            ">floor ms": significant(row.floor_ms),
-        }
+        (
+            row.name,
+            row.kind,
+            row.precision,
+            row.bound,
+            significant(row.floor_ms),
+            significant(row.macs / 1e6),
+            f"x{row.padded_macs / row.macs:.1f}" if row.macs else "",
+            significant(row.bytes_moved / 1e6),
+            significant(row.intensity, 2),
+            str(len(row.nodes)),
+        )
         for row in layers
     ]
-    shown = COLUMNS if terminal.width >= WIDE else NARROW
-    numbers = [label[1:] for label in shown if label.startswith(">")]
-    terminal.table(shown, [[row[column] for column in shown] for row in rows], whole=numbers)
+    terminal.table(LAYERS, rows, least=5)

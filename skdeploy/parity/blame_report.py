@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from skdeploy.backends.metrics import EXACT_DB
+from skdeploy.backends.metrics import decibels_text
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.parity.cause import Kind
 from skdeploy.passes.preprocess import MODULE as PREPROCESS
@@ -93,14 +93,9 @@ class BlameReport(Frozen):
             return f"{self.guilty} is to blame: {self.note}"
         blamed = self.tensor
         part = "the preprocessing, " if blamed.module == PREPROCESS else ""
+        inputs, run, own = map(decibels_text, (blamed.inputs_db, blamed.run_db, blamed.own_db))
         return (
             f"{self.guilty} is to blame, and in it {part}module {blamed.module or '(top level)'}, tensor {blamed.tensor} "
-            f"({blamed.operator} {blamed.node}): its inputs are {_db(blamed.inputs_db)}, it is {_db(blamed.run_db)}, "
-            f"and {_db(blamed.own_db)} of inputs without error; {blamed.words}"
+            f"({blamed.operator} {blamed.node}): its inputs are {inputs}, it is {run}, "
+            f"and {own} of inputs without error; {blamed.words}"
         )
-
-
-def _db(value: float | None) -> str:
-    if value is None:
-        return "not finite"
-    return "exact" if value >= EXACT_DB else f"{value:.1f} dB"

@@ -91,6 +91,10 @@ class ReceiptNote(Frozen):
     verdict: SuiteVerdict
     path: str
 
+    @property
+    def place(self) -> str:
+        return f"{self.device} (receipt of {self.created[:10]})"
+
 
 class Comparison(Frozen):
     """One artifact on one backend against the reference. ``unproven``: it could not run here, ``reason`` says why.
@@ -106,6 +110,19 @@ class Comparison(Frozen):
     metrics: Metrics | None = None
     problems: Annotated[tuple[str, ...], Field(strict=False)] = ()
     receipts: Annotated[tuple[ReceiptNote, ...], Field(strict=False)] = ()
+
+    @property
+    def place(self) -> str:
+        return f"{self.artifact} on {self.backend}"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it failed or did not run; nothing for what is in parity."""
+        if self.verdict != "unproven":
+            return tuple(f"{self.place}: {problem}" for problem in self.problems)
+        if self.proof is not None:
+            return (f"{self.artifact}: in parity on {self.proof.place}; not run here: {self.reason}",)
+        return (f"{self.place}: no receipt, no claim: it ran neither here nor on a device: {self.reason}",)
 
     @property
     def proof(self) -> ReceiptNote | None:
@@ -249,12 +266,7 @@ class ParityReport(Frozen):
     @property
     def failures(self) -> tuple[str, ...]:
         """Every problem, with the artifact and backend it belongs to."""
-        found = [
-            f"{c.artifact} on {c.backend}: {problem}"
-            for c in self.comparisons
-            if c.verdict == "fail"
-            for problem in c.problems
-        ]
+        found = [reason for c in self.comparisons if c.verdict == "fail" for reason in c.reasons]
         if self.batch_invariance is not None and self.batch_invariance.verdict == "fail":
             found.append(f"{self.batch_invariance.artifact}: {self.batch_invariance.problem}")
         found += [

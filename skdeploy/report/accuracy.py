@@ -8,6 +8,7 @@ from typing import Final
 
 from skdeploy.accuracy.gate import AccuracyReport, Evaluation, PairedReport, Share
 from skdeploy.accuracy.verdict import DECISIONS
+from skdeploy.backends.metrics import decibels_text
 from skdeploy.report.blocks import (
     Block,
     Cell,
@@ -21,7 +22,6 @@ from skdeploy.report.blocks import (
     columns,
     count,
     counted,
-    decibels_text,
     digest,
     more,
     name,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from skdeploy.backends.metrics import EXACT_DB
+from skdeploy.backends.metrics import decibels_text
 from skdeploy.core.precision import PRECISIONS
 
 Tone = Literal["", "good", "warn", "bad"]
@@ -283,13 +283,6 @@ def size_text(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.2f} {unit}"
     return f"{count / 1e3:.1f} kB"
-
-
-def decibels_text(value: float | None) -> str:
-    """``30.1 dB``; ``exact`` where there is no error at all, ``not finite`` where it cannot be measured."""
-    if value is None or not math.isfinite(value):
-        return "not finite"
-    return "exact" if value >= EXACT_DB else f"{value:.1f} dB"
 
 
 def decibels(value: float | None) -> Cell:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import MIXED
 from skdeploy.bundle.station_facts import Int8Facts
@@ -24,7 +25,6 @@ from skdeploy.report.blocks import (
     count,
     counted,
     decibels,
-    decibels_text,
     name,
     number,
     percent,

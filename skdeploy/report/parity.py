@@ -6,10 +6,11 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.spec import Precision, Tolerance
-from skdeploy.parity.report import MEMORY, Comparison, ParityReport, Rebuild, ReceiptNote, SuiteResult, suite_name
+from skdeploy.parity.report import MEMORY, Comparison, ParityReport, Rebuild, SuiteResult, suite_name
 from skdeploy.report.blocks import (
     JUDGED,
     Block,
@@ -24,7 +25,6 @@ from skdeploy.report.blocks import (
     columns,
     counted,
     decibels,
-    decibels_text,
     digest,
     judged,
     name,
@@ -62,11 +62,11 @@ def parity_findings(
 
     ``reused`` were kept by this export. With ``required``, an engine that ran neither here nor on a device failed.
     """
-    table = _artifacts_table(bundle, report, reused, required)
+    table = artifacts_table(bundle, report, reused, required)
     if report is None:
         return Section("parity", "Parity", "no parity is recorded for these artifacts", (table,))
     blocks: list[Block] = [table]
-    blocks += [Text(_reason(c), JUDGED[_state(c)][1]) for c in report.comparisons if c.verdict != "pass"]
+    blocks += [Text(reason, JUDGED[_state(c)][1]) for c in report.comparisons for reason in c.reasons]
     if (batch := report.batch_invariance) is not None:
         sizes = ", ".join(map(str, batch.batches))
         text = batch.problem or f"batch size does not change the result ({sizes} tried)"
@@ -91,11 +91,13 @@ def receipt_findings(report: ParityReport) -> Iterator[Finding]:
     """What devices have recorded of the artifacts."""
     for c in report.comparisons:
         for receipt in c.receipts:
-            text = f"{c.artifact}: {receipt.kind} {JUDGED[receipt.verdict][0]} on {_device(receipt)}"
+            text = f"{c.artifact}: {receipt.kind} {JUDGED[receipt.verdict][0]} on {receipt.place}"
             yield Finding("receipt", receipt.path, JUDGED[receipt.verdict][2], text)
 
 
-def _artifacts_table(bundle: Bundle, report: ParityReport | None, reused: Collection[str], required: bool) -> Table:
+def artifacts_table(
+    bundle: Bundle, report: ParityReport | None, reused: Collection[str] = (), required: bool = False
+) -> Table:
     """A row for each backend that an artifact was run on. The columns that decide come first: a terminal may be narrow."""
     comparisons = report.comparisons if report is not None else ()
     measured = [c.metrics for c in comparisons if c.metrics is not None]
@@ -123,7 +125,7 @@ def _artifacts_table(bundle: Bundle, report: ParityReport | None, reused: Collec
         tail = (precision, size(artifact.size_bytes), Cell(time, artifact.provenance.seconds))
         runs = [c for c in comparisons if c.artifact == artifact.path]
         for c in runs:
-            state = judged(_state(c), c.proof.device if c.proof and not c.metrics else "", _reason(c))
+            state = judged(_state(c), c.proof.device if c.proof and not c.metrics else "", "; ".join(c.reasons))
             if required and state.outcome == "skip":
                 state = replace(state, tone="bad", outcome="fail")
             worst, error, same, sqnr, cosine = _figures(c, bundle.manifest.model.tolerance)
@@ -153,20 +155,6 @@ def _figures(c: Comparison, tolerances: dict[Precision, Tolerance]) -> tuple[Cel
 
 def _state(c: Comparison) -> str:
     return "receipt" if c.verdict == "unproven" and c.proof is not None else c.verdict
-
-
-def _reason(c: Comparison) -> str:
-    """Why an artifact failed or did not run; nothing of one that is in parity."""
-    place = f"{c.artifact} on {c.backend}"
-    if c.verdict != "unproven":
-        return "; ".join(f"{place}: {problem}" for problem in c.problems)
-    if c.proof is not None:
-        return f"{c.artifact}: in parity on {_device(c.proof)}; not run here: {c.reason}"
-    return f"{place}: no receipt, no claim: it ran neither here nor on a device: {c.reason}"
-
-
-def _device(receipt: ReceiptNote) -> str:
-    return f"{receipt.device} (receipt of {receipt.created[:10]})"
 
 
 def _run_to_run(report: ParityReport) -> Iterator[Finding]:

@@ -110,21 +110,26 @@ class Terminal:
             case blocks.Facts():
                 self.say(block.line)
 
-    def _fitting(self, table: blocks.Table) -> Table:
+    def _fitting(self, table: blocks.Table, whole: Sequence[str] = ()) -> Table:
         """All that fits: without columns on the right and notes of numbers, as far as the table allows."""
         most, unlimited = len(table.columns), self._console.options.update(max_width=NO_LIMIT)
         counts = range(most, (table.least or most) - 1, -1)
         with_notes = counts[:1] if table.notes_last else counts
         for count, notes in (*((count, True) for count in with_notes), *((count, False) for count in counts)):
-            drawn = _drawn(table, count, notes=notes)
+            drawn = _drawn(table, count, whole, notes=notes)
             if Measurement.get(self._console, unlimited, drawn).maximum <= self.width:
                 break
         return drawn
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell | str]], *, whole: Sequence[str] = ()) -> None:
-        """A column whose label begins with ``>`` holds numbers. Those named in ``whole``, without it, are never wrapped."""
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[Cell | str]], *, whole: Sequence[str] = (), least: int = 0
+    ) -> None:
+        """A column whose label begins with ``>`` holds numbers, which are never wrapped, and nor are those named in ``whole``.
+
+        ``least`` as of ``blocks.Table``.
+        """
         cells = tuple(tuple(Cell(cell) if isinstance(cell, str) else cell for cell in row) for row in rows)
-        self._write(_drawn(blocks.Table("", blocks.columns(*columns), cells), len(columns), whole))
+        self._write(self._fitting(blocks.Table("", blocks.columns(*columns), cells, least=least), whole))
 
     def facts(self, rows: Mapping[str, str], title: str = "") -> None:
         """Names and values, one below the other; a value may have several lines."""
@@ -136,12 +141,13 @@ class Terminal:
         self._write(table)
 
 
-def _drawn(table: blocks.Table, count: int, whole: Sequence[str] = (), *, notes: bool = True) -> Table:
+def _drawn(table: blocks.Table, count: int, whole: Sequence[str], *, notes: bool) -> Table:
     """The first ``count`` columns."""
     drawn = Table(box=None, pad_edge=False)
     for column in table.columns[:count]:
+        whole_column = column.numeric or column.label in whole
         justify: JustifyMethod = "right" if column.numeric else "left"
-        drawn.add_column(column.label, justify=justify, overflow="fold", no_wrap=column.label in whole)
+        drawn.add_column(column.label, justify=justify, overflow="fold", no_wrap=whole_column)
     for row in table.rows:
         cells = zip(table.columns, row[:count], strict=False)
         texts = (cell.whole if notes or not column.numeric else cell.text for column, cell in cells)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from skdeploy.accuracy.verdict import DECISIONS
+from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.runners import first_fp32_graph
 from skdeploy.bundle.station_facts import Int8Facts
 from skdeploy.parity.report import MIN_HEADROOM, Comparison
-from skdeploy.report.blocks import Tone, decibels_text, percent_text, size_text
+from skdeploy.report.blocks import Tone, percent_text, size_text
 from skdeploy.report.findings import Findings
 from skdeploy.report.latency import benched
 

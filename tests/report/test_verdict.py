@@ -137,7 +137,7 @@ def test_a_receipt_stands_for_a_run_on_a_device(engine: Bundle) -> None:
     text = " ".join(page(engine).sections["verdict"].split())
     assert text.startswith("verified ")
     assert "has not run yet" not in text
-    assert "In parity by receipt model.plan on GPU <b>9000</b>, says the receipt of 2026-02-03" in text
+    assert "In parity by receipt model.plan on GPU <b>9000</b> (receipt of 2026-02-03)" in text
 
 
 def test_a_receipt_of_a_failure_is_a_failure(engine: Bundle) -> None:
