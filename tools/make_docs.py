@@ -171,6 +171,7 @@ GENERATED = {
     "docs/reference/devices.md": reference_pages.devices,
     "docs/reference/cards.md": reference_pages.cards,
     "docs/reference/calibration.md": reference_pages.calibration,
+    "docs/tutorials/notebook.md": reference_pages.notebook,
     "skdeploy/bundle/manifest.schema.json": manifest_schema,
 }
 

@@ -26,11 +26,14 @@ CLASSES = 7
 LABELS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 FASHION = ROOT / "calibration/fashion"
 NETS = """
-from skdeploy.zoo.build import build as build_network
+from pathlib import Path
+from skdeploy.zoo.build import build as build_network, initialise
 from skdeploy.zoo.cards import read_card
 
 def build():
-    return build_network(read_card(__import__("pathlib").Path("my_card.toml")))
+    network = build_network(read_card(Path("my_card.toml")))
+    initialise(network, 7)
+    return network
 """
 
 

@@ -13,8 +13,14 @@ import pytest
 
 from tests.docs.blocks import NEEDS, PAGES, ROOT, Block, blocks, run
 
-# Their exports take longer than the rest of the pages together.
-SLOW: tuple[str, ...] = ()
+# Each exports a network or more by the default exporter, which takes seconds.
+SLOW = (
+    "README.md", "docs/index.md", "docs/reference/python.md", "docs/tutorials/orin-nano.md", "docs/understand/compare.md",
+    *(f"docs/how-to/{name}.md" for name in (
+        "calibrate", "docker", "engines", "keep-accuracy", "mixed-precision", "own-network", "prove",
+    )),
+)  # fmt: skip
+OF_NOTEBOOK = "docs/tutorials/notebook.md"  # test_notebook.py runs the notebook that it is made from
 
 
 def named(page: Path) -> str:
@@ -29,7 +35,7 @@ def runnable(page: Path) -> list[Block]:
     return [block for block in blocks(page.read_text(encoding="utf-8")) if block.needs is None]
 
 
-@pytest.mark.parametrize("page", [parameter(page) for page in PAGES if runnable(page)])
+@pytest.mark.parametrize("page", [parameter(page) for page in PAGES if runnable(page) and named(page) != OF_NOTEBOOK])
 def test_every_block_runs(page: Path, desk: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for block in runnable(page):
@@ -37,6 +43,42 @@ def test_every_block_runs(page: Path, desk: Path) -> None:
             run(block, names)
         except (AssertionError, Exception) as error:
             raise AssertionError(f"{named(page)}, line {block.line}: {error}") from error
+
+
+def shape(line: str) -> str:
+    """The words of a line of output: figures, spaces and rules change from run to run."""
+    return re.sub(r"[-+\d.,e]*\d[-+\d.,e]*", "0", " ".join(line.split()))
+
+
+def differences(shown: list[str], printed: str) -> list[str]:
+    """Lines that are shown and not printed, in their order. ``...`` stands for any lines."""
+    rest = [shape(line) for line in printed.splitlines()]
+    absent = []
+    for line in (line for line in shown if line != "..."):
+        if shape(line) in rest:
+            del rest[: rest.index(shape(line)) + 1]
+        else:
+            absent.append(line)
+    return absent
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_its_commands_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the network that comes with the project, as after ``make demo``."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("models", "calibration"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (block,) = [block for block in blocks((ROOT / "README.md").read_text("utf-8")) if block.language == "console"]
+    shown = [part.splitlines()[1:] for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]]
+    for command, lines, printed in zip(block.commands, shown, run(block, {}), strict=True):
+        assert differences(lines, printed) == [], f"{command}\n{printed}"
+
+
+def test_an_output_that_is_not_printed_is_noticed() -> None:
+    printed = "verified\nmodel.onnx   1.28 MB  1.0 s\nmodel.int8.onnx  427.6 kB\n"
+    assert differences(["verified", "...", "model.onnx 9 MB 30 s"], printed) == []
+    assert differences(["verified", "model.onnx 9 kB 30 s"], printed) == ["model.onnx 9 kB 30 s"]
+    assert differences(["model.int8.onnx 1 kB", "verified"], printed) == ["verified"]
 
 
 def test_a_block_that_says_what_it_needs_does_need_it() -> None:
@@ -51,7 +93,7 @@ def test_a_block_that_says_what_it_needs_does_need_it() -> None:
     "text",
     [
         "```sh\nskdeploy inspect build/absent\n```\n",
-        "```sh\nskdeploy doctor\nfalse | true\n```\n",
+        "```sh\necho fine\nfalse | true\n```\n",
         "```python\nimport skdeploy as sk\nsk.load_bundle('build/absent')\n```\n",
         "```console\n$ skdeploy doctor --jsn\nfine\n```\n",
     ],
