@@ -214,8 +214,9 @@ def _require_free(root: Path, names: dict[str, str], force: bool) -> None:
 def _evaluated(bundle: Bundle, options: CiOptions, progress: Progress) -> Evaluation:
     """The evaluation that the job will do, of the last graph on the CPU. Raises as ``init_ci``."""
     assert options.data is not None
-    assumed = [str(a.text) for a in assumptions_of(bundle.manifest.model) if a.about == "preprocessing"]
-    if assumed:
+    spec = bundle.manifest.model
+    assumed = [str(a.text) for a in assumptions_of(spec) if a.about == "preprocessing"]
+    if assumed and not isinstance(spec.network, DescribedSpec):  # as ``evaluate`` does, with another advice
         raise UsageError(
             f"accuracy is not judged on assumed preprocessing. Of {bundle.folder} is assumed: {'; '.join(assumed)}",
             advice="export again: with --assume-imagenet if this is right, else from a card that has the true values",

@@ -35,7 +35,7 @@ TAKES = {
     "verify": ("--images", "calib"),
     "start": (),
 }
-JUDGES = {"evaluate"}  # the drop of a network of noise may be beyond a budget, or not decided
+JUDGES = {"evaluate", "ci-init"}  # the drop of a network of noise may be beyond a budget, or not decided
 SLOW = {"bench"}  # as long as an artifact is timed with each batch
 COMPLETE = "_SKDEPLOY_COMPLETE"
 
@@ -126,10 +126,16 @@ def test_every_example_runs(verb: str, run: Run, shelf: Path, tmp_path: Path, mo
     if verb == "build" and (reason := engines.obstacle("tensorrt_rtx")[0]):
         pytest.skip(reason)
     monkeypatch.chdir(shutil.copytree(shelf, tmp_path / "shelf"))
+    if verb == "ci-init":  # is for a repository that has all that its bundle is made from
+        subprocess.run(["git", "init", "--quiet"], check=True)
+        # FP16: in INT8 this network is not in parity on images of noise.
+        made = run("export", "mynet.ckpt", "--fp16", "--images", "calib", "-o", "build/mynet-int8", *QUICK)
+        assert made.code == 0, made.err
     monkeypatch.setattr("skdeploy.bench.timing.WARM_UP_SECONDS_AT_MOST", 0.3)  # the figures are not what is asked here
     for line in examples(run(verb, "-h").out):
         if verb == "init":
             Path("mynet.toml").unlink(missing_ok=True)  # an init overwrites no card
+        shutil.rmtree("deploy", ignore_errors=True)  # nor does a ci-init
         result = run_example(run, verb, line)
         assert result.code in ({0, 10} if verb in JUDGES else {0}), f"{line}\n{result.err}"
 

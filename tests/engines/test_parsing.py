@@ -11,10 +11,12 @@ from onnx.helper import make_node as node
 
 from skdeploy.core.errors import PassError
 from skdeploy.engines import obstacle
-from skdeploy.engines.parsing import RTX, parser_refusal
+from skdeploy.engines.parsing import parser_refusal
 from tests.graphs.small_files import save
 
-pytestmark = pytest.mark.skipif(bool(obstacle(RTX)[0]), reason=f"TensorRT-RTX: {obstacle(RTX)[0]}")
+ABSENT = obstacle("tensorrt_rtx")[0]
+
+pytestmark = pytest.mark.skipif(bool(ABSENT), reason=f"TensorRT-RTX: {ABSENT}")
 
 
 def written(folder: Path, *nodes: onnx.NodeProto, shape: tuple[int, ...] = (), **constants: np.ndarray) -> Path:

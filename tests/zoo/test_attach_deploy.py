@@ -29,7 +29,7 @@ from skdeploy.zoo.cards import load_card
 from tests.graphs.networks import relative_error, run, torch_logits
 from tests.zoo.attach_networks import build, images, live, selective
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "attach.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs/how-to/attach.md"
 # The card gives the interface and the name; the network is another.
 SPEC = load_card("sknet50")[0].model_copy(
     update={"name": "attached", "input": InputSpec(channels=3, height=64, width=64)}

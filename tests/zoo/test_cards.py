@@ -94,13 +94,13 @@ def test_a_card_in_models_hides_the_packaged_one_of_its_name(folder: Path) -> No
         ('family = "sknet"', 'family = "shufflenet_v2"', "network.head_channels: missing"),
         ("stride = 1 }", "stride = 1, gate_width = 0 }", "stages.0.gate_width: Input should be greater than"),
         ("kernel = 3, dilation = 2", "kernel = 4, dilation = 2", "kernel 4 is even"),
-        ("mean = [0.485, 0.456, 0.406]", "mean = [0.5]", "preprocess.mean has 1 values for 3 input channels"),
+        ("mean = [0.485, 0.456, 0.406]", "mean = [0.5]", "preprocess.mean has 1 values, but the input has 3 channels"),
         ("resize = 256", "resize = 32", "preprocess.resize 32 is smaller than the input"),
         ('fuse = "attention"', 'fuse = "max"', "(given 'max')"),
         ('name = "sknet50"', 'name = "../sknet50"', "(given '../sknet50')"),
         ("schema = 1", "schema = 2", "schema: Input should be 1 (given 2)"),
         ("[tolerance.fp32]", "[tolerance.fp8]", "(given 'fp8')"),
-        ("schema = 1", 'schema = 1\nlabels = ["cat"]', "1 labels for 1000 classes"),
+        ("schema = 1", 'schema = 1\nlabels = ["cat"]', "1 labels, but 1000 classes"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_what_was_meant_or_given(
