@@ -1,21 +1,29 @@
-"""What every test may use: a tiny network, and the rule for which tests run on this machine."""
+"""What every test may use: a tiny network and a bundle of it, and the rule for which tests run on this machine."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from skdeploy.backends import backend
 from skdeploy.core import cpu
 from skdeploy.core.architecture import BranchSpec, SelectiveKernelSpec, SKNetSpec, StageSpec, StemSpec
+from skdeploy.core.spec import Precision
 from skdeploy.devices import cuda
 from skdeploy.passes.trace_options import TraceOptions
-from tests import file_modes
+from tests import file_modes, threads, tiny
+
+if TYPE_CHECKING:
+    from skdeploy.line.options import ExportOptions
 
 TinySpec = Callable[..., SKNetSpec]
 # TorchScript's exporter takes a tenth of the time of torch.export's, and names its nodes alike (tests/passes/test_trace.py):
@@ -119,9 +127,60 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """For tiny networks, whose work is less than waking threads takes."""
-    import torch
+    with threads.single():
+        yield
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+
+@pytest.fixture(scope="session")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The card of a tiny network, under a name of its own."""
+    path = tmp_path_factory.mktemp("card") / "tiny.toml"
+    shutil.copy(tiny.CARD, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four images of noise: every tensor of the network is busy on them."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("given") / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (4, 40, 44, 3), dtype=np.uint8)
+    for index, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that fits the card."""
+    from safetensors.torch import save_file
+
+    from skdeploy.zoo.build import initialise
+    from skdeploy.zoo.cards import read_card
+    from skdeploy.zoo.sknet import SKNet
+
+    network = SKNet(read_card(card).network, 3)
+    initialise(network, 7)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def asked(card: Path, images: Path, weights: Path) -> ExportOptions:
+    """What exports of the tiny network ask for."""
+    from skdeploy.line.options import ExportOptions
+
+    return ExportOptions(str(card), weights=str(weights), trace=FAST, images=images, target="onnx")
+
+
+@pytest.fixture(scope="session")
+def exported(asked: ExportOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A verified FP16 bundle. Do not change it: copy it."""
+    from skdeploy.line.export import export
+
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    export(replace(asked, precision=Precision.FP16, output=folder))
+    return folder

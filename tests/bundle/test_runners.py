@@ -16,13 +16,12 @@ from skdeploy.bundle.runners import check_graph_backend, last_graph, open_artifa
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.engines.compatibility import BuiltFor
-from tests.cli.conftest import asked, card, exported, images, weights  # noqa: F401 - one small bundle
 from tests.cli.evaluation_data import with_engine
 from tests.refused import refused
 
 
 @pytest.fixture
-def loaded(exported: Path) -> Bundle:  # noqa: F811
+def loaded(exported: Path) -> Bundle:
     return load_bundle(exported)
 
 

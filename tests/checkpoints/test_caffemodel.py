@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,23 +131,25 @@ PLAIN = [
 
 
 @pytest.mark.parametrize(
-    ("layers", "pooling", "epsilon"),
+    ("layers", "pooling", "epsilon", "least"),
     [
-        (LAYERS, _pool_of_torch, reference.EPSILON),
-        (LAYERS, reference.max_pool, 1e-3),
-        (LAYERS, reference.max_pool, 1e-6),
-        (PLAIN, reference.max_pool, reference.EPSILON),
+        (LAYERS, _pool_of_torch, reference.EPSILON, 100),
+        (LAYERS, reference.max_pool, 1e-3, 100),
+        # 9e-6 less beside a quiet channel's variance of 0.01 is 4.5e-4 of its values, and some layers add that up in a quarter
+        # of the channels: about 1e-3 of the logits, 100 TOLERANCE, and a tenth of that is asked for.
+        (LAYERS, reference.max_pool, 1e-6, 10),
+        (PLAIN, reference.max_pool, reference.EPSILON, 100),
     ],
     ids=["pool", "large epsilon", "small epsilon", "dilation"],
 )
 def test_another_forward_would_be_seen(
-    layers: list[Layer], pooling: object, epsilon: float, file: Path, blobs: Blobs, data: Array,
+    layers: list[Layer], pooling: Any, epsilon: float, least: int, file: Path, blobs: Blobs, data: Array,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setitem(reference.RUN, "Pooling", pooling)  # type: ignore[arg-type]
+    monkeypatch.setitem(reference.RUN, "Pooling", pooling)
     monkeypatch.setattr(reference, "EPSILON", epsilon)
     other = reference.forward(layers, blobs, data)
-    assert distance(logits(import_checkpoint(file, card()), data), other) > 10 * TOLERANCE
+    assert distance(logits(import_checkpoint(file, card()), data), other) > least * TOLERANCE
 
 
 # ----- the official networks, by their names and shapes

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from skdeploy.__main__ import main
 from skdeploy.core.spec import Precision
@@ -22,14 +20,9 @@ from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import export
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import BuildRequest, ExportOptions
-from skdeploy.zoo.build import initialise
-from skdeploy.zoo.cards import read_card
-from skdeploy.zoo.sknet import SKNet
 from tests.checkpoints import caffe_reference
 from tests.checkpoints.caffe_tiny import LAYERS
 from tests.cli.evaluation_data import labelled
-from tests.conftest import FAST
-from tests.tiny import CARD
 
 
 @dataclass(frozen=True)
@@ -65,51 +58,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Result(int(end.value.code or 0), out, err)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The card of a tiny network, under a name of its own."""
-    path = tmp_path_factory.mktemp("card") / "tiny.toml"
-    shutil.copy(CARD, path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four images of noise: every tensor of the network is busy on them."""
-    folder = tmp_path_factory.mktemp("given") / "images"
-    folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (4, 40, 44, 3), dtype=np.uint8)
-    for index, pixels in enumerate(noise):
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def weights(card: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that fits the card."""
-    from safetensors.torch import save_file
-
-    network = SKNet(read_card(card).network, 3)
-    initialise(network, 7)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(network.state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def asked(card: Path, images: Path, weights: Path) -> ExportOptions:
-    """What all exports here ask for."""
-    return ExportOptions(str(card), weights=str(weights), trace=FAST, images=images, target="onnx")
-
-
-@pytest.fixture(scope="session")
-def exported(asked: ExportOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A verified FP16 bundle. Do not change it: take ``bundle``."""
-    folder = tmp_path_factory.mktemp("exported") / "bundle"
-    export(replace(asked, precision=Precision.FP16, output=folder))
-    return folder
 
 
 @pytest.fixture

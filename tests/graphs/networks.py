@@ -19,7 +19,7 @@ from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.selective_kernel import Gate
 from skdeploy.zoo.sknet import SKNet
-from tests import tiny
+from tests import threads, tiny
 from tests.conftest import FAST
 
 Array = NDArray[Any]
@@ -48,13 +48,11 @@ def live(spec: ModelSpec) -> SKNet:
             module.momentum = 1.0  # the running statistics are those of the one batch below
         elif isinstance(module, Gate):
             nn.init.normal_(module.fc2.weight, 0.0, 1.0, generator=generator)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums over several threads round otherwise, and every caller is to get the same network
-    try:
-        with torch.no_grad():
-            model.train()(torch.from_numpy(images(8, seed=9)))
-    finally:
-        torch.set_num_threads(threads)
+    with (
+        threads.single(),
+        torch.no_grad(),
+    ):  # sums over several round otherwise: every caller is to get the same network
+        model.train()(torch.from_numpy(images(8, seed=9)))
     return model.eval().requires_grad_(False)
 
 

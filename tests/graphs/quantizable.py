@@ -24,6 +24,7 @@ from skdeploy.passes.trace import trace
 from skdeploy.quant.weights import quantize_weight
 from skdeploy.zoo.build import build
 from skdeploy.zoo.cards import load_card
+from tests import threads
 from tests.conftest import FAST
 from tests.graphs import foreign
 from tests.graphs.small_files import model_of
@@ -100,12 +101,8 @@ VARIED: Final = (
 
 @cache
 def _serialised(name: str) -> bytes:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # for networks so small, waking threads takes longer than the work
-    try:
+    with threads.single():
         return ir.to_proto(MAKERS[name]()).SerializeToString()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def graph(name: str) -> ir.Model:

@@ -30,7 +30,7 @@ from skdeploy.line.stations.headroom import Headroom
 from skdeploy.parity import prove
 from skdeploy.parity.report import ParityReport
 from skdeploy.parity.suites import SYNTHETIC
-from tests import tiny
+from tests import threads, tiny
 from tests.conftest import FAST
 
 IMAGES = 11
@@ -147,14 +147,12 @@ def test_a_proof_ahead_finds_what_one_at_the_end_finds(
     """To the byte. Torch's last bits depend on the number of its threads. It has one beside the line on two cores, and one
     where one core is all there is: so one in both runs here.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     reports = []
-    for cores in (1, 2):
-        monkeypatch.setattr(cpu, "cores", lambda cores=cores: cores)
-        run_line(ExportOptions(**{**vars(options), "output": tmp_path / f"{cores}"}))
-        reports.append((tmp_path / f"{cores}" / "parity.json").read_text())
-    torch.set_num_threads(before)
+    with threads.single():
+        for cores in (1, 2):
+            monkeypatch.setattr(cpu, "cores", lambda cores=cores: cores)
+            run_line(ExportOptions(**{**vars(options), "output": tmp_path / f"{cores}"}))
+            reports.append((tmp_path / f"{cores}" / "parity.json").read_text())
     assert reports[0] == reports[1]
 
 
