@@ -43,8 +43,8 @@ def original() -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.uniform_(0.3, 0.8, generator=generator)
                 module.bias.normal_(0, 0.1, generator=generator)
-                module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]
+                module.running_mean.normal_(0, 0.1, generator=generator)  # type: ignore[union-attr]  # it keeps statistics
+                module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]  # it keeps statistics
             elif name.endswith("fc2"):
                 module.weight.normal_(0, 1, generator=generator)
     return network.eval()

@@ -16,6 +16,7 @@ from skdeploy import engines
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.devices import cuda
 from skdeploy.engines import tensorrt, tensorrt_rtx
+from skdeploy.engines.options import BuildOptions
 
 GPU = cuda.CudaDevice(0, "NVIDIA L4", "8.9", 24 << 30)
 VERSIONS = {"tensorrt": "11.4.0.106", "tensorrt_rtx": "1.7.1.116"}
@@ -88,7 +89,7 @@ def test_explicit_target_is_taken_and_absent_an_error(target: str, extra: str, m
 def test_tensorrt_without_a_gpu_is_an_error(machine: Machine, tmp_path: Path) -> None:
     machine.has("tensorrt")
     with pytest.raises(DependencyError, match="no NVIDIA driver") as refusal:
-        engines.build("tensorrt", tmp_path / "x.onnx", tmp_path / "x.engine", None, lambda phase, fraction: None)  # type: ignore[arg-type]
+        engines.build("tensorrt", tmp_path / "x", tmp_path / "y", BuildOptions(), lambda phase, fraction: None)
     assert "tensorrt_rtx" in refusal.value.advice
 
 

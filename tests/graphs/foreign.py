@@ -232,8 +232,8 @@ def live(network: nn.Module) -> nn.Module:
             if isinstance(module, nn.BatchNorm2d):
                 module.weight.uniform_(0.5, 1.5, generator=generator)
                 module.bias.uniform_(-0.5, 0.5, generator=generator)
-                module.running_mean.uniform_(-0.5, 0.5, generator=generator)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]
+                module.running_mean.uniform_(-0.5, 0.5, generator=generator)  # type: ignore[union-attr]  # it keeps statistics
+                module.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]  # it keeps statistics
             elif isinstance(module, (nn.Conv2d, nn.Linear)):
                 fan_in = module.weight[0].numel()
                 module.weight.normal_(0, (2 / fan_in) ** 0.5, generator=generator)

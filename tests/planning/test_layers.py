@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skdeploy.passes.trace import trace
-from skdeploy.planning.layers import ONNXRUNTIME, fuse
+from skdeploy.planning.layers import ONNXRUNTIME, Layer, fuse
 from skdeploy.quant.macs import macs_of
 from skdeploy.zoo.build import build
 from skdeploy.zoo.cards import load_card
@@ -20,8 +20,8 @@ from tests.graphs.networks import (
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
 
 
-def names(layers: list[object]) -> list[list[str]]:
-    return [[each.name for each in layer.nodes] for layer in layers]  # type: ignore[attr-defined]
+def names(layers: list[Layer]) -> list[list[str]]:
+    return [[each.name for each in layer.nodes] for layer in layers]
 
 
 def test_a_convolution_takes_relu_and_the_skip() -> None:

@@ -268,7 +268,7 @@ def test_ranges_of_other_weights_are_refused_with_both_identities(
     ranges: Ranges, graph: ir.Model, spec: ModelSpec
 ) -> None:
     weight = next(value for value in graph.graph.initializers.values() if len(value.shape or ()) == 4)
-    array = weight.const_value.numpy().copy()  # type: ignore[union-attr]
+    array = weight.const_value.numpy().copy()  # type: ignore[union-attr]  # it is an initializer
     array.flat[0] = np.nextafter(array.flat[0], np.float32(9))  # the least change there is
     weight.const_value = ir.tensor(array, name=weight.name)
     with pytest.raises(CalibrationError, match="other weights") as error:

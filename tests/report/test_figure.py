@@ -27,7 +27,7 @@ def test_it_names_units_kernels_scales_and_precisions_as_text() -> None:
     texts = [element.text or "" for element in ET.fromstring(svg()).iter(f"{SVG}text")]
     said = "\n".join(texts)
     for words in (
-        "SK_1 (stages.1)", "a(5x5) − a(3x3)", "change from FP32", "size of the central object", "1.5x", "FP32", "FP16",  # noqa: RUF001
+        "SK_1 (stages.1)", "a(5x5) − a(3x3)", "change from FP32", "size of the central object", "1.5x", "FP32", "FP16",  # noqa: RUF001 - the minus of the figure
         "95 % interval", "channel, sorted by FP32 at 1x", "INT8, 2x", "128 images of <squares> & $co",
     ):  # fmt: skip
         assert words in said, words

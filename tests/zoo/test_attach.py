@@ -249,7 +249,7 @@ def test_new_batch_normalisation_has_the_constants_of_the_trained_one_and_no_sta
 def test_relu_can_be_forced_as_in_the_paper() -> None:
     model = live(build(shufflenetv2_wd2))
     for choice, layers in (("original", ["conv", "bn"]), ("relu", ["conv", "bn", "activation"])):
-        attached = attach_selective_kernels(model, activation=choice)  # type: ignore[arg-type]
+        attached = attach_selective_kernels(model, activation=choice)  # type: ignore[arg-type]  # one of them
         for unit in selective(attached).values():
             assert [[name for name, _ in branch.named_children()] for branch in unit.branches] == [layers, layers]
     assert difference(attached, model) > 0.01
@@ -284,7 +284,7 @@ def test_the_gate_starts_at_the_share_asked_for_and_learns(extra: int, share: fl
 def test_the_gate_has_the_papers_width() -> None:
     model = Net(nn.Conv2d(96, 96, 3, padding=1), channels=96)
     for options, width in (({}, 32), ({"reduction": 2}, 48), ({"reduction": 8, "min_width": 4}, 12)):
-        [unit] = selective(attach_selective_kernels(model, **options)).values()  # type: ignore[arg-type]
+        [unit] = selective(attach_selective_kernels(model, **options)).values()  # type: ignore[arg-type]  # all int
         assert unit.gate is not None
         assert unit.gate.fc1.out_channels == width
 

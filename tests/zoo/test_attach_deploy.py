@@ -48,7 +48,7 @@ def attached(make: Make) -> nn.Module:
 
 @cache
 def traced(make: Make, exporter: str) -> bytes:
-    graph = trace(attached(make), SPEC, TraceOptions(exporter=exporter, attention=True))  # type: ignore[arg-type]
+    graph = trace(attached(make), SPEC, TraceOptions(exporter=exporter, attention=True))  # type: ignore[arg-type]  # one of the two
     return ir.to_proto(graph).SerializeToString()
 
 
