@@ -16,6 +16,10 @@ from skdeploy.core.spec import Frozen, Precision
 from skdeploy.images.arrays import Labels
 from skdeploy.images.audit_report import Unreadable
 
+LESS_DROP: Final = (
+    "calibrate on more or better images, keep sensitive layers in the fallback (`skdeploy export --int8 --data --max-drop`), "
+    "or allow more"
+)
 TOP: Final = 5
 SHOWN: Final = 5
 
@@ -97,7 +101,8 @@ class PairedReport(Frozen):
     @property
     def sentence(self) -> str:
         """The result of the gate in words."""
-        bounds = f"{self.drop:+.2f} points, from {self.drop_low:+.2f} to {self.drop_high:+.2f} at {self.confidence:g} %"
+        interval = f"from {self.drop_low:+.2f} to {self.drop_high:+.2f} at {self.confidence:g} %"
+        bounds = f"{self.drop:+.2f} points of top-1, {interval}"
         measured = f"{self.second} drops by {bounds}, against {self.first} on {self.pairs.images:,} images"
         if self.decision == "pass":
             return f"{measured}: within the budget of {self.max_drop:g}"
@@ -162,8 +167,7 @@ class Evaluation(Frozen):
         if failed:
             raise AccuracyError(
                 "accuracy is out of its budget:\n" + "\n".join(f"  {line}" for line in failed),
-                advice="calibrate on more or better images, keep sensitive layers in the fallback (export --int8 --data "
-                "--max-drop), or allow more",
+                advice=LESS_DROP,
             )
         doubtful = [pair.sentence for pair in self.pairs if pair.decision == "inconclusive"]
         if doubtful and not allow_inconclusive:

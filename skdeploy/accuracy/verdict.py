@@ -118,12 +118,7 @@ def failures_of(facts: Facts) -> tuple[str, ...]:
     if facts.manifest.verdict == "failed" and not found:
         found.append("the export of this bundle found no parity")
     if facts.accuracy is not None:
-        found += [
-            f"{pair.second} drops by {pair.drop:.2f} points of top-1, at least {pair.drop_low:.2f} "
-            f"at {pair.confidence:g} %, budget {pair.max_drop:g}"
-            for pair in facts.accuracy.pairs
-            if pair.decision == "fail"
-        ]
+        found += [pair.sentence for pair in facts.accuracy.pairs if pair.decision == "fail"]
         found += facts.accuracy.baseline.failures if facts.accuracy.baseline is not None else ()
     if facts.headroom is not None and facts.headroom.is_short:
         found.append(facts.headroom.sentence)
@@ -268,6 +263,7 @@ def _next(state: State, facts: Facts, doubtful: list[PairedReport]) -> tuple[str
     if state is State.FAILED and (facts.manifest.verdict == "failed" or (facts.parity and facts.parity.failures)):
         return next_after_failed_parity(facts.manifest, facts.folder, facts.parity)
     if state is State.FAILED:
-        keep = "keep sensitive layers in the fallback (`skdeploy export --int8 --data --max-drop`)"
-        return (f"calibrate on more or better images, {keep}, or allow more",)
+        from skdeploy.accuracy.gate import LESS_DROP
+
+        return (LESS_DROP,)
     return ()

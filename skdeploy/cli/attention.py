@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, Json
 from skdeploy.core.panel import Panel
-
-if TYPE_CHECKING:
-    from skdeploy.attention.report import AttentionReport
 
 
 def attention(
@@ -57,13 +53,14 @@ def attention(
 
     from skdeploy.attention.enlarge import read_scales
     from skdeploy.attention.experiment import attention_of
-    from skdeploy.attention.report import csv_text
+    from skdeploy.attention.report import csv_text, findings
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.console import write_json
     from skdeploy.core.files import require_places, write_text
-    from skdeploy.report.attention import attention_drawings, figure_title
+    from skdeploy.report.attention import attention_drawings, attention_findings, figure_title
     from skdeploy.report.figure import check_figure, write_figure
     from skdeploy.report.progress import ConsoleProgress
+    from skdeploy.report.terminal import Terminal
 
     if figure is not None:
         check_figure(figure)
@@ -89,59 +86,8 @@ def attention(
         write_figure(figure, figure_title(report), attention_drawings(report))
     if json:
         write_json(report)
-    else:
-        _show(report)
-
-
-def _show(report: AttentionReport) -> None:
-    """The FP32 curves, how far the other precisions are from them, and what follows."""
-    from skdeploy.attention.report import findings
-    from skdeploy.report.terminal import Terminal
-
+        return
     terminal = Terminal()
-    terminal.title(f"Attention of {report.model} against object size, on {report.images} images of {report.dataset}")
-    scales = [f">{scale:g}x" for scale in report.scales]
-    terminal.table(["unit", "larger - reference", *scales, ">change", ">images"], _curves(report))
-    terminal.say(
-        "mean attention of the larger kernel less that of the reference, in the FP32 graph; change: from "
-        f"{report.scales[0]:g}x to {report.scales[-1]:g}x, with its 95 % interval; images: the share in which it rises"
-    )
-    if len(report.graphs) > 1:
-        columns = ("unit", "graph", ">curve differs by", ">correlation", ">weights differ by", ">spread")
-        terminal.table(columns, _precisions(report))
-        terminal.say(
-            "against the FP32 graph: the largest distance of the curves, and their correlation; the mean distance of single "
-            "weights; how much attention varies from image to image, in per cent of what it does in FP32"
-        )
+    terminal.section(attention_findings(report))
     for line in findings(report):
-        terminal.headline(line)
-
-
-def _curves(report: AttentionReport) -> Iterator[list[str]]:
-    for unit in report.units:
-        for branch in unit.compared:
-            curve = unit.curve(report.graphs[0].name, branch)
-            kernels = f"{_short(unit.branches[branch])} - {_short(unit.branches[unit.reference])}"
-            change, share = f"{curve.growth.mean:+.3f} ± {curve.growth.margin:.3f}", f"{curve.growth.share:.0%}"
-            yield [unit.title, kernels, *(f"{difference:+.3f}" for difference in curve.differences), change, share]
-
-
-def _precisions(report: AttentionReport) -> Iterator[list[str]]:
-    for unit in report.units:
-        activity = {found.graph: found for found in unit.activity}
-        usual = activity[report.graphs[0].name].spread
-        for agreement in unit.agreements:
-            found = activity[agreement.graph]
-            yield [
-                unit.title,
-                agreement.graph,
-                f"{agreement.max_difference:.1e}",
-                "-" if agreement.correlation is None else f"{agreement.correlation:.5f}",
-                f"{found.mean_abs_difference:.1e}",
-                f"{found.spread / usual:.1%}" if usual else "-",
-            ]
-
-
-def _short(label: str) -> str:
-    """5x5 of "5x5 (3x3, dilation 2)"."""
-    return label.partition(" (")[0]
+        terminal.brief(line)

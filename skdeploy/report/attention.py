@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from skdeploy.attention.report import AttentionReport, Curve, UnitAttention, findings, half_width
 from skdeploy.report.blocks import (
     Block,
-    Bullets,
     Cell,
     Fold,
     Legend,
     Panels,
     Section,
     Table,
+    Text,
     Trusted,
     columns,
     name,
     number,
-    sentence,
+    percent,
 )
 from skdeploy.report.findings import Findings
 from skdeploy.report.plots import PANEL, Axis, Reference, Series, line_chart
@@ -31,24 +32,42 @@ CHANNELS = 128  # markers in a panel: more than that do not stand apart
 Pair = tuple[UnitAttention, int]  # a unit and a branch that is compared with the reference
 
 
+def attention_findings(report: AttentionReport) -> Section:
+    """What follows, FP32's curves, and how far each precision is from them."""
+    graphs = ", ".join(_shown(graph.name) for graph in report.graphs)
+    lead = (
+        f"attention of {report.model} as the central object is enlarged from {report.scales[0]:g}x to {report.scales[-1]:g}x, "
+        f"on {report.images:,} images of {report.dataset}, in {graphs}"
+    )
+    blocks: list[Block] = [*map(Text, findings(report)), _curves_table(report)]
+    blocks.append(
+        Text(
+            "mean attention of the larger kernel less that of the reference, in the FP32 graph; change: from the smallest "
+            "scale to the largest, with its 95 % interval; images: the share in which it rises"
+        )
+    )
+    if len(report.graphs) > 1:
+        blocks.append(_agreements(report))
+        blocks.append(
+            Text(
+                "against the FP32 graph: the largest distance of the curves, and their correlation; the mean distance of "
+                "single weights; how much attention varies from image to image, in per cent of what it does in FP32"
+            )
+        )
+    return Section("attention", "Attention", lead, tuple(blocks))
+
+
 def attention_section(found: Findings) -> Section:
-    """Curves per unit, channel profiles of chosen units, and how far each precision is from FP32."""
-    report, title = found.attention, "Attention"
+    """The findings, with curves per unit, channel profiles of chosen units and what lower precision changes as drawings."""
+    report = found.attention
     if report is None:
         command = f"skdeploy attention {found.shell_folder}"
-        return found.absent("attention", title, "Attention against object size was not measured.", command)
-    names = ", ".join(_shown(graph.name) for graph in report.graphs)
-    lead = (
-        f"The central object enlarged from {report.scales[0]:g}x to {report.scales[-1]:g}x on {report.images:,} images of "
-        f"{report.dataset}, in {names}: does attention move to the larger kernel, and does lower precision keep that?"
-    )
-    blocks: list[Block] = [Bullets(tuple(map(sentence, findings(report))))]
+        return found.absent("attention", "Attention", "Attention against object size was not measured.", command)
+    section, said = attention_findings(report), len(findings(report))
     curves, *others = attention_drawings(report)
-    blocks.append(curves)
-    blocks += [Fold(drawing.title, (drawing,)) if drawing.title == PROFILES else drawing for drawing in others]
-    if len(report.graphs) > 1:
-        blocks.append(Fold("Each precision against FP32", (_agreements(report),)))
-    return Section("attention", title, lead, tuple(blocks))
+    drawings = [Fold(drawing.title, (drawing,)) if drawing.title == PROFILES else drawing for drawing in others]
+    figures = Fold("Figures of every unit and precision", section.blocks[said:])
+    return replace(section, blocks=(*section.blocks[:said], curves, *drawings, figures))
 
 
 def figure_title(report: AttentionReport) -> str:
@@ -208,14 +227,27 @@ def _profiles(report: AttentionReport, profiled: list[Pair]) -> Panels:
     return Panels(PROFILES, caption, tuple(panels), tuple(legend))
 
 
+def _curves_table(report: AttentionReport) -> Table:
+    heads = columns("unit", "larger - reference", *(f">{scale:g}x" for scale in report.scales), ">change", ">images")
+    rows = []
+    for unit, branch in _compared(report):
+        curve = unit.curve(report.graphs[0].name, branch)
+        kernels = " - ".join(unit.branches[place].partition(" (")[0] for place in (branch, unit.reference))
+        growth = curve.growth
+        change = Cell(f"{growth.mean:+.3f} ± {growth.margin:.3f}", growth.mean)
+        differences = (number(difference, "+.3f") for difference in curve.differences)
+        rows.append((name(unit.title), Cell(kernels), *differences, change, percent(growth.share)))
+    return Table("attention of each unit in FP32", heads, tuple(rows), SOURCE)
+
+
 def _agreements(report: AttentionReport) -> Table:
     heads = columns(
-        "Unit",
-        "Graph",
-        (">Curves differ by", "Largest difference over the scales"),
-        (">Correlation", "Pearson's, of the two curves"),
-        (">Weights differ by", "Mean over scales, images, branches and channels"),
-        (">Spread", "How much attention varies from image to image, in per cent of what it does in FP32"),
+        "unit",
+        "graph",
+        (">curves differ by", "Largest difference over the scales"),
+        (">correlation", "Pearson's, of the two curves"),
+        (">weights differ by", "Mean over scales, images, branches and channels"),
+        (">spread", "How much attention varies from image to image, in per cent of what it does in FP32"),
     )
     rows = []
     for unit in report.units:
@@ -235,4 +267,4 @@ def _agreements(report: AttentionReport) -> Table:
                     Cell("" if math.isnan(spread) else f"{100 * spread:.1f} %", spread),
                 )
             )
-    return Table("Attention of each unit against FP32's", heads, tuple(rows), SOURCE)
+    return Table("attention of each unit against FP32's", heads, tuple(rows), SOURCE)

@@ -222,8 +222,8 @@ def test_an_accuracy_beyond_its_budget_is_named_with_its_figure_and_the_budget(t
     bundle = make_bundle(tmp_path / "b")
     add(bundle, accuracy=evaluation(bundle.manifest.model, "fail"))
     text = verdict(bundle).text
-    assert text.startswith("failed: model.int8.onnx on onnxruntime drops by 0.37 points of top-1")
-    assert text.endswith("budget 0.5")
+    assert text.startswith("failed: model.int8.onnx on onnxruntime drops by +0.37 points of top-1")
+    assert text.endswith("budget of 0.5")
     with pytest.raises(AccuracyError):
         evaluation(bundle.manifest.model, "fail").check()
 

@@ -12,6 +12,7 @@ import pytest
 
 from skdeploy.bundle.folder import Bundle
 from skdeploy.report.accuracy import accuracy_findings
+from skdeploy.report.attention import attention_findings
 from skdeploy.report.blame import blame_findings
 from skdeploy.report.blocks import Facts, Finding, Section, Table, Text
 from skdeploy.report.calibration import calibration_findings
@@ -72,9 +73,14 @@ def latency(found: Findings) -> Section:
     return bench_findings([one.measured], one.latency.comparisons)
 
 
+def attention(found: Findings) -> Section:
+    assert found.attention is not None
+    return attention_findings(found.attention)
+
+
 # By the page's section
 SUBJECTS: dict[str, Callable[[Findings], Section]] = {
-    subject.__name__: subject for subject in (accuracy, parity, blame, headroom, int8, calibration, latency)
+    subject.__name__: subject for subject in (accuracy, parity, blame, headroom, int8, calibration, latency, attention)
 }
 
 
