@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from skdeploy.core.architecture import DescribedSpec
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.naming import NameByModule
 from skdeploy.passes.preprocess import EmbedPreprocess
+from skdeploy.passes.programs import spare_decompositions
 from skdeploy.passes.trace_options import TraceOptions
 
 if TYPE_CHECKING:
@@ -95,8 +97,13 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
             if options.exporter == "torchscript":
                 return _export_torchscript(network, example, free, named)
             dims = {axis: torch.export.Dim(name) for axis, name in free.items()}
+            exported: nn.Module | torch.export.ExportedProgram = network
+            # What torch.export alone may refuse, torch.onnx exports in ways of its own: others' modules, and guarded sizes.
+            if isinstance(spec.network, DescribedSpec) and not (options.dynamic_size or options.attention):
+                exported = torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
+                spare_decompositions(exported)
             program = torch.onnx.export(
-                network, (example,), dynamo=True, dynamic_shapes=(dims,), verbose=False, **named
+                exported, (example,), dynamo=True, dynamic_shapes=(dims,), verbose=False, **named
             )
         except Exception as error:  # the exporters raise anything, torch's internals included
             raise ExportError(
