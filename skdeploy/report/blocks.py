@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.core.precision import PRECISIONS
 
 Tone = Literal["", "good", "warn", "bad"]
-Outcome = Literal["pass", "fail", "skip", "note"]
-TONES: Final[dict[Outcome, Tone]] = {"pass": "good", "fail": "bad", "skip": "warn", "note": ""}
+Outcome = Literal["pass", "fail", "undecided", "skip", "note"]
+TONES: Final[dict[Outcome, Tone]] = {"pass": "good", "fail": "bad", "undecided": "warn", "skip": "", "note": ""}
 MAX_ROWS: Final = 400  # of a table: keeps the file small, and nobody reads on; the JSON in the bundle has them all
 # Bidirectional controls reorder the text around them, line and paragraph separators break it: names must show what they are.
 INVISIBLE: Final = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
@@ -107,6 +107,12 @@ class Table:
     def shown(self) -> tuple[tuple[Cell, ...], ...]:
         return self.rows[:MAX_ROWS]
 
+    def without(self, *labels: str) -> Table:
+        """The table without these columns."""
+        kept = [place for place, column in enumerate(self.columns) if column.label not in labels]
+        rows = tuple(tuple(row[place] for place in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[place] for place in kept), rows=rows)
+
     @property
     def left_out(self) -> int:
         return len(self.rows) - len(self.shown)
@@ -157,7 +163,7 @@ class Text:
 class Finding:
     """One judged fact. ``group`` and ``name`` identify it from run to run; ``text`` says what was found, ``detail`` the rest.
 
-    ``skip``: not decided, or not possible here. ``note``: there was nothing to hold it against.
+    ``undecided``: somebody has to act. ``skip``: not possible here. ``note``: there was nothing to hold it against.
     """
 
     kind: ClassVar[str] = "finding"

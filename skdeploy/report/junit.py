@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 from skdeploy.core.files import write_text
 from skdeploy.report.blocks import Block, Cell, Finding, Fold, Outcome, Table
 
+SKIPPED: Final[tuple[Outcome, ...]] = ("skip", "undecided")
 # XML 1.0, section 2.2: all characters but these may stand in a document, escaped or not.
 NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -27,7 +28,7 @@ def write_junit(path: Path, suite: str, blocks: Iterable[Block], seconds: float,
         "tests": str(len(cases)),
         "failures": str(sum(case.outcome == "fail" for case in cases)),
         "errors": "0",
-        "skipped": str(sum(case.outcome == "skip" for case in cases)),
+        "skipped": str(sum(case.outcome in SKIPPED for case in cases)),
         "time": f"{seconds:.3f}",
     }
     root = ET.Element("testsuites", {"name": _xml(suite), **numbers})
@@ -41,7 +42,7 @@ def write_junit(path: Path, suite: str, blocks: Iterable[Block], seconds: float,
         if case.outcome == "fail":
             ET.SubElement(node, "failure", {"message": _xml(case.text)}).text = whole
             continue
-        if case.outcome == "skip":
+        if case.outcome in SKIPPED:
             ET.SubElement(node, "skipped", {"message": _xml(case.text)})
         ET.SubElement(node, "system-out").text = whole
     ET.indent(root)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from skdeploy.bench.report import Comparison, LatencyReceipt, Measured
 from skdeploy.bundle.receipts import Receipt
 from skdeploy.core.significant import significant
-from skdeploy.report.blocks import Block, Cell, Figure, Section, Table, Text, columns, count, name
+from skdeploy.report.blocks import Block, Cell, Figure, Fold, Section, Table, Text, columns, count, name
 from skdeploy.report.plot_throughput import Line, throughput_figure
 from skdeploy.report.plots import Axis, Reference, Row, rows_figure
 
@@ -76,8 +76,12 @@ def latency_blocks(found: Sequence[Benched]) -> tuple[Block, ...]:
         Line(one.place, tuple(sorted((row.batch, row.images_per_second) for row in one.latency.batches)))
         for one in found
     ]
+    *said, table = section.blocks
+    doubts = [block for block in said if isinstance(block, Text) and block.tone]
+    first, *others = [block for block in said if block not in doubts]
     figure = (_comparisons_figure(compared),) if compared else ()
-    return (*section.blocks[:-1], *figure, Text(section.lead), section.blocks[-1], *throughput_figure(lines))
+    fold = Fold("Every comparison in words, and how each was run", (Text(section.lead), *others))
+    return (*doubts, first, *figure, table, *throughput_figure(lines), fold)
 
 
 def _comparisons_figure(compared: Sequence[Comparison]) -> Figure:

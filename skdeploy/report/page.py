@@ -140,11 +140,17 @@ def _notes(found: Findings) -> tuple[Block, ...]:
 def _arranged(sections: Sequence[Section]) -> tuple[Section, ...]:
     """Sections with something to show, some of them folded; last, in one section, what could be measured as well."""
     absent = [section for section in sections if _is_absent(section)]
-    shown = [_folded(s) if s.anchor in FOLDED else s for s in sections if s not in absent]
+    shown = [_warned(_folded(s) if s.anchor in FOLDED else s) for s in sections if s not in absent]
     if not absent:
         return tuple(shown)
     blocks = tuple(block for section in absent for block in section.blocks)
     return (*shown, Section("absent", "Not in this report", "", blocks))
+
+
+def _warned(section: Section) -> Section:
+    """Warnings stand above what they concern."""
+    blocks = sorted(section.blocks, key=lambda block: not (isinstance(block, Text) and block.tone == "warn"))
+    return replace(section, blocks=tuple(blocks))
 
 
 def _is_absent(section: Section) -> bool:

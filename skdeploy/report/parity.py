@@ -36,10 +36,11 @@ from skdeploy.report.plots import Axis, Row, rows_figure
 
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
 NOTHING = Cell("", math.nan)
+OF_THE_LINE = ("precision", "size", "time", "sha256")  # what the page tells of each artifact in the section above
 
 
 def parity_section(found: Findings) -> Section:
-    """The findings, and the SQNR of each artifact as a drawing."""
+    """The findings of what was compared, and the SQNR of each artifact as a drawing."""
     report = found.parity
     if report is None:
         command = f"skdeploy verify {found.shell_folder}"
@@ -48,11 +49,11 @@ def parity_section(found: Findings) -> Section:
             command, text = "", "The export did not come to the comparison with torch."
         return found.absent("parity", "Parity", text, command, of=PARITY)
     section = parity_findings(found.bundle, report)
+    artifacts = artifacts_table(found.bundle, report).without(*OF_THE_LINE)
+    compared = replace(artifacts, rows=tuple(row for row in artifacts.rows if row[1].text))
     measured = [c for c in report.comparisons if c.metrics is not None]
-    if not measured:
-        return section
-    figure = _parity_figure(measured, found.bundle.manifest.model.tolerance)
-    return replace(section, blocks=(section.blocks[0], figure, *section.blocks[1:]))
+    figure = (_parity_figure(measured, found.bundle.manifest.model.tolerance),) if measured else ()
+    return replace(section, blocks=(compared, *figure, *section.blocks[1:]))
 
 
 def parity_findings(

@@ -185,3 +185,11 @@ def test_a_receipt_of_another_engine_is_refused(engine: Bundle) -> None:
     path.write_text(path.read_text().replace("CUDA 13.0", "CUDA 13.1"))
     with pytest.raises(IntegrityError, match=path.name):
         render_report(engine)
+
+
+def test_a_warning_stands_above_what_it_concerns(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "b")
+    found = evaluation(bundle.manifest.model).model_copy(update={"missing_classes": ("cat",)})
+    add(bundle, accuracy=found)
+    text = page(bundle).sections["accuracy"]
+    assert 0 < text.index("cat") < text.index("94.00 %")
