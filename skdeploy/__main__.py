@@ -82,11 +82,10 @@ def _report_bug(error: Exception) -> NoReturn:
 def _report(kind: str, message: str, advice: str, exit_code: int) -> None:
     """For --json, the error on stdout as well: a machine reads one stream."""
     if "--json" in sys.argv:
-        print(
-            json.dumps(
-                {"error": {"type": kind, "message": message, "advice": advice, "exit_code": exit_code}}, indent=2
-            )
-        )
+        from skdeploy.cli.encoding import JSON_SCHEMA
+
+        error = {"type": kind, "message": message, "advice": advice, "exit_code": exit_code}
+        print(json.dumps({"schema": JSON_SCHEMA, "error": error}, indent=2))
 
 
 if __name__ == "__main__":

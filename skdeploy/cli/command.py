@@ -25,13 +25,15 @@ HELP_NAMES: Final = ("-h", "--help")
 class Verb:
     """Where the verb's function is, and the first line of its help, which ``skdeploy --help`` shows without importing it.
 
-    ``panel``: the heading that it is listed under. ``forwards``: what follows its first argument belongs to another verb,
-    options too. ``hidden``: an old name, which works and is not listed.
+    ``panel``: the heading that it is listed under. ``documents``: what it prints with ``--json``, each as
+    ``module:Class`` of a pydantic model, for ``--json-schema``. ``forwards``: what follows its first argument belongs to
+    another verb, options too. ``hidden``: an old name, which works and is not listed.
     """
 
     function: str
     help: str
     panel: str = OTHER_VERBS
+    documents: tuple[str, ...] = ()
     forwards: bool = False
     hidden: bool = False
 
@@ -107,7 +109,9 @@ def _command(name: str, verbs: Mapping[str, Verb]) -> Any:
     module, _, function = verb.function.partition(":")
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     settings = {"allow_interspersed_args": False} if verb.forwards else None
-    single.command(name, cls=VerbCommand, context_settings=settings)(heard(getattr(import_module(module), function)))
+    single.command(name, cls=VerbCommand, context_settings=settings)(
+        heard(getattr(import_module(module), function), name, verb.documents)
+    )
     command = typer.main.get_command(single)
     command.verbs = verbs  # type: ignore[attr-defined]  # a VerbCommand
     return command

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from skdeploy.accuracy.verdict import Verdict
 from skdeploy.bundle.folder import Bundle
+from skdeploy.cli.encoding import JSON_SCHEMA
 from skdeploy.core.errors import SkdeployError
 from skdeploy.parity.report import ParityReport
 from skdeploy.quant.ranges import Ranges
@@ -21,10 +22,10 @@ from skdeploy.report.voice import voice
 
 
 def write_json(content: Any, indent: int | None = 2) -> None:
-    """A result for machines: pydantic's models as they dump themselves, on stdout and nothing else there."""
+    """A result for machines, with its version: pydantic's models as they dump themselves, on stdout and nothing else there."""
     if isinstance(content, BaseModel):
         content = content.model_dump(mode="json")
-    json.dump(content, sys.stdout, indent=indent)
+    json.dump({"schema": JSON_SCHEMA} | content, sys.stdout, indent=indent)
     sys.stdout.write("\n")
 
 

@@ -8,6 +8,8 @@ import os
 import sys
 from typing import Final, TextIO
 
+JSON_SCHEMA: Final = 1  # the version of every document of --json, see documents.py
+
 # What we print ourselves. Spinners and bars, which only terminals get, are below.
 PLAIN: Final = {
     "✓": "+",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
+
+import typer
 
 from skdeploy.cli.arguments import LogFile, Quiet, Verbose
 from skdeploy.core.errors import UsageError
+from skdeploy.core.panel import Panel
 from skdeploy.report.voice import voice
 
 OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
@@ -21,8 +25,10 @@ OPTIONS: Final[dict[str, tuple[Any, Any]]] = {
 }
 
 
-def heard(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with the options of its voice; one that has an option of such a name keeps its own."""
+def heard(verb: Callable[..., None], name: str, documents: Sequence[str]) -> Callable[..., None]:
+    """The verb with the options of its voice; one that has an option of such a name keeps its own. ``documents`` are what it
+    prints with ``--json``; a verb that has some shows their schema too.
+    """
     hints = get_type_hints(verb, include_extras=True)
     own = inspect.signature(verb).parameters
     shown = {
@@ -30,17 +36,43 @@ def heard(verb: Callable[..., None]) -> Callable[..., None]:
         for name, parameter in own.items()
     }
     added = {name: declared for name, declared in OPTIONS.items() if name not in own}
-    for name, (annotation, default) in added.items():
-        shown[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    if documents:
+        added["json_schema"] = (_schema_option(name, documents), False)
+    for option, (annotation, default) in added.items():
+        shown[option] = inspect.Parameter(
+            option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+        )
 
     @functools.wraps(verb)
     def run(**given: Any) -> None:
-        speak(**{name: given.pop(name) for name in added})
+        given.pop("json_schema", None)
+        speak(**{option: given.pop(option) for option in added if option in given})
         verb(**given)
 
     run.__signature__ = inspect.Signature(list(shown.values()))  # type: ignore[attr-defined]  # what Typer reads
     run.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
     return run
+
+
+def _schema_option(verb: str, documents: Sequence[str]) -> Any:
+    def show(asked: bool) -> None:
+        if asked:
+            from skdeploy.cli.documents import schema_of
+
+            print(json.dumps(schema_of(f"skdeploy {verb} --json", documents), indent=2))
+            raise typer.Exit
+
+    return Annotated[
+        bool,
+        typer.Option(
+            "--json-schema",
+            callback=show,
+            is_eager=True,
+            expose_value=False,
+            help="Print the JSON Schema of --json, and exit.",
+            rich_help_panel=Panel.OUTPUT,
+        ),
+    ]
 
 
 def speak(*, quiet: bool = False, verbose: bool = False, log_file: Path | None = None) -> None:

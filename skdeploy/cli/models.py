@@ -27,7 +27,7 @@ def models(
     found = list_cards() if name is None else [load_interface_card(name)]
     if json:
         cards = [spec.model_dump(mode="json", by_alias=True) for spec, _ in found]
-        write_json(cards if name is None else cards[0])
+        write_json({"cards": cards})
         return
     terminal = Terminal()
     for spec, _ in found:

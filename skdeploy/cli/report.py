@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skdeploy.cli.arguments import BundleFolder
+from skdeploy.cli.arguments import BundleFolder, Json
 from skdeploy.core.panel import Panel
 
 
@@ -22,6 +22,7 @@ def report(
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Check a bundle's digests and write everything known about it to one HTML file.
 
@@ -30,7 +31,12 @@ def report(
         skdeploy report build/mynet-int8 -o report.html
     """
     from skdeploy.bundle.folder import load_bundle
+    from skdeploy.cli.console import write_json
     from skdeploy.report.page import write_report
     from skdeploy.report.terminal import Terminal
 
-    Terminal().headline(str(write_report(load_bundle(bundle), output)))
+    path = write_report(load_bundle(bundle), output)
+    if json:
+        write_json({"bundle": str(bundle), "report": str(path), "size_bytes": path.stat().st_size})
+    else:
+        Terminal().headline(str(path))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from skdeploy.backends import running
-from skdeploy.core.panel import Panel
+from skdeploy.cli.arguments import Json
 
 
 def start(
@@ -38,9 +38,7 @@ def start(
     probe: Annotated[
         bool, typer.Option("--probe", help="Only run one inference with the engine that an earlier start prepared.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="With --probe: print the result as JSON.", rich_help_panel=Panel.OUTPUT)
-    ] = False,
+    json: Json = False,
 ) -> None:
     """Build the bundle's engine for this device, or take it from the cache, then run a verb with it.
 
@@ -67,12 +65,11 @@ def start(
         else:
             print(f"{found.artifact} on {found.backend}: {found.latency_ms:.1f} ms, opened in {found.open_ms:.0f} ms")
         return
-    if json:
-        raise UsageError("--json is of --probe", advice="options of the verb come after it: start ... VERB --json")
     if verb is None:
         raise UsageError("no verb to run", advice=f"give one of {', '.join(starting.VERBS)}")
     starting.check_verb(verb)
-    _check_arguments(verb, [str(bundle), *(arguments or ())])  # not after minutes of building
+    arguments = [*(arguments or ()), *(["--json"] if json else ())]
+    _check_arguments(verb, [str(bundle), *arguments])  # not after minutes of building
     chosen, device = starting.choose_backend(backend)
     with ConsoleProgress() as progress:
         ready = starting.prepare(bundle, cache, chosen, device, progress, wait_s=wait)
@@ -82,7 +79,7 @@ def start(
     from skdeploy.cli import app
 
     with starting.announced(ready, progress):
-        code = app(starting.verb_arguments(ready, verb, arguments or ()), standalone_mode=False)
+        code = app(starting.verb_arguments(ready, verb, arguments), standalone_mode=False)
     if code:
         raise typer.Exit(code)
 

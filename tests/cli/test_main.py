@@ -104,8 +104,8 @@ def test_a_failed_integrity_check_is_json_too(run: Run, bundle: Path) -> None:
 
 
 def test_cards_as_json_are_what_the_cards_say(run: Run, card: Path) -> None:
-    assert len(run("models", "--json").json) > 1
-    content = run("models", card, "--json").json
+    assert len(run("models", "--json").json["cards"]) > 1
+    (content,) = run("models", card, "--json").json["cards"]
     assert content["name"] == "tiny"
     assert content["network"]["classes"] == 5
 
