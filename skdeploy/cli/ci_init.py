@@ -53,7 +53,7 @@ def ci_init(
     with ConsoleProgress() as progress:
         found = init_ci(bundle, CiOptions(data, max_drop, class_order, provider, force), progress)
     terminal = Terminal()
-    terminal.say(f"wrote {', '.join(found.written)}")
+    terminal.headline(f"wrote {', '.join(found.written)}")
     for one in found.evaluation.accuracies if found.evaluation else ():
         terminal.say(f"baseline: {one.artifact} has {one.top1.correct:,} of {one.images:,} images right")
     if found.evaluation is None:

@@ -44,7 +44,7 @@ def test_it_needs_no_card_and_computes_what_timm_does(run: Run, checkpoint: Path
     )  # fmt: skip
     result = run(*command)
     assert result.code == 0, result.err
-    assert "criterion.weight" in result.err
+    assert "criterion.weight" in result.out + result.err
     spec = load_bundle(tmp_path / "b").manifest.model
     assert spec.labels[1] == "Sorte 1: Äpfel"
     assert (spec.name, spec.network.classes) == ("epoch-29", CLASSES)
@@ -98,5 +98,5 @@ def test_another_number_of_classes_than_the_cards_is_taken_over(
         "-o", tmp_path / "b",
     )  # fmt: skip
     assert result.code == 0, result.err
-    assert f"classes is {CLASSES}, not {CLASSES + 3} as the card says" in result.err
+    assert f"classes is {CLASSES}, not {CLASSES + 3} as the card says" in result.out + result.err
     assert len(load_bundle(tmp_path / "b").manifest.model.labels) == CLASSES
