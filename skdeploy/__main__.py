@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import traceback
@@ -82,6 +81,8 @@ def _report_bug(error: Exception) -> NoReturn:
 def _report(kind: str, message: str, advice: str, exit_code: int) -> None:
     """For --json, the error on stdout as well: a machine reads one stream."""
     if "--json" in sys.argv:
+        import json
+
         from skdeploy.cli.encoding import JSON_SCHEMA
 
         error = {"type": kind, "message": message, "advice": advice, "exit_code": exit_code}

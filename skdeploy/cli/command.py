@@ -11,8 +11,6 @@ from typing import Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from skdeploy.cli.config import defaults, from_file, read_tables
-from skdeploy.cli.heard import heard
 from skdeploy.cli.help_text import Context, text_and_examples, write_options
 from skdeploy.core.panel import Panel
 from skdeploy.report.voice import voice
@@ -55,6 +53,8 @@ class VerbCommand(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """With the options of a file as defaults; completing a line reads none."""
+        from skdeploy.cli.config import defaults, read_tables
+
         if not extra.get("resilient_parsing"):
             self.file, tables = read_tables(Path(), self.verbs)
             table = tables.get(self.name or "", {})
@@ -62,6 +62,8 @@ class VerbCommand(TyperCommand):
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: Any) -> Any:
+        from skdeploy.cli.config import from_file
+
         if taken := from_file(ctx):
             voice().note(f"from {self.file}: {taken}")
         return super().invoke(ctx)
@@ -105,6 +107,8 @@ class Commands(MutableMapping[str, Any]):
 
 
 def _command(name: str, verbs: Mapping[str, Verb]) -> Any:
+    from skdeploy.cli.heard import heard  # here, as in the methods above: `skdeploy -h` does without
+
     verb = verbs[name]
     module, _, function = verb.function.partition(":")
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from pydantic import create_model
 
@@ -13,8 +13,6 @@ from skdeploy.core.options import Flag, NoOptions, StationOptions
 from skdeploy.core.panel import Panel
 from skdeploy.core.precision import Precision
 from skdeploy.core.spec import ModelSpec
-from skdeploy.images.dataset import Dataset, open_dataset
-from skdeploy.images.labels import as_the_network_counts
 from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.calibration import calibration_images, calibration_set
 from skdeploy.line.int8_options import Int8Options
@@ -26,7 +24,9 @@ from skdeploy.line.stations.headroom import Headroom
 from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, Int8
 from skdeploy.line.stations.legacy import LegacyCache, LegacyCacheOptions, LegacyGraph
 from skdeploy.line.stations.mixed import Mixed
-from skdeploy.parity.report import HeadroomReport
+
+if TYPE_CHECKING:
+    from skdeploy.images.dataset import Dataset
 
 
 class Format:
@@ -106,6 +106,9 @@ class Quantized(Format):
         return quantized
 
     def _quantized(self, line: Line, model: Artifact) -> Artifact:
+        from skdeploy.images.dataset import open_dataset
+        from skdeploy.images.labels import as_the_network_counts
+
         asked: Int8Options = self.asked
         spec, accuracy = line.bundle.manifest.model, self.accuracy
         data = open_dataset(accuracy.data, archive="evaluation.npz") if accuracy.data is not None else None
@@ -130,6 +133,8 @@ class Quantized(Format):
 
 
 def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Dataset) -> None:
+    from skdeploy.parity.report import HeadroomReport
+
     measured = line.run(Headroom(dataset), NoOptions(), graph=model, halved=halved)
     HeadroomReport.model_validate_json(line.bundle.check(measured).read_text(encoding="utf-8")).check()
 

@@ -37,6 +37,11 @@ class Result:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def report(self) -> Any:
+        """The JSON without the version that every document has."""
+        return {key: value for key, value in self.json.items() if key != "schema"}
+
 
 Run = Callable[..., Result]
 Snapshot = Callable[[Path], dict[str, bytes | None]]

@@ -152,7 +152,6 @@ USAGE: tuple[tuple[str, ...], ...] = (
     (f"{START} --backend torch verify", "nothing starts on a backend named 'torch'"),
     (f"{ON_CPU} --wait -1 verify", "--wait -1: seconds, 0 or more"),
     (f"{ON_CPU} --wait nan verify", "--wait nan: seconds, 0 or more"),
-    (f"{ON_CPU} --json verify", "options of the verb come after it"),
     (f"{ON_CPU} verify --imgs x", "No such option: --imgs"),  # what the verb would refuse, before a build of minutes
     (f"{ON_CPU} predict", "Missing argument"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import JsonValue
 
@@ -14,10 +14,12 @@ from skdeploy.bundle.station_facts import RangesFacts
 from skdeploy.core.files import digest_file
 from skdeploy.core.options import NoOptions
 from skdeploy.images.audit_report import audit_of
-from skdeploy.images.dataset import Dataset
 from skdeploy.line.calibration import CalibrationOptions, CalibrationSet
 from skdeploy.line.station import CALIBRATION_TOOLS, Inputs, Station
 from skdeploy.quant.ranges import Ranges, load_ranges
+
+if TYPE_CHECKING:
+    from skdeploy.images.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import HalvedFacts, HeadroomFacts
 from skdeploy.core.options import NoOptions
-from skdeploy.images.dataset import Dataset
 from skdeploy.line.station import RUN_TOOLS, Inputs, Station
+
+if TYPE_CHECKING:
+    from skdeploy.images.dataset import Dataset
 
 BATCH: Final = 1  # every tensor of every image is held at once, beside what proves the graphs
 

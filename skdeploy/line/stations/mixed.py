@@ -6,15 +6,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import MixedFacts
-from skdeploy.images.dataset import Dataset
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.station import CALIBRATION_TOOLS, Inputs, Station
 from skdeploy.quant.ranges import load_ranges
+
+if TYPE_CHECKING:
+    from skdeploy.images.dataset import Dataset
 
 
 @dataclass(frozen=True)
