@@ -96,7 +96,7 @@ site: docs
 picture: $(INSTALLED)
 	$(BIN)/skdeploy export sknet-fashion --int8 --calib calibration/fashion --data calibration/fashion --max-drop 1
 	$(BIN)/skdeploy report build/sknet-fashion-int8
-	chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,760 --screenshot=docs/report.png \
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,650 --screenshot=docs/report.png \
 	  build/sknet-fashion-int8/report.html
 
 image: $(INSTALLED)
