@@ -38,7 +38,9 @@ def recognise(keys: Collection[str], path: Path) -> Recognised:
         raise WeightsError(
             f"the keys of {path} fit no known layout. The closest is {best.layout.name}, which knows "
             f"{len(best.canonical)} of {len(keys)}. The first unknown keys:{shown}",
-            advice="known layouts: skdeploy's own, " + ", ".join(LAYOUTS),
+            advice=f"three ways go on: your own code, `skdeploy export package.module:function --weights {path}`; an ONNX file "
+            "that it exports, `skdeploy export NET.onnx`; or rename the keys to those of a known layout: skdeploy's own, "
+            + ", ".join(LAYOUTS),
         )
     if not any(".sk.gate." in key or ".sk.branches.1." in key for key in best.canonical.values()):
         raise WeightsError(
