@@ -19,11 +19,13 @@ from skdeploy.report.page import write_report
 from tests.report.reported import (
     HOSTILE,
     add,
+    bench,
     comparison,
     full_bundle,
     hostile_bundle,
     make_bundle,
     parity,
+    receipt,
     sensitivity,
 )
 
@@ -156,7 +158,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Visit:
-    """The page of a bundle that failed, with an engine that has not run, in the dark on a telephone."""
+    """The page of a bundle that failed, with latency of an engine that has not run here, in the dark on a telephone."""
     folder = tmp_path_factory.mktemp("failed")
     report = parity(
         comparison("model.onnx"),
@@ -167,6 +169,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> Visit:
         folder / "b", report=report, engine=True, verdict="failed", notes=("mind the --int8-fallback",)
     )
     add(bundle, sensitivity=sensitivity())
+    receipt(bundle, "recorded", "latency", **bench(1.84, others=0.4))
     return visit(write_report(bundle), folder, TELEPHONE, dark=True)
 
 
