@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from skdeploy.bundle import contents
-from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.station_facts import EngineFacts, RangesFacts
 from skdeploy.parity.report import HeadroomReport, ParityReport
@@ -59,7 +58,7 @@ def _made(bundle: Bundle) -> Iterator[Block]:
         if (audit := ranges.facts_as(RangesFacts).audit) is not None:
             yield audit_facts(audit)
         yield Text(int8_text(graph))
-    yield from (Text(engine_text(engine)) for engine in bundle.engines)
+    yield from engine_texts(bundle)
 
 
 def headroom_of(bundle: Bundle) -> HeadroomReport | None:
@@ -70,9 +69,13 @@ def headroom_of(bundle: Bundle) -> HeadroomReport | None:
     return HeadroomReport.model_validate_json(bundle.check(artifact).read_text(encoding="utf-8"))
 
 
-def engine_text(engine: Artifact) -> str:
-    """Where an engine runs and the device memory that it needs."""
-    facts = engine.facts_as(EngineFacts)
-    needs = {"weights": facts.weights_memory_bytes, "activation": facts.activation_memory_bytes}
-    memory = ", ".join(f"{word} {size_text(size)}" for word, size in needs.items() if size is not None)
-    return f"{engine.path}: for {'; '.join(facts.runs_on)}" + (f"; device memory: {memory}" if memory else "")
+def engine_texts(bundle: Bundle) -> Iterator[Text]:
+    """Where each engine runs and the device memory that it needs, as far as its compiler told."""
+    for engine in bundle.engines:
+        facts = engine.facts_as(EngineFacts)
+        needs = {"weights": facts.weights_memory_bytes, "activation": facts.activation_memory_bytes}
+        memory = ", ".join(f"{word} {size_text(size)}" for word, size in needs.items() if size is not None)
+        told = [f"for {'; '.join(facts.runs_on)}"] if facts.runs_on else []
+        told += [f"device memory: {memory}"] if memory else []
+        if told:
+            yield Text(f"{engine.path}: {'; '.join(told)}")

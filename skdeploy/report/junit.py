@@ -66,9 +66,12 @@ def _case(table: Table, row: tuple[Cell, ...]) -> Finding | None:
     if not all(row[int(field)].text for _, field, _, _ in Formatter().parse(table.case) if field):
         return None
     outcome: Outcome = next((cell.outcome for cell in row if cell.outcome is not None), "note")
-    said = [f"{column.label} {cell.whole}" for column, cell in zip(table.columns, row, strict=True) if cell.text]
-    reasons = [cell.hint for cell in row if cell.outcome is not None and cell.hint]
-    return Finding(table.group, table.case.format(*(cell.text for cell in row)), outcome, "; ".join(reasons + said))
+    said = "; ".join(
+        f"{column.label} {cell.whole}" for column, cell in zip(table.columns, row, strict=True) if cell.text
+    )
+    reason = "; ".join(cell.hint for cell in row if cell.outcome is not None and cell.hint)
+    name = table.case.format(*(cell.text for cell in row))
+    return Finding(table.group, name, outcome, reason or said, said if reason else "")
 
 
 def _xml(text: str) -> str:

@@ -28,7 +28,7 @@ from skdeploy.report.blocks import (
     name,
     size_text,
 )
-from skdeploy.report.bundle import engine_text
+from skdeploy.report.bundle import engine_texts
 from skdeploy.report.findings import Findings
 from skdeploy.report.verdict import comparisons_of, state_of
 
@@ -46,9 +46,7 @@ def line_section(found: Findings) -> Section:
     )
     if not artifacts:
         return Section("line", "The line", "No artifact was made before the export was cut off.", ())
-    return Section(
-        "line", "The line", lead, (Line(stations), *(Text(engine_text(engine)) for engine in found.bundle.engines))
-    )
+    return Section("line", "The line", lead, (Line(stations), *engine_texts(found.bundle)))
 
 
 def _station(found: Findings, artifact: Artifact, names: set[str], largest: int) -> Station:

@@ -12,6 +12,7 @@ from skdeploy.report.blocks import Block, Cell, Facts, Finding, Fold, Section, T
 
 # What begins markup, HTML, a mention, a link or a table's cell in GitHub's and GitLab's Markdown; file names are no markup.
 MARKUP: Final = re.compile(r"[\\`*_\[\]<>#|~@&$]|:(?=//)|^[-+]|^[0-9]+[.)](?= )")
+BLANKS: Final = re.compile(r"\n{3,}")
 MARKS: Final[dict[Tone, str]] = {"good": "✅ ", "bad": "❌ ", "warn": "⚪ ", "": ""}
 
 
@@ -20,7 +21,7 @@ def write_markdown(path: Path, title: str, section: Section) -> None:
     lines = [f"## {markdown(title)}", "", markdown(section.lead), ""]
     for block in section.blocks:
         lines += _lines(block)
-    write_text(path, "\n".join(lines) + "\n")
+    write_text(path, BLANKS.sub("\n\n", "\n".join(lines) + "\n"))
 
 
 def markdown(text: str) -> str:
@@ -32,6 +33,7 @@ def markdown(text: str) -> str:
 def _lines(block: Block) -> Iterator[str]:
     match block:
         case Table(rows=[_, *_]):
+            yield ""  # or a list above would take the table in
             yield _row([markdown(column.label) for column in block.columns])
             yield _row(["---:" if column.numeric else "---" for column in block.columns])
             yield from (_row([_cell(cell) for cell in row]) for row in block.rows)
@@ -41,7 +43,8 @@ def _lines(block: Block) -> Iterator[str]:
             if block.detail:
                 yield f"  {markdown(block.detail)}"
         case Text():
-            yield f"- {markdown(block.text)}"
+            mark = "" if block.tone == "warn" else MARKS[block.tone]  # a note is nothing that was skipped
+            yield f"- {mark}{markdown(block.text)}"
         case Fold():
             yield from ("", f"<details><summary>{markdown(block.summary)}</summary>", "")
             for inner in block.blocks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from skdeploy.report.blocks import Cell, Finding, Section, Table, Text, columns
+from skdeploy.report.blocks import Cell, Finding, Fold, Section, Table, Text, columns
 from skdeploy.report.junit import write_junit
 from skdeploy.report.markdown import markdown, write_markdown
 
@@ -46,3 +46,31 @@ def test_hostile_names_stay_text_in_markdown(tmp_path: Path) -> None:
         markdown("model.fp16.onnx on onnxruntime: -0.25 to +0.25 %")
         == "model.fp16.onnx on onnxruntime: -0.25 to +0.25 %"
     )
+
+
+ROWS = (
+    (Cell("a.onnx"), Cell("failed", tone="bad", outcome="fail", hint="a.onnx: 9 dB, at least 10"), Cell("cpu")),
+    (Cell("b.plan"), Cell("not run yet", outcome="skip"), Cell("trt")),
+    (Cell("weights"), Cell(""), Cell("")),
+)
+FOLDED = Fold("more", (Table("t", columns("artifact", "parity", "backend"), ROWS, group="parity", case="{0} on {2}"),))
+
+
+def test_a_row_is_a_test_case_with_its_outcome_and_one_without_a_name_is_none(tmp_path: Path) -> None:
+    write_junit(tmp_path / "junit.xml", "s", (FOLDED,), 1.0)
+    failed, skipped = ET.parse(tmp_path / "junit.xml").getroot().iter("testcase")
+    assert (failed.get("name"), skipped.get("name")) == ("a.onnx on cpu", "b.plan on trt")
+    failure = failed.find("failure")
+    assert failure is not None
+    assert failure.get("message") == "a.onnx: 9 dB, at least 10"
+    assert failure.text == "a.onnx: 9 dB, at least 10\nartifact a.onnx; parity failed; backend cpu"
+    assert skipped.find("skipped") is not None
+
+
+def test_a_table_after_a_list_is_a_table(tmp_path: Path) -> None:
+    write_markdown(tmp_path / "s.md", "t", Section("", "", "lead", (Text("one"), FOLDED)))
+    lines = (tmp_path / "s.md").read_text(encoding="utf-8").splitlines()
+    table = lines.index("| artifact | parity | backend |")
+    assert lines[table - 1] == ""
+    assert lines[table + 2] == "| a.onnx | ❌ failed | cpu |"
+    assert lines[lines.index("- one") + 2] == "<details><summary>more</summary>"

@@ -1,0 +1,56 @@
+"""What a narrow terminal leaves out of a table, and what stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from skdeploy.report.blocks import Cell, Fold, Section, Table, Text, columns
+from skdeploy.report.terminal import Terminal
+
+HEADS = columns("artifact", ">error", ">size", "backend")
+ROW = (Cell("model.onnx"), Cell("0.25", note="at most 0.5"), Cell("12 MB"), Cell("onnxruntime"))
+
+
+def lines(
+    width: int, table: Table, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[list[str]]:
+    monkeypatch.setattr("skdeploy.report.terminal.LOG_WIDTH", width)
+    Terminal().show(table)
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+# In full: 10 of the artifact, 18 of the error with its limit, 5, 11, and 2 between columns: 50.
+@pytest.mark.parametrize(
+    ("width", "notes_last", "expected"),
+    [
+        (50, False, "model.onnx 0.25 (at most 0.5) 12 MB onnxruntime"),
+        (49, False, "model.onnx 0.25 (at most 0.5) 12 MB"),
+        (36, False, "model.onnx 0.25 (at most 0.5)"),
+        (29, False, "model.onnx 0.25 12 MB"),
+        (20, False, "model.onnx 0.25"),
+        (50, True, "model.onnx 0.25 (at most 0.5) 12 MB onnxruntime"),
+        (49, True, "model.onnx 0.25 12 MB onnxruntime"),
+        (36, True, "model.onnx 0.25 12 MB"),
+    ],
+)
+def test_a_narrow_terminal_leaves_out_columns_on_the_right_and_limits(
+    width: int, notes_last: bool, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = Table("", HEADS, (ROW,), least=2, notes_last=notes_last)
+    assert " ".join(lines(width, table, monkeypatch, capsys)[1]) == expected
+
+
+def test_a_table_that_says_no_least_loses_no_column(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = "".join(word for line in lines(30, Table("", HEADS, (ROW,)), monkeypatch, capsys) for word in line)
+    assert "size" in shown
+    assert "backend" in shown
+
+
+def test_what_is_folded_is_told_only_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    section = Section("a", "A", "lead", (Text("always"), Fold("more", (Text("seldom"),))))
+    Terminal().section(section)
+    assert "seldom" not in capsys.readouterr().out
+    Terminal().section(section, unfold=True)
+    assert "always\nseldom\n" in capsys.readouterr().out
