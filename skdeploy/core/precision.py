@@ -9,6 +9,8 @@ from pydantic_core import core_schema
 
 from skdeploy.core.architecture import Frozen
 
+FP16_MAX: Final = 65504.0
+
 
 class Tolerance(Frozen, allow_inf_nan=False):
     """How far a precision's logits may be from torch FP32's. Each card gives the reason beside the numbers.
@@ -108,7 +110,7 @@ PRECISIONS: Final[dict[str, Precision]] = {
             Tolerance(max_rel_error=1e-2, min_cosine=0.9999, min_sqnr_db=40.0),
             width_bytes=2,
             onnx_type="FLOAT16",
-            largest=65504.0,
+            largest=FP16_MAX,
             peak="fp16_tflops",
             tile=16,
         ),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 import onnx_ir as ir
 
 from skdeploy.core.errors import PrecisionError
 from skdeploy.core.patterns import module_of, modules_pattern
+from skdeploy.core.precision import FP16_MAX
 from skdeploy.ir.constants import Names, named_constant, numbers
 from skdeploy.ir.operator_types import BOUNDED
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.ir.weights_of_files import WEIGHTED
-
-FP16_MAX: Final = 65504.0
 
 
 class HalfConstants:

@@ -9,7 +9,6 @@ from pydantic import Field
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.parity.cause import Kind
-from skdeploy.passes.preprocess import MODULE as PREPROCESS
 
 StageVerdict = Literal["reference", "pass", "fail", "unproven"]
 
@@ -83,6 +82,8 @@ class BlameReport(Frozen):
     @property
     def verdict(self) -> str:
         """What there is to say, in a sentence or two."""
+        from skdeploy.passes.preprocess import MODULE as PREPROCESS  # with onnx-ir, which reading a bundle needs not
+
         if self.guilty is None:
             unproven = [stage.stage for stage in self.stages if stage.verdict == "unproven"]
             return "no stage is to blame" + (f"; not run here: {', '.join(unproven)}" if unproven else "")

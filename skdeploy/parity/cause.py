@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
-from skdeploy.ir.half_constants import FP16_MAX
+from skdeploy.core.precision import FP16_MAX
 
 Kind = Literal[
     "overflow",

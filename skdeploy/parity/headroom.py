@@ -13,7 +13,7 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.rounding import WithoutRange
 from skdeploy.core.errors import PrecisionError
 from skdeploy.core.patterns import module_of
-from skdeploy.ir.half_constants import FP16_MAX
+from skdeploy.core.precision import FP16_MAX
 from skdeploy.ir.weights_of_files import WEIGHTED
 from skdeploy.parity.report import HeadroomReport, TensorHeadroom
 

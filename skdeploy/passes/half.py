@@ -10,8 +10,9 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.patterns import module_of, modules_matched
+from skdeploy.core.precision import FP16_MAX
 from skdeploy.ir.constants import Names, drop_unused
-from skdeploy.ir.half_constants import FP16_MAX, HalfConstants, check_dequantized
+from skdeploy.ir.half_constants import HalfConstants, check_dequantized
 from skdeploy.ir.nodes import FLOAT16, FLOAT32, maker, new_node, operand, operands
 from skdeploy.ir.operator_types import CASTS, OperatorTypes, is_single, is_tensor, retype_attributes, subgraphs
 from skdeploy.ir.operator_types import types_of as types_in

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -35,6 +37,7 @@ from tests.conftest import FAST
 
 IMAGES = 11
 GRAPHS = ("model.traced.onnx", "model.onnx", "model.fp16.onnx")
+HEAVY = {"torch", "onnx", "onnx_ir", "onnxruntime", "onnxsim", "sympy"}
 BATCHES_AGAIN = 1 + 2 + 5  # images of the last graph in other batches, each once
 RUNS_AGAIN = 2 * prove.REPEATED  # two runs of one batch
 
@@ -240,3 +243,22 @@ def test_whoever_waits_is_told_what_the_proof_does(
     monkeypatch.setattr(progress, "update", told.append)
     run_line(options, progress)
     assert any(detail.startswith("model.") and " on onnxruntime" in detail for detail in told)
+
+
+def test_a_line_that_is_up_to_date_imports_nothing_that_makes_or_runs_graphs(options: ExportOptions) -> None:
+    """Its time would be theirs: sympy, which onnx-ir imports, takes half a second."""
+    words = ["export", options.model, "--fp16", "--target", "onnx", "--exporter", "torchscript"]
+    words += ["--images", str(options.images), "-o", str(options.output)]
+    run_line(options)
+    code = f"""
+import sys
+from skdeploy.__main__ import main
+sys.argv[1:] = {words!r}
+try:
+    main()
+finally:
+    print(sorted({HEAVY!r} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("up to date") == len({*GRAPHS, "weights.safetensors", "headroom.json", "parity.json"})
+    assert done.stdout.splitlines()[-1] == "[]"
