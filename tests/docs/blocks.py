@@ -24,12 +24,13 @@ BLOCK: Final = re.compile(r"^```(sh|console|python)\n(.*?)^```", re.DOTALL | re.
 NEEDS: Final = {
     "a GPU": "skdeploy",
     "Docker": "docker",
-    "GitHub": "git",
+    "TensorRT": r"trtexec|-lnvinfer",
+    "g++, and the headers": r"g\+\+",
     "the network": r"pip install|hf://|make demo",
     "your training script": "loader",
     "other tools": r"yolo|trtexec|polygraphy|python",
 }
-REASON: Final = re.compile(rf"# needs ({'|'.join(NEEDS)})\b")
+REASON: Final = re.compile(rf"# needs ({'|'.join(map(re.escape, NEEDS))})\b")
 SHELL: Final = re.compile(r"[|<>&;$`*?]")
 
 

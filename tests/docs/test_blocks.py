@@ -11,15 +11,24 @@ from typing import Any
 
 import pytest
 
-from tests.docs.blocks import NEEDS, PAGES, ROOT, Block, blocks, run
+from tests.docs.blocks import NEEDS, PAGES, ROOT, Block, bash, blocks, run
 
 # Each exports a network or more by the default exporter, which takes seconds.
 SLOW = (
-    "README.md", "docs/index.md", "docs/reference/python.md", "docs/tutorials/orin-nano.md", "docs/understand/compare.md",
+    "README.md", "docs/index.md", "docs/tutorials/ci-gate.md", "docs/reference/python.md",
+    "docs/tutorials/orin-nano.md", "docs/understand/compare.md",
     *(f"docs/how-to/{name}.md" for name in (
         "calibrate", "docker", "engines", "keep-accuracy", "mixed-precision", "own-network", "prove",
     )),
 )  # fmt: skip
+# What a page says that its reader has, beyond the folder of all pages.
+PREPARED = {
+    "docs/tutorials/ci-gate.md": (
+        "git init -q\nmkdir weights\nmv epoch=29.ckpt weights/mynet.ckpt\n"
+        "skdeploy export weights/mynet.ckpt --fp16 --labels labels.txt --imgsz 160 --images eval --target onnx\n"
+    ),
+    "docs/how-to/cpp.md": "cp -r build/sknet-fashion-int8 build/mynet-int8\n",
+}
 OF_NOTEBOOK = "docs/tutorials/notebook.md"  # test_notebook.py runs the notebook that it is made from
 
 
@@ -38,6 +47,8 @@ def runnable(page: Path) -> list[Block]:
 @pytest.mark.parametrize("page", [parameter(page) for page in PAGES if runnable(page) and named(page) != OF_NOTEBOOK])
 def test_every_block_runs(page: Path, desk: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
+    if named(page) in PREPARED:
+        bash(PREPARED[named(page)])
     for block in runnable(page):
         try:
             run(block, names)
