@@ -20,6 +20,7 @@ def models(
         skdeploy models sknet50
     """
     from skdeploy.cli.console import write_json
+    from skdeploy.report.blocks import Cell, Table, columns
     from skdeploy.report.terminal import Terminal
     from skdeploy.zoo.cards import list_cards, load_interface_card
     from skdeploy.zoo.describe import accuracy_text, count_text, describe
@@ -36,17 +37,18 @@ def models(
         spec, path = found[0]
         terminal.facts({"card": str(path), **describe(spec)}, title=spec.name)
         return
-    rows = [
+    rows = tuple(
         (
-            spec.name,
-            f"{spec.reference.parameters:,}" if spec.reference.parameters else "",
-            count_text(spec.reference.macs),
-            "x".join(map(str, spec.input.shape)),
-            accuracy_text(spec),
-            "trained" if spec.weights else "none",
-            spec.source.url.removeprefix("https://"),
+            Cell(spec.name),
+            Cell("x".join(map(str, spec.input.shape))),
+            Cell(accuracy_text(spec)),
+            Cell("trained" if spec.weights else "none"),
+            Cell(f"{spec.reference.parameters:,}" if spec.reference.parameters else ""),
+            Cell(count_text(spec.reference.macs)),
+            Cell(spec.source.url.removeprefix("https://")),
         )
         for spec, _ in found
-    ]
-    terminal.table(("name", ">parameters", ">MACs", "input", "top-1", "weights", "source"), rows, whole=("name",))
+    )
+    labels = ("name", "input", "top-1", "weights", ">parameters", ">MACs", "source")
+    terminal.show(Table("", columns(*labels), rows, least=2))
     terminal.say("top-1: as published for trained weights; `skdeploy models NAME` tells the rest, the licence too")
