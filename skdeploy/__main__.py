@@ -63,15 +63,15 @@ def _run(termination: Termination, voice: Voice) -> None:
     if code == INTERRUPTED_EXIT_CODE:  # newer Typers return it
         kind, word = ("Terminated", "terminated") if termination.asked else ("KeyboardInterrupt", "interrupted")
         code = TERMINATED_EXIT_CODE if termination.asked else INTERRUPTED_EXIT_CODE
-        print(f"{word}: nothing was left half-written, and the same command goes on", file=sys.stderr)
-        _report(kind, word, "run the same command to go on", code)
+        print(f"{word}: no file is half-written; run the same command again to continue", file=sys.stderr)
+        _report(kind, word, "run the same command to continue", code)
     sys.exit(code)
 
 
 def _report_bug(error: Exception) -> NoReturn:
     traceback.print_exc()
     print(
-        "\nThis is a bug in skdeploy. Please report it with the lines above and the output of `skdeploy doctor`.",
+        "\nThis is a bug in skdeploy. Please report it, with the lines above and the output of `skdeploy doctor`.",
         file=sys.stderr,
     )
     _report(type(error).__name__, str(error), "report this bug", BUG_EXIT_CODE)

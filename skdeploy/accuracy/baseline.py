@@ -73,7 +73,7 @@ class BaselineReport(Frozen):
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """What dropped by more than the budget."""
+        """The artifacts that dropped by more than the budget."""
         return tuple(self.sentence(row) for row in self.rows if row.verdict == "fail")
 
 
@@ -103,7 +103,7 @@ def read_baseline(path: Path) -> Baseline:
     advice = "`skdeploy evaluate --save-baseline FILE` writes one"
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes: no baseline is that large", advice=advice)
+            raise UsageError(f"{path} has {path.stat().st_size} bytes: too large for a baseline", advice=advice)
         return Baseline.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UsageError(f"cannot read the baseline {path}: {error.strerror}", advice=advice) from error
@@ -123,12 +123,12 @@ def compare_with_baseline(evaluation: Evaluation, baseline: Baseline, max_drop: 
     ):
         if then != now:
             raise UsageError(
-                f"{path} was measured on other {what}: sha256 {then}, these have {now}",
+                f"{path} was measured on other {what}: its sha256 is {then}, these have {now}",
                 advice=f"give the {baseline.images:,} images of {baseline.dataset}, or make a new one with --save-baseline",
             )
     if baseline.images != evaluation.images:
         raise UsageError(
-            f"{path} counts {baseline.images:,} images, {evaluation.images:,} could be read now",
+            f"{path} counts {baseline.images:,} images, but only {evaluation.images:,} could be read now",
             advice="the images that cannot be read are listed above",
         )
     found = {report.shown: report.top1.correct for report in evaluation.accuracies}
@@ -136,7 +136,7 @@ def compare_with_baseline(evaluation: Evaluation, baseline: Baseline, max_drop: 
     if missing:
         raise UsageError(
             f"{path} has {missing[0]}, which was not evaluated",
-            advice=f"evaluated: {', '.join(found)}; --artifact names others",
+            advice=f"evaluated: {', '.join(found)}; add others with --artifact",
         )
     rows = []
     for artifact in baseline.artifacts:

@@ -73,16 +73,18 @@ class EvaluationOptions:
     def check(self) -> None:
         """Raises UsageError for numbers and options that make no sense."""
         if self.backend is not None and self.artifacts:
-            raise UsageError("--backend chooses what runs, and so does --artifact", advice="give one of the two")
+            raise UsageError(
+                "--backend and --artifact cannot be used together: both choose what runs", advice="give one of the two"
+            )
         if self.backend_options and self.backend is None:
-            raise UsageError("--backend-option is of a --backend, and none is given")
+            raise UsageError("--backend-option requires --backend")
         check_count(self.num_images, "--num-images")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise UsageError(f"--max-drop {self.max_drop:g}: percentage points of top-1, from 0 to 100")
+            raise UsageError(f"--max-drop {self.max_drop:g}: must be percentage points of top-1, from 0 to 100")
         if not 50 < self.confidence <= 99.9999:
-            raise UsageError(f"--confidence {self.confidence:g}: per cent, above 50 and at most 99.9999")
+            raise UsageError(f"--confidence {self.confidence:g}: must be above 50 and at most 99.9999 percent")
         if self.batch < 1:
-            raise UsageError(f"--batch {self.batch}: at least 1")
+            raise UsageError(f"--batch {self.batch}: must be at least 1")
 
 
 def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
@@ -103,7 +105,7 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     engines = engines_of(bundle)
     if options.require_engine:
         if not engines:
-            raise UsageError(f"{folder} holds no engine, and --require-engine wants one", advice="export with --target")
+            raise UsageError(f"{folder} holds no engine, but --require-engine needs one", advice="export with --target")
         wanted += engines
     reference = fp32_graph(bundle) if options.against is None else _reference(bundle, options.against)
     first = [] if reference is None else [reference]
@@ -163,18 +165,19 @@ def labelled_images(data: Path, spec: ModelSpec, number: int | None, order: Clas
 
 
 def check_same_classes(first: Runner, second: Runner) -> None:
-    """Raises UsageError unless two networks tell apart the same classes, in the same order, as far as is known."""
+    """Raises UsageError unless two networks tell apart the same classes, in the same order, if their labels are known."""
     one, other = first.spec, second.spec
     if one.network.classes != other.network.classes:
         raise UsageError(
-            f"{first.name} has {one.network.classes} classes and {second.name} has {other.network.classes}",
-            advice="only networks with the same classes can be compared image by image",
+            f"{first.name} has {one.network.classes} classes, but {second.name} has {other.network.classes}",
+            advice="only networks with the same classes can be compared",
         )
     if one.labels and other.labels and one.labels != other.labels:
         at = next(n for n, (a, b) in enumerate(zip(one.labels, other.labels, strict=True)) if a != b)
         raise UsageError(
-            f"{first.name} and {second.name} have other labels: class {at} is {one.labels[at]!r} and {other.labels[at]!r}",
-            advice="their classes mean other things, or come in another order",
+            f"{first.name} and {second.name} have different labels: class {at} is {one.labels[at]!r} and "
+            f"{other.labels[at]!r}",
+            advice="compare networks with the same labels in the same order",
         )
 
 
@@ -196,7 +199,7 @@ def _reference(bundle: Bundle, against: str) -> Runner:
 
 
 def _prefix(folder: Path, other: Path) -> str:
-    """What tells a bundle's artifacts from another's: the folder's name, or all of its path where the names are the same."""
+    """A prefix that tells the artifacts of two bundles apart: the folder's name, or its path if both have the same name."""
     name, known = folder.resolve().name, other.resolve().name
     return f"{folder if name == known else name}/"
 
@@ -232,11 +235,12 @@ def _run(
 def _nothing_to_compare(alone: Runner, absent: list[NotEvaluated]) -> UsageError | DependencyError:
     if absent:
         return DependencyError(
-            f"--max-drop needs two artifacts, and beside {alone.name} none runs here: {absent[0].artifact}: {absent[0].reason}",
+            f"--max-drop needs two artifacts, but apart from {alone.name} none runs here: "
+            f"{absent[0].artifact}: {absent[0].reason}",
             advice="give --against torch or another bundle",
         )
     return UsageError(
-        f"--max-drop needs two artifacts, and {alone.name} is the only one",
+        f"--max-drop needs two artifacts, but {alone.name} is the only one",
         advice="give --against torch or another bundle",
     )
 
@@ -254,13 +258,13 @@ def _predict(
     reused = predictions.done
     if reused == len(dataset):
         tell.note(
-            f"predictions are those of an earlier run of the same evaluation, from {cache.path}; --fresh makes new ones"
+            f"predictions are reused from an earlier run of the same evaluation, {cache.path}; --fresh makes new ones"
         )
     elif reused:
-        tell.note(f"an earlier run was interrupted after {reused:,} of {len(dataset):,} images: going on from there")
+        tell.note(f"an earlier run was interrupted after {reused:,} of {len(dataset):,} images: continuing from there")
     predict_all(opened, dataset, options.batch, predictions, cache.save, tell)
     if cache.problem:
-        tell.note(f"predictions are not kept, an interrupted run begins anew: {cache.problem}")
+        tell.note(f"predictions cannot be saved, so an interrupted run starts again: {cache.problem}")
     return predictions, reused
 
 

@@ -1,4 +1,4 @@
-"""What a verdict rests on: the manifest, the export's reports and later evidence, each only if it is about these artifacts."""
+"""The facts behind a verdict: the manifest, the export's reports and later evidence, if they are about these artifacts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Report = TypeVar("Report", bound=Frozen)
 
 @dataclass
 class Facts:
-    """What is known of a bundle; None for what is not there or speaks of other artifacts.
+    """Everything known about a bundle; None where it is missing or about other artifacts.
 
     ``parity`` has the receipts of devices in it. ``outdated`` names what speaks of other artifacts: files of the bundle, or
     evidence.
@@ -103,12 +103,12 @@ def recorded(facts: Facts, path: str, report: type[Report]) -> Report | None:
         return report.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise IntegrityError(
-            f"{file} cannot be read: {str(error).splitlines()[0]}", advice="export again into another folder"
+            f"cannot read {file}: {str(error).splitlines()[0]}", advice="export again into another folder"
         ) from error
 
 
 def evidence(facts: Facts, name: str, report: type[Report]) -> Report | None:
-    """What a later verb measured, unless it speaks of other artifacts."""
+    """Read the evidence of a later verb, unless it is about other artifacts."""
     content = read_evidence(facts.bundle, name, report)
     if content is None and (facts.folder / FOLDER / f"{name}.json").exists():
         facts.outdated.append(name)

@@ -28,7 +28,7 @@ TopClasses = NDArray[np.signedinteger]
 
 
 class Share(Frozen):
-    """So many of so many images: the share of them that is right, with Wilson's two-sided interval. None of no images."""
+    """Counts of images: the share that is right, with Wilson's two-sided interval. None of no images."""
 
     correct: int
     images: int
@@ -111,10 +111,10 @@ class PairedReport(Frozen):
         if self.decision is None:
             return measured
         if self.images_to_decide is None:
-            return f"{measured}: right at the budget of {self.max_drop:g}, which no number of images may tell apart"
+            return f"{measured}: exactly at the budget of {self.max_drop:g}, so more images may not decide it"
         return (
-            f"{measured}: too few images to tell whether that is within the budget of {self.max_drop:g}; "
-            f"about {self.images_to_decide:,} like these would decide"
+            f"{measured}: too few images to tell whether that is within the budget of {self.max_drop:g}; about "
+            f"{self.images_to_decide:,} such images would decide"
         )
 
 
@@ -172,7 +172,7 @@ class Evaluation(Frozen):
         doubtful = [pair.sentence for pair in self.pairs if pair.decision == "inconclusive"]
         if doubtful and not allow_inconclusive:
             raise AccuracyError(
-                "it is not decided whether accuracy is within its budget:\n"
+                "there are too few images to decide whether accuracy is within its budget:\n"
                 + "\n".join(f"  {line}" for line in doubtful),
                 advice="give more images (--data, --num-images), a wider budget (--max-drop), or --allow-inconclusive",
             )

@@ -66,15 +66,17 @@ def predict(
 ) -> Predicted:
     """The best classes of image files by the last graph; ``everything``: by torch, every graph and every engine that runs here.
 
-    ``backend``: by that one instead, see ``runners.runner_on``. Raises UsageError for a file that is no image, naming it;
+    ``backend``: by that one instead, see ``runners.runner_on``. Raises UsageError for a file that is not an image, naming it;
     IntegrityError; ParityError for logits that are not finite; DependencyError, EngineError for a backend that cannot run it.
     """
     if not images:
         raise UsageError("no images to predict", advice="give image files")
     if everything and backend is not None:
-        raise UsageError("--all runs what runs here, and --backend one", advice="give one of the two")
+        raise UsageError(
+            "--all and --backend cannot be used together: both choose what runs", advice="give one of the two"
+        )
     if backend_options and backend is None:
-        raise UsageError("--backend-option is of a --backend, and none is given")
+        raise UsageError("--backend-option requires --backend")
     bundle = load_bundle(folder)
     bundle.check_complete()
     require_classes(bundle.manifest.model, "predict")

@@ -1,4 +1,4 @@
-"""What a run over many images has predicted so far, kept in the user's cache folder so that a killed run goes on from there."""
+"""Predictions so far, kept in the user's cache folder so that a killed run continues from there."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Cache:
         self.problem = "" if folder else "there is no home folder, and XDG_CACHE_HOME is not set"
 
     def load(self, into: Predictions) -> str:
-        """Fills ``into`` from an earlier run. Returns a note if there is a file that is of no use."""
+        """Fills ``into`` from an earlier run. Returns a note if there is a file that cannot be used."""
         if self.path is None:
             return ""
         try:
@@ -110,7 +110,7 @@ class Cache:
         except (FileNotFoundError, NotADirectoryError):
             return ""
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            return f"predictions of an earlier run cannot be used, all are made anew: {self.path}: {error}"
+            return f"cannot use the predictions of an earlier run, so all are made again: {self.path}: {error}"
         return ""
 
     def _take(self, found: dict[str, Any], into: Predictions) -> None:
@@ -125,7 +125,7 @@ class Cache:
             or sums.shape != (len(into.sums), done, SUMS)
             or int((top[0, :, 0] == ABSENT).sum()) != len(unreadable)
         ):
-            raise ValueError("its content is not that of this evaluation")
+            raise ValueError("its content does not belong to this evaluation")
         into.top[:, :done], into.sums[:, :done] = top, sums
         into.done, into.unreadable = done, unreadable
 
@@ -165,7 +165,7 @@ def cache_folder() -> Path | None:
 
 
 def _forget_oldest(folder: Path) -> None:
-    """Two runs may both do so at once: a file that is gone already is no error."""
+    """Two runs may both do so at once: a file that is already gone is not an error."""
     times: list[tuple[float, Path]] = []
     for file in folder.glob("*.npz"):
         try:

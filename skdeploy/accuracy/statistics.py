@@ -1,4 +1,4 @@
-"""What a finite number of labelled images says about accuracy, and about the difference of two artifacts on the same images.
+"""Accuracy of an artifact, and the difference of two, from a finite number of labelled images.
 
 No approximation of small counts by a normal distribution: drops of interest are below 1 %, so few images decide.
 """

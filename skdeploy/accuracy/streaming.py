@@ -164,7 +164,7 @@ def logits_of(runner: Runner, session: Session, feeds: Feeds, name_of: Callable[
             at = sum(map(len, parts))
             raise ParityError(
                 f"{runner.shown} gives no usable logits from {name_of(at)} on: {problems[0]}",
-                advice="`skdeploy verify` checks the artifact; the weights, or the precision, are not fit for this image",
+                advice="check the artifact with `skdeploy verify`: the weights or the precision do not suit this image",
             )
         parts.append(outputs[OUTPUT])
     return np.concatenate(parts) if parts else np.empty((0, runner.spec.network.classes), np.float32)
@@ -181,9 +181,9 @@ def _check_unreadable(predictions: Predictions, allowed: int, dataset: Dataset) 
         return
     shown = some_lines([f"{image.name}: {image.reason}" for image in bad])
     raise UsageError(
-        f"{len(bad)} of the first {predictions.done} images of {dataset.name} cannot be read; of all {len(dataset)}, "
-        f"{allowed} may be so (1 %):\n{shown}",
-        advice="remove or replace them: accuracy on what is left would be that of another data set",
+        f"{len(bad)} of the first {predictions.done} images of {dataset.name} cannot be read; of all "
+        f"{len(dataset)}, at most {allowed} may be unreadable (1 %):\n{shown}",
+        advice="remove or replace them: accuracy on the rest would be that of another data set",
     )
 
 

@@ -45,7 +45,7 @@ DECISIONS: Final[dict[Decision, tuple[Tone, str]]] = {
 
 
 class State(StrEnum):
-    """What may be said of a bundle."""
+    """The verdict on a bundle."""
 
     VERIFIED = "verified"
     HERE = "verified here"
@@ -155,7 +155,7 @@ def next_after_failed_parity(manifest: Manifest, folder: Path, parity: ParityRep
 
 
 def _unproven_artifacts(parity: ParityReport | None) -> list[Comparison]:
-    """What could not run here and has no receipt."""
+    """Name the artifacts that could not run here and have no receipt."""
     return [c for c in parity.comparisons if c.verdict == "unproven" and c.proof is None] if parity is not None else []
 
 
@@ -191,7 +191,7 @@ def _against(parity: ParityReport | None) -> str:
 
 
 def _qualified(facts: Facts, before: str) -> str:
-    """What the verdict takes for granted: assumptions, weights that nobody trained, and ranges of no images."""
+    """Name the limits of a verdict: assumptions, untrained weights, ranges without images."""
     texts = [assumption.text for assumption in facts.manifest.assumptions]
     said = []
     if texts:

@@ -46,7 +46,7 @@ class Logits(AbstractContextManager["Logits"]):
         """Logits, float32 (N, classes), of any number of images. Raises UsageError for inputs of another kind or shape."""
         wanted = self.session.inputs[0]
         if inputs.ndim != len(wanted.shape):
-            raise UsageError(f"inputs have shape {inputs.shape}, the artifact takes {wanted}")
+            raise UsageError(f"inputs have shape {inputs.shape}, but the artifact takes {wanted}")
         return np.asarray(run_images(self.session, inputs, self._spec)["logits"])
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Bundle:
 
     @property
     def manifest(self) -> Manifest:
-        """What it holds and how that was made, as it stands on disk now."""
+        """The manifest as it is on disk now: the files, and how they were made."""
         return folders.load_bundle(self.folder).manifest
 
     @property
@@ -80,11 +80,11 @@ class Bundle:
 
     @property
     def verdict(self) -> Verdict:
-        """What may be said of it, the same that every verb prints: ``verdict.state``, ``verdict.text``, ``verdict.next``."""
+        """The verdict that every verb prints: ``verdict.state``, ``verdict.text``, ``verdict.next``."""
         return decide_verdict(read_facts(folders.load_bundle(self.folder)))
 
     def preprocess(self, images: Image | Iterable[Image]) -> NDArray[Any]:
-        """What the last graph takes of image files, or of raw pixels, uint8 (H, W, 1 or 3): a batch, one row an image.
+        """Make a batch for the last graph from image files or raw pixels, uint8 (H, W, 1 or 3): one row per image.
 
         float32 (N, C, H, W), normalised as the card says; uint8 (N, H, W, C) where the graph normalises. Raises UsageError
         naming an image that cannot be used.
@@ -103,7 +103,9 @@ class Bundle:
         Raises UsageError, IntegrityError, DependencyError, EngineError.
         """
         if artifact is not None and backend is not None:
-            raise UsageError("artifact and backend both say what runs", advice="give one of them")
+            raise UsageError(
+                "artifact and backend cannot be used together: both choose what runs", advice="give one of them"
+            )
         runner = last_graph(self._opened)
         if artifact is not None:
             runner = runner_named(self._opened, artifact)
@@ -160,7 +162,7 @@ class Bundle:
         return f"<bundle {self.folder}: {manifest.model.name} {manifest.precision}, {self.verdict.text}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the verdict first, then the artifacts with their parity."""
+        """Show the verdict, then the artifacts with their parity, in a notebook."""
         from skdeploy.report.parity import artifacts_table
 
         facts = read_facts(folders.load_bundle(self.folder))
@@ -203,6 +205,6 @@ def _options(kind: type[Any], **given: Any) -> Any:
     unknown = sorted(given.keys() - kind.__dataclass_fields__.keys())
     if unknown:
         raise UsageError(
-            f"no option {', '.join(unknown)}", advice=f"there are {', '.join(sorted(kind.__dataclass_fields__))}"
+            f"unknown option {', '.join(unknown)}", advice=f"choose from {', '.join(sorted(kind.__dataclass_fields__))}"
         )
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})

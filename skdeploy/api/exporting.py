@@ -25,7 +25,9 @@ def export(model: str | Path, *, progress: bool | Progress = True, **options: An
     from skdeploy.line.export import export as run
 
     if not isinstance(model, str | Path):
-        raise UsageError(f"a model is a str or a Path, not {type(model).__name__}", advice="options are keywords")
+        raise UsageError(
+            f"model must be a str or a Path, not {type(model).__name__}", advice="give options as keywords"
+        )
     with told(progress) as tell:
         return Bundle(run(export_options(str(model), options), tell).bundle)
 

@@ -30,7 +30,7 @@ OWN: Final[dict[str, tuple[Any, Any, str]]] = {
     "opt_batch": (int | None, None, "The batch that the engine is tuned for; None for 8."),
     "max_batch": (int | None, None, "The engine's largest batch; None for 32."),
     "imgsz": (Size | None, None, "Input size in pixels: both sides, or (height, width); None for the card's."),
-    "workspace": (float | None, None, "Limit of the builder's scratch memory, GiB."),
+    "workspace": (float | None, None, "Most scratch memory for a kernel, in GiB."),
 }
 
 
@@ -59,7 +59,7 @@ def export_keywords() -> dict[str, Keyword]:
 
 
 def export_options(model: str, given: Mapping[str, Any]) -> ExportOptions:
-    """What these keywords ask for. Raises UsageError for an unknown one, or a value of another kind."""
+    """Make the options of these keywords. Raises UsageError for an unknown one, or a value of another kind."""
     known = export_keywords()
     for name in given:
         if name not in known:

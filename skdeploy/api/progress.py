@@ -10,7 +10,7 @@ from skdeploy.core.progress import Progress, Silent
 
 @contextmanager
 def told(progress: bool | Progress) -> Iterator[Progress]:
-    """True draws the stages on stderr, which a notebook shows; False says nothing; anything else is told itself."""
+    """True draws the stages on stderr, which a notebook shows; False says nothing; any other object gets the calls itself."""
     if isinstance(progress, bool):
         if progress:
             from skdeploy.report.progress import ConsoleProgress

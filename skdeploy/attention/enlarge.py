@@ -30,7 +30,7 @@ def enlarged(spec: ModelSpec, scale: float) -> ModelSpec:
 
 
 def read_scales(text: str) -> tuple[float, ...]:
-    """Numbers from ``1.0,1.5,2.0``. Raises UsageError for what is no number."""
+    """Numbers from ``1.0,1.5,2.0``. Raises UsageError for what is not a number."""
     scales = []
     for part in text.split(","):
         try:
@@ -43,11 +43,11 @@ def read_scales(text: str) -> tuple[float, ...]:
 def check_scales(scales: Sequence[float], spec: ModelSpec) -> tuple[float, ...]:
     """The scales in ascending order. Raises UsageError: fewer than two, outside 1 to 4, repeated, or equal in whole pixels."""
     if len(scales) < 2:
-        raise UsageError(f"--scales: {len(scales)} scale, and the experiment compares scales", advice=ADVICE)
+        raise UsageError(f"--scales has {len(scales)} scale, but the experiment compares scales", advice=ADVICE)
     for scale in scales:
         if not (math.isfinite(scale) and 1 <= scale <= MAX_SCALE):
             raise UsageError(
-                f"--scales: {scale:g} is not from 1 to {MAX_SCALE:g}: below 1 there is nothing around the image to show",
+                f"--scales: {scale:g} is not from 1 to {MAX_SCALE:g}; below 1 the image would not fill the input",
                 advice=ADVICE,
             )
     ordered = tuple(sorted(scales))

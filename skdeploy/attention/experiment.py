@@ -78,7 +78,7 @@ def attention_of(
 
     Raises UsageError: no selective kernel units, fewer than two images, scales that make no sense, an unknown unit, a bundle
     of another network. IntegrityError: an altered artifact. CalibrationError: too many unreadable images. ParityError:
-    attention that is no attention.
+    attention that is not finite or does not sum to 1.
     """
     tell = progress or Silent()
     check_count(num_images, "--num-images")
@@ -102,7 +102,7 @@ def attention_of(
     dataset = select(open_dataset(data) if data is not None else default_dataset(spec, num_images), num_images, seed=0)
     if len(dataset) < 2:
         raise UsageError(
-            f"{dataset.name} has {len(dataset)} image: a mean over images, and how sure it is, needs two at least",
+            f"{dataset.name} has {len(dataset)} image; the experiment needs at least two",
             advice="give more images with --data, or a larger --num-images",
         )
     unreadable: dict[str, Unreadable] = {}
@@ -110,7 +110,7 @@ def attention_of(
     def passed_over(image: Unreadable) -> None:
         if image.name not in unreadable:  # each scale reads the files again
             unreadable[image.name] = image
-            tell.note(f"passed over {image.name}: {image.reason}")
+            tell.note(f"left out {image.name}: {image.reason}")
 
     interpolated: set[int] = set()
 
@@ -178,7 +178,8 @@ def measure(
                     tally.add(number, [attention[gate.unit] for attention in found])
             if number and seen != first:
                 raise IntegrityError(
-                    f"scale {scale:g} was measured on {len(seen)} images, scale {scales[0]:g} on {len(first)} others",
+                    f"scale {scale:g} was measured on {len(seen)} images, but scale {scales[0]:g} on "
+                    f"{len(first)} others",
                     advice="the images changed while they were read: run the same command again",
                 )
             first = seen
@@ -201,7 +202,7 @@ def _units_to_profile(asked: Sequence[str], gates: Sequence[Gate], spec: ModelSp
     unknown = [name for name in asked if not name or name not in known]
     if unknown:
         names = ", ".join(gate.unit for gate in gates)
-        raise UsageError(f"--profile {unknown[0]}: no unit has this name", advice=f"units: {names}")
+        raise UsageError(f"--profile {unknown[0]}: no unit has this name", advice=f"choose from: {names}")
     return {known[name] for name in asked}
 
 
@@ -227,8 +228,8 @@ def _last_of(other: Bundle, bundle: Bundle) -> tuple[Bundle, Artifact]:
         theirs.model.preprocess,
     ) or not same_weights:
         raise UsageError(
-            f"--also {other.folder}: it is {theirs.model.name} with other weights, another input or another structure than "
-            f"{bundle.folder}",
+            f"--also {other.folder} is not the same network as {bundle.folder}: it is {theirs.model.name}, "
+            "with other weights, another input or another structure",
             advice="give bundles of the same network in other precisions",
         )
     return other, _graphs_of(other)[-1]
@@ -242,7 +243,7 @@ def _named(graphs: Sequence[tuple[Bundle, Artifact]]) -> list[Subject]:
     for (bundle, artifact), precision in zip(graphs, precisions, strict=True):
         if artifact.sha256 in seen:
             raise UsageError(
-                f"--also {bundle.folder}: its graph {artifact.path} is measured already",
+                f"--also {bundle.folder}: its graph {artifact.path} is already measured",
                 advice="give bundles of the same network in other precisions",
             )
         seen.add(artifact.sha256)
@@ -262,7 +263,7 @@ def _why_none(spec: ModelSpec) -> str:
     if not isinstance(network, DescribedSpec):
         return "no selective kernel unit was found in its FP32 graph"
     if len(network.selective_kernel.branches) == 1:
-        return f"the units of {spec.name} have one branch, and nothing to choose from"
+        return f"the units of {spec.name} have one branch, so they have nothing to choose from"
     if network.selective_kernel.fuse == "sum":
         return f'the units of {spec.name} sum their branches (fuse = "sum")'
     return f"its FP32 graph has no gate of {spec.name} in the deploy form"

@@ -75,7 +75,7 @@ class AttentionReader:
                 continue
             if gate.tensor not in values:
                 raise IntegrityError(
-                    f"{shown} has no tensor {gate.tensor}, the attention of {gate.unit} in the FP32 graph",
+                    f"{shown} does not have the tensor {gate.tensor}, the attention of {gate.unit} in the FP32 graph",
                     advice="it was made by another skdeploy, or changed after the export: export again",
                 )
             # A reader as the unit is one: FP16 weights reach it rounded, once the graph is prepared to run on the CPU.
@@ -106,15 +106,15 @@ class AttentionReader:
         attention = all_weights(array, gate)
         if not np.isfinite(attention).all():
             raise ParityError(
-                f"the attention of {gate.unit} in {self.shown} is not finite",
-                advice="`skdeploy verify` measures this graph",
+                f"the attention of {gate.unit} in {self.shown} has NaN or infinite values",
+                advice="check this graph with `skdeploy verify`",
             )
         error = float(np.max(np.abs(attention.sum(1) - 1)))
         if error > MAX_SUM_ERROR:
             raise ParityError(
-                f"the attention of {gate.unit} in {self.shown} does not sum to 1 over its {gate.branches} branches: "
-                f"off by {error:.2g}",
-                advice="`skdeploy verify` measures this graph",
+                f"the attention of {gate.unit} in {self.shown} does not sum to 1 over its {gate.branches} "
+                f"branches: it is off by {error:.2g}",
+                advice="check this graph with `skdeploy verify`",
             )
         return attention
 

@@ -1,4 +1,4 @@
-"""What the paper's attention experiment found, as data: JSON for programs, rows for a CSV file."""
+"""Results of the paper's attention experiment, as data: JSON for programs, rows for a CSV file."""
 
 from __future__ import annotations
 
@@ -187,11 +187,12 @@ def findings(report: AttentionReport) -> list[str]:
             lines.append(f"attention to the larger kernel {text} in {len(units)} of {len(titles)}: {named}")
     for graph, found in zip(report.graphs[1:], directions[1:], strict=True):
         same = sum(one == other for one, other in zip(found, directions[0], strict=True))
-        lines.append(f"{graph.name} says the same in {same} of {len(titles)}")
+        lines.append(f"{graph.name} agrees in {same} of {len(titles)}")
     if report.interpolated:
         lines.append(
-            f"at {report.scales[-1]:g}x, {report.interpolated:.0%} of the images have fewer pixels than are shown: they get "
-            "blurred as well as larger, and either may be what a unit answers to; larger photographs tell them apart"
+            f"at {report.scales[-1]:g}x, {report.interpolated:.0%} of the images are enlarged beyond their own "
+            "pixels, so they are also blurred, and units may respond to the blur; use larger photographs to "
+            "tell these apart"
         )
     return lines
 
@@ -204,7 +205,7 @@ def half_width(images: int) -> float:
     """
     degrees = images - 1
     if degrees < 1:
-        raise ValueError("one image tells nothing of how images differ")
+        raise ValueError("one image does not show how images differ")
     if degrees > MANY:
         return NORMAL + (NORMAL**3 + NORMAL) / (4 * degrees)
     low, high = NORMAL, 13.0  # 12.7 with one degree of freedom

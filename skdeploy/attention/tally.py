@@ -49,7 +49,7 @@ class Tally:
     def unit(
         self, spec: ModelSpec, paper_name: str, graphs: Sequence[str], profiled: dict[int, float]
     ) -> UnitAttention:
-        """What the report says; ``profiled`` are the scales, by index, whose channel profiles are wanted.
+        """Make the report; ``profiled`` are the scales, by index, whose channel profiles are wanted.
 
         Raises IntegrityError if the card has another number of branches than the graph.
         """
@@ -127,7 +127,7 @@ def correlation(first: Vector, second: Vector) -> float | None:
 
 
 def branch_labels(spec: ModelSpec, gate: Gate) -> tuple[tuple[str, ...], int]:
-    """What the branches are called, and which of them has the smallest effective kernel, ``k + (k - 1)(d - 1)``.
+    """Name the branches, and find which of them has the smallest effective kernel, ``k + (k - 1)(d - 1)``.
 
     Without a card nothing says which kernel is whose: they are called by number, and the first is the reference. Raises
     IntegrityError if the card has another number of branches.
@@ -137,7 +137,7 @@ def branch_labels(spec: ModelSpec, gate: Gate) -> tuple[tuple[str, ...], int]:
     branches = spec.network.selective_kernel.branches
     if len(branches) != gate.branches:
         raise IntegrityError(
-            f"the card {spec.name} has {len(branches)} branches, and {gate.unit} in the graph has {gate.branches}",
+            f"the card {spec.name} has {len(branches)} branches, but {gate.unit} in the graph has {gate.branches}",
             advice="the bundle was changed after its export: export again",
         )
     effective = [branch.kernel + (branch.kernel - 1) * (branch.dilation - 1) for branch in branches]

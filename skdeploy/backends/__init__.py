@@ -1,4 +1,4 @@
-"""What runs an artifact: one module a backend, found by name and imported when it is asked for."""
+"""Backends, which run artifacts: one module each, found by name and imported when needed."""
 
 from __future__ import annotations
 

@@ -40,9 +40,7 @@ def probe(name: str) -> Availability:
     except DependencyError as error:
         return Availability(name, False, reason=error.message, install=error.advice)
     except Exception as error:  # noqa: BLE001  (a broken native package can raise anything; the reason is told)
-        return Availability(
-            name, False, reason=f"{name} does not import: {error}", install=engines.install_advice(name)
-        )
+        return Availability(name, False, reason=f"cannot import {name}: {error}", install=engines.install_advice(name))
     gpu = cuda.devices()[0]
     return Availability(name, True, trt.__version__, f"{gpu.name}, compute capability {gpu.compute_capability}")
 
@@ -55,9 +53,9 @@ def open_plan(
     ``built_for`` is what the manifest says of it. ``weights`` is the ONNX file that it was built from, digest checked, of which
     a stripped plan takes its weights.
 
-    Raises, before anything is imported, IntegrityError if the file cannot be read or is another, EngineError if it is no whole
-    plan, and DependencyError if it was built for another machine; then DependencyError without the compiler, a GPU or CUDA's
-    bindings; EngineError if TensorRT refuses the plan.
+    Raises, before anything is imported, IntegrityError if the file cannot be read or is another, EngineError if it is not a
+    whole plan, and DependencyError if it was built for another machine; then DependencyError without the compiler, a GPU or
+    CUDA's bindings; EngineError if TensorRT refuses the plan.
     """
     try:
         plan = artifact.read_bytes()
@@ -66,14 +64,15 @@ def open_plan(
     digest = hashlib.sha256(plan).hexdigest()
     if digest != sha256.lower():
         raise IntegrityError(
-            f"{artifact} has SHA-256 {digest}, expected {sha256}: not the engine that was built, and not loaded",
-            advice="a plan is native code: build it again from its ONNX file, or get the right one from its builder",
+            f"{artifact} has SHA-256 {digest}, expected {sha256}: it is not the engine that was built, so it "
+            "is not loaded",
+            advice="an engine is native code: build it again from its ONNX file, or get the right one from its builder",
         )
     require_compatible(name, artifact, plan, built_for)
     stripped = built_for is not None and built_for.stripped
     if stripped and weights is None:
         raise EngineError(
-            f"{artifact} was built without its weights, and the ONNX file that it was built from was not given",
+            f"{artifact} was built without weights, and its ONNX file was not given",
             advice="run it from its bundle, which holds both",
         )
     trt, driver = _modules(name)
@@ -167,7 +166,7 @@ class PlanSession(Session):
 
 
 def _require_valid(trt: Compiler, loader: Runtime, artifact: Path, plan: bytes) -> None:
-    """What TensorRT-RTX says of a plan from its header alone; the others have no such question.
+    """Raise if TensorRT-RTX refuses a plan by its header; TensorRT has no such check.
 
     Raises EngineError for a plan that is damaged, DependencyError for one that does not fit this machine.
     """
@@ -183,7 +182,7 @@ def _require_valid(trt: Compiler, loader: Runtime, artifact: Path, plan: bytes) 
         refusal = EngineError if not causes or "malformed engine" in causes else DependencyError
         raise refusal(
             f"{trt.__name__} says that {artifact} does not run here: {', '.join(causes) or 'no cause given'}",
-            advice="build it again here, or with this GPU's compute capability named",
+            advice="build it again here, or with the compute capability of this GPU",
         )
 
 

@@ -1,4 +1,4 @@
-"""What every graph that leaves here must satisfy, so that TensorRT, DLA and runtimes take it as it is."""
+"""Checks that every exported graph must pass, so that TensorRT, DLA and runtimes take it as it is."""
 
 from __future__ import annotations
 
@@ -80,8 +80,9 @@ def admit_file(path: Path) -> None:
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise PassError(
-            f"ONNX Runtime does not load the graph: {about(str(error), onnx.load(path))}",
-            advice="replace this operator in the network and export it again; please report the model if it is a common one",
+            f"ONNX Runtime cannot load the graph: {about(str(error), onnx.load(path))}",
+            advice="replace this operator in the network and export it again; if it is a common operator, please "
+            "report the model",
         ) from error
 
 

@@ -44,7 +44,7 @@ def tells_assignment(ort: Any) -> bool:
 
 
 def session_config(ort: Any) -> Mapping[str, str]:
-    """What a session needs so that no node is on the CPU unknown: recorded or, by an ONNX Runtime that cannot, refused."""
+    """Session options that record which nodes run on the CPU or, in an ONNX Runtime that cannot, refuse it."""
     return {RECORD: "1"} if tells_assignment(ort) else {REFUSE_CPU: "1"}
 
 
@@ -88,7 +88,7 @@ def require_assignment(nodes: Sequence[Assigned], provider: str, model: ir.Model
     names = some_lines(list(map(str, wrong)))
     raise EngineError(
         f"{provider} does not run all of {shown}: ONNX Runtime put {share} on {places} without an error:\n{names}",
-        advice="what is measured so is not that provider; run it with --backend onnxruntime, or build an engine of it",
+        advice="a measurement would not be that provider's; use --backend onnxruntime, or build an engine",
     )
 
 

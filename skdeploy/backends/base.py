@@ -1,4 +1,4 @@
-"""What every backend is: a module with ``probe`` and ``open_session``, and a Session that runs checked feeds.
+"""The interface of every backend: a module with ``probe`` and ``open_session``, and a Session that runs checked feeds.
 
 Feeds and outputs are numpy arrays by name. They are validated here, once, for all backends.
 """
@@ -97,8 +97,8 @@ def options_of(name: str, given: Sequence[str]) -> Any:
         if given:
             with_options = [other for other in BACKENDS if backend(other).OPTIONS is not None]
             raise UsageError(
-                f"{name} takes no --backend-option, and {given[0]} is given",
-                advice=f"options are those of {' and '.join(with_options)}",
+                f"{name} takes no --backend-option, but {given[0]} is given",
+                advice=f"{' and '.join(with_options)} have options",
             )
         return None
     fields: dict[str, Any] = {}
@@ -106,8 +106,8 @@ def options_of(name: str, given: Sequence[str]) -> Any:
         option, equals, value = text.partition("=")
         if not equals or option not in made.READERS:
             raise UsageError(
-                f"--backend-option {text} is none of {name}",
-                advice=f"NAME=VALUE, with the names {', '.join(made.READERS)}",
+                f"--backend-option {text}: {name} does not have this option",
+                advice=f"write NAME=VALUE with one of the names {', '.join(made.READERS)}",
             )
         field, read = made.READERS[option]
         if field in fields:

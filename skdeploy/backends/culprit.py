@@ -31,7 +31,7 @@ def about(message: str, proto: ModelProto) -> str:
 
 
 def told(node: NodeProto) -> str:
-    """What messages of a graph call one of its nodes."""
+    """Name a node for messages about its graph."""
     return f"node {shown_node(node)} ({node.op_type})"
 
 

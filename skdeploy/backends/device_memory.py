@@ -68,7 +68,7 @@ class Gpu:
         self.call("take the GPU", self.driver.cuCtxSetCurrent, self._context)
 
     def call(self, purpose: str, function: Callable[..., tuple[Any, ...]], *arguments: object, size: int = 0) -> Any:
-        """What a driver function answers besides its result; ``size`` is how many bytes were asked for.
+        """Call a driver function and return its values; ``size`` is the number of bytes requested.
 
         Raises DependencyError if the driver is not there, too old for the function, or does not serve this device; else
         EngineError, both with CUDA's name of the error.
@@ -91,17 +91,17 @@ class Gpu:
         if result.name in _NOT_SERVED:
             return DependencyError(
                 why,
-                advice="the NVIDIA driver does not serve this process: `nvidia-smi` and `skdeploy doctor` tell more",
+                advice="the NVIDIA driver does not work in this process: see `nvidia-smi` and `skdeploy doctor`",
             )
         if result.name == _OUT_OF_MEMORY:
             return EngineError(
                 f"{why}{self._shortage(size)}",
-                advice="give a smaller batch, or stop what else runs on the GPU (`nvidia-smi` lists it)",
+                advice="give a smaller batch, or stop other programs on the GPU (`nvidia-smi` lists them)",
             )
         return EngineError(why, advice="build the engine again here; if that does not help, see `skdeploy doctor`")
 
     def _shortage(self, size: int) -> str:
-        asked = f"; {mebibytes(size)} were asked for" if size else ""
+        asked = f"; {mebibytes(size)} were requested" if size else ""
         code, *found = self.driver.cuMemGetInfo()
         return asked + (f", {mebibytes(found[0])} of {mebibytes(found[1])} are free" if not int(code) else "")
 
@@ -110,7 +110,7 @@ class Gpu:
         self.call("run the engine", self.driver.cuStreamSynchronize, self._stream)
 
     def record(self, work: Callable[[], None]) -> Graph:
-        """What ``work`` puts on the stream, not run but recorded. Raises what it raises; EngineError if CUDA cannot."""
+        """Record what ``work`` puts on the stream, without running it. Raises its errors, and EngineError if CUDA cannot."""
         driver, stream = self.driver, self._stream
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self.call("record a CUDA graph", driver.cuStreamBeginCapture, stream, mode)

@@ -36,14 +36,15 @@ def saturates() -> str:
 
 
 def difference_in_words(found: Array, expected: Array, kind: str) -> str:
-    """What is wrong with a convolution's sums; empty if nothing is."""
+    """Describe what is wrong with a convolution's sums; empty if nothing is."""
     if np.array_equal(found, expected):
         return ""
     worst = int(np.argmax(np.abs(found - expected)))
     return (
-        f"ONNX Runtime's INT8 convolution of {kind} saturates on this CPU: it gives {found.flat[worst]:.0f} for "
-        f"{expected.flat[worst]:.0f}, because without VNNI instructions pairs of products are added in 16 bits. With its "
-        "default options it does not compute what the graph says; skdeploy's own runs are not affected"
+        f"ONNX Runtime's INT8 convolution of {kind} saturates on this CPU: it returns {found.flat[worst]:.0f} "
+        f"instead of {expected.flat[worst]:.0f}, because a CPU without VNNI instructions adds pairs of "
+        "products in 16 bits. With ONNX Runtime's default options the results are wrong; skdeploy's own runs "
+        "are not affected"
     )
 
 

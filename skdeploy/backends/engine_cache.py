@@ -38,7 +38,8 @@ def default_root() -> Path:
         return Path.home() / ".cache" / "skdeploy" / "onnxruntime-engines"
     except RuntimeError as error:
         raise UsageError(
-            f"no folder for engines: {error}", advice="set XDG_CACHE_HOME, or give --backend-option cache=FOLDER"
+            f"cannot make a folder for engines: {error}",
+            advice="set XDG_CACHE_HOME, or give --backend-option cache=FOLDER",
         ) from error
 
 
@@ -74,9 +75,9 @@ def require_private(folder: Path) -> None:
             shared = 0  # like /tmp: others add to it, and cannot rename or remove what is not theirs
         if found.st_uid not in (os.geteuid(), 0) or shared:
             raise UsageError(
-                f"engines are native code, and others can write to {part} (mode {stat.S_IMODE(found.st_mode):04o}, "
-                f"owner {found.st_uid}): nothing is loaded from {folder}",
-                advice="make it this user's alone (chmod go-w), give --backend-option cache=FOLDER, or cache=off",
+                f"engines are native code, and other users can write to {part} (mode "
+                f"{stat.S_IMODE(found.st_mode):04o}, owner {found.st_uid}): nothing is loaded from {folder}",
+                advice="make it private (chmod go-w), or give --backend-option cache=FOLDER or cache=off",
             )
 
 

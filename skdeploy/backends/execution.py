@@ -70,7 +70,7 @@ class Execution:
                 self._must(set_shape, f"set the shape of {name} to {array.shape}", log)
             if unknown := self._insufficient():
                 raise EngineError(
-                    f"{self._artifact}: the shapes of {', '.join(unknown)} are not known from the inputs",
+                    f"{self._artifact}: the shapes of {', '.join(unknown)} cannot be computed from the inputs",
                     advice="export the network again, with shapes that follow from its inputs",
                 )
             for name, buffer in self._outputs.items():
@@ -113,7 +113,7 @@ class Execution:
             return self._gpu.record(self.enqueue)
         except EngineError as error:
             raise EngineError(
-                f"{self._artifact} does not go into a CUDA graph: {error.message}", advice="run it without CUDA graphs"
+                f"{self._artifact} cannot run as a CUDA graph: {error.message}", advice="run it without CUDA graphs"
             ) from error
 
     def _must(self, succeeded: bool, what: str, log: Log) -> None:
@@ -175,7 +175,7 @@ class BoundPlan(AbstractContextManager["BoundPlan"]):
         return RunTimes(host_ms, self._end.ms_since(self._start))
 
     def outputs(self) -> dict[str, Array]:
-        """What the last ``run`` computed. Raises UsageError before the first, and after ``close``."""
+        """The outputs of the last ``run``. Raises UsageError before the first, and after ``close``."""
         if self._closed or not self._ran:
             raise UsageError("this bound plan has no outputs", advice="call run first, and close it last")
         return self._execution.outputs()

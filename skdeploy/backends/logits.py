@@ -17,7 +17,7 @@ OUTPUT: Final = "logits"  # what a network computes, in every graph; ``zoo/gates
 
 
 def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
-    """What makes a comparison pointless: no logits, another shape or type, values that are not finite."""
+    """Reasons why a comparison is pointless: no logits, another shape or type, values that are not finite."""
     logits = outputs.get(OUTPUT)
     if logits is None:
         return (f"no output named {OUTPUT!r}, only {sorted(outputs)}",)

@@ -45,7 +45,7 @@ class Metrics(Frozen):
 
     @property
     def figures_text(self) -> str:
-        """What the task measured besides, in words."""
+        """The task's own figures, in words."""
         return ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
 
 
@@ -114,7 +114,7 @@ def largest_difference(expected: Outputs, found: Outputs, scale: Outputs | None 
 def violations(
     metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, value: str = "logit"
 ) -> tuple[str, ...]:
-    """What is out of tolerance, in words; nothing means parity. A NaN metric is a violation. ``name_of`` names an image, and
+    """List what is out of tolerance; an empty list means parity. A NaN metric is a violation. ``name_of`` names an image, and
     ``value`` is what an output holds.
     """
 

@@ -198,7 +198,8 @@ def int8_kernels_refused(model: ir.Model) -> str:
 
     if _has_narrow(model):
         return (
-            "with them ONNX Runtime rounds the FP16 biases beside INT8 away; export with --int8-fallback fp32 for them"
+            "with them ONNX Runtime rounds the FP16 biases beside INT8 away; export with --int8-fallback fp32 "
+            "to use them"
         )
     return "they saturate on this CPU, which has no VNNI instructions" if saturates() else ""
 
@@ -320,7 +321,7 @@ def _has_narrow(model: ir.Model) -> bool:
 
 def _tensor_spec(value: Any) -> TensorSpec:
     if value.type not in DTYPES:
-        raise ExportError(f"{value.name} has type {value.type}, and numpy has no such type")
+        raise ExportError(f"{value.name} has type {value.type}, which numpy does not have")
     # A dynamic dimension without a name is like no other.
     shape = tuple(f"{value.name}.{axis}" if size is None else size for axis, size in enumerate(value.shape))
     return TensorSpec(name=value.name, dtype=DTYPES[value.type], shape=shape)

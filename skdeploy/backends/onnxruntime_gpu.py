@@ -37,7 +37,7 @@ def _number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
+        raise ValueError(f"{text!r} is not a whole number") from None
 
 
 def _mebibytes(text: str) -> int:
@@ -59,7 +59,7 @@ def _on_or_off(text: str) -> bool:
 def _three(text: str) -> list[str]:
     parts = text.split("/")
     if len(parts) != 3:
-        raise ValueError("the smallest, the most frequent and the largest, like 1/8/32")
+        raise ValueError("give the smallest, the most frequent and the largest, such as 1/8/32")
     return parts
 
 
@@ -70,13 +70,13 @@ def _batch(text: str) -> tuple[int, ...]:
 def _sizes(text: str) -> tuple[tuple[int, ...], ...]:
     sizes = tuple(tuple(_number(side) for side in part.split("x")) for part in _three(text))
     if any(len(size) != 2 for size in sizes):
-        raise ValueError("HEIGHTxWIDTH, like 112x112/224x224/448x448")
+        raise ValueError("give HEIGHTxWIDTH three times, such as 112x112/224x224/448x448")
     return sizes
 
 
 def _cache(text: str) -> Path | None:
     if not text:
-        raise ValueError("a folder, or off")
+        raise ValueError("give a folder, or off")
     return None if text == "off" else Path(text).absolute()
 
 
@@ -107,7 +107,7 @@ class CudaOptions:
         _require_at_least("memory-mib", _in_mebibytes(self.memory_bytes), 1)
 
     def provider_options(self, inputs: Sequence[TensorSpec] = (), folder: Path | None = None) -> dict[str, str]:
-        """What ONNX Runtime calls them; the others' ``inputs`` and ``folder`` make no difference."""
+        """The options under ONNX Runtime's names; ``inputs`` and ``folder`` are not used."""
         del inputs, folder
         found = {
             "device_id": str(self.device),
@@ -149,7 +149,7 @@ class TensorRTOptions:
         _require_at_least("device", self.device, 0)
         _require_at_least("workspace-mib", _in_mebibytes(self.workspace_bytes), 1)
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
-            raise UsageError(f"opt-level {self.optimization_level}: 0 to 5")
+            raise UsageError(f"opt-level {self.optimization_level}: must be 0 to 5")
         rows = [("batch", self.batch)]
         rows += [("sizes", side) for side in zip(*self.sizes, strict=True)] if self.sizes else []
         for name, (low, best, high) in rows:
@@ -166,7 +166,7 @@ class TensorRTOptions:
         return {spec.name: _shapes(spec, self.batch, self.sizes) for spec in inputs}
 
     def provider_options(self, inputs: Sequence[TensorSpec], folder: Path | None) -> dict[str, str]:
-        """What ONNX Runtime calls them; ``folder`` is where it keeps this graph's engine, None for nowhere.
+        """The options under ONNX Runtime's names; ``folder`` is where it keeps this graph's engine, None for nowhere.
 
         The TensorRT provider takes "True" and "False" alone for a switch, CUDA's takes "1" and "0" too.
         """
@@ -204,7 +204,7 @@ GpuOptions = CudaOptions | TensorRTOptions
 
 def _require_at_least(name: str, number: int | None, least: int) -> None:
     if number is not None and number < least:
-        raise UsageError(f"{name} {number}: at least {least}")
+        raise UsageError(f"{name} {number}: must be at least {least}")
 
 
 def _in_mebibytes(size_bytes: int | None) -> int | None:
@@ -228,7 +228,7 @@ def _size(spec: TensorSpec, axis: int, batch: int, size: tuple[int, int] | None)
         return batch
     if size is None or found not in ("height", "width"):
         raise UsageError(
-            f"input {spec} leaves {found} open, and TensorRT needs limits for it",
-            advice="give --backend-option sizes=HxW/HxW/HxW for height and width; export others with fixed sizes",
+            f"input {spec} leaves {found} open, but TensorRT needs limits for it",
+            advice="give --backend-option sizes=HxW/HxW/HxW for height and width; other dimensions must be fixed",
         )
     return size[("height", "width").index(found)]

@@ -30,7 +30,7 @@ def choose_profile(shapes: Mapping[str, Shape], profiles: Sequence[Profile]) -> 
     taken = "; or ".join(_limits_text(profile) for profile in profiles)
     raise UsageError(
         f"input {name!r} has shape {tuple(shape)}: {dimension(axis, len(shape))} {shape[axis]} is outside {whose}",
-        advice=f"the engine takes {taken}; build one with a wider profile",
+        advice=f"the engine takes {taken}; build an engine with a wider profile",
     )
 
 
@@ -57,7 +57,7 @@ def _distance(shapes: Mapping[str, Shape], profile: Profile) -> float:
 
 
 def _limits_text(profile: Profile) -> str:
-    """What may change, as "batch 1 to 8, best at 4"; of an engine of static shapes, the shapes."""
+    """Describe the sizes that an engine takes, such as "batch 1 to 8, best at 4", or its static shapes."""
     parts = []
     for name, (lows, bests, highs) in profile.items():
         changing = [

@@ -31,7 +31,7 @@ _LIBRARIES: Final = {
 
 
 def problem(ort: Any, options: GpuOptions) -> SkdeployError | None:
-    """Why a provider cannot work here, as far as can be told without opening a graph; None if it may. Loads its libraries."""
+    """Why a provider cannot work here, if that can be seen without opening a graph; None if it may. Loads its libraries."""
     provider, devices = options.PROVIDER, cuda.devices()
     if provider not in ort.get_available_providers():
         here = "" if devices else f"; and there is no GPU here: {cuda.driver_problem()}"
@@ -46,7 +46,7 @@ def problem(ort: Any, options: GpuOptions) -> SkdeployError | None:
         )
     if options.device >= len(devices):
         found = ", ".join(f"{gpu.index} {gpu.name}" for gpu in devices)
-        return UsageError(f"there is no GPU number {options.device}", advice=f"there is {found}")
+        return UsageError(f"there is no GPU number {options.device}", advice=f"the GPUs are {found}")
     driver = old_driver(built_for_cuda(), cuda.driver_version(), provider)
     if driver is not None:
         return driver
@@ -65,7 +65,8 @@ def old_driver(built_for: str, serves: str, provider: str) -> DependencyError | 
     if not built_for or not serves or int(built_for.partition(".")[0]) <= int(serves.partition(".")[0]):
         return None
     return DependencyError(
-        f"the NVIDIA driver is too old for {provider}: it serves CUDA {serves}, this ONNX Runtime is built for {built_for}",
+        f"the NVIDIA driver is too old for {provider}: it supports CUDA {serves}, but this ONNX Runtime is "
+        f"built for {built_for}",
         advice="install a newer driver, or an onnxruntime-gpu built for an older CUDA",
     )
 
@@ -94,14 +95,14 @@ def missing_library(folder: Path, provider: str) -> DependencyError | None:
 
     ONNX Runtime itself drops such a provider with a warning. A build that has its provider in another library passes.
     """
-    library = folder / _LIBRARIES.get(provider, "in no library of its own")
+    library = folder / _LIBRARIES.get(provider, "in none of its own libraries")
     if not library.exists():
         return None
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
         return DependencyError(
-            f"{provider} does not load: {error}{_other_tensorrt(str(error))}", advice=_cure(str(error))
+            f"cannot load {provider}: {error}{_other_tensorrt(str(error))}", advice=_cure(str(error))
         )
     return None
 
@@ -111,11 +112,11 @@ def _other_tensorrt(words: str) -> str:
     wanted = _TENSORRT_LIBRARY.search(words)
     if wanted is None or not engines.installed("tensorrt"):
         return ""
-    return f"; it needs TensorRT {wanted[1]}, and {engines.version('tensorrt')} is installed"
+    return f"; it needs TensorRT {wanted[1]}, but {engines.version('tensorrt')} is installed"
 
 
 def _cure(words: str) -> str:
-    """What to install, from the loader's words, which name the library that is missing with its version."""
+    """Find what to install, from the loader's message, which names the missing library and its version."""
     tensorrt = _TENSORRT_LIBRARY.search(words)
     if tensorrt is not None:
         return f'this ONNX Runtime is built for TensorRT {tensorrt[1]}: pip install "tensorrt=={tensorrt[1]}.*"'
@@ -132,16 +133,18 @@ def dropped(provider: str, left: Sequence[str]) -> DependencyError:
 
 
 def opening_error(words: str, provider: str, shown: str) -> SkdeployError:
-    """What ONNX Runtime's exception in opening a graph means, of ``words``, its text."""
+    """Explain ONNX Runtime's exception on opening a graph, from its text, ``words``."""
     cuda_failure = re.search(r"CUDA failure \d+: [^;\n]*[^;\s]", words)  # after it come files and lines of its source
     first = cuda_failure[0] if cuda_failure is not None else words.partition("\n")[0]
     if "fallback to CPU EP has been explicitly disabled" in words:
         return EngineError(
-            f"{provider} does not run all of {shown}: part of it would be on the CPU",
-            advice="this ONNX Runtime cannot tell which nodes, 1.24 and later can: update it, or use --backend onnxruntime",
+            f"{provider} does not run all of {shown}: part of it would run on the CPU",
+            advice="ONNX Runtime 1.24 and later can show which nodes: update it, or use --backend onnxruntime",
         )
     if "CUDA Provider not available" in words:  # TensorRT's provider runs beside it
-        return DependencyError(f"{provider} needs ONNX Runtime's CUDA provider, which does not load", advice=LIBRARIES)
+        return DependencyError(
+            f"{provider} needs ONNX Runtime's CUDA provider, which cannot be loaded", advice=LIBRARIES
+        )
     if "driver version is insufficient" in words:
         return DependencyError(
             f"the NVIDIA driver is too old for {provider}: {first}",
@@ -150,9 +153,9 @@ def opening_error(words: str, provider: str, shown: str) -> SkdeployError:
     if "out of memory" in words or "Failed to allocate memory" in words:
         return EngineError(
             f"{provider} has too little GPU memory for {shown}: {first}",
-            advice="free GPU memory, or give --backend-option memory-mib=N or workspace-mib=N another value",
+            advice="free GPU memory, or set --backend-option memory-mib=N or workspace-mib=N to another value",
         )
-    return EngineError(f"{provider} cannot open {shown}: {first}", advice="`skdeploy doctor` tells what works here")
+    return EngineError(f"{provider} cannot open {shown}: {first}", advice="`skdeploy doctor` shows what works here")
 
 
 def probe(options: GpuOptions) -> Availability:

@@ -96,8 +96,8 @@ def _refuse_narrow_inside(graph: ir.Graph, narrow: Mapping[ir.DataType | None, P
                         continue
                     words = narrow[value.dtype].words
                     raise PrecisionError(
-                        f"{node.name} ({node.op_type}) has {words} tensors in its graph, as {value.name}: how {words} "
-                        "rounds them cannot be shown on a CPU",
+                        f"{node.name} ({node.op_type}) has {words} tensors in its graph, such as {value.name}; "
+                        f"a CPU cannot show how {words} rounds them",
                         advice="export the network with this part in FP32",
                     )
 

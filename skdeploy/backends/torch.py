@@ -61,10 +61,10 @@ class TorchSession(Session):
                     raise
                 raise UsageError(
                     f"{self._own} fails on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}",
-                    advice="it must take any number of images at once, as often as it is called",
+                    advice="it must take any number of images at once, and be callable many times",
                 ) from error
         if not isinstance(logits, torch.Tensor):
-            raise UsageError(f"{self._own} gives a {type(logits).__name__}, and gave a tensor before")
+            raise UsageError(f"{self._own} returns a {type(logits).__name__}, but returned a tensor before")
         return {"logits": logits.cpu().numpy()}
 
 

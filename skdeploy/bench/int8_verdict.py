@@ -39,16 +39,16 @@ def int8_sentence(
     span = f"95 % interval {ratio.low:.3f} to {ratio.high:.3f}"
     if emulated:
         return (
-            f"it is not shown whether INT8 pays {where}: {int8} ran without INT8 kernels ({emulated}), and so took "
-            f"{ratio.ratio:.3f} times as long as {other} ({span})"
+            f"this does not show whether INT8 pays {where}: {int8} ran without INT8 kernels ({emulated}) and "
+            f"took {ratio.ratio:.3f} times as long as {other} ({span})"
         )
     said = {
         "faster": f"{int8} is {1 / ratio.ratio:.2f} times as fast as {other}",
         "slower": f"{int8} takes {ratio.ratio:.2f} times as long as {other}",
-        "no difference": f"no difference between {int8} and {other} is shown",
+        "no difference": f"no significant difference between {int8} and {other}",
     }[ratio.verdict]
     pays = "pays" if ratio.verdict == "faster" else "does not pay"
     # Against FP32 the question is open where FP16 is fast too: GPUs have kernels of its own for it.
     fast = precision is Precision.FP32 and backends.backend(backend).DEVICE == "gpu"
-    more = "; FP16 is the other choice there: give --against an FP16 bundle" if fast else ""
-    return f"INT8 {pays} against {name} {where}: {said} (latency {ratio.ratio:.3f} times, {span}){more}"
+    more = "; FP16 may be faster there: give an FP16 bundle as --against" if fast else ""
+    return f"INT8 {pays} compared with {name} {where}: {said} (latency {ratio.ratio:.3f} times, {span}){more}"

@@ -78,14 +78,18 @@ def bench(folder: Path, options: BenchOptions, progress: Progress) -> BenchRepor
 
 def _check(options: BenchOptions) -> None:
     if not 0 < options.seconds <= SECONDS_AT_MOST:
-        raise UsageError(f"--seconds {options.seconds:g}: not a time to measure", advice="give some seconds, like 3")
+        raise UsageError(
+            f"--seconds {options.seconds:g} must be above 0 and at most {SECONDS_AT_MOST:g}",
+            advice="give a few seconds, such as 3",
+        )
     if options.threads is not None and options.threads < 1:
-        raise UsageError(f"--threads {options.threads}: nothing runs on no thread", advice="give 1 or more")
+        raise UsageError(f"--threads {options.threads}: must be at least 1", advice="leave it out to use every core")
     cores = cpu.cores()
     if options.threads is not None and options.threads > cores:
         raise UsageError(
-            f"--threads {options.threads}: we may use {cores} cores, and more threads than that wait for each other",
-            advice=f"give {cores} or less",
+            f"--threads {options.threads}: this process may use {cores} cores, and more threads would wait for "
+            "each other",
+            advice=f"give {cores} or fewer",
         )
 
 
@@ -113,7 +117,7 @@ def _pairs(
     for runner in runners:
         match = next((candidate for candidate in against if candidate.backend == runner.backend), None)
         if match is None:
-            notes.append(f"{runner.shown} has nothing to be compared with on that backend")
+            notes.append(f"{runner.shown}: nothing on that backend to compare it with")
             pairs.append((runner,))
         elif (match.bundle.path(match.artifact), match.backend) == (bundle.path(runner.artifact), runner.backend):
             raise UsageError(
@@ -123,8 +127,8 @@ def _pairs(
             pairs.append((runner, match))
     if all(len(pair) == 1 for pair in pairs):
         raise UsageError(
-            f"nothing of {bundle.folder} and {other.folder} runs on one backend: {'; '.join(notes)}",
-            advice="name artifacts of one kind with --artifact and --against-artifact",
+            f"{bundle.folder} and {other.folder} have nothing that runs on the same backend: {'; '.join(notes)}",
+            advice="name two artifacts of one kind with --artifact and --against-artifact",
         )
     return pairs
 

@@ -32,7 +32,7 @@ def require_memory(graph: Path, shown: str, feeds: Mapping[str, Array], image: I
     needed = least_memory_bytes(fuse(plain.model, ONNXRUNTIME), Types(Precision.FP32))
     if needed > free:
         raise UsageError(
-            f"a batch of {batch} of {shown} needs {needed / 1e9:.1f} GB of memory at the least, "
-            f"and {free / 1e9:.1f} GB are free",
+            f"a batch of {batch} of {shown} needs at least {needed / 1000000000.0:.1f} GB of memory, but "
+            f"{free / 1000000000.0:.1f} GB are free",
             advice="give a smaller --batch",
         )

@@ -1,4 +1,4 @@
-"""What a bench found, as it is printed, written to receipts and read by the report."""
+"""Results of a bench, as printed, written to receipts and read by the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skdeploy.devices.machine_state import MachineState
 
 
 class BatchLatency(Frozen):
-    """One batch size. ``device_ms`` is of the device alone, where the backend tells it."""
+    """One batch size. ``device_ms`` is the device's time alone, if the backend measures it."""
 
     batch: int
     runs: int
@@ -41,7 +41,7 @@ class LatencyReport(Frozen):
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What makes the figures doubtful: no stable state, and what the machine did meanwhile."""
+        """Reasons to doubt the figures: no stable state, or a busy machine."""
         unstable = [
             f"batch {row.batch} was not stable after {row.warm_up_seconds:.0f} s of warm-up"
             for row in self.batches
@@ -86,7 +86,7 @@ class LatencyReceipt(LatencyReport):
 
 
 class Measured(Frozen):
-    """A latency with the bundle, artifact and backend that it is of."""
+    """A latency with the bundle, artifact and backend that it belongs to."""
 
     bundle: str
     artifact: str

@@ -1,4 +1,4 @@
-"""What timed runs say: percentiles, when the warm-up is over, and how sure the ratio of two artifacts is.
+"""Statistics of timed runs: percentiles, when the warm-up is over, and how sure the ratio of two artifacts is.
 
 Numpy alone, because the image that only runs engines has no scipy; the tests compare with scipy.
 """
@@ -68,7 +68,7 @@ def ratio_of(blocks: Sequence[float], against: Sequence[float], *, seed: int = 0
     Raises ValueError for fewer than two pairs or unequal numbers.
     """
     if len(blocks) != len(against) or len(blocks) < 2:
-        raise ValueError(f"{len(blocks)} and {len(against)} blocks make no two pairs")
+        raise ValueError(f"two pairs of blocks are needed, but there are {len(blocks)} and {len(against)} blocks")
     logs = np.log(np.asarray(blocks, np.float64)) - np.log(np.asarray(against, np.float64))
     drawn = np.random.default_rng(seed).integers(0, len(logs), (RESAMPLES, len(logs)))
     medians = np.median(logs[drawn], axis=1)

@@ -1,4 +1,4 @@
-"""What a bench times: an artifact of a bundle, in a session as a user of that backend would open it, with feeds."""
+"""The subjects of a bench: an artifact of a bundle, in a session as a user of that backend would open it, with feeds."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def random_feeds(inputs: Sequence[TensorSpec], batch: int, image: InputSpec, see
         first = spec.shape[0] if spec.shape else batch
         if isinstance(first, int) and first != batch:
             raise UsageError(
-                f"{shown} takes batches of {first} only: its input {spec.name!r} is {spec}, and --batch has {batch}",
+                f"{shown} takes only batches of {first}: its input {spec.name!r} is {spec}, but --batch has {batch}",
                 advice=f"give --batch {first}, or export it with a dynamic batch",
             )
         shape = tuple(size if isinstance(size, int) else sizes[axis] for axis, size in enumerate(spec.shape))
@@ -66,7 +66,7 @@ def random_feeds(inputs: Sequence[TensorSpec], batch: int, image: InputSpec, see
         wanted = int(np.prod([float(size) for size in shape])) * dtype.itemsize
         if wanted > MANY_BYTES:
             raise UsageError(
-                f"a batch of {batch} has {wanted / 2**30:.1f} GiB of inputs", advice="give a smaller --batch"
+                f"a batch of {batch} needs {wanted / 2**30:.1f} GiB for its inputs", advice="give a smaller --batch"
             )
         if dtype.kind == "f":
             feeds[spec.name] = random.standard_normal(shape, np.float32).astype(dtype)
@@ -83,10 +83,12 @@ def parse_batches(text: str) -> tuple[int, ...]:
             batch = int(word)
         except ValueError as error:
             raise UsageError(
-                f"--batch {text!r}: {word.strip()!r} is no whole number", advice="give sizes like 1,8,32"
+                f"--batch {text!r}: {word.strip()!r} is not a whole number", advice="give batch sizes such as 1,8,32"
             ) from error
         if batch < 1:
-            raise UsageError(f"--batch {text!r}: a batch of {batch} has no image", advice="give sizes like 1,8,32")
+            raise UsageError(
+                f"--batch {text!r}: a batch needs at least 1 image", advice="give batch sizes such as 1,8,32"
+            )
         batches.append(batch)
     return tuple(dict.fromkeys(batches))
 
@@ -127,7 +129,8 @@ def choose(
         chosen += runners
     if not chosen:
         raise DependencyError(
-            f"nothing of {bundle.folder} runs here: {'; '.join(notes)}", advice="see `skdeploy doctor`"
+            f"{bundle.folder} has nothing that runs here: {'; '.join(notes)}",
+            advice="`skdeploy doctor` shows what is missing",
         )
     return chosen, notes
 
@@ -149,7 +152,7 @@ def _nothing_to_run(bundle: Bundle, named: Runner | None, name: str) -> UsageErr
         return UsageError(f"{named.artifact.path} does not run on {name}", advice=f"it runs on {named.backend}")
     return UsageError(
         f"{bundle.folder} has no engine for {name}",
-        advice=f"`skdeploy build {bundle.folder} --target {name}` makes one",
+        advice=f"build one with `skdeploy build {bundle.folder} --target {name}`",
     )
 
 
@@ -158,7 +161,7 @@ def opened(runner: Runner, threads: int | None, *, cuda_graph: bool) -> Iterator
     """The runner as its backend's users run it. Raises what opening it raises."""
     if runner.artifact.format == "engine":
         with runner.open() as session:
-            text = "one CUDA graph a run" if cuda_graph else "no CUDA graph"
+            text = "as one CUDA graph" if cuda_graph else "without a CUDA graph"
             yield Subject(runner, Deployed(session, text), cuda_graph)
     else:
         with runner.open_deployed(threads or cpu.cores()) as deployed:
@@ -170,6 +173,6 @@ def check_output(subject: Subject, feeds: Mapping[str, Array], batch: int) -> No
     for name, array in subject.opened.session.run(feeds).items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ExportError(
-                f"{subject.runner.shown} gives {name!r} that is not finite, in batches of {batch}",
-                advice="`skdeploy verify --blame` shows where it comes from",
+                f"{subject.runner.shown} returns NaN or infinite values in {name!r}, in batches of {batch}",
+                advice="`skdeploy verify --blame` shows where they come from",
             )

@@ -20,7 +20,7 @@ BLOCKS: Final = 10  # at least, however long a run takes: the bootstrap needs so
 
 
 class Run(NamedTuple):
-    """One inference: ``host_ms`` with all copies and waiting; ``device_ms`` of the device alone where it is told."""
+    """One inference: ``host_ms`` with all copies and waiting; ``device_ms`` of the device alone, if it is measured."""
 
     host_ms: float
     device_ms: float | None
@@ -41,7 +41,7 @@ class WarmUp:
 
 @dataclass
 class Timed:
-    """What one artifact did: runs by block."""
+    """The runs of one artifact, by block."""
 
     warm_up: WarmUp
     blocks: list[list[Run]] = field(default_factory=list)

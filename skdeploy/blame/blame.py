@@ -85,7 +85,9 @@ def blame(
     """
     tell = progress or Silent()
     if len(chain) < 2:
-        raise UsageError("there is one stage only, and nothing to compare it with", advice="export the model again")
+        raise UsageError(
+            "the bundle has only one stage, so there is nothing to compare it with", advice="export the model again"
+        )
     report = BlameReport(model=spec.name, dataset=dataset, images=len(pixels), first=chain[0].name, stages=())
     wrongly_fed = _wrongly_fed(chain, pixels, fed, spec)
     stages, worst = _run_stages(chain, pixels, spec, tell)
@@ -106,7 +108,7 @@ def blame(
         }
     )
     if isinstance(found, EngineStage) or isinstance(before, EngineStage):
-        return report.model_copy(update={"note": "nothing inside an engine can be seen"})
+        return report.model_copy(update={"note": "skdeploy cannot see inside an engine"})
     tell.update(f"{found.name}, tensor by tensor")
     graphs = [stage for stage in chain[chain.index(found) :] if isinstance(stage, GraphStage)]
     suspect = Suspect(found, before, graphs[0] if graphs else None)
@@ -116,7 +118,7 @@ def blame(
 def _wrongly_fed(
     chain: Sequence[Stage], pixels: Pixels, fed: Inputs | None, spec: ModelSpec
 ) -> tuple[str, BlamedTensor] | None:
-    """What is fed with something else than the card's input, and how that differs: the user's own code, or a stage."""
+    """Find which stage, or the user's own code, gets another input than the card's, and how it differs."""
     limit = tolerance_of(spec, Precision.FP32).min_sqnr_db
     expected = expected_input(pixels, spec.preprocess)
     inputs = {} if fed is None else {YOURS: fed}

@@ -92,7 +92,7 @@ def _graph_stage(
     made_from, ranges = bundle.artifact(before or ""), bundle.artifact(contents.RANGES)
     if made_from is None or ranges is None:
         raise IntegrityError(
-            f"{bundle.folder} lacks what {artifact.path} was made from: the FP32 graph and {contents.RANGES}",
+            f"{bundle.folder} lacks the files that {artifact.path} was made from: the FP32 graph and {contents.RANGES}",
             advice="export it again",
         )
     source, file = bundle.check(made_from), bundle.check(ranges)

@@ -1,4 +1,4 @@
-"""What a stage, or somebody's own serving code, feeds the network with: whether it is the card's input, and if not, why."""
+"""The input of a stage, or of the user's serving code, compared with the card's."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def read_fed(path: Path, images: int, spec: ModelSpec) -> Inputs:
     try:
         array = np.load(path, allow_pickle=False)
     except READING as error:
-        raise UsageError(f"{path} cannot be read as .npy: {error}", advice=advice) from error
+        raise UsageError(f"cannot read {path} as .npy: {error}", advice=advice) from error
     wanted = (images, *spec.input.shape)
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != wanted:
         shown = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise UsageError(f"{path} holds {shown}, and the images make float32{list(wanted)}", advice=advice)
+        raise UsageError(f"{path} holds {shown}, but the images need float32{list(wanted)}", advice=advice)
     return array

@@ -60,7 +60,7 @@ def look_inside(
         before, found = ({OUTPUT: made.logits(image)} for made in (suspect.before, reference))
         problems = task.violations(task.measure(before, found, tolerance), tolerance)
         if problems:
-            note = f"making its channels equal before INT8 changes what it computes: {problems[0]}"
+            note = f"equalizing its channels before INT8 changes the result: {problems[0]}"
             return report.model_copy(update={"note": note})
     graphs = [one for one in (stage, reference, suspect.graph) if isinstance(one, GraphStage)]
     image = np.repeat(image, max([1, *(graph.fixed_batch or 1 for graph in graphs)]), axis=0)
@@ -176,19 +176,19 @@ def _save(
     known = {pair.found: pair for pair in pairs}
     pair = next((pair for pair in pairs if pair.reference == blamed.reference), None)
     if graph is None or pair is None:
-        return report.model_copy(update={"note": "no graph has this tensor, so there is none to cut"})
+        return report.model_copy(update={"note": "no graph has this tensor, so no graph can be cut out"})
     segment = graph.parts.segment(pair.found, known.keys())
     feeds = graph.segment_feeds(segment, known, recording, image)
     expected = recording.feed(pair)
     shown = decibels(expected, graph.parts.run(segment.nodes, feeds, [pair.found], graph.name)[pair.found])
     if shown is not None and report.floor_db is not None and shown >= report.floor_db:
-        note = f"{graph.name} is right where {report.guilty} is wrong, so there is no graph to cut that shows it"
+        note = f"{graph.name} is right where {report.guilty} is wrong, so no graph can be cut out that shows it"
         return report.model_copy(update={"note": note})
     model = graph.parts.cut(segment.nodes, feeds, [pair.found])
     story = (
-        f"Cut from {graph.name} of {report.model} by skdeploy verify --blame --save-repro, on {report.image} of "
-        f"{report.dataset}.\nIn inputs.npz are the inputs, in expected.npz what {pair.found} should be; both are of the "
-        f"stage before.\n{report.verdict}."
+        f"Cut from {graph.name} of {report.model} by skdeploy verify --blame --save-repro, on {report.image} "
+        f"of {report.dataset}.\ninputs.npz has the inputs, expected.npz has what {pair.found} should be; both "
+        f"come from the stage before.\n{report.verdict}."
     )
     save_repro(folder, model, feeds, {pair.found: expected}, story)
     return report.model_copy(update={"repro": str(folder)})
@@ -196,12 +196,13 @@ def _save(
 
 def _nobody(rows: Sequence[LayerResult], floor: float) -> str:
     if not rows:
-        return "it has no tensor in common with the stage before, by name, so none can be blamed"
+        return "it shares no tensor names with the stage before, so no tensor can be blamed"
     worst = min(rows, key=lambda row: EXACT_DB if row.own_db is None else row.own_db)
     drop = max(rows, key=_drop)
     said = (
-        f"no tensor alone: of {len(rows)}, {worst.tensor} has most error of its own, {worst.own_db:.1f} dB, and the card "
-        f"allows {floor:g} dB. Many errors add up, or the network amplifies them"
+        f"no single tensor: of {len(rows)}, {worst.tensor} has the largest error of its own, "
+        f"{worst.own_db:.1f} dB, and the card allows {floor:g} dB. Many small errors add up, or the network "
+        "amplifies them"
     )
     if drop.inputs_db is None or drop.run_db is None or _drop(drop) <= 0:
         return said

@@ -27,7 +27,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Own:
-    """What a stage makes of one tensor when everything that it is made of is the reference's: its own error, and no other.
+    """A tensor computed by a stage from the reference's inputs, which shows only its own error.
 
     ``value`` is in the reference's terms, the offset added. ``inputs``: the found names of the tensors that it is made of,
     none where they are not known.
@@ -63,7 +63,7 @@ class Recording:
         return name in self._files
 
     def feed(self, pair: Pair) -> NDArray[np.float32]:
-        """What the suspected stage must be given for a tensor to have the reference's: in float32, the offset taken away."""
+        """Convert the reference's value for the suspected stage: to float32, without the offset."""
         reference = self.get(pair.reference)
         return (reference - pair.offset if pair.offset else reference).astype(np.float32)
 

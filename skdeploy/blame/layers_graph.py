@@ -115,7 +115,7 @@ class GraphStage:
         return {name: own[name] if name in own else recording.feed(known[name]) for name in segment.inputs}
 
     def rounded(self, tensor: str) -> str:
-        """What holds a tensor of the graph after its rounding to FP16."""
+        """Find the tensor that holds a tensor of the graph after rounding to FP16."""
         name = f"{tensor}{ROUNDED}"
         return name if name in self.parts.maker else tensor
 

@@ -27,7 +27,7 @@ INT8_MAX: Final = 127
 def offsets(
     model: ir.Model, ranges: Ranges, keep: Iterable[str], *, keep_grouped: bool, half: bool
 ) -> dict[str, float]:
-    """What was taken from each shifted tensor when ``model``, the equalized FP32 graph, was quantized.
+    """Return the offset subtracted from each shifted tensor when ``model``, the equalized FP32 graph, was quantized.
 
     Computed from the ranges and not from the INT8 graph, whose scales may be what is wrong.
     """
@@ -44,7 +44,9 @@ def offsets(
 
 
 def int8_range(model: ir.Model, pair: Pair) -> tuple[Int8Range | None, ir.Node | None]:
-    """What an INT8 tensor can hold, in the reference's terms, and the node that quantizes it; None, None for another tensor."""
+    """Return the range that an INT8 tensor can hold, in the reference's terms, and the node that quantizes it; None, None for
+    another tensor.
+    """
     wanted = pair.found.removesuffix(ROUNDED)
     node = next((node for node in model.graph for value in node.outputs if value.name == wanted), None)
     if node is None or node.op_type != DEQUANTIZE:

@@ -46,7 +46,7 @@ class Parts:
         for node in self.nodes:
             if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
                 raise UsageError(
-                    f"{node.name} ({node.op_type}) has a graph inside: its tensors cannot be told one by one",
+                    f"{node.name} ({node.op_type}) has a graph inside it, so its tensors cannot be compared one by one",
                     advice="export without control flow",
                 )
 

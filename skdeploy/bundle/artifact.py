@@ -52,14 +52,14 @@ class Artifact(Frozen):
         if isinstance(facts, UnreadFacts):
             engine = self.format == "engine"
             raise IntegrityError(
-                f"the manifest's facts of {self.path} are not what this version of skdeploy writes: {facts.problem}",
+                f"this version of skdeploy did not write the manifest's facts of {self.path}: {facts.problem}",
                 advice=f"remove {self.path} from the bundle, and build it again: skdeploy build BUNDLE"
                 if engine
                 else "restore the manifest, or export again into another folder",
             )
         if not isinstance(facts, kind):
             raise IntegrityError(
-                f"the manifest says that {self.path} was made by the station {self.station!r}, which cannot be",
+                f"the manifest says that the station {self.station!r} made {self.path}, which cannot be",
                 advice="restore the manifest, or export again into another folder",
             )
         return facts
@@ -79,5 +79,5 @@ def tool_versions(distributions: tuple[str, ...]) -> dict[str, str]:
 def recipe_key(
     station: str, parents: Mapping[str, str], options: Mapping[str, JsonValue], tools: Mapping[str, str]
 ) -> str:
-    """What decides whether a station must run again."""
+    """The key that decides whether a station must run again."""
     return digest_json([station, dict(parents), dict(options), dict(tools)])

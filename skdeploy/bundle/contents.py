@@ -1,4 +1,4 @@
-"""What the files of a bundle are called."""
+"""File names in a bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found out about a bundle after its export: small JSON files beside it, each bound to the artifacts it speaks of.
+"""Evidence about a bundle after its export: small JSON files in it, each bound to the artifacts it is about.
 
 An export owns ``manifest.json`` and all that it lists. What ``evaluate``, ``sensitivity`` or ``attention`` measure later goes
 to ``evidence/<name>.json``, and holds only as long as the digests in it are the bundle's.
@@ -44,7 +44,7 @@ def keep_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterable
     try:
         write_evidence(bundle, name, report, artifacts)
     except (UsageError, IntegrityError) as error:
-        tell.note(f"the result is not kept for the bundle's report: {error.message}")
+        tell.note(f"the result is not saved for the bundle's report: {error.message}")
 
 
 def write_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterable[Artifact]) -> Path:
@@ -72,7 +72,7 @@ def read_evidence(bundle: Bundle, name: str, report: type[Report]) -> Report | N
         return None
     except (OSError, ValidationError) as error:
         raise IntegrityError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}", advice="remove it, and measure again"
+            f"cannot read {path}: {str(error).splitlines()[0]}", advice="delete it, and measure again"
         ) from error
     current = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
     return found if evidence.artifacts and evidence.artifacts.items() <= current.items() else None

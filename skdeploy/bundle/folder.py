@@ -26,7 +26,7 @@ MAX_RECORD_BYTES = 64 << 20  # a report of a large network has a few megabytes
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a file of the bundle, all of it: with an equal recipe, an earlier file stands.
+    """Everything that decides a file of the bundle: with an equal recipe, an earlier file is kept.
 
     ``parents`` are digests by name, ``tools`` the distributions whose version changes the result. ``reusable`` is false where
     the recipe does not tell all that the result depends on.
@@ -61,7 +61,8 @@ class Bundle:
     def _inside(self, path: Path) -> Path:
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise IntegrityError(
-                f"{path} is a link that leaves the bundle", advice="remove the link, and run the same command again"
+                f"{path} is a link that leads out of the bundle",
+                advice="delete the link, and run the same command again",
             )
         return path
 
@@ -86,12 +87,13 @@ class Bundle:
             return path
         again = f"`skdeploy build {self.folder}`" if artifact.format == "engine" else "the same export again"
         if not path.is_file():
-            raise IntegrityError(f"{path} is missing from the bundle", advice=f"run {again} to make it anew")
+            raise IntegrityError(f"{path} is missing from the bundle", advice=f"run {again} to make it again")
         found = digest_file(path)
         if found != artifact.sha256:
             raise IntegrityError(
-                f"{path} is not the file that the manifest describes: sha256 {found}, recorded {artifact.sha256}",
-                advice=f"it was altered or damaged after it was made; run {again}, or restore the file",
+                f"{path} is not the file that the manifest describes: its sha256 is {found}, recorded is "
+                f"{artifact.sha256}",
+                advice=f"it was changed or damaged after it was made; run {again}, or restore the file",
             )
         self._verified.add(artifact.path)
         return path
@@ -149,16 +151,16 @@ class Bundle:
         self.write_record(MANIFEST, manifest)
 
     def write_record(self, name: str, record: Frozen) -> Path:
-        """Replaces a JSON file of the folder that is no artifact, whole or not at all. Raises UsageError or IntegrityError."""
+        """Write a JSON file that is not an artifact, whole or not at all. Raises UsageError or IntegrityError."""
         path = self.folder / name
         write_text(path, record.model_dump_json(by_alias=True, indent=2) + "\n")
         return path
 
     def read_record(self, path: Path) -> bytes:
-        """What ``write_record`` wrote. Raises IntegrityError for a link out of the bundle or a huge file, and OSError."""
+        """Read what ``write_record`` wrote. Raises IntegrityError for a link out of the bundle or a huge file, and OSError."""
         size = self._inside(path).stat().st_size
         if size > MAX_RECORD_BYTES:
-            raise IntegrityError(f"{path} has {size} bytes: no record is that large", advice="remove it")
+            raise IntegrityError(f"{path} has {size} bytes: too large for a record", advice="remove it")
         return path.read_bytes()
 
     def adopt(self, spec: ModelSpec, notes: tuple[str, ...], assumptions: tuple[Assumption, ...] = ()) -> None:
@@ -182,8 +184,8 @@ class Bundle:
         """Raises IntegrityError unless the export that made this bundle came to its end, in parity or not."""
         if self.manifest.verdict == "incomplete":
             raise IntegrityError(
-                f"{self.folder} is incomplete: its export did not come to its end",
-                advice="run the same export again: finished stages are kept",
+                f"{self.folder} is incomplete: its export did not finish",
+                advice="run the same export again: finished steps are kept",
             )
 
     def check_deployable(self) -> None:
@@ -213,9 +215,9 @@ def load_bundle(folder: Path) -> Bundle:
             else "`skdeploy export` makes one, in build/ by default",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else f"it is no text: {error}"
+        why = error.strerror if isinstance(error, OSError) else f"it is not text: {error}"
         raise IntegrityError(
-            f"cannot read {path}: {why}", advice="make it readable or restore it, or export again"
+            f"cannot read {path}: {why}", advice="make it readable, restore it, or export again"
         ) from error
     try:
         return Bundle(folder, read_manifest(text))
@@ -238,19 +240,19 @@ def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file: a bundle is a folder", advice="choose another one with --output")
+            raise UsageError(f"{folder} is a file, not a folder", advice="choose another folder with --output")
         folder.mkdir(parents=True, exist_ok=True)
         if _holds_something_else(folder):
             raise UsageError(
-                f"{folder} is not empty and not a bundle",
-                advice="choose another folder with --output: nothing was written",
+                f"{folder} is not empty, and is not a bundle",
+                advice="choose another folder with --output (nothing was written)",
             )
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
         raise IntegrityError(
             f"another skdeploy is writing to {folder}",
-            advice="wait for it to end, or use another folder",
+            advice="wait until it ends, or use another folder",
         ) from error
     except OSError as error:
         raise write_error(folder, error) from error
@@ -295,6 +297,6 @@ def _recorded(folder: Path) -> tuple[Artifact, ...]:
         return load_bundle(folder).manifest.artifacts
     except SkdeployError as error:
         raise IntegrityError(
-            f"{folder} has a manifest that cannot be read, so nothing in it can be trusted or reused: {error.message}",
-            advice="remove the folder, or choose another one with --output",
+            f"cannot read the manifest of {folder}, so nothing in it can be reused: {error.message}",
+            advice="delete the folder, or choose another one with --output",
         ) from error

@@ -1,9 +1,9 @@
-"""What only a device can show, written on that device and carried back beside the bundle: no receipt, no claim.
+"""Receipts: measurements of a device, written there and copied back into the bundle.
 
 A receipt is ``receipts/<kind>-<device>-<first 12 digits of the artifact's sha256>.json``; one of latency has its backend after
 the kind, since one artifact may run on several backends of a device. It is read under any name: earlier ones had no backend.
 It names the artifact by digest, so it is worth nothing for another build. Its own digest over all the rest finds damage and
-careless edits. It is no signature: whoever means to forge a receipt can compute the digest too, so take receipts only from
+careless edits. It is not a signature: whoever means to forge a receipt can compute the digest too, so take receipts only from
 devices and people that you trust.
 """
 
@@ -132,7 +132,7 @@ def this_device(backend: str) -> Device:
         return Device(name=cpu_name(), system=system)
     found = cuda.devices()
     if not found:
-        raise DependencyError(f"no receipt of {backend} without a GPU: {cuda.driver_problem()}")
+        raise DependencyError(f"a receipt of {backend} needs a GPU: {cuda.driver_problem()}")
     gpu = found[0]
     return Device(name=gpu.name, compute_capability=gpu.compute_capability, driver=driver_text(), system=system)
 
@@ -169,11 +169,11 @@ def _read(bundle: Bundle, path: Path) -> Receipt:
     except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(content, dict):
-        raise _unreadable(path, "it is no JSON object")
+        raise _unreadable(path, "it is not a JSON object")
     found = digest_json({name: value for name, value in content.items() if name != "digest"})
     if content.get("digest") != found:
         raise IntegrityError(
-            f"{path} was altered or damaged: its content has sha256 {found}, recorded {content.get('digest')}",
+            f"{path} was changed or damaged: its content has sha256 {found}, recorded is {content.get('digest')}",
             advice="copy it again from the device, or measure again there with `skdeploy verify --receipt`",
         )
     try:
@@ -183,20 +183,21 @@ def _read(bundle: Bundle, path: Path) -> Receipt:
     artifact = bundle.artifact(receipt.artifact)
     if artifact is None:
         raise IntegrityError(
-            f"{path} is a receipt of {receipt.artifact}, which this bundle does not have",
-            advice="it belongs to another bundle, or to an earlier export: remove it",
+            f"{path} is a receipt for {receipt.artifact}, which is not in this bundle",
+            advice="it belongs to another bundle, or to an earlier export: delete it",
         )
     if artifact.sha256 != receipt.sha256:
         raise IntegrityError(
-            f"{path} is a receipt of another {receipt.artifact}: sha256 {receipt.sha256}, this bundle's is {artifact.sha256}",
-            advice="remove it, and measure this one: `skdeploy verify --receipt` on the device",
+            f"{path} is a receipt for another {receipt.artifact}: sha256 {receipt.sha256}, but this bundle's "
+            f"is {artifact.sha256}",
+            advice="delete it, and measure this one: `skdeploy verify --receipt` on the device",
         )
     return receipt
 
 
 def _unreadable(path: Path, why: str) -> IntegrityError:
-    return IntegrityError(f"{path} is not a receipt: {why}", advice="remove it, or copy it again from the device")
+    return IntegrityError(f"{path} is not a receipt: {why}", advice="delete it, or copy it again from the device")
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number that a receipt has")
+    raise ValueError(f"{name} is not a number that receipts have")

@@ -48,7 +48,7 @@ class Runner:
 
     @property
     def name(self) -> str:
-        """What a report calls it."""
+        """The name in a report."""
         return self.prefix + (self.backend if self.is_module else self.artifact.path)
 
     @property
@@ -78,7 +78,7 @@ class Runner:
             yield deployed
 
     def _arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the backend's ``open_session`` takes."""
+        """The arguments of the backend's ``open_session``."""
         path = self.bundle.check(self.artifact)
         if self.is_module:
             return (Network(self.spec, path).module, self.spec), {}
@@ -133,15 +133,15 @@ def runner_named(bundle: Bundle, name: str, prefix: str = "") -> Runner:
         weights = bundle.artifact(contents.WEIGHTS)
         if weights is None:
             raise UsageError(
-                f"{bundle.folder} was made from a graph or from code: it holds no weights for {name}",
-                advice="name an ONNX file of it",
+                f"{bundle.folder} holds no weights for {name}: it was made from an ONNX file or from code",
+                advice="name one of its ONNX files",
             )
         return Runner(bundle, weights, name, prefix)
     artifact = bundle.artifact(name)
     runnable = [a.path for a in bundle.manifest.artifacts if a.format in RUNS]
     if artifact is None or artifact.path not in runnable:
         raise UsageError(
-            f"{bundle.folder} has nothing to run named {name!r}", advice=f"it has {', '.join(runnable)}, torch"
+            f"{bundle.folder} has nothing to run named {name!r}", advice=f"choose one of {', '.join(runnable)}, torch"
         )
     return Runner(bundle, artifact, backend_of(artifact), prefix)
 
@@ -150,18 +150,19 @@ def check_graph_backend(name: str) -> str:
     """The name of a backend that runs ONNX files. Raises UsageError."""
     taken = running("onnx")
     if name not in taken:
-        raise UsageError(f"--backend {name}: an ONNX file does not run on it", advice=f"one of {', '.join(taken)}")
+        raise UsageError(f"--backend {name} cannot run ONNX files", advice=f"choose one of {', '.join(taken)}")
     return name
 
 
 def runner_on(bundle: Bundle, name: str, options: Sequence[str] = (), prefix: str = "") -> Runner:
-    """What of a bundle runs on a backend: its weights on ``torch``, its last graph on ONNX Runtime, an engine of its compiler.
+    """Choose what runs on a backend: the bundle's weights on ``torch``, its last graph on ONNX Runtime, an engine of its
+    compiler.
 
     ``options`` are texts NAME=VALUE, see ``base.options_of``. Of several engines the last is taken. Raises
     UsageError for a backend that does not exist, does not take the options, or for which the bundle holds nothing.
     """
     if name not in BACKENDS:
-        raise UsageError(f"--backend {name}: there is none of that name", advice=f"one of {', '.join(BACKENDS)}")
+        raise UsageError(f"--backend {name} does not exist", advice=f"choose one of {', '.join(BACKENDS)}")
     given = options_of(name, options)
     if name in running("module"):
         return runner_named(bundle, name, prefix)
@@ -170,7 +171,7 @@ def runner_on(bundle: Bundle, name: str, options: Sequence[str] = (), prefix: st
     engines = [runner for runner in engines_of(bundle, prefix) if runner.backend == name]
     if not engines:
         raise UsageError(
-            f"--backend {name}: {bundle.folder} holds no engine of it",
+            f"--backend {name}: {bundle.folder} holds no engine for it",
             advice=f"build one with `skdeploy build {bundle.folder} --target {name}`, or choose {DEFAULT}",
         )
     return engines[-1]
@@ -192,7 +193,7 @@ def open_artifact(bundle: Bundle, artifact: Artifact, runs_on: str, options: Any
 
 
 def _engine_options(bundle: Bundle, artifact: Artifact) -> dict[str, BuiltFor | Path]:
-    """What the engine was built for, to be compared with what is here; nothing in bundles of earlier versions. Of a stripped
+    """The build record of an engine, to compare with this machine; empty in bundles of earlier versions. Of a stripped
     one also the graph that it was built from, for its weights.
     """
     built_for = artifact.facts_as(EngineFacts).built_for

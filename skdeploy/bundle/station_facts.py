@@ -1,4 +1,4 @@
-"""What each station of the line has to say of the file that it made: the manifest keeps it, later stations and reports read it.
+"""Facts that each station records about its file: the manifest keeps them, later stations and reports read them.
 
 ``FACTS`` are those that the whole package may read, and that the published schema describes. A new station may have its facts
 in its own file: the manifest keeps what it does not know as it is, and ``read_as`` makes it what the station writes.
@@ -196,7 +196,7 @@ class PoolFacts(GraphFacts):
 
 def _known_compiler(name: str) -> str:
     if name not in COMPILERS:
-        raise ValueError(f"no compiler of this skdeploy: {name!r}")
+        raise ValueError(f"this skdeploy has no compiler {name!r}")
     return name
 
 
@@ -225,7 +225,7 @@ class EngineFacts(StationFacts):
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes on the device, by the names of ``EngineReport``, as far as they are known."""
+        """Bytes on the device, by the names of ``EngineReport``, if they are known."""
         names = ("weights_memory_bytes", "activation_memory_bytes", "workspace_bytes", "tactic_bytes")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 

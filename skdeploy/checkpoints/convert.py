@@ -29,7 +29,7 @@ SUFFIX: Final = ".safetensors"
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written. ``card`` is None where the weights are those of the card that was given, which then says it all.
+    """The files that were written. ``card`` is None if the given card fits the weights.
 
     ``base``: the card given, or the zoo's whose network this is but for a port's own ways; empty if none is.
     """
@@ -45,7 +45,7 @@ class Converted:
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:
-        """What the card says only because skdeploy filled it in; it says so under ``[assumed]``."""
+        """The card's values that skdeploy filled in, which it lists under ``[assumed]``."""
         return assumptions_of(self.spec)
 
 

@@ -51,7 +51,7 @@ class HubFile:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a URL asks for, and where from. ``endpoint`` and ``cache`` None: huggingface_hub's own."""
+    """The file that a URL names, and its source. ``endpoint`` and ``cache`` None: huggingface_hub's own."""
 
     repo: str
     revision: str | None
@@ -200,7 +200,7 @@ def _no_answer(hub: ModuleType, wanted: _Wanted, file: str) -> Exception | None:
 
 
 def _explained(hub: ModuleType, wanted: _Wanted, error: Exception) -> WeightsError:
-    """What went wrong, in the user's words. The order is from the special to the general: they are subclasses of each other."""
+    """Explain what went wrong. The order is from the special to the general: they are subclasses of each other."""
     errors = hub.errors
     endpoint = wanted.endpoint or hub.constants.ENDPOINT
     cache = wanted.cache or hub.constants.HF_HUB_CACHE

@@ -129,7 +129,7 @@ def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_canonical(checkpoint: Checkpoint, spec: ModelSpec) -> bool:
-    """Whether more of the keys are skdeploy's own than not: then a misfit is told in those keys."""
+    """Whether more of the keys are skdeploy's own than not: then a misfit is reported in those keys."""
     from skdeploy.zoo.build import build_meta
 
     wanted = build_meta(spec).state_dict()
@@ -200,7 +200,7 @@ def _adapted(spec: ModelSpec, read: _Read, path: Path) -> tuple[ModelSpec, tuple
 
 
 def _assumed(spec: ModelSpec, network: DescribedSpec, layout: str) -> Assumed:
-    """What is assumed of the card, and besides it the pool's rounding where the card is silent and the layout has its own."""
+    """The card's assumptions, and the pool's rounding if only the layout decides it."""
     card = spec.architecture
     said = isinstance(card, TrunkSpec) and card.stem.ceil_mode
     if not isinstance(network, TrunkSpec) or network.stem.ceil_mode == said:

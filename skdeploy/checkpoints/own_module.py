@@ -63,7 +63,7 @@ def require_finite(module: nn.Module, shown: str) -> None:
 
 
 def _own_prefix(peeled: tuple[str, ...], keys: list[str]) -> str:
-    """What was peeled off a checkpoint's keys and is the module's own: a module that holds another as ``model``, say."""
+    """Find the peeled prefix that belongs to the module, such as that of a module that holds another as ``model``."""
     prefixes = [name for name in peeled if name.endswith(".")]
     candidates = ["".join(prefixes[first:]) for first in range(len(prefixes) + 1)]
     return next(prefix for prefix in candidates if all(key.startswith(prefix) for key in keys))

@@ -30,7 +30,7 @@ def attributes(keys: Collection[str]) -> list[str]:
 
 
 def under(checkpoint: Checkpoint, prefix: str) -> Checkpoint:
-    """What lies under a prefix; the rest is among what was dropped."""
+    """Keep the tensors under a prefix; the others are listed as dropped."""
     tensors = checkpoint.tensors
     return replace(
         checkpoint,

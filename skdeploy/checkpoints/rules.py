@@ -71,7 +71,7 @@ def _rows(names: Names, theirs: str = "", ours: str = "") -> Iterator[tuple[str,
 
 @dataclass(frozen=True)
 class Implied:
-    """What a layout's forward does that its weights do not show.
+    """Properties of a layout's forward that its weights do not show.
 
     ``dilations`` are those of 3x3 branches in order; ``softmax`` means that its forward ends in one, so that what it returns
     is not logits; ``note`` is what else a user must know; ``split_input`` decides where "half of the channels" and "two

@@ -1,4 +1,4 @@
-"""What ``skdeploy verify --blame`` does: where the line of a bundle goes wrong."""
+"""``skdeploy verify --blame``: find the stage where a bundle goes wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees: stages as they run, on stderr, and tables, on stdout. And what a machine reads: JSON on stdout."""
+"""Output of verbs: progress on stderr, tables or JSON on stdout."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def print_verdict(verdict: Verdict) -> None:
 
 
 def print_steps(steps: Sequence[str]) -> None:
-    """What to do next: where, then each command whole, to be copied."""
+    """Print what to do next: where, then each command whole, to copy."""
     terminal = Terminal()
     for number, step in enumerate(steps):
         terminal.say(step if number in (0, len(steps) - 1) else f"  {step}", style="" if number else "bold")

@@ -66,7 +66,7 @@ def convert(
         "branches": f"M={len(kernels.branches)}: {branches}",
         "fits": done.base or "no card of the zoo",
         "weights": f"{done.weights}, {done.tensors:,} tensors, sha256 {done.sha256[:12]}",
-        "card": str(done.card) if done.card else f"none needed: {card} says it all",
+        "card": str(done.card) if done.card else f"none needed: {card} fits",
     }
     terminal = Terminal()
     terminal.brief(" and ".join(map(str, filter(None, (done.weights, done.card)))))
@@ -74,6 +74,9 @@ def convert(
     for note in (*done.notes, *map(str, done.assumptions)):
         terminal.warn(note)
     if done.assumptions:
-        terminal.say("weights do not show these: check them in the card, and take what is right out of its [assumed]")
+        terminal.say(
+            "the weights do not show these values: check them in the card, and delete those that are right from "
+            "its [assumed]"
+        )
     if done.card:
         terminal.say(f"next: skdeploy export {done.card}")

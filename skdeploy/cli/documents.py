@@ -1,4 +1,4 @@
-"""What verbs print with ``--json``, as types, and their JSON Schema: ``skdeploy VERB --json-schema``.
+"""The JSON that verbs print with ``--json``, as types, and their JSON Schema: ``skdeploy VERB --json-schema``.
 
 Every document has ``schema``, the version of all of them, and ``error`` if the run failed; a run that failed before it had a
 result prints a ``Failure`` alone. Keys are added without a new version; a key that goes or changes its meaning makes one.

@@ -46,7 +46,7 @@ def _print(facts: InspectedEngine, *, layers: bool) -> None:
         ("built with", facts.built_with + _built_for(facts)),
         ("runs here", facts.runs_here),
         ("memory", memory),
-        ("proof", proof.text() if proof else "none: it was built before skdeploy made one"),
+        ("proof", proof.text() if proof else "none: an older skdeploy built it"),
         ("layers", f"{len(proof.layers)}: {shares_text(proof.share_of_layers)}" if proof else ""),
     ]
     terminal.brief(f"{facts.artifact.path}: runs here: {facts.runs_here}")

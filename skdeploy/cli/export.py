@@ -60,7 +60,7 @@ def _export(
     given = typed([name for name, is_given in precision.items() if is_given])
     if len(given) > 1:
         raise UsageError(
-            f"{' and '.join(FORMATS[name].precision.flag for name in given)} contradict each other",
+            f"{' and '.join(FORMATS[name].precision.flag for name in given)} cannot be used together",
             advice="give one of them; --int8 keeps in FP16 what it does not quantize",
         )
     asked = ExportOptions(

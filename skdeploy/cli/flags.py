@@ -69,7 +69,7 @@ def _made(models: Mapping[str, type[Any]], given: Mapping[str, Any]) -> dict[str
 
 
 def _value(kind: Any, value: Any) -> Any:
-    """What Typer read, as the field has it."""
+    """Convert what Typer read to the field's type."""
     if get_origin(kind) is tuple:
         return tuple(value or ())
     return kind(value) if isinstance(kind, type) and issubclass(kind, Enum) else value

@@ -38,12 +38,12 @@ def inspect(
 
     folder = is_folder(path)
     if layers and not engine:
-        raise UsageError("--layers is of an engine's layers", advice="give --engine too")
+        raise UsageError("--layers requires --engine", advice="add --engine")
     if engine:
         from skdeploy.cli.engines import show_engines
 
         if not folder:
-            raise UsageError(f"{path} is a file: --engine is of a bundle", advice="give the bundle's folder")
+            raise UsageError(f"--engine needs a bundle, and {path} is a file", advice="give the bundle's folder")
         show_engines(path, layers=layers, json=json)
         return
     if folder:

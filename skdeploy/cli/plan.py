@@ -72,13 +72,13 @@ def _print_head(terminal: Terminal, report: PlanReport) -> None:
 
     terminal.title(f"{report.graph}: {report.precision}, batch {report.batch}")
     scale, unit = (1e9, "billion") if report.macs >= 1e9 else (1e6, "million")
-    terminal.say(f"{significant(report.macs / scale)} {unit} multiply-accumulates an image")
+    terminal.say(f"{significant(report.macs / scale)} {unit} multiply-accumulates per image")
     if not report.grouped:
         return
     widths = ", ".join(map(str, sorted({conv.into_group for conv in report.grouped})))
     refused = [conv for conv in report.grouped if conv.int8_reason]
     terminal.say(
-        f"{len(report.grouped)} grouped convolutions, of {widths} channels a group; INT8 takes "
+        f"{len(report.grouped)} grouped convolutions, with {widths} channels per group; INT8 can run "
         f"{len(report.grouped) - len(refused)} of them: {INT8_GROUPED}"
     )
     for reason in dict.fromkeys(conv.int8_reason for conv in refused):
@@ -89,7 +89,8 @@ def _print_head(terminal: Terminal, report: PlanReport) -> None:
 
 def _print_rows(terminal: Terminal, report: PlanReport) -> None:
     terminal.say(
-        f"floors, estimates: ms a batch of {report.batch}; images/s in {report.precision}; the share that a DLA takes"
+        f"estimates, the best possible: ms per batch of {report.batch}; images/s in {report.precision}; share "
+        "that a DLA can run"
     )
     rows = []
     for each in report.devices:
@@ -110,7 +111,7 @@ def _print_rows(terminal: Terminal, report: PlanReport) -> None:
 
 def _advice(choice: Recommendation) -> str:
     if choice.undecided:
-        return f"{choice.options} or {choice.undecided}, undecided, measure both"
+        return f"{choice.options} or {choice.undecided} (too close to call: measure both)"
     return choice.options
 
 
@@ -122,8 +123,8 @@ def _share(share: float) -> str:
 def _print_fit(terminal: Terminal, report: PlanReport, each: DevicePlan) -> None:
     if not each.fits:
         terminal.warn(
-            f"{each.name} has {each.figures.memory_gb:g} GB, and a batch of {report.batch} needs about "
-            f"{significant(each.least_memory_bytes / 1e9)} GB at the least: it does not fit"
+            f"{each.name} has {each.figures.memory_gb:g} GB, but a batch of {report.batch} needs at least "
+            f"{significant(each.least_memory_bytes / 1000000000.0)} GB: it does not fit"
         )
 
 
@@ -152,8 +153,9 @@ def _print_device(terminal: Terminal, report: PlanReport, each: DevicePlan) -> N
     dla = each.dla
     static = "" if dla.static else "; it needs a fixed batch: export --batch N"
     terminal.say(
-        f"DLA, {figures.dla_cores} cores: {_share(dla.eligible_share_of_macs)} of the multiply-accumulates, "
-        f"{dla.eligible_nodes} of {dla.nodes} nodes, in {dla.segments} pieces of which a core loads 16 at most{static}"
+        f"DLA, {figures.dla_cores} cores: can run {_share(dla.eligible_share_of_macs)} of the "
+        f"multiply-accumulates, {dla.eligible_nodes} of {dla.nodes} nodes, in {dla.segments} pieces; a core "
+        f"loads at most 16{static}"
     )
     for refusal in dla.refusals:
         terminal.say(f"  {len(refusal.nodes):>4} x {refusal.rule}, such as {refusal.nodes[0]}")

@@ -55,7 +55,7 @@ def start(
 
     if probe:
         if verb is not None:
-            raise UsageError(f"--probe runs no verb, and {verb!r} was given", advice="leave one of them out")
+            raise UsageError(f"--probe runs no verb, but {verb!r} was given", advice="leave one of them out")
         ready = starting.running() if backend is None else None
         if ready is None:
             ready = starting.find(bundle, cache, *starting.choose_backend(backend))

@@ -115,7 +115,7 @@ def verify(
     from skdeploy.report.progress import ConsoleProgress
 
     if save_repro is not None and not blame:
-        raise UsageError("--save-repro saves what --blame finds", advice="give --blame too")
+        raise UsageError("--save-repro requires --blame", advice="add --blame")
     options = VerifyOptions(
         images,
         num_images,

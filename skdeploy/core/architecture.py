@@ -1,4 +1,4 @@
-"""What a card says under ``[network]``: one spec for each family of networks, and the parts that families share.
+"""The ``[network]`` part of a card: one spec for each family of networks, and the parts that families share.
 
 What else a family is, ``zoo/__init__.py`` says. Imports pydantic only, like ``spec.py``.
 """
@@ -141,7 +141,7 @@ class TrunkSpec(DescribedSpec):
 
     @property
     def shortcuts(self) -> Literal["conv", "avg_pool", "padded_avg_pool"]:
-        """What a shortcut that changes the shape is."""
+        """The form of a shortcut that changes the shape."""
         return "conv"
 
     def normal_form(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def _quotas(process: Path) -> Iterator[float]:
 
 
 def _folders(path: str, kind: str, mounts: list[str]) -> Iterator[Path]:
-    """The group's folder and those above it, as far as they are mounted. In a container only its own part is, and the path may
+    """The group's folder and those above it, if they are mounted. In a container only its own part is, and the path may
     be the host's: then the mount's own root is the group.
     """
     for line in mounts:  # ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [OPTIONAL ...] - TYPE SOURCE SUPER-OPTIONS

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class SkdeployError(Exception):
-    """What happened, to which file or node and why, in ``message``; what to do next in ``advice``."""
+    """An error for the user: ``message`` says what happened to which file or node and why, ``advice`` what to do next."""
 
     exit_code: ClassVar[int] = 1
 

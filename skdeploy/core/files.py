@@ -66,7 +66,7 @@ def require_places(*paths: Path | None) -> None:
 
 
 def _partial_in_place(path: Path, undo: ExitStack) -> Path:
-    """The temporary name, tried once: a place that takes no file is told before the work, which may take minutes."""
+    """The temporary name, tried once: a place that takes no file is reported before the work, which may take minutes."""
     for folder in _missing_folders(path.parent):
         if _make(folder):
             undo.callback(_remove_if_empty, folder)
@@ -82,7 +82,7 @@ def _partial_in_place(path: Path, undo: ExitStack) -> Path:
 
 
 def _missing_folders(folder: Path) -> list[Path]:
-    """The folder and those above it, as far as they are not there, the uppermost first."""
+    """The folder and those above it that do not exist, the uppermost first."""
     missing = takewhile(lambda above: not above.is_dir(), (folder, *folder.parents))
     return list(missing)[::-1]
 
@@ -115,7 +115,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
-    """What an OSError while writing to ``path`` means for the user: a full disk, or a place that takes no files."""
+    """Explain an OSError while writing to ``path``: a full disk, or a place that cannot be written to."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return IntegrityError(
             f"no space left to write {path}: {error.strerror}",

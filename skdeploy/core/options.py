@@ -60,7 +60,7 @@ class StationOptions(Frozen):
 
 
 class Options(Protocol):
-    """What a station needs of its options."""
+    """The part of options that a station needs."""
 
     def record(self) -> dict[str, JsonValue]: ...
 
@@ -135,7 +135,7 @@ def keyword_of(field: str, flag: Flag) -> str:
 
 
 def words_of(options: Any) -> Iterator[str]:
-    """The words of a command line that gives these options, as far as they are kept and not at their defaults."""
+    """The words of a command line that gives these options, if they are kept and not at their defaults."""
     for name, _, default, flag in flags_of(type(options)):
         value = getattr(options, name)
         if flag.kept and value != default:

@@ -77,12 +77,12 @@ class Precision(str):
 
     @property
     def flag(self) -> str:
-        """What asks an export for it."""
+        """The export's flag for this precision."""
         return f"--{self}"
 
     @property
     def words(self) -> str:
-        """What people read."""
+        """The name that people read."""
         return self.upper()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Figures as people read them: so many significant digits, and no exponent."""
+"""Figures as people read them: a number of significant digits, and no exponent."""
 
 from __future__ import annotations
 

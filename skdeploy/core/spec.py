@@ -1,4 +1,4 @@
-"""What a card says, validated and frozen. Imports pydantic only, so that ``skdeploy --help`` stays fast."""
+"""A card's content, validated and frozen. Imports pydantic only, so that ``skdeploy --help`` stays fast."""
 
 from __future__ import annotations
 

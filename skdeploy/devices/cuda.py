@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says about this machine, asked through libcuda alone: no torch, no TensorRT, milliseconds.
+"""This machine's GPUs, from the NVIDIA driver through libcuda alone: no torch or TensorRT, in milliseconds.
 
 Functions and attribute numbers: the CUDA driver API, cuda.h (CUdevice_attribute, stable since CUDA 4).
 """

@@ -34,7 +34,7 @@ def is_jetson() -> bool:
 
 
 def available_bytes() -> int:
-    """What a new process can have without swapping."""
+    """Memory that a new process can use without swapping."""
     import psutil
 
     return int(psutil.virtual_memory().available)

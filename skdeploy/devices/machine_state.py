@@ -1,4 +1,4 @@
-"""What the machine does while it is measured: clocks, power, temperature, and who else uses it."""
+"""The machine's state during a measurement: clocks, power, temperature, other processes."""
 
 from __future__ import annotations
 
@@ -90,22 +90,22 @@ def throttles(bits: int) -> tuple[str, ...]:
 
 
 def warnings_of(during: Sequence[Sample], *, others: float, stolen: float) -> tuple[str, ...]:
-    """What makes the figures doubtful: clocks that moved, throttling, other processes, other virtual machines."""
+    """Reasons to doubt the figures: changed clocks, throttling, other processes, other virtual machines."""
     found = []
     for where in dict.fromkeys(sample.where for sample in during):
         samples = [sample for sample in during if sample.where == where]
         clocks = [sample.clock_mhz for sample in samples if sample.clock_mhz is not None]
         if clocks and max(clocks) - min(clocks) > MOVED * max(clocks):
             found.append(
-                f"the clock of {where} moved while it was measured: {min(clocks):.0f} to {max(clocks):.0f} MHz"
+                f"the clock of {where} changed during the measurement: {min(clocks):.0f} to {max(clocks):.0f} MHz"
             )
         reasons = dict.fromkeys(reason for sample in samples for reason in sample.throttled)
         if reasons:
-            found.append(f"{where} was held down by its {' and '.join(reasons)}")
+            found.append(f"{where} was slowed down by its {' and '.join(reasons)}")
     if others > OTHERS:
-        found.append(f"the machine was not idle: other processes took {others:.0%} of the cores' time")
+        found.append(f"the machine was not idle: other processes used {others:.0%} of the cores' time")
     if stolen > STOLEN:
-        found.append(f"other virtual machines took {stolen:.0%} of the cores' time")
+        found.append(f"other virtual machines used {stolen:.0%} of the cores' time")
     return tuple(found)
 
 
@@ -216,14 +216,14 @@ class Nvml:
             handles = [module.nvmlDeviceGetHandleByIndex(index) for index in range(module.nvmlDeviceGetCount())]
             names = [_text(module.nvmlDeviceGetName(handle)) for handle in handles]
         except module.NVMLError as error:
-            raise DependencyError(f"NVML does not serve this GPU: {error}") from error
+            raise DependencyError(f"NVML does not support this GPU: {error}") from error
         if not names:
             raise DependencyError("NVML sees no GPU")
         found = names.index(wanted) if wanted in names else 0
         self._handle, self._name = handles[found], names[found]
 
     def sample(self) -> Sample:
-        """What this GPU does not tell is None."""
+        """Sample the GPU; values that it does not report are None."""
         power = self._told("nvmlDeviceGetPowerUsage")
         return Sample(
             where=self._name,

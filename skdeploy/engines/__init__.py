@@ -56,19 +56,19 @@ class CompilerFacts(Protocol):
 
 
 def targets() -> tuple[str, ...]:
-    """What may be asked for: a compiler, the one that suits this machine, or none."""
+    """The possible targets: a compiler, the one that suits this machine, or none."""
     return (AUTO, *COMPILERS, ONNX)
 
 
 def compiler(name: str) -> CompilerFacts:
     """The module of one compiler. Raises UsageError."""
     if name not in COMPILERS:
-        raise UsageError(f"no compiler named {name!r}", advice=f"compilers: {', '.join(COMPILERS)}")
+        raise UsageError(f"there is no compiler {name!r}", advice=f"choose one of {', '.join(COMPILERS)}")
     return cast(CompilerFacts, import_module(COMPILERS[name]))
 
 
 def label(name: str) -> str:
-    """What people call the compiler."""
+    """The compiler's name for people."""
     return compiler(name).LABEL
 
 
@@ -79,7 +79,7 @@ def choose(target: str) -> tuple[str | None, str]:
     installed, else none. Raises DependencyError if the target is a compiler that cannot build here.
     """
     if target == ONNX:
-        return None, "the target is onnx: no engine is made"
+        return None, "the target is onnx, so no engine is built"
     if target != AUTO:
         demand(target)
         return target, f"the target is {target}"
@@ -88,10 +88,10 @@ def choose(target: str) -> tuple[str | None, str]:
         reason, _ = obstacle(name)
         if not reason:
             ahead = compiler(name).AHEAD_OF_TIME
-            where = "ahead of time, which needs no GPU" if ahead else f"for {cuda.devices()[0].name}"
+            where = "ahead of time, without a GPU" if ahead else f"for {cuda.devices()[0].name}"
             return name, "; ".join([f"{label(name)} {version(name)} builds {where}", *reasons])
         reasons.append(f"not {label(name)}: {reason}")
-    return None, "no engine is made here; " + "; ".join(reasons)
+    return None, "no engine can be built here; " + "; ".join(reasons)
 
 
 def demand(name: str) -> None:
@@ -161,7 +161,7 @@ def probe(name: str) -> Availability:
         except DependencyError as error:
             reason, advice = error.message, error.advice
         except Exception as error:  # noqa: BLE001  (a broken native package can raise anything; the reason is told)
-            reason, advice = f"{name} does not import: {error}", install_advice(name)
+            reason, advice = f"cannot import {name}: {error}", install_advice(name)
         else:
             device = ", ".join(gpu.name for gpu in cuda.devices()) or "no GPU: builds ahead of time"
             return Availability(name, True, version=trt.__version__, device=device)
@@ -169,5 +169,5 @@ def probe(name: str) -> Availability:
 
 
 def install_advice(name: str) -> str:
-    """What to install for a compiler to work."""
+    """Advice on what to install for a compiler."""
     return f'install it with: pip install "skdeploy[{compiler(name).EXTRA}]"'

@@ -210,13 +210,13 @@ class Refits(Protocol):
 
 
 class ValidatesPlans(Protocol):
-    """What TensorRT-RTX's runtime has besides: its word on a plan, from the header alone."""
+    """The extra method of TensorRT-RTX's runtime: it judges a plan by its header."""
 
     def get_engine_validity(self, plan: bytes, /) -> tuple[Enumerated, int]: ...
 
 
 class TargetsCapabilities(Protocol):
-    """What TensorRT-RTX has besides: the compute capabilities that it can build for, as SM89 for 8.9."""
+    """The extra enum of TensorRT-RTX: compute capabilities that it builds for, such as SM89 for 8.9."""
 
     ComputeCapability: Enumeration
 

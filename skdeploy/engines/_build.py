@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class EngineReport(Frozen):
-    """What was built.
+    """The result of a build.
 
     ``profile`` has the (min, opt, max) shapes of each input, ``more_profiles`` those of the profiles after the first; memory
     is the device's, None where the log told none; ``workspace_bytes`` and ``tactic_bytes`` are the limits that were set, None
@@ -183,7 +183,7 @@ def _plan(
     _refuse_type_changes(trt, log, onnx_path)
     if unfit := log.profile_warnings():
         raise EngineError(
-            f"{trt.__name__} {trt.__version__} cannot run {onnx_path} in all of the profile "
+            f"{trt.__name__} {trt.__version__} cannot run {onnx_path} with every batch of the profile "
             f"{', '.join(map(str, options.profiles))}: {'; '.join(unfit)}",
             advice="give a smaller largest batch",
         )
@@ -215,7 +215,7 @@ def _prove(
     engine = loader.deserialize_cuda_engine(bytes(memoryview(plan)))
     if engine is None:
         raise EngineError(
-            f"{trt.__name__} {trt.__version__} cannot load the plan that it built of {onnx_path}: {log.reasons()}",
+            f"{trt.__name__} {trt.__version__} cannot load the plan that it built from {onnx_path}: {log.reasons()}",
             advice="free GPU memory and build again",
         )
     return prove_plan(trt, log, engine, onnx_path)
@@ -223,8 +223,8 @@ def _prove(
 
 def _advice(options: BuildOptions) -> str:
     if options.dla_core is not None and not options.dla_fallback:
-        return "a layer that the DLA does not run may be the reason: --dla-fallback lets those run on the GPU"
-    return "the reason is the compiler's own; a smaller profile or workspace, or another precision, may help"
+        return "the reason may be a layer that the DLA cannot run: --dla-fallback lets the GPU run it"
+    return "the compiler gives this reason; a smaller profile or workspace, or another precision, may help"
 
 
 def _parse(trt: Compiler, network: Network, logger: object, log: Log, onnx_path: Path) -> None:
@@ -236,11 +236,12 @@ def _parse(trt: Compiler, network: Network, logger: object, log: Log, onnx_path:
     if not parsed or errors:
         raise EngineError(
             f"{trt.__name__} {trt.__version__} refuses {onnx_path}:\n{some_lines(errors or [log.reasons()])}",
-            advice="change these nodes in the network or in the pass that made them; --target onnx stops at ONNX",
+            advice="change these nodes in the network; or stop at ONNX with --target onnx",
         )
     if network.num_outputs == 0:  # the parser accepts an empty file, and some that are no ONNX at all
         raise EngineError(
-            f"{onnx_path} holds no graph: it has no outputs", advice="the file is empty or no ONNX; export again"
+            f"{onnx_path} holds no graph: it has no outputs",
+            advice="the file is empty or not an ONNX file; export again",
         )
     _refuse_type_changes(trt, log, onnx_path)
 
@@ -249,9 +250,9 @@ def _refuse_type_changes(trt: Compiler, log: Log, onnx_path: Path) -> None:
     changes = log.type_warnings()
     if changes:
         raise EngineError(
-            f"{trt.__name__} {trt.__version__} would build {onnx_path} with other types than the graph says:\n"
-            f"{some_lines(changes)}",
-            advice="give the graph types that TensorRT takes: symmetric INT8, zero points of 0, equal types",
+            f"{trt.__name__} {trt.__version__} would build {onnx_path} with other types than the graph "
+            f"has:\n{some_lines(changes)}",
+            advice="use types that TensorRT supports: symmetric INT8, zero points of 0, equal types",
         )
 
 
@@ -269,8 +270,8 @@ def _require_types_of_graph(trt: Compiler, network: Network, model: ir.Model, on
         wanted = dtype.numpy().name if dtype is not None else "of no type"
         if dtype_name(tensor.dtype) != wanted:
             raise EngineError(
-                f"{trt.__name__} {trt.__version__} makes {tensor.name!r} of {onnx_path} {dtype_name(tensor.dtype)}, "
-                f"the graph says {wanted}",
+                f"{trt.__name__} {trt.__version__} makes {tensor.name!r} of {onnx_path} "
+                f"{dtype_name(tensor.dtype)}, but the graph has {wanted}",
                 advice="export the network with float32 or float16 inputs and outputs",
             )
     return {name: module_of(name) for node in model.graph if (name := node.name)}

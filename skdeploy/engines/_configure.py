@@ -92,8 +92,8 @@ def _use_dla(trt: Compiler, builder: Builder, config: BuilderConfig, core: int, 
     if core >= cores:
         has = f"it has cores 0 to {cores - 1}" if cores else "it has no DLA"
         raise DependencyError(
-            f"DLA core {core} is not on this machine: {has}",
-            advice="a Jetson AGX Orin has cores 0 and 1; leave --dla-core out elsewhere",
+            f"this machine has no DLA core {core}: {has}",
+            advice="a Jetson AGX Orin has cores 0 and 1; on other devices leave --dla-core out",
         )
     config.default_device_type = trt.DeviceType.__members__["DLA"]
     config.DLA_core = core
@@ -106,9 +106,11 @@ def _target(trt: Compiler, config: BuilderConfig, capabilities: tuple[str, ...])
     unknown = [asked for asked in capabilities if asked not in known]
     if unknown or not known:
         raise UsageError(
-            f"{trt.__name__} {trt.__version__} cannot be told to build for compute capability "
+            f"{trt.__name__} {trt.__version__} cannot build for compute capability "
             f"{', '.join(map(repr, unknown or capabilities))}",
-            advice=f"known: {', '.join(known)}" if known else "TensorRT builds for its own GPU; use tensorrt_rtx",
+            advice=f"it knows {', '.join(known)}"
+            if known
+            else "TensorRT builds only for its own GPU; use tensorrt_rtx",
         )
     config.num_compute_capabilities = len(capabilities)
     for index, capability in enumerate(capabilities):
@@ -134,6 +136,6 @@ def use_timing_cache(trt: Compiler, config: BuilderConfig, content: bytes) -> Ti
     if cache is None or not config.set_timing_cache(cache, False):
         raise EngineError(
             f"{trt.__name__} {trt.__version__} refuses the timing cache",
-            advice="remove it and build again: one is made where there is none",
+            advice="delete it and build again: a new one is made",
         )
     return cache

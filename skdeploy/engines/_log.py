@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: one logger a module for the life of the process, one Log a job.
+"""TensorRT's messages: one logger per module for the life of the process, one Log per job.
 
 TensorRT keeps the first logger it is given and ignores later ones, so the logger outlives the builds and each build
 captures its own messages. Two jobs of one module at a time would mix their messages: skdeploy runs one.

@@ -10,7 +10,7 @@ from skdeploy.engines._api import Builder, Compiler, Network, Runtime
 from skdeploy.engines._log import Log
 
 Made = TypeVar("Made")
-DRIVER: Final = "check the NVIDIA driver with nvidia-smi, and that it is new enough for this TensorRT"
+DRIVER: Final = "check the NVIDIA driver with nvidia-smi: it may be too old for this TensorRT"
 MEMORY: Final = "free GPU memory, or build an engine with a smaller largest batch"
 
 

@@ -27,7 +27,9 @@ def _explained(error: ParserError) -> str:
     node, operator = error.node_name(), error.node_operator()
     lines = [line for line in error.desc().splitlines() if "catchCudaError" not in line]
     reason = " ".join(lines).removeprefix("Assertion failed: ")
-    where = f"node {node!r} ({operator})" if node else "no node, the file or the graph's own inputs and weights"
+    where = (
+        f"node {node!r} ({operator})" if node else "no single node, but the file or the graph's own inputs and weights"
+    )
     lacks = reason == "false" and operator
     return f"{where}: " + (f"the operator {operator} is not supported" if lacks else f"{reason} [{error.func()}]")
 

@@ -24,19 +24,20 @@ def profile_shapes(
         offered = _offered(tensor, axis, batch, sizes)
         if size < 0 and offered is None:
             raise UsageError(
-                f"input {tensor.name!r} of {onnx_path} has shape {shape}: dimension {axis} has no profile",
-                advice="give sizes (--dynamic-size) for a dynamic height or width; export others with fixed sizes",
+                f"input {tensor.name!r} of {onnx_path} has shape {shape}, and no profile for dimension {axis}",
+                advice="export with --dynamic-size for a dynamic height or width; other dimensions must be fixed",
             )
         if size >= 0 and offered is not None and not offered[0] <= size <= offered[2]:
             raise UsageError(
-                f"input {tensor.name!r} of {onnx_path} has the fixed size {size} in dimension {axis}, "
+                f"input {tensor.name!r} of {onnx_path} has the fixed size {size} in dimension {axis}, which is "
                 f"outside the profile {offered[0]}/{offered[1]}/{offered[2]}",
-                advice="export with a dynamic batch or size, or give a profile that holds the fixed one",
+                advice="export with a dynamic batch or size, or give a profile that includes the fixed one",
             )
         choices.append((size, size, size) if size >= 0 or offered is None else offered)
     if sizes is not None and -1 not in shape[1:]:
         raise UsageError(
-            f"input {tensor.name!r} of {onnx_path} has the fixed size {shape[1:]}: there is no height or width to choose",
+            f"input {tensor.name!r} of {onnx_path} has the fixed size {shape[1:]}, so its height and width "
+            "cannot be chosen",
             advice="leave the sizes out, or export with a dynamic size (--dynamic-size)",
         )
     low, best, high = (tuple(choice[which] for choice in choices) for which in range(3))
@@ -44,7 +45,7 @@ def profile_shapes(
 
 
 def _offered(tensor: Tensor, axis: int, batch: BatchProfile, sizes: Sizes | None) -> tuple[int, int, int] | None:
-    """What the options offer for a dimension: the batch, which is the first, or a height or width, told by its name."""
+    """The profile for a dimension: the batch, which is the first, or a height or width, known by its name."""
     if axis == 0:
         return batch.min, batch.opt, batch.max
     name = tensor.get_dimension_name(axis)

@@ -39,7 +39,7 @@ _REBUILD: Final = "build it again here, from the bundle's graph: skdeploy build 
 
 
 class BuiltFor(Frozen):
-    """What an engine was built with and for, as the manifest keeps it.
+    """The compiler, machine and GPUs that an engine was built with and for, as in the manifest.
 
     ``gpu`` is the name of the GPU that built it, null ahead of time; ``compute_capabilities``, like "8.9", are those that it
     runs on; ``driver`` is the newest CUDA version that the builder's driver served, null without one. ``stripped``: the weights
@@ -60,7 +60,7 @@ class BuiltFor(Frozen):
 
 @dataclass(frozen=True)
 class PlanHeader:
-    """What a plan says of itself; a version or capabilities that its header does not tell are empty."""
+    """A plan's header; a version or capabilities that it does not contain are empty."""
 
     compiler: str
     version: str = ""
@@ -96,7 +96,7 @@ class Obstacle:
 
 
 def built_for(trt: Compiler, options: BuildOptions) -> BuiltFor:
-    """What a build with these options on this machine makes: recorded beside the plan."""
+    """Describe what a build with these options on this machine makes, to record beside the plan."""
     devices = cuda.devices()
     known = known_capabilities(trt)
     if known:
@@ -118,8 +118,8 @@ def built_for(trt: Compiler, options: BuildOptions) -> BuiltFor:
 
 
 def require_compatible(name: str, path: Path, plan: bytes, built_for: BuiltFor | None) -> None:
-    """Raises EngineError if ``plan``, the content of ``path`` that the compiler ``name`` is to load, is no whole plan, or not
-    the one that the manifest means; DependencyError if it cannot run here: built for another machine, GPU or version, or
+    """Raises EngineError if ``plan``, the content of ``path`` that the compiler ``name`` is to load, is not a whole plan, or
+    not the one that the manifest means; DependencyError if it cannot run here: built for another machine, GPU or version, or
     there is no driver, no GPU, no compiler, or one that does not serve this GPU.
     """
     header = read_header(path, plan)
@@ -133,7 +133,7 @@ def require_compatible(name: str, path: Path, plan: bytes, built_for: BuiltFor |
 
 
 def read_header(path: Path, plan: bytes) -> PlanHeader:
-    """What the first bytes of a plan tell. Raises EngineError for an empty file, one cut short, or no plan."""
+    """Read the header of a plan. Raises EngineError for a file that is empty, cut off or not a plan."""
     if not plan:
         raise EngineError(f"{path} is empty: no plan was written to it", advice=_REBUILD)
     known = [engines.compiler(name) for name in engines.COMPILERS]
@@ -141,12 +141,12 @@ def read_header(path: Path, plan: bytes) -> PlanHeader:
     if facts is None:
         tags = " or ".join(repr(each.TAG) for each in known)
         raise EngineError(
-            f"{path} is no plan: it begins with {plan[:4]!r}, a plan with {tags}",
+            f"{path} is not a plan: it begins with {plan[:4]!r}, a plan begins with {tags}",
             advice="give the engine that skdeploy built, not an ONNX file or an archive",
         )
     if len(plan) < facts.HEADER_BYTES:
         raise EngineError(
-            f"{path} is cut short: {len(plan)} bytes are less than a plan's header of {facts.HEADER_BYTES}",
+            f"{path} is cut off: {len(plan)} bytes are less than a plan's header of {facts.HEADER_BYTES}",
             advice=_REBUILD,
         )
     (serialization,) = struct.unpack_from("<I", plan, 4)
@@ -192,7 +192,7 @@ def _of_plan(name: str, built: BuiltFor | None, header: PlanHeader) -> Iterator[
         other = engines.label(header.compiler)
         yield Obstacle("plan", f"it is a plan of {other}, not of {label}", f"run it with {other}, or {_REBUILD}")
     elif built is not None and header.version and not _same(header.version, built.version):
-        why = f"its header says {label} {header.version}, the manifest {built.version}"
+        why = f"its header says {label} {header.version}, but the manifest says {built.version}"
         yield Obstacle("plan", why, "the plan or the manifest was replaced: " + _REBUILD)
 
 
@@ -204,7 +204,8 @@ def _of_machine(name: str, at: Here, *, unserved: bool) -> Iterator[Obstacle]:
     if at.driver and at.needs_cuda is not None and version_numbers(at.driver)[0] < at.needs_cuda:
         yield Obstacle(
             "machine",
-            f"the NVIDIA driver is too old: it serves CUDA {at.driver}, {label} {at.installed} needs CUDA {at.needs_cuda}",
+            f"the NVIDIA driver is too old: it supports CUDA {at.driver}, but {label} {at.installed} needs "
+            f"CUDA {at.needs_cuda}",
             f"install a newer NVIDIA driver, or {label} for CUDA {version_numbers(at.driver)[0]}",
         )
     if not at.gpu:
@@ -216,7 +217,7 @@ def _of_machine(name: str, at: Here, *, unserved: bool) -> Iterator[Obstacle]:
     if unserved:
         yield Obstacle(
             "machine",
-            f"{label} does not run on {at.gpu} (compute capability {at.compute_capability}): it serves "
+            f"{label} does not run on {at.gpu} (compute capability {at.compute_capability}): it supports "
             f"{', '.join(engines.compiler(name).SERVES)}",
             " or ".join(
                 f"use {engines.label(other)} on this GPU: skdeploy build BUNDLE --target {other}"
@@ -231,7 +232,7 @@ def _of_machine(name: str, at: Here, *, unserved: bool) -> Iterator[Obstacle]:
 def _of_pair(name: str, built: BuiltFor | None, header: PlanHeader, at: Here, *, unserved: bool) -> Iterator[Obstacle]:
     """Plans are not portable between operating systems or processors: NVIDIA, "Engine Compatibility"."""
     if built is not None and (built.system, built.machine) != (at.system, at.machine):
-        why = f"it was built on {built.system} {built.machine}, this is {at.system} {at.machine}"
+        why = f"it was built on {built.system} {built.machine}, but this is {at.system} {at.machine}"
         yield Obstacle("pair", why, _REBUILD)
     version = header.version or (built.version if built is not None else "")
     if version and at.installed and not _same(version, at.installed):
@@ -245,7 +246,7 @@ def _of_pair(name: str, built: BuiltFor | None, header: PlanHeader, at: Here, *,
     wider = f"skdeploy build BUNDLE --compute-capability {at.compute_capability}"
     yield Obstacle(
         "pair",
-        f"it is for compute capability {', '.join(capabilities)}{made}, and {at.gpu} has {at.compute_capability}",
+        f"it is for compute capability {', '.join(capabilities)}{made}, but {at.gpu} has {at.compute_capability}",
         f"build it for this GPU: {wider}" if "compute_capabilities" in engines.compiler(name).TAKES else _REBUILD,
     )
 
@@ -256,7 +257,7 @@ def _of_versions(label: str, version: str, installed: str, built: BuiltFor | Non
     The fourth number, a build of one release, is left to TensorRT's own check.
     """
     if built is None or not built.version_compatible:
-        why = f"it was built with {label} {version}, and {installed} is installed"
+        why = f"it was built with {label} {version}, but {installed} is installed"
         yield Obstacle("pair", why, f"{_REBUILD}, or install {label} {version}")
         return
     made, runs = version_numbers(version), version_numbers(installed)

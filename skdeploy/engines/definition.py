@@ -25,7 +25,7 @@ _SAME_VALUES: Final = ("SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE")  # what ma
 
 
 def prove_definition(network: Network, graph: ir.Model) -> PrecisionProof:
-    """What types ``network``, strongly typed, gives the convolutions and matrix products of ``graph``.
+    """Return the types that ``network``, strongly typed, gives the convolutions and matrix products of ``graph``.
 
     INT8 where the activation and the weight both come from a dequantize layer, which the compiler then fuses; else the wider of
     the inputs' type and the output's. A proof of the definition: a strongly typed plan has its types, and only the inspector,

@@ -1,4 +1,4 @@
-"""What TensorRT's engine inspector says of a plan's layers: its JSON, in 10.x's form and in 11.x's, as precisions.
+"""Precisions of a plan's layers, from the JSON of TensorRT's engine inspector, 10.x or 11.x.
 
 10.x has "Bindings", a list of names, and one field "Format/Datatype" for each tensor of a layer ("Row major Int8 format",
 "Channel major FP16 format where channel % 8 == 0", or "Half" alone); 11.x has "I/O Tensors", a list of objects, and "Format"
@@ -34,7 +34,7 @@ _MULTIPLIES: Final = ("conv", "gemm", "matmul", "matrixmultiply", "correlation")
 
 
 def prove_plan(trt: Compiler, log: Log, engine: Engine, onnx_path: Path) -> PrecisionProof:
-    """What a deserialized engine runs the convolutions and matrix products of ``onnx_path`` in, asked of its inspector.
+    """Ask an engine's inspector in which types it runs the convolutions and matrix products of ``onnx_path``.
 
     The inspector tells the types of tensors with dynamic shapes only where it is given a context with shapes: the best ones of
     each profile in turn, since each profile has kernels of its own (NVIDIA, IEngineInspector::setExecutionContext).
@@ -59,7 +59,7 @@ def prove_plan(trt: Compiler, log: Log, engine: Engine, onnx_path: Path) -> Prec
 
 def _must(accepted: bool, what: str, log: Log) -> None:
     if not accepted:
-        raise EngineError(f"the engine refuses {what}, of its own profile: {log.reasons()}", advice=MEMORY)
+        raise EngineError(f"the engine refuses {what} of its own profile: {log.reasons()}", advice=MEMORY)
 
 
 def prove_information(information: str, onnx_path: Path, *of_other_profiles: str) -> PrecisionProof:
@@ -82,14 +82,14 @@ def _layers(information: str) -> list[Mapping[str, Any]]:
     try:
         top = json.loads(information, strict=False)  # metadata holds control characters as they are
     except ValueError as error:
-        raise EngineError(f"the engine inspector's answer is no JSON: {error}", advice=again) from error
+        raise EngineError(f"the engine inspector's answer is not JSON: {error}", advice=again) from error
     layers = top.get("Layers") if isinstance(top, Mapping) else None
     if not isinstance(layers, list):
         raise EngineError("the engine inspector's answer has no list of layers", advice=again)
     if not all(isinstance(layer, Mapping) for layer in layers):
         raise EngineError(
-            "the engine tells its layers' names and not their types: it was built without detailed profiling",
-            advice="build it again with skdeploy, which asks for ProfilingVerbosity.DETAILED",
+            "the engine does not show the types of its layers: it was built without detailed profiling",
+            advice="build it again with skdeploy, which sets ProfilingVerbosity.DETAILED",
         )
     return layers
 
@@ -102,8 +102,8 @@ def _record(layer: Mapping[str, Any]) -> LayerPrecision:
 
 
 def _precision(layer: Mapping[str, Any]) -> str:
-    """What it computes in. A multiplying layer: its kernel's operands, else its weights and activation, else the one type that
-    all its inputs have; another layer: its first output's type. Nothing is guessed where they do not tell.
+    """The type a layer computes in. A multiplying layer: its kernel's operands, else its weights and activation, else the one
+    type that all its inputs have; another layer: its first output's type. Nothing is guessed where they do not tell.
     """
     if not _multiplies(layer):
         outputs = _tensor_types(layer, "Outputs")

@@ -1,4 +1,4 @@
-"""What a build may be asked for, and which compiler takes what: refused here, before anything is imported or built.
+"""Options of a build, and which compiler supports which: checked before anything is imported or built.
 
 Nothing in this file touches a compiler: a version is a string, and the facts are in the compilers' own modules.
 """
@@ -38,10 +38,10 @@ class BatchProfile:
         if not 1 <= self.min <= self.opt <= self.max:
             raise UsageError(
                 f"batch profile {self.min}/{self.opt}/{self.max} is not 1 <= min <= opt <= max",
-                advice="give the smallest, the most frequent and the largest batch, as 1/8/32",
+                advice="give the smallest, the most frequent and the largest batch, such as 1/8/32",
             )
         if self.max > MAX_BATCH:
-            raise UsageError(f"batch profile {self}: the largest batch is at most {MAX_BATCH}, as TensorRT counts")
+            raise UsageError(f"batch profile {self}: TensorRT takes batches up to {MAX_BATCH}")
 
     def __str__(self) -> str:
         return f"{self.min}/{self.opt}/{self.max}"
@@ -108,11 +108,15 @@ class BuildOptions:
     def _faults(self) -> Iterator[tuple[bool, str, str]]:
         """Whether something is wrong, and then what, and what to do."""
         named, levels = self.compute_capabilities, f"from 0, the fastest build, to {MAX_LEVEL}, the slowest"
-        yield len(set(named)) < len(named), f"compute capabilities {', '.join(named)} name one twice", "name each once"
+        yield (
+            len(set(named)) < len(named),
+            f"compute capabilities {', '.join(named)}: one is given twice",
+            "give each once",
+        )
         for what, limit in (("workspace", self.workspace_bytes), ("tactic memory", self.tactic_bytes)):
             small = limit is not None and limit < 1
             yield small, f"a {what} of {limit} bytes is too small", "give bytes, at least 1"
-        tactic = f"a tactic memory of {self.tactic_bytes} bytes: no kernel can be tried out in less than"
+        tactic = f"a tactic memory of {self.tactic_bytes} bytes is too small to try out any kernel: the least is"
         few = self.tactic_bytes is not None and self.tactic_bytes < MIN_MEMORY_BYTES
         yield few, f"{tactic} {MIN_MEMORY_BYTES} bytes", "give more, or leave it out"
         for low, best, high in zip(*self.sizes, strict=True) if self.sizes else ():
@@ -122,10 +126,10 @@ class BuildOptions:
                 why,
                 "give the smallest, the most frequent and the largest (height, width)",
             )
-        twice = f"profiles {', '.join(map(str, self.profiles))} name one twice"
+        twice = f"profiles {', '.join(map(str, self.profiles))}: one is given twice"
         yield len(set(self.profiles)) < len(self.profiles), twice, "give each profile once"
         level = self.optimization_level
-        yield level is not None and not 0 <= level <= MAX_LEVEL, f"optimization level {level}: {levels}", ""
+        yield level is not None and not 0 <= level <= MAX_LEVEL, f"optimization level {level}: must be {levels}", ""
         why = "optimization level 0 times no kernel, so TensorRT ignores the timing cache"
         yield (
             self.timing_cache is not None and level == 0,
@@ -133,12 +137,12 @@ class BuildOptions:
             "leave --timing-cache out, or choose a level from 1 to 5",
         )
         lonely = self.dla_core is None and self.dla_fallback
-        yield lonely, "a fallback from a DLA without a DLA core", "name the core with --dla-core"
+        yield lonely, "--dla-fallback requires --dla-core", "add --dla-core with the number of the core"
         if self.dla_core is not None:
-            yield self.dla_core < 0, f"DLA core {self.dla_core}: cores are numbered from 0", ""
+            yield self.dla_core < 0, f"DLA core {self.dla_core}: must be at least 0", ""
             fixed = all(profile.min == profile.max for profile in self.profiles)
-            why = "a DLA takes static shapes only: one profile with one batch, and images of one size"
-            advice = "give one batch, as --profile 8/8/8, and export without --dynamic-size"
+            why = "a DLA takes only static shapes: one profile with one batch, and images of one size"
+            advice = "give one batch, such as --profile 8/8/8, and export without --dynamic-size"
             yield not fixed or len(self.profiles) > 1 or self.sizes is not None, why, advice
 
     @property
@@ -236,9 +240,7 @@ def require_supported(
         require_taken(name, option, version)
     _require_hardware(options, on_jetson=on_jetson, gpu=gpu)
     if options.dla_core is not None and precision is Precision.FP32:
-        raise UsageError(
-            "a DLA computes in FP16 and INT8, and the graph is FP32", advice="export with --fp16 or --int8"
-        )
+        raise UsageError("a DLA runs FP16 and INT8, but the graph is FP32", advice="export with --fp16 or --int8")
 
 
 def _require_hardware(options: BuildOptions, *, on_jetson: bool, gpu: str | None) -> None:
@@ -254,19 +256,23 @@ def _require_hardware(options: BuildOptions, *, on_jetson: bool, gpu: str | None
     oldest = {"ampere+": (8, 0), "same-cc": (7, 5)}[level]
     if gpu is not None and version_numbers(gpu) < oldest:
         raise UsageError(
-            f"--hardware-compatible {level} is for GPUs of compute capability {'.'.join(map(str, oldest))} and newer, "
-            f"this one has {gpu}",
+            f"--hardware-compatible {level} needs a GPU of compute capability {'.'.join(map(str, oldest))} or "
+            f"newer, but this one has {gpu}",
             advice="leave it out, or build on a newer GPU",
         )
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """ "10.13.0.35" as numbers, as far as they are numbers. Raises EngineError for a version that begins with none."""
+    """ "10.13.0.35" as numbers, up to the first part that is not a number. Raises EngineError for a version that begins with
+    none.
+    """
     numbers: list[int] = []
     for part in version.split("."):
         if not part.isdigit():
             break
         numbers.append(int(part))
     if not numbers:
-        raise EngineError(f"a compiler says that its version is {version!r}", advice="install a released version")
+        raise EngineError(
+            f"a compiler reports the version {version!r}, which is not a release", advice="install a released version"
+        )
     return tuple(numbers)

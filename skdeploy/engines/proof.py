@@ -30,13 +30,13 @@ _DTYPES: Final = {
 }
 MAX_NAMED: Final = 10
 SOURCES: Final = {
-    "definition": "a proof of the network definition, before the build, and not of the plan",
-    "inspector": "a proof of the plan, by the engine inspector",
+    "definition": "seen in the network definition before the build, not in the plan",
+    "inspector": "seen in the plan by the engine inspector",
 }
 
 
 class LayerPrecision(Frozen):
-    """One layer of the network definition or of the plan. ``nodes``: the ONNX nodes that it computes, as far as it tells.
+    """One layer of the network definition or of the plan. ``nodes``: the ONNX nodes that it computes, if it says so.
 
     ``precision`` is fp32, fp16, int8 and so on; another type's own name; ``unknown`` where nothing tells it.
     """
@@ -65,7 +65,7 @@ class WeightedPrecision(Frozen):
         return self.found in _BITS and self.wanted in _BITS and _BITS[self.found] > _BITS[self.wanted]
 
     def __str__(self) -> str:
-        return f"{self.node} ({self.found}, the graph says {self.wanted})"
+        return f"{self.node} ({self.found}, in the graph {self.wanted})"
 
 
 class PrecisionProof(Frozen):
@@ -97,16 +97,16 @@ class PrecisionProof(Frozen):
         return tuple(layer for layer in self.weighted if layer.found in (UNKNOWN, MISSING))
 
     def check(self, path: Path) -> None:
-        """Raises EngineError that names the layers which run wider than the graph of ``path`` says. Unproven ones are told by
+        """Raises EngineError that names the layers which run wider than the graph of ``path`` says. Unproven ones are listed by
         ``text``: they are no evidence of either.
         """
         if self.wider:
             named = some_lines(list(map(str, self.wider)), MAX_NAMED)
             raise EngineError(
-                f"{len(self.wider)} of {len(self.weighted)} convolutions and matrix products of {path} run in a wider type "
-                f"than the graph says ({SOURCES[self.source]}):\n{named}",
-                advice="the compiler has no kernel of that type for them, or the plan is of another graph: build it again, or "
-                "keep these modules wide in the graph with --keep-fp32",
+                f"{len(self.wider)} of {len(self.weighted)} convolutions and matrix products of {path} run in "
+                f"a wider type than the graph has ({SOURCES[self.source]}):\n{named}",
+                advice="the compiler has no kernel of that type for them, or the plan belongs to another graph: "
+                "build it again, or keep these modules in FP32 with --keep-fp32",
             )
 
     def text(self) -> str:
@@ -119,9 +119,9 @@ class PrecisionProof(Frozen):
         unknown = tuple(layer for layer in self.unproven if layer.found == UNKNOWN)
         missing = tuple(layer for layer in self.unproven if layer.found == MISSING)
         if unknown:
-            parts.append(f"the type of {len(unknown)} is not told: {_names(unknown)}")
+            parts.append(f"the type of {len(unknown)} is not known: {_names(unknown)}")
         if missing:
-            parts.append(f"{len(missing)} are in no layer that was found: {_names(missing)}")
+            parts.append(f"{len(missing)} were found in no layer: {_names(missing)}")
         shares = self.share_of_macs
         if shares is not None:
             parts.append("MACs " + shares_text(shares))
@@ -130,7 +130,7 @@ class PrecisionProof(Frozen):
 
 @dataclass(frozen=True)
 class GraphLayer:
-    """What an ONNX file says of one convolution or matrix product with a constant weight."""
+    """One convolution or matrix product with a constant weight, as the ONNX file has it."""
 
     node: str
     precision: str
@@ -138,7 +138,7 @@ class GraphLayer:
 
 
 def read_graph(onnx_path: Path) -> ir.Model:
-    """An ONNX file with its shapes, as far as they can be told. Raises EngineError if it cannot be read."""
+    """An ONNX file with the shapes that can be inferred. Raises EngineError if it cannot be read."""
     import onnx_ir as ir
     from onnx_ir.passes.common import ShapeInferencePass
 
@@ -187,7 +187,7 @@ def compare(
 
 
 def bits(precision: str) -> int:
-    """How wide it is; 0 for one that is no number's type, or unknown."""
+    """How wide it is; 0 if it is unknown or not a number's type."""
     return _BITS.get(precision, 0)
 
 
@@ -209,7 +209,7 @@ def _names(layers: tuple[WeightedPrecision, ...]) -> str:
 
 
 def _weight(node: ir.Node) -> ir.Value | None:
-    """The constant that the node multiplies by, seen through a DequantizeLinear; None if it is no such node."""
+    """The constant that the node multiplies by, seen through a DequantizeLinear; None if it is another node."""
     from skdeploy.ir.nodes import maker
     from skdeploy.ir.placement import WEIGHTED
 

@@ -12,7 +12,7 @@ from skdeploy.engines._log import capture
 from skdeploy.engines._made import made
 from skdeploy.engines._nodes import parser_errors
 
-_ADVICE = "a stripped plan takes the weights of its own ONNX file and no other: build it again from this one"
+_ADVICE = "a stripped plan takes weights only from its own ONNX file: build it again from this one"
 
 
 def refit(trt: Compiler, engine: Engine, onnx_path: Path) -> None:

@@ -33,7 +33,7 @@ TAKES: Final = {
 }
 LACKS: Final = {
     "compute_capabilities": "TensorRT builds for the GPU that it runs on",
-    "dla_core": "DLA takes strongly typed networks, which are all that skdeploy builds, from TensorRT 11.4.1 on",
+    "dla_core": "DLA takes strongly typed networks, the only ones that skdeploy builds, from TensorRT 11.4.1 on",
 }
 _OLDEST: Final = 10  # 8.x and 9.x know strong typing in part only
 
@@ -52,6 +52,6 @@ def obstacle() -> tuple[str, str]:
 
 
 def read_header(plan: bytes) -> tuple[str, tuple[str, ...]]:
-    """What is wrong with the plan by its header, and the compute capabilities that it names: this one tells neither."""
+    """Return a plan's problem and its compute capabilities; TensorRT's header has neither."""
     del plan
     return "", ()

@@ -23,15 +23,15 @@ LACKS: Final = {
     "tactic_bytes": _NO_TACTICS,
     "optimization_level": _NO_TACTICS,
     "timing_cache": "TensorRT-RTX has no timing cache",
-    "version_compatible": "TensorRT-RTX comes without the lean runtime that such a plan carries",
+    "version_compatible": "TensorRT-RTX does not ship the lean runtime that such a plan needs",
     "ampere+": _SEVERAL,
     "same-cc": _SEVERAL,
     "strip": "TensorRT-RTX cannot build a stripped plan ahead of time",
     "dla_core": "TensorRT-RTX is for RTX GPUs, and a DLA is part of a Jetson AGX Orin",
 }
 NOTES: Final = {
-    "int8": "NVIDIA documents INT8 on TensorRT-RTX for weights only: whether its GPUs run these convolutions in INT8 is shown "
-    "by no document, so measure before you rely on it"
+    "int8": "NVIDIA documents INT8 on TensorRT-RTX only for weights. No document says whether its GPUs run these "
+    "convolutions in INT8, so measure before you rely on it"
 }
 TAG: Final = b"vtrt"
 HEADER_BYTES: Final = 64  # ``Runtime.engine_header_size``
@@ -43,19 +43,22 @@ _MACHINES: Final = ("x86_64", "AMD64")  # it has wheels for no other
 def obstacle() -> tuple[str, str]:
     """Why it cannot build here, and what to do; both empty if it can."""
     if platform.machine() not in _MACHINES:
-        return f"it builds on x86-64 only, this is {platform.machine()}", "build on an x86-64 machine, or use TensorRT"
+        return (
+            f"it builds on x86-64 only, but this is {platform.machine()}",
+            "build on an x86-64 machine, or use TensorRT",
+        )
     return ("", "") if engines.installed(NAME) else engines.absent(NAME)
 
 
 def read_header(plan: bytes) -> tuple[str, tuple[str, ...]]:
-    """What is wrong with the plan by its header, and the compute capabilities that it is for.
+    """Return a plan's problem, if its header shows one, and the compute capabilities that it is for.
 
     From plans built here for each compute capability: bytes 16 to 23 are the file's length, and bytes 32 to 39 have a bit for
     each compute capability; one of unknown meaning (0x40) is ignored.
     """
     (size,) = struct.unpack_from("<Q", plan, 16)
     if size != len(plan):
-        what = "is cut short" if len(plan) < size else "has bytes behind its end"
-        return f"{what}: {len(plan)} bytes, its header says {size}", ()
+        what = "is cut off" if len(plan) < size else "has extra bytes at its end"
+        return f"{what}: {len(plan)} bytes, but its header says {size}", ()
     (bits,) = struct.unpack_from("<Q", plan, 32)
     return "", tuple(name for bit, name in _BITS.items() if bits & bit)

@@ -18,11 +18,11 @@ from skdeploy.core.files import written_whole
 from skdeploy.core.spec import Frozen
 
 MAX_HEADER_BYTES: Final = 4096  # a header has a few hundred
-_ELSEWHERE: Final = "give --timing-cache another file: one is made where there is none"
+_ELSEWHERE: Final = "give --timing-cache another file; it is made if it does not exist"
 
 
 class TimingDevice(Frozen):
-    """What a cache is good for. Kernels of another GPU, TensorRT or CUDA take other times."""
+    """The device and versions of a cache: kernels of another GPU, TensorRT or CUDA take other times."""
 
     gpu: str
     compute_capability: str
@@ -30,7 +30,7 @@ class TimingDevice(Frozen):
     cuda: str
 
     def differences(self, other: TimingDevice) -> str:
-        """What the other has otherwise, in words; empty if nothing."""
+        """Describe the differences to another; empty if there are none."""
         labels = {"gpu": "GPU", "compute_capability": "compute capability", "tensorrt": "TensorRT", "cuda": "CUDA"}
         return ", ".join(
             f"{label} {getattr(self, name)}, not {getattr(other, name)}"
@@ -49,7 +49,7 @@ class _Header(Frozen):
 def read_timing_cache(path: Path, device: TimingDevice) -> bytes:
     """TensorRT's bytes, or none where there is no file yet.
 
-    Raises EngineError for a cache of another device; IntegrityError for a file that is no timing cache of ours, or is cut or
+    Raises EngineError for a cache of another device; IntegrityError for a file that is not a timing cache of ours, or is cut or
     altered; UsageError if it cannot be read, or if there is no folder that could be written to.
     """
     require_writable(path)
@@ -66,12 +66,12 @@ def read_timing_cache(path: Path, device: TimingDevice) -> bytes:
         header = _Header.model_validate_json(line)
     except (ValidationError, ValueError) as error:
         raise IntegrityError(
-            f"{path} is no timing cache that skdeploy wrote, and TensorRT is not given it", advice=_ELSEWHERE
+            f"skdeploy did not write the timing cache {path}, so TensorRT does not get it", advice=_ELSEWHERE
         ) from error
     if differences := header.device.differences(device):
-        raise EngineError(f"the timing cache {path} is of another device: {differences}", advice=_ELSEWHERE)
+        raise EngineError(f"the timing cache {path} belongs to another device: {differences}", advice=_ELSEWHERE)
     if hashlib.sha256(payload).hexdigest() != header.sha256:
-        raise IntegrityError(f"the timing cache {path} is cut or altered", advice=f"remove it, or {_ELSEWHERE}")
+        raise IntegrityError(f"the timing cache {path} is cut off or changed", advice=f"delete it, or {_ELSEWHERE}")
     return payload
 
 
@@ -94,6 +94,6 @@ def require_writable(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"the timing cache {path} is a folder", advice=_ELSEWHERE)
     if not folder.is_dir():
-        raise UsageError(f"the timing cache {path}: there is no folder {folder}", advice="make it first")
+        raise UsageError(f"the timing cache {path}: the folder {folder} does not exist", advice="make the folder first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"the timing cache {path}: {folder} cannot be written to", advice=_ELSEWHERE)

@@ -1,4 +1,4 @@
-"""Images in a NumPy file: raw uint8 pixels. What else such files hold is told from its values, with how to undo it."""
+"""Images in a NumPy file: raw uint8 pixels. Other content is recognised by its values, with how to undo it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def read_arrays(source: Path) -> tuple[Pixels, Labels | None]:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
         looks, undo = _looks_like(images)
         if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
-            undo += "; the channels come last: images.transpose(0, 2, 3, 1)"
+            undo += "; put the channels last: images.transpose(0, 2, 3, 1)"
         raise UsageError(
             f"{source} holds {images.dtype} of shape {images.shape}{looks}",
-            advice=f"images are raw uint8 pixels, (N, H, W), (N, H, W, 1) or (N, H, W, 3), not normalised{undo}",
+            advice=f"give raw uint8 pixels, (N, H, W), (N, H, W, 1) or (N, H, W, 3), not normalised{undo}",
         )
     return images, None if labels is None else _checked_labels(source, labels, len(images))
 
@@ -53,19 +53,19 @@ def read_arrays(source: Path) -> tuple[Pixels, Labels | None]:
 def _checked_labels(source: Path, labels: NDArray[Any], count: int) -> Labels:
     if labels.shape != (count,):
         raise UsageError(
-            f"{source} holds {count} images and labels of shape {labels.shape}", advice="one label an image, (N,)"
+            f"{source} holds {count} images and labels of shape {labels.shape}", advice="give one label per image, (N,)"
         )
     if labels.dtype.kind not in "iu" or int(labels.min()) < 0 or int(labels.max()) > MAX_LABEL:
         odd = f" from {labels.min()} to {labels.max()}" if labels.dtype.kind in "iuf" else ""
         raise UsageError(
             f"the labels in {source} are not class numbers: {labels.dtype}{odd}",
-            advice="labels are whole numbers from 0, in the order of the network's outputs",
+            advice="labels must be whole numbers from 0, in the order of the network's outputs",
         )
     return labels.astype(np.int64)
 
 
 def _looks_like(images: NDArray[Any]) -> tuple[str, str]:
-    """What the values of an array that is no raw pixels say about what was done to it, and how to undo that."""
+    """Guess from the values of an array what was done to its pixels, and how to undo it."""
     if images.dtype.kind not in "iuf" or images.dtype == np.uint8 or not images.size:
         return "", ""
     if not np.isfinite(images).all():
@@ -73,10 +73,10 @@ def _looks_like(images: NDArray[Any]) -> tuple[str, str]:
     low, high = float(images.min()), float(images.max())
     span = f", from {low:.4g} to {high:.4g}"
     if low < 0:
-        undo = ": save them as they are before mean and std (skdeploy normalises as the card says)"
-        return f"{span}: normalised already, raw pixels are not negative", undo
+        undo = ": save the images before mean and std are applied (skdeploy normalises as the card says)"
+        return f"{span}: these seem to be normalised already, because raw pixels are never negative", undo
     if high > 255:
-        return f"{span}: more than 8 bits a channel", ""
+        return f"{span}: more than 8 bits per channel", ""
     if images.dtype.kind == "f" and high <= 1:
         return f"{span}: pixels scaled to 0..1", ": np.rint(255 * images).astype(np.uint8)"
     return f"{span}: pixels of 0..255 in the wrong type", ": np.rint(images).astype(np.uint8)"

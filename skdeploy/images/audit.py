@@ -1,4 +1,4 @@
-"""What the calibration images were, for the manifest, and what is wrong with them, in words."""
+"""Audit of the calibration images for the manifest, and its warnings."""
 
 from __future__ import annotations
 

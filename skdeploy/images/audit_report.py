@@ -1,4 +1,4 @@
-"""What calibration images were, as the manifest keeps it, and what is wrong with them, in words."""
+"""The audit of calibration images as the manifest keeps it, and its warnings."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ MOVED: Final = 0.05  # of a threshold: 5 % more range costs 0.4 dB of SQNR, whic
 ALPHA: Final = "alpha dropped"
 FRAMES: Final = "first of several frames"
 TURNED: Final = "EXIF orientation"
-CLIPPED: Final = "with more than a quarter of the values at 255: overexposed, or on white"
-ENLARGED: Final = "smaller than the card's resize and enlarged, so smoother than in the field"
+CLIPPED: Final = "with more than a quarter of the values at 255: overexposed, or on a white background"
+ENLARGED: Final = "smaller than the card's resize: they are enlarged, and so smoother than in the field"
 CONVERTED: Final = {
-    ALPHA: "with transparency, which is dropped as training pipelines do: what is hidden below it is seen",
-    f"{TURNED} ignored": "with an EXIF orientation, which is ignored as the loaders of timm and torchvision do; if the "
-    'training turned them upright, say exif = "apply" under [preprocess] in the card',
-    f"{TURNED} applied": "turned by their EXIF orientation, as the card says",
+    ALPHA: "with transparency, which is dropped as training pipelines do: hidden pixels become visible",
+    f"{TURNED} ignored": (
+        "with an EXIF orientation, which is ignored as the loaders of timm and torchvision do; if your training code turned "
+        'images upright, set exif = "apply" under [preprocess] in the card'
+    ),
+    f"{TURNED} applied": "turned upright by their EXIF orientation, as the card says",
 }
-NOISE: Final = "calibrated on random noise: its ranges are meaningless for accuracy, fit for timing only; give --calib"
+NOISE: Final = "calibrated on random noise: good for timing only, not for accuracy; give images with --calib"
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -107,7 +109,7 @@ class AuditReport(Frozen):
     notes: Names = ()
 
     def warnings(self) -> tuple[str, ...]:
-        """What makes these images a poor guide to the field, a sentence each; most serious first."""
+        """Warnings about these images, one sentence each, the most serious first."""
         if self.random:
             return (NOISE,)
         return (*self.notes, *self._about_the_set(), *self._about_duplicates(), *self._about_images())
@@ -115,11 +117,13 @@ class AuditReport(Frozen):
     def _about_the_set(self) -> Iterable[str]:
         if self.used < USUAL:
             yield (
-                f"{_images(self.used)}: ranges will not cover what the network sees in the field; {USUAL} to 500 is usual"
+                f"{_images(self.used)}: too few to cover what the network sees in the field; {USUAL} to 500 are usual"
             )
         if self.unreadable:
             first = self.unreadable[0]
-            yield f"{_images(len(self.unreadable))} could not be read and were left out, first {first.name}: {first.reason}"
+            yield (
+                f"left out {_images(len(self.unreadable))} that could not be read; first: {first.name}: {first.reason}"
+            )
         if self.classes is not None and self.classes.covered < self.classes.total:
             absent, total = self.classes.total - self.classes.covered, self.classes.total
             few = f": {self.used} images cannot cover them all" if self.used < total else ""
@@ -131,8 +135,8 @@ class AuditReport(Frozen):
             exact, near = self.overlap.exact, self.overlap.near
             example = (exact.pairs or near.pairs)[0]
             yield (
-                f"shares {_images(exact.count)} with {self.overlap.dataset}, and {near.count} more nearly "
-                f"(first: {example[0]} and {example[1]}): the accuracy measured on it is too good"
+                f"{_images(exact.count)} also in {self.overlap.dataset}, and {near.count} more nearly the same "
+                f"(first: {example[0]} and {example[1]}): accuracy measured there will look too good"
             )
         for pairs, words, usual in ((self.exact, "the same", 0), (self.near, "nearly the same", NOTABLE * self.used)):
             if pairs.count > usual:
@@ -144,15 +148,16 @@ class AuditReport(Frozen):
             yield f"{_images(self.constant.count)} of one colour: {_first(self.constant.names, self.constant.count)}"
         for found, words in ((self.clipped, CLIPPED), (self.enlarged, ENLARGED)):
             if found.count > NOTABLE * self.used:
-                yield f"{_images(found.count)} {words}; first {found.names[0]}"
+                yield f"{_images(found.count)} {words}; first: {found.names[0]}"
         for what, words in CONVERTED.items():
             if count := self.converted.get(what):
                 yield f"{_images(count)} {words}"
         if self.coverage:
             most = max(self.coverage, key=_movement)
             yield (
-                f"the thresholds of {len(self.coverage)} tensor(s) moved by more than {MOVED:.0%} in the last quarter of the "
-                f"images (most: {most.name}, {most.early:.4g} to {most.final:.4g}): more images would move them further"
+                f"the thresholds of {len(self.coverage)} tensor(s) moved by more than {MOVED:.0%} in the last "
+                f"quarter of the images (most: {most.name}, {most.early:.4g} to {most.final:.4g}): use more "
+                "images"
             )
 
 
@@ -180,6 +185,6 @@ def audit_of(content: Mapping[str, JsonValue]) -> AuditReport | None:
         return AuditReport.model_validate_json(json.dumps(content))
     except ValidationError as error:
         raise CalibrationError(
-            f"the audit in the ranges is not one of skdeploy's: {first_problem(error)}",
+            f"the audit in the ranges file was not written by skdeploy: {first_problem(error)}",
             advice="calibrate again, or restore the file",
         ) from error

@@ -45,7 +45,7 @@ class Dataset:
     ``labels`` are class numbers, (N,). ``classes``, if any, names them: label i is ``classes[i]``; where the names are those of
     folders, their order is that of the sorted names, not yet the network's (``labels.as_the_network_counts``). ``unlabelled``
     says why a folder's images have no labels, and ``notes`` what a reader of any figure must know of the images. ``root`` is
-    the folder that names of files are told from; ``numbers``, (N,), the places that chosen images have in the array they come
+    the folder that file names are relative to; ``numbers``, (N,), the places that chosen images have in the array they come
     from. ``random``: noise, no images. ``chosen``: why parity is measured on these, a key of
     ``parity.report.CHOSEN``.
     """
@@ -73,10 +73,10 @@ class Dataset:
         try:
             return hashlib.sha256("".join(digest_file(file) for file in self.files).encode()).hexdigest()
         except IntegrityError as error:
-            raise UsageError(f"an image is not readable: {error.message}", advice=REMOVE) from error
+            raise UsageError(f"cannot read an image: {error.message}", advice=REMOVE) from error
 
     def name_of(self, index: int) -> str:
-        """What a message or a report calls an image: its path below ``root``, or its place in the array. Printable."""
+        """Name an image for messages and reports: its path below ``root``, or its place in the array. Printable."""
         if self.pixels is not None:
             return f"images[{index if self.numbers is None else self.numbers[index]}]"
         file = self.files[index]
@@ -149,7 +149,8 @@ def open_dataset(source: Path, limit: int | None = None, *, archive: str = "cali
     * a .txt or .csv list, one ``path`` or ``path,label`` a line: ``lists.py``;
     * one image.
 
-    ``limit`` takes the first so many, in the order of the sorted names. Raises UsageError: nothing there, no image, not uint8.
+    ``limit`` takes that many, the first ones, in the order of the sorted names. Raises UsageError: nothing there, no image, not
+    uint8.
     """
     check_count(limit, "--num-images")
     if stat.S_ISDIR(require_there(source).st_mode):
@@ -184,7 +185,7 @@ def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
     for folder in (Path("calibration"), packaged("calibration")):
         if (folder / spec.parity_images).is_file():
             return replace(open_dataset(folder / spec.parity_images, limit), chosen="card")
-    raise UsageError(f"the card {spec.name} names images that are not there: calibration/{spec.parity_images}")
+    raise UsageError(f"the card {spec.name} names images that do not exist: calibration/{spec.parity_images}")
 
 
 def photographs(limit: int | None = None) -> Dataset:
@@ -193,21 +194,23 @@ def photographs(limit: int | None = None) -> Dataset:
     found = find_spec("skimage") if installed("skimage") else None
     if found is None or found.origin is None:
         raise DependencyError(
-            "scikit-image, whose photographs are the default images, is not installed",
+            "scikit-image is not installed; its photographs are the default images",
             advice=f'give --images, or: pip install "skdeploy[{EXTRAS}]"',
         )
     folder = Path(found.origin).parent / "data"
     files = tuple(folder / name for name in PHOTOGRAPHS[:limit])
     absent = [file.name for file in files if not file.is_file()]
     if absent:
-        raise DependencyError(f"this scikit-image lacks the photographs {', '.join(absent)}", advice="give --images")
+        raise DependencyError(
+            f"this scikit-image does not have the photographs {', '.join(absent)}", advice="give --images"
+        )
     return Dataset("photographs", files=files, root=folder)
 
 
 def check_count(count: int | None, option: str) -> None:
     """Raises UsageError for a number of images below 1, naming the option that gave it."""
     if count is not None and count < 1:
-        raise UsageError(f"{count} images: at least 1", advice=f"give {option} 1 or more")
+        raise UsageError(f"{count} images: give at least 1", advice=f"set {option} to 1 or more")
 
 
 def _open_folder(source: Path, archive: str) -> Dataset:
@@ -216,8 +219,8 @@ def _open_folder(source: Path, archive: str) -> Dataset:
     if packed.is_file():
         if found.files:
             raise UsageError(
-                f"{source} holds {archive} and {len(found.files)} image files: which of them is meant?",
-                advice=f"give {packed}",
+                f"{source} holds both {archive} and {len(found.files)} image files",
+                advice=f"give {packed} to use the archive, or move it away",
             )
         return open_dataset(packed)
     if not found.files:

@@ -86,10 +86,8 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
         reason = " ".join(said.split()) or type(error).__name__
         raise ImageError(f"cannot read the image {file}: {reason}", reason) from error
     if deep:
-        reason = f"more than 8 bits a channel (mode {mode}), and how to scale them is not recorded"
-        raise ImageError(
-            f"the image {file} has {reason}", reason, advice="convert it to 8 bits, as it was for the training"
-        )
+        reason = f"more than 8 bits per channel (mode {mode}); the file does not say how to scale them"
+        raise ImageError(f"the image {file} has {reason}", reason, advice="convert it to 8 bits, as for training")
     return Crop(*_cropped(converted, spec), mode, alpha, animated, orientation)
 
 

@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 
 class Fingerprints:
-    """What it takes to recognise each image of a set: a digest of its crop, and a perceptual hash. 64 bytes an image.
+    """Fingerprints of the images of a set: a digest of each crop and a perceptual hash, 64 bytes per image.
 
     The hash has a bit for each of the 16 x 16 lowest frequencies of the crop's DCT-II but the mean: whether its coefficient is
     above their median. Recompression, brightness and contrast change few bits. Crops of one colour have no structure to hash.

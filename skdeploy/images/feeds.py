@@ -1,4 +1,4 @@
-"""What a graph's input is fed with: crops as they are, or normalised, a batch at a time."""
+"""Feeds of a graph's input: raw or normalised crops, a batch at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN_BATCH: Final = 8  # small enough for the activations of 224 x 224 images, la
 
 
 def feeds_of(pixels: Pixels | Inputs, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
-    """What a session wants of some crops, uint8 (N, H, W, C): raw pixels if its input is uint8, else normalised planes.
+    """Turn crops, uint8 (N, H, W, C), into a session's input: raw pixels if it is uint8, else normalised planes.
 
     Inputs that are normalised already, float32 (N, C, H, W), are taken as they are; UsageError if the graph wants pixels.
     """
@@ -26,7 +26,8 @@ def feeds_of(pixels: Pixels | Inputs, spec: ModelSpec, inputs: Sequence[TensorSp
         return {target.name: pixels if target.dtype == "uint8" else normalise(pixels.astype(np.uint8), spec.preprocess)}
     if target.dtype == "uint8":
         raise UsageError(
-            "the graph takes images and normalises them itself (--embed-preprocess), the golden file has inputs",
+            "the graph takes images and normalises them itself (--embed-preprocess), but the golden file has "
+            "normalised inputs",
             advice="save `images`, uint8 (N, H, W, C), in the golden file",
         )
     return {target.name: pixels}

@@ -19,7 +19,7 @@ OTHER_IMAGES: Final = (
 )  # fmt: skip
 SPLITS: Final = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "evaluation"})
 KINDS: Final = "give a folder of images that you may read, an .npz or .npy file, or a .txt or .csv list of images"
-MEND: Final = "mend it or remove it: an image that is left out would not be missed"
+MEND: Final = "repair it or remove it; skdeploy does not leave out images silently"
 
 Identity = tuple[int, int]  # device and inode: the same folder by whatever link
 
@@ -72,13 +72,13 @@ def _why_not_classes(source: Path, top: list[Path], below: dict[str, list[Path]]
     """Why the folders right below are not classes, or nothing if they are."""
     holding = sorted(name for name, files in below.items() if files)
     if not holding:
-        return "its images lie in no folders of their classes"
+        return "its images are not in class folders"
     if top:
         names = some([printable(file.name) for file in sorted(top)], 3)
-        return f"{names} lies beside the class folders and so in no class: move it away"
+        return f"{names} lies beside the class folders and so has no class: move it away"
     if len(holding) == 1:
         inside = source / holding[0]
-        return f"its images lie in one folder: if {printable(str(inside))} holds the class folders, give that"
+        return f"all its images are in one folder: if {printable(str(inside))} holds the class folders, give that"
     if all(name.casefold() in SPLITS for name in holding):
         return f"its folders are parts of a data set, not classes: {', '.join(holding)}; give one of them"
     return ""
@@ -99,7 +99,7 @@ def _files(folder: Path, seen: set[Identity]) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, without the copies that tools leave behind: macOS's ._ files, .ipynb_checkpoints."""
+    """List a folder without the copies that tools leave behind: macOS's ._ files, .ipynb_checkpoints."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
@@ -114,7 +114,7 @@ def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
             return True
         if not entry.is_symlink() or path.exists():
             return False
-        reason = "it leads nowhere"
+        reason = "its target does not exist"
     except OSError as error:
         reason = error.strerror or str(error)
     if path.suffix and path.suffix.lower() not in (*SUFFIXES, *OTHER_IMAGES):
@@ -140,4 +140,4 @@ def _left_out(source: Path, others: list[Path]) -> str:
     kinds = Counter(file.suffix.lower() for file in others)
     counted = ", ".join(f"{count} {suffix}" for suffix, count in sorted(kinds.items()))
     first = printable(str(min(others).relative_to(source)))
-    return f"left out of {printable(source.name)}: {counted} (first {first}); read are {', '.join(SUFFIXES)}"
+    return f"left out of {printable(source.name)}: {counted} (first: {first}); only {', '.join(SUFFIXES)} are read"

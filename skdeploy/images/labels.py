@@ -14,8 +14,9 @@ from skdeploy.images.dataset import Dataset
 
 FORMS = "give class folders, a .txt list of `path,label`, or an .npz with `labels`"
 SAY_ORDER = (
-    "give --class-order name if the network was trained on such folders with torchvision's ImageFolder or timm, --class-order "
-    "number if the folders have the numbers of its outputs; a card can say it: class_order"
+    "give --class-order name if the network was trained on such folders with torchvision's ImageFolder or "
+    "timm, or --class-order number if the folders' numbers are those of its outputs; or set class_order in "
+    "the card"
 )
 
 
@@ -43,8 +44,8 @@ def as_the_network_counts(dataset: Dataset, spec: ModelSpec, order: ClassOrder |
     if highest >= classes:
         first = int(np.argmax(dataset.labels))
         raise UsageError(
-            f"{dataset.name_of(first)} in {dataset.name} has label {highest}, and {spec.name} has {classes} classes",
-            advice=f"labels are from 0 to {classes - 1}, in the order of the network's outputs",
+            f"{dataset.name_of(first)} in {dataset.name} has label {highest}, but {spec.name} has {classes} classes",
+            advice=f"labels must be from 0 to {classes - 1}, in the order of the network's outputs",
         )
     return dataset
 
@@ -73,9 +74,9 @@ def _numbers(dataset: Dataset, spec: ModelSpec, order: ClassOrder | None) -> tup
     numbers = sorted(by_number) if whole else range(classes)  # the folders of the training, some of which may lack here
     names = sorted(dataset.classes if whole else map(str, numbers))
     raise UsageError(
-        f"the class folders in {dataset.name} are named by numbers, and their order is not known: by name it is "
-        f"{some(names)}, by number {some([str(number) for number in numbers])}. {spec.name} has {classes} classes and no "
-        "labels that tell which is meant",
+        f"the class folders in {dataset.name} are named by numbers, and their order is not known: by name it "
+        f"is {some(names)}, by number {some([str(number) for number in numbers])}. {spec.name} has {classes} "
+        "classes and no labels that decide it",
         advice=SAY_ORDER,
     )
 
@@ -102,14 +103,15 @@ def _by_label(dataset: Dataset, spec: ModelSpec) -> list[int]:
     unknown = [folders[index] for index in holding if _plain(folders[index]) not in known]
     if unknown:
         raise UsageError(
-            f"{len(unknown)} of {len(folders)} class folders in {dataset.name} are no labels of the card {spec.name}: "
-            f"{some(unknown)}",
+            f"{len(unknown)} of {len(folders)} class folders in {dataset.name} are not labels of the card "
+            f"{spec.name}: {some(unknown)}",
             advice=f"the card's labels are {some(spec.labels)}"
             + (f"; {SAY_ORDER}" if _only_numbers(dataset, spec) else ""),
         )
     if len({_plain(folders[index]) for index in holding}) < len(holding):
         raise UsageError(
-            f"several class folders in {dataset.name} have one name but for case or punctuation", advice="join them"
+            f"several class folders in {dataset.name} have names that differ only in case or punctuation",
+            advice="join them",
         )
     return [known.get(_plain(folder), -1) for folder in folders]
 
@@ -120,13 +122,15 @@ def _by_number(dataset: Dataset) -> list[int]:
     strange = [folder for folder in folders if not is_class_number(folder)]
     if strange:
         raise UsageError(
-            f"{len(strange)} of {len(folders)} class folders in {dataset.name} are not named by numbers, so they have no order "
-            f"by number: {some(strange)}",
+            f"{len(strange)} of {len(folders)} class folders in {dataset.name} are not named by numbers: "
+            f"{some(strange)}",
             advice="name each folder by the number of its class, from 0, or give a .txt list of `path,label`",
         )
     numbers = [int(folder) for folder in folders]
     if len(set(numbers)) < len(numbers):
-        raise UsageError(f"several class folders in {dataset.name} are one number, as 1 and 01 are", advice="join them")
+        raise UsageError(
+            f"several class folders in {dataset.name} have the same number, such as 1 and 01", advice="join them"
+        )
     return numbers
 
 
@@ -140,10 +144,10 @@ def _by_name(dataset: Dataset, spec: ModelSpec) -> list[int]:
         place = {folder: index for index, folder in enumerate(holding)}
         return [place.get(index, -1) for index in range(len(folders))]
     raise UsageError(
-        f"{dataset.name} has {len(folders)} class folders, {spec.name} has {classes} classes and no labels: "
-        "which folder is which class?",
-        advice="make a folder for each class, an empty one where there are no images; or name the folders by the numbers of "
-        "their classes; or give a .txt list of `path,label`",
+        f"{dataset.name} has {len(folders)} class folders, but {spec.name} has {classes} classes and no "
+        "labels: skdeploy cannot tell which folder is which class",
+        advice="make a folder for each class, even without images; or name the folders by the numbers of their "
+        "classes; or give a .txt list of `path,label`",
     )
 
 

@@ -11,7 +11,9 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.listing import some
 from skdeploy.images.arrays import Labels, is_class_number
 
-FORM = "one image a line, `path` or `path,label`, relative to the list's folder; quote a path that holds a comma"
+FORM = (
+    "write one image per line, `path` or `path,label`, relative to the list's folder; quote a path that holds a comma"
+)
 
 
 def read_list(source: Path) -> tuple[tuple[Path, ...], Labels | None]:
@@ -19,7 +21,7 @@ def read_list(source: Path) -> tuple[tuple[Path, ...], Labels | None]:
 
     CSV (RFC 4180) in UTF-8, ``path`` or ``path,label``; paths are relative to the list's folder, labels are class numbers from
     0. Blank lines and lines that begin with # are skipped. No image is opened. Raises UsageError naming the lines: a file that
-    is not there, a label that is no number, some lines with and some without labels; or an empty list.
+    is not there, a label that is not a number, some lines with and some without labels; or an empty list.
     """
     files: list[Path] = []
     labels: list[int] = []
@@ -27,7 +29,7 @@ def read_list(source: Path) -> tuple[tuple[Path, ...], Labels | None]:
     absent: list[str] = []
     for line, row in _rows(source):
         if len(row) > 2:
-            raise UsageError(f"{source}, line {line}: {len(row)} fields", advice=FORM)
+            raise UsageError(f"{source}, line {line}: {len(row)} fields, at most 2 expected", advice=FORM)
         file = source.parent / row[0]
         if not _is_there(file):
             absent.append(f"line {line}: {row[0]!r}")
@@ -37,10 +39,12 @@ def read_list(source: Path) -> tuple[tuple[Path, ...], Labels | None]:
         else:
             labels.append(_label(source, line, row[1]))
         if labels and unlabelled:
-            raise UsageError(f"{source}: line {unlabelled} has no label, others have one", advice="label all or none")
+            raise UsageError(
+                f"{source}: line {unlabelled} has no label, but others have one", advice="label all images or none"
+            )
     if absent:
         raise UsageError(
-            f"{source} names {len(absent)} of {len(files)} images that are not there: {some(absent)}", advice=FORM
+            f"{source} names {len(absent)} of {len(files)} images that do not exist: {some(absent)}", advice=FORM
         )
     if not files:
         raise UsageError(f"no images in {source}", advice=FORM)

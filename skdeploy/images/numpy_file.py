@@ -48,7 +48,9 @@ def read_npz_or_npy(
             found = {}
             for name, info in ((name, members[name]) for name in wanted if name in members):
                 if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > DEFLATE * (info.compress_size + 1):
-                    raise ValueError(f"{info.filename} says {info.file_size} bytes, and {info.compress_size} hold them")
+                    raise ValueError(
+                        f"{info.filename} claims {info.file_size} bytes, which {info.compress_size} cannot hold"
+                    )
                 with archive.open(info) as member:
                     found[name] = _array(member, info.file_size)
             if not found:
@@ -72,7 +74,7 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
         raise PickledError("it holds Python objects, which run code when they are read")
     count = prod(shape)
     if count < 0 or count * dtype.itemsize > size:
-        raise ValueError(f"its header says {dtype} of shape {shape}, and the file holds {size} bytes")
+        raise ValueError(f"its header says {dtype} of shape {shape}, but the file holds {size} bytes")
     content = file.read(count * dtype.itemsize)
     if len(content) < count * dtype.itemsize:
         raise EOFError(f"it ends after {len(content)} of {count * dtype.itemsize} bytes")
@@ -87,8 +89,8 @@ def _told(source: Path) -> Iterator[None]:
         yield
     except READING as error:
         why = getattr(error, "strerror", None)  # NumPy and zipfile raise OSErrors without, of what they read
-        advice = "give the path of a file" if why else "it is truncated or not a NumPy file"
+        advice = "give a file" if why else "it is truncated or not a NumPy file"
         if isinstance(error, PickledError):
-            advice = "save arrays of numbers: of one shape each, and none of None"
+            advice = "save plain arrays of numbers, all of one shape, without None"
         said = why or " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"cannot read {source}: {said}", advice=advice) from error

@@ -27,7 +27,7 @@ Made = TypeVar("Made")
 def read_crops(
     dataset: Dataset, spec: ModelSpec, on_unreadable: Callable[[Unreadable], object] | None = None
 ) -> Iterator[tuple[int, Crop]]:
-    """(index, crop) of each image that can be read, in order; ``on_unreadable`` is told of the others.
+    """(index, crop) of each image that can be read, in order; ``on_unreadable`` gets the others.
 
     A few images at a time are in memory. Files are decoded ahead in threads: Pillow releases the interpreter while it decodes.
     Raises CalibrationError, naming the first, where more than 1 % of the images cannot be read: once it is sure, no further
@@ -46,8 +46,8 @@ def read_crops(
     if len(unreadable) > allowed:
         shown = some_lines([f"{image.name}: {image.reason}" for image in unreadable])
         raise CalibrationError(
-            f"{len(unreadable)} of the {len(dataset)} images from {dataset.name} cannot be used, "
-            f"{allowed} may be (1 %):\n{shown}",
+            f"{len(unreadable)} of the {len(dataset)} images from {dataset.name} cannot be used; at most "
+            f"{allowed} (1 %) may be unusable:\n{shown}",
             advice="remove or replace them, and run the same command again",
         )
 
@@ -60,7 +60,7 @@ def _decoded(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[int, Crop | Im
 
 
 def ahead(make: Callable[[Given], Made], items: Iterable[Given], workers: int, most: int) -> Iterator[Made]:
-    """What ``make`` makes of each item, in order: up to ``most`` are made in threads while one is used."""
+    """Yield ``make`` of each item, in order: up to ``most`` are made in threads while one is used."""
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         for item in items:

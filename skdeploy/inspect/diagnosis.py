@@ -1,4 +1,4 @@
-"""What works on this machine: the content of ``skdeploy doctor``."""
+"""The content of ``skdeploy doctor``: what works on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a bundle's engines: the proof of their precision, what they were built for, and whether they run here."""
+"""Facts about a bundle's engines: the proof of their precision, what they were built for, whether they run here."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from skdeploy.engines.proof import PrecisionProof
 
 @dataclass(frozen=True)
 class InspectedEngine:
-    """One engine of a bundle, ``record`` what its build said. ``obstacles`` are what keeps it from running here. ``proof`` is
-    of the plan where it runs here, else the one of its build; None where a version of skdeploy that made none has built it.
+    """One engine of a bundle, with the ``record`` of its build. ``obstacles`` are reasons why it cannot run here. ``proof`` is
+    that of the plan if it runs here, else that of its build; None if an older skdeploy built the engine.
     """
 
     artifact: Artifact
@@ -34,7 +34,7 @@ class InspectedEngine:
     def runs_here(self) -> str:
         """In words: "yes", or "no, because ..."."""
         if not self.obstacles:
-            return "yes, as far as its manifest and header tell"
+            return "yes, according to its manifest and header"
         first = self.obstacles[0]
         return f"no, because {first.reason}; {first.advice}"
 
@@ -48,7 +48,7 @@ class InspectedEngine:
         """Raises EngineError if layers run wider than the graph says, or nothing tells what they run in."""
         if self.proof is None:
             raise EngineError(
-                f"{self.plan} has no proof of its precision: it was built before skdeploy made one",
+                f"{self.plan} has no proof of its precision: an older skdeploy built it",
                 advice="build it again: skdeploy build BUNDLE",
             )
         self.proof.check(self.plan)
@@ -92,7 +92,8 @@ def inspect_engines(folder: Path) -> tuple[InspectedEngine, ...]:
     if not found:
         raise UsageError(
             f"{folder} holds no engine",
-            advice=f"build one with: skdeploy build {folder} --target tensorrt_rtx (no GPU needed), or tensorrt",
+            advice=f"build one with: skdeploy build {folder} --target tensorrt_rtx (needs no GPU), or --target "
+            "tensorrt",
         )
     return tuple(_facts(bundle, artifact) for artifact in found)
 

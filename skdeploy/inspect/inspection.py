@@ -1,4 +1,4 @@
-"""What is in a bundle or a file, without running it."""
+"""Read the content of a bundle or a file without running it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = "a bundle's folder, or a .toml card, or an .onnx, .safetensors, .pth, .c
 
 
 def inspect_bundle(folder: Path) -> Facts:
-    """What is known of a bundle, with every digest checked. Raises UsageError, IntegrityError."""
+    """Return the facts about a bundle after checking every digest. Raises UsageError, IntegrityError."""
     return read_facts(load_bundle(folder))
 
 
@@ -100,6 +100,6 @@ def _engine(path: Path) -> Rows:
             bundle.check(artifact)
             return {"bundle": str(folder), "sha256": artifact.sha256, **artifact.facts.dump()}
     raise IntegrityError(
-        f"{path} is in no bundle's manifest",
-        advice="a plan is native code: skdeploy opens only those it has a digest of",
+        f"{path} is not in the manifest of a bundle",
+        advice="an engine is native code: skdeploy opens only engines whose digest it knows",
     )

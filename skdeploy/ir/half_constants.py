@@ -54,16 +54,16 @@ def check_dequantized(node: ir.Node) -> None:
 
 
 def _check_range(array: np.ndarray, name: str, reader: ir.Node) -> None:
-    """An infinity that is no weight is one in FP16 too: the mask of an attention."""
+    """An infinity that is not a weight is one in FP16 too: the mask of an attention."""
     magnitudes = np.abs(array)
     counted = np.full(array.shape, reader.op_type in WEIGHTED) | np.isfinite(array)
     largest = float(np.max(magnitudes, initial=0.0, where=counted))
     if largest > FP16_MAX:
         module = module_of(reader.name)
-        kept = "its module" if module else "what belongs to no module"
+        kept = "its module" if module else "the constants that belong to no module"
         raise PrecisionError(
-            f"the constant {name}, which node {reader.name} ({reader.op_type}) reads, holds {largest:.4g}, and FP16 ends at "
-            f"{FP16_MAX:.0f}",
+            f"the constant {name}, which node {reader.name} ({reader.op_type}) reads, holds {largest:.4g}, but "
+            f"FP16 ends at {FP16_MAX:.0f}",
             advice=f"keep {kept} in FP32: --keep-fp32 '{modules_pattern([module])}'",
         )
 
@@ -72,6 +72,6 @@ def _check_scale(single: np.ndarray, half: np.ndarray, name: str) -> None:
     if not np.array_equal(half.astype(np.float32), single):
         worst = single.flat[int(np.argmax(np.abs(half.astype(np.float32) - single)))]
         raise PrecisionError(
-            f"the scale {name} holds {worst:.9g}, which is not an FP16 number: the INT8 values would mean others",
-            advice="quantize again with skdeploy, whose scales are FP16 numbers, or take FP32 for what is not INT8",
+            f"the scale {name} holds {worst:.9g}, which is not an FP16 number: the INT8 values would change",
+            advice="quantize again with skdeploy, whose scales are FP16 numbers, or use FP32 for what is not INT8",
         )

@@ -1,4 +1,4 @@
-"""What exporters leave in the graph and no runtime needs: sums with zero, as Python's ``sum()`` begins, and known sizes."""
+"""Remove what no runtime needs: sums with zero, as Python's ``sum()`` begins, and known sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class DropIdentities(ir.passes.InPlacePass):
     1. every element of the constant is the neutral one, and for Sub and Div it is the second operand;
     2. the constant has one element and no more dimensions than x, or both shapes are known and x has the result's: so nothing
        is broadcast, and the shape stays;
-    3. the result is no output of the graph, whose name would go.
+    3. the result is not an output of the graph, whose name would go.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -44,7 +44,7 @@ class FoldKnownSizes(ir.passes.InPlacePass):
     1. the rank of the Shape's input is known, and the Shape takes all of it (no ``start``, no ``end``);
     2. the Gather's indices are constant and none is out of bounds;
     3. each size that it takes is known;
-    4. the result is no output of the graph, whose name would go.
+    4. the result is not an output of the graph, whose name would go.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

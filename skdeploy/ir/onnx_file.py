@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from skdeploy.core.errors import ExportError, IntegrityError
 
-BROKEN: Final = "it is truncated, damaged or another kind of file: export it again"
+BROKEN: Final = "it is cut off, damaged or another kind of file: export it again"
 MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for one message, so for one ONNX file with its weights
 MAX_VALUES: Final = 2**29  # of one tensor: 2 GiB in FP32; the largest of a batch of 256 in a ResNet is 2**28
 MAX_NESTING: Final = 32  # graphs in graphs: If in Loop in Scan is 3
@@ -99,9 +99,9 @@ def _read(path: Path, *, whole: bool) -> ModelProto:
 def _require_small_enough(path: Path, size: int) -> None:
     if size > MAX_BYTES:
         raise ExportError(
-            f"{path} has {size / 1e9:.1f} GB with its weights; one ONNX file holds {MAX_BYTES / 1e9:.1f} GB, "
-            "and skdeploy writes each graph as one file",
-            advice="export a smaller network; ONNX Runtime and TensorRT take this one as it is",
+            f"{path} has {size / 1000000000.0:.1f} GB with its weights, but one ONNX file can hold "
+            f"{MAX_BYTES / 1000000000.0:.1f} GB, and skdeploy writes each graph as one file",
+            advice="export a smaller network; ONNX Runtime and TensorRT can use this one as it is",
         )
 
 
@@ -131,14 +131,15 @@ def inferred(proto: ModelProto, shown: Path | str, *, strict: bool = False) -> M
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
         if prod(sizes) > MAX_VALUES:
             raise ExportError(
-                f"{shown}: the tensor {shown_name(value.name)} has {prod(sizes):,} values, and at most {MAX_VALUES:,} are run",
+                f"{shown}: the tensor {shown_name(value.name)} has {prod(sizes):,} values; skdeploy runs at "
+                f"most {MAX_VALUES:,}",
                 advice="export it with a free or smaller batch, or a smaller image",
             )
     return found
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of these packages says, on one line: the first words and the innermost node."""
+    """Shorten an error of these packages to one line: the first words and the innermost node."""
     innermost = error
     while isinstance(innermost, ir.serde.SerdeError) and innermost.__cause__ is not None:
         innermost = innermost.__cause__
@@ -157,7 +158,7 @@ def inside(message: Message, kind: type[Part]) -> Iterator[Part]:
 
 
 def shown_node(node: NodeProto) -> str:
-    """What messages call a node, which may have neither a name nor an output."""
+    """Name a node for messages; it may have neither a name nor an output."""
     return shown_name(node.name or next(filter(None, node.output), ""))
 
 
@@ -193,8 +194,9 @@ def _find(tensor: TensorProto, path: Path) -> _External:
     size = _count(entries, "length", there - start, tensor.name, path)
     if min(start, size) < 0 or start + size > there:
         raise IntegrityError(
-            f"{path}: the weights {tensor.name} are bytes {start} to {start + size} of {file.name}, which has {there}",
-            advice="the file is truncated or belongs to another model",
+            f"{path}: the weights {tensor.name} are bytes {start} to {start + size} of {file.name}, which has "
+            f"only {there}",
+            advice="the file is cut off or belongs to another model",
         )
     return _External(tensor, file, start, size)
 
@@ -231,10 +233,10 @@ def _external_file(location: str, tensor: str, path: Path) -> Path:
         )
     if not file.is_file():
         raise IntegrityError(
-            f"{shown} are in {location}, which is not there", advice=f"copy {location} to the folder of the model"
+            f"{shown} are in {location}, which does not exist", advice=f"copy {location} to the folder of the model"
         )
     if file == path.resolve():
-        raise _broken(f"{shown} are said to be in the model's own file")
+        raise _broken(f"{shown} are recorded as in the model's own file")
     return file
 
 
@@ -273,7 +275,7 @@ def _check_tensor(tensor: TensorProto, path: Path, external: int | None) -> None
     else:
         stored, wanted, unit = len(getattr(tensor, field)), count * (2 if "COMPLEX" in kind else 1), "numbers"
     if stored != wanted:
-        raise _broken(f"{shown} has the shape {list(tensor.dims)}, so {wanted} {unit}, and holds {stored}")
+        raise _broken(f"{shown} has the shape {list(tensor.dims)}, so it needs {wanted} {unit}, but it holds {stored}")
 
 
 def _broken(message: str) -> IntegrityError:

@@ -1,4 +1,4 @@
-"""What an operator's schema says of types: which inputs and outputs go together, and which of them may be FP16."""
+"""Types in an operator's schema: which inputs and outputs go together, and which of them may be FP16."""
 
 from __future__ import annotations
 

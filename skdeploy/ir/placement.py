@@ -30,7 +30,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Placement:
-    """What to quantize. Names are those of the FP32 graph, in its order.
+    """The layers and tensors to quantize. Names are those of the FP32 graph, in its order.
 
     ``readers`` has, for each quantized activation tensor, the inputs that read it as INT8; ``raw`` those that go on reading it
     as it is. ``weighted`` are the nodes whose weights become INT8; ``kept`` those that stay in the fallback, each with the
@@ -53,8 +53,8 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
 
     1. A gate stays in the fallback: every weighted node between a mean over space and a product with maps.
     2. A module that ``keep`` matches (``re.search`` on the module's name) stays, and with ``keep_grouped`` every grouped
-       convolution. Grouped convolutions whose channels per group are no multiple of 4, in or out, always stay: TensorRT has no
-       INT8 kernel for them. So does what ``weighted_reason`` declines.
+       convolution. Grouped convolutions whose channels per group are not a multiple of 4, in or out, always stay: TensorRT
+       has no INT8 kernel for them. So does what ``weighted_reason`` declines.
     3. Every other convolution, Gemm and MatMul with constant weights reads INT8 activations and INT8 weights.
     4. In an addition, subtraction or product of maps, every map that a layer made is read as INT8: the residual input of a skip
        and the branches that go into select. Not so the one convolution that has no other reader: the addition is fused into
@@ -62,7 +62,7 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
     5. A tensor that one reader takes as INT8 is quantized once, and every reader outside the kept modules takes it so: the
        mean of a gate too, or the tensor would have to exist twice.
 
-    Nothing is ever placed between a convolution and the Relu that alone reads it. Raises UsageError for a pattern that is no
+    Nothing is ever placed between a convolution and the Relu that alone reads it. Raises UsageError for a pattern that is not a
     regular expression or matches no module, and PassError for a graph whose nodes' names are not unique.
     """
     _check_names(model)
@@ -118,7 +118,7 @@ def unit_of(model: ir.Model) -> dict[str, str]:
     """For each weighted node outside the gates, the unit that it belongs to, in the network's module names.
 
     A unit is what a skip connection spans: the outermost module with an addition of maps in its own forward around the node.
-    Nodes outside such modules are units of their own. The network's own forward is no module.
+    Nodes outside such modules are units of their own. The network's own forward is not a module.
     """
     gates = gate_nodes(model)
     statistics = _statistics(model)
@@ -217,7 +217,7 @@ def weighted_reason(node: ir.Node) -> str:
     if bias is not None and not bias.is_initializer():
         return "its bias is computed"
     if node.op_type != "Conv" and len(weight.shape) != 2:
-        return "its weight is no matrix"
+        return "its weight is not a matrix"
     scales = [node.attributes.get_float(key, 1.0) for key in ("alpha", "beta")]
     if node.op_type == "Gemm" and (node.attributes.get_int("transA", 0) != 0 or scales != [1.0, 1.0]):
         return "it scales or transposes what it reads"

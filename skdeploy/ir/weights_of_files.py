@@ -33,7 +33,7 @@ def require_not_quantized(proto: ModelProto, path: Path) -> None:
     for node in inside(proto, NodeProto):
         if node.op_type in QUANTIZED:
             raise ExportError(
-                f"{path} is quantized already: the node {shown_node(node)} is {node.op_type}",
+                f"{path} is already quantized: the node {shown_node(node)} is {node.op_type}",
                 advice="give the floating point network: skdeploy quantizes it itself, with --int8",
             )
 
@@ -58,7 +58,7 @@ def require_finite(proto: ModelProto, path: Path) -> None:
         user = f", which {shown_node(reader)} ({reader.op_type}) reads" if reader is not None else ""
         raise IntegrityError(
             f"{path}: of the {values.size:,} values of {shown_name(name)}{user}, {nan:,} are NaN and {infinite:,} infinite",
-            advice="the training diverged, or the file is damaged: export a checkpoint from before",
+            advice="the training diverged, or the file is damaged: export an earlier checkpoint",
         )
 
 

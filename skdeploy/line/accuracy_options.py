@@ -55,17 +55,17 @@ class AccuracyOptions(StationOptions):
         from skdeploy.images.dataset import require_there
 
         if self.max_drop is not None and self.data is None:
-            raise UsageError("--max-drop needs images with labels", advice="--data DIR, .npz or .txt")
+            raise UsageError("--max-drop requires images with labels", advice="add --data with a folder, .npz or .txt")
         if self.class_order is not None and self.data is None:
-            raise UsageError("--class-order is how the class folders of --data are counted", advice="give --data")
+            raise UsageError("--class-order requires --data", advice="give --data")
         if self.allow_inconclusive and self.max_drop is None:
             raise UsageError("--allow-inconclusive requires --max-drop", advice="add --max-drop, such as 1")
         if self.max_drop is not None and precision is Precision.FP32:
             raise UsageError(
-                "--max-drop compares a lower precision with FP32, and this export is FP32",
+                "--max-drop compares a lower precision with FP32, but this export is FP32",
                 advice="add --fp16 or --int8, or leave --max-drop out",
             )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise UsageError(f"--max-drop {self.max_drop:g}: percentage points of top-1, from 0 to 100")
+            raise UsageError(f"--max-drop {self.max_drop:g}: must be percentage points of top-1, from 0 to 100")
         if self.data is not None:
             require_there(self.data)

@@ -21,7 +21,7 @@ from skdeploy.line.options import DEFAULT_PROFILE, BuildRequest
 from skdeploy.line.stations.engine import engine_station
 from skdeploy.line.stations.parity import add_unproven_engine
 
-NOT_COMPARED: Final = "built after the export, and not compared since: `skdeploy verify` compares it on this machine"
+NOT_COMPARED: Final = "built after the export and not yet compared: `skdeploy verify` compares it on this machine"
 GIB: Final = 1 << 30
 MAX_GIB: Final = 1 << 20  # no machine has more, and TensorRT's limit is a 64-bit number
 
@@ -93,7 +93,7 @@ def _unproven(bundle: Bundle, parity: Artifact | None, engine: Artifact) -> str:
 
 def _reason(bundle: Bundle, engine: Artifact) -> str:
     """Why the engine is not proven. One that loads here, and no more than that, is not either; one that does not load though
-    its compiler and device are here is no engine: what it raises is raised.
+    its compiler and device are here is not an engine: its error is raised.
     """
     try:
         Runner(bundle, engine, backend_of(engine)).open().close()
@@ -113,8 +113,8 @@ def profiles_of(
         return first, tuple(others)
     if written:
         raise UsageError(
-            "--profile and --min-batch, --opt-batch or --max-batch say the same thing twice",
-            advice="give one of the two",
+            "--profile and --min-batch, --opt-batch or --max-batch set the same values",
+            advice="give only one of the two",
         )
     low, opt, high = (
         default if given is None else given for given, default in zip(batches, DEFAULT_PROFILE, strict=True)
@@ -126,14 +126,14 @@ def _profile(text: str) -> BatchProfile:
     try:
         low, opt, high = (int(part) for part in text.split("/"))
     except ValueError as error:
-        raise UsageError(f"--profile {text}: three batches are wanted", advice="write it as 1/8/32") from error
+        raise UsageError(f"--profile {text}: give three batches", advice="for example 1/8/32") from error
     return BatchProfile(low, opt, high)
 
 
 def gibibytes(option: str, amount: float | None) -> int | None:
-    """Bytes of so many GiB. Raises UsageError for what no machine could have."""
+    """Convert GiB to bytes. Raises UsageError for what no machine could have."""
     if amount is None:
         return None
     if not 0 < amount < MAX_GIB:
-        raise UsageError(f"{option} {amount:g}: more than 0 GiB and less than {MAX_GIB:,}")
+        raise UsageError(f"{option} {amount:g}: must be more than 0 GiB and less than {MAX_GIB:,}")
     return round(amount * GIB)

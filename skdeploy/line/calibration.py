@@ -84,7 +84,7 @@ class CalibrationOptions(StationOptions):
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The flags of what a recipe says too, as far as it was given."""
+        """The given flags that a recipe sets too."""
         own = ("images", "batch", "allow_random")
         names = [(name, flag_name(name, flag).partition("/")[0]) for name, _, _, flag in flags_of(type(self))]
         return tuple(flag for name, flag in names if name not in own and getattr(self, name) is not None)
@@ -96,26 +96,28 @@ class CalibrationOptions(StationOptions):
         if self.images is None and not self.allow_random:
             raise UsageError(
                 "INT8 needs images to calibrate on",
-                advice="--calib DIR, .npz or .txt; or --ranges FILE from an earlier calibration; "
-                "--allow-random-calib only where accuracy does not matter",
+                advice="give --calib with a folder, .npz or .txt, or --ranges with the file of an earlier "
+                "calibration; use --allow-random-calib only where accuracy does not matter",
             )
         if self.images is not None and self.allow_random:
-            raise UsageError("--calib and --allow-random-calib contradict each other", advice="give one of them")
+            raise UsageError("--calib and --allow-random-calib cannot be used together", advice="give one of them")
         if self.from_recipe and self.given:
             raise UsageError(
-                f"{', '.join(self.given)} and the recipe {self.images} both say how to calibrate",
+                f"{', '.join(self.given)} and the recipe {self.images} set the same values",
                 advice="change the recipe, or give the images themselves with --calib",
             )
         for name, value in (("--calib-num", self.number), ("--calib-batch", self.batch)):
             if value is not None and value < 1:
-                raise UsageError(f"{name} {value}: at least 1")
+                raise UsageError(f"{name} {value}: must be at least 1")
         if self.seed is not None and self.seed < 0:
-            raise UsageError(f"--calib-seed {self.seed}: at least 0")
+            raise UsageError(f"--calib-seed {self.seed}: must be at least 0")
         if self.percentile is not None:
             if self.method is not CalibrationMethod.PERCENTILE:
-                raise UsageError("--calib-percentile without --calib-method percentile", advice="add it")
+                raise UsageError("--calib-percentile requires --calib-method percentile", advice="add it")
             if not 0 < self.percentile <= 100:
-                raise UsageError(f"--calib-percentile {self.percentile:g}: above 0 and at most 100, such as 99.99")
+                raise UsageError(
+                    f"--calib-percentile {self.percentile:g}: must be above 0 and at most 100, such as 99.99"
+                )
         if self.images is not None and not self.from_recipe:  # a recipe may be one that comes with skdeploy
             require_there(self.images)
 
@@ -153,7 +155,7 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
         recipe, path = load_recipe(str(options.images))
         if recipe.model != spec.name:
             raise CalibrationError(
-                f"the recipe {path} is for {recipe.model}, and this is {spec.name}",
+                f"the recipe {path} is for {recipe.model}, but this is {spec.name}",
                 advice="give the images themselves with --calib, or write a recipe for this network",
             )
         dataset = open_images(recipe, path)

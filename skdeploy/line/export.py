@@ -66,7 +66,7 @@ STATIONS: Final[list[type[Station[Any, Any]]]] = [Weights, Trace, Read, Select, 
 
 
 def words_of(station: str) -> str:
-    """What people read of a station; its own name for one that this skdeploy does not have."""
+    """The words for a station; its own name if this skdeploy does not have it."""
     known = _station_named(station)
     return known.words if known is not None else station
 
@@ -88,7 +88,7 @@ def words_that_made(artifact: Artifact) -> list[str]:
         return [word for model in models for word in options_in_words(model.of_record(artifact.provenance.options))]
     except ValidationError as error:
         raise IntegrityError(
-            f"the manifest does not say how {artifact.path} was made: options.{first_problem(error)}",
+            f"the manifest does not show how {artifact.path} was made: options.{first_problem(error)}",
             advice="restore the manifest, or export again into another folder",
         ) from error
 
@@ -115,7 +115,7 @@ class Export:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """What to do on the device that was named, the planner's estimate last; empty without one."""
+        """The steps on the device of ``--for``, the planner's estimate last; empty without a device."""
         if self.route is None:
             return ()
         estimate = self.route.estimate(self.bundle.folder, self.bundle.manifest.precision)
@@ -162,7 +162,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     if options.precision not in source.spec.tolerance:
         notes = (
             *notes,
-            f"the card gives no [tolerance.{options.precision}]: {options.precision.words}'s default holds",
+            f"the card has no [tolerance.{options.precision}], so the default of {options.precision.words} is used",
         )
     for note in (*notes, *map(str, source.assumptions)):
         tell.note(note)
@@ -265,11 +265,11 @@ def _settle(line: Line, report: ParityReport) -> None:
     line.bundle.manifest = after_proof(before, report)
     shown = [assumption.text for assumption in before.assumptions if assumption not in line.bundle.manifest.assumptions]
     if shown:
-        line.note(f"no longer assumed, by {report.reference}: {'; '.join(shown)}")
+        line.note(f"confirmed by {report.reference}: {'; '.join(shown)}")
 
 
 def engine_options(options: ExportOptions) -> BuildOptions:
-    """What an export asks of the engine that it makes; the rest is decided by its graph."""
+    """The build options that an export sets; the graph decides the rest."""
     return BuildOptions(
         profile=BatchProfile(*options.profile) if options.profile else None,
         workspace_bytes=options.workspace_bytes,

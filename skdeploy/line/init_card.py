@@ -20,13 +20,14 @@ def init_card(model: str, output: Path | None, image_size: tuple[int, int] | Non
     if not model.endswith(".onnx") and (":" not in model or model.endswith(".toml")):
         raise UsageError(
             f"{model} is not an ONNX file or a package.module:function",
-            advice="a network of the zoo has its card (`skdeploy models`); for a checkpoint, `skdeploy convert` writes one",
+            advice="networks of the zoo have cards (`skdeploy models`); for a checkpoint, `skdeploy convert` writes "
+            "one",
         )
     path = output or Path(Path(model).stem + ".toml" if model.endswith(".onnx") else f"{model.rpartition(':')[2]}.toml")
     if path.suffix != ".toml":
-        raise UsageError(f"{path}: the name of a card ends in .toml", advice=f"-o {path}.toml")
+        raise UsageError(f"{path}: a card's name must end in .toml", advice=f"-o {path}.toml")
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path} is there already and is not overwritten", advice="choose another name with -o")
+        raise UsageError(f"{path} already exists; init overwrites nothing", advice="choose another name with -o")
     source = find_source(ExportOptions(model, image_size=image_size))
     assert not isinstance(source, CardSource)  # the names of cards were refused above
     try:

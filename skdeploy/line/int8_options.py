@@ -1,4 +1,4 @@
-"""What an INT8 export is asked to do, checked for contradictions before anything runs."""
+"""Options of an INT8 export, checked for contradictions before anything runs."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Int8Options(StationOptions):
             asked = CalibrationOptions(batch=self.calibration.batch)
             if self.calibration != asked:
                 raise UsageError(
-                    "--ranges are a finished calibration, so the options of one (--calib, --calib-..., --equalize ...) do not "
-                    "go with it",
+                    "--ranges is a finished calibration, so options that calibrate (--calib, --calib-..., "
+                    "--equalize ...) cannot be used with it",
                     advice="leave them out, or leave out --ranges to calibrate again",
                 )
         else:

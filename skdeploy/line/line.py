@@ -15,7 +15,7 @@ from skdeploy.line.station import FactsT, Inputs, OptionsT, Station
 
 
 class Follower(Protocol):
-    """Is told of an artifact, and whether it is an earlier one that stands."""
+    """Gets an artifact, and whether it is an earlier one that stands."""
 
     def __call__(self, artifact: Artifact, *, reused: bool) -> None: ...
 
@@ -58,12 +58,13 @@ class Line:
         if isinstance(facts, GraphFacts) and facts.parser_refusal and not self.refused:
             self.refused = True  # once: later graphs are refused for the same nodes
             self.note(
-                f"{artifact.path} is valid ONNX that ONNX Runtime runs; no engine can be made of it: {facts.parser_refusal}"
+                f"{artifact.path} is valid ONNX and runs on ONNX Runtime, but no engine can be built from it: "
+                f"{facts.parser_refusal}"
             )
         return artifact
 
     def inputs(self, **parents: Artifact) -> Inputs:
-        """What a station is given of earlier artifacts. Raises IntegrityError for one that is missing or was altered."""
+        """Collect a station's inputs from earlier artifacts. Raises IntegrityError for one that is missing or was changed."""
         paths: dict[str, Path] = {role: self.bundle.check(artifact) for role, artifact in parents.items()}
         return Inputs(self.bundle.manifest.model, parents, paths, self.progress)
 

@@ -1,4 +1,4 @@
-"""What an export is asked to do, checked for contradictions before anything runs."""
+"""Options of an export, checked for contradictions before anything runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT_IMAGES: Final = 64
 
 @dataclass(frozen=True)
 class BuildRequest(BuildOptions):
-    """What ``skdeploy build`` is asked for: the options, by the same names, and which compiler they are for."""
+    """Options of ``skdeploy build``, by the same names, and the compiler that they are for."""
 
     target: Annotated[
         str,
@@ -187,9 +187,9 @@ class ExportOptions(SourceOptions):
         if self.compute_capabilities and self.target != engines.AUTO:
             require_taken(self.target, "compute_capabilities")
         if not 0 <= self.seed <= MAX_SEED:
-            raise UsageError(f"--seed {self.seed}: from 0 to {MAX_SEED}")
+            raise UsageError(f"--seed {self.seed}: must be from 0 to {MAX_SEED}")
         if self.num_images < 1:
-            raise UsageError(f"--num-images {self.num_images}: at least 1")
+            raise UsageError(f"--num-images {self.num_images}: must be at least 1")
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:
             raise UsageError("--workspace must be more than 0 GiB")
         if self.profile is not None:
@@ -197,11 +197,11 @@ class ExportOptions(SourceOptions):
             if not 1 <= low <= opt <= high:
                 raise UsageError(
                     f"batch profile {low}/{opt}/{high}: must be 1 <= --min-batch <= --opt-batch <= --max-batch",
-                    advice="give all three: the default of those left out is {}, {} and {}".format(*DEFAULT_PROFILE),
+                    advice="give all three: those left out default to {}, {} and {}".format(*DEFAULT_PROFILE),
                 )
             if self.trace.batch is not None and self.profile != (self.trace.batch,) * 3:
                 raise UsageError(
-                    f"--batch {self.trace.batch} fixes the batch, the profile says {low}/{opt}/{high}",
+                    f"--batch {self.trace.batch} fixes the batch, but the profile says {low}/{opt}/{high}",
                     advice="give either --batch or --min-batch/--opt-batch/--max-batch",
                 )
 
@@ -233,12 +233,13 @@ class ExportOptions(SourceOptions):
                     f"--imgsz {size}: an image has at least 1 pixel", advice=f"the card's size is {own[0]}"
                 )
             if size > MAX_PIXELS:
-                raise UsageError(f"--imgsz {size}: at most {MAX_PIXELS}", advice=f"the card's size is {own[0]}")
+                raise UsageError(f"--imgsz {size}: must be at most {MAX_PIXELS}", advice=f"the card's size is {own[0]}")
             if size % stride:
                 nearest = max(stride, round(size / stride) * stride)
                 raise UsageError(
-                    f"--imgsz {size}: {spec.name} halves the image down to 1/{stride}, so {size} pixels leave a ragged edge",
-                    advice=f"use a multiple of {stride}, such as {nearest}",
+                    f"--imgsz {size}: {spec.name} halves the image down to 1/{stride}, and {size} is not a "
+                    f"multiple of {stride}",
+                    advice=f"use {nearest}, or another multiple of {stride}",
                 )
         height, width = self.image_size
         resize = max(round(spec.preprocess.resize * max(height, width) / max(own)), height, width)

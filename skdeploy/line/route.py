@@ -40,7 +40,7 @@ class Route:
         )
 
     def steps(self, bundle: Path) -> tuple[str, ...]:
-        """What to do next, on the device and with what it measured: at most six lines, the first says where."""
+        """List the next steps, on the device and with its measurements: at most six lines, the first says where."""
         if self.device.jetson_image:
             return self._steps_in_container(bundle)
         where = shlex.quote(str(bundle))
@@ -71,7 +71,7 @@ class Route:
         )
 
     def estimate(self, bundle: Path, precision: Precision) -> str:
-        """What the planner expects of the bundle's graph there, in a sentence; or why it expects nothing."""
+        """The planner's estimate for the bundle's graph on the device, or why there is none."""
         from skdeploy.planning.report import plan
 
         try:

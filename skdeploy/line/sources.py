@@ -1,4 +1,4 @@
-"""What an export starts from: a card with weights, an ONNX file made elsewhere, or a module of the user's own."""
+"""Sources of an export: a card with weights, an ONNX file made elsewhere, or the user's own module."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ModuleSource:
 
 
 def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
-    """What ``options.model`` names: an .onnx file, a checkpoint, ``package.module:function``, or a card.
+    """Open what ``options.model`` names: an .onnx file, a checkpoint, ``package.module:function``, or a card.
 
     Raises DependencyError without the packages that it takes from there to a graph, CardError for a task that is not known.
     """
@@ -255,7 +255,7 @@ def _described(
     card, path = load_interface_card(options.card)
     if not isinstance(card.network, DescribedSpec) and card.network.family != network.family:
         raise CardError(
-            f"the card {path} says family {card.network.family!r}, and {options.model} is of family {network.family!r}",
+            f"the card {path} says family {card.network.family!r}, but {options.model} has family {network.family!r}",
             advice="correct network.family in the card",
         )
     pairs: dict[str, tuple[object, object]] = {

@@ -1,4 +1,4 @@
-"""What a station of the line is: files to a file, decided by its own options alone."""
+"""A station of the line: it makes a file from files, by its own options alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RewriteOptions(StationOptions):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a station is given: the network's spec, earlier artifacts by their role, and their files, with checked digests."""
+    """A station's inputs: the network's spec, earlier artifacts by their role, and their files, with checked digests."""
 
     spec: ModelSpec
     artifacts: Mapping[str, Artifact]
@@ -83,7 +83,7 @@ class Station(abc.ABC, Generic[OptionsT, FactsT]):
         return {}
 
     def settings(self, inputs: Inputs, options: OptionsT) -> Mapping[str, JsonValue]:
-        """All that decides the result and is no file. The options alone, unless a station says otherwise."""
+        """All that decides the result and is not a file. The options alone, unless a station says otherwise."""
         return options.record()
 
     def is_reusable(self) -> bool:
@@ -91,11 +91,11 @@ class Station(abc.ABC, Generic[OptionsT, FactsT]):
         return True
 
     def notes(self, facts: FactsT) -> tuple[str, ...]:
-        """What a person must know of the result, in sentences."""
+        """Notes on the result, for the user."""
         return ()
 
     def recipe(self, inputs: Inputs, options: OptionsT) -> Recipe:
-        """What decides the file."""
+        """The key that decides the file."""
         graph = inputs.artifacts.get("graph")
         before = graph.precision if graph is not None and self.format in ("onnx", "engine") else None
         return Recipe(

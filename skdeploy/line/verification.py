@@ -61,10 +61,10 @@ class VerifyOptions:
     golden: Path | None = None
 
     def graphs_also_on(self) -> tuple[tuple[str, Any], ...]:
-        """What ``parity.prove`` calls so. Raises UsageError."""
+        """The argument ``graphs_also_on`` of ``parity.prove``. Raises UsageError."""
         if self.backend is None:
             if self.backend_options:
-                raise UsageError("--backend-option is of a --backend, and none is given")
+                raise UsageError("--backend-option requires --backend")
             return ()
         options = options_of(check_graph_backend(self.backend), self.backend_options)
         return () if self.backend == DEFAULT else ((self.backend, options),)
@@ -85,7 +85,9 @@ class ParityReceipt(Frozen):
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found. ``receipts`` are all of the bundle's, ``written`` those that were made now. Nothing is judged yet."""
+    """The result of a verification. ``receipts`` are all of the bundle's, ``written`` those that were made now. Nothing is
+    judged yet.
+    """
 
     bundle: Bundle
     report: ParityReport
@@ -116,13 +118,14 @@ class Verification:
         self.report.check(next_after_failed_parity(manifest, folder, self.report))
         if manifest.verdict == "failed":
             raise ParityError(
-                f"the export of {folder} failed parity, on other images than these {self.report.images_text}",
-                advice=f"`skdeploy inspect {folder}` shows where; to judge it on these images, export again with --images",
+                f"the export of {folder} failed parity, on other images than {self.report.images_text}",
+                advice=f"`skdeploy inspect {folder}` shows where; to decide on these images, export again with "
+                "--images",
             )
         missing = self.unverified_engines
         if self.require_engine and missing:
             raise DependencyError(
-                "not verified here, and no receipt from a device that did:\n"
+                "not verified here, and no receipt from a device that verified it:\n"
                 + "\n".join(f"  {c.artifact}: {c.reason}" for c in missing),
                 advice="run `skdeploy verify --receipt` on the device, and copy the bundle's receipts/ folder back",
             )
@@ -150,7 +153,7 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
     engines = bundle.engines
     for option, given in (("--require-engine", options.require_engine), ("--rebuild", options.rebuild)):
         if given and not engines:
-            raise UsageError(f"{folder} holds no engine, and {option} wants one", advice="export with --target")
+            raise UsageError(f"{folder} holds no engine, but {option} needs one", advice="export with --target")
     network = _network(bundle, tell)
     spec = bundle.manifest.model
     witness = find_witness(options.reference, options.golden, spec, _checkpoint(bundle, options), tell)
@@ -218,13 +221,14 @@ def _network(bundle: Bundle, tell: Progress) -> nn.Module | None:
     weights = bundle.artifact(contents.WEIGHTS)
     if weights is None:
         tell.note(
-            "the reference is the bundle's own first graph: it was made from a graph or from code, not from a card"
+            "compared with the bundle's own first graph, because the network came from an ONNX file or from "
+            "code, not from a card"
         )
         return None
     try:
         return Network(bundle.manifest.model, bundle.check(weights)).module
     except DependencyError as error:
-        tell.note(f"the reference is the bundle's own FP32 graph, not torch: {error.message}")
+        tell.note(f"compared with the bundle's own FP32 graph, not torch: {error.message}")
         return None
 
 
@@ -242,7 +246,8 @@ def _tell_of_other_images(bundle: Bundle, dataset: Dataset, tell: Progress) -> N
     before = read_facts(bundle).parity
     if before is not None and before.chosen in ("images", "calib", "data") and dataset.chosen != "images":
         tell.note(
-            f"the export was judged on {before.images_text}, this check is on {dataset.name}: --images DIR gives others"
+            f"the export was decided on {before.images_text}, but this check uses {dataset.name}; give the "
+            "same images with --images"
         )
 
 

@@ -81,7 +81,7 @@ class BlameReport(Frozen):
 
     @property
     def verdict(self) -> str:
-        """What there is to say, in a sentence or two."""
+        """The conclusion, in a sentence or two."""
         from skdeploy.passes.preprocess import MODULE as PREPROCESS  # with onnx-ir, which reading a bundle needs not
 
         if self.guilty is None:

@@ -1,4 +1,4 @@
-"""What an error looks like: the plain explanations that can be tested, and nothing where none of them holds."""
+"""Simple explanations of an error that can be tested; nothing if none holds."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def explain(expected: Array, found: Array, held: Int8Range | None = None) -> Cau
             return Cause(
                 "saturation",
                 f"INT8 saturates: {outside:.1%} of its values are outside {held.low:.4g} .. {held.high:.4g}, "
-                f"which its scale can hold; they reach from {reach[0]:.4g} to {reach[1]:.4g}",
+                f"which is all that its scale can hold; they reach from {reach[0]:.4g} to {reach[1]:.4g}",
             )
     permuted = _permutation(want, got)
     if permuted:
@@ -72,7 +72,7 @@ def explain(expected: Array, found: Array, held: Int8Range | None = None) -> Cau
         return Cause("offset", f"every value is off by {offset:.4g}")
     factor = float(np.sum(got * want) / max(np.sum(want * want), np.finfo(np.float64).tiny))
     if _explained(np.sum((got - factor * want) ** 2), power, 1, want):
-        return Cause("factor", f"it is {factor:.4g} times what it should be")
+        return Cause("factor", f"it is {factor:.4g} times the expected value")
     return _channel_factors(want, got, power) or Cause("differs", "its values differ without a simple pattern")
 
 
@@ -83,7 +83,7 @@ def _not_finite(want: Real, got: Real) -> Cause:
     if largest > FP16_MAX or (infinite and largest > FP16_MAX / 2):
         return Cause(
             "overflow",
-            f"{counted} of {got.size} values: it should reach {largest:.4g}, and FP16 ends at {FP16_MAX:.0f}",
+            f"{counted} of {got.size} values: it should reach {largest:.4g}, but FP16 ends at {FP16_MAX:.0f}",
         )
     return Cause("not finite", f"{counted} of {got.size} values; the largest expected is {largest:.4g}")
 
@@ -102,7 +102,7 @@ def _permutation(want: Real, got: Real) -> str:
     source = np.empty(channels, np.int64)
     source[taken] = order
     if np.array_equal(source, np.arange(channels)[::-1]):
-        return "its channels are in reverse order" + (": BGR for RGB, or the other way" if channels == 3 else "")
+        return "its channels are in reverse order" + (", such as BGR for RGB" if channels == 3 else "")
     moved = np.flatnonzero(source != np.arange(channels))
     shown = ", ".join(f"{place} has {source[place]}" for place in moved[:4])
     return f"{len(moved)} of {channels} channels are permuted: {shown}{', ...' if len(moved) > 4 else ''}"
@@ -123,8 +123,8 @@ def _channel_factors(want: Real, got: Real, power: float) -> Cause | None:
     alive = slope[variance > 0]
     return Cause(
         "channel factors",
-        f"each channel has a factor and an offset of its own, factors from {alive.min():.4g} to {alive.max():.4g}: "
-        "as from another normalisation (epsilon, statistics) or other weight scales",
+        f"each channel has its own factor and offset, with factors from {alive.min():.4g} to "
+        f"{alive.max():.4g}: the normalisation (epsilon, statistics) or the weight scales differ",
     )
 
 

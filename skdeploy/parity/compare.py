@@ -24,7 +24,7 @@ EXPORT_BATCHES: Final = (1, 2, 5)  # 32 takes the time and memory of all that an
 
 @dataclass(frozen=True)
 class Subject:
-    """What is run: an artifact's path, the backend it runs on, its precision and the card's tolerance for that."""
+    """The subject of a comparison: an artifact's path, its backend, its precision and the card's tolerance."""
 
     artifact: str
     backend: str

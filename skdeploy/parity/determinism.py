@@ -34,7 +34,7 @@ from skdeploy.parity.tasks import judged, task_of
 
 
 def run_to_run(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject, images: int = RUN_BATCH) -> RunToRun:
-    """One batch of so many images, twice. Other bits are recorded; an error above the tolerance fails."""
+    """One batch, run twice. Other bits are recorded; an error above the tolerance fails."""
     feeds = one_batch(session, pixels, spec, images)
     task, tolerance = task_of(spec), who.tolerance.max_rel_error
     first, second = (judged(task, session.run(feeds)) for _ in range(2))
@@ -113,7 +113,7 @@ def recorded_options(bundle: Bundle, engine: Artifact) -> BuildOptions:
 
 
 def _unsaid(bundle: Bundle, engine: Artifact, why: str) -> IntegrityError:
-    return IntegrityError(f"{bundle.folder} does not say how {engine.path} was built: {why}", advice="export again")
+    return IntegrityError(f"{bundle.folder} does not show how {engine.path} was built: {why}", advice="export again")
 
 
 def _compare(

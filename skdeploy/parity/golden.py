@@ -43,26 +43,27 @@ class Golden:
 
     @property
     def outputs(self) -> dict[str, Array]:
-        """What artifacts are compared with."""
+        """The outputs that artifacts are compared with."""
         return {OUTPUT: self.logits}
 
     @property
     def reference(self) -> str:
-        """What a report calls it."""
+        """The name in a report."""
         return f"{self.name}, outputs saved by the author's code"
 
     def name_of(self, index: int) -> str:
-        """What a report calls one of them."""
+        """The name of one image in a report."""
         return f"{IMAGES if self.images is not None else INPUTS[0]}[{index}]"
 
     def fed(self, spec: ModelSpec) -> Pixels | Inputs:
-        """What artifacts of ``spec`` are fed with: crops, uint8 (N, H, W, C), or inputs, float32 (N, C, H, W).
+        """Return the inputs for artifacts of ``spec``: crops, uint8 (N, H, W, C), or inputs, float32 (N, C, H, W).
 
         Raises UsageError where the file belongs to another input or another number of classes.
         """
         if self.logits.shape[1] != spec.network.classes:
             raise UsageError(
-                f"--golden {self.name} has logits of {self.logits.shape[1]} classes, {spec.name} has {spec.network.classes}",
+                f"--golden {self.name} has logits of {self.logits.shape[1]} classes, but {spec.name} has "
+                f"{spec.network.classes}",
                 advice="save the outputs of the same network, before any softmax or top-k",
             )
         if self.images is not None:
@@ -73,8 +74,8 @@ class Golden:
             own = " x ".join(map(str, spec.input.shape))
             size = f"--imgsz {height}, or " if height == width and channels == spec.input.channels else ""
             raise UsageError(
-                f"--golden {self.name} has inputs of {channels} x {height} x {width}, {spec.name} takes {own}",
-                advice=f"export with {size}[input] of the card corrected",
+                f"--golden {self.name} has inputs of {channels} x {height} x {width}, but {spec.name} takes {own}",
+                advice=f"export with {size}a corrected [input] in the card",
             )
         return self.inputs
 
@@ -114,17 +115,17 @@ def read_golden(path: Path) -> Golden:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
             raise UsageError(
                 f"--golden {shown}: images are {images.dtype} of shape {images.shape}",
-                advice="images are raw uint8 pixels, (N, H, W, C), as they are before preprocessing",
+                advice="save raw uint8 pixels, (N, H, W, C), before preprocessing",
             )
     for name, array in (("logits", logits), ("input", inputs), (IMAGES, images)):
         if array is not None and len(array) != len(logits):
             raise UsageError(
-                f"--golden {shown} has {len(array)} of {name!r} and {len(logits)} rows of logits", advice=SAVE
+                f"--golden {shown} has {len(array)} of {name!r} but {len(logits)} rows of logits", advice=SAVE
             )
         if array is not None and array.size > 1 and (array == array.flat[0]).all():
             raise UsageError(
-                f"--golden {shown}: all values of {name} are {array.flat[0]:g}, which shows nothing of a network",
-                advice="save real images and what the network makes of them",
+                f"--golden {shown}: all values of {name} are {array.flat[0]:g}, which tests nothing",
+                advice="save real images and the network's outputs for them",
             )
     return Golden(
         name=shown,
@@ -139,7 +140,7 @@ def read_golden(path: Path) -> Golden:
 def _one_of(content: dict[str, NDArray[Any]], names: tuple[str, ...], shown: str) -> NDArray[Any] | None:
     found = [name for name in names if name in content]
     if len(found) > 1:
-        raise UsageError(f"--golden {shown} has both {found[0]!r} and {found[1]!r}", advice="save one of them")
+        raise UsageError(f"--golden {shown} has both {found[0]!r} and {found[1]!r}", advice="save only one of them")
     return content[found[0]] if found else None
 
 

@@ -47,8 +47,8 @@ def measure_headroom(
                 if not np.isfinite(reached):
                     maker = f" ({operators[name]})" if name in operators else ""
                     raise PrecisionError(
-                        f"the tensor {name}{maker} is not finite on {dataset}, in FP32 already",
-                        advice="the weights are damaged, or the preprocessing is not the one of the training",
+                        f"the tensor {name}{maker} is not finite on {dataset}, already in FP32",
+                        advice="the weights are damaged, or the preprocessing is not the one from training",
                     )
                 largest[name] = max(largest[name], reached)
             del values  # before the next ones are there: they are most of the memory

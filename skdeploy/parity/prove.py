@@ -80,7 +80,7 @@ class Proof:
 
     @cached_property
     def _against(self) -> _Against:
-        """What the artifacts are compared with."""
+        """The outputs that artifacts are compared with."""
         self.progress.update("reference")
         network, base = self._network(), first_fp32_graph(self._artifacts)
         if network is None and base is None:

@@ -1,4 +1,4 @@
-"""What artifacts are compared with: torch's network, or the first FP32 graph where there is no network."""
+"""The reference of artifacts: torch's network, or the first FP32 graph if there is no network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Author:
 
     @property
     def reference(self) -> str:
-        """What a report calls it."""
+        """The name in a report."""
         return f"{self.name}, the author's own code"
 
 
@@ -58,7 +58,7 @@ class Reference:
         outputs, problems = self.tried(pixels, spec)
         if outputs is None:
             raise ParityError(
-                f"the reference, {self.name}, is not usable: {problems[0]}", advice="check the weights and the images"
+                f"the reference, {self.name}, cannot be used: {problems[0]}", advice="check the weights and the images"
             )
         return outputs
 

@@ -1,4 +1,4 @@
-"""What was measured: the contents of ``headroom.json`` and ``parity.json``."""
+"""The contents of ``headroom.json`` and ``parity.json``."""
 
 from __future__ import annotations
 
@@ -62,17 +62,18 @@ class HeadroomReport(Frozen):
         more = f"\n  ... and {len(short) - 5} more" if len(short) > 5 else ""
         pattern = modules_pattern(module for row in short for module in row.modules)
         raise PrecisionError(
-            f"{len(short)} FP16 tensor(s) have less than {MIN_HEADROOM:g}x headroom to 65504 on {self.dataset}:\n{shown}{more}",
+            f"{len(short)} FP16 tensor(s) have less than {MIN_HEADROOM:g}x headroom to 65504 on "
+            f"{self.dataset}:\n{shown}{more}",
             advice=f"keep them in FP32: --keep-fp32 '{pattern}'",
         )
 
 
 CHOSEN: Final[dict[Chosen, str]] = {
     "images": "given with --images",
-    "calib": "the calibration images, so in-sample",
+    "calib": "the calibration images, so not independent",
     "data": "the labelled images of --data",
     "card": "the card's own",
-    "photographs": "since no others were given",
+    "photographs": "because no others were given",
 }
 """Why these images decide, in words. Empty in reports of earlier versions."""
 
@@ -83,7 +84,7 @@ SuiteVerdict = Literal["pass", "fail", "recorded"]
 
 
 class ReceiptNote(Frozen):
-    """What a device has recorded of an artifact: ``bundle/receipts.py``. ``path`` is the receipt's, in the bundle."""
+    """A device's record of an artifact, see ``bundle/receipts.py``. ``path`` is the receipt's, in the bundle."""
 
     kind: str
     device: str
@@ -277,7 +278,7 @@ class ParityReport(Frozen):
         found += [f"{r.artifact} on {r.backend}: {r.problem}" for r in self.run_to_run if r.verdict == "fail"]
         found += [f"{r.artifact}, built again: {problem}" for r in self.rebuilds for problem in r.problems]
         found += [
-            f"{c.artifact}: {receipt.kind} failed on {receipt.device}, says the receipt {receipt.path}"
+            f"{c.artifact}: {receipt.kind} failed on {receipt.device}, according to the receipt {receipt.path}"
             for c in self.comparisons
             for receipt in c.receipts
             if receipt.verdict == "fail"
@@ -308,8 +309,9 @@ class ParityReport(Frozen):
         if self.reference_sqnr_db is None:
             return ""
         return (
-            f"\n  torch's float32 is itself {self.reference_sqnr_db:.0f} dB from its float64 on these images; the trained "
-            "sknet-fashion is 135 dB. Far less means that the network amplifies rounding: is it trained? Preprocessed right?"
+            f"\n  torch's own float32 is {self.reference_sqnr_db:.0f} dB from its float64 on these images; the "
+            "trained sknet-fashion has 135 dB. Far less means that the network amplifies rounding: is it "
+            "trained, and preprocessed right?"
         )
 
     def of(self, artifact: str) -> Comparison | None:
@@ -318,5 +320,5 @@ class ParityReport(Frozen):
 
 
 def suite_name(result: SuiteResult) -> str:
-    """What a message calls it: ``noise``, ``sizes 56x56``."""
+    """The name of a suite in messages: ``noise``, ``sizes 56x56``."""
     return f"{result.suite} {result.case}".rstrip()

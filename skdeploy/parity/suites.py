@@ -10,8 +10,8 @@ The images are judged by the whole tolerance of the card: it is they that a netw
   single image, which divide by that image's logits alone, are recorded and not judged.
 * FP16 rounds what FP32 does not, and how much of that reaches the logits depends on the image. The card's tolerance was set on
   images, so images decide: the error on a synthetic suite informs, and is recorded.
-* INT8 has ranges that were measured on images. What lies outside them is clipped, as it is meant to be: an error of any size is
-  no defect, and is recorded.
+* INT8 has ranges that were measured on images. What lies outside them is clipped by design: an error of any size is not a
+  defect, and is recorded.
 * No precision is excused from finite logits: FP16 and INT8 that answer NaN where the reference does not fail.
 
 ``memory`` gives the images as views of other memory (every second column, channels last, reversed) and asks for the same bits
@@ -54,9 +54,11 @@ RATIOS: Final = (
     (2.0, 2.0),
     (0.75, 1.5),
 )  # of the card's height and width: an engine's profile, and not square
-CLIPPED: Final = "{} clips what its ranges, measured on images, do not hold"
-OVERFLOW: Final = "{} ends at {:g}; --keep-fp32 keeps what exceeds it, `skdeploy verify --blame` finds out what that is"
-ROUNDED: Final = "{} is judged on images: made-up input informs"
+CLIPPED: Final = "{} clips values outside of its ranges, which were measured on images"
+OVERFLOW: Final = (
+    "{} ends at {:g}; keep tensors that exceed it with --keep-fp32, and find them with `skdeploy verify --blame`"
+)
+ROUNDED: Final = "{} is decided on images; synthetic inputs are for information"
 NO_REFERENCE: Final = "the reference itself is not finite on it"
 
 
@@ -75,7 +77,9 @@ def check_suites(names: Sequence[str]) -> tuple[str, ...]:
     """The suites that some names mean, each once and in their order: ``all`` means all. Raises UsageError."""
     unknown = [name for name in names if name not in (*ALL, PHOTOGRAPHS, "all")]
     if unknown:
-        raise UsageError(f"no suite named {unknown[0]!r}", advice=f"suites: {', '.join((PHOTOGRAPHS, *ALL, 'all'))}")
+        raise UsageError(
+            f"there is no suite {unknown[0]!r}", advice=f"choose from: {', '.join((PHOTOGRAPHS, *ALL, 'all'))}"
+        )
     return ALL if "all" in names else tuple(name for name in ALL if name in names)
 
 

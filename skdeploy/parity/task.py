@@ -1,4 +1,4 @@
-"""What a task is: what a network's outputs are, how two sets of them are compared, and what of that is a failure."""
+"""A task: what a network's outputs are, how two sets of them are compared, and when that fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Task(Protocol):
     has_classes: bool = False
 
     def check(self, outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
-        """What makes a comparison pointless: an output is missing, has another shape or type, or is not finite."""
+        """Reasons why a comparison is pointless: an output is missing, has another shape or type, or is not finite."""
         return check_outputs(outputs, images, spec)
 
     def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, /) -> Metrics:
@@ -34,5 +34,5 @@ class Task(Protocol):
     def violations(
         self, metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, /
     ) -> tuple[str, ...]:
-        """What is out of tolerance, in words; nothing means parity. ``name_of`` names an image."""
+        """List what is out of tolerance; an empty list means parity. ``name_of`` names an image."""
         return violations(metrics, tolerance, name_of, self.value)

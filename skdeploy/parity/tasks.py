@@ -1,4 +1,4 @@
-"""What networks are for: what their outputs are, how two sets of outputs are compared, and what of that is a failure."""
+"""Tasks of networks: what their outputs are, how two sets of outputs are compared, and when that fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skdeploy.parity.task import Task
 class Classification(Task):
     """Logits, (N, classes): error, cosine and SQNR, and whether the top class stays the same."""
 
-    help = "one class an image"
+    help = "one class per image"
     value = "logit"
     has_classes = True
 
@@ -26,7 +26,7 @@ class Classification(Task):
 class Embedding(Task):
     """A vector for each image, (N, values): error, cosine and SQNR. ``network.classes`` of the card is its length."""
 
-    help = "one vector an image"
+    help = "one vector per image"
 
     def measure(self, reference: Outputs, found: Outputs, _: Tolerance, /) -> Metrics:
         return compare_values(reference[OUTPUT], found[OUTPUT])
@@ -40,14 +40,12 @@ def task_of(spec: ModelSpec) -> Task:
     """The task of a card. Raises CardError for one that is not known, and for labels where there are no classes."""
     if spec.task not in TASKS:
         known = ", ".join(f"{name} ({task.help})" for name, task in TASKS.items())
-        raise CardError(
-            f"the card {spec.name} has the task {spec.task!r}, which is not known", advice=f"tasks: {known}"
-        )
+        raise CardError(f"the card {spec.name} has an unknown task {spec.task!r}", advice=f"choose from: {known}")
     task = TASKS[spec.task]
     if spec.labels and not task.has_classes:
         raise CardError(
-            f"the card {spec.name} has labels, and its task {spec.task!r} has no classes",
-            advice=f"take out labels, or the task: without one it is {CLASSIFICATION}",
+            f"the card {spec.name} has labels, but its task {spec.task!r} has no classes",
+            advice=f"remove the labels, or remove the task: the default is {CLASSIFICATION}",
         )
     return task
 
@@ -56,8 +54,9 @@ def require_classes(spec: ModelSpec, what: str) -> None:
     """Raises UsageError for a task without classes: ``what`` is an option or verb that counts them."""
     if not task_of(spec).has_classes:
         raise UsageError(
-            f"{what} needs classes, and {spec.name} has the task {spec.task!r}: {TASKS[spec.task].help}, without labels",
-            advice="`skdeploy verify` compares its outputs with the reference's",
+            f"{what} needs classes, but {spec.name} has the task {spec.task!r}: {TASKS[spec.task].help}, "
+            "without labels",
+            advice="use `skdeploy verify`, which compares its outputs with the reference's",
         )
 
 

@@ -1,4 +1,4 @@
-"""What somebody else says of the network: outputs that its author's code saved, or that code itself, run here."""
+"""Witnesses of the network: outputs that its author's code saved, or that code itself, run here."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ AT_ONCE: Final = 64  # images that a network in training mode is given here: it 
 SAME: Final = 1e-2  # of the largest logit: a variance of few values is far less exact than a convolution
 HALF: Final = 2e-3  # of the largest logit: FP16 rounds a logit by 2^-11, and as much again an input saved as FP16
 BEYOND_CARDS: Final = (
-    ". No card can say other activations or another eps of batch norm: then export the author's code itself, "
-    "package.module:function, or an ONNX file of it"
+    ". A card cannot describe other activations or another eps of batch norm: for these, export the author's "
+    "code itself, package.module:function, or an ONNX file of it"
 )
 VISIBLE: Final = 1e-3  # of a normalised input: a fifth of a grey level, far above the rounding of float32
 
@@ -44,7 +44,7 @@ def find_witness(
     *,
     takes_pixels: bool = False,
 ) -> Witness | None:
-    """What ``--reference`` or ``--golden`` names; None without them.
+    """Open what ``--reference`` or ``--golden`` names; None without them.
 
     ``reference`` is ``package.module:function``, which runs here and returns a ``torch.nn.Module``. A ``checkpoint`` under the
     author's keys is loaded into it, each key of it; otherwise the module has to bring its weights. ``takes_pixels``: the
@@ -53,12 +53,16 @@ def find_witness(
     """
     if golden is not None:
         if reference is not None:
-            raise UsageError("--reference and --golden are two proofs of the same thing", advice="give one of them")
+            raise UsageError(
+                "--reference and --golden cannot be used together: both give the outputs to compare with",
+                advice="give one of them",
+            )
         found = read_golden(golden)
         found.fed(spec)  # what does not fit is told before anything is traced
         if takes_pixels and found.images is None:
             raise UsageError(
-                f"--golden {found.name} has inputs after preprocessing, and --embed-preprocess puts that into the graph",
+                f"--golden {found.name} has inputs after preprocessing, but --embed-preprocess puts that into "
+                "the graph",
                 advice="save `images`, uint8 (N, H, W, C), in the file too",
             )
         return found
@@ -70,14 +74,14 @@ def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progre
 
     if ":" not in factory:
         raise UsageError(
-            f"--reference {factory}: no function is named", advice="write package.module:function, such as nets:build"
+            f"--reference {factory} names no function", advice="write package.module:function, such as nets:build"
         )
     tell.note(f"--reference {factory} runs the code of that module here, as your own program would")
     network = build_module(factory)
     own = checkpoint is None or _has_our_keys(checkpoint)
     if not own and checkpoint is not None:
         load_checkpoint(network, checkpoint, factory)
-    with_weights = "the weights that it brings" if own else f"the weights in {checkpoint}"
+    with_weights = "its own weights" if own else f"the weights in {checkpoint}"
     tell.note(f"{factory} is compared with {with_weights}")
     network = ready(network)
     require_finite(network, factory)
@@ -85,8 +89,8 @@ def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progre
     _, classes = tried(network, (channels,), (height, width), factory)
     if classes[channels] != spec.network.classes:
         raise UsageError(
-            f"--reference {factory} gives {classes[channels]} classes, {spec.name} has {spec.network.classes}",
-            advice="it must build the network that the weights are of",
+            f"--reference {factory} gives {classes[channels]} classes, but {spec.name} has {spec.network.classes}",
+            advice="it must return the network that the weights belong to",
         )
     return Author(factory, network)
 
@@ -107,7 +111,7 @@ def kind_of(witness: Witness | None, torch: bool) -> ReferenceKind:
 
 
 def settles(witness: Witness | None) -> tuple[Settled, ...]:
-    """What is not assumed any more where all artifacts agree with the witness."""
+    """The assumptions that are confirmed if all artifacts agree with the witness."""
     if witness is None:
         return ()
     if isinstance(witness, Author):
@@ -124,7 +128,7 @@ def after_proof(manifest: Manifest, report: ParityReport) -> Manifest:
 
 
 def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, network: nn.Module | None) -> str:
-    """Why even FP32 does not agree, as far as that can be told; empty where FP32 agrees.
+    """Explain why even FP32 does not agree, if there is an explanation; empty where FP32 agrees.
 
     ``network``: ours, with its weights.
     """
@@ -132,16 +136,16 @@ def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, net
     if not any(c.verdict == "fail" for c in fp32):
         return ""
     if isinstance(witness, Golden) and task_of(manifest.model).has_classes and witness.looks_like_probabilities:
-        return "the saved outputs are probabilities: save what comes before the softmax"
+        return "the saved outputs are probabilities: save the values before the softmax"
     if isinstance(witness, Golden) and ((apart := witness.difference_of_inputs(manifest.model) or 0) > VISIBLE):
         return (
             f"preprocessing: the inputs made from the images differ from the saved ones by up to {apart:.3g}; "
             "correct [preprocess] of the card"
         )
     if isinstance(witness, Golden) and _is_of_training(witness, manifest.model, network):
-        return "the network was in training mode when the outputs were saved: call model.eval() before"
+        return "the network was in training mode when the outputs were saved: call model.eval() first"
     if isinstance(witness, Golden) and witness.half and _is_within(report, HALF):
-        return "the saved logits are FP16, which rounds them: save those of the network in float32"
+        return "the saved logits are FP16, which rounds them: save them in float32"
     own = BEYOND_CARDS if isinstance(manifest.model.network, TrunkSpec) else ""
     texts = [a.text for a in manifest.assumptions if a.about == "architecture" or "preprocessing" in report.settles]
     if texts:
@@ -149,10 +153,10 @@ def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, net
         return f"assumed: {'; '.join(texts)}. Write the right values in a card{others}{own}"
     if isinstance(manifest.model.network, TrunkSpec):
         return (
-            "the card: its strides, pool, dilations or preprocessing are not those of the author's code; or other weights"
+            "the card's strides, pool, dilations or preprocessing differ from the author's code; or the weights differ"
             + own
         )
-    return "the author's code and this network are not the same, or have other weights"
+    return "the author's code is another network, or has other weights"
 
 
 def _is_of_training(golden: Golden, spec: ModelSpec, network: nn.Module | None) -> bool:

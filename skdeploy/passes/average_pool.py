@@ -95,7 +95,7 @@ def _axes_refused(node: ir.Node) -> str:
     axes = integers(node, 1, "axes")
     if axes is None:
         return "its axes are computed"
-    return "" if sorted(axis % 4 for axis in axes) == [2, 3] else "it is no mean over height and width"
+    return "" if sorted(axis % 4 for axis in axes) == [2, 3] else "it is not a mean over height and width"
 
 
 def _map_size(node: ir.Node) -> Size | None:

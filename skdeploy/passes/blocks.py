@@ -104,14 +104,14 @@ def read_block(name: str, selected: ir.Value, maps: Labels, logits: Labels, leav
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
-    """What a node computes with: neither constants nor shapes, axes and indices."""
+    """The values a node computes with: not constants, shapes, axes or indices."""
     one = node.op_type in (MOVES | REDUCES) - {"Concat"}
     return [value for value in (operands(node)[:1] if one else operands(node)) if known(value) is None]
 
 
 def _branch(labels: Labels, shape: Shape, leaves: Leaves) -> BranchMap:
     """Rule 2, for one branch."""
-    found = _rows(labels, leaves, several := "a branch is no channels in sequence of one tensor")
+    found = _rows(labels, leaves, several := "a branch is not a run of channels of one tensor")
     if (found.rows != found.rows[0] + np.arange(len(labels))).any():
         raise Unknown(several)
     own = shape_of(leaves.shapes, found.value)
@@ -160,7 +160,7 @@ def _layer(value: ir.Value, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDA
         node = maker(data_inputs(node)[0])
     if node is None or len(data_inputs(node)) != 1 or node.op_type not in ("Conv", "Gemm", "MatMul"):
         made = "an input" if node is None else f"{node.op_type} {node.name}"
-        raise Unknown(f"its logits come from {made}, which is no layer with constant weights")
+        raise Unknown(f"its logits come from {made}, which is not a layer with constant weights")
     z = data_inputs(node)[0]
     matrix, own = known(node.inputs[1]), known(optional(node, 2))
     scale_weight, scale_bias = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
@@ -210,7 +210,7 @@ def _statistics(ends: list[ir.Value], maps: Labels, sources: set[ir.Value], leav
         raise Unknown(f"its statistics {value.name} weigh the branches by {', '.join(map(str, sorted(factors)))}")
     images = form.shape[0]
     if int(np.prod(form.shape)) != images * maps.shape[1]:
-        raise Unknown(f"its statistics {value.name} have not one number for each channel")
+        raise Unknown(f"its statistics {value.name} do not have one number per channel")
     summed = [
         leaves.first_image(np.broadcast_to(term.map, form.shape).reshape(images, -1))
         for term in form.terms

@@ -101,19 +101,19 @@ class PixelShift(ir.passes.InPlacePass):
 def _reason_to_decline(graph: ir.Graph, value: ir.Value, channels: int) -> str:
     node = value.consumers()[0] if only_one_reads(value) else None
     if node is None or node.op_type != "Conv" or weighted_reason(node) or node.inputs[0] is not value:
-        return "the input is read by something else than one convolution with constant weights"
+        return "the input is not read by one convolution with constant weights alone"
     shape = numbers(operand(node, 1)).shape
     if len(shape) != 4 or shape[1] != channels:
         return f"the first convolution is not one of images of {channels} channels"
     if PIXELS in ir.convenience.create_value_mapping(graph, include_subgraphs=False):
-        return f"the graph has a tensor {PIXELS} already"
+        return f"the graph already has a tensor {PIXELS}"
     if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or node.attributes.get_int("group", 1) != 1:
-        return "the first convolution is grouped, or chooses its padding by itself"
+        return "the first convolution is grouped, or chooses its own padding"
     return ""
 
 
 def pixel_slope(preprocess: Preprocess) -> NDArray[np.float64]:
-    """What a normalised image is divided by to count in steps of 2^-7 of a pixel: (C,)."""
+    """The divisor, (C,), that turns a normalised image into steps of 2^-7 of a pixel."""
     return MIDDLE / (255 * np.asarray(preprocess.std, np.float64))
 
 

@@ -1,6 +1,6 @@
 """Finds what looks like a select in a graph: a sweep that follows softmaxes and sigmoids to the maps that they weigh.
 
-``passes/blocks.py`` says what a block is; here rules 1 and 3 are decided, and near misses are told.
+``passes/blocks.py`` says what a block is; here rules 1 and 3 are decided, and near misses are reported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LARGE: Final = 1024  # elements from which a constant is a weight and no shape
 
 @dataclass(frozen=True)
 class Combination:
-    """What V adds, for each channel: the labels of M maps and of the logits that weigh them, both (M, C)."""
+    """The terms of V for each channel: the labels of M maps and of the logits that weigh them, both (M, C)."""
 
     maps: Labels
     logits: Labels
@@ -81,7 +81,7 @@ def _inferred_shapes(model: ir.Model, computed: dict[str, NDArray[np.int64]]) ->
 
 
 def _computed_shapes(model: ir.Model) -> dict[str, NDArray[np.int64]]:
-    """The values, for the example input, of all that reshapes take as a shape and that is no constant."""
+    """The values, for the example input, of all that reshapes take as a shape and that is not a constant."""
     shown = model.clone()
     graph = shown.graph
     asked = [operand(node, 1) for node in graph if node.op_type in ("Reshape", "Expand")]
@@ -100,7 +100,7 @@ def _computed_shapes(model: ir.Model) -> dict[str, NDArray[np.int64]]:
 class BlockFinder:
     """Sweeps a graph once, in its order. ``blocks`` may be rewritten; ``deployed`` need not be; ``near_misses`` say why not.
 
-    Raises nothing: what it does not understand is no block.
+    Raises nothing: what it does not understand is not a block.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -199,7 +199,7 @@ class BlockFinder:
         if number is not None:
             return number
         if known(value) is not None:
-            raise Unknown(f"{value.name} is a constant of different numbers")
+            raise Unknown(f"{value.name} is a constant with different numbers")
         node = value.producer()
         if node is not None and node.op_type == "Sub" and len(shape_of(self.shapes, value)) == 4:
             return evaluate(node, partial(self._moved, maps=True), self.shapes)[0]

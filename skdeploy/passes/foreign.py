@@ -34,7 +34,7 @@ NOTES: Final = "foreign"
 
 @dataclass(frozen=True)
 class ForeignNotes:
-    """What was read and what was changed. ``softmax`` is the node that makes ``logits`` probabilities, or empty."""
+    """The model that was read, and the changes. ``softmax`` is the node that makes ``logits`` probabilities, or empty."""
 
     input_name: str
     output_name: str
@@ -52,8 +52,8 @@ def read_foreign(path: Path) -> ir.Model:
     was done.
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
-    UsageError for an interface that is no image classifier's; ExportError for operators that are not ONNX's, a graph that is
-    too large, is quantized already or does not run; PassError if the function changed.
+    UsageError for an interface that is not an image classifier's; ExportError for operators that are not ONNX's, a graph that
+    is too large, is quantized already or does not run; PassError if the function changed.
     """
     proto = read_proto(path)
     opset = _check_operators(proto, path)
@@ -79,7 +79,7 @@ def read_foreign(path: Path) -> ir.Model:
 
 
 def foreign_notes(model: ir.Model) -> ForeignNotes:
-    """What ``read_foreign`` had to say about the model that it returned."""
+    """The notes of ``read_foreign`` about the model that it returned."""
     notes = model.meta[NOTES]
     assert isinstance(notes, ForeignNotes)  # read_foreign put it there
     return notes
@@ -89,7 +89,7 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ExportError(
-            f"{path} has opset {opset}; {OLDEST_OPSET} to {NEWEST_OPSET} can be read",
+            f"{path} has opset {opset}; skdeploy reads {OLDEST_OPSET} to {NEWEST_OPSET}",
             advice=f"export it again with opset {MAX_OPSET}",
         )
     for node in inside(proto, NodeProto):
@@ -107,7 +107,10 @@ def _check_interface(proto: ModelProto, path: Path) -> tuple[str, ...]:
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise UsageError(f"{path} has the inputs {names}; one is expected, the image", advice="export one image input")
+        raise UsageError(
+            f"{path} has the inputs {names}, but only one is supported, the image",
+            advice="export it with one image input",
+        )
     image = inputs[0]
     tensor = image.type.tensor_type
     dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
@@ -119,10 +122,12 @@ def _check_interface(proto: ModelProto, path: Path) -> tuple[str, ...]:
         )
     if tensor.elem_type != TensorProto.FLOAT or not isinstance(dims[1], int):
         raise UsageError(
-            f"{shown}; float32 (N, C, H, W) is expected", advice="export it with float32 images and fixed channels"
+            f"{shown}, but float32 (N, C, H, W) is needed", advice="export it with float32 images and fixed channels"
         )
     if dims[3] in (1, 3) and dims[1] not in (1, 3):
-        raise UsageError(f"{shown}, channels last; (N, C, H, W) is expected", advice="export it with channels first")
+        raise UsageError(
+            f"{shown}, with channels last, but (N, C, H, W) is needed", advice="export it with channels first"
+        )
     for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
         if not isinstance(dims[axis], int):
             tensor.shape.dim[axis].dim_param = name
@@ -213,8 +218,9 @@ def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> N
         node = made.producer()
         operator = f", by node {node.name} ({node.op_type})" if node is not None else ""
         raise UsageError(
-            f"{path}: the first output is {made.dtype.name}{operator}; skdeploy takes logits, floating point (N, classes)",
-            advice="make a classifier's logits the first output",
+            f"{path}: the first output is {made.dtype.name}{operator}, but skdeploy takes logits, floating "
+            "point (N, classes)",
+            advice="make the logits of the classifier the first output",
         )
     after = ir.to_proto(model).SerializeToString()
     step = f"folding the constants of {path}"
@@ -228,14 +234,15 @@ def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> N
     assert shape is not None  # _check_interface has seen it
     batch = shape[0]
     images = batch if isinstance(batch, int) else EXAMPLE_BATCH
-    shown = f"{path}: for {images} images the first output is {list(found.shape)}; skdeploy takes (N, classes)"
+    shown = f"{path}: for {images} images the first output is {list(found.shape)}, but skdeploy takes (N, classes)"
     if found.ndim != 2:
         raise UsageError(
             shown,
-            advice="make a classifier's logits the first output: networks that give maps, boxes or features are not supported",
+            advice="make the logits of a classifier the first output: networks that give maps, boxes or features are "
+            "not supported",
         )
     if found.shape[0] != images:
-        raise UsageError(shown, advice="keep the batch free, or fixed, throughout")
+        raise UsageError(shown, advice="keep the batch either dynamic or fixed in the whole graph")
     model.graph.outputs[0].shape = ir.Shape([batch, found.shape[1]])
 
 

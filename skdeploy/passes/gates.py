@@ -1,4 +1,4 @@
-"""What weighs the maps of a select: softmaxes, as an operator or as exponentials divided by their sum, and sigmoids.
+"""Gates, which weigh the maps of a select: softmaxes, as an operator or as exponentials divided by their sum, and sigmoids.
 
 Each element of a gate's output gets a label, and the gate knows which logits were normalised together for it.
 """

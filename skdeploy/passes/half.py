@@ -100,7 +100,7 @@ class HalfPrecision(ir.passes.InPlacePass):
     def _nothing_left(self) -> UsageError:
         if self.patterns:
             return UsageError(
-                "--keep-fp32 leaves nothing to be FP16", advice="export without --fp16, or keep less in FP32"
+                "--keep-fp32 keeps everything in FP32", advice="export without --fp16, or keep fewer modules in FP32"
             )
         why = "; ".join(dict.fromkeys(self.kept.values())) or "it has no FP32 tensors"
         return UsageError(f"nothing in this graph can be FP16: {why}", advice="export without --fp16")
@@ -187,18 +187,18 @@ class HalfPrecision(ir.passes.InPlacePass):
             return f"{node.op_type} has a graph inside"
         values = [value for value in (*operands(node), *node.outputs) if not _is_unused(value)]
         if not all(map(is_tensor, values)):
-            return f"{node.op_type} takes or gives sequences or optional values"
+            return f"{node.op_type} has sequences or optional values as inputs or outputs"
         types = self._types[node]
         free = any(value in self._single and types.is_free(index) for index, value in enumerate(node.outputs))
         if free and node.op_type not in CASTS:
-            return f"{node.op_type} has the type of what it makes in an attribute"
+            return f"{node.op_type} has its output type in an attribute"
         if node.op_type == "ConstantOfShape" and "value" in node.attributes:
             value = float(node.attributes["value"].as_tensor().numpy()[0])
             if abs(value) > FP16_MAX:
                 return f"its value, {value:.4g}, does not fit FP16"
         singles = [kind for value, kind in zip(node.outputs, types.outputs, strict=True) if value in self._single]
         singles += [kind for value, kind in zip(node.inputs, types.inputs, strict=True) if value in self._single]
-        return "" if types.half.intersection(singles) else f"{node.op_type} takes no FP16, by ONNX's schema"
+        return "" if types.half.intersection(singles) else f"{node.op_type} does not support FP16 in ONNX's schema"
 
     def _reason_of_readers(self, node: ir.Node, reasons: Mapping[ir.Node, str]) -> str:
         """Why a DequantizeLinear stays FP32, or nothing if it does not."""

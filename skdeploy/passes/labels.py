@@ -23,7 +23,7 @@ FLAT: Final[Spatial] = (None, None)
 
 
 class Unknown(Exception):  # noqa: N818  (an answer to a question, not an error)
-    """This tensor is no weighted sum of maps; the message says why."""
+    """This tensor is not a weighted sum of maps; the message says why."""
 
 
 class NotAMap(Unknown):

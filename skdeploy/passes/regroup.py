@@ -73,7 +73,7 @@ class Regroup(ir.passes.InPlacePass):
     def _refused(self, node: ir.Node, groups: int) -> str:
         """Why a grouped convolution is left, or nothing."""
         if groups <= self.groups:
-            return f"it has {groups} groups already"
+            return f"it already has {groups} groups"
         if groups % self.groups:
             return f"{self.groups} does not divide its {groups} groups"
         weight = operand(node, 1)
@@ -87,7 +87,7 @@ class Regroup(ir.passes.InPlacePass):
                 return reason
         values = _stored(weight).const_value
         if values is None:
-            return "its weight is no constant"
+            return "its weight is not a constant"
         return "it is depthwise" if values.shape[1] == 1 else ""
 
     def _merge(self, graph: ir.Graph, node: ir.Node, groups: int) -> None:

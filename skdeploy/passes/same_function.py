@@ -86,7 +86,7 @@ def require_same_function(
             continue
         said = f"{name} differs by {change:.2e} of its largest value"
         if not np.isfinite(change):
-            said = f"{name} holds NaN or infinity now{_cause(after, feeds, name)}"
+            said = f"{name} now holds NaN or infinity{_cause(after, feeds, name)}"
         raise PassError(f"{step} changed the function: {said}", advice=advice)
     return found
 

@@ -22,7 +22,7 @@ from skdeploy.passes.same_function import require_same_function
 MIN_OPSET: Final = 13  # Softmax has one axis and Split takes sizes as an input from here on
 
 STEP: Final = "rewriting the select"
-ADVICE: Final = "export without rewriting the select, and please report the model"
+ADVICE: Final = "this is a fault of skdeploy: please report the model"
 # Each block is compared by itself within rounding. What is left to see in the whole network is a block put in the wrong place,
 # which changes the first digit. SKNet-50 with random weights amplifies rounding to 2e-4, in any exporter's graph.
 MAX_NETWORK_CHANGE: Final = 1e-2
@@ -33,7 +33,7 @@ FED: Final = ":fed"  # what is appended to the name of a branch that is fed rand
 class SelectReport:
     """By module, or by node where there are no module names: blocks rewritten, those in deploy form already, and near misses.
 
-    A near miss is (node or module, why it is no block that may be rewritten).
+    A near miss is (node or module, why it cannot be rewritten).
     """
 
     found: tuple[str, ...] = ()

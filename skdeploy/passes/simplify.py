@@ -9,7 +9,7 @@ import onnx_ir as ir
 from skdeploy.core.errors import PassError
 from skdeploy.passes.same_function import require_same_function
 
-ADVICE: Final = "--no-simplify exports without it; please report the model"
+ADVICE: Final = "export without it: --no-simplify; please report the model"
 
 
 def simplify(model: ir.Model) -> ir.Model:
@@ -22,7 +22,7 @@ def simplify(model: ir.Model) -> ir.Model:
     except Exception as error:  # C++ behind a binding: it raises anything
         raise PassError(
             f"onnx-simplifier failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
-            advice="--no-simplify exports without it",
+            advice="export without it: --no-simplify",
         ) from error
     require_same_function(before.SerializeToString(), simplified.SerializeToString(), "onnx-simplifier", ADVICE)
     result: ir.Model = ir.from_proto(simplified)

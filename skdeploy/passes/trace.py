@@ -158,7 +158,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    """What went wrong first: the exporters wrap it in pages of advice to their own developers."""
+    """Find the first error: the exporters wrap it in pages of advice to their own developers."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip()}"

@@ -1,4 +1,4 @@
-"""What a traced graph's interface is."""
+"""Options of the trace: the graph's interface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_OPSET: Final = 20  # the last that TensorRT 10.3 (JetPack 6.1) parses
 
 
 class TraceOptions(StationOptions):
-    """What the graph's interface is. ``batch`` None means dynamic; ``dynamic_size`` frees height and width too."""
+    """The graph's interface. ``batch`` None means dynamic; ``dynamic_size`` frees height and width too."""
 
     panel = Panel.GRAPH
     exporter: Annotated[Literal["dynamo", "torchscript"], Flag("torch.onnx exporter to use.")] = "dynamo"
@@ -29,7 +29,7 @@ class TraceOptions(StationOptions):
         """Raises UsageError for what cannot be."""
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
             raise UsageError(
-                f"--opset {self.opset}: from {MIN_OPSET} to {MAX_OPSET}, which every TensorRT from 10.3 parses"
+                f"--opset {self.opset}: must be from {MIN_OPSET} to {MAX_OPSET}, which every TensorRT from 10.3 parses"
             )
         if self.batch is not None and self.batch < 1:
-            raise UsageError(f"--batch {self.batch}: at least 1")
+            raise UsageError(f"--batch {self.batch}: must be at least 1")

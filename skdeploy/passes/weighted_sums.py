@@ -1,11 +1,11 @@
-"""What a tensor is made of, told without running it: for each element a sum of products of one weight and one feature map.
+"""Describe a tensor without running it: for each element a sum of products of one weight and one feature map.
 
 The select of a selective kernel block is written in many ways, but between the branches and the result nothing happens except
-that maps are stacked, moved, multiplied by weights and added. So each tensor there is told by labels: arrays of its own shape
+that maps are stacked, moved, multiplied by weights and added. So labels describe each tensor there: arrays of its own shape
 that name, element by element, which weight and which map it holds. Operators that move elements move the labels, with numpy,
 and the layout (stacked or concatenated, branch-major or channel-major, transposed or not) needs no case of its own.
 
-Height and width are carried along and not told apart: label arrays have size 1 there. Batches are told apart: a graph that
+Height and width are carried along and not told apart: label arrays have size 1 there. Batches are distinguished: a graph that
 mixes images is seen. Sizes are those of one example (``shapes``), with three images where the batch is free.
 """
 
@@ -214,7 +214,7 @@ def _product(left: Form, right: Form) -> Form:
 def _quotient(form: Form, divisor: Form, value: ir.Value) -> Form:
     number = divisor.number()
     if not number:
-        raise Unknown(f"it divides by {value.name}, which is not one constant number")
+        raise Unknown(f"it divides by {value.name}, which is not a single constant number")
     return _divided(_product(form, replace(divisor, terms=(Term(1.0),))), number)
 
 

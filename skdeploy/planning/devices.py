@@ -39,7 +39,7 @@ class Source(Frozen):
 
 
 class Evidence(Frozen):
-    """What a figure rests on, one of three: ``read`` is the name of the source in which it stands, ``derived`` from what it
+    """The evidence of a figure, one of three: ``read`` is the name of the source in which it stands, ``derived`` from what it
     follows, ``memory`` why it is believed though no page was found.
 
     ``how``: what was done to a figure that was read. ``of``: the sources of what a figure is derived from.
@@ -56,9 +56,9 @@ class Evidence(Frozen):
         if sum(map(bool, (self.read, self.derived, self.memory))) != 1:
             raise ValueError("evidence is one of read, derived and memory")
         if self.how and not self.read:
-            raise ValueError("how is of a figure that was read")
+            raise ValueError("how requires a figure that was read")
         if self.of and not self.derived:
-            raise ValueError("of is of a figure that is derived")
+            raise ValueError("of requires a figure that is derived")
         return self
 
     @property
@@ -138,11 +138,11 @@ class DeviceTable(Frozen):
 
 
 def parse_devices(text: str, shown: str = TABLE) -> DeviceTable:
-    """Raises IntegrityError for what is no TOML, has an unknown key or names no source."""
+    """Raises IntegrityError for what is not TOML, has an unknown key or names no source."""
     try:
         table = DeviceTable.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise IntegrityError(f"{shown} is no table of devices: {error}", advice="reinstall skdeploy") from error
+        raise IntegrityError(f"{shown} is not a table of devices: {error}", advice="reinstall skdeploy") from error
     for name, device in table.device.items():
         for source in (device.source, *(each for _, evidence in device.evidence.items() for each in evidence.sources)):
             if source not in table.source:
@@ -182,14 +182,14 @@ def devices_named(given: Sequence[str]) -> tuple[str, ...]:
         elif name in known:
             chosen[name] = None
         else:
-            raise UsageError(f"no device named {word.strip()!r}", advice=_known_names(name))
+            raise UsageError(f"there is no device {word.strip()!r}", advice=_known_names(name))
     if not chosen:
-        raise UsageError("no device to plan for", advice=_known_names(""))
+        raise UsageError("no device is given", advice=_known_names(""))
     return tuple(chosen)
 
 
 def _known_names(near: str) -> str:
-    """What --device takes, and before it what may have been meant: names that hold ``near``, else those spelt like it."""
+    """Advice on what --device takes, after a guess at what was meant: names that hold ``near``, else those spelt like it."""
     known = list(device_table().device)
     holding = [name for name in known if near in name] if near else []
     alike = holding or difflib.get_close_matches(near, known, n=3, cutoff=0.5)

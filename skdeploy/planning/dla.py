@@ -1,4 +1,4 @@
-"""What of a graph a DLA core takes, node by node, and the rule that refuses the rest.
+"""Which nodes of a graph a DLA core takes, and the rule that refuses the rest.
 
 The rules are NVIDIA's for Jetson: DLA Supported Layers and Restrictions, TensorRT 10 and 11,
 https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/dla-layer-restrictions.html
@@ -93,14 +93,14 @@ def refusal(node: ir.Node, scales: Mapping[Edge, str]) -> str:
     if kind in ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"):
         return f"{kind}: only 4-D transposes of tensors run on DLA"
     if kind == "GlobalAveragePool" or (kind.startswith("Reduce") and kind != "ReduceMax"):
-        return f"{kind}: of reductions, DLA has the maximum alone"
+        return f"{kind}: of the reductions, a DLA has only the maximum"
     if kind in ("MatMul", "Gemm"):
-        return f"{kind}: a matrix product is no layer of DLA; a 1x1 convolution is"
+        return f"{kind}: a DLA has no matrix product; use a 1x1 convolution"
     shapes = [dims(value) for value in (*node.inputs[:1], *node.outputs) if value is not None]
     if any(len(shape) != 4 for shape in shapes):
         return f"{kind}: tensors must be 4-D"
     if any(shape[0] > MAX_BATCH or max(shape[1:]) > MAX_SIZE for shape in shapes):
-        return f"{kind}: the batch goes to {MAX_BATCH}, other sizes to {MAX_SIZE}"
+        return f"{kind}: the batch may be up to {MAX_BATCH}, other sizes up to {MAX_SIZE}"
     if kind == "Conv" and not (node.inputs[1] is not None and node.inputs[1].is_initializer()):
         return "Conv: the weight must be a constant"
     if kind in LIMITS:
@@ -113,17 +113,17 @@ def refusal(node: ir.Node, scales: Mapping[Edge, str]) -> str:
             "" if axis and shapes[0][axis] <= SOFTMAX_AXIS else f"Softmax: over at most {SOFTMAX_AXIS}, not the batch"
         )
     if kind == "Concat":
-        return "" if node.attributes.get_int("axis", 1) % 4 == 1 else "Concat: along the channels alone"
+        return "" if node.attributes.get_int("axis", 1) % 4 == 1 else "Concat: only along the channels"
     if kind in ACTIVATIONS | {"ReduceMax", "Slice", "Transpose", "BatchNormalization", "Resize"}:
         return ""
-    return f"{kind}: no layer of DLA"
+    return f"{kind}: a DLA has no such layer"
 
 
 def _outside(node: ir.Node) -> str:
     """The first number of a convolution or pooling that DLA does not take."""
     for what, values, least, most in _limits(node):
         if any(not least <= value <= most for value in values):
-            return f"{node.op_type}: {what} from {least} to {most}"
+            return f"{node.op_type}: {what} must be from {least} to {most}"
     return ""
 
 

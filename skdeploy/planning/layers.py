@@ -28,7 +28,7 @@ FREE: Final = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity
 
 @dataclass(frozen=True)
 class Fusions:
-    """What a runtime runs as one layer. ``chains``: pointwise operators of one shape, one after another."""
+    """A group of nodes that a runtime runs as one layer. ``chains``: pointwise operators of one shape, one after another."""
 
     activations: frozenset[str] = ACTIVATIONS
     chains: bool = True

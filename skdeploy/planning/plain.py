@@ -48,7 +48,7 @@ def read_plain(model: ir.Model, shown: Path | str, batch: int | None = None, siz
     stays unknown.
     """
     if batch is not None and batch < 1:
-        raise UsageError(f"--batch {batch}: a batch has at least one image")
+        raise UsageError(f"--batch {batch}: must be at least 1")
     types = {value.dtype.name for node in model.graph for value in node.outputs if value.dtype is not None}
     dynamic = any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ())
     model, used = _with_shapes(model, shown, batch, size)
@@ -114,7 +114,7 @@ def _with_shapes(model: ir.Model, shown: Path | str, batch: int | None, size: Si
     if not all(map(_is_known, inputs)):
         opened = next(value for value in inputs if not _is_known(value))
         raise ExportError(
-            f"{shown}: the size of the input {opened.name}, {opened.shape}, is open: there is nothing to count",
+            f"{shown}: the size of the input {opened.name}, {opened.shape}, is open, so its cost cannot be counted",
             advice="give --imgsz, or export with a fixed image size",
         )
     if not all(map(_is_known, outputs)):

@@ -23,8 +23,8 @@ from skdeploy.planning.tensor_cores import int8_reason
 from skdeploy.quant.macs import Size
 
 NOTE: Final = (
-    "a floor, an estimate from peak figures: no launches, and every layer reads and writes the device's memory once; "
-    "`skdeploy bench` on the device measures"
+    "an estimate from peak figures, the best possible: no kernel launches, and every layer reads and writes "
+    "the device's memory once; measure with `skdeploy bench` on the device"
 )
 INT8_GROUPED: Final = (
     "in INT8 a group's tile is 32 channels wide, in FP16 16: below 16 channels a group INT8 is no faster by this model, and "
@@ -104,11 +104,12 @@ def plan(
     """Plans a bundle's last graph, or an .onnx file, for devices of the table.
 
     ``size`` is (height, width) in pixels, where the graph leaves it open; a bundle has its card's. ``top`` is how many of the
-    slowest layers are picked out. Raises UsageError for what is no bundle and no .onnx, an unknown device or a batch that the
-    graph does not take; IntegrityError for a broken file or a bundle without a graph; ExportError where a shape stays unknown.
+    slowest layers are picked out. Raises UsageError for what is neither a bundle nor .onnx, an unknown device or a batch that
+    the graph does not take; IntegrityError for a broken file or a bundle without a graph; ExportError where a shape stays
+    unknown.
     """
     if top < 0:
-        raise UsageError(f"--top {top}: how many layers, none or more")
+        raise UsageError(f"--top {top}: must be at least 0")
     devices = devices_named(names)
     bundle = _bundle_at(path)
     graph = path if bundle is None else bundle.check(last_graph(bundle).artifact)
@@ -120,7 +121,7 @@ def plan(
     plain = read_plain(model, graph, batch, size)
     layers = fuse(plain.model)
     if not layers:
-        raise UsageError(f"{graph} only reshapes: nothing in it costs anything", advice="name a network's graph")
+        raise UsageError(f"{graph} only reshapes, so it costs nothing", advice="name a network's graph")
     return PlanReport(
         graph=str(graph),
         precision=plain.precision,
@@ -136,12 +137,12 @@ def _bundle_at(path: Path) -> Bundle | None:
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", advice="name a bundle or an .onnx file") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}", advice="name a bundle or an .onnx file") from error
     if is_folder:
         return load_bundle(path)
     if path.suffix != ".onnx":
         raise UsageError(
-            f"{path} is no bundle and no .onnx file", advice="plan reads a bundle's folder or an .onnx file"
+            f"{path} is not a bundle and not an .onnx file", advice="plan reads a bundle's folder or an .onnx file"
         )
     return None
 

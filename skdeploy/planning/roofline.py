@@ -21,7 +21,7 @@ from skdeploy.planning.tensor_cores import merge_factor, padded_macs
 
 
 class Peaks(Protocol):
-    """What a floor needs to know of a device."""
+    """The figures of a device that a floor needs."""
 
     def macs_a_second(self, precision: Precision) -> float: ...
 
@@ -44,7 +44,7 @@ class Types:
 
 @dataclass(frozen=True)
 class Work:
-    """What a layer has to do, on whatever device. Bytes and MACs of the whole batch."""
+    """The work of a layer on any device: bytes and MACs of the whole batch."""
 
     layer: Layer
     precision: Precision
@@ -74,7 +74,7 @@ class Cost(Work):
 
 
 def types_of(plain: Plain, precision: Precision, *, keep_grouped: bool = False) -> Types:
-    """What has which type if the graph is made that precision: of an integer one, what its own Q/DQ say where it has them, else
+    """The types of a graph in that precision: of an integer one, what its own Q/DQ say where it has them, else
     what placement would say.
     """
     if not precision.integer:

@@ -1,4 +1,4 @@
-"""What grouped convolutions cost on tensor cores, and whether INT8 has kernels for them.
+"""The cost of grouped convolutions on tensor cores, and whether INT8 has kernels for them.
 
 A tensor core multiplies tiles: here FP16 takes 8 outputs by 16 inputs (mma.m16n8k16), INT8 8 by 32 (mma.m16n8k32). PTX has
 m16n8k8 for FP16 too, of which 4 and 8 channels would fill twice as much; that kernels use the larger is an assumption.

@@ -148,7 +148,7 @@ class _Feed:
         self.used: list[int] = []
 
     def batches(self, count: int, audit: Audit | None = None) -> Iterator[tuple[dict[str, Array], int]]:
-        """The first ``count`` images that can be read; ``audit`` is told of all, the unreadable too."""
+        """The first ``count`` images that can be read; ``audit`` gets all, the unreadable too."""
         self.used.clear()
         return batches_of(islice(self._pixels(audit), count), self.spec, self.inputs, self.batch)
 
@@ -167,7 +167,7 @@ class _Feed:
 def _range(seen: Observation) -> tuple[float, float, float, float | None]:
     """(minimum, maximum, threshold, shifted threshold); a tensor that was all zero gets a range that every format holds.
 
-    A dead tensor is one without negative values, as far as the images tell; a scale for steps that are never used is harmless,
+    A dead tensor is one without negative values on these images; a scale for steps that are never used is harmless,
     and an offset of 128 of them too.
     """
     return (

@@ -33,7 +33,7 @@ IMPLIED: Final = frozenset({"kernel_shape"})
 
 
 def range_names(model: ir.Model) -> dict[str, str]:
-    """What a ranges file calls the tensors: for each tensor's name in the graph, in the graph's order, that name.
+    """Map each tensor's name in the graph, in its order, to its name in a ranges file.
 
     It is the same but for those that exporters and options make differently: the normalised image is ``input``, whether or not
     the graph makes it from pixels; what a view (Flatten here, Reshape there) hands a layer is ``<module>/input``.

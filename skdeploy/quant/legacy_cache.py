@@ -50,13 +50,13 @@ def write_legacy_cache(scales: Mapping[str, float], version: str) -> str:
     lines = [f"TRT-{version_number(version)}-{ALGORITHM}"]
     if not scales:
         raise CalibrationError(
-            "no ranges to write to a calibration cache", advice="calibrate first: skdeploy calibrate"
+            "there are no ranges to write to a calibration cache", advice="calibrate first: skdeploy calibrate"
         )
     for name, scale in scales.items():
         if not name or name != name.strip() or not name.isascii() or not name.isprintable() or ": " in name:
             raise CalibrationError(
-                f"the tensor name {name!r} does not fit into a TensorRT calibration cache",
-                advice="rename it: printable ASCII, no space at its ends and no colon with a space after it",
+                f"a TensorRT calibration cache cannot hold the tensor name {name!r}",
+                advice="rename it: use printable ASCII, with no space at its ends and no colon followed by a space",
             )
         lines.append(f"{name}: {_hexadecimal(name, scale)}")
     return "\n".join(lines) + "\n"
@@ -95,7 +95,7 @@ def version_number(version: str) -> int:
     if major == 10:
         return major * 10_000 + minor * 100 + patch
     raise UsageError(
-        f"no calibration cache for TensorRT {version}: only 8.x and 10.x read one here",
+        f"skdeploy writes no calibration cache for TensorRT {version}: only 8.x and 10.x read one",
         advice="TensorRT 11 takes the INT8 graph itself: skdeploy export --int8",
     )
 
@@ -108,7 +108,7 @@ def _hexadecimal(name: str, scale: float) -> str:
     (rounded,) = struct.unpack(">f", packed)
     if not math.isfinite(rounded) or rounded < SMALLEST_NORMAL:
         raise CalibrationError(
-            f"the scale of the tensor {name!r} is {scale}: not a positive float32", advice="calibrate again"
+            f"the scale of the tensor {name!r} is {scale}, which is not a positive float32", advice="calibrate again"
         )
     return packed.hex()
 

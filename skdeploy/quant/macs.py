@@ -30,8 +30,8 @@ def macs_of(model: ir.Model, size: Size | None = None) -> dict[str, int]:
             count = places[node.name or ""]
             if count is None:
                 raise ExportError(
-                    f"the size of {node.outputs[0].name}, the output of {node.name}, is open: its multiply-accumulates are "
-                    "those of an image's size, which the graph does not tell",
+                    f"cannot count the multiply-accumulates of {node.name}: the size of its output "
+                    f"{node.outputs[0].name} depends on the image size, which the graph leaves open",
                     advice="export with a fixed image size",
                 )
             macs[node.name or ""] = weights_of(node) * count
@@ -39,7 +39,7 @@ def macs_of(model: ir.Model, size: Size | None = None) -> dict[str, int]:
 
 
 def share_of_macs(model: ir.Model, nodes: Iterable[str], size: Size | None = None) -> float:
-    """What part of all multiply-accumulates these nodes do, 0 to 1. ``size`` and errors: see ``macs_of``."""
+    """The share of all multiply-accumulates that these nodes do, 0 to 1. ``size`` and errors: see ``macs_of``."""
     macs = macs_of(model, size)
     total = sum(macs.values())
     return sum(macs[name] for name in set(nodes)) / total if total else 0.0

@@ -70,7 +70,7 @@ class KeptUnit(Frozen):
     """A unit that stays in the fallback. ``sqnr_db``: of the logits with only this unit in INT8; ``noise_share``: its part of
     all units' noise so measured; ``mac_share``: the part of the network's multiply-accumulates that it keeps out of INT8.
 
-    What it saves is told by the mix with this unit in INT8 as well: ``sqnr_before`` on the ranking images, in dB; and on all
+    The saving is measured by the mix with this unit in INT8 as well: ``sqnr_before`` on the ranking images, in dB; and on all
     images, in points, ``drop_before``, the largest drop of those mixes run that had this unit in INT8 and kept all others of
     the final ones. None was run for some units.
     """
@@ -112,7 +112,7 @@ class MixedPrecision(Frozen):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the images cannot tell, in words."""
+        """Describe what the images cannot decide."""
         return _doubts(self.drop, self.max_drop)
 
 
@@ -187,9 +187,9 @@ def search(
     AccuracyError: no mix meets the budget, not even one with a single unit in INT8.
     """
     if labels is None:
-        raise UsageError(f"--max-drop is measured against labels, and {dataset} has none", advice=FORMS)
+        raise UsageError(f"--max-drop needs labels, but {dataset} has none", advice=FORMS)
     if not 0 <= max_drop <= 100:
-        raise UsageError(f"--max-drop {max_drop:g}: percentage points of top-1, from 0 to 100")
+        raise UsageError(f"--max-drop {max_drop:g}: must be percentage points of top-1, from 0 to 100")
     tell = progress or Silent()
     tell.update("FP32")
     evaluation = Evaluation.of(model, spec, crops, labels)
@@ -209,7 +209,7 @@ def search(
         best = _give_back(found, best, max_drop, tell)
     kept = tuple(unit for unit in ranked if unit.name in best.kept)
     if kept:
-        tell.update("what the kept units save")
+        tell.update("the gain of the units that are kept")
     return MixedPrecision(
         model=spec.name,
         dataset=dataset,
@@ -230,7 +230,7 @@ def search(
 
 
 def _bisect(found: _Search, ranked: tuple[Unit, ...], max_drop: float, dataset: str, tell: Progress) -> Probe:
-    """The mix that keeps the fewest of the worst. With all kept nothing would be INT8, so that is no mix."""
+    """The mix that keeps the fewest of the worst. With all kept nothing would be INT8, so that is not a mix."""
     too_few, enough = 0, len(ranked)
     best: Probe | None = None
     while enough - too_few > 1:
@@ -276,7 +276,8 @@ def _explained(
     return KeptUnit(
         unit=unit.name,
         pattern=unit.pattern,
-        reason=f"alone in INT8 it leaves {sqnr:.1f} dB: {share:.0%} of all units' noise, for {mac_share:.1%} of the MACs",
+        reason=f"alone in INT8 it leaves {sqnr:.1f} dB: {share:.0%} of all units' noise, for {mac_share:.1%} of the "
+        "MACs",
         sqnr_db=sqnr,
         noise_share=share,
         macs=unit.macs,
@@ -291,8 +292,9 @@ def _check_better_than_chance(right: int, evaluation: Evaluation, dataset: str) 
     images, classes = len(evaluation.crops), evaluation.spec.network.classes
     if right * classes <= images:
         raise UsageError(
-            f"FP32 itself is right on {right} of {images} images of {dataset}, and guesses among {classes} classes are on "
-            f"{images / classes:.0f}: the labels are not those of these images, or not in the order of the network's outputs",
+            f"FP32 itself is right on {right} of {images} images of {dataset}; guessing among {classes} "
+            f"classes would be right on {images / classes:.0f}. The labels do not belong to these images, or "
+            "are not in the order of the network's outputs",
             advice="check the labels: `skdeploy models` names the network's classes, and whether its weights are trained",
         )
 
@@ -304,10 +306,11 @@ def _no_mix(found: _Search, max_drop: float, dataset: str) -> AccuracyError:
     doubts = "".join(f"\n  {doubt}" for doubt in _doubts(drop, max_drop))
     allow = np.ceil(round(100 * drop.points, 6)) / 100
     return AccuracyError(
-        f"no mix of INT8 and the fallback keeps the drop of top-1 within {max_drop:g} points on {drop.images} images of "
-        f"{dataset}:\n  the best loses {drop.points:.2f} points (standard error {drop.standard_error:.2f}) with "
-        f"{len(best.kept)} of {units} units kept{': ' + kept if kept else ''}{doubts}",
-        advice=f"allow more, as --max-drop {allow:g}; or calibrate on more images or with another "
+        f"no mix of INT8 and the fallback keeps the drop of top-1 within {max_drop:g} points on {drop.images} "
+        f"images of {dataset}:\n  the best loses {drop.points:.2f} points (standard error "
+        f"{drop.standard_error:.2f}) with {len(best.kept)} of {units} units kept out of "
+        f"INT8{': ' + kept if kept else ''}{doubts}",
+        advice=f"allow more, such as --max-drop {allow:g}; or calibrate on more images or with another "
         "--calib-method; or export with --fp16. `skdeploy sensitivity` shows what each unit costs",
     )
 
@@ -321,8 +324,8 @@ def _doubts(drop: Drop, max_drop: float) -> tuple[str, ...]:
     needed = drop.images * (margin / apart) ** 2 if apart else np.inf
     enough = f"; about {_round_up(needed)} would" if needed < MOST_IMAGES else ""
     doubt = (
-        f"the drop is {drop.points:.2f} +- {margin:.2f} points (95 %): {drop.images:,} images do not prove on which side of "
-        f"{max_drop:g} it is{enough}"
+        f"the drop is {drop.points:.2f} +- {margin:.2f} points (95 %): {drop.images:,} images are too few to "
+        f"prove whether it is above or below {max_drop:g}{enough}"
     )
     return (doubt,)
 

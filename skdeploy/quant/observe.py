@@ -37,7 +37,7 @@ MOST_WORKERS: Final = 4
 
 @dataclass(frozen=True)
 class Observation:
-    """What calibration saw of one tensor.
+    """The values of one tensor during calibration.
 
     ``shifted_threshold`` is the threshold where all 255 steps of INT8 are for magnitudes (``passes/shift.py``), None for a
     tensor with negative values. ``early_threshold`` is the threshold after the first three quarters of the images: how much the
@@ -112,7 +112,7 @@ def observe(
     ``batches`` yields feeds, with images along the first axis of each, and how many of them are real; what follows those is
     padding and not looked at. ``means`` and ``channel_maxima`` name the tensors to have these per channel. ``threads`` is for
     all work together, by default as many as this process may use. ``advance`` is called with the number of images done, and
-    ``name_of`` tells an error the name of the image that came so many-th, from 0. The result does not depend on the threads.
+    ``name_of`` tells an error the name of the image at that place, from 0. The result does not depend on the threads.
     The model is left as it is. Fewer than ``images`` may come, where some cannot be read.
 
     Raises CalibrationError: NaN or infinity in a tensor (which, and in which image), no such tensor, not float32, no
@@ -147,7 +147,7 @@ def observe(
             done += part.count
             advance(part.count)
     if not 0 < done <= images:
-        raise CalibrationError(f"calibration was to have {images} images and got {done}")
+        raise CalibrationError(f"calibration expected {images} images and got {done}")
     first, *others = pool_of_observers
     for other in others:
         first.merge(other)
@@ -241,10 +241,10 @@ def _observe_slice(
                 module_of(node.name) for node in model.graph if name in [read.name for read in node.inputs if read]
             }
             raise CalibrationError(
-                f"{_shown(model, name)} is {values.dtype} of shape {values.shape}: calibration takes float32 with the {images} "
-                "images of a batch first, or a batch of one",
-                advice="export the network with a free batch or a batch of 1, or keep the modules that read it out of INT8: "
-                f"--int8-keep {modules_pattern(readers or {module_of(name)})!r}",
+                f"{_shown(model, name)} is {values.dtype} of shape {values.shape}; calibration needs float32 "
+                f"with the {images} images of a batch as first dimension, or a batch of one",
+                advice="export the network with a free batch or a batch of 1, or keep the modules that read this "
+                f"tensor out of INT8: --int8-keep {modules_pattern(readers or {module_of(name)})!r}",
             )
         values = values[: part.count] if first else np.atleast_2d(values)
         try:

@@ -1,4 +1,4 @@
-"""What calibration remembers of a tensor: its range, or a histogram of its magnitudes, in memory that does not grow.
+"""Observers keep what calibration needs of a tensor: its range, or a histogram of its magnitudes, in memory that does not grow.
 
 INT8 of activations is symmetric (TensorRT takes no zero point), so only |x| decides a range. Every observer holds integers and
 extrema only, so the order of the batches, and how observers are merged, changes nothing in the result.

@@ -167,7 +167,7 @@ def _input_mean(node: ir.Node, names: Mapping[str, str], ranges: Ranges, spec: M
     found = ranges.channel_means.get(key, ())
     if len(found) != channels:
         raise CalibrationError(
-            f"the ranges have {len(found)} channel means for {key!r}, and {node.name} reads {channels} channels",
+            f"the ranges have {len(found)} channel means for {key!r}, but {node.name} reads {channels} channels",
             advice=CALIBRATE,
         )
     mean = np.asarray(found, np.float32)
@@ -184,7 +184,7 @@ def _maxima(ranges: Ranges, model: ir.Model) -> dict[str, NDArray[np.float32]]:
         found = len(ranges.channel_maxima.get(key, ()))
         if not found or (isinstance(channels, int) and found != channels):
             raise CalibrationError(
-                f"the ranges have {found} channel maxima for {key!r}, and the graph of {ranges.model} "
+                f"the ranges have {found} channel maxima for {key!r}, but the graph of {ranges.model} "
                 f"quantizes {channels} channels of it",
                 advice=CALIBRATE,
             )
@@ -192,15 +192,15 @@ def _maxima(ranges: Ranges, model: ir.Model) -> dict[str, NDArray[np.float32]]:
 
 
 def _reach(ranges: Ranges, model: ir.Model) -> Mapping[str, tuple[float, ...]]:
-    """What bounds equalization. Raises CalibrationError unless it is of tensors of the graph, with their channels."""
+    """The bounds of equalization. Raises CalibrationError unless they fit the graph's tensors and channels."""
     of = channel_classes(model).of
     in_graph = {stable: name for name, stable in range_names(model).items()}
     for key, reach in ranges.channel_reach.items():
         ids = of.get(in_graph.get(key, ""))
         if ids is None or len(ids) != len(reach):
             raise CalibrationError(
-                f"the ranges have {len(reach)} channels that reach far in {key!r}, and the graph of {ranges.model} has "
-                f"{'no such tensor' if ids is None else f'{len(ids)} channels there'}",
+                f"the ranges have {len(reach)} channels that reach far in {key!r}, but the graph of "
+                f"{ranges.model} has {'no such tensor' if ids is None else f'{len(ids)} channels there'}",
                 advice=CALIBRATE,
             )
     return ranges.channel_reach
@@ -219,8 +219,8 @@ def _check_floor(found: TensorRange, tensor: str) -> None:
         found.threshold, SYMMETRIC * SILENT, rtol=1e-8, atol=0
     ):  # nine digits
         raise CalibrationError(
-            f"the range of {tensor} is that of an older skdeploy, which raised small ones: its values are {largest:.3g} at "
-            f"most, and the threshold is {found.threshold:.3g}",
+            f"an older skdeploy measured the range of {tensor} and raised small ranges: its values are at most "
+            f"{largest:.3g}, but the threshold is {found.threshold:.3g}",
             advice=CALIBRATE,
         )
 
@@ -228,11 +228,11 @@ def _check_floor(found: TensorRange, tensor: str) -> None:
 def _step(found: TensorRange, step: float, tensor: str, readers: list[str], *, half: bool) -> float:
     silent = found.minimum == found.maximum == 0
     if half and (step > LARGEST_HALF or (step < SMALLEST_HALF and not silent)):
-        end = "above FP16's largest number" if step > LARGEST_HALF else "below what FP16 holds"
+        end = "above FP16's largest number" if step > LARGEST_HALF else "too small for FP16"
         raise CalibrationError(
             f"{tensor} has values up to {max(-found.minimum, found.maximum):.3g}: its INT8 step of {step:.3g} is {end}",
-            advice="export with --int8-fallback fp32, or keep the modules that read it out of INT8: --int8-keep "
-            f"{modules_pattern(sorted({module_of(node) for node in readers}))!r}",
+            advice="export with --int8-fallback fp32, or keep the modules that read this tensor out of INT8: "
+            f"--int8-keep {modules_pattern(sorted({module_of(node) for node in readers}))!r}",
         )
     return float(rounded_step(np.asarray(step), half=half))
 

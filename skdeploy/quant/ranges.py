@@ -63,7 +63,7 @@ Maxima = Annotated[tuple[Annotated[Magnitude, Field(ge=0), AfterValidator(_six_d
 
 
 class TensorRange(Frozen):
-    """What a tensor's values were over all images, and the magnitude that becomes 127; in the tensor's own unit.
+    """A tensor's values over all images, and the magnitude that becomes 127, in the tensor's unit.
 
     ``shifted_threshold``, of a tensor without negative values, is the magnitude that becomes the last of 255 steps, where it is
     shifted to use all of INT8 (``passes/shift.py``).
@@ -125,9 +125,9 @@ class Algorithm(Frozen):
 class Ranges(Frozen):
     """A ranges file, schema 1.
 
-    ``channel_maxima`` are the largest magnitudes of a tensor's channels, (C,), for equalization; all else is of the graph once
-    equalized. ``channel_reach`` is the same of those tensors beside that bound equalization. ``channel_means`` are means over
-    images and space, (C,), for bias correction.
+    ``channel_maxima`` are the largest magnitudes of a tensor's channels, (C,), for equalization; all else belongs to the graph
+    once equalized. ``channel_reach`` is the same of those tensors beside that bound equalization. ``channel_means`` are means
+    over images and space, (C,), for bias correction.
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
@@ -154,9 +154,9 @@ class Ranges(Frozen):
         if self.preprocess_sha256 != _form_digest(self.preprocess, self.input):
             raise ValueError("preprocess_sha256 is not the digest of preprocess and input: the file was edited by hand")
         if self.algorithm.bias_correction and not self.channel_means:
-            raise ValueError("algorithm.bias_correction is on, and there are no channel_means to correct with")
+            raise ValueError("algorithm.bias_correction is on, but there are no channel_means to correct with")
         if self.algorithm.equalize and not self.channel_maxima:
-            raise ValueError("algorithm.equalize is on, and there are no channel_maxima to equalize by")
+            raise ValueError("algorithm.equalize is on, but there are no channel_maxima to equalize by")
         return self
 
     @classmethod
@@ -190,7 +190,7 @@ class Ranges(Frozen):
             name for name in (*tensors, *(key for part in channels.values() for key in part)) if name not in order
         ]
         if strange:
-            raise CalibrationError(f"a range for {strange[0]!r}, which is no tensor of {spec.name}'s graph")
+            raise CalibrationError(f"there is a range for {strange[0]!r}, which is not a tensor of {spec.name}'s graph")
         content = {
             "schema": 1,
             "skdeploy": __version__,
@@ -214,8 +214,8 @@ class Ranges(Frozen):
             return cls.model_validate(content)
         except ValidationError as error:
             raise CalibrationError(
-                f"calibration of {spec.name} gave ranges that make no sense:\n{explain(error, cls)}",
-                advice="look at the images: `skdeploy calibrate` prints its audit of them",
+                f"calibration of {spec.name} gave invalid ranges:\n{explain(error, cls)}",
+                advice="check the images: `skdeploy calibrate` prints its audit of them",
             ) from error
 
     @property
@@ -245,8 +245,8 @@ class Ranges(Frozen):
         identity = graph_identity(model)
         if identity != self.model_sha256:
             raise CalibrationError(
-                f"the ranges are those of other weights: calibrated on {self.model} {self.model_sha256}, "
-                f"and the graph of {spec.name} is {identity}",
+                f"the ranges belong to other weights: calibrated on {self.model} {self.model_sha256}, but the "
+                f"graph of {spec.name} is {identity}",
                 advice=CALIBRATE,
             )
         digest = _form_digest(spec.preprocess, spec.input)
@@ -258,9 +258,9 @@ class Ranges(Frozen):
                 if there.get(key) != here.get(key)
             ]
             raise CalibrationError(
-                f"the ranges are those of another preprocessing or image size: calibrated with {self.preprocess_sha256}, "
-                f"now {digest}\n" + "\n".join(differing),
-                advice=f"give the values that it was calibrated with, or {CALIBRATE}",
+                "the ranges belong to another preprocessing or image size: calibrated with "
+                f"{self.preprocess_sha256}, now {digest}\n" + "\n".join(differing),
+                advice=f"use the values that it was calibrated with, or {CALIBRATE}",
             )
         self.check_covers(wanted)
 
@@ -270,7 +270,8 @@ class Ranges(Frozen):
         if absent:
             others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
             raise CalibrationError(
-                f"the ranges have none for the tensor {absent[0]!r}{others}: it was calibrated for other modules",
+                f"the ranges have no entry for the tensor {absent[0]!r}{others}: they were calibrated for "
+                "other modules",
                 advice=f"{CALIBRATE}, with the same modules and options as the export",
             )
 
@@ -287,8 +288,9 @@ def load_ranges(path: Path) -> Ranges:
         for problem in error.errors(include_url=False):
             if problem["loc"] == ("schema",) and problem["type"] == "literal_error":
                 raise CalibrationError(
-                    f"the ranges {path} have schema {problem['input']!r}, and this skdeploy {__version__} reads schema 1",
-                    advice="read them with the skdeploy that wrote them, or " + CALIBRATE,
+                    f"the ranges {path} have schema {problem['input']!r}, but this skdeploy {__version__} "
+                    "reads schema 1",
+                    advice="use the skdeploy that wrote them, or " + CALIBRATE,
                 ) from error
         raise CalibrationError(
             f"the ranges {path} are not valid:\n{explain(error, Ranges)}", advice=CALIBRATE
@@ -302,7 +304,7 @@ def check_percentile(method: CalibrationMethod, percentile: float | None) -> Non
 
 
 def explain(error: ValidationError, model: type[Frozen]) -> str:
-    """What is wrong in a file, a line each: the field, why, and what was given; for an unknown key, the nearest known one."""
+    """List what is wrong in a file, one line each: the field, why, and its value; for an unknown key, the nearest known one."""
     import difflib
 
     problems = error.errors(include_url=False)

@@ -78,7 +78,7 @@ def load_recipe(name_or_path: str) -> tuple[Recipe, Path]:
     except (RecursionError, ValueError) as error:  # arrays a thousand deep; integers of thousands of digits
         raise UsageError(f"the recipe {path} cannot be read: {unreadable(error)}", advice=KEYS) from error
     if text := unprintable(content):
-        raise UsageError(f"the recipe {path} has a control character in {text}", advice="take it out")
+        raise UsageError(f"the recipe {path} has a control character in {text}", advice="remove it")
     try:
         return Recipe.model_validate(content), path
     except ValidationError as error:
@@ -93,13 +93,13 @@ def open_images(recipe: Recipe, path: Path) -> Dataset:
     dataset = open_dataset(path.parent / recipe.images)
     if recipe.images_sha256 is not None and dataset.digest != recipe.images_sha256:
         raise CalibrationError(
-            f"{path.parent / recipe.images} are not the images of the recipe {path}: "
-            f"their digest is {dataset.digest}, and it says {recipe.images_sha256}",
-            advice="get the images that it was written for, or change its images_sha256 if these are meant",
+            f"{path.parent / recipe.images} are not the images of the recipe {path}: their digest is "
+            f"{dataset.digest}, in the recipe {recipe.images_sha256}",
+            advice="get the images that it was written for, or change its images_sha256 to use these",
         )
     if len(dataset) < recipe.number:
         raise CalibrationError(
-            f"the recipe {path} asks for {recipe.number} images, and {path.parent / recipe.images} has {len(dataset)}",
+            f"the recipe {path} asks for {recipe.number} images, but {path.parent / recipe.images} has {len(dataset)}",
             advice="give more images, or a smaller number",
         )
     return dataset
@@ -124,5 +124,7 @@ def _find(name_or_path: str) -> Path:
     if name_or_path in known:
         return known[name_or_path]
     nearest = difflib.get_close_matches(name_or_path.lower(), sorted(known), n=3, cutoff=0.4)
-    guess = f"did you mean {' or '.join(nearest)}?" if nearest else f"known are {', '.join(sorted(known)) or 'none'}"
-    raise UsageError(f"no recipe named {name_or_path!r} in ./calibration or among the packaged ones", advice=guess)
+    guess = (
+        f"did you mean {' or '.join(nearest)}?" if nearest else f"known recipes: {', '.join(sorted(known)) or 'none'}"
+    )
+    raise UsageError(f"no recipe named {name_or_path!r} in ./calibration or in the package", advice=guess)

@@ -1,4 +1,4 @@
-"""What INT8 costs, unit by unit: each alone in INT8, and each alone out of it."""
+"""The cost of INT8 for each unit: alone in INT8, and alone not in INT8."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Evaluation:
     def of(cls, model: ir.Model, spec: ModelSpec, crops: Crops, labels: Labels | None) -> Evaluation:
         """Runs the FP32 graph. Raises UsageError: no images, labels that do not fit. CalibrationError: see ``logits_of``."""
         if not len(crops):
-            raise UsageError("no images to measure INT8 on", advice="give some with --data")
+            raise UsageError("there are no images to measure INT8 on", advice="give some with --data")
         checked = None if labels is None else _checked(labels, len(crops), spec)
         return cls(spec, crops, checked, logits_of(model, spec, crops, "nothing in INT8"))
 
@@ -246,12 +246,12 @@ def sensitivity_of(
     if dataset.labels is not None:
         dataset = as_the_network_counts(dataset, spec, class_order)
     elif dataset.unlabelled and data is not None:
-        tell.note(f"no accuracy is measured, {dataset.name} has no labels: {dataset.unlabelled}")
+        tell.note(f"accuracy is not measured, because {dataset.name} has no labels: {dataset.unlabelled}")
     for note in dataset.notes:
         tell.note(note)
     dataset = select(dataset, num_images, seed=0)
     tell.update(f"reads {len(dataset)} images")
-    read = list(read_crops(dataset, spec, lambda image: tell.note(f"passed over {image.name}: {image.reason}")))
+    read = list(read_crops(dataset, spec, lambda image: tell.note(f"left out {image.name}: {image.reason}")))
     report = measure_sensitivity(
         load_graph(bundle.check(graph)),
         spec,
@@ -316,7 +316,7 @@ def logits_of(model: ir.Model, spec: ModelSpec, crops: Crops, shown: str) -> Log
             if problems:
                 raise CalibrationError(
                     f"{spec.name} with {shown} gives no logits to measure: {problems[0]}, {sum(map(len, found))} images on",
-                    advice="calibrate again; if FP32 itself is not finite, look at the weights",
+                    advice="calibrate again; if FP32 itself is not finite, check the weights",
                 )
             found.append(outputs["logits"].astype(np.float64))
     return np.concatenate(found)
@@ -326,15 +326,15 @@ def _checked(labels: Labels, images: int, spec: ModelSpec) -> Labels:
     array = np.asarray(labels)
     if array.shape != (images,) or not np.issubdtype(array.dtype, np.integer):
         raise UsageError(
-            f"labels are {array.dtype} of shape {array.shape}, and there are {images} images",
-            advice="give one class number an image",
+            f"labels are {array.dtype} of shape {array.shape}, but there are {images} images",
+            advice="give one class number per image",
         )
     classes = spec.network.classes
     bad = np.flatnonzero((array < 0) | (array >= classes))
     if len(bad):
         raise UsageError(
-            f"image {bad[0]} has label {array[bad[0]]}, and {spec.name} has {classes} classes",
-            advice=f"labels are from 0 to {classes - 1}, in the order of the network's outputs",
+            f"image {bad[0]} has label {array[bad[0]]}, but {spec.name} has {classes} classes",
+            advice=f"labels must be from 0 to {classes - 1}, in the order of the network's outputs",
         )
     return array
 

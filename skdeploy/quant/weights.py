@@ -35,12 +35,14 @@ def quantize_weight(node: ir.Node, *, least_error: bool = True, half: bool = Tru
     if half and largest.max() > LARGEST_WEIGHT:
         raise CalibrationError(
             f"{node.name} has a weight of {largest.max():.4g}: its INT8 step would be above FP16's largest number",
-            advice=f"export with --int8-fallback fp32, or keep it out of INT8: --int8-keep {module_of(node.name)!r}",
+            advice="export with --int8-fallback fp32, or keep this layer out of INT8: --int8-keep "
+            f"{module_of(node.name)!r}",
         )
     if half and 0 < largest.max() < WEIGHT_MAX * SMALLEST_HALF:
         raise CalibrationError(
-            f"the weights of {node.name} are {largest.max():.3g} at most: their INT8 steps would be below what FP16 holds",
-            advice=f"export with --int8-fallback fp32, or keep it out of INT8: --int8-keep {module_of(node.name)!r}",
+            f"the weights of {node.name} are at most {largest.max():.3g}: their INT8 steps are too small for FP16",
+            advice="export with --int8-fallback fp32, or keep this layer out of INT8: --int8-keep "
+            f"{module_of(node.name)!r}",
         )
     scales = rounded_step(largest / WEIGHT_MAX, half=half)
     if least_error:
@@ -58,14 +60,14 @@ def raised_rows(node: ir.Node, array: NDArray[np.float64]) -> int:
 
 
 def dequantized(weight: QuantizedWeight) -> NDArray[np.float32]:
-    """What the INT8 weight stands for, in the weight's shape."""
+    """The value of the INT8 weight, in the weight's shape."""
     shape = [1] * weight.values.ndim
     shape[weight.axis] = -1
     return weight.values.astype(np.float32) * weight.scales.reshape(shape)
 
 
 def mean_change(node: ir.Node, error: NDArray[np.float64], mean: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What an error of the weight adds to the mean of each output channel (O,), for inputs of mean (I,).
+    """The change of each output channel's mean (O,) from an error of the weight, for inputs of mean (I,).
 
     E[sum_i e_oi x_i] = sum_i e_oi E[x_i]; the padding of convolutions, where x is zero, is not accounted for.
     """

@@ -109,7 +109,7 @@ def _weakest(report: AccuracyReport) -> str:
 
 
 def _pair_finding(pair: PairedReport, allow_inconclusive: bool) -> Finding:
-    """What the gate decided, and how many images each of the two has right."""
+    """The decision of the gate, and how many images each of the two has right."""
     undecided: Outcome = "undecided" if allow_inconclusive else "fail"
     outcomes: dict[str | None, Outcome] = {"pass": "pass", "fail": "fail", "inconclusive": undecided, None: "note"}
     counts, logits = pair.pairs, pair.logits

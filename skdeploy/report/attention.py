@@ -33,7 +33,7 @@ Pair = tuple[UnitAttention, int]  # a unit and a branch that is compared with th
 
 
 def attention_findings(report: AttentionReport) -> Section:
-    """What follows, FP32's curves, and how far each precision is from them."""
+    """The conclusions, FP32's curves, and how far each precision is from them."""
     graphs = ", ".join(_shown(graph.name) for graph in report.graphs)
     lead = (
         f"attention of {report.model} as the central object is enlarged from {report.scales[0]:g}x to {report.scales[-1]:g}x, "
@@ -75,7 +75,7 @@ def figure_title(report: AttentionReport) -> str:
 
 
 def attention_drawings(report: AttentionReport) -> tuple[Panels, ...]:
-    """FP32's curves, what lower precision changes in them, and the channels of the chosen units, as far as there are any."""
+    """FP32's curves, what lower precision changes in them, and the channels of the chosen units, if there are any."""
     pairs = list(_compared(report))
     drawings = [_curves(report, pairs)]
     if len(report.graphs) > 1:
@@ -222,7 +222,7 @@ def _profiles(report: AttentionReport, profiled: list[Pair]) -> Panels:
         legend.append(Legend(4, f"{_shown(last)}, {ends[1]}", line=False))
     caption = (
         f"Mean attention of each channel to the larger kernel; of more than {CHANNELS}, evenly chosen ones. "
-        "The level line is no preference."
+        "The level line means no preference."
     )
     return Panels(PROFILES, caption, tuple(panels), tuple(legend))
 

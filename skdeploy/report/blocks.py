@@ -61,7 +61,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What the page's script sorts by; a number that there is none of sorts as the empty text."""
+        """The sort key of a cell; a missing number sorts as an empty string."""
         value = self.text if self.sort is None else self.sort
         if isinstance(value, float):
             return repr(value) if not math.isnan(value) else ""
@@ -78,7 +78,7 @@ class Column:
 
 
 def columns(*labels: str | tuple[str, str]) -> tuple[Column, ...]:
-    """Columns by their labels, with hints where there are two texts. A label that begins with ``>`` is of numbers."""
+    """Columns by their labels, with hints where there are two texts. A label that begins with ``>`` heads numbers."""
     pairs = ((label, "") if isinstance(label, str) else label for label in labels)
     return tuple(Column(label.removeprefix(">"), label.startswith(">"), hint) for label, hint in pairs)
 
@@ -201,7 +201,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Absent:
-    """What is not there, and the command that makes it, if there is one. ``outdated``: it is there, of other artifacts."""
+    """A missing result, and the command that makes it, if any. ``outdated``: it exists, but for other artifacts."""
 
     kind: ClassVar[str] = "absent"
     text: str
@@ -211,7 +211,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class Command:
-    """What to type, and what it does."""
+    """A command to type, and what it does."""
 
     kind: ClassVar[str] = "command"
     text: str
@@ -274,7 +274,7 @@ def heading(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """What a terminal prints as a line, as prose: begins with a capital, ends with a full stop."""
+    """Turn a terminal's line into prose: a capital at the start, a full stop at the end."""
     return heading(text) + ("" if text.endswith((".", "!", "?", ":")) or not text else ".")
 
 
@@ -330,7 +330,7 @@ def digest(sha256: str) -> Cell:
 
 
 def more(items: Sequence[object], shown: int) -> str:
-    """What is said of those that are not named."""
+    """The words for those that are not named."""
     return f" and {len(items) - shown:,} more" if len(items) > shown else ""
 
 

@@ -1,4 +1,4 @@
-"""What a terminal shows of a bundle: its artifacts with their parity, and the findings that were made with them."""
+"""A bundle in the terminal: its artifacts with their parity, and the findings that were made with them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def verification_findings(verification: Verification) -> Section:
 
 
 def _made(bundle: Bundle) -> Iterator[Block]:
-    """What stations found as they made the artifacts."""
+    """Findings of the stations that made the artifacts."""
     if (mixed := bundle.artifact(contents.MIXED)) is not None:
         from skdeploy.quant.mixed import MixedPrecision
 
@@ -70,7 +70,7 @@ def headroom_of(bundle: Bundle) -> HeadroomReport | None:
 
 
 def engine_texts(bundle: Bundle) -> Iterator[Text]:
-    """Where each engine runs and the device memory that it needs, as far as its compiler told."""
+    """Where each engine runs and the device memory that it needs, if its compiler reported it."""
     for engine in bundle.engines:
         facts = engine.facts_as(EngineFacts)
         needs = {"weights": facts.weights_memory_bytes, "activation": facts.activation_memory_bytes}

@@ -31,7 +31,7 @@ TALL: Final = 40  # rows of a drawing; the table has all
 
 
 def calibration_findings(ranges: Ranges) -> Section:
-    """How ranges were made, and of which images. What is wrong with these is told as they are read, and on the page."""
+    """How ranges were made, and of which images. Their warnings are shown while they are read, and on the page."""
     algorithm, audit = ranges.algorithm, audit_of(ranges.audit)
     percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
     switches = {
@@ -49,7 +49,7 @@ def calibration_findings(ranges: Ranges) -> Section:
 
 
 def audit_facts(audit: AuditReport) -> Facts:
-    """What the calibration images are."""
+    """Facts about the calibration images."""
     classes, overlap = audit.classes, audit.overlap
     rows = [("used", f"{audit.used:,} of {audit.asked:,} asked for, {len(audit.unreadable)} unreadable")]
     rows.append(("from", audit.dataset))

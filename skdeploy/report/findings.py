@@ -22,7 +22,7 @@ EVIDENCE: Final = ("accuracy", "blame", "sensitivity", "attention")
 
 @dataclass
 class Findings(Facts):
-    """What the verdict rests on, and what else was measured. ``unknown`` are files among the evidence that no section shows."""
+    """The facts of the verdict, and other measurements. ``unknown`` are files among the evidence that no section shows."""
 
     mixed: MixedPrecision | None = None
     sensitivity: SensitivityReport | None = None
@@ -35,7 +35,7 @@ class Findings(Facts):
         return shlex.quote(str(self.bundle.folder))
 
     def absent(self, name: str, title: str, text: str, command: str = "", *, of: str = "") -> Section:
-        """The section of evidence that is not there, or is of other artifacts; ``of``: its file, if it is not its name."""
+        """The section of evidence that is missing or belongs to other artifacts; ``of``: its file, if it is not its name."""
         return Section(name, title, "", (Absent(text, command, outdated=(of or name) in self.outdated),))
 
 

@@ -1,4 +1,4 @@
-"""What is INT8 and what that costs, unit by unit."""
+"""INT8: which units have it, and what it costs."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def sensitivity_findings(report: SensitivityReport) -> Section:
 
 
 def totals_text(report: SensitivityReport) -> str:
-    """What INT8 everywhere costs."""
+    """The cost of INT8 everywhere."""
     every = report.all_int8
     totals = (
         f"everything in INT8: {decibels_text(every.sqnr_db)}, same class as FP32 on {percent_text(every.agreement)}"
@@ -130,7 +130,7 @@ def _change(effect: Effect, against: Effect) -> Cell:
 
 
 def mixed_findings(mixed: MixedPrecision) -> Iterator[Block]:
-    """What stayed in the fallback under ``--max-drop``, why, and what it saved."""
+    """The units that stayed in the fallback under ``--max-drop``, why, and what it saved."""
     drop, runs = mixed.drop, mixed.evaluations
     yield Text(
         f"top-1 {percent_text(mixed.top1)}, FP32 {percent_text(mixed.fp32_top1)}: a drop of {drop.points:.2f} points "

@@ -55,7 +55,7 @@ def _read(receipt: Receipt) -> LatencyReceipt | None:
 
 
 def bench_findings(measured: Sequence[Measured], comparisons: Sequence[Comparison]) -> Section:
-    """What makes the figures doubtful, whether INT8 pays and what else was compared, and the figures."""
+    """Reasons to doubt the figures, whether INT8 pays and what else was compared, and the figures."""
     doubts = [f"{found.artifact} on {found.backend}: {doubt}" for found in measured for doubt in found.latency.doubts]
     care = "measured on a machine that was not at rest; take these figures with care"
     blocks: list[Block] = [Text(f"{care}: {'; '.join(doubts)}", "warn")] if doubts else []

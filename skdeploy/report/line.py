@@ -148,7 +148,7 @@ def reproduce_section(found: Findings) -> Section:
 
 
 def export_command(found: Findings) -> str | None:
-    """The export that made the graphs, as far as it is recorded; None for a network that no card describes."""
+    """The export that made the graphs, if it is recorded; None for a network that no card describes."""
     manifest = found.bundle.manifest
     spec, weights = manifest.model, manifest.weights
     if not isinstance(spec.network, DescribedSpec):

@@ -159,7 +159,7 @@ def _is_absent(section: Section) -> bool:
 
 
 def _folded(section: Section) -> Section:
-    """What was judged stays in sight: texts, findings and what is outdated. Tables, facts and drawings are closed at first."""
+    """Keep texts, findings and outdated results in sight; fold tables, facts and drawings."""
     seen = tuple(block for block in section.blocks if isinstance(block, Text | Finding | Absent))
     rest = tuple(block for block in section.blocks if block not in seen)
     fold = (Fold("Show the figures", rest),) if rest else ()
@@ -167,7 +167,7 @@ def _folded(section: Section) -> Section:
 
 
 def _shown(value: Any) -> Any:
-    """What a template puts in: text with its invisible characters shown; markup of our own as it is."""
+    """Prepare a value for the template: text with its invisible characters shown, our own markup as it is."""
     return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
@@ -176,5 +176,5 @@ def _text(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a Content-Security-Policy calls an inline block of this text."""
+    """The Content-Security-Policy source of an inline block with this text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -89,7 +89,7 @@ def parity_findings(
 
 
 def receipt_findings(report: ParityReport) -> Iterator[Finding]:
-    """What devices have recorded of the artifacts."""
+    """Records of devices about the artifacts."""
     for c in report.comparisons:
         for receipt in c.receipts:
             text = f"{c.artifact}: {receipt.kind} {JUDGED[receipt.verdict][0]} on {receipt.place}"

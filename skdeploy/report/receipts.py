@@ -1,4 +1,4 @@
-"""What devices have recorded of the artifacts: latency, and all else that cannot be measured where a bundle is made."""
+"""Records of devices about the artifacts: latency, and all else that cannot be measured where a bundle is made."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def receipts_section(found: Findings) -> Section:
             )
         )
     if receipts:
-        words = (
-            "A receipt is bound to the artifact's digest. It is not signed: trust it as far as the device it came from."
-        )
+        words = "A receipt is bound to the artifact's digest. It is not signed: trust it only if you trust the device."
         blocks.append(Fold(counted(len(receipts), "receipt"), (Text(words), _receipts_table(receipts))))
     else:
         blocks.append(Absent("On the device, this records parity:", f"skdeploy verify {found.shell_folder} --receipt"))

@@ -39,11 +39,11 @@ class Terminal:
         return self._console.width
 
     def headline(self, *parts: str | tuple[str, str], style: str = "") -> None:
-        """What a run found, in a line: ``--quiet`` leaves only this."""
+        """Print a run's result in a line, the only one with ``--quiet``."""
         self._write(self._paragraph(Text.assemble(*parts), style), always=True)
 
     def brief(self, text: str) -> None:
-        """What ``--quiet`` leaves of a result that has no headline."""
+        """Print a line only with ``--quiet``, for a result without a headline."""
         if voice().quiet:
             self.headline(text)
 
@@ -111,7 +111,7 @@ class Terminal:
                 self.say(block.line)
 
     def _fitting(self, table: blocks.Table, whole: Sequence[str] = ()) -> Table:
-        """All that fits: without columns on the right and notes of numbers, as far as the table allows."""
+        """All that fits: without columns on the right and notes of numbers, if the table allows it."""
         most, unlimited = len(table.columns), self._console.options.update(max_width=NO_LIMIT)
         counts = range(most, (table.least or most) - 1, -1)
         with_notes = counts[:1] if table.notes_last else counts

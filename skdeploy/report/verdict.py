@@ -46,7 +46,7 @@ def state_of(found: Findings, artifact: str) -> ArtifactState:
 
 
 def key_figures(found: Findings) -> tuple[Figure, ...]:
-    """Size, error, accuracy and headroom of the last graph, as far as they are known."""
+    """Size, error, accuracy and headroom of the last graph, if they are known."""
     graphs = [a for a in found.graphs if a.format == "onnx"]
     if not graphs:
         return ()

@@ -54,8 +54,8 @@ class CiOptions:
 
 @dataclass(frozen=True)
 class CiFiles:
-    """What was written, below ``root``. ``evaluation`` is that of the baseline. ``uncommitted`` are files that the workflow
-    reads and a checkout would not have, ``ignored`` if .gitignore has one of them; ``notes`` are what else to see to.
+    """The files that were written, below ``root``. ``evaluation`` is that of the baseline. ``uncommitted`` are files that the
+    workflow reads and a checkout would not have, ``ignored`` if .gitignore has one of them; ``notes`` are what else to see to.
     """
 
     root: Path
@@ -241,7 +241,7 @@ def _evaluated(bundle: Bundle, options: CiOptions, progress: Progress) -> Evalua
 
 
 def _requirement(extra: str) -> tuple[str, str]:
-    """What pip installs in the job, and a note where that has to be looked at: this skdeploy may be no release."""
+    """The requirement that pip installs in the job, and a note if it must be checked: this skdeploy may not be a release."""
     name = f"skdeploy[{','.join((*EXTRAS, *([extra] if extra else [])))}]"
     origin = json.loads(metadata.distribution("skdeploy").read_text("direct_url.json") or "{}")
     if "vcs_info" in origin:

@@ -57,7 +57,7 @@ def locked(entry: Path, wait_s: float, progress: Progress) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            progress.note(f"another process is preparing {entry}: waiting for it, {wait_s:g} s at most")
+            progress.note(f"waiting at most {wait_s:g} s: another process is preparing {entry}")
             lock.acquire(timeout=wait_s)
     except Timeout as error:
         raise IntegrityError(
@@ -75,7 +75,7 @@ def locked(entry: Path, wait_s: float, progress: Progress) -> Iterator[None]:
 def fill(source: Bundle, entry: Path, progress: Progress) -> bool:
     """Makes ``entry`` a whole copy of ``source``; true if it was one already. Call it inside ``locked``.
 
-    A damaged entry is told and made anew: it is nothing but a copy. Raises IntegrityError for a bundle that is damaged or a
+    A damaged entry is reported and made again: it is only a copy. Raises IntegrityError for a bundle that is damaged or a
     full volume, UsageError for a cache that takes no files; nothing half-written stays.
     """
     for leftover in entry.parent.glob(f".{entry.name}.*{PARTIAL_SUFFIX}"):  # of a process that was killed
@@ -84,7 +84,7 @@ def fill(source: Bundle, entry: Path, progress: Progress) -> bool:
         problem = damage(source, entry)
         if not problem:
             return True
-        progress.note(f"the cache entry is not trusted and made anew: {problem}")
+        progress.note(f"the cache entry is damaged and is made again: {problem}")
         _remove(entry)
     source.check_all()  # before copying: the message names the bundle's own file
     partial = entry.with_name(f".{entry.name}.{os.getpid()}{PARTIAL_SUFFIX}")
@@ -134,17 +134,18 @@ def others(entry: Path) -> tuple[tuple[Path, int], ...]:
 
 
 def cache_error(entry: Path, error: OSError) -> IntegrityError | UsageError:
-    """What an OSError on the cache means for the user, and which other entries could be removed."""
+    """Explain an OSError on the cache, and name other entries that could be deleted."""
     cache = entry.parent.parent
     if error.errno in UNWRITABLE:
         return UsageError(
             f"cannot write to the cache {cache}: {error.strerror}",
-            advice=f"user {os.getuid()} must be able to write there: docker run -v engines:/cache, or give --cache",
+            advice=f"user {os.getuid()} needs write permission there: docker run -v engines:/cache, or give another "
+            "folder with --cache",
         )
     could_go = shlex.join(str(folder) for folder, _ in others(entry))
     return IntegrityError(
         f"cannot write {entry}: {error.strerror or error}",
-        advice="make room and start again; nothing half-written was left"
+        advice="free some space and start again; nothing half-written is left"
         + (f". Entries that this bundle does not need: rm -r {could_go}" if could_go else ""),
     )
 
@@ -157,7 +158,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _remove(entry: Path) -> None:
-    """The manifest first: killed in the middle, what is left is no bundle, and the next start says so and goes on."""
+    """The manifest first: if it is killed in the middle, the rest is not a bundle, and the next start says so and continues."""
     try:
         (entry / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(entry)

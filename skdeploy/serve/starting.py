@@ -64,22 +64,22 @@ def choose_backend(asked: str | None) -> tuple[str, CudaDevice | None]:
     """
     startable = backends.running("onnx", "engine")
     if asked is not None and asked not in startable:
-        raise UsageError(f"nothing starts on a backend named {asked!r}", advice=f"backends: {', '.join(startable)}")
+        raise UsageError(f"start does not know a backend {asked!r}", advice=f"choose one of {', '.join(startable)}")
     if asked is not None and backends.backend(asked).DEVICE == "cpu":
         return asked, None
     found = cuda.devices()
     if not found:
-        wanted = f"{asked} needs one" if asked else "and none but a GPU is taken unless you say so"
+        wanted = f"{asked} needs one" if asked else "and skdeploy does not use the CPU unless you ask for it"
         raise DependencyError(
-            f"no GPU in sight, {wanted}: {cuda.driver_problem()}",
-            advice="docker run --gpus all, on Jetson --runtime nvidia, with NVIDIA's container toolkit on the host; "
-            "or run on the CPU: --backend onnxruntime, or SKDEPLOY_BACKEND=onnxruntime",
+            f"no GPU found, {wanted}: {cuda.driver_problem()}",
+            advice="use docker run --gpus all, on a Jetson --runtime nvidia, with NVIDIA's container toolkit on the "
+            "host; or run on the CPU: --backend onnxruntime, or SKDEPLOY_BACKEND=onnxruntime",
         )
     if asked is None:
         compiler, reason = engines.choose(engines.AUTO)
         if compiler is None:
             raise DependencyError(
-                f"no engine can be built for {found[0].name}: {reason}",
+                f"cannot build an engine for {found[0].name}: {reason}",
                 advice="start from a BASE_IMAGE with TensorRT, or name another backend with --backend",
             )
         return compiler, found[0]
@@ -100,7 +100,7 @@ def prepare(
     source = load_bundle(folder)
     source.check_deployable()
     if not wait_s >= 0:  # nor NaN
-        raise UsageError(f"--wait {wait_s:g}: seconds, 0 or more")
+        raise UsageError(f"--wait {wait_s:g}: give seconds, 0 or more")
     entry = _entry(folder, cache, backend, device)
     with device_cache.locked(entry, wait_s, progress):
         reused = device_cache.fill(source, entry, progress)
@@ -114,10 +114,12 @@ def prepare(
 
 
 def find(folder: Path, cache: Path, backend: str, device: CudaDevice | None) -> Ready:
-    """What an earlier ``prepare`` made; makes nothing. Raises IntegrityError if there is none, or not yet."""
+    """Find what an earlier ``prepare`` made. Raises IntegrityError if there is none, or not yet."""
     entry = _entry(folder, cache, backend, device)
     if not (entry / MANIFEST).is_file():
-        raise IntegrityError(f"{entry} is not there yet", advice="a start is still preparing it, or none was made")
+        raise IntegrityError(
+            f"{entry} does not exist yet", advice="wait for a start that is preparing it, or run skdeploy start"
+        )
     return Ready(entry, runner_on(load_bundle(entry), backend).artifact.path, backend, True, 0.0)
 
 
@@ -136,7 +138,8 @@ def probe(ready: Ready) -> Probe:
     for name, values in outputs.items():
         if not np.isfinite(values).all():
             raise ParityError(
-                f"{ready.artifact} on {ready.backend}: {name} is not finite", advice="skdeploy verify says more"
+                f"{ready.artifact} on {ready.backend}: {name} has NaN or infinite values",
+                advice="run skdeploy verify to find out why",
             )
     return Probe(ready.artifact, ready.backend, (opened - started) * 1e3, (ended - opened) * 1e3)
 
@@ -144,7 +147,7 @@ def probe(ready: Ready) -> Probe:
 def check_verb(verb: str) -> None:
     """Raises UsageError for a verb that start does not run."""
     if verb not in VERBS:
-        raise UsageError(f"start runs no verb named {verb!r}", advice=f"verbs: {', '.join(VERBS)}")
+        raise UsageError(f"start cannot run the verb {verb!r}", advice=f"choose one of {', '.join(VERBS)}")
 
 
 def verb_arguments(ready: Ready, verb: str, arguments: Sequence[str]) -> list[str]:
@@ -170,17 +173,17 @@ def announced(ready: Ready, progress: Progress) -> Iterator[None]:
             fcntl.flock(stack.enter_context(path.open(encoding="utf-8")), fcntl.LOCK_EX)
             stack.callback(path.unlink, missing_ok=True)
         except SkdeployError as error:  # a read-only container without a /tmp: the verb runs all the same
-            progress.note(f"a health probe will have to be given --backend: {error.message}")
+            progress.note(f"give a health probe --backend, because this start cannot be announced: {error.message}")
         yield
 
 
 def running() -> Ready | None:
-    """What a running start has announced, None if there is none. Raises IntegrityError for a file that is not ours."""
+    """Read what a running start has announced; None if there is none. Raises IntegrityError for a file that is not ours."""
     path = _state_path()
     try:
         with path.open(encoding="utf-8") as file:
             if os.fstat(file.fileno()).st_uid != os.getuid():
-                raise IntegrityError(f"{path} belongs to another user", advice="remove it, or give --backend")
+                raise IntegrityError(f"{path} belongs to another user", advice="delete it, or give --backend")
             if not _is_locked(file):
                 return None
             content = json.load(file)
@@ -188,7 +191,7 @@ def running() -> Ready | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise IntegrityError(f"cannot read {path}: {error}", advice="remove it, or give --backend") from error
+        raise IntegrityError(f"cannot read {path}: {error}", advice="delete it, or give --backend") from error
 
 
 def _is_locked(file: IO[str]) -> bool:
@@ -231,6 +234,7 @@ def _tell_others(entry: Path, progress: Progress) -> None:
     if found:
         size = sum(size for _, size in found)
         progress.note(
-            f"the cache also holds {len(found)} of other bundles, devices or versions, {size / 1e6:.0f} MB, "
-            f"which this start does not need; to remove them: rm -r {shlex.join(str(folder) for folder, _ in found)}"
+            f"the cache also holds {len(found)} entries for other bundles, devices or versions, "
+            f"{size / 1000000.0:.0f} MB; to delete them: rm -r "
+            f"{shlex.join((str(folder) for folder, _ in found))}"
         )

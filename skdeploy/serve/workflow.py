@@ -29,7 +29,7 @@ done
 
 @dataclass(frozen=True)
 class Job:
-    """What a job is made of. ``requirement`` is what pip installs; ``export`` and ``evaluate`` are the words after the verb,
+    """The parts of a job. ``requirement`` is what pip installs; ``export`` and ``evaluate`` are the words after the verb,
     those of ``evaluate`` None without labelled images; ``images`` are for parity, the card's own if empty.
     """
 

@@ -1,4 +1,4 @@
-"""What a card says only because skdeploy filled it in: recorded in the card, and in words until a person has settled it."""
+"""Values of a card that skdeploy filled in: recorded in the card until a person has confirmed them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ Settled = Literal["architecture", "size", "preprocessing"]
 IMAGENET_MEAN: Final = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 IMAGENET_STD: Final = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
 COMMENT: Final = (
-    "# skdeploy filled in these values of this card: weights do not show them. A value that you correct above is no longer\n"
-    "# assumed. Delete the line of a value that is right, or the whole table once you have checked all of them.\n"
+    "# skdeploy filled in these values: the weights do not show them. Correct a value above, and it no longer "
+    "counts as\n# assumed. Delete the line of a value that is right, or the whole table once you have checked "
+    "all of them.\n"
 )
 
 
@@ -45,7 +46,7 @@ def preprocessing_of(spec: ModelSpec, source: str) -> AssumedPreprocessing:
 
 
 def assumptions_of(spec: ModelSpec) -> tuple[Assumption, ...]:
-    """What is still assumed of a card, a phrase for each group of values.
+    """List what is still assumed of a card, a phrase for each group of values.
 
     A value that differs from the one in ``[assumed]`` has been corrected since, by a person or an option.
     """
@@ -75,7 +76,7 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
     holds = set() if assumed is None else _holding(assumed, prepared)
     if assumed is None or not holds:
         raise UsageError(
-            f"--assume-imagenet: nothing is assumed of the preprocessing of {subject}: a card or you gave it before",
+            f"--assume-imagenet is not needed: the preprocessing of {subject} is known from a card or from you",
             advice="leave the option out",
         )
     known = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -83,14 +84,15 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
     if other:
         shown = " and ".join(f"{name} {_numbers(prepared[name])}" for name in other)
         raise UsageError(
-            f"--assume-imagenet: of {subject} is assumed {shown} (from {assumed.source}), which is not ImageNet's",
-            advice="export from a card that has the true values; take those that are right out of its [assumed.preprocessing]",
+            f"--assume-imagenet does not fit {subject}: its assumed {shown} (from {assumed.source}) is not ImageNet's",
+            advice="export from a card with the true values, and delete those that are right from its "
+            "[assumed.preprocessing]",
         )
     return spec.model_copy(update={"assumed": spec.assumed.model_copy(update={"preprocessing": None})})
 
 
 def require_preprocessing(subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False) -> tuple[str, ...]:
-    """What to say where accuracy is measured on a preprocessing that nobody confirmed.
+    """Warnings for accuracy that is measured with unconfirmed preprocessing.
 
     ``subjects``: each network that is run, by what the user calls it. One confirmation serves all that assume anything. A
     checkpoint of a known family has the preprocessing that its family is trained with: it is measured, and said. Of an ONNX
@@ -109,9 +111,9 @@ def require_preprocessing(subjects: Mapping[str, ModelSpec], assume_imagenet: bo
     if unknown:
         said = ". ".join(f"Assumed for {subject}: {assuming[subject]}" for subject in unknown)
         raise UsageError(
-            f"accuracy is not judged on assumed preprocessing. {said}",
-            advice="write the true values into a card (`skdeploy init MODEL`; or [assumed] of the card it has) and export "
-            "with --card; or confirm these with --assume-imagenet",
+            f"accuracy needs confirmed preprocessing. {said}",
+            advice="write the true values into a card (`skdeploy init MODEL` makes one; or correct [assumed] in the "
+            "card) and export with --card; or confirm these with --assume-imagenet",
         )
     return tuple(
         f"accuracy of {subject} is measured with assumed preprocessing: {texts}. If the FP32 accuracy is not what you "

@@ -1,7 +1,7 @@
 """Turns a trained CNN's convolutions into selective kernel ones.
 
-The paper's operator (see ``zoo/selective_kernel.py``) is no add-on: it *replaces* a convolution with a kernel above 1, such as
-ResNeXt's grouped 3x3 or ShuffleNetV2's depthwise 3x3, and takes over its stride, groups and padding.
+The paper's operator (see ``zoo/selective_kernel.py``) is not an add-on: it *replaces* a convolution with a kernel above 1, such
+as ResNeXt's grouped 3x3 or ShuffleNetV2's depthwise 3x3, and takes over its stride, groups and padding.
 
 Branch one is the trained convolution itself, with the batch normalisation and the activation that follow it in the model. So
 with all attention on branch one, the network computes what it computed before, exactly: that is where fine-tuning starts from.
@@ -139,7 +139,7 @@ def attach_selective_kernels(
 
 
 def convolutions_to_replace(model: nn.Module, where: Where | None = None) -> list[Site]:
-    """What ``attach_selective_kernels`` would replace, in the order of the model's modules; changes nothing.
+    """List what ``attach_selective_kernels`` would replace, in the order of the model's modules; changes nothing.
 
     Raises UsageError if ``where`` chooses none (with the nearest candidates), or one that cannot be replaced: transposed, not
     2-D or of another class than ``nn.Conv2d``; an even kernel; padding other than zeros; one used twice or never; a branch of a
@@ -160,7 +160,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Forward:
-    """Which module is called where, as far as torch.fx can follow the model; calls are in the order that they run in.
+    """Which module is called where, in the part that torch.fx can trace; calls are in the order that they run in.
 
     A module whose own forward cannot be followed is left to its children, one by one: then nothing is known of what it calls
     itself, nor of what follows a child's output. ``untraced`` has the reasons.
@@ -329,44 +329,45 @@ def _check_options(
     branches: Sequence[ExtraBranch], reduction: int, min_width: int, activation: str, share: float | None
 ) -> None:
     if not branches:
-        raise UsageError("no extra branch: a selective kernel convolution selects from two at least")
+        raise UsageError("no extra branch: a selective kernel convolution needs at least two")
     if reduction < 1 or min_width < 1:
         raise UsageError(f"reduction {reduction} and min_width {min_width} must be at least 1")
     if activation not in ("original", "relu"):
-        raise UsageError(f"activation {activation!r}: 'original' or 'relu'")
+        raise UsageError(f"activation {activation!r}: must be 'original' or 'relu'")
     if share is not None and not 0 < share < 1:
         raise UsageError(
-            f"first_branch_share {share}: above 0 and below 1", advice="at 1 the other branches could not learn"
+            f"first_branch_share {share}: must be above 0 and below 1",
+            advice="with 1, the other branches could not learn",
         )
     for branch in branches:
         if branch.dilation < 1 or (branch.groups is not None and branch.groups < 1):
             raise UsageError(f"{branch}: dilation and groups must be at least 1")
         if branch.kernel is not None and (branch.kernel < 1 or branch.kernel % 2 == 0):
-            raise UsageError(f"{branch}: the kernel must be odd, or the branches could not keep the same size")
+            raise UsageError(f"{branch}: the kernel must be odd, so that all branches have the same size")
 
 
 def _reason_against(name: str, conv: _ConvNd, forward: _Forward) -> str:
     if not name:
-        return "it is the whole model, which leaves nothing to replace it in"
+        return "it is the whole model, so there is no parent module to replace it in"
     if isinstance(conv, _ConvTransposeNd):
-        return "it is transposed"
+        return "it is a transposed convolution"
     if type(conv) is not nn.Conv2d:
         return f"it is a {type(conv).__name__}, not a plain nn.Conv2d"
     if any(size % 2 == 0 for size in conv.kernel_size):
-        return f"its kernel {conv.kernel_size} is even, so a dilated branch could not keep the same size"
+        return f"its kernel {conv.kernel_size} is even, so a dilated branch would have another size"
     if conv.padding_mode != "zeros":
         return f"its padding mode is {conv.padding_mode!r}, not zeros"
     parents = [".".join(name.split(".")[:depth]) for depth in range(name.count("."), -1, -1)]
     holder = next((each for each in parents if isinstance(forward.modules[each], SelectiveKernelConv)), None)
     if holder is not None:
-        return f"it is a part of {holder or 'the model'}, a selective kernel convolution already"
+        return f"it is already part of {holder or 'the model'}, a selective kernel convolution"
     if forward.is_used_once(name):
         return ""
     if name in forward.calls:
-        return "it is used more than once, or under two names, and each use would need a gate of its own"
+        return "it is used more than once, or under two names, and each use would need its own gate"
     caller = next((each for each in parents if each in forward.untraced), None)
     if caller is not None:
-        return f"torch.fx cannot follow the forward of {caller or 'the model'} around it: {forward.untraced[caller]}"
+        return f"torch.fx cannot trace the forward of {caller or 'the model'} around it: {forward.untraced[caller]}"
     return "the model's forward does not call it"
 
 
@@ -384,7 +385,7 @@ def _no_match(model: nn.Module, where: Where | None) -> UsageError:
         return UsageError("the model has no convolution with a kernel above 1")
     if where is None:
         return UsageError(
-            f"the stem {candidates[0]} is the only convolution with a kernel above 1", advice="choose it by `where`"
+            f"the stem {candidates[0]} is the only convolution with a kernel above 1", advice="choose it with `where`"
         )
     if not isinstance(where, str):
         return UsageError("where chooses no convolution", advice=f"candidates: {', '.join(candidates[:5])}")

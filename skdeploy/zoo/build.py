@@ -31,8 +31,8 @@ def require_size(spec: ModelSpec) -> None:
     parameters = sum(parameter.numel() for parameter in build_meta(spec).parameters())
     if parameters > MAX_PARAMETERS:
         raise CardError(
-            f"{spec.name} has {parameters:,} parameters, {4 * parameters / 2**30:,.1f} GiB in FP32; an ONNX file holds "
-            f"{MAX_PARAMETERS:,}",
+            f"{spec.name} has {parameters:,} parameters, {4 * parameters / 2**30:,.1f} GiB in FP32; an ONNX "
+            f"file can hold {MAX_PARAMETERS:,}",
             advice="correct the channels under [network]",
         )
 

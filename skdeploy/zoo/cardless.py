@@ -16,7 +16,7 @@ IMAGENET: Final = "ImageNet's defaults"
 
 
 def spec_without_card(name: str, network: NetworkSpec, channels: int, size: tuple[int, int] | None = None) -> ModelSpec:
-    """What a card would say, as far as the network itself tells it, and ImageNet's preprocessing."""
+    """A spec made from the network itself, with ImageNet's preprocessing."""
     height, width = size or (DEFAULT_SIZE, DEFAULT_SIZE)
     read: Literal[1, 3] = 1 if channels == 1 else 3
     spec = ModelSpec(

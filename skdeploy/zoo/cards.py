@@ -31,8 +31,8 @@ def load_card(name_or_path: str) -> tuple[ModelSpec, Path]:
     if not isinstance(spec.network, DescribedSpec):
         what = "package.module:function" if isinstance(spec.network, ModuleSpec) else "NETWORK.onnx"
         raise CardError(
-            f"the card {path} says family {spec.network.family!r}: the network itself is in a file or module of yours",
-            advice=f"name that, and give the card with it: skdeploy export {what} --card {path}",
+            f"the card {path} has family {spec.network.family!r}: the network itself is in your own file or module",
+            advice=f"give that file or module, and the card with --card: skdeploy export {what} --card {path}",
         )
     return spec, path
 
@@ -58,7 +58,7 @@ def read_card(path: Path) -> ModelSpec:
     except (RecursionError, ValueError) as error:  # arrays a thousand deep; integers of thousands of digits
         raise CardError(f"the card {path} cannot be read: {unreadable(error)}", advice=ABOUT) from error
     if text := unprintable(content):
-        raise CardError(f"the card {path} has a control character in {text}", advice="take it out")
+        raise CardError(f"the card {path} has a control character in {text}", advice="remove it")
     try:
         spec = ModelSpec.model_validate(content)
     except ValidationError as error:
@@ -100,7 +100,7 @@ def _find(name_or_path: str) -> Path:
     if name_or_path in known:
         return known[name_or_path]
     nearest = difflib.get_close_matches(name_or_path.lower(), sorted(known), n=3, cutoff=0.4)
-    guess = f"did you mean {' or '.join(nearest)}?" if nearest else "`skdeploy models` lists the known ones"
+    guess = f"did you mean {' or '.join(nearest)}?" if nearest else "`skdeploy models` lists the names"
     raise CardError(f"no model named {name_or_path!r}", advice=guess)
 
 

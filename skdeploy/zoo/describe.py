@@ -113,7 +113,7 @@ def weights_text(spec: ModelSpec) -> str:
 
 
 def _extras(network: NetworkSpec, *described: str) -> str:
-    """What a family has besides stem, stages and kernels."""
+    """Other properties of a family than stem, stages and kernels."""
     skipped = {*described, "family", "classes"}
     return _changed({key: value for key, value in network.model_dump().items() if key not in skipped})
 

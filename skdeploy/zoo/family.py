@@ -1,4 +1,4 @@
-"""What skdeploy knows of a family of networks besides its spec, without importing torch."""
+"""Facts about a family of networks besides its spec, without importing torch."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class LinearSKNet(Trunk):
             return LinearSKUnit(channels, stage, stride, spec.selective_kernel)
 
         if spec.stem.deep:
-            raise CardError("the stem of linear_sknet is one convolution", advice="leave stem.deep out")
+            raise CardError("the stem of linear_sknet is one convolution", advice="remove stem.deep from the card")
         width, kernel = spec.stem.channels, spec.stem.kernel
         first = ConvNormAct(in_channels, width, kernel, stride=spec.stem.stride, bias=True, activation=False)
         super().__init__(spec, first, unit)

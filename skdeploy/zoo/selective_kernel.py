@@ -139,7 +139,7 @@ class SelectiveKernelConv(nn.Module):
         if not branches:
             raise ValueError("a selective kernel convolution needs at least one branch")
         if gate is not None and len(branches) == 1:
-            raise ValueError("a gate needs two branches to choose from")
+            raise ValueError("a gate needs at least two branches")
         self.branches = nn.ModuleList(branches)
         self.gate = gate
 
@@ -170,7 +170,7 @@ def selective_kernel(
         if share % branch.groups or out_channels % branch.groups:
             raise CardError(
                 f"a branch with {branch.groups} groups does not divide {share} -> {out_channels} channels",
-                advice="choose middle_channels that are a multiple of every branch's groups",
+                advice="choose middle_channels as a multiple of every branch's groups",
             )
         convolution: dict[str, Any] = branch.model_dump(exclude={"kernel"}) | {"stride": stride}
         branches.append(

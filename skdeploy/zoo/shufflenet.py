@@ -20,10 +20,13 @@ class SKShuffleUnit(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int, kernels: SelectiveKernelSpec) -> None:
         super().__init__()
         if out_channels % 2:
-            raise CardError(f"a ShuffleNetV2 stage of {out_channels} channels has no half", advice="make them even")
+            raise CardError(
+                f"a ShuffleNetV2 stage cannot split {out_channels} channels in half", advice="choose an even number"
+            )
         if any(branch.groups != 1 for branch in kernels.branches):
             raise CardError(
-                "ShuffleNetV2's branches are depthwise and have as many groups as channels", advice="leave groups out"
+                "ShuffleNetV2's branches are depthwise, with as many groups as channels",
+                advice="remove groups from the card",
             )
         half = out_channels // 2
         self.stride = stride

@@ -1,4 +1,6 @@
-"""What residual families share: a stem, stages of units, global average pool and classifier. The unit is the family's own."""
+"""The common part of residual families: stem, stages of units, global average pool and classifier. Each family has its own
+unit.
+"""
 
 from __future__ import annotations
 

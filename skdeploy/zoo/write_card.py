@@ -20,28 +20,28 @@ def card_text(spec: ModelSpec) -> str:
 
 
 TO_FILL_IN: Final = (
-    "# The card of {model}, to fill in. What the network itself shows is right; check everything else.\n"
-    "# models/README.md describes every key. Optional ones that are not set here:\n"
-    '# labels = ["cat", "dog"]            # the name of each class, in the order of the logits\n'
-    '# class_order = "name"               # how folders 0 .. 11 are counted: "name" as ImageFolder does, or "number"\n'
-    '# parity_images = "my/images.npz"    # images for the parity check; default: photographs\n'
-    '# under [preprocess]: exif = "apply" # turn images upright, which training loaders do not do\n'
+    "# The card of {model}. What the network itself shows is filled in; check everything else.\n# "
+    'models/README.md describes every key. Optional ones that are not set here:\n# labels = ["cat", "dog"]            '
+    '# the name of each class, in the order of the logits\n# class_order = "name"               # how folders '
+    '0 .. 11 are counted: "name" as ImageFolder does, or "number"\n# parity_images = "my/images.npz"    # '
+    'images for the parity check; default: photographs\n# under [preprocess]: exif = "apply" # turn images '
+    "upright, which training loaders do not do\n"
 )
 COMMENTS: Final = {
     "summary": "one line about the network",
-    "[network]": "what the network must give; export refuses a card that contradicts it",
-    "classes": "length of the logits",
+    "[network]": "what the network must return; export refuses a card that contradicts it",
+    "classes": "number of logits",
     "[input]": "the image that the network takes, in pixels",
     "[preprocess]": "how the training code prepared images for validation: copy its numbers",
     "resize": "the shorter side is resized to this, then the centre is cropped to the input",
     "interpolation": "nearest, bilinear, bicubic or lanczos",
-    "mean": "of each channel, for pixels of 0 to 1",
-    "std": "of each channel, for pixels of 0 to 1",
+    "mean": "one value per channel, for pixels of 0 to 1",
+    "std": "one value per channel, for pixels of 0 to 1",
     "[source]": "where the network comes from, for the report",
-    "[tolerance.fp32]": "how far each precision may be from FP32's logits",
-    "max_rel_error": "of the largest logit",
-    "min_cosine": "of the worst image",
-    "min_sqnr_db": "of the worst image",
+    "[tolerance.fp32]": "how far each precision's logits may be from FP32's",
+    "max_rel_error": "relative to the largest logit",
+    "min_cosine": "for the worst image",
+    "min_sqnr_db": "for the worst image",
 }
 
 

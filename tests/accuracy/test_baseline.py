@@ -79,9 +79,9 @@ def test_a_failure_names_artifact_and_both_figures(committed: Path) -> None:
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        (evaluated(950, 940, digest="c"), "was measured on other images: sha256 aaaa"),
-        (evaluated(950, 940, labels="c"), "was measured on other labels: sha256 bbbb"),
-        (evaluated(950, 940, images=999), "counts 1,000 images, 999 could be read now"),
+        (evaluated(950, 940, digest="c"), "was measured on other images: its sha256 is aaaa"),
+        (evaluated(950, 940, labels="c"), "was measured on other labels: its sha256 is bbbb"),
+        (evaluated(950, 940, images=999), "counts 1,000 images, but only 999 could be read now"),
         (evaluated(950), "has model1.onnx on onnxruntime, which was not evaluated"),
     ],
     ids=["images", "labels", "unreadable", "artifact"],

@@ -181,7 +181,7 @@ def test_the_reference_comes_once_though_it_is_asked_for_twice(bundles: tuple[Pa
         ({"artifacts": ("parity.json",)}, r"nothing to run named 'parity.json'"),
         ({"against": "nowhere"}, "neither an artifact"),
         ({"require_engine": True}, "holds no engine"),
-        ({"artifacts": ("model.onnx",), "max_drop": 1}, r"needs two artifacts, and model\.onnx is the only one"),
+        ({"artifacts": ("model.onnx",), "max_drop": 1}, r"needs two artifacts, but model\.onnx is the only one"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -228,7 +228,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(bundles: tuple[Path, Path]
     assert "interrupted after 24 of 61" in tell.notes[0]
     again = evaluate(bundles[0], EvaluationOptions(data), tell)
     assert again.reused == IMAGES
-    assert "those of an earlier run" in tell.notes[-1]
+    assert "reused from an earlier run" in tell.notes[-1]
     assert figures(again) == expected
     assert evaluate(bundles[0], EvaluationOptions(data, fresh=True)).reused == 0
 
@@ -270,7 +270,7 @@ def test_a_damaged_cache_is_said_and_replaced(bundles: tuple[Path, Path], data: 
         file.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "text": b"predictions"}[damage])
     tell = Notes()
     found = evaluate(bundles[0], EvaluationOptions(data), tell)
-    assert "cannot be used, all are made anew" in tell.notes[0]
+    assert "cannot use the predictions of an earlier run" in tell.notes[0]
     assert found.reused == 0
     assert figures(found) == expected
     assert evaluate(bundles[0], EvaluationOptions(data)).reused == IMAGES
@@ -285,7 +285,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_the_result_is_the_same(
     tell = Notes()
     assert figures(evaluate(bundles[0], EvaluationOptions(data), tell)) == expected
     assert len(tell.notes) == 1
-    assert "predictions are not kept" in tell.notes[0]
+    assert "predictions cannot be saved" in tell.notes[0]
 
 
 def folder_of_images(folder: Path, pixels: NDArray[np.uint8], labels: Sequence[int]) -> Path:
@@ -309,7 +309,7 @@ def test_files_give_what_arrays_give_and_a_few_unreadable_ones_are_left_out_by_n
     assert found.images == 121
     assert [image.name for image in found.unreadable] == [str(victims[30].relative_to(folder))]
     victims[40].write_text("no image")
-    with pytest.raises(UsageError, match=r"2 of the first \d+ images .* cannot be read; of all 122, 1 may be"):
+    with pytest.raises(UsageError, match=r"2 of the first \d+ images .* cannot be read; of all 122, at most 1 may be"):
         evaluate(bundles[0], EvaluationOptions(folder))
 
 
@@ -333,7 +333,7 @@ def test_labels_of_another_map_and_out_of_range_are_refused(
     bundles: tuple[Path, Path], pixels: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "high.npz", images=pixels, labels=np.full(IMAGES, 5))
-    with pytest.raises(UsageError, match="has label 5, and tiny has 5 classes"):
+    with pytest.raises(UsageError, match="has label 5, but tiny has 5 classes"):
         evaluate(bundles[0], EvaluationOptions(tmp_path / "high.npz"))
     np.savez(tmp_path / "none.npz", images=pixels)
     with pytest.raises(UsageError, match="accuracy needs labels"):

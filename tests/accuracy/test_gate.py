@@ -113,7 +113,9 @@ def test_the_worst_decision_is_the_verdict_and_the_error_names_its_pair() -> Non
         evaluation(good, unsure, bad).check(allow_inconclusive=True)
     assert failed.value.exit_code == 10
     # two images without a difference: the score's variance at the budget is d (1 - d), and so N is near 6.18 / 0.005
-    with pytest.raises(AccuracyError, match=r"not decided(.|\n)*about 1,4\d\d like these would decide") as doubtful:
+    with pytest.raises(
+        AccuracyError, match=r"too few images to decide(.|\n)*about 1,4\d\d such images would decide"
+    ) as doubtful:
         evaluation(good, unsure).check()
     assert "--allow-inconclusive" in doubtful.value.advice
     evaluation(good, unsure).check(allow_inconclusive=True)

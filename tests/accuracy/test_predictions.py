@@ -69,7 +69,7 @@ def test_what_is_kept_is_what_comes_back() -> None:
     assert (back.sums == predictions.sums).all()
     assert back.readable.tolist() == [True, False, True] + 6 * [False]
     other = Predictions.none_yet(3, 9, 7)
-    assert "not that of this evaluation" in Cache("key").load(other)
+    assert "does not belong to this evaluation" in Cache("key").load(other)
     assert other.done == 0
 
 

@@ -65,7 +65,7 @@ def test_strings_stand_for_paths_choices_and_one_of_several(tmp_path: Path) -> N
         ({"precision": "fp8"}, "precision='fp8'"),
         ({"imgsz": "big"}, "imgsz='big'"),
         ({"calib_num": "many"}, "calib_num='many'"),
-        ({"max_drop": 1.0}, "--data DIR"),
+        ({"max_drop": 1.0}, "add --data"),
         ({"calib": "images"}, "--calib is for INT8"),
         ({"for_": "orin"}, "did you mean orin-nano"),
         ({"workspace": -1}, "workspace -1"),

@@ -45,7 +45,7 @@ def test_scales_come_in_ascending_order() -> None:
     [
         ("1.0,big", "'big' is not a number"),
         ("1.0,,2.0", "'' is not a number"),
-        ("1.0", "1 scale, and the experiment compares scales"),
+        ("1.0", "1 scale, but the experiment compares scales"),
         ("0.5,1.0", "0.5 is not from 1 to 4"),
         ("1.0,5", "5 is not from 1 to 4"),
         ("1.0,nan", "nan is not from 1 to 4"),

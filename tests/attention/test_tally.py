@@ -152,7 +152,7 @@ def test_branches_with_equal_kernels_are_told_apart_by_number() -> None:
 
 
 def test_a_card_with_another_number_of_branches_than_the_graph_is_refused() -> None:
-    with pytest.raises(IntegrityError, match=r"has 3 branches, and stages\.0\.0 in the graph has 2"):
+    with pytest.raises(IntegrityError, match=r"has 3 branches, but stages\.0\.0 in the graph has 2"):
         run(subject("fp32", unit([1, 1], [0, 0])), spec=spec_of(K3, K5, K5))
 
 

@@ -101,7 +101,7 @@ def test_out_of_memory_says_how_much_was_asked_for_and_is_free(driver: StandIn, 
     with pytest.raises(EngineError, match="cannot allocate input images") as refusal:
         buffer.reserve("float32", (3, 1 << 20))
     assert "CUDA_ERROR_OUT_OF_MEMORY" in refusal.value.message
-    assert "12.0 MiB were asked for, 3.0 MiB of 8.0 MiB are free" in refusal.value.message
+    assert "12.0 MiB were requested, 3.0 MiB of 8.0 MiB are free" in refusal.value.message
     assert "smaller batch" in refusal.value.advice
     buffer.reserve("float32", (3, 1 << 10))  # and it works again
     buffer.close()

@@ -205,9 +205,7 @@ def test_engine_that_no_graph_can_hold_is_told_and_leaves_nothing(machine: Machi
             return context
 
         machine.engine.create_execution_context = unrecordable  # type: ignore[method-assign, assignment]  # one fault in a stand-in
-        with pytest.raises(
-            EngineError, match=r"some.engine does not go into a CUDA graph: .* could not start"
-        ) as refusal:
+        with pytest.raises(EngineError, match=r"some.engine cannot run as a CUDA graph: .* could not start") as refusal:
             session.bind(feeds(2), cuda_graph=True)
         assert "without CUDA graphs" in refusal.value.advice
         assert session.run(feeds(1))["logits"].shape == (1, 4)

@@ -64,7 +64,7 @@ def test_more_memory_than_the_gpu_has_is_told() -> None:
     gpu = Gpu(load_driver())
     buffer = Buffer(gpu, "input images")
     elements = cuda.devices()[0].memory_bytes  # 4 times as many bytes
-    with pytest.raises(EngineError, match=r"CUDA_ERROR_OUT_OF_MEMORY.* MiB were asked for, .* are free"):
+    with pytest.raises(EngineError, match=r"CUDA_ERROR_OUT_OF_MEMORY.* MiB were requested, .* are free"):
         buffer.reserve("float32", (elements,))
     assert buffer.reserve("float32", (16,))
     buffer.close()

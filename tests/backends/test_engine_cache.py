@@ -86,7 +86,7 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path, who: str, 
     filled(root)
     shared = {"key": root / "key", "root": root, "above": tmp_path / "above"}[where]
     shared.chmod(0o720 if who == "group" else 0o702)
-    with pytest.raises(UsageError, match=f"others can write to {shared} ") as refusal, engine_folder(root, "key"):
+    with pytest.raises(UsageError, match=f"other users can write to {shared} ") as refusal, engine_folder(root, "key"):
         pytest.fail("the folder was given")
     assert "cache=off" in refusal.value.advice
     assert (root / "key" / ENGINE).exists()  # what is not ours to judge is left alone
@@ -99,7 +99,7 @@ def test_a_sticky_folder_above_is_as_good_as_tmp(tmp_path: Path) -> None:
     filled(above / "engines")
     (above / "engines").chmod(0o1777)  # but not the folder itself: anyone may add an engine to it
     (above / "engines" / "key").chmod(0o1777)
-    with pytest.raises(UsageError, match="others can write"), engine_folder(above / "engines", "key"):
+    with pytest.raises(UsageError, match="other users can write"), engine_folder(above / "engines", "key"):
         pytest.fail("the folder was given")
 
 

@@ -59,7 +59,7 @@ def test_other_digest_is_refused_before_anything_is_imported(
     """With the module made unimportable and no GPU, only a check that comes first can give this error."""
     monkeypatch.setitem(sys.modules, backend.NAME, None)
     monkeypatch.setattr(cuda, "devices", lambda: pytest.fail("asked for a GPU before the digest was checked"))
-    with pytest.raises(IntegrityError, match="not the engine that was built, and not loaded") as refusal:
+    with pytest.raises(IntegrityError, match="not the engine that was built, so it is not loaded") as refusal:
         backend.open_session(plan, sha256="0" * 64)
     assert digest(plan) in refusal.value.message
 
@@ -95,7 +95,7 @@ def test_stripped_plan_without_its_onnx_file_is_refused(
     backend: PlanBackend, plan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_plan_runner, "require_compatible", lambda *_: None)
-    with pytest.raises(EngineError, match="was built without its weights, and the ONNX file") as refusal:
+    with pytest.raises(EngineError, match="was built without weights, and its ONNX file") as refusal:
         backend.open_session(plan, sha256=digest(plan), built_for=SimpleNamespace(stripped=True))
     assert "its bundle" in refusal.value.advice
 

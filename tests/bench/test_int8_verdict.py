@@ -22,11 +22,14 @@ def sentence(ratio: Ratio, precision: Precision = Precision.FP16, backend: str =
 @pytest.mark.parametrize(
     ("ratio", "words"),
     [
-        (HALF, "INT8 pays against FP16 on tensorrt, batch 8: a.int8 is 2.00 times as fast as b/other"),
-        (TWICE, "INT8 does not pay against FP16 on tensorrt, batch 8: a.int8 takes 2.00 times as long as b/other"),
+        (HALF, "INT8 pays compared with FP16 on tensorrt, batch 8: a.int8 is 2.00 times as fast as b/other"),
+        (
+            TWICE,
+            "INT8 does not pay compared with FP16 on tensorrt, batch 8: a.int8 takes 2.00 times as long as b/other",
+        ),
         (
             SAME,
-            "INT8 does not pay against FP16 on tensorrt, batch 8: no difference between a.int8 and b/other is shown",
+            "INT8 does not pay compared with FP16 on tensorrt, batch 8: no significant difference between a.int8 and b/other",
         ),
     ],
 )
@@ -40,8 +43,8 @@ def test_it_follows_the_verdict_and_names_both(ratio: Ratio, words: str) -> None
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx", "onnxruntime-tensorrt", "onnxruntime-cuda"])
 def test_faster_than_fp32_leaves_the_question_open_where_fp16_is_fast_too(backend: str) -> None:
     said = sentence(HALF, Precision.FP32, backend)
-    assert said.startswith(f"INT8 pays against FP32 on {backend}")
-    assert said.endswith("give --against an FP16 bundle")
+    assert said.startswith(f"INT8 pays compared with FP32 on {backend}")
+    assert said.endswith("give an FP16 bundle as --against")
     assert "FP16" not in sentence(HALF, Precision.FP32, "onnxruntime")  # the CPU computes FP16 as FP32
 
 
@@ -49,7 +52,7 @@ def test_faster_than_fp32_leaves_the_question_open_where_fp16_is_fast_too(backen
 def test_nothing_is_said_of_int8_where_no_int8_kernel_ran(ratio: Ratio) -> None:
     said = sentence(ratio, emulated="for a reason")
     assert said.startswith(
-        "it is not shown whether INT8 pays on tensorrt, batch 8: a.int8 ran without INT8 kernels (for"
+        "this does not show whether INT8 pays on tensorrt, batch 8: a.int8 ran without INT8 kernels (for"
     )
     assert f"{ratio.ratio:.3f} times as long as b/other" in said
 

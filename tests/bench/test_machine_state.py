@@ -65,9 +65,9 @@ def test_reasons_of_throttling_are_told_and_idleness_is_none() -> None:
 @pytest.mark.parametrize(
     ("samples", "others", "stolen", "words"),
     [
-        ([1000, 900], 0.0, 0.0, "the clock of X moved while it was measured: 900 to 1000 MHz"),
-        ([1000], 0.06, 0.0, "other processes took 6% of the cores' time"),
-        ([1000], 0.0, 0.02, "other virtual machines took 2%"),
+        ([1000, 900], 0.0, 0.0, "the clock of X changed during the measurement: 900 to 1000 MHz"),
+        ([1000], 0.06, 0.0, "other processes used 6% of the cores' time"),
+        ([1000], 0.0, 0.02, "other virtual machines used 2%"),
     ],
 )
 def test_what_disturbs_is_warned_of(samples: list[float], others: float, stolen: float, words: str) -> None:
@@ -80,7 +80,7 @@ def test_a_quiet_machine_is_not_warned_of() -> None:
     during = [Sample(where="X", clock_mhz=clock) for clock in (1000, 980)] + [Sample(where="CPU")]
     assert warnings_of(during, others=0.04, stolen=0.005) == ()
     hot = [Sample(where="X", clock_mhz=1000, throttled=("temperature",))]
-    assert warnings_of(hot, others=0, stolen=0) == ("X was held down by its temperature",)
+    assert warnings_of(hot, others=0, stolen=0) == ("X was slowed down by its temperature",)
 
 
 def test_this_machine_is_watched() -> None:
@@ -143,7 +143,7 @@ def test_what_nvml_does_not_tell_is_none() -> None:
 
 @pytest.mark.parametrize("function", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetName"])
 def test_an_nvml_that_serves_no_gpu_is_told_and_no_crash(function: str) -> None:
-    with pytest.raises(DependencyError, match="NVML does not serve this GPU: Not Supported"):
+    with pytest.raises(DependencyError, match="NVML does not support this GPU: Not Supported"):
         Nvml(FakeNvml("Orin", refuses=function), "Orin")
     with pytest.raises(DependencyError, match="NVML sees no GPU"):
         Nvml(FakeNvml(), "Orin")

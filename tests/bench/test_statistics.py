@@ -91,7 +91,7 @@ def test_equal_artifacts_are_seldom_called_different() -> None:
 
 
 def test_no_pairs_are_refused() -> None:
-    with pytest.raises(ValueError, match="no two pairs"):
+    with pytest.raises(ValueError, match="two pairs of blocks are needed"):
         ratio_of([1.0], [1.0])
-    with pytest.raises(ValueError, match="no two pairs"):
+    with pytest.raises(ValueError, match="two pairs of blocks are needed"):
         ratio_of([1.0, 2.0], [1.0])

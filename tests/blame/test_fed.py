@@ -77,7 +77,7 @@ def test_wrong_normalisation_inside_the_graph(copy_of: Callable[..., Path]) -> N
     [
         (np.zeros((2, 3, 32, 32)), "float64"),
         (np.zeros((1, 3, 32, 32), np.float32), "1, 3, 32, 32"),
-        (None, "read as .npy"),
+        (None, "as .npy"),
     ],
 )
 def test_a_file_of_inputs_that_cannot_be_compared_is_refused(array: Any, shown: str, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_of_a_fault_in_torch_the_graph_that_was_traced_from_it_is_cut(copy_of: B
     report = blame(chain, crops(spec_of(bundle)), spec_of(bundle), repro=tmp_path / "none")
     assert report.guilty == DEPLOY
     assert report.repro is None
-    assert report.note.endswith("so there is no graph to cut that shows it")
+    assert report.note.endswith("so no graph can be cut out that shows it")
     assert not (tmp_path / "none").exists()
     # A trace of the wrong one has the fault in it.
     for kind in ("weight", "bias"):

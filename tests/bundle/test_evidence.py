@@ -50,7 +50,7 @@ def test_a_damaged_finding_is_named(bundle: Bundle, path: Path, damage: str) -> 
     whole = path.read_text()
     wrong = json.dumps(json.loads(whole) | {"content": {"number": "three"}})
     path.write_text({"truncated": whole[:40], "other": "[]", "content": wrong}[damage])
-    with refused(IntegrityError, r"accuracy\.json cannot be read"):
+    with refused(IntegrityError, r"cannot read .*accuracy\.json"):
         read_evidence(bundle, "accuracy", Finding)
 
 
@@ -60,5 +60,5 @@ def test_a_link_out_of_the_bundle_is_not_followed(
     outside = tmp_path_factory.mktemp("outside") / "accuracy.json"
     path.rename(outside)
     path.symlink_to(outside)
-    with refused(IntegrityError, "leaves the bundle"):
+    with refused(IntegrityError, "leads out of the bundle"):
         read_evidence(bundle, "accuracy", Finding)

@@ -100,7 +100,8 @@ def link_out(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [(remove, "is missing"), (alter, "recorded"), (link_out, "is a link that leaves the bundle")]
+    ("change", "words"),
+    [(remove, "is missing"), (alter, "recorded"), (link_out, "is a link that leads out of the bundle")],
 )
 def test_a_changed_file_is_refused_by_a_reader_and_made_again_by_a_writer(
     folder: Path, change: Change, words: str
@@ -127,12 +128,12 @@ def test_a_damaged_engine_is_built_again_and_not_exported(folder: Path, name: st
     with refused(IntegrityError, "", f"run {again.format(folder=folder)}, or restore the file"):
         reader.check(artifact)
     remove(folder / name)
-    with refused(IntegrityError, "", f"run {again.format(folder=folder)} to make it anew"):
+    with refused(IntegrityError, "", f"run {again.format(folder=folder)} to make it again"):
         reader.check(artifact)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"\xff\xfe", "it is no text: "), (None, "Is a directory\n")], ids=["bytes", "folder"]
+    ("content", "words"), [(b"\xff\xfe", "it is not text: "), (None, "Is a directory\n")], ids=["bytes", "folder"]
 )
 def test_a_manifest_that_cannot_be_read_is_told_once(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "manifest.json"
@@ -158,7 +159,7 @@ def test_nothing_is_written_to_a_folder_that_leads_out(folder: Path, tmp_path: P
     (tmp_path / "outside").mkdir()
     with writing(folder) as bundle:
         (folder / "engines").symlink_to("../outside")
-        with refused(IntegrityError, "engines is a link that leaves the bundle", "remove the link"):
+        with refused(IntegrityError, "engines is a link that leads out of the bundle", "delete the link"):
             produced(bundle, output="engines/y.json")
     assert list((tmp_path / "outside").iterdir()) == []
     assert load_bundle(folder).manifest.artifacts == ()
@@ -169,7 +170,7 @@ def test_finish_does_not_follow_a_folder_that_leads_out(folder: Path, tmp_path: 
         produced(bundle, output="engines/y.json")
         (folder / "engines").rename(tmp_path / "outside")
         (folder / "engines").symlink_to("../outside")
-        with refused(IntegrityError, "leaves the bundle"):
+        with refused(IntegrityError, "leads out of the bundle"):
             bundle.finish((), "verified")
     assert (tmp_path / "outside/y.json").exists()
 
@@ -180,7 +181,7 @@ def test_a_bundle_that_failed_parity_may_be_judged_and_not_deployed(tmp_path: Pa
     with refused(IntegrityError, "failed parity"):
         failed.check_deployable()
     for check in (incomplete.check_complete, incomplete.check_deployable):
-        with refused(IntegrityError, "come to its end"):
+        with refused(IntegrityError, "did not finish"):
             check()
 
 
@@ -217,7 +218,7 @@ def test_a_folder_from_a_process_killed_before_its_manifest_is_taken(tmp_path: P
 @pytest.mark.parametrize("name", ["notes.txt", ".git", ".x.partial"])
 def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with refused(UsageError, "not empty and not a bundle"), writing(tmp_path):
+    with refused(UsageError, "not empty, and is not a bundle"), writing(tmp_path):
         pass
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

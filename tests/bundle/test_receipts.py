@@ -106,7 +106,7 @@ def change(path: Path, how: Callable[[Any], None], *, forge: bool = False) -> No
 )
 def test_an_altered_receipt_is_refused_by_name(bundle: Bundle, path: Path, how: Callable[[Any], None]) -> None:
     change(path, how)
-    with refused(IntegrityError, f"{path} was altered or damaged"):
+    with refused(IntegrityError, f"{path} was changed or damaged"):
         read_receipts(bundle)
 
 
@@ -118,8 +118,8 @@ def test_what_counts_is_the_content_and_not_its_spaces(bundle: Bundle, path: Pat
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (lambda c: c.update(sha256="0" * 64), "is a receipt of another model.onnx: sha256 0000"),
-        (lambda c: c.update(artifact="other.onnx"), "is a receipt of other.onnx, which this bundle does not have"),
+        (lambda c: c.update(sha256="0" * 64), "is a receipt for another model.onnx: sha256 0000"),
+        (lambda c: c.update(artifact="other.onnx"), "is a receipt for other.onnx, which is not in this bundle"),
         (lambda c: c.update(artifact="../model.onnx"), "is not a receipt: artifact"),
         (lambda c: c.update(schema=2), "is not a receipt: schema"),
         (lambda c: c.update(verdict="perfect"), "is not a receipt: verdict"),
@@ -136,7 +136,7 @@ def test_a_receipt_of_something_else_is_refused_even_with_the_right_digest(
 
 def test_a_receipt_for_an_earlier_build_is_refused(bundle: Bundle, path: Path) -> None:
     put(bundle, recipe("model.onnx", "onnx", precision=Precision.FP16, parents={"from": "x"}), b"another model")
-    with refused(IntegrityError, f"{path} is a receipt of another model.onnx", "skdeploy verify --receipt"):
+    with refused(IntegrityError, f"{path} is a receipt for another model.onnx", "skdeploy verify --receipt"):
         read_receipts(bundle)
 
 
@@ -151,12 +151,12 @@ def test_a_link_out_of_the_bundle_and_a_huge_file_are_refused(bundle: Bundle, pa
     outside = bundle.folder.parent / "outside.json"
     path.rename(outside)
     path.symlink_to(outside)
-    with refused(IntegrityError, "is a link that leaves the bundle"):
+    with refused(IntegrityError, "is a link that leads out of the bundle"):
         read_receipts(bundle)
     path.unlink()
     with path.open("wb") as file:
         file.truncate(1 << 30)
-    with refused(IntegrityError, "no record is that large"):
+    with refused(IntegrityError, "too large for a record"):
         read_receipts(bundle)
 
 
@@ -169,7 +169,7 @@ def test_no_receipt_is_written_of_a_file_that_was_altered(bundle: Bundle) -> Non
 
 def test_an_engine_has_no_receipt_without_a_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "devices", lambda: ())
-    with pytest.raises(DependencyError, match="no receipt of tensorrt without a GPU"):
+    with pytest.raises(DependencyError, match="a receipt of tensorrt needs a GPU"):
         written(bundle, "engines/x.engine", "tensorrt")
 
 

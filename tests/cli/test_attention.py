@@ -128,7 +128,7 @@ def test_an_unreadable_image_is_passed_over_and_named_once_and_too_many_are_refu
     (folder / "broken.png").write_bytes(b"\x89PNG and nothing else")
     result = run("attention", bundle, "--data", folder, *SCALES)
     assert result.code == 0, result.err
-    assert result.err.count("passed over broken.png") == 1
+    assert result.err.count("left out broken.png") == 1
     assert kept(bundle).images == 100
     assert [image.name for image in kept(bundle).unreadable] == ["broken.png"]
     (folder / "000.png").write_bytes(b"")

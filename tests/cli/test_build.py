@@ -170,7 +170,7 @@ def test_an_engine_of_which_the_manifest_says_nonsense_is_built_again_once_remov
         row["facts"]["runs_on"].insert(0, 1)
     result = run("build", built, *RTX)
     assert result.code == 9
-    assert f"the manifest's facts of {ENGINE} are not what this version of skdeploy writes: runs_on.0" in result.err
+    assert f"did not write the manifest's facts of {ENGINE}: runs_on.0" in result.err
     assert f"remove {ENGINE} from the bundle" in result.err
     assert run("verify", built).err.splitlines()[-2:] == result.err.splitlines()[-2:]
     (built / ENGINE).unlink()
@@ -190,7 +190,7 @@ def test_a_signal_in_the_middle_of_a_build_leaves_the_old_bundle_whole(
         patch.setattr("skdeploy.report.progress.ConsoleProgress", Signalled)
         result = run("build", built, *RTX, "--opt-batch", 4)
     assert result.code == 143, result.err
-    assert "terminated: nothing was left half-written" in result.err
+    assert "terminated: no file is half-written" in result.err
     assert "Traceback" not in result.err
     assert snapshot(built) == before
     assert run("build", built, *RTX, "--opt-batch", 4).code == 0  # the lock is free

@@ -307,7 +307,7 @@ def test_a_path_that_no_workflow_can_hold_is_refused(name: str, run: Run, made: 
 def test_a_job_that_would_fail_at_once_is_not_written(
     run: Run, made: Path, other: Path, repository: Path, asked: ExportOptions
 ) -> None:
-    refuse(run("ci-init", made, "--data", DATA, "--max-drop", 0.5), 10, "is not decided", "nothing was written")
+    refuse(run("ci-init", made, "--data", DATA, "--max-drop", 0.5), 10, "too few images", "nothing was written")
     refuse(run("ci-init", other, "--data", DATA, "--max-drop", 1), 2, "leave --max-drop out")
     refuse(run("ci-init", made, "--max-drop", 1), 2, "--max-drop requires --data")
     refuse(run("ci-init", made, "--class-order", "name"), 2, "--class-order requires --data")

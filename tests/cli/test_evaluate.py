@@ -92,7 +92,7 @@ def test_a_killed_evaluation_goes_on_where_it_was_and_ends_the_same(
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     found = run(*arguments)
-    assert "interrupted after 20 of 40 images: going on from there" in found.err
+    assert "interrupted after 20 of 40 images: continuing from there" in found.err
     result = found.json
     assert result["reused"] == 20
     for evaluation in (expected, result):

@@ -19,7 +19,7 @@ def test_a_card_is_written_given_back_and_never_replaced(run: Run, tmp_path: Pat
     before = card.read_bytes()
     again = run("init", graph, "-o", card)
     assert (again.code, card.read_bytes()) == (2, before)
-    assert "is there already" in again.err
+    assert "already exists" in again.err
 
     # The author checked it: nothing is assumed any more.
     card.write_text(card.read_text(encoding="utf-8").partition("[assumed.")[0], encoding="utf-8")

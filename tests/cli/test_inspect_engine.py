@@ -57,7 +57,7 @@ def test_a_convolution_in_a_wider_type_is_shown_and_ends_with_7(run: Run, withou
         stem["found"] = "fp32"
     shown = run("inspect", without_gpu, "--engine")
     assert shown.code == 7
-    assert "stem.conv/Conv (fp32, the graph says fp16)" in shown.err
+    assert "stem.conv/Conv (fp32, in the graph fp16)" in shown.err
     assert "1 are wider: stem.conv/Conv" in shown.out
     refusal = run("inspect", without_gpu, "--engine", "--json")
     assert refusal.code == 7

@@ -179,7 +179,7 @@ def test_of_two_exports_into_one_folder_the_second_fails_and_the_first_is_intact
     monkeypatch.setattr("skdeploy.report.progress.ConsoleProgress", Second)
     result = run(*again, "--keep-fp32", "^stem", "-o", bundle)
     assert result.code == 0, result.err
-    assert "wait for it to end" in refused[0].advice
+    assert "wait until it ends" in refused[0].advice
     made = load_bundle(bundle)
     made.check_all()
     half = made.artifact("model.fp16.onnx")

@@ -135,5 +135,5 @@ def test_an_interrupt_is_no_bug(
     monkeypatch.setattr("skdeploy.inspect.diagnosis.diagnose", interrupted)
     result = run("doctor", "--json")
     assert result.code == result.json["error"]["exit_code"] == code
-    assert f"{word}: nothing was left half-written" in result.err
+    assert f"{word}: no file is half-written" in result.err
     assert "Traceback" not in result.err

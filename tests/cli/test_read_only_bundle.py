@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli.conftest import ModesBind, Run, Snapshot
 
-NOT_KEPT = "the result is not kept for the bundle's report"
+NOT_KEPT = "the result is not saved for the bundle's report"
 MEASURED = ["--num-images", "4"]
 
 

@@ -64,4 +64,4 @@ def test_without_the_registries_nothing_of_it_is_known(run: Run, images: Path, t
     assert "family: must be one of" in run("export", card, *QUICK).err
     for arguments in (("export", card, "--coarse"), ("list-sizes", tmp_path)):
         assert run(*arguments).code == 2
-    assert "does not run on it" in run("verify", tmp_path, "--images", images, "--backend", toy_backend.NAME).err
+    assert "cannot run ONNX files" in run("verify", tmp_path, "--images", images, "--backend", toy_backend.NAME).err

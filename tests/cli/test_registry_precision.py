@@ -68,7 +68,7 @@ def test_the_line_makes_proves_records_reproduces_and_resumes_it(export: Run, ru
     errors = {name: row["metrics"]["max_rel_error"] for name, row in judged.items()}
     # BF16 of one rounding is 2^-9: above what FP32 may lose, below what coarse may.
     assert errors["model.onnx"] < 1e-4 < errors["model.coarse.onnx"] < toy.COARSE.tolerance.max_rel_error
-    assert any("no [tolerance.coarse]: COARSE's default holds" in note for note in bundle.manifest.notes)
+    assert any("no [tolerance.coarse], so the default of COARSE is used" in note for note in bundle.manifest.notes)
 
     again = export(*asked)
     assert all(row["reused"] for row in again.json["artifacts"])
@@ -129,9 +129,9 @@ def test_other_verbs_take_a_bundle_of_it(export: Run, run: Run, images: Path, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--coarse", "--int8"), "--int8 and --coarse contradict each other"),
+        (("--coarse", "--int8"), "--int8 and --coarse cannot be used together"),
         (("--coarse", "--relu", "max", "--attention"), "--relu max with --attention"),
-        (("--fp16", "--coarse-spare", "Gemm"), "--coarse-spare is for COARSE, and this is an export to FP16"),
+        (("--fp16", "--coarse-spare", "Gemm"), "--coarse-spare is for COARSE, but this export is FP16"),
     ],
 )
 def test_what_contradicts_itself_is_refused(export: Run, arguments: tuple[str, ...], message: str) -> None:

@@ -33,5 +33,5 @@ def test_a_record_that_no_station_writes_is_named_and_leaves_no_report(run: Run,
         row["provenance"]["options"]["opset"] = "the newest"
     result = run("report", bundle)
     assert result.code == 9
-    assert "does not say how model.traced.onnx was made: options.opset: Input should be a valid integer" in result.err
+    assert "does not show how model.traced.onnx was made: options.opset: Input should be a valid integer" in result.err
     assert not (bundle / "report.html").exists()

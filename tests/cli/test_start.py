@@ -69,7 +69,7 @@ def test_without_a_gpu_it_refuses_before_anything_is_copied_or_built(
     without_gpu(monkeypatch)
     result = start(*given, "predict", image)
     assert result.code == 3
-    assert "no GPU in sight" in result.err
+    assert "no GPU found" in result.err
     assert "no NVIDIA driver" in result.err
     assert "--backend onnxruntime" in result.err
     assert not cache.exists()
@@ -118,7 +118,7 @@ def test_an_entry_that_was_altered_is_told_and_made_anew(start: Start, cache: Pa
     (entry / name).write_bytes(b"something else")
     result = start(*CPU, "predict", image, "--json")
     assert result.code == 0
-    assert "not trusted and made anew" in result.err
+    assert "is damaged and is made again" in result.err
     assert result.json == right
     load_bundle(entry).check_all()
 
@@ -136,7 +136,7 @@ def test_a_full_cache_keeps_nothing_half_written(start: Start, cache: Path, imag
     with file_size_limit((bundle / "model.onnx").stat().st_size // 2):
         result = start(*CPU, "predict", image)
     assert result.code == 9
-    assert "make room and start again; nothing half-written was left" in result.err
+    assert "free some space and start again; nothing half-written is left" in result.err
     assert [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
     assert start(*CPU, "predict", image).code == 0
 
@@ -175,7 +175,7 @@ def test_help_of_a_verb_prepares_nothing(start: Start, cache: Path) -> None:
 def test_the_probe_runs_what_a_start_has_made(start: Start, cache: Path, image: Path) -> None:
     early = start(*CPU, "--probe")
     assert early.code == 9
-    assert "is not there yet" in early.err
+    assert "does not exist yet" in early.err
     start(*CPU, "predict", image)
     assert start(*CPU, "--probe").code == 0
     found = start(*CPU, "--probe", "--json").json
@@ -244,7 +244,7 @@ def test_an_engine_that_is_not_the_recorded_one_is_never_taken(bundle: Path, cac
         starting.probe(starting.find(bundle, cache, RTX, CARD))
     notes = Notes()
     assert not starting.prepare(bundle, cache, RTX, CARD, notes).reused
-    assert any("not trusted and made anew" in note for note in notes.notes)
+    assert any("is damaged and is made again" in note for note in notes.notes)
     load_bundle(ready.folder).check_all()
 
 

@@ -71,7 +71,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(run: Run, bundle: Path) 
     (bundle / "model.onnx").symlink_to(outside)
     result = run("verify", bundle)
     assert result.code == 9
-    assert f"{bundle / 'model.onnx'} is a link that leaves the bundle" in result.err
+    assert f"{bundle / 'model.onnx'} is a link that leads out of the bundle" in result.err
 
 
 def test_an_export_replaces_a_link_that_leads_out_and_not_what_it_leads_to(

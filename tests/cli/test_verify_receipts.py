@@ -82,7 +82,7 @@ def test_a_receipt_that_says_fail_makes_verify_fail_and_the_files_for_jobs_say_s
     junit, page = tmp_path / "verify.xml", tmp_path / "verify.md"
     result = run("verify", with_engine, "--images", images, "--junit", junit, "--markdown", page, "--json")
     assert result.code == result.json["error"]["exit_code"] == 8
-    assert f"{ENGINE}: parity failed on NVIDIA L4, says the receipt receipts/{path.name}" in result.err
+    assert f"{ENGINE}: parity failed on NVIDIA L4, according to the receipt receipts/{path.name}" in result.err
     assert int(ET.parse(junit).getroot().get("failures") or 0) >= 1
     assert page.read_text(encoding="utf-8").startswith("## tiny fp16: failed: ")
 

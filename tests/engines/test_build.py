@@ -97,7 +97,7 @@ def test_fixed_batch_must_be_inside_the_profile(fixed_batch_of_2: Path, plan: Pa
 def test_dynamic_size_takes_its_profile_from_sizes(dynamic_size: Path, fp32: Path, plan: Path) -> None:
     report = build(dynamic_size, plan, sizes=((8, 10), (16, 16), (32, 40)))
     assert report.profile == {"images": ((1, 3, 8, 10), (4, 3, 16, 16), (8, 3, 32, 40))}
-    with pytest.raises(UsageError, match=r"'images'.*dimension 2 has no profile") as refusal:
+    with pytest.raises(UsageError, match=r"'images'.*no profile for dimension 2") as refusal:
         build(dynamic_size, plan)
     assert "--dynamic-size" in refusal.value.advice
     with pytest.raises(UsageError, match=r"fixed size \(3, 16, 16\)"):
@@ -166,7 +166,7 @@ def test_uint8_that_would_become_int8_is_refused(write_graph: GraphWriter, plan:
     phases: list[str] = []
     with pytest.raises(EngineError, match=r"node quantize \(QuantizeLinear\): .*Defaulting to INT8") as refusal:
         build(quantized(write_graph, np.uint8(0)), plan, on_progress=lambda phase, _: phases.append(phase))
-    assert "other types than the graph says" in refusal.value.message
+    assert "other types than the graph has" in refusal.value.message
     assert phases == []
     assert not plan.exists()
 
@@ -174,7 +174,7 @@ def test_uint8_that_would_become_int8_is_refused(write_graph: GraphWriter, plan:
 def test_double_that_would_become_float_is_refused(write_graph: GraphWriter, plan: Path) -> None:
     """The parser says nothing at all."""
     graph = write_graph(helper.make_node("Relu", ["x"], ["y"]), dtype=TensorProto.DOUBLE)
-    with pytest.raises(EngineError, match=r"makes 'x' of .* float32, the graph says float64"):
+    with pytest.raises(EngineError, match=r"makes 'x' of .* float32, but the graph has float64"):
         build(graph, plan)
 
 
@@ -184,7 +184,7 @@ def test_input_of_an_unknown_type_is_refused(write_graph: GraphWriter, plan: Pat
         dtype=TensorProto.INT16,
         out_dtype=TensorProto.FLOAT,
     )
-    with pytest.raises(EngineError, match="no node, the file or the graph's own inputs"):
+    with pytest.raises(EngineError, match="no single node, but the file or the graph's own inputs"):
         build(graph, plan)
 
 
@@ -244,7 +244,7 @@ def test_a_layer_that_runs_wider_than_the_graph_says_fails_the_build(
     real = _build.prove_definition
     monkeypatch.setattr(_build, "prove_definition", lambda network, _: real(network, read_graph(fp16)))
     with pytest.raises(
-        EngineError, match=r"run in a wider type than the graph says.*\n  node_\w+ \(fp32, the graph"
+        EngineError, match=r"run in a wider type than the graph has.*\n  node_\w+ \(fp32, in the graph"
     ) as error:
         build(fp32, plan, on_progress=lambda phase, _: phases.append(phase))
     assert error.value.exit_code == 7

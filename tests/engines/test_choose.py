@@ -59,7 +59,7 @@ BOTH = ("tensorrt", "tensorrt_rtx")
         (BOTH, {}, "tensorrt_rtx", ["ahead of time", "not TensorRT: no NVIDIA driver"]),
         (BOTH, {"gpus": (GPU,), "tensorrt": "8.6.1"}, "tensorrt_rtx", ["8.6.1 is older than 10"]),
         ((), {"gpus": (GPU,)}, None, ["tensorrt is not installed", "tensorrt_rtx is not installed"]),
-        (("tensorrt_rtx",), {"machine": "aarch64"}, None, ["x86-64 only, this is aarch64"]),
+        (("tensorrt_rtx",), {"machine": "aarch64"}, None, ["x86-64 only, but this is aarch64"]),
     ],
     ids=["GPU", "no GPU", "old TensorRT", "nothing installed", "ARM without a GPU"],
 )
@@ -95,7 +95,7 @@ def test_tensorrt_without_a_gpu_is_an_error(machine: Machine, tmp_path: Path) ->
 
 def test_unknown_compiler_is_a_usage_error() -> None:
     for call in (engines.compiler, engines.version, engines.obstacle, engines.load):
-        with pytest.raises(UsageError, match="no compiler named 'nvcc'"):
+        with pytest.raises(UsageError, match="there is no compiler 'nvcc'"):
             call("nvcc")
 
 

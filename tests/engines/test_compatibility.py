@@ -93,12 +93,12 @@ def test_a_real_plan_that_is_cut_is_found_by_its_length(
     plan = rtx_plans[()]
     monkeypatch.setattr(engines, "load", lambda name: pytest.fail(f"{name} imported"))
     cut = plan[: int(len(plan) * part)]
-    with pytest.raises(EngineError, match=f"cut short: {len(cut)} bytes, its header says {len(plan)}"):
+    with pytest.raises(EngineError, match=f"cut off: {len(cut)} bytes, but its header says {len(plan)}"):
         require_compatible("tensorrt_rtx", PATH, cut, None)
 
 
 def test_bytes_behind_the_end_are_no_plan_of_ours(rtx_plans: dict[tuple[str, ...], bytes]) -> None:
-    with pytest.raises(EngineError, match="has bytes behind its end"):
+    with pytest.raises(EngineError, match="has extra bytes at its end"):
         read_header(PATH, rtx_plans[()] + b"\0")
 
 
@@ -106,10 +106,10 @@ def test_bytes_behind_the_end_are_no_plan_of_ours(rtx_plans: dict[tuple[str, ...
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"\x08\x0a\x12\x07pytorch", "is no plan"),
-        (b"PK\x03\x04 an archive", "is no plan"),
-        (b"ftrt\0\0\0", "cut short: 7 bytes are less"),
-        (b"vtrt" + bytes(30), "cut short: 34 bytes are less"),
+        (b"\x08\x0a\x12\x07pytorch", "is not a plan"),
+        (b"PK\x03\x04 an archive", "is not a plan"),
+        (b"ftrt\0\0\0", "cut off: 7 bytes are less"),
+        (b"vtrt" + bytes(30), "cut off: 34 bytes are less"),
     ],
 )
 def test_what_is_no_whole_plan_is_refused(content: bytes, words: str) -> None:
@@ -132,24 +132,24 @@ def test_a_plan_of_this_machine_runs() -> None:
     assert reasons(None, RTX_HEADER, RTX_HERE, "tensorrt_rtx") == []
 
 
-TENSORRT_GPU = "for compute capability 8.9 \\(NVIDIA RTX 4090\\), and NVIDIA T4 has 7.5"
+TENSORRT_GPU = "for compute capability 8.9 \\(NVIDIA RTX 4090\\), but NVIDIA T4 has 7.5"
 NONE = {"gpu": "", "compute_capability": ""}
 # What the header says where it is not HEADER, what is here where it is not ADA, and the reason.
 CASES: dict[str, tuple[PlanHeader, dict[str, str], str]] = {
-    "another version": (HEADER, {"installed": "10.14.1.1"}, "built with TensorRT 10.13.2.6, and 10.14.1.1"),
+    "another version": (HEADER, {"installed": "10.14.1.1"}, "built with TensorRT 10.13.2.6, but 10.14.1.1"),
     "another version, known from the manifest alone": (
         PlanHeader("tensorrt"),
         {"installed": "11.0.0.1"},
         "built with TensorRT 10.13.2.6",
     ),
     "another GPU": (HEADER, {"gpu": "NVIDIA T4", "compute_capability": "7.5"}, TENSORRT_GPU),
-    "another processor": (HEADER, {"machine": "aarch64"}, "on Linux x86_64, this is Linux aarch64"),
-    "another system": (HEADER, {"system": "Windows"}, "on Linux x86_64, this is Windows x86_64"),
+    "another processor": (HEADER, {"machine": "aarch64"}, "on Linux x86_64, but this is Linux aarch64"),
+    "another system": (HEADER, {"system": "Windows"}, "on Linux x86_64, but this is Windows x86_64"),
     "another compiler": (RTX_HEADER, {}, "a plan of TensorRT-RTX, not of TensorRT"),
     "a manifest that is not the plan's": (
         PlanHeader("tensorrt", "10.9.0.1"),
         {"installed": "10.9.0.1"},
-        "its header says TensorRT 10.9.0.1, the manifest 10.13.2.6",
+        "its header says TensorRT 10.9.0.1, but the manifest says 10.13.2.6",
     ),
     "no driver": (
         HEADER,
@@ -157,7 +157,11 @@ CASES: dict[str, tuple[PlanHeader, dict[str, str], str]] = {
         "no GPU to run an engine on: no NVIDIA driver",
     ),
     "no GPU": (HEADER, {**NONE, "gpu_problem": "the NVIDIA driver sees no GPU"}, "the NVIDIA driver sees no GPU"),
-    "an old driver": (HEADER, {"driver": "12.4"}, "too old: it serves CUDA 12.4, TensorRT 10.13.2.6 needs CUDA 13"),
+    "an old driver": (
+        HEADER,
+        {"driver": "12.4"},
+        "too old: it supports CUDA 12.4, but TensorRT 10.13.2.6 needs CUDA 13",
+    ),
     "no compiler": (HEADER, {"installed": ""}, "TensorRT is not installed"),
 }
 
@@ -256,7 +260,7 @@ def test_a_real_plan_for_another_gpu_is_refused_in_one_sentence(
 ) -> None:
     monkeypatch.setattr(cuda, "devices", lambda: (cuda.CudaDevice(0, "NVIDIA T4", "7.5", 16 << 30),))
     monkeypatch.setattr(cuda, "driver_version", lambda: "13.0")
-    with pytest.raises(DependencyError, match=r"for compute capability 8.6, and NVIDIA T4 has 7.5"):
+    with pytest.raises(DependencyError, match=r"for compute capability 8.6, but NVIDIA T4 has 7.5"):
         require_compatible("tensorrt_rtx", PATH, rtx_plans[("8.6",)], None)
     require_compatible("tensorrt_rtx", PATH, rtx_plans[("7.5",)], None)
 

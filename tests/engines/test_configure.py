@@ -77,7 +77,7 @@ def test_a_limit_that_is_quietly_not_taken_is_an_error(made: tuple[Any, Any, Log
 
 def test_a_dla_that_is_not_there_is_told(made: tuple[Any, Any, Log]) -> None:
     builder, config, _ = made
-    with pytest.raises(DependencyError, match="DLA core 0 is not on this machine: it has no DLA"):
+    with pytest.raises(DependencyError, match="this machine has no DLA core 0: it has no DLA"):
         configure(trt, builder, config, BuildOptions(ONE, dla_core=0), (), NO_LIMITS)
 
 

@@ -107,7 +107,7 @@ def test_wide_as_asked_or_narrower_is_no_fault(two_convolutions: Callable[..., P
 def test_a_convolution_in_no_layer_is_said_to_be_missing(two_convolutions: Callable[..., Path], fp16: Path) -> None:
     proof = proved(two_convolutions(wide=False), fp16)
     assert {layer.found for layer in proof.weighted} == {"missing"}
-    assert "16 are in no layer that was found: node_Conv_33" in proof.text()
+    assert "16 were found in no layer: node_Conv_33" in proof.text()
     assert proof.share_of_macs == {"missing": 1.0}
 
 
@@ -131,7 +131,7 @@ def test_a_quantized_graph_built_without_its_quantizers_is_named(tmp_path: Path)
     proof = proved(plain, quantized)
     gates = {layer.node for layer in proof.weighted if "gate" in layer.node}
     assert {layer.node for layer in proof.wider} == {layer.node for layer in proof.weighted} - gates
-    with pytest.raises(EngineError, match=r"the graph says int8"):
+    with pytest.raises(EngineError, match=r"in the graph int8"):
         proof.check(quantized)
 
 
@@ -163,7 +163,7 @@ def test_proof_survives_json(fp16: Path) -> None:
     proof = proved(fp16, fp16)
     assert PrecisionProof.model_validate_json(proof.model_dump_json()) == proof
     assert PrecisionProof.model_validate(proof.model_dump(mode="json")) == proof
-    assert "not of the plan" in proof.text()
+    assert "not in the plan" in proof.text()
 
 
 @pytest.mark.parametrize("content", [b"no model", None], ids=["other bytes", "nothing there"])

@@ -15,7 +15,7 @@ pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
 
 REFUSED = "refuses .*input has type Int32"
 ASYMMETRIC = "refuses .*Non-zero zero point"
-RETYPED = "with other types than the graph says"
+RETYPED = "with other types than the graph has"
 VERDICTS = {
     "onnxruntime_default": REFUSED,
     "onnxruntime_uint8": REFUSED,

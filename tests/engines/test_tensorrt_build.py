@@ -68,7 +68,7 @@ def test_a_timing_cache_is_made_and_taken_again(fp16: Path, tmp_path: Path) -> N
 def test_a_timing_cache_of_another_device_is_refused_before_the_build(fp16: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache.bin"
     write_timing_cache(cache, here().model_copy(update={"gpu": "Another GPU"}), b"")
-    with pytest.raises(EngineError, match="of another device: GPU Another GPU, not "):
+    with pytest.raises(EngineError, match="belongs to another device: GPU Another GPU, not "):
         build(fp16, tmp_path / "plan.engine", timing_cache=cache)
     assert not (tmp_path / "plan.engine").exists()
 

@@ -38,7 +38,7 @@ def test_what_was_written_is_read_on_the_same_device(cache: Path) -> None:
     ],
 )
 def test_a_cache_of_another_device_is_refused_with_what_differs(cache: Path, other: dict[str, str], words: str) -> None:
-    with pytest.raises(EngineError, match=f"cache.bin is of another device: {words}") as refusal:
+    with pytest.raises(EngineError, match=f"cache.bin belongs to another device: {words}") as refusal:
         read_timing_cache(cache, ORIN.model_copy(update=other))
     assert "give --timing-cache another file" in refusal.value.advice
     assert read_timing_cache(cache, ORIN) == CONTENT  # and is left as it is
@@ -47,21 +47,21 @@ def test_a_cache_of_another_device_is_refused_with_what_differs(cache: Path, oth
 @pytest.mark.parametrize("end", [-1, -2000])
 def test_a_cache_that_was_cut_is_refused(cache: Path, end: int) -> None:
     cache.write_bytes(cache.read_bytes()[:end])
-    with pytest.raises(IntegrityError, match="cut or altered"):
+    with pytest.raises(IntegrityError, match="cut off or changed"):
         read_timing_cache(cache, ORIN)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 5000, b"{}\n", b'{"kind":"x"}\nrest', CONTENT], ids=range(5))
 def test_a_file_that_is_no_cache_of_ours_is_refused(cache: Path, content: bytes) -> None:
     cache.write_bytes(content)
-    with pytest.raises(IntegrityError, match="no timing cache that skdeploy wrote"):
+    with pytest.raises(IntegrityError, match="did not write the timing cache"):
         read_timing_cache(cache, ORIN)
 
 
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("absent/cache.bin", "there is no folder"),
+        ("absent/cache.bin", "does not exist"),
         (".", "is a folder"),
         ("loop", "cannot read the timing cache .*loop: Too many levels"),
     ],

@@ -71,10 +71,10 @@ def test_the_report_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "begins"), [(3, "3 images: ranges will not cover"), (1, "1 image: "), (99, "99 images: "), (100, None)]
+    ("count", "begins"), [(3, "3 images: too few to cover"), (1, "1 image: "), (99, "99 images: "), (100, None)]
 )
 def test_few_images_are_warned_of(count: int, begins: str | None) -> None:
-    first = [warning for warning in audited(images(count)).warnings() if "ranges will not cover" in warning]
+    first = [warning for warning in audited(images(count)).warnings() if "too few to cover" in warning]
     assert [warning.startswith(str(begins)) for warning in first] == ([True] if begins else [])
 
 
@@ -84,7 +84,7 @@ def test_an_image_that_could_not_be_read_is_reported_and_counts_for_nothing(tmp_
     report = audited(open_dataset(tmp_path))
     assert (report.asked, report.used) == (100, 99)
     assert [image.name for image in report.unreadable] == ["042.jpg"]
-    assert warned(report, "1 image could not be read and were left out, first 042.jpg: image file is truncated")
+    assert warned(report, "left out 1 image that could not be read; first: 042.jpg: image file is truncated")
 
 
 # ----- classes
@@ -142,7 +142,7 @@ def test_images_that_accuracy_is_measured_on_too_are_warned_of(level: int) -> No
     assert report.overlap.exact.count == (level == 0)
     assert report.overlap.near.count == (level == 2)
     assert warned(report, "eval.npz")
-    assert warned(report, "(first: images[20] and images[30]): the accuracy measured on it is too good")
+    assert warned(report, "(first: images[20] and images[30]): accuracy measured there will look too good")
     assert audited(Dataset("x", pixels=calibration)).overlap is None
 
 
@@ -171,7 +171,7 @@ def test_overexposed_images_are_warned_of_and_dark_backgrounds_are_not() -> None
 def test_enlarged_images_are_counted() -> None:
     report = audited(Dataset("x", pixels=noise(100, 20, 50, 3)))
     assert (report.enlarged.count, len(report.enlarged.names)) == (100, 5)
-    assert warned(report, "100 images smaller than the card's resize and enlarged")
+    assert warned(report, "100 images smaller than the card's resize: they are enlarged")
     assert audited(images(100)).enlarged.count == 0
 
 
@@ -202,7 +202,7 @@ def test_random_images_are_warned_of_above_all_else() -> None:
     report = audited(random_images(TINY, 3, 0))
     assert report.random
     assert report.warnings() == (NOISE,)
-    assert "meaningless for accuracy" in NOISE
+    assert "not for accuracy" in NOISE
 
 
 def test_thresholds_that_still_move_are_kept_the_most_moved_first() -> None:
@@ -224,7 +224,9 @@ def test_nothing_read_is_a_report_too() -> None:
     assert report.warnings()
 
 
-@pytest.mark.parametrize(("exif", "said"), [("ignore", "with an EXIF orientation"), ("apply", "turned by their EXIF")])
+@pytest.mark.parametrize(
+    ("exif", "said"), [("ignore", "with an EXIF orientation"), ("apply", "turned upright by their EXIF")]
+)
 def test_images_with_an_orientation_are_counted_with_what_was_done(exif: str, said: str, tmp_path: Path) -> None:
     for place, orientation in enumerate((1, 6, 3)):
         tag = Image.Exif()
@@ -235,5 +237,5 @@ def test_images_with_an_orientation_are_counted_with_what_was_done(exif: str, sa
 
 def test_an_audit_in_ranges_is_one_of_ours_or_none() -> None:
     assert audit_of({}) is None
-    with refused(CalibrationError, r"not one of skdeploy's: dataset: Field required"):
+    with refused(CalibrationError, r"not written by skdeploy: dataset: Field required"):
         audit_of({"used": 3})

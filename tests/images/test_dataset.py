@@ -72,7 +72,7 @@ def test_a_folder_with_an_archive_and_no_images_means_the_archive(tmp_path: Path
 def test_a_folder_with_an_archive_and_images_is_ambiguous(tmp_path: Path) -> None:
     np.savez(tmp_path / "calibration.npz", images=noise(3, 36, 36))
     save(tmp_path, "x.png")
-    with pytest.raises(UsageError, match=r"holds calibration\.npz and 1 image files"):
+    with pytest.raises(UsageError, match=r"holds both calibration\.npz and 1 image files"):
         open_dataset(tmp_path)
     assert len(open_dataset(tmp_path, archive="evaluation.npz")) == 1
 
@@ -160,7 +160,7 @@ def test_arrays_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
         (np.linspace(0, 1, 192), "from 0 to 1: pixels scaled to 0..1", "np.rint(255 * images).astype(np.uint8)"),
         (np.linspace(0, 255, 192, dtype=np.float16), "from 0 to 255: pixels of 0..255 in", "np.rint(images).astype"),
         (np.arange(192), "from 0 to 191: pixels of 0..255 in the wrong type", "np.rint(images).astype(np.uint8)"),
-        (np.arange(192, dtype=np.uint16) * 300, "more than 8 bits a channel", ""),
+        (np.arange(192, dtype=np.uint16) * 300, "more than 8 bits per channel", ""),
         (np.full(192, np.nan), "not finite", ""),
     ],
 )
@@ -261,5 +261,5 @@ def test_photographs_that_are_missing_are_a_missing_dependency(tmp_path: Path, m
     (tmp_path / "skimage/__init__.py").touch()
     monkeypatch.delitem(sys.modules, "skimage", raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with refused(DependencyError, r"lacks the photographs astronaut\.png"):
+    with refused(DependencyError, r"does not have the photographs astronaut\.png"):
         photographs()

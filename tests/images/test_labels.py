@@ -66,13 +66,13 @@ def test_class_folders_with_one_order_are_taken_in_it(
 @pytest.mark.parametrize(
     ("names", "spec", "order", "words", "advice"),
     [
-        (("Bag", "Boots", "Coat"), FASHION, None, "1 of 3 class .* no labels of .*: Boots\n", "T-shirt/top, Trouser"),
-        (("Bag", "bag", "Coat"), FASHION, None, "one name but for case", "join them"),
+        (("Bag", "Boots", "Coat"), FASHION, None, "1 of 3 class .* not labels of .*: Boots\n", "T-shirt/top, Trouser"),
+        (("Bag", "bag", "Coat"), FASHION, None, "differ only in case", "join them"),
         (("a", "b"), of(5, labels=tuple("aAbcd")), None, "differ only in case or punctuation", "`path,label`"),
         (tuple("123x4"), TINY, "number", "1 of 5 class folders .* not named by numbers.*: x", "from 0"),
-        (("0", "10", "2"), TINY, None, r"10/1\.png in .* has label 10, and tiny has 5 classes", "0 to 4"),
-        (("1", "01"), TINY, None, "are one number", "join them"),
-        (tuple("abcd"), TINY, None, "4 class folders, tiny has 5 classes and no labels", "make a folder for each"),
+        (("0", "10", "2"), TINY, None, r"10/1\.png in .* has label 10, but tiny has 5 classes", "0 to 4"),
+        (("1", "01"), TINY, None, "have the same number", "join them"),
+        (tuple("abcd"), TINY, None, "4 class folders, but tiny has 5 classes and no labels", "make a folder for each"),
     ],
 )
 def test_class_folders_that_would_be_guessed_are_refused(
@@ -127,7 +127,7 @@ def test_numbers_of_an_array_are_taken_as_they_are_if_the_network_has_them() -> 
     found = as_the_network_counts(dataset, FASHION)
     assert (found.labels.tolist(), found.classes) == ([9, 0, 3], FASHION.labels)
     dataset.labels[1] = 10
-    with refused(UsageError, r"images\[1\] in x has label 10, and sknet-fashion has 10 classes"):
+    with refused(UsageError, r"images\[1\] in x has label 10, but sknet-fashion has 10 classes"):
         as_the_network_counts(dataset, FASHION)
 
 

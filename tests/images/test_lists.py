@@ -34,7 +34,7 @@ def test_a_list_may_give_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a.png\n# gone\n\ngone.png\n", r"names 1 of 2 images that are not there: line 4: 'gone\.png'\n"),
+        ("a.png\n# gone\n\ngone.png\n", r"names 1 of 2 images that do not exist: line 4: 'gone\.png'\n"),
         ("\n".join(f"{i}.png" for i in range(7)), r"names 7 of 7 .*line 1: '0\.png', .*line 5: '4\.png' and 2 more\n"),
         ("a\0.png", r"line 1: 'a\\x00\.png'"),
         ("a" * 5000, "line 1: 'aaaa"),
@@ -44,8 +44,8 @@ def test_a_list_may_give_labels(tmp_path: Path) -> None:
         ("a.png,1.5", "line 1: the label '1.5'"),
         ("a.png,", "line 1: the label ''"),
         ("a.png,1" + 30 * "0", "is not a whole number from 0"),
-        ("a.png,1\na.png", "line 2 has no label, others have one"),
-        ("a.png\na.png\na.png,1", "line 1 has no label, others have one"),
+        ("a.png,1\na.png", "line 2 has no label, but others have one"),
+        ("a.png\na.png\na.png,1", "line 1 has no label, but others have one"),
         ("a.png,1,2", "line 1: 3 fields"),
         ('"a.png', "cannot read the list"),
         ("", "no images in"),

@@ -70,7 +70,7 @@ def test_more_than_one_in_a_hundred_is_an_error_that_counts_them_all(tmp_path: P
 
 
 def test_among_fewer_than_a_hundred_one_is_too_many(tmp_path: Path) -> None:
-    with refused(CalibrationError, r"1 of the 99 .* cannot be used, 0 may be \(1 %\)"):
+    with refused(CalibrationError, r"1 of the 99 .* cannot be used; at most 0 \(1 %\)"):
         list(read_crops(folder_of(tmp_path, 99, broken=1), SPEC))
 
 

@@ -152,7 +152,10 @@ def test_the_undamaged_file_is_read(tmp_path: Path) -> None:
     [
         (lambda proto: proto.graph.node[0].output.__setitem__(0, ""), "conv"),
         (lambda proto: proto.graph.node[6].input.__setitem__(1, "nowhere"), "nowhere"),
-        (lambda proto: proto.graph.initializer[0].dims.__setitem__(0, 5), "w has the shape [5, 3, 3, 3], so 540 bytes"),
+        (
+            lambda proto: proto.graph.initializer[0].dims.__setitem__(0, 5),
+            "w has the shape [5, 3, 3, 3], so it needs 540 bytes",
+        ),
         (lambda proto: setattr(proto.graph.initializer[1], "data_type", 99), "v has the type 99"),
         (lambda proto: setattr(proto.graph.output[0].type.tensor_type, "elem_type", 99), "y has the type 99"),
         (lambda proto: setattr(proto.graph.node[0].attribute[0], "type", AttributeProto.FLOAT), "pads"),
@@ -189,6 +192,8 @@ def test_weights_beyond_one_file_are_refused_before_they_are_read(tmp_path: Path
         stream.truncate(4 * 2**30)  # no disk is used
     file = tmp_path / "m.onnx"
     file.write_bytes(proto.SerializeToString())
-    with pytest.raises(SkdeployError, match=r"m\.onnx has 4\.3 GB with its weights; one ONNX file holds 2\.1 GB"):
+    with pytest.raises(
+        SkdeployError, match=r"m\.onnx has 4\.3 GB with its weights, but one ONNX file can hold 2\.1 GB"
+    ):
         read_foreign(file)
     assert inspect_file(file)["constants"].startswith("1,073,74")

@@ -323,7 +323,7 @@ WEIGHTS = {"w": normal(5, 3, 3, 3), "stack": normal(1, 3, 5), "matrix": normal(3
         ((5, 3, 6, 6), [op("Flatten", ["input"], ["f"]), op("ReduceMax", ["f"], ["r"]), op("Reshape", ["r", "one"], ["b"]),
                         op("Expand", ["b", "five"], ["bias"]), op("Conv", ["input", "w", "bias"], ["y"])],
          "its bias is computed"),
-        (("N", 7, 3), [op("MatMul", ["input", "stack"], ["y"])], "its weight is no matrix"),
+        (("N", 7, 3), [op("MatMul", ["input", "stack"], ["y"])], "its weight is not a matrix"),
         ((3, "N"), [op("Gemm", ["input", "matrix"], ["y"], transA=1)], "it scales or transposes what it reads"),
         (("N", 3), [op("Gemm", ["input", "matrix"], ["y"], alpha=0.5)], "it scales or transposes what it reads"),
         (("N", 3), [op("Gemm", ["input", "matrix", "scaled"], ["y"], beta=2.0)], "it scales or transposes what it reads"),

@@ -54,6 +54,6 @@ def test_a_graph_that_is_quantized_already_is_refused_with_its_first_such_node(t
         node("QuantizeLinear", "f", "step", "q"),
         node("DequantizeLinear", "q", "step", "y"),
     ]
-    with pytest.raises(ExportError, match=r"m\.onnx is quantized already: the node the_q is QuantizeLinear") as error:
+    with pytest.raises(ExportError, match=r"m\.onnx is already quantized: the node the_q is QuantizeLinear") as error:
         read_foreign(write(tmp_path / "m.onnx", nodes, step=np.float32(0.1)))
     assert "floating point network" in error.value.advice

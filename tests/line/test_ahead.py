@@ -172,7 +172,7 @@ def test_a_reference_that_fails_ahead_ends_the_line_at_parity(
     options: ExportOptions, two_cores: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TorchSession, "_run", with_output(lambda logits: logits * np.nan))
-    with pytest.raises(ParityError, match="the reference, torch float32, training form, is not usable"):
+    with pytest.raises(ParityError, match="the reference, torch float32, training form, cannot be used"):
         run_line(options)
     left_in_order(options)
     assert {path.name for path in (options.output or Path()).iterdir()} >= {*GRAPHS, "headroom.json"}

@@ -94,7 +94,7 @@ def test_a_new_card_replaces_nothing(taken: str, graph: Path, tmp_path: Path) ->
         path.write_text("mine", encoding="utf-8")
     else:
         path.symlink_to(tmp_path / "elsewhere.toml")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         init_card(str(graph), path)
     assert not (tmp_path / "elsewhere.toml").exists()
     assert taken == "link" or path.read_text(encoding="utf-8") == "mine"
@@ -176,11 +176,11 @@ def test_accuracy_is_judged_only_on_preprocessing_that_somebody_gave(graph: Path
     plain = ExportOptions(str(graph), target="onnx", images=data, output=tmp_path / "bundle", num_images=4)
     bundle = export(plain).bundle
     assert {a.about for a in bundle.manifest.assumptions} == {"preprocessing"}
-    with pytest.raises(UsageError, match="accuracy is not judged on assumed preprocessing") as error:
+    with pytest.raises(UsageError, match="accuracy needs confirmed preprocessing") as error:
         evaluate(bundle.folder, EvaluationOptions(data=data))
     assert error.value.exit_code == 2
     assert "skdeploy init" in (error.value.advice or "")
-    with pytest.raises(UsageError, match="accuracy is not judged"):
+    with pytest.raises(UsageError, match="accuracy needs confirmed preprocessing"):
         evaluate(bundle.folder, EvaluationOptions(data=data, against=str(bundle.folder)))
     assert evaluate(bundle.folder, EvaluationOptions(data=data, assume_imagenet=True)).accuracies
 
@@ -189,7 +189,7 @@ def test_accuracy_is_judged_only_on_preprocessing_that_somebody_gave(graph: Path
     with pytest.raises(UsageError, match=f"Assumed for {bundle.folder}: "):
         evaluate(given, EvaluationOptions(data=data, against=str(bundle.folder)))
     assert evaluate(bundle.folder, EvaluationOptions(data=data, against=str(given), assume_imagenet=True)).accuracies
-    with pytest.raises(UsageError, match="nothing is assumed"):
+    with pytest.raises(UsageError, match="--assume-imagenet is not needed"):
         evaluate(given, EvaluationOptions(data=data, assume_imagenet=True))
 
 
@@ -215,7 +215,7 @@ def test_a_confirmation_of_nothing_is_refused(graph: Path, filled: Path) -> None
     content = tomllib.loads(filled.read_text(encoding="utf-8"))
     del content["assumed"]
     filled.write_text(tomli_w.dumps(content), encoding="utf-8")
-    with pytest.raises(UsageError, match="nothing is assumed"):
+    with pytest.raises(UsageError, match="--assume-imagenet is not needed"):
         find_source(ExportOptions(str(graph), card=str(filled), assume_imagenet=True))
 
 

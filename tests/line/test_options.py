@@ -77,7 +77,7 @@ def test_what_makes_none_is_refused(options: ExportOptions, words: str) -> None:
 def test_a_library_call_is_checked_like_the_command_line() -> None:
     with pytest.raises(UsageError, match="--opset 18"):
         skdeploy.export("tiny", opset=18)
-    with pytest.raises(UsageError, match="a model is a str or a Path, not ExportOptions"):
+    with pytest.raises(UsageError, match="model must be a str or a Path, not ExportOptions"):
         skdeploy.export(PLAIN)  # type: ignore[arg-type]  # what an earlier version took
 
 
@@ -94,7 +94,7 @@ def test_a_larger_image_has_a_larger_resize_before_the_crop(spec: ModelSpec) -> 
     assert larger.network == spec.network
 
 
-@pytest.mark.parametrize(("size", "advice"), [(33, "such as 32"), (35, "such as 36"), (2, "such as 4")])
+@pytest.mark.parametrize(("size", "advice"), [(33, "use 32"), (35, "use 36"), (2, "use 4")])
 def test_a_size_with_a_ragged_edge_is_answered_with_the_nearest(spec: ModelSpec, size: int, advice: str) -> None:
     with pytest.raises(UsageError) as error:
         replace(PLAIN, image_size=(size, size)).applied(spec)

@@ -18,8 +18,8 @@ from skdeploy.passes.trace_options import TraceOptions
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"rewrites": {"regroup": RegroupOptions(regroup=0)}}, "--regroup 0: at least 1 group"),
-        ({"rewrites": {"regroup": RegroupOptions(regroup=-4)}}, "--regroup -4: at least 1 group"),
+        ({"rewrites": {"regroup": RegroupOptions(regroup=0)}}, "--regroup 0: must be at least 1 group"),
+        ({"rewrites": {"regroup": RegroupOptions(regroup=-4)}}, "--regroup -4: must be at least 1 group"),
         (
             {
                 "rewrites": {"average pool": PoolOptions(gap="average-pool")},

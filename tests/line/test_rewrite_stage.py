@@ -112,12 +112,12 @@ def test_the_rewritten_graph_is_the_one_that_is_deployed(first: ExportOptions) -
 
 def test_pools_beside_fp16_are_said_to_stay_with_the_gpu_and_in_fp32_are_not(options: ExportOptions) -> None:
     # The gate has a mean a branch, and the classifier one.
-    said = "the pools of 5 means stay FP32, as the gate's statistics must: a DLA leaves them to the GPU"
+    said = "the pools of 5 means stay FP32 for the accuracy of the gates; a DLA leaves them to the GPU"
     assert options.output is not None
     assert said in load_bundle(options.output).manifest.notes
     notes = export(replace(options, precision=Precision.FP32)).bundle.manifest.notes
     # The maps are 16 and 8 pixels: two pools for each of the first, one for the last.
-    assert "average pools: for 5 means over the map, 8x8 then 2x2, 8x8" in notes
+    assert "average pools: replace 5 means over the map, 8x8 then 2x2, 8x8" in notes
     assert not [note for note in notes if "DLA" in note]
 
 
@@ -126,7 +126,7 @@ def test_a_map_whose_size_has_no_small_factors_is_said_to_be_too_large_for_a_dla
         options, precision=Precision.FP32, rewrites={"average pool": BOTH["average pool"]}, image_size=(44, 44)
     )  # maps of 22 and 11 pixels
     notes = export(odd).bundle.manifest.notes
-    assert "average pools: for 5 means over the map, 22x22, 11x11; DLA has none above 8" in notes
+    assert "average pools: replace 5 means over the map, 22x22, 11x11; a DLA has none above 8" in notes
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_what_was_read_and_found_is_said_and_recorded(from_graph: Made, graph: P
         assert any(
             "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, RGB order (ImageNet's defaults)" in note for note in said
         )
-        assert "selective kernel blocks: 2 rewritten to the deploy form, 0 in it already" in said
+        assert "selective kernel blocks: 2 rewritten to the deploy form, 0 already in it" in said
 
 
 def test_the_files_digest_is_the_parent_of_what_was_read(from_graph: Made) -> None:
@@ -112,7 +112,7 @@ def test_a_bundle_from_a_graph_is_verified_against_the_graph_as_it_came(from_gra
     report = verify(options.output, VerifyOptions(images), notes).report
     assert report.reference == "model.read.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
     assert report.verdict == "pass"
-    assert any("the reference is the bundle's own first graph" in note for note in notes.notes)
+    assert any("compared with the bundle's own first graph" in note for note in notes.notes)
 
 
 def test_a_second_export_reads_the_file_again_and_keeps_the_rest(from_graph: Made, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_verify_does_not_run_the_users_code_and_says_what_it_compares_with(
     notes = Notes()
     report = verify(tmp_path / "bundle", VerifyOptions(images), notes).report
     assert report.reference == "model.read.onnx on onnxruntime, the bundle's own first FP32 graph, not torch"
-    assert any("the reference is the bundle's own first graph" in note for note in notes.notes)
+    assert any("compared with the bundle's own first graph" in note for note in notes.notes)
     assert not any(name.startswith("their_package") for name in sys.modules)
 
 
@@ -379,7 +379,7 @@ def test_the_command_line_takes_both(
     assert not end.value.code
     content = json.loads(capsys.readouterr().out)
     assert content["verdict"]["state"] == "verified"
-    assert "selective kernel blocks: 2 rewritten to the deploy form, 0 in it already" in content["notes"]
+    assert "selective kernel blocks: 2 rewritten to the deploy form, 0 already in it" in content["notes"]
 
 
 def test_a_card_whose_path_has_a_colon_is_a_card(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_tensor_that_is_not_finite_in_float32_is_named(tiny: ModelSpec, tmp_pa
     model = live(tiny)
     model.stages[1][0].expand.conv.weight[0, 0] = value
     with pytest.raises(
-        PrecisionError, match=r"stages\.1\.0\.expand\.conv/Conv \(Conv\) is not finite on noise, in FP32 already"
+        PrecisionError, match=r"stages\.1\.0\.expand\.conv/Conv \(Conv\) is not finite on noise, already in FP32"
     ):
         measure(model, tiny, tmp_path, r"^stages\.1\.0\.expand")
 

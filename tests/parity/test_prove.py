@@ -174,7 +174,7 @@ def test_another_network_is_no_reference(bundle: Bundle, dataset: Dataset, netwo
 def test_a_reference_that_is_not_finite_is_refused(bundle: Bundle, dataset: Dataset, network: nn.Module) -> None:
     network.get_parameter("classifier.bias").fill_(float("nan"))
     with pytest.raises(
-        ParityError, match="the reference, torch float32, training form, is not usable: 55 logits are NaN"
+        ParityError, match="the reference, torch float32, training form, cannot be used: 55 logits are NaN"
     ):
         proof(bundle, dataset, network)
 

@@ -106,7 +106,7 @@ def test_names_of_suites(names: list[str], expected: tuple[str, ...]) -> None:
 
 
 def test_a_suite_that_does_not_exist_is_refused_with_those_that_do() -> None:
-    with pytest.raises(UsageError, match="no suite named 'snow'") as refusal:
+    with pytest.raises(UsageError, match="there is no suite 'snow'") as refusal:
         check_suites(["noise", "snow"])
     assert "tiny-contrast" in refusal.value.advice
 

@@ -159,7 +159,7 @@ def test_the_authors_outputs_refuse_the_wrong_network_and_name_the_cause(wrong: 
     assert "golden.npz, outputs saved by the author's code" in message
     assert re.search(r"of the largest logit in image input\[\d\], allowed 1e-04", message)
     assert "likely cause: assumed: stride 2 stem and 3x3 max pool" in error.value.advice
-    assert "No card can say other activations or another eps" in error.value.advice
+    assert "A card cannot describe other activations or another eps" in error.value.advice
     assert "in a card" in error.value.advice
     assert load_bundle(folder_of(wrong)).manifest.verdict == "failed"
 
@@ -235,7 +235,7 @@ def test_a_budget_needs_no_confirmation_where_the_golden_file_proves_the_preproc
         precision=Precision.FP16, accuracy=asked,
     )  # fmt: skip
     for golden in (None, folder / "golden.npz"):
-        with pytest.raises(UsageError, match="accuracy is not judged on assumed preprocessing"):
+        with pytest.raises(UsageError, match="accuracy needs confirmed preprocessing"):
             run_line(replace(given, golden=golden))
     with pytest.raises(UsageError, match=r"broken\.npz"):  # the next thing that is wrong
         run_line(replace(given, golden=tmp_path / "raw.npz"))
@@ -330,7 +330,7 @@ def test_code_of_another_network_or_without_its_weights_fails(
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("authors", "no function is named"),
+        ("authors", "names no function"),
         ("authors:nothing", "did not build a network"),
         ("nowhere:build", "did not build a network"),
         ("authors:leaves", r"its code ended with sys.exit\(2\)"),

@@ -135,8 +135,8 @@ def test_pools_in_fp32_are_told_from_others() -> None:
     ("model", "why"),
     [
         (mean(size=(7, "width")), "height and width of its map are not known"),
-        (mean(axes=(1,)), "no mean over height and width"),
-        (mean(axes=(1, 2, 3)), "no mean over height and width"),
+        (mean(axes=(1,)), "not a mean over height and width"),
+        (mean(axes=(1, 2, 3)), "not a mean over height and width"),
     ],
 )
 def test_what_cannot_be_a_pool_is_refused_with_the_reason(model: ir.Model, why: str) -> None:

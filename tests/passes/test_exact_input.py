@@ -157,16 +157,16 @@ WEIGHTS = {
 @pytest.mark.parametrize(
     ("nodes", "shape", "reason"),
     [
-        ([CONV, op("Relu", ["input"], ["r"]), op("Abs", ["a"], ["y"])], ("N", 3, 8, 8), "something else than one"),
-        ([op("Relu", ["input"], ["y"])], ("N", 3, 8, 8), "something else than one"),
-        ([op("Abs", ["input"], ["b"]), op("Conv", ["b", "w"], ["y"])], ("N", 3, 8, 8), "something else than one"),
-        ([op("ReduceMax", ["input"], ["y"])], ("N", 3, 8, 8), "something else than one"),
+        ([CONV, op("Relu", ["input"], ["r"]), op("Abs", ["a"], ["y"])], ("N", 3, 8, 8), "not read by one"),
+        ([op("Relu", ["input"], ["y"])], ("N", 3, 8, 8), "not read by one"),
+        ([op("Abs", ["input"], ["b"]), op("Conv", ["b", "w"], ["y"])], ("N", 3, 8, 8), "not read by one"),
+        ([op("ReduceMax", ["input"], ["y"])], ("N", 3, 8, 8), "not read by one"),
         ([op("Conv", ["input", "grouped"], ["y"], group=3)], ("N", 3, 8, 8), "not one of images of 3 channels"),
         ([op("Conv", ["input", "four"], ["y"])], ("N", 4, 8, 8), "not one of images of 3 channels"),
         ([op("Conv", ["input", "row"], ["y"])], ("N", 3, 8), "not one of images of 3 channels"),
-        ([op("Conv", ["input", "w"], ["y"], auto_pad="SAME_UPPER")], ("N", 3, 8, 8), "chooses its padding"),
+        ([op("Conv", ["input", "w"], ["y"], auto_pad="SAME_UPPER")], ("N", 3, 8, 8), "chooses its own padding"),
         ([op("Conv", ["input", "w"], ["y"], group=2)], ("N", 6, 8, 8), "grouped"),
-        ([op("Conv", ["other", "w"], ["y"])], ("N", 3, 8, 8), "something else than one"),  # nobody reads the input
+        ([op("Conv", ["other", "w"], ["y"])], ("N", 3, 8, 8), "not read by one"),  # nobody reads the input
         ([op("Conv", ["input", "w"], [PIXELS]), op("Abs", [PIXELS], ["y"])], ("N", 3, 8, 8), "already"),
     ],
 )

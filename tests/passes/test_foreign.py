@@ -141,13 +141,13 @@ FLATTEN = helper.make_node("Flatten", ["x"], ["y"], name="flat")
 SUM_UP = [helper.make_node("Add", ["x", "mask"], ["t"]), helper.make_node("Flatten", ["t"], ["y"])]
 
 REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
-    "two inputs": (small(SUM_UP, inputs=("x", "mask")), UsageError, "has the inputs x, mask; one is expected"),
-    "float16": (small([FLATTEN], dtype=TensorProto.FLOAT16), UsageError, r"the input x is float16\['n', 3, 4, 4\]; float32"),
+    "two inputs": (small(SUM_UP, inputs=("x", "mask")), UsageError, "has the inputs x, mask, but only one"),
+    "float16": (small([FLATTEN], dtype=TensorProto.FLOAT16), UsageError, r"x is float16\['n', 3, 4, 4\], but float32"),
     "rank 2": (small([FLATTEN], shape=("n", 3)), UsageError, r"float\['n', 3\], of rank 2; skdeploy takes images"),
     "volumes": (small([FLATTEN], shape=("n", 1, 4, 4, 4)), UsageError, "of rank 5; skdeploy takes images"),
-    "free channels": (small([FLATTEN], shape=("n", "c", 4, 4)), UsageError, r"float32 \(N, C, H, W\) is expected"),
-    "channels last": (small([FLATTEN], shape=("n", 8, 8, 3)), UsageError, r"channels last; \(N, C, H, W\)"),
-    "rank 4 output": (small([helper.make_node("Relu", ["x"], ["y"])]), UsageError, r"\[3, 3, 4, 4\]; skdeploy takes \(N, cl"),
+    "free channels": (small([FLATTEN], shape=("n", "c", 4, 4)), UsageError, r"float32 \(N, C, H, W\) is needed"),
+    "channels last": (small([FLATTEN], shape=("n", 8, 8, 3)), UsageError, r"channels last, but \(N, C, H, W\)"),
+    "rank 4 output": (small([helper.make_node("Relu", ["x"], ["y"])]), UsageError, r"\[3, 3, 4, 4\], but skdeploy takes"),
     "custom operator": (
         small([helper.make_node("Mish", ["x"], ["t"], name="act", domain="com.acme"), FLATTEN]),
         ExportError,
@@ -163,8 +163,8 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
         ExportError,
         "the node act is ai.onnx.Gelu, which opset 19 does not have",
     ),
-    "too new": (small([FLATTEN], opset=22), ExportError, "has opset 22; 7 to 21 can be read"),
-    "too old": (small([FLATTEN], opset=6), ExportError, "has opset 6; 7 to 21 can be read"),
+    "too new": (small([FLATTEN], opset=22), ExportError, "has opset 22; skdeploy reads 7 to 21"),
+    "too old": (small([FLATTEN], opset=6), ExportError, "has opset 6; skdeploy reads 7 to 21"),
     "empty": (small([]), IntegrityError, "holds no nodes"),
     "impossible shapes": (
         small([helper.make_node("Transpose", ["x"], ["y"], perm=[0, 1])]),
@@ -263,8 +263,8 @@ def test_external_weights_are_inlined(exported: bytes, network: nn.Module, tmp_p
 @pytest.mark.parametrize(
     ("left", "said", "advice"),
     [
-        (None, r"are in weights\.bin, which is not there", "copy weights.bin"),
-        (-1, r"are bytes \d+ to \d+ of weights\.bin, which has \d+", "truncated"),
+        (None, r"are in weights\.bin, which does not exist", "copy weights.bin"),
+        (-1, r"are bytes \d+ to \d+ of weights\.bin, which has only \d+", "truncated"),
     ],
 )
 def test_missing_and_truncated_external_weights_are_told(

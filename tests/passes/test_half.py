@@ -180,7 +180,7 @@ def test_one_module_may_match_two_patterns(tiny: ModelSpec) -> None:
     [
         (["stages["], r"--keep-fp32 'stages\[' is not a regular expression"),
         (["stem", "stage5"], "--keep-fp32 'stage5' matches no module"),
-        ([".*"], "leaves nothing to be FP16"),
+        ([".*"], "keeps everything in FP32"),
     ],
 )
 def test_a_pattern_that_cannot_be_meant_is_a_usage_error(tiny: ModelSpec, keep: list[str], said: str) -> None:

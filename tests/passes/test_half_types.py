@@ -58,9 +58,9 @@ def test_the_file_is_valid_and_means_what_the_emulation_says(name: str, tmp_path
 @pytest.mark.parametrize(
     ("name", "operator", "reason"),
     [
-        ("celu", "Celu", "takes no FP16"),
-        ("range", "Range", "takes no FP16"),
-        ("infinities", "IsInf", "takes no FP16"),
+        ("celu", "Celu", "does not support FP16"),
+        ("range", "Range", "does not support FP16"),
+        ("infinities", "IsInf", "does not support FP16"),
         ("identity matrix", "EyeLike", "in an attribute"),
         ("branches", "If", "has a graph inside"),
         ("loop", "Loop", "has a graph inside"),
@@ -120,7 +120,7 @@ def test_a_name_that_is_taken_is_not_taken_again() -> None:
 
 def test_a_graph_that_has_nothing_to_halve_says_why() -> None:
     made = model_of([node("Celu", ["x"], ["y"], name="unit/Celu")], {"x": [2]}, {"y": [2]})
-    with pytest.raises(UsageError, match="Celu takes no FP16"):
+    with pytest.raises(UsageError, match="Celu does not support FP16"):
         HalfPrecision()(ir.from_proto(made))
 
 

@@ -105,8 +105,8 @@ def test_reports_what_it_costs_and_what_it_left() -> None:
 @pytest.mark.parametrize(
     ("model", "groups", "why"),
     [
-        (grouped(), 8, "it has 8 groups already"),
-        (grouped(), 16, "it has 8 groups already"),
+        (grouped(), 8, "it already has 8 groups"),
+        (grouped(), 16, "it already has 8 groups"),
         (grouped(), 3, "3 does not divide its 8 groups"),
         (grouped(channels=1), 2, "it is depthwise"),
         (grouped(groups=1), 2, "no grouped convolution"),

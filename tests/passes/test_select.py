@@ -185,7 +185,7 @@ NEAR_MISSES: dict[str, tuple[Block, str]] = {
     "small branch": (Block(maps=lambda block, x: (block.first(x), block.second(x).mean((2, 3), keepdim=True).relu())),
                      "the branches' shapes differ: "),
     "permuted branch": (Block(combine=lambda _, a, b, v, w: a * v + b[:, MOVED] * w),
-                        "a branch is no channels in sequence of one tensor"),
+                        "a branch is not a run of channels of one tensor"),
     "mixed images": (Block(combine=lambda _, a, b, v, w: a * v[[1, 0, 2]] + b * w[[1, 0, 2]]),
                      "it mixes the images of a batch"),
     "statistics of the input": (Block(fuse=lambda _, a, b, x: x.mean((2, 3), keepdim=True)),

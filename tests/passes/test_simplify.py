@@ -92,7 +92,7 @@ def bake(graph: onnx.GraphProto) -> None:
     ("change", "said"),
     [
         (scale_one_filter, "changed the function: logits differs by"),
-        (spoil, r"logits holds NaN or infinity now: node classifier/\S+ \(\w+\) is the first to make it"),
+        (spoil, r"logits now holds NaN or infinity: node classifier/\S+ \(\w+\) is the first to make it"),
         (fix_batch, r"changed the interface from input: float32\[batch, 3, 20, 24\] .* to input: float32\[2, "),
         (rename, r"changed the interface from .* to .* scores: "),
         (break_graph, r"onnx-simplifier broke the graph: node \S+ \(NoSuchOperator\): ONNX Runtime cannot load"),

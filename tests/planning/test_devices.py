@@ -99,13 +99,13 @@ def test_the_footnote_says_what_stands_on_no_page_as_it_is() -> None:
         (MEMORY, "", "memory_gb"),
         (MEMORY, "memory_gb = {}", "one of read, derived and memory"),
         (MEMORY, 'memory_gb = { read = "a100", memory = "x" }', "one of read, derived and memory"),
-        (MEMORY, 'memory_gb = { memory = "x", how = "y" }', "how is of a figure that was read"),
-        (MEMORY, 'memory_gb = { read = "a100", of = ["t4"] }', "of a figure that is derived"),
+        (MEMORY, 'memory_gb = { memory = "x", how = "y" }', "how requires a figure that was read"),
+        (MEMORY, 'memory_gb = { read = "a100", of = ["t4"] }', "requires a figure that is derived"),
         (MEMORY, 'memory_gb = { read = "blog" }', "the source 'blog' of a100 is not in the file"),
         ("[source.a100]", "[source.other]", "the source 'a100' of a100 is not in the file"),
         ("dla_cores = 1", "dla_cores = 0", "go together"),
         ("[source.a100]", "sparse_tops = 1.0\n[source.a100]", "sparse_tops"),
-        ("[source.a100]", "[", "no table of devices"),
+        ("[source.a100]", "[", "not a table of devices"),
     ],
 )
 def test_a_table_without_sound_evidence_is_refused(old: str, new: str, message: str) -> None:
@@ -149,13 +149,13 @@ def test_a_name_may_be_written_as_people_write_it(given: list[str], names: tuple
     ],
 )
 def test_an_unknown_name_lists_those_like_it_and_the_known(given: str, named: str, advice: str) -> None:
-    with pytest.raises(UsageError, match=f"no device named {named}") as error:
+    with pytest.raises(UsageError, match=f"there is no device {named}") as error:
         devices_named([given])
     assert error.value.advice.startswith(advice)
     assert error.value.advice.endswith("h100 or all")
 
 
 def test_no_name_lists_the_known() -> None:
-    with pytest.raises(UsageError, match="no device to plan for") as error:
+    with pytest.raises(UsageError, match="no device is given") as error:
         devices_named([])
     assert error.value.advice.startswith("--device takes orin-nano")

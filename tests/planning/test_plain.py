@@ -70,7 +70,7 @@ def test_nodes_without_names_get_some() -> None:
 
 @pytest.mark.parametrize("batch", [0, -3])
 def test_a_batch_below_one_is_refused(batch: int) -> None:
-    with pytest.raises(UsageError, match="at least one image"):
+    with pytest.raises(UsageError, match="must be at least 1"):
         plain(residual(), batch)
 
 

@@ -140,7 +140,7 @@ def test_a_range_that_an_older_skdeploy_raised_is_refused() -> None:
     name, held = next((name, held) for name, held in ranges.tensors.items() if held.threshold < 127 * SILENT)
     old = held.model_copy(update={"threshold": float(f"{127 * SILENT:.9g}")})
     edited = ranges.model_copy(update={"tensors": {**ranges.tensors, name: old}})
-    with pytest.raises(CalibrationError, match=f"the range of {name} is that of an older skdeploy"):
+    with pytest.raises(CalibrationError, match=f"an older skdeploy measured the range of {name}"):
         quantize(model, card, edited, half=False)
 
 

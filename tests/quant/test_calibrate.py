@@ -303,8 +303,8 @@ def test_a_percentile_that_is_zero_gives_way_to_the_largest_value(spec: ModelSpe
 def test_three_images_are_warned_about(spec: ModelSpec, graph: ir.Model) -> None:
     report = audit_of(calibrated(graph, spec, dataset(3)))
     assert report.used == 3
-    assert report.warnings()[0].startswith("3 images: ranges will not cover what the network sees in the field")
-    assert not any("will not cover" in text for text in audit_of(calibrated(graph, spec, dataset(120))).warnings())
+    assert report.warnings()[0].startswith("3 images: too few to cover what the network sees in the field")
+    assert not any("too few to cover" in text for text in audit_of(calibrated(graph, spec, dataset(120))).warnings())
 
 
 def test_noise_is_marked_in_the_data_and_in_the_audit(spec: ModelSpec, graph: ir.Model) -> None:
@@ -335,7 +335,7 @@ def test_an_unreadable_image_among_200_is_left_out_named_and_counted(
     report = audit_of(ranges)
     assert (ranges.data.images, report.used, report.asked) == (199, 199, 200)
     assert [image.name for image in report.unreadable] == [f"{place:03}.png"]
-    assert f"1 image could not be read and were left out, first {place:03}.png" in " ".join(report.warnings())
+    assert f"left out 1 image that could not be read; first: {place:03}.png" in " ".join(report.warnings())
     without = calibrated(graph, spec, images.take([index for index in range(200) if index != place]))
     assert ranges.tensors == without.tensors
     assert ranges.channel_means == without.channel_means

@@ -356,7 +356,7 @@ def result(max_drop: float, **drop: int) -> MixedPrecision:
 
 def test_too_few_images_to_tell_are_named() -> None:
     (note,) = result(0.2, images=100, lost=0, gained=0).notes
-    assert "the drop is 0.00 +- 3.00 points (95 %): 100 images do not prove" in note  # the rule of three
+    assert "the drop is 0.00 +- 3.00 points (95 %): 100 images are too few to prove" in note  # the rule of three
     assert "about 23,000 would" in note  # 100 * (3.0 / 0.2)^2 = 22,500
     (note,) = result(0.2, images=1000, lost=4, gained=3).notes
     assert "the drop is 0.10 +- 0.52 points" in note  # 1.96 * sqrt(7) / 10

@@ -270,7 +270,7 @@ def test_an_error_outside_ends_the_workers() -> None:
 
 @pytest.mark.parametrize("stated", [0, 9])
 def test_more_images_than_stated_are_an_error(stated: int) -> None:
-    with pytest.raises(CalibrationError, match=f"have {stated} images and got 10"):
+    with pytest.raises(CalibrationError, match=f"expected {stated} images and got 10"):
         observe(tiny(), ["input"], batches(pixels(10), 4), stated, method=CalibrationMethod.MSE)
 
 
@@ -286,7 +286,7 @@ def test_fewer_images_than_stated_are_what_is_left_when_some_cannot_be_read() ->
 
 @pytest.mark.parametrize("stated", [0, 5])
 def test_no_images_are_an_error(stated: int) -> None:
-    with pytest.raises(CalibrationError, match=f"have {stated} images and got 0"):
+    with pytest.raises(CalibrationError, match=f"expected {stated} images and got 0"):
         observe(tiny(), ["input"], iter(()), stated, method=CalibrationMethod.MINMAX)
 
 

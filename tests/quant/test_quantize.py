@@ -249,7 +249,7 @@ def test_ranges_of_another_preprocessing_or_image_size_are_refused_with_both_dig
 
 def test_a_file_that_lacks_anything_is_refused_and_says_what(spec: ModelSpec, graph: ir.Model, ranges: Ranges) -> None:
     for table, lacking in (
-        ("tensors", "have none for the tensor"),
+        ("tensors", "have no entry for the tensor"),
         ("channel_maxima", "0 channel maxima for"),
         ("channel_means", "0 channel means for"),
     ):

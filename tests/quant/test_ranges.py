@@ -151,7 +151,7 @@ def test_means_and_audits_that_are_no_numbers_are_refused_when_made(graph: ir.Mo
         Ranges.of(graph, spec, DATA, MSE, MEASURED, MAXIMA, MEANS, {"shift": math.nan})
     with pytest.raises(CalibrationError, match="tensors: "):
         Ranges.of(graph, spec, DATA, MSE, {}, MAXIMA, MEANS)
-    with pytest.raises(CalibrationError, match=r"'gone/Relu', which is no tensor of tiny's graph"):
+    with pytest.raises(CalibrationError, match=r"'gone/Relu', which is not a tensor of tiny's graph"):
         Ranges.of(graph, spec, DATA, MSE, {"gone/Relu": (0.0, 1.0, 1.0, None)}, MAXIMA, MEANS)
 
 
@@ -229,7 +229,7 @@ def test_many_problems_are_counted_not_listed(ranges: Ranges, tmp_path: Path) ->
 
 def test_another_schema_is_refused_as_such(ranges: Ranges, tmp_path: Path) -> None:
     path = edited(ranges, tmp_path / "r.json", lambda c: c.update(schema=2, tensors={"new": "form"}))
-    with pytest.raises(CalibrationError, match=r"have schema 2, and this skdeploy .* reads schema 1"):
+    with pytest.raises(CalibrationError, match=r"have schema 2, but this skdeploy .* reads schema 1"):
         load_ranges(path)
 
 
@@ -310,5 +310,5 @@ def test_ranges_of_another_preprocessing_are_refused_with_the_difference(
 
 
 def test_a_tensor_without_a_range_is_named(ranges: Ranges, graph: ir.Model, spec: ModelSpec) -> None:
-    with pytest.raises(CalibrationError, match=r"none for the tensor 'a/Relu' and 1 more: .* for other modules"):
+    with pytest.raises(CalibrationError, match=r"no entry for the tensor 'a/Relu' and 1 more: .* for other modules"):
         ranges.check_belongs(graph, spec, ["input", "a/Relu", "b/Relu"])

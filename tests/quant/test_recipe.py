@@ -173,7 +173,7 @@ def test_without_a_digest_any_images_will_do(tmp_path: Path) -> None:
 def test_fewer_images_than_asked_for_are_refused(tmp_path: Path) -> None:
     pixels(tmp_path, 3)
     recipe, path = load_recipe(str(write(tmp_path / "r.toml")))
-    with pytest.raises(CalibrationError, match=r"asks for 4 images, and .* has 3"):
+    with pytest.raises(CalibrationError, match=r"asks for 4 images, but .* has 3"):
         open_images(recipe, path)
 
 

@@ -221,10 +221,10 @@ def test_fp32_runs_once_and_each_unit_twice(spec: ModelSpec, ranges: Ranges) -> 
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        (np.zeros(59, np.int64), r"shape \(59,\), and there are 60 images"),
+        (np.zeros(59, np.int64), r"shape \(59,\), but there are 60 images"),
         (np.zeros((60, 1), np.int64), r"shape \(60, 1\)"),
         (np.zeros(60, np.float32), "labels are float32"),
-        (np.arange(60) % 6, "image 5 has label 5, and tiny has 5 classes"),
+        (np.arange(60) % 6, "image 5 has label 5, but tiny has 5 classes"),
         (-(np.arange(60) == 7).astype(np.int64), "image 7 has label -1"),
     ],
 )

@@ -323,7 +323,7 @@ def bench(ratio: float, others: float = 0.0) -> dict[str, Any]:
     times = {"min": 1.9 * ratio, "p50": 2.0 * ratio, "p90": 2.1 * ratio, "p99": 2.2 * ratio}
     machine = MachineState(
         before=(), during=(), after=(), load_average=0.0, cores=8, others=others, stolen=0.0,
-        warnings=(f"the machine was not idle: other processes took {others:.0%} of the cores' time",) if others else (),
+        warnings=(f"the machine was not idle: other processes used {others:.0%} of the cores' time",) if others else (),
     )  # fmt: skip
     batches = tuple(
         BatchLatency.model_validate(

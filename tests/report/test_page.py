@@ -245,7 +245,7 @@ def test_cells_sort_by_number_text_or_last() -> None:
 
 def test_lines_of_the_terminal_become_sentences_and_names_stay_names() -> None:
     assert sentence("no stage is to blame") == "No stage is to blame."
-    assert sentence("int8 says the same in 2") == "INT8 says the same in 2."
+    assert sentence("int8 agrees in 2") == "INT8 agrees in 2."
     assert sentence("model.onnx drops") == "model.onnx drops."
 
 

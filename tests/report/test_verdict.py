@@ -161,7 +161,7 @@ def test_a_bench_has_a_tile_and_its_doubts_come_before_its_figures_and_whether_i
         "Latency3.68 msp50, batch 1, model.plan, tensorrt on GPU <b>9000</b>; the machine was not at rest" in found.text
     )
     text = " ".join(found.sections["latency"].split())
-    order = ["not at rest", "other processes took 40%", "INT8 pays against FP16", "1.84x", "3.680", "1 receipt"]
+    order = ["not at rest", "other processes used 40%", "INT8 pays against FP16", "1.84x", "3.680", "1 receipt"]
     places = [text.index(words) for words in order]
     assert places == sorted(places)
 

@@ -112,9 +112,7 @@ def test_only_what_is_imagenets_is_confirmed_as_such(key: str) -> None:
     changed = spec.model_copy(update={"preprocess": other})
     changed = changed.model_copy(update={"assumed": Assumed(preprocessing=preprocessing_of(changed, "a layout"))})
     for refuse in (lambda: confirmed(changed, True, "net"), lambda: require_preprocessing({"net": changed}, True)):
-        with pytest.raises(
-            UsageError, match=f"of net is assumed {key} 0.5 0.5 0.5 \\(from a layout\\), which is not ImageNet's"
-        ):
+        with pytest.raises(UsageError, match=f"its assumed {key} 0.5 0.5 0.5 \\(from a layout\\) is not ImageNet's"):
             refuse()
 
 
@@ -124,5 +122,5 @@ def test_what_a_person_has_corrected_needs_no_confirmation() -> None:
         update={"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2), "interpolation": "bicubic"}
     )
     size = spec.input.model_copy(update={"height": 192, "width": 192})
-    with pytest.raises(UsageError, match="nothing is assumed"):
+    with pytest.raises(UsageError, match="is not needed"):
         confirmed(spec.model_copy(update={"preprocess": corrected, "input": size}), True, "net")

@@ -360,6 +360,6 @@ def test_parts_of_a_forward_that_cannot_be_followed_are_followed_by_themselves()
     assert [site.batch_norm for site in sites] == ["blocks.0.bn1", "blocks.0.bn2", "blocks.1.1"]
     assert difference(attach_selective_kernels(model), model) < SAME_FUNCTION
     with pytest.raises(
-        UsageError, match=r"of stem: torch\.fx cannot follow the forward of the model around it: TraceError"
+        UsageError, match=r"of stem: torch\.fx cannot trace the forward of the model around it: TraceError"
     ):
         convolutions_to_replace(model, "stem")

@@ -118,7 +118,7 @@ def test_a_card_alone_is_no_network_of_a_file_or_module(folder: Path, keys: str)
     before, rest = text.split("stem = {")
     path = folder / "cardless.toml"
     path.write_text(before + rest[rest.index("[input]") :], encoding="utf-8")
-    with pytest.raises(CardError, match="the network itself is in a file or module of yours"):
+    with pytest.raises(CardError, match="the network itself is in your own file or module"):
         load_card(str(path))
 
 

@@ -132,7 +132,7 @@ def test_every_branch_is_depthwise() -> None:
 
 def test_channels_without_a_half_are_refused() -> None:
     stages = [{"units": 1, "channels": 9}]
-    with pytest.raises(CardError, match="9 channels has no half"):
+    with pytest.raises(CardError, match="cannot split 9 channels in half"):
         build(network("shufflenet_v2", DENSE, **SHUFFLE | {"stages": stages}))
 
 

@@ -24,7 +24,7 @@ class PoolOptions(RewriteOptions):
         """Raises UsageError for a graph that takes images of any size."""
         if self.gap is not None and trace.dynamic_size:
             raise UsageError(
-                "--gap average-pool with --dynamic-size: a pool over the whole map must know its size",
+                "--gap average-pool cannot be used with --dynamic-size: a pool over the whole map needs a fixed size",
                 advice="leave one of them out; --imgsz sets a fixed size",
             )
 
@@ -54,12 +54,12 @@ class AveragePool(Station[PoolOptions, PoolFacts]):
         return write_graph(graph, out, facts, any_rank=has_any_rank(inputs.spec))
 
     def notes(self, facts: PoolFacts) -> tuple[str, ...]:
-        notes = [f"average pools: for {len(facts.average_pools)} means over the map, {_windows(facts)}"]
+        notes = [f"average pools: replace {len(facts.average_pools)} means over the map, {_windows(facts)}"]
         notes += [f"mean left as it is, {node}: {reason}" for node, reason in facts.means_left.items()]
         if facts.fp32_pools and facts.lowered:
             notes.append(
-                f"the pools of {len(facts.fp32_pools)} means stay FP32, as the gate's statistics must: a DLA leaves them to "
-                "the GPU"
+                f"the pools of {len(facts.fp32_pools)} means stay FP32 for the accuracy of the gates; a DLA "
+                "leaves them to the GPU"
             )
         return tuple(notes)
 
@@ -71,4 +71,4 @@ def _windows(facts: PoolFacts) -> str:
     rows = dict.fromkeys(facts.average_pools.values())
     shown = ", ".join(" then ".join(f"{height}x{width}" for height, width in row) for row in rows)
     large = any(size > LARGEST for row in rows for window in row for size in window)
-    return f"{shown}; DLA has none above {LARGEST}" if large else shown
+    return f"{shown}; a DLA has none above {LARGEST}" if large else shown

@@ -96,7 +96,7 @@ class GivenRanges(Station[NoOptions, RangesFacts]):
 
 
 def facts_of(ranges: Ranges, station: Literal["calibrate", "ranges"]) -> RangesFacts:
-    """What is said of ranges, measured here or given."""
+    """Notes on ranges, measured here or given."""
     from skdeploy.quant.calibrate import dead_tensors
 
     return RangesFacts(
@@ -112,10 +112,13 @@ def facts_of(ranges: Ranges, station: Literal["calibrate", "ranges"]) -> RangesF
 
 
 def calibration_notes(facts: RangesFacts) -> tuple[str, ...]:
-    """What makes the calibration images a poor guide to the field, in words."""
+    """Warnings about the calibration images."""
     notes = facts.audit.warnings() if facts.audit else ()
     dead = facts.dead_tensors
     if dead:
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
-        notes = (*notes, f"zero on every calibration image: {dead[0]}{more}; it got a range that every format holds")
+        notes = (
+            *notes,
+            f"zero on every calibration image: {dead[0]}{more}; its range is a default that every format can hold",
+        )
     return tuple(f"calibration: {note}" for note in notes)

@@ -23,7 +23,7 @@ from skdeploy.line.stations.parity import device_names
 
 @dataclass(frozen=True)
 class Engine(Station[BuildOptions, EngineFacts]):
-    """``last_seconds``: what the last build of the same engine took, which people are told while they wait."""
+    """``last_seconds``: what the last build of the same engine took, which is shown while people wait."""
 
     compiler: str
     last_seconds: float | None = None

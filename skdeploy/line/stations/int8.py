@@ -19,8 +19,9 @@ from skdeploy.line.written import has_any_rank, write_graph
 from skdeploy.quant.ranges import load_ranges
 
 ONNX_RUNTIME_HALF: Final = (
-    "INT8 beside FP16 is for TensorRT: ONNX Runtime's default optimiser rounds the FP16 biases of such a graph away (1.32), so "
-    "to run model.int8.onnx there yourself, set session.disable_quant_qdq to 1, or export with --int8-fallback fp32"
+    "INT8 with an FP16 fallback is for TensorRT: ONNX Runtime's default optimiser rounds the FP16 biases of "
+    "such a graph away (seen in 1.32). To run model.int8.onnx there yourself, set session.disable_quant_qdq "
+    "to 1, or export with --int8-fallback fp32"
 )
 
 
@@ -77,7 +78,8 @@ class Int8(Station[Int8Options, Int8Facts]):
         name, channels = next(iter(facts.raised_steps.items()))
         more = f", and in {len(facts.raised_steps) - 1} more" if len(facts.raised_steps) > 1 else ""
         said = (
-            f"INT8 beside FP16: {channels} output channel(s) of {name}{more} have weights so small that FP16 does not hold "
-            "their INT8 step; they got FP16's smallest and lose precision. --int8-fallback fp32 or --int8-keep keeps it"
+            f"{channels} output channel(s) of {name}{more} have weights so small that FP16 cannot hold their "
+            "INT8 step; they get the smallest FP16 step and lose precision. Use --int8-fallback fp32 or "
+            "--int8-keep to avoid that"
         )
         return (said,)

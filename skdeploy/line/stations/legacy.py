@@ -1,4 +1,4 @@
-"""What weakly typed TensorRT builds and DLA read: a calibration cache, and the FP32 graph that it belongs to."""
+"""Files for weakly typed TensorRT builds and DLA: a calibration cache, and the FP32 graph that it belongs to."""
 
 from __future__ import annotations
 

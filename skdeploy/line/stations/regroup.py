@@ -24,7 +24,7 @@ class RegroupOptions(RewriteOptions):
     def check(self) -> None:
         """Raises UsageError for what cannot be."""
         if self.regroup is not None and self.regroup < 1:
-            raise UsageError(f"--regroup {self.regroup}: at least 1 group")
+            raise UsageError(f"--regroup {self.regroup}: must be at least 1 group")
 
 
 class Regrouped(Station[RegroupOptions, RegroupFacts]):

@@ -41,7 +41,7 @@ class Select(Station[NoOptions, SelectFacts]):
 
     def notes(self, facts: SelectFacts) -> tuple[str, ...]:
         found, deployed = len(facts.rewritten), len(facts.in_deploy_form)
-        said = f"selective kernel blocks: {found} rewritten to the deploy form, {deployed} in it already"
+        said = f"selective kernel blocks: {found} rewritten to the deploy form, {deployed} already in it"
         if not found and not deployed:
             said = "no selective kernel blocks found: the graph is deployed as it is"
         return (said, *(f"left as it is, {miss}" for miss in facts.near_misses))
