@@ -11,8 +11,8 @@ from skdeploy.report.blocks import Trusted, visible
 UNBROKEN: Final = (
     26  # characters, of the longest option; a telephone of 400 px has room for them in any of the page's fonts
 )
-COMPOUND: Final = re.compile(r"\W*[^\W\d_]+(-[^\W\d_]+)+\W*")  # of plain English: may be broken at its hyphens
-SPLIT: Final = re.compile(r"(?<=[/._=:,])(?=\w)")  # where a longer path, module or address may be broken
+# Where paths, modules, addresses and options' names may be broken, and figures may not.
+SPLIT: Final = re.compile(r"(?<=[/_])(?=\w)|(?<=[.,=:])(?=[^\W\d])")
 
 
 def prose(text: str) -> Trusted:
@@ -30,8 +30,6 @@ def _words(text: str) -> str:
 
 
 def _word(word: str) -> str:
-    if len(word) > UNBROKEN:
-        return "<wbr>".join(map(escape, SPLIT.split(word)))
-    if ("-" in word or "/" in word) and not COMPOUND.fullmatch(word):  # where a browser breaks
+    if re.match(r"\W*-", word) and len(word) <= UNBROKEN:  # an option: a browser breaks it at its hyphens
         return f'<span class="w">{escape(word)}</span>'
-    return escape(word)
+    return "<wbr>".join(map(escape, SPLIT.split(word)))

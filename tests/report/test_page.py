@@ -252,6 +252,8 @@ def test_lines_of_the_terminal_become_sentences_and_names_stay_names() -> None:
 def test_prose_has_commands_as_code_keeps_options_whole_and_changes_no_letter() -> None:
     assert prose("`a --b` < c") == '<code>a <span class="w">--b</span></code> &lt; c'
     assert prose("one ` only") == "one ` only"
+    assert prose("94.80 1,234 -0.5") == '94.80 1,234 <span class="w">-0.5</span>'  # figures are never broken
+    assert prose("version_compatible") == "version_<wbr>compatible"
     path = "engines/tensorrt_rtx-int8.engine"
     assert prose(path).replace("<wbr>", "") == path
     assert prose(path).split("<wbr>") == ["engines/", "tensorrt_", "rtx-int8.", "engine"]
