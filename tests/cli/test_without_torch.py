@@ -93,7 +93,7 @@ def ended(exported: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
     results, imported = run_without(ABSENT, filled, folder)
     assert imported == []
     (report,) = folder.glob("verify.xml")
-    assert "in parity with model.traced.onnx on onnxruntime" in report.read_text(encoding="utf-8")
+    assert "verified against model.traced.onnx on onnxruntime" in report.read_text(encoding="utf-8")
     return dict(zip(commands, results, strict=True))
 
 
