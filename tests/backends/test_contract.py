@@ -153,7 +153,7 @@ def test_every_backend_is_found_by_name_and_has_the_interface() -> None:
 
 
 def test_an_unknown_backend_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="there is no backend 'openvino'") as refusal:
+    with pytest.raises(UsageError, match="no backend named 'openvino'") as refusal:
         backend("openvino")
     assert "onnxruntime" in refusal.value.advice
 
