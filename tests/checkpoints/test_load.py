@@ -162,7 +162,7 @@ def elsewhere(folder: Path) -> None:
             lambda folder: (folder / "cards/own").write_text("other bytes"),
             rf"sha256 is {OTHER_BYTES}, in the card {'0' * 64}",
         ),
-        (lambda folder: None, "that do not exist"),
+        (lambda folder: None, "that are not there"),
         (elsewhere, "outside its folder"),
     ],
     ids=["other bytes", "gone", "a link"],
