@@ -18,8 +18,6 @@ from skdeploy.backends import (
     onnxruntime,
     onnxruntime_cuda,
     onnxruntime_tensorrt,
-    tensorrt,
-    tensorrt_rtx,
 )
 from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Array, Session, validate_feeds
@@ -105,12 +103,12 @@ class EngineContract(BackendContract):
 
 @pytest.mark.gpu
 class TestTensorRT(EngineContract):
-    name = tensorrt.NAME
+    name = "tensorrt"
 
 
 @pytest.mark.gpu
 class TestTensorRTRTX(EngineContract):
-    name = tensorrt_rtx.NAME
+    name = "tensorrt_rtx"
 
 
 @pytest.mark.parametrize("name", BACKENDS)
