@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,13 +84,13 @@ def from_file(context: Any) -> str:
     return " ".join(words)
 
 
-def typed(names: Sequence[str]) -> list[str]:
-    """Of the options that are given, those of the command line, or all if none is: it wins over the file."""
+def typed(names: Iterable[str]) -> list[str]:
+    """Which of these options the command line gives."""
     from typer.main import get_current_context  # type: ignore[attr-defined]  # click's, which Typer does not export
 
     context = get_current_context()
     sources = {name: context.get_parameter_source(name) for name in names}
-    return [name for name, source in sources.items() if source and source.name == "COMMANDLINE"] or list(names)
+    return [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
 
 
 def _checked(place: str, value: Any, parameter: Any) -> Any:

@@ -49,6 +49,7 @@ def _export(
     from skdeploy.cli.config import typed
     from skdeploy.cli.console import bundle_json, conclude, print_bundle, print_steps
     from skdeploy.core.errors import UsageError
+    from skdeploy.core.options import all_flags_of
     from skdeploy.core.spec import Precision
     from skdeploy.line.building import gibibytes
     from skdeploy.line.export import run_line
@@ -57,17 +58,23 @@ def _export(
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
 
-    given = typed([name for name, is_given in precision.items() if is_given])
+    asked_for = [name for name, is_given in precision.items() if is_given]
+    given = typed(asked_for) or asked_for  # the command line wins over a file
     if len(given) > 1:
         raise UsageError(
             f"{' and '.join(FORMATS[name].precision.flag for name in given)} cannot be used together",
             advice="give one of them; --int8 keeps in FP16 what it does not quantize",
         )
+    chosen = FORMATS[given[0]].precision if given else Precision.FP32
     asked = ExportOptions(
         model,
         **options,
-        precision=FORMATS[given[0]].precision if given else Precision.FP32,
-        lowering=lowering,
+        precision=chosen,
+        # What a file says for other precisions waits until they are asked for.
+        lowering={
+            name: model if name == chosen or typed(key for key, *_ in all_flags_of(type(model))) else type(model)()
+            for name, model in lowering.items()
+        },
         rewrites=rewrites,
         profile=batch_profile(min_batch, opt_batch, max_batch),
         workspace_bytes=gibibytes("--workspace", workspace),

@@ -53,11 +53,13 @@ def test_options_of_the_file_apply_and_one_line_says_so(
 
 
 def test_the_command_line_wins_also_with_another_precision(run: Run, card: Path, images: Path) -> None:
-    write("[export]\nint8 = true\nopset = 20\n")
+    write(f'[export]\nint8 = true\ncalib = "{images}"\nequalize = false\nopset = 20\n')  # of INT8: waits for --int8
     precision, traced, err = exported(run, card, *QUICK, "--images", images, "--fp16", "--opset", 19)
     assert precision == "fp16"
     assert traced["opset"] == 19
     assert "--opset 20" not in err
+    refused = run("export", card, *QUICK, "--fp16", "--calib-num", 3)
+    assert (refused.code, "--calib" in refused.err) == (2, True)
 
 
 def test_an_environment_variable_wins_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
