@@ -98,5 +98,5 @@ class BlameReport(Frozen):
         return (
             f"{self.guilty} is to blame, and in it {part}module {blamed.module or '(top level)'}, tensor {blamed.tensor} "
             f"({blamed.operator} {blamed.node}): its inputs are {inputs}, it is {run}, "
-            f"and {own} of inputs without error; {blamed.words}"
+            f"and {own} with exact inputs; {blamed.words}"
         )

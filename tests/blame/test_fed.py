@@ -37,7 +37,7 @@ def test_blue_and_red_swapped_on_one_side() -> None:
     assert report.guilty == "preprocessing"
     assert report.fed_to == "model.onnx"
     assert report.verdict.startswith("the preprocessing is to blame: the input of model.onnx is not the card's")
-    assert "before normalisation, its channels are in reverse order: BGR for RGB" in report.verdict
+    assert "before normalisation, its channels are in reverse order, such as BGR for RGB" in report.verdict
 
 
 @pytest.mark.parametrize(

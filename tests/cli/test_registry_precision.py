@@ -131,7 +131,7 @@ def test_other_verbs_take_a_bundle_of_it(export: Run, run: Run, images: Path, tm
     [
         (("--coarse", "--int8"), "--int8 and --coarse cannot be used together"),
         (("--coarse", "--relu", "max", "--attention"), "--relu max with --attention"),
-        (("--fp16", "--coarse-spare", "Gemm"), "--coarse-spare is for COARSE, but this export is FP16"),
+        (("--fp16", "--coarse-spare", "Gemm"), "--coarse-spare is for COARSE, and this is an export to FP16"),
     ],
 )
 def test_what_contradicts_itself_is_refused(export: Run, arguments: tuple[str, ...], message: str) -> None:

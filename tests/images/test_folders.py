@@ -107,7 +107,7 @@ def test_files_that_are_no_images_change_nothing(tmp_path: Path) -> None:
 def test_images_of_other_kinds_are_said(tmp_path: Path) -> None:
     touch(tmp_path, "bag/1.png", "coat/1.png", "coat/2.GIF", "coat/3.gif", "bag/x.heic")
     (note,) = open_dataset(tmp_path).notes
-    assert "2 .gif, 1 .heic (first bag/x.heic)" in note
+    assert "2 .gif, 1 .heic (first: bag/x.heic)" in note
     touch(tmp_path / "only", "x.gif")
     with pytest.raises(UsageError, match=r"no images in .*1 \.gif"):
         open_dataset(tmp_path / "only")

@@ -85,7 +85,7 @@ def test_class_folders_that_would_be_guessed_are_refused(
 def test_numbers_on_a_card_with_labels_are_counted_once_their_order_is_said(tmp_path: Path) -> None:
     """Folders 0, 1, ... are how MNIST and CIFAR are unpacked; the labels alone do not say that they are its numbers."""
     dataset = folders(tmp_path, "8", "0")
-    with refused(UsageError, r"2 of 2 class folders .* no labels", "--class-order number"):
+    with refused(UsageError, r"2 of 2 class folders .* are not labels", "--class-order number"):
         as_the_network_counts(dataset, FASHION)
     assert labels_of(dataset, FASHION.model_copy(update={"class_order": "number"})) == {"8": 8, "0": 0}
     named = of(5, labels=("8", "a", "b", "c", "0"), class_order="number")  # labels come first

@@ -213,7 +213,7 @@ def test_a_session_that_varies_with_the_batch_is_caught(tiny: ModelSpec, answer:
     found = invariance(Answering(tiny, answer), crops(9), tiny, 1e-2)
     assert found is not None
     assert found.verdict == "fail"
-    assert found.problem.startswith("differs by")
+    assert found.problem.startswith("images differ by")
     assert found.problem.rpartition(" ")[2] in batch.split("|")
     assert type(found).model_validate_json(found.model_dump_json()) == found
 

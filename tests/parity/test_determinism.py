@@ -172,7 +172,7 @@ def test_an_engine_whose_graph_is_gone_is_not_rebuilt(bundle: Bundle) -> None:
 def test_a_manifest_that_does_not_say_how_is_refused(bundle: Bundle) -> None:
     engine = engine_of(bundle)
     silent = engine.provenance.model_copy(update={"options": {"compiler": "tensorrt_rtx"}})
-    with pytest.raises(IntegrityError, match="does not say how"):
+    with pytest.raises(IntegrityError, match="does not show how"):
         recorded_options(bundle, engine.model_copy(update={"provenance": silent}))
 
 

@@ -108,7 +108,7 @@ def test_the_planners_rules_for_dla_refuse_the_mean_and_take_its_pools(pixels: i
         1 + (pixels > 8) + (pixels > 64)
     )
     odd = AveragePoolForMean()(mean(size=(22, 22))).model
-    assert [refusal(node, {}) for node in odd.graph] == ["AveragePool: window from 1 to 8"]
+    assert [refusal(node, {}) for node in odd.graph] == ["AveragePool: window must be from 1 to 8"]
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_external_weights_are_inlined(exported: bytes, network: nn.Module, tmp_p
     ("left", "said", "advice"),
     [
         (None, r"are in weights\.bin, which does not exist", "copy weights.bin"),
-        (-1, r"are bytes \d+ to \d+ of weights\.bin, which has only \d+", "truncated"),
+        (-1, r"are bytes \d+ to \d+ of weights\.bin, which has only \d+", "cut off"),
     ],
 )
 def test_missing_and_truncated_external_weights_are_told(
