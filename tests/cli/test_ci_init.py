@@ -192,7 +192,7 @@ def test_gitlab_gets_the_same_commands(run: Run, made: Path, repository: Path) -
     assert pipeline["skdeploy"]["after_script"] == [steps["Report"]]
 
 
-@pytest.mark.parametrize("kind", ["onnx", "module", "zoo"])
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("module", marks=pytest.mark.slow), "zoo"])
 def test_every_kind_of_source_is_named_as_its_export_was(
     kind: str,
     run: Run,

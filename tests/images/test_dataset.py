@@ -156,7 +156,11 @@ def test_arrays_of_another_shape_are_refused(shape: tuple[int, ...], tmp_path: P
 @pytest.mark.parametrize(
     ("images", "looks", "undo"),
     [
-        (np.linspace(-2.1, 2.6, 192, dtype=np.float32), "from -2.1 to 2.6: these seem to be normalised already", "before mean and std"),
+        (
+            np.linspace(-2.1, 2.6, 192, dtype=np.float32),
+            "from -2.1 to 2.6: these seem to be normalised already",
+            "before mean and std",
+        ),
         (np.linspace(0, 1, 192), "from 0 to 1: pixels scaled to 0..1", "np.rint(255 * images).astype(np.uint8)"),
         (np.linspace(0, 255, 192, dtype=np.float16), "from 0 to 255: pixels of 0..255 in", "np.rint(images).astype"),
         (np.arange(192), "from 0 to 191: pixels of 0..255 in the wrong type", "np.rint(images).astype(np.uint8)"),

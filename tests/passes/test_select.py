@@ -42,7 +42,8 @@ from tests.graphs.networks import FLOAT32_ERROR, Array, card, images, relative_e
 
 EXPORTS = [
     *itertools.product(["torchscript"], [11, 13, 17, 18, 20], [False, True]),
-    *itertools.product(["dynamo"], [18, 21], [False, True]),  # 20 was as 18, and took as long
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in itertools.product(["dynamo"], [18], [False, True])),
+    *itertools.product(["dynamo"], [21], [False, True]),  # 20 is as 18, and takes as long
 ]
 SHAPE = (12, 10)  # of the images that the networks of tests/graphs/foreign.py are exported with
 
