@@ -77,9 +77,11 @@ class Terminal:
     def _write(self, content: Text | Table, *, always: bool = False) -> None:
         own = voice()
         if own.keeps_log:
-            plain = Console(file=io.StringIO(), width=LOG_WIDTH, markup=False, emoji=False)
-            plain.print(content, soft_wrap=isinstance(content, Text))
-            own.log(plain.file.getvalue())  # type: ignore[attr-defined]  # the StringIO
+            plain = io.StringIO()
+            Console(file=plain, width=LOG_WIDTH, markup=False, emoji=False).print(
+                content, soft_wrap=isinstance(content, Text)
+            )
+            own.log(plain.getvalue())
         if always or not own.quiet:
             self._console.print(content, soft_wrap=isinstance(content, Text))
 

@@ -315,7 +315,7 @@ def test_the_findings_have_every_stage_and_end_with_the_verdict(copy_of: Bundles
     edit_constant(bundle, "model.onnx", "classifier.bias", lambda bias: bias + 10)
     report = blamed(bundle)
     table, *_, last = blame_findings(report).blocks
-    assert isinstance(table, Table)
+    assert isinstance(table, Table)  # a block may be of another kind
     assert [row[0].text for row in table.rows] == [stage.stage for stage in report.stages]
     assert last == Finding("blame", "blame", "fail", report.verdict)
     assert "module classifier, tensor logits (Gemm classifier/Gemm)" in report.verdict

@@ -123,8 +123,6 @@ def run_example(run: Run, verb: str, line: str) -> Result:
     "verb", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SHOWN]
 )
 def test_every_example_runs(verb: str, run: Run, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if verb == "ci-init":
-        pytest.skip("it needs a repository that exported the bundle: test_ci_init.py makes one")
     if verb == "build" and (reason := engines.obstacle("tensorrt_rtx")[0]):
         pytest.skip(reason)
     monkeypatch.chdir(shutil.copytree(shelf, tmp_path / "shelf"))

@@ -29,7 +29,7 @@ def test_a_network_of_another_family_goes_through_the_whole_line(run: Run, image
     assert done.code == 0, done.err
 
     made = load_bundle(bundle)
-    assert isinstance(made.manifest.model.network, toy_family.ToySpec)
+    assert isinstance(made.manifest.model.network, toy_family.ToySpec)  # no other family took it
     assert made.manifest.artifacts[0].facts.dump()["layout"] == "toy"
     assert [graph.precision for graph in made.graphs] == ["fp32", "fp32", "coarse", "coarse"]
     assert made.graphs[-2].facts_as(toy_precision.CoarseFacts).rounded > 0
