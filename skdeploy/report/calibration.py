@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from skdeploy.bundle.contents import RANGES
 from skdeploy.images.audit_report import AuditReport, audit_of
@@ -22,12 +22,10 @@ from skdeploy.report.blocks import (
     percent,
 )
 from skdeploy.report.findings import Findings
-from skdeploy.report.plots import Axis, Row, rows_figure
+from skdeploy.report.plots import TALL, Axis, Row, rows_figure
 
 if TYPE_CHECKING:
     from skdeploy.quant.ranges import Ranges, TensorRange
-
-TALL: Final = 40  # rows of a drawing; the table has all
 
 
 def calibration_findings(ranges: Ranges) -> Section:

@@ -31,13 +31,12 @@ from skdeploy.report.blocks import (
     percent_text,
 )
 from skdeploy.report.findings import Findings
-from skdeploy.report.plots import Axis, Reference, Row, rows_figure
+from skdeploy.report.plots import TALL, Axis, Reference, Row, rows_figure
 
 if TYPE_CHECKING:
     from skdeploy.quant.mixed import MixedPrecision
     from skdeploy.quant.sensitivity import Effect, SensitivityReport
 
-TALL: Final = 40  # rows of a drawing; the table has all
 SENSITIVITY: Final = "evidence/sensitivity.json"
 
 

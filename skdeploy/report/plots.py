@@ -21,6 +21,7 @@ NARROW: Final = 328  # px: a telephone of 400 px less margins
 PANEL: Final = 240  # px: three in a row of WIDE, one on a telephone
 CHARACTER: Final = 6.4  # px, of the page's 12 px font: an average that no name of digits and dots exceeds
 ROW: Final = 24
+TALL: Final = 40  # rows of a drawing; the table beside it has all
 INSET: Final = 8  # px between the end of an axis and the first marker
 STYLES: Final = 5
 SUPERSCRIPT: Final = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
