@@ -257,9 +257,7 @@ def _predict(
         tell.note(note)
     reused = predictions.done
     if reused == len(dataset):
-        tell.note(
-            f"predictions are reused from an earlier run of the same evaluation, {cache.path}; --fresh makes new ones"
-        )
+        tell.note("predictions of an earlier run are reused; `skdeploy evaluate --fresh` makes new ones")
     elif reused:
         tell.note(f"an earlier run was interrupted after {reused:,} of {len(dataset):,} images: continuing from there")
     predict_all(opened, dataset, options.batch, predictions, cache.save, tell)

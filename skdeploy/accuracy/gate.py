@@ -162,18 +162,19 @@ class Evaluation(Frozen):
 
     def check(self, *, allow_inconclusive: bool = False) -> None:
         """Raises AccuracyError for a drop that is beyond the budget, or not shown to be within it."""
-        failed = [pair.sentence for pair in self.pairs if pair.decision == "fail"]
+        failed = [
+            f"{pair.second} drops by {pair.drop:+.2f} points of top-1, {pair.max_drop:g} allowed"
+            for pair in self.pairs
+            if pair.decision == "fail"
+        ]
         failed += self.baseline.failures if self.baseline else ()
         if failed:
-            raise AccuracyError(
-                "accuracy is out of its budget:\n" + "\n".join(f"  {line}" for line in failed),
-                advice=LESS_DROP,
-            )
-        doubtful = [pair.sentence for pair in self.pairs if pair.decision == "inconclusive"]
+            raise AccuracyError(f"accuracy is out of its budget: {'; '.join(failed)}", advice=LESS_DROP)
+        doubtful = [pair for pair in self.pairs if pair.decision == "inconclusive"]
         if doubtful and not allow_inconclusive:
+            named = ", ".join(f"{pair.second} ({pair.max_drop:g} points allowed)" for pair in doubtful)
             raise AccuracyError(
-                "there are too few images to decide whether accuracy is within its budget:\n"
-                + "\n".join(f"  {line}" for line in doubtful),
+                f"too few images to decide whether accuracy is within its budget: {named}",
                 advice="give more images (--data, --num-images), a wider budget (--max-drop), or --allow-inconclusive",
             )
 

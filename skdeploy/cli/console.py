@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import BaseModel
@@ -19,6 +19,9 @@ from skdeploy.parity.report import ParityReport
 from skdeploy.quant.ranges import Ranges
 from skdeploy.report.terminal import STYLES, Terminal
 from skdeploy.report.voice import voice
+
+if TYPE_CHECKING:
+    from skdeploy.accuracy.gate import Evaluation
 
 
 def write_json(content: Any, indent: int | None = 2) -> None:
@@ -73,16 +76,17 @@ def print_bundle(
     report: ParityReport | None,
     verdict: Verdict,
     reused: Collection[str] = (),
-    seconds: float | None = None,
+    accuracy: Evaluation | None = None,
 ) -> None:
-    """The verdict, and the findings on the bundle."""
+    """The verdict, and the findings on the bundle; with ``accuracy``, those that were made with it."""
+    from skdeploy.report.accuracy import accuracy_findings
     from skdeploy.report.bundle import bundle_findings
 
     print_verdict(verdict)
     terminal = Terminal()
-    terminal.section(bundle_findings(bundle, report, reused))
-    if seconds is not None:
-        terminal.say(f"done in {seconds:.1f} s")
+    terminal.section(bundle_findings(bundle, report, reused, evaluated=accuracy is not None))
+    if accuracy is not None:
+        terminal.section(accuracy_findings(accuracy, runs=False))
 
 
 def ranges_json(ranges: Ranges, path: Path) -> dict[str, Any]:

@@ -54,7 +54,6 @@ def _export(
     from skdeploy.line.building import gibibytes
     from skdeploy.line.export import run_line
     from skdeploy.line.options import batch_profile
-    from skdeploy.report.accuracy import accuracy_findings
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
 
@@ -82,18 +81,16 @@ def _export(
     )
     with ConsoleProgress() as progress:
         result = run_line(asked, progress)
-    found, taken = (result.bundle, result.parity, result.verdict), (result.reused, result.seconds)
-    steps = result.steps
+    found, steps = (result.bundle, result.parity, result.verdict, result.reused), result.steps
 
     def show() -> None:
-        print_bundle(*found, *taken)
-        if result.accuracy is not None:
-            Terminal().section(accuracy_findings(result.accuracy))
+        print_bundle(*found, result.accuracy)
+        Terminal().say(f"done in {result.seconds:.1f} s")
         print_steps(steps)
 
     def content() -> dict[str, Any]:
         accuracy = None if result.accuracy is None else result.accuracy.model_dump(mode="json")
-        return bundle_json(*found, *taken) | {"accuracy": accuracy, "on_the_device": list(steps)}
+        return bundle_json(*found, result.seconds) | {"accuracy": accuracy, "on_the_device": list(steps)}
 
     conclude(result.check, show=show, content=content, as_json=json)
 

@@ -49,7 +49,8 @@ def _ask() -> tuple[tuple[CudaDevice, ...], str, str]:
     try:
         driver = ctypes.CDLL(DRIVER_LIBRARY)
     except OSError as error:
-        return (), "", f"no NVIDIA driver: {error}"
+        absent = "No such file" in str(error)  # the loader's words; anything else is a driver that is there and broken
+        return (), "", f"no NVIDIA driver{f' ({DRIVER_LIBRARY} not found)' if absent else f': {error}'}"
     version = ""
     try:
         _call(driver, "cuInit", 0)

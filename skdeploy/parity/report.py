@@ -44,7 +44,7 @@ class HeadroomReport(Frozen):
     def sentence(self) -> str:
         """The least headroom in words; empty where there is no tensor."""
         return "".join(
-            f"FP16 headroom is at least {row.headroom:,.2f}x, at {row.tensor} on {self.images:,} "
+            f"FP16 headroom is at least {times_text(row.headroom)}, at {row.tensor} on {self.images:,} "
             f"images of {self.dataset}; {MIN_HEADROOM:g}x is needed"
             for row in self.tensors[:1]
         )
@@ -123,7 +123,7 @@ class Comparison(Frozen):
             return tuple(f"{self.place}: {problem}" for problem in self.problems)
         if self.proof is not None:
             return (f"{self.artifact}: in parity on {self.proof.place}; not run here: {self.reason}",)
-        return (f"{self.place}: no receipt, no claim: it ran neither here nor on a device: {self.reason}",)
+        return (f"{self.place}: not run here ({self.reason}), and there is no receipt from a device",)
 
     @property
     def proof(self) -> ReceiptNote | None:
@@ -317,6 +317,11 @@ class ParityReport(Frozen):
     def of(self, artifact: str) -> Comparison | None:
         """The comparison of one artifact."""
         return next((c for c in self.comparisons if c.artifact == artifact), None)
+
+
+def times_text(headroom: float) -> str:
+    """A ratio in words: two decimals where it is near its limit of 2, none where it is far from it."""
+    return f"{headroom:,.2f}x" if headroom < 100 else f"{headroom:,.0f}x"
 
 
 def suite_name(result: SuiteResult) -> str:

@@ -36,15 +36,18 @@ WEAKEST: Final = 3
 CONFUSIONS: Final = 50  # pairs of classes in the table: those that happen most
 
 
-def accuracy_findings(evaluation: Evaluation, *, allow_inconclusive: bool = True) -> Section:
-    """Each artifact's accuracy, what the gate and the baseline decided, and what the figures do not cover."""
+def accuracy_findings(evaluation: Evaluation, *, allow_inconclusive: bool = True, runs: bool = True) -> Section:
+    """Each artifact's accuracy, what the gate and the baseline decided, and what the figures do not cover.
+
+    Without ``runs``, engines that cannot run here are left out: something else has named them.
+    """
     blocks: list[Block] = [_accuracy_table(evaluation)]
-    blocks += [Text(_weakest(report)) for report in evaluation.accuracies[-1:]]
     blocks += [_pair_finding(pair, allow_inconclusive) for pair in evaluation.pairs]
     if (baseline := evaluation.baseline) is not None:
         blocks += [Finding("baseline", row.artifact, row.verdict, baseline.sentence(row)) for row in baseline.rows]
+    blocks += [Text(_weakest(report)) for report in evaluation.accuracies[-1:]]
     blocks += [Text(note, "warn") for note in (*evaluation.image_notes, *_not_covered(evaluation))]
-    for absent in evaluation.not_evaluated:
+    for absent in evaluation.not_evaluated if runs else ():
         place = f"{absent.artifact} on {absent.backend}"
         blocks.append(Finding("accuracy", place, "skip", f"{place}: not evaluated here: {absent.reason}"))
     lead = (

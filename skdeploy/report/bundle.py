@@ -21,17 +21,22 @@ if TYPE_CHECKING:
 
 
 def bundle_findings(
-    bundle: Bundle, report: ParityReport | None, reused: Collection[str] = (), *, required: bool = False
+    bundle: Bundle,
+    report: ParityReport | None,
+    reused: Collection[str] = (),
+    *,
+    required: bool = False,
+    evaluated: bool = False,
 ) -> Section:
     """The artifacts and what they were compared with, then notes, headroom, INT8 and engines.
 
-    ``reused`` and ``required`` as of ``parity_findings``.
+    ``reused`` and ``required`` as of ``parity_findings``. ``evaluated``: findings on accuracy follow these.
     """
     parity = parity_findings(bundle, report, reused=reused, required=required)
     table, *compared = parity.blocks
     lead = f"{bundle.manifest.model.name} {bundle.manifest.precision.words}  ->  {bundle.folder}"
     against = () if report is None else (Text(f"reference: {report.reference}, on {report.images_text}"),)
-    return Section("bundle", "Bundle", lead, (table, *against, *compared, *_made(bundle)))
+    return Section("bundle", "Bundle", lead, (table, *against, *compared, *_made(bundle, evaluated=evaluated)))
 
 
 def verification_findings(verification: Verification) -> Section:
@@ -44,20 +49,21 @@ def verification_findings(verification: Verification) -> Section:
     return replace(found, blocks=(*found.blocks, digests, *receipt_findings(report), *written))
 
 
-def _made(bundle: Bundle) -> Iterator[Block]:
+def _made(bundle: Bundle, *, evaluated: bool) -> Iterator[Block]:
     """Findings of the stations that made the artifacts."""
+    graph, ranges = bundle.artifact(contents.INT8), bundle.artifact(contents.RANGES)
+    if graph is not None and ranges is not None:
+        yield Text(int8_text(graph))
     if (mixed := bundle.artifact(contents.MIXED)) is not None:
         from skdeploy.quant.mixed import MixedPrecision
 
-        yield from mixed_findings(MixedPrecision.model_validate_json(bundle.check(mixed).read_text(encoding="utf-8")))
+        found = MixedPrecision.model_validate_json(bundle.check(mixed).read_text(encoding="utf-8"))
+        yield from mixed_findings(found, evaluated=evaluated)
     yield from (Text(note, "warn") for note in bundle.manifest.notes)
     if (headroom := headroom_of(bundle)) is not None:
         yield from headroom_findings(headroom).blocks
-    graph, ranges = bundle.artifact(contents.INT8), bundle.artifact(contents.RANGES)
-    if graph is not None and ranges is not None:
-        if (audit := ranges.facts_as(RangesFacts).audit) is not None:
-            yield audit_facts(audit)
-        yield Text(int8_text(graph))
+    if graph is not None and ranges is not None and (audit := ranges.facts_as(RangesFacts).audit) is not None:
+        yield audit_facts(audit)
     yield from engine_texts(bundle)
 
 

@@ -49,23 +49,29 @@ def calibration_findings(ranges: Ranges) -> Section:
 def audit_facts(audit: AuditReport) -> Facts:
     """Facts about the calibration images."""
     classes, overlap = audit.classes, audit.overlap
-    rows = [("used", f"{audit.used:,} of {audit.asked:,} asked for, {len(audit.unreadable)} unreadable")]
-    rows.append(("from", audit.dataset))
+    used = [f"{counted(audit.used, 'image')} from {audit.dataset}"]
+    used += [f"{audit.asked:,} asked for"] if audit.used < audit.asked else []
+    used += [f"{len(audit.unreadable):,} unreadable"] if audit.unreadable else []
+    rows = [("used", ", ".join(used))]
     covered = "not known, without labels"
     if classes is not None:
         covered = f"{classes.covered} of {classes.total}, {classes.fewest} to {classes.most} images each"
     rows.append(("classes", covered))
-    rows.append(("duplicates", f"{audit.exact.count} exact, {audit.near.count} near"))
+    rows.append(("duplicates", _counts({"exact": audit.exact.count, "near": audit.near.count})))
     if overlap is not None:
-        shared = (
-            f"{overlap.exact.count} exact, {overlap.near.count} near, of {overlap.images:,} images of {overlap.dataset}"
-        )
-        rows.append(("shared with the evaluation", shared))
-    odd = f"{audit.constant.count} of one colour, {audit.clipped.count} clipped, {audit.enlarged.count} enlarged"
-    rows.append(("unlike the field", odd))
+        shared = _counts({"exact": overlap.exact.count, "near": overlap.near.count})
+        rows.append((f"shared with the {overlap.images:,} images of {overlap.dataset}", shared))
+    odd = {"of one colour": audit.constant.count, "clipped": audit.clipped.count, "enlarged": audit.enlarged.count}
+    if any(odd.values()):
+        rows.append(("unlike the field", _counts(odd)))
     if audit.converted:
         rows.append(("converted", "; ".join(f"{times} {what}" for what, times in audit.converted.items())))
     return Facts(tuple(rows), "calibration images")
+
+
+def _counts(counts: dict[str, int]) -> str:
+    """Those that are not 0, or none."""
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "none"
 
 
 def calibration_section(found: Findings) -> Section | None:

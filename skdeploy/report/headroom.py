@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from skdeploy.bundle.contents import HEADROOM
-from skdeploy.parity.report import MIN_HEADROOM, HeadroomReport
+from skdeploy.parity.report import MIN_HEADROOM, HeadroomReport, times_text
 from skdeploy.report.blocks import Cell, Figure, Finding, Fold, Section, Table, columns, name, number
 from skdeploy.report.findings import Findings
 from skdeploy.report.plots import Axis, Reference, Row, rows_figure
@@ -47,7 +47,7 @@ def _headroom_figure(report: HeadroomReport) -> Figure:
     rows = [
         Row(
             row.tensor,
-            _times(row.headroom),
+            times_text(row.headroom),
             bar=(None, row.headroom),
             tone="bad" if row.headroom < MIN_HEADROOM else "",
         )
@@ -67,11 +67,7 @@ def _headroom_figure(report: HeadroomReport) -> Figure:
 def _headroom_table(report: HeadroomReport) -> Table:
     heads = columns("tensor", ">largest magnitude", ">headroom")
     rows = tuple(
-        (name(row.tensor), number(row.max_abs, ".4g"), Cell(f"{row.headroom:,.1f}x", row.headroom))
+        (name(row.tensor), number(row.max_abs, ".4g"), Cell(times_text(row.headroom), row.headroom))
         for row in report.tensors
     )
     return Table("Headroom of every FP16 tensor, least first", heads, rows, HEADROOM)
-
-
-def _times(headroom: float) -> str:
-    return f"{headroom:,.3g}x" if headroom < 1000 else f"{headroom:,.0f}x"

@@ -69,10 +69,10 @@ def int8_text(graph: Artifact) -> str:
     """How much of the computation is INT8, and what stays in the fallback and why."""
     facts = graph.facts_as(Int8Facts)
     weights, reasons = len(facts.int8_weights), Counter(facts.kept.values())
-    stayed = "; ".join(f"{times} {reason}" for reason, times in reasons.items()) or "none"
+    stayed = ", ".join(f"{times} ({reason})" for reason, times in reasons.items())
     return (
         f"{percent_text(facts.int8_macs, 1)} of the computation is INT8: {weights} of {weights + len(facts.kept)} layers with "
-        f"weights; in {str(facts.fallback or '').upper()}: {stayed}"
+        f"weights" + (f"; in {str(facts.fallback or '').upper()}: {stayed}" if stayed else "")
     )
 
 
@@ -128,14 +128,18 @@ def _change(effect: Effect, against: Effect) -> Cell:
     return Cell(f"{100 * (now - then):+.2f}", now - then, note=percent_text(now))
 
 
-def mixed_findings(mixed: MixedPrecision) -> Iterator[Block]:
-    """The units that stayed in the fallback under ``--max-drop``, why, and what it saved."""
+def mixed_findings(mixed: MixedPrecision, *, evaluated: bool = False) -> Iterator[Block]:
+    """The units that stayed in the fallback under ``--max-drop``, why, and what it saved.
+
+    ``evaluated``: what it cost on these images is said elsewhere.
+    """
     drop, runs = mixed.drop, mixed.evaluations
-    yield Text(
-        f"top-1 {percent_text(mixed.top1)}, FP32 {percent_text(mixed.fp32_top1)}: a drop of {drop.points:.2f} points "
-        f"(standard error {drop.standard_error:.2f}), allowed {mixed.max_drop:g}, on {mixed.images:,} images of "
-        f"{mixed.dataset}: {drop.lost} lost, {drop.gained} gained"
-    )
+    if not evaluated:
+        yield Text(
+            f"top-1 {percent_text(mixed.top1)}, FP32 {percent_text(mixed.fp32_top1)}: a drop of {drop.points:.2f} points "
+            f"(standard error {drop.standard_error:.2f}), allowed {mixed.max_drop:g}, on {mixed.images:,} images of "
+            f"{mixed.dataset}: {drop.lost} lost, {drop.gained} gained"
+        )
     if mixed.kept:
         yield _kept_table(mixed)
         yield Text(
@@ -143,12 +147,12 @@ def mixed_findings(mixed: MixedPrecision) -> Iterator[Block]:
             f"the INT8 ones; saved: from there to the mix's {mixed.sqnr_db:.1f} dB; drop: in points with it added, where run"
         )
         yield Text("to ask for the same again: " + " ".join(f"--int8-keep '{pattern}'" for pattern in mixed.keep))
-    yield Text(
-        f"{percent_text(mixed.int8_mac_share, 1)} of the MACs are INT8; {len(mixed.kept)} of {mixed.units} units kept; "
-        f"{counted(runs, 'run')} of INT8 on all images"
-        + (f", {mixed.units} units on {mixed.ranking_images}" if runs > 1 else "")
-    )
-    yield from (Text(note, "warn") for note in mixed.notes)
+        yield Text(
+            f"{len(mixed.kept)} of {mixed.units} units kept out of INT8; {counted(runs, 'run')} of INT8 on all images"
+            + (f", {mixed.units} units on {mixed.ranking_images}" if runs > 1 else "")
+        )
+    if not evaluated:
+        yield from (Text(note, "warn") for note in mixed.notes)
 
 
 def _kept_table(mixed: MixedPrecision) -> Table:

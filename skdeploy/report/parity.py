@@ -71,9 +71,9 @@ def parity_findings(
     if (batch := report.batch_invariance) is not None:
         sizes = ", ".join(map(str, batch.batches))
         text = batch.problem or f"batch size does not change the result ({sizes} tried)"
-        said = (
-            f"{batch.artifact}: {text}: within {batch.max_rel_error:.1e} of the largest, {batch.tolerance:g} is allowed"
-        )
+        by = f"within {batch.max_rel_error:.1e} of the largest value; " if not batch.problem else ""
+        limit = f": {by}{batch.tolerance:g} is allowed" if batch.max_rel_error else ""
+        said = f"{batch.artifact}: {text}{limit}"
         blocks.append(Finding("batch", batch.artifact, JUDGED[batch.verdict][2], said))
     repeated = [*_run_to_run(report), *map(_rebuild, report.rebuilds)]
     blocks += [finding for finding in repeated if finding.outcome == "fail"]

@@ -144,7 +144,7 @@ class Terminal:
 
 
 def _drawn(table: blocks.Table, count: int, whole: Sequence[str], *, notes: bool) -> Table:
-    """The first ``count`` columns."""
+    """The first ``count`` columns, without rows that have nothing beside their name in them."""
     drawn = Table(box=None, pad_edge=False)
     for column in table.columns[:count]:
         whole_column = column.numeric or column.label in whole
@@ -152,6 +152,7 @@ def _drawn(table: blocks.Table, count: int, whole: Sequence[str], *, notes: bool
         drawn.add_column(column.label, justify=justify, overflow="fold", no_wrap=whole_column)
     for row in table.rows:
         cells = zip(table.columns, row[:count], strict=False)
-        texts = (cell.whole if notes or not column.numeric else cell.text for column, cell in cells)
-        drawn.add_row(*(Text(text, STYLES[cell.tone]) for text, cell in zip(texts, row, strict=False)))
+        texts = [cell.whole if notes or not column.numeric else cell.text for column, cell in cells]
+        if count == len(table.columns) or any(texts[1:]):
+            drawn.add_row(*(Text(text, STYLES[cell.tone]) for text, cell in zip(texts, row, strict=False)))
     return drawn

@@ -9,7 +9,7 @@ from skdeploy.accuracy.verdict import DECISIONS
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.runners import first_fp32_graph
 from skdeploy.bundle.station_facts import Int8Facts
-from skdeploy.parity.report import MIN_HEADROOM, Comparison
+from skdeploy.parity.report import MIN_HEADROOM, Comparison, times_text
 from skdeploy.report.blocks import Tone, percent_text, size_text
 from skdeploy.report.findings import Findings
 from skdeploy.report.latency import benched
@@ -73,7 +73,7 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
         figures.append(Figure("INT8", percent_text(share, 1), "of the multiply-accumulates"))
     if found.headroom is not None and found.headroom.tensors:
         least = found.headroom.tensors[0]
-        figures.append(Figure("FP16 headroom", f"{least.headroom:,.0f}x", f"least, {MIN_HEADROOM:g}x needed"))
+        figures.append(Figure("FP16 headroom", times_text(least.headroom), f"least, {MIN_HEADROOM:g}x needed"))
     return tuple(figures)
 
 

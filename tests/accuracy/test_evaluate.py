@@ -228,7 +228,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(bundles: tuple[Path, Path]
     assert "interrupted after 24 of 61" in tell.notes[0]
     again = evaluate(bundles[0], EvaluationOptions(data), tell)
     assert again.reused == IMAGES
-    assert "reused from an earlier run" in tell.notes[-1]
+    assert "predictions of an earlier run are reused" in tell.notes[-1]
     assert figures(again) == expected
     assert evaluate(bundles[0], EvaluationOptions(data, fresh=True)).reused == 0
 

@@ -126,7 +126,7 @@ def test_the_files_for_jobs_say_what_was_checked_and_what_was_not(
     assert cases[f"{ENGINE} on tensorrt_rtx"].find("skipped") is not None
     text = page.read_text(encoding="utf-8")
     assert text.startswith("## tiny fp16: verified here; the engine has not run yet\n")
-    assert "no receipt, no claim" in text
+    assert "there is no receipt from a device" in text
     required = run("verify", with_engine, "--images", images, "--junit", junit, "--require-engine")
     assert required.code == 3
     assert f"  {ENGINE}: no GPU to run an engine on" in required.err
