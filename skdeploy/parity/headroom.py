@@ -63,9 +63,9 @@ def measure_headroom(
 
 def _largest(values: Array, *, but_infinity: bool) -> float:
     """The largest magnitude, without a copy of the values where all of them count; NaN if one of them is."""
-    counted = ~np.isinf(values) if but_infinity else np.True_
-    high = float(np.max(values, initial=0.0, where=counted))
-    low = float(np.min(values, initial=0.0, where=counted))
+    if but_infinity:  # numpy takes four times as long with a mask, though it be True for all
+        values = values[~np.isinf(values)]
+    high, low = float(np.max(values, initial=0.0)), float(np.min(values, initial=0.0))
     return float(np.maximum(high, -low))  # NaN, unlike max(), whichever is
 
 
