@@ -18,7 +18,7 @@ from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.naming import NameByModule
 from skdeploy.passes.preprocess import EmbedPreprocess
-from skdeploy.passes.programs import spare_decompositions
+from skdeploy.passes.programs import fold_sizes, spare_decompositions
 from skdeploy.passes.trace_options import TraceOptions
 
 if TYPE_CHECKING:
@@ -98,13 +98,13 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
                 return _export_torchscript(network, example, free, named)
             dims = {axis: torch.export.Dim(name) for axis, name in free.items()}
             exported: nn.Module | torch.export.ExportedProgram = network
+            spared = False
             # What torch.export alone may refuse, torch.onnx exports in ways of its own: others' modules, and guarded sizes.
             if isinstance(spec.network, DescribedSpec) and not (options.dynamic_size or options.attention):
                 exported = torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
-                spare_decompositions(exported)
-            program = torch.onnx.export(
-                exported, (example,), dynamo=True, dynamic_shapes=(dims,), verbose=False, **named
-            )
+                spared = spare_decompositions(exported)
+            named |= {"dynamic_shapes": (dims,), "verbose": False, "optimize": not spared}
+            program = torch.onnx.export(exported, (example,), dynamo=True, **named)
         except Exception as error:  # the exporters raise anything, torch's internals included
             raise ExportError(
                 f"torch.onnx could not export {spec.name} with --exporter {options.exporter}: {_first_line(error)}",
@@ -112,6 +112,8 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
             ) from error
     if program is None:
         raise ExportError(f"torch.onnx returned nothing for {spec.name}")
+    if spared:
+        fold_sizes(program.model)
     return program.model
 
 
