@@ -44,7 +44,7 @@ from skdeploy.engines._build import EngineReport
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.images.dataset import photographs
 from skdeploy.line.calibration import CalibrationOptions, CalibrationSet
-from skdeploy.line.export import enter
+from skdeploy.line.export import enter, first_graph
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.line import Line
 from skdeploy.line.options import DEFAULT_PROFILE, ExportOptions
@@ -106,7 +106,7 @@ def graphs_of(name: str, folder: Path) -> tuple[list[tuple[str, Path, Artifact]]
     images = CalibrationSet(photographs(IMAGES), IMAGES, algorithm)
     with bundle_for_writing(folder / "bundle", head) as bundle:
         line = Line(bundle, Silent())
-        traced, _ = enter(line, source, options)
+        traced = first_graph(line, source, enter(line, source, options), options)
         model = line.run(Simplify(), NoOptions(), graph=traced)
         half = line.run(Half(), HalfOptions(), graph=model)
         ranges = line.run(Calibrate(images), CalibrationOptions(), graph=model)

@@ -1,4 +1,5 @@
 """The proof of an export, begun while the line goes on: on a thread of its own, each graph is compared as soon as it is there.
+The reference of a large network is computed before that, in a process beside the trace.
 
 Only that thread proves until the line comes to its parity station, and it only reads the bundle: the stations run one after
 another as ever, each failure ends the line where it would have, and the findings are those of a proof that begins at the end.
@@ -9,27 +10,30 @@ from __future__ import annotations
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Final
 
 from skdeploy.bundle.artifact import Artifact
+from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core import cpu
 from skdeploy.core.progress import Progress
 from skdeploy.images.dataset import Dataset
 
 if TYPE_CHECKING:
-    from skdeploy.checkpoints.load import Network, OwnNetwork
+    from skdeploy.backends.torch_process import TorchProcess
     from skdeploy.line.line import Line
     from skdeploy.parity.report import ParityReport
     from skdeploy.parity.witness import Witness
 
 TOLD_EVERY_S: Final = 0.2
+LARGE_BYTES: Final = 16_000_000  # of weights: a smaller network runs in the time that a process takes to load torch
 
 
 class Ahead(AbstractContextManager["Ahead"]):
     """Follows a line. Nothing begins before a station has made a graph anew: a line that is up to date proves nothing.
 
-    Where one core is all there is, ``at_once`` is false and the proof waits for its station.
+    ``last`` is the station that makes the last graph. Where one core is all there is, ``at_once`` is false and the proof waits
+    for its station.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Ahead(AbstractContextManager["Ahead"]):
         dataset: Dataset,
         network: Network | OwnNetwork | None,
         witness: Witness | None,
+        last: str,
         *,
         at_once: bool | None = None,
     ) -> None:
@@ -46,44 +51,46 @@ class Ahead(AbstractContextManager["Ahead"]):
 
         self._at_once = cpu.cores() > 1 if at_once is None else at_once
         self._waiting, self._jobs, self._stopped = list[Artifact](), list[Future[object]](), threading.Event()
-        self._told = _Told()
+        self._told, self._last = _Told(), last
+        self._elsewhere = _process_for(network, witness) if self._at_once else None
         self._proof = Proof(
             line.bundle,
-            line.artifacts,
+            lambda: line.artifacts,
             dataset,
             lambda: network.module if network else None,
             self._told,
             batches=EXPORT_BATCHES,
             witness=witness,
             stopped=self._stopped,
+            elsewhere=self._elsewhere.open if self._elsewhere is not None else None,
         )
         self._pool = ThreadPoolExecutor(1, "proof", initializer=_leave_a_core)
         self._torch_threads = _torch_threads()
-        self._begun = False
+        self._begun, self._open = False, ExitStack()
+        if self._elsewhere is not None:
+            self._open.callback(self._elsewhere.close)
         for artifact in line.artifacts:
             self.follow(artifact, reused=artifact.path in line.reused)
         line.follower = self.follow
 
     def follow(self, artifact: Artifact, *, reused: bool) -> None:
-        """An artifact of the line is there: the graph before it was not the last."""
-        if not (self._begun or reused):
+        """An artifact of the line is there."""
+        if not (reused or self._begun):
             self._begun = True
             if self._at_once:
-                self._jobs.append(self._pool.submit(self._proof.compute_reference))
+                self._open.enter_context(cpu.shared())
+        if self._begun and self._at_once and not self._jobs and (self._elsewhere or artifact.format == "onnx"):
+            self._jobs.append(self._pool.submit(self._compute_reference))
         if artifact.format == "onnx":
-            self._examine_waiting(last=False)
             self._waiting.append(artifact)
+        while self._waiting and self._begun and self._at_once:
+            graph = self._waiting.pop(0)
+            self._jobs.append(self._pool.submit(self._proof.examine, graph, last=graph.station == self._last))
 
-    def last(self) -> None:
-        """No other graph will come."""
-        self._examine_waiting(last=True)
-
-    def _examine_waiting(self, *, last: bool) -> None:
-        if self._begun and self._at_once:
-            while self._waiting:
-                graph = self._waiting.pop(0)
-                is_last = last and not self._waiting
-                self._jobs.append(self._pool.submit(self._proof.examine, graph, last=is_last))
+    def _compute_reference(self) -> None:
+        self._proof.compute_reference()
+        if self._elsewhere is not None:
+            self._elsewhere.close()
 
     def report(self, artifacts: tuple[Artifact, ...], progress: Progress) -> ParityReport:
         """The whole proof, once what was begun is done. Raises as ``prove``, and what an earlier comparison has raised."""
@@ -98,6 +105,7 @@ class Ahead(AbstractContextManager["Ahead"]):
         """Ends what is under way, at most one batch later."""
         self._stopped.set()
         self._pool.shutdown(cancel_futures=True)
+        self._open.close()
         _set_torch_threads(self._torch_threads)
 
 
@@ -110,9 +118,27 @@ class _Told(Progress):
         self.detail = detail
 
 
+def _process_for(network: Network | OwnNetwork | None, witness: Witness | None) -> TorchProcess | None:
+    """For a network that is large enough, and that another process can build: one of a card, which is its own reference."""
+    from skdeploy.parity.reference import Author
+
+    if not isinstance(network, Network) or isinstance(witness, Author):
+        return None
+    if network.weights.stat().st_size < LARGE_BYTES:
+        return None
+    from skdeploy.backends.torch_process import TorchProcess, can_run
+
+    return TorchProcess(network, _beside_the_line()) if can_run(network.spec) else None
+
+
+def _beside_the_line() -> int:
+    """Threads for torch that leave the line a core."""
+    return max(1, cpu.cores() - 1)
+
+
 def _leave_a_core() -> None:
     """Torch's threads wait by spinning, which takes the time of the line beside them."""
-    _set_torch_threads(max(1, cpu.cores() - 1))
+    _set_torch_threads(_beside_the_line())
 
 
 def _torch_threads() -> int:

@@ -38,14 +38,14 @@ from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.line.ahead import Ahead
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
-from skdeploy.line.formats import FORMATS
+from skdeploy.line.formats import FORMATS, Format
 from skdeploy.line.line import Line
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.parity_images import images_of_export
 from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.route import Route, route_to
 from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source, labelled
-from skdeploy.line.station import Station
+from skdeploy.line.station import RewriteOptions, Station
 from skdeploy.line.stations.calibrate import Calibrate
 from skdeploy.line.stations.engine import Engine, engine_station
 from skdeploy.line.stations.parity import Parity
@@ -178,18 +178,16 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     )
     with bundle_for_writing(options.folder(source.spec), head) as bundle:
         line = Line(bundle, tell)
-        graph, network = enter(line, source, options)
-        with Ahead(line, dataset, network, witness) as ahead:
+        network = enter(line, source, options)
+        with Ahead(line, dataset, network, witness, _last_graph(source, options, lowering)) as ahead:
+            graph = first_graph(line, source, network, options)
             if options.simplify:
                 graph = line.run(Simplify(), NoOptions(), graph=graph)
             graph = lowering.lower(line, graph, dataset)
             if compiler is not None and options.precision in engines.compiler(compiler).NOTES:
                 line.note(engines.compiler(compiler).NOTES[options.precision])
-            for name, rewrite in REWRITES.items():
-                asked = options.rewrites.get(name)
-                if asked is not None and asked != rewrite.options():
-                    graph = line.run(rewrite.station(), asked, graph=graph)
-            ahead.last()
+            for station, asked in _rewrites(options):
+                graph = line.run(station, asked, graph=graph)
             if compiler is not None:
                 line.run(engine_station(bundle, compiler, graph), engine_options(options), graph=graph)
             proof = line.run(Parity(ahead.report, line.artifacts, dataset, network, witness), NoOptions())
@@ -237,16 +235,12 @@ def _write_card(bundle: Bundle) -> None:
 
 def enter(
     line: Line, source: CardSource | GraphSource | ModuleSource, options: ExportOptions
-) -> tuple[Artifact, Network | OwnNetwork | None]:
-    """The first graph of the line, and the network that it must be in parity with; None where only the graph is known."""
-    last = not options.simplify
+) -> Network | OwnNetwork | None:
+    """The network that the line's graphs must be in parity with, with its weights; None where only a graph is known."""
     if isinstance(source, GraphSource):
-        graph = line.run(Read(source.graph, source.record), NoOptions())
-        return line.run(Select(last), NoOptions(), graph=graph), None
+        return None
     if isinstance(source, ModuleSource):
-        own = OwnNetwork(source.spec, source.module)
-        graph = line.run(Trace(own, source.record.sha256 or ""), options.trace)
-        return line.run(Select(last), NoOptions(), graph=graph), own
+        return OwnNetwork(source.spec, source.module)
     weights = line.run(Weights(source.record, source.checkpoint, source.imported), NoOptions())
     facts = weights.facts_as(WeightsFacts)
     spec = labelled(fitted_spec(source.spec, facts), options)
@@ -255,8 +249,42 @@ def enter(
     line.bundle.adopt(spec, (), tuple(assumed))
     for assumption in assumed:
         line.progress.note(str(assumption))
-    network = Network(spec, line.bundle.check(weights))
-    return line.run(Trace(network, last=last), options.trace, weights=weights), network
+    return Network(spec, line.bundle.check(weights))
+
+
+def first_graph(
+    line: Line,
+    source: CardSource | GraphSource | ModuleSource,
+    network: Network | OwnNetwork | None,
+    options: ExportOptions,
+) -> Artifact:
+    """The graph of the source: as it was read, or traced from the network that ``enter`` gave."""
+    last = not options.simplify
+    if isinstance(network, Network):
+        (weights,) = line.artifacts
+        return line.run(Trace(network, last=last), options.trace, weights=weights)
+    if isinstance(source, GraphSource):
+        graph = line.run(Read(source.graph, source.record), NoOptions())
+    else:
+        assert network is not None  # a module's
+        graph = line.run(Trace(network, source.record.sha256 or ""), options.trace)
+    return line.run(Select(last), NoOptions(), graph=graph)
+
+
+def _rewrites(options: ExportOptions) -> Iterator[tuple[Station[Any, Any], RewriteOptions]]:
+    """The passes for hardware that are asked for, in their order."""
+    for name, rewrite in REWRITES.items():
+        asked = options.rewrites.get(name)
+        if asked is not None and asked != rewrite.options():
+            yield rewrite.station(), asked
+
+
+def _last_graph(source: CardSource | GraphSource | ModuleSource, options: ExportOptions, lowering: Format) -> str:
+    """The name of the station that makes the line's last graph. The proof begins on that; a wrong one costs time only."""
+    stations: list[type[Station[Any, Any]]] = [Trace if isinstance(source, CardSource) else Select]
+    stations += [Simplify] if options.simplify else []
+    stations += [station for station in lowering.stations if station.format == "onnx"]
+    return [*stations, *(type(station) for station, _ in _rewrites(options))][-1].name
 
 
 def _settle(line: Line, report: ParityReport) -> None:
@@ -324,5 +352,5 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
     )
     with bundle_for_writing(scratch / "bundle", head) as bundle:
         line = Line(bundle, progress)
-        graph, _ = enter(line, source, options)
+        graph = first_graph(line, source, enter(line, source, options), options)
         yield bundle, line.run(Simplify(), NoOptions(), graph=graph)

@@ -50,18 +50,20 @@ class Proof:
     ``witness``: what the author's code computes, or has computed and saved. The artifacts are then compared with that; a golden
     file takes the place of the images too, but for the suites and for whether runs and batches agree.
 
-    ``artifacts`` are those that the bundle has so far: the first FP32 graph must be one of them. ``network`` is called when the
-    reference is computed. ``stopped``, once set by another thread, ends what is under way: CancelledError.
+    ``artifacts`` gives those that the bundle has when the reference is computed: without a network the first FP32 graph must be
+    one of them. ``network`` is called then too, unless the network runs ``elsewhere``. ``stopped``, once set by another thread,
+    ends what is under way: CancelledError.
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        artifacts: Sequence[Artifact],
+        artifacts: Callable[[], Sequence[Artifact]],
         dataset: Dataset,
         network: Callable[[], nn.Module | None],
         progress: Progress,
         *,
+        elsewhere: Callable[[ModelSpec], Session] | None = None,
         suites: Sequence[str] | None = None,
         batches: Sequence[int] = BATCHES,
         witness: Witness | None = None,
@@ -69,7 +71,7 @@ class Proof:
     ) -> None:
         self.progress = progress
         self._bundle, self._spec, self._dataset, self._network = bundle, bundle.manifest.model, dataset, network
-        self._artifacts = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
+        self._artifacts, self._elsewhere = artifacts, elsewhere
         self._suites, self._batches, self._witness, self._stopped = suites, batches, witness, stopped
         self._golden = witness if isinstance(witness, Golden) else None
         self._found: dict[tuple[str, str, str, bool], _Found] = {}
@@ -82,13 +84,14 @@ class Proof:
     def _against(self) -> _Against:
         """The outputs that artifacts are compared with."""
         self.progress.update("reference")
-        network, base = self._network(), first_fp32_graph(self._artifacts)
-        if network is None and base is None:
+        artifacts = [artifact for artifact in self._artifacts() if artifact.format in ("onnx", "engine")]
+        network, base = None if self._elsewhere else self._network(), first_fp32_graph(artifacts)
+        if network is None and base is None and self._elsewhere is None:
             raise IntegrityError(
                 f"{self._bundle.folder} holds no FP32 graph to compare with", advice="run the export again"
             )
         author = self._witness if isinstance(self._witness, Author) else None
-        found = reference_of(self._bundle, base, network, author)
+        found = reference_of(self._bundle, base, network, author, self._elsewhere)
         reference = Reference(found.name, lambda spec: self._stoppable(found.open(spec)))
         pixels = self._dataset.load(self._spec)
         expected = reference.outputs(pixels, self._spec)
@@ -98,7 +101,7 @@ class Proof:
             self._spec,
             reference,
             brief=self._suites is None,
-            dynamic_size=any(has_dynamic_size(artifact.inputs) for artifact in self._artifacts),
+            dynamic_size=any(has_dynamic_size(artifact.inputs) for artifact in artifacts),
         )
         golden = self._golden
         fed, wanted = (pixels, expected) if golden is None else (golden.fed(self._spec), golden.outputs)
@@ -210,7 +213,7 @@ def prove(
     images, ParityError if the reference itself is not finite, DependencyError without ONNX Runtime or a backend that was asked
     for, EngineError if that one does not run a graph.
     """
-    proof = Proof(bundle, artifacts, dataset, lambda: network, progress, suites=suites, witness=witness)
+    proof = Proof(bundle, lambda: artifacts, dataset, lambda: network, progress, suites=suites, witness=witness)
     return proof.report(artifacts, graphs_also_on)
 
 

@@ -64,13 +64,19 @@ class Reference:
 
 
 def reference_of(
-    bundle: Bundle, base: Artifact | None, network: nn.Module | None, author: Author | None = None
+    bundle: Bundle,
+    base: Artifact | None,
+    network: nn.Module | None,
+    author: Author | None = None,
+    elsewhere: Callable[[ModelSpec], Session] | None = None,
 ) -> Reference:
-    """The author's network, else ours, else ``base``: one of them must be there."""
+    """The author's network, else ours, which may run ``elsewhere``, else ``base``: one of them must be there."""
     if author is not None:
         return Reference(
             author.reference, lambda spec: torch_backend.open_session(author.network, spec, own=author.name)
         )
+    if elsewhere is not None:
+        return Reference(TORCH_REFERENCE, elsewhere)
     if network is not None:
         described = bundle.manifest.model.network
         own = (described.factory or "") if isinstance(described, ModuleSpec) else ""

@@ -157,3 +157,16 @@ def test_a_session_gets_what_was_asked_for_then_the_quota_then_its_own_choice(
     with pytest.raises(StoppedError):
         onnxruntime.OnnxRuntimeSession(b"", "cpu", asked)
     assert threads == [given]
+
+
+def test_two_jobs_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "cores", lambda: 9)
+    monkeypatch.setattr(cpu, "affinity", lambda: 9)
+    assert cpu.thread_limit() is None
+    with cpu.shared():
+        assert cpu.thread_limit() == 4
+        with cpu.shared():
+            monkeypatch.setattr(cpu, "cores", lambda: 1)
+            assert cpu.thread_limit() == 1
+    monkeypatch.setattr(cpu, "cores", lambda: 9)
+    assert cpu.thread_limit() is None

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.torch import TorchSession
+from skdeploy.backends.torch_process import TorchProcess
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core import cpu
@@ -30,6 +31,7 @@ from skdeploy.line.export import run_line
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.headroom import Headroom
 from skdeploy.parity import prove
+from skdeploy.parity.prove import Proof
 from skdeploy.parity.report import ParityReport
 from skdeploy.parity.suites import SYNTHETIC
 from tests import threads, tiny
@@ -239,10 +241,90 @@ def test_whoever_waits_is_told_what_the_proof_does(
 ) -> None:
     monkeypatch.setattr(ahead, "TOLD_EVERY_S", 1e-3)
     told: list[str] = []
-    progress = Silent()
-    monkeypatch.setattr(progress, "update", told.append)
+    heard, progress, examine = threading.Event(), Silent(), Proof.examine
+
+    def update(detail: str) -> None:
+        told.append(detail)
+        if detail.startswith("model."):
+            heard.set()
+
+    def examined(proof: Proof, graph: Artifact, *rest: Any, **options: Any) -> Any:
+        found = examine(proof, graph, *rest, **options)
+        assert graph.path != GRAPHS[-1] or heard.wait(30)  # so that there is something to wait for
+        return found
+
+    monkeypatch.setattr(progress, "update", update)
+    monkeypatch.setattr(Proof, "examine", examined)
     run_line(options, progress)
-    assert any(detail.startswith("model.") and " on onnxruntime" in detail for detail in told)
+    assert any(detail.startswith(GRAPHS[-1]) for detail in told)
+
+
+@pytest.fixture
+def elsewhere(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes that compute references, for which every network is large enough."""
+    started: list[subprocess.Popen[bytes]] = []
+    start = TorchProcess._start
+
+    def recorded(process: TorchProcess) -> None:
+        start(process)
+        assert process._process is not None
+        started.append(process._process)
+
+    monkeypatch.setattr(ahead, "LARGE_BYTES", 0)
+    monkeypatch.setattr(TorchProcess, "_start", recorded)
+    return started
+
+
+def test_a_reference_from_another_process_gives_the_same_findings(
+    options: ExportOptions, runs: Runs, elsewhere: list[subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """Torch sums in another order with another number of threads, which moves the last bits of float32: 24 of them, 144 dB."""
+    run_line(options).check()
+    assert [process.poll() is not None for process in elsewhere] == [True]
+    assert not runs.threads.get("torch")  # nothing was run here
+    there = ParityReport.model_validate_json((tmp_path / "bundle" / "parity.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ahead, "LARGE_BYTES", sys.maxsize)
+        run_line(replace(options, output=tmp_path / "here")).check()
+    here = ParityReport.model_validate_json((tmp_path / "here" / "parity.json").read_text())
+    assert len(elsewhere) == 1
+    assert there.reference == here.reference
+    for one, other in zip(there.comparisons, here.comparisons, strict=True):
+        assert one.metrics is not None
+        assert other.metrics is not None
+        assert one.metrics.max_rel_error == pytest.approx(other.metrics.max_rel_error, abs=1e-6)  # some 16 eps
+
+
+def test_a_process_that_is_killed_ends_the_line_at_parity(
+    options: ExportOptions, elsewhere: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchProcess, "_start", started_and_killed(TorchProcess._start))
+    with pytest.raises(ParityError, match="the process that computes the reference ended with -9: it said nothing"):
+        run_line(options)
+    left_in_order(options)
+
+
+def started_and_killed(start: Callable[[TorchProcess], None]) -> Callable[[TorchProcess], None]:
+    def run(process: TorchProcess) -> None:
+        start(process)
+        assert process._process is not None
+        process._process.kill()
+        process._process.wait()
+
+    return run
+
+
+def test_a_station_that_fails_leaves_no_process(
+    options: ExportOptions, elsewhere: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise PrecisionError("short")
+
+    monkeypatch.setattr(Headroom, "make", fails)
+    with pytest.raises(PrecisionError, match="short"):
+        run_line(options)
+    assert [process.poll() is not None for process in elsewhere] == [True]
+    left_in_order(options)
 
 
 def test_a_line_that_is_up_to_date_imports_nothing_that_makes_or_runs_graphs(options: ExportOptions) -> None:
