@@ -9,28 +9,43 @@ from typing import Final
 import numpy as np
 
 from skdeploy.backends.base import Array, Session
-from skdeploy.core.spec import ModelSpec
+from skdeploy.core.spec import LOGITS, ModelSpec
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.images.feeds import RUN_BATCH, batches_of, feeds_of
 
-OUTPUT: Final = "logits"  # what a network computes, in every graph; ``zoo/gates.py`` names the others
+OUTPUT: Final = LOGITS
 
 
-def check_outputs(outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
-    """Reasons why a comparison is pointless: no logits, another shape or type, values that are not finite."""
-    logits = outputs.get(OUTPUT)
-    if logits is None:
-        return (f"no output named {OUTPUT!r}, only {sorted(outputs)}",)
-    if logits.shape != (images, spec.network.classes):
-        return (f"logits have shape {logits.shape}, expected {(images, spec.network.classes)}",)
-    if logits.dtype != np.float32:
-        return (f"logits are {logits.dtype}, expected float32",)
+def check_outputs(outputs: Mapping[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
+    """Reasons why a comparison is pointless: an output is missing, of another shape or type, or not finite."""
+    for wanted in spec.given:
+        found, shape = outputs.get(wanted.name), (images, *wanted.shape[1:])
+        plural = wanted.name == OUTPUT
+        if found is None:
+            return (f"no output named {wanted.name!r}, only {sorted(outputs)}",)
+        if not _fits(found.shape, shape):
+            have = "have" if plural else "has"
+            return (f"{wanted.name} {have} shape {found.shape}, expected {_shown(shape)}",)
+        if found.dtype != np.float32:
+            return (f"{wanted.name} {'are' if plural else 'is'} {found.dtype}, expected float32",)
     problems = []
     for name, value in outputs.items():
         broken = np.argwhere(~np.isfinite(value))
         if len(broken):
-            problems.append(f"{len(broken)} {name} are NaN or infinite, first in image {int(broken[0, 0])}")
+            what = f"values of {name}" if spec.outputs else name
+            problems.append(f"{len(broken)} {what} are NaN or infinite, first in image {int(broken[0, 0])}")
     return tuple(problems)
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    """Whether a shape is the wanted one, where a name is any size."""
+    return len(found) == len(wanted) and all(
+        isinstance(one, str) or one == other for one, other in zip(wanted, found, strict=True)
+    )
+
+
+def _shown(shape: tuple[int | str, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
 
 
 def run_images(session: Session, pixels: Pixels | Inputs, spec: ModelSpec, batch: int = RUN_BATCH) -> dict[str, Array]:

@@ -15,6 +15,18 @@ Logits = NDArray[Any]
 Outputs = Mapping[str, NDArray[Any]]  # by name, (N, ...) each
 
 
+class Errors(Frozen):
+    """How far one output (N, ...) is from a reference; see ``Metrics``."""
+
+    max_abs_error: float
+    max_rel_error: float
+    min_cosine: float
+    min_sqnr_db: float
+    sqnr_db: float
+    error_image: int | None = None
+    worst_image: int | None = None
+
+
 class Metrics(Frozen):
     """Errors of outputs (N, ...) against a reference.
 
@@ -24,6 +36,7 @@ class Metrics(Frozen):
     the images whose reference margin is wider than twice ``max_rel_error`` allows, so that rounding alone cannot flip them;
     both are None for outputs that are not logits. ``error_image`` and ``worst_image`` are the numbers of the images with the
     largest error and the least SQNR; None in reports of earlier versions. ``figures``: what a task measures besides, by name.
+    ``outputs``: the same of each output where there are several; the metrics are then those of the worst.
     """
 
     images: int
@@ -37,6 +50,7 @@ class Metrics(Frozen):
     error_image: int | None = None
     worst_image: int | None = None
     figures: dict[str, float] = Field(default={}, exclude_if=lambda figures: not figures)
+    outputs: dict[str, Errors] = Field(default={}, exclude_if=lambda outputs: not outputs)
 
     @property
     def same_class(self) -> int | None:
@@ -74,6 +88,29 @@ def compare_values(reference: NDArray[Any], found: NDArray[Any]) -> Metrics:
         sqnr_db=sqnr_db(_power(expected), _power(error)),
         error_image=int(np.max(np.abs(error), axis=1).argmax()),
         worst_image=int(np.argmin(decibels)),
+    )
+
+
+def compare_outputs(reference: Outputs, found: Outputs) -> Metrics:
+    """The same of all outputs: each by itself, and the worst of each figure."""
+    rows = {name: compare_values(value, found[name]) for name, value in reference.items()}
+    if len(rows) == 1:
+        return next(iter(rows.values()))
+    each = list(rows.values())
+    farthest, noisiest = (
+        max(each, key=lambda row: row.max_rel_error),
+        min(each, key=lambda row: row.min_sqnr_db),
+    )
+    return Metrics(
+        images=each[0].images,
+        max_abs_error=farthest.max_abs_error,
+        max_rel_error=farthest.max_rel_error,
+        min_cosine=min(row.min_cosine for row in each),
+        min_sqnr_db=noisiest.min_sqnr_db,
+        sqnr_db=min(row.sqnr_db for row in each),
+        error_image=farthest.error_image,
+        worst_image=noisiest.worst_image,
+        outputs={name: Errors(**row.model_dump(include=set(Errors.model_fields))) for name, row in rows.items()},
     )
 
 
@@ -118,23 +155,33 @@ def violations(
     ``value`` is what an output holds.
     """
 
+    problems = _beyond(metrics, tolerance, name_of, value)
+    if metrics.outputs:
+        each = metrics.outputs.items()
+        problems = [f"{name}: {said}" for name, errors in each for said in _beyond(errors, tolerance, name_of, value)]
+    if metrics.top1_decided is not None and not metrics.top1_decided >= tolerance.min_top1_agreement:
+        problems.append(f"top-1 agreement {metrics.top1_decided:.4f}, at least {tolerance.min_top1_agreement}")
+    return tuple(problems)
+
+
+def _beyond(
+    errors: Errors | Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None, value: str
+) -> list[str]:
     def where(image: int | None) -> str:
         return f" in image {name_of(image)}" if name_of is not None and image is not None else ""
 
     problems = []
-    if not metrics.max_rel_error <= tolerance.max_rel_error:
+    if not errors.max_rel_error <= tolerance.max_rel_error:
         problems.append(
-            f"max error {metrics.max_rel_error:.2e} of the largest {value}{where(metrics.error_image)}, "
+            f"max error {errors.max_rel_error:.2e} of the largest {value}{where(errors.error_image)}, "
             f"allowed {tolerance.max_rel_error:.0e}"
         )
-    if not metrics.min_cosine >= tolerance.min_cosine:
-        problems.append(f"cosine {metrics.min_cosine:.6f}, at least {tolerance.min_cosine}")
-    if not metrics.min_sqnr_db >= tolerance.min_sqnr_db:
-        found = f"{metrics.min_sqnr_db:.1f} dB{where(metrics.worst_image)}"
+    if not errors.min_cosine >= tolerance.min_cosine:
+        problems.append(f"cosine {errors.min_cosine:.6f}, at least {tolerance.min_cosine}")
+    if not errors.min_sqnr_db >= tolerance.min_sqnr_db:
+        found = f"{errors.min_sqnr_db:.1f} dB{where(errors.worst_image)}"
         problems.append(f"SQNR {found}, at least {tolerance.min_sqnr_db:.0f} dB")
-    if metrics.top1_decided is not None and not metrics.top1_decided >= tolerance.min_top1_agreement:
-        problems.append(f"top-1 agreement {metrics.top1_decided:.4f}, at least {tolerance.min_top1_agreement}")
-    return tuple(problems)
+    return problems
 
 
 def decibels_text(value: float | None) -> str:

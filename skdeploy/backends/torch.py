@@ -12,6 +12,7 @@ from skdeploy.backends.base import Array, Deployed, Session
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.packages import ADVICE, EXTRAS, Availability, require
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
+from skdeploy.zoo.outputs import tensors_given
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +37,7 @@ def probe() -> Availability:
 
 
 class TorchSession(Session):
-    """A network in eval mode on one device: ``input`` (batch, C, H, W) -> ``logits`` (batch, classes)."""
+    """A network in eval mode on one device: ``input`` (batch, C, H, W) to the outputs of the spec."""
 
     def __init__(self, network: nn.Module, spec: ModelSpec, device: str, own: str) -> None:
         import torch
@@ -47,7 +48,8 @@ class TorchSession(Session):
         self._device, self._own = device, own
         dtype = str(next((p.dtype for p in network.parameters()), torch.float32)).removeprefix("torch.")
         self.inputs = (TensorSpec(name="input", dtype=dtype, shape=("batch", *spec.input.shape)),)
-        self.outputs = (TensorSpec(name="logits", dtype=dtype, shape=("batch", spec.network.classes)),)
+        self.outputs = tuple(wanted.model_copy(update={"dtype": dtype}) for wanted in spec.given)
+        self._spec = spec
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         import torch
@@ -55,7 +57,7 @@ class TorchSession(Session):
         images = torch.tensor(np.ascontiguousarray(feeds["input"]))  # torch has no negative strides
         with torch.inference_mode():
             try:
-                logits = self._network(images.to(self._device))
+                made = self._network(images.to(self._device))
             except (Exception, SystemExit) as error:
                 if not self._own:
                     raise
@@ -63,9 +65,8 @@ class TorchSession(Session):
                     f"{self._own} fails on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}",
                     advice="it must take any number of images at once, and be callable many times",
                 ) from error
-        if not isinstance(logits, torch.Tensor):
-            raise UsageError(f"{self._own} returns a {type(logits).__name__}, but returned a tensor before")
-        return {"logits": logits.cpu().numpy()}
+        made = tensors_given(made, self._spec, self._own or self._spec.name)
+        return {name: tensor.cpu().numpy() for name, tensor in made.items()}
 
 
 def open_session(network: nn.Module, spec: ModelSpec, *, device: str = "cpu", own: str = "") -> TorchSession:

@@ -171,7 +171,7 @@ def _run_stages(
         worst[stage.name] = min(range(len(apart)), key=lambda image: -np.inf if (db := apart[image]) is None else db)
         if not problems and np.isfinite(before).all():
             tolerance = tolerance_of(spec, stage.precision)
-            problems = task.violations(task.measure({OUTPUT: before}, {OUTPUT: found}, tolerance), tolerance)
+            problems = task.violations(task.measure({OUTPUT: before}, {OUTPUT: found}, tolerance, spec), tolerance)
         first = logits[chain[0].name]
         rows.append(
             row.model_copy(

@@ -58,7 +58,7 @@ def look_inside(
         reference = stage.twin
         task, tolerance = task_of(spec), tolerance_of(spec, Precision.FP32)
         before, found = ({OUTPUT: made.logits(image)} for made in (suspect.before, reference))
-        problems = task.violations(task.measure(before, found, tolerance), tolerance)
+        problems = task.violations(task.measure(before, found, tolerance, spec), tolerance)
         if problems:
             note = f"equalizing its channels before INT8 changes the result: {problems[0]}"
             return report.model_copy(update={"note": note})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skdeploy.core.errors import UsageError, WeightsError
+from skdeploy.zoo.outputs import named_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,28 +96,53 @@ def build_module(factory: str) -> nn.Module:
     return built
 
 
+Shapes = dict[str, tuple[int, ...]]
+
+
 def tried(
     module: nn.Module, candidates: tuple[int, ...], size: tuple[int, int], factory: str
-) -> tuple[int, dict[int, int]]:
-    """The first number of channels that the module runs on, and for each that it runs on the number of classes.
+) -> tuple[int, dict[int, Shapes]]:
+    """The first number of channels that the module runs on, and for each that it runs on its outputs' shapes for 2 images.
 
     No layer says what reads the image: it may be declared last, or behind a space-to-depth. So the module is run.
     """
-    failures, classes = [], {}
+    failures, shapes = [], {}
     for channels in candidates:
         try:
             outputs = _outputs(module, channels, size)
         except UsageError as error:
             failures.append(error.message)
             continue
-        classes[channels] = _classes(outputs, factory)
-    if not classes:
+        shapes[channels] = {name: tuple(made.shape) for name, made in named_tensors(outputs, factory).items()}
+    if not shapes:
         raise UsageError(
             f"{factory} does not run on 2 images\n  " + "\n  ".join(failures),
             advice="it must take one tensor of images, (N, 3 or 1, H, W): give its height and width with --imgsz, or "
             "its whole input with --card",
         )
-    return next(iter(classes)), classes
+    return next(iter(shapes)), shapes
+
+
+def require_batch(shapes: Shapes, factory: str) -> None:
+    """Raises UsageError for outputs, of 2 images, that do not begin with the batch."""
+    for name, shape in shapes.items():
+        if shape[:1] != (2,):
+            raise UsageError(
+                f"{factory} returns {name} of shape {shape} for 2 images: its first axis is not the batch",
+                advice="return outputs whose first axis is the batch",
+            )
+
+
+def classes_of(shapes: Shapes, factory: str) -> int:
+    """The number of classes of a classifier. Raises UsageError for outputs of anything else."""
+    found = list(shapes.values())
+    if len(found) == 1 and len(found[0]) == 2 and found[0][0] == 2:
+        return found[0][1]
+    shown = ", ".join(map(str, found))
+    raise UsageError(
+        f"{factory} returns {shown} for 2 images; a classifier returns one tensor of (2, classes)",
+        advice="make the function return a module whose forward gives only the logits, or say what it is for with --task",
+    )
 
 
 def _outputs(module: nn.Module, channels: int, size: tuple[int, int]) -> object:
@@ -128,15 +154,3 @@ def _outputs(module: nn.Module, channels: int, size: tuple[int, int]) -> object:
     except (Exception, SystemExit) as error:  # the user's own code
         raise UsageError(f"on {channels} x {size[0]} x {size[1]}: {type(error).__name__}: {error}") from error
     return outputs
-
-
-def _classes(outputs: object, factory: str) -> int:
-    import torch
-
-    if isinstance(outputs, torch.Tensor) and outputs.ndim == 2 and outputs.shape[0] == 2:
-        return int(outputs.shape[1])
-    shape = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else f"a {type(outputs).__name__}"
-    raise UsageError(
-        f"{factory} returns {shape} for 2 images; a classifier returns one tensor of (2, classes)",
-        advice="make the function return a module whose forward gives only the logits",
-    )

@@ -15,6 +15,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 # Far above any published network (21,841 classes; 12,288 channels), far below what would ask for terabytes.
 MAX_COUNT: Final = 1 << 20
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+# Of a network that is a file or a module: 0, which is not written, if it has no classes.
+NoneOrMore = Annotated[int, Field(ge=0, le=MAX_COUNT, exclude_if=lambda count: count == 0)]
 # Wider than that, the taps of a 3x3 kernel lie outside every map of an image that is allowed.
 Dilation = Annotated[int, Field(ge=1, le=256)]
 OddKernel = Annotated[int, Field(ge=1, le=15)]
@@ -229,6 +231,7 @@ class GraphSpec(NetworkSpec):
     """A network that comes as an ONNX file. Its card says what the file must give."""
 
     family: Literal["onnx"] = "onnx"
+    classes: NoneOrMore = 0
     total_stride: Positive = 1
 
 
@@ -240,6 +243,7 @@ class ModuleSpec(NetworkSpec):
     """
 
     family: Literal["module"] = "module"
+    classes: NoneOrMore = 0
     factory: str | None = None
     total_stride: Positive = 1
 

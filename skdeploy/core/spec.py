@@ -42,7 +42,7 @@ class TensorSpec(Frozen):
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: Annotated[tuple[int | str, ...], Field(strict=False)]
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -52,6 +52,7 @@ class TensorSpec(Frozen):
 MAX_NAME: Final = 255  # bytes of a file name
 MAX_PIXELS: Final = 8192
 CLASSIFICATION: Final = "classification"  # what a network is for if its card does not say
+LOGITS: Final = "logits"  # the output of a network that has classes, in every graph; ``zoo/gates.py`` names the others
 Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 # Pixels are 0..1 before; 1 / std must stay finite in FP16 (largest 65504), in which --embed-preprocess may compute it.
 Mean = Annotated[float, Field(ge=-1e4, le=1e4)]
@@ -177,6 +178,8 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     class_order: ClassOrder | None = None
     # ``parity/tasks.py`` knows the tasks. Files and digests of before there was a choice stay what they are.
     task: Annotated[str, Field(exclude_if=lambda task: task == CLASSIFICATION)] = CLASSIFICATION
+    # What the network gives, the batch first. An export records it; a network with classes has none but ``logits``.
+    outputs: Annotated[tuple[TensorSpec, ...], Field(strict=False, exclude_if=lambda outputs: not outputs)] = ()
     parity_images: InnerPath = "photographs"
     training: dict[str, str | int | float] = Field(default={})
     assumed: Assumed = Assumed()
@@ -186,6 +189,11 @@ class ModelSpec(Frozen, allow_inf_nan=False):
         """The numbers of a network that a card describes; there are none for an ONNX file or a module of the user's own."""
         assert isinstance(self.network, DescribedSpec)  # callers come from a card
         return self.network
+
+    @property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """The outputs that are compared: those that were recorded, else ``logits`` (batch, classes)."""
+        return self.outputs or (TensorSpec(name=LOGITS, dtype="float32", shape=("batch", self.network.classes)),)
 
     def of_network(self, network: NetworkSpec, assumed: Assumed) -> ModelSpec:
         """The spec of another network of the same kind. Labels that name other classes than it has are left out."""
@@ -199,7 +207,9 @@ class ModelSpec(Frozen, allow_inf_nan=False):
             given = len(getattr(self.preprocess, key))
             if given != channels:
                 raise ValueError(f"preprocess.{key} has {given} values, but the input has {channels} channels")
-        if self.labels and len(self.labels) != self.network.classes:
+        if self.task == CLASSIFICATION and not self.network.classes:
+            raise ValueError("network.classes: missing; a network without classes needs another task")
+        if self.labels and self.network.classes and len(self.labels) != self.network.classes:
             raise ValueError(f"{len(self.labels)} labels, but {self.network.classes} classes")
         if self.preprocess.resize < max(self.input.height, self.input.width):
             raise ValueError(f"preprocess.resize {self.preprocess.resize} is smaller than the input")

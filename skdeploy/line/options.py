@@ -54,6 +54,15 @@ class SourceOptions:
             kept=False,
         ),
     ] = None
+    task: Annotated[
+        str | None,
+        Flag(
+            "What the outputs are: classification, features or raw.  [default: the card's task, else by the shapes of the "
+            "outputs]",
+            metavar="TASK",
+            kept=False,
+        ),
+    ] = None
     labels: Annotated[
         Path | None,
         Flag("Text file with one class name per line, in the order of the logits.", kept=False),

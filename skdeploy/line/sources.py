@@ -10,15 +10,26 @@ from typing import TYPE_CHECKING, Final
 from skdeploy.checkpoints.convert import card_of, inferred
 from skdeploy.checkpoints.hub import is_hub_url
 from skdeploy.checkpoints.load import find_weights, given_weights
-from skdeploy.checkpoints.own_module import build_module, load_checkpoint, ready, require_finite, tried
+from skdeploy.checkpoints.own_module import (
+    Shapes,
+    build_module,
+    classes_of,
+    load_checkpoint,
+    ready,
+    require_batch,
+    require_finite,
+    tried,
+)
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.architecture import MAX_COUNT, DescribedSpec, GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.packages import require_export
-from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec
+from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec, TensorSpec
+from skdeploy.line.asked_task import Asked
 from skdeploy.line.options import ExportOptions
-from skdeploy.parity.tasks import task_of
+from skdeploy.line.written import tensor_spec
+from skdeploy.parity.tasks import check_task_name, task_of
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.assumed import assumptions_of, confirmed
 from skdeploy.zoo.cardless import DEFAULT_SIZE, spec_without_card
@@ -75,8 +86,12 @@ def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSour
 
     Raises DependencyError without the packages that it takes from there to a graph, CardError for a task that is not known.
     """
+    check_task_name(options.task)
     source = _source(options)
-    task_of(source.spec)
+    if isinstance(source, CardSource) and options.task is not None:
+        source = replace(source, spec=source.spec.model_copy(update={"task": options.task}))
+    if reason := task_of(source.spec).refusal(source.spec):
+        raise UsageError(f"{options.model}: the task {source.spec.task} {reason}", advice="choose another with --task")
     if isinstance(source, CardSource) and source.imported is None:
         return source  # how many classes its weights have is not known yet
     return replace(source, spec=labelled(source.spec, options))
@@ -185,23 +200,26 @@ def _graph(options: ExportOptions) -> GraphSource:
     path = Path(options.model)
     if not path.is_file():
         raise UsageError(f"no ONNX file at {path}", advice="give the path of one, or a card")
-    graph = read_foreign(path)
-    shape, logits = graph.graph.inputs[0].shape, graph.graph.outputs[0].shape
-    assert shape is not None  # read_foreign checked both
-    assert logits is not None
+    asked = Asked.of(options)
+    graph = read_foreign(path, has_logits=asked.has_logits)
+    said, outputs = foreign_notes(graph), tuple(map(tensor_spec, graph.graph.outputs))
+    shape = tensor_spec(graph.graph.inputs[0]).shape
     channels, height, width = (size if isinstance(size, int) else None for size in shape[1:])
-    classes = logits[1] if isinstance(logits[1], int) else None
+    classes = outputs[0].shape[1] if said.has_logits else 0
     if channels not in (1, 3):
         raise UsageError(
             f"{path} takes images with {channels} channels; skdeploy takes 1 (grey) or 3 (RGB)",
             advice="give a network of grey or RGB images: other channels are not supported",
         )
-    if classes is None:
-        raise UsageError(f"{path} gives {logits}, an unknown number of classes", advice="export it with fixed classes")
+    if not isinstance(classes, int):
+        raise UsageError(
+            f"{path} gives {outputs[0]}, an unknown number of classes", advice="export it with fixed classes"
+        )
     _require_bounds(options.model, classes, (height, width))
-    spec = _described(options, path.stem, GraphSpec(classes=classes), channels, (height, width))
-    said = foreign_notes(graph)
-    notes = [
+    task, notes = asked.task_of(() if said.has_logits else outputs)
+    found = Found(GraphSpec(classes=classes), channels, (height, width), task, () if said.has_logits else outputs)
+    spec = _described(options, path.stem, found)
+    notes += [
         f"{path}: opset {said.opset}, input {said.input_name!r}, output {said.output_name!r}",
         *_confirmation(options),
     ]
@@ -226,7 +244,7 @@ def _confirmation(options: ExportOptions) -> tuple[str, ...]:
 def _require_bounds(shown: str, classes: int, size: tuple[int | None, int | None]) -> None:
     """Raises UsageError for what no card may say."""
     for what, value, most in (
-        ("classes", classes, MAX_COUNT),
+        ("classes", classes or 1, MAX_COUNT),
         *(("pixels a side", side or 1, MAX_PIXELS) for side in size),
     ):
         if not 1 <= value <= most:
@@ -236,21 +254,26 @@ def _require_bounds(shown: str, classes: int, size: tuple[int | None, int | None
             )
 
 
-def _described(
-    options: ExportOptions,
-    name: str,
-    network: GraphSpec | ModuleSpec,
-    channels: int,
-    size: tuple[int | None, int | None],
-) -> ModelSpec:
+@dataclass(frozen=True)
+class Found:
+    """The interface that a network shows. ``size``: (height, width) where it fixes them. ``outputs``: empty for logits."""
+
+    network: GraphSpec | ModuleSpec
+    channels: int
+    size: tuple[int | None, int | None]
+    task: str
+    outputs: tuple[TensorSpec, ...]
+
+
+def _described(options: ExportOptions, name: str, found: Found) -> ModelSpec:
     """The spec that ``--card`` gives, once it agrees with the network itself; without one, ImageNet's preprocessing.
 
-    ``size`` is (height, width) where the network fixes them. Raises CardError for what contradicts the network.
+    Raises CardError for what contradicts the network.
     """
-    height, width = size
+    (height, width), network, channels = found.size, found.network, found.channels
     if options.card is None:
         fixed = (height, width) if height and width else None
-        spec = spec_without_card(name, network, channels, fixed)
+        spec = spec_without_card(name, network, channels, fixed, found.task, found.outputs)
         return confirmed(spec, options.assume_imagenet, options.model)
     card, path = load_interface_card(options.card)
     if not isinstance(card.network, DescribedSpec) and card.network.family != network.family:
@@ -260,6 +283,7 @@ def _described(
         )
     pairs: dict[str, tuple[object, object]] = {
         "network.classes": (card.network.classes, network.classes),
+        "outputs": ([one.name for one in card.outputs or found.outputs], [one.name for one in found.outputs]),
         "input.channels": (card.input.channels, channels),
         "input.height": (card.input.height, height or card.input.height),
         "input.width": (card.input.width, width or card.input.width),
@@ -278,7 +302,11 @@ def _described(
         )
     # The file or module has its own weights, so those of a card of the zoo are not used.
     spec = card.model_copy(
-        update={"network": network.model_copy(update={"total_stride": card.network.total_stride}), "weights": None}
+        update={
+            "network": network.model_copy(update={"total_stride": card.network.total_stride}),
+            "weights": None,
+            "outputs": found.outputs,
+        }
     )
     return confirmed(spec, options.assume_imagenet, options.model)
 
@@ -304,21 +332,53 @@ def _module(options: ExportOptions) -> ModuleSource:
     asked = None if options.card is None else options.applied(load_interface_card(options.card)[0]).input
     size = (asked.height, asked.width) if asked else options.image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
     _require_bounds("--imgsz", 1, size)
-    channels, classes = tried(module, (asked.channels,) if asked else (3, 1), size, options.model)
-    if asked is None and len(classes) > 1:
+    channels, shapes = tried(module, (asked.channels,) if asked else (3, 1), size, options.model)
+    if asked is None and len(shapes) > 1:
         notes.append(
             f"{options.model} runs on images of 3 channels and of 1: 3 are taken, a card (--card) decides otherwise"
         )
-    _require_bounds(options.model, classes[channels], size)
-    spec = _described(
-        options,
-        options.model.rpartition(":")[0].rpartition(".")[2] + "-" + options.model.rpartition(":")[2],
-        ModuleSpec(factory=options.model, classes=classes[channels]),
+    wanted, given = Asked.of(options), shapes[channels]
+    require_batch(given, options.model)
+    has_logits = [len(shape) for shape in given.values()] == [2] if wanted.has_logits is None else wanted.has_logits
+    classes = classes_of(given, options.model) if has_logits else 0
+    _require_bounds(options.model, classes, size)
+    outputs = () if has_logits else _outputs_of(module, options, channels, size, given)
+    task, said = wanted.task_of(outputs)
+    found = Found(
+        ModuleSpec(factory=options.model, classes=classes),
         channels,
         options.image_size if asked is None and options.image_size else (None, None),
+        task,
+        outputs,
     )
+    name = options.model.rpartition(":")[0].rpartition(".")[2] + "-" + options.model.rpartition(":")[2]
+    spec = _described(options, name, found)
+    notes += said
     spec = options.applied(spec)
     return ModuleSource(spec, _digested(record, module), module, tuple(notes), assumptions_of(spec))
+
+
+def _outputs_of(
+    module: nn.Module, options: ExportOptions, channels: int, size: tuple[int, int], given: Shapes
+) -> tuple[TensorSpec, ...]:
+    """The outputs of a module. With ``--dynamic-size``, those of images twice as large show which of their sizes are free."""
+    other = given
+    if options.trace.dynamic_size:
+        other = tried(module, (channels,), (2 * size[0], 2 * size[1]), options.model)[1][channels]
+    return tuple(
+        TensorSpec(
+            name=name,
+            dtype="float32",
+            shape=(
+                "batch",
+                *(
+                    one if one == two else f"{name}_{axis}"
+                    for axis, (one, two) in enumerate(zip(shape[1:], other[name][1:], strict=True), 1)
+                ),
+            ),
+        )
+        for name, shape in given.items()
+    )
 
 
 def _digested(record: WeightsRecord, module: nn.Module) -> WeightsRecord:

@@ -34,8 +34,8 @@ def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bo
     admit_file(path)
     return facts.model_copy(
         update={
-            "inputs": tuple(_tensor_spec(value) for value in model.graph.inputs),
-            "outputs": tuple(_tensor_spec(value) for value in model.graph.outputs),
+            "inputs": tuple(tensor_spec(value) for value in model.graph.inputs),
+            "outputs": tuple(tensor_spec(value) for value in model.graph.outputs),
             "nodes": len(model.graph),
             "rank_above_4": tuple(above_max_rank(model)),
             "parser_refusal": parser_refusal(path) or "",
@@ -43,7 +43,8 @@ def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bo
     )
 
 
-def _tensor_spec(value: ir.Value) -> TensorSpec:
+def tensor_spec(value: ir.Value) -> TensorSpec:
+    """An input or output of an admitted graph."""
     assert value.dtype is not None  # admitted
     assert value.shape is not None  # admitted
     shape = tuple(d if isinstance(d, int) else str(d.value) for d in value.shape)

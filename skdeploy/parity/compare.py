@@ -41,9 +41,9 @@ def compare(
 ) -> Comparison:
     """Compares the outputs of all images with ``reference``. ``name_of`` names an image."""
     task, metrics = task_of(spec), None
-    problems = task.check(outputs, len(next(iter(reference.values()))), spec)
+    problems = task.check(outputs, len(next(iter(reference.values()))), spec) or unlike(reference, outputs)
     if not problems:
-        metrics = task.measure(reference, judged(task, outputs), who.tolerance)
+        metrics = task.measure(reference, judged(spec, outputs), who.tolerance, spec)
         problems = task.violations(metrics, who.tolerance, name_of)
     return Comparison(
         artifact=who.artifact,
@@ -52,6 +52,15 @@ def compare(
         verdict="fail" if problems else "pass",
         metrics=metrics,
         problems=problems,
+    )
+
+
+def unlike(reference: Outputs, outputs: Outputs) -> tuple[str, ...]:
+    """Say which output has another shape than the reference's: a check knows of no size that is free."""
+    return tuple(
+        f"{name} has shape {outputs[name].shape}, but the reference's has {value.shape}"
+        for name, value in reference.items()
+        if outputs[name].shape != value.shape
     )
 
 
@@ -83,7 +92,7 @@ def batch_invariance(
     if isinstance(session.inputs[0].shape[0], int) or not batches:
         return None
     task = task_of(spec)
-    known = judged(task, outputs)
+    known = judged(spec, outputs)
     worst, problem, first = 0.0, "", 0
     for size in batches:
         chosen = np.arange(first, first + size) % len(pixels)

@@ -37,7 +37,7 @@ def run_to_run(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject, 
     """One batch, run twice. Other bits are recorded; an error above the tolerance fails."""
     feeds = one_batch(session, pixels, spec, images)
     task, tolerance = task_of(spec), who.tolerance.max_rel_error
-    first, second = (judged(task, session.run(feeds)) for _ in range(2))
+    first, second = (judged(spec, session.run(feeds)) for _ in range(2))
     differing, error = sum(_differing(first[name], second[name]) for name in first), largest_difference(first, second)
     problem = ""
     if not error <= tolerance:
@@ -131,8 +131,8 @@ def _compare(
         problems = task.check(outputs, len(pixels), spec)
         if problems:
             return None, problems, ""
-        found.append(judged(task, outputs))
-    metrics = task.measure(found[0], found[1], tolerance)
+        found.append(judged(spec, outputs))
+    metrics = task.measure(found[0], found[1], tolerance, spec)
     return metrics, task.violations(metrics, tolerance), ""
 
 

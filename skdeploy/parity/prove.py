@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import run_images
-from skdeploy.backends.metrics import Outputs, compare_values, largest
+from skdeploy.backends.metrics import Outputs, compare_outputs, largest
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
@@ -29,7 +29,9 @@ from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, Reference, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
 from skdeploy.parity.suites import SYNTHETIC, Prepared, has_dynamic_size, prepare, run_memory, run_suites
+from skdeploy.parity.tasks import task_of
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
+from skdeploy.zoo.outputs import tensors_given
 
 if TYPE_CHECKING:
     from torch import nn
@@ -265,11 +267,12 @@ def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> f
 
     images = torch.from_numpy(normalise(pixels, spec.preprocess))
     with torch.inference_mode():
-        rounded = network(images).double()
-        exact = copy.deepcopy(network).double()(images.double())
-    return compare_values(exact.numpy(), rounded.numpy()).sqnr_db
+        rounded = tensors_given(network(images), spec, spec.name)
+        exact = tensors_given(copy.deepcopy(network).double()(images.double()), spec, spec.name)
+    before, after = ({name: value.double().numpy() for name, value in made.items()} for made in (exact, rounded))
+    return compare_outputs(before, after).sqnr_db
 
 
 def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
-    """The card's tolerance for a precision, or the precision's own if the card gives none."""
-    return spec.tolerance.get(precision, precision.tolerance)
+    """The card's tolerance for a precision, or the task's own if the card gives none."""
+    return spec.tolerance.get(precision) or task_of(spec).tolerance(precision)

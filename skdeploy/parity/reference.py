@@ -51,7 +51,7 @@ class Reference:
         with self.open(spec) as session:
             outputs = run_images(session, pixels, spec)
         problems = task.check(outputs, len(pixels), spec)
-        return (None if problems else judged(task, outputs)), problems
+        return (None if problems else judged(spec, outputs)), problems
 
     def outputs(self, pixels: Pixels, spec: ModelSpec) -> dict[str, Array]:
         """The same. Raises ParityError for outputs that are not finite, or have another shape than they should."""

@@ -35,7 +35,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
 from skdeploy.images.dataset import Dataset, Pixels
-from skdeploy.parity.compare import Subject
+from skdeploy.parity.compare import Subject, unlike
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.report import MEMORY, SuiteResult
 from skdeploy.parity.task import Task
@@ -182,8 +182,8 @@ def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> 
         problems = tuple(f"{problem}: {OVERFLOW.format(words, end)}" for problem in problems)
     if suite.expected is None:
         problems, note = (), NO_REFERENCE
-    elif not problems:
-        metrics = task.measure(suite.expected, judged(task, outputs), who.tolerance)
+    elif not problems and not (problems := unlike(suite.expected, outputs)):
+        metrics = task.measure(suite.expected, judged(suite.spec, outputs), who.tolerance, suite.spec)
         error = metrics.max_abs_error / max(largest(suite.expected), scale)
         if who.precision.integer:
             note = CLIPPED.format(words)
@@ -214,7 +214,7 @@ def run_memory(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject) 
     feeds = one_batch(session, pixels, spec)
     name, array = next(iter(feeds.items()))
     task = task_of(spec)
-    expected, again = (judged(task, session.run(feeds)) for _ in range(2))
+    expected, again = (judged(spec, session.run(feeds)) for _ in range(2))
     same = all(np.array_equal(value, again[key]) for key, value in expected.items())
     allowed = 0.0 if same else who.tolerance.max_rel_error
     worst, problems = 0.0, []

@@ -6,28 +6,36 @@ from collections.abc import Callable
 from typing import Protocol
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import OUTPUT, check_outputs
+from skdeploy.backends.logits import check_outputs
 from skdeploy.backends.metrics import Metrics, Outputs, violations
-from skdeploy.core.spec import ModelSpec, Tolerance
+from skdeploy.core.spec import ModelSpec, Precision, Tolerance
 
 
 class Task(Protocol):
     """One task. ``help`` says in a few words what it is for, ``value`` what one number of an output is called.
 
-    ``outputs`` names what is compared, with one row an image; a graph may have others. ``has_classes``: an image has one true
-    class, so there are labels, top-1 and the accuracy gate.
+    ``has_classes``: an image has one true class, so there are labels, top-1 and the accuracy gate. Which outputs are compared
+    the spec says (``ModelSpec.given``), each with one row an image; a graph may have others.
     """
 
     help: str
     value: str = "value"
-    outputs: tuple[str, ...] = (OUTPUT,)
     has_classes: bool = False
 
     def check(self, outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
         """Reasons why a comparison is pointless: an output is missing, has another shape or type, or is not finite."""
         return check_outputs(outputs, images, spec)
 
-    def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, /) -> Metrics:
+    def refusal(self, spec: ModelSpec) -> str:
+        """Why a network's outputs cannot be of this task, to follow the task's name; empty if they can."""
+        del spec
+        return ""
+
+    def tolerance(self, precision: Precision) -> Tolerance:
+        """The limits of a precision for this task where the card gives none."""
+        return precision.tolerance
+
+    def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
         """How far ``found`` is from ``reference``, both checked. What is special to a task goes into the figures."""
         ...
 

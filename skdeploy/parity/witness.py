@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,8 @@ from skdeploy.zoo.assumed import Settled, assumptions_of, settled
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from skdeploy.checkpoints.own_module import Shapes
 
 Witness = Golden | Author
 
@@ -86,13 +89,28 @@ def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progre
     network = ready(network)
     require_finite(network, factory)
     channels, height, width = spec.input.shape
-    _, classes = tried(network, (channels,), (height, width), factory)
-    if classes[channels] != spec.network.classes:
+    shapes = tried(network, (channels,), (height, width), factory)[1][channels]
+    gives, has = _in_words(shapes, spec, factory)
+    if gives != has:
         raise UsageError(
-            f"--reference {factory} gives {classes[channels]} classes, but {spec.name} has {spec.network.classes}",
+            f"--reference {factory} gives {gives}, but {spec.name} has {has}",
             advice="it must return the network that the weights belong to",
         )
     return Author(factory, network)
+
+
+def _in_words(shapes: Shapes, spec: ModelSpec, factory: str) -> tuple[str, str]:
+    """The outputs of a module, and those of the spec, in the same words."""
+    from skdeploy.checkpoints.own_module import classes_of
+
+    if not spec.outputs:
+        return f"{classes_of(shapes, factory)} classes", f"{spec.network.classes} classes"
+    wanted: dict[str, tuple[int | str, ...]] = {output.name: output.shape for output in spec.outputs}
+    return _shapes_in_words(shapes), _shapes_in_words(wanted)
+
+
+def _shapes_in_words(shapes: Mapping[str, Sequence[int | str]]) -> str:
+    return "; ".join(f"{name} ({', '.join(map(str, ('batch', *shape[1:])))})" for name, shape in shapes.items())
 
 
 def _has_our_keys(checkpoint: Path) -> bool:

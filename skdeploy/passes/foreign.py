@@ -10,7 +10,7 @@ from typing import Final
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
@@ -34,34 +34,42 @@ NOTES: Final = "foreign"
 
 @dataclass(frozen=True)
 class ForeignNotes:
-    """The model that was read, and the changes. ``softmax`` is the node that makes ``logits`` probabilities, or empty."""
+    """The model that was read, and the changes. ``softmax`` is the node that makes ``logits`` probabilities, or empty.
+
+    ``has_logits``: the first output is a classifier's, named ``logits`` now; else outputs have their own names.
+    """
 
     input_name: str
     output_name: str
+    has_logits: bool
     dropped_outputs: tuple[str, ...]
     opset: int
     softmax: str
 
 
-def read_foreign(path: Path) -> ir.Model:
-    """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W), and the output ``logits``, (N, classes).
+def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
+    """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W).
+
+    With ``has_logits`` the first output becomes ``logits``, (N, classes), and others are dropped; without, all floating-point
+    outputs are kept under their own names. None: the rank of the first output decides.
 
     External data is inlined, from files in the folder of ``path`` only; functions are inlined and constants folded. Opsets 7 to
-    18 are upgraded to 19; 19 to 21 are kept. The first output is kept, others are dropped. Nodes are named after their modules
-    where the exporter recorded them. The result is compared with the original on random images. ``foreign_notes`` tells what
-    was done.
+    18 are upgraded to 19; 19 to 21 are kept. Nodes are named after their modules where the exporter recorded them. The result
+    is compared with the original on random images. ``foreign_notes`` tells what was done.
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
-    UsageError for an interface that is not an image classifier's; ExportError for operators that are not ONNX's, a graph that
-    is too large, is quantized already or does not run; PassError if the function changed.
+    UsageError for inputs that are not images and outputs that are not the asked ones; ExportError for operators that are not
+    ONNX's, a graph that is too large, is quantized already or does not run; PassError if the function changed.
     """
     proto = read_proto(path)
     opset = _check_operators(proto, path)
     require_not_quantized(proto, path)
     require_finite(proto, path)
-    dropped = _check_interface(proto, path)
+    _check_input(proto, path)
+    classes = _gives_vectors(proto, path) if has_logits is None else has_logits
+    dropped = _check_outputs(proto, path, has_logits=classes)
     model = graph_of(proto, path)
-    own_names = _name_interface(model.graph)
+    own_names = _name_interface(model.graph, has_logits=classes)
     _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
     before = ir.to_proto(model).SerializeToString()
     if opset < MIN_OPSET:
@@ -72,9 +80,9 @@ def read_foreign(path: Path) -> ir.Model:
     DropIdentities()(model)
     drop_unused(model.graph)
     _name_by_module(model)
-    _check_function(before, model, path, opset)
+    _check_function(before, model, path, opset, has_logits=classes)
     model.metadata_props.clear()
-    model.meta[NOTES] = ForeignNotes(*own_names, dropped, opset, _final_softmax(model))
+    model.meta[NOTES] = ForeignNotes(*own_names, classes, dropped, opset, _final_softmax(model))
     return model
 
 
@@ -100,8 +108,8 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
     return opset
 
 
-def _check_interface(proto: ModelProto, path: Path) -> tuple[str, ...]:
-    """Leaves the image and the first output, and gives the names of the outputs that are dropped."""
+def _check_input(proto: ModelProto, path: Path) -> None:
+    """Leaves the image as the only input."""
     graph = proto.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
@@ -131,19 +139,49 @@ def _check_interface(proto: ModelProto, path: Path) -> tuple[str, ...]:
     for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
         if not isinstance(dims[axis], int):
             tensor.shape.dim[axis].dim_param = name
-    if not graph.output:
-        raise UsageError(f"{path} has no output", advice="export it again")
     del graph.input[:]
     graph.input.append(image)
-    dropped = tuple(value.name for value in graph.output[1:])
-    del graph.output[1:]
+
+
+def _gives_vectors(proto: ModelProto, path: Path) -> bool:
+    """Whether the first output has rank 2, or a rank that nothing says: then it is taken for a classifier's."""
+    outputs = proto.graph.output
+    shown = outputs if outputs and outputs[0].type.tensor_type.HasField("shape") else inferred(proto, path).graph.output
+    tensor = shown[0].type.tensor_type if shown else None
+    return tensor is None or not tensor.HasField("shape") or len(tensor.shape.dim) == 2
+
+
+def _check_outputs(proto: ModelProto, path: Path, *, has_logits: bool) -> tuple[str, ...]:
+    """Leaves the outputs that are compared, and gives the names of those that are dropped."""
+    outputs = proto.graph.output
+    if not outputs:
+        raise UsageError(f"{path} has no output", advice="export it again")
+    kept = [outputs[0]] if has_logits else [value for value in outputs if _is_float(value)]
+    if not kept:
+        shown = ", ".join(f"{value.name} ({_type_name(value)})" for value in outputs)
+        raise UsageError(
+            f"{path}: no output is floating point: {shown}", advice="export it without the argmax, or the cast"
+        )
+    dropped = tuple(value.name for value in outputs if value not in kept)
+    del outputs[:]
+    outputs.extend(kept)
     return dropped
 
 
-def _name_interface(graph: ir.Graph) -> tuple[str, str]:
-    """Renames input and output, and gives their own names; a value that has the new name already makes room."""
-    own = graph.inputs[0].name or "", graph.outputs[0].name or ""
-    for value, name in ((graph.inputs[0], INPUT), (graph.outputs[0], OUTPUT)):
+def _is_float(value: ValueInfoProto) -> bool:
+    """Also of an output whose type is not written: its producer's shows in the run."""
+    return value.type.tensor_type.elem_type in (TensorProto.UNDEFINED, TensorProto.FLOAT)
+
+
+def _type_name(value: ValueInfoProto) -> str:
+    return TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+
+
+def _name_interface(graph: ir.Graph, *, has_logits: bool) -> tuple[str, str]:
+    """Renames the input, and an output of logits, and gives their own names. A value that has the new name makes room."""
+    own = graph.inputs[0].name or "", ", ".join(value.name or "" for value in graph.outputs)
+    renamed = [(graph.inputs[0], INPUT), *([(graph.outputs[0], OUTPUT)] if has_logits else [])]
+    for value, name in renamed:
         for other in _values(graph):
             if other.name == name and other is not value:
                 other.name = free_name(graph, f"{name}_inner")
@@ -207,43 +245,65 @@ def _with_shapes(model: ir.Model, path: Path) -> ir.Model:
     """With all shapes inferred anew: those in the file name its own dimensions, or are missing."""
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]
-    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
     return graph_of(inferred(proto, path, strict=True), path)
 
 
-def _check_function(before: bytes, model: ir.Model, path: Path, opset: int) -> None:
-    """That nothing has changed, that it runs for a batch that the exporter was not shown, and that it gives (N, classes)."""
-    made = model.graph.outputs[0]
-    if made.dtype is not None and not made.dtype.is_floating_point():
-        node = made.producer()
-        operator = f", by node {node.name} ({node.op_type})" if node is not None else ""
-        raise UsageError(
-            f"{path}: the first output is {made.dtype.name}{operator}, but skdeploy takes logits, floating "
-            "point (N, classes)",
-            advice="make the logits of the classifier the first output",
-        )
+def _check_function(before: bytes, model: ir.Model, path: Path, opset: int, *, has_logits: bool) -> None:
+    """That nothing has changed, that it runs for a batch that the exporter was not shown, and that outputs are as they must
+    be: (N, classes), or anything with the batch first. Their shapes are written.
+    """
+    for made in model.graph.outputs:
+        if made.dtype is not None and not made.dtype.is_floating_point():
+            node = made.producer()
+            operator = f", by node {node.name} ({node.op_type})" if node is not None else ""
+            wanted = "logits, floating point (N, classes)" if has_logits else "floating-point outputs"
+            which = "the first output" if has_logits else f"the output {made.name}"
+            raise UsageError(
+                f"{path}: {which} is {made.dtype.name}{operator}, but skdeploy takes {wanted}",
+                advice="make the logits of the classifier the first output",
+            )
     after = ir.to_proto(model).SerializeToString()
     step = f"folding the constants of {path}"
     if opset < MIN_OPSET:
         step = f"upgrading {path} from opset {opset} to {MIN_OPSET}"
     try:
-        found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}")[OUTPUT]
+        found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}")
     except ExportError as error:
         raise ExportError(f"{path}: {error.message}", advice=error.advice) from error
     shape = model.graph.inputs[0].shape
-    assert shape is not None  # _check_interface has seen it
+    assert shape is not None  # _check_input has seen it
     batch = shape[0]
     images = batch if isinstance(batch, int) else EXAMPLE_BATCH
-    shown = f"{path}: for {images} images the first output is {list(found.shape)}, but skdeploy takes (N, classes)"
-    if found.ndim != 2:
-        raise UsageError(
-            shown,
-            advice="make the logits of a classifier the first output: networks that give maps, boxes or features are "
-            "not supported",
+    free = not all(isinstance(size, int) for size in shape[1:])
+    for made in model.graph.outputs:
+        sizes = found[made.name or ""].shape
+        which = "the first output" if has_logits else f"the output {made.name}"
+        shown = f"{path}: for {images} images {which} is {list(sizes)}"
+        if has_logits and len(sizes) != 2:
+            raise UsageError(
+                f"{shown}, but a classifier gives (N, classes)",
+                advice="say what the network is for with --task, such as features or raw, or make the logits the first "
+                "output",
+            )
+        if sizes[:1] != (images,):
+            raise UsageError(
+                f"{shown}: its first axis is not the batch",
+                advice="keep the batch either dynamic or fixed in the whole graph",
+            )
+        known = made.shape if made.shape is not None and len(made.shape) == len(sizes) else [None] * len(sizes)
+        made.shape = ir.Shape(
+            [batch, *(_size(made, axis, known[axis], sizes[axis], free) for axis in range(1, len(sizes)))]
         )
-    if found.shape[0] != images:
-        raise UsageError(shown, advice="keep the batch either dynamic or fixed in the whole graph")
-    model.graph.outputs[0].shape = ir.Shape([batch, found.shape[1]])
+
+
+def _size(made: ir.Value, axis: int, known: object, found: int, free: bool) -> int | str:
+    """A size of an output: what was found, but a name where the sizes of images are free and nothing says that it is fixed."""
+    if isinstance(known, int) or not free:
+        return found
+    said = known.value if isinstance(known, ir.SymbolicDim) else None
+    return said or f"{made.name}_{axis}"
 
 
 def _final_softmax(model: ir.Model) -> str:

@@ -90,7 +90,7 @@ class HalfPrecision(ir.passes.InPlacePass):
         for index, value in enumerate(graph.outputs):
             if value.dtype == FLOAT16:
                 name, value.name = value.name, self._names.free(f"{value.name}_fp16")
-                cast = _cast(value, FLOAT32, f"{name}_fp32")
+                cast = _cast(value, FLOAT32, self._names.free(f"{name}_fp32"))
                 cast.outputs[0].name = name
                 graph.append(cast)
                 graph.outputs[index] = cast.outputs[0]

@@ -20,13 +20,14 @@ from skdeploy.ir.naming import NameByModule
 from skdeploy.passes.preprocess import EmbedPreprocess
 from skdeploy.passes.programs import fold_sizes, spare_decompositions
 from skdeploy.passes.trace_options import TraceOptions
+from skdeploy.zoo.outputs import with_named_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 def trace(network: nn.Module, spec: ModelSpec, options: TraceOptions) -> ir.Model:
-    """The graph of ``network``'s deploy form: input float32 (N, C, H, W) named ``input``, output (N, classes) ``logits``.
+    """The graph of ``network``'s deploy form: input float32 (N, C, H, W) named ``input``, and the outputs of the spec.
 
     With ``attention``, each gated unit adds an output ``attention.<module>`` (N, M, C). With ``embed_preprocess``, the input
     is uint8 (N, H, W, C) instead. Raises ExportError, and UsageError for attention without gates.
@@ -35,9 +36,16 @@ def trace(network: nn.Module, spec: ModelSpec, options: TraceOptions) -> ir.Mode
 
     folded = fold(network)
     gates = gate_names(folded) if options.attention else []
+    if options.attention and spec.outputs:
+        raise UsageError(
+            f"--attention is for networks with classes, but {spec.name} has the task {spec.task!r}",
+            advice="leave it out",
+        )
     if options.attention and not gates:
         raise UsageError(f"--attention: no unit of {spec.name} has a gate", advice="leave it out")
-    model = _export(_with_attention(folded, gates), spec, options, ["logits", *map(attention_name, gates)])
+    outputs = [wanted.name for wanted in spec.given]
+    module = with_named_outputs(folded, spec) if spec.outputs else _with_attention(folded, gates)
+    model = _export(module, spec, options, [*outputs, *map(attention_name, gates)])
     NameByModule()(model)
     if options.embed_preprocess:
         EmbedPreprocess(spec.preprocess)(model)

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from skdeploy.core.architecture import NetworkSpec
 from skdeploy.core.precision import PRECISIONS
-from skdeploy.core.spec import Assumed, InputSpec, ModelSpec, Preprocess, Reference, Source
+from skdeploy.core.spec import CLASSIFICATION, Assumed, InputSpec, ModelSpec, Preprocess, Reference, Source, TensorSpec
 from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 
 DEFAULT_SIZE: Final = 224
@@ -15,7 +15,14 @@ CROP: Final = 0.875  # of the shorter side, as torchvision and timm evaluate
 IMAGENET: Final = "ImageNet's defaults"
 
 
-def spec_without_card(name: str, network: NetworkSpec, channels: int, size: tuple[int, int] | None = None) -> ModelSpec:
+def spec_without_card(
+    name: str,
+    network: NetworkSpec,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    task: str = CLASSIFICATION,
+    outputs: tuple[TensorSpec, ...] = (),
+) -> ModelSpec:
     """A spec made from the network itself, with ImageNet's preprocessing."""
     height, width = size or (DEFAULT_SIZE, DEFAULT_SIZE)
     read: Literal[1, 3] = 1 if channels == 1 else 3
@@ -33,6 +40,8 @@ def spec_without_card(name: str, network: NetworkSpec, channels: int, size: tupl
         tolerance={precision: precision.tolerance for precision in PRECISIONS.values()},
         source=Source(paper="unknown", url="", licence="as of the weights"),
         reference=Reference(),
+        task=task,
+        outputs=outputs,
     )
     assumed = preprocessing_of(spec, IMAGENET)
     if size is not None:  # the network itself, or the user, said it

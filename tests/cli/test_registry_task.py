@@ -45,7 +45,7 @@ def test_a_task_from_outside_judges_an_export(
     refused = run(*command)
     assert refused.code != 0
     assert "'bearings'" in refused.err
-    assert "embedding (one vector per image)" in refused.err
+    assert "features (vectors or maps per image)" in refused.err
     assert not bundle.exists()
 
     monkeypatch.setitem(TASKS, "bearings", Bearings(most_degrees=2.0))

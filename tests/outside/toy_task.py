@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skdeploy.backends.metrics import Metrics, Outputs, compare_values
-from skdeploy.core.spec import Tolerance
+from skdeploy.core.spec import ModelSpec, Tolerance
 from skdeploy.parity.task import Task
 
 
@@ -17,7 +17,7 @@ class Bearings(Task):
     def __init__(self, most_degrees: float) -> None:
         self.most_degrees = most_degrees
 
-    def measure(self, reference: Outputs, found: Outputs, _: Tolerance, /) -> Metrics:
+    def measure(self, reference: Outputs, found: Outputs, _: Tolerance, __: ModelSpec, /) -> Metrics:
         one, other = (
             value / np.linalg.norm(value, axis=1, keepdims=True)
             for value in (outputs["logits"].astype(np.float64) for outputs in (reference, found))

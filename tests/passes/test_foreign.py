@@ -147,7 +147,16 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "volumes": (small([FLATTEN], shape=("n", 1, 4, 4, 4)), UsageError, "of rank 5; skdeploy takes images"),
     "free channels": (small([FLATTEN], shape=("n", "c", 4, 4)), UsageError, r"float32 \(N, C, H, W\) is needed"),
     "channels last": (small([FLATTEN], shape=("n", 8, 8, 3)), UsageError, r"channels last, but \(N, C, H, W\)"),
-    "rank 4 output": (small([helper.make_node("Relu", ["x"], ["y"])]), UsageError, r"\[3, 3, 4, 4\], but skdeploy takes"),
+    "integer output": (
+        model_of(
+            [helper.make_node("ArgMax", ["x"], ["y"], axis=1)],
+            {"x": ("n", 3, 4, 4)},
+            {"y": None},
+            result=TensorProto.INT64,
+        ),
+        UsageError,
+        r"no output is floating point: y \(int64\)",
+    ),
     "custom operator": (
         small([helper.make_node("Mish", ["x"], ["t"], name="act", domain="com.acme"), FLATTEN]),
         ExportError,
@@ -182,6 +191,33 @@ def test_what_is_no_image_classifier_is_refused(name: str, tmp_path: Path) -> No
         read_foreign(path)
     assert str(path) in str(failure.value)
     assert getattr(failure.value, "advice", "")
+
+
+def test_maps_are_logits_of_nobody(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx", small([helper.make_node("Relu", ["x"], ["y"])]))
+    with pytest.raises(UsageError, match=r"\[3, 3, 4, 4\], but a classifier gives"):
+        read_foreign(path, has_logits=True)
+    assert [str(value.name) for value in read_foreign(path).graph.outputs] == ["y"]
+
+
+def test_outputs_keep_their_names_and_what_is_not_floating_point_is_dropped(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["low"]),
+        helper.make_node("Flatten", ["low"], ["logits"]),  # a name of ours, that is not ours here
+        helper.make_node("ArgMax", ["x"], ["mask"], axis=1),
+    ]
+    proto = small(nodes)
+    del proto.graph.output[:]
+    types = {"low": TensorProto.FLOAT, "mask": TensorProto.INT64, "logits": TensorProto.FLOAT}
+    proto.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in types.items())
+    model = read_foreign(write(tmp_path / "m.onnx", proto), has_logits=False)
+    shapes = {value.name: str(value.shape) for value in model.graph.outputs}
+    assert shapes == {"low": "[batch,3,4,4]", "logits": "[batch,48]"}
+    assert foreign_notes(model).dropped_outputs == ("mask",)
+    images = np.random.default_rng(0).standard_normal((3, 3, 4, 4)).astype(np.float32)
+    found = run(model, images)
+    np.testing.assert_array_equal(found["low"], np.maximum(images, 0))
+    np.testing.assert_array_equal(found["logits"], np.maximum(images, 0).reshape(3, -1))
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text, and no model at all", b"\x08\x07\x12", None])

@@ -1,0 +1,40 @@
+"""The task of an ONNX file or a module: as its card or ``--task`` says, else by the shapes of its outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import CLASSIFICATION, TensorSpec
+from skdeploy.line.options import ExportOptions
+from skdeploy.parity.infer_task import inferred_task
+from skdeploy.zoo.cards import load_interface_card
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``task``: None if nobody says it. ``has_logits``: whether the first output is (N, classes); None if it is to be seen."""
+
+    task: str | None
+    has_logits: bool | None
+
+    @classmethod
+    def of(cls, options: ExportOptions) -> Self:
+        """Raises UsageError for a card and a ``--task`` that contradict each other, and CardError."""
+        card = load_interface_card(options.card)[0] if options.card is not None else None
+        if card is None:
+            return cls(options.task, None if options.task is None else options.task == CLASSIFICATION)
+        if options.task not in (None, card.task):
+            raise UsageError(
+                f"--task {options.task}, but the card {options.card} has the task {card.task}",
+                advice="leave --task out, or correct the card",
+            )
+        return cls(card.task, card.network.classes > 0)
+
+    def task_of(self, outputs: tuple[TensorSpec, ...]) -> tuple[str, list[str]]:
+        """The task, and a note if the shapes decided it. ``outputs``: empty if they are logits."""
+        if self.task is not None or not outputs:
+            return self.task or CLASSIFICATION, []
+        task, why = inferred_task(outputs)
+        return task, [f"task: {task}, by the shapes of the outputs: {why}; choose another with --task"]
