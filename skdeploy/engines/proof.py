@@ -211,7 +211,7 @@ def _names(layers: tuple[WeightedPrecision, ...]) -> str:
 def _weight(node: ir.Node) -> ir.Value | None:
     """The constant that the node multiplies by, seen through a DequantizeLinear; None if it is another node."""
     from skdeploy.ir.nodes import maker
-    from skdeploy.ir.placement import WEIGHTED
+    from skdeploy.ir.rows import WEIGHTED
 
     if node.op_type not in WEIGHTED or len(node.inputs) < 2:
         return None

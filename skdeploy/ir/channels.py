@@ -1,8 +1,9 @@
 """Which channels of which tensors are one and the same number line: scaling one scales them all.
 
 A convolution makes new channels. Operators that work on each channel alone and commute with a positive factor (Relu, pools,
-means over space, sums of maps, products with a gate's weight) hand them on, and an addition ties those of its operands
-together. So the channels of a residual stream, or of all branches of a selective kernel block with its output, form classes.
+resizing, means over space, sums of maps, products with a gate's weight) hand them on, and an addition ties those of its
+operands together. Concat puts channels side by side; DepthToSpace makes one of several, which it ties. So the channels of a
+residual stream, or of all branches of a selective kernel block with its output, form classes.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.ir.nodes import integers, is_point, operand, operands
+from skdeploy.ir.one_scale import moves
 from skdeploy.ir.placement import weighted_reason
 
 Ids = NDArray[np.int64]
 
-PASSING_ON: Final = frozenset({"Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"})
+PASSING_ON: Final = frozenset({
+    "Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity", "Resize",
+})  # fmt: skip
+READS_SIZES: Final = frozenset({"Shape", "Size"})
 TYING: Final = frozenset({"Add", "Sub"})
 
 
@@ -60,6 +65,8 @@ class _Finder:
         self.fixed: set[int] = set()
 
     def visit(self, node: ir.Node) -> None:
+        if node.op_type in READS_SIZES:
+            return
         data = [value for value in operands(node) if value in self.ids]
         output = node.outputs[0]
         if makes_channels(node):
@@ -70,6 +77,17 @@ class _Finder:
             for first, second in zip(self.ids[data[0]], self.ids[data[1]], strict=True):
                 self.union(int(first), int(second))
             self.ids[output] = self.ids[data[0]]
+        elif (
+            node.op_type == "Concat"
+            and _joins_channels(node, data)
+            and _channels(output) == sum(map(self._count, data))
+        ):
+            self.ids[output] = np.concatenate([self.ids[value] for value in data])
+        elif node.op_type == "DepthToSpace" and data and (folded := self._folded(node, data[0])) is not None:
+            for tied in folded:
+                for channel in tied[1:]:
+                    self.union(int(tied[0]), int(channel))
+            self.ids[output] = folded[:, 0].copy()
         elif (weighed := _weighed_map(node, data)) and self._same_channels(weighed[0], output):
             self.fix(weighed[1])
             self.ids[output] = self.ids[weighed[0]]
@@ -105,6 +123,19 @@ class _Finder:
         fixed[number[sorted(self.fixed)]] = True
         return ChannelClasses({value.name or "": number[ids] for value, ids in self.ids.items()}, fixed)
 
+    def _count(self, value: ir.Value) -> int:
+        return len(self.ids[value])
+
+    def _folded(self, node: ir.Node, data: ir.Value) -> Ids | None:
+        """The channels that DepthToSpace makes one map of: (channels after, channels of each)."""
+        block = node.attributes.get_int("blocksize") ** 2
+        ids = self.ids[data]
+        if len(ids) % block:
+            return None
+        if node.attributes.get_string("mode", "DCR") == "CRD":
+            return ids.reshape(-1, block)
+        return ids.reshape(block, -1).T
+
     def _same_channels(self, data: ir.Value, output: ir.Value) -> bool:
         return _channels(output) == len(self.ids[data])
 
@@ -130,7 +161,22 @@ def _hands_on(node: ir.Node, data: ir.Value) -> bool:
     if node.op_type == "ReduceMean":
         axes = integers(node, 1, "axes")
         return data.shape is not None and bool(axes) and all(axis % len(data.shape) > 1 for axis in axes or ())
+    if node.op_type == "Pad":
+        return moves(node) and _leaves_channels(node)
     return node.op_type in PASSING_ON
+
+
+def _leaves_channels(node: ir.Node) -> bool:
+    """Whether nothing is added along the channels: the sizes before and after say it."""
+    before, after = operand(node, 0).shape, node.outputs[0].shape
+    return before is not None and after is not None and before[1] == after[1]
+
+
+def _joins_channels(node: ir.Node, data: list[ir.Value]) -> bool:
+    """Whether all that is joined has known channels, along axis 1."""
+    shape = operand(node, 0).shape
+    axis = node.attributes.get_int("axis")
+    return len(data) == len(node.inputs) and shape is not None and axis % len(shape) == 1
 
 
 def _alike(first: ir.Value, second: ir.Value) -> bool:

@@ -11,11 +11,16 @@ import onnx_ir as ir
 
 from skdeploy.core.errors import PassError
 from skdeploy.core.patterns import module_of, modules_matched
-from skdeploy.ir.nodes import FLOAT32, maker, only_one_reads, operand, operands, optional
+from skdeploy.ir.nodes import FLOAT32, maker, only_one_reads, operands, optional
+from skdeploy.ir.one_scale import tied
+from skdeploy.ir.rows import CONVOLUTIONS, WEIGHTED, groups_of
+from skdeploy.ir.statistics import Statistics, gate_nodes, statistics_of
 
-WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul"})
-SPATIAL_MEANS: Final = frozenset({"ReduceMean", "GlobalAveragePool", "AveragePool"})
+# With constants, or of one tensor alone.
+POINTWISE: Final = frozenset({
+    "Sigmoid", "HardSigmoid", "Tanh", "Erf", "Exp", "Softplus", "Relu", "Clip", "Div", "Neg", "Sqrt", "Pow", "Gelu", "Mish",
+})  # fmt: skip
 # Grouped INT8 convolutions of TensorRT take channels per group in steps of four (shared/knowledge: TensorRT's rules).
 GROUP_STEP: Final = 4
 
@@ -34,13 +39,14 @@ class Placement:
 
     ``readers`` has, for each quantized activation tensor, the inputs that read it as INT8; ``raw`` those that go on reading it
     as it is. ``weighted`` are the nodes whose weights become INT8; ``kept`` those that stay in the fallback, each with the
-    reason.
+    reason. The tensors of each group of ``tied`` get one scale (``one_scale.py``).
     """
 
     readers: dict[str, tuple[Edge, ...]]
     raw: dict[str, tuple[Edge, ...]]
     weighted: tuple[str, ...]
     kept: dict[str, str]
+    tied: tuple[tuple[str, ...], ...] = ()
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -51,24 +57,30 @@ class Placement:
 def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = False) -> Placement:
     """Decides where Q/DQ pairs go. The rules, in this order:
 
-    1. A gate stays in the fallback: every weighted node between a mean over space and a product with maps.
+    1. A gate stays in the fallback: every weighted node between a mean over space, or over channels, and a product with maps.
     2. A module that ``keep`` matches (``re.search`` on the module's name) stays, and with ``keep_grouped`` every grouped
        convolution. Grouped convolutions whose channels per group are not a multiple of 4, in or out, always stay: TensorRT
        has no INT8 kernel for them. So does what ``weighted_reason`` declines.
-    3. Every other convolution, Gemm and MatMul with constant weights reads INT8 activations and INT8 weights.
+    3. Every other convolution, transposed convolution, Gemm and MatMul with constant weights reads INT8 activations and INT8
+       weights.
     4. In an addition, subtraction or product of maps, every map that a layer made is read as INT8: the residual input of a skip
        and the branches that go into select. Not so the one convolution that has no other reader: the addition is fused into
-       it. And not so what another addition, subtraction or product made for this one alone: they run as one kernel.
-    5. A tensor that one reader takes as INT8 is quantized once, and every reader outside the kept modules takes it so: the
+       it. And not so what another addition, subtraction or product made for this one alone: they run as one kernel. And not
+       in a product of a tensor with a function of itself: an activation such as GELU, or a square. And not where statistics of
+       places take part: a normalisation over channels, or LSKNet's selection, which has too little work for its many tensors.
+    5. After the last layer nothing is read as INT8: the error of a skip that makes the output would be all in the output.
+    6. A tensor that one reader takes as INT8 is quantized once, and every reader outside the kept modules takes it so: the
        mean of a gate too, or the tensor would have to exist twice.
+    7. What is joined to a quantized tensor, or moved out of one, has its scale: ``one_scale.tied``.
 
     Nothing is ever placed between a convolution and the Relu that alone reads it. Raises UsageError for a pattern that is not a
     regular expression or matches no module, and PassError for a graph whose nodes' names are not unique.
     """
     _check_names(model)
     kept = modules_matched(keep, {module_of(node.name) for node in model.graph})
-    statistics = _statistics(model)
+    statistics = statistics_of(model)
     gates = gate_nodes(model)
+    last = _after_layers(model)
     wanted: set[str] = set()
     weighted: list[str] = []
     reasons: dict[str, str] = {}
@@ -82,36 +94,32 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
             else:
                 weighted.append(name)
                 wanted.add(_name(node.inputs[0]))
-        elif node.op_type in ELEMENTWISE and pattern is None:
+        elif node.op_type in ELEMENTWISE and pattern is None and name not in last:
             wanted.update(_name(value) for value in _quantized_operands(node, statistics))
+    groups = tied(model, wanted, lambda node: module_of(node.name) in kept or (node.name or "") in last)
     values = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))
     readers: dict[str, tuple[Edge, ...]] = {name: () for name in map(_name, values) if name in wanted}
     raw = dict(readers)
     for node in model.graph:
         name = node.name or ""
-        reading = raw if module_of(name) in kept or name in reasons else readers
+        reading = raw if module_of(name) in kept or name in reasons or name in last else readers
         for index, tensor in enumerate(map(_name, node.inputs)):
             if tensor in readers:
                 reading[tensor] = (*reading[tensor], Edge(name, index))
-    return Placement(readers, {name: edges for name, edges in raw.items() if edges}, tuple(weighted), reasons)
+    return Placement(readers, {name: edges for name, edges in raw.items() if edges}, tuple(weighted), reasons, groups)
 
 
-def gate_nodes(model: ir.Model) -> frozenset[str]:
-    """Weighted nodes between means over space and a product of what they make with maps."""
-    statistics = _statistics(model)
-    gates: set[ir.Node] = set()
-    for node in model.graph:
-        if node.op_type != "Mul" or node.outputs[0] in statistics:
-            continue
-        if any(value is None or value.is_initializer() for value in node.inputs):
-            continue
-        pending = [value for value in node.inputs if value in statistics]
-        while pending:
-            producer = maker(pending.pop())
-            if producer is not None and producer not in gates:
-                gates.add(producer)
-                pending.extend(value for value in producer.inputs if value in statistics)
-    return frozenset(node.name or "" for node in gates if node.op_type in WEIGHTED)
+def _after_layers(model: ir.Model) -> frozenset[str]:
+    """Nodes from which no layer's input is reached."""
+    before: set[ir.Node] = set()
+    for node in reversed(list(model.graph)):
+        if _constant_weight(node) is not None or any(reader in before for reader in _readers(node)):
+            before.add(node)
+    return frozenset(node.name or "" for node in model.graph if node not in before)
+
+
+def _readers(node: ir.Node) -> Iterator[ir.Node]:
+    return (use.node for value in node.outputs for use in value.uses())
 
 
 def unit_of(model: ir.Model) -> dict[str, str]:
@@ -121,9 +129,9 @@ def unit_of(model: ir.Model) -> dict[str, str]:
     Nodes outside such modules are units of their own. The network's own forward is not a module.
     """
     gates = gate_nodes(model)
-    statistics = _statistics(model)
+    statistics = statistics_of(model)
     spans = {
-        module_of(node.name) for node in model.graph if node.op_type == "Add" and _is_map(node.outputs[0], statistics)
+        module_of(node.name) for node in model.graph if node.op_type == "Add" and statistics.is_map(node.outputs[0])
     }
     units: dict[str, str] = {}
     for node in model.graph:
@@ -143,22 +151,25 @@ def _reason_to_keep(node: ir.Node, weight: ir.Value, pattern: str | None, in_gat
         return f"kept by {pattern!r}"
     if declined := weighted_reason(node):
         return declined
-    groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
+    groups = groups_of(node)
     if groups == 1:
         return ""
     if keep_grouped:
         return "a grouped convolution, and those are kept"
-    out_of_group, into_group = weight.shape[0] // groups, weight.shape[1]  # type: ignore[index]  # a constant has a shape
+    first, second = weight.shape[0] // groups, weight.shape[1]  # type: ignore[index]  # a constant has a shape
+    into_group, out_of_group = (first, second) if node.op_type == "ConvTranspose" else (second, first)
     if out_of_group % GROUP_STEP or into_group % GROUP_STEP:
         return f"{into_group} -> {out_of_group} channels a group: TensorRT's INT8 takes multiples of {GROUP_STEP}"
     return ""
 
 
-def _quantized_operands(node: ir.Node, statistics: frozenset[ir.Value]) -> Iterator[ir.Value]:
+def _quantized_operands(node: ir.Node, statistics: Statistics) -> Iterator[ir.Value]:
     """The maps that an elementwise node reads as INT8."""
     if any(value is None or value.is_initializer() for value in node.inputs):
         return
-    maps = [value for value in operands(node) if _is_map(value, statistics)]
+    if any(value in statistics.of_places for value in operands(node)) or len(set(map(_origin, operands(node)))) == 1:
+        return
+    maps = [value for value in operands(node) if statistics.is_map(value)]
     if len(maps) != len(node.inputs) and node.op_type != "Mul":
         return  # statistics of a gate
     fused = next((value for value in maps if node.op_type == "Add" and _made_for_one_reader(value, {"Conv"})), None)
@@ -167,41 +178,26 @@ def _quantized_operands(node: ir.Node, statistics: frozenset[ir.Value]) -> Itera
             yield value
 
 
+def _origin(value: ir.Value) -> ir.Value:
+    """The tensor that ``value`` is a function of, number by number."""
+    node = maker(value)
+    while node is not None and (node.op_type in POINTWISE or node.op_type in ELEMENTWISE):
+        data = {each for each in operands(node) if not each.is_initializer()}
+        sources = data if len(data) == 1 else {_origin(each) for each in data}
+        if len(sources) != 1:
+            break
+        value = sources.pop()
+        node = maker(value)
+    return value
+
+
 def _made_for_one_reader(value: ir.Value, makers: Collection[str]) -> bool:
     producer = value.producer()
     return producer is not None and producer.op_type in makers and only_one_reads(value)
 
 
-def _statistics(model: ir.Model) -> frozenset[ir.Value]:
-    """Everything that comes from means over space alone, those included; whole numbers, of shapes, do not count."""
-    found: set[ir.Value] = set()
-    for node in model.graph:
-        data = [value for value in operands(node) if not value.is_initializer() and _may_be_fractions(value.dtype)]
-        if data and (all(value in found for value in data) or _is_mean_over_space(node)):
-            found.update(node.outputs)
-    return frozenset(found)
-
-
-def _is_mean_over_space(node: ir.Node) -> bool:
-    if node.op_type not in SPATIAL_MEANS or len(operand(node, 0).shape or ()) < 4:
-        return False
-    # A pool that leaves more than a number a channel makes a map; a mean over channels alone leaves height and width.
-    left = node.outputs[0].shape
-    return node.op_type == "GlobalAveragePool" or (left is not None and (len(left) < 4 or tuple(left[-2:]) == (1, 1)))
-
-
-def _may_be_fractions(dtype: ir.DataType | None) -> bool:
-    return dtype is None or dtype.is_floating_point()
-
-
-def _is_map(value: ir.Value, statistics: frozenset[ir.Value]) -> bool:
-    """(N, C, H, W), whatever the size is: of rank 4 and float32, and not made of means alone."""
-    is_4d = value.dtype == FLOAT32 and value.shape is not None and len(value.shape) == 4
-    return is_4d and not value.is_initializer() and value not in statistics
-
-
 def weighted_reason(node: ir.Node) -> str:
-    """Why a Conv, Gemm or MatMul is none that this package can requantize, reorder or shift: empty if it is one.
+    """Why a Conv, ConvTranspose, Gemm or MatMul is none that this package can requantize, reorder or shift: empty if it is one.
 
     The passes that rewrite weights know y = W x + b with W and b constant: a bias that is computed, a Gemm that scales or
     transposes what it reads, and products of stacked matrices are left as they are.
@@ -216,7 +212,7 @@ def weighted_reason(node: ir.Node) -> str:
     bias = optional(node, 2)
     if bias is not None and not bias.is_initializer():
         return "its bias is computed"
-    if node.op_type != "Conv" and len(weight.shape) != 2:
+    if node.op_type not in CONVOLUTIONS and len(weight.shape) != 2:
         return "its weight is not a matrix"
     scales = [node.attributes.get_float(key, 1.0) for key in ("alpha", "beta")]
     if node.op_type == "Gemm" and (node.attributes.get_int("transA", 0) != 0 or scales != [1.0, 1.0]):

@@ -23,12 +23,13 @@ INT8_MIN: Final = -128
 class QuantizedWeight:
     """A weight as INT8: ``values`` of the weight's own shape, ``scales`` (channels,) along ``axis``, its output channels.
 
-    ``bias`` replaces the node's own, or is None to leave it as it is; a MatMul has none.
+    Or one scale, of shape (), and no axis. ``bias`` replaces the node's own, or is None to leave it as it is; a MatMul has
+    none.
     """
 
     values: NDArray[np.int8]
     scales: NDArray[np.float32]
-    axis: int
+    axis: int | None
     bias: NDArray[np.float32] | None = None
 
 
@@ -101,9 +102,9 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) ->
     module, name = module_of(node.name), original.name or ""
     values = constant(graph, f"{name}_int8", weight.values)
     scales = constant(graph, f"{name}_scale", weight.scales)
-    zeros = constant(graph, f"{name}_zero_point", np.zeros(len(weight.scales), np.int8))
+    zeros = constant(graph, f"{name}_zero_point", np.zeros(weight.scales.shape, np.int8))
     label = free_name(graph, f"{module}/weight_dequantized")
-    axis = {"axis": weight.axis}
+    axis = {} if weight.axis is None else {"axis": weight.axis}
     dequantized = new_node(DEQUANTIZE, [values, scales, zeros], label, original.shape, attributes=axis)
     graph.insert_before(node, [dequantized])
     node.replace_input_with(1, dequantized.outputs[0])

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from skdeploy.ir.channels import ChannelClasses, channel_classes, makes_channels
 from skdeploy.ir.constants import array_of, constant, weight_of
 from skdeploy.ir.nodes import only_one_reads, operand, optional
-from skdeploy.ir.placement import gate_nodes
+from skdeploy.ir.rows import along_inputs, along_outputs, groups_of, rows_first
+from skdeploy.ir.statistics import gate_nodes
 
 Factors = NDArray[np.float64]
 
@@ -52,17 +53,19 @@ class ScaleChannels(ir.passes.InPlacePass):
         for node in model.graph:
             if not makes_channels(node):
                 continue
-            made, read = self._factors(node.outputs[0]), self._factors(operand(node, 0))
             weight, bias = weight_of(node), optional(node, 2)
-            scaled = weight / _along_columns(node, weight.shape, read) * _along_rows(node, weight.ndim, made)
+            rows, columns = rows_first(node, weight).shape[:2]
+            made = self._factors(node.outputs[0], rows)
+            read = self._factors(operand(node, 0), columns * groups_of(node))
+            scaled = weight / along_inputs(node, weight.shape, read) * along_outputs(node, weight.shape, made)
             _replace(node, 1, scaled)
             if bias is not None:
                 _replace(node, 2, array_of(bias) * made)
         return ir.passes.PassResult(model, modified=bool((self.factors != 1).any()))
 
-    def _factors(self, value: ir.Value) -> Factors:
+    def _factors(self, value: ir.Value, channels: int) -> Factors:
         ids = self.classes.of.get(value.name or "")
-        return np.ones(1) if ids is None else self.factors[ids]
+        return np.ones(channels) if ids is None else self.factors[ids]
 
 
 def equalize(
@@ -139,35 +142,9 @@ def _weight_strength(model: ir.Model, classes: ChannelClasses) -> Factors:
         by_row = np.abs(rows_first(node, weight_of(node)))
         taps = by_row.reshape(*by_row.shape[:2], -1).max(axis=2)
         relative = taps / np.maximum(taps.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        groups = node.attributes.get_int("group", 1)
-        columns = relative.reshape(groups, -1, relative.shape[1]).max(axis=1).reshape(-1)
+        columns = relative.reshape(groups_of(node), -1, relative.shape[1]).max(axis=1).reshape(-1)
         np.maximum.at(strength, classes.of[name], columns)
     return np.where(strength > 0, np.maximum(strength, 1 / MOST), 1.0)
-
-
-def rows_first(node: ir.Node, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weight with its output channels first: (O, I, ...), as a convolution has it."""
-    return weight.T if output_axis(node) else weight
-
-
-def output_axis(node: ir.Node) -> int:
-    """The axis of a weight's output channels: 1 for a MatMul's, and a Gemm's without transB, which are (I, O)."""
-    return int(node.op_type == "MatMul" or (node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)))
-
-
-def _along_columns(node: ir.Node, shape: tuple[int, ...], factors: Factors) -> Factors:
-    """The factors of the channels that each weight multiplies, in a shape that broadcasts with the weight."""
-    if len(factors) == 1:
-        return factors
-    if node.op_type != "Conv":
-        return factors[:, None] if output_axis(node) else factors[None, :]
-    groups = node.attributes.get_int("group", 1)
-    a_row = np.repeat(factors.reshape(groups, -1), shape[0] // groups, axis=0)  # (O, I / groups)
-    return a_row.reshape(*a_row.shape, *[1] * (len(shape) - 2))
-
-
-def _along_rows(node: ir.Node, rank: int, factors: Factors) -> Factors:
-    return factors[None, :] if output_axis(node) else factors.reshape(-1, *[1] * (rank - 1))
 
 
 def _replace(node: ir.Node, index: int, array: NDArray[np.float64]) -> None:

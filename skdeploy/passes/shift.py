@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from skdeploy.ir.constants import add_to_bias, constant, drop_unused, free_name, numbers, weight_of
 from skdeploy.ir.nodes import new_node, only_one_reads, operand, operands
-from skdeploy.ir.placement import SPATIAL_MEANS, Placement, weighted_reason
-from skdeploy.passes.equalize import output_axis
+from skdeploy.ir.placement import Placement, weighted_reason
+from skdeploy.ir.rows import output_axis
+from skdeploy.ir.statistics import SPATIAL_MEANS
 
 ORDER_KEEPING: Final = frozenset({"MaxPool"})  # f(x - c) = f(x) - c, and it commutes with a lower bound
 
@@ -20,9 +21,11 @@ ORDER_KEEPING: Final = frozenset({"MaxPool"})  # f(x - c) = f(x) - c, and it com
 def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
     """The quantized tensors that ``ShiftTensors`` can shift, by how they are read; if they are non-negative, it can't tell.
 
-    Not so a tensor that a padded convolution reads: its padding is a zero of the unshifted tensor. Not so one that a reader
-    takes unquantized, or the network's own input or output.
+    Not so a tensor that a padded convolution reads: its padding is a zero of the unshifted tensor; or a transposed one, where
+    the taps that meet differ from place to place. Not so one that a reader takes unquantized, that has another's scale, or that
+    is the network's own input or output.
     """
+    tied = {name for group in placement.tied for name in group}
     nodes = {node.name or "": node for node in model.graph}
     values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     return tuple(
@@ -31,7 +34,8 @@ def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
         if values[name].producer() is not None
         and not values[name].is_graph_output()
         and len(readers) == len(values[name].uses())
-        and not any(nodes[edge.node].op_type == "Conv" and _pads(nodes[edge.node]) for edge in readers)
+        and name not in tied
+        and not any(_reads_unevenly(nodes[edge.node]) for edge in readers)
     )
 
 
@@ -132,6 +136,10 @@ class ShiftTensors(ir.passes.InPlacePass):
 
 def _is_convolution(node: ir.Node) -> bool:
     return node.op_type == "Conv" and not weighted_reason(node)
+
+
+def _reads_unevenly(node: ir.Node) -> bool:
+    return node.op_type == "ConvTranspose" or (node.op_type == "Conv" and _pads(node))
 
 
 def _pads(node: ir.Node) -> bool:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from skdeploy.core.errors import CalibrationError
 from skdeploy.core.files import digest_json
 from skdeploy.core.patterns import module_of
+from skdeploy.ir.rows import WEIGHTED
 from skdeploy.passes.exact_input import normalised_image
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-WEIGHTED: Final = frozenset({"Conv", "Gemm", "MatMul"})
 ONNX_DOMAINS: Final = ("", "ai.onnx")
 
 VIEWS: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
@@ -26,7 +26,7 @@ IMAGE: Final = "input"
 
 # ONNX's defaults, which one exporter writes and another leaves out. A kernel's shape is its weight's.
 NEUTRAL: Final[Mapping[str, float | str]] = {
-    "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET",
+    "strides": 1, "dilations": 1, "pads": 0, "group": 1, "auto_pad": "NOTSET", "output_padding": 0,
     "alpha": 1, "beta": 1, "transA": 0, "transB": 0,
 }  # fmt: skip
 IMPLIED: Final = frozenset({"kernel_shape"})
@@ -62,8 +62,9 @@ def range_names(model: ir.Model) -> dict[str, str]:
 def graph_identity(model: ir.Model) -> str:
     """SHA-256 of what a graph computes with: the weighted nodes' names, operators, attributes and constants.
 
-    Two graphs have one identity if all Conv, Gemm and MatMul nodes agree; opset, batch, image size, embedded preprocessing and
-    the order in which the file lists its nodes do not matter. Raises CalibrationError if there is no such node.
+    Two graphs have one identity if all Conv, ConvTranspose, Gemm and MatMul nodes agree; opset, batch, image size, embedded
+    preprocessing and the order in which the file lists its nodes do not matter. Raises CalibrationError if there is no such
+    node.
     """
     varying = {value for value in model.graph.inputs if not value.is_initializer()}
     digests: list[tuple[str, str]] = []

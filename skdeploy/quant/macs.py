@@ -9,24 +9,26 @@ import onnx_ir as ir
 
 from skdeploy.core.errors import ExportError
 from skdeploy.ir.constants import numbers
-from skdeploy.ir.nodes import operand
-from skdeploy.ir.placement import WEIGHTED
+from skdeploy.ir.nodes import operand, operands
+from skdeploy.ir.rows import CONVOLUTIONS, WEIGHTED
 
 Size = tuple[int, int]
 
 
 def macs_of(model: ir.Model, size: Size | None = None) -> dict[str, int]:
-    """Multiply-accumulates of each Conv, Gemm and MatMul with a constant weight, for one image, as the paper counts them.
+    """Multiply-accumulates of each convolution and matrix product, for one image, as the paper counts them.
 
-    Every weight is used once at each place of the output map, so it is the weight's numbers times height times width. ``size``,
-    (height, width) of the image in pixels, is used where the graph leaves it open. Raises ExportError where neither tells.
+    Every weight is used once at each place of the output map, so it is the weight's numbers times height times width; of a
+    transposed convolution, at each place of its input. A product of two computed matrices, as in attention, counts too.
+    ``size``, (height, width) of the image in pixels, is used where the graph leaves it open. Raises ExportError where neither
+    tells.
     """
     places = _places(model)
     if any(count is None for count in places.values()):
         places = _places(_of_one_image(model, size))
     macs = {}
     for node in model.graph:
-        if is_layer(node):
+        if is_layer(node) or _is_product(node):
             count = places[node.name or ""]
             if count is None:
                 raise ExportError(
@@ -34,7 +36,7 @@ def macs_of(model: ir.Model, size: Size | None = None) -> dict[str, int]:
                     f"{node.outputs[0].name} depends on the image size, which the graph leaves open",
                     advice="export with a fixed image size",
                 )
-            macs[node.name or ""] = weights_of(node) * count
+            macs[node.name or ""] = weights_of(node) * count if is_layer(node) else count
     return macs
 
 
@@ -51,24 +53,35 @@ def is_layer(node: ir.Node) -> bool:
     return weight is not None and weight.is_initializer()
 
 
+def _is_product(node: ir.Node) -> bool:
+    """Whether it multiplies two computed matrices."""
+    return node.op_type == "MatMul" and not any(value.is_initializer() for value in operands(node))
+
+
 def weights_of(node: ir.Node) -> int:
     """How many numbers a layer's weight has, without the bias."""
     return int(numbers(operand(node, 1)).size)
 
 
 def _places(model: ir.Model) -> dict[str, int | None]:
-    """At how many places of one image's output each layer's weight is used; None where the graph leaves that open."""
+    """At how many places of one image's output each layer's weight is used; None where the graph leaves that open.
+
+    For a product of computed matrices, how many multiply-accumulates it is.
+    """
     shape = model.graph.inputs[0].shape
     assert shape is not None  # a graph's input has a rank
-    return {node.name or "": _places_of(node, shape[0]) for node in model.graph if is_layer(node)}
+    return {node.name or "": _places_of(node, shape[0]) for node in model.graph if is_layer(node) or _is_product(node)}
 
 
 def _places_of(node: ir.Node, batch: int | ir.SymbolicDim) -> int | None:
-    shape = node.outputs[0].shape
-    if shape is None:
+    shape = operand(node, 0).shape if node.op_type == "ConvTranspose" else node.outputs[0].shape
+    summed = operand(node, 0).shape if _is_product(node) else ()
+    if shape is None or summed is None:
         return None
-    # (N, C, H, W) of a Conv; (N, classes) of a Gemm, or (N * tokens, features); (..., features) of a MatMul, N among them
-    sizes = [shape[0], *shape[2:]] if node.op_type == "Conv" else [*shape[:-1]]
+    # (N, C, ...) of a convolution; (N, classes) of a Gemm, or (N * tokens, features); (..., features) of a MatMul, N among them
+    sizes = [shape[0], *shape[2:]] if node.op_type in CONVOLUTIONS else [*shape[:-1]]
+    if _is_product(node):
+        sizes = [*shape, *summed[-1:]]
     if not isinstance(batch, int):
         if batch not in sizes:
             return None

@@ -18,7 +18,8 @@ from skdeploy.ir.constants import add_to_bias, array_of, constant, weight_of
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.placement import Placement, place
 from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
-from skdeploy.passes.equalize import equalize, rows_first
+from skdeploy.ir.rows import groups_of, rows_first
+from skdeploy.passes.equalize import equalize
 from skdeploy.passes.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
 from skdeploy.passes.shift import ShiftTensors, shiftable
 from skdeploy.quant.identity import IMAGE, range_names
@@ -27,7 +28,7 @@ from skdeploy.quant.steps import LARGEST_HALF, SILENT, SMALLEST_HALF, rounded_st
 from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
 from skdeploy.quant.weights import dequantized, mean_change, quantize_weight, raised_rows
 
-CORRECTED: Final = frozenset({"Conv", "Gemm"})  # operators with a bias to correct
+CORRECTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})  # operators with a bias to correct
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def quantize(
             advice="keep fewer modules, or export with --fp16",
         )
     shifted = set(shiftable(prepared, placement)) if algorithm.shift else set()
+    shared = _shared_thresholds(placement, {name: ranges.tensors[key].threshold for key, name in names.items()})
     scales: dict[str, float] = {PIXELS: PIXEL_STEP} if PIXELS in placement.readers else {}
     offsets: dict[str, float] = {}
     for key, name in names.items():
@@ -118,13 +120,18 @@ def quantize(
             scales[name] = _step(found, found.shifted_threshold / SHIFTED, key, readers, half=half)
             offsets[name] = -INT8_MIN * scales[name]
         else:
-            scales[name] = _step(found, found.threshold / SYMMETRIC, key, readers, half=half)
+            scales[name] = _step(found, shared.get(name, found.threshold) / SYMMETRIC, key, readers, half=half)
     raised = _raised(prepared, placement) if half else {}
     weights = _round_weights(prepared, placement, ranges, spec, half=half)
     PixelShift(spec.preprocess)(prepared)
     ShiftTensors(placement, offsets)(prepared)
     InsertQDQ(placement, scales, weights)(prepared)
     return Quantized(prepared, placement, scales, offsets, raised)
+
+
+def _shared_thresholds(placement: Placement, thresholds: Mapping[str, float]) -> dict[str, float]:
+    """The largest of each group of tensors with one scale, for all of them."""
+    return {name: max(thresholds[each] for each in group) for group in placement.tied for name in group}
 
 
 def _round_weights(
@@ -162,8 +169,7 @@ def _input_mean(node: ir.Node, names: Mapping[str, str], ranges: Ranges, spec: M
     """The mean of each input channel, (I,), in the graph as prepared. Raises CalibrationError if it is not in the file."""
     name = _read(node)
     key = IMAGE if name == PIXELS else names[name]
-    groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
-    channels = rows_first(node, weight_of(node)).shape[1] * groups
+    channels = rows_first(node, weight_of(node)).shape[1] * groups_of(node)
     found = ranges.channel_means.get(key, ())
     if len(found) != channels:
         raise CalibrationError(

@@ -1,8 +1,13 @@
-"""Weights as INT8: a scale for each output channel, and the bias that makes up for what rounding does to the mean."""
+"""Weights as INT8: a scale for each output channel, and the bias that makes up for what rounding does to the mean.
+
+The weight of a transposed convolution gets one scale. For a scale a channel, NVIDIA's own words disagree on the axis: its
+engineers say that the kernels take one an input channel (TensorRT issues 1694 and 2380) and Model Optimizer writes axis 0,
+which no INT8 sum can factor out; ONNX Runtime writes axis 1, the output channels of one group. One scale means the same to all.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +17,7 @@ from skdeploy.core.errors import CalibrationError
 from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import weight_of
 from skdeploy.ir.qdq import QuantizedWeight
-from skdeploy.passes.equalize import output_axis, rows_first
+from skdeploy.ir.rows import groups_of, output_axis, rows_first, taps_at_a_place
 from skdeploy.quant.steps import LARGEST_HALF, SMALLEST_HALF, rounded_step
 
 WEIGHT_MAX: Final = 127  # and -127: a kernel that multiplies by -w needs both
@@ -23,14 +28,14 @@ LARGEST_WEIGHT: Final = WEIGHT_MAX * LARGEST_HALF / float(RATIOS[0])
 
 
 def quantize_weight(node: ir.Node, *, least_error: bool = True, half: bool = True) -> QuantizedWeight:
-    """The weight of a Conv, Gemm or MatMul as INT8, per output channel.
+    """The weight of a Conv, Gemm or MatMul as INT8, per output channel; of a ConvTranspose with one scale.
 
     ``least_error`` chooses each channel's scale for the least squared error, from 1.05 to 0.8 of the one that makes its largest
     weight 127; else it is that one. ``half``: scales must be FP16 numbers (``steps.py``).
     Raises CalibrationError where FP16 has no number for the scale: a weight that is too large, or all of them too small.
     """
-    array = rows_first(node, weight_of(node)).astype(np.float32)
-    rows = array.reshape(len(array), -1)
+    array = _stored(node, weight_of(node)).astype(np.float32)
+    rows = _scaled_alike(node, array)
     largest = np.abs(rows).max(axis=1)
     if half and largest.max() > LARGEST_WEIGHT:
         raise CalibrationError(
@@ -47,20 +52,33 @@ def quantize_weight(node: ir.Node, *, least_error: bool = True, half: bool = Tru
     scales = rounded_step(largest / WEIGHT_MAX, half=half)
     if least_error:
         scales = _least_error(rows, largest, scales, half=half)
-    values = _rounded(rows, scales).astype(np.int8).reshape(array.shape)
-    axis = output_axis(node)
+    values = _rounded(rows, scales).astype(np.int8)
+    if node.op_type == "ConvTranspose":
+        return QuantizedWeight(values.reshape(weight_of(node).shape), scales[0], None)
+    values, axis = values.reshape(array.shape), output_axis(node)
     return QuantizedWeight(np.ascontiguousarray(values.T) if axis else values, scales, axis)
 
 
 def raised_rows(node: ir.Node, array: NDArray[np.float64]) -> int:
     """How many output channels of a weight have INT8 steps below what FP16 holds; those of zeros have none to lose."""
-    rows = rows_first(node, array)
-    largest = np.abs(rows.reshape(len(rows), -1)).max(axis=1)
+    largest = np.abs(_scaled_alike(node, _stored(node, array))).max(axis=1)
     return int(np.count_nonzero((largest > 0) & (largest < WEIGHT_MAX * SMALLEST_HALF)))
+
+
+def _stored(node: ir.Node, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """With what has one scale first: an output channel; all of it for a transposed convolution, which stays as it is."""
+    return weight if node.op_type == "ConvTranspose" else rows_first(node, weight)
+
+
+def _scaled_alike(node: ir.Node, array: NDArray[Any]) -> NDArray[Any]:
+    """A row for each scale."""
+    return array.reshape(1 if node.op_type == "ConvTranspose" else len(array), -1)
 
 
 def dequantized(weight: QuantizedWeight) -> NDArray[np.float32]:
     """The value of the INT8 weight, in the weight's shape."""
+    if weight.axis is None:
+        return weight.values.astype(np.float32) * weight.scales
     shape = [1] * weight.values.ndim
     shape[weight.axis] = -1
     return weight.values.astype(np.float32) * weight.scales.reshape(shape)
@@ -69,11 +87,12 @@ def dequantized(weight: QuantizedWeight) -> NDArray[np.float32]:
 def mean_change(node: ir.Node, error: NDArray[np.float64], mean: NDArray[np.float32]) -> NDArray[np.float64]:
     """The change of each output channel's mean (O,) from an error of the weight, for inputs of mean (I,).
 
-    E[sum_i e_oi x_i] = sum_i e_oi E[x_i]; the padding of convolutions, where x is zero, is not accounted for.
+    E[sum_i e_oi x_i] = sum_i e_oi E[x_i]; the padding of convolutions, where x is zero, is not accounted for. Of a transposed
+    convolution, a place of the output gets a share of the kernel's taps, and the mean is that over all places.
     """
     rows = rows_first(node, error)
-    taps = rows.reshape(*rows.shape[:2], -1).sum(axis=2)  # (O, I / groups)
-    groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
+    taps = rows.reshape(*rows.shape[:2], -1).sum(axis=2) / taps_at_a_place(node)  # (O, I / groups)
+    groups = groups_of(node)
     by_group = mean.astype(np.float64).reshape(groups, -1)
     change: NDArray[np.float64] = np.einsum("goi,gi->go", taps.reshape(groups, -1, taps.shape[1]), by_group).reshape(-1)
     return change

@@ -14,7 +14,8 @@ import pytest
 
 from skdeploy.core.errors import PassError, UsageError
 from skdeploy.core.spec import InputSpec
-from skdeploy.ir.placement import Edge, Placement, gate_nodes, place, unit_of
+from skdeploy.ir.placement import Edge, Placement, place, unit_of
+from skdeploy.ir.statistics import gate_nodes
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace import trace
@@ -188,11 +189,11 @@ POINTS = [op("GlobalAveragePool", ["input"], ["mean"]), op("Conv", ["mean", "squ
         ([*POINTS, op("Sigmoid", ["z"], ["a"]), op("Mul", ["z", "a"], ["y"])], set()),
         # Context that is added, not multiplied.
         ([*POINTS, op("Add", ["input", "z"], ["y"])], set()),
-        # A gate over places, from maps: after a pool of 2 x 2, and from means over channels.
+        # A gate over places: from means over channels it is one, from a pool of 2 x 2, which leaves a map, it is none.
         ([op("AveragePool", ["input"], ["p"], kernel_shape=[2, 2]), op("Conv", ["p", "squeeze"], ["z"], name="fc1/Conv"),
           op("Sigmoid", ["z"], ["a"]), op("Mul", ["p", "a"], ["y"])], set()),
         ([op("ReduceMean", ["input", "axis"], ["p"]), op("Conv", ["p", "place"], ["z"], name="fc1/Conv"),
-          op("Sigmoid", ["z"], ["a"]), op("Mul", ["input", "a"], ["y"])], set()),
+          op("Sigmoid", ["z"], ["a"]), op("Mul", ["input", "a"], ["y"])], {"fc1/Conv"}),
         # A maximum over space is no mean.
         ([op("GlobalMaxPool", ["input"], ["p"]), op("Conv", ["p", "squeeze"], ["z"], name="fc1/Conv"),
           op("Sigmoid", ["z"], ["a"]), op("Mul", ["input", "a"], ["y"])], set()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -12,6 +14,7 @@ from skdeploy.ir.channels import ChannelClasses, channel_classes
 from skdeploy.ir.constants import array_of
 from skdeploy.ir.placement import place
 from skdeploy.passes.equalize import MOST, ScaleChannels, equalize
+from tests.graphs import unets
 from tests.graphs.quantizable import (
     MAKERS,
     VARIED,
@@ -46,6 +49,44 @@ def test_scaling_by_powers_of_two_changes_no_bit_of_any_output(name: str) -> Non
     after = outputs(model, images(model))
     for output, expected in before.items():
         np.testing.assert_array_equal(after[output], expected)
+
+
+@pytest.mark.parametrize(
+    ("up", "skip", "dims", "groups"),
+    [
+        ("transposed", "concat", 2, 1),
+        ("transposed", "concat", 2, 4),
+        ("shuffle", "concat", 2, 1),
+        ("nearest", "add", 1, 1),
+        ("transposed", "concat", 3, 2),
+    ],
+)
+def test_channels_go_through_the_ways_up_and_the_skips_of_a_u(up: Any, skip: Any, dims: int, groups: int) -> None:
+    """Of what is not the image or the result, every channel may be scaled, and by powers of two it changes no bit."""
+    model = unets.graph(up, skip, dims, groups=groups)
+    classes = channel_classes(model)
+    inner = [node.outputs[0].name for node in model.graph if node.outputs[0].name != "restored"]
+    assert not any(classes.fixed[classes.of[name]].any() for name in inner if name in classes.of)
+    assert {node.outputs[0].name for node in model.graph if node.op_type in ("Concat", "Conv")} <= set(classes.of)
+    feed = unets.noise(dims, 2)
+    before = outputs(model, feed)["restored"]
+    assert ScaleChannels(classes, powers_of_two(classes))(model).modified
+    np.testing.assert_array_equal(outputs(model, feed)["restored"], before)
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_channels_that_become_one_map_have_one_factor(mode: str) -> None:
+    nodes = [
+        op("Conv", ["input", "w"], ["a"], name="one"),
+        op("DepthToSpace", ["a"], ["b"], blocksize=2, mode=mode),
+        op("Conv", ["b", "v"], ["y"], name="two"),
+    ]
+    model = small(nodes, (2, 4, 6, 6), {"w": normal(12, 4, 3, 3), "v": normal(2, 3, 3, 3)})
+    classes = channel_classes(model)
+    assert len(set(classes.of["b"])) == 3
+    before = outputs(model, normal(2, 4, 6, 6))["y"]
+    ScaleChannels(classes, powers_of_two(classes))(model)
+    np.testing.assert_array_equal(outputs(model, normal(2, 4, 6, 6))["y"], before)
 
 
 def test_scaled_channels_have_their_factors() -> None:

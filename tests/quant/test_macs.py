@@ -8,6 +8,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from skdeploy.core.errors import ExportError
 from skdeploy.ir.placement import place
@@ -18,6 +21,7 @@ from skdeploy.zoo.build import build, build_meta
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.fold import count_macs
 from tests.conftest import FAST, TinySpec
+from tests.graphs import unets
 from tests.graphs.networks import (
     card,
     live,
@@ -139,3 +143,29 @@ def test_the_share_of_some_layers_is_their_part_of_all(tiny_spec: TinySpec) -> N
     assert share_of_macs(graph, ()) == 0
     assert 0.5 < share_of_macs(graph, placed) < 1  # the gates, and stage 0's groups of 2 channels, are not INT8
     assert share_of_macs(graph, (*placed, *placed)) == share_of_macs(graph, placed)
+
+
+def test_transposed_and_other_convolutions_and_attention_count_as_torch_does() -> None:
+    """Torch's own counter; a multiply-accumulate is two of its operations."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(3, 8, 3, stride=2, groups=1)
+            self.line = nn.Conv1d(8, 16, 3, padding=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            tokens = self.line(self.up(images).flatten(2))
+            return tokens.transpose(1, 2) @ tokens
+
+    network, example = Attention().eval(), torch.zeros(1, 3, 5, 6)
+    with FlopCounterMode(display=False) as counter:
+        network(example)
+    macs = macs_of(unets.exported(network, example.numpy()))
+    assert 2 * sum(macs.values()) == counter.get_total_flops()
+    assert len(macs) == 3
+    for dims in (1, 3):
+        whole, image = unets.unet("transposed", "concat", dims), torch.from_numpy(unets.noise(dims, 1))
+        with FlopCounterMode(display=False) as counter:
+            whole(image)
+        assert 2 * sum(macs_of(unets.graph("transposed", "concat", dims)).values()) == counter.get_total_flops()
