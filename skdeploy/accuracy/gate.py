@@ -16,10 +16,6 @@ from skdeploy.core.spec import Frozen, Precision
 from skdeploy.images.arrays import Labels
 from skdeploy.images.audit_report import Unreadable
 
-LESS_DROP: Final = (
-    "calibrate on more or better images, keep sensitive layers in the fallback (`skdeploy export --int8 --data --max-drop`), "
-    "or allow more"
-)
 TOP: Final = 5
 SHOWN: Final = 5
 
@@ -169,14 +165,27 @@ class Evaluation(Frozen):
         ]
         failed += self.baseline.failures if self.baseline else ()
         if failed:
-            raise AccuracyError(f"accuracy is out of its budget: {'; '.join(failed)}", advice=LESS_DROP)
+            raise AccuracyError(
+                f"accuracy is out of its budget: {'; '.join(failed)}",
+                advice=less_drop(*(report.precision for report in self.accuracies)),
+            )
         doubtful = [pair for pair in self.pairs if pair.decision == "inconclusive"]
         if doubtful and not allow_inconclusive:
             named = ", ".join(f"{pair.second} ({pair.max_drop:g} points allowed)" for pair in doubtful)
             raise AccuracyError(
                 f"too few images to decide whether accuracy is within its budget: {named}",
-                advice="give more images (--data, --num-images), a wider budget (--max-drop), or --allow-inconclusive",
+                advice="give more labelled images (--data), a wider budget (--max-drop), or --allow-inconclusive",
             )
+
+
+def less_drop(*precisions: Precision) -> str:
+    """Advice on losing less accuracy in these precisions."""
+    if any(precision.integer for precision in precisions):
+        return (
+            "calibrate on more or better images, keep sensitive layers in the fallback "
+            "(`skdeploy export --int8 --data --max-drop`), or allow more"
+        )
+    return "keep sensitive modules in FP32 (`skdeploy export --fp16 --keep-fp32`), or allow more"
 
 
 def share(correct: int, images: int, confidence: float) -> Share:

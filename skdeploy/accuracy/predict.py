@@ -20,7 +20,7 @@ from skdeploy.bundle.runners import RUNS, TORCH, last_graph, runner_named, runne
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Assumption, Frozen
 from skdeploy.images.dataset import printable
-from skdeploy.images.decoding import crop_file
+from skdeploy.images.decoding import SUFFIXES, crop_file
 from skdeploy.images.feeds import RUN_BATCH, batches_of
 from skdeploy.parity.tasks import require_classes
 
@@ -64,13 +64,15 @@ def predict(
     backend: str | None = None,
     backend_options: Sequence[str] = (),
 ) -> Predicted:
-    """The best classes of image files by the last graph; ``everything``: by torch, every graph and every engine that runs here.
+    """The best classes of image files, or of all in a folder, by the last graph.
 
-    ``backend``: by that one instead, see ``runners.runner_on``. Raises UsageError for a file that is not an image, naming it;
-    IntegrityError; ParityError for logits that are not finite; DependencyError, EngineError for a backend that cannot run it.
+    ``everything``: by torch, every graph and every engine that runs here. ``backend``: by that one instead, see
+    ``runners.runner_on``. Raises UsageError for a file that is not an image, naming it; IntegrityError; ParityError for logits
+    that are not finite; DependencyError, EngineError for a backend that cannot run it.
     """
+    images = _files(images)
     if not images:
-        raise UsageError("no images to predict", advice="give image files")
+        raise UsageError("no images to predict", advice="give image files, or folders of images")
     if everything and backend is not None:
         raise UsageError(
             "--all and --backend cannot be used together: both choose what runs", advice="give one of the two"
@@ -114,3 +116,16 @@ def softmax(logits: Array) -> NDArray[np.float64]:
     """(N, classes) -> (N, classes), each row of sum 1; exact for logits of any size, as the largest is taken off first."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def _files(given: Sequence[Path]) -> list[Path]:
+    """Files as they are given, and folders' images, at any depth, by name. Raises UsageError for a folder without any."""
+    found: list[Path] = []
+    for path in given:
+        inside = (
+            sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        )
+        if not inside:
+            raise UsageError(f"no images in the folder {path}", advice=f"looked for {', '.join(SUFFIXES)}")
+        found += inside
+    return found

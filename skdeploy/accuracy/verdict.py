@@ -127,8 +127,10 @@ def failures_of(facts: Facts) -> tuple[str, ...]:
     return tuple(found)
 
 
-def next_after_failed_parity(manifest: Manifest, folder: Path, parity: ParityReport | None) -> tuple[str, ...]:
-    """Commands and changes that help where logits are out of tolerance."""
+def next_after_failed_parity(
+    manifest: Manifest, folder: Path, parity: ParityReport | None, *, evaluated: bool = False
+) -> tuple[str, ...]:
+    """Commands and changes that help where logits are out of tolerance. ``evaluated``: accuracy was measured already."""
     bundle = shlex.quote(str(folder))
     if parity is not None and parity.likely_cause:
         return (
@@ -137,7 +139,7 @@ def next_after_failed_parity(manifest: Manifest, folder: Path, parity: ParityRep
         )
     failed = {c.precision for c in parity.comparisons if c.verdict == "fail"} if parity is not None else set()
     steps = [f"`skdeploy verify {bundle} --blame` shows where the error enters"]
-    if Precision.FP32 not in failed:
+    if Precision.FP32 not in failed and not evaluated:
         steps.append(
             f"`skdeploy evaluate {bundle} --data LABELLED_IMAGES --max-drop 0.5` shows what it costs in accuracy"
         )
@@ -179,11 +181,19 @@ def _undecided_pairs(accuracy: Evaluation | None) -> list[PairedReport]:
 def _what_would_decide(pairs: list[PairedReport]) -> str:
     """How many images more would decide all pairs at the observed rates, and which budget they would pass now."""
     budget = max(passing_budget(pair.pairs, pair.confidence / 100) for pair in pairs)
+    more = _images_more(pairs)
+    return (
+        f"a budget of {budget:g} would pass"
+        if more is None
+        else f"{more:,} images more, or a budget of {budget:g} would pass"
+    )
+
+
+def _images_more(pairs: list[PairedReport]) -> int | None:
+    """How many would decide all pairs; None if a drop is its budget: more images of the same kind never tell."""
     counts = [needed(pair.pairs, (pair.max_drop or 0) / 100, pair.confidence / 100) for pair in pairs]
     known = [count - pair.pairs.images for count, pair in zip(counts, pairs, strict=True) if count is not None]
-    if len(known) < len(pairs):  # the drop is the budget: more images of the same kind never tell
-        return f"a budget of {budget:g} would pass"
-    return f"{max(1, *known):,} images more, or a budget of {budget:g} would pass"
+    return max(1, *known) if len(known) == len(pairs) else None
 
 
 def _against(parity: ParityReport | None) -> str:
@@ -257,13 +267,15 @@ def _next(state: State, facts: Facts, doubtful: list[PairedReport]) -> tuple[str
     if state is State.UNDECIDED:
         above = [pair for pair in doubtful if pair.max_drop is not None and pair.drop > pair.max_drop]
         likely = f"; the measured drop of {above[0].drop:.2f} is above the budget, so expect a failure" if above else ""
-        return (f"`skdeploy evaluate {bundle}` with more --data, or a wider --max-drop{likely}",)
+        more = "" if _images_more(doubtful) is None else "more --data, or "
+        return (f"`skdeploy evaluate {bundle}` with {more}a wider --max-drop{likely}",)
     if state is State.HERE:
         return (f"`skdeploy verify {bundle} --receipt` on the device, then copy receipts/ back",)
     if state is State.FAILED and (facts.manifest.verdict == "failed" or (facts.parity and facts.parity.failures)):
-        return next_after_failed_parity(facts.manifest, facts.folder, facts.parity)
+        evaluated = facts.accuracy is not None
+        return next_after_failed_parity(facts.manifest, facts.folder, facts.parity, evaluated=evaluated)
     if state is State.FAILED:
-        from skdeploy.accuracy.gate import LESS_DROP
+        from skdeploy.accuracy.gate import less_drop
 
-        return (LESS_DROP,)
+        return (less_drop(facts.manifest.precision),)
     return ()

@@ -17,6 +17,7 @@ from skdeploy.bundle.runners import Runner, engines_of, last_graph, runner_named
 from skdeploy.core import cpu
 from skdeploy.core.errors import DependencyError, ExportError, UsageError
 from skdeploy.core.spec import InputSpec, TensorSpec
+from skdeploy.devices import cuda
 
 MANY_BYTES: Final = 4 << 30  # of feeds: more is a slip of the finger, and would be swapped
 
@@ -111,7 +112,7 @@ def choose(
     By default the last graph and every engine, on each backend that works here. The network itself is not what is deployed.
     A backend that is named must work: DependencyError. Raises UsageError where it has nothing to run.
     """
-    chosen, notes = list[Runner](), list[str]()
+    chosen, absent = list[Runner](), dict[str, list[str]]()
     named = runner_named(bundle, artifact, prefix) if artifact is not None else None
     modules = running("module")
     for name in wanted or tuple(name for name in BACKENDS if name not in modules or name == artifact):
@@ -122,11 +123,14 @@ def choose(
         if not available.available:
             if wanted is not None:
                 raise DependencyError(f"{name} does not work here: {available.reason}", advice=available.install)
-            notes.append(f"not on {name}: {available.reason}")
+            in_want = backend(name).DEVICE == "gpu" and not cuda.devices()
+            reason = f"no GPU here: {cuda.driver_problem()}" if in_want else available.reason
+            absent.setdefault(reason, []).append(name)
             continue
         if not runners:
             raise _nothing_to_run(bundle, named, name)
         chosen += runners
+    notes = [f"not on {', '.join(names)}: {reason}" for reason, names in absent.items()]
     if not chosen:
         raise DependencyError(
             f"{bundle.folder} has nothing that runs here: {'; '.join(notes)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,18 +96,18 @@ def bench(
 
 
 def _show(report: BenchReport) -> None:
-    from skdeploy.report.latency import bench_findings
+    from skdeploy.report.latency import bench_findings, comparison_text
     from skdeploy.report.terminal import Terminal
 
     terminal = Terminal()
     for found in report.measured:
         for row in found.latency.batches:
-            terminal.brief(
-                f"{found.artifact} on {found.backend}, batch {row.batch}: {significant(row.host_ms.p50, 4)} ms"
-            )
+            time = f"{found.artifact} on {found.backend}, batch {row.batch}: {significant(row.host_ms.p50, 4)} ms"
+            terminal.brief(time) if report.comparisons else terminal.headline(time, style="bold")
     for comparison in report.comparisons:
-        terminal.brief(comparison.sentence)
-    terminal.section(bench_findings(report.measured, report.comparisons))
+        terminal.headline(comparison_text(comparison), style="bold")
+    section = bench_findings(report.measured, report.comparisons)
+    terminal.section(replace(section, blocks=section.blocks[len(report.comparisons) :]))
     for found in report.measured:
         if found.receipt:
             terminal.say(f"receipt: {found.receipt}")

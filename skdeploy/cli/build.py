@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -89,15 +90,19 @@ def _show(built: Built) -> None:
     from skdeploy.report.terminal import Terminal
 
     engine, terminal = built.artifact, Terminal()
+    done = "the engine is up to date" if built.reused else "engine built"
+    terminal.headline(f"{done}; it has not run yet" if built.unproven else done, style="bold green")
+    if built.unproven:
+        terminal.say(f"  -> `skdeploy verify {shlex.quote(str(built.bundle.folder))} --receipt` on the device")
     terminal.title(f"{built.bundle.manifest.model.name}  ->  {built.bundle.folder}")
-    seconds = "up to date" if built.reused else f"{engine.provenance.seconds:.1f} s"
-    terminal.brief(f"{engine.path}: {seconds}")
-    row = (engine.path, engine.precision or "", size_text(engine.size_bytes), seconds)
+    seconds = "kept" if built.reused else f"{engine.provenance.seconds:.1f} s"
+    precision = engine.precision.words if engine.precision else ""
+    row = (engine.path, precision, size_text(engine.size_bytes), seconds)
     terminal.table(("engine", "precision", ">size", ">time"), [row])
     for name, text in _lines(built):
         terminal.say(f"{name + ':':<9} {text}")
     if built.unproven:
-        terminal.warn(built.unproven, "not proven here:")
+        terminal.say(f"not run here: {built.unproven}")
 
 
 def _lines(built: Built) -> list[tuple[str, str]]:

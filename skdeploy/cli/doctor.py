@@ -56,8 +56,11 @@ def _show(diagnosis: Diagnosis) -> None:
     ]
     terminal.table(("", "what", "version", "where"), rows)
     terminal.say(f"--target auto: {diagnosis.auto_target}")
+    absent: dict[tuple[str, str], list[str]] = {}
     for part in diagnosis.parts:
         if not part.available:
-            terminal.say((f"{part.name}:", "yellow"), f" {part.reason}")
-            if part.install:
-                terminal.say(f"  -> {part.install}")
+            absent.setdefault((part.reason, part.install), []).append(part.name)
+    for (reason, install), names in absent.items():
+        terminal.say((f"{', '.join(names)}:", "yellow"), f" {reason}")
+        if install:
+            terminal.say(f"  -> {install}")

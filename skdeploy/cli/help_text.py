@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, Final
@@ -14,6 +15,9 @@ from skdeploy.core.panel import Panel
 EXAMPLES: Final = "\nExamples:\n"
 FIRST_COLUMN: Final = 30  # of a definition list; a longer term has a line of its own
 PLAIN_PANEL: Final = "Options"
+LIST: Final = re.compile(
+    r"<list\[(\w+)\]>"
+)  # how Typer writes the type of a repeatable option: one value is given at a time
 _Context: Any = TyperCommand.context_class
 _Formatter: Any = _Context.formatter_class
 ORDER: Final = (*(panel for panel in Panel if panel is not Panel.OUTPUT), PLAIN_PANEL, Panel.OUTPUT)
@@ -72,6 +76,7 @@ def write_options(parameters: Sequence[Any], ctx: Any, formatter: Any) -> None:
         record = parameter.get_help_record(ctx)
         if record is None:
             continue
+        record = (LIST.sub(lambda found: f"<{found[1].lower()}>", record[0]), record[1])
         if parameter.param_type_name == "argument":
             arguments.append(record)
         else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from skdeploy.cli.arguments import Json
+
+SHOWN: Final = 12  # entries of a list: the rest is for machines
+WHOLE: Final = ("shapes",)  # the tensors of a checkpoint: what one looks for when its layout is not known
 
 
 def inspect(
@@ -61,10 +64,23 @@ def inspect(
     if json:
         write_json(rows)
         return
-    shown = {
-        key.replace("_", " "): "\n".join(map(str, value)) if isinstance(value, list) else str(value)
-        for key, value in rows.items()
-    }
+    shown = {key.replace("_", " "): _text(value, None if key in WHOLE else SHOWN) for key, value in rows.items()}
     terminal = Terminal()
-    terminal.brief(f"{path}: readable")
-    terminal.facts(shown, title=str(path))
+    terminal.headline(f"{path}: readable", style="bold")
+    terminal.facts({name: text for name, text in shown.items() if text})
+
+
+def _text(value: Any, shown: int | None) -> str:
+    """A fact in words; of a list the first ``shown``, and of nested facts only that --json has them."""
+    if isinstance(value, dict):
+        if any(isinstance(inner, dict | list | tuple) for inner in value.values()):
+            return "with --json"
+        return ", ".join(f"{name.replace('_', ' ')} {inner}" for name, inner in value.items() if inner is not None)
+    if isinstance(value, list | tuple):
+        more = f"\nand {len(value) - shown:,} more, with --json" if shown is not None and len(value) > shown else ""
+        return "\n".join(map(str, value[:shown])) + more
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ from skdeploy.cli.backend import Backend, BackendOption
 
 def predict(
     bundle: BundleFolder,
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of images.")],
     everything: Annotated[
         bool,
         typer.Option("--all", help="Use torch, every graph and every engine that runs here, not only the last graph."),

@@ -55,5 +55,5 @@ def sensitivity(
     if json:
         write_json(report)
     else:
+        Terminal().headline(totals_text(report), style="bold")
         Terminal().section(sensitivity_findings(report))
-        Terminal().brief(totals_text(report))

@@ -23,7 +23,7 @@ SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".
 
 ORIENTATION: Final = 0x0112  # EXIF 2.32, table 6
 
-REMOVE: Final = "remove it, or give other images (--images, --calib or --data)"
+REMOVE: Final = "remove it, or give other images"
 
 # What Pillow's decoders raise on damaged files. DecompressionBombError, which needs Pillow to be named, is added where used.
 DECODING: Final = (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skdeploy import engines
 from skdeploy.backends import DEFAULT, backend, onnxruntime, running
 from skdeploy.core.packages import Availability
 from skdeploy.core.version import __version__
+from skdeploy.devices import cuda
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ def diagnose() -> Diagnosis:
     trap = onnxruntime.installed_twice()
     if trap:
         problems.append(trap)
+    if not cuda.devices():
+        optional = [_without_gpu(part) for part in optional]
     chosen, reason = engines.choose(engines.AUTO)
     return Diagnosis(
         skdeploy=__version__,
@@ -41,3 +44,14 @@ def diagnose() -> Diagnosis:
         problems=tuple(problems),
         auto_target=f"{chosen or 'none'} ({reason})",
     )
+
+
+def _without_gpu(part: Availability) -> Availability:
+    """A part that cannot work here for want of a GPU: nothing that could be installed would change that."""
+    if part.name in engines.COMPILERS:
+        needs_gpu = not engines.compiler(part.name).AHEAD_OF_TIME
+    else:
+        needs_gpu = backend(part.name).DEVICE == "gpu"
+    if part.available or not needs_gpu:
+        return part
+    return replace(part, reason=f"needs an NVIDIA GPU: {cuda.driver_problem()}", install="")

@@ -17,7 +17,7 @@ from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.engines.options import BatchProfile
 from skdeploy.line.line import Line
-from skdeploy.line.options import DEFAULT_PROFILE, BuildRequest
+from skdeploy.line.options import DEFAULT_PROFILE, NO_ENGINE, BuildRequest
 from skdeploy.line.stations.engine import engine_station
 from skdeploy.line.stations.parity import add_unproven_engine
 
@@ -59,6 +59,8 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
     with bundle_for_writing(folder, found.manifest) as bundle:
         bundle.manifest = load_bundle(folder).manifest  # what another process wrote until the lock was ours
         bundle.check_deployable()
+        notes = tuple(note for note in bundle.manifest.notes if not note.startswith(NO_ENGINE))
+        bundle.manifest = bundle.manifest.model_copy(update={"notes": notes})  # written with the engine
         line = Line(bundle, progress or Silent())
         graph = last_graph(bundle).artifact
         parity = _parity(bundle)

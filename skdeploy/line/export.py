@@ -40,7 +40,7 @@ from skdeploy.line.ahead import Ahead
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
 from skdeploy.line.formats import FORMATS, Format
 from skdeploy.line.line import Line
-from skdeploy.line.options import ExportOptions
+from skdeploy.line.options import NO_ENGINE, ExportOptions
 from skdeploy.line.parity_images import images_of_export
 from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.route import Route, route_to
@@ -125,7 +125,9 @@ class Export:
         """Raises ParityError if the artifacts are not in parity, with what to do next; else AccuracyError if the accuracy is
         beyond its budget, or undecided.
         """
-        self.parity.check(next_after_failed_parity(self.bundle.manifest, self.bundle.folder, self.parity))
+        evaluated = self.accuracy is not None
+        advice = next_after_failed_parity(self.bundle.manifest, self.bundle.folder, self.parity, evaluated=evaluated)
+        self.parity.check(advice)
         if self.accuracy is not None:
             self.accuracy.check(allow_inconclusive=self.allow_inconclusive)
 
@@ -158,7 +160,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     dataset = images_of_export(options, lowering, source.spec)
     compiler, no_engine = engines.choose(options.target)
     no_engine = f"{route.device.title}: {route.why}" if route is not None else no_engine
-    notes = source.notes if compiler else (*source.notes, f"no engine: {no_engine}")
+    notes = source.notes if compiler else (*source.notes, f"{NO_ENGINE}{no_engine}")
     if options.precision not in source.spec.tolerance:
         notes = (
             *notes,

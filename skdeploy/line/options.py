@@ -22,6 +22,7 @@ ASSUME_IMAGENET: Final = "Confirm that ImageNet's preprocessing is right when no
 MAX_SEED: Final = 2**63 - 1  # torch's generators take 64 bits
 DEFAULT_PROFILE: Final = (1, 8, 32)
 DEFAULT_IMAGES: Final = 64
+NO_ENGINE: Final = "no engine: "  # how the note begins that an engine built later takes back
 
 
 @dataclass(frozen=True)

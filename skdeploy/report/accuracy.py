@@ -41,10 +41,10 @@ def accuracy_findings(evaluation: Evaluation, *, allow_inconclusive: bool = True
 
     Without ``runs``, engines that cannot run here are left out: something else has named them.
     """
-    blocks: list[Block] = [_accuracy_table(evaluation)]
-    blocks += [_pair_finding(pair, allow_inconclusive) for pair in evaluation.pairs]
+    blocks: list[Block] = [_pair_finding(pair, allow_inconclusive) for pair in evaluation.pairs]
     if (baseline := evaluation.baseline) is not None:
         blocks += [Finding("baseline", row.artifact, row.verdict, baseline.sentence(row)) for row in baseline.rows]
+    blocks.append(_accuracy_table(evaluation))
     blocks += [Text(_weakest(report)) for report in evaluation.accuracies[-1:]]
     blocks += [Text(note, "warn") for note in (*evaluation.image_notes, *_not_covered(evaluation))]
     for absent in evaluation.not_evaluated if runs else ():

@@ -57,7 +57,13 @@ def int8_section(found: Findings) -> Section:
         findings = sensitivity_findings(found.sensitivity)
         table, *words = findings.blocks
         fold = Fold(f"All {len(found.sensitivity.units)} units", (table,))
-        blocks += [Text(findings.lead), _sensitivity_figure(found.sensitivity), fold, *words]
+        blocks += [
+            Text(findings.lead),
+            Text(totals_text(found.sensitivity)),
+            _sensitivity_figure(found.sensitivity),
+            fold,
+            *words,
+        ]
     if found.mixed is not None:
         blocks += mixed_findings(found.mixed)
     elif MIXED in found.outdated:
@@ -108,7 +114,7 @@ def sensitivity_findings(report: SensitivityReport) -> Section:
     keep = f"to keep the first: skdeploy export ... --int8-keep '{report.units[0].pattern}'"
     table = Table("INT8 sensitivity of each unit", heads, rows, SENSITIVITY)
     lead = f"{report.model} in INT8 against FP32, on {report.images:,} images of {report.dataset}"
-    return Section("sensitivity", "Sensitivity", lead, (table, Text(totals_text(report)), Text(legend), Text(keep)))
+    return Section("sensitivity", "Sensitivity", lead, (table, Text(keep), Text(legend)))
 
 
 def totals_text(report: SensitivityReport) -> str:

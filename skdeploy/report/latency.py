@@ -55,16 +55,31 @@ def _read(receipt: Receipt) -> LatencyReceipt | None:
 
 
 def bench_findings(measured: Sequence[Measured], comparisons: Sequence[Comparison]) -> Section:
-    """Reasons to doubt the figures, whether INT8 pays and what else was compared, and the figures."""
-    doubts = [f"{found.artifact} on {found.backend}: {doubt}" for found in measured for doubt in found.latency.doubts]
-    care = "measured on a machine that was not at rest; take these figures with care"
-    blocks: list[Block] = [Text(f"{care}: {'; '.join(doubts)}", "warn")] if doubts else []
-    blocks += [Text(said) for one in comparisons for said in (one.int8, one.sentence) if said]
+    """Whether INT8 pays and what else was compared, reasons to doubt the figures, the figures, and how each was measured."""
+    compared = [Text(comparison_text(one)) for one in comparisons]
+    doubted: dict[str, list[str]] = {}
     for found in measured:
-        latency = found.latency
-        threads = f", {latency.threads} threads" if latency.threads is not None else ""
-        blocks.append(Text(f"{found.artifact} on {found.backend}: {found.device}{threads}; {latency.session}"))
-    return Section("latency", "Latency", LEAD, (*blocks, _table(measured)))
+        for doubt in found.latency.doubts:
+            doubted.setdefault(doubt, []).append(f"{found.artifact} on {found.backend}")
+    doubts = [
+        doubt if len(places) == len(measured) else f"{', '.join(places)}: {doubt}" for doubt, places in doubted.items()
+    ]
+    care = "measured on a machine that was not at rest; take these figures with care"
+    cautious = (Text(f"{care}: {'; '.join(doubts)}", "warn"),) if doubts else ()
+    how = [
+        Text(f"{found.artifact} on {found.backend}: {found.device}{_threads(found)}; {found.latency.session}")
+        for found in measured
+    ]
+    return Section("latency", "Latency", LEAD, (*compared, *cautious, _table(measured), *how))
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Whether INT8 pays if that is what was compared, else which artifact is faster."""
+    return comparison.int8 or comparison.sentence
+
+
+def _threads(found: Measured) -> str:
+    return f", {found.latency.threads} threads" if found.latency.threads is not None else ""
 
 
 def latency_blocks(found: Sequence[Benched]) -> tuple[Block, ...]:
@@ -76,9 +91,9 @@ def latency_blocks(found: Sequence[Benched]) -> tuple[Block, ...]:
         Line(one.place, tuple(sorted((row.batch, row.images_per_second) for row in one.latency.batches)))
         for one in found
     ]
-    *said, table = section.blocks
-    doubts = [block for block in said if isinstance(block, Text) and block.tone]
-    first, *others = [block for block in said if block not in doubts]
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    doubts = [block for block in section.blocks if isinstance(block, Text) and block.tone]
+    first, *others = [block for block in section.blocks if block is not table and block not in doubts]
     figure = (_comparisons_figure(compared),) if compared else ()
     fold = Fold("Every comparison in words, and how each was run", (Text(section.lead), *others))
     return (*doubts, first, *figure, table, *throughput_figure(lines), fold)

@@ -27,7 +27,7 @@ from skdeploy.line.reproduce import options_that_made, weights_that_made
 from skdeploy.line.verification import VerifyOptions, verify
 from skdeploy.serve.repository import Repository, repository_here
 from skdeploy.serve.workflow import PLACES, SUITES, Job, Provider, text_of
-from skdeploy.zoo.assumed import assumptions_of
+from skdeploy.zoo.assumed import require_preprocessing
 from skdeploy.zoo.cards import load_card
 from skdeploy.zoo.write_card import card_text
 
@@ -214,13 +214,8 @@ def _require_free(root: Path, names: dict[str, str], force: bool) -> None:
 def _evaluated(bundle: Bundle, options: CiOptions, progress: Progress) -> Evaluation:
     """The evaluation that the job will do, of the last graph on the CPU. Raises as ``init_ci``."""
     assert options.data is not None
-    spec = bundle.manifest.model
-    assumed = [str(a.text) for a in assumptions_of(spec) if a.about == "preprocessing"]
-    if assumed and not isinstance(spec.network, DescribedSpec):  # as ``evaluate`` does, with another advice
-        raise UsageError(
-            f"accuracy is not judged on assumed preprocessing. Of {bundle.folder} is assumed: {'; '.join(assumed)}",
-            advice="export again: with --assume-imagenet if this is right, else from a card that has the true values",
-        )
+    advice = "export again: with --assume-imagenet if this is right, else from a card that has the true values"
+    require_preprocessing({str(bundle.folder): bundle.manifest.model}, advice=advice)
     last = last_graph(bundle)
     reference = fp32_graph(bundle)
     if options.max_drop is not None and (reference is None or reference.artifact == last.artifact):

@@ -146,6 +146,11 @@ def probe(ready: Ready) -> Probe:
 
 def check_verb(verb: str) -> None:
     """Raises UsageError for a verb that start does not run."""
+    if Path(verb).is_dir():
+        raise UsageError(
+            f"start takes a verb here, but {verb} is a folder",
+            advice=f"give the bundle as --bundle {shlex.quote(verb)}, then one of {', '.join(VERBS)}",
+        )
     if verb not in VERBS:
         raise UsageError(f"start cannot run the verb {verb!r}", advice=f"choose one of {', '.join(VERBS)}")
 

@@ -15,6 +15,10 @@ Settled = Literal["architecture", "size", "preprocessing"]
 # Of torchvision and timm, by the number of channels: those of RGB are published, gray's is their mean.
 IMAGENET_MEAN: Final = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 IMAGENET_STD: Final = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
+CONFIRM: Final = (
+    "write the true values into a card (`skdeploy init MODEL` makes one; or correct [assumed] in the card) and export with "
+    "--card; or confirm these with --assume-imagenet"
+)
 COMMENT: Final = (
     "# skdeploy filled in these values: the weights do not show them. Correct a value above, and it no longer "
     "counts as\n# assumed. Delete the line of a value that is right, or the whole table once you have checked "
@@ -91,12 +95,14 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
     return spec.model_copy(update={"assumed": spec.assumed.model_copy(update={"preprocessing": None})})
 
 
-def require_preprocessing(subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False) -> tuple[str, ...]:
+def require_preprocessing(
+    subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False, *, advice: str = CONFIRM
+) -> tuple[str, ...]:
     """Warnings for accuracy that is measured with unconfirmed preprocessing.
 
     ``subjects``: each network that is run, by what the user calls it. One confirmation serves all that assume anything. A
     checkpoint of a known family has the preprocessing that its family is trained with: it is measured, and said. Of an ONNX
-    file or a module nothing is known: raises UsageError, and as ``confirmed``.
+    file or a module nothing is known: raises UsageError with ``advice``, and as ``confirmed``.
     """
     assuming = {
         subject: "; ".join(texts)
@@ -110,11 +116,7 @@ def require_preprocessing(subjects: Mapping[str, ModelSpec], assume_imagenet: bo
     unknown = [subject for subject in assuming if not isinstance(subjects[subject].network, DescribedSpec)]
     if unknown:
         said = ". ".join(f"Assumed for {subject}: {assuming[subject]}" for subject in unknown)
-        raise UsageError(
-            f"accuracy needs confirmed preprocessing. {said}",
-            advice="write the true values into a card (`skdeploy init MODEL` makes one; or correct [assumed] in the "
-            "card) and export with --card; or confirm these with --assume-imagenet",
-        )
+        raise UsageError(f"accuracy needs confirmed preprocessing. {said}", advice=advice)
     return tuple(
         f"accuracy of {subject} is measured with assumed preprocessing: {texts}. If the FP32 accuracy is not what you "
         "measured in training, correct the card and export again from it"

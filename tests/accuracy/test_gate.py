@@ -9,8 +9,17 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from skdeploy.accuracy.gate import AccuracyReport, Evaluation, PairedReport, accuracy_report, class_names, paired_report
+from skdeploy.accuracy.gate import (
+    AccuracyReport,
+    Evaluation,
+    PairedReport,
+    accuracy_report,
+    class_names,
+    less_drop,
+    paired_report,
+)
 from skdeploy.core.errors import AccuracyError
+from skdeploy.core.spec import Precision
 from tests.accuracy.runners import runner_of
 
 NAMES = tuple(f"class {n}" for n in range(7))
@@ -127,3 +136,9 @@ def test_the_worst_decision_is_the_verdict_and_the_error_names_its_pair() -> Non
 def test_classes_without_labels_are_called_by_number() -> None:
     assert class_names((), 3) == ("0", "1", "2")
     assert class_names(("cat", "dog"), 2) == ("cat", "dog")
+
+
+def test_the_advice_is_for_the_precision_that_lost() -> None:
+    assert "calibrate" in less_drop(Precision.FP32, Precision.INT8)
+    assert "calibrate" not in less_drop(Precision.FP32, Precision.FP16)
+    assert "--keep-fp32" in less_drop(Precision.FP16)

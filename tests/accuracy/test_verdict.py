@@ -166,6 +166,7 @@ def test_a_drop_that_is_the_budget_names_no_number_of_images(tmp_path: Path) -> 
     pairs = Pairs(both_right=930, only_first=12, only_second=7, both_wrong=51)
     add(bundle, accuracy=undecided(bundle, pairs))
     assert verdict(bundle).text == f"accuracy undecided: a budget of {passing_budget(pairs, 0.95):g} would pass"
+    assert "more --data" not in verdict(bundle).next[0]
 
 
 def test_a_measured_drop_above_the_budget_is_told_to_expect_a_failure(tmp_path: Path) -> None:
@@ -252,3 +253,13 @@ def test_two_engines_that_could_not_run_are_counted(tmp_path: Path) -> None:
     report = parity(comparison("model.onnx"), comparison("model.int8.onnx"), *engines)
     bundle = make_bundle(tmp_path / "b", report=report, engine=True)
     assert verdict(bundle).text == "verified here; 2 engines have not run yet"
+
+
+def test_no_evaluation_is_advised_where_there_is_one(tmp_path: Path) -> None:
+    failed = comparison("model.int8.onnx", "fail", problems=("error 0.4 exceeds 0.3",))
+    bundle = make_bundle(tmp_path / "b", report=parity(comparison("model.onnx"), failed), verdict="failed")
+    assert any("skdeploy evaluate" in step for step in verdict(bundle).next)
+    add(bundle, accuracy=evaluation(bundle.manifest.model, "pass"))
+    found = verdict(bundle)
+    assert found.next
+    assert not any("skdeploy evaluate" in step for step in found.next)

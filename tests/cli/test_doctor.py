@@ -10,6 +10,7 @@ import pytest
 
 import skdeploy
 from skdeploy.backends import BACKENDS
+from skdeploy.devices import cuda
 from tests.cli.conftest import Run
 
 
@@ -48,3 +49,12 @@ def test_both_builds_of_onnxruntime_side_by_side_are_a_problem(
     assert "onnxruntime-gpu 1.22.0" in result.out
     assert "overwrite each other's files" in result.out
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in result.out
+
+
+def test_without_a_gpu_nothing_is_to_be_installed_for_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "devices", tuple)
+    monkeypatch.setattr(cuda, "driver_problem", lambda: "no NVIDIA driver")
+    result = run("doctor")
+    assert result.code == 0
+    assert result.out.count("needs an NVIDIA GPU: no NVIDIA driver") == 1
+    assert "onnxruntime-gpu" not in result.out

@@ -58,6 +58,16 @@ def test_an_engine_of_a_bundle_shows_what_the_manifest_records(run: Run, engine:
     assert content["compiler"] == "tensorrt_rtx"
 
 
+def test_long_and_nested_facts_are_left_to_json(run: Run, bundle: Path, engine: Path) -> None:
+    shown = run("inspect", engine).out
+    assert "[{" not in shown
+    assert "None" not in shown
+    modules = run("inspect", bundle / "model.onnx", "--json").json["modules"]
+    out = run("inspect", bundle / "model.onnx").out
+    assert [module in out for module in modules[:12]] == [True] * 12
+    assert f"and {len(modules) - 12} more, with --json" in out
+
+
 def test_an_altered_engine_is_refused(run: Run, engine: Path) -> None:
     engine.write_bytes(b"another")
     result = run("inspect", engine)

@@ -76,3 +76,15 @@ def test_softmax_of_huge_logits_is_finite() -> None:
     found = softmax(np.array([[1e4, 1e4 - 1, -1e4], [0, 0, 0]], np.float32))
     assert found.sum(axis=1) == pytest.approx([1, 1])
     assert found[0] == pytest.approx(reference_softmax([0, -1, -2e4]))
+
+
+def test_a_folder_stands_for_the_images_in_it_and_one_without_any_is_refused(
+    run: Run, exported: Path, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("not an image", encoding="utf-8")
+    found = run("predict", exported, tmp_path, "--json").json
+    assert [image["image"] for image in found["images"]] == sorted(map(str, files))
+    (tmp_path / "empty").mkdir()
+    refused = run("predict", exported, tmp_path / "empty")
+    assert refused.code == 2
+    assert "no images in the folder" in refused.err

@@ -75,6 +75,12 @@ def test_without_a_gpu_it_refuses_before_anything_is_copied_or_built(
     assert not cache.exists()
 
 
+def test_a_bundle_in_the_place_of_the_verb_is_answered_with_its_option(start: Start, bundle: Path) -> None:
+    result = start(bundle, "predict")
+    assert result.code == 2
+    assert f"--bundle {bundle}" in result.err
+
+
 def test_the_verb_runs_on_a_copy_that_the_second_start_takes_from_the_cache(
     start: Start, run: Run, bundle: Path, cache: Path, image: Path, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
