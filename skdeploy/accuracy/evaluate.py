@@ -29,7 +29,7 @@ from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ClassOrder, ModelSpec
 from skdeploy.devices import cuda
-from skdeploy.images.dataset import Dataset, check_count, open_dataset
+from skdeploy.images.dataset import EVALUATION, Dataset, check_count, open_dataset
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.labels import as_the_network_counts
 from skdeploy.parity.tasks import require_classes
@@ -37,7 +37,6 @@ from skdeploy.zoo.assumed import require_preprocessing
 
 CONFIDENCE: Final = 95.0  # per cent
 LAYOUT: Final = 2  # of the cached predictions; 1 was of images that were turned by EXIF
-ARCHIVE: Final = "evaluation.npz"
 TOOLS: Final = ("skdeploy", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
 
 
@@ -158,7 +157,7 @@ def _tell_of_release(old: Runner, new: Runner, tell: Progress) -> None:
 
 def labelled_images(data: Path, spec: ModelSpec, number: int | None, order: ClassOrder | None = None) -> Dataset:
     """Labelled images as the network counts its classes; ``number`` of them, evenly spread: folders are sorted by class."""
-    dataset = as_the_network_counts(open_dataset(data, archive=ARCHIVE), spec, order)
+    dataset = as_the_network_counts(open_dataset(data, archive=EVALUATION), spec, order)
     if number is None or number >= len(dataset):
         return dataset
     return dataset.take([index * len(dataset) // number for index in range(number)])

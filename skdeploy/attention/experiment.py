@@ -30,7 +30,7 @@ from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.audit_report import Unreadable
-from skdeploy.images.dataset import check_count, default_dataset, open_dataset
+from skdeploy.images.dataset import EVALUATION, check_count, default_dataset, open_dataset
 from skdeploy.images.decoding import Pixels
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.reading import read_crops
@@ -99,7 +99,11 @@ def attention_of(
         )
     profiled = _units_to_profile(profile, gates, spec)
 
-    dataset = select(open_dataset(data) if data is not None else default_dataset(spec, num_images), num_images, seed=0)
+    dataset = select(
+        open_dataset(data, archive=EVALUATION) if data is not None else default_dataset(spec, num_images),
+        num_images,
+        seed=0,
+    )
     if len(dataset) < 2:
         raise UsageError(
             f"{dataset.name} has {len(dataset)} image; the experiment needs at least two",

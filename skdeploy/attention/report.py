@@ -187,7 +187,7 @@ def findings(report: AttentionReport) -> list[str]:
             lines.append(f"attention to the larger kernel {text} in {len(units)} of {len(titles)}: {named}")
     for graph, found in zip(report.graphs[1:], directions[1:], strict=True):
         same = sum(one == other for one, other in zip(found, directions[0], strict=True))
-        lines.append(f"{graph.name} agrees in {same} of {len(titles)}")
+        lines.append(f"{shown(graph.name)} agrees in {same} of {len(titles)}")
     if report.interpolated:
         lines.append(
             f"at {report.scales[-1]:g}x, {report.interpolated:.0%} of the images are enlarged beyond their own "
@@ -226,3 +226,9 @@ def _within(t: float, degrees: int) -> float:
         term *= cosine**2 * (k - 1) / k
         total += term
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def shown(graph: str) -> str:
+    """fp32 is FP32 to people; the name of a bundle stays."""
+    precision, _, bundle = graph.partition(" ")
+    return f"{precision.upper()} {bundle}".strip()

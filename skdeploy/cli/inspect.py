@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -68,6 +69,8 @@ def inspect(
     terminal = Terminal()
     terminal.headline(f"{path}: readable", style="bold")
     terminal.facts({name: text for name, text in shown.items() if text})
+    if path.suffix == ".engine":
+        terminal.say(f"its layers and whether it runs here: skdeploy inspect {shlex.quote(rows['bundle'])} --engine")
 
 
 def _text(value: Any, shown: int | None) -> str:

@@ -30,6 +30,7 @@ from skdeploy.images.lists import read_list
 Chosen = Literal["", "images", "calib", "data", "card", "photographs"]
 Inputs = NDArray[np.float32]
 
+EVALUATION: Final = "evaluation.npz"  # the labelled images of a folder without image files, where accuracy is measured
 # Photographs that come inside scikit-image's wheel, all of scenes: no drawings, masks or test patterns.
 PHOTOGRAPHS: Final = (
     "astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",

@@ -32,11 +32,11 @@ class InspectedEngine:
 
     @property
     def runs_here(self) -> str:
-        """In words: "yes", or "no, because ..."."""
+        """In words: "yes", or "no: ..."."""
         if not self.obstacles:
             return "yes, according to its manifest and header"
         first = self.obstacles[0]
-        return f"no, because {first.reason}; {first.advice}"
+        return f"no: {first.reason}; {first.advice}"
 
     @property
     def built_with(self) -> str:

@@ -106,12 +106,12 @@ class Quantized(Format):
         return quantized
 
     def _quantized(self, line: Line, model: Artifact) -> Artifact:
-        from skdeploy.images.dataset import open_dataset
+        from skdeploy.images.dataset import EVALUATION, open_dataset
         from skdeploy.images.labels import as_the_network_counts
 
         asked: Int8Options = self.asked
         spec, accuracy = line.bundle.manifest.model, self.accuracy
-        data = open_dataset(accuracy.data, archive="evaluation.npz") if accuracy.data is not None else None
+        data = open_dataset(accuracy.data, archive=EVALUATION) if accuracy.data is not None else None
         exclude: tuple[str, ...] = ()
         if self.given is not None:
             ranges = line.run(self.given, NoOptions())

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from skdeploy.core.spec import ModelSpec
-from skdeploy.images.dataset import Dataset, default_dataset, open_dataset
+from skdeploy.images.dataset import EVALUATION, Dataset, default_dataset, open_dataset
 from skdeploy.line.formats import Format
 from skdeploy.line.options import ExportOptions
 
@@ -20,7 +20,7 @@ def images_of_export(options: ExportOptions, lowering: Format, spec: ModelSpec) 
     """
     data = options.accuracy.data
     if options.images is None and data is not None:
-        return replace(open_dataset(data, archive="evaluation.npz").spread(options.num_images, spec), chosen="data")
+        return replace(open_dataset(data, archive=EVALUATION).spread(options.num_images, spec), chosen="data")
     images = lowering.images(options.num_images, spec) if options.images is None else None
     return images if images is not None else parity_dataset(spec, options.images, options.num_images)
 

@@ -23,7 +23,7 @@ from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ClassOrder, Frozen, ModelSpec
-from skdeploy.images.dataset import Pixels, check_count, default_dataset, open_dataset
+from skdeploy.images.dataset import EVALUATION, Pixels, check_count, default_dataset, open_dataset
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.labels import as_the_network_counts
 from skdeploy.images.reading import read_crops
@@ -242,7 +242,7 @@ def sensitivity_of(
             advice=f"export it with --int8: skdeploy export {spec.name} --int8 --calib DIR",
         )
     int8 = next((a for a in bundle.manifest.artifacts if a.precision and a.precision.integer), None)
-    dataset = open_dataset(data) if data is not None else default_dataset(spec, num_images)
+    dataset = open_dataset(data, archive=EVALUATION) if data is not None else default_dataset(spec, num_images)
     if dataset.labels is not None:
         dataset = as_the_network_counts(dataset, spec, class_order)
     elif dataset.unlabelled and data is not None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from skdeploy.attention.report import AttentionReport, Curve, UnitAttention, findings, half_width
+from skdeploy.attention.report import AttentionReport, Curve, UnitAttention, findings, half_width, shown
 from skdeploy.report.blocks import (
     Block,
     Cell,
@@ -34,7 +34,7 @@ Pair = tuple[UnitAttention, int]  # a unit and a branch that is compared with th
 
 def attention_findings(report: AttentionReport) -> Section:
     """The conclusions, FP32's curves, and how far each precision is from them."""
-    graphs = ", ".join(_shown(graph.name) for graph in report.graphs)
+    graphs = ", ".join(shown(graph.name) for graph in report.graphs)
     lead = (
         f"attention of {report.model} as the central object is enlarged from {report.scales[0]:g}x to {report.scales[-1]:g}x, "
         f"on {report.images:,} images of {report.dataset}, in {graphs}"
@@ -92,12 +92,6 @@ def _compared(report: AttentionReport) -> Iterator[Pair]:
             yield unit, branch
 
 
-def _shown(graph: str) -> str:
-    """fp32 is FP32 to people; the name of a bundle stays."""
-    precision, _, bundle = graph.partition(" ")
-    return f"{precision.upper()} {bundle}".strip()
-
-
 def _heading(unit: UnitAttention, branch: int) -> str:
     return unit.title if len(unit.branches) == 2 else f"{unit.title}, {unit.branches[branch]}"
 
@@ -115,7 +109,7 @@ def _curves(report: AttentionReport, pairs: list[Pair]) -> Panels:
         "Band: 95 % interval of that mean. "
         "Heights compare between units."
     )
-    legend = (Legend(0, _shown(first)),)
+    legend = (Legend(0, shown(first)),)
     return Panels("Attention against object size", caption, _against_scale(report, pairs, panels, label), legend)
 
 
@@ -131,11 +125,11 @@ def _changes(report: AttentionReport, pairs: list[Pair]) -> Panels:
             series.append(Series(style, report.scales, change))
         panels.append(series)
     caption = (
-        f"Each curve less {_shown(first)}'s, on an axis of its own. Band: the 95 % interval of {_shown(first)}'s mean, "
+        f"Each curve less {shown(first)}'s, on an axis of its own. Band: the 95 % interval of {shown(first)}'s mean, "
         "for comparison: what stays within it is less than another choice of images changes."
     )
-    legend = tuple(Legend(style, _shown(graph)) for style, graph in enumerate(others, 1))
-    drawn = _against_scale(report, pairs, panels, f"change from {_shown(first)}")
+    legend = tuple(Legend(style, shown(graph)) for style, graph in enumerate(others, 1))
+    drawn = _against_scale(report, pairs, panels, f"change from {shown(first)}")
     return Panels("What lower precision changes", caption, drawn, legend)
 
 
@@ -208,7 +202,7 @@ def _profiles(report: AttentionReport, profiled: list[Pair]) -> Panels:
             line_chart(
                 f"Attention of each channel of {heading}",
                 series,
-                Axis(0.0, end, f"channel, sorted by {_shown(first)} at {ends[0]}"),
+                Axis(0.0, end, f"channel, sorted by {shown(first)} at {ends[0]}"),
                 vertical,
                 PANEL,
                 HEIGHT,
@@ -217,9 +211,9 @@ def _profiles(report: AttentionReport, profiled: list[Pair]) -> Panels:
                 ticks=ticks,
             )
         )
-    legend = [Legend(0, f"{_shown(first)}, {ends[0]}"), Legend(1, f"{_shown(first)}, {ends[1]}", line=False)]
+    legend = [Legend(0, f"{shown(first)}, {ends[0]}"), Legend(1, f"{shown(first)}, {ends[1]}", line=False)]
     if last != first:
-        legend.append(Legend(4, f"{_shown(last)}, {ends[1]}", line=False))
+        legend.append(Legend(4, f"{shown(last)}, {ends[1]}", line=False))
     caption = (
         f"Mean attention of each channel to the larger kernel; of more than {CHANNELS}, evenly chosen ones. "
         "The level line means no preference."
@@ -228,7 +222,7 @@ def _profiles(report: AttentionReport, profiled: list[Pair]) -> Panels:
 
 
 def _curves_table(report: AttentionReport) -> Table:
-    heads = columns("unit", "larger - reference", *(f">{scale:g}x" for scale in report.scales), ">change", ">images")
+    heads = columns("unit", ">change", ">images", "larger - reference", *(f">{scale:g}x" for scale in report.scales))
     rows = []
     for unit, branch in _compared(report):
         curve = unit.curve(report.graphs[0].name, branch)
@@ -236,8 +230,8 @@ def _curves_table(report: AttentionReport) -> Table:
         growth = curve.growth
         change = Cell(f"{growth.mean:+.3f} ± {growth.margin:.3f}", growth.mean)
         differences = (number(difference, "+.3f") for difference in curve.differences)
-        rows.append((name(unit.title), Cell(kernels), *differences, change, percent(growth.share)))
-    return Table("attention of each unit in FP32", heads, tuple(rows), SOURCE)
+        rows.append((name(unit.title), change, percent(growth.share), Cell(kernels), *differences))
+    return Table("attention of each unit in FP32", heads, tuple(rows), SOURCE, least=3)
 
 
 def _agreements(report: AttentionReport) -> Table:
@@ -260,7 +254,7 @@ def _agreements(report: AttentionReport) -> Table:
             rows.append(
                 (
                     name(unit.title),
-                    Cell(_shown(agreement.graph)),
+                    Cell(shown(agreement.graph)),
                     number(agreement.max_difference, ".1e"),
                     Cell("" if math.isnan(correlation) else f"{correlation:.5f}", correlation),
                     number(found.mean_abs_difference, ".1e"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from skdeploy.accuracy.baseline import baseline_text
-from skdeploy.accuracy.evaluate import ARCHIVE, EvaluationOptions, evaluate, labelled_images
+from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate, labelled_images
 from skdeploy.accuracy.gate import Evaluation
 from skdeploy.bundle.contents import RANGES
 from skdeploy.bundle.folder import Bundle, load_bundle
@@ -23,6 +23,7 @@ from skdeploy.core.packages import require_export
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ClassOrder
 from skdeploy.core.version import __version__
+from skdeploy.images.dataset import EVALUATION
 from skdeploy.line.reproduce import options_that_made, weights_that_made
 from skdeploy.line.verification import VerifyOptions, verify
 from skdeploy.serve.repository import Repository, repository_here
@@ -188,7 +189,7 @@ def _external_data(path: Path) -> list[Path]:
 
 def _images(data: Path) -> Path:
     """``data`` as parity reads it, which does not look for an evaluation's archive in a folder."""
-    return data / ARCHIVE if (data / ARCHIVE).is_file() else data
+    return data / EVALUATION if (data / EVALUATION).is_file() else data
 
 
 def _files_of(data: Path, bundle: Bundle, repository: Repository, order: ClassOrder | None) -> list[Path]:

@@ -38,7 +38,7 @@ def test_the_findings_say_where_it_grows_and_that_fp16_agrees_and_that_images_we
 ) -> None:
     assert findings(report)[:2] == [
         "attention to the larger kernel grows with the object in 1 of 1: SK_2_1 (stages.0.0)",
-        "fp16 agrees in 1 of 1",
+        "FP16 agrees in 1 of 1",
     ]
     assert findings(report)[2].startswith("at 2x, 100% of the images are enlarged beyond their own pixels")
     sharp = report.model_copy(update={"interpolated": 0.0})

@@ -88,10 +88,10 @@ def test_the_digest_comes_first(run: Run, without_gpu: Path) -> None:
             24,
             b"\x63",
             "tensorrt_rtx 99.{rest}",
-            "no, because its header says TensorRT-RTX 99.{rest}, but the manifest says {version}",
+            "no: its header says TensorRT-RTX 99.{rest}, but the manifest says {version}",
         ),
-        (0, b"f", "tensorrt {version}", "no, because it is a plan of TensorRT, not of TensorRT-RTX"),
-        (4, b"\x02", "tensorrt_rtx {version}", "no, because no GPU to run an engine on"),
+        (0, b"f", "tensorrt {version}", "no: it is a plan of TensorRT, not of TensorRT-RTX"),
+        (4, b"\x02", "tensorrt_rtx {version}", "no: no GPU to run an engine on"),
     ],
     ids=["another version", "another compiler", "another serialization"],
 )
