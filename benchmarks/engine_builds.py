@@ -39,7 +39,7 @@ from skdeploy.core.files import digest_file, digest_json, write_text
 from skdeploy.core.options import NoOptions
 from skdeploy.core.packaged import packaged
 from skdeploy.core.progress import Silent
-from skdeploy.core.spec import CalibrationMethod, ModelSpec, Precision
+from skdeploy.core.spec import INTERFACE, CalibrationMethod, ModelSpec, Precision
 from skdeploy.engines._build import EngineReport
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.images.dataset import photographs
@@ -73,7 +73,7 @@ def cards() -> dict[str, ModelSpec]:
 
 def card_digest(spec: ModelSpec) -> str:
     """Of the part of a card that its engines depend on."""
-    return digest_json(spec.model_dump(mode="json", include={"network", "input", "preprocess"}))
+    return digest_json(spec.model_dump(mode="json", by_alias=True, include={"network", *INTERFACE}))
 
 
 def circumstances() -> dict[str, Any]:

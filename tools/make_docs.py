@@ -21,6 +21,7 @@ from skdeploy.bundle.manifest import manifest_schema
 from skdeploy.cli import VERBS, app
 from skdeploy.core.files import digest_json
 from skdeploy.core.packaged import packaged
+from skdeploy.core.spec import INTERFACE
 from skdeploy.zoo.cards import read_card
 from skdeploy.zoo.describe import accuracy_text, count_text
 from tools import reference_pages
@@ -135,12 +136,12 @@ def engines() -> str:
 
 def _require_every_card(measured: dict[str, Any]) -> None:
     specs = [read_card(path) for path in packaged("models").rglob("*.toml")]
-    included = {"network", "input", "preprocess"}
+    included = {"network", *INTERFACE}
     wrong = [
         spec.name
         for spec in sorted(specs, key=lambda spec: spec.name)
         if spec.name not in measured
-        or measured[spec.name]["card"] != digest_json(spec.model_dump(mode="json", include=included))
+        or measured[spec.name]["card"] != digest_json(spec.model_dump(mode="json", by_alias=True, include=included))
     ]
     wrong += sorted(set(measured) - {spec.name for spec in specs})
     if wrong:

@@ -27,7 +27,7 @@ from skdeploy.bundle.runners import Runner, engines_of, fp32_graph, last_graph, 
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import ClassOrder, ModelSpec
+from skdeploy.core.spec import INTERFACE, ClassOrder, ModelSpec
 from skdeploy.devices import cuda
 from skdeploy.images.dataset import EVALUATION, Dataset, check_count, open_dataset
 from skdeploy.images.feeds import RUN_BATCH
@@ -278,7 +278,7 @@ def _key(runners: list[Runner], dataset: Dataset, batch: int) -> str:
 
 
 def _reads(spec: ModelSpec) -> object:
-    return spec.model_dump(mode="json", include={"input", "preprocess", "network"})
+    return spec.model_dump(mode="json", by_alias=True, include={"network", *INTERFACE})
 
 
 def _evaluation(

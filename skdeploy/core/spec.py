@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from skdeploy.core.architecture import AnyNetworkSpec, DescribedSpec, NetworkSpec, Positive
 from skdeploy.core.architecture import Frozen as Frozen
+from skdeploy.core.errors import UsageError
+from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.precision import Precision as Precision
 from skdeploy.core.precision import Tolerance as Tolerance
 
@@ -19,6 +22,12 @@ def _stays_inside(path: str) -> str:
     if pure.is_absolute() or ".." in pure.parts or "\\" in path or "\0" in path or not pure.parts:
         raise ValueError(f"{path!r} is not a path inside its folder")
     return path
+
+
+def _list_of_tables(inputs: object) -> object:
+    if isinstance(inputs, Mapping):
+        raise ValueError("is one table; write [[inputs]], or [input] for an image")
+    return inputs
 
 
 InnerPath = Annotated[str, AfterValidator(_stays_inside)]
@@ -51,6 +60,9 @@ class TensorSpec(Frozen):
 # An RGB image of 8192 x 8192 takes 0.8 GB as float32, and several are held at once.
 MAX_NAME: Final = 255  # bytes of a file name
 MAX_PIXELS: Final = 8192
+MAX_CHANNELS: Final = 4096  # hyperspectral cameras have some hundreds
+INTERFACE: Final = ("image", "image_preprocess", "inputs", "sizes")  # the fields of a ModelSpec that say what goes in
+IMAGE: Final = "input"  # the name of the image in every graph
 CLASSIFICATION: Final = "classification"  # what a network is for if its card does not say
 LOGITS: Final = "logits"  # the output of a network that has classes, in every graph; ``zoo/gates.py`` names the others
 Pixels = Annotated[int, Field(ge=1, le=MAX_PIXELS)]
@@ -60,9 +72,12 @@ Std = Annotated[float, Field(ge=2e-5, le=1e4)]
 
 
 class InputSpec(Frozen):
-    """The network's input: channels, and height and width in pixels."""
+    """The image that the network takes: channels, and height and width in pixels.
 
-    channels: Literal[1, 3]
+    Image files have 1 (grey) or 3 (RGB) channels; images of other numbers come as uint8 arrays.
+    """
+
+    channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
     height: Pixels
     width: Pixels
 
@@ -168,8 +183,17 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)?$", max_length=MAX_NAME)]
     summary: str
     network: AnyNetworkSpec
-    input: InputSpec
-    preprocess: Preprocess
+    # A network of images has these two, read as ``spec.input`` and ``spec.preprocess``; any other has ``inputs``.
+    image: Annotated[InputSpec | None, Field(alias="input", exclude_if=lambda image: image is None)] = None
+    image_preprocess: Annotated[
+        Preprocess | None, Field(alias="preprocess", exclude_if=lambda given: given is None)
+    ] = None
+    inputs: Annotated[
+        tuple[ArrayInput, ...],
+        Field(strict=False, exclude_if=lambda inputs: not inputs),
+        BeforeValidator(_list_of_tables),
+    ] = ()
+    sizes: Annotated[dict[str, DynamicSize], Field(exclude_if=lambda sizes: not sizes)] = Field(default={})
     tolerance: dict[Precision, Tolerance]
     source: Source
     reference: Reference = Reference()
@@ -183,6 +207,54 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     parity_images: InnerPath = "photographs"
     training: dict[str, str | int | float] = Field(default={})
     assumed: Assumed = Assumed()
+
+    @property
+    def input(self) -> InputSpec:
+        """The image that the network takes. Raises UsageError for a network of other inputs."""
+        if self.image is None:
+            raise self._no_images()
+        return self.image
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes the input. Raises UsageError for a network of other inputs."""
+        if self.image_preprocess is None:
+            raise self._no_images()
+        return self.image_preprocess
+
+    @property
+    def takes_images(self) -> bool:
+        return self.image is not None
+
+    @property
+    def taken(self) -> tuple[TensorSpec, ...]:
+        """The inputs of the network, the batch first."""
+        if self.image is not None:
+            return (TensorSpec(name=IMAGE, dtype="float32", shape=("batch", *self.image.shape)),)
+        return tuple(TensorSpec(name=each.name, dtype=each.dtype, shape=("batch", *each.shape)) for each in self.inputs)
+
+    @property
+    def shown_inputs(self) -> str:
+        """The inputs in words, such as ``left: float32[3, 32, 32]; right: float32[3, 32, 32]``."""
+        if self.image is not None:
+            return f"images of {self.image.channels} channels"
+        return "; ".join(map(str, self.inputs))
+
+    def usual_shape(self, shape: tuple[int | str, ...]) -> tuple[int, ...]:
+        """A shape of one sample with the usual sizes for its free dimensions."""
+        return tuple(self.sizes[size].usual if isinstance(size, str) else size for size in shape)
+
+    def _no_images(self) -> UsageError:
+        return UsageError(
+            f"this is for networks that take images; {self.name} takes {self.shown_inputs}",
+            advice="leave it out, or describe the input as an image: [input] and [preprocess] of the card",
+        )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same spec with changes, by the keys of a card."""
+        aliases = {field.alias: name for name, field in type(self).model_fields.items() if field.alias}
+        changes = {aliases.get(key, key): value for key, value in (update or {}).items()}
+        return super().model_copy(update=changes, deep=deep)
 
     @property
     def architecture(self) -> DescribedSpec:
@@ -202,15 +274,43 @@ class ModelSpec(Frozen, allow_inf_nan=False):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelSpec:
+        if self.inputs:
+            self._check_arrays()
+        else:
+            self._check_image()
+        if self.task == CLASSIFICATION and not self.network.classes:
+            raise ValueError("network.classes: missing; a network without classes needs another task")
+        if self.labels and self.network.classes and len(self.labels) != self.network.classes:
+            raise ValueError(f"{len(self.labels)} labels, but {self.network.classes} classes")
+        return self
+
+    def _check_image(self) -> None:
+        for key, table in (("input", self.image), ("preprocess", self.image_preprocess)):
+            if table is None:
+                raise ValueError(f"[{key}] is missing; a network that does not take images has [[inputs]] instead")
+        if self.sizes:
+            raise ValueError("[sizes] belongs to [[inputs]]; images have one size, and --dynamic-size frees it")
         channels = self.input.channels
         for key in ("mean", "std"):
             given = len(getattr(self.preprocess, key))
             if given != channels:
                 raise ValueError(f"preprocess.{key} has {given} values, but the input has {channels} channels")
-        if self.task == CLASSIFICATION and not self.network.classes:
-            raise ValueError("network.classes: missing; a network without classes needs another task")
-        if self.labels and self.network.classes and len(self.labels) != self.network.classes:
-            raise ValueError(f"{len(self.labels)} labels, but {self.network.classes} classes")
         if self.preprocess.resize < max(self.input.height, self.input.width):
             raise ValueError(f"preprocess.resize {self.preprocess.resize} is smaller than the input")
-        return self
+
+    def _check_arrays(self) -> None:
+        if self.image is not None or self.image_preprocess is not None:
+            raise ValueError("[[inputs]] takes the place of [input] and [preprocess]: leave those out")
+        if isinstance(self.network, DescribedSpec):
+            raise ValueError(f"[[inputs]] is for ONNX files and modules; {self.network.family} takes images: [input]")
+        names = [each.name for each in self.inputs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two of the [[inputs]] have the same name: {', '.join(names)}")
+        used = {size for each in self.inputs for size in each.shape if isinstance(size, str)}
+        if "batch" in used:
+            raise ValueError("the shape under [[inputs]] is that of one sample: leave the batch out")
+        for name in sorted(used ^ self.sizes.keys()):
+            known = (
+                f"sizes.{name} is not a dimension of any input" if name in self.sizes else f"sizes.{name} is missing"
+            )
+            raise ValueError(f'{known}; [sizes.frames] with usual = 200 belongs to shape = [80, "frames"]')

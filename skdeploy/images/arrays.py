@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import UsageError
-from skdeploy.images.decoding import Pixels
+from skdeploy.images.decoding import GREY_OR_RGB, Pixels
 from skdeploy.images.numpy_file import read_npz_or_npy
 
 Labels = NDArray[np.int64]
@@ -22,10 +22,11 @@ def is_class_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_LABEL))
 
 
-def read_arrays(source: Path) -> tuple[Pixels, Labels | None]:
+def read_arrays(source: Path, channels: tuple[int, ...] = GREY_OR_RGB) -> tuple[Pixels, Labels | None]:
     """Images, uint8 (N, H, W, C), and labels (N,), if any, of an .npz (``images``, ``labels``) or an .npy.
 
-    Raises UsageError: not readable, no images, not raw pixels (with what they look like), labels that are not class numbers.
+    ``channels``: the numbers of channels that may be. Raises UsageError: not readable, no images, not raw
+    pixels (with what they look like), labels that are not class numbers.
     """
     content = read_npz_or_npy(source, ("images", "labels"))
     if isinstance(content, np.ndarray):
@@ -39,18 +40,40 @@ def read_arrays(source: Path) -> tuple[Pixels, Labels | None]:
         )
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in channels or not len(images):
         looks, undo = _looks_like(images)
-        if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        if images.ndim == 4 and images.shape[1] in channels and images.shape[3] not in channels:
             undo += "; put the channels last: images.transpose(0, 2, 3, 1)"
         raise UsageError(
             f"{source} holds {images.dtype} of shape {images.shape}{looks}",
-            advice=f"give raw uint8 pixels, (N, H, W), (N, H, W, 1) or (N, H, W, 3), not normalised{undo}",
+            advice=f"give raw uint8 pixels, {_forms(channels)}, not normalised{undo}",
         )
-    return images, None if labels is None else _checked_labels(source, labels, len(images))
+    return images, None if labels is None else checked_labels(source, labels, len(images))
 
 
-def _checked_labels(source: Path, labels: NDArray[Any], count: int) -> Labels:
+def read_planes(source: Path, channels: int) -> Pixels:
+    """One image of as many channels, uint8 (H, W, C), from its own .npy, or the ``image`` of an .npz. Raises UsageError."""
+    content = read_npz_or_npy(source, ("image",), advice="save with np.save(file, image)")
+    planes = content if isinstance(content, np.ndarray) else content["image"]
+    if planes.dtype != np.uint8 or planes.ndim != 3 or planes.shape[2] != channels or not planes.size:
+        looks, undo = _looks_like(planes)
+        if planes.ndim == 3 and planes.shape[0] == channels:
+            undo += "; put the channels last: image.transpose(1, 2, 0)"
+        raise UsageError(
+            f"{source} holds {planes.dtype} of shape {planes.shape}{looks}",
+            advice=f"give raw uint8 pixels, (H, W, {channels}), not normalised{undo}",
+        )
+    return planes
+
+
+def _forms(channels: tuple[int, ...]) -> str:
+    if channels == GREY_OR_RGB:
+        return "(N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+    return f"(N, H, W, {channels[0]})"
+
+
+def checked_labels(source: Path, labels: NDArray[Any], count: int) -> Labels:
+    """Labels (N,) of ``count`` samples. Raises UsageError for what are no class numbers."""
     if labels.shape != (count,):
         raise UsageError(
             f"{source} holds {count} images and labels of shape {labels.shape}", advice="give one label per image, (N,)"

@@ -20,14 +20,15 @@ from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.packages import EXTRAS, installed
 from skdeploy.core.spec import ModelSpec, Preprocess
-from skdeploy.images.arrays import Labels, read_arrays
-from skdeploy.images.decoding import REMOVE, SUFFIXES, Crop, ImageError, crop_array, crop_file
+from skdeploy.images import samples
+from skdeploy.images.arrays import Labels, checked_labels, read_arrays, read_planes
+from skdeploy.images.decoding import GREY_OR_RGB, REMOVE, SUFFIXES, Crop, ImageError, crop_array, crop_file
 from skdeploy.images.decoding import Pixels as Pixels
 from skdeploy.images.decoding import printable as printable
-from skdeploy.images.folders import KINDS, read_folder
+from skdeploy.images.folders import KINDS, ImageFolder, read_folder
 from skdeploy.images.lists import read_list
 
-Chosen = Literal["", "images", "calib", "data", "card", "photographs"]
+Chosen = Literal["", "images", "calib", "data", "card", "photographs", "random"]
 Inputs = NDArray[np.float32]
 
 EVALUATION: Final = "evaluation.npz"  # the labelled images of a folder without image files, where accuracy is measured
@@ -42,6 +43,8 @@ PHOTOGRAPHS: Final = (
 @dataclass(frozen=True)
 class Dataset:
     """Images in a fixed order: files, or one uint8 array (N, H, W, C). ``name`` is what a report calls them.
+
+    Of a network that does not take images, its samples: files, or one structured array (N,), see ``samples.py``.
 
     ``labels`` are class numbers, (N,). ``classes``, if any, names them: label i is ``classes[i]``; where the names are those of
     folders, their order is that of the sorted names, not yet the network's (``labels.as_the_network_counts``). ``unlabelled``
@@ -79,7 +82,8 @@ class Dataset:
     def name_of(self, index: int) -> str:
         """Name an image for messages and reports: its path below ``root``, or its place in the array. Printable."""
         if self.pixels is not None:
-            return f"images[{index if self.numbers is None else self.numbers[index]}]"
+            what = "images" if self.pixels.dtype.names is None else "samples"
+            return f"{what}[{index if self.numbers is None else self.numbers[index]}]"
         file = self.files[index]
         return printable(str(file.relative_to(self.root) if self.root and file.is_relative_to(self.root) else file))
 
@@ -108,8 +112,21 @@ class Dataset:
         return self.take(chosen)
 
     def crop(self, index: int, spec: ModelSpec) -> Crop:
-        """One image resized and cropped to the network's input. Raises ImageError, a UsageError, naming the image."""
-        return crop_file(self.files[index], spec) if self.pixels is None else crop_array(self.pixels[index], spec)
+        """One image resized and cropped to the network's input, or one sample. Raises ImageError, a UsageError, naming it."""
+        if self.pixels is not None:
+            row = np.asarray(self.pixels[index])
+            return samples.checked(row, self.name_of(index)) if row.dtype.names else crop_array(row, spec)
+        file = self.files[index]
+        if not spec.takes_images:
+            return samples.read_sample(file, spec)
+        if file.suffix in samples.SUFFIXES:
+            try:
+                return crop_array(read_planes(file, spec.input.channels), spec)
+            except ImageError:
+                raise
+            except UsageError as error:
+                raise ImageError(error.message, error.message, advice=error.advice) from error
+        return crop_file(file, spec)
 
     def crop_or_error(self, index: int, spec: ModelSpec) -> Crop | ImageError:
         """The crop of an image, or why it cannot be read."""
@@ -119,12 +136,14 @@ class Dataset:
             return error
 
     def crops(self, spec: ModelSpec) -> Iterator[Pixels]:
-        """Each image resized and cropped to the network's input: uint8 (H, W, C). Raises UsageError naming the image."""
+        """Each image resized and cropped to the network's input: uint8 (H, W, C), or each sample. Raises UsageError naming
+        it.
+        """
         for index in range(len(self)):
             yield self.crop(index, spec).pixels
 
     def load(self, spec: ModelSpec) -> Pixels:
-        """All crops: uint8 (N, H, W, C)."""
+        """All crops, uint8 (N, H, W, C), or samples, (N,)."""
         return np.stack(list(self.crops(spec)))
 
 
@@ -141,8 +160,10 @@ def affine(preprocess: Preprocess) -> tuple[Inputs, Inputs]:
     return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
 
 
-def open_dataset(source: Path, limit: int | None = None, *, archive: str = "calibration.npz") -> Dataset:
-    """Images at a path, none of them decoded yet:
+def open_dataset(
+    source: Path, limit: int | None = None, *, archive: str = "calibration.npz", spec: ModelSpec | None = None
+) -> Dataset:
+    """What a network takes at a path, none of it decoded yet. Without ``spec``, images of 1 or 3 channels:
 
     * a folder of images, flat or deep. Where each lies below one of at least two folders right below it, these are the classes
       (``folders.py``). A folder without images but with a file named ``archive`` means that file;
@@ -150,11 +171,18 @@ def open_dataset(source: Path, limit: int | None = None, *, archive: str = "cali
     * a .txt or .csv list, one ``path`` or ``path,label`` a line: ``lists.py``;
     * one image.
 
+    For a network that does not take images, or images of more channels, a folder of .npz or .npy files, one sample each; or
+    one such file with all samples stacked, (N, ...), by the inputs' names.
+
     ``limit`` takes that many, the first ones, in the order of the sorted names. Raises UsageError: nothing there, no image, not
-    uint8.
+    uint8; of samples also other names, ranks, types or sizes.
     """
     check_count(limit, "--num-images")
-    if stat.S_ISDIR(require_there(source).st_mode):
+    in_folder = stat.S_ISDIR(require_there(source).st_mode)
+    channels = spec.input.channels if spec is not None and spec.takes_images else None
+    if spec is not None and channels not in GREY_OR_RGB:
+        dataset = _open_arrays(source, archive, spec, in_folder=in_folder)
+    elif in_folder:
         dataset = _open_folder(source, archive)
     elif source.suffix in (".npz", ".npy"):
         images, labels = read_arrays(source)
@@ -178,14 +206,18 @@ def require_there(source: Path) -> os.stat_result:
 
 
 def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
-    """The card's own parity images: ``photographs``, or a file below ``calibration/``."""
+    """The card's own parity images: ``photographs``, or a file below ``calibration/``. Noise where no photograph fits."""
+    if spec.parity_images == "photographs" and not (spec.takes_images and spec.input.channels in GREY_OR_RGB):
+        from skdeploy.images.selection import random_images
+
+        return replace(random_images(spec, min(limit, len(PHOTOGRAPHS)), 0), chosen="random")
     if spec.parity_images == "photographs":
         return replace(photographs(limit), chosen="photographs")
     from skdeploy.core.packaged import packaged
 
     for folder in (Path("calibration"), packaged("calibration")):
         if (folder / spec.parity_images).is_file():
-            return replace(open_dataset(folder / spec.parity_images, limit), chosen="card")
+            return replace(open_dataset(folder / spec.parity_images, limit, spec=spec), chosen="card")
     raise UsageError(f"the card {spec.name} names images that do not exist: calibration/{spec.parity_images}")
 
 
@@ -214,6 +246,31 @@ def check_count(count: int | None, option: str) -> None:
         raise UsageError(f"{count} images: give at least 1", advice=f"set {option} to 1 or more")
 
 
+def _open_arrays(source: Path, archive: str, spec: ModelSpec, *, in_folder: bool) -> Dataset:
+    """Samples that no image file holds: a folder with a file for each, or one file of them all."""
+    if in_folder:
+        found = read_folder(source, samples.SUFFIXES)
+        if found.files == (source / archive,):
+            return _open_arrays(source / archive, archive, spec, in_folder=False)
+        if not found.files:
+            raise UsageError(f"no .npz or .npy files in {source}", advice=f"{spec.name} takes {spec.shown_inputs}")
+        return _of_files(source, found)
+    if source.suffix in (".txt", ".csv"):
+        files, labels = read_list(source)
+        return Dataset(printable(source.name), files=files, labels=labels, root=source.parent)
+    if source.suffix not in samples.SUFFIXES:
+        raise UsageError(
+            f"{source} is not an .npz, an .npy or a list of them (.txt, .csv)",
+            advice=f"{spec.name} takes {spec.shown_inputs}: give arrays, in one file or a folder of files",
+        )
+    if spec.takes_images:
+        images, labels = read_arrays(source, (spec.input.channels,))
+        return Dataset(printable(source.name), pixels=images, labels=labels)
+    rows, given = samples.read_stack(source, spec)
+    labels = None if given is None else checked_labels(source, given, len(rows))
+    return Dataset(printable(source.name), pixels=rows, labels=labels)
+
+
 def _open_folder(source: Path, archive: str) -> Dataset:
     found = read_folder(source)
     packed = source / archive
@@ -227,6 +284,10 @@ def _open_folder(source: Path, archive: str) -> Dataset:
     if not found.files:
         more = f"; {found.left_out}" if found.left_out else ""
         raise UsageError(f"no images in {source}{more}", advice=f"looked for {', '.join(SUFFIXES)} and {archive}")
+    return _of_files(source, found)
+
+
+def _of_files(source: Path, found: ImageFolder) -> Dataset:
     return Dataset(
         printable(source.name),
         files=found.files,

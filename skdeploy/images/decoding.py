@@ -6,7 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from skdeploy.core.spec import ModelSpec
 if TYPE_CHECKING:
     from PIL import Image
 
-Pixels = NDArray[np.uint8]
+# uint8, (H, W, C) or (N, H, W, C). Of a network that does not take images, its samples: rows of a structured array, () or (N,),
+# with a field for each input (``samples.py``), which stack, slice and join as images do.
+Pixels = NDArray[Any]
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # torchvision's
+
+GREY_OR_RGB: Final = (1, 3)  # channels of what image files hold
 
 ORIENTATION: Final = 0x0112  # EXIF 2.32, table 6
 
@@ -46,7 +50,7 @@ class ImageError(UsageError):
 
 @dataclass(frozen=True)
 class Crop:
-    """A network input as pixels, uint8 (H, W, C), and what had to be done to the image to get it.
+    """A network input as pixels, uint8 (H, W, C), or one row of samples, and what had to be done to the image to get it.
 
     ``mode`` is Pillow's name of the image's kind; ``alpha``: it had transparency, which is dropped; ``animated``: it had
     several frames, of which this is the first; ``scale`` is the factor of the resize, above 1 where the image was enlarged;
@@ -70,6 +74,9 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
     """
     from PIL import Image, ImageOps
 
+    if spec.input.channels not in GREY_OR_RGB:
+        reason = f"an image file has 1 or 3 channels, but {spec.name} takes {spec.input.channels}"
+        raise ImageError(f"{file}: {reason}", reason, advice="give .npy files of uint8, (H, W, C)")
     try:
         with Image.open(file) as image:
             animated = bool(getattr(image, "is_animated", False))
@@ -92,16 +99,19 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
 
 
 def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:
-    """The same from raw pixels: uint8 (H, W, 1 or 3)."""
+    """The same from raw pixels, uint8 (H, W, C): each channel by itself where there are neither 1 nor 3."""
     from PIL import Image
 
+    if spec.input.channels not in GREY_OR_RGB:
+        planes = [_cropped(Image.fromarray(pixels[..., channel]), spec) for channel in range(pixels.shape[2])]
+        return Crop(np.concatenate([plane for plane, _ in planes], axis=2), planes[0][1], mode_of(spec))
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     return Crop(*_cropped(image.convert(mode_of(spec)), spec), image.mode)
 
 
 def mode_of(spec: ModelSpec) -> str:
     """Pillow's name of the channels that the network takes."""
-    return "L" if spec.input.channels == 1 else "RGB"
+    return {1: "L", 3: "RGB"}.get(spec.input.channels, f"{spec.input.channels} channels")
 
 
 def _cropped(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
@@ -117,4 +127,4 @@ def _cropped(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
         image = image.resize(resized, Image.Resampling[spec.preprocess.interpolation.upper()])
     left, top = round((image.width - size.width) / 2), round((image.height - size.height) / 2)
     image = image.crop((left, top, left + size.width, top + size.height))
-    return np.asarray(image, dtype=np.uint8).reshape(size.height, size.width, size.channels), scale
+    return np.asarray(image, dtype=np.uint8).reshape(size.height, size.width, -1), scale

@@ -19,8 +19,12 @@ RUN_BATCH: Final = 8  # small enough for the activations of 224 x 224 images, la
 def feeds_of(pixels: Pixels | Inputs, spec: ModelSpec, inputs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
     """Turn crops, uint8 (N, H, W, C), into a session's input: raw pixels if it is uint8, else normalised planes.
 
-    Inputs that are normalised already, float32 (N, C, H, W), are taken as they are; UsageError if the graph wants pixels.
+    Samples (N,) are a feed for each input. Inputs that are normalised already, float32 (N, C, H, W), are taken as
+    they are; UsageError if the graph wants pixels.
     """
+    if pixels.dtype.names is not None:
+        rows: Pixels = pixels
+        return {each.name: np.ascontiguousarray(rows[each.name]) for each in inputs}
     target = inputs[0]
     if pixels.dtype == np.uint8:
         return {target.name: pixels if target.dtype == "uint8" else normalise(pixels.astype(np.uint8), spec.preprocess)}
@@ -36,7 +40,7 @@ def feeds_of(pixels: Pixels | Inputs, spec: ModelSpec, inputs: Sequence[TensorSp
 def batches_of(
     crops: Iterable[Pixels | Inputs], spec: ModelSpec, inputs: Sequence[TensorSpec], batch: int = RUN_BATCH
 ) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
-    """Feeds for all crops, uint8 (H, W, C) each, or inputs, float32 (C, H, W) each, ``batch`` at a time.
+    """Feeds for all crops, uint8 (H, W, C) each, samples, or inputs, float32 (C, H, W) each, ``batch`` at a time.
 
     With each come how many images it holds. A graph of fixed batch gets its own size; the last batch is then filled up with
     copies of the last image. Only one batch is held at a time.

@@ -40,8 +40,9 @@ class ImageFolder:
     left_out: str = ""
 
 
-def read_folder(source: Path) -> ImageFolder:
-    """Find the images below a folder at any depth, following links as torchvision and timm do.
+def read_folder(source: Path, suffixes: tuple[str, ...] = SUFFIXES) -> ImageFolder:
+    """Find the images, or other files of these ``suffixes``, below a folder at any depth, following links as torchvision and
+    timm do.
 
     Each image belongs to the folder right below ``source`` that it lies in. A real folder is read once for each of them, so a
     link back up ends the search there. Hidden files and folders are passed over. Raises UsageError: a folder that cannot be
@@ -50,16 +51,16 @@ def read_folder(source: Path) -> ImageFolder:
     top: list[Path] = []
     others: list[Path] = []
     below: dict[str, list[Path]] = {}
-    root = _identity(source)
+    root, known = _identity(source), (*suffixes, *(OTHER_IMAGES if suffixes is SUFFIXES else ()))
     for entry in _entries(source):
         path = source / entry.name
-        if not _is_folder(entry, path):
-            if _is_image(entry):
-                (top if path.suffix.lower() in SUFFIXES else others).append(path)
+        if not _is_folder(entry, path, known):
+            if _is_known(entry, known):
+                (top if path.suffix.lower() in suffixes else others).append(path)
         elif (identity := _identity(path)) != root:
-            files = list(_files(path, {root, identity}))
-            below[entry.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
-            others += (file for file in files if file.suffix.lower() not in SUFFIXES)
+            files = list(_files(path, {root, identity}, known))
+            below[entry.name] = [file for file in files if file.suffix.lower() in suffixes]
+            others += (file for file in files if file.suffix.lower() not in suffixes)
     every = tuple(sorted((*top, *(file for found in below.values() for file in found))))
     unlabelled = _why_not_classes(source, top, below)
     classes = () if unlabelled else tuple(sorted(below))
@@ -84,14 +85,14 @@ def _why_not_classes(source: Path, top: list[Path], below: dict[str, list[Path]]
     return ""
 
 
-def _files(folder: Path, seen: set[Identity]) -> Iterator[Path]:
+def _files(folder: Path, seen: set[Identity], known: tuple[str, ...]) -> Iterator[Path]:
     waiting = [folder]
     while waiting:
         here = waiting.pop()
         for entry in _entries(here):
             path = here / entry.name
-            if not _is_folder(entry, path):
-                if _is_image(entry):
+            if not _is_folder(entry, path, known):
+                if _is_known(entry, known):
                     yield path
             elif (found := _identity(path)) not in seen:
                 seen.add(found)
@@ -107,7 +108,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UsageError(f"cannot list the images in {folder}: {error.strerror}", advice=KINDS) from error
 
 
-def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
+def _is_folder(entry: os.DirEntry[str], path: Path, known: tuple[str, ...]) -> bool:
     """Whether an entry is a folder, or a link to one. Raises UsageError for a link to nothing that may stand for images."""
     try:
         if entry.is_dir():
@@ -117,13 +118,13 @@ def _is_folder(entry: os.DirEntry[str], path: Path) -> bool:
         reason = "its target does not exist"
     except OSError as error:
         reason = error.strerror or str(error)
-    if path.suffix and path.suffix.lower() not in (*SUFFIXES, *OTHER_IMAGES):
+    if path.suffix and path.suffix.lower() not in known:
         return False
     raise UsageError(f"cannot follow the link {path}: {reason}", advice=MEND)
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in (*SUFFIXES, *OTHER_IMAGES) and entry.is_file()
+def _is_known(entry: os.DirEntry[str], known: tuple[str, ...]) -> bool:
+    return Path(entry.name).suffix.lower() in known and entry.is_file()
 
 
 def _identity(folder: Path) -> Identity:

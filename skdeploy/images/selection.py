@@ -9,6 +9,7 @@ import numpy as np
 
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset, check_count
+from skdeploy.images.samples import random_samples
 
 
 def select(dataset: Dataset, count: int, seed: int) -> Dataset:
@@ -33,14 +34,17 @@ def select(dataset: Dataset, count: int, seed: int) -> Dataset:
 
 
 def random_images(spec: ModelSpec, count: int, seed: int) -> Dataset:
-    """Uniform noise of the card's size in place of images, marked as such. Raises UsageError for a count below 1.
+    """Noise of the card's size in place of images or samples, marked as such. Raises UsageError for a count below 1.
 
-    The bytes are those of PCG64's raw stream, which NumPy promises to keep (NEP 19). The side is that of the resize: a resize
-    would smooth the noise.
+    Pixels are uniform; the bytes are those of PCG64's raw stream, which NumPy promises to keep (NEP 19). The side is
+    that of the resize: a resize would smooth the noise.
     """
     check_count(count, "--calib-num")
+    name = f"random noise, seed {seed}"
+    if not spec.takes_images:
+        return Dataset(name, pixels=random_samples(spec, count, seed), random=True)
     side, channels = spec.preprocess.resize, spec.input.channels
     size = count * side * side * channels
     words = np.random.PCG64(seed).random_raw(-(-size // 8)).astype("<u8")
     pixels = words.view(np.uint8)[:size].reshape(count, side, side, channels)
-    return Dataset(f"random noise, seed {seed}", pixels=pixels, random=True)
+    return Dataset(name, pixels=pixels, random=True)

@@ -74,6 +74,7 @@ CHOSEN: Final[dict[Chosen, str]] = {
     "data": "the labelled images of --data",
     "card": "the card's own",
     "photographs": "because no others were given",
+    "random": "because no others were given",
 }
 """Why these images decide, in words. Empty in reports of earlier versions."""
 

@@ -31,8 +31,8 @@ def spec_without_card(
         name=re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-._") or "model",
         summary="made without a card",
         network=network,
-        input=InputSpec(channels=read, height=height, width=width),
-        preprocess=Preprocess(
+        image=InputSpec(channels=read, height=height, width=width),
+        image_preprocess=Preprocess(
             resize=max(round(max(height, width) / CROP), height, width),
             mean=IMAGENET_MEAN[read],
             std=IMAGENET_STD[read],

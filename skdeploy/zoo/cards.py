@@ -131,7 +131,8 @@ def _known_keys(location: tuple[int | str, ...], content: dict[str, Any]) -> lis
         if isinstance(part, int) or in_mapping:
             in_mapping = False
             continue
-        field = model.model_fields.get(part) if model else None
+        fields = {each.alias or name: each for name, each in model.model_fields.items()} if model else {}
+        field = fields.get(part)
         if field is None:
             return []
         annotations = list(_flatten(field.annotation))

@@ -81,7 +81,7 @@ def test_a_card_in_models_hides_the_packaged_one_of_its_name(folder: Path) -> No
         ("min_cosine", "min_kosine", "tolerance.fp32.min_kosine: unknown key, did you mean 'min_cosine'?"),
         ("fuse =", "fuze =", "network.selective_kernel.fuze: unknown key, did you mean 'fuse'?"),
         ("units = 4", "unit = 4", "network.stages.1.unit: unknown key, did you mean 'units'?"),
-        ("[input]", "[inputs]", "inputs: unknown key, did you mean 'input'?"),
+        ("[input]", "[inputs]", "inputs: is one table; write [[inputs]], or [input] for an image"),
         ("classes = 1000", 'classes = "many"', "network.classes: Input should be a valid integer (given 'many')"),
         ("classes = 1000", "classes = 0", "network.classes: Input should be greater than or equal to 1 (given 0)"),
         ("classes = 1000", "", "network.classes: missing"),

@@ -10,7 +10,7 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import TraceFacts
 from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.files import digest_json
-from skdeploy.core.spec import Precision
+from skdeploy.core.spec import INTERFACE, Precision
 from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
 from skdeploy.line.written import has_any_rank, write_graph
 from skdeploy.passes.trace_options import TraceOptions
@@ -41,7 +41,7 @@ class Trace(Station[TraceOptions, TraceFacts]):
 
     def sources(self, inputs: Inputs) -> Mapping[str, str]:
         spec = self.network.spec
-        card = digest_json(spec.model_dump(mode="json", include={"network", "input", "preprocess"}))
+        card = digest_json(spec.model_dump(mode="json", by_alias=True, include={"network", *INTERFACE}))
         return {"card": card} | ({"weights": self.digest} if isinstance(self.network, OwnNetwork) else {})
 
     def make(self, inputs: Inputs, options: TraceOptions, out: Path) -> TraceFacts:

@@ -35,7 +35,9 @@ class Weights(Station[NoOptions, WeightsFacts]):
     def sources(self, inputs: Inputs) -> Mapping[str, str]:
         return {
             "card": digest_json(  # what a card says, and what it leaves to the layout
-                inputs.spec.model_dump(mode="json", include={"network", "input", "assumed"}, exclude_unset=True)
+                inputs.spec.model_dump(
+                    mode="json", by_alias=True, include={"network", "image", "assumed"}, exclude_unset=True
+                )
             ),
             "weights": self.record.sha256 or f"random, seed {self.record.seed}",
         }
