@@ -163,7 +163,7 @@ def affine(preprocess: Preprocess) -> tuple[Inputs, Inputs]:
 def open_dataset(
     source: Path, limit: int | None = None, *, archive: str = "calibration.npz", spec: ModelSpec | None = None
 ) -> Dataset:
-    """What a network takes at a path, none of it decoded yet. Without ``spec``, images of 1 or 3 channels:
+    """Images, or other samples, at a path, none of it decoded yet. Without ``spec``, images of 1 or 3 channels:
 
     * a folder of images, flat or deep. Where each lies below one of at least two folders right below it, these are the classes
       (``folders.py``). A folder without images but with a file named ``archive`` means that file;
