@@ -60,7 +60,7 @@ class Metrics(Frozen):
     @property
     def figures_text(self) -> str:
         """The task's own figures, in words."""
-        return ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+        return ", ".join(f"{name} {value}" for name, value in figures_in_words(self.figures).items())
 
 
 # float64 has 16 digits, 320 dB: what is reported for no difference at all, where the ratio is infinite.
@@ -200,3 +200,23 @@ def sqnr_db(signal: float, noise: float) -> float:
 
 def _power(values: NDArray[np.float64]) -> float:
     return float(np.sum(values * values))
+
+
+_WORDS: Final[Mapping[str, tuple[str, Callable[[float], str]]]] = {
+    "psnr_db": ("PSNR", decibels_text),
+    "ssim": ("SSIM", "{:.4f}".format),
+    "same_8bit": ("same 8-bit values", "{:.2%}".format),
+    "miou": ("mIoU", "{:.4f}".format),
+    "same_pixels": ("same pixels", "{:.2%}".format),
+    "decided_pixels": ("same decided pixels", "{:.2%}".format),
+    "pair_error": ("pairs that change sides", "{:.2%}".format),
+}
+
+
+def figures_in_words(figures: Mapping[str, float]) -> dict[str, str]:
+    """A task's figures as people read them, by the names that they read."""
+    found = {}
+    for name, value in figures.items():
+        words, shown = _WORDS.get(name, (name, "{:.4g}".format))
+        found[words] = shown(value)
+    return found

@@ -10,19 +10,29 @@ from pydantic_core import core_schema
 from skdeploy.core.architecture import Frozen
 
 FP16_MAX: Final = 65504.0
+UNSAID: Final = Field(
+    exclude_if=lambda limit: limit is None
+)  # files of before there were such limits stay what they are
 
 
 class Tolerance(Frozen, allow_inf_nan=False):
     """How far a precision's logits may be from torch FP32's. Each card gives the reason beside the numbers.
 
     ``max_abs_error`` is relative to the largest reference logit; ``min_cosine`` and ``min_sqnr_db`` hold for the worst image;
-    ``min_top1_agreement`` is the share of images, counting only those whose top-1 margin is wider than the error allowed.
+    ``min_top1_agreement`` is the share of images, counting only those whose top-1 margin is wider than the error allowed; where
+    a network gives a class for each pixel, of pixels. The rest is for the tasks that measure it; ``parity/limits.py`` has their
+    own limits, where a card gives none. ``min_psnr_db`` and ``min_ssim`` hold for the worst image, ``min_miou`` for the maps of
+    classes, ``max_pair_error`` is the share of pairs of embeddings that change sides.
     """
 
     max_rel_error: Annotated[float, Field(gt=0)]
     min_cosine: Annotated[float, Field(gt=0, le=1)]
     min_sqnr_db: float
     min_top1_agreement: Annotated[float, Field(ge=0, le=1)] = 1.0
+    min_psnr_db: Annotated[float | None, UNSAID] = None
+    min_ssim: Annotated[float | None, Field(le=1), UNSAID] = None
+    min_miou: Annotated[float | None, Field(ge=0, le=1), UNSAID] = None
+    max_pair_error: Annotated[float | None, Field(ge=0, le=1), UNSAID] = None
 
 
 class Precision(str):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from skdeploy.core.errors import UsageError
-from skdeploy.core.spec import CLASSIFICATION, TensorSpec
+from skdeploy.core.spec import CLASSIFICATION
 from skdeploy.line.options import ExportOptions
 from skdeploy.parity.infer_task import inferred_task
 from skdeploy.zoo.cards import load_interface_card
@@ -32,9 +33,9 @@ class Asked:
             )
         return cls(card.task, card.network.classes > 0)
 
-    def task_of(self, outputs: tuple[TensorSpec, ...]) -> tuple[str, list[str]]:
-        """The task, and a note if the shapes decided it. ``outputs``: empty if they are logits."""
+    def task_of(self, image: tuple[int, ...], outputs: Sequence[tuple[int, ...]]) -> tuple[str, list[str]]:
+        """The task, and a note if shapes decided it: of an input, (N, ...), and of outputs; none if they are logits."""
         if self.task is not None or not outputs:
             return self.task or CLASSIFICATION, []
-        task, why = inferred_task(outputs)
+        task, why = inferred_task(image, outputs)
         return task, [f"task: {task}, by the shapes of the outputs: {why}; choose another with --task"]

@@ -58,8 +58,8 @@ class SourceOptions:
     task: Annotated[
         str | None,
         Flag(
-            "What the outputs are: classification, features or raw.  [default: the card's task, else by the shapes of the "
-            "outputs]",
+            "What the outputs are: classification, image-to-image, segmentation, features or raw.  [default: the card's "
+            "task, else by the shapes of the outputs]",
             metavar="TASK",
             kept=False,
         ),

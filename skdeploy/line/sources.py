@@ -29,7 +29,7 @@ from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec, TensorSpec
 from skdeploy.line.asked_task import Asked
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.written import tensor_spec
-from skdeploy.parity.tasks import check_task_name, task_of
+from skdeploy.parity.tasks import IMAGE_TO_IMAGE, check_task_name, task_of
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.assumed import assumptions_of, confirmed
 from skdeploy.zoo.cardless import DEFAULT_SIZE, spec_without_card
@@ -216,7 +216,7 @@ def _graph(options: ExportOptions) -> GraphSource:
             f"{path} gives {outputs[0]}, an unknown number of classes", advice="export it with fixed classes"
         )
     _require_bounds(options.model, classes, (height, width))
-    task, notes = asked.task_of(() if said.has_logits else outputs)
+    task, notes = asked.task_of(said.example[0], () if said.has_logits else said.example[1])
     found = Found(GraphSpec(classes=classes), channels, (height, width), task, () if said.has_logits else outputs)
     spec = _described(options, path.stem, found)
     notes += [
@@ -273,7 +273,8 @@ def _described(options: ExportOptions, name: str, found: Found) -> ModelSpec:
     (height, width), network, channels = found.size, found.network, found.channels
     if options.card is None:
         fixed = (height, width) if height and width else None
-        spec = spec_without_card(name, network, channels, fixed, found.task, found.outputs)
+        images = found.task == IMAGE_TO_IMAGE
+        spec = spec_without_card(name, network, channels, fixed, found.task, found.outputs, gives_images=images)
         return confirmed(spec, options.assume_imagenet, options.model)
     card, path = load_interface_card(options.card)
     if not isinstance(card.network, DescribedSpec) and card.network.family != network.family:
@@ -343,7 +344,7 @@ def _module(options: ExportOptions) -> ModuleSource:
     classes = classes_of(given, options.model) if has_logits else 0
     _require_bounds(options.model, classes, size)
     outputs = () if has_logits else _outputs_of(module, options, channels, size, given)
-    task, said = wanted.task_of(outputs)
+    task, said = wanted.task_of((2, channels, *size), [] if has_logits else list(given.values()))
     found = Found(
         ModuleSpec(factory=options.model, classes=classes),
         channels,

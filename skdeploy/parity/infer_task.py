@@ -4,15 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skdeploy.core.spec import CLASSIFICATION, TensorSpec
-from skdeploy.parity.tasks import FEATURES, RAW
+from skdeploy.core.spec import CLASSIFICATION
+from skdeploy.parity.tasks import FEATURES, IMAGE_TO_IMAGE, RAW, SEGMENTATION
+
+Shape = tuple[int, ...]
 
 
-def inferred_task(outputs: Sequence[TensorSpec]) -> tuple[str, str]:
-    """A task, and what made it the likely one, in words. ``outputs``: batch first."""
-    ranks = {len(output.shape) for output in outputs}
-    if ranks == {2} and len(outputs) == 1:
+def inferred_task(fed: Shape, outputs: Sequence[Shape]) -> tuple[str, str]:
+    """A task, and in words why it is the likely one. ``fed``: the shape of an input, (N, ...); ``outputs``: those for it."""
+    ranks = {len(shape) for shape in outputs}
+    if len(outputs) > 1:
+        maps = f"{len(outputs)} maps of features" if ranks == {4} else "outputs of several kinds"
+        return (FEATURES if ranks == {4} else RAW), maps
+    (output,) = outputs
+    if ranks == {2}:
         return CLASSIFICATION, "one vector per image"
-    if ranks == {4} and len(outputs) > 1:
-        return FEATURES, f"{len(outputs)} maps"
-    return RAW, "the shapes fit no other task"
+    if len(fed) < 4 or ranks != {len(fed)}:
+        return RAW, f"an output of shape {_shown(output)} fits no other task"
+    return _of_map(fed, output)
+
+
+def _of_map(fed: Shape, output: Shape) -> tuple[str, str]:
+    channels, size = output[1], output[2:]
+    same, larger = size == fed[2:], _is_enlarged(fed[2:], size)
+    if len(fed) == 4 and larger and channels == fed[1] == 3:
+        return IMAGE_TO_IMAGE, f"images in, images {'of the same size ' if same else ''}out"
+    if same and channels > 1 and channels != fed[1]:
+        return SEGMENTATION, f"{channels} values for each pixel"
+    if same or (larger and channels == fed[1]):
+        return RAW, f"{_shown(output)} may be an image, a mask or a depth: say which"
+    return FEATURES, f"a map of {channels} channels"
+
+
+def _is_enlarged(before: Shape, after: Shape) -> bool:
+    """Whether all sides are the same multiple of what they were."""
+    factors = {new / old for old, new in zip(before, after, strict=True)}
+    return len(factors) == 1 and min(factors) >= 1 and min(factors).is_integer()
+
+
+def _shown(shape: Shape) -> str:
+    return f"(N, {', '.join(map(str, shape[1:]))})"

@@ -274,5 +274,5 @@ def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> f
 
 
 def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
-    """The card's tolerance for a precision, or the task's own if the card gives none."""
-    return spec.tolerance.get(precision) or task_of(spec).tolerance(precision)
+    """The limits of a precision: the card's, or where it gives none those of the precision and the task."""
+    return task_of(spec).tolerance(spec, precision)

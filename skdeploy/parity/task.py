@@ -9,18 +9,21 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.logits import check_outputs
 from skdeploy.backends.metrics import Metrics, Outputs, violations
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
+from skdeploy.parity.limits import NONE, Limits
 
 
 class Task(Protocol):
     """One task. ``help`` says in a few words what it is for, ``value`` what one number of an output is called.
 
-    ``has_classes``: an image has one true class, so there are labels, top-1 and the accuracy gate. Which outputs are compared
-    the spec says (``ModelSpec.given``), each with one row an image; a graph may have others.
+    ``has_classes``: an image has one true class, so there are labels, top-1 and the accuracy gate. ``limits`` are those of the
+    task's own figures. The spec says which outputs are compared (``ModelSpec.given``), each with one row an image; a graph may
+    have others.
     """
 
     help: str
     value: str = "value"
     has_classes: bool = False
+    limits: Limits = NONE
 
     def check(self, outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
         """Reasons why a comparison is pointless: an output is missing, has another shape or type, or is not finite."""
@@ -31,9 +34,9 @@ class Task(Protocol):
         del spec
         return ""
 
-    def tolerance(self, precision: Precision) -> Tolerance:
-        """The limits of a precision for this task where the card gives none."""
-        return precision.tolerance
+    def tolerance(self, spec: ModelSpec, precision: Precision) -> Tolerance:
+        """The card's limits for a precision, with the precision's and the task's own where the card gives none."""
+        return self.limits.fill(spec.tolerance.get(precision, precision.tolerance), precision)
 
     def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
         """How far ``found`` is from ``reference``, both checked. What is special to a task goes into the figures."""

@@ -6,13 +6,13 @@ from typing import Final
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.logits import OUTPUT
-from skdeploy.backends.metrics import Metrics, Outputs, compare_logits, compare_outputs
+from skdeploy.backends.metrics import Metrics, Outputs, compare_logits
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.spec import CLASSIFICATION, ModelSpec, Tolerance
+from skdeploy.parity.features import Features, Raw
+from skdeploy.parity.image_to_image import ImageToImage
+from skdeploy.parity.segmentation import Segmentation
 from skdeploy.parity.task import Task
-
-FEATURES: Final = "features"
-RAW: Final = "raw"
 
 
 class Classification(Task):
@@ -26,24 +26,16 @@ class Classification(Task):
         return compare_logits(reference[OUTPUT], found[OUTPUT], tolerance)
 
 
-class Features(Task):
-    """An embedding or maps of a backbone, any number of outputs (N, ...): error, cosine and SQNR of each."""
-
-    help = "vectors or maps per image"
-
-    def measure(self, reference: Outputs, found: Outputs, _: Tolerance, __: ModelSpec, /) -> Metrics:
-        return compare_outputs(reference, found)
-
-
-class Raw(Features):
-    """Any outputs, (N, ...), of which nothing more is known: error, cosine and SQNR of each."""
-
-    help = "any outputs"
-
+FEATURES: Final = "features"
+IMAGE_TO_IMAGE: Final = "image-to-image"
+RAW: Final = "raw"
+SEGMENTATION: Final = "segmentation"
 
 # A new task is a module with a ``Task``, and a line here.
 TASKS: Final[dict[str, Task]] = {
     CLASSIFICATION: Classification(),
+    IMAGE_TO_IMAGE: ImageToImage(),
+    SEGMENTATION: Segmentation(),
     FEATURES: Features(),
     RAW: Raw(),
 }

@@ -20,7 +20,7 @@ from skdeploy.ir.identities import DropIdentities, FoldKnownSizes
 from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import first_line, foreign_operator, graph_of, inferred, inside, read_proto
 from skdeploy.ir.weights_of_files import require_finite, require_not_quantized
-from skdeploy.passes.same_function import EXAMPLE_BATCH, require_same_function
+from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET
 
 OLDEST_OPSET: Final = 7  # what onnx.version_converter takes
@@ -37,6 +37,7 @@ class ForeignNotes:
     """The model that was read, and the changes. ``softmax`` is the node that makes ``logits`` probabilities, or empty.
 
     ``has_logits``: the first output is a classifier's, named ``logits`` now; else outputs have their own names.
+    ``example``: the shape of an input that was tried, and of the outputs for it.
     """
 
     input_name: str
@@ -45,6 +46,7 @@ class ForeignNotes:
     dropped_outputs: tuple[str, ...]
     opset: int
     softmax: str
+    example: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 
 
 def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
@@ -80,9 +82,9 @@ def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
     DropIdentities()(model)
     drop_unused(model.graph)
     _name_by_module(model)
-    _check_function(before, model, path, opset, has_logits=classes)
+    example = _check_function(before, model, path, opset, has_logits=classes)
     model.metadata_props.clear()
-    model.meta[NOTES] = ForeignNotes(*own_names, classes, dropped, opset, _final_softmax(model))
+    model.meta[NOTES] = ForeignNotes(*own_names, classes, dropped, opset, _final_softmax(model), example)
     return model
 
 
@@ -250,9 +252,13 @@ def _with_shapes(model: ir.Model, path: Path) -> ir.Model:
     return graph_of(inferred(proto, path, strict=True), path)
 
 
-def _check_function(before: bytes, model: ir.Model, path: Path, opset: int, *, has_logits: bool) -> None:
+def _check_function(
+    before: bytes, model: ir.Model, path: Path, opset: int, *, has_logits: bool
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """That nothing has changed, that it runs for a batch that the exporter was not shown, and that outputs are as they must
     be: (N, classes), or anything with the batch first. Their shapes are written.
+
+    Returns the shape of the input that was tried, and of the outputs for it.
     """
     for made in model.graph.outputs:
         if made.dtype is not None and not made.dtype.is_floating_point():
@@ -296,6 +302,8 @@ def _check_function(before: bytes, model: ir.Model, path: Path, opset: int, *, h
         made.shape = ir.Shape(
             [batch, *(_size(made, axis, known[axis], sizes[axis], free) for axis in range(1, len(sizes)))]
         )
+    tried = (images, *(size if isinstance(size, int) else EXAMPLE_SIZE for size in shape[1:]))
+    return tried, tuple(found[made.name or ""].shape for made in model.graph.outputs)
 
 
 def _size(made: ir.Value, axis: int, known: object, found: int, free: bool) -> int | str:

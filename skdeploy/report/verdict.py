@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from skdeploy.accuracy.verdict import DECISIONS
-from skdeploy.backends.metrics import decibels_text
+from skdeploy.backends.metrics import decibels_text, figures_in_words
 from skdeploy.bundle.runners import first_fp32_graph
 from skdeploy.bundle.station_facts import Int8Facts
 from skdeploy.parity.report import MIN_HEADROOM, Comparison, times_text
@@ -64,7 +64,9 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
         if metrics.same_class is not None:
             same = f"{metrics.same_class:,} / {metrics.images:,}"
             figures.append(Figure("Same class", same, "images, against torch FP32"))
-        figures += [Figure(name, f"{value:.4g}", "against torch FP32") for name, value in metrics.figures.items()]
+        figures += [
+            Figure(name, words, "against torch FP32") for name, words in figures_in_words(metrics.figures).items()
+        ]
     figures += _accuracy_figures(found, last.path)
     figures += _latency_figure(found)
     # Of the network's own: what regrouping adds is work with zeros, and not counted.

@@ -13,6 +13,7 @@ from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
 DEFAULT_SIZE: Final = 224
 CROP: Final = 0.875  # of the shorter side, as torchvision and timm evaluate
 IMAGENET: Final = "ImageNet's defaults"
+RESTORATION: Final = "images of 0 to 1, as restoration networks take them"
 
 
 def spec_without_card(
@@ -22,8 +23,10 @@ def spec_without_card(
     size: tuple[int, int] | None = None,
     task: str = CLASSIFICATION,
     outputs: tuple[TensorSpec, ...] = (),
+    *,
+    gives_images: bool = False,
 ) -> ModelSpec:
-    """A spec made from the network itself, with ImageNet's preprocessing."""
+    """A spec made from the network itself, with ImageNet's preprocessing. What gives images takes them as 0..1."""
     height, width = size or (DEFAULT_SIZE, DEFAULT_SIZE)
     read: Literal[1, 3] = 1 if channels == 1 else 3
     spec = ModelSpec(
@@ -34,8 +37,8 @@ def spec_without_card(
         image=InputSpec(channels=read, height=height, width=width),
         image_preprocess=Preprocess(
             resize=max(round(max(height, width) / CROP), height, width),
-            mean=IMAGENET_MEAN[read],
-            std=IMAGENET_STD[read],
+            mean=(0.0,) * read if gives_images else IMAGENET_MEAN[read],
+            std=(1.0,) * read if gives_images else IMAGENET_STD[read],
         ),
         tolerance={precision: precision.tolerance for precision in PRECISIONS.values()},
         source=Source(paper="unknown", url="", licence="as of the weights"),
@@ -43,7 +46,7 @@ def spec_without_card(
         task=task,
         outputs=outputs,
     )
-    assumed = preprocessing_of(spec, IMAGENET)
+    assumed = preprocessing_of(spec, RESTORATION if gives_images else IMAGENET)
     if size is not None:  # the network itself, or the user, said it
         assumed = assumed.model_copy(update={"size": None})
     return spec.model_copy(update={"assumed": Assumed(preprocessing=assumed)})

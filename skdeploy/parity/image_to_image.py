@@ -1,0 +1,62 @@
+"""Networks that give images: restoration, dehazing, deblurring, super-resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from skdeploy.backends.base import Array
+from skdeploy.backends.image_quality import grey_levels, psnr_db, ssim
+from skdeploy.backends.metrics import SMALLEST, Metrics, Outputs, compare_outputs
+from skdeploy.core.spec import ModelSpec, Tolerance
+from skdeploy.parity import limits
+from skdeploy.parity.task import Task
+
+
+class ImageToImage(Task):
+    """Images, (N, C, H, W), normalised as the inputs are: PSNR and SSIM of the worst image, and the 8-bit values that agree.
+
+    Where the inputs are arrays, nothing says what black and white are: the least and the largest value of the reference are.
+    """
+
+    help = "an image per image"
+    limits = limits.IMAGES
+
+    def refusal(self, spec: ModelSpec) -> str:
+        wrong = [output for output in spec.given if len(output.shape) != 4]
+        return f"takes images, (N, C, H, W), but the network gives {wrong[0]}" if wrong else ""
+
+    def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
+        del tolerance
+        ratios, alike, same, values = [], [], 0, 0
+        for name, expected in reference.items():
+            mean, std = _normalised(expected, spec)
+            for one, other in zip(expected, found[name], strict=True):  # one at a time: float64 of all is much memory
+                before, after = (grey_levels(image[None], mean, std) for image in (one, other))
+                ratios.append(float(psnr_db(before, after)[0]))
+                alike.append(float(ssim(before, after)[0]))
+                same += int(np.count_nonzero(np.rint(before) == np.rint(after)))
+                values += before.size
+        figures = {"psnr_db": min(ratios), "ssim": min(alike), "same_8bit": same / values}
+        return compare_outputs(reference, found).model_copy(update={"figures": figures})
+
+    def violations(
+        self, metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, /
+    ) -> tuple[str, ...]:
+        problems = super().violations(metrics, tolerance, name_of)
+        psnr, similar = metrics.figures["psnr_db"], metrics.figures["ssim"]
+        if tolerance.min_psnr_db is not None and not psnr >= tolerance.min_psnr_db:
+            problems += (f"PSNR {psnr:.1f} dB of the worst image, at least {tolerance.min_psnr_db:g} dB",)
+        if tolerance.min_ssim is not None and not similar >= tolerance.min_ssim:
+            problems += (f"SSIM {similar:.4f} of the worst image, at least {tolerance.min_ssim:g}",)
+        return problems
+
+
+def _normalised(images: Array, spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std with which images are 0..1: the card's, or where the inputs are arrays, those that part their own range."""
+    if spec.takes_images:
+        return spec.preprocess.mean, spec.preprocess.std
+    low, high = float(images.min()), float(images.max())
+    scale, channels = 1 / max(high - low, SMALLEST), images.shape[1]
+    return (-low * scale,) * channels, (scale,) * channels

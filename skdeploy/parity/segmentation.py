@@ -1,0 +1,97 @@
+"""Networks that give a class for each pixel, or for each voxel of a volume or each frame of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.backends.base import Array
+from skdeploy.backends.metrics import Metrics, Outputs, compare_outputs
+from skdeploy.core.spec import ModelSpec, Tolerance
+from skdeploy.parity import limits
+from skdeploy.parity.task import Task
+
+
+class Segmentation(Task):
+    """Logits or probabilities of each class, (N, classes, ...), or of the one class that there is, (N, 1, ...).
+
+    ``miou``: the intersection over union of the two maps of classes, over all images, its mean over the classes that either
+    has. ``same_pixels``: the share of pixels with the same class; ``decided_pixels``: the share among those whose margin in the
+    reference is wider than twice the error allowed, so that rounding alone cannot flip them.
+    """
+
+    help = "a class per pixel"
+    value = "logit"
+    limits = limits.MASKS
+
+    def refusal(self, spec: ModelSpec) -> str:
+        wrong = [output for output in spec.given if len(output.shape) < 3]
+        return f"takes maps, (N, classes, H, W), but the network gives {wrong[0]}" if wrong else ""
+
+    def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
+        del spec
+        each = [_agreement(expected, found[name], tolerance) for name, expected in reference.items()]
+        figures = {name: min(one[name] for one in each) for name in each[0]}
+        return compare_outputs(reference, found).model_copy(update={"figures": figures})
+
+    def violations(
+        self, metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, /
+    ) -> tuple[str, ...]:
+        problems = super().violations(metrics, tolerance, name_of)
+        miou, decided = metrics.figures["miou"], metrics.figures["decided_pixels"]
+        if tolerance.min_miou is not None and not miou >= tolerance.min_miou:
+            problems += (f"mIoU {miou:.4f} with the reference, at least {tolerance.min_miou:g}",)
+        if not decided >= tolerance.min_top1_agreement:
+            problems += (f"class agreement {decided:.4f} of decided pixels, at least {tolerance.min_top1_agreement:g}",)
+        return problems
+
+
+def classes_of_pixels(maps: Array, threshold: float = 0.0) -> NDArray[np.int64]:
+    """The class of each pixel: (N, classes, ...) to (N, ...). With one class: 1 above the ``threshold``, else 0."""
+    return (maps[:, 0] > threshold).astype(np.int64) if maps.shape[1] == 1 else np.asarray(maps.argmax(1))
+
+
+def threshold_of(maps: Array) -> float:
+    """Where one class begins: at 0 of logits, at a half of probabilities."""
+    return 0.5 if maps.shape[1] == 1 and maps.min() >= 0 and maps.max() <= 1 else 0.0
+
+
+def confusions(one: NDArray[np.int64], other: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """How many pixels have each pair of classes, (classes, classes)."""
+    pairs = np.bincount((one * classes + other).ravel(), minlength=classes * classes)
+    return np.asarray(pairs.reshape(classes, classes), np.int64)
+
+
+def mean_iou(counts: NDArray[np.int64]) -> float:
+    """The mean intersection over union of the classes that either side has."""
+    shared = np.diag(counts)
+    union = counts.sum(0) + counts.sum(1) - shared
+    return float(np.mean(shared[union > 0] / union[union > 0]))
+
+
+def _agreement(reference: Array, found: Array, tolerance: Tolerance) -> dict[str, float]:
+    threshold, classes = threshold_of(reference), max(2, reference.shape[1])
+    needed = 2 * tolerance.max_rel_error * float(np.max(np.abs(reference)))
+    counts, same, decided, agreed = np.zeros((classes, classes), np.int64), 0, 0, 0
+    for one, other in zip(reference[:, None], found[:, None], strict=True):  # an image at a time
+        before, after = classes_of_pixels(one, threshold), classes_of_pixels(other, threshold)
+        wide = _margin(one, threshold) > needed
+        counts += confusions(before, after, classes)
+        same += int(np.count_nonzero(before == after))
+        decided += int(np.count_nonzero(wide))
+        agreed += int(np.count_nonzero((before == after) & wide))
+    return {
+        "miou": mean_iou(counts),
+        "same_pixels": same / int(counts.sum()),
+        "decided_pixels": agreed / decided if decided else 1.0,
+    }
+
+
+def _margin(maps: Array, threshold: float) -> Array:
+    """How far the class of a pixel is above the next one; of one class, twice how far it is from the threshold."""
+    if maps.shape[1] == 1:
+        return np.asarray(2 * np.abs(maps[:, 0] - threshold))
+    two = np.partition(maps, maps.shape[1] - 2, axis=1)
+    return np.asarray(two[:, -1] - two[:, -2])
