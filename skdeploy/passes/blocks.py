@@ -4,24 +4,29 @@ A block is ``V = sum_m a_m U_m`` with ``a = softmax_m(logits)`` for each channel
 ``s = mean(sum_m U_m)`` (Li, Wang, Hu, Yang: "Selective Kernel Networks", CVPR 2019, section 3.1). It may be rewritten if
 
 1. V is exactly that sum: for each image and channel, M maps, each times a weight of its own, and the M weights are the whole
-   of one softmax. (``(1 - a)`` for the last weight, or the last map plus weighted differences, are the same sum.)
-2. The maps are M tensors (N, C, H, W) of one shape, or channels in sequence of such tensors, in their own order of channels.
+   of one softmax, or of another gate whose weights sum to one (``passes/gates.py``). ``(1 - a)`` for the last weight, or the
+   last map plus weighted differences, are the same sum. It may have one constant factor, and other maps may be added to it.
+2. The maps are M tensors (N, C, H, W) of one shape, or C channels of such tensors: up to four runs, each of which may skip as
+   many channels every time.
 3. Image n is made of image n's maps and weights only.
-4. The logits of each branch are elements of one tensor, whose first axis is the batch. Where they are all made of one input z
+4. The logits of each branch are elements of tensors whose first axis is the batch. Where they are all made of one input z
    by fully connected layers with constant weights (Conv 1x1, Gemm or MatMul, with or without bias, one for all branches or
-   one each, their rows in any order), those layers are part of the block. Else the logits stay as they are, and with them
-   all that makes them of s: other activations, a temperature, a normalisation, groups.
+   one each, their rows in any order; with groups, where two branches' rows are in the same group), those layers are part of
+   the block. Else the logits stay as they are, and with them all that makes them of s: other activations, a temperature, a
+   normalisation, groups.
 5. The logits depend on the image only through s: one number times the mean over height and width of the sum of just these
    maps, each once. (A mean over branches has the number 1/M. A sum over height and width has their product, so they must be
    fixed in the graph; divided by it, 1.)
-6. Nothing between the maps, s, V and z, or the logits if there is no z, is used by anything else, and none of it is an output
-   of the graph.
+6. No weighted map is used by anything else, nor an output of the graph: it would have to stay. Weights, logits, the maps, their
+   stack and their sum may be. Then they stay, and only what reads V reads something new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -30,77 +35,106 @@ from numpy.typing import NDArray
 
 from skdeploy.ir.constants import known
 from skdeploy.ir.nodes import maker, operand, operands, optional
+from skdeploy.passes.combinations import Combination
+from skdeploy.passes.gates import Kind
 from skdeploy.passes.labels import Form, Labels, Leaves, Shape, Unknown, scalar, shape_of
 from skdeploy.passes.weighted_sums import MEANS, MOVES, RESHAPES, SCALES, SUMS, evaluate
 
+MAX_RUNS: Final = 4  # of channels that a branch is joined of: each is a copy
 REDUCES: Final = frozenset({"ReduceSum", "ReduceMean"})
 WITH_GRAPHS: Final = frozenset({"If", "Loop", "Scan"})
 
 
 @dataclass(frozen=True)
-class BranchMap:
-    """U_m: the ``channels`` channels from ``start`` on of a tensor (N, >= C, H, W)."""
-
-    value: ir.Value
-    start: int
-    channels: int
-
-
-@dataclass(frozen=True)
-class Layer:
-    """``weight`` (M, C, d) and ``bias`` (M, C), which give the logits of z. ``z_shape`` is that of one image."""
-
-    z: ir.Value
-    z_shape: Shape
-    weight: NDArray[Any]
-    bias: NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The logits of one branch: the elements ``rows`` (C) of the ``count`` that ``value`` has for one image."""
+class Part:
+    """The channels, or the elements, ``rows`` of the ``count`` that ``value`` has for one image."""
 
     value: ir.Value
     count: int
     rows: NDArray[np.int64]
 
 
+Parts = tuple[Part, ...]  # one after the other: a map, or the logits of one branch
+
+
+@dataclass(frozen=True)
+class Layer:
+    """``weight`` (M, C, d) and ``bias`` (M, C), which give the logits of z. ``z_shape`` is that of one image.
+
+    Where ``groups`` is above one, the layer that subtracts two branches' logits has as many.
+    """
+
+    z: ir.Value
+    z_shape: Shape
+    weight: NDArray[Any]
+    bias: NDArray[Any]
+    groups: int = 1
+
+
 @dataclass(frozen=True)
 class Statistics:
-    """s is ``factor`` times the mean of the sum of the maps. ``shape`` is that of one image."""
+    """s is ``factor`` times the mean of the sum of the maps. ``shape`` is that of one image.
+
+    It stays as it is (``kept``) where something else needs the sum too.
+    """
 
     value: ir.Value
     shape: Shape
     factor: float
+    kept: bool = False
 
 
 @dataclass(frozen=True)
 class Block:
-    """``selected`` is V. ``logits`` are the layer that makes them of z, or those that are there already, branch by branch."""
+    """``selected`` is ``factor * sum_m a_m U_m`` plus what is ``added``.
+
+    ``logits`` are the layer that makes them of z, or those that are there already, branch by branch. A sigmoid has those of
+    the first branch only. Of shares they are the numbers that are divided by their sum.
+    """
 
     name: str
-    maps: tuple[BranchMap, ...]
-    logits: Layer | tuple[Rows, ...]
+    kind: Kind
+    maps: tuple[Parts, ...]
+    logits: Layer | tuple[Parts, ...]
     statistics: Statistics
     selected: ir.Value
+    factor: float = 1.0
+    added: tuple[tuple[float, Parts], ...] = ()
+
+    def inputs(self) -> list[ir.Value]:
+        """The tensors that the maps are taken from, and those that are added."""
+        taken = (*self.maps, *(parts for _, parts in self.added))
+        return list(dict.fromkeys(part.value for parts in taken for part in parts))
 
 
-def read_block(name: str, selected: ir.Value, maps: Labels, logits: Labels, leaves: Leaves) -> Block:
-    """The block that selects ``selected`` from ``maps`` by ``logits``, labels (M, C). Raises Unknown if it is none."""
-    branches = tuple(_branch(labels, shape_of(leaves.shapes, selected), leaves) for labels in maps)
-    sources = {branch.value for branch in branches}
-    rows = tuple(_rows(labels, leaves) for labels in logits)
-    try:
-        z, weight, bias = _fully_connected(logits, leaves)
-    except Unknown:  # another gate, whose logits stay
-        statistics = _statistics([branch.value for branch in rows], maps, sources, leaves)
-        _check_private(selected, statistics.value, {*sources, *(branch.value for branch in rows)})
-        return Block(name, branches, rows, statistics, selected)
-    statistics = _statistics([z], maps, sources, leaves)
-    start = z if statistics.value is z else _origin(z)
-    _check_private(selected, statistics.value, {*sources, start})
-    layer = Layer(start, shape_of(leaves.shapes, start)[1:], weight, bias)
-    return Block(name, branches, layer, statistics, selected)
+def read_block(
+    name: str, selected: ir.Value, found: Combination, kind: Kind, leaves: Leaves, forms: Mapping[ir.Value, Form]
+) -> Block:
+    """The block that selects ``selected``, of what ``forms`` say is made of weights. Raises Unknown if it is none."""
+    shape = shape_of(leaves.shapes, selected)
+    maps = tuple(_branch(labels, shape, leaves) for labels in found.maps)
+    added = tuple((factor, _branch(labels, shape, leaves)) for factor, labels in found.added)
+    sources = {part.value for branch in maps for part in branch}
+    logits = found.logits[:1] if kind == "sigmoid" else found.logits
+    rows = tuple(_elements(labels, leaves) for labels in logits)
+    ends = {part.value for branch in rows for part in branch}
+    layer, z = None, None
+    if kind == "softmax" and not _are_read(selected, sources | ends, forms):
+        with suppress(Unknown):  # the logits of other gates stay
+            layer, z = _fully_connected(logits, leaves)
+    statistics = _statistics([*ends] if z is None else [z], found.maps, sources, leaves)
+    if layer is not None and statistics.value is z:
+        assert z is not None
+        layer = replace(layer, z=z, z_shape=shape_of(leaves.shapes, z)[1:])
+    stops = sources | (ends if layer is None else {layer.z})
+    _check_private(selected, stops, forms)
+    inner = {*_nodes_between(selected, stops), *_nodes_between(statistics.value, sources)}
+    kept = statistics.value.is_graph_output() or any(
+        _outside(value, inner) for node in _nodes_between(statistics.value, sources) if node.op_type not in MOVES
+        for value in node.outputs if value is not statistics.value
+    )  # fmt: skip
+    statistics = replace(statistics, kept=kept)
+    return Block(name, kind, maps, rows if layer is None else layer, statistics, selected, found.factor, added)
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
@@ -109,49 +143,78 @@ def data_inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in (operands(node)[:1] if one else operands(node)) if known(value) is None]
 
 
-def _branch(labels: Labels, shape: Shape, leaves: Leaves) -> BranchMap:
-    """Rule 2, for one branch."""
-    found = _rows(labels, leaves, several := "a branch is not a run of channels of one tensor")
-    if (found.rows != found.rows[0] + np.arange(len(labels))).any():
-        raise Unknown(several)
-    own = shape_of(leaves.shapes, found.value)
-    if (own[0], *own[2:]) != (shape[0], *shape[2:]):
-        raise Unknown(f"the branches' shapes differ: {list(own)} and {list(shape)}")
-    return BranchMap(found.value, int(found.rows[0]), len(labels))
+def _branch(labels: Labels, shape: Shape, leaves: Leaves) -> Parts:
+    """Rule 2, for one branch: runs of channels, which may skip as many each time."""
+    numbers, _, channels = leaves.of(labels)
+    starts = [0]
+    for index in range(1, len(labels)):
+        steps = np.diff(channels[starts[-1] : index + 1])
+        if numbers[index] != numbers[index - 1] or steps[-1] < 1 or steps[-1] != steps[0]:
+            starts.append(index)
+    if len(starts) > MAX_RUNS:
+        raise Unknown(f"a branch is not a run of channels of one tensor, but {len(starts)} of them")
+    parts = []
+    for start, end in pairwise([*starts, len(labels)]):
+        leaf = leaves.leaves[numbers[start]]
+        own = shape_of(leaves.shapes, leaf.value)
+        if (own[0], *own[2:]) != (shape[0], *shape[2:]):
+            raise Unknown(f"the branches' shapes differ: {list(own)} and {list(shape)}")
+        parts.append(Part(leaf.value, leaf.elements, channels[start:end]))
+    return tuple(parts)
 
 
-def _rows(labels: Labels, leaves: Leaves, several: str = "the logits of a branch come from several tensors") -> Rows:
-    """Rule 4, for one branch. Raises Unknown, saying ``several``, if its labels are not those of one tensor."""
+def _elements(labels: Labels, leaves: Leaves) -> Parts:
+    """Rule 4, for one branch."""
     numbers, _, elements = leaves.of(labels)
-    if (numbers != numbers[0]).any():
-        raise Unknown(several)
-    leaf = leaves.leaves[numbers[0]]
-    return Rows(leaf.value, leaf.elements, elements)
+    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(labels)]
+    if len(bounds) > MAX_RUNS + 1:
+        raise Unknown("the logits of a branch come from several tensors in turn")
+    parts = []
+    for start, end in pairwise(bounds):
+        leaf = leaves.leaves[numbers[start]]
+        parts.append(Part(leaf.value, leaf.elements, elements[start:end]))
+    return tuple(parts)
 
 
-def _fully_connected(logits: Labels, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDArray[Any]]:
-    """Rule 4: z, weight (M, C, d) and bias (M, C)."""
+def _fully_connected(logits: Labels, leaves: Leaves) -> tuple[Layer, ir.Value]:
+    """Rule 4, and the input of the layers, of which the layer's z may be a reshape."""
     numbers, _, rows = leaves.of(logits)
     layers = {int(number): _layer(leaves.leaves[number].value, leaves) for number in np.unique(numbers)}
-    inputs = {_origin(z): z for z, _, _ in layers.values()}
-    widths = {weight.shape[1] for _, weight, _ in layers.values()}
+    inputs = {_origin(z): z for z, *_ in layers.values()}
+    widths = {weight.shape[1] for _, weight, *_ in layers.values()}
     if len(inputs) > 1 or len(widths) > 1:
         names = ", ".join(sorted(value.name or "" for value in inputs))
         raise Unknown(f"its logits come from layers with different inputs: {names}")
     z, width = next(iter(inputs.values())), widths.pop()
-    shape = shape_of(leaves.shapes, _origin(z))
+    origin = _origin(z)
+    shape = shape_of(leaves.shapes, origin)
     if int(np.prod(shape[1:])) != width:
         raise Unknown(f"its logits' layer takes {width} numbers of {z.name}, which has {list(shape)}")
     weight = np.empty((*logits.shape, width), dtype=np.float64)
     bias = np.empty(logits.shape, dtype=np.float64)
-    for number, (_, layer_weight, layer_bias) in layers.items():
+    for number, (_, layer_weight, layer_bias, _) in layers.items():
         own = numbers == number
         weight[own], bias[own] = layer_weight[rows[own]], layer_bias[rows[own]]
-    return z, weight, bias
+    groups = max(layer[3] for layer in layers.values())
+    if groups > 1 and not _difference_has_groups(weight, groups):
+        raise Unknown(f"its logits come from a layer of {groups} groups, over which the branches are spread")
+    return Layer(origin, shape[1:], weight, bias, groups), z
 
 
-def _layer(value: ir.Value, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDArray[Any]]:
-    """A fully connected layer that makes ``value``: its input, weight (K, d) and bias (K)."""
+def _difference_has_groups(weight: NDArray[Any], groups: int) -> bool:
+    """Whether the rows of two branches are in the same group of inputs, for each channel, and the groups follow in order."""
+    branches, channels, width = weight.shape
+    if branches != 2 or channels % groups:
+        return False
+    blocks = (weight[0] - weight[1]).reshape(groups, channels // groups, groups, width // groups)
+    return not any(blocks[row, :, column].any() for row in range(groups) for column in range(groups) if row != column)
+
+
+def _layer(value: ir.Value, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDArray[Any], int]:
+    """A fully connected layer that makes ``value``: its input, weight (K, d), bias (K) and groups.
+
+    A layer with groups is a block-diagonal matrix.
+    """
     outputs = int(np.prod(shape_of(leaves.shapes, value)[1:]))
     added: NDArray[Any] = np.zeros(1)
     node = value.producer()
@@ -166,14 +229,11 @@ def _layer(value: ir.Value, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDA
     scale_weight, scale_bias = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
     if matrix is None:
         raise Unknown(f"{node.op_type} {node.name} multiplies a constant by its logits' input, not the other way round")
+    groups = node.attributes.get_int("group", 1)
     if node.op_type == "Conv":
-        if (
-            node.attributes.get_int("group", 1) != 1
-            or shape_of(leaves.shapes, z)[2:] != (1, 1)
-            or matrix.shape[2:] != (1, 1)
-        ):
-            raise Unknown(f"its logits come from the convolution {node.name}, which is not 1x1 on 1x1 with one group")
-        matrix = matrix[:, :, 0, 0]
+        if shape_of(leaves.shapes, z)[2:] != (1, 1) or matrix.shape[2:] != (1, 1):
+            raise Unknown(f"its logits come from the convolution {node.name}, which is not 1x1 on 1x1")
+        matrix = _block_diagonal(matrix[:, :, 0, 0], groups)
     elif node.op_type == "MatMul":
         matrix = matrix.T
     else:
@@ -183,7 +243,17 @@ def _layer(value: ir.Value, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDA
     if matrix.ndim != 2 or len(matrix) != outputs or added.size not in (1, outputs):
         raise Unknown(f"its logits come from {node.op_type} {node.name}, which is more than one fully connected layer")
     bias = np.zeros(outputs) if own is None else scale_bias * own.astype(np.float64).reshape(-1)
-    return z, scale_weight * matrix.astype(np.float64), np.broadcast_to(bias + added.reshape(-1), (outputs,))
+    return z, scale_weight * matrix.astype(np.float64), np.broadcast_to(bias + added.reshape(-1), (outputs,)), groups
+
+
+def _block_diagonal(matrix: NDArray[Any], groups: int) -> NDArray[Any]:
+    """The matrix of a layer with groups: its rows (K, d / groups) at their group's inputs, zeros elsewhere."""
+    rows, width = len(matrix) // groups, matrix.shape[1]
+    whole = np.zeros((len(matrix), groups * width), dtype=matrix.dtype)
+    for group in range(groups):
+        own = slice(group * rows, (group + 1) * rows)
+        whole[own, group * width : (group + 1) * width] = matrix[own]
+    return whole
 
 
 def _origin(value: ir.Value) -> ir.Value:
@@ -267,18 +337,31 @@ def _made_of(value: ir.Value, sources: set[ir.Value], leaves: Leaves) -> Form:
     return evaluate(node, lambda source: _made_of(source, sources, leaves), leaves.shapes)[value.index() or 0]
 
 
-def _check_private(selected: ir.Value, statistics: ir.Value, stops: set[ir.Value]) -> None:
+def _check_private(selected: ir.Value, stops: set[ir.Value], forms: Mapping[ir.Value, Form]) -> None:
     """Rule 6."""
-    inner = dict.fromkeys([*_nodes_between(selected, stops), *_nodes_between(statistics, stops)])
+    inner = dict.fromkeys(_nodes_between(selected, stops))
     for node in inner:
         for value in node.outputs:
-            if value.is_graph_output() and value is not selected:
-                raise Unknown(f"{value.name}, which would go, is an output of the graph")
-            if value in (selected, statistics):
+            if value is selected or value not in forms or not forms[value].holds_maps():
                 continue
-            for use in value.uses():
-                if use.node not in inner and use.node.op_type != "Shape":
-                    raise Unknown(f"{value.name}, which would go, is used by {use.node.op_type} {use.node.name} too")
+            if value.is_graph_output():
+                raise Unknown(f"{value.name}, which would go, is an output of the graph")
+            use = _outside(value, inner)
+            if use is not None:
+                raise Unknown(f"{value.name}, which would go, is used by {use.op_type} {use.name} too")
+
+
+def _are_read(selected: ir.Value, stops: set[ir.Value], forms: Mapping[ir.Value, Form]) -> bool:
+    """Whether something else reads the weights of a select, so that they stay."""
+    inner = dict.fromkeys(_nodes_between(selected, stops))
+    weights = [v for node in inner for v in node.outputs if v in forms and not forms[v].holds_maps()]
+    return any(value.is_graph_output() or _outside(value, inner) is not None for value in weights)
+
+
+def _outside(value: ir.Value, inner: Container[ir.Node]) -> ir.Node | None:
+    """A node that is none of ``inner`` and reads the numbers of ``value``, if there is one."""
+    uses = (use.node for use in value.uses())
+    return next((node for node in uses if node not in inner and node.op_type != "Shape"), None)
 
 
 def _nodes_between(end: ir.Value, stops: set[ir.Value]) -> Iterator[ir.Node]:

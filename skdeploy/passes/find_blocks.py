@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Container
 from functools import partial
 from typing import Final
 
@@ -19,25 +18,15 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import constant, known
-from skdeploy.ir.nodes import operand, operands
+from skdeploy.ir.nodes import maker, operand, operands
 from skdeploy.passes.blocks import Block, read_block
-from skdeploy.passes.gates import MAX_BRANCHES, Gate, operator_gate, quotient_gate
-from skdeploy.passes.labels import FLAT, Form, Labels, Leaves, NotAMap, Shape, Term, Unknown, scalar, shape_of
+from skdeploy.passes.combinations import SIGMOIDS, combination
+from skdeploy.passes.gates import MAX_BRANCHES, Gate, Gates
+from skdeploy.passes.labels import Form, Leaves, NotAMap, Shape, Unknown, scalar, shape_of
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
-from skdeploy.passes.weighted_sums import MOVES, OPERATORS, SUMS, evaluate
+from skdeploy.passes.weighted_sums import MOVES, OPERATORS, evaluate
 
-SIGMOIDS: Final = "its weights are sigmoids, which do not sum to one"
-UNWEIGHED: Final = -1  # the place of a map that no weight multiplies
 LARGE: Final = 1024  # elements from which a constant is a weight and no shape
-
-
-@dataclass(frozen=True)
-class Combination:
-    """The terms of V for each channel: the labels of M maps and of the logits that weigh them, both (M, C)."""
-
-    maps: Labels
-    logits: Labels
-    deployed: bool  # is written as the last map plus weighted differences
 
 
 def example_shapes(model: ir.Model) -> dict[ir.Value, Shape]:
@@ -106,22 +95,24 @@ class BlockFinder:
     def __init__(self, model: ir.Model) -> None:
         self.shapes = example_shapes(model)
         self.leaves = Leaves(self.shapes)
-        self.gates: list[Gate] = []
+        self.gates = Gates(self.leaves, partial(self._moved, maps=False))
         self.blocks: list[Block] = []
         self.deployed: list[str] = []
         self.near_misses: list[tuple[str, str]] = []
         self._forms: dict[ir.Value, Form] = {}  # of all that is made of weights
         for node in model.graph:
             self._visit(node)
-        for gate in self.gates:
+        self.near_misses += self.gates.near_misses
+        for gate in self.gates.opened:
             self._conclude(gate)
 
     def _visit(self, node: ir.Node) -> None:
-        if node.op_type in ("Softmax", "Sigmoid") and node.domain == "":
-            self._open_gate(node)
+        opened = self.gates.open(node)
+        if opened is not None:
+            self._forms[node.outputs[0]] = opened
             return
         gates = self._gates_of(node)
-        if (node.op_type == "Div" and self._opens_quotient(node)) or not gates:
+        if not gates:
             return
         try:
             forms = evaluate(node, self._operand, self.shapes)
@@ -131,65 +122,15 @@ class BlockFinder:
                     gate.reason = node, f"its weights go into {node.op_type}: {reason}"
             return
         for value, form in zip(node.outputs, forms, strict=True):
+            for gate in gates:
+                gate.weighs |= form.holds_maps()
             if not self._selects(node, value, form, gates):
                 self._forms[value] = form
-
-    def _open_gate(self, node: ir.Node) -> None:
-        try:
-            form = self._moved(operand(node, 0), maps=False)
-        except Unknown as reason:
-            if node.op_type == "Softmax":
-                self.near_misses.append((node.name or node.op_type, str(reason)))
-            return
-        logits = form.terms[0].map
-        assert logits is not None  # a leaf has labels
-        gate = operator_gate(node, self._end(), logits)
-        labels = np.arange(gate.offset, gate.offset + logits.size, dtype=np.int64).reshape(form.shape)
-        self.gates.append(gate)
-        self._forms[node.outputs[0]] = Form((Term(1.0, weight=labels),), form.shape)
-
-    def _opens_quotient(self, node: ir.Node) -> bool:
-        """Whether a Div is a softmax by hand. Then it opens a gate, or has that of an earlier Div by the same sums."""
-        dividend, divisor = operands(node)
-        try:
-            exponential = self._exponentials(dividend)
-        except Unknown:
-            return False
-        try:
-            gate, form = quotient_gate(node, self._end(), exponential, self._exponentials(divisor))
-        except Unknown:
-            made = divisor.producer()
-            if made is not None and made.op_type not in MOVES | SUMS - {"Add"}:
-                reason = f"its exponentials are divided by {made.op_type} {made.name}, which is not their sum alone"
-                self.near_misses.append((node.name or node.op_type, reason))
-            return False
-        for earlier in self.gates:
-            if earlier.node.op_type == "Div" and np.array_equal(earlier.members, gate.members):
-                form = form.moved(partial(np.add, earlier.offset - gate.offset), form.shape, FLAT)
-                break
-        else:
-            self.gates.append(gate)
-        self._forms[node.outputs[0]] = form
-        return True
-
-    def _exponentials(self, value: ir.Value) -> Form:
-        """The form of sums of exponentials, told by the labels of their logits."""
-        node = value.producer()
-        if node is not None and node.op_type == "Exp":
-            return self._moved(operand(node, 0), maps=False)
-        if node is None or node.op_type not in MOVES | SUMS:
-            raise Unknown(f"{value.name} is made of no exponentials")
-        return evaluate(node, self._exponentials, self.shapes)[value.index() or 0]
-
-    def _end(self) -> int:
-        """The first label that no gate has."""
-        return self.gates[-1].offset + self.gates[-1].members.size if self.gates else 0
 
     def _gates_of(self, node: ir.Node) -> list[Gate]:
         terms = [term for value in node.inputs if value in self._forms for term in self._forms[value].terms]
         ends = [end for term in terms if term.weight is not None for end in (term.weight.min(), term.weight.max())]
-        numbers = np.searchsorted([gate.offset for gate in self.gates], ends, side="right") - 1
-        return [self.gates[number] for number in sorted(set(numbers.tolist()))]
+        return self.gates.of(ends)
 
     def _operand(self, value: ir.Value) -> Form:
         """The form of what is combined with weights: weights, one number, or maps that are only moved or subtracted."""
@@ -221,7 +162,7 @@ class BlockFinder:
         if not (form.holds_maps() and form.spatial == (2, 3) and len(form.shape) == 4):
             return False
         try:
-            combination = self._combination(form, gates)
+            found = combination(form, gates, self.leaves)
         except Unknown as reason:
             for gate in gates:
                 gate.reason = node, str(reason)
@@ -229,60 +170,43 @@ class BlockFinder:
         gate = gates[0]
         gate.block = module_of(node.name) or node.name or node.op_type
         try:
-            block = read_block(gate.block, value, combination.maps, combination.logits, self.leaves)
+            block = read_block(gate.block, value, found, gate.kind, self.leaves, self._forms)
         except Unknown as reason:
             gate.reason = node, str(reason)
-            if gate.is_softmax:
+            if gate.kind != "sigmoid":
                 self.near_misses.append((gate.block, str(reason)))
             return True
-        if combination.deployed:
+        if (gate.kind != "softmax" or gate.branches > 2) and self._is_deploy_form(value, gate.branches):
             self.deployed.append(gate.block)
         else:
             self.blocks.append(block)
         return True
 
-    def _combination(self, form: Form, gates: list[Gate]) -> Combination:
-        """Reads a weighted sum as a select. Raises Unknown where it is none."""
-        gate = gates[0]
-        shape = form.shape[:2]
-        weighed = [term for term in form.terms if term.weight is not None]
-        maps = [_channels(term.map, shape) for term in form.terms]
-        weights = {
-            k: _channels(t.weight, shape) - gate.offset for k, t in enumerate(form.terms) if t.weight is not None
-        }
-        several = len({int(labels[0, 0]) for labels in maps}) > 1
-        if not gate.is_softmax and several and len({int(w[0, 0]) for w in weights.values()}) > 1:
-            raise Unknown(SIGMOIDS)
-        if len(gates) > 1:
-            names = ", ".join(gate.node.name or "" for gate in gates)
-            raise Unknown(f"its weights come from {len(gates)} nodes: {names}")
-        used = [self.leaves.first_image(labels) for labels in maps]
-        for labels in weights.values():
-            self.leaves.first_image(gate.members[gate.groups[labels], gate.positions[labels]])
-        branches = gate.members.shape[1] if gate.is_softmax else 2
-        chosen = np.empty((branches, shape[1]), dtype=np.int64)
-        logits = np.empty((gate.members.shape[1], shape[1]), dtype=np.int64)
-        for channel in range(shape[1]):
-            sums: dict[tuple[int, int], float] = defaultdict(float)
-            groups = {int(gate.groups[labels[0, channel]]) for labels in weights.values()}
-            if len(groups) != 1:
-                raise Unknown("one channel is weighed by numbers that no softmax made sum to one")
-            for k, term in enumerate(form.terms):
-                position = int(gate.positions[weights[k][0, channel]]) if k in weights else UNWEIGHED
-                sums[position, int(used[k][channel])] += term.factor
-            chosen[:, channel] = _branches(sums, branches)
-            logits[:, channel] = gate.members[groups.pop()]
-        deployed = not gate.is_softmax or (branches > 2 and len(weighed) < len(form.terms))
-        return Combination(chosen, logits, deployed)
+    def _is_deploy_form(self, selected: ir.Value, branches: int) -> bool:
+        """Whether V is written as the last map and M - 1 weighted differences of maps, added up."""
+        products = _summed(selected, self._forms)
+        differences = [value for node in products for value in operands(node) if value not in self._forms]
+        subtracted = [made for value in differences if (made := maker(value)) is not None and made.op_type == "Sub"]
+        return len(products) == len(subtracted) == branches - 1
 
     def _conclude(self, gate: Gate) -> None:
         """Reports a gate that looks like one of a select and belongs to none."""
         if gate.block:
             return
         node, reason = gate.reason or (gate.node, "its weights multiply no maps")
-        small = 2 <= gate.members.shape[1] <= MAX_BRANCHES and not gate.node.outputs[0].is_graph_output()
-        if small if gate.is_softmax else reason == SIGMOIDS:
+        few = gate.branches <= MAX_BRANCHES and not gate.node.outputs[0].is_graph_output()
+        if {"softmax": few, "sigmoid": reason == SIGMOIDS, "shares": few and gate.weighs}[gate.kind]:
             self.near_misses.append((node.name or node.op_type, reason))
+
+
+def _summed(value: ir.Value, weighed: Container[ir.Value]) -> list[ir.Node]:
+    """The products with weights that a tree of Adds adds up to ``value``."""
+    node = maker(value)
+    if node is None or node.op_type not in ("Add", "Mul"):
+        return []
+    if node.op_type == "Add":
+        return [product for term in operands(node) for product in _summed(term, weighed)]
+    return [node] if any(term in weighed for term in operands(node)) else []
 
 
 def _stacks(node: ir.Node, shapes: dict[ir.Value, Shape]) -> bool:
@@ -290,33 +214,3 @@ def _stacks(node: ir.Node, shapes: dict[ir.Value, Shape]) -> bool:
     if node.op_type != "Unsqueeze":
         return node.op_type == "Concat"
     return shape_of(shapes, operand(node, 0))[:2] != shape_of(shapes, node.outputs[0])[:2]
-
-
-def _channels(labels: Labels | None, shape: Shape) -> Labels:
-    """Labels of one term for each image and channel (N, C)."""
-    if labels is None:
-        raise Unknown("it adds a weight to maps")
-    return np.broadcast_to(labels, (*shape, 1, 1)).reshape(shape)
-
-
-def _branches(sums: dict[tuple[int, int], float], branches: int) -> list[int]:
-    """The maps of one channel, branch by branch, from the factors of its products (branch of the weight, map).
-
-    ``a_last = 1 - sum of the others`` takes every way to write the sum to ``U_last + sum_m a_m (U_m - U_last)``.
-    """
-    last = branches - 1
-    for (position, label), factor in list(sums.items()):
-        if position == last:
-            del sums[position, label]
-            sums[UNWEIGHED, label] += factor
-            for other in range(last):
-                sums[other, label] -= factor
-    left = {key: factor for key, factor in sums.items() if factor}
-    rest = [label for position, label in left if position == UNWEIGHED]
-    if len(rest) == 1:
-        chosen = [next((u for (p, u), f in left.items() if p == m and f == 1), rest[0]) for m in range(last)]
-        wanted: dict[tuple[int, int], float] = {(UNWEIGHED, rest[0]): 1}
-        wanted |= dict.fromkeys(enumerate(chosen), 1) | {(m, rest[0]): -1 for m in range(last)}
-        if left == wanted and rest[0] not in chosen:
-            return [*chosen, rest[0]]
-    raise Unknown(f"it is not the sum of {branches} maps, each by its own weight")

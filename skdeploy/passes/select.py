@@ -14,7 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from skdeploy.backends.base import Array
 from skdeploy.core.errors import UsageError
 from skdeploy.ir.constants import Names, named_constant
-from skdeploy.passes.blocks import Block, BranchMap, Layer, Rows
+from skdeploy.passes.blocks import Block, Layer, Part, Parts
 from skdeploy.passes.find_blocks import BlockFinder
 from skdeploy.passes.labels import Shape
 from skdeploy.passes.same_function import require_same_function
@@ -75,7 +75,7 @@ class RewriteSelect(ir.passes.InPlacePass):
         self.report = SelectReport(found, tuple(finder.deployed), tuple(finder.near_misses))
         if not blocks:
             return ir.passes.PassResult(model, modified=False)
-        branches = {branch.value.name or "": finder.shapes[branch.value] for block in blocks for branch in block.maps}
+        branches = {value.name or "": finder.shapes[value] for block in blocks for value in block.inputs()}
         selected = [block.selected.name or "" for block in blocks]
         feeds = _random_feeds({value.name or "": finder.shapes[value] for value in model.graph.inputs}, branches)
         before, before_cut = _serialised(model), _cut_out(model, branches, selected)
@@ -100,10 +100,10 @@ class BlockWriter:
         """Replaces ``block.statistics`` and ``block.selected`` by their deploy forms."""
         writing = _Writing(self, block)
         maps = [writing.branch(branch) for branch in block.maps]
-        statistics = writing.statistics(maps)
-        self._replace(block.statistics.value, statistics, writing.nodes)
-
-        writing = _Writing(self, block)
+        if not block.statistics.kept:
+            statistics = writing.statistics(maps)
+            self._replace(block.statistics.value, statistics, writing.nodes)
+            writing = _Writing(self, block)
         selected = writing.select(maps, writing.weights())
         selected.name, block.selected.name = block.selected.name, self.names.free(f"{block.selected.name}_naive")
         self._replace(block.selected, selected, writing.nodes)
@@ -127,19 +127,25 @@ class _Writing:
         self.writer, self.block = writer, block
         self.nodes: list[ir.Node] = []
         self.branches = len(block.maps)
-        self.channels = block.maps[0].channels
+        self.channels = sum(len(part.rows) for part in block.maps[0])
         self.dtype = block.selected.dtype or ir.DataType.FLOAT
         shape = block.selected.shape
         batch, _, height, width = (None,) * 4 if shape is None else shape
         self.dims = batch, self.channels, height, width
 
-    def branch(self, branch: BranchMap) -> ir.Value:
-        """U_m: a tensor that is there, or channels of one."""
-        value = self.writer.current(branch.value)
-        if value.shape is not None and branch.start == 0 and value.shape[1] == branch.channels:
+    def branch(self, parts: Parts) -> ir.Value:
+        """U_m: a tensor that is there, or channels of one or several."""
+        runs = [self._run(part) for part in parts]
+        return runs[0] if len(runs) == 1 else self._node("Concat", runs, self.dims, axis=1)
+
+    def _run(self, part: Part) -> ir.Value:
+        value, count = self.writer.current(part.value), len(part.rows)
+        if count == part.count and part.rows[0] == 0:
             return value
-        bounds = [self._constant(np.array([end]), "bound") for end in (branch.start, branch.start + branch.channels, 1)]
-        return self._node("Slice", [value, *bounds], self.dims)
+        start, step = int(part.rows[0]), int(part.rows[1] - part.rows[0]) if count > 1 else 1
+        bounds = (start, start + step * (count - 1) + 1, 1, step)  # and the axis
+        constants = [self._constant(np.array([bound]), "bound") for bound in (bounds if step > 1 else bounds[:3])]
+        return self._node("Slice", [value, *constants], (self.dims[0], count, *self.dims[2:]))
 
     def statistics(self, maps: Sequence[ir.Value]) -> ir.Value:
         """The sum of the branches' means, in the shape that the gate takes."""
@@ -157,6 +163,9 @@ class _Writing:
         """The weights of all branches but the last, (N, C, 1, 1) each."""
         shape = (self.dims[0], self.channels, 1, 1)
         logits = self.block.logits
+        if self.block.kind == "shares":
+            assert not isinstance(logits, Layer)  # they are no logits of a softmax
+            return self._shares(logits)
         if self.branches == 2:
             return [self._node("Sigmoid", [self._difference(logits)], shape)]
         rows = self._stacked(logits)
@@ -165,46 +174,71 @@ class _Writing:
         parts = self._nodes("Split", [weights, sizes], (self.dims[0], 1, self.channels, 1), self.branches, axis=1)
         return [self._reshape(part, (self.channels, 1, 1)) for part in parts[:-1]]
 
-    def _difference(self, logits: Layer | Sequence[Rows]) -> ir.Value:
-        """The first branch's logits minus the second's, by one layer where there are layers."""
-        if isinstance(logits, Layer):
-            return self._layer(logits, logits.weight[0] - logits.weight[1], logits.bias[0] - logits.bias[1])
-        first, second = (self._rows(rows, (self.channels, 1, 1)) for rows in logits)
-        return self._node("Sub", [first, second], (self.dims[0], self.channels, 1, 1))
+    def _shares(self, numbers: Sequence[Parts]) -> list[ir.Value]:
+        """Numbers divided by their sum."""
+        shape = (self.dims[0], self.channels, 1, 1)
+        parts = [self._elements(own, (self.channels, 1, 1)) for own in numbers]
+        total = parts[0]
+        for part in parts[1:]:
+            total = self._node("Add", [total, part], shape)
+        return [self._node("Div", [part, total], shape) for part in parts[:-1]]
 
-    def _stacked(self, logits: Layer | Sequence[Rows]) -> ir.Value:
+    def _difference(self, logits: Layer | Sequence[Parts]) -> ir.Value:
+        """The first branch's logits minus the second's, by one layer where there are layers; a sigmoid has no second."""
+        if isinstance(logits, Layer):
+            weight = logits.weight[0] - logits.weight[1]
+            return self._layer(logits, weight, logits.bias[0] - logits.bias[1], logits.groups)
+        parts = [self._elements(own, (self.channels, 1, 1)) for own in logits]
+        return parts[0] if len(parts) == 1 else self._node("Sub", parts, (self.dims[0], self.channels, 1, 1))
+
+    def _stacked(self, logits: Layer | Sequence[Parts]) -> ir.Value:
         """The logits of all branches, (N, M, C, 1), by one layer where there are layers."""
         if isinstance(logits, Layer):
             weight = logits.weight.reshape(-1, logits.weight.shape[2])
             one = self._layer(logits, weight, logits.bias.reshape(-1))
             return self._reshape(one, (self.branches, self.channels, 1))
-        parts = [self._rows(rows, (1, self.channels, 1)) for rows in logits]
+        parts = [self._elements(own, (1, self.channels, 1)) for own in logits]
         return self._node("Concat", parts, (self.dims[0], self.branches, self.channels, 1), axis=1)
 
-    def _rows(self, rows: Rows, shape: Shape) -> ir.Value:
+    def _elements(self, parts: Parts, shape: Shape) -> ir.Value:
         """One branch's logits in ``shape``."""
-        value = self._reshape(self.writer.current(rows.value), (rows.count,))
-        if not np.array_equal(rows.rows, np.arange(rows.count)):
-            own = self._constant(rows.rows, "rows")
-            value = self._node("Gather", [value, own], (self.dims[0], self.channels), axis=1)
+        taken = [self._taken(part) for part in parts]
+        value = taken[0] if len(taken) == 1 else self._node("Concat", taken, (self.dims[0], self.channels), axis=1)
         return self._reshape(value, shape)
 
+    def _taken(self, part: Part) -> ir.Value:
+        value = self._reshape(self.writer.current(part.value), (part.count,))
+        if np.array_equal(part.rows, np.arange(part.count)):
+            return value
+        return self._node("Gather", [value, self._constant(part.rows, "rows")], (self.dims[0], len(part.rows)), axis=1)
+
     def select(self, maps: Sequence[ir.Value], weights: Sequence[ir.Value]) -> ir.Value:
-        """V."""
+        """V, with its factor and what is added to it."""
         last = selected = maps[-1]
         for value, weight in zip(maps[:-1], weights, strict=True):
             difference = self._node("Sub", [value, last], self.dims)
             selected = self._node("Add", [selected, self._node("Mul", [weight, difference], self.dims)], self.dims)
+        selected = self._times(selected, self.block.factor)
+        for factor, parts in self.block.added:
+            selected = self._node("Add", [selected, self._times(self.branch(parts), factor)], self.dims)
         return selected
 
-    def _layer(self, layer: Layer, weight: NDArray[Any], bias: NDArray[Any]) -> ir.Value:
-        """A layer of z with other numbers: ``weight`` (K, d) and ``bias`` (K)."""
+    def _times(self, value: ir.Value, factor: float) -> ir.Value:
+        if factor == 1:
+            return value
+        return self._node("Mul", [value, self._constant(np.array(factor), "factor", self.dtype)], self.dims)
+
+    def _layer(self, layer: Layer, weight: NDArray[Any], bias: NDArray[Any], groups: int = 1) -> ir.Value:
+        """A layer of z with other numbers: ``weight`` (K, d), or the blocks on its diagonal, and ``bias`` (K)."""
         z, wanted = self.writer.current(layer.z), (weight.shape[1], 1, 1)
         inputs = [z if layer.z_shape == wanted else self._reshape(z, wanted)]
+        if groups > 1:
+            blocks = weight.reshape(groups, -1, groups, weight.shape[1] // groups)
+            weight = np.concatenate([blocks[group, :, group] for group in range(groups)])
         inputs.append(self._constant(weight[:, :, None, None], "weight", self.dtype))
         if np.any(bias):
             inputs.append(self._constant(bias, "bias", self.dtype))
-        return self._node("Conv", inputs, (self.dims[0], len(weight), 1, 1), kernel_shape=[1, 1])
+        return self._node("Conv", inputs, (self.dims[0], len(weight), 1, 1), kernel_shape=[1, 1], group=groups)
 
     def _reshape(self, value: ir.Value, shape: Shape) -> ir.Value:
         """``shape`` is that of one image; the batch is inferred, so none is baked in."""

@@ -192,12 +192,19 @@ def _sum(left: Form, right: Form, sign: float) -> Form:
     left, right = _aligned(left, right)
     if left.holds_maps() != right.holds_maps():
         raise Unknown("a sum of maps and something else")
-    if left.holds_maps() and (left.shape, left.spatial, left.averaged) != (right.shape, right.spatial, right.averaged):
+    alike = (left.shape, left.spatial, left.averaged) == (right.shape, right.spatial, right.averaged)
+    if left.holds_maps() and not alike and not _adds_one_number(left, right):
         raise Unknown(f"the branches' shapes differ: {list(left.shape)} and {list(right.shape)}")
     if _flattened(left.spatial) and left.pixels != right.pixels:
         raise Unknown(f"the branches' maps differ: {left.pixels} and {right.pixels} pixels")
     shape = np.broadcast_shapes(left.shape, right.shape)
     return replace(left, terms=(*left.terms, *(replace(t, factor=sign * t.factor) for t in right.terms)), shape=shape)
+
+
+def _adds_one_number(left: Form, right: Form) -> bool:
+    """Whether one of two tensors is a single number, which goes to all elements of the other. Neither has height and width."""
+    flat = left.spatial == right.spatial == FLAT and not any((*left.averaged, *right.averaged))
+    return flat and 1 in (np.prod(left.shape), np.prod(right.shape))
 
 
 def _product(left: Form, right: Form) -> Form:
@@ -280,7 +287,8 @@ def _reduced_axes(form: Form, node: ir.Node) -> list[int]:
     return sorted((axis % len(form.shape) for axis in axes), reverse=True)
 
 
-def _reduced_sum(form: Form, node: ir.Node, shape: Shape) -> Form:
+def reduced_sum(form: Form, node: ir.Node, shape: Shape) -> Form:
+    """The form of a ReduceSum, or of another operator with its axes that adds up, of a tensor of that form."""
     keep = bool(node.attributes.get_int("keepdims", 1))
     for axis in _reduced_axes(form, node):
         if axis not in form.spatial:
@@ -346,6 +354,6 @@ def _averaged(form: Form, axis: int, keep: bool) -> Form:
 
 # The others are reshapes.
 ONE_INPUT: Final[dict[str, Callable[[Form, ir.Node, Shape], Form]]] = {
-    "Expand": _expanded, "Transpose": _transposed, "Slice": _sliced, "Gather": _gathered, "ReduceSum": _reduced_sum,
+    "Expand": _expanded, "Transpose": _transposed, "Slice": _sliced, "Gather": _gathered, "ReduceSum": reduced_sum,
     **dict.fromkeys(MEANS, _mean),
 }  # fmt: skip

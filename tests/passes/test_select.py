@@ -156,11 +156,11 @@ def test_our_own_graphs_are_in_deploy_form_already(tiny_spec: TinySpec, branches
     assert ir.to_proto(model).SerializeToString() == before
 
 
-def sum_used_elsewhere(block: Block, x: Tensor) -> Tensor:
+def product_used_elsewhere(block: Block, x: Tensor) -> Tensor:
     first, second = block.maps(x)
-    total = first + second
-    weights = block.weigh(total.mean((2, 3), keepdim=True))
-    return torch.relu(first * weights[:, 0] + second * weights[:, 1]) * torch.tanh(total)
+    weights = block.weigh((first + second).mean((2, 3), keepdim=True))
+    product = first * weights[:, 0]
+    return torch.relu(product + second * weights[:, 1]) * torch.tanh(product)
 
 
 def pixel_weights(block: Block, x: Tensor) -> Tensor:
@@ -177,16 +177,16 @@ MOVED = [*range(1, CHANNELS), 0]
 NEAR_MISSES: dict[str, tuple[Block, str]] = {
     "sigmoids": (Block(weigh=lambda block, s: in_pairs(block.logits(s)).sigmoid()),
                  "its weights are sigmoids, which do not sum to one"),
-    "doubled": (Block(combine=lambda _, a, b, v, w: a * (2 * v) + b * (2 * w)),
-                "it is not the sum of 2 maps, each by its own weight"),
+    "doubled once": (Block(combine=lambda _, a, b, v, w: a * (2 * v) + b * w),
+                     "it is not the sum of 2 maps, each by its own weight"),
     "one map twice": (Block(combine=lambda _, a, b, v, w: a * v + a * w),
                       "it is not the sum of 2 maps, each by its own weight"),
     "crossed groups": (Block(combine=lambda _, a, b, v, w: a * v + b * w[:, MOVED]),
                        "one channel is weighed by numbers that no softmax made sum to one"),
     "small branch": (Block(maps=lambda block, x: (block.first(x), block.second(x).mean((2, 3), keepdim=True).relu())),
                      "the branches' shapes differ: "),
-    "permuted branch": (Block(combine=lambda _, a, b, v, w: a * v + b[:, MOVED] * w),
-                        "a branch is not a run of channels of one tensor"),
+    "permuted branch": (Block(combine=lambda _, a, b, v, w: a * v + b[:, [3, 1, 0, 2, 7, 5, 4, 6]] * w),
+                        "a branch is not a run of channels of one tensor, but 6 of them"),
     "mixed images": (Block(combine=lambda _, a, b, v, w: a * v[[1, 0, 2]] + b * w[[1, 0, 2]]),
                      "it mixes the images of a batch"),
     "statistics of the input": (Block(fuse=lambda _, a, b, x: x.mean((2, 3), keepdim=True)),
@@ -195,7 +195,7 @@ NEAR_MISSES: dict[str, tuple[Block, str]] = {
                                  "are not the sum of the 2 branches"),
     "one axis": (Block(fuse=lambda _, a, b, x: (a + b).mean(2, keepdim=True)[..., :1]),
                  "does not take the mean over height and width of its branches: Slice"),
-    "sum used elsewhere": (Block(forward=sum_used_elsewhere), "which would go, is used by Tanh blocks.0/Tanh too"),
+    "product used elsewhere": (Block(forward=product_used_elsewhere), "which would go, is used by Tanh blocks.0/Tanh too"),
     "weights of pixels": (Block(forward=pixel_weights), "its weights differ from pixel to pixel"),
     "weights for no maps": (Block(forward=weights_for_no_maps), "its weights go into Tanh"),
 }  # fmt: skip
@@ -218,12 +218,24 @@ def test_the_block_that_the_near_misses_spoil_is_found(tmp_path: Path) -> None:
     assert rewritten(model).found == ("blocks.0",)
 
 
-def test_weights_that_are_an_output_of_the_graph_are_told(tmp_path: Path) -> None:
+def test_a_product_that_is_an_output_of_the_graph_is_told(tmp_path: Path) -> None:
     model = read_foreign(export(live(Classifier(Block())), tmp_path / "m.onnx", "torchscript", 17, simplified=True))
-    softmax = next(node for node in model.graph if node.op_type == "Softmax")
-    model.graph.outputs.append(softmax.outputs[0])
+    products = [node for node in model.graph if node.op_type == "Mul"]
+    model.graph.outputs.append(products[0].outputs[0])
     (miss,) = rewritten(model).near_misses
     assert "is an output of the graph" in miss[1]
+
+
+def test_weights_and_statistics_that_are_outputs_of_the_graph_stay(tmp_path: Path) -> None:
+    model = read_foreign(export(live(Classifier(Block())), tmp_path / "m.onnx", "torchscript", 17, simplified=True))
+    made = {node.op_type: node.outputs[0] for node in model.graph}
+    kept = [made["Softmax"], made["ReduceMean"]]
+    model.graph.outputs.extend(kept)
+    before = run(model, images(3, *SHAPE))
+    assert len(rewritten(model).found) == 1
+    after = run(model, images(3, *SHAPE))
+    assert list(before) == list(after)
+    assert all(relative_error(after[name], before[name]) < FLOAT32_ERROR for name in before)
 
 
 class SqueezeExcite(nn.Module):
@@ -255,9 +267,9 @@ def plant(monkeypatch: pytest.MonkeyPatch, method: str, change: Callable[..., ob
 PLANTED: dict[str, tuple[str, Callable[..., object]]] = {
     "branches swapped": ("select", lambda real, _, maps, weights: real(maps[::-1], weights)),
     "one branch's mean forgotten": ("statistics", lambda real, _, maps: real(maps[:1])),
-    "weights a hundredth off": ("_layer", lambda real, _, z, weight, bias: real(z, weight * 1.01, bias)),
-    "bias forgotten": ("_layer", lambda real, _, z, weight, bias: real(z, weight, bias * 0)),
-    "channels moved": ("_layer", lambda real, _, z, weight, bias: real(z, np.roll(weight, 1, 0), bias)),
+    "weights a hundredth off": ("_layer", lambda real, _, z, weight, *rest: real(z, weight * 1.01, *rest)),
+    "bias forgotten": ("_layer", lambda real, _, z, weight, bias, *rest: real(z, weight, bias * 0, *rest)),
+    "channels moved": ("_layer", lambda real, _, z, weight, *rest: real(z, np.roll(weight, 1, 0), *rest)),
 }
 
 
@@ -271,7 +283,7 @@ def test_a_wrong_rewrite_is_caught(name: str, tmp_path: Path, monkeypatch: pytes
 
 def test_a_rewrite_that_does_not_run_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = read_foreign(export(live(Classifier(ChannelMajor())), tmp_path / "m.onnx", "torchscript", 17))
-    plant(monkeypatch, "_layer", lambda real, _, z, weight, bias: real(z, weight[:-1], bias[:-1]))
+    plant(monkeypatch, "_layer", lambda real, _, z, weight, bias, *rest: real(z, weight[:-1], bias[:-1], *rest))
     with pytest.raises(PassError, match="rewriting the select broke the graph"):
         RewriteSelect()(model)
 
