@@ -117,15 +117,16 @@ class BlockFinder:
         try:
             forms = evaluate(node, self._operand, self.shapes)
         except Unknown as reason:
+            averaged = any(any(self._forms[value].averaged) for value in operands(node) if value in self._forms)
             for gate in gates:
-                if gate.reason is None or node.op_type in OPERATORS:
+                if gate.reason is None or (node.op_type in OPERATORS and not averaged):
                     gate.reason = node, f"its weights go into {node.op_type}: {reason}"
             return
         for value, form in zip(node.outputs, forms, strict=True):
             for gate in gates:
                 gate.weighs |= form.holds_maps()
             if not self._selects(node, value, form, gates):
-                self._forms[value] = form
+                self._forms[value] = self.gates.with_complements(form)
 
     def _gates_of(self, node: ir.Node) -> list[Gate]:
         terms = [term for value in node.inputs if value in self._forms for term in self._forms[value].terms]

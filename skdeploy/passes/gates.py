@@ -14,7 +14,7 @@ Each element of a gate's output gets a label, and the gate knows which logits we
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Final, Literal
@@ -81,6 +81,20 @@ class Gates:
         """The gates that ``labels`` belong to, each once."""
         numbers = np.searchsorted(self._ends, labels, side="right")
         return [self.opened[number] for number in sorted(set(numbers.tolist()))]
+
+    def with_complements(self, form: Form) -> Form:
+        """The form of weights, with the other branch's weight for one minus a weight of two."""
+        first, *others = form.terms
+        if len(others) != 1 or form.holds_maps():
+            return form
+        one, rest = (first, others[0]) if first.weight is None else (others[0], first)
+        if rest.weight is None or one.weight is not None or (one.factor, rest.factor) != (1, -1):
+            return form
+        gates = self.of([rest.weight.min(), rest.weight.max()])
+        if len(gates) > 1 or gates[0].branches != 2:
+            return form
+        start = gates[0].offset
+        return replace(form, terms=(Term(1.0, weight=start + ((rest.weight - start) ^ 1)),))
 
     def open(self, node: ir.Node) -> Form | None:
         """The form of a node's output if it is the weights of a gate, which may be new."""

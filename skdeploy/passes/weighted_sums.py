@@ -28,7 +28,7 @@ RESHAPES: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqu
 MOVES: Final = RESHAPES | {"Transpose", "Concat", "Slice", "Gather", "Split"}
 MEANS: Final = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean"})
 SUMS: Final = frozenset({"Add", "Sub", "Sum", "ReduceSum"})
-SCALES: Final = frozenset({"Mul", "Div"})
+SCALES: Final = frozenset({"Mul", "Div", "Neg"})
 PRODUCTS: Final = frozenset({"Einsum", "MatMul"})
 OPERATORS: Final = MOVES | MEANS | SUMS | SCALES | PRODUCTS
 MAX_SUMMANDS: Final = 64  # a sum over a longer axis is not one over branches
@@ -42,6 +42,8 @@ def evaluate(node: ir.Node, resolve: Callable[[ir.Value], Form], shapes: dict[ir
         raise Unknown(f"{op} is not a part of a weighted sum")
     if op == "Div":
         return [_quotient(resolve(inputs[0]), resolve(inputs[1]), inputs[1])]
+    if op == "Neg":
+        return [_scaled(resolve(inputs[0]), -1.0)]
     if op in PRODUCTS:
         if len(inputs) != 2:
             raise Unknown(f"an {op} of {len(inputs)} tensors")

@@ -52,6 +52,47 @@ def two_quotients(block: Block, statistics: Tensor) -> Tensor:
     return torch.stack([first.exp() / total, second.exp() / total], 1)
 
 
+def shares_of_softplus(block: Block, statistics: Tensor) -> Tensor:
+    """Positive numbers divided by their sum, without an exponential."""
+    numbers = in_pairs(nn.functional.softplus(block.logits(statistics).tanh()))
+    return numbers / numbers.sum(1, keepdim=True)
+
+
+def shares_of_sigmoids(block: Block, statistics: Tensor) -> Tensor:
+    """By a factor, one over the sum."""
+    numbers = in_pairs(block.logits(statistics).tanh().sigmoid())
+    return numbers * numbers.sum(1, keepdim=True).reciprocal()
+
+
+def shares_of_powers(block: Block, statistics: Tensor) -> Tensor:
+    """Each weight by itself, powers of two."""
+    first, second = (2.0 ** logits.tanh() for logits in block.logits(statistics).chunk(2, 1))
+    return torch.stack([first / (first + second), second / (second + first)], 1)
+
+
+def less_the_logarithm(block: Block, statistics: Tensor) -> Tensor:
+    logits = in_pairs(block.logits(statistics))
+    return torch.exp(logits - logits.logsumexp(1, keepdim=True))
+
+
+def two_sigmoids(block: Block, statistics: Tensor) -> Tensor:
+    """sigmoid(-x) = 1 - sigmoid(x)."""
+    first, second = block.logits(statistics).chunk(2, 1)
+    return torch.stack([torch.sigmoid(first - second), torch.sigmoid(second - first)], 1)
+
+
+def sigmoid_by_hand(block: Block, statistics: Tensor) -> Tensor:
+    first, second = block.logits(statistics).tanh().chunk(2, 1)
+    weight = 1 / (1 + torch.exp(second - first))
+    return torch.stack([weight, 1 - weight], 1)
+
+
+def by_norm(block: Block, statistics: Tensor) -> Tensor:
+    """The sum of positive numbers is their 1-norm."""
+    powers = in_pairs(block.logits(statistics).tanh().exp())
+    return powers / powers.norm(1, dim=1, keepdim=True)
+
+
 class BottleneckEach(Block):
     """Each branch's logits have a bottleneck of their own."""
 
@@ -63,6 +104,23 @@ class BottleneckEach(Block):
 
     def weigh(self, statistics: Tensor) -> Tensor:
         return torch.stack([gate(statistics) for gate in self.gates], 1).softmax(1)
+
+
+class Branches(nn.Module):
+    """Many of them; logits with groups, softmax by hand or not."""
+
+    def __init__(self, count: int, *, by_hand: bool) -> None:
+        super().__init__()
+        self.count, self.by_hand = count, by_hand
+        self.paths = nn.ModuleList(branch(1) for _ in range(count))
+        self.reduce, self.expand = squeeze(), nn.Conv2d(WIDTH, count * CHANNELS, 1, groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.stack([path(x) for path in self.paths], 1)
+        logits = self.expand(self.reduce(maps.sum(1).mean((2, 3), keepdim=True)))
+        logits = logits.reshape(-1, self.count, CHANNELS, 1, 1).tanh()
+        weights = (powers := logits.exp()) / powers.sum(1, keepdim=True) if self.by_hand else logits.softmax(1)
+        return (maps * weights).sum(1)
 
 
 class ThreeBranches(nn.Module):
@@ -115,5 +173,15 @@ SAME: dict[str, nn.Module] = {
     "softmax by hand": Block(weigh=by_hand),
     "softmax by hand, less the largest": Block(weigh=safely_by_hand),
     "two quotients": Block(weigh=two_quotients),
+    "shares of Softplus": Block(weigh=shares_of_softplus),
+    "shares of sigmoids": Block(weigh=shares_of_sigmoids),
+    "shares of powers": Block(weigh=shares_of_powers),
+    "log-softmax": Block(weigh=lambda block, s: in_pairs(block.logits(s)).log_softmax(1).exp()),
+    "less the logarithm of the sum": Block(weigh=less_the_logarithm),
+    "two sigmoids": Block(weigh=two_sigmoids),
+    "sigmoid by hand": Block(weigh=sigmoid_by_hand),
+    "divided by a norm": Block(weigh=by_norm),
+    "ten branches": Branches(10, by_hand=False),
+    "ten branches by hand": Branches(10, by_hand=True),
     "three branches": ThreeBranches(),
 }
