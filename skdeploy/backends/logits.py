@@ -59,8 +59,13 @@ def run_images(session: Session, pixels: Pixels | Inputs, spec: ModelSpec, batch
     if 0 < last < low:
         filled = run_images(session, np.concatenate([pixels, np.repeat(pixels[-1:], low - last, axis=0)]), spec, batch)
         return {name: value[: len(pixels)] if len(value) >= len(pixels) else value for name, value in filled.items()}
+    return joined(outputs for outputs, _ in outputs_by_batch(session, pixels, spec, batch))
+
+
+def joined(batches: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
+    """The outputs of all batches by name, (N, ...) each."""
     parts: dict[str, list[Array]] = {}
-    for outputs, _ in outputs_by_batch(session, pixels, spec, batch):
+    for outputs in batches:
         for name, value in outputs.items():
             parts.setdefault(name, []).append(value)
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}

@@ -1,6 +1,6 @@
 """At which stage of the line the error enters, and inside it, at which tensor of which module.
 
-Stages. Each is compared with the stage that it was made from, on logits of the same crops, and fails if it is out of the
+Stages. Each is compared with the stage that it was made from, on outputs for the same crops, and fails if it is out of the
 card's tolerance for the stage's own precision (``spec.tolerance``): that is what its rounding can explain. The first that fails
 is to blame. What comes after it inherits the error, and is in parity with its own predecessor.
 
@@ -25,7 +25,8 @@ import numpy as np
 
 from skdeploy.backends import backend
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import OUTPUT, run_images
+from skdeploy.backends.logits import run_images
+from skdeploy.backends.metrics import Outputs
 from skdeploy.blame.fed import expected_input, explain_input
 from skdeploy.blame.inside import Suspect, look_inside
 from skdeploy.blame.layers import decibels
@@ -45,7 +46,7 @@ YOURS: Final = "your own code"
 
 @dataclass(frozen=True)
 class EngineStage:
-    """An engine: its logits can be compared, nothing inside it can. Raises DependencyError where it cannot run."""
+    """An engine: its outputs can be compared, nothing inside it can. Raises DependencyError where it cannot run."""
 
     name: str
     path: Path
@@ -55,10 +56,10 @@ class EngineStage:
     spec: ModelSpec
     before: str | None = None
 
-    def logits(self, pixels: Pixels) -> Array:
-        """(N, classes)."""
+    def outputs(self, pixels: Pixels) -> dict[str, Array]:
+        """All outputs by name, (N, ...) each."""
         with backend(self.compiler).open_session(self.path, sha256=self.sha256) as session:
-            return run_images(session, pixels, self.spec)[OUTPUT]
+            return run_images(session, pixels, self.spec)
 
 
 Stage = TorchStage | GraphStage | EngineStage
@@ -147,43 +148,56 @@ def _wrongly_fed(
 def _run_stages(
     chain: Sequence[Stage], pixels: Pixels, spec: ModelSpec, progress: Progress
 ) -> tuple[tuple[StageResult, ...], dict[str, int]]:
-    """The logits of each stage against the one before; and by stage the image on which they are furthest apart."""
-    task, logits = task_of(spec), dict[str, Array]()
+    """The outputs of each stage against the one before; and by stage the image on which they are furthest apart."""
+    task, outputs = task_of(spec), dict[str, dict[str, Array]]()
     rows: list[StageResult] = []
     worst: dict[str, int] = {}
     for stage in chain:
         progress.update(stage.name)
         row = StageResult(stage=stage.name, precision=stage.precision, verdict="reference", before=stage.before)
         try:
-            found = logits[stage.name] = stage.logits(pixels)
+            made = stage.outputs(pixels)
         except DependencyError as error:
             if not isinstance(stage, EngineStage):
                 raise
             rows.append(row.model_copy(update={"verdict": "unproven", "reason": error.message}))
             continue
-        problems = task.check({OUTPUT: found.astype(np.float32)}, len(pixels), spec)
-        before = logits.get(stage.before or "")
+        problems = task.check({name: value.astype(np.float32) for name, value in made.items()}, len(pixels), spec)
+        found = outputs[stage.name] = {wanted.name: made[wanted.name] for wanted in spec.given if wanted.name in made}
+        before = outputs.get(stage.before or "")
         if before is None:
             verdict = "fail" if problems else "reference"
             rows.append(row.model_copy(update={"verdict": verdict, "problems": problems}))
             continue
-        apart = [decibels(before[[image]], found[[image]]) for image in range(len(pixels))]
+        apart = _apart(before, found, len(pixels))
         worst[stage.name] = min(range(len(apart)), key=lambda image: -np.inf if (db := apart[image]) is None else db)
-        if not problems and np.isfinite(before).all():
+        if not problems and all(np.isfinite(value).all() for value in before.values()):
             tolerance = tolerance_of(spec, stage.precision)
-            problems = task.violations(task.measure({OUTPUT: before}, {OUTPUT: found}, tolerance, spec), tolerance)
-        first = logits[chain[0].name]
+            problems = task.violations(task.measure(before, found, tolerance, spec), tolerance)
         rows.append(
             row.model_copy(
                 update={
                     "verdict": "fail" if problems else "pass",
                     "sqnr_before_db": _least(apart),
-                    "sqnr_first_db": _least([decibels(first[[i]], found[[i]]) for i in range(len(pixels))]),
+                    "sqnr_first_db": _least(_apart(outputs[chain[0].name], found, len(pixels))),
                     "problems": problems,
                 }
             )
         )
     return tuple(rows), worst
+
+
+def _apart(before: Outputs, found: Outputs, images: int) -> list[float | None]:
+    """SQNR of each image, that of its worst output; None where there is none, or an output is missing."""
+    return [
+        _least(
+            [
+                decibels(value[[image]], found[name][[image]]) if len(found.get(name, ())) == images else None
+                for name, value in before.items()
+            ]
+        )
+        for image in range(images)
+    ]
 
 
 def _least(values: Sequence[float | None]) -> float | None:

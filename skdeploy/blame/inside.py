@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import OUTPUT
 from skdeploy.backends.metrics import EXACT_DB
 from skdeploy.blame.layers import Own, Pair, Recording, decibels
 from skdeploy.blame.layers_graph import ROUNDED, GraphStage, named_node, pairs_of_graphs, pairs_with_torch
@@ -24,7 +23,7 @@ from skdeploy.images.dataset import Pixels
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, LayerResult
 from skdeploy.parity.cause import Cause, explain
 from skdeploy.parity.prove import tolerance_of
-from skdeploy.parity.tasks import task_of
+from skdeploy.parity.tasks import judged, task_of
 
 Inspectable = TorchStage | GraphStage
 
@@ -57,7 +56,7 @@ def look_inside(
     if isinstance(stage, GraphStage) and stage.twin is not None:
         reference = stage.twin
         task, tolerance = task_of(spec), tolerance_of(spec, Precision.FP32)
-        before, found = ({OUTPUT: made.logits(image)} for made in (suspect.before, reference))
+        before, found = (judged(spec, made.outputs(image)) for made in (suspect.before, reference))
         problems = task.violations(task.measure(before, found, tolerance, spec), tolerance)
         if problems:
             note = f"equalizing its channels before INT8 changes the result: {problems[0]}"

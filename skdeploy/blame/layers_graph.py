@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import OUTPUT, run_batches
+from skdeploy.backends.logits import joined, run_batches
 from skdeploy.backends.onnxruntime import open_model
 from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.blame.layers import Own, Pair, Recording, Visit, VisitOwn
@@ -71,14 +71,14 @@ class GraphStage:
         batch = self.input.shape[0] if self.input.shape is not None else None
         return batch if isinstance(batch, int) else None
 
-    def logits(self, pixels: Pixels) -> Array:
-        """(N, classes)."""
+    def outputs(self, pixels: Pixels) -> dict[str, Array]:
+        """All outputs of the graph by name, (N, ...) each."""
         size = self.fixed_batch or RUN_BATCH
         chunks = [pixels[start : start + size] for start in range(0, len(pixels), size)]
         sizes = [(self.fixed_batch or len(chunk), *chunk.shape[1:]) for chunk in chunks]
         batches = ((self._feeds(np.resize(chunk, s)), len(chunk)) for chunk, s in zip(chunks, sizes, strict=True))
         with open_model(self.load(), self.name) as session:
-            return np.concatenate([outputs[OUTPUT] for outputs, _ in run_batches(session, batches)])
+            return joined(outputs for outputs, _ in run_batches(session, batches))
 
     @cached_property
     def parts(self) -> Parts:

@@ -11,7 +11,7 @@ import numpy as np
 
 from skdeploy.backends.base import Array
 from skdeploy.blame.layers import Own, Pair, Recording, Visit, VisitOwn
-from skdeploy.core.spec import Precision
+from skdeploy.core.spec import LOGITS, Precision
 from skdeploy.images.dataset import Inputs, Pixels
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ class TorchStage:
     double: bool = False
     precision: Precision = Precision.FP32
 
-    def logits(self, pixels: Pixels) -> Array:
-        """(N, classes), in the network's own type."""
+    def outputs(self, pixels: Pixels) -> dict[str, Array]:
+        """``logits``, (N, classes), in the network's own type: networks of cards have no other outputs."""
         chunks = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-        return np.concatenate([self._run(self.make(), chunk) for chunk in chunks])
+        return {LOGITS: np.concatenate([self._run(self.make(), chunk) for chunk in chunks])}
 
     def stream(self, pixels: Pixels, names: frozenset[str], visit: Visit) -> None:
         """Shows the outputs of these modules, in the order that they run in, and the input."""

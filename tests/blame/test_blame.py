@@ -78,7 +78,7 @@ def test_the_figures_are_those_of_the_logits() -> None:
     bundle = bundle_of(FP16)
     spec, stages = spec_of(bundle), chain(bundle)
     report = blamed(bundle)
-    logits = [stage.logits(crops(spec)).astype(np.float64) for stage in stages]
+    logits = [stage.outputs(crops(spec))["logits"].astype(np.float64) for stage in stages]
     for row, before, found in zip(report.stages[1:], logits, logits[1:], strict=False):
         noise = 10 * np.log10(np.sum(before**2, 1) / np.maximum(np.sum((found - before) ** 2, 1), 1e-300))
         assert row.sqnr_before_db == pytest.approx(min(300.0, noise.min()))
