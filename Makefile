@@ -35,8 +35,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "skdeploy needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	@$(BIN)/python -c 'import pip' 2> /dev/null || $(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "$(PYTHON) makes no environment: on Debian and Ubuntu, apt-get install python3-venv, then make again"; exit 1; }
-	@echo "Installing PyTorch, ONNX Runtime, TensorRT-RTX and the tools of the tests into $(VENV): about 2 GB, some minutes."
-	@while sleep $(EVERY) > /dev/null 2>&1; do echo "  $(VENV) has $$(du -sm $(VENV) | cut -f1) of about 2,100 MB"; done & watch=$$!; \
+	@echo "Installing PyTorch, ONNX Runtime, TensorRT-RTX and the tools of the tests into $(VENV): some minutes; about 2 GB,"
+	@echo "or 6 GB where pip takes PyTorch's build for CUDA."
+	@while sleep $(EVERY) > /dev/null 2>&1; do echo "  $(VENV) has $$(du -sm $(VENV) | cut -f1) MB"; done & watch=$$!; \
 	  trap "kill $$watch" EXIT; \
 	  $(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]' \
 	    | sed -un '/Downloading\|Using cached\|Building/p; s/^Installing collected packages.*/Unpacking/p' || \

@@ -171,7 +171,7 @@ class Evaluation(Frozen):
             )
         doubtful = [pair for pair in self.pairs if pair.decision == "inconclusive"]
         if doubtful and not allow_inconclusive:
-            named = ", ".join(f"{pair.second} ({pair.max_drop:g} points allowed)" for pair in doubtful)
+            named = ", ".join(f"{pair.second} (--max-drop {pair.max_drop:g})" for pair in doubtful)
             raise AccuracyError(
                 f"too few images to decide whether accuracy is within its budget: {named}",
                 advice="give more labelled images (--data), a wider budget (--max-drop), or --allow-inconclusive",

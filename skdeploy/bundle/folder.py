@@ -208,8 +208,11 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
+        lacking = "there is no such folder"
+        if folder.exists():
+            lacking = f"it has no {MANIFEST}" if folder.is_dir() else "it is a file"
         raise UsageError(
-            f"{folder} is not a bundle: it has no {MANIFEST}",
+            f"{folder} is not a bundle: {lacking}",
             advice=f"give its bundle, {folder.parent}"
             if (folder.parent / MANIFEST).is_file()
             else "`skdeploy export` makes one, in build/ by default",

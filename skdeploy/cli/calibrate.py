@@ -17,7 +17,9 @@ from skdeploy.line.options import SourceOptions
 def _calibrate(
     model: Annotated[
         str,
-        typer.Argument(help="A card (name or path), a bundle, an .onnx file, or package.module:function."),
+        typer.Argument(
+            help="A checkpoint, a card (name or path), a bundle, an .onnx file, or package.module:function."
+        ),
     ],
     source: Annotated[dict[str, Any], FlagsOf(SourceOptions)],
     calibration: Annotated[dict[str, Any], FlagsOf(CalibrationOptions)],

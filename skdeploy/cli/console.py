@@ -68,7 +68,8 @@ def print_steps(steps: Sequence[str]) -> None:
     """Print what to do next: where, then each command whole, to copy."""
     terminal = Terminal()
     for number, step in enumerate(steps):
-        terminal.say(step if number in (0, len(steps) - 1) else f"  {step}", style="" if number else "bold")
+        is_command = number not in (0, len(steps) - 1)
+        terminal.say(f"  {step}" if is_command else step, style="" if number else "bold", whole=is_command)
 
 
 def print_bundle(

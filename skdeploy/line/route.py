@@ -62,7 +62,7 @@ class Route:
         run = f'docker run --rm --runtime nvidia $GROUPS_OF_GPU -v engines:/cache -v "$PWD"/{mount} skdeploy'
         groups = " ".join(f"--group-add $(getent group {name} | cut -d: -f3)" for name in ("video", "render"))
         return (
-            f"next, on the {self.device.title}, in a clone of skdeploy with {bundle} copied into it (docs/edge.md):",
+            f"next, on the {self.device.title}, in a clone of skdeploy with {bundle} copied into it (docs/how-to/docker.md):",
             f"docker build --build-arg BASE_IMAGE={self.device.jetson_image} -t skdeploy .",
             f'GROUPS_OF_GPU="{groups}"',
             f"{run} verify --receipt",

@@ -147,7 +147,7 @@ def _checkpoint(options: ExportOptions) -> CardSource:
     applied = confirmed(options.applied(spec), options.assume_imagenet, options.model)
     network = applied.architecture
     made = f", the card {base}'s but for its own classes" if base else ""
-    note = f"no card: {network.family} of {network.classes} classes, by the weights{made}"
+    note = f"no card: the weights show a {network.family} with {network.classes} classes{made}"
     return CardSource(
         applied, record, path, (note, *_confirmation(options)), assumptions_of(applied), replace(imported, spec=applied)
     )

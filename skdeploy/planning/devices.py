@@ -87,7 +87,7 @@ class Device(Frozen):
     """Peaks of a device: dense operations a second, two for a multiply-accumulate, and bytes a second of its memory.
 
     ``source`` is the most telling of the sources; ``evidence`` has each figure's own. ``about`` says what the table cannot.
-    ``jetson_image``: the container image with JetPack's TensorRT, docs/edge.md; empty unless the device is a Jetson.
+    ``jetson_image``: the container image with JetPack's TensorRT, docs/how-to/docker.md; empty unless the device is a Jetson.
     """
 
     title: str
@@ -189,9 +189,9 @@ def devices_named(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _known_names(near: str) -> str:
-    """Advice on what --device takes, after a guess at what was meant: names that hold ``near``, else those spelt like it."""
+    """The names of the table, after a guess at what was meant: names that hold ``near``, else those spelt like it."""
     known = list(device_table().device)
     holding = [name for name in known if near in name] if near else []
     alike = holding or difflib.get_close_matches(near, known, n=3, cutoff=0.5)
     guess = f"did you mean {', '.join(alike)}? " if alike else ""
-    return f"{guess}--device takes {', '.join(known)} or {ALL}"
+    return f"{guess}known devices: {', '.join(known)}"

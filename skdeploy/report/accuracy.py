@@ -126,13 +126,21 @@ def _pair_finding(pair: PairedReport, allow_inconclusive: bool) -> Finding:
 
 
 def _not_covered(evaluation: Evaluation) -> Iterator[str]:
-    bad, missing = evaluation.unreadable, evaluation.missing_classes
+    bad, missing, classes = evaluation.unreadable, evaluation.missing_classes, len(evaluation.classes)
+    first = evaluation.accuracies[0] if evaluation.accuracies else None
+    if first is not None and first.top1.correct * classes <= first.top1.images:
+        yield (
+            f"{first.artifact} is right on {first.top1.correct:,} of {counted(first.top1.images, 'image')}, no better than "
+            f"guessing among {classes} classes: the labels may be in another order than the network's outputs, or the images "
+            "may be prepared otherwise than in training"
+        )
     if bad:
         names = "; ".join(f"{image.name}: {image.reason}" for image in bad[:SHOWN])
         yield f"{counted(len(bad), 'image')} cannot be read and are in no figure: {names}{more(bad, SHOWN)}"
     if missing:
         names = ", ".join(missing[:SHOWN]) + more(missing, SHOWN)
-        yield f"{len(missing)} of {len(evaluation.classes)} classes have no image, and nothing is known of them: {names}"
+        have = "has" if len(missing) == 1 else "have"
+        yield f"{len(missing)} of {classes} classes {have} no image, and nothing is known of them: {names}"
 
 
 def _share(share: Share) -> Cell:

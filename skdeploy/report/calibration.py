@@ -55,7 +55,8 @@ def audit_facts(audit: AuditReport) -> Facts:
     rows = [("used", ", ".join(used))]
     covered = "not known, without labels"
     if classes is not None:
-        covered = f"{classes.covered} of {classes.total}, {classes.fewest} to {classes.most} images each"
+        fewest = "" if classes.fewest == classes.most else f"{classes.fewest:,} to "
+        covered = f"{classes.covered} of {classes.total}, {fewest}{counted(classes.most, 'image')} each"
     rows.append(("classes", covered))
     rows.append(("duplicates", _counts({"exact": audit.exact.count, "near": audit.near.count})))
     if overlap is not None:

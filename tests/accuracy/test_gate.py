@@ -127,7 +127,7 @@ def test_the_worst_decision_is_the_verdict_and_the_error_names_its_pair() -> Non
     assert failed.value.exit_code == 10
     # two images without a difference: the score's variance at the budget is d (1 - d), and so N is near 6.18 / 0.005
     assert re.search(r"about 1,4\d\d such images would decide", unsure.sentence)
-    with pytest.raises(AccuracyError, match=r"too few images to decide .*: b \(0.5 points allowed\)") as doubtful:
+    with pytest.raises(AccuracyError, match=r"too few images to decide .*: b \(--max-drop 0.5\)") as doubtful:
         evaluation(good, unsure).check()
     assert "--allow-inconclusive" in doubtful.value.advice
     evaluation(good, unsure).check(allow_inconclusive=True)

@@ -229,3 +229,10 @@ def test_the_head_of_the_last_export_is_the_manifests(tmp_path: Path) -> None:
     with bundle_for_writing(tmp_path, head(skdeploy="1")) as bundle:
         bundle.finish((kept,), "verified")
     assert load_bundle(tmp_path).manifest.skdeploy == "1"
+
+
+def test_what_is_not_a_bundle_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for name, why in (("", "it has no manifest.json"), ("file", "it is a file"), ("none", "there is no such folder")):
+        with refused(UsageError, f"is not a bundle: {why}"):
+            load_bundle(tmp_path / name)

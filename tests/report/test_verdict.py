@@ -12,6 +12,8 @@ from skdeploy.accuracy.verdict import decide_verdict
 from skdeploy.bundle.folder import Bundle
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Precision
+from skdeploy.report.accuracy import accuracy_findings
+from skdeploy.report.blocks import Text
 from skdeploy.report.findings import read_findings
 from skdeploy.report.page import render_report
 from tests.report.pages import page
@@ -193,3 +195,19 @@ def test_a_warning_stands_above_what_it_concerns(tmp_path: Path) -> None:
     add(bundle, accuracy=found)
     text = page(bundle).sections["accuracy"]
     assert 0 < text.index("cat") < text.index("94.00 %")
+
+
+@pytest.mark.parametrize(("right", "warned"), [(0, True), (10, True), (11, False)])
+def test_an_accuracy_of_guessing_is_pointed_out(tmp_path: Path, right: int, warned: bool) -> None:
+    """On 20 images of 2 classes, 10 are right by chance."""
+    found = evaluation(make_bundle(tmp_path / "b").manifest.model)
+    first = found.accuracies[0]
+    top1 = first.top1.model_copy(update={"correct": right, "images": 20})
+    found = found.model_copy(
+        update={"classes": ("a", "b"), "accuracies": (first.model_copy(update={"top1": top1}), *found.accuracies[1:])}
+    )
+    texts = [block.text for block in accuracy_findings(found).blocks if isinstance(block, Text)]
+    assert (
+        any(f"right on {right} of 20 images, no better than guessing among 2 classes" in text for text in texts)
+        == warned
+    )
