@@ -29,7 +29,10 @@ def describe(spec: ModelSpec) -> dict[str, str]:
         **(_trained(spec) if isinstance(network, DescribedSpec) else {}),
         "source": f"{spec.source.paper}, {spec.source.url}",
         "licence": spec.source.licence,
-        **{f"tolerance {precision}": str(tolerance) for precision, tolerance in spec.tolerance.items()},
+        **{
+            f"tolerance {precision}": " ".join(f"{name}={limit}" for name, limit in tolerance if limit is not None)
+            for precision, tolerance in spec.tolerance.items()
+        },
         **({"assumed": assumed} if assumed else {}),
     }
 
