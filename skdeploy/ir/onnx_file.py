@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from skdeploy.core.errors import ExportError, IntegrityError
+from skdeploy.ir.group_normalization import replace_group_normalization
 
 BROKEN: Final = "it is cut off, damaged or another kind of file: export it again"
 MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for one message, so for one ONNX file with its weights
@@ -88,9 +89,11 @@ def _read(path: Path, *, whole: bool) -> ModelProto:
         _inline(item)
     _check_outputs(proto, path)
     try:
+        replace_group_normalization(proto, path)  # the checker takes none of opset 18 to 20
         onnx.checker.check_model(_without_weights(proto))
         if proto.functions:
             proto = onnx.inliner.inline_local_functions(proto)
+            replace_group_normalization(proto, path)
     except PROBLEMS as error:
         raise _broken(f"{path} is not valid ONNX: {first_line(error)}") from error
     return proto
@@ -188,14 +191,14 @@ def _check_text(message: Message, path: Path, at: str, depth: int) -> None:
 
 def _find(tensor: TensorProto, path: Path) -> _External:
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    file = _external_file(entries.get("location", ""), tensor.name, path)
+    shown = shown_name(tensor.name)
+    file = _external_file(entries.get("location", ""), shown, path)
     there = file.stat().st_size
-    start = _count(entries, "offset", 0, tensor.name, path)
-    size = _count(entries, "length", there - start, tensor.name, path)
+    start = _count(entries, "offset", 0, shown, path)
+    size = _count(entries, "length", there - start, shown, path)
     if min(start, size) < 0 or start + size > there:
         raise IntegrityError(
-            f"{path}: the weights {tensor.name} are bytes {start} to {start + size} of {file.name}, which has "
-            f"only {there}",
+            f"{path}: the weights {shown} are bytes {start} to {start + size} of {file.name}, which has only {there}",
             advice="the file is cut off or belongs to another model",
         )
     return _External(tensor, file, start, size)

@@ -225,6 +225,9 @@ def _graph(options: ExportOptions) -> GraphSource:
     ]
     if said.softmax:
         notes.append(f"the graph ends in a softmax, {said.softmax}: its outputs are probabilities, not logits")
+    notes += [
+        f"the node {node} (Squeeze) took a batch of one away too; now it keeps the batch" for node in said.kept_batch
+    ]
     if said.dropped_outputs:
         notes.append(f"outputs left out: {', '.join(said.dropped_outputs)}")
     return GraphSource(

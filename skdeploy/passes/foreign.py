@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import Final
 
 import onnx
-import onnx.version_converter
 import onnx_ir as ir
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
-from skdeploy.core.errors import ExportError, PassError, UsageError
+from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities, FoldKnownSizes
 from skdeploy.ir.naming import NameByModule
-from skdeploy.ir.onnx_file import first_line, foreign_operator, graph_of, inferred, inside, read_proto
+from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
 from skdeploy.ir.weights_of_files import require_finite, require_not_quantized
+from skdeploy.passes.keep_batch import KeepBatch, takes_any
+from skdeploy.passes.opsets import require_known_opset, with_known_opset
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_same_function
-from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET
+from skdeploy.passes.trace_options import MAX_OPSET
 
-OLDEST_OPSET: Final = 7  # what onnx.version_converter takes
-NEWEST_OPSET: Final = 21  # what TensorRT 10.3 refuses and later ones and ONNX Runtime take
-IR_VERSIONS: Final = (9, 10)  # what goes with opsets 19 to 21
 FOLDING_ROUNDS: Final = 8  # two or three are needed; this only makes it end
 SMALL: Final = 1024  # elements of a shape, a list of pads and the like
 INPUT, OUTPUT = "input", "logits"
@@ -36,6 +34,7 @@ NOTES: Final = "foreign"
 class ForeignNotes:
     """The model that was read, and the changes. ``softmax`` is the node that makes ``logits`` probabilities, or empty.
 
+    ``kept_batch``: the Squeezes that would have taken a batch of one away.
     ``has_logits``: the first output is a classifier's, named ``logits`` now; else outputs have their own names.
     ``example``: the shape of an input that was tried, and of the outputs for it.
     """
@@ -47,6 +46,7 @@ class ForeignNotes:
     opset: int
     softmax: str
     example: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
+    kept_batch: tuple[str, ...]
 
 
 def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
@@ -55,9 +55,10 @@ def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
     With ``has_logits`` the first output becomes ``logits``, (N, classes), and others are dropped; without, all floating-point
     outputs are kept under their own names. None: the rank of the first output decides.
 
-    External data is inlined, from files in the folder of ``path`` only; functions are inlined and constants folded. Opsets 7 to
-    18 are upgraded to 19; 19 to 21 are kept. Nodes are named after their modules where the exporter recorded them. The result
-    is compared with the original on random images. ``foreign_notes`` tells what was done.
+    External data is inlined, from files in the folder of ``path`` only; functions are inlined and constants folded. Any opset
+    from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. Squeezes keep a batch of one: see ``KeepBatch``. Nodes are
+    named after their modules where the exporter recorded them. The result is compared with the original on random images.
+    ``foreign_notes`` tells what was done.
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
     UsageError for inputs that are not images and outputs that are not the asked ones; ExportError for operators that are not
@@ -74,17 +75,18 @@ def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
     own_names = _name_interface(model.graph, has_logits=classes)
     _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
     before = ir.to_proto(model).SerializeToString()
-    if opset < MIN_OPSET:
-        model = _upgraded(model, path, opset)
-    model.ir_version = min(max(model.ir_version, IR_VERSIONS[0]), IR_VERSIONS[1])
-    model = _folded(model, path)
+    model = with_known_opset(model, path, opset)
+    keep_batch = KeepBatch()
+    model = _folded(model, path, keep_batch)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     DropIdentities()(model)
     drop_unused(model.graph)
     _name_by_module(model)
     example = _check_function(before, model, path, opset, has_logits=classes)
     model.metadata_props.clear()
-    model.meta[NOTES] = ForeignNotes(*own_names, classes, dropped, opset, _final_softmax(model), example)
+    model.meta[NOTES] = ForeignNotes(
+        *own_names, classes, dropped, opset, _final_softmax(model), example, tuple(keep_batch.changed)
+    )
     return model
 
 
@@ -97,11 +99,7 @@ def foreign_notes(model: ir.Model) -> ForeignNotes:
 
 def _check_operators(proto: ModelProto, path: Path) -> int:
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise ExportError(
-            f"{path} has opset {opset}; skdeploy reads {OLDEST_OPSET} to {NEWEST_OPSET}",
-            advice=f"export it again with opset {MAX_OPSET}",
-        )
+    require_known_opset(opset, path)
     for node in inside(proto, NodeProto):
         if node.domain not in ("", "ai.onnx"):
             raise foreign_operator(node, path)
@@ -141,6 +139,7 @@ def _check_input(proto: ModelProto, path: Path) -> None:
     for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
         if not isinstance(dims[axis], int):
             tensor.shape.dim[axis].dim_param = name
+    proto.ir_version = max(proto.ir_version, 4)  # version 3 wants all constants among the inputs
     del graph.input[:]
     graph.input.append(image)
 
@@ -210,18 +209,7 @@ def _name_by_module(model: ir.Model) -> None:
     NameByModule()(model)
 
 
-def _upgraded(model: ir.Model, path: Path, opset: int) -> ir.Model:
-    try:
-        after = onnx.version_converter.convert_version(ir.to_proto(model), MIN_OPSET)
-    except Exception as error:  # the converter raises RuntimeError and what its C++ has
-        raise PassError(
-            f"{path} cannot be upgraded from opset {opset} to {MIN_OPSET}: {first_line(error)}",
-            advice=f"export it again with opset {MIN_OPSET} or {MAX_OPSET}",
-        ) from error
-    return graph_of(after, path)
-
-
-def _folded(model: ir.Model, path: Path) -> ir.Model:
+def _folded(model: ir.Model, path: Path, keep_batch: KeepBatch) -> ir.Model:
     """Without the shapes that TorchScript computes, and chooses by, though they are constant; with the shapes of all values.
 
     Each fold lets more shapes be inferred, which lets more be folded, until nothing is left to fold.
@@ -229,7 +217,8 @@ def _folded(model: ir.Model, path: Path) -> ir.Model:
     for _ in range(FOLDING_ROUNDS):
         model = _with_shapes(model, path)
         FoldKnownSizes()(model)
-        if not fold_constants(model, should_fold=_is_small_fill).modified:
+        named = keep_batch(model).modified
+        if not fold_constants(model, should_fold=_is_small_fill).modified and not named:
             break
     model = _with_shapes(model, path)
     RemoveUnusedNodesPass()(model)
@@ -249,7 +238,17 @@ def _with_shapes(model: ir.Model, path: Path) -> ir.Model:
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
-    return graph_of(inferred(proto, path, strict=True), path)
+    try:
+        return graph_of(inferred(proto, path, strict=True), path)
+    except ExportError as error:
+        squeeze = next((node for node in model.graph if takes_any(node)), None)
+        if squeeze is None:
+            raise
+        raise ExportError(
+            f"{error.message.rstrip('.')}. The node {squeeze.name} (Squeeze) names no axes, so it takes away a batch of "
+            "one too",
+            advice="write flatten(1), or squeeze with the axes, in the network, and export it again",
+        ) from error
 
 
 def _check_function(
@@ -272,8 +271,8 @@ def _check_function(
             )
     after = ir.to_proto(model).SerializeToString()
     step = f"folding the constants of {path}"
-    if opset < MIN_OPSET:
-        step = f"upgrading {path} from opset {opset} to {MIN_OPSET}"
+    if opset != (now := model.graph.opset_imports[""]):
+        step = f"converting {path} from opset {opset} to {now}"
     try:
         found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}")
     except ExportError as error:
