@@ -155,6 +155,23 @@ class Int8Facts(HalvedFacts):
     raised_steps: dict[str, int] = Field(default_factory=dict)
 
 
+class TrainedInt8Facts(HalvedFacts):
+    """Of an INT8 graph that keeps the scales of a file: what is INT8, what the file left out of it, and what INT8 costs there.
+
+    ``sqnr_to_float_db``: the file against itself without Q/DQ.
+    """
+
+    station: Literal["trained int8"] = "trained int8"
+    int8_tensors: int = 0
+    int8_weights: Names = ()
+    int8_macs: float = 0.0
+    kept: dict[str, str] = Field(default_factory=dict)
+    sqnr_to_float_db: float
+
+
+INT8_FACTS: Final = (Int8Facts, TrainedInt8Facts)
+
+
 class LegacyGraphFacts(GraphFacts):
     """Of the graph that a calibration cache belongs to."""
 
@@ -246,7 +263,7 @@ FACTS: Final[dict[str, type[StationFacts]]] = {
     name: kind
     for kind in (
         WeightsFacts, TraceFacts, ReadFacts, SelectFacts, SimplifyFacts, HalfFacts, HeadroomFacts, RangesFacts, MixedFacts,
-        Int8Facts, LegacyGraphFacts, LegacyCacheFacts, RegroupFacts, PoolFacts, EngineFacts, ParityFacts,
+        Int8Facts, TrainedInt8Facts, LegacyGraphFacts, LegacyCacheFacts, RegroupFacts, PoolFacts, EngineFacts, ParityFacts,
     )
     for name in _stations(kind)
 }  # fmt: skip

@@ -58,6 +58,12 @@ class StationOptions(Frozen):
     def check(self) -> None:
         """Raises UsageError for what cannot be or contradicts itself."""
 
+    def check_source(self, model: str, *, has_scales: bool) -> None:
+        """Raises UsageError for what does not go with the network that ``model`` names.
+
+        ``has_scales``: its graph is quantized already, with scales of its own.
+        """
+
 
 class Options(Protocol):
     """The part of options that a station needs."""

@@ -10,7 +10,6 @@ from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.precision import FP16_MAX
 from skdeploy.ir.constants import Names, named_constant, numbers
 from skdeploy.ir.operator_types import BOUNDED
-from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.ir.weights_of_files import WEIGHTED
 
 
@@ -35,8 +34,6 @@ class HalfConstants:
         made = self._made[value]
         if user.op_type not in BOUNDED:
             _check_range(single, name, user)
-        if user.op_type in (QUANTIZE, DEQUANTIZE):
-            _check_scale(single, numbers(made), name)
         return made
 
 
@@ -65,13 +62,4 @@ def _check_range(array: np.ndarray, name: str, reader: ir.Node) -> None:
             f"the constant {name}, which node {reader.name} ({reader.op_type}) reads, holds {largest:.4g}, but "
             f"FP16 ends at {FP16_MAX:.0f}",
             advice=f"keep {kept} in FP32: --keep-fp32 '{modules_pattern([module])}'",
-        )
-
-
-def _check_scale(single: np.ndarray, half: np.ndarray, name: str) -> None:
-    if not np.array_equal(half.astype(np.float32), single):
-        worst = single.flat[int(np.argmax(np.abs(half.astype(np.float32) - single)))]
-        raise PrecisionError(
-            f"the scale {name} holds {worst:.9g}, which is not an FP16 number: the INT8 values would change",
-            advice="quantize again with skdeploy, whose scales are FP16 numbers, or use FP32 for what is not INT8",
         )

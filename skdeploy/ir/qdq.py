@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,9 +14,49 @@ from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import constant, drop_unused, free_name, known
 from skdeploy.ir.nodes import maker, new_node, only_one_reads, operand
 from skdeploy.ir.placement import Edge, Placement
+from skdeploy.ir.rows import WEIGHTED
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 INT8_MIN: Final = -128
+VIEWS: Final = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+THROUGH: Final = VIEWS | {QUANTIZE, DEQUANTIZE}
+
+
+def is_qdq(node: ir.Node) -> bool:
+    return node.op_type in (QUANTIZE, DEQUANTIZE)
+
+
+def qdq_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """The QuantizeLinear and DequantizeLinear nodes of a graph, in its order."""
+    return filter(is_qdq, model.graph)
+
+
+def layers(model: ir.Model) -> tuple[str, ...]:
+    """The convolutions and matrix products whose weight is a constant, or a constant that is dequantized."""
+    return tuple(node.name or "" for node in model.graph if _weight_of(node) is not None)
+
+
+def int8_layers(model: ir.Model) -> tuple[str, ...]:
+    """Of ``layers``, those that read INT8 and whose weights are INT8."""
+    return tuple(
+        node.name or ""
+        for node in model.graph
+        if _weight_of(node) is not None and all(_is_dequantized(value) for value in node.inputs[:2])
+    )
+
+
+def _weight_of(node: ir.Node) -> ir.Value | None:
+    value = node.inputs[1] if node.op_type in WEIGHTED and len(node.inputs) > 1 else None
+    while value is not None and (producer := value.producer()) is not None and producer.op_type in THROUGH:
+        value = producer.inputs[0]
+    return value if value is not None and value.is_initializer() else None
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    producer = maker(value)
+    while producer is not None and producer.op_type in VIEWS:
+        producer = maker(producer.inputs[0])
+    return producer is not None and producer.op_type == DEQUANTIZE
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from skdeploy.core.errors import ExportError, IntegrityError
 from skdeploy.ir.onnx_file import inside, shown_name, shown_node
 
 FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-QUANTIZED: Final = frozenset({
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
-    "MatMulInteger",
+# Beside QuantizeLinear and DequantizeLinear, which every runtime takes, TensorRT too.
+INTEGER_KERNELS: Final = frozenset({
+    "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
 })  # fmt: skip
 # What multiplies or shifts by its constants. Elsewhere an infinity may be meant: bounds of Clip, masks that Add or Where take.
 WEIGHTED: Final = frozenset({
@@ -28,13 +28,14 @@ VIEWS: Final = frozenset({
 })  # fmt: skip
 
 
-def require_not_quantized(proto: ModelProto, path: Path) -> None:
-    """Raises ExportError naming the first node of a graph that is quantized already."""
+def require_no_integer_kernels(proto: ModelProto, path: Path) -> None:
+    """Raises ExportError naming the first node of a graph that computes with integers, other than by Q/DQ."""
     for node in inside(proto, NodeProto):
-        if node.op_type in QUANTIZED:
+        if node.op_type in INTEGER_KERNELS:
             raise ExportError(
-                f"{path} is already quantized: the node {shown_node(node)} is {node.op_type}",
-                advice="give the floating point network: skdeploy quantizes it itself, with --int8",
+                f"{path} is quantized in a form that TensorRT does not take: the node {shown_node(node)} is {node.op_type}",
+                advice="export it with QuantizeLinear/DequantizeLinear pairs (ONNX Runtime: QuantFormat.QDQ), or give the "
+                "floating point network and let skdeploy quantize it: --int8 --calib",
             )
 
 

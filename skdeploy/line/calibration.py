@@ -89,16 +89,19 @@ class CalibrationOptions(StationOptions):
         names = [(name, flag_name(name, flag).partition("/")[0]) for name, _, _, flag in flags_of(type(self))]
         return tuple(flag for name, flag in names if name not in own and getattr(self, name) is not None)
 
-    def check(self) -> None:
-        """Raises UsageError for what cannot be, contradicts itself, or is not there."""
-        from skdeploy.images.dataset import require_there
-
+    def require_images(self) -> None:
+        """Raises UsageError where there is nothing to calibrate on."""
         if self.images is None and not self.allow_random:
             raise UsageError(
                 "INT8 needs images to calibrate on",
                 advice="give --calib with a folder, .npz or .txt, or --ranges with the file of an earlier "
                 "calibration; use --allow-random-calib only where accuracy does not matter",
             )
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot be, contradicts itself, or is not there."""
+        from skdeploy.images.dataset import require_there
+
         if self.images is not None and self.allow_random:
             raise UsageError("--calib and --allow-random-calib cannot be used together", advice="give one of them")
         if self.from_recipe and self.given:

@@ -38,7 +38,7 @@ from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions
 from skdeploy.line.ahead import Ahead
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
-from skdeploy.line.formats import FORMATS, Format
+from skdeploy.line.formats import FORMATS, Format, Trained, format_of
 from skdeploy.line.line import Line
 from skdeploy.line.options import NO_ENGINE, ExportOptions
 from skdeploy.line.parity_images import images_of_export
@@ -72,7 +72,8 @@ def words_of(station: str) -> str:
 
 
 def _station_named(name: str) -> type[Station[Any, Any]] | None:
-    of_formats = (station for lowering in FORMATS.values() for station in lowering.stations)
+    formats: tuple[type[Format], ...] = (*FORMATS.values(), Trained)
+    of_formats = (station for lowering in formats for station in lowering.stations)
     of_rewrites = (rewrite.station for rewrite in REWRITES.values())
     return next((station for station in (*STATIONS, *of_formats, *of_rewrites) if station.name == name), None)
 
@@ -156,7 +157,11 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         require_preprocessing({options.model: source.spec})  # before the long part; ``evaluate`` says what it allows
     if not isinstance(source, CardSource) or source.imported is not None:
         _require_labels(source.spec, options)
-    lowering = FORMATS[options.precision](options.of_precision, options.accuracy)
+    has_scales = isinstance(source, GraphSource) and source.is_trained_int8
+    lowering = format_of(options.precision, options.model, has_scales=has_scales)(
+        options.of_precision, options.accuracy
+    )
+    options.of_precision.check_source(options.model, has_scales=has_scales)
     dataset = images_of_export(options, lowering, source.spec)
     compiler, no_engine = engines.choose(options.target)
     no_engine = f"{route.device.title}: {route.why}" if route is not None else no_engine
@@ -266,7 +271,9 @@ def first_graph(
         (weights,) = line.artifacts
         return line.run(Trace(network, last=last), options.trace, weights=weights)
     if isinstance(source, GraphSource):
-        graph = line.run(Read(source.graph, source.record), NoOptions())
+        graph = line.run(Read(source.graph, source.record, last and source.is_trained_int8), NoOptions())
+        if source.is_trained_int8:
+            return graph  # its select stays as it was trained: another form rounds other sums
     else:
         assert network is not None  # a module's
         graph = line.run(Trace(network, source.record.sha256 or ""), options.trace)
@@ -283,7 +290,8 @@ def _rewrites(options: ExportOptions) -> Iterator[tuple[Station[Any, Any], Rewri
 
 def _last_graph(source: CardSource | GraphSource | ModuleSource, options: ExportOptions, lowering: Format) -> str:
     """The name of the station that makes the line's last graph. The proof begins on that; a wrong one costs time only."""
-    stations: list[type[Station[Any, Any]]] = [Trace if isinstance(source, CardSource) else Select]
+    first = Read if isinstance(source, GraphSource) and source.is_trained_int8 else Select
+    stations: list[type[Station[Any, Any]]] = [Trace if isinstance(source, CardSource) else first]
     stations += [Simplify] if options.simplify else []
     stations += [station for station in lowering.stations if station.format == "onnx"]
     return [*stations, *(type(station) for station, _ in _rewrites(options))][-1].name
@@ -316,6 +324,7 @@ def calibrate(
     """
     tell = progress or Silent()
     asked.check()
+    asked.require_images()
     require_places(output)
     with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch:
         with fp32_graph(options, Path(scratch), tell) as (bundle, model):

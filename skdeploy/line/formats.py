@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 from pydantic import create_model
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.station_facts import MixedFacts
+from skdeploy.bundle.station_facts import MixedFacts, TrainedInt8Facts
+from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, NoOptions, StationOptions
 from skdeploy.core.panel import Panel
 from skdeploy.core.precision import Precision
@@ -24,6 +25,7 @@ from skdeploy.line.stations.headroom import Headroom
 from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, Int8
 from skdeploy.line.stations.legacy import LegacyCache, LegacyCacheOptions, LegacyGraph
 from skdeploy.line.stations.mixed import Mixed
+from skdeploy.line.stations.trained_int8 import TrainedInt8
 
 if TYPE_CHECKING:
     from skdeploy.images.dataset import Dataset
@@ -132,6 +134,22 @@ class Quantized(Format):
         return line.run(Int8((*keep, *keep_fp32), keep_fp32), asked, graph=model, ranges=ranges)
 
 
+class Trained(Format):
+    """INT8 that a network was trained with: the Q/DQ of its file, with their own scales. Nothing is calibrated."""
+
+    precision = Precision.INT8
+    stations = (TrainedInt8, Headroom)
+    options = Int8Options
+
+    def lower(self, line: Line, graph: Artifact, dataset: Dataset) -> Artifact:
+        asked: Int8Options = self.asked
+        made = line.run(TrainedInt8(dataset), asked, graph=graph)
+        if asked.fallback == Precision.FP16 and made.facts_as(TrainedInt8Facts).fp16_tensors:
+            line.note(ONNX_RUNTIME_HALF)
+            _check_headroom(line, made, made, dataset)
+        return made
+
+
 def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Dataset) -> None:
     from skdeploy.parity.report import HeadroomReport
 
@@ -141,6 +159,22 @@ def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Data
 
 # A new one is its record in core/precision.py, its station, and a line here.
 FORMATS: Final[dict[str, type[Format]]] = {made.precision: made for made in (Single, Halved, Quantized)}
+
+
+def format_of(precision: Precision, model: str, *, has_scales: bool) -> type[Format]:
+    """How an export to this precision makes its graph. ``has_scales``: the graph carries Q/DQ of its own.
+
+    Raises UsageError for a graph with Q/DQ and another precision.
+    """
+    if not has_scales:
+        return FORMATS[precision]
+    if precision != Precision.INT8:
+        asked = f"--{precision}" if precision != Precision.FP32 else "an export to FP32"
+        raise UsageError(
+            f"{model} carries INT8 in its Q/DQ nodes, and {asked} would keep rounding to INT8 and gain none of its speed",
+            advice="export with --int8, which keeps the file's own scales; for more precision, give the network without Q/DQ",
+        )
+    return Trained
 
 
 def flags_of_formats() -> type[StationOptions]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from skdeploy.core.errors import UsageError
-from skdeploy.core.options import Flag, StationOptions
+from skdeploy.core.options import Flag, StationOptions, flags_given
 from skdeploy.core.panel import Panel
 from skdeploy.core.patterns import check_ends
 from skdeploy.core.precision import Precision
@@ -48,6 +48,20 @@ class Int8Options(StationOptions):
             metavar="VERSION",
         ),
     ] = None
+
+    def check_source(self, model: str, *, has_scales: bool) -> None:
+        """Raises UsageError where nothing gives the scales, or the file itself and these options both do."""
+        if not has_scales:
+            if self.ranges is None:
+                self.calibration.require_images()
+            return
+        own = {*flags_given(self.half), "--int8-fallback"}
+        given = [flag for flag in flags_given(self) if flag not in own]
+        if given:
+            raise UsageError(
+                f"{given[0]} does not go with {model}, which carries the scales and Q/DQ that it was trained with",
+                advice="leave it out: they are kept as they are; to quantize anew, export the network without Q/DQ",
+            )
 
     def check(self) -> None:
         """Raises UsageError for what cannot be, contradicts itself, or is not there."""

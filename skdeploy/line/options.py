@@ -176,6 +176,8 @@ class ExportOptions(SourceOptions):
         """Raises UsageError for what cannot be or contradicts itself."""
         for asked in (self.of_precision, self.trace, *self.rewrites.values()):
             asked.check()
+        if not self.model.endswith(".onnx"):  # a file may have scales of its own, and is asked when it is read
+            self.of_precision.check_source(self.model, has_scales=False)
         self.accuracy.check_for(self.precision)
         self._check_files()
         own = set(flags_given(self.of_precision))

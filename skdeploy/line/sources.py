@@ -69,6 +69,13 @@ class GraphSource:
     notes: tuple[str, ...]
     assumptions: tuple[Assumption, ...] = ()
 
+    @property
+    def is_trained_int8(self) -> bool:
+        """Whether it carries Q/DQ of its own."""
+        from skdeploy.ir.qdq import qdq_nodes
+
+        return any(qdq_nodes(self.graph))
+
 
 @dataclass(frozen=True)
 class ModuleSource:

@@ -18,11 +18,13 @@ from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities, FoldKnownSizes
 from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
-from skdeploy.ir.weights_of_files import require_finite, require_not_quantized
+from skdeploy.ir.qdq import qdq_nodes
+from skdeploy.ir.weights_of_files import require_finite, require_no_integer_kernels
 from skdeploy.passes.keep_batch import KeepBatch, takes_any
 from skdeploy.passes.opsets import require_known_opset, with_known_opset
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET
+from skdeploy.passes.trained import SymmetricQDQ, check_known
 
 FOLDING_ROUNDS: Final = 8  # two or three are needed; this only makes it end
 SMALL: Final = 1024  # elements of a shape, a list of pads and the like
@@ -62,16 +64,18 @@ def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
     UsageError for inputs that are not images and outputs that are not the asked ones; ExportError for operators that are not
-    ONNX's, a graph that is too large, is quantized already or does not run; PassError if the function changed.
+    ONNX's, a graph that is too large or does not run, and Q/DQ that TensorRT does not take (``trained.py``); PassError if the
+    function changed.
     """
     proto = read_proto(path)
     opset = _check_operators(proto, path)
-    require_not_quantized(proto, path)
+    require_no_integer_kernels(proto, path)
     require_finite(proto, path)
     _check_input(proto, path)
     classes = _gives_vectors(proto, path) if has_logits is None else has_logits
     dropped = _check_outputs(proto, path, has_logits=classes)
     model = graph_of(proto, path)
+    check_known(model, path)  # by the names that the file has
     own_names = _name_interface(model.graph, has_logits=classes)
     _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
     before = ir.to_proto(model).SerializeToString()
@@ -82,6 +86,8 @@ def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
     DropIdentities()(model)
     drop_unused(model.graph)
     _name_by_module(model)
+    if any(qdq_nodes(model)):
+        SymmetricQDQ(path)(model)
     example = _check_function(before, model, path, opset, has_logits=classes)
     model.metadata_props.clear()
     model.meta[NOTES] = ForeignNotes(

@@ -19,10 +19,12 @@ from skdeploy.ir.operator_types import types_of as types_in
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.passes.exact_input import MODULE as PIXELS
 from skdeploy.passes.preprocess import MODULE as PREPROCESS
+from skdeploy.passes.single_scales import beside_single_scales
 
 # Sums over a whole map: 12,544 values of 6 already leave FP16's range, if the kernel accumulates in the tensor's type.
 REDUCTIONS: Final = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})
 NO_VARIABLES: Final[frozenset[str]] = frozenset()
+SINGLE_SCALE: Final = "INT8 whose scale is not an FP16 number"
 
 
 class HalfPrecision(ir.passes.InPlacePass):
@@ -36,8 +38,8 @@ class HalfPrecision(ir.passes.InPlacePass):
        is; those that compare two are FP16 where one of what they compare is.
     2. Q/DQ follow their neighbours, whatever module they are named after: a QuantizeLinear has the type of the tensor it reads,
        a DequantizeLinear is FP16 where any of its readers is. So no Cast stands between a weight and its convolution, or
-       in front of a QuantizeLinear. Their scales get that type too, which strong typing wants, and must be FP16 numbers
-       already: another scale would make other numbers of the same integers.
+       in front of a QuantizeLinear. Their scales get that type too, which strong typing wants. Where a scale is not an FP16
+       number, it and the layers around it stay FP32 (``single_scales.py``).
     3. Nodes of modules that ``keep_fp32`` matches (``re.search`` on the module's name) stay FP32.
     4. Normalisation of the input stays FP32, and counting its pixels for INT8 too: 8-bit pixels times a scale would otherwise
        be rounded twice.
@@ -63,6 +65,7 @@ class HalfPrecision(ir.passes.InPlacePass):
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self._single: set[ir.Value] = set()  # what was FP32 in the beginning
         self._types: dict[ir.Node, OperatorTypes] = {}
+        self._beside: frozenset[ir.Node] = frozenset()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
@@ -77,6 +80,8 @@ class HalfPrecision(ir.passes.InPlacePass):
         matched = [node for node in graph if _is_qdq(node) or _has_float(node)]
         self._matched = modules_matched(self.patterns, {module_of(node.name) for node in matched}, "--keep-fp32 ")
         reasons = {node: self._reason_to_keep(node) for node in matched if not _is_qdq(node)}
+        self._beside = beside_single_scales(graph)
+        reasons |= {node: SINGLE_SCALE for node in self._beside if not _is_qdq(node)}
         for node in list(graph):
             if node.op_type == QUANTIZE:
                 self._scale_as_data(graph, node)
@@ -84,7 +89,7 @@ class HalfPrecision(ir.passes.InPlacePass):
                 self._dequantize(graph, node, self._reason_of_readers(node, reasons))
             elif node in reasons and not self._takes_any(node):
                 self._lower(graph, node, reasons[node])
-        if not self.halved:
+        if not self.halved and not self._beside:
             raise self._nothing_left()
         self.flushed = self._constants.flushed
         for index, value in enumerate(graph.outputs):
@@ -164,6 +169,8 @@ class HalfPrecision(ir.passes.InPlacePass):
             self.halved.append(value.name or "")
 
     def _scale_as_data(self, graph: ir.Graph, node: ir.Node) -> None:
+        if node in self._beside:
+            node.replace_input_with(0, self._wanted(graph, operand(node, 0), False, node, node))
         scale = self._wanted(graph, operand(node, 1), operand(node, 0).dtype == FLOAT16, node, node)
         node.replace_input_with(1, scale)
 
@@ -202,6 +209,8 @@ class HalfPrecision(ir.passes.InPlacePass):
 
     def _reason_of_readers(self, node: ir.Node, reasons: Mapping[ir.Node, str]) -> str:
         """Why a DequantizeLinear stays FP32, or nothing if it does not."""
+        if node in self._beside:
+            return SINGLE_SCALE
         for reader, index in node.outputs[0].uses():
             halved = reasons.get(reader) == "" and _gives_single(reader)
             if halved and self._types[reader].inputs[index] in self._types[reader].half:

@@ -24,7 +24,7 @@ from skdeploy.ir.placement import place
 from skdeploy.passes.equalize import bounding
 from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.observe import Observation, observe
-from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors
+from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors, require_no_scales
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
 from skdeploy.quant.steps import SILENT, SMALLEST
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
@@ -61,6 +61,7 @@ def calibrate(
     Raises CalibrationError: unreadable images above 1 %, a tensor that is not finite (which, and for which image), nothing in
     the graph that could be INT8. UsageError: a batch below 1.
     """
+    require_no_scales(model)
     tell = progress or Silent()
     algorithm = settings.algorithm
     check_count(settings.batch, "--calib-batch")

@@ -17,7 +17,7 @@ from skdeploy.ir.channels import channel_classes
 from skdeploy.ir.constants import add_to_bias, array_of, constant, weight_of
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.placement import Placement, place
-from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight
+from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight, qdq_nodes
 from skdeploy.ir.rows import groups_of, rows_first
 from skdeploy.passes.equalize import equalize
 from skdeploy.passes.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
@@ -66,6 +66,15 @@ def prepare(
     return prepared
 
 
+def require_no_scales(model: ir.Model) -> None:
+    """Raises CalibrationError for a graph that is quantized already."""
+    if (node := next(qdq_nodes(model), None)) is not None:
+        raise CalibrationError(
+            f"the graph is quantized already, with scales of its own: the first is that of {node.name}",
+            advice="`skdeploy export --int8` keeps them and needs no calibration; to quantize anew, export it without Q/DQ",
+        )
+
+
 def ranged_tensors(model: ir.Model, placement: Placement) -> dict[str, str]:
     """The tensors of a placement by the names of a ranges file, each with its name in the graph; pixels need no range."""
     names = range_names(model)
@@ -87,6 +96,7 @@ def quantize(
     Raises CalibrationError for ranges of another network or preprocessing, or without a tensor that is to be quantized, or
     with one whose step FP16 does not hold; UsageError for a pattern that matches no module.
     """
+    require_no_scales(model)
     algorithm = ranges.algorithm
     ranges.check_belongs(model, spec)
     prepared = prepare(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import MIXED
-from skdeploy.bundle.station_facts import Int8Facts
+from skdeploy.bundle.station_facts import INT8_FACTS, TrainedInt8Facts
 from skdeploy.report.blocks import (
     Absent,
     Block,
@@ -43,11 +43,13 @@ SENSITIVITY: Final = "evidence/sensitivity.json"
 def int8_section(found: Findings) -> Section:
     """Which layers are INT8, what each unit costs, and what --max-drop decided."""
     title = "INT8"
-    graph = next((a for a in found.bundle.manifest.artifacts if isinstance(a.facts, Int8Facts)), None)
+    graph = next((a for a in found.bundle.manifest.artifacts if isinstance(a.facts, INT8_FACTS)), None)
     if graph is None:
         command = f"skdeploy export {found.bundle.manifest.model.name} --int8 --calib DIR"
         return found.absent("int8", title, "Nothing in this bundle is INT8.", command)
     blocks: list[Block] = [Text(int8_text(graph))]
+    if isinstance(graph.facts, TrainedInt8Facts):  # what each unit costs was settled in training
+        return Section("int8", title, "", (*blocks, Text(_trained_text(graph.facts))))
     if found.sensitivity is None:
         command = f"skdeploy sensitivity {found.shell_folder}"
         blocks.append(
@@ -73,12 +75,20 @@ def int8_section(found: Findings) -> Section:
 
 def int8_text(graph: Artifact) -> str:
     """How much of the computation is INT8, and what stays in the fallback and why."""
-    facts = graph.facts_as(Int8Facts)
+    facts = graph.facts
+    assert isinstance(facts, INT8_FACTS)  # the caller has looked
     weights, reasons = len(facts.int8_weights), Counter(facts.kept.values())
     stayed = ", ".join(f"{times} ({reason})" for reason, times in reasons.items())
     return (
         f"{percent_text(facts.int8_macs, 1)} of the computation is INT8: {weights} of {weights + len(facts.kept)} layers with "
         f"weights" + (f"; in {str(facts.fallback or '').upper()}: {stayed}" if stayed else "")
+    )
+
+
+def _trained_text(facts: TrainedInt8Facts) -> str:
+    return (
+        f"The scales are those of the file, from training. Without its Q/DQ the same network differs by "
+        f"{facts.sqnr_to_float_db:.1f} dB SQNR."
     )
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from skdeploy.accuracy.verdict import DECISIONS
 from skdeploy.backends.metrics import decibels_text, figures_in_words
 from skdeploy.bundle.runners import first_fp32_graph
-from skdeploy.bundle.station_facts import Int8Facts
+from skdeploy.bundle.station_facts import INT8_FACTS
 from skdeploy.parity.report import MIN_HEADROOM, Comparison, times_text
 from skdeploy.report.blocks import Tone, percent_text, size_text
 from skdeploy.report.findings import Findings
@@ -70,7 +70,7 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
     figures += _accuracy_figures(found, last.path)
     figures += _latency_figure(found)
     # Of the network's own: what regrouping adds is work with zeros, and not counted.
-    share = next((graph.facts.int8_macs for graph in reversed(graphs) if isinstance(graph.facts, Int8Facts)), None)
+    share = next((graph.facts.int8_macs for graph in reversed(graphs) if isinstance(graph.facts, INT8_FACTS)), None)
     if share is not None:
         figures.append(Figure("INT8", percent_text(share, 1), "of the multiply-accumulates"))
     if found.headroom is not None and found.headroom.tensors:

@@ -48,12 +48,15 @@ def test_infinite_bounds_and_masks_are_taken(tmp_path: Path) -> None:
     assert read_foreign(write(tmp_path / "m.onnx", nodes, **constants)).graph.outputs[0].name == "logits"
 
 
-def test_a_graph_that_is_quantized_already_is_refused_with_its_first_such_node(tmp_path: Path) -> None:
+def test_a_graph_that_is_quantized_without_a_zero_point_is_refused_with_its_first_such_node(tmp_path: Path) -> None:
+    """ONNX says uint8 with zero point 0 then, of which TensorRT makes int8, with a warning."""
     nodes = [
         node("Flatten", "x", "f"),
         node("QuantizeLinear", "f", "step", "q"),
         node("DequantizeLinear", "q", "step", "y"),
     ]
-    with pytest.raises(ExportError, match=r"m\.onnx is already quantized: the node the_q is QuantizeLinear") as error:
+    with pytest.raises(
+        ExportError, match=r"m\.onnx: the node the_q \(QuantizeLinear\) has zero point 0 of uint8"
+    ) as error:
         read_foreign(write(tmp_path / "m.onnx", nodes, step=np.float32(0.1)))
-    assert "floating point network" in error.value.advice
+    assert "symmetric int8" in error.value.advice

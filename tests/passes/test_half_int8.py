@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from skdeploy.core.architecture import NetworkSpec
-from skdeploy.core.errors import PrecisionError
+from skdeploy.core.errors import PassError, PrecisionError
 from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import numbers as array
 from skdeploy.ir.nodes import maker as source
+from skdeploy.ir.qdq import int8_layers
 from skdeploy.passes.exact_input import PIXELS
-from skdeploy.passes.half import HalfPrecision
+from skdeploy.passes.half import SINGLE_SCALE, HalfPrecision
 from skdeploy.passes.trace_options import TraceOptions
+from skdeploy.passes.trained import require_same_scales, scales_in
 from tests.conftest import TinySpec
 from tests.graphs.int8_networks import THREE, TORCHSCRIPT, TWO, int8, pixels, quantized
 from tests.graphs.networks import card, run, traced
@@ -167,12 +167,27 @@ def replaced(model: ir.Model, ending: str, change: np.ndarray | float) -> str:
 
 
 @pytest.mark.parametrize("ending", ["stem.conv/Conv_weight_rounded_scale", "pool/MaxPool_scale"])
-def test_a_scale_that_is_no_half_number_is_named(ending: str) -> None:
+def test_a_scale_that_is_no_half_number_stays_with_the_kernel_around_it(ending: str) -> None:
+    """Not a bit of any scale changes, no Cast comes between a layer and its Q/DQ, and the rest is FP16 as before."""
+    model, plain = int8(TWO), int8(TWO)
+    replaced(model, ending, 1 + 2.0**-13)
+    before, half = scales_in(model), HalfPrecision()
+    half(model)
+    assert scales_in(model) == before
+    HalfPrecision()(plain)
+    assert int8_layers(model) == int8_layers(plain)
+    assert SINGLE_SCALE in half.kept.values()
+    assert len(half.halved) > 0
+
+
+def test_without_that_rule_the_scales_would_change(monkeypatch: pytest.MonkeyPatch) -> None:
     model = int8(TWO)
-    name = replaced(model, ending, 1 + 2.0**-13)
-    with pytest.raises(PrecisionError, match=re.escape(f"the scale {name} holds")) as failure:
-        HalfPrecision()(model)
-    assert "not an FP16 number" in failure.value.message
+    replaced(model, "pool/MaxPool_scale", 1 + 2.0**-13)
+    given = model.clone()
+    monkeypatch.setattr("skdeploy.passes.half.beside_single_scales", lambda _: frozenset())
+    HalfPrecision()(model)
+    with pytest.raises(PassError, match="scales of the file are gone"):
+        require_same_scales(given, model)
 
 
 def test_a_dequantized_weight_beyond_the_range_is_named_with_its_module() -> None:

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read(Station[NoOptions, ReadFacts]):
-    """Read anew each time: the file's data may lie in other files."""
+    """Read anew each time: the file's data may lie in other files. ``last``: whether no FP32 graph is made of it."""
 
     graph: ir.Model
     record: WeightsRecord
+    last: bool = False
 
     name, words, format, facts = "read", "read ONNX", "onnx", ReadFacts
     tools = GRAPH_TOOLS
@@ -34,7 +35,7 @@ class Read(Station[NoOptions, ReadFacts]):
         return False
 
     def output(self, inputs: Inputs) -> str:
-        return contents.READ
+        return contents.MODEL if self.last else contents.READ
 
     def sources(self, inputs: Inputs) -> Mapping[str, str]:
         return {"file": self.record.sha256 or ""}

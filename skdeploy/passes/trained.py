@@ -1,0 +1,263 @@
+"""Graphs that carry Q/DQ of their own, from training with quantization: as TensorRT takes them, and without them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skdeploy.core.errors import ExportError, PassError
+from skdeploy.ir.constants import constant, drop_unused, known, named_constant, numbers
+from skdeploy.ir.nodes import maker, new_node, operand, optional
+from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE, is_qdq, qdq_nodes
+from skdeploy.ir.rows import WEIGHTED
+
+INT8, UINT8, INT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32
+MIDDLE: Final = 128  # of uint8: with this zero point it is int8 with 0
+BIAS: Final = 2
+SYMMETRIC: Final = (
+    "train with symmetric int8 (torch: dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, quant_min=-128; the default of "
+    "Model Optimizer), or export the network without Q/DQ and let skdeploy quantize it: --int8 --calib"
+)
+
+
+class SymmetricQDQ(ir.passes.InPlacePass):
+    """Brings the Q/DQ of a file to the form that TensorRT takes, with the same numbers. What is legal, and what is refused:
+
+    1. int8 with zero point 0 stays. A zero point that is left out, of int8 integers, is written down.
+    2. uint8 with zero point 128 becomes int8 with zero point 0: all integers are 128 less, and so is the range.
+    3. A bias that is dequantized, from int32 or int8, becomes the float constant that it stands for: kernels add biases in
+       float or int32, and TensorRT's parser refuses int32 in a DequantizeLinear.
+    4. All else is refused, with the node: other zero points, other types, scales that are computed, not positive, or many for
+       an activation.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        for node in list(graph):
+            if node.op_type == DEQUANTIZE and _is_bias(node) and _is_constant(operand(node, 0)):
+                _replace(graph, node, _dequantized(node))
+        for node in list(graph):
+            if is_qdq(node):
+                _check(node, self.path)
+                _make_symmetric(graph, node)
+        drop_unused(graph)
+        return ir.passes.PassResult(model, modified=True)
+
+
+class IntegerWeights(ir.passes.InPlacePass):
+    """A float constant that is quantized becomes its integers: the QuantizeLinear is computed here, as ONNX defines it."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph, before = model.graph, len(model.graph)
+        for node in list(graph):
+            if node.op_type == QUANTIZE and _is_constant(operand(node, 0)):
+                scale = _along(node, numbers(operand(node, 1)), numbers(operand(node, 0)).ndim)
+                steps = np.rint(numbers(operand(node, 0)).astype(np.float32) / scale)
+                _replace(graph, node, np.clip(steps, -128, 127).astype(np.int8))
+        drop_unused(graph)
+        return ir.passes.PassResult(model, modified=len(graph) != before)
+
+
+class WithoutQDQ(ir.passes.InPlacePass):
+    """The float network that was trained: what is quantized and dequantized passes as it is."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        for node in list(graph):
+            if node.op_type != DEQUANTIZE:
+                continue
+            source = operand(node, 0)
+            if _is_constant(source):
+                _replace(graph, node, _dequantized(node))
+                continue
+            quantized = maker(source)
+            if quantized is None or quantized.op_type != QUANTIZE:
+                raise PassError(
+                    f"the node {node.name} dequantizes what {quantized.name if quantized else 'the input'} makes, which is not "
+                    "a QuantizeLinear: there is no network without them",
+                    advice="export each QuantizeLinear with its DequantizeLinear right behind it",
+                )
+            _bypass(graph, node, operand(quantized, 0))
+        for node in list(graph):
+            if node.op_type == QUANTIZE and not node.outputs[0].uses():
+                graph.remove(node, safe=True)
+        drop_unused(graph)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def scales_in(model: ir.Model) -> frozenset[tuple[float, ...]]:
+    """The scales of all Q/DQ, exactly."""
+    scales = [numbers(operand(node, 1)).astype(np.float64) for node in qdq_nodes(model)]
+    return frozenset(tuple(scale.reshape(-1).tolist()) for scale in scales)
+
+
+def require_same_scales(before: ir.Model, after: ir.Model) -> None:
+    """Raises PassError unless both graphs have the same scales, to the last bit."""
+    lost, new = scales_in(before) - scales_in(after), scales_in(after) - scales_in(before)
+    if lost or new:
+        raise PassError(
+            f"{len(lost)} scales of the file are gone and {len(new)} are new: the first is {next(iter(lost or new))[0]:.9g}",
+            advice="please report the model",
+        )
+
+
+def _bypass(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
+    """What read the node reads ``source``; an output of the graph keeps its name."""
+    made = node.outputs[0]
+    if made.is_graph_output():
+        name, made.name = made.name or "", f"{made.name}_dequantized"
+        output = new_node("Identity", [source], name, made.shape)
+        graph.insert_before(node, [output])
+        graph.outputs[graph.outputs.index(made)] = output.outputs[0]
+    made.replace_all_uses_with(source)
+    graph.remove(node, safe=True)
+
+
+def check_known(model: ir.Model, path: Path) -> None:
+    """Raises ExportError for Q/DQ that ``SymmetricQDQ`` refuses, by the names of the file, where nothing must be computed."""
+    for node in qdq_nodes(model):
+        constants = [known(value) for value in node.inputs[1:] if value is not None]
+        if all(array is not None for array in constants) and _kind(node) is not None and not _is_bias(node):
+            _check(node, path)
+
+
+def _check(node: ir.Node, path: Path) -> None:
+    shown = f"{path}: the node {node.name or node.outputs[0].name} ({node.op_type})"
+    scale = known(node.inputs[1])
+    if scale is None:
+        raise ExportError(
+            f"{shown} computes its scale {operand(node, 1).name}", advice="export it with constant scales"
+        )
+    if node.attributes.get_int("block_size", 0):
+        raise ExportError(
+            f"{shown} has a scale a block; skdeploy deploys INT8 per tensor and per channel", advice=SYMMETRIC
+        )
+    if not bool((np.isfinite(scale) & (scale > 0)).all()):
+        raise ExportError(
+            f"{shown} has a scale of {scale.min():.4g}: TensorRT takes positive ones",
+            advice="calibrate or train longer: a channel that is always zero has no range; any positive scale suits it",
+        )
+    if scale.dtype != np.float32:
+        raise ExportError(
+            f"{shown} has scales of {scale.dtype}", advice="export the network in float32: --int8 makes FP16 of it"
+        )
+    if scale.size > 1 and node.op_type == QUANTIZE and not _is_constant(operand(node, 0)):
+        raise ExportError(
+            f"{shown} has {scale.size} scales for the activation {operand(node, 0).name}: TensorRT takes one",
+            advice="train with one scale per activation tensor; weights may have one a channel",
+        )
+    kind, zero = _kind(node), optional(node, 2)
+    points = np.zeros(1, np.int8) if zero is None else known(zero)
+    if points is None:
+        raise ExportError(f"{shown} computes its zero point", advice="export it with constant zero points")
+    if kind not in (INT8, UINT8):
+        raise ExportError(
+            f"{shown} is of {kind.name if kind else 'unknown type'}; skdeploy deploys int8", advice=SYMMETRIC
+        )
+    wanted = MIDDLE if kind == UINT8 else 0
+    if bool((points != wanted).any()):
+        found = int(points.reshape(-1)[int(np.argmax(points.reshape(-1) != wanted))])
+        raise ExportError(
+            f"{shown} has zero point {found} of {kind.name.lower()}, which TensorRT refuses: it takes int8 with zero point 0, "
+            "and uint8 with 128 is the same",
+            advice=SYMMETRIC,
+        )
+
+
+def _kind(node: ir.Node) -> ir.DataType | None:
+    """The type of the integers: the zero point's, else what is dequantized, else what ONNX says where nothing else does."""
+    zero = optional(node, 2)
+    if zero is not None:
+        return zero.dtype if zero.dtype is not None else ir.DataType.from_numpy(np.asarray(known(zero)).dtype)
+    if node.op_type == DEQUANTIZE:
+        return operand(node, 0).dtype
+    chosen = node.attributes.get_int("output_dtype", 0)
+    return ir.DataType(chosen) if chosen else UINT8
+
+
+def _make_symmetric(graph: ir.Graph, node: ir.Node) -> None:
+    data, scale = operand(node, 0), numbers_of(node.inputs[1])
+    if scale.size == 1:
+        scale = scale.reshape(())
+    unsigned = _kind(node) == UINT8
+    node.resize_inputs(3)
+    node.replace_input_with(1, constant(graph, f"{node.name}_scale", scale))
+    node.replace_input_with(2, constant(graph, f"{node.name}_zero_point", np.zeros(scale.shape, np.int8)))
+    if "output_dtype" in node.attributes:
+        del node.attributes["output_dtype"]
+    if node.op_type == QUANTIZE:
+        node.outputs[0].type = ir.TensorType(INT8)
+    elif unsigned and _is_constant(data):
+        shifted = (numbers_of(data).astype(np.int16) - MIDDLE).astype(np.int8)
+        node.replace_input_with(0, constant(graph, f"{node.name}_int8", shifted))
+    elif unsigned and data.dtype == UINT8:  # moved in between by an operator that gives what it reads
+        _retype(data)
+
+
+def _retype(value: ir.Value) -> None:
+    node = maker(value)
+    while node is not None and not is_qdq(node) and value.dtype == UINT8:
+        value.type = ir.TensorType(INT8)
+        value = operand(node, 0)
+        node = maker(value)
+
+
+def _is_bias(node: ir.Node) -> bool:
+    uses = node.outputs[0].uses()
+    return bool(uses) and all(use.node.op_type in WEIGHTED and use.idx == BIAS for use in uses)
+
+
+def _is_constant(value: ir.Value) -> bool:
+    """A constant, or one that is quantized."""
+    node = maker(value)
+    if node is not None and node.op_type == QUANTIZE:
+        value = operand(node, 0)
+    return known(value) is not None
+
+
+def _dequantized(node: ir.Node) -> NDArray[Any]:
+    """The constant that a DequantizeLinear makes; the float one that it was made of, where that is there."""
+    source = maker(operand(node, 0))
+    if source is not None and source.op_type == QUANTIZE:
+        return numbers_of(source.inputs[0])
+    integers, scale = numbers_of(node.inputs[0]), numbers_of(node.inputs[1])
+    zero = optional(node, 2)
+    points = np.zeros(1, np.int64) if zero is None else numbers_of(zero).astype(np.int64)
+    shifted = integers.astype(np.int64) - _along(node, points, integers.ndim)
+    made: NDArray[Any] = shifted.astype(np.float32) * _along(node, scale, integers.ndim)
+    return made
+
+
+def _along(node: ir.Node, factors: NDArray[Any], rank: int) -> NDArray[Any]:
+    """Factors in a shape that broadcasts with what the node reads."""
+    if factors.size == 1:
+        return factors.reshape(())
+    shape = [1] * rank
+    shape[node.attributes.get_int("axis", 1)] = -1
+    spread: NDArray[Any] = factors.reshape(shape)
+    return spread
+
+
+def numbers_of(value: ir.Value | None) -> NDArray[Any]:
+    """The numbers of a value that is known."""
+    array = known(value)
+    assert array is not None  # callers have asked
+    return array
+
+
+def _replace(graph: ir.Graph, node: ir.Node, array: NDArray[Any]) -> None:
+    """A constant in place of a node that makes one."""
+    old = node.outputs[0]
+    name = old.name or ""
+    old.name = f"{name}_computed"
+    made = named_constant(graph, name, array)
+    old.replace_all_uses_with(made)
+    graph.remove(node, safe=True)

@@ -1,0 +1,136 @@
+"""A file that carries its own Q/DQ, by ONNX Runtime's quantizer, through the line: its scales, its parity, its errors."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from skdeploy.bundle import contents
+from skdeploy.bundle.station_facts import TrainedInt8Facts
+from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.precision import Precision
+from skdeploy.line.calibration import CalibrationOptions
+from skdeploy.line.export import calibrate, export
+from skdeploy.line.int8_options import Int8Options
+from skdeploy.line.options import ExportOptions
+from skdeploy.report.int8 import int8_text
+from tests import threads
+from tests.graphs import foreign
+
+
+class Noise(CalibrationDataReader):
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        self.batches: Iterator[dict[str, np.ndarray]] = iter(
+            [{"image": generator.standard_normal((2, 3, 12, 10)).astype(np.float32)} for _ in range(4)]
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A selective kernel network as its author's tools leave it: symmetric int8, scales a channel, biases as int32."""
+    folder = tmp_path_factory.mktemp("trained")
+    with threads.single():
+        torch.manual_seed(0)
+        foreign.export(foreign.live(foreign.Classifier(foreign.PORTS["timm"]())), folder / "float.onnx")
+    logging.disable()
+    quantize_static(
+        folder / "float.onnx",
+        folder / "trained.onnx",
+        Noise(),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+    )
+    logging.disable(logging.NOTSET)
+    return folder / "trained.onnx"
+
+
+def scales(path: Path) -> set[bytes]:
+    """The scales that Q/DQ nodes read, as they lie in the file; those of biases are no longer needed."""
+    proto = onnx.load(path)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    read = [node for node in proto.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    biased = {node.output[0] for node in read if constants.get(node.input[0], np.int8(0)).dtype == np.int32}
+    return {constants[node.input[1]].astype(np.float32).tobytes() for node in read if node.output[0] not in biased}
+
+
+@pytest.mark.parametrize("fallback", ["fp16", pytest.param("fp32", marks=pytest.mark.slow)])
+def test_its_own_scales_are_deployed_to_the_last_bit_and_proven(fallback: str, trained: Path, tmp_path: Path) -> None:
+    options = ExportOptions(
+        str(trained),
+        precision=Precision.INT8,
+        output=tmp_path / "bundle",
+        target="onnx",
+        assume_imagenet=True,
+        num_images=8,
+        lowering={"int8": Int8Options(fallback=fallback)},
+    )
+    done = export(options)
+    made = done.bundle.artifact(contents.INT8)
+    assert scales(done.bundle.folder / contents.INT8) == scales(trained)
+    facts = made.facts_as(TrainedInt8Facts)
+    assert len(facts.int8_weights) == 7  # all layers that the file has, its gate's among them
+    assert facts.kept == {}
+    assert facts.int8_macs == 1.0
+    assert int8_text(made).startswith("100.0 % of the computation is INT8")
+    assert 10 < facts.sqnr_to_float_db < 40  # 25 tensors of 8 bits, among them those of the gate, by minmax
+    assert bool(facts.fp16_tensors) == (fallback == "fp16")
+    (row,) = (each for each in done.parity.comparisons if each.artifact == contents.INT8)
+    assert row.verdict == "pass"
+    # With FP32 beside it nothing is rounded that the file does not round.
+    assert row.metrics.min_sqnr_db > (30 if fallback == "fp16" else 100)
+    assert any("own scales, kept to the last bit" in note for note in done.bundle.manifest.notes)
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [(Precision.FP16, "--fp16 would keep rounding to INT8"), (Precision.FP32, "an export to FP32")],
+)
+def test_another_precision_is_refused_with_what_to_do(precision: Precision, words: str, trained: Path) -> None:
+    with pytest.raises(UsageError, match=words) as refusal:
+        export(ExportOptions(str(trained), precision=precision, target="onnx", assume_imagenet=True))
+    assert "--int8" in refusal.value.advice
+    assert "without Q/DQ" in refusal.value.advice
+
+
+@pytest.mark.parametrize(
+    ("asked", "flag"),
+    [
+        (Int8Options(keep=("stem",)), "--int8-keep"),
+        (Int8Options(keep_grouped=True), "--int8-keep-grouped"),
+        (Int8Options(calibration=CalibrationOptions(allow_random=True)), "--allow-random-calib"),
+    ],
+)
+def test_options_that_would_make_other_scales_are_refused(asked: Int8Options, flag: str, trained: Path) -> None:
+    with pytest.raises(UsageError, match=f"{flag} does not go with"):
+        export(
+            ExportOptions(
+                str(trained), precision=Precision.INT8, target="onnx", assume_imagenet=True, lowering={"int8": asked}
+            )
+        )
+
+
+def test_it_is_not_calibrated(trained: Path, tmp_path: Path) -> None:
+    asked = CalibrationOptions(allow_random=True, number=2)
+    with pytest.raises(CalibrationError, match="quantized already"):
+        calibrate(ExportOptions(str(trained), assume_imagenet=True), asked, tmp_path / "ranges.json")
+    assert not (tmp_path / "ranges.json").exists()
+
+
+def test_a_file_without_scales_still_needs_images(trained: Path) -> None:
+    with pytest.raises(UsageError, match="INT8 needs images to calibrate on"):
+        export(ExportOptions(str(trained.parent / "float.onnx"), precision=Precision.INT8, target="onnx"))
