@@ -51,7 +51,9 @@ class EvaluationOptions:
     compared with, an artifact, ``torch`` or another bundle's folder; None means the FP32 graph. ``require_engine``: an
     engine that cannot run here is an error. ``fresh``: predict anew what an earlier run has predicted. ``receipt``: write a
     receipt of each artifact's accuracy on this device. ``backend``, in place of ``artifacts``: what of the bundle runs on
-    that one, see ``runners.runner_on``; ``backend_options`` are its NAME=VALUE texts.
+    that one, see ``runners.runner_on``; ``backend_options`` are its NAME=VALUE texts. ``metric``: ``module:function``, a
+    figure of the user's own in place of the task's; ``data`` are then pairs, as for any task without classes, see
+    ``images/pairs.py``, and ``max_drop`` is in the figure's unit.
     """
 
     data: Path
@@ -68,6 +70,7 @@ class EvaluationOptions:
     backend: str | None = None
     backend_options: tuple[str, ...] = ()
     assume_imagenet: bool = False
+    metric: str | None = None
 
     def check(self) -> None:
         """Raises UsageError for numbers and options that make no sense."""
@@ -79,23 +82,39 @@ class EvaluationOptions:
             raise UsageError("--backend-option requires --backend")
         check_count(self.num_images, "--num-images")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise UsageError(f"--max-drop {self.max_drop:g}: must be percentage points of top-1, from 0 to 100")
+            raise UsageError(
+                f"--max-drop {self.max_drop:g}: must be from 0 to 100, in points of top-1 or the unit measured"
+            )
         if not 50 < self.confidence <= 99.9999:
             raise UsageError(f"--confidence {self.confidence:g}: must be above 50 and at most 99.9999 percent")
         if self.batch < 1:
             raise UsageError(f"--batch {self.batch}: must be at least 1")
 
 
-def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
-    """Accuracy of a bundle's artifacts on labelled images, each compared with a reference on the same images.
+@dataclass(frozen=True)
+class Chosen:
+    """``bundle``'s artifacts to run, the reference first; ``optional`` ones only where they can."""
 
-    Nothing is judged here: ``Evaluation.check`` does. Kept as the evidence ``accuracy``; no artifact changes.
+    bundle: Bundle
+    reference: Runner | None
+    wanted: list[Runner]
+    optional: list[Runner]
 
-    Raises UsageError for data without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for
-    an engine that is required and cannot run; IntegrityError, ParityError.
-    """
+    @property
+    def runners(self) -> list[Runner]:
+        return _distinct([*([] if self.reference is None else [self.reference]), *self.wanted])
+
+    @property
+    def specs(self) -> dict[str, ModelSpec]:
+        """The networks by the folder of their bundle."""
+        bundles = [self.bundle, *([] if self.reference is None else [self.reference.bundle])]
+        return {str(bundle.folder): bundle.manifest.model for bundle in bundles}
+
+
+def choose(folder: Path, options: EvaluationOptions) -> Chosen:
+    """The artifacts that the options name, or those that are deployed. Raises UsageError, IntegrityError."""
     options.check()
-    bundle = _open(folder)
+    bundle = open_whole(folder)
     if options.receipt:
         require_receipts(folder)
     wanted = [runner_named(bundle, name) for name in options.artifacts] or [last_graph(bundle)]
@@ -107,14 +126,23 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
             raise UsageError(f"{folder} holds no engine, but --require-engine needs one", advice="export with --target")
         wanted += engines
     reference = fp32_graph(bundle) if options.against is None else _reference(bundle, options.against)
-    first = [] if reference is None else [reference]
-    judged = {str(folder): bundle, **({} if reference is None else {str(reference.bundle.folder): reference.bundle})}
-    for each in judged.values():
-        require_classes(each.manifest.model, "evaluate")
-    assumed = require_preprocessing(
-        {name: each.manifest.model for name, each in judged.items()}, options.assume_imagenet
-    )
     optional = () if options.artifacts or options.backend or options.require_engine else engines
+    return Chosen(bundle, reference, wanted, _distinct(optional))
+
+
+def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation:
+    """Accuracy of a bundle's artifacts on labelled images, each compared with a reference on the same images.
+
+    Nothing is judged here: ``Evaluation.check`` does. Kept as the evidence ``accuracy``; no artifact changes.
+
+    Raises UsageError for data without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for
+    an engine that is required and cannot run; IntegrityError, ParityError.
+    """
+    chosen = choose(folder, options)
+    bundle, reference, wanted = chosen.bundle, chosen.reference, chosen.wanted
+    for spec in chosen.specs.values():
+        require_classes(spec, "evaluate")
+    assumed = require_preprocessing(chosen.specs, options.assume_imagenet)
     if reference is not None:
         check_same_classes(reference, wanted[0])
     tell = progress or Silent()
@@ -122,8 +150,7 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
         tell.note(note)
     if reference is not None and reference.bundle is not bundle:
         _tell_of_release(reference, wanted[0], tell)
-    runners = _distinct([*first, *wanted])
-    found = _run(runners, _distinct(optional), options, tell)
+    found = _run(chosen.runners, chosen.optional, options, tell)
     measured = {accuracy.artifact for accuracy in found.accuracies}
     keep_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured], tell)
     if options.receipt:
@@ -180,7 +207,8 @@ def check_same_classes(first: Runner, second: Runner) -> None:
         )
 
 
-def _open(folder: Path) -> Bundle:
+def open_whole(folder: Path) -> Bundle:
+    """A bundle whose export came to its end. Raises UsageError, IntegrityError."""
     bundle = load_bundle(folder)
     bundle.check_complete()
     return bundle
@@ -190,7 +218,7 @@ def _reference(bundle: Bundle, against: str) -> Runner:
     if against in running("module") or bundle.artifact(against) is not None:
         return runner_named(bundle, against)
     if Path(against).is_dir():
-        return last_graph(_open(Path(against)), _prefix(Path(against), bundle.folder))
+        return last_graph(open_whole(Path(against)), _prefix(Path(against), bundle.folder))
     raise UsageError(
         f"--against {against} is neither an artifact of {bundle.folder} nor the folder of another bundle",
         advice=f"artifacts: {', '.join(a.path for a in bundle.manifest.artifacts)}",

@@ -143,7 +143,7 @@ def predict_all(
             now = time.perf_counter()
             if now - told >= TELL_SECONDS:
                 told = now
-                progress.update(_bar(predictions.done, len(dataset), first, now - started))
+                progress.update(bar(predictions.done, len(dataset), first, now - started))
             if now - saved >= SAVE_SECONDS:
                 save(predictions)
                 saved = time.perf_counter()
@@ -187,7 +187,8 @@ def _check_unreadable(predictions: Predictions, allowed: int, dataset: Dataset) 
     )
 
 
-def _bar(done: int, total: int, first: int, seconds: float) -> str:
+def bar(done: int, total: int, first: int, seconds: float) -> str:
+    """A line on how far an evaluation is."""
     rate = (done - first) / max(seconds, 1e-9)
     filled = 20 * done // total
     left = (total - done) / max(rate, 1e-9)

@@ -95,7 +95,7 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
     if deep:
         reason = f"more than 8 bits per channel (mode {mode}); the file does not say how to scale them"
         raise ImageError(f"the image {file} has {reason}", reason, advice="convert it to 8 bits, as for training")
-    return Crop(*_cropped(converted, spec), mode, alpha, animated, orientation)
+    return Crop(*cropped(converted, spec), mode, alpha, animated, orientation)
 
 
 def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:
@@ -103,10 +103,10 @@ def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:
     from PIL import Image
 
     if spec.input.channels not in GREY_OR_RGB:
-        planes = [_cropped(Image.fromarray(pixels[..., channel]), spec) for channel in range(pixels.shape[2])]
+        planes = [cropped(Image.fromarray(pixels[..., channel]), spec) for channel in range(pixels.shape[2])]
         return Crop(np.concatenate([plane for plane, _ in planes], axis=2), planes[0][1], mode_of(spec))
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    return Crop(*_cropped(image.convert(mode_of(spec)), spec), image.mode)
+    return Crop(*cropped(image.convert(mode_of(spec)), spec), image.mode)
 
 
 def mode_of(spec: ModelSpec) -> str:
@@ -114,7 +114,7 @@ def mode_of(spec: ModelSpec) -> str:
     return {1: "L", 3: "RGB"}.get(spec.input.channels, f"{spec.input.channels} channels")
 
 
-def _cropped(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
+def cropped(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
     """Shorter side to ``resize``, centre crop to (height, width); and the factor of the resize."""
     from PIL import Image
 

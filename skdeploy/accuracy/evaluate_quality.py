@@ -1,0 +1,62 @@
+"""``skdeploy evaluate`` of networks without classes, or with the user's own metric: on inputs and what should come out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skdeploy.accuracy.evaluate import EvaluationOptions, choose, evaluate, open_whole
+from skdeploy.accuracy.gate import Evaluation
+from skdeploy.accuracy.measure_quality import measure_quality
+from skdeploy.accuracy.own_metric import load_metric
+from skdeploy.accuracy.quality import Quality
+from skdeploy.bundle.evidence import keep_evidence
+from skdeploy.core.errors import UsageError
+from skdeploy.core.progress import Progress, Silent
+from skdeploy.parity.tasks import task_of
+from skdeploy.zoo.assumed import require_preprocessing
+
+
+def evaluate_any(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation | Quality:
+    """Accuracy against labels, or quality against what should come out: what the network's task or ``options.metric`` asks for.
+
+    Raises as ``evaluate`` and ``measure_quality``.
+    """
+    spec = open_whole(folder).manifest.model
+    if options.metric is None and task_of(spec).has_classes:
+        return evaluate(folder, options, progress)
+    return evaluate_quality(folder, options, progress)
+
+
+def evaluate_quality(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Quality:
+    """Figures of a bundle's artifacts on pairs, each compared with a reference. Kept as the evidence ``quality``.
+
+    Raises UsageError for options that count classes, and as ``measure_quality``.
+    """
+    chosen, tell = choose(folder, options), progress or Silent()
+    for given, flag in ((options.class_order, "--class-order"), (options.receipt or None, "--receipt")):
+        if given is not None:
+            raise UsageError(
+                f"{flag} is for accuracy against class labels", advice="leave it out; --data gives inputs and targets"
+            )
+    for note in require_preprocessing(chosen.specs, options.assume_imagenet):
+        tell.note(note)
+    if len({spec.task for spec in chosen.specs.values()}) > 1:
+        raise UsageError("the two bundles have different tasks", advice="compare networks with the same task")
+    own = load_metric(options.metric) if options.metric is not None else None
+    if own is not None:
+        tell.note(f"running your code: --metric {own.name} from {own.file}")
+    found = measure_quality(
+        chosen.runners,
+        chosen.optional,
+        options.data,
+        own,
+        tell,
+        number=options.num_images,
+        batch=options.batch,
+        max_drop=options.max_drop,
+        confidence=options.confidence,
+    )
+    measured = {report.artifact for report in found.artifacts}
+    about = [artifact for artifact in chosen.bundle.manifest.artifacts if artifact.path in measured]
+    keep_evidence(chosen.bundle, "quality", found, about, tell)
+    return found

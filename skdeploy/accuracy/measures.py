@@ -1,0 +1,149 @@
+"""Figures of samples against their ground truth: PSNR and SSIM of images, IoU of masks, a function of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdeploy.accuracy.own_metric import OwnMetric
+from skdeploy.backends.base import Array
+from skdeploy.backends.image_quality import grey_levels, psnr_db, ssim
+from skdeploy.core.errors import UsageError
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.targets import IGNORED, Kind, check_classes
+from skdeploy.parity.segmentation import classes_of_pixels, confusions, threshold_of
+from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION
+
+Outputs = Mapping[str, Array]  # of one sample, without the batch
+Target = NDArray[Any]
+Rows = NDArray[np.float64]  # (N, columns)
+Weights = NDArray[np.float64]  # (draws, N)
+
+
+class Measure(Protocol):
+    """One figure. ``unit`` follows its numbers; ``sign`` is -1 if less is better; ``is_mean``: a mean over samples."""
+
+    name: str
+    unit: str
+    sign: int = 1
+    is_mean: bool = True
+    kind: Kind
+
+    def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
+        """What ``figure`` needs of one sample. ``shown`` names its target. Raises UsageError."""
+        ...
+
+    def figure(self, rows: Rows, weights: Weights) -> NDArray[np.float64]:
+        """The figure of all samples, (draws,), for each set of weights."""
+        return np.asarray(weights @ rows[:, 0] / weights.sum(1))
+
+    def untouched(self, pixels: NDArray[np.uint8], target: Target) -> float | None:
+        """The figure of an input that nothing was done to; None if it is not of the target's kind."""
+        del pixels, target
+        return None
+
+
+class _OfImages(Measure):
+    kind = "image"
+    compare: Callable[[Any, Any], NDArray[np.float64]]
+
+    def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
+        output = outputs[spec.given[0].name]
+        expected = target.transpose(2, 0, 1)[None].astype(np.float64)
+        if output.shape != expected.shape[1:]:
+            raise UsageError(
+                f"the network gives {_shown(output.shape)} (channels, height, width), but {shown} is "
+                f"{_shown(expected.shape[1:])}",
+                advice="the task image-to-image compares images of the same size; for others give --metric",
+            )
+        levels = grey_levels(output[None], spec.preprocess.mean, spec.preprocess.std)
+        return [float(type(self).compare(expected, levels)[0])]
+
+    def untouched(self, pixels: NDArray[np.uint8], target: Target) -> float | None:
+        if pixels.shape != target.shape:
+            return None
+        before, after = (image.transpose(2, 0, 1)[None].astype(np.float64) for image in (target, pixels))
+        return float(type(self).compare(before, after)[0])
+
+
+class Psnr(_OfImages):
+    """Of values 0..255 that are clipped but not rounded, all channels at once."""
+
+    name, unit, compare = "PSNR", "dB", staticmethod(psnr_db)
+
+
+class Ssim(_OfImages):
+    """With a window of 7 pixels, the mean of all channels."""
+
+    name, unit, compare = "SSIM", "", staticmethod(ssim)
+
+
+class MeanIoU(Measure):
+    """Of the classes that any mask or output has, over all pixels of all images that are not 255."""
+
+    name, unit, is_mean, kind = "mIoU", "points", False, "mask"
+
+    def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
+        maps = outputs[spec.given[0].name][None]
+        classes = maps.shape[1]
+        if maps.shape[2:] != target.shape:
+            raise UsageError(
+                f"the network gives maps of {_shown(maps.shape[2:])}, but {shown} is cut to {_shown(target.shape)}",
+                advice="enlarge the logits to the size of the image in the network, or give --metric",
+            )
+        truth = check_classes(target, classes, shown)
+        judged = truth != IGNORED if classes > 1 else np.ones(truth.shape, bool)
+        found = classes_of_pixels(maps, threshold_of(maps))[0]
+        counts = confusions(truth[judged], found[judged], max(2, classes))
+        shared = np.diag(counts)
+        return [*shared.tolist(), *(counts.sum(0) + counts.sum(1) - shared).tolist()]
+
+    def figure(self, rows: Rows, weights: Weights) -> NDArray[np.float64]:
+        shared, union = np.split(weights @ rows, 2, axis=1)
+        there = union > 0
+        ratios = np.divide(shared, union, out=np.zeros_like(shared), where=there)
+        return np.asarray(100 * ratios.sum(1) / np.maximum(there.sum(1), 1))
+
+
+class Own(Measure):
+    """A function of the user's own, of one sample."""
+
+    unit = ""
+
+    def __init__(self, metric: OwnMetric, kind: Kind) -> None:
+        self.name, self.kind, self.sign, self._metric = metric.name, kind, metric.sign, metric
+
+    def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
+        del spec
+        return [self._metric.of(dict(outputs), target, shown)]
+
+
+OF_TASKS: Final[dict[str, tuple[Measure, ...]]] = {
+    IMAGE_TO_IMAGE: (Psnr(), Ssim()),
+    SEGMENTATION: (MeanIoU(),),
+}
+KINDS: Final[dict[str, Kind]] = {IMAGE_TO_IMAGE: "image", SEGMENTATION: "mask"}
+
+
+def measures_of(spec: ModelSpec, own: OwnMetric | None) -> tuple[Measure, ...]:
+    """What is measured of a network: the user's own metric, if there is one, else those of its task; the first has the budget.
+
+    Raises UsageError for a task that has none.
+    """
+    if own is not None:
+        return (Own(own, KINDS.get(spec.task, "array") if spec.takes_images else "array"),)
+    found = OF_TASKS.get(spec.task, ())
+    if not found or not spec.takes_images:
+        what = f"the task {spec.task!r}" if not found else "networks that take arrays"
+        raise UsageError(
+            f"skdeploy has no measure of accuracy for {what}",
+            advice="give your own: --metric module:function, which gets the outputs of a sample and its target",
+        )
+    return found
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
