@@ -115,7 +115,7 @@ def _rows(
     batch: int,
     tell: Progress,
 ) -> tuple[list[list[Rows]], dict[str, float]]:
-    """What each artifact got, by measure, (N, columns) each; and the figures of the inputs as they are."""
+    """Rows of each artifact, by measure, (N, columns) each; and the figures of the inputs as they are."""
     kind = measures[0].kind
     found: list[list[list[list[float]]]] = [[[] for _ in measures] for _ in opened]
     before: list[list[float | None]] = [[] for _ in measures]

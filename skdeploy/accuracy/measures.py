@@ -33,7 +33,7 @@ class Measure(Protocol):
     kind: Kind
 
     def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
-        """What ``figure`` needs of one sample. ``shown`` names its target. Raises UsageError."""
+        """The row of one sample, from which ``figure`` is made. ``shown`` names its target. Raises UsageError."""
         ...
 
     def figure(self, rows: Rows, weights: Weights) -> NDArray[np.float64]:
@@ -129,7 +129,7 @@ KINDS: Final[dict[str, Kind]] = {IMAGE_TO_IMAGE: "image", SEGMENTATION: "mask"}
 
 
 def measures_of(spec: ModelSpec, own: OwnMetric | None) -> tuple[Measure, ...]:
-    """What is measured of a network: the user's own metric, if there is one, else those of its task; the first has the budget.
+    """The measures of a network: the user's own metric, if there is one, else those of its task; the first has the budget.
 
     Raises UsageError for a task that has none.
     """
