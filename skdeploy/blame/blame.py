@@ -37,8 +37,7 @@ from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, StageResult
-from skdeploy.parity.prove import tolerance_of
-from skdeploy.parity.tasks import task_of
+from skdeploy.parity.tasks import task_of, tolerance_of
 
 PREPROCESSING: Final = "preprocessing"
 YOURS: Final = "your own code"

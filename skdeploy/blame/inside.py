@@ -22,8 +22,7 @@ from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Pixels
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, LayerResult
 from skdeploy.parity.cause import Cause, explain
-from skdeploy.parity.prove import tolerance_of
-from skdeploy.parity.tasks import judged, task_of
+from skdeploy.parity.tasks import judged, task_of, tolerance_of
 
 Inspectable = TorchStage | GraphStage
 

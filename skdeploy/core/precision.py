@@ -34,6 +34,9 @@ class Tolerance(Frozen, allow_inf_nan=False):
     min_miou: Annotated[float | None, Field(ge=0, le=1), UNSAID] = None
     max_pair_error: Annotated[float | None, Field(ge=0, le=1), UNSAID] = None
 
+    def __str__(self) -> str:
+        return " ".join(f"{name}={limit}" for name, limit in self.model_dump().items())
+
 
 class Precision(str):
     """The type that a graph's tensors have: its name, in lower case, as cards, manifests and flags write it.

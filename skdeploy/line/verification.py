@@ -29,9 +29,10 @@ from skdeploy.images.dataset import Dataset
 from skdeploy.line.options import DEFAULT_IMAGES
 from skdeploy.line.parity_images import parity_dataset
 from skdeploy.parity.determinism import rebuild
-from skdeploy.parity.prove import prove, tolerance_of
+from skdeploy.parity.prove import prove
 from skdeploy.parity.report import Comparison, ParityReport, Rebuild, RunToRun, SuiteResult
 from skdeploy.parity.suites import check_suites
+from skdeploy.parity.tasks import tolerance_of
 from skdeploy.parity.witness import after_proof, find_witness
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
 from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.progress import Progress
-from skdeploy.core.spec import ModelSpec, Precision, Tolerance
+from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Dataset, Inputs, Pixels, normalise
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.parity.compare import BATCHES, Subject, batch_invariance, compare, unproven
@@ -29,7 +29,7 @@ from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, Reference, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
 from skdeploy.parity.suites import SYNTHETIC, Prepared, has_dynamic_size, prepare, run_memory, run_suites
-from skdeploy.parity.tasks import task_of
+from skdeploy.parity.tasks import tolerance_of
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
 from skdeploy.zoo.outputs import tensors_given
 
@@ -271,8 +271,3 @@ def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> f
         exact = tensors_given(copy.deepcopy(network).double()(images.double()), spec, spec.name)
     before, after = ({name: value.double().numpy() for name, value in made.items()} for made in (exact, rounded))
     return compare_outputs(before, after).sqnr_db
-
-
-def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
-    """The limits of a precision: the card's, or where it gives none those of the precision and the task."""
-    return task_of(spec).tolerance(spec, precision)

@@ -8,7 +8,7 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.logits import OUTPUT
 from skdeploy.backends.metrics import Metrics, Outputs, compare_logits
 from skdeploy.core.errors import CardError, UsageError
-from skdeploy.core.spec import CLASSIFICATION, ModelSpec, Tolerance
+from skdeploy.core.spec import CLASSIFICATION, ModelSpec, Precision, Tolerance
 from skdeploy.parity.features import Features, Raw
 from skdeploy.parity.image_to_image import ImageToImage
 from skdeploy.parity.segmentation import Segmentation
@@ -64,6 +64,11 @@ def task_of(spec: ModelSpec) -> Task:
             advice=f"remove the labels, or remove the task: the default is {CLASSIFICATION}",
         )
     return task
+
+
+def tolerance_of(spec: ModelSpec, precision: Precision) -> Tolerance:
+    """The limits of a precision: the card's, or where it gives none those of the precision and the task."""
+    return task_of(spec).tolerance(spec, precision)
 
 
 def require_classes(spec: ModelSpec, what: str) -> None:

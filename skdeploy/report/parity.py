@@ -9,8 +9,9 @@ from dataclasses import replace
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.folder import Bundle
-from skdeploy.core.spec import Precision, Tolerance
+from skdeploy.core.spec import ModelSpec, Tolerance
 from skdeploy.parity.report import MEMORY, Comparison, ParityReport, Rebuild, SuiteResult, suite_name
+from skdeploy.parity.tasks import task_of, tolerance_of
 from skdeploy.report.blocks import (
     JUDGED,
     Block,
@@ -33,6 +34,7 @@ from skdeploy.report.blocks import (
 )
 from skdeploy.report.findings import Findings
 from skdeploy.report.plots import Axis, Row, rows_figure
+from skdeploy.report.task_figures import FigureColumns, outputs_tables
 
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
 NOTHING = Cell("", math.nan)
@@ -52,7 +54,7 @@ def parity_section(found: Findings) -> Section:
     artifacts = artifacts_table(found.bundle, report).without(*OF_THE_LINE)
     compared = replace(artifacts, rows=tuple(row for row in artifacts.rows if row[1].text))
     measured = [c for c in report.comparisons if c.metrics is not None]
-    figure = (_parity_figure(measured, found.bundle.manifest.model.tolerance),) if measured else ()
+    figure = (_parity_figure(measured, found.bundle.manifest.model),) if measured else ()
     return replace(section, blocks=(compared, *figure, *section.blocks[1:]))
 
 
@@ -66,7 +68,7 @@ def parity_findings(
     table = artifacts_table(bundle, report, reused, required)
     if report is None:
         return Section("parity", "Parity", "no parity is recorded for these artifacts", (table,))
-    blocks: list[Block] = [table]
+    blocks: list[Block] = [table, *outputs_tables(report)]
     blocks += [Text(reason, JUDGED[_state(c)][1]) for c in report.comparisons for reason in c.reasons]
     if (batch := report.batch_invariance) is not None:
         sizes = ", ".join(map(str, batch.batches))
@@ -102,20 +104,26 @@ def artifacts_table(
     """A row for each backend that an artifact was run on. The columns that decide come first: a terminal may be narrow."""
     comparisons = report.comparisons if report is not None else ()
     measured = [c.metrics for c in comparisons if c.metrics is not None]
-    task = bundle.manifest.model.task if any(metrics.same_class is None for metrics in measured) else "same class"
-    heads = columns(
-        "artifact",
-        "parity",
-        (">SQNR", "Signal to noise of the worst image: 10 log10(sum ref^2 / sum error^2)"),
-        (">max error", "Largest error of any value, relative to the largest value"),
-        (f">{task}", "Images with the same top class, or what the task measures in its place"),
-        "precision",
-        ">size",
-        ">time",
-        "backend",
-        (">SQNR, all", "Signal to noise of all images together"),
-        (">cosine", "Of the worst image"),
-        "sha256",
+    spec, figures = bundle.manifest.model, FigureColumns.of(measured)
+    classes = task_of(spec).has_classes and not figures.names
+    before, after = figures.heads[: figures.deciding], figures.heads[figures.deciding :]
+    heads = (
+        *columns("artifact", "parity"),
+        *before,
+        *columns(
+            (">SQNR", "Signal to noise of the worst image: 10 log10(sum ref^2 / sum error^2)"),
+            (">max error", "Largest error of any value, relative to the largest value"),
+        ),
+        *(columns((">same class", "Images with the same top class")) if classes else after),
+        *columns(
+            "precision",
+            ">size",
+            ">time",
+            "backend",
+            (">SQNR, all", "Signal to noise of all images together"),
+            (">cosine", "Of the worst image"),
+            "sha256",
+        ),
     )
     rows = []
     for artifact in bundle.manifest.artifacts:
@@ -129,22 +137,27 @@ def artifacts_table(
             state = judged(_state(c), c.proof.device if c.proof and not c.metrics else "", "; ".join(c.reasons))
             if required and state.outcome == "skip":
                 state = replace(state, tone="bad", outcome="fail")
-            worst, error, same, sqnr, cosine = _figures(c, bundle.manifest.model.tolerance)
+            allowed = tolerance_of(spec, c.precision)
+            worst, error, same, sqnr, cosine = _figures(c, allowed)
+            own = figures.cells(c.metrics, allowed)
+            first = (path, state, *own[: figures.deciding], worst, error)
             last = (Cell(c.backend), sqnr, cosine, digest(artifact.sha256))
-            rows.append((path, state, worst, error, same, *tail, *last))
+            rows.append((*first, *((same,) if classes else own[figures.deciding :]), *tail, *last))
         if not runs:
-            empty = (Cell(""), NOTHING, NOTHING, digest(artifact.sha256))
-            rows.append((path, Cell(""), NOTHING, NOTHING, NOTHING, *tail, *empty))
-    return Table("artifacts", heads, tuple(rows), PARITY, least=2, notes_last=True, group="parity", case="{0} on {8}")
+            empty = (NOTHING,) * (2 + (1 if classes else len(figures.names)))
+            rows.append((path, Cell(""), *empty, *tail, Cell(""), NOTHING, NOTHING, digest(artifact.sha256)))
+    place = next(place for place, column in enumerate(heads) if column.label == "backend")
+    case = f"{{0}} on {{{place}}}"
+    return Table("artifacts", heads, tuple(rows), PARITY, least=2, notes_last=True, group="parity", case=case)
 
 
-def _figures(c: Comparison, tolerances: dict[Precision, Tolerance]) -> tuple[Cell, ...]:
-    """SQNR of the worst image, largest error, agreement, SQNR of all and cosine, with the limits of the card."""
-    allowed, metrics = tolerances.get(c.precision, c.precision.tolerance), c.metrics
+def _figures(c: Comparison, allowed: Tolerance) -> tuple[Cell, ...]:
+    """SQNR of the worst image, largest error, agreement, SQNR of all and cosine, with the limits."""
+    metrics = c.metrics
     if metrics is None:
         return (NOTHING,) * 5
     same = metrics.same_class
-    agreed = f"{same:,} of {metrics.images:,}" if same is not None else metrics.figures_text
+    agreed = f"{same:,} of {metrics.images:,}" if same is not None else ""
     return (
         replace(decibels(metrics.min_sqnr_db), note=f"at least {allowed.min_sqnr_db:g}"),
         replace(number(metrics.max_rel_error, ".1e"), note=f"at most {allowed.max_rel_error:g}"),
@@ -220,18 +233,18 @@ def _error(result: SuiteResult) -> Cell:
     return Cell("finite", math.nan) if result.error is None else number(result.error, ".1e")
 
 
-def _parity_figure(measured: list[Comparison], tolerances: dict[Precision, Tolerance]) -> Figure:
+def _parity_figure(measured: list[Comparison], spec: ModelSpec) -> Figure:
     rows, values = [], [0.0]
     for c in measured:
         assert c.metrics is not None  # chosen so
-        limit = tolerances.get(c.precision, c.precision.tolerance).min_sqnr_db
+        limit = tolerance_of(spec, c.precision).min_sqnr_db
         worst, every = (min(db, FLAT_DB) for db in (c.metrics.min_sqnr_db, c.metrics.sqnr_db))
         values += [worst, every, limit]
         text = decibels_text(c.metrics.min_sqnr_db)
         rows.append(
             Row(c.artifact, text, bar=(None, worst), marks=((0, every),), limit=limit, tone=JUDGED[c.verdict][1])
         )
-    axis = Axis.linear(values, "SQNR of the logits (dB), more is better")
+    axis = Axis.linear(values, f"SQNR of the {'outputs' if spec.outputs else 'logits'} (dB), more is better")
     caption = "Bar: worst image. Upright stroke: the least that the card allows for the precision."
     return rows_figure(
         "Signal to noise of each artifact", caption, rows, axis, legend=(Legend(0, "all images", line=False),)

@@ -10,6 +10,7 @@ from skdeploy.backends.metrics import decibels_text, figures_in_words
 from skdeploy.bundle.runners import first_fp32_graph
 from skdeploy.bundle.station_facts import INT8_FACTS
 from skdeploy.parity.report import MIN_HEADROOM, Comparison, times_text
+from skdeploy.parity.tasks import tolerance_of
 from skdeploy.report.blocks import Tone, percent_text, size_text
 from skdeploy.report.findings import Findings
 from skdeploy.report.latency import benched
@@ -58,9 +59,9 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
     figures.append(Figure("Size", size_text(last.size_bytes), f"{last.path}, {smaller}"))
     metrics = next((c.metrics for c in comparisons_of(found, last.path) if c.metrics), None)
     if metrics is not None and last.precision is not None:
-        allowed = found.bundle.manifest.model.tolerance.get(last.precision)
-        at_least = f", at least {allowed.min_sqnr_db:g} dB" if allowed else ""
-        figures.append(Figure("SQNR", decibels_text(metrics.min_sqnr_db), f"worst image{at_least}"))
+        allowed = tolerance_of(found.bundle.manifest.model, last.precision)
+        at_least = f"worst image, at least {allowed.min_sqnr_db:g} dB"
+        figures.append(Figure("SQNR", decibels_text(metrics.min_sqnr_db), at_least))
         if metrics.same_class is not None:
             same = f"{metrics.same_class:,} / {metrics.images:,}"
             figures.append(Figure("Same class", same, "images, against torch FP32"))

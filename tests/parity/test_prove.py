@@ -28,9 +28,10 @@ from skdeploy.devices import cuda
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
-from skdeploy.parity.prove import TORCH_REFERENCE, prove, tolerance_of
+from skdeploy.parity.prove import TORCH_REFERENCE, prove
 from skdeploy.parity.report import Comparison, ParityReport
 from skdeploy.parity.suites import SYNTHETIC
+from skdeploy.parity.tasks import tolerance_of
 from tests import tiny
 from tests.bundle.recorded import put_engine
 from tests.conftest import FAST
