@@ -7,7 +7,8 @@ A block is ``V = sum_m a_m U_m`` with ``a = softmax_m(logits)`` for each channel
    of one softmax, or of another gate whose weights sum to one (``passes/gates.py``). ``(1 - a)`` for the last weight, or the
    last map plus weighted differences, are the same sum. It may have one constant factor, and other maps may be added to it.
 2. The maps are M tensors (N, C, H, W) of one shape, or C channels of such tensors: up to four runs, each of which may skip as
-   many channels every time.
+   many channels every time. The same of sequences (N, C, T) and volumes (N, C, D, H, W); their "height and width" are all
+   axes from the third on.
 3. Image n is made of image n's maps and weights only.
 4. The logits of each branch are elements of tensors whose first axis is the batch. Where they are all made of one input z
    by fully connected layers with constant weights (Conv 1x1, Gemm or MatMul, with or without bias, one for all branches or
@@ -86,7 +87,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Block:
-    """``selected`` is ``factor * sum_m a_m U_m`` plus what is ``added``.
+    """``selected`` is ``factor * sum_m a_m U_m`` plus what is ``added``, of ``rank`` 4 for images.
 
     ``logits`` are the layer that makes them of z, or those that are there already, branch by branch. A sigmoid has those of
     the first branch only. Of shares they are the numbers that are divided by their sum.
@@ -98,6 +99,7 @@ class Block:
     logits: Layer | tuple[Parts, ...]
     statistics: Statistics
     selected: ir.Value
+    rank: int
     factor: float = 1.0
     added: tuple[tuple[float, Parts], ...] = ()
 
@@ -134,7 +136,9 @@ def read_block(
         for value in node.outputs if value is not statistics.value
     )  # fmt: skip
     statistics = replace(statistics, kept=kept)
-    return Block(name, kind, maps, rows if layer is None else layer, statistics, selected, found.factor, added)
+    return Block(
+        name, kind, maps, rows if layer is None else layer, statistics, selected, len(shape), found.factor, added
+    )
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
@@ -231,9 +235,9 @@ def _layer(value: ir.Value, leaves: Leaves) -> tuple[ir.Value, NDArray[Any], NDA
         raise Unknown(f"{node.op_type} {node.name} multiplies a constant by its logits' input, not the other way round")
     groups = node.attributes.get_int("group", 1)
     if node.op_type == "Conv":
-        if shape_of(leaves.shapes, z)[2:] != (1, 1) or matrix.shape[2:] != (1, 1):
+        if any(size != 1 for size in (*shape_of(leaves.shapes, z)[2:], *matrix.shape[2:])):
             raise Unknown(f"its logits come from the convolution {node.name}, which is not 1x1 on 1x1")
-        matrix = _block_diagonal(matrix[:, :, 0, 0], groups)
+        matrix = _block_diagonal(matrix.reshape(matrix.shape[:2]), groups)
     elif node.op_type == "MatMul":
         matrix = matrix.T
     else:
@@ -312,7 +316,7 @@ def _means_before(ends: Iterable[ir.Value], sources: set[ir.Value], leaves: Leav
             waiting += [(source, f"{made}: {reason}") for source in unseen]
             seen.update(unseen)
             continue
-        if form.averaged != (True, True):
+        if not (form.averaged and all(form.averaged)):
             raise Unknown(f"its gate does not take the mean over height and width of its branches: {read_by}")
         found.append(value)
     return found
@@ -321,7 +325,8 @@ def _means_before(ends: Iterable[ir.Value], sources: set[ir.Value], leaves: Leav
 def _reads_map(node: ir.Node, sizes: set[Shape], leaves: Leaves) -> bool:
     """Whether it reads a map that is not made of the branches: one of their size, or one that it takes the mean of."""
     shapes = [leaves.shapes.get(value, ()) for value in data_inputs(node)]
-    maps = [shape[2:] for shape in shapes if len(shape) == 4 and shape[2:] != (1, 1)]
+    ranks = {len(size) + 2 for size in sizes}
+    maps = [shape[2:] for shape in shapes if len(shape) in ranks and any(size != 1 for size in shape[2:])]
     return any(node.op_type in MEANS or size in sizes for size in maps)
 
 

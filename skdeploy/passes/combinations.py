@@ -79,7 +79,7 @@ def _channels(labels: Labels | None, shape: Shape) -> Labels:
     """Labels of one term for each image and channel (N, C)."""
     if labels is None:
         raise Unknown("it adds a weight to maps")
-    return np.broadcast_to(labels, (*shape, 1, 1)).reshape(shape)
+    return np.broadcast_to(labels, (*shape, *[1] * (labels.ndim - 2))).reshape(shape)
 
 
 def _products(sums: dict[tuple[int, int], float], branches: int) -> _Channel | None:

@@ -12,17 +12,16 @@ from typing import Final
 import numpy as np
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.patterns import module_of
-from skdeploy.ir.constants import constant, known
+from skdeploy.ir.constants import Names, known
 from skdeploy.ir.nodes import maker, operand, operands
 from skdeploy.passes.blocks import Block, read_block
 from skdeploy.passes.combinations import SIGMOIDS, combination
 from skdeploy.passes.gates import MAX_BRANCHES, Gate, Gates
-from skdeploy.passes.labels import Form, Leaves, NotAMap, Shape, Unknown, scalar, shape_of
+from skdeploy.passes.labels import MAP_RANKS, Form, Leaves, NotAMap, Shape, Unknown, scalar, shape_of
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
 from skdeploy.passes.weighted_sums import MOVES, OPERATORS, evaluate
 
@@ -30,36 +29,38 @@ LARGE: Final = 1024  # elements from which a constant is a weight and no shape
 
 
 def example_shapes(model: ir.Model) -> dict[ir.Value, Shape]:
-    """The shape of every value for one example input: three images where the batch is free, 64 pixels where the size is.
+    """The shape of every tensor for one example input: three images where the batch is free, 64 pixels where the size is.
 
-    Shapes that the graph computes itself and that inference cannot follow are computed, by running it. Values whose shape
-    cannot be inferred even so are missing.
+    Where inference does not find all of them, because the graph computes shapes or the amounts of a Pad, it is run once.
     """
-    shapes = _inferred_shapes(model, {})
-    if any(value.name not in shapes for node in model.graph for value in node.outputs):
-        shapes = _inferred_shapes(model, _computed_shapes(model))
+    shapes = _inferred_shapes(model)
+    unknown = [
+        value.name
+        for node in model.graph
+        for value in node.outputs
+        if value.name and value.name not in shapes and isinstance(value.type, ir.TensorType | None)
+    ]
+    if unknown:
+        shapes |= _measured_shapes(model, unknown)
     own = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     return {own[name]: shape for name, shape in shapes.items() if name in own}
 
 
-def _inferred_shapes(model: ir.Model, computed: dict[str, NDArray[np.int64]]) -> dict[str, Shape]:
-    """Shape inference for the example input, with constants for what is ``computed``; of weights only the shapes matter."""
+def _inferred_shapes(model: ir.Model) -> dict[str, Shape]:
+    """Shape inference for the example input; of weights only the shapes matter."""
     stripped = model.clone()
     graph = stripped.graph
     for value in graph.inputs:
         free = [EXAMPLE_BATCH, *[EXAMPLE_SIZE] * len(value.shape or ())]
         value.shape = ir.Shape(d if isinstance(d, int) else free[axis] for axis, d in enumerate(value.shape or ()))
-    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     for node in graph:
         for value in node.outputs:
             value.shape = None
-    for name, array in computed.items():
-        values[name].replace_all_uses_with(constant(graph, f"{name}_computed", array))
-    for name, value in list(graph.initializers.items()):
-        if value.shape is not None and int(np.prod(value.shape.numpy())) > LARGE:
+    for name, array in list(graph.initializers.items()):
+        if array.shape is not None and int(np.prod(array.shape.numpy())) > LARGE:
             del graph.initializers[name]
-            value.const_value = None
-            graph.inputs.append(value)
+            array.const_value = None
+            graph.inputs.append(array)
     inferred = onnx.shape_inference.infer_shapes(ir.to_proto(stripped), data_prop=True)
     shapes: dict[str, Shape] = {}
     for info in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
@@ -69,21 +70,22 @@ def _inferred_shapes(model: ir.Model, computed: dict[str, NDArray[np.int64]]) ->
     return shapes
 
 
-def _computed_shapes(model: ir.Model) -> dict[str, NDArray[np.int64]]:
-    """The values, for the example input, of all that reshapes take as a shape and that is not a constant."""
+def _measured_shapes(model: ir.Model, names: list[str]) -> dict[str, Shape]:
+    """The shapes that tensors have when the graph runs on the example input."""
     shown = model.clone()
     graph = shown.graph
-    asked = [operand(node, 1) for node in graph if node.op_type in ("Reshape", "Expand")]
-    outputs = {value for value in asked if known(value) is None}
-    if not outputs:
-        return {}
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    free = Names(graph)
+    asked = {free.free(f"{name}_shape"): name for name in names}
     del graph.outputs[:]
-    graph.outputs.extend(outputs)
+    for output, name in asked.items():
+        size = ir.val(output, ir.DataType.INT64)
+        graph.append(ir.node("Shape", [values[name]], outputs=[size], name=output))
+        graph.outputs.append(size)
     RemoveUnusedNodesPass()(shown)
-    for value in outputs:
-        value.dtype = ir.DataType.INT64
     with OnnxRuntimeSession(ir.to_proto(shown).SerializeToString(), "cpu", None) as session:
-        return session.run(random_images(session.inputs, 0))
+        found = session.run(random_images(session.inputs, 0))
+    return {asked[output]: tuple(int(size) for size in shape) for output, shape in found.items()}
 
 
 class BlockFinder:
@@ -143,7 +145,7 @@ class BlockFinder:
         if known(value) is not None:
             raise Unknown(f"{value.name} is a constant with different numbers")
         node = value.producer()
-        if node is not None and node.op_type == "Sub" and len(shape_of(self.shapes, value)) == 4:
+        if node is not None and node.op_type == "Sub" and len(shape_of(self.shapes, value)) in MAP_RANKS:
             return evaluate(node, partial(self._moved, maps=True), self.shapes)[0]
         return self._moved(value, maps=True)
 
@@ -155,12 +157,13 @@ class BlockFinder:
                 return evaluate(node, partial(self._moved, maps=maps), self.shapes)[value.index() or 0]
             except Unknown as reason:  # it does more than move whole maps, so the maps begin with it
                 if isinstance(reason, NotAMap) and _stacks(node, self.shapes):
-                    raise  # (M, N, C, T) is not made of images
+                    raise  # what it stacks is not made of maps
         return self.leaves.form(value, maps=maps)
 
     def _selects(self, node: ir.Node, value: ir.Value, form: Form, gates: list[Gate]) -> bool:
         """Whether ``value`` is V; then it has been recorded as a block, as in deploy form, or why it is a near miss."""
-        if not (form.holds_maps() and form.spatial == (2, 3) and len(form.shape) == 4):
+        rank = len(form.shape)
+        if not (form.holds_maps() and form.spatial == tuple(range(2, rank)) and rank in MAP_RANKS):
             return False
         try:
             found = combination(form, gates, self.leaves)

@@ -17,9 +17,10 @@ from skdeploy.ir.constants import known
 
 Labels = NDArray[np.int64]
 Shape = tuple[int, ...]
-Spatial = tuple[int | None, int | None]
+Spatial = tuple[int | None, ...]
 
-FLAT: Final[Spatial] = (None, None)
+FLAT: Final[Spatial] = ()
+MAP_RANKS: Final = (3, 4, 5)  # of a sequence (N, C, T), an image (N, C, H, W) and a volume (N, C, D, H, W)
 
 
 class Unknown(Exception):  # noqa: N818  (an answer to a question, not an error)
@@ -27,7 +28,7 @@ class Unknown(Exception):  # noqa: N818  (an answer to a question, not an error)
 
 
 class NotAMap(Unknown):
-    """This tensor has not the rank of a map of an image."""
+    """This tensor does not have the rank of a map."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Form:
-    """The sum of ``terms``. ``spatial`` are the axes of height and width, ``averaged`` which of the two were averaged away.
+    """The sum of ``terms``. ``spatial`` are the axes of a map's height and width, ``averaged`` which of them are averaged away.
 
-    A label array has, on each axis, the tensor's size or 1; on the spatial axes 1. Where height and width are the same axis,
+    Maps of sequences have one such axis, time; those of volumes have three, with depth. An axis that is gone is None.
+    A label array has, on each axis, the tensor's size or 1; on the spatial axes 1. Where all of them are the same axis,
     that axis has the pixels of a map row by row, and ``pixels`` is the map's height and width. ``sized`` tells whether the
     graph fixes the size of the maps, or it is that of the example only.
     """
@@ -56,7 +58,7 @@ class Form:
     terms: tuple[Term, ...]
     shape: Shape
     spatial: Spatial = FLAT
-    averaged: tuple[bool, bool] = (False, False)
+    averaged: tuple[bool, ...] = ()
     pixels: Shape = ()
     sized: bool = False
 
@@ -99,17 +101,18 @@ class Leaves:
         self._next = 0
 
     def form(self, value: ir.Value, *, maps: bool) -> Form:
-        """The form of a tensor of maps (N, C, H, W), or of one without height and width."""
+        """The form of a tensor of maps (N, C, T), (N, C, H, W) or (N, C, D, H, W), or of one without height and width."""
         key = (value, maps)
         if key not in self._known:
             shape = shape_of(self.shapes, value)
-            if maps and len(shape) != 4:
-                raise NotAMap(f"{value.name} has rank {len(shape)}; only maps of images, (N, C, H, W), are searched")
-            sizes = (*shape[:2], 1, 1) if maps else shape
+            if maps and len(shape) not in MAP_RANKS:
+                raise NotAMap(f"{value.name} has rank {len(shape)}; maps have 3, 4 or 5: (N, C, T) to (N, C, D, H, W)")
+            spatial = tuple(range(2, len(shape))) if maps else FLAT
+            sizes = tuple(1 if axis in spatial else size for axis, size in enumerate(shape))
             count = int(np.prod(sizes))
             labels = np.arange(self._next, self._next + count, dtype=np.int64).reshape(sizes)
             sized = maps and value.shape is not None and all(isinstance(size, int) for size in value.shape[2:])
-            form = Form((Term(1.0, map=labels),), shape, (2, 3) if maps else FLAT, sized=sized)
+            form = Form((Term(1.0, map=labels),), shape, spatial, (False,) * len(spatial), sized=sized)
             self._known[key] = Leaf(value, self._next, form)
             self.leaves.append(self._known[key])
             self._next += count

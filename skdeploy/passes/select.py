@@ -129,9 +129,9 @@ class _Writing:
         self.branches = len(block.maps)
         self.channels = sum(len(part.rows) for part in block.maps[0])
         self.dtype = block.selected.dtype or ir.DataType.FLOAT
-        shape = block.selected.shape
-        batch, _, height, width = (None,) * 4 if shape is None else shape
-        self.dims = batch, self.channels, height, width
+        batch, _, *size = [None] * block.rank if block.selected.shape is None else block.selected.shape
+        self.dims = batch, self.channels, *size
+        self.one = (self.channels, *[1] * len(size))  # the shape of one number for each channel
 
     def branch(self, parts: Parts) -> ir.Value:
         """U_m: a tensor that is there, or channels of one or several."""
@@ -149,7 +149,7 @@ class _Writing:
 
     def statistics(self, maps: Sequence[ir.Value]) -> ir.Value:
         """The sum of the branches' means, in the shape that the gate takes."""
-        shape = (self.dims[0], self.channels, 1, 1)
+        shape = (self.dims[0], *self.one)
         total = self._node("GlobalAveragePool", [maps[0]], shape)
         for value in maps[1:]:
             total = self._node("Add", [total, self._node("GlobalAveragePool", [value], shape)], shape)
@@ -157,11 +157,11 @@ class _Writing:
         if factor != 1:
             total = self._node("Mul", [total, self._constant(np.array(factor), "factor", self.dtype)], shape)
         wanted = self.block.statistics.shape
-        return total if wanted == (self.channels, 1, 1) else self._reshape(total, wanted)
+        return total if wanted == self.one else self._reshape(total, wanted)
 
     def weights(self) -> list[ir.Value]:
-        """The weights of all branches but the last, (N, C, 1, 1) each."""
-        shape = (self.dims[0], self.channels, 1, 1)
+        """The weights of all branches but the last, (N, C, 1, 1) each for images."""
+        shape = (self.dims[0], *self.one)
         logits = self.block.logits
         if self.block.kind == "shares":
             assert not isinstance(logits, Layer)  # they are no logits of a softmax
@@ -172,12 +172,12 @@ class _Writing:
         weights = self._node("Softmax", [rows], (self.dims[0], self.branches, self.channels, 1), axis=1)
         sizes = self._constant(np.ones(self.branches), "sizes")
         parts = self._nodes("Split", [weights, sizes], (self.dims[0], 1, self.channels, 1), self.branches, axis=1)
-        return [self._reshape(part, (self.channels, 1, 1)) for part in parts[:-1]]
+        return [self._reshape(part, self.one) for part in parts[:-1]]
 
     def _shares(self, numbers: Sequence[Parts]) -> list[ir.Value]:
         """Numbers divided by their sum."""
-        shape = (self.dims[0], self.channels, 1, 1)
-        parts = [self._elements(own, (self.channels, 1, 1)) for own in numbers]
+        shape = (self.dims[0], *self.one)
+        parts = [self._elements(own, self.one) for own in numbers]
         total = parts[0]
         for part in parts[1:]:
             total = self._node("Add", [total, part], shape)
@@ -188,8 +188,8 @@ class _Writing:
         if isinstance(logits, Layer):
             weight = logits.weight[0] - logits.weight[1]
             return self._layer(logits, weight, logits.bias[0] - logits.bias[1], logits.groups)
-        parts = [self._elements(own, (self.channels, 1, 1)) for own in logits]
-        return parts[0] if len(parts) == 1 else self._node("Sub", parts, (self.dims[0], self.channels, 1, 1))
+        parts = [self._elements(own, self.one) for own in logits]
+        return parts[0] if len(parts) == 1 else self._node("Sub", parts, (self.dims[0], *self.one))
 
     def _stacked(self, logits: Layer | Sequence[Parts]) -> ir.Value:
         """The logits of all branches, (N, M, C, 1), by one layer where there are layers."""
@@ -230,15 +230,16 @@ class _Writing:
 
     def _layer(self, layer: Layer, weight: NDArray[Any], bias: NDArray[Any], groups: int = 1) -> ir.Value:
         """A layer of z with other numbers: ``weight`` (K, d), or the blocks on its diagonal, and ``bias`` (K)."""
-        z, wanted = self.writer.current(layer.z), (weight.shape[1], 1, 1)
+        z, kernel = self.writer.current(layer.z), self.one[1:]
+        wanted = (weight.shape[1], *kernel)
         inputs = [z if layer.z_shape == wanted else self._reshape(z, wanted)]
         if groups > 1:
             blocks = weight.reshape(groups, -1, groups, weight.shape[1] // groups)
             weight = np.concatenate([blocks[group, :, group] for group in range(groups)])
-        inputs.append(self._constant(weight[:, :, None, None], "weight", self.dtype))
+        inputs.append(self._constant(weight.reshape(*weight.shape, *kernel), "weight", self.dtype))
         if np.any(bias):
             inputs.append(self._constant(bias, "bias", self.dtype))
-        return self._node("Conv", inputs, (self.dims[0], len(weight), 1, 1), kernel_shape=[1, 1], group=groups)
+        return self._node("Conv", inputs, (self.dims[0], len(weight), *kernel), kernel_shape=kernel, group=groups)
 
     def _reshape(self, value: ir.Value, shape: Shape) -> ir.Value:
         """``shape`` is that of one image; the batch is inferred, so none is baked in."""
@@ -266,7 +267,7 @@ def _random_feeds(inputs: dict[str, Shape], branches: dict[str, Shape]) -> dict[
     generator = np.random.default_rng(0)
     feeds = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in inputs.items()}
     for name, shape in branches.items():
-        means = generator.uniform(0, 2, (*shape[:2], 1, 1)).astype(np.float32)
+        means = generator.uniform(0, 2, (*shape[:2], *[1] * len(shape[2:]))).astype(np.float32)
         feeds[f"{name}{FED}"] = np.abs(generator.standard_normal(shape, dtype=np.float32)) * means
     return feeds
 

@@ -5,8 +5,9 @@ that maps are stacked, moved, multiplied by weights and added. So labels describ
 that name, element by element, which weight and which map it holds. Operators that move elements move the labels, with numpy,
 and the layout (stacked or concatenated, branch-major or channel-major, transposed or not) needs no case of its own.
 
-Height and width are carried along and not told apart: label arrays have size 1 there. Batches are distinguished: a graph that
-mixes images is seen. Sizes are those of one example (``shapes``), with three images where the batch is free.
+Height and width (of sequences time, of volumes depth too) are carried along and not told apart: label arrays have size 1
+there. Batches are distinguished: a graph that mixes images is seen. Sizes are those of one example (``shapes``), with three
+images where the batch is free.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _own_axis(form: Form, axis: int) -> int:
 
 def _flattened(spatial: Spatial) -> bool:
     """Whether height and width are one axis."""
-    return spatial[0] is not None and spatial[0] == spatial[1]
+    return len(spatial) > 1 and None not in spatial and len(set(spatial)) == 1
 
 
 def _without_axis(spatial: Spatial, axis: int) -> Spatial:
@@ -89,8 +90,7 @@ def _without_axis(spatial: Spatial, axis: int) -> Spatial:
 
 
 def _placed(spatial: Spatial, place: Callable[[int], int]) -> Spatial:
-    height, width = (None if axis is None else place(axis) for axis in spatial)
-    return height, width
+    return tuple(None if axis is None else place(axis) for axis in spatial)
 
 
 def _expanded(form: Form, _node: ir.Node, shape: Shape) -> Form:
@@ -101,12 +101,13 @@ def _expanded(form: Form, _node: ir.Node, shape: Shape) -> Form:
 
 
 def _reshaped(form: Form, _node: ir.Node, shape: Shape) -> Form:
-    if form.spatial == FLAT:
-        return form.moved(lambda labels: labels.reshape(shape), shape, FLAT)
-    height, width = form.spatial
-    if height is None or width is None or width - height not in (0, 1):
+    axes = sorted({axis for axis in form.spatial if axis is not None})
+    if not axes:
+        return form.moved(lambda labels: labels.reshape(shape), shape, form.spatial)
+    first, last = axes[0], axes[-1]
+    if None in form.spatial or form.spatial not in (tuple(range(first, last + 1)), (first,) * len(form.spatial)):
         raise Unknown("a reshape of maps whose height and width are not adjacent")
-    before, area = int(np.prod(form.shape[:height])), form.shape[height : width + 1]
+    before, area = int(np.prod(form.shape[:first])), form.shape[first : last + 1]
     pixels = form.pixels if _flattened(form.spatial) else area
     form = replace(form, pixels=pixels)
     for wanted in (pixels, (int(np.prod(area)),)):
@@ -116,9 +117,10 @@ def _reshaped(form: Form, _node: ir.Node, shape: Shape) -> Form:
     raise Unknown(f"a reshape from {list(form.shape)} to {list(shape)} mixes pixels with channels")
 
 
-def _with_map_axes(form: Form, shape: Shape, height: int, count: int) -> Form:
-    sizes = (*shape[:height], *[1] * count, *shape[height + count :])
-    return form.moved(lambda labels: labels.reshape(sizes), shape, (height, height + count - 1))
+def _with_map_axes(form: Form, shape: Shape, first: int, count: int) -> Form:
+    sizes = (*shape[:first], *[1] * count, *shape[first + count :])
+    spatial = (first,) * len(form.spatial) if count == 1 else tuple(range(first, first + count))
+    return form.moved(lambda labels: labels.reshape(sizes), shape, spatial)
 
 
 def _transposed(form: Form, node: ir.Node, shape: Shape) -> Form:
@@ -266,12 +268,13 @@ def _with_axis(form: Form, axis: int) -> Form:
 
 
 def _check_weigh_whole_maps(weights: Form, spatial: Spatial) -> None:
-    rows, columns = (
+    several = [
         axis is not None and any(t.weight is not None and t.weight.shape[axis] != 1 for t in weights.terms)
         for axis in spatial
-    )
-    if rows or columns:
-        place = "pixel" if rows and columns else "row" if rows else "column"
+    ]
+    if any(several):
+        names = {1: ("step",), 2: ("row", "column"), 3: ("slice", "row", "column")}[len(spatial)]
+        place = names[several.index(True)] if sum(several) == 1 else "pixel"
         raise Unknown(f"its weights differ from {place} to {place}; a block has one weight for a whole channel")
 
 
@@ -327,13 +330,13 @@ def _mean(form: Form, node: ir.Node, shape: Shape) -> Form:
     if node.op_type == "ReduceMean":
         axes, keep = _reduced_axes(form, node), bool(node.attributes.get_int("keepdims", 1))
     else:
-        axes, keep = [3, 2], True
+        axes, keep = list(range(len(form.shape)))[:1:-1], True
         if node.op_type == "AveragePool" and not form.sized:
             raise Unknown("an average pool of one size over maps whose size is not fixed")
         if node.op_type == "AveragePool" and (
-            form.spatial != (2, 3)
+            form.spatial != tuple(range(2, len(form.shape)))
             or tuple(node.attributes["kernel_shape"].as_ints()) != form.shape[2:]
-            or shape[2:] != (1, 1)
+            or any(size != 1 for size in shape[2:])
             or any(node.attributes.get_ints("pads", []))
         ):
             raise Unknown("an average pool that is not over the whole map")
@@ -344,14 +347,14 @@ def _mean(form: Form, node: ir.Node, shape: Shape) -> Form:
 
 
 def _averaged(form: Form, axis: int, keep: bool) -> Form:
-    height, width = (None if place == axis else place for place in form.spatial)
-    averaged = (form.averaged[0] or form.spatial[0] == axis, form.averaged[1] or form.spatial[1] == axis)
+    averaged = tuple(done or place == axis for done, place in zip(form.averaged, form.spatial, strict=True))
+    spatial = tuple(None if place == axis else place for place in form.spatial)
     if keep:
         shape = (*form.shape[:axis], 1, *form.shape[axis + 1 :])
-        return replace(form, shape=shape, spatial=(height, width), averaged=averaged)
+        return replace(form, shape=shape, spatial=spatial, averaged=averaged)
     terms = tuple(term.moved(lambda labels: np.squeeze(labels, axis)) for term in form.terms)
     shape = (*form.shape[:axis], *form.shape[axis + 1 :])
-    return replace(form, terms=terms, shape=shape, spatial=_without_axis((height, width), axis), averaged=averaged)
+    return replace(form, terms=terms, shape=shape, spatial=_without_axis(spatial, axis), averaged=averaged)
 
 
 # The others are reshapes.

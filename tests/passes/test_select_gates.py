@@ -15,7 +15,7 @@ from skdeploy.ir.constants import numbers
 from skdeploy.ir.nodes import operand
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import RewriteSelect
-from tests.graphs.foreign import CHANNELS, Block, Classifier, export, in_pairs, live
+from tests.graphs.foreign import Block, Classifier, export, in_pairs, live
 from tests.graphs.gated_blocks import SAME
 from tests.graphs.networks import FLOAT32_ERROR, images, relative_error, run, torch_logits
 
@@ -93,20 +93,6 @@ def row_weights(block: Block, x: Tensor) -> Tensor:
     return first * weights[:, 0] + second * weights[:, 1]
 
 
-class Sequences(nn.Module):
-    """Selective kernels over time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.paths = nn.ModuleList(nn.Conv1d(CHANNELS, CHANNELS, 3, padding=d, dilation=d) for d in (1, 2))
-        self.expand = nn.Linear(CHANNELS, 2 * CHANNELS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        maps = torch.stack([path(x.flatten(2)) for path in self.paths])
-        weights: Tensor = self.expand(maps.sum(0).mean(2)).reshape(-1, 2, CHANNELS, 1).softmax(1).transpose(0, 1)
-        return (maps * weights).sum(0).reshape(x.shape)
-
-
 OTHER: list[tuple[nn.Module, str]] = [
     (Block(fuse=lambda _, a, b, x: (a * 0.25 + b * 0.75).mean((2, 3), keepdim=True)),
      "weigh the branches by 0.25, 0.75"),
@@ -122,7 +108,6 @@ OTHER: list[tuple[nn.Module, str]] = [
     (Block(weigh=normalised), "its exponentials are divided by Clip "),
     (Block(weigh=no_pair), "its weights are sigmoids, which do not sum to one"),
     (Block(forward=row_weights), "its weights differ from row to row"),
-    (Sequences(), "has rank 3; only maps of images, (N, C, H, W), are searched"),
 ]  # fmt: skip
 
 
