@@ -35,15 +35,22 @@ def write_json(content: Any, indent: int | None = 2) -> None:
 def conclude(
     check: Callable[[], None],
     *,
-    show: Callable[[], None],
+    show: Callable[[bool], None],
     content: Callable[[], dict[str, Any]],
     as_json: bool,
     indent: int | None = 2,
 ) -> None:
-    """Prints a result, and only then judges it: with JSON, what ``check`` raises is a key of the one object on stdout."""
+    """Prints a result, and only then judges it: with JSON, what ``check`` raises is a key of the one object on stdout.
+
+    ``show`` is given whether the error that follows says what to do next.
+    """
     if not as_json:
-        show()
-        check()
+        try:
+            check()
+        except SkdeployError as error:
+            show(bool(error.advice))
+            raise
+        show(False)
         return
     found = content()
     try:
@@ -56,11 +63,11 @@ def conclude(
     write_json(found, indent)
 
 
-def print_verdict(verdict: Verdict) -> None:
-    """The first line of a result, and what to do."""
+def print_verdict(verdict: Verdict, *, advised: bool = False) -> None:
+    """The first line of a result, and what to do, unless that is ``advised`` by the error that follows."""
     terminal = Terminal()
     terminal.headline(verdict.text, style=f"bold {STYLES[verdict.tone]}")
-    for step in verdict.next:
+    for step in () if advised else verdict.next:
         terminal.say(f"  -> {step}")
 
 
@@ -78,12 +85,17 @@ def print_bundle(
     verdict: Verdict,
     reused: Collection[str] = (),
     accuracy: Evaluation | None = None,
+    *,
+    advised: bool = False,
 ) -> None:
-    """The verdict, and the findings on the bundle; with ``accuracy``, those that were made with it."""
+    """The verdict, and the findings on the bundle; with ``accuracy``, those that were made with it.
+
+    ``advised`` as of ``print_verdict``.
+    """
     from skdeploy.report.accuracy import accuracy_findings
     from skdeploy.report.bundle import bundle_findings
 
-    print_verdict(verdict)
+    print_verdict(verdict, advised=advised)
     terminal = Terminal()
     terminal.section(bundle_findings(bundle, report, reused, evaluated=accuracy is not None))
     if accuracy is not None:

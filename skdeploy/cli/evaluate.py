@@ -189,8 +189,8 @@ def finish(
     if markdown is not None:
         write_markdown(markdown, verdict.text, found)
 
-    def show() -> None:
-        print_verdict(verdict)
+    def show(advised: bool) -> None:
+        print_verdict(verdict, advised=advised)
         Terminal().section(found)
 
     conclude(

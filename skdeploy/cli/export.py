@@ -83,8 +83,8 @@ def _export(
         result = run_line(asked, progress)
     found, steps = (result.bundle, result.parity, result.verdict, result.reused), result.steps
 
-    def show() -> None:
-        print_bundle(*found, result.accuracy)
+    def show(advised: bool) -> None:
+        print_bundle(*found, result.accuracy, advised=advised)
         Terminal().say(f"done in {result.seconds:.1f} s")
         print_steps(steps)
 

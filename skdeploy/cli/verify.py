@@ -145,7 +145,7 @@ def verify(
         raise failure
     conclude(
         verification.check,
-        show=lambda: _show(verification),
+        show=lambda advised: _show(verification, advised),
         content=lambda: bundle_json(verification.bundle, verification.report, verification.verdict),
         as_json=json,
     )
@@ -164,12 +164,12 @@ def write_files(verification: Verification, junit: Path | None, markdown: Path |
         write_markdown(markdown, f"{manifest.model.name} {manifest.precision}: {verdict.text}", found)
 
 
-def _show(verification: Verification) -> None:
+def _show(verification: Verification, advised: bool) -> None:
     from skdeploy.cli.console import print_verdict
     from skdeploy.report.bundle import verification_findings
     from skdeploy.report.terminal import Terminal
 
-    print_verdict(verification.verdict)
+    print_verdict(verification.verdict, advised=advised)
     Terminal().section(verification_findings(verification), unfold=True)
 
 

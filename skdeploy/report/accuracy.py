@@ -161,9 +161,7 @@ def _accuracy_figure(evaluation: Evaluation) -> Figure:
     ]
     ends = [end for row in rows if row.interval for end in row.interval]
     axis = Axis.linear(ends, "top-1 accuracy (%)")
-    caption = (
-        "The artifacts saw the same images, so that their difference is surer than these intervals tell: see below."
-    )
+    caption = "The artifacts saw the same images, so their difference is known better than these intervals suggest: see below."
     return rows_figure("Top-1 with intervals", caption, rows, axis)
 
 

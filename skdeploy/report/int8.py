@@ -57,17 +57,12 @@ def int8_section(found: Findings) -> Section:
         )
     else:
         findings = sensitivity_findings(found.sensitivity)
-        table, *words = findings.blocks
-        fold = Fold(f"All {len(found.sensitivity.units)} units", (table,))
-        blocks += [
-            Text(findings.lead),
-            Text(totals_text(found.sensitivity)),
-            _sensitivity_figure(found.sensitivity),
-            fold,
-            *words,
-        ]
+        table, keep, legend = findings.blocks
+        fold = Fold(f"All {len(found.sensitivity.units)} units", (table, legend))
+        totals = Text(totals_text(found.sensitivity))
+        blocks += [Text(findings.lead), totals, _sensitivity_figure(found.sensitivity), keep, fold]
     if found.mixed is not None:
-        blocks += mixed_findings(found.mixed)
+        blocks += mixed_findings(found.mixed, evaluated=found.accuracy is not None)
     elif MIXED in found.outdated:
         blocks.append(Absent("The search for mixed precision was of other artifacts.", outdated=True))
     return Section("int8", title, "", tuple(blocks))
