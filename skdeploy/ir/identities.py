@@ -15,7 +15,7 @@ NEUTRAL: Final = {"Add": 0.0, "Sub": 0.0, "Mul": 1.0, "Div": 1.0}
 
 
 class DropIdentities(ir.passes.InPlacePass):
-    """Takes away ``x + 0``, ``0 + x``, ``x - 0``, ``x * 1``, ``1 * x`` and ``x / 1``.
+    """Takes away ``x + 0``, ``0 + x``, ``x - 0``, ``x * 1``, ``1 * x``, ``x / 1``, and a Transpose that undoes the one before.
 
     The function is the same to the bit, but for the sign of a zero: -0 + 0 is +0. Legal when
 
@@ -30,8 +30,11 @@ class DropIdentities(ir.passes.InPlacePass):
         for node in list(model.graph):
             kept = _kept(node)
             if kept is not None and not node.outputs[0].is_graph_output():
+                before = maker(node.inputs[0]) if node.op_type == "Transpose" else None
                 node.outputs[0].replace_all_uses_with(kept)
                 model.graph.remove(node, safe=True)
+                if before is not None and not before.outputs[0].uses() and not before.outputs[0].is_graph_output():
+                    model.graph.remove(before, safe=True)
                 modified = True
         return ir.passes.PassResult(model, modified)
 
@@ -75,7 +78,9 @@ def _known_sizes(node: ir.Node) -> NDArray[np.int64] | None:
 
 
 def _kept(node: ir.Node) -> ir.Value | None:
-    """The operand that is the result."""
+    """The value that is the result: an operand, or what a Transpose before has turned."""
+    if (node.op_type, node.domain) == ("Transpose", ""):
+        return _turned_back(node)
     neutral = NEUTRAL.get(node.op_type) if node.domain == "" else None
     if neutral is None or len(node.inputs) != 2:
         return None
@@ -88,6 +93,15 @@ def _kept(node: ir.Node) -> ir.Value | None:
         if array.size and bool(np.all(array == neutral)) and _keeps_shape(value, array.shape, node.outputs[0]):
             return value
     return None
+
+
+def _turned_back(node: ir.Node) -> ir.Value | None:
+    before = maker(node.inputs[0])
+    if before is None or (before.op_type, before.domain) != ("Transpose", ""):
+        return None
+    first, second = (each.attributes.get_ints("perm", ()) for each in (before, node))
+    undone = len(first) == len(second) > 0 and all(first[axis] == index for index, axis in enumerate(second))
+    return before.inputs[0] if undone else None
 
 
 def _keeps_shape(value: ir.Value, constant: tuple[int, ...], result: ir.Value) -> bool:

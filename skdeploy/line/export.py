@@ -271,7 +271,7 @@ def first_graph(
         (weights,) = line.artifacts
         return line.run(Trace(network, last=last), options.trace, weights=weights)
     if isinstance(source, GraphSource):
-        graph = line.run(Read(source.graph, source.record, last and source.is_trained_int8), NoOptions())
+        graph = line.run(Read(source.graph, source.record, last and source.is_trained_int8), options.read)
         if source.is_trained_int8:
             return graph  # its select stays as it was trained: another form rounds other sums
     else:

@@ -15,6 +15,7 @@ from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision
 from skdeploy.engines.options import BuildOptions, require_taken
 from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.station import RewriteOptions
+from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.trace_options import TraceOptions
 
 ASSUME_IMAGENET: Final = "Confirm that ImageNet's preprocessing is right when no card gives one."
@@ -71,6 +72,7 @@ class SourceOptions:
     classes: Annotated[int | None, Flag("Number of classes; weights with another number are refused.", kept=False)] = (
         None
     )
+    read: ReadOptions = field(default_factory=ReadOptions)
     seed: Annotated[int, Flag("Seed for random weights, used if there are no trained ones.", kept=False)] = 0
 
 
@@ -174,7 +176,7 @@ class ExportOptions(SourceOptions):
 
     def check(self) -> None:
         """Raises UsageError for what cannot be or contradicts itself."""
-        for asked in (self.of_precision, self.trace, *self.rewrites.values()):
+        for asked in (self.of_precision, self.trace, self.read, *self.rewrites.values()):
             asked.check()
         if not self.model.endswith(".onnx"):  # a file may have scales of its own, and is asked when it is read
             self.of_precision.check_source(self.model, has_scales=False)

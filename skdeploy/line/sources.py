@@ -24,6 +24,7 @@ from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.architecture import MAX_COUNT, DescribedSpec, GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.files import digest_file
+from skdeploy.core.options import flags_given
 from skdeploy.core.packages import require_export
 from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec, TensorSpec
 from skdeploy.line.asked_task import Asked
@@ -111,6 +112,8 @@ def is_checkpoint(model: str) -> bool:
 
 def _source(options: ExportOptions) -> CardSource | GraphSource | ModuleSource:
     foreign = options.model.endswith(".onnx")
+    if not foreign and (given := next(flags_given(options.read), None)):
+        raise UsageError(f"{given} is for an .onnx file", advice="leave it out, or change the network itself")
     require_export(
         *(() if foreign else ("torch", "safetensors")), "onnxscript", *(("onnxsim",) if options.simplify else ())
     )
@@ -208,7 +211,7 @@ def _graph(options: ExportOptions) -> GraphSource:
     if not path.is_file():
         raise UsageError(f"no ONNX file at {path}", advice="give the path of one, or a card")
     asked = Asked.of(options)
-    graph = read_foreign(path, has_logits=asked.has_logits)
+    graph = read_foreign(path, has_logits=asked.has_logits, options=options.read)
     said, outputs = foreign_notes(graph), tuple(map(tensor_spec, graph.graph.outputs))
     shape = tensor_spec(graph.graph.inputs[0]).shape
     channels, height, width = (size if isinstance(size, int) else None for size in shape[1:])
@@ -228,6 +231,7 @@ def _graph(options: ExportOptions) -> GraphSource:
     spec = _described(options, path.stem, found)
     notes += [
         f"{path}: opset {said.opset}, input {said.input_name!r}, output {said.output_name!r}",
+        *said.interface,
         *_confirmation(options),
     ]
     if said.softmax:

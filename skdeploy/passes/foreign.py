@@ -20,8 +20,10 @@ from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
 from skdeploy.ir.qdq import qdq_nodes
 from skdeploy.ir.weights_of_files import require_finite, require_no_integer_kernels
+from skdeploy.passes.interface import with_asked_interface
 from skdeploy.passes.keep_batch import KeepBatch, takes_any
 from skdeploy.passes.opsets import require_known_opset, with_known_opset
+from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET
 from skdeploy.passes.trained import SymmetricQDQ, check_known
@@ -38,6 +40,7 @@ class ForeignNotes:
 
     ``kept_batch``: the Squeezes that would have taken a batch of one away.
     ``has_logits``: the first output is a classifier's, named ``logits`` now; else outputs have their own names.
+    ``interface``: notes on its changes, ready to show.
     ``example``: the shape of an input that was tried, and of the outputs for it.
     """
 
@@ -49,9 +52,10 @@ class ForeignNotes:
     softmax: str
     example: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
     kept_batch: tuple[str, ...]
+    interface: tuple[str, ...]
 
 
-def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
+def read_foreign(path: Path, *, has_logits: bool | None = None, options: ReadOptions | None = None) -> ir.Model:
     """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W).
 
     With ``has_logits`` the first output becomes ``logits``, (N, classes), and others are dropped; without, all floating-point
@@ -60,7 +64,7 @@ def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
     External data is inlined, from files in the folder of ``path`` only; functions are inlined and constants folded. Any opset
     from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. Squeezes keep a batch of one: see ``KeepBatch``. Nodes are
     named after their modules where the exporter recorded them. The result is compared with the original on random images.
-    ``foreign_notes`` tells what was done.
+    ``foreign_notes`` tells what was done; ``options`` change the interface first.
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
     UsageError for inputs that are not images and outputs that are not the asked ones; ExportError for operators that are not
@@ -71,6 +75,10 @@ def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
     opset = _check_operators(proto, path)
     require_no_integer_kernels(proto, path)
     require_finite(proto, path)
+    options = options or ReadOptions()
+    changes = with_asked_interface(proto, path, options)
+    if len(options.names) > 1 and has_logits is None:
+        has_logits = False
     _check_input(proto, path)
     classes = _gives_vectors(proto, path) if has_logits is None else has_logits
     dropped = _check_outputs(proto, path, has_logits=classes)
@@ -91,7 +99,7 @@ def read_foreign(path: Path, *, has_logits: bool | None = None) -> ir.Model:
     example = _check_function(before, model, path, opset, has_logits=classes)
     model.metadata_props.clear()
     model.meta[NOTES] = ForeignNotes(
-        *own_names, classes, dropped, opset, _final_softmax(model), example, tuple(keep_batch.changed)
+        *own_names, classes, dropped, opset, _final_softmax(model), example, tuple(keep_batch.changed), changes
     )
     return model
 
@@ -137,10 +145,6 @@ def _check_input(proto: ModelProto, path: Path) -> None:
     if tensor.elem_type != TensorProto.FLOAT or not isinstance(dims[1], int):
         raise UsageError(
             f"{shown}, but float32 (N, C, H, W) is needed", advice="export it with float32 images and fixed channels"
-        )
-    if dims[3] in (1, 3) and dims[1] not in (1, 3):
-        raise UsageError(
-            f"{shown}, with channels last, but (N, C, H, W) is needed", advice="export it with channels first"
         )
     for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
         if not isinstance(dims[axis], int):
