@@ -229,18 +229,7 @@ def _graph(options: ExportOptions) -> GraphSource:
     task, notes = asked.task_of(said.example[0], () if said.has_logits else said.example[1])
     found = Found(GraphSpec(classes=classes), channels, (height, width), task, () if said.has_logits else outputs)
     spec = _described(options, path.stem, found)
-    notes += [
-        f"{path}: opset {said.opset}, input {said.input_name!r}, output {said.output_name!r}",
-        *said.interface,
-        *_confirmation(options),
-    ]
-    if said.softmax:
-        notes.append(f"the graph ends in a softmax, {said.softmax}: its outputs are probabilities, not logits")
-    notes += [
-        f"the node {node} (Squeeze) took a batch of one away too; now it keeps the batch" for node in said.kept_batch
-    ]
-    if said.dropped_outputs:
-        notes.append(f"outputs left out: {', '.join(said.dropped_outputs)}")
+    notes += [*said.in_words(path), *_confirmation(options)]
     return GraphSource(
         spec,
         WeightsRecord(source="checkpoint", file=str(path), sha256=digest_file(path)),

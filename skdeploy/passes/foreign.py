@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -53,6 +54,17 @@ class ForeignNotes:
     example: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
     kept_batch: tuple[str, ...]
     interface: tuple[str, ...]
+
+    def in_words(self, path: Path) -> Iterator[str]:
+        """Notes for the user."""
+        yield f"{path}: opset {self.opset}, input {self.input_name!r}, output {self.output_name!r}"
+        yield from self.interface
+        if self.softmax:
+            yield f"the graph ends in a softmax, {self.softmax}: its outputs are probabilities, not logits"
+        for node in self.kept_batch:
+            yield f"the node {node} (Squeeze) took a batch of one away too; now it keeps the batch"
+        if self.dropped_outputs:
+            yield f"outputs left out: {', '.join(self.dropped_outputs)}"
 
 
 def read_foreign(path: Path, *, has_logits: bool | None = None, options: ReadOptions | None = None) -> ir.Model:
