@@ -76,7 +76,8 @@ class QuantizedWeight:
 class InsertQDQ(ir.passes.InPlacePass):
     """Puts Q/DQ pairs where a placement says, with the given scales, in an FP32 graph.
 
-    * Activations: one QuantizeLinear and one DequantizeLinear a tensor, per tensor, zero point 0; its readers share them.
+    * Activations: one QuantizeLinear and one DequantizeLinear a tensor, per tensor, zero point 0; its readers share them, and
+      tensors with one scale share that constant.
     * Weights: the INT8 values as a constant and a DequantizeLinear, per output channel, zero points 0. Biases stay float.
 
     TensorRT takes symmetric INT8 only, with the type of the zero point saying so, and every scale must be positive. An ONNX
@@ -99,10 +100,15 @@ class InsertQDQ(ir.passes.InPlacePass):
         nodes = {node.name or "": node for node in graph}
         values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
         zero = constant(graph, "zero_point_int8", np.int8(0))
+        owner = {name: group[0] for group in self.placement.tied for name in group}
+        made: dict[str, ir.Value] = {}
         for tensor in self.placement.tensors:
             value, raw = values[tensor], self.placement.raw.get(tensor, ())
             uses = [use for use in value.uses() if Edge(use.node.name or "", use.idx) not in raw]
-            scale, producer = constant(graph, f"{tensor}_scale", np.float32(self.scales[tensor])), value.producer()
+            own, producer = owner.get(tensor, tensor), value.producer()
+            if own not in made:
+                made[own] = constant(graph, f"{own}_scale", np.float32(self.scales[own]))
+            scale = made[own]
             stem = f"/{tensor}" if producer is None else tensor  # an input belongs to no module
             names = [free_name(graph, f"{stem}_{what}") for what in ("quantized", "dequantized")]
             quantized = new_node(QUANTIZE, [value, scale, zero], names[0], value.shape, ir.DataType.INT8)

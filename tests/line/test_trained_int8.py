@@ -22,6 +22,7 @@ from skdeploy.line.export import calibrate, export
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.report.int8 import int8_text
+from skdeploy.report.page import render_report
 from tests import threads
 from tests.graphs import foreign
 
@@ -93,6 +94,8 @@ def test_its_own_scales_are_deployed_to_the_last_bit_and_proven(fallback: str, t
     assert row.verdict == "pass"
     # With FP32 beside it nothing is rounded that the file does not round.
     assert row.metrics.min_sqnr_db > (30 if fallback == "fp16" else 100)
+    page = render_report(done.bundle)
+    assert "The scales are those of the file, from training" in page
     assert any("own scales, kept to the last bit" in note for note in done.bundle.manifest.notes)
 
 

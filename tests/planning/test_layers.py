@@ -9,10 +9,12 @@ import pytest
 
 from skdeploy.passes.trace import trace
 from skdeploy.planning.layers import ONNXRUNTIME, Layer, fuse
+from skdeploy.planning.plain import read_plain
 from skdeploy.quant.macs import macs_of
 from skdeploy.zoo.build import build
 from skdeploy.zoo.cards import load_card
 from tests.conftest import FAST, TinySpec
+from tests.graphs import unets
 from tests.graphs.networks import (
     card,
     traced,
@@ -107,3 +109,16 @@ def test_sknet50_has_the_papers_macs() -> None:
     grouped = [layer for layer in layers if layer.groups > 1]
     assert len(grouped) == 32
     assert {layer.into_group for layer in grouped} == {4, 8, 16, 32}
+
+
+@pytest.mark.parametrize(
+    ("up", "skip", "dims"), [("transposed", "concat", 1), ("shuffle", "add", 2), ("transposed", "add", 3)]
+)
+def test_work_of_a_u_is_what_the_graph_says_in_any_dimension(up: Any, skip: Any, dims: int) -> None:
+    """The planner's own count of each layer, for one image, against the counter that torch's agrees with."""
+    model = unets.graph(up, skip, dims)
+    macs = macs_of(model)
+    layers = fuse(read_plain(model, "u.onnx").model)
+    assert {layer.name: layer.macs for layer in layers if layer.macs} == macs
+    kinds = [layer.kind for layer in layers if layer.main.op_type == "ConvTranspose"]
+    assert kinds == (["x".join(["2"] * dims) + " deconv"] * 2 if up == "transposed" else [])

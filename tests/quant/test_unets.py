@@ -112,6 +112,10 @@ def test_what_is_joined_or_pooled_has_one_scale(up: Any, skip: Any, residual: bo
     for group in groups:
         assert group <= set(found.scales)
         assert len({found.scales[name] for name in group}) == 1
+    # A group has one constant, so that nobody can change one of them alone.
+    read = {node.inputs[1].name for node in found.model.graph if node.op_type == "QuantizeLinear"}
+    shared = sum(len(group) - 1 for group in found.placement.tied)
+    assert len(read) == len(found.scales) - shared
     # And nothing else was made alike: a group is connected by pools and joins.
     assert len({found.scales[name] for name in found.scales}) > len(found.placement.tied)
 
