@@ -127,9 +127,9 @@ class UnitAttention(Frozen):
 class AttentionReport(Frozen):
     """The experiment. ``sizes`` are pixels of the resized shorter side at each scale; ``enlargement`` says how it is done.
 
-    ``interpolated`` is the share of the images that have fewer pixels than the largest scale shows: these are blurred by it,
-    and a gate that sees blur is not told from one that sees size. The first of ``graphs`` is the FP32 graph, which the others
-    are compared with.
+    ``interpolated`` is the share of images with fewer pixels than the largest scale shows. They are blurred, and a gate that
+    sees blur cannot be told from one that sees size. The first of ``graphs`` is the FP32 graph, which the others are compared
+    with.
     """
 
     model: str

@@ -48,14 +48,14 @@ def probe(name: str) -> Availability:
 def open_plan(
     name: str, artifact: Path, *, sha256: str, built_for: BuiltFor | None = None, weights: Path | None = None
 ) -> PlanSession:
-    """Loads a plan that has the SHA-256 ``sha256``, made by the compiler ``name``.
+    """Load a plan made by the compiler ``name``, whose SHA-256 must be ``sha256``.
 
-    ``built_for`` is what the manifest says of it. ``weights`` is the ONNX file that it was built from, digest checked, of which
-    a stripped plan takes its weights.
+    ``built_for`` is the manifest's record of it. ``weights`` is the ONNX file that it was built from, its digest checked; a
+    stripped plan takes its weights from there.
 
-    Raises, before anything is imported, IntegrityError if the file cannot be read or is another, EngineError if it is not a
-    whole plan, and DependencyError if it was built for another machine; then DependencyError without the compiler, a GPU or
-    CUDA's bindings; EngineError if TensorRT refuses the plan.
+    Raises, before anything is imported: IntegrityError if the file cannot be read or has another digest, EngineError if the
+    plan is not whole, DependencyError if it was built for another machine. Then DependencyError without the compiler, a GPU
+    or CUDA's bindings, and EngineError if TensorRT refuses the plan.
     """
     try:
         plan = artifact.read_bytes()

@@ -66,13 +66,13 @@ class Deployed(NamedTuple):
 class Backend(Protocol):
     """The interface of a backend's module.
 
-    ``DISTRIBUTIONS`` are the packages whose versions a receipt records, the one that runs artifacts first; ``EXTRA`` installs
-    them. ``OPTIONS`` is the class of what ``--backend-option`` gives, with a reader of each in its ``READERS``, and ``HELP``
-    lists them; None and empty if there are none.
+    ``DISTRIBUTIONS``: the packages whose versions a receipt records, the one that runs artifacts first. ``EXTRA`` installs
+    them. ``OPTIONS``: the class of ``--backend-option``, with a reader of each option in its ``READERS``; None without
+    options. ``HELP`` lists the options; empty without any.
 
-    ``open_session`` takes a file of ``FORMAT``: ``onnx`` (artifact), with ``options`` where there are OPTIONS; ``engine``
-    (artifact, its ``sha256``, ``built_for`` and ``weights``); ``module`` (network, spec). A backend whose users open sessions
-    otherwise than proofs do has ``open_deployed`` too, a context manager of a ``Deployed`` which takes the same, and
+    ``open_session`` takes a file of ``FORMAT``: ``onnx`` (artifact), with ``options`` if there are OPTIONS; ``engine``
+    (artifact, its ``sha256``, ``built_for`` and ``weights``); ``module`` (network, spec). If users run artifacts in another
+    way than proofs do, the backend also has ``open_deployed``: a context manager of a ``Deployed`` that takes the same, and
     ``precision`` and ``threads``.
     """
 

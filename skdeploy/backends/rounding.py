@@ -25,26 +25,25 @@ def narrow_types() -> dict[ir.DataType | None, Precision]:
 class RoundNarrow(ir.passes.InPlacePass):
     """Rewrites an FP16 graph to FP32 arithmetic with an explicit rounding of each FP16 tensor: Cast to FP16 and back.
 
-    Why: ONNX Runtime's CPU provider on x86 has no FP16 kernels. It runs such a graph in FP32 and removes the casts that it
-    has put in between, so nothing is rounded and nothing overflows; parity measured on that run would prove nothing about
-    FP16. Casts that are in an FP32 graph from the start are kept by it at every optimisation level (1.32; the tests check
-    both facts).
+    Why: ONNX Runtime's CPU provider on x86 has no FP16 kernels. It runs an FP16 graph in FP32 and removes the casts that it
+    inserted, so nothing is rounded and nothing overflows. Parity measured on that run would prove nothing about FP16. Casts
+    that an FP32 graph has from the start stay at every optimisation level (1.32; the tests check both facts).
 
-    What it computes: for every FP16 tensor, the operator in FP32 (accumulation included, as tensor cores do), then one rounding
-    to nearest even; overflow gives infinity. The rounding is left out where it changes nothing: after operators that only move
-    or compare FP16 values, and before a Relu that is the sole user, which is rounded instead: rounding is monotone and keeps
-    zero, so the two commute.
+    What it computes: each operator runs in FP32, accumulation included, as tensor cores do. Then each FP16 tensor is rounded
+    once, to nearest even; overflow gives infinity. The rounding is left out where it changes nothing: after operators that
+    only move or compare FP16 values. Before a Relu that is the only user, the Relu's output is rounded instead: rounding is
+    monotone and keeps zero, so the order does not matter.
 
     Q/DQ in such a graph: a QuantizeLinear divides in FP32, as ONNX Runtime's own does for FP16 (the tests check it), and FP16
-    numbers are exact in FP32. What a DequantizeLinear gives is rounded like any FP16 tensor: an integer of 8 bits times a scale
-    of 11 does not fit FP16. A compiler that fuses it into an INT8 kernel does not round there; that is 2^-12 of a value whose
-    own step is 2^-8 of the range.
+    numbers are exact in FP32. The output of a DequantizeLinear is rounded like any FP16 tensor: an integer of 8 bits times a
+    scale of 11 does not fit FP16. A compiler that fuses it into an INT8 kernel does not round there; the difference is 2^-12
+    of a value whose own step is 2^-8 of the range.
 
-    What has its type from an attribute (Cast, ConstantOfShape, EyeLike) is FP16 in ONNX Runtime too, and only widened. A graph
-    inside a node (If, Loop, Scan) reads widened tensors from outside; ``HalfPrecision`` leaves it in FP32, and one with FP16
-    tensors of its own is refused.
+    Nodes that take their type from an attribute (Cast, ConstantOfShape, EyeLike) are FP16 in ONNX Runtime too, and are only
+    widened. A graph inside a node (If, Loop, Scan) reads widened tensors from outside; ``HalfPrecision`` leaves it in FP32.
+    One with FP16 tensors of its own is refused.
 
-    Every other float type of a precision, such as BF16, is treated alike.
+    Other narrow float types, such as BF16, are treated in the same way.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

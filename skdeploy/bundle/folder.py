@@ -232,11 +232,11 @@ def load_bundle(folder: Path) -> Bundle:
 
 @contextmanager
 def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
-    """The bundle in ``folder``, made if needed, with ``manifest``'s head and the artifacts already there, locked while open.
+    """Open the bundle in ``folder`` for writing, locked; it has ``manifest``'s head and the artifacts already there.
 
-    The lock is the operating system's: it ends with the process, killed or not. A new folder is removed again if the work in
-    it is refused before there is a graph. Raises UsageError if the folder is a file, is not writable or holds something else,
-    which stays as it was; IntegrityError if another process is writing to it.
+    A missing folder is made, and removed again if the work in it is refused before there is a graph. The operating system
+    holds the lock: it ends with the process, killed or not. Raises UsageError if the folder is a file, is not writable or
+    holds something else, which stays as it was; IntegrityError if another process is writing to it.
     """
     from filelock import FileLock, Timeout
 

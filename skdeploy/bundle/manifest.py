@@ -18,9 +18,10 @@ from skdeploy.core.spec import Assumption, Frozen, ModelSpec, Precision
 class Manifest(Frozen):
     """``manifest.json``. ``artifacts`` are in the order of the line.
 
-    ``verdict``: ``verified`` if every artifact that could run on the machine of the export is in parity with torch; what could
-    not run there is ``unproven`` in ``parity.json`` and named by every verb. ``incomplete`` until the line has ended.
-    ``assumptions``: what nobody said of the network and skdeploy filled in; every verdict is about the network with these.
+    ``verdict``: ``verified`` if every artifact that could run on the exporting machine is in parity with torch. Artifacts
+    that could not run there are ``unproven`` in ``parity.json``, and every verb names them. ``incomplete`` until the line has
+    ended. ``assumptions``: values that skdeploy filled in because nothing gave them; every verdict is about the network with
+    these.
     """
 
     schema_version: Annotated[Literal[2], Field(alias="schema")] = 2

@@ -77,11 +77,11 @@ class Receipt(Frozen):
 def write_receipt(
     bundle: Bundle, artifact: Artifact, kind: Kind, content: Frozen, *, backend: str, verdict: ReceiptVerdict
 ) -> Path:
-    """Writes what was measured of ``artifact`` here, whole or not at all, in place of an earlier one of that kind and device,
-    and for latency of that backend.
+    """Write what was measured of ``artifact`` here, whole or not at all.
 
-    Raises IntegrityError unless the file is still the one that the manifest describes, UsageError for a folder that takes no
-    files, DependencyError for an engine's receipt where there is no GPU.
+    It replaces an earlier receipt of that kind and device, and for latency of that backend. Raises IntegrityError unless the
+    file is still the one in the manifest, UsageError for a folder that takes no files, DependencyError for an engine's
+    receipt without a GPU.
     """
     bundle.check(artifact)
     versions = tool_versions(backends.backend(backend).DISTRIBUTIONS)

@@ -155,11 +155,11 @@ def check_graph_backend(name: str) -> str:
 
 
 def runner_on(bundle: Bundle, name: str, options: Sequence[str] = (), prefix: str = "") -> Runner:
-    """Choose what runs on a backend: the bundle's weights on ``torch``, its last graph on ONNX Runtime, an engine of its
+    """Choose what a backend runs: the bundle's weights on ``torch``, its last graph on ONNX Runtime, or an engine of its
     compiler.
 
-    ``options`` are texts NAME=VALUE, see ``base.options_of``. Of several engines the last is taken. Raises
-    UsageError for a backend that does not exist, does not take the options, or for which the bundle holds nothing.
+    ``options`` are texts NAME=VALUE, see ``base.options_of``. The last of several engines is taken. Raises UsageError for an
+    unknown backend, for options that it does not take, or if the bundle holds nothing for it.
     """
     if name not in BACKENDS:
         raise UsageError(f"--backend {name} does not exist", advice=f"choose one of {', '.join(BACKENDS)}")

@@ -50,13 +50,13 @@ class Converted:
 
 
 def convert(weights: str, output: Path, card: str | None = None, *, force: bool = False) -> Converted:
-    """Writes the weights in a file, or behind an ``hf://`` URL, to ``output`` and, where it is inferred, their card beside it.
+    """Write the weights of a file or an ``hf://`` URL to ``output``, and their card beside it if it is inferred.
 
-    With ``card`` (a name or a path) they must be that network's; a card is then written only if a port's own ways overrule it.
-    Raises WeightsError as ``import_checkpoint`` and ``resolve_weights`` do, and for canonical weights without a card, whose
-    strides and dilations nothing tells; CardError for the card; UsageError for an output that is there and not to be replaced,
-    of another ending, or in a folder that takes no files; IntegrityError for a full disk;
-    DependencyError without the extra ``export``.
+    With ``card`` (a name or a path), the weights must be those of its network; a card is then written only if the checkpoint
+    differs from it, as ports do. Raises WeightsError as ``import_checkpoint`` and ``resolve_weights`` do, and for weights in
+    our own names without a card: they do not show strides and dilations. CardError for the card. UsageError for an output
+    that exists and may not be replaced, has another ending, or is in a folder that takes no files. IntegrityError for a full
+    disk. DependencyError without the extra ``export``.
     """
     require_export("torch", "safetensors", "tomli_w")
     _check_name(output)

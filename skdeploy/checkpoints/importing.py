@@ -41,11 +41,11 @@ class Imported:
 
 
 def import_checkpoint(path: Path, spec: ModelSpec) -> Imported:
-    """The weights in ``path`` for the network of a card.
+    """Return the weights in ``path`` for the network of a card.
 
-    A port's own ways (biases of the gate, its width) overrule the card and are noted; any other difference in shapes is a
-    WeightsError that names the right card, as is a file that is broken, unsafe, of no known layout or not finite. The card
-    decides what shapes do not show, but for Caffe's pool where it is silent.
+    Where a port differs from the card (biases of the gate, its width), the port wins, with a note. Any other difference in
+    shapes is a WeightsError that names the right card; so is a file that is broken, unsafe, of no known layout or not finite.
+    The card decides what shapes do not show, except Caffe's pool where the card does not set it.
     """
     checkpoint = without_prefix(read_checkpoint(path), known, path)
     if is_canonical(checkpoint, spec):

@@ -65,11 +65,11 @@ def renamed(layout: Layout, keys: Collection[str]) -> dict[str, str]:
 
 
 def assemble(tensors: Mapping[str, Tensor], canonical: Mapping[str, str], path: Path) -> dict[str, Tensor]:
-    """The tensors under canonical keys, in canonical shapes.
+    """Return the tensors under canonical keys, in canonical shapes.
 
-    A gate's select FC that is one FC a branch is stacked, branch-major; a convolution of 2 C channels that is split in streams
-    becomes two branches; fully connected gates become 1x1 convolutions; Caffe's (1, C, 1, 1) statistics become (C,).
-    Raises WeightsError for a tensor that cannot be what its key says, whatever the network.
+    Select FCs, one for each branch, are stacked, branch-major. A convolution of 2 C channels that is split in streams becomes
+    two branches. Fully connected gates become 1x1 convolutions. Caffe's (1, C, 1, 1) statistics become (C,). Raises
+    WeightsError for a tensor that does not fit its key in any network.
     """
     import torch
 

@@ -31,11 +31,11 @@ COMPILERS: Final[dict[str, str]] = {
 class CompilerFacts(Protocol):
     """The interface of a compiler's module, which imports nothing heavy.
 
-    ``NAME`` is also the package with the Python API, ``_api.Compiler``, and ``DISTRIBUTIONS`` are those that it comes in.
-    ``AHEAD_OF_TIME``: it builds without the GPU, and not for the one that is here. ``TAKES``: since which of its versions it
-    takes which option of a build (``options.OPTIONS``); ``LACKS`` says why not the others, or not before. ``NOTES``: what a
-    person must know of its engines, by precision. ``TAG``, ``HEADER_BYTES`` and ``read_header``: ``compatibility.py``.
-    ``SERVES``: the compute capabilities that it has code for, empty for all.
+    ``NAME`` is also the package with the Python API, ``_api.Compiler``; ``DISTRIBUTIONS`` are the packages that it comes in.
+    ``AHEAD_OF_TIME``: it builds without the GPU, and not for the one in this machine. ``TAKES``: the first version that takes
+    each option of a build (``options.OPTIONS``); ``LACKS``: why others are not taken. ``NOTES``: what a person must know of
+    its engines, by precision. ``TAG``, ``HEADER_BYTES``, ``read_header``: see ``compatibility.py``. ``SERVES``: the compute
+    capabilities that it has code for; empty for all.
     """
 
     NAME: str

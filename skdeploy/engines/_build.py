@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 class EngineReport(Frozen):
     """The result of a build.
 
-    ``profile`` has the (min, opt, max) shapes of each input, ``more_profiles`` those of the profiles after the first; memory
-    is the device's, None where the log told none; ``workspace_bytes`` and ``tactic_bytes`` are the limits that were set, None
-    for the compiler's own. ``layer_types`` counts the outputs of the network definition's layers by dtype: what the graph
-    asked for; ``proof`` what the layers run in, of the plan itself where it was built on its GPU. ``built_for`` is what must be
-    the same where it is loaded. ``log_warnings`` are those that leave all types as they are; the others fail the build.
+    ``profile``: the (min, opt, max) shapes of each input; ``more_profiles``: those of the other profiles. The memory figures
+    are the device's; None if the log has none. ``workspace_bytes`` and ``tactic_bytes``: the limits that were set; None for
+    the compiler's own. ``layer_types`` counts the outputs of the network definition's layers by dtype: what the graph asked
+    for. ``proof``: the types that the layers run in, of the plan itself if it was built on its GPU. ``built_for``: what must
+    be the same where the plan is loaded. ``log_warnings`` are those that change no type; the others fail the build.
     """
 
     compiler: str

@@ -104,20 +104,21 @@ class Log:
 
 
 def changes_types(message: str) -> bool:
-    """Whether a warning says that a tensor gets another type than the graph gives it: the engine is not the graph.
+    """Whether a warning says that a tensor gets another type than the graph gives it. Then the engine is not the graph.
 
     True if it names a type (INT8, Half, zero point ...) and a change or a mismatch (defaulting to, instead, cast,
-    clamped, falls back, has type, not supported ...). TensorRT-RTX 1.7 was seen to say: "TensorRT supports
+    clamped, falls back, has type, not supported ...). TensorRT-RTX 1.7 says: "TensorRT supports
     QuantizeLinear/ DequantizeLinear with UINT8 zero_point only on DLA (version >= 3.16). Defaulting to INT8 instead."
-    and "IElementWiseLayer with inputs x and y: first input has type Float but second input has type Half." Older
-    parsers, up to 8.6, say: "Your ONNX model has been generated with INT64 weights, while TensorRT does not natively
-    support INT64. Attempting to cast down to INT32." False for the rest, which goes into the report, as
-    "getHardwareCompatibilityLevel() is unsupported in TensorRT-RTX.", which names no type, or "Detected layernorm
-    nodes in FP16", which changes none.
+    and "IElementWiseLayer with inputs x and y: first input has type Float but second input has type Half." Parsers up to 8.6
+    say: "Your ONNX model has been generated with INT64 weights, while TensorRT does not natively
+    support INT64. Attempting to cast down to INT32."
 
-    False for one that names a type and loses nothing: for INT8 convolutions with FP16 scales, TensorRT-RTX 1.7's builder says
-    "(foreignNode) Converting conv activation scales to fp32." A scale is a constant of the kernel, no tensor; every FP16
-    number is an FP32 number; and the layers' types stay as they were parsed.
+    False for other warnings, which go into the report: "getHardwareCompatibilityLevel() is unsupported in TensorRT-RTX."
+    names no type, and "Detected layernorm nodes in FP16" changes none.
+
+    False also for one that names a type and loses nothing: for INT8 convolutions with FP16 scales, TensorRT-RTX 1.7's builder
+    says "(foreignNode) Converting conv activation scales to fp32." A scale is a constant of the kernel, every FP16 number is
+    an FP32 number, and the layers' types stay as they were parsed.
     """
     if _WIDENED_SCALES.fullmatch(message.strip()):
         return False
@@ -168,10 +169,10 @@ def _collector(trt: Hashable) -> _Collector:
 
 
 def error_recorder(trt: Compiler) -> object:
-    """The module's only error recorder, which adds to the Log of the job that runs, see ``capture``.
+    """Return the module's only error recorder, which adds to the Log of the running job, see ``capture``.
 
-    Give it to a builder and its network after the graph has been parsed: a parser puts a recorder of its own in the place of
-    one that it finds, and puts it back when it is freed, which is after its network: TensorRT-RTX 1.7 then crashes.
+    Give it to a builder and its network only after the graph has been parsed. A parser replaces the recorder that it finds
+    and restores it when the parser is freed, which is after its network: TensorRT-RTX 1.7 then crashes.
     """
     return _collector(cast(Hashable, trt)).recorder
 

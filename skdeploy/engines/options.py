@@ -49,16 +49,16 @@ class BatchProfile:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How an engine is built. Raises UsageError for what no compiler could do; ``require_supported`` knows what each can.
+    """How an engine is built. Raises UsageError for values that no compiler takes; ``require_supported`` knows each one's.
 
-    ``profile`` None leaves it to the graph, see ``line/stations/engine.py``: compilers take no None. ``more_profiles`` come
-    after it; a session runs each batch in the one that suits it best. ``workspace_bytes`` limits a kernel's scratch memory,
-    ``tactic_bytes`` the memory of a kernel that is tried out; None is the module's default, all of it, or on a Jetson the
-    shares of ``jetson.py``. ``compute_capabilities``, like ("8.9",), are TensorRT-RTX's only; none means its default, all but
-    Turing (7.5). ``sizes`` are the min, opt and max (height, width) in pixels, for a graph whose height and width are dynamic.
-    ``optimization_level`` None is the module's default, 3. ``timing_cache`` is a file, see ``timing_cache.py``. ``strip``
-    leaves the weights out: they come from the bundle's ONNX file when the plan is loaded, see ``refit.py``. ``dla_fallback``
-    lets layers that a DLA does not run go to the GPU; without it such a layer fails the build.
+    ``profile``: None takes the graph's, see ``line/stations/engine.py``; compilers take no None. ``more_profiles`` follow it;
+    a session runs each batch in the profile that suits it best. ``workspace_bytes`` limits a kernel's scratch memory, and
+    ``tactic_bytes`` the memory of a kernel that is tried out. None is the module's default: all memory, or on a Jetson the
+    shares of ``jetson.py``. ``compute_capabilities``, such as ("8.9",), are for TensorRT-RTX only; empty is its default, all
+    but Turing (7.5). ``sizes``: min, opt and max (height, width) in pixels, for a graph of dynamic size.
+    ``optimization_level``: None is the module's default, 3. ``timing_cache``: a file, see ``timing_cache.py``. ``strip``
+    leaves the weights out; they come from the bundle's ONNX file when the plan is loaded, see ``refit.py``. ``dla_fallback``
+    lets layers that a DLA does not run go to the GPU; without it, such a layer fails the build.
     """
 
     panel: ClassVar[Panel] = Panel.ENGINE

@@ -86,7 +86,7 @@ class FigureEvidence(Frozen):
 class Device(Frozen):
     """Peaks of a device: dense operations a second, two for a multiply-accumulate, and bytes a second of its memory.
 
-    ``source`` is the most telling of the sources; ``evidence`` has each figure's own. ``about`` says what the table cannot.
+    ``source`` is the most informative source; ``evidence`` has each figure's own. ``about``: what the table cannot say.
     ``jetson_image``: the container image with JetPack's TensorRT, docs/how-to/docker.md; empty unless the device is a Jetson.
     """
 

@@ -101,11 +101,11 @@ class PlanReport(Frozen):
 def plan(
     path: Path, names: Sequence[str], *, batch: int | None = None, size: Size | None = None, top: int = 5
 ) -> PlanReport:
-    """Plans a bundle's last graph, or an .onnx file, for devices of the table.
+    """Plan a bundle's last graph, or an .onnx file, for devices of the table.
 
-    ``size`` is (height, width) in pixels, where the graph leaves it open; a bundle has its card's. ``top`` is how many of the
-    slowest layers are picked out. Raises UsageError for what is neither a bundle nor .onnx, an unknown device or a batch that
-    the graph does not take; IntegrityError for a broken file or a bundle without a graph; ExportError where a shape stays
+    ``size`` is (height, width) in pixels, for a graph of dynamic size; a bundle has its card's. ``top``: how many of the
+    slowest layers to pick out. Raises UsageError for anything but a bundle or an .onnx file, an unknown device, or a batch
+    that the graph does not take; IntegrityError for a broken file or a bundle without a graph; ExportError if a shape stays
     unknown.
     """
     if top < 0:

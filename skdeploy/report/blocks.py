@@ -85,12 +85,12 @@ def columns(*labels: str | tuple[str, str]) -> tuple[Column, ...]:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a caption. Every row has as many cells as there are columns.
+    """Rows under a caption. Every row has one cell for each column.
 
-    ``least``: a narrow terminal shows this number of columns at least, and of the others what fits; 0 is all.
-    With ``notes_last`` the notes of its numbers, which are limits, are worth less than a column.
-    ``group`` and ``case``: each row is a test case of JUnit, ``case`` being its name with ``{0}`` for the first cell. A row
-    with an empty cell in its name is not a test case. Its outcome is that of its cell that has one.
+    ``least``: the number of columns that a narrow terminal must show; of the others it shows as many as fit. 0 means all.
+    ``notes_last``: a narrow terminal leaves the notes of numbers out before it leaves out a column. ``group`` and ``case``:
+    each row is a test case of JUnit, named ``case`` with ``{0}`` for the first cell. A row with an empty cell in its name is
+    not a test case. Its outcome is that of the cell that has one.
     """
 
     kind: ClassVar[str] = "table"

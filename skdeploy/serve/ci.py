@@ -78,11 +78,11 @@ class _Source:
 
 
 def init_ci(folder: Path, options: CiOptions, progress: Progress | None = None) -> CiFiles:
-    """Evaluate and verify the bundle as the job will, then write the workflow and what it reads; all of it or nothing.
+    """Evaluate and verify the bundle as the job will, then write the workflow and the files it reads: all of them or none.
 
-    Raises UsageError: no repository here, a file that is there already or that CI would not find; IntegrityError for a bundle
-    that may not be deployed, or a checkpoint that has changed since; AccuracyError, ParityError
-    where the job would fail at once.
+    Raises UsageError if there is no repository here, or for a file that exists already or that CI would not find;
+    IntegrityError for a bundle that may not be deployed, or a checkpoint that has changed since; AccuracyError, ParityError
+    if the job would fail at once.
     """
     options.check()
     bundle = load_bundle(folder)

@@ -57,10 +57,11 @@ class Probe:
 
 
 def choose_backend(asked: str | None) -> tuple[str, CudaDevice | None]:
-    """The backend and the GPU that it runs on, the first that the driver shows; None is the CPU, which is never a fallback.
+    """Return the backend and the GPU that it runs on: the first that the driver shows, or None for the CPU.
 
-    Decided before anything is copied or built: TensorRT-RTX would build without a GPU, and nothing could run it here.
-    Raises UsageError for a backend that is none, DependencyError without a GPU, or without a compiler for it.
+    The CPU is never a fallback. This is decided before anything is copied or built: TensorRT-RTX would build without a GPU,
+    and nothing could run it here. Raises UsageError for an unknown backend, DependencyError without a GPU or a compiler for
+    it.
     """
     startable = backends.running("onnx", "engine")
     if asked is not None and asked not in startable:
@@ -91,10 +92,11 @@ def choose_backend(asked: str | None) -> tuple[str, CudaDevice | None]:
 def prepare(
     folder: Path, cache: Path, backend: str, device: CudaDevice | None, progress: Progress, *, wait_s: float = WAIT_S
 ) -> Ready:
-    """Copies the bundle into the cache and builds its engine, or finds both there. The bundle itself is only read.
+    """Copy the bundle into the cache and build its engine, or find both there. The bundle itself is only read.
 
-    Raises UsageError for no bundle, or a cache that takes no files; IntegrityError for a broken or unfinished bundle, a full
-    cache, or another process that is still at it after ``wait_s`` seconds; EngineError, DependencyError as a build does.
+    Raises UsageError if there is no bundle or the cache takes no files; IntegrityError for a broken or unfinished bundle, a
+    full cache, or another process that is still working after ``wait_s`` seconds; EngineError, DependencyError as a build
+    does.
     """
     started = time.perf_counter()
     source = load_bundle(folder)

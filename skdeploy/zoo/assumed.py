@@ -98,11 +98,11 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
 def require_preprocessing(
     subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False, *, advice: str = CONFIRM
 ) -> tuple[str, ...]:
-    """Warnings for accuracy that is measured with unconfirmed preprocessing.
+    """Return warnings for accuracy that is measured with unconfirmed preprocessing.
 
-    ``subjects``: each network that is run, by what the user calls it. One confirmation serves all that assume anything. A
-    checkpoint of a known family has the preprocessing that its family is trained with: it is measured, and said. Of an ONNX
-    file or a module nothing is known: raises UsageError with ``advice``, and as ``confirmed``.
+    ``subjects``: each network that is run, by the name that the user gave. One confirmation serves all of them. A checkpoint
+    of a known family is measured with the preprocessing that its family is trained with, and a warning says so. Nothing is
+    known of an ONNX file or a module: raises UsageError with ``advice``, and as ``confirmed``.
     """
     assuming = {
         subject: "; ".join(texts)

@@ -69,9 +69,9 @@ class Site:
     """A convolution to replace, by its module name, and what becomes part of its branches.
 
     ``batch_norm`` and ``activation`` name the modules that move into branch one and leave an ``nn.Identity``; None if there
-    is none to move. ``nonlinearity`` is what each branch ends in; None for branches that end in the batch normalisation.
-    It is there without ``activation`` for a ReLU or ReLU6 that the model shares or calls as a function: each branch gets one
-    and the model keeps its own, which changes nothing after it.
+    is none. ``nonlinearity`` ends each branch; None for branches that end in the batch normalisation. It may be there without
+    ``activation``: a ReLU or ReLU6 that the model shares or calls as a function. Then each branch gets one, and the model
+    keeps its own, which changes nothing after it.
     """
 
     convolution: str
@@ -95,23 +95,23 @@ def attach_selective_kernels(
     first_branch_share: float | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """A copy of ``model`` whose chosen convolutions are selective kernel ones; ``model`` is left as it is.
+    """Return a copy of ``model`` whose chosen convolutions are selective kernel ones; ``model`` itself does not change.
 
-    ``where`` is a regular expression (``re.search`` on module names) or a predicate of (name, convolution), among the
-    convolutions with a kernel above 1; None chooses all of them but the first one of the network, the stem.
-    ``convolutions_to_replace`` gives the list beforehand. Inputs and outputs keep their shapes.
+    ``where`` chooses convolutions with a kernel above 1: a regular expression (``re.search`` on module names), or a predicate
+    of (name, convolution). None chooses all but the first one of the network, the stem. ``convolutions_to_replace`` lists
+    them beforehand. Inputs and outputs keep their shapes.
 
-    Each replaced convolution keeps its name and becomes a SelectiveKernelConv: branch one is the trained convolution, followed
-    by its own trained batch normalisation and activation; then come ``branches``, with weights from ``seed`` (He et al. 2015,
-    fan-out) and a fresh batch normalisation of the same epsilon and momentum. A convolution without batch normalisation gets
-    branches without. ``reduction`` and ``min_width`` are r and L in the width of the gate, max(C / r, L).
+    Each replaced convolution keeps its name and becomes a SelectiveKernelConv. Branch one is the trained convolution with its
+    own trained batch normalisation and activation. The others are ``branches``, with weights from ``seed`` (He et al. 2015,
+    fan-out) and a fresh batch normalisation of the same epsilon and momentum, if the convolution has one. ``reduction`` and
+    ``min_width`` are r and L in the width of the gate, max(C / r, L).
 
-    ``activation`` "original" ends each branch in what followed the trained convolution, be it nothing (ShuffleNetV2's depthwise
-    ones); "relu" ends each in a ReLU, as in the paper, which changes branch one where it had none or another.
-    ``first_branch_share`` is the attention between 0 and 1 that branch one starts with, the same for every image and channel;
-    None initialises the gate like any other layer, so that it starts undecided.
+    ``activation`` "original" ends each branch as the trained convolution ended, if only in nothing (ShuffleNetV2's depthwise
+    ones). "relu" ends each branch in a ReLU, as in the paper; this changes branch one if it had none or another.
+    ``first_branch_share`` is the attention, between 0 and 1, that branch one starts with, the same for every image and
+    channel. None initialises the gate like any other layer, so it starts undecided.
 
-    Raises UsageError for options out of range and for all that ``convolutions_to_replace`` raises it for.
+    Raises UsageError for options out of range, and as ``convolutions_to_replace`` does.
     """
     _check_options(branches, reduction, min_width, activation, first_branch_share)
     sites = convolutions_to_replace(model, where)

@@ -38,12 +38,12 @@ def require_size(spec: ModelSpec) -> None:
 
 
 def initialise(network: nn.Module, seed: int) -> None:
-    """Fills ``network`` with the same random weights on every machine, scaled so that it stays in FP16's range.
+    """Fill ``network`` with the same random weights on every machine, scaled so that it stays in FP16's range.
 
-    Convolutions follow He et al. 2015 (fan-out). PyTorch's fan-out does not know of groups; in a depthwise convolution, where
-    an input channel feeds one output only, that would be too small by the root of their number, and a ShuffleNetV2 would fade
-    into FP16's subnormal numbers. The last batch normalisation of each residual unit starts at 0.2 instead of
-    1: with 1, the variance doubles in every unit and SKNet-101 leaves FP16's range before it is trained.
+    Convolutions follow He et al. 2015 (fan-out), groups counted: PyTorch's fan-out ignores them. In a depthwise convolution,
+    an input channel feeds one output only, so PyTorch's weights would be too small by the root of the number of groups, and a
+    ShuffleNetV2 would end in FP16's subnormal numbers. The last batch normalisation of each residual unit starts at 0.2
+    instead of 1: with 1, the variance doubles in every unit, and SKNet-101 leaves FP16's range before it is trained.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():

@@ -18,11 +18,11 @@ Words = Callable[[Any], Iterator[tuple[str, str]]]  # of a spec: what a card has
 
 @dataclass(frozen=True)
 class Family:
-    """``network`` is ``module:class`` of the training form, called with the spec and the input's channels, which may raise
-    CardError. ``in_words`` describes a spec; ``forward`` is what no key of a card can change.
+    """``network`` is ``module:class`` of the training form, called with the spec and the input's channels; it may raise
+    CardError. ``in_words`` describes a spec. ``forward``: what no key of a card can change.
 
-    What the deploy form folds, a family gets for nothing for ``zoo.selective_kernel.ConvNormAct`` and ``Gate``; a module that
-    folds more has what ``zoo.fold.OwnFold`` asks for.
+    Families built from ``zoo.selective_kernel.ConvNormAct`` and ``Gate`` are folded for deployment without code of their own.
+    A module that folds more has the method of ``zoo.fold.OwnFold``.
     """
 
     network: str
