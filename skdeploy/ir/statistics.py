@@ -71,7 +71,7 @@ def gate_nodes(model: ir.Model) -> frozenset[str]:
 def _following(
     model: ir.Model, begins: Callable[[ir.Node], bool], may_be: Callable[[ir.Value], bool]
 ) -> frozenset[ir.Value]:
-    """What such nodes make, and all that is made of it alone."""
+    """Outputs of such nodes, and all that is computed from these alone."""
     found: set[ir.Value] = set()
     for node in model.graph:
         data = [value for value in operands(node) if not value.is_initializer() and _may_be_fractions(value.dtype)]

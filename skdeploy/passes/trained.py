@@ -110,7 +110,7 @@ def require_same_scales(before: ir.Model, after: ir.Model) -> None:
 
 
 def _bypass(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
-    """What read the node reads ``source``; an output of the graph keeps its name."""
+    """Let the node's consumers read ``source``; an output of the graph keeps its name."""
     made = node.outputs[0]
     if made.is_graph_output():
         name, made.name = made.name or "", f"{made.name}_dequantized"
@@ -160,7 +160,7 @@ def _check(node: ir.Node, path: Path) -> None:
         raise ExportError(f"{shown} computes its zero point", advice="export it with constant zero points")
     if kind not in (INT8, UINT8):
         raise ExportError(
-            f"{shown} is of {kind.name if kind else 'unknown type'}; skdeploy deploys int8", advice=SYMMETRIC
+            f"{shown} has type {kind.name if kind else 'unknown'}; skdeploy deploys int8", advice=SYMMETRIC
         )
     wanted = MIDDLE if kind == UINT8 else 0
     if bool((points != wanted).any()):
