@@ -14,7 +14,10 @@ from skdeploy.planning.devices import device_table
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 # Where the site has what a README links to, relative to docs/reference.
-PAGES: Final = {"../docs/reference/zoo.md": "zoo.md"}
+PAGES: Final = {
+    "../docs/reference/zoo.md": "zoo.md",
+    "../docs/how-to/other-networks.md": "../how-to/other-networks.md",
+}
 
 
 def verbs() -> str:

@@ -43,11 +43,21 @@ class Logits(AbstractContextManager["Logits"]):
         self._spec = spec
 
     def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits, float32 (N, classes), of any number of images. Raises UsageError for inputs of another kind or shape."""
+        """Logits, float32 (N, classes), of any number of images; of another network its output.
+
+        Raises UsageError for inputs of another kind or shape, and for a network of several outputs.
+        """
+        names = [output.name for output in self._spec.given]
+        if len(names) > 1:
+            raise UsageError(f"{self._spec.name} has the outputs {', '.join(names)}", advice="call outputs() instead")
+        return np.asarray(self.outputs(inputs)[names[0]])
+
+    def outputs(self, inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """All outputs of the artifact by name, (N, ...) each. Raises UsageError for inputs of another kind or shape."""
         wanted = self.session.inputs[0]
         if inputs.ndim != len(wanted.shape):
             raise UsageError(f"inputs have shape {inputs.shape}, but the artifact takes {wanted}")
-        return np.asarray(run_images(self.session, inputs, self._spec)["logits"])
+        return run_images(self.session, inputs, self._spec)
 
     def close(self) -> None:
         """Frees what the session holds."""

@@ -23,7 +23,7 @@ def check_outputs(outputs: Mapping[str, Array], images: int, spec: ModelSpec) ->
         plural = wanted.name == OUTPUT
         if found is None:
             return (f"no output named {wanted.name!r}, only {sorted(outputs)}",)
-        if not _fits(found.shape, shape):
+        if not fits(found.shape, shape):
             have = "have" if plural else "has"
             return (f"{wanted.name} {have} shape {found.shape}, expected {_shown(shape)}",)
         if found.dtype != np.float32:
@@ -37,7 +37,7 @@ def check_outputs(outputs: Mapping[str, Array], images: int, spec: ModelSpec) ->
     return tuple(problems)
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+def fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
     """Whether a shape is the wanted one, where a name is any size."""
     return len(found) == len(wanted) and all(
         isinstance(one, str) or one == other for one, other in zip(wanted, found, strict=True)

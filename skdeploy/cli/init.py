@@ -33,6 +33,7 @@ def init(
 
     path, spec = init_card(model, output, None if imgsz is None else (imgsz, imgsz))
     terminal, given = Terminal(), spec.input
-    terminal.headline(f"{path}: {given.channels} x {given.height} x {given.width}, {spec.network.classes} classes")
+    gives = f"task {spec.task}" if spec.outputs else f"{spec.network.classes} classes"
+    terminal.headline(f"{path}: {given.channels} x {given.height} x {given.width}, {gives}")
     terminal.say("fill in how the training code prepared images, then delete [assumed.preprocessing] from it")
     terminal.say(f"next: skdeploy export {model} --card {path}")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import OUTPUT
+from skdeploy.backends.logits import OUTPUT, fits
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import ModelSpec
@@ -26,25 +26,27 @@ SAVE: Final = "save with np.savez(file, input=x.numpy(), logits=model(x).numpy()
 
 @dataclass(frozen=True)
 class Golden:
-    """``logits``, float32 (N, classes), of ``inputs``, float32 (N, C, H, W), or of ``images``, uint8 (N, H, W, C).
+    """``outputs``, float32 (N, ...) by name, of ``inputs``, float32 (N, C, H, W), or of ``images``, uint8 (N, H, W, C).
+
+    A network that has classes has one output, ``logits``.
 
     With images, the card's preprocessing is part of what is compared.
     """
 
     name: str
     sha256: str
-    logits: Array
+    outputs: dict[str, Array]
     inputs: Inputs | None
     images: Pixels | None
     half: bool = False  # whether the logits were saved in FP16
 
     def __len__(self) -> int:
-        return len(self.logits)
+        return len(next(iter(self.outputs.values())))
 
     @property
-    def outputs(self) -> dict[str, Array]:
-        """The outputs that artifacts are compared with."""
-        return {OUTPUT: self.logits}
+    def logits(self) -> Array:
+        """(N, classes), of a network that has classes."""
+        return self.outputs[OUTPUT]
 
     @property
     def reference(self) -> str:
@@ -60,7 +62,14 @@ class Golden:
 
         Raises UsageError where the file belongs to another input or another number of classes.
         """
-        if self.logits.shape[1] != spec.network.classes:
+        for wanted in spec.outputs:
+            shape = self.outputs[wanted.name].shape
+            if not fits(shape, (shape[0], *wanted.shape[1:])):
+                raise UsageError(
+                    f"--golden {self.name} has {wanted.name} of shape {shape}, but {spec.name} gives {wanted}",
+                    advice="save the outputs of the same network, for images of the same size",
+                )
+        if not spec.outputs and self.logits.shape[1] != spec.network.classes:
             raise UsageError(
                 f"--golden {self.name} has logits of {self.logits.shape[1]} classes, but {spec.name} has "
                 f"{spec.network.classes}",
@@ -95,18 +104,24 @@ class Golden:
         )
 
 
-def read_golden(path: Path) -> Golden:
-    """The arrays of an .npz. Raises UsageError: not readable, not finite, or a name, shape or type that ``Golden`` excludes."""
-    content = read_npz_or_npy(path, (*INPUTS, *LOGITS, IMAGES), advice=SAVE)
+def read_golden(path: Path, names: tuple[str, ...] = ()) -> Golden:
+    """The arrays of an .npz. ``names``: the outputs of a network that has no classes.
+
+    Raises UsageError: not readable, not finite, or a name, shape or type that ``Golden`` excludes.
+    """
+    content = read_npz_or_npy(path, (*INPUTS, *(names or LOGITS), IMAGES), advice=SAVE)
     if isinstance(content, np.ndarray):
         raise UsageError(f"--golden {path} is one array, not inputs and outputs", advice=SAVE)
     shown = printable(path.name)
-    logits = _one_of(content, LOGITS, shown)
+    outputs = {name: content.get(name) for name in names} or {OUTPUT: _one_of(content, LOGITS, shown)}
     inputs, images = _one_of(content, INPUTS, shown), content.get(IMAGES)
-    if logits is None or (inputs is None and images is None):
-        lacking = "logits" if logits is None else "input"
+    missing = [name for name, array in outputs.items() if array is None]
+    if missing or (inputs is None and images is None):
+        lacking = missing[0] if missing else "input"
         raise UsageError(f"--golden {shown} has no array named {lacking!r}, only {sorted(content)}", advice=SAVE)
-    _check(shown, "logits", logits, "fiu", 2, "(N, classes)")
+    found = {name: array for name, array in outputs.items() if array is not None}
+    for name, output in found.items():
+        _check(shown, name, output, "fiu", output.ndim if names else 2, "(N, ...)" if names else "(N, classes)")
     if inputs is not None:
         _check(shown, "input", inputs, "f", 4, "(N, C, H, W), after preprocessing")
     if images is not None:
@@ -117,11 +132,10 @@ def read_golden(path: Path) -> Golden:
                 f"--golden {shown}: images are {images.dtype} of shape {images.shape}",
                 advice="save raw uint8 pixels, (N, H, W, C), before preprocessing",
             )
-    for name, array in (("logits", logits), ("input", inputs), (IMAGES, images)):
-        if array is not None and len(array) != len(logits):
-            raise UsageError(
-                f"--golden {shown} has {len(array)} of {name!r} but {len(logits)} rows of logits", advice=SAVE
-            )
+    first, rows = next((name, len(array)) for name, array in found.items())
+    for name, array in (*found.items(), ("input", inputs), (IMAGES, images)):
+        if array is not None and len(array) != rows:
+            raise UsageError(f"--golden {shown} has {len(array)} of {name!r} but {rows} rows of {first}", advice=SAVE)
         if array is not None and array.size > 1 and (array == array.flat[0]).all():
             raise UsageError(
                 f"--golden {shown}: all values of {name} are {array.flat[0]:g}, which tests nothing",
@@ -130,10 +144,10 @@ def read_golden(path: Path) -> Golden:
     return Golden(
         name=shown,
         sha256=digest_file(path),
-        logits=logits.astype(np.float32),
+        outputs={name: array.astype(np.float32) for name, array in found.items()},
         inputs=None if inputs is None else inputs.astype(np.float32),
         images=images,
-        half=logits.dtype == np.float16,
+        half=any(array.dtype == np.float16 for array in found.values()),
     )
 
 

@@ -60,7 +60,7 @@ def find_witness(
                 "--reference and --golden cannot be used together: both give the outputs to compare with",
                 advice="give one of them",
             )
-        found = read_golden(golden)
+        found = read_golden(golden, tuple(output.name for output in spec.outputs))
         found.fed(spec)  # what does not fit is told before anything is traced
         if takes_pixels and found.images is None:
             raise UsageError(

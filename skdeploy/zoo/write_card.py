@@ -27,7 +27,14 @@ TO_FILL_IN: Final = (
     'images for the parity check; default: photographs\n# under [preprocess]: exif = "apply" # turn images '
     "upright, which training loaders do not do\n"
 )
+OTHER_TO_FILL_IN: Final = (
+    "# The card of {model}. What the network itself shows is filled in; check everything else.\n# models/README.md "
+    'describes every key. Optional ones that are not set here:\n# parity_images = "my/images.npz"    # images for the '
+    "parity check; default: photographs\n# under [tolerance.fp16]: min_psnr_db, min_ssim, min_miou, max_pair_error # "
+    "limits of the task's figures\n"
+)
 COMMENTS: Final = {
+    "task": "classification, image-to-image, segmentation, features or raw",
     "summary": "one line about the network",
     "[network]": "what the network must return; export refuses a card that contradicts it",
     "classes": "number of logits",
@@ -53,6 +60,7 @@ def card_to_fill_in(spec: ModelSpec, model: str) -> str:
     for key in ("reference", "weights", "labels", "class_order", "parity_images", "training"):
         content.pop(key, None)
     content["network"].pop("total_stride")
+    content.pop("outputs", None)  # an export records them anew
     assumed = {"assumed": {"preprocessing": content.pop("assumed")["preprocessing"]}}
     unsaid = set(COMMENTS)
     lines = []
@@ -63,5 +71,6 @@ def card_to_fill_in(spec: ModelSpec, model: str) -> str:
         if line.endswith("[") and key in COMMENTS:
             lines[-1] = f"# {key}: {COMMENTS[key]}\n{line}"
     # A name may hold a line break, which would end the comment.
-    head = TO_FILL_IN.format(model=" ".join(model.split()))
+    hints = OTHER_TO_FILL_IN if spec.outputs else TO_FILL_IN
+    head = hints.format(model=" ".join(model.split()))
     return f"{head}\n" + "\n".join(lines) + f"\n\n{COMMENT}{tomli_w.dumps(assumed)}"

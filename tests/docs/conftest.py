@@ -36,6 +36,38 @@ def build():
     return network
 """
 
+THEIRS = """
+import torch
+from torch import nn
+
+class Around(nn.Module):
+    def __init__(self, channels, end):
+        super().__init__()
+        self.near, self.far = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=2, dilation=2)
+        self.choose, self.head, self.end = nn.Conv2d(8, 16, 1), nn.Conv2d(8, channels, 3, padding=1), end
+
+    def forward(self, x):
+        near, far = self.near(x).relu(), self.far(x).relu()
+        weights = self.choose((near + far).mean((2, 3), keepdim=True)).unflatten(1, (2, 8)).softmax(1)
+        return self.end(self.head(near * weights[:, 0] + far * weights[:, 1]), x)
+
+def made(channels, end):
+    torch.manual_seed(0)
+    return Around(channels, end).eval()
+
+def denoise():
+    return made(3, lambda y, x: (x + y / 20).clamp(0, 1))
+
+def segment():
+    return made(4, lambda y, x: 9 * y)
+
+def mask():
+    return made(1, lambda y, x: 9 * y)
+
+def embed():
+    return made(24, lambda y, x: nn.functional.adaptive_avg_pool2d(y * y, 1).flatten(1))
+"""
+
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -141,6 +173,7 @@ def write_checkpoints(folder: Path) -> None:
     for name in ("mine.pth", "net.pth", "run.pth"):
         torch.save(network.state_dict(), folder / name)
     (folder / "nets.py").write_text(NETS, encoding="utf-8")
+    (folder / "theirs.py").write_text(THEIRS, encoding="utf-8")
 
     save_file(network.state_dict(), folder / "mine.safetensors")
     card = (folder / "my_card.toml").read_text(encoding="utf-8").replace('name = "my_card"', 'name = "mine"')

@@ -18,7 +18,8 @@ SLOW = (
     "README.md", "docs/index.md", "docs/tutorials/ci-gate.md", "docs/reference/python.md",
     "docs/tutorials/orin-nano.md", "docs/understand/compare.md",
     *(f"docs/how-to/{name}.md" for name in (
-        "attach", "calibrate", "docker", "engines", "keep-accuracy", "mixed-precision", "own-network", "prove",
+        "attach", "calibrate", "docker", "engines", "keep-accuracy", "mixed-precision", "other-networks", "own-network",
+        "prove",
     )),
 )  # fmt: skip
 # What a page says that its reader has, beyond the folder of all pages.

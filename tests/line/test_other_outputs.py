@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.core.errors import CardError, ParityError, UsageError
 from skdeploy.core.spec import Precision
-from skdeploy.line.export import Export, export
+from skdeploy.line.export import Export, export, run_line
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.sources import ModuleSource, find_source
 from skdeploy.parity.report import ParityReport
@@ -64,7 +64,8 @@ def text() -> nn.Module:
 def exported(factory: str, folder: Path, **options: Any) -> Export:
     images = folder / "images"
     tiny.save(images, "a.png", "b.png", "c.png")
-    return export(
+    judge = options.pop("judge", export)
+    done: Export = judge(
         ExportOptions(
             f"{__name__}:{factory}" if ":" not in factory and not factory.endswith(".onnx") else factory,
             **{"image_size": SIZE, "trace": TraceOptions(exporter="torchscript"), **options},
@@ -73,6 +74,7 @@ def exported(factory: str, folder: Path, **options: Any) -> Export:
             output=folder / "bundle",
         )
     )
+    return done
 
 
 def graph_of(done: Export, name: str) -> onnx.ModelProto:
@@ -170,6 +172,40 @@ def test_one_wrong_output_of_several_fails_and_is_named(tmp_path: Path) -> None:
     assert {problem.partition(":")[0] for problem in problems} == {"low", "mean"}  # the map before the layer is right
     with pytest.raises(ParityError, match="low: max error"):
         report.check()
+
+
+def golden_of(folder: Path, shift: float = 0.0, **other: Any) -> Path:
+    """What the author's code computes of some inputs, saved."""
+    inputs = np.random.default_rng(0).standard_normal((4, 3, *SIZE)).astype(np.float32)
+    source = find_source(ExportOptions(f"{__name__}:named", image_size=SIZE))
+    assert isinstance(source, ModuleSource)
+    with torch.inference_mode():
+        found = {
+            name: made.numpy() for name, made in source.module(torch.from_numpy(inputs)).items() if made is not None
+        }
+    found["low"] = found["low"] + np.float32(shift)
+    np.savez(folder / "golden.npz", input=inputs, **(found | other))
+    return folder / "golden.npz"
+
+
+def test_a_golden_file_has_an_array_for_each_output(tmp_path: Path) -> None:
+    done = exported("named", tmp_path, golden=golden_of(tmp_path))
+    assert done.parity.reference_kind == "golden"
+    assert done.parity.verdict == "pass"
+    exported_again = exported("named", tmp_path / "again", golden=golden_of(tmp_path, shift=0.1), judge=run_line)
+    assert {problem.partition(": ")[2].partition(":")[0] for problem in exported_again.parity.failures} == {"low"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"low": np.zeros((4, 6, 8, 11)) + np.eye(8, 11)}, "has low of shape"),
+        ({"mean": np.arange(18.0).reshape(3, 6)}, "has 3 of 'mean' but 4 rows of high"),
+    ],
+)
+def test_a_golden_file_of_other_outputs_is_refused(changed: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        exported("named", tmp_path, golden=golden_of(tmp_path, **changed))
 
 
 def reproved(done: Export) -> ParityReport:
