@@ -13,7 +13,7 @@ from skdeploy.core.errors import ExportError, PassError
 from skdeploy.ir.constants import constant, drop_unused, known, named_constant, numbers
 from skdeploy.ir.nodes import maker, new_node, operand, optional
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE, is_qdq, qdq_nodes
-from skdeploy.ir.rows import WEIGHTED
+from skdeploy.ir.rows import WEIGHTED, output_axis
 
 INT8, UINT8, INT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32
 MIDDLE: Final = 128  # of uint8: with this zero point it is int8 with 0
@@ -154,6 +154,7 @@ def _check(node: ir.Node, path: Path) -> None:
             f"{shown} has {scale.size} scales for the activation {operand(node, 0).name}: TensorRT takes one",
             advice="train with one scale per activation tensor; weights may have one a channel",
         )
+    _check_axis(node, scale, shown)
     kind, zero = _kind(node), optional(node, 2)
     points = np.zeros(1, np.int8) if zero is None else known(zero)
     if points is None:
@@ -170,6 +171,25 @@ def _check(node: ir.Node, path: Path) -> None:
             "and uint8 with 128 is the same",
             advice=SYMMETRIC,
         )
+
+
+def _check_axis(node: ir.Node, scale: NDArray[Any], shown: str) -> None:
+    """A weight's scales go with its output channels, which a sum of products has one of: no INT8 kernel takes others. Of a
+    transposed convolution NVIDIA's own tools write one an input channel (``quant/weights.py``): what it runs as is TensorRT's.
+    """
+    if scale.size == 1:
+        return
+    for reader, index in node.outputs[0].uses():
+        if index != 1 or reader.op_type not in WEIGHTED or reader.op_type == "ConvTranspose":
+            continue
+        shape = operand(node, 0).shape
+        axis = node.attributes.get_int("axis", 1) % (len(shape) if shape is not None else 2)
+        if axis != output_axis(reader):
+            raise ExportError(
+                f"{shown} has scales along axis {axis} of the weight of {reader.name or reader.outputs[0].name}, whose output "
+                f"channels are along axis {output_axis(reader)}: no INT8 kernel takes that",
+                advice="train with one scale per output channel of a weight, or one for all of it",
+            )
 
 
 def _kind(node: ir.Node) -> ir.DataType | None:

@@ -155,7 +155,7 @@ def test_what_is_read_computes_the_file_to_the_last_bit_with_its_own_scales(
         ({"kind": np.int8, "zero": 3}, "input_quantizer", "zero point 3 of int8"),
         ({"kind": np.uint8, "zero": 0}, "input_quantizer", "zero point 0 of uint8"),
         ({"zero": None}, "input_quantizer", "zero point 0 of uint8"),
-        ({"kind": np.int16, "opset": 21}, "input_quantizer", "is of INT16"),
+        ({"kind": np.int16, "opset": 21}, "input_quantizer", "has type INT16"),
         ({"constants": {"hidden": np.float32(0)}}, "hidden_quantizer", "has a scale of 0"),
         (
             {"constants": {"hidden": np.full(8, 0.1, np.float32), "zero": np.zeros(8, np.int8)}},
@@ -173,6 +173,26 @@ def test_what_tensorrt_does_not_take_is_refused_with_the_node(
     with pytest.raises(ExportError, match=f"{re.escape(str(path))}: the node {node} .*{re.escape(why)}") as refusal:
         read_foreign(path)
     assert refusal.value.advice
+
+
+def test_scales_of_input_channels_are_refused_with_the_layer_but_for_transposed_convolutions(tmp_path: Path) -> None:
+    proto = onnx.load(
+        file(tmp_path, constants={"w_scale": np.full(3, 0.01, np.float32), "w_zero": np.zeros(3, np.int8)})
+    )
+    dequantizer = next(node for node in proto.graph.node if node.name == "weight_dequantizer")
+    dequantizer.attribute[0].i = 1
+    onnx.save(proto, tmp_path / "columns.onnx")
+    with pytest.raises(ExportError, match=r"weight_dequantizer .* along axis 1 of the weight of conv, .* along axis 0"):
+        read_foreign(tmp_path / "columns.onnx")
+    for axis, channels in ((0, 3), (1, 8)):
+        up = op("ConvTranspose", ["a", "w", "bias_float"], ["c"], name="up", pads=[1, 1, 1, 1])
+        scales = {"w_scale": np.full(channels, 0.01, np.float32), "w_zero": np.zeros(channels, np.int8)}
+        proto = onnx.load(file(tmp_path, constants={**scales, "w_q": np.moveaxis(INTEGERS, 0, 1).copy()}))
+        index = next(index for index, node in enumerate(proto.graph.node) if node.name == "conv")
+        proto.graph.node[index].CopyFrom(up)
+        next(node for node in proto.graph.node if node.name == "weight_dequantizer").attribute[0].i = axis
+        onnx.save(proto, tmp_path / "up.onnx")
+        assert len(int8_layers(read_foreign(tmp_path / "up.onnx"))) == 1
 
 
 def test_other_forms_of_quantization_are_refused_by_operator(tmp_path: Path) -> None:
