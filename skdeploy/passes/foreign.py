@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Final
 
 import onnx
 import onnx_ir as ir
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
-from onnxscript.optimizer import fold_constants
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.ir.constants import drop_unused, free_name
-from skdeploy.ir.identities import DropIdentities, FoldKnownSizes
+from skdeploy.ir.identities import DropIdentities
 from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
 from skdeploy.ir.qdq import qdq_nodes
 from skdeploy.ir.weights_of_files import require_finite, require_no_integer_kernels
+from skdeploy.passes.fold_shapes import folded
 from skdeploy.passes.interface import with_asked_interface
-from skdeploy.passes.keep_batch import KeepBatch, takes_any
+from skdeploy.passes.keep_batch import KeepBatch
 from skdeploy.passes.opsets import require_known_opset, with_known_opset
 from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET
 from skdeploy.passes.trained import SymmetricQDQ, check_known
 
-FOLDING_ROUNDS: Final = 8  # two or three are needed; this only makes it end
-SMALL: Final = 1024  # elements of a shape, a list of pads and the like
 INPUT, OUTPUT = "input", "logits"
 NOTES: Final = "foreign"
 
@@ -101,7 +98,7 @@ def read_foreign(path: Path, *, has_logits: bool | None = None, options: ReadOpt
     before = ir.to_proto(model).SerializeToString()
     model = with_known_opset(model, path, opset)
     keep_batch = KeepBatch()
-    model = _folded(model, path, keep_batch)
+    model = folded(model, path, keep_batch)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     DropIdentities()(model)
     drop_unused(model.graph)
@@ -229,48 +226,6 @@ def _name_by_module(model: ir.Model) -> None:
         if value not in kept and value.name and "/" in value.name:
             value.name = free_name(model.graph, value.name.replace("/", "."))
     NameByModule()(model)
-
-
-def _folded(model: ir.Model, path: Path, keep_batch: KeepBatch) -> ir.Model:
-    """Without the shapes that TorchScript computes, and chooses by, though they are constant; with the shapes of all values.
-
-    Each fold lets more shapes be inferred, which lets more be folded, until nothing is left to fold.
-    """
-    for _ in range(FOLDING_ROUNDS):
-        model = _with_shapes(model, path)
-        FoldKnownSizes()(model)
-        named = keep_batch(model).modified
-        if not fold_constants(model, should_fold=_is_small_fill).modified and not named:
-            break
-    model = _with_shapes(model, path)
-    RemoveUnusedNodesPass()(model)
-    return model
-
-
-def _is_small_fill(node: ir.Node) -> bool | None:
-    """Pads are computed from filled tensors, which onnxscript leaves by default; None is that default."""
-    shape = node.outputs[0].shape if node.op_type == "ConstantOfShape" else None
-    sizes = [size for size in shape if isinstance(size, int)] if shape is not None else []
-    return True if shape is not None and len(sizes) == len(shape) and prod(sizes) <= SMALL else None
-
-
-def _with_shapes(model: ir.Model, path: Path) -> ir.Model:
-    """With all shapes inferred anew: those in the file name its own dimensions, or are missing."""
-    proto = ir.to_proto(model)
-    del proto.graph.value_info[:]
-    for output in proto.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    try:
-        return graph_of(inferred(proto, path, strict=True), path)
-    except ExportError as error:
-        squeeze = next((node for node in model.graph if takes_any(node)), None)
-        if squeeze is None:
-            raise
-        raise ExportError(
-            f"{error.message.rstrip('.')}. The node {squeeze.name} (Squeeze) names no axes, so it takes away a batch of "
-            "one too",
-            advice="write flatten(1), or squeeze with the axes, in the network, and export it again",
-        ) from error
 
 
 def _check_function(

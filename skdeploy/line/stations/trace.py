@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import TraceFacts
@@ -14,6 +15,9 @@ from skdeploy.core.spec import INTERFACE, Precision
 from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
 from skdeploy.line.written import has_any_rank, write_graph
 from skdeploy.passes.trace_options import TraceOptions
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @dataclass(frozen=True)
@@ -49,4 +53,22 @@ class Trace(Station[TraceOptions, TraceFacts]):
 
         spec = self.network.spec
         graph = trace(self.network.module, spec, options)
+        if isinstance(self.network, OwnNetwork):
+            graph = _folded(graph, spec.name)
         return write_graph(graph, out, TraceFacts(), any_rank=has_any_rank(spec))
+
+
+def _folded(graph: ir.Model, name: str) -> ir.Model:
+    """A graph of the user's code without the shapes that it computes, as ``read_foreign`` has it."""
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+    from skdeploy.ir.identities import DropIdentities
+    from skdeploy.passes.fold_shapes import folded
+
+    shapes = [value.shape for value in graph.graph.outputs]
+    graph = folded(graph, name)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    DropIdentities()(graph)
+    for value, shape in zip(graph.graph.outputs, shapes, strict=True):
+        value.shape = shape  # with the exporter's names of free sizes
+    return graph
