@@ -25,6 +25,7 @@ from skdeploy.passes.labels import MAP_RANKS, Form, Leaves, NotAMap, Shape, Unkn
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
 from skdeploy.passes.weighted_sums import MOVES, OPERATORS, evaluate
 
+PLACES: Final = "its weights are sigmoids that differ from pixel to pixel; a block has one weight for a whole channel"
 LARGE: Final = 1024  # elements from which a constant is a weight and no shape
 
 
@@ -107,6 +108,10 @@ class BlockFinder:
         self.near_misses += self.gates.near_misses
         for gate in self.gates.opened:
             self._conclude(gate)
+        self.near_misses += [
+            (node.name or node.op_type, PLACES) for node in model.graph if _selects_places(node, self.shapes)
+        ]
+        self.near_misses = list(dict.fromkeys(self.near_misses))
 
     def _visit(self, node: ir.Node) -> None:
         opened = self.gates.open(node)
@@ -169,7 +174,8 @@ class BlockFinder:
             found = combination(form, gates, self.leaves)
         except Unknown as reason:
             for gate in gates:
-                gate.reason = node, str(reason)
+                if gate.kind != "sigmoid" or not self._goes_on(node):
+                    gate.reason = node, str(reason)
             return False
         gate = gates[0]
         gate.block = module_of(node.name) or node.name or node.op_type
@@ -186,6 +192,10 @@ class BlockFinder:
             self.blocks.append(block)
         return True
 
+    def _goes_on(self, node: ir.Node) -> bool:
+        """Whether a part of a sum is read elsewhere: the shortcut of a residual network, which selects nothing from it."""
+        return any(len(value.uses()) > 1 for value in operands(node) if value in self._forms)
+
     def _is_deploy_form(self, selected: ir.Value, branches: int) -> bool:
         """Whether V is written as the last map and M - 1 weighted differences of maps, added up."""
         products = _summed(selected, self._forms)
@@ -201,6 +211,31 @@ class BlockFinder:
         few = gate.branches <= MAX_BRANCHES and not gate.node.outputs[0].is_graph_output()
         if {"softmax": few, "sigmoid": reason == SIGMOIDS, "shares": few and gate.weighs}[gate.kind]:
             self.near_misses.append((node.name or node.op_type, reason))
+
+
+def _selects_places(node: ir.Node, shapes: dict[ir.Value, Shape]) -> bool:
+    """Whether ``node`` adds two maps, each by its own part of one Sigmoid of a map, as LSKNet does."""
+    products = [maker(value) for value in operands(node)] if node.op_type == "Add" else []
+    weights = [
+        {_source(value): value for value in operands(p)} for p in products if p is not None and p.op_type == "Mul"
+    ]
+    if len(weights) != 2:
+        return False
+    shared = [
+        source for source in weights[0] if source in weights[1] and source is not None and source.op_type == "Sigmoid"
+    ]
+    return any(
+        weights[0][source] is not weights[1][source] and any(size != 1 for size in shapes[weights[0][source]][2:])
+        for source in shared
+    )
+
+
+def _source(value: ir.Value) -> ir.Node | None:
+    """The node that made what ``value`` is moved from."""
+    node = maker(value)
+    while node is not None and node.op_type in MOVES - {"Concat"}:
+        node = maker(operand(node, 0))
+    return node
 
 
 def _summed(value: ir.Value, weighed: Container[ir.Value]) -> list[ir.Node]:

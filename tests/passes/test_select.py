@@ -168,6 +168,13 @@ def pixel_weights(block: Block, x: Tensor) -> Tensor:
     return (maps * torch.stack([m.sum(1, keepdim=True) for m in block.maps(x)], 1).softmax(1)).sum(1)
 
 
+def sigmoids_of_pixels(block: Block, x: Tensor) -> Tensor:
+    """Places choose between the branches, as in LSKNet."""
+    first, second = block.maps(x)
+    share = torch.stack([first.mean(1), second.amax(1)], 1).sigmoid()
+    return first * share[:, 0:1] + second * share[:, 1].unsqueeze(1)
+
+
 def weights_for_no_maps(block: Block, x: Tensor) -> Tensor:
     first, _ = block.maps(x)
     return first + torch.tanh(block.weigh(first.mean((2, 3), keepdim=True))[:, 0])
@@ -197,6 +204,7 @@ NEAR_MISSES: dict[str, tuple[Block, str]] = {
                  "does not take the mean over height and width of its branches: Slice"),
     "product used elsewhere": (Block(forward=product_used_elsewhere), "which would go, is used by Tanh blocks.0/Tanh too"),
     "weights of pixels": (Block(forward=pixel_weights), "its weights differ from pixel to pixel"),
+    "sigmoids of pixels": (Block(forward=sigmoids_of_pixels), "its weights are sigmoids that differ from pixel to pixel"),
     "weights for no maps": (Block(forward=weights_for_no_maps), "its weights go into Tanh"),
 }  # fmt: skip
 
@@ -252,7 +260,7 @@ class SqueezeExcite(nn.Module):
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
 def test_a_graph_without_blocks_is_not_touched_and_nothing_is_told(exporter: str, tmp_path: Path) -> None:
-    network = live(Classifier(SqueezeExcite(), branch(), softmax=True))
+    network = live(Classifier(SqueezeExcite(), SqueezeExcite(), branch(), softmax=True))
     model = read_foreign(export(network, tmp_path / "m.onnx", exporter))
     before = ir.to_proto(model).SerializeToString()
     assert rewritten(model) == SelectReport()
