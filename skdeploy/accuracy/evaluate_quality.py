@@ -16,14 +16,22 @@ from skdeploy.parity.tasks import task_of
 from skdeploy.zoo.assumed import require_preprocessing
 
 
-def evaluate_any(folder: Path, options: EvaluationOptions, progress: Progress | None = None) -> Evaluation | Quality:
+def evaluate_any(
+    folder: Path, options: EvaluationOptions, progress: Progress | None = None, *, counted: bool = False
+) -> Evaluation | Quality:
     """Accuracy against labels, or quality against what should come out: what the network's task or ``options.metric`` asks for.
 
+    ``counted``: a baseline of counted images is asked for, which only classes have.
     Raises as ``evaluate`` and ``measure_quality``.
     """
     spec = open_whole(folder).manifest.model
     if options.metric is None and task_of(spec).has_classes:
         return evaluate(folder, options, progress)
+    if counted:
+        raise UsageError(
+            "a baseline counts images that are recognised, which needs class labels",
+            advice="leave --baseline and --save-baseline out, and use --max-drop or --against",
+        )
     return evaluate_quality(folder, options, progress)
 
 

@@ -21,6 +21,7 @@ from skdeploy.parity.report import HeadroomReport, ParityReport, ReceiptNote
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.quality import Quality
     from skdeploy.parity.blame_report import BlameReport
     from skdeploy.quant.ranges import Ranges
 
@@ -40,6 +41,7 @@ class Facts:
     headroom: HeadroomReport | None = None
     ranges: Ranges | None = None
     accuracy: Evaluation | None = None
+    quality: Quality | None = None
     blame: BlameReport | None = None
     receipts: tuple[Receipt, ...] = ()
     outdated: list[str] = field(default_factory=list)
@@ -64,6 +66,7 @@ def fill_facts(facts: Facts) -> None:
     Raises IntegrityError for a file that was altered or cannot be read, and for a receipt of other artifacts.
     """
     from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.quality import Quality
     from skdeploy.parity.blame_report import BlameReport
     from skdeploy.quant.ranges import Ranges
 
@@ -77,6 +80,7 @@ def fill_facts(facts: Facts) -> None:
     facts.headroom = recorded(facts, HEADROOM, HeadroomReport)
     facts.ranges = recorded(facts, RANGES, Ranges)
     facts.accuracy = evidence(facts, "accuracy", Evaluation)
+    facts.quality = evidence(facts, "quality", Quality)
     facts.blame = evidence(facts, "blame", BlameReport)
 
 

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.accuracy.baseline import BaselineReport
-from skdeploy.accuracy.statistics import Decision, Pairs, decide, drop_interval, images_to_decide, mcnemar, wilson
+from skdeploy.accuracy.statistics import (
+    Decision,
+    Pairs,
+    decide,
+    drop_interval,
+    images_to_decide,
+    mcnemar,
+    passing_budget,
+    wilson,
+)
 from skdeploy.bundle.runners import Runner
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision
@@ -95,6 +104,17 @@ class PairedReport(Frozen):
     images_to_decide: int | None = None
 
     @property
+    def passing_budget(self) -> float:
+        """The smallest budget that these images pass, in percentage points."""
+        return passing_budget(self.pairs, self.confidence / 100)
+
+    @property
+    def images_more(self) -> int | None:
+        """How many images more would decide; None if the drop is its budget: more images of the same kind never tell."""
+        total = images_to_decide(self.pairs, (self.max_drop or 0) / 100, self.confidence / 100)
+        return None if total is None else total - self.pairs.images
+
+    @property
     def sentence(self) -> str:
         """The result of the gate in words."""
         interval = f"from {self.drop_low:+.2f} to {self.drop_high:+.2f} at {self.confidence:g} %"
@@ -178,12 +198,12 @@ class Evaluation(Frozen):
             )
 
 
-def less_drop(*precisions: Precision) -> str:
-    """Advice on losing less accuracy in these precisions."""
+def less_drop(*precisions: Precision, by: str = "--data --max-drop") -> str:
+    """Advice on losing less accuracy in these precisions. ``by``: options that keep layers in INT8's fallback."""
     if any(precision.integer for precision in precisions):
         return (
             "calibrate on more or better images, keep sensitive layers in the fallback "
-            "(`skdeploy export --int8 --data --max-drop`), or allow more"
+            f"(`skdeploy export --int8 {by}`), or allow more"
         )
     return "keep sensitive modules in FP32 (`skdeploy export --fp16 --keep-fp32`), or allow more"
 

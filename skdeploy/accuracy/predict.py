@@ -22,7 +22,7 @@ from skdeploy.core.spec import Assumption, Frozen
 from skdeploy.images.dataset import printable
 from skdeploy.images.decoding import SUFFIXES, crop_file
 from skdeploy.images.feeds import RUN_BATCH, batches_of
-from skdeploy.parity.tasks import require_classes
+from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION, require_classes
 
 
 class Guess(Frozen):
@@ -81,6 +81,11 @@ def predict(
         raise UsageError("--backend-option requires --backend")
     bundle = load_bundle(folder)
     bundle.check_complete()
+    if bundle.manifest.model.task in (IMAGE_TO_IMAGE, SEGMENTATION):
+        raise UsageError(
+            f"{bundle.manifest.model.name} gives images, which predict writes to a folder",
+            advice="give --output FOLDER",
+        )
     require_classes(bundle.manifest.model, "predict")
     wanted = [last_graph(bundle) if backend is None else runner_on(bundle, backend, backend_options)]
     optional = []

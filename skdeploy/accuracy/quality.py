@@ -4,7 +4,7 @@ networks without classes, and with ``--metric``.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ from skdeploy.accuracy.mean_drop import Drop, images_for, least_budget
 from skdeploy.accuracy.statistics import Decision
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision
+
+KEPT: Final = "--int8-keep UNIT"  # an export searches units by top-1 only
 
 
 class Figure(Frozen):
@@ -144,7 +146,7 @@ class Quality(Frozen):
         if failed:
             raise AccuracyError(
                 f"accuracy is out of its budget: {'; '.join(failed)}",
-                advice=less_drop(*(report.precision for report in self.artifacts)),
+                advice=less_drop(*(report.precision for report in self.artifacts), by=KEPT),
             )
         doubtful = [drop for drop in self.drops if drop.decision == "inconclusive"]
         if doubtful and not allow_inconclusive:

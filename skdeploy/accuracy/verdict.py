@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from skdeploy.accuracy.facts import Facts
-from skdeploy.accuracy.statistics import Decision, passing_budget
-from skdeploy.accuracy.statistics import images_to_decide as needed
+from skdeploy.accuracy.statistics import Decision
 from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import GraphFacts
@@ -32,7 +31,8 @@ from skdeploy.parity.reference import TORCH_REFERENCE
 from skdeploy.parity.report import Comparison, ParityReport
 
 if TYPE_CHECKING:
-    from skdeploy.accuracy.gate import Evaluation, PairedReport
+    from skdeploy.accuracy.gate import PairedReport
+    from skdeploy.accuracy.quality import QualityDrop
 
 SHOWN: Final = 3  # assumptions in the line itself; all of them are among the points
 
@@ -94,7 +94,7 @@ def decide_verdict(facts: Facts) -> Verdict:
     failures = failures_of(facts)
     absent = _unproven_artifacts(parity)
     gap = _what_is_not_compared(facts)
-    doubtful = _undecided_pairs(facts.accuracy)
+    doubtful = _undecided(facts)
     if manifest.verdict == "incomplete":
         state, text = State.INCOMPLETE, f"{State.INCOMPLETE}: run the same export again"
     elif failures:
@@ -117,8 +117,8 @@ def failures_of(facts: Facts) -> tuple[str, ...]:
     found = list(facts.parity.failures) if facts.parity is not None else []
     if facts.manifest.verdict == "failed" and not found:
         found.append("the export of this bundle found no parity")
+    found += [pair.sentence for pair in _judged(facts) if pair.decision == "fail"]
     if facts.accuracy is not None:
-        found += [pair.sentence for pair in facts.accuracy.pairs if pair.decision == "fail"]
         found += facts.accuracy.baseline.failures if facts.accuracy.baseline is not None else ()
     if facts.headroom is not None and facts.headroom.is_short:
         found.append(facts.headroom.sentence)
@@ -174,13 +174,21 @@ def _what_is_not_compared(facts: Facts) -> str:
     return ""
 
 
-def _undecided_pairs(accuracy: Evaluation | None) -> list[PairedReport]:
-    return [pair for pair in accuracy.pairs if pair.decision == "inconclusive"] if accuracy is not None else []
+def _judged(facts: Facts) -> list[PairedReport | QualityDrop]:
+    """Each comparison of two artifacts that had a budget, or might have had."""
+    return [
+        *(facts.accuracy.pairs if facts.accuracy is not None else ()),
+        *(facts.quality.drops if facts.quality is not None else ()),
+    ]
 
 
-def _what_would_decide(pairs: list[PairedReport]) -> str:
+def _undecided(facts: Facts) -> list[PairedReport | QualityDrop]:
+    return [pair for pair in _judged(facts) if pair.decision == "inconclusive"]
+
+
+def _what_would_decide(pairs: list[PairedReport | QualityDrop]) -> str:
     """How many images more would decide all pairs at the observed rates, and which budget they would pass now."""
-    budget = max(passing_budget(pair.pairs, pair.confidence / 100) for pair in pairs)
+    budget = max(pair.passing_budget for pair in pairs)
     more = _images_more(pairs)
     return (
         f"a budget of {budget:g} would pass"
@@ -189,10 +197,10 @@ def _what_would_decide(pairs: list[PairedReport]) -> str:
     )
 
 
-def _images_more(pairs: list[PairedReport]) -> int | None:
-    """How many would decide all pairs; None if a drop is its budget: more images of the same kind never tell."""
-    counts = [needed(pair.pairs, (pair.max_drop or 0) / 100, pair.confidence / 100) for pair in pairs]
-    known = [count - pair.pairs.images for count, pair in zip(counts, pairs, strict=True) if count is not None]
+def _images_more(pairs: list[PairedReport | QualityDrop]) -> int | None:
+    """How many would decide all pairs; None if a drop is its budget."""
+    counts = [pair.images_more for pair in pairs]
+    known = [count for count in counts if count is not None]
     return max(1, *known) if len(known) == len(pairs) else None
 
 
@@ -217,10 +225,9 @@ def _qualified(facts: Facts, before: str) -> str:
 
 def _points(facts: Facts) -> list[Point]:
     points = _parity_points(facts)
-    if facts.accuracy is not None:
-        points += [Point(*DECISIONS[p.decision], p.sentence) for p in facts.accuracy.pairs if p.decision is not None]
-        if facts.accuracy.baseline is not None:
-            points += [Point("bad", "Baseline", failure) for failure in facts.accuracy.baseline.failures]
+    points += [Point(*DECISIONS[p.decision], p.sentence) for p in _judged(facts) if p.decision is not None]
+    if facts.accuracy is not None and facts.accuracy.baseline is not None:
+        points += [Point("bad", "Baseline", failure) for failure in facts.accuracy.baseline.failures]
     if facts.blame is not None and facts.blame.guilty is not None:
         points.append(Point("bad", "Blame", facts.blame.verdict))
     if facts.headroom is not None and facts.headroom.is_short:
@@ -258,7 +265,7 @@ def _parity_points(facts: Facts) -> list[Point]:
     return points
 
 
-def _next(state: State, facts: Facts, doubtful: list[PairedReport]) -> tuple[str, ...]:
+def _next(state: State, facts: Facts, doubtful: list[PairedReport | QualityDrop]) -> tuple[str, ...]:
     bundle = shlex.quote(str(facts.folder))
     if state is State.INCOMPLETE:
         return ("run the same export again: finished stages are kept",)
@@ -272,10 +279,14 @@ def _next(state: State, facts: Facts, doubtful: list[PairedReport]) -> tuple[str
     if state is State.HERE:
         return (f"`skdeploy verify {bundle} --receipt` on the device, then copy receipts/ back",)
     if state is State.FAILED and (facts.manifest.verdict == "failed" or (facts.parity and facts.parity.failures)):
-        evaluated = facts.accuracy is not None
+        evaluated = facts.accuracy is not None or facts.quality is not None
         return next_after_failed_parity(facts.manifest, facts.folder, facts.parity, evaluated=evaluated)
     if state is State.FAILED:
         from skdeploy.accuracy.gate import less_drop
 
+        if facts.accuracy is None and facts.quality is not None:
+            from skdeploy.accuracy.quality import KEPT
+
+            return (less_drop(facts.manifest.precision, by=KEPT),)
         return (less_drop(facts.manifest.precision),)
     return ()

@@ -27,6 +27,7 @@ from skdeploy.images.decoding import crop_array, crop_file
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation
     from skdeploy.accuracy.predict import ImagePrediction
+    from skdeploy.accuracy.quality import Quality
     from skdeploy.bench.report import BenchReport
     from skdeploy.line.verification import Verification
     from skdeploy.planning.report import PlanReport
@@ -130,15 +131,17 @@ class Bundle:
         files = [Path(image) for image in _several(images)]
         return predict(self.folder, files, backend=backend).images
 
-    def evaluate(self, data: Place, *, progress: bool = True, **options: Any) -> Evaluation:
-        """Accuracy on labelled images, paired with the FP32 graph; ``max_drop`` and other options of ``EvaluationOptions``.
+    def evaluate(self, data: Place, *, progress: bool = True, **options: Any) -> Evaluation | Quality:
+        """Accuracy on labelled images, or on pairs for other tasks, compared with the FP32 graph. ``options``: ``max_drop`` and
+        others of ``EvaluationOptions``.
 
         Does not raise where the budget is not met: ask ``.verdict`` of what it gives, or ``Bundle.verdict``.
         """
-        from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate
+        from skdeploy.accuracy.evaluate import EvaluationOptions
+        from skdeploy.accuracy.evaluate_quality import evaluate_any
 
         with told(progress) as tell:
-            return evaluate(self.folder, _options(EvaluationOptions, data=Path(data), **options), tell)
+            return evaluate_any(self.folder, _options(EvaluationOptions, data=Path(data), **options), tell)
 
     def verify(self, images: Place | None = None, *, progress: bool = True, **options: Any) -> Verification:
         """Digests, receipts, and parity measured again; options of ``VerifyOptions``. ``Verification.check`` raises."""

@@ -69,9 +69,9 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "evaluate": Verb(
         "skdeploy.cli.evaluate:evaluate",
-        "Measure accuracy on labelled images, compare it with the FP32 graph, and fail if the drop is too large.",
+        "Measure accuracy on labelled images or pairs, compare it with the FP32 graph, and fail if the drop is too large.",
         "Prove it",
-        documents=("skdeploy.cli.documents:EvaluationDocument",),
+        documents=("skdeploy.cli.documents:EvaluationDocument", "skdeploy.cli.documents:QualityDocument"),
     ),
     "sensitivity": Verb(
         "skdeploy.cli.sensitivity:sensitivity",
@@ -99,9 +99,9 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "predict": Verb(
         "skdeploy.cli.predict:predict",
-        "Print the five most likely classes of each image, with their probabilities.",
+        "Print the five most likely classes of each image, or write the images or masks that the network gives.",
         "Take it to a device",
-        documents=("skdeploy.accuracy.predict:Predicted",),
+        documents=("skdeploy.accuracy.predict:Predicted", "skdeploy.accuracy.predict_images:WrittenImages"),
     ),
     "report": Verb(
         "skdeploy.cli.report:report",

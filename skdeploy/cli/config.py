@@ -17,6 +17,7 @@ from skdeploy.core.errors import UsageError
 
 OWN: Final = "skdeploy.toml"
 PROJECT: Final = "pyproject.toml"
+CODE: Final = ("metric",)  # options that name code to run: a folder that somebody else made must not choose it
 KINDS: Final = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -61,6 +62,11 @@ def defaults(where: str, verb: str, table: Mapping[str, Any], parameters: Sequen
         if key not in options:
             raise UsageError(
                 f"{where}: [{verb}] has no option {key!r}", advice=_near(key, options, f"`skdeploy {verb} -h`")
+            )
+        if key in CODE:
+            raise UsageError(
+                f"{where}: [{verb}] has {key!r}, which runs code and so must be typed",
+                advice=f"remove it, and give --{key} on the command line",
             )
         if options[key].name in found:
             raise UsageError(f"{where}: [{verb}] gives {key!r} twice, by two names", advice="leave one of them out")

@@ -22,6 +22,7 @@ from skdeploy.report.voice import voice
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.quality import Quality
 
 
 def write_json(content: Any, indent: int | None = 2) -> None:
@@ -84,7 +85,7 @@ def print_bundle(
     report: ParityReport | None,
     verdict: Verdict,
     reused: Collection[str] = (),
-    accuracy: Evaluation | None = None,
+    accuracy: Evaluation | Quality | None = None,
     *,
     advised: bool = False,
 ) -> None:
@@ -92,13 +93,17 @@ def print_bundle(
 
     ``advised`` as of ``print_verdict``.
     """
+    from skdeploy.accuracy.quality import Quality
     from skdeploy.report.accuracy import accuracy_findings
     from skdeploy.report.bundle import bundle_findings
+    from skdeploy.report.quality import quality_findings
 
     print_verdict(verdict, advised=advised)
     terminal = Terminal()
     terminal.section(bundle_findings(bundle, report, reused, evaluated=accuracy is not None))
-    if accuracy is not None:
+    if isinstance(accuracy, Quality):
+        terminal.section(quality_findings(accuracy, runs=False))
+    elif accuracy is not None:
         terminal.section(accuracy_findings(accuracy, runs=False))
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, create_model
 from pydantic.json_schema import models_json_schema
 
 from skdeploy.accuracy.gate import Evaluation
+from skdeploy.accuracy.quality import Quality
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.cli.encoding import JSON_SCHEMA
 from skdeploy.core.architecture import Frozen
@@ -79,7 +80,7 @@ class BundleDocument(Frozen):
 
 
 class ExportDocument(BundleDocument):
-    accuracy: Evaluation | None
+    accuracy: Evaluation | Quality | None
     on_the_device: list[str]
 
 
@@ -104,6 +105,15 @@ EvaluationDocument = create_model(
     "EvaluationDocument",
     __base__=Frozen,
     **_EVALUATION,
+    decision=(str | None, ...),
+    verdict=(VerdictDocument, ...),
+)
+
+_QUALITY: Final[dict[str, Any]] = {name: (field.annotation, field) for name, field in Quality.model_fields.items()}
+QualityDocument = create_model(
+    "QualityDocument",
+    __base__=Frozen,
+    **_QUALITY,
     decision=(str | None, ...),
     verdict=(VerdictDocument, ...),
 )

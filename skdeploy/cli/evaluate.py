@@ -13,6 +13,7 @@ from skdeploy.core.panel import Panel
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.quality import Quality
     from skdeploy.accuracy.verdict import Verdict
 
 READABLE_CLASSES: Final = 20
@@ -24,7 +25,8 @@ def evaluate(
         Path,
         typer.Option(
             help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder "
-            "with an evaluation.npz.",
+            "with an evaluation.npz. For other tasks, and with --metric, pairs: folders input/ and target/, or images/ and "
+            "masks/, with files of the same names.",
             rich_help_panel=Panel.INPUT,
         ),
     ],
@@ -38,8 +40,17 @@ def evaluate(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help="Largest allowed drop in percentage points of top-1. Exit 0 if the drop is smaller, 10 if it is larger. "
+            help="Largest allowed drop: percentage points of top-1, dB of PSNR, points of mIoU, or the unit of --metric. "
+            "Exit 0 if the drop is smaller, 10 if it is larger. "
             "Exit 10 also if there are too few images to tell, unless --allow-inconclusive.",
+            rich_help_panel=Panel.ACCURACY,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION",
+            help="Measure with a function of yours: `metric(outputs, target)` of one sample. Runs your code.",
             rich_help_panel=Panel.ACCURACY,
         ),
     ] = None,
@@ -118,7 +129,7 @@ def evaluate(
     markdown: Markdown = None,
     json: Json = False,
 ) -> None:
-    """Measure accuracy on labelled images, compare it with the FP32 graph, and fail if the drop is too large.
+    """Measure accuracy on labelled images or pairs, compare it with the FP32 graph, and fail if the drop is too large.
 
     Writes the result to the bundle's evidence/. Keeps predictions in ~/.cache/skdeploy, so that an interrupted run
     continues where it stopped.
@@ -129,8 +140,9 @@ def evaluate(
     """
     from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
     from skdeploy.accuracy.evaluate import EvaluationOptions
-    from skdeploy.accuracy.evaluate import evaluate as run
+    from skdeploy.accuracy.evaluate_quality import evaluate_any
     from skdeploy.accuracy.facts import read_facts
+    from skdeploy.accuracy.gate import Evaluation
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.core.files import require_places
@@ -151,24 +163,30 @@ def evaluate(
         backend=backend,
         backend_options=tuple(backend_option or ()),
         assume_imagenet=assume_imagenet,
+        metric=metric,
     )
     known = read_baseline(baseline) if baseline is not None else None
     require_places(junit, markdown, save_baseline)
     with ConsoleProgress() as progress:
-        evaluation = run(bundle, options, progress)
+        evaluation = evaluate_any(bundle, options, progress, counted=known is not None or save_baseline is not None)
+    facts = read_facts(load_bundle(bundle))
+    if not isinstance(evaluation, Evaluation):
+        facts.quality, facts.outdated = evaluation, [name for name in facts.outdated if name != "quality"]
+        verdict = decide_verdict(facts)
+        finish(evaluation, verdict, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)
+        return
     if known is not None and baseline is not None:
         compared = compare_with_baseline(evaluation, known, baseline_drop, baseline)
         evaluation = evaluation.model_copy(update={"baseline": compared})
     if save_baseline is not None:
         write_baseline(save_baseline, evaluation)
-    facts = read_facts(load_bundle(bundle))
     facts.accuracy, facts.outdated = evaluation, [name for name in facts.outdated if name != "accuracy"]
     verdict = decide_verdict(facts)
     finish(evaluation, verdict, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)
 
 
 def finish(
-    evaluation: Evaluation,
+    evaluation: Evaluation | Quality,
     verdict: Verdict,
     *,
     as_json: bool,
@@ -177,15 +195,21 @@ def finish(
     allow_inconclusive: bool,
 ) -> None:
     """Writes and prints all, and only then lets the gate fail."""
+    from skdeploy.accuracy.gate import Evaluation
     from skdeploy.cli.console import conclude, print_verdict
     from skdeploy.report.accuracy import accuracy_findings
     from skdeploy.report.junit import write_junit
     from skdeploy.report.markdown import write_markdown
+    from skdeploy.report.quality import quality_findings
     from skdeploy.report.terminal import Terminal
 
-    found = accuracy_findings(evaluation, allow_inconclusive=allow_inconclusive)
+    if isinstance(evaluation, Evaluation):
+        found, kind = accuracy_findings(evaluation, allow_inconclusive=allow_inconclusive), evaluation.kind
+        few = len(evaluation.classes) <= READABLE_CLASSES
+    else:
+        found, kind, few = quality_findings(evaluation, allow_inconclusive=allow_inconclusive), "evaluation", True
     if junit is not None:
-        write_junit(junit, f"skdeploy {evaluation.kind}", found.blocks, evaluation.seconds, verdict.text)
+        write_junit(junit, f"skdeploy {kind}", found.blocks, evaluation.seconds, verdict.text)
     if markdown is not None:
         write_markdown(markdown, verdict.text, found)
 
@@ -201,5 +225,5 @@ def finish(
         ),
         as_json=as_json,
         # a confusion matrix of 1,000 classes is a million numbers, each on a line of its own
-        indent=2 if len(evaluation.classes) <= READABLE_CLASSES else None,
+        indent=2 if few else None,
     )

@@ -28,7 +28,7 @@ from skdeploy.images.decoding import printable as printable
 from skdeploy.images.folders import KINDS, ImageFolder, read_folder
 from skdeploy.images.lists import read_list
 
-Chosen = Literal["", "images", "calib", "data", "card", "photographs", "random"]
+Chosen = Literal["", "images", "calib", "data", "pairs", "card", "photographs", "random"]
 Inputs = NDArray[np.float32]
 
 EVALUATION: Final = "evaluation.npz"  # the labelled images of a folder without image files, where accuracy is measured

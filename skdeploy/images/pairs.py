@@ -31,7 +31,7 @@ from skdeploy.core.listing import some
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images import samples
 from skdeploy.images.dataset import Dataset, open_dataset, require_there
-from skdeploy.images.decoding import GREY_OR_RGB, SUFFIXES, ImageError, Pixels, printable
+from skdeploy.images.decoding import DECODING, GREY_OR_RGB, SUFFIXES, ImageError, Pixels, printable
 from skdeploy.images.folders import read_folder
 from skdeploy.images.numpy_file import read_npz_or_npy
 from skdeploy.images.targets import TARGETS_KEY, Kind, image_target, mask_target, pixels_of, unresized
@@ -96,7 +96,7 @@ class PairedData:
         given = self.rows[index] if self.rows is not None else self.files[index]
         if kind == "array":
             return self.inputs.crop(index, spec).pixels, _array(given, shown)
-        size = self._size(index)
+        size = size_of(self.inputs, index)
         if kind == "mask":
             return self.inputs.crop(index, spec).pixels, mask_target(given, shown, size, spec)
         if min(size[0] - spec.input.height, size[1] - spec.input.width) < 0:
@@ -107,23 +107,24 @@ class PairedData:
             )
         return self.inputs.crop(index, unresized(spec, size)).pixels, image_target(given, shown, size, spec)
 
-    def _size(self, index: int) -> tuple[int, int]:
-        """Height and width of an input as it is stored."""
-        from PIL import Image, UnidentifiedImageError
 
-        if self.inputs.pixels is not None:
-            height, width = self.inputs.pixels.shape[1:3]
-            return height, width
-        file = self.inputs.files[index]
-        if file.suffix in samples.SUFFIXES:
-            array = read_npz_or_npy(file, ("image",))
-            found = array if isinstance(array, np.ndarray) else array["image"]
-            return found.shape[0], found.shape[1]
-        try:
-            with Image.open(file) as image:
-                return image.height, image.width
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise ImageError(f"cannot read the image {file}: {error}", str(error)) from error
+def size_of(data: Dataset, index: int) -> tuple[int, int]:
+    """Height and width of an image as it is stored. Raises ImageError naming one that cannot be read."""
+    from PIL import Image
+
+    if data.pixels is not None:
+        height, width = data.pixels.shape[1:3]
+        return height, width
+    file = data.files[index]
+    if file.suffix in samples.SUFFIXES:
+        array = read_npz_or_npy(file, ("image",))
+        found = array if isinstance(array, np.ndarray) else array["image"]
+        return found.shape[0], found.shape[1]
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except (*DECODING, Image.DecompressionBombError) as error:
+        raise ImageError(f"cannot read the image {file}: {error}", str(error)) from error
 
 
 def open_pairs(source: Path, spec: ModelSpec) -> PairedData:

@@ -9,7 +9,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
 from skdeploy.core.panel import Panel
 from skdeploy.core.precision import Precision
-from skdeploy.core.spec import ClassOrder
+from skdeploy.core.spec import ClassOrder, ModelSpec
 
 
 class AccuracyOptions(StationOptions):
@@ -23,13 +23,24 @@ class AccuracyOptions(StationOptions):
     panel = Panel.ACCURACY
     data: Annotated[
         Path | None,
-        Flag("Measure accuracy on these images with labels at the end: class folders, .npz or a list.", kept=False),
+        Flag(
+            "Measure accuracy on these images with labels at the end: class folders, .npz or a list. For networks without "
+            "classes, pairs: folders input/ and target/, or images/ and masks/.",
+            kept=False,
+        ),
     ] = None
     max_drop: Annotated[
         float | None,
         Flag(
-            "Percentage points of top-1 that the lower precision may lose on --data. With --int8, the units that lose most "
-            "stay in --int8-fallback.",
+            "Percentage points of top-1 that the lower precision may lose on --data; for pairs dB of PSNR, points of mIoU, or "
+            "the unit of --metric. With --int8, the units that lose most of top-1 stay in --int8-fallback.",
+            kept=False,
+        ),
+    ] = None
+    metric: Annotated[
+        str | None,
+        Flag(
+            "Measure --data with a function of yours: `metric(outputs, target)` of one sample. Runs your code.",
             kept=False,
         ),
     ] = None
@@ -50,12 +61,20 @@ class AccuracyOptions(StationOptions):
         ),
     ] = None
 
+    def takes_pairs(self, spec: ModelSpec) -> bool:
+        """Whether ``data`` are inputs with what should come out, and not labelled images."""
+        from skdeploy.parity.tasks import task_of
+
+        return self.metric is not None or not task_of(spec).has_classes
+
     def check_for(self, precision: Precision) -> None:
         """Raises UsageError for what cannot be, contradicts itself, or is not there."""
         from skdeploy.images.dataset import require_there
 
         if self.max_drop is not None and self.data is None:
             raise UsageError("--max-drop requires images with labels", advice="add --data with a folder, .npz or .txt")
+        if self.metric is not None and self.data is None:
+            raise UsageError("--metric requires --data", advice="add --data with pairs")
         if self.class_order is not None and self.data is None:
             raise UsageError("--class-order requires --data", advice="give --data")
         if self.allow_inconclusive and self.max_drop is None:
@@ -66,6 +85,8 @@ class AccuracyOptions(StationOptions):
                 advice="add --fp16 or --int8, or leave --max-drop out",
             )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise UsageError(f"--max-drop {self.max_drop:g}: must be percentage points of top-1, from 0 to 100")
+            raise UsageError(
+                f"--max-drop {self.max_drop:g}: must be from 0 to 100, in points of top-1 or the unit measured"
+            )
         if self.data is not None:
             require_there(self.data)

@@ -17,9 +17,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from skdeploy import engines
-from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate, labelled_images
+from skdeploy.accuracy.evaluate import EvaluationOptions, labelled_images
+from skdeploy.accuracy.evaluate_quality import evaluate_any
 from skdeploy.accuracy.facts import read_facts
 from skdeploy.accuracy.gate import Evaluation
+from skdeploy.accuracy.measures import measures_of
+from skdeploy.accuracy.own_metric import load_metric
+from skdeploy.accuracy.quality import Quality
 from skdeploy.accuracy.verdict import Verdict, decide_verdict, next_after_failed_parity
 from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
@@ -36,6 +40,7 @@ from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ModelSpec, Precision, WeightsSpec
 from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions
+from skdeploy.images.pairs import open_pairs
 from skdeploy.line.ahead import Ahead
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
 from skdeploy.line.formats import FORMATS, Format, Trained, format_of
@@ -55,7 +60,6 @@ from skdeploy.line.stations.simplify import Simplify
 from skdeploy.line.stations.trace import Trace
 from skdeploy.line.stations.weights import Weights, fitted_spec
 from skdeploy.parity.report import ParityReport
-from skdeploy.parity.tasks import require_classes
 from skdeploy.parity.witness import after_proof, find_witness, settles
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.zoo.assumed import assumptions_of, require_preprocessing
@@ -105,7 +109,7 @@ class Export:
     parity: ParityReport
     reused: frozenset[str]
     seconds: float
-    accuracy: Evaluation | None = None
+    accuracy: Evaluation | Quality | None = None
     route: Route | None = None
     allow_inconclusive: bool = False
 
@@ -219,17 +223,20 @@ def _require_labels(spec: ModelSpec, options: ExportOptions) -> None:
     """Raises UsageError, before the long part, for ``--data`` whose labels are not the network's classes."""
     asked = options.accuracy
     if asked.data is not None:
-        require_classes(spec, "--data")
+        if asked.takes_pairs(spec):
+            open_pairs(asked.data, spec)
+            measures_of(spec, load_metric(asked.metric) if asked.metric is not None else None)
+            return
         labelled_images(asked.data, spec, None, asked.class_order)
 
 
-def _evaluated(bundle: Bundle, options: ExportOptions, tell: Progress) -> Evaluation | None:
+def _evaluated(bundle: Bundle, options: ExportOptions, tell: Progress) -> Evaluation | Quality | None:
     """The accuracy on the labelled images that were given, kept as the bundle's evidence."""
     asked = options.accuracy
     if asked.data is None:
         return None
-    wanted = EvaluationOptions(asked.data, class_order=asked.class_order, max_drop=asked.max_drop)
-    return evaluate(bundle.folder, wanted, tell)
+    wanted = EvaluationOptions(asked.data, class_order=asked.class_order, max_drop=asked.max_drop, metric=asked.metric)
+    return evaluate_any(bundle.folder, wanted, tell)
 
 
 def _write_card(bundle: Bundle) -> None:

@@ -110,10 +110,17 @@ class Quantized(Format):
     def _quantized(self, line: Line, model: Artifact) -> Artifact:
         from skdeploy.images.dataset import EVALUATION, open_dataset
         from skdeploy.images.labels import as_the_network_counts
+        from skdeploy.images.pairs import open_pairs
 
         asked: Int8Options = self.asked
         spec, accuracy = line.bundle.manifest.model, self.accuracy
-        data = open_dataset(accuracy.data, archive=EVALUATION) if accuracy.data is not None else None
+        paired = accuracy.data is not None and accuracy.takes_pairs(spec)
+        if accuracy.data is None:
+            data = None
+        elif paired:
+            data = open_pairs(accuracy.data, spec).inputs
+        else:
+            data = open_dataset(accuracy.data, archive=EVALUATION)
         exclude: tuple[str, ...] = ()
         if self.given is not None:
             ranges = line.run(self.given, NoOptions())
@@ -122,7 +129,9 @@ class Quantized(Format):
             ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
             exclude = images.exclude
         keep, keep_fp32 = (*asked.keep, *exclude), asked.half.keep_fp32
-        if accuracy.max_drop is not None and data is not None:
+        if accuracy.max_drop is not None and paired:
+            line.note("--max-drop judges the finished graph; to keep units in the fallback, name them with --int8-keep")
+        elif accuracy.max_drop is not None and data is not None:
             data = as_the_network_counts(data, spec, accuracy.class_order)
             for note in data.notes:
                 line.progress.note(note)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import EVALUATION, Dataset, default_dataset, open_dataset
+from skdeploy.images.pairs import open_pairs
 from skdeploy.line.formats import Format
 from skdeploy.line.options import ExportOptions
 
@@ -19,6 +20,8 @@ def images_of_export(options: ExportOptions, lowering: Format, spec: ModelSpec) 
     Raises UsageError where there are no images.
     """
     data = options.accuracy.data
+    if options.images is None and data is not None and options.accuracy.takes_pairs(spec):
+        return replace(open_pairs(data, spec).inputs.spread(options.num_images, spec), chosen="pairs")
     if options.images is None and data is not None:
         return replace(open_dataset(data, archive=EVALUATION).spread(options.num_images, spec), chosen="data")
     images = lowering.images(options.num_images, spec) if options.images is None else None

@@ -72,6 +72,7 @@ CHOSEN: Final[dict[Chosen, str]] = {
     "images": "given with --images",
     "calib": "the calibration images, so not independent",
     "data": "the labelled images of --data",
+    "pairs": "the inputs of --data",
     "card": "the card's own",
     "photographs": "because no others were given",
     "random": "because no others were given",

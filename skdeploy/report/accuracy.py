@@ -9,6 +9,7 @@ from typing import Final
 from skdeploy.accuracy.gate import AccuracyReport, Evaluation, PairedReport, Share
 from skdeploy.accuracy.verdict import DECISIONS
 from skdeploy.backends.metrics import decibels_text
+from skdeploy.parity.tasks import task_of
 from skdeploy.report.blocks import (
     Block,
     Cell,
@@ -62,6 +63,9 @@ def accuracy_section(found: Findings) -> Section:
     evaluation = found.accuracy
     if evaluation is None:
         command = f"skdeploy evaluate {found.shell_folder} --data DIR --max-drop 0.5"
+        if not task_of(found.manifest.model).has_classes:
+            text = "Quality against what should come out was not measured."
+            return found.absent("accuracy", "Accuracy", text, command.replace("DIR", "PAIRS"), of="quality")
         return found.absent("accuracy", "Accuracy", "Accuracy against labels was not measured.", command)
     section = accuracy_findings(evaluation)
     blocks: list[Block] = []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from skdeploy.quant.mixed import MixedPrecision
     from skdeploy.quant.sensitivity import SensitivityReport
 
-EVIDENCE: Final = ("accuracy", "blame", "sensitivity", "attention")
+EVIDENCE: Final = ("accuracy", "quality", "blame", "sensitivity", "attention")
 
 
 @dataclass

@@ -109,13 +109,17 @@ def _sections(found: Findings) -> Iterator[Section]:
     from skdeploy.report.int8 import int8_section
     from skdeploy.report.line import line_section, provenance_section, reproduce_section
     from skdeploy.report.parity import parity_section
+    from skdeploy.report.quality import quality_section
     from skdeploy.report.receipts import receipts_section
 
     if notes := _notes(found):
         yield Section("notes", "Notes", "", notes)
     yield line_section(found)
     yield parity_section(found)
-    yield accuracy_section(found)
+    if found.quality is None or found.accuracy is not None:
+        yield accuracy_section(found)
+    if found.quality is not None:
+        yield quality_section(found.quality)
     yield blame_section(found)
     yield int8_section(found)
     yield headroom_section(found)

@@ -92,9 +92,29 @@ def _latency_figure(found: Findings) -> list[Figure]:
     return [Figure("Latency", f"{row.host_ms.p50:,.3g} ms", f"p50, batch {row.batch}, {one.place}{doubt}")]
 
 
+def _quality_figures(found: Findings, last: str) -> list[Figure]:
+    if found.quality is None:
+        return []
+    figures = []
+    for report in found.quality.artifacts:
+        if report.artifact == last:
+            one = report.figures[0]
+            figures.append(
+                Figure(one.name, one.text, f"{one.low:.4g} to {one.high:.4g} at {found.quality.confidence:g} %")
+            )
+            break
+    for drop in found.quality.drops[:1]:
+        budget = "no budget" if drop.max_drop is None else f"budget {drop.max_drop:g}"
+        tone: Tone = "" if drop.decision is None else DECISIONS[drop.decision][0]
+        figures.append(
+            Figure("Drop", f"{drop.drop:+.3g} {drop.unit}", f"at most {drop.drop_high:+.3g}, {budget}", tone)
+        )
+    return figures
+
+
 def _accuracy_figures(found: Findings, last: str) -> list[Figure]:
     if found.accuracy is None:
-        return []
+        return _quality_figures(found, last)
     figures = []
     measured = next((a for a in found.accuracy.accuracies if a.artifact == last), None)
     if measured is not None:

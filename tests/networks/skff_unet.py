@@ -72,12 +72,3 @@ class SKFFUNet(nn.Module):
         for level in reversed(range(len(levels))):
             maps = self.up[level](self.fuse[level]([levels[level], self.enlarge[level](maps)]))
         return images + self.leave(maps)
-
-
-def denoiser() -> nn.Module:
-    """The trained network, float32 on the CPU."""
-    from safetensors.torch import load_file
-
-    network = SKFFUNet()
-    network.load_state_dict(load_file(WEIGHTS))
-    return network.eval().requires_grad_(False)

@@ -1,0 +1,186 @@
+"""``skdeploy predict`` of networks that give an image or a mask: one PNG for each input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from skdeploy.accuracy.streaming import open_all
+from skdeploy.backends.base import Array
+from skdeploy.backends.image_quality import grey_levels
+from skdeploy.backends.logits import check_outputs, run_batches
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.bundle.runners import Runner, last_graph, runner_on
+from skdeploy.core.errors import ParityError, UsageError
+from skdeploy.core.files import written_whole
+from skdeploy.core.spec import Assumption, Frozen, ModelSpec
+from skdeploy.images.dataset import Dataset, printable
+from skdeploy.images.decoding import SUFFIXES
+from skdeploy.images.feeds import RUN_BATCH, batches_of
+from skdeploy.images.targets import unresized
+from skdeploy.parity.segmentation import classes_of_pixels, threshold_of
+from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_CLASSES: Final = 255  # of an 8-bit mask, in which 255 marks what nobody judges
+
+
+class WrittenImage(Frozen):
+    """An input, and the file that was made of it."""
+
+    image: str
+    written: str
+
+
+class WrittenImages(Frozen):
+    """All inputs in the order given. ``size``: height and width that the network sees of each."""
+
+    artifact: str
+    backend: str
+    written: Annotated[tuple[WrittenImage, ...], Field(strict=False)]
+    size: tuple[int, int]
+    assumptions: Annotated[tuple[Assumption, ...], Field(strict=False)] = ()
+
+
+def write_images(
+    folder: Path,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    overwrite: bool = False,
+    backend: str | None = None,
+    backend_options: Sequence[str] = (),
+) -> WrittenImages:
+    """Run image files, or all in a folder, through the last graph or ``backend``, and write a PNG of each below ``output``.
+
+    A restored image shows the middle of its input, which is not resized. A mask, a palette image of classes, shows the
+    input resized and cut as the card says. Names are those of the inputs, with .png.
+
+    Raises UsageError for a file that cannot be read or is smaller than the network, for a task that gives no images, and for
+    a file that exists already unless ``overwrite``; ParityError for outputs that are not finite.
+    """
+    if backend_options and backend is None:
+        raise UsageError("--backend-option requires --backend")
+    bundle = load_bundle(folder)
+    bundle.check_complete()
+    spec = bundle.manifest.model
+    _check_task(spec)
+    places = _places(images, output, overwrite=overwrite)
+    runner = last_graph(bundle) if backend is None else runner_on(bundle, backend, tuple(backend_options))
+    done = []
+    with open_all([runner], []) as (((_, session),), _):
+        files = list(places)
+        for start in range(0, len(files), RUN_BATCH):
+            some = files[start : start + RUN_BATCH]
+            crops = [_crop(file, spec) for file in some]
+            for outputs, count in run_batches(session, batches_of(crops, spec, session.inputs, len(crops))):
+                _check(runner, outputs, count, some[0])
+                for file, made in zip(some, outputs[spec.given[0].name], strict=True):
+                    with written_whole(places[file]) as partial:
+                        _picture(made, spec).save(partial, format="PNG")
+                    done.append(WrittenImage(image=printable(str(file)), written=printable(str(places[file]))))
+    return WrittenImages(
+        artifact=runner.name,
+        backend=runner.backend,
+        written=tuple(done),
+        size=(spec.input.height, spec.input.width),
+        assumptions=bundle.manifest.assumptions,
+    )
+
+
+def _check_task(spec: ModelSpec) -> None:
+    if spec.task not in (IMAGE_TO_IMAGE, SEGMENTATION) or not spec.takes_images:
+        raise UsageError(
+            f"{spec.name} has the task {spec.task!r}, whose outputs are not images",
+            advice="leave --output out for a classifier; for other outputs, skdeploy.load_bundle(...).session() gives arrays",
+        )
+    channels = spec.given[0].shape[1]
+    if spec.task == SEGMENTATION and isinstance(channels, int) and channels > MOST_CLASSES:
+        raise UsageError(
+            f"{spec.name} has {channels} classes, more than an 8-bit mask can hold",
+            advice="take the arrays: skdeploy.load_bundle(...).session()",
+        )
+    if spec.task == IMAGE_TO_IMAGE and channels not in (1, 3):
+        raise UsageError(
+            f"{spec.name} gives images of {channels} channels, but a PNG has 1 or 3",
+            advice="take the arrays: skdeploy.load_bundle(...).session()",
+        )
+
+
+def _places(images: Sequence[Path], output: Path, *, overwrite: bool) -> dict[Path, Path]:
+    """Where the image of each input is written: below ``output``, by its name or its path in the folder that was given."""
+    places: dict[Path, Path] = {}
+    for given in images:
+        inside = (
+            sorted(each for each in given.rglob("*") if each.suffix.lower() in SUFFIXES) if given.is_dir() else [given]
+        )
+        if not inside:
+            raise UsageError(f"no images in the folder {given}", advice=f"looked for {', '.join(SUFFIXES)}")
+        for file in inside:
+            below = file.relative_to(given) if given.is_dir() else Path(file.name)
+            places[file] = (output / below).with_suffix(".png")
+    if not places:
+        raise UsageError("no images to predict", advice="give image files, or folders of images")
+    taken: dict[Path, Path] = {}
+    for file, place in places.items():
+        if place in taken:
+            raise UsageError(f"{taken[place]} and {file} would both be written to {place}", advice="rename one of them")
+        taken[place] = file
+        if place.exists() and (not overwrite or any(place.samefile(each) for each in places if each.exists())):
+            raise UsageError(
+                f"{place} {'is one of the inputs' if overwrite else 'already exists'}",
+                advice="give another folder with --output" + ("" if overwrite else ", or add --overwrite"),
+            )
+    return places
+
+
+def _crop(file: Path, spec: ModelSpec) -> NDArray[np.uint8]:
+    data = Dataset(file.name, files=(file,))
+    if spec.task == SEGMENTATION:
+        return data.crop(0, spec).pixels
+    from skdeploy.images.pairs import size_of
+
+    size = size_of(data, 0)
+    if size[0] < spec.input.height or size[1] < spec.input.width:
+        raise UsageError(
+            f"{file} has {size[0]} x {size[1]} pixels, but the network takes {spec.input.height} x {spec.input.width}",
+            advice="give larger images, or export with a smaller --imgsz",
+        )
+    return data.crop(0, unresized(spec, size)).pixels
+
+
+def _check(runner: Runner, outputs: dict[str, Array], count: int, first: Path) -> None:
+    problems = check_outputs(outputs, count, runner.spec)
+    if problems:
+        raise ParityError(
+            f"{runner.shown} gives no usable image from {first} on: {problems[0]}",
+            advice="check the artifact with `skdeploy verify`: the weights or the precision do not suit this image",
+        )
+
+
+def _picture(made: Array, spec: ModelSpec) -> Image.Image:
+    """The image of one output, (C, H, W)."""
+    from PIL import Image
+
+    if spec.task == IMAGE_TO_IMAGE:
+        levels = np.rint(grey_levels(made[None], spec.preprocess.mean, spec.preprocess.std)[0]).astype(np.uint8)
+        return Image.fromarray(levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
+    mask = Image.fromarray(classes_of_pixels(made[None], threshold_of(made[None]))[0].astype(np.uint8))
+    mask.putpalette([level for number in range(256) for level in _colour(number)])
+    return mask
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    """The colour of a class: the palette of PASCAL VOC, whose bits are those of the number, three at a time."""
+    red = green = blue = 0
+    for bit in range(7, -1, -1):
+        red, green, blue = red | (number & 1) << bit, green | (number >> 1 & 1) << bit, blue | (number >> 2 & 1) << bit
+        number >>= 3
+    return red, green, blue

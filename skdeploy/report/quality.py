@@ -1,0 +1,90 @@
+"""Quality on inputs and what should come out: each artifact's figures with intervals, and the paired gate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from skdeploy.accuracy.quality import Figure, Quality, QualityDrop, number, with_unit
+from skdeploy.accuracy.verdict import DECISIONS
+from skdeploy.report.blocks import Block, Cell, Finding, Outcome, Section, Table, Text, columns, counted, digest, name
+from skdeploy.report.blocks import Figure as Drawing
+from skdeploy.report.plots import Axis, Reference, Row, rows_figure
+
+SOURCE: Final = "evidence/quality.json"
+
+
+def quality_findings(quality: Quality, *, allow_inconclusive: bool = True, runs: bool = True) -> Section:
+    """The decision of the gate, and the figures of each artifact. ``runs`` as of ``accuracy_findings``."""
+    blocks: list[Block] = [_drop_finding(drop, allow_inconclusive) for drop in quality.drops]
+    blocks.append(_figures_table(quality))
+    if quality.untouched:
+        units = {figure.name: figure.unit for report in quality.artifacts[:1] for figure in report.figures}
+        values = [f"{what} {with_unit(number(value), units[what])}" for what, value in quality.untouched.items()]
+        blocks.append(Text(f"the inputs themselves: {', '.join(values)}"))
+    if quality.metric:
+        blocks.append(Text(f"measured by your own code: {quality.metric} from {quality.metric_file}", "warn"))
+    blocks += [Text(note, "warn") for note in quality.image_notes]
+    for absent in quality.not_evaluated if runs else ():
+        place = f"{absent.artifact} on {absent.backend}"
+        blocks.append(Finding("accuracy", place, "skip", f"{place}: not evaluated here: {absent.reason}"))
+    lead = f"{counted(quality.images, 'pair')} of {quality.dataset}; intervals at {quality.confidence:g} %"
+    return Section("quality", "Accuracy", lead, tuple(blocks))
+
+
+def quality_section(quality: Quality) -> Section:
+    """The findings, with a drawing of the drops of the figure that has the budget."""
+    section = quality_findings(quality)
+    first = quality.artifacts[0].figures[0].name
+    drops = [drop for drop in quality.drops if drop.figure == first]
+    return replace(section, blocks=(*section.blocks, _drop_figure(drops))) if drops else section
+
+
+def _drop_finding(drop: QualityDrop, allow_inconclusive: bool) -> Finding:
+    undecided: Outcome = "undecided" if allow_inconclusive else "fail"
+    outcomes: dict[str | None, Outcome] = {"pass": "pass", "fail": "fail", "inconclusive": undecided, None: "note"}
+    detail = ""
+    if drop.worst is not None and drop.worst_drop is not None:
+        detail = f"most in {drop.worst}: {with_unit(f'{drop.worst_drop:+.3g}', drop.unit)}"
+    where = f"{drop.figure} of {drop.second} against {drop.first}"
+    return Finding("drop", where, outcomes[drop.decision], drop.sentence, detail)
+
+
+def _figures_table(quality: Quality) -> Table:
+    names = [figure.name for figure in quality.artifacts[0].figures]
+    heads = columns("artifact", "backend", "precision", *(f">{each}" for each in names), "sha256")
+    rows = tuple(
+        (
+            name(report.artifact),
+            Cell(report.backend),
+            Cell(report.precision.words),
+            *map(_cell, report.figures),
+            digest(report.sha256),
+        )
+        for report in quality.artifacts
+    )
+    return Table("figures of each artifact", heads, rows, SOURCE, least=4, group="accuracy", case="{0} on {1}")
+
+
+def _cell(figure: Figure) -> Cell:
+    return Cell(figure.text, figure.value, note=f"{number(figure.low)} to {number(figure.high)}")
+
+
+def _drop_figure(drops: list[QualityDrop]) -> Drawing:
+    rows = [
+        Row(
+            drop.second,
+            f"{drop.drop:+.3g}",
+            interval=(drop.drop_low, drop.drop_high),
+            marks=((0, drop.drop),),
+            tone="" if drop.decision is None else DECISIONS[drop.decision][0],
+        )
+        for drop in drops
+    ]
+    budgets = sorted({drop.max_drop for drop in drops if drop.max_drop is not None})
+    ends = [end for row in rows if row.interval for end in row.interval]
+    one = drops[0]
+    axis = Axis.linear([0.0, *budgets, *ends], f"drop of {with_unit(one.figure, one.unit)}, less is better")
+    references = [Reference(budget, f"budget {budget:g}") for budget in budgets]
+    caption = f"Each end of an interval has {one.confidence:g} % confidence by itself."
+    return rows_figure("Drop against the reference, on the same pairs", caption, rows, axis, references=references)
