@@ -20,6 +20,7 @@ from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images
 
 TO_NCHW, TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 BATCH: Final = "batch"
+AXES_ARE_AN_INPUT: Final = 13  # the opset from which those of Squeeze are
 IMAGE_CHANNELS: Final = (1, 3)
 SHOWN_NAMES: Final = 20
 
@@ -137,7 +138,7 @@ def _to_nchw(proto: ModelProto, path: Path) -> list[str]:
 
 
 def _free_batch(proto: ModelProto, path: Path) -> list[str]:
-    """Makes the first axis free, and with it the constant shapes that begin with the batch.
+    """Makes the first axis free, and with it the constant shapes that begin with the batch; a Squeeze without axes leaves it.
 
     The result has to give for several batches at once what the file gives for each, on random images.
     """
@@ -148,11 +149,15 @@ def _free_batch(proto: ModelProto, path: Path) -> list[str]:
     if len(fixed) != 1:
         raise UsageError(f"{path} does not fix its batch", advice="leave --free-batch out")
     (batch,) = fixed
-    before = proto.SerializeToString()
-    for value in (*inputs, *proto.graph.output):
+    before, shapes = proto.SerializeToString(), inferred(proto, path).graph.value_info
+    sizes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in shapes}
+    for value in inputs:
         dims = value.type.tensor_type.shape.dim
         if len(dims):
             dims[0].dim_param = BATCH
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    _free_squeezes(proto, batch, sizes)
     del proto.graph.value_info[:]
     _free_shapes(proto, batch)
     _require_batches_apart(before, proto.SerializeToString(), path)
@@ -160,7 +165,10 @@ def _free_batch(proto: ModelProto, path: Path) -> list[str]:
 
 
 def _free_shapes(proto: ModelProto, batch: int) -> None:
-    """Reshape to [batch, ...] becomes Reshape to [0, ...]: as many as there are. Constants that others share are copied."""
+    """Reshape to [batch, ...] becomes Reshape to [0, ...]: as many as there are. Constants that others share are copied.
+
+    torch sets ``allowzero`` on each, by which 0 would be a size. Where no size is 0 it says nothing, and goes.
+    """
     graph, names = proto.graph, _names(proto.graph)
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -168,13 +176,30 @@ def _free_shapes(proto: ModelProto, batch: int) -> None:
             constants |= {node.output[0]: each.t for each in node.attribute if each.name == "value"}  # noqa: B035  (one)
     for node in graph.node:
         tensor = constants.get(node.input[1]) if node.op_type == "Reshape" else None
-        if tensor is None or any(each.name == "allowzero" and each.i for each in node.attribute):
+        if tensor is None:
             continue
         shape = numpy_helper.to_array(tensor).copy()
-        if shape.ndim == 1 and shape.size and shape[0] == batch:
+        zero_is_a_size = any(each.name == "allowzero" and each.i for each in node.attribute)
+        if shape.ndim == 1 and shape.size and shape[0] == batch and not (zero_is_a_size and 0 in shape):
+            del node.attribute[:]  # a Reshape has no other
             shape[0] = 0
             node.input[1] = _free(names, f"{node.output[0]}_shape")
             graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
+
+
+def _free_squeezes(proto: ModelProto, batch: int, sizes: dict[str, list[int]]) -> None:
+    """Names the axes of each Squeeze that takes any, all but the batch; at a batch of one it takes that too."""
+    names = _names(proto.graph)
+    for node in proto.graph.node:
+        shape = sizes.get(node.input[0], []) if node.op_type == "Squeeze" else []
+        if len(node.input) > 1 or len(node.attribute) or shape[:1] != [batch]:
+            continue
+        axes = [axis for axis, size in enumerate(shape) if axis and size == 1]
+        if proto.opset_import[0].version < AXES_ARE_AN_INPUT:
+            node.attribute.append(onnx.helper.make_attribute("axes", axes))
+        else:
+            node.input.append(_free(names, f"{node.output[0]}_axes"))
+            proto.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), node.input[1]))
 
 
 def _require_batches_apart(before: bytes, after: bytes, path: Path) -> None:
@@ -189,7 +214,9 @@ def _require_batches_apart(before: bytes, after: bytes, path: Path) -> None:
     except ExportError as error:
         raise _bound(path, about(error.message, ModelProto.FromString(after))) from error
     for name in apart[0]:
-        expected = np.concatenate([np.atleast_1d(each[name]) for each in apart])
+        arrays = [each[name] for each in apart]
+        one_more = found[name].ndim == arrays[0].ndim + 1  # a Squeeze had taken a batch of one
+        expected = np.stack(arrays) if one_more else np.concatenate([np.atleast_1d(array) for array in arrays])
         if found[name].shape != expected.shape or _change(found[name], expected) > MAX_REL_CHANGE:
             raise _bound(path, f"{name} is not for two batches what it is for each")
 

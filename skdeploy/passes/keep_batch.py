@@ -13,7 +13,8 @@ class KeepBatch(ir.passes.InPlacePass):
 
     ``torch.squeeze(x)`` before a classifier is exported so, and fails or mixes up axes for a single image. Legal if
 
-    1. the first axis is the batch, which is free: for two images and more nothing changes, and for one the batch stays;
+    1. the first axis is the batch, by its name, or is free while nothing but the batch is: shape inference loses names, as at
+       Reshapes. For two images and more nothing changes, and for one the batch stays;
     2. the sizes of all other axes are known, so that which of them are 1 does not change from image to image.
 
     ``changed``: the nodes, by name.
@@ -24,11 +25,14 @@ class KeepBatch(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         batch = _first(model.graph.inputs[0])
+        only_batch = all(isinstance(size, int) for value in model.graph.inputs for size in (value.shape or [None])[1:])
         found = [node for node in model.graph if takes_any(node) and isinstance(batch, ir.SymbolicDim)]
         count = len(self.changed)
         for node in found:
             shape = node.inputs[0].shape if node.inputs[0] is not None else None
-            if shape is None or _first(node.inputs[0]) != batch or not all(isinstance(size, int) for size in shape[1:]):
+            first = _first(node.inputs[0])
+            is_batch = first == batch or (only_batch and isinstance(first, ir.SymbolicDim))
+            if shape is None or not is_batch or not all(isinstance(size, int) for size in shape[1:]):
                 continue
             axes = np.array([axis for axis, size in enumerate(shape) if size == 1], np.int64)
             node.resize_inputs(2)

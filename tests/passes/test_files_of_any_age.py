@@ -162,6 +162,20 @@ def test_squeeze_keeps_a_batch_of_one(opset: int, tmp_path: Path) -> None:
         assert relative_error(run(model, one)["logits"], expected[index : index + 1]) < FLOAT32_ERROR
 
 
+def test_squeeze_keeps_a_batch_of_one_behind_sizes_whose_names_inference_loses(tmp_path: Path) -> None:
+    """torch's new exporter leaves the axes out too; behind a Reshape the batch has another name, or none."""
+    proto = classifier(18, squeeze=True)
+    proto.graph.node.insert(1, helper.make_node("Reshape", ["t0", "shape"], ["flat"]))
+    proto.graph.node.insert(2, helper.make_node("Reshape", ["flat", "back"], ["again"]))
+    proto.graph.node[3].input[0] = "again"
+    for name, shape in (("shape", [-1, 8 * SIDE, SIDE]), ("back", [-1, 8, SIDE, SIDE])):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), name))
+    path, inputs = save(tmp_path / "m.onnx", proto), images(3, SIDE, SIDE)
+    model = read_foreign(path)
+    assert len(foreign_notes(model).kept_batch) == 1
+    assert relative_error(run(model, inputs[:1])["logits"], original(path, inputs)[:1]) < FLOAT32_ERROR
+
+
 def test_squeeze_of_a_fixed_batch_of_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"Squeeze\) names no axes, so it takes away a batch of one too"):
         read_foreign(save(tmp_path / "m.onnx", classifier(17, squeeze=True, batch=1)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from skdeploy.core.errors import ExportError, UsageError
@@ -16,7 +18,8 @@ from skdeploy.line.sources import find_source
 from skdeploy.passes.foreign import foreign_notes, read_foreign
 from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.simplify import simplify
-from tests.graphs.networks import FLOAT32_ERROR, Array, images, relative_error, run
+from tests.graphs.foreign import Classifier, SplitInput, live
+from tests.graphs.networks import FLOAT32_ERROR, Array, images, relative_error, run, torch_logits
 from tests.graphs.sk_files import SIDE, classifier, save
 from tests.graphs.small_files import model_of, node
 
@@ -135,6 +138,31 @@ def test_a_fixed_batch_is_freed(batch: int, shape: list[int], tmp_path: Path) ->
     assert relative_error(run(model, inputs)["logits"], expected) < FLOAT32_ERROR
     assert relative_error(run(model, inputs[:1])["logits"], expected[:1]) < FLOAT32_ERROR
     assert foreign_notes(model).interface == (f"the batch was fixed at {batch} and is free now",)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_squeeze_that_takes_a_fixed_batch_of_one_leaves_it_when_it_is_freed(opset: int, tmp_path: Path) -> None:
+    nodes = [node("GlobalMaxPool", "x", "p"), node("Squeeze", "p", "y")]
+    path = save(tmp_path / "m.onnx", model_of(nodes, {"x": (1, 3, 4, 4)}, {"y": (3,)}, opset=opset))
+    inputs = images(4, 4, 4)
+    assert original(path, inputs[:1])[0].shape == (3,)
+    model = read_foreign(path, options=ReadOptions(free_batch=True))
+    np.testing.assert_array_equal(run(model, inputs)["logits"], inputs.max((2, 3)))
+    np.testing.assert_array_equal(run(model, inputs[:1])["logits"], inputs[:1].max((2, 3)))
+
+
+@pytest.mark.parametrize(("opset", "exporter"), [(11, "torchscript"), (20, "torchscript"), (21, "dynamo")])
+def test_a_fixed_batch_of_either_exporter_is_freed(opset: int, exporter: str, tmp_path: Path) -> None:
+    """torch's new exporter sets ``allowzero`` on each Reshape, by which 0 does not mean "as many as there are"."""
+    network = live(Classifier(SplitInput()))
+    one = torch.from_numpy(images(1, 12, 10))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the old exporter, about itself
+        torch.onnx.export(
+            network, (one,), tmp_path / "m.onnx", dynamo=exporter == "dynamo", opset_version=opset, verbose=False
+        )
+    model, inputs = read_foreign(tmp_path / "m.onnx", options=ReadOptions(free_batch=True)), images(4, 12, 10)
+    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
 
 
 def test_a_batch_that_the_network_mixes_is_not_freed(tmp_path: Path) -> None:
