@@ -114,7 +114,8 @@ def _digest(path: Path) -> str:
     try:
         return digest_file(path)
     except IntegrityError as error:
-        raise WeightsError(f"cannot read the weights: {error.message}", advice="give others with --weights") from error
+        advice = "make it readable, or give another checkpoint"
+        raise WeightsError(f"the weights: {error.message}", advice=advice) from error
 
 
 def load_network(spec: ModelSpec, weights: Path) -> nn.Module:

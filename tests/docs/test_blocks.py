@@ -63,14 +63,18 @@ def shape(line: str) -> str:
 
 
 def differences(shown: list[str], printed: str) -> list[str]:
-    """Lines that are shown and not printed, in their order. ``...`` stands for any lines."""
-    rest = [shape(line) for line in printed.splitlines()]
+    """Lines that are shown and not printed, in their order. ``...`` stands for any lines.
+
+    A printed line may go on: a table has room for one column more where its times are shorter.
+    """
+    rest = [f"{shape(line)} " for line in printed.splitlines()]
     absent = []
     for line in (line for line in shown if line != "..."):
-        if shape(line) in rest:
-            del rest[: rest.index(shape(line)) + 1]
-        else:
+        place = next((place for place, one in enumerate(rest) if one.startswith(f"{shape(line)} ")), None)
+        if place is None:
             absent.append(line)
+        else:
+            del rest[: place + 1]
     return absent
 
 
@@ -89,6 +93,7 @@ def test_the_readme_shows_what_its_commands_print(tmp_path: Path, monkeypatch: p
 def test_an_output_that_is_not_printed_is_noticed() -> None:
     printed = "verified\nmodel.onnx   1.28 MB  1.0 s\nmodel.int8.onnx  427.6 kB\n"
     assert differences(["verified", "...", "model.onnx 9 MB 30 s"], printed) == []
+    assert differences(["verified", "...", "model.onnx 9 MB"], printed) == []
     assert differences(["verified", "model.onnx 9 kB 30 s"], printed) == ["model.onnx 9 kB 30 s"]
     assert differences(["model.int8.onnx 1 kB", "verified"], printed) == ["verified"]
 
