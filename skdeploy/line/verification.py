@@ -116,7 +116,8 @@ class Verification:
     def check(self) -> None:
         """Raises ParityError, then, if engines are required, DependencyError for one that nothing has verified."""
         manifest, folder = self.bundle.manifest, self.bundle.folder
-        self.report.check(next_after_failed_parity(manifest, folder, self.report))
+        evaluated = self.report.verdict == "fail" and read_facts(self.bundle).accuracy is not None
+        self.report.check(next_after_failed_parity(manifest, folder, self.report, evaluated=evaluated))
         if manifest.verdict == "failed":
             raise ParityError(
                 f"the export of {folder} failed parity, on other images than {self.report.images_text}",

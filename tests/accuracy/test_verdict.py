@@ -17,7 +17,7 @@ from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.cli.console import bundle_json, print_bundle, write_json
 from skdeploy.cli.evaluate import finish
 from skdeploy.cli.verify import write_files
-from skdeploy.core.errors import AccuracyError
+from skdeploy.core.errors import AccuracyError, ParityError
 from skdeploy.core.spec import Assumption
 from skdeploy.inspect.inspection import inspect_bundle
 from skdeploy.line.verification import Verification
@@ -263,3 +263,11 @@ def test_no_evaluation_is_advised_where_there_is_one(tmp_path: Path) -> None:
     found = verdict(bundle)
     assert found.next
     assert not any("skdeploy evaluate" in step for step in found.next)
+
+
+@pytest.mark.parametrize(("sqnr_db", "told"), [(137.0, False), (100.0, True)])
+def test_only_a_network_that_amplifies_rounding_is_said_to(sqnr_db: float, told: bool) -> None:
+    failed = parity(comparison("model.int8.onnx", "fail", problems=("error 0.4 exceeds 0.3",)))
+    with pytest.raises(ParityError) as error:
+        failed.model_copy(update={"reference_sqnr_db": sqnr_db}).check(("look",))
+    assert ("amplifies rounding" in error.value.message) == told
