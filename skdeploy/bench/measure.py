@@ -23,9 +23,11 @@ from skdeploy.bench.report import (
 from skdeploy.bench.statistics import percentiles, ratio_of
 from skdeploy.bench.subjects import Subject, check_output, choose, opened
 from skdeploy.bench.timing import Timed, timed
+from skdeploy.bundle.contents import MODEL
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import require_receipts, this_device, write_receipt
 from skdeploy.bundle.runners import Runner, fp32_graph
+from skdeploy.bundle.station_facts import TrainedInt8Facts
 from skdeploy.core import cpu
 from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
@@ -99,6 +101,9 @@ def _pairs(
     """Each runner alone, or with the one on the same backend that it is compared with."""
     if options.against is None and options.against_artifact is None:
         base = fp32_graph(bundle)
+        if any(isinstance(artifact.facts, TrainedInt8Facts) for artifact in bundle.manifest.artifacts):
+            base = None
+            notes.append(f"{MODEL} has the file's own Q/DQ, so nothing here is FP32 to compare with; see --against")
         if base is None:
             return [(runner,) for runner in runners]
         return [

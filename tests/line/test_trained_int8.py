@@ -13,10 +13,12 @@ import torch
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from skdeploy.bench.measure import BenchOptions, bench
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import TrainedInt8Facts
 from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.precision import Precision
+from skdeploy.core.progress import Silent
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import calibrate, export
 from skdeploy.line.int8_options import Int8Options
@@ -94,6 +96,10 @@ def test_its_own_scales_are_deployed_to_the_last_bit_and_proven(fallback: str, t
     assert row.verdict == "pass"
     # With FP32 beside it nothing is rounded that the file does not round.
     assert row.metrics.min_sqnr_db > (30 if fallback == "fp16" else 100)
+    measured = bench(done.bundle.folder, BenchOptions(seconds=0.05), Silent())
+    assert [each.artifact for each in measured.measured] == [contents.INT8]  # model.onnx has Q/DQ: it is no FP32 graph
+    assert measured.comparisons == ()
+    assert any("the file's own Q/DQ" in note for note in measured.notes)
     page = render_report(done.bundle)
     assert "The scales are those of the file, from training" in page
     assert any("own scales, kept to the last bit" in note for note in done.bundle.manifest.notes)
