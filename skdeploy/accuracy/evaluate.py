@@ -184,7 +184,7 @@ def _tell_of_release(old: Runner, new: Runner, tell: Progress) -> None:
 
 def labelled_images(data: Path, spec: ModelSpec, number: int | None, order: ClassOrder | None = None) -> Dataset:
     """Labelled images as the network counts its classes; ``number`` of them, evenly spread: folders are sorted by class."""
-    dataset = as_the_network_counts(open_dataset(data, archive=EVALUATION), spec, order)
+    dataset = as_the_network_counts(open_dataset(data, archive=EVALUATION, spec=spec), spec, order)
     if number is None or number >= len(dataset):
         return dataset
     return dataset.take([index * len(dataset) // number for index in range(number)])

@@ -19,6 +19,7 @@ from skdeploy.backends.logits import OUTPUT, check_outputs, run_batches
 from skdeploy.bundle.runners import Runner
 from skdeploy.core import cpu
 from skdeploy.core.errors import DependencyError, ParityError, UsageError
+from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.listing import some_lines
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import InputSpec, ModelSpec, Preprocess, TensorSpec
@@ -31,8 +32,8 @@ from skdeploy.images.reading import MAX_UNREADABLE, WORKERS, ahead
 SAVE_SECONDS: Final = 10.0  # of work that a killed run loses at most; a save takes some ms
 TELL_SECONDS: Final = 0.1
 
-CropKind = tuple[InputSpec, Preprocess]
-FeedKind = tuple[CropKind, TensorSpec]
+CropKind = tuple[InputSpec | None, Preprocess | None, tuple[ArrayInput, ...], tuple[tuple[str, DynamicSize], ...]]
+FeedKind = tuple[CropKind, tuple[TensorSpec, ...]]
 Feeds = list[tuple[dict[str, Array], int]]
 
 
@@ -69,7 +70,7 @@ def open_all(
 
 def crop_kind(spec: ModelSpec) -> CropKind:
     """Equal kinds see the same pixels."""
-    return (spec.input, spec.preprocess)
+    return (spec.image, spec.image_preprocess, spec.inputs, tuple(spec.sizes.items()))
 
 
 class Reader:
@@ -78,7 +79,7 @@ class Reader:
     def __init__(self, opened: Sequence[tuple[Runner, Session]], dataset: Dataset, batch: int) -> None:
         self._dataset, self._batch = dataset, batch
         self._specs = {crop_kind(runner.spec): runner.spec for runner, _ in opened}
-        self._inputs = {(crop_kind(runner.spec), session.inputs[0]) for runner, session in opened}
+        self._inputs = {(crop_kind(runner.spec), session.inputs) for runner, session in opened}
 
     def batches(self, start: int) -> Iterator[Batch]:
         """From image ``start`` on, one batch ahead of whoever takes them."""
@@ -109,8 +110,8 @@ class Reader:
             for kind, crops in found.items()
         }
         feeds = {
-            (kind, tensor): list(batches_of(pixels[kind], self._specs[kind], (tensor,), self._batch))
-            for kind, tensor in self._inputs
+            (kind, inputs): list(batches_of(pixels[kind], self._specs[kind], inputs, self._batch))
+            for kind, inputs in self._inputs
         }
         readable = [index for index in rows if index not in bad]
         return Batch(rows.start, rows.stop, readable, [bad[index] for index in sorted(bad)], feeds)
@@ -171,7 +172,7 @@ def logits_of(runner: Runner, session: Session, feeds: Feeds, name_of: Callable[
 
 
 def _logits(runner: Runner, session: Session, read: Batch, dataset: Dataset) -> Array:
-    feeds = read.feeds[crop_kind(runner.spec), session.inputs[0]]
+    feeds = read.feeds[crop_kind(runner.spec), session.inputs]
     return logits_of(runner, session, feeds, lambda n: dataset.name_of(read.rows[n]))
 
 

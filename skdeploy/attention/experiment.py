@@ -100,7 +100,7 @@ def attention_of(
     profiled = _units_to_profile(profile, gates, spec)
 
     dataset = select(
-        open_dataset(data, archive=EVALUATION) if data is not None else default_dataset(spec, num_images),
+        open_dataset(data, archive=EVALUATION, spec=spec) if data is not None else default_dataset(spec, num_images),
         num_images,
         seed=0,
     )
@@ -163,7 +163,7 @@ def measure(
     One batch of crops is held at a time. Raises IntegrityError if another scale gives other images.
     """
     tell = progress or Silent()
-    size = batch or min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // (spec.input.height * spec.input.width)))
+    size = batch or min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // spec.places))
     tallies = [Tally(gate, len(subjects), len(scales)) for gate in gates]
     first: list[int] = []
     with ExitStack() as stack:

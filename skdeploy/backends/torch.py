@@ -11,11 +11,11 @@ import numpy as np
 from skdeploy.backends.base import Array, Deployed, Session
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.packages import ADVICE, EXTRAS, Availability, require
-from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
+from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.zoo.outputs import tensors_given
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 NAME: Final = "torch"
 FORMAT: Final = "module"
@@ -37,7 +37,7 @@ def probe() -> Availability:
 
 
 class TorchSession(Session):
-    """A network in eval mode on one device: ``input`` (batch, C, H, W) to the outputs of the spec."""
+    """A network in eval mode on one device: the inputs of the spec, in its order, to its outputs."""
 
     def __init__(self, network: nn.Module, spec: ModelSpec, device: str, own: str) -> None:
         import torch
@@ -47,26 +47,35 @@ class TorchSession(Session):
         self._network = network.eval().to(device)
         self._device, self._own = device, own
         dtype = str(next((p.dtype for p in network.parameters()), torch.float32)).removeprefix("torch.")
-        self.inputs = (TensorSpec(name="input", dtype=dtype, shape=("batch", *spec.input.shape)),)
+        self.inputs = tuple(
+            each.model_copy(update={"dtype": dtype}) if each.dtype == "float32" else each for each in spec.taken
+        )
         self.outputs = tuple(wanted.model_copy(update={"dtype": dtype}) for wanted in spec.given)
         self._spec = spec
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         import torch
 
-        images = torch.tensor(np.ascontiguousarray(feeds["input"]))  # torch has no negative strides
+        # torch has no negative strides
+        given = [torch.tensor(np.ascontiguousarray(feeds[each.name])) for each in self.inputs]
         with torch.inference_mode():
             try:
-                made = self._network(images.to(self._device))
+                made = self._network(*(tensor.to(self._device) for tensor in given))
             except (Exception, SystemExit) as error:
                 if not self._own:
                     raise
                 raise UsageError(
-                    f"{self._own} fails on images of shape {tuple(images.shape)}: {type(error).__name__}: {error}",
+                    f"{self._own} fails on {_shown(given, self._spec)}: {type(error).__name__}: {error}",
                     advice="it must take any number of images at once, and be callable many times",
                 ) from error
         made = tensors_given(made, self._spec, self._own or self._spec.name)
         return {name: tensor.cpu().numpy() for name, tensor in made.items()}
+
+
+def _shown(given: list[Tensor], spec: ModelSpec) -> str:
+    if spec.takes_images:
+        return f"images of shape {tuple(given[0].shape)}"
+    return ", ".join(f"{each.name} {tuple(tensor.shape)}" for each, tensor in zip(spec.taken, given, strict=True))
 
 
 def open_session(network: nn.Module, spec: ModelSpec, *, device: str = "cpu", own: str = "") -> TorchSession:

@@ -152,7 +152,7 @@ def _measure(
                 feeds, runner = subject.feeds(batch, options.seed), subject.runner
                 if runner.artifact.format == "onnx" and backend(runner.backend).DEVICE == "cpu":
                     path = runner.bundle.path(runner.artifact)
-                    require_memory(path, runner.name, feeds, runner.spec.input, batch)
+                    require_memory(path, runner.name, feeds, runner.spec, batch)
                 check_output(subject, feeds, batch)
         watch = stack.enter_context(Watch(gpu=backend(pair[0].backend).DEVICE == "gpu"))
         for batch in options.batches:

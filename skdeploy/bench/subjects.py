@@ -16,7 +16,7 @@ from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import Runner, engines_of, last_graph, runner_named
 from skdeploy.core import cpu
 from skdeploy.core.errors import DependencyError, ExportError, UsageError
-from skdeploy.core.spec import InputSpec, TensorSpec
+from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.devices import cuda
 
 MANY_BYTES: Final = 4 << 30  # of feeds: more is a slip of the finger, and would be swapped
@@ -32,7 +32,7 @@ class Subject:
 
     def feeds(self, batch: int, seed: int) -> dict[str, Array]:
         """Raises UsageError for a batch that the graph does not take."""
-        return random_feeds(self.opened.session.inputs, batch, self.runner.spec.input, seed, self.runner.shown)
+        return random_feeds(self.opened.session.inputs, batch, self.runner.spec, seed, self.runner.shown)
 
     @contextmanager
     def infer(self, feeds: Mapping[str, Array]) -> Iterator[Infer]:
@@ -46,14 +46,15 @@ class Subject:
             yield lambda: Run(*plan.run())
 
 
-def random_feeds(inputs: Sequence[TensorSpec], batch: int, image: InputSpec, seed: int, shown: str) -> dict[str, Array]:
+def random_feeds(inputs: Sequence[TensorSpec], batch: int, card: ModelSpec, seed: int, shown: str) -> dict[str, Array]:
     """Normal noise, or bytes where pixels go in: time does not depend on values, but for denormals and zeros.
 
-    The first dimension is the batch, where it has a name; other names are the card's channels, height and width by place.
+    The first dimension is the batch, where it has a name; other names are sizes of the card, or its channels, height and width
+    by place.
     Raises UsageError for a batch that a fixed graph does not have, or of more than 4 GiB.
     """
     random = np.random.default_rng(seed)
-    sizes = (batch, image.channels, image.height, image.width)
+    sizes = (batch, *card.image.shape) if card.image is not None else ()
     feeds = {}
     for spec in inputs:
         first = spec.shape[0] if spec.shape else batch
@@ -62,7 +63,11 @@ def random_feeds(inputs: Sequence[TensorSpec], batch: int, image: InputSpec, see
                 f"{shown} takes only batches of {first}: its input {spec.name!r} is {spec}, but --batch has {batch}",
                 advice=f"give --batch {first}, or export it with a dynamic batch",
             )
-        shape = tuple(size if isinstance(size, int) else sizes[axis] for axis, size in enumerate(spec.shape))
+        known = {"batch": batch, **card.usual_sizes}
+        shape = tuple(
+            size if isinstance(size, int) else sizes[axis] if sizes else known[size]
+            for axis, size in enumerate(spec.shape)
+        )
         dtype = np.dtype(spec.dtype)
         wanted = int(np.prod([float(size) for size in shape])) * dtype.itemsize
         if wanted > MANY_BYTES:

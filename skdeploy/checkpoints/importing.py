@@ -211,7 +211,7 @@ def _assumed(spec: ModelSpec, network: DescribedSpec, layout: str) -> Assumed:
 
 def _fitting(network: DescribedSpec, channels: int) -> list[ModelSpec]:
     """The zoo's cards whose network this is, whatever the number of classes and a port's own ways."""
-    cards = [spec for spec, _ in list_cards() if spec.input.channels == channels]
+    cards = [spec for spec, _ in list_cards() if spec.image is not None and spec.image.channels == channels]
     return [spec for spec in cards if all(is_adaptable(key) for key, _, _ in differences(spec.architecture, network))]
 
 

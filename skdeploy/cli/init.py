@@ -32,8 +32,13 @@ def init(
     from skdeploy.report.terminal import Terminal
 
     path, spec = init_card(model, output, None if imgsz is None else (imgsz, imgsz))
-    terminal, given = Terminal(), spec.input
+    terminal = Terminal()
     gives = f"task {spec.task}" if spec.outputs else f"{spec.network.classes} classes"
-    terminal.headline(f"{path}: {given.channels} x {given.height} x {given.width}, {gives}")
-    terminal.say("fill in how the training code prepared images, then delete [assumed.preprocessing] from it")
+    if spec.image is not None:
+        size = f"{spec.image.channels} x {spec.image.height} x {spec.image.width}"
+        terminal.headline(f"{path}: {size}, {gives}")
+        terminal.say("fill in how the training code prepared images, then delete [assumed.preprocessing] from it")
+    else:
+        terminal.headline(f"{path}: {spec.shown_inputs}, {gives}")
+        terminal.say("check the inputs" + (" and correct the sizes under [sizes]" if spec.sizes else ""))
     terminal.say(f"next: skdeploy export {model} --card {path}")

@@ -40,7 +40,7 @@ def models(
     rows = tuple(
         (
             Cell(spec.name),
-            Cell("x".join(map(str, spec.input.shape))),
+            Cell("x".join(map(str, spec.image.shape)) if spec.image is not None else spec.shown_inputs),
             Cell(accuracy_text(spec)),
             Cell("trained" if spec.weights else "none"),
             Cell(f"{spec.reference.parameters:,}" if spec.reference.parameters else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from math import prod
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -243,6 +244,28 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     def usual_shape(self, shape: tuple[int | str, ...]) -> tuple[int, ...]:
         """A shape of one sample with the usual sizes for its free dimensions."""
         return tuple(self.sizes[size].usual if isinstance(size, str) else size for size in shape)
+
+    @property
+    def usual_sizes(self) -> dict[str, int]:
+        """The usual sizes of free dimensions, by name."""
+        return {name: size.usual for name, size in self.sizes.items()}
+
+    def with_usual(self, sizes: Mapping[str, int]) -> Self:
+        """The same network with other usual sizes of its free dimensions."""
+        changed = {name: size.model_copy(update={"usual": sizes[name]}) for name, size in self.sizes.items()}
+        return self.model_copy(update={"sizes": changed})
+
+    @property
+    def one_size(self) -> tuple[int, int] | dict[str, int]:
+        """The size of one sample where a graph leaves it open: (height, width) of the image, or sizes by name."""
+        return (self.image.height, self.image.width) if self.image is not None else self.usual_sizes
+
+    @property
+    def places(self) -> int:
+        """How large a sample is: the pixels of an image, or the numbers of all inputs over three, as many as an image has."""
+        if self.image is not None:
+            return self.image.height * self.image.width
+        return max(1, sum(prod(self.usual_shape(each.shape)) for each in self.inputs) // 3)
 
     def _no_images(self) -> UsageError:
         return UsageError(

@@ -164,7 +164,7 @@ def _plan(
     graph = read_graph(onnx_path)
     nodes = _require_types_of_graph(trt, network, graph, onnx_path)
     profiles = tuple(
-        {tensor.name: profile_shapes(tensor, batch, options.sizes, onnx_path) for tensor in _inputs(network)}
+        {tensor.name: profile_shapes(tensor, batch, options, onnx_path) for tensor in _inputs(network)}
         for batch in options.profiles
     )
     proof = prove_definition(network, graph)

@@ -7,25 +7,25 @@ from pathlib import Path
 from skdeploy.core.errors import UsageError
 from skdeploy.engines._api import Tensor
 from skdeploy.engines._configure import Shape
-from skdeploy.engines.options import BatchProfile, Sizes
+from skdeploy.engines.options import BatchProfile, BuildOptions
 
 _SIZES = ("height", "width")  # the names that passes/trace.py gives to dynamic dimensions, in the order of `sizes`
 
 
 def profile_shapes(
-    tensor: Tensor, batch: BatchProfile, sizes: Sizes | None, onnx_path: Path
+    tensor: Tensor, batch: BatchProfile, options: BuildOptions, onnx_path: Path
 ) -> tuple[Shape, Shape, Shape]:
     """The min, opt and max shape of an input: fixed sizes as they are, the others from the options. Raises
     UsageError.
     """
-    shape = tuple(tensor.shape)
+    shape, sizes = tuple(tensor.shape), options.sizes
     choices: list[tuple[int, int, int]] = []
     for axis, size in enumerate(shape):
-        offered = _offered(tensor, axis, batch, sizes)
+        offered = _offered(tensor, axis, batch, options)
         if size < 0 and offered is None:
             raise UsageError(
                 f"input {tensor.name!r} of {onnx_path} has shape {shape}, and no profile for dimension {axis}",
-                advice="export with --dynamic-size for a dynamic height or width; other dimensions must be fixed",
+                advice="export with --dynamic-size for a dynamic height or width; for other inputs give a card with [sizes]",
             )
         if size >= 0 and offered is not None and not offered[0] <= size <= offered[2]:
             raise UsageError(
@@ -44,11 +44,13 @@ def profile_shapes(
     return low, best, high
 
 
-def _offered(tensor: Tensor, axis: int, batch: BatchProfile, sizes: Sizes | None) -> tuple[int, int, int] | None:
-    """The profile for a dimension: the batch, which is the first, or a height or width, known by its name."""
+def _offered(tensor: Tensor, axis: int, batch: BatchProfile, options: BuildOptions) -> tuple[int, int, int] | None:
+    """The profile for a dimension: the batch, which is the first, or another, known by its name."""
     if axis == 0:
         return batch.min, batch.opt, batch.max
-    name = tensor.get_dimension_name(axis)
+    name, sizes = tensor.get_dimension_name(axis), options.sizes
+    if name in (known := dict(options.dimensions)):
+        return known[name]
     if sizes is None or name not in _SIZES:
         return None
     low, best, high = (size[_SIZES.index(name)] for size in sizes)

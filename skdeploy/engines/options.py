@@ -55,10 +55,11 @@ class BuildOptions:
     a session runs each batch in the profile that suits it best. ``workspace_bytes`` limits a kernel's scratch memory, and
     ``tactic_bytes`` the memory of a kernel that is tried out. None is the module's default: all memory, or on a Jetson the
     shares of ``jetson.py``. ``compute_capabilities``, such as ("8.9",), are for TensorRT-RTX only; empty is its default, all
-    but Turing (7.5). ``sizes``: min, opt and max (height, width) in pixels, for a graph of dynamic size.
-    ``optimization_level``: None is the module's default, 3. ``timing_cache``: a file, see ``timing_cache.py``. ``strip``
-    leaves the weights out; they come from the bundle's ONNX file when the plan is loaded, see ``refit.py``. ``dla_fallback``
-    lets layers that a DLA does not run go to the GPU; without it, such a layer fails the build.
+    but Turing (7.5). ``sizes``: min, opt and max (height, width) in pixels, for a graph of dynamic size; ``dimensions``:
+    min, opt and max of other free dimensions, by name. ``optimization_level``: None is the module's default, 3.
+    ``timing_cache``: a file, see ``timing_cache.py``. ``strip`` leaves the weights out; they come from the bundle's ONNX
+    file when the plan is loaded, see ``refit.py``. ``dla_fallback`` lets layers that a DLA does not run go to the GPU;
+    without it, such a layer fails the build.
     """
 
     panel: ClassVar[Panel] = Panel.ENGINE
@@ -73,6 +74,7 @@ class BuildOptions:
         ),
     ] = ()
     sizes: Sizes | None = None
+    dimensions: tuple[tuple[str, tuple[int, int, int]], ...] = ()
     more_profiles: tuple[BatchProfile, ...] = ()
     tactic_bytes: int | None = None
     optimization_level: Annotated[
@@ -143,7 +145,7 @@ class BuildOptions:
             fixed = all(profile.min == profile.max for profile in self.profiles)
             why = "a DLA takes only static shapes: one profile with one batch, and images of one size"
             advice = "give one batch, such as --profile 8/8/8, and export without --dynamic-size"
-            yield not fixed or len(self.profiles) > 1 or self.sizes is not None, why, advice
+            yield not fixed or len(self.profiles) > 1 or bool(self.sizes or self.dimensions), why, advice
 
     @property
     def profiles(self) -> tuple[BatchProfile, ...]:
@@ -153,7 +155,10 @@ class BuildOptions:
     def record(self) -> dict[str, JsonValue]:
         """The options as a manifest has them: all that makes another engine. No path: of a cache, whether there was one."""
         given: dict[str, JsonValue] = {field.name: getattr(self, field.name) for field in fields(BuildOptions)}
+        del given["dimensions"]
+        dimensions: list[JsonValue] = [[name, list[JsonValue](sizes)] for name, sizes in self.dimensions]
         return given | {
+            **({"dimensions": dimensions} if self.dimensions else {}),  # others have the record that they always had
             "profile": _batches(self.profile) if self.profile else None,
             "more_profiles": [_batches(profile) for profile in self.more_profiles],
             "sizes": [list[JsonValue](size) for size in self.sizes or ()],

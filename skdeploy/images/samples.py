@@ -23,6 +23,7 @@ Samples = NDArray[np.void]
 SUFFIXES: Final = (".npz", ".npy")
 MODE: Final = "array"  # of a Crop, beside Pillow's names
 LABELS: Final = "labels"
+CASES: Final = {"noise": 4, "zeros": 1, "extremes": 3, "tiny-contrast": 1}  # samples of each synthetic suite
 
 
 def row_type(spec: ModelSpec) -> np.dtype[np.void]:
@@ -164,6 +165,48 @@ def random_samples(spec: ModelSpec, count: int, seed: int) -> Samples:
         noise = generator.standard_normal(shape) if each.dtype == "float32" else generator.integers(0, 2, shape)
         rows[each.name] = noise.astype(each.dtype)
     return rows
+
+
+def resized_rows(rows: Samples, spec: ModelSpec) -> Samples:
+    """The same samples at the usual sizes of ``spec``: larger ones are cut, smaller ones begin again."""
+    found = np.zeros(len(rows), row_type(spec))
+    for each in spec.inputs:
+        array = rows[each.name]
+        for axis, size in enumerate(spec.usual_shape(each.shape), 1):
+            array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+        found[each.name] = array
+    return found
+
+
+def synthetic_rows(suite: str, samples: Samples, random: np.random.Generator) -> Samples:
+    """Samples that no data set holds, between the least and the largest value that ``samples`` have of each input.
+
+    noise: uniform. zeros. extremes: the ends of the range in turn along each dimension, and the largest everywhere.
+    tiny-contrast: the middle of the range, and a 256th of it more at random.
+    """
+    cases = []
+    for case in range(CASES[suite]):
+        row = np.zeros((), samples.dtype)
+        for name in samples.dtype.names or ():
+            values, shape = samples[name], row[name].shape
+            low, high = values.min(), values.max()
+            places = sum(np.indices(shape)) if shape else np.zeros(())
+            if suite == "noise":
+                row[name] = _between(low, high, random.random(shape))
+            elif suite == "extremes":
+                row[name] = np.where((places // max(1, 4 * case)) % 2 == 0, low, high) if case < 2 else high
+            elif suite != "zeros":
+                row[name] = _between(low, high, 0.5 + random.integers(0, 2, shape) / 256)
+        cases.append(row)
+    return np.stack(cases)
+
+
+def _between(low: Any, high: Any, share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers of a range by their share of it; integers, where they are wanted, round down and reach the largest."""
+    least, most = float(low), float(high)
+    if low.dtype.kind == "f":
+        return least + (most - least) * share
+    return np.minimum(least + np.floor(share * (most - least + 1)), most)
 
 
 def _rank(array: NDArray[Any], each: ArrayInput, shown: str) -> UsageError:

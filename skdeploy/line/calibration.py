@@ -135,13 +135,15 @@ class CalibrationSet:
     exclude: tuple[str, ...] = ()
 
 
-def calibration_images(options: CalibrationOptions) -> Dataset:
+def calibration_images(options: CalibrationOptions, spec: ModelSpec) -> Dataset:
     """All images that ``options`` names, of which calibration chooses. Raises UsageError where there are none."""
     from skdeploy.images.dataset import open_dataset
     from skdeploy.quant.recipe import load_recipe, open_images
 
     assert options.images is not None
-    return open_images(*load_recipe(str(options.images))) if options.from_recipe else open_dataset(options.images)
+    if options.from_recipe:
+        return open_images(*load_recipe(str(options.images)), spec)
+    return open_dataset(options.images, spec=spec)
 
 
 def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> CalibrationSet:
@@ -161,7 +163,7 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
                 f"the recipe {path} is for {recipe.model}, but this is {spec.name}",
                 advice="give the images themselves with --calib, or write a recipe for this network",
             )
-        dataset = open_images(recipe, path)
+        dataset = open_images(recipe, path, spec)
         algorithm = Algorithm(
             method=recipe.method,
             percentile=recipe.percentile,
@@ -184,13 +186,15 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
         equalize=options.equalize is not False,
         bias_correction=options.bias_correction is not False,
         shift=options.shift is not False,
-        exact_input=options.exact_input is not False,
+        exact_input=options.exact_input is not False and spec.takes_images,
         weight_scales=options.weight_scales or "mse",
         version=ALGORITHM_VERSION,
     )
     if options.images is None:
         return CalibrationSet(random_images(spec, number, seed), number, algorithm)
-    return CalibrationSet(select(_counted(open_dataset(options.images), spec), number, seed), number, algorithm)
+    return CalibrationSet(
+        select(_counted(open_dataset(options.images, spec=spec), spec), number, seed), number, algorithm
+    )
 
 
 def _counted(dataset: Dataset, spec: ModelSpec) -> Dataset:

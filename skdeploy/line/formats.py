@@ -98,7 +98,7 @@ class Quantized(Format):
         asked: Int8Options = self.asked
         if asked.ranges is not None or asked.calibration.images is None:
             return None
-        return replace(calibration_images(asked.calibration).spread(count, spec), chosen="calib")
+        return replace(calibration_images(asked.calibration, spec).spread(count, spec), chosen="calib")
 
     def lower(self, line: Line, graph: Artifact, dataset: Dataset) -> Artifact:
         quantized = self._quantized(line, graph)
@@ -120,7 +120,7 @@ class Quantized(Format):
         elif paired:
             data = open_pairs(accuracy.data, spec).inputs
         else:
-            data = open_dataset(accuracy.data, archive=EVALUATION)
+            data = open_dataset(accuracy.data, archive=EVALUATION, spec=spec)
         exclude: tuple[str, ...] = ()
         if self.given is not None:
             ranges = line.run(self.given, NoOptions())

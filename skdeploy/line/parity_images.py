@@ -23,7 +23,9 @@ def images_of_export(options: ExportOptions, lowering: Format, spec: ModelSpec) 
     if options.images is None and data is not None and options.accuracy.takes_pairs(spec):
         return replace(open_pairs(data, spec).inputs.spread(options.num_images, spec), chosen="pairs")
     if options.images is None and data is not None:
-        return replace(open_dataset(data, archive=EVALUATION).spread(options.num_images, spec), chosen="data")
+        return replace(
+            open_dataset(data, archive=EVALUATION, spec=spec).spread(options.num_images, spec), chosen="data"
+        )
     images = lowering.images(options.num_images, spec) if options.images is None else None
     return images if images is not None else parity_dataset(spec, options.images, options.num_images)
 
@@ -31,5 +33,5 @@ def images_of_export(options: ExportOptions, lowering: Format, spec: ModelSpec) 
 def parity_dataset(spec: ModelSpec, images: Path | None, count: int) -> Dataset:
     """The first ``count`` of the given images, or of the card's."""
     if images is not None:
-        return replace(open_dataset(images, count), chosen="images")
+        return replace(open_dataset(images, count, spec=spec), chosen="images")
     return default_dataset(spec, count)

@@ -27,6 +27,7 @@ from skdeploy.core.files import digest_file
 from skdeploy.core.options import flags_given
 from skdeploy.core.packages import require_export
 from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec, TensorSpec
+from skdeploy.line.array_inputs import FoundArrays, described_arrays, inputs_of
 from skdeploy.line.asked_task import Asked
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.written import tensor_spec
@@ -211,24 +212,27 @@ def _graph(options: ExportOptions) -> GraphSource:
     if not path.is_file():
         raise UsageError(f"no ONNX file at {path}", advice="give the path of one, or a card")
     asked = Asked.of(options)
-    graph = read_foreign(path, has_logits=asked.has_logits, options=options.read)
+    card = None if options.card is None else load_interface_card(options.card)[0]
+    graph = read_foreign(path, has_logits=asked.has_logits, options=options.read, card=card)
     said, outputs = foreign_notes(graph), tuple(map(tensor_spec, graph.graph.outputs))
-    shape = tensor_spec(graph.graph.inputs[0]).shape
-    channels, height, width = (size if isinstance(size, int) else None for size in shape[1:])
     classes = outputs[0].shape[1] if said.has_logits else 0
-    if channels not in (1, 3):
-        raise UsageError(
-            f"{path} takes images with {channels} channels; skdeploy takes 1 (grey) or 3 (RGB)",
-            advice="give a network of grey or RGB images: other channels are not supported",
-        )
     if not isinstance(classes, int):
         raise UsageError(
             f"{path} gives {outputs[0]}, an unknown number of classes", advice="export it with fixed classes"
         )
-    _require_bounds(options.model, classes, (height, width))
+    _require_bounds(options.model, classes, ())
     task, notes = asked.task_of(said.example[0], () if said.has_logits else said.example[1])
-    found = Found(GraphSpec(classes=classes), channels, (height, width), task, () if said.has_logits else outputs)
-    spec = _described(options, path.stem, found)
+    network, outputs = GraphSpec(classes=classes), () if said.has_logits else outputs
+    if said.is_image:
+        shape = tensor_spec(graph.graph.inputs[0]).shape
+        channels, height, width = (size if isinstance(size, int) else None for size in shape[1:])
+        assert channels is not None  # take_inputs has seen it
+        _require_bounds(options.model, classes, (height, width))
+        spec = _described(options, path.stem, Found(network, channels, (height, width), task, outputs))
+    else:
+        inputs, sizes = inputs_of(graph)
+        spec, assumed = described_arrays(options, path.stem, FoundArrays(network, inputs, sizes, task, outputs))
+        notes += assumed
     notes += [*said.in_words(path), *_confirmation(options)]
     return GraphSource(
         spec,
@@ -244,7 +248,7 @@ def _confirmation(options: ExportOptions) -> tuple[str, ...]:
     return ("--assume-imagenet: the user confirmed ImageNet's preprocessing",) if options.assume_imagenet else ()
 
 
-def _require_bounds(shown: str, classes: int, size: tuple[int | None, int | None]) -> None:
+def _require_bounds(shown: str, classes: int, size: tuple[int | None, ...]) -> None:
     """Raises UsageError for what no card may say."""
     for what, value, most in (
         ("classes", classes or 1, MAX_COUNT),

@@ -20,8 +20,8 @@ from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
 from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision
-from skdeploy.images.dataset import Dataset, Inputs, Pixels, normalise
-from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.images.dataset import Dataset, Inputs, Pixels
+from skdeploy.images.feeds import RUN_BATCH, feeds_of
 from skdeploy.parity.compare import BATCHES, Subject, batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.golden import Golden
@@ -103,6 +103,7 @@ class Proof:
             self._spec,
             reference,
             brief=self._suites is None,
+            pixels=pixels,
             dynamic_size=any(has_dynamic_size(artifact.inputs) for artifact in artifacts),
         )
         golden = self._golden
@@ -265,9 +266,10 @@ def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> f
     """SQNR of the network's float32 outputs against its float64 ones: how much of its own rounding it amplifies."""
     import torch
 
-    images = torch.from_numpy(normalise(pixels, spec.preprocess))
+    given = [torch.from_numpy(array) for array in feeds_of(pixels, spec, spec.taken).values()]
+    wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in given]
     with torch.inference_mode():
-        rounded = tensors_given(network(images), spec, spec.name)
-        exact = tensors_given(copy.deepcopy(network).double()(images.double()), spec, spec.name)
+        rounded = tensors_given(network(*given), spec, spec.name)
+        exact = tensors_given(copy.deepcopy(network).double()(*wide), spec, spec.name)
     before, after = ({name: value.double().numpy() for name, value in made.items()} for made in (exact, rounded))
     return compare_outputs(before, after).sqnr_db

@@ -35,6 +35,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
 from skdeploy.images.dataset import Dataset, Pixels
+from skdeploy.images.samples import resized_rows, synthetic_rows
 from skdeploy.parity.compare import Subject, unlike
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.report import MEMORY, SuiteResult
@@ -83,12 +84,17 @@ def check_suites(names: Sequence[str]) -> tuple[str, ...]:
     return ALL if "all" in names else tuple(name for name in ALL if name in names)
 
 
-def synthetic(suite: str, spec: ModelSpec, *, brief: bool = False) -> Pixels:
+def synthetic(suite: str, spec: ModelSpec, samples: Pixels | None = None, *, brief: bool = False) -> Pixels:
     """The crops of a synthetic suite, uint8 (N, H, W, C), the same in every run; only one of them if ``brief``.
 
     noise: each pixel uniform over 0..255. zeros: black. extremes: checkerboards of 0 and 255 with squares of 1, 2 and 8 pixels,
-    and all 255. tiny-contrast: 127 and 128 at random, and a ramp over five grey levels.
+    and all 255. tiny-contrast: 127 and 128 at random, and a ramp over five grey levels. For a network that does not take
+    images, the range of the ``samples`` takes the place of 0..255.
     """
+    if not spec.takes_images:
+        assert samples is not None  # the proof has loaded them
+        rows: Pixels = synthetic_rows(suite, samples, np.random.default_rng(SEED))
+        return rows[:1] if brief else rows
     channels, height, width = spec.input.shape
     shape = (height, width, channels)
     random = np.random.default_rng(SEED)
@@ -109,34 +115,52 @@ def prepare(
     dataset: Dataset,
     spec: ModelSpec,
     reference: Reference,
+    pixels: Pixels | None = None,
     *,
     brief: bool = False,
     dynamic_size: bool = False,
 ) -> list[Prepared]:
-    """The suites of these names with the reference's outputs; ``sizes`` only if some graph takes other sizes."""
+    """The suites of these names with the reference's outputs; ``sizes`` only if some graph takes other sizes.
+
+    ``pixels``: what the data set holds, where it is loaded already.
+    """
     wanted = [name for name in names if name in SYNTHETIC]
-    stacks = [synthetic(name, spec, brief=brief) for name in wanted]
+    loaded = pixels if pixels is not None or spec.takes_images else dataset.load(spec)
+    stacks = [synthetic(name, spec, loaded, brief=brief) for name in wanted]
     found = []
     if stacks:  # in one run: the reference is slow to start
         outputs, _ = reference.tried(np.concatenate(stacks), spec)
         at = 0
-        for name, pixels in zip(wanted, stacks, strict=True):
-            rows = slice(at, at + len(pixels))
+        for name, stack in zip(wanted, stacks, strict=True):
+            rows = slice(at, at + len(stack))
             expected = None if outputs is None else {key: value[rows] for key, value in outputs.items()}
             if outputs is None and len(stacks) > 1:  # whose fault it is
-                expected, _ = reference.tried(pixels, spec)
-            found.append(Prepared(name, "", pixels, spec, expected))
-            at += len(pixels)
+                expected, _ = reference.tried(stack, spec)
+            found.append(Prepared(name, "", stack, spec, expected))
+            at += len(stack)
     if SIZES in names and dynamic_size:
         for resized in other_sizes(spec):
-            pixels = dataset.take(range(min(RESIZED, len(dataset)))).load(resized)
-            case = f"{resized.input.height}x{resized.input.width}"
-            found.append(Prepared(SIZES, case, pixels, resized, reference.tried(pixels, resized)[0]))
+            few = range(min(RESIZED, len(dataset)))
+            if spec.takes_images:
+                other = dataset.take(few).load(resized)
+                case = f"{resized.input.height}x{resized.input.width}"
+            else:
+                other = resized_rows(dataset.take(few).load(spec), resized)
+                case = ", ".join(f"{name} {size.usual}" for name, size in resized.sizes.items())
+            found.append(Prepared(SIZES, case, other, resized, reference.tried(other, resized)[0]))
     return found
 
 
 def other_sizes(spec: ModelSpec) -> list[ModelSpec]:
-    """The card at other input sizes, within what ``stages.image_sizes`` builds engines for."""
+    """The card at other input sizes, within what ``stages.image_sizes`` builds engines for; of free dimensions the smallest and
+    the largest.
+    """
+    if not spec.takes_images:
+        ends = (
+            {name: size.smallest for name, size in spec.sizes.items()},
+            {n: s.largest for n, s in spec.sizes.items()},
+        )
+        return [spec.with_usual(sizes) for sizes in ends if sizes != spec.usual_sizes]
     found = []
     for tall, wide in RATIOS:
         height, width = max(1, int(spec.input.height * tall)), max(1, int(spec.input.width * wide))
@@ -149,8 +173,8 @@ def other_sizes(spec: ModelSpec) -> list[ModelSpec]:
 
 
 def has_dynamic_size(inputs: Sequence[TensorSpec]) -> bool:
-    """Whether height and width are free: all dimensions of an image but the batch and the channels."""
-    return bool(inputs) and len(inputs[0].shape) == 4 and sum(isinstance(d, str) for d in inputs[0].shape[1:]) == 2
+    """Whether any dimension but the batch is free, such as height and width."""
+    return any(isinstance(size, str) for each in inputs for size in each.shape[1:])
 
 
 def run_suites(
@@ -212,14 +236,15 @@ def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> 
 def run_memory(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject) -> SuiteResult:
     """The same values from other memory: one batch of the images, as views that are not contiguous."""
     feeds = one_batch(session, pixels, spec)
-    name, array = next(iter(feeds.items()))
+    views = {name: layouts(array) for name, array in feeds.items()}
     task = task_of(spec)
     expected, again = (judged(spec, session.run(feeds)) for _ in range(2))
     same = all(np.array_equal(value, again[key]) for key, value in expected.items())
     allowed = 0.0 if same else who.tolerance.max_rel_error
     worst, problems = 0.0, []
-    for words, view in layouts(array).items():
-        difference = largest_difference(expected, session.run({name: view}))
+    for words in next(iter(views.values())):
+        fed = {name: layout[words] for name, layout in views.items()}
+        difference = largest_difference(expected, session.run(fed))
         if difference > allowed:
             problems.append(f"images {words} in memory give other {task.value}s, by {difference:.1e} of the largest")
         worst = max(worst, min(difference, 1e9))  # JSON has no infinity
@@ -228,7 +253,7 @@ def run_memory(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject) 
         backend=who.backend,
         precision=who.precision,
         suite=MEMORY,
-        images=len(array),
+        images=len(next(iter(feeds.values()))),
         verdict="fail" if problems else "pass",
         error=worst,
         allowed=allowed,
@@ -239,8 +264,9 @@ def run_memory(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject) 
 def layouts(array: Array) -> dict[str, Array]:
     """Views with the values of ``array`` (N, ...) over memory that is not contiguous, with other values in the gaps."""
     wide = np.repeat(array, 2, axis=-1)
-    wide[..., 1::2] = np.max(array) - wide[..., 1::2] + 1
-    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+    wide[..., 1::2] = ~wide[..., 1::2] if array.dtype == bool else np.max(array) - wide[..., 1::2] + 1
+    axis = min(1, array.ndim - 1)
+    last = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, axis, -1)), -1, axis)
     backwards = np.ascontiguousarray(array[..., ::-1])[..., ::-1]
     return {"in every second column": wide[..., ::2], "with the second axis last": last, "backwards": backwards}
 

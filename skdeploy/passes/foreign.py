@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec
 from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities
 from skdeploy.ir.naming import NameByModule
@@ -20,6 +21,7 @@ from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, 
 from skdeploy.ir.qdq import qdq_nodes
 from skdeploy.ir.weights_of_files import require_finite, require_no_integer_kernels
 from skdeploy.passes.fold_shapes import folded
+from skdeploy.passes.foreign_inputs import take_inputs
 from skdeploy.passes.interface import with_asked_interface
 from skdeploy.passes.keep_batch import KeepBatch
 from skdeploy.passes.opsets import require_known_opset, with_known_opset
@@ -28,7 +30,7 @@ from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_s
 from skdeploy.passes.trace_options import MAX_OPSET
 from skdeploy.passes.trained import SymmetricQDQ, check_known
 
-INPUT, OUTPUT = "input", "logits"
+OUTPUT: Final = LOGITS
 NOTES: Final = "foreign"
 
 
@@ -44,6 +46,7 @@ class ForeignNotes:
 
     input_name: str
     output_name: str
+    is_image: bool
     has_logits: bool
     dropped_outputs: tuple[str, ...]
     opset: int
@@ -64,8 +67,10 @@ class ForeignNotes:
             yield f"outputs left out: {', '.join(self.dropped_outputs)}"
 
 
-def read_foreign(path: Path, *, has_logits: bool | None = None, options: ReadOptions | None = None) -> ir.Model:
-    """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W).
+def read_foreign(
+    path: Path, *, has_logits: bool | None = None, options: ReadOptions | None = None, card: ModelSpec | None = None
+) -> ir.Model:
+    """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W), or with any other inputs under their own names.
 
     With ``has_logits`` the first output becomes ``logits``, (N, classes), and others are dropped; without, all floating-point
     outputs are kept under their own names. None: the rank of the first output decides.
@@ -76,9 +81,9 @@ def read_foreign(path: Path, *, has_logits: bool | None = None, options: ReadOpt
     ``foreign_notes`` tells what was done; ``options`` change the interface first.
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
-    UsageError for inputs that are not images and outputs that are not the asked ones; ExportError for operators that are not
-    ONNX's, a graph that is too large or does not run, and Q/DQ that TensorRT does not take (``trained.py``); PassError if the
-    function changed.
+    UsageError for inputs that skdeploy does not take and outputs that are not the asked ones; CardError for a ``card`` of other
+    inputs; ExportError for operators that are not ONNX's, a graph that is too large or does not run, and Q/DQ that TensorRT
+    does not take (``trained.py``); PassError if the function changed.
     """
     proto = read_proto(path)
     opset = _check_operators(proto, path)
@@ -88,12 +93,12 @@ def read_foreign(path: Path, *, has_logits: bool | None = None, options: ReadOpt
     changes = with_asked_interface(proto, path, options)
     if len(options.names) > 1 and has_logits is None:
         has_logits = False
-    _check_input(proto, path)
+    is_image = take_inputs(proto, path, card)
     classes = _gives_vectors(proto, path) if has_logits is None else has_logits
     dropped = _check_outputs(proto, path, has_logits=classes)
     model = graph_of(proto, path)
     check_known(model, path)  # by the names that the file has
-    own_names = _name_interface(model.graph, has_logits=classes)
+    own_names = _name_interface(model.graph, is_image=is_image, has_logits=classes)
     _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
     before = ir.to_proto(model).SerializeToString()
     model = with_known_opset(model, path, opset)
@@ -105,10 +110,19 @@ def read_foreign(path: Path, *, has_logits: bool | None = None, options: ReadOpt
     _name_by_module(model)
     if any(qdq_nodes(model)):
         SymmetricQDQ(path)(model)
-    example = _check_function(before, model, path, opset, has_logits=classes)
+    usual = {} if card is None else card.usual_sizes
+    example = _check_function(before, model, path, opset, usual, has_logits=classes)
     model.metadata_props.clear()
     model.meta[NOTES] = ForeignNotes(
-        *own_names, classes, dropped, opset, _final_softmax(model), example, tuple(keep_batch.changed), changes
+        *own_names,
+        is_image,
+        classes,
+        dropped,
+        opset,
+        _final_softmax(model),
+        example,
+        tuple(keep_batch.changed),
+        changes,
     )
     return model
 
@@ -129,38 +143,6 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
     del proto.opset_import[:]
     proto.opset_import.append(onnx.helper.make_opsetid("", opset))
     return opset
-
-
-def _check_input(proto: ModelProto, path: Path) -> None:
-    """Leaves the image as the only input."""
-    graph = proto.graph
-    constants = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
-        raise UsageError(
-            f"{path} has the inputs {names}, but only one is supported, the image",
-            advice="export it with one image input",
-        )
-    image = inputs[0]
-    tensor = image.type.tensor_type
-    dims = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
-    shown = f"{path}: the input {image.name} is {TensorProto.DataType.Name(tensor.elem_type).lower()}{dims}"
-    if len(dims) != 4:
-        raise UsageError(
-            f"{shown}, of rank {len(dims)}; skdeploy takes images, (N, C, H, W)",
-            advice="give a network that classifies images: sequences and volumes are not supported",
-        )
-    if tensor.elem_type != TensorProto.FLOAT or not isinstance(dims[1], int):
-        raise UsageError(
-            f"{shown}, but float32 (N, C, H, W) is needed", advice="export it with float32 images and fixed channels"
-        )
-    for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
-        if not isinstance(dims[axis], int):
-            tensor.shape.dim[axis].dim_param = name
-    proto.ir_version = max(proto.ir_version, 4)  # version 3 wants all constants among the inputs
-    del graph.input[:]
-    graph.input.append(image)
 
 
 def _gives_vectors(proto: ModelProto, path: Path) -> bool:
@@ -197,10 +179,10 @@ def _type_name(value: ValueInfoProto) -> str:
     return TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
 
 
-def _name_interface(graph: ir.Graph, *, has_logits: bool) -> tuple[str, str]:
-    """Renames the input, and an output of logits, and gives their own names. A value that has the new name makes room."""
-    own = graph.inputs[0].name or "", ", ".join(value.name or "" for value in graph.outputs)
-    renamed = [(graph.inputs[0], INPUT), *([(graph.outputs[0], OUTPUT)] if has_logits else [])]
+def _name_interface(graph: ir.Graph, *, is_image: bool, has_logits: bool) -> tuple[str, str]:
+    """Renames the image, and an output of logits, and gives their own names. A value that has the new name makes room."""
+    own = ", ".join(value.name or "" for value in graph.inputs), ", ".join(value.name or "" for value in graph.outputs)
+    renamed = [*([(graph.inputs[0], IMAGE)] if is_image else []), *([(graph.outputs[0], OUTPUT)] if has_logits else [])]
     for value, name in renamed:
         for other in _values(graph):
             if other.name == name and other is not value:
@@ -229,12 +211,12 @@ def _name_by_module(model: ir.Model) -> None:
 
 
 def _check_function(
-    before: bytes, model: ir.Model, path: Path, opset: int, *, has_logits: bool
+    before: bytes, model: ir.Model, path: Path, opset: int, usual: Mapping[str, int], *, has_logits: bool
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """That nothing has changed, that it runs for a batch that the exporter was not shown, and that outputs are as they must
     be: (N, classes), or anything with the batch first. Their shapes are written.
 
-    Returns the shape of the input that was tried, and of the outputs for it.
+    Returns the shape of the input that was tried, nothing where there are several, and of the outputs for it.
     """
     for made in model.graph.outputs:
         if made.dtype is not None and not made.dtype.is_floating_point():
@@ -251,14 +233,14 @@ def _check_function(
     if opset != (now := model.graph.opset_imports[""]):
         step = f"converting {path} from opset {opset} to {now}"
     try:
-        found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}")
+        found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}", sizes=usual)
     except ExportError as error:
         raise ExportError(f"{path}: {error.message}", advice=error.advice) from error
     shape = model.graph.inputs[0].shape
-    assert shape is not None  # _check_input has seen it
+    assert shape is not None  # take_inputs has seen it
     batch = shape[0]
     images = batch if isinstance(batch, int) else EXAMPLE_BATCH
-    free = not all(isinstance(size, int) for size in shape[1:])
+    free = not all(isinstance(size, int) for each in model.graph.inputs for size in (each.shape or ())[1:])
     for made in model.graph.outputs:
         sizes = found[made.name or ""].shape
         which = "the first output" if has_logits else f"the output {made.name}"
@@ -278,7 +260,8 @@ def _check_function(
         made.shape = ir.Shape(
             [batch, *(_size(made, axis, known[axis], sizes[axis], free) for axis in range(1, len(sizes)))]
         )
-    tried = (images, *(size if isinstance(size, int) else EXAMPLE_SIZE for size in shape[1:]))
+    known_sizes = [size if isinstance(size, int) else usual.get(str(size.value), EXAMPLE_SIZE) for size in shape[1:]]
+    tried = () if len(model.graph.inputs) > 1 else (images, *known_sizes)
     return tried, tuple(found[made.name or ""].shape for made in model.graph.outputs)
 
 

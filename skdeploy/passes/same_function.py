@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -25,19 +26,29 @@ FINITE: Final = (
 
 
 def random_images(
-    inputs: tuple[TensorSpec, ...], seed: int, *, free: int = EXAMPLE_BATCH, size: int = EXAMPLE_SIZE
+    inputs: tuple[TensorSpec, ...],
+    seed: int,
+    *,
+    free: int = EXAMPLE_BATCH,
+    size: int = EXAMPLE_SIZE,
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
-    """Random inputs (N, ...): ``free`` images where the batch is free, ``size`` pixels where height and width are.
+    """Random inputs (N, ...): ``free`` images where the batch is free, ``size`` where any other dimension is, unless ``sizes``
+    has it by name.
 
-    Normal numbers, or any pixel where the input is uint8.
+    Normal numbers, any pixel where the input is uint8, 0 or 1 where it is another integer.
     """
     generator = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for spec in inputs:
-        sizes = [free, *[size] * len(spec.shape)]
-        shape = [known if isinstance(known, int) else sizes[axis] for axis, known in enumerate(spec.shape)]
+        shape = [
+            known if isinstance(known, int) else (sizes or {}).get(known, size if axis else free)
+            for axis, known in enumerate(spec.shape)
+        ]
         if spec.dtype == "uint8":
             feeds[spec.name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        elif np.dtype(spec.dtype).kind in "biu":
+            feeds[spec.name] = generator.integers(0, 2, shape).astype(spec.dtype)
         else:
             feeds[spec.name] = generator.standard_normal(shape).astype(spec.dtype)
     return feeds
@@ -50,16 +61,18 @@ def require_same_function(
     advice: str,
     *,
     feeds: dict[str, Array] | None = None,
+    sizes: Mapping[str, int] | None = None,
     at_most: float = MAX_REL_CHANGE,
 ) -> dict[str, Array]:
-    """Runs both in ONNX Runtime and gives the outputs of the second, by name. They are fed random images, if nothing else.
+    """Runs both in ONNX Runtime and gives the outputs of the second, by name. They are fed random images, if nothing else,
+    with ``sizes`` for free dimensions by name.
 
     Raises PassError, blaming ``step``, if their interfaces differ, or an output does: in shape, or by more than ``at_most`` of
     its largest value. Raises ExportError if the first does not run, or its outputs are not finite: which node is the cause.
     """
     try:
         with OnnxRuntimeSession(before, "cpu", None) as old:
-            feeds = feeds or random_images(old.inputs, 0)
+            feeds = feeds or random_images(old.inputs, 0, sizes=sizes)
             expected = old.run(feeds)
     except ExportError as error:
         raise ExportError(about(error.message, ModelProto.FromString(before)), advice=REPLACE) from error

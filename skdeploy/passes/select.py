@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,7 +77,7 @@ class RewriteSelect(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         branches = {value.name or "": finder.shapes[value] for block in blocks for value in block.inputs()}
         selected = [block.selected.name or "" for block in blocks]
-        feeds = _random_feeds({value.name or "": finder.shapes[value] for value in model.graph.inputs}, branches)
+        feeds = _random_feeds({value.name or "": value for value in model.graph.inputs}, finder.shapes, branches)
         before, before_cut = _serialised(model), _cut_out(model, branches, selected)
         writer = BlockWriter(model.graph)
         for block in blocks:
@@ -262,10 +262,17 @@ class _Writing:
         return named_constant(self.writer.graph, name, array.astype(dtype.numpy()))
 
 
-def _random_feeds(inputs: dict[str, Shape], branches: dict[str, Shape]) -> dict[str, Array]:
-    """Random images, and for each branch random maps whose means differ from channel to channel, so that gates decide."""
+def _random_feeds(
+    inputs: Mapping[str, ir.Value], shapes: Mapping[ir.Value, Shape], branches: dict[str, Shape]
+) -> dict[str, Array]:
+    """Random inputs, and for each branch random maps whose means differ from channel to channel, so that gates decide."""
     generator = np.random.default_rng(0)
-    feeds = {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in inputs.items()}
+    feeds: dict[str, Array] = {
+        name: generator.standard_normal(shapes[value], dtype=np.float32)
+        if value.dtype == ir.DataType.FLOAT
+        else generator.integers(0, 2, shapes[value]).astype(value.dtype.numpy() if value.dtype else np.int64)
+        for name, value in inputs.items()
+    }
     for name, shape in branches.items():
         means = generator.uniform(0, 2, (*shape[:2], *[1] * len(shape[2:]))).astype(np.float32)
         feeds[f"{name}{FED}"] = np.abs(generator.standard_normal(shape, dtype=np.float32)) * means

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import onnx_ir as ir
@@ -12,8 +13,11 @@ from skdeploy.passes.same_function import require_same_function
 ADVICE: Final = "export without it: --no-simplify; please report the model"
 
 
-def simplify(model: ir.Model) -> ir.Model:
-    """The simplified graph, checked on random input against the one given. Raises PassError."""
+def simplify(model: ir.Model, sizes: Mapping[str, int] | None = None) -> ir.Model:
+    """The simplified graph, checked on random input against the one given. Raises PassError.
+
+    ``sizes``: of free dimensions in that input, by name.
+    """
     import onnxsim
 
     before = ir.to_proto(model)
@@ -24,7 +28,8 @@ def simplify(model: ir.Model) -> ir.Model:
             f"onnx-simplifier failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
             advice="export without it: --no-simplify",
         ) from error
-    require_same_function(before.SerializeToString(), simplified.SerializeToString(), "onnx-simplifier", ADVICE)
+    proven = before.SerializeToString(), simplified.SerializeToString()
+    require_same_function(*proven, "onnx-simplifier", ADVICE, sizes=sizes)
     result: ir.Model = ir.from_proto(simplified)
     result.metadata_props.clear()  # the simplifier's log of its own run
     return result

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def trace(network: nn.Module, spec: ModelSpec, options: TraceOptions) -> ir.Model:
-    """The graph of ``network``'s deploy form: input float32 (N, C, H, W) named ``input``, and the outputs of the spec.
+    """The graph of ``network``'s deploy form: the inputs and outputs of the spec; an image is ``input``, float32 (N, C, H, W).
 
     With ``attention``, each gated unit adds an output ``attention.<module>`` (N, M, C). With ``embed_preprocess``, the input
     is uint8 (N, H, W, C) instead. Raises ExportError, and UsageError for attention without gates.
@@ -47,6 +47,9 @@ def trace(network: nn.Module, spec: ModelSpec, options: TraceOptions) -> ir.Mode
     module = with_named_outputs(folded, spec) if spec.outputs else _with_attention(folded, gates)
     model = _export(module, spec, options, [*outputs, *map(attention_name, gates)])
     NameByModule()(model)
+    for value, each in zip(model.graph.inputs, spec.taken, strict=True):
+        if not spec.takes_images:  # a multiple is an expression to torch
+            value.shape = ir.Shape([options.batch or "batch", *each.shape[1:]])
     if options.embed_preprocess:
         EmbedPreprocess(spec.preprocess)(model)
     model.graph.name = spec.name
@@ -84,9 +87,9 @@ def _with_attention(network: nn.Module, gates: list[str]) -> nn.Module:
             for gate in gates:
                 network.get_submodule(gate).register_forward_hook(lambda *hooked: self.recorded.append(hooked[-1]))
 
-        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
             self.recorded = []
-            logits = self.network(x)
+            logits = self.network(*inputs)
             return (logits, *(attention(weights) for weights in self.recorded))
 
     return WithAttention()
@@ -95,24 +98,24 @@ def _with_attention(network: nn.Module, gates: list[str]) -> nn.Module:
 def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs: list[str]) -> ir.Model:
     import torch
 
-    # Two images at least: an example of one would let the exporter specialise the batch to 1.
-    example = torch.zeros(options.batch or 2, *spec.input.shape)
-    free = {} if options.batch else {0: "batch"}
-    free |= {2: "height", 3: "width"} if options.dynamic_size else {}
-    named: dict[str, Any] = {"input_names": ["input"], "output_names": outputs, "opset_version": options.opset}
+    examples = example_inputs(spec, options.batch or 2)
+    free = _free_dimensions(spec, options)
+    named: dict[str, Any] = {"input_names": list(examples), "output_names": outputs, "opset_version": options.opset}
     with _quiet(), _uncollected():
         try:
             if options.exporter == "torchscript":
-                return _export_torchscript(network, example, free, named)
-            dims = {axis: torch.export.Dim(name) for axis, name in free.items()}
+                return _export_torchscript(network, examples, free, named)
+            names = {name for axes in free.values() for name in axes.values()}
+            known = {name: _dimension(name, spec) for name in names}
+            dims = tuple({axis: known[name] for axis, name in free[given].items()} for given in examples)
             exported: nn.Module | torch.export.ExportedProgram = network
             spared = False
             # What torch.export alone may refuse, torch.onnx exports in ways of its own: others' modules, and guarded sizes.
             if isinstance(spec.network, DescribedSpec) and not (options.dynamic_size or options.attention):
-                exported = torch.export.export(network, (example,), dynamic_shapes=(dims,), strict=False)
+                exported = torch.export.export(network, tuple(examples.values()), dynamic_shapes=(dims,), strict=False)
                 spared = spare_decompositions(exported)
             named |= {"dynamic_shapes": (dims,), "verbose": False, "optimize": not spared}
-            program = torch.onnx.export(exported, (example,), dynamo=True, **named)
+            program = torch.onnx.export(exported, tuple(examples.values()), dynamo=True, **named)
         except Exception as error:  # the exporters raise anything, torch's internals included
             raise ExportError(
                 f"torch.onnx could not export {spec.name} with --exporter {options.exporter}: {_first_line(error)}",
@@ -125,16 +128,56 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
     return program.model
 
 
-def _export_torchscript(network: nn.Module, example: Tensor, free: dict[int, str], named: dict[str, Any]) -> ir.Model:
+def example_inputs(spec: ModelSpec, batch: int) -> dict[str, Tensor]:
+    """Zeros of the usual sizes, by input. A batch of two at least lets the exporter not specialise it to 1."""
+    import torch
+
+    return {
+        each.name: torch.zeros(batch, *spec.usual_shape(each.shape[1:]), dtype=getattr(torch, each.dtype))
+        for each in spec.taken
+    }
+
+
+def _free_dimensions(spec: ModelSpec, options: TraceOptions) -> dict[str, dict[int, str]]:
+    """The names of free dimensions by input and axis: the batch, and height and width or those of the card."""
+    batch = {} if options.batch else {0: "batch"}
+    if spec.takes_images:
+        sizes = {2: "height", 3: "width"} if options.dynamic_size else {}
+        return {each.name: batch | sizes for each in spec.taken}
+    if options.dynamic_size:
+        raise UsageError(
+            f"--dynamic-size is for networks that take images; {spec.name} takes {spec.shown_inputs}",
+            advice="leave it out; in a card's [[inputs]], a name in a shape is a free dimension",
+        )
+    return {
+        each.name: batch | {axis: size for axis, size in enumerate(each.shape) if axis and isinstance(size, str)}
+        for each in spec.taken
+    }
+
+
+def _dimension(name: str, spec: ModelSpec) -> Any:
+    """torch's, of a multiple where the card says one."""
+    import torch
+
+    size = spec.sizes.get(name)
+    if size is None or size.multiple == 1:
+        return torch.export.Dim(name)
+    return size.multiple * torch.export.Dim(f"{name}_{size.multiple}", min=1)
+
+
+def _export_torchscript(
+    network: nn.Module, examples: dict[str, Tensor], free: dict[str, dict[int, str]], named: dict[str, Any]
+) -> ir.Model:
     import onnx
     import torch
     from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-    axes = {"input": free, **{name: {0: "batch"} for name in named["output_names"] if 0 in free}}
+    has_batch = any(0 in axes for axes in free.values())
+    axes = {**free, **{name: {0: "batch"} for name in named["output_names"] if has_batch}}
     buffer = io.BytesIO()
     # TorchScript's exporter writes to streams too; the signature is that of the newer one.
     # torch's stubs want a path; TorchScript's exporter writes to a buffer too
-    torch.onnx.export(network, (example,), buffer, dynamo=False, dynamic_axes=axes, **named)  # type: ignore[arg-type]
+    torch.onnx.export(network, tuple(examples.values()), buffer, dynamo=False, dynamic_axes=axes, **named)  # type: ignore[arg-type]
     proto = onnx.load_from_string(buffer.getvalue())
     # TorchScript leaves most types and shapes to the reader, and writes constants as nodes.
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True))

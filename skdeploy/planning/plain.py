@@ -88,7 +88,9 @@ def dims(value: ir.Value) -> tuple[int, ...]:
     return tuple(int(dim) for dim in value.shape)  # type: ignore[arg-type]  # read_plain left no symbols
 
 
-def _with_shapes(model: ir.Model, shown: Path | str, batch: int | None, size: Size | None) -> tuple[ir.Model, int]:
+def _with_shapes(
+    model: ir.Model, shown: Path | str, batch: int | None, size: Size | Mapping[str, int] | None
+) -> tuple[ir.Model, int]:
     symbols: dict[str | None, int] = {}
     used = 0
     for value in model.graph.inputs:
@@ -102,7 +104,9 @@ def _with_shapes(model: ir.Model, shown: Path | str, batch: int | None, size: Si
         else:
             used = batch or 1
             symbols[first.value] = used
-        if size is not None and len(value.shape) == 4:
+        if isinstance(size, Mapping):
+            symbols.update(size)
+        elif size is not None and len(value.shape) == 4:
             named = zip(_image_axes(value), size, strict=True)
             symbols |= {dim.value: pixels for axis, pixels in named if not isinstance(dim := value.shape[axis], int)}
     symbols.pop(None, None)

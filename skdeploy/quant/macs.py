@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from skdeploy.ir.constants import numbers
 from skdeploy.ir.nodes import operand, operands
 from skdeploy.ir.rows import CONVOLUTIONS, WEIGHTED
 
-Size = tuple[int, int]
+Size = tuple[int, int] | Mapping[str, int]
 
 
 def macs_of(model: ir.Model, size: Size | None = None) -> dict[str, int]:
@@ -20,8 +20,8 @@ def macs_of(model: ir.Model, size: Size | None = None) -> dict[str, int]:
 
     Every weight is used once at each place of the output map, so it is the weight's numbers times height times width; of a
     transposed convolution, at each place of its input. A product of two computed matrices, as in attention, counts too.
-    ``size``, (height, width) of the image in pixels, is used where the graph leaves it open. Raises ExportError where neither
-    tells.
+    ``size``, (height, width) of the image in pixels or sizes of dimensions by name, is used where the graph leaves it open.
+    Raises ExportError where neither tells.
     """
     places = _places(model)
     if any(count is None for count in places.values()):
@@ -93,9 +93,15 @@ def _places_of(node: ir.Node, batch: int | ir.SymbolicDim) -> int | None:
 
 def _of_one_image(model: ir.Model, size: Size | None) -> ir.Model:
     """The same graph for a batch of 1 where it was free, of the given image size, and the shapes that follow from it."""
-    import onnx
-
     clone = model.clone()
+    if isinstance(size, Mapping):
+        for value in clone.graph.inputs:
+            dims = [
+                d if isinstance(d, int) else size.get(str(d.value)) if axis else 1
+                for axis, d in enumerate(value.shape or ())
+            ]
+            value.shape = ir.Shape(dims)
+        return _with_shapes_inferred(clone)
     image = clone.graph.inputs[0]
     assert image.shape is not None  # a graph's input has a rank
     batch = image.shape[0] if isinstance(image.shape[0], int) else 1
@@ -103,6 +109,12 @@ def _of_one_image(model: ir.Model, size: Size | None) -> ir.Model:
     image.shape = ir.Shape(
         [batch, *image.shape[1:places], *(size or image.shape[places : places + 2]), *image.shape[places + 2 :]]
     )
+    return _with_shapes_inferred(clone)
+
+
+def _with_shapes_inferred(clone: ir.Model) -> ir.Model:
+    import onnx
+
     for node in clone.graph:
         for value in node.outputs:
             value.shape = None

@@ -126,7 +126,7 @@ class _Search:
         self.fixed, self.grouped = fixed, grouped
         spec = evaluation.spec
         self.units = units_of(model, spec, fixed, keep_grouped=grouped)
-        self.total_macs = sum(macs_of(model, (spec.input.height, spec.input.width)).values())
+        self.total_macs = sum(macs_of(model, spec.one_size).values())
         self.right = evaluation.correct(evaluation.reference)
         self.probes: dict[frozenset[str], Probe] = {}
 

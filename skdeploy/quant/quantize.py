@@ -61,7 +61,7 @@ def prepare(
         in_graph = {stable: name for name, stable in range_names(prepared).items()}
         reach = {in_graph[key]: np.asarray(values, np.float32) for key, values in (channel_reach or {}).items()}
         equalize(prepared, {in_graph[key]: maxima for key, maxima in channel_maxima.items()}, reach)
-    if algorithm.exact_input:
+    if algorithm.exact_input and spec.takes_images:
         PixelSteps(spec.preprocess)(prepared)
     return prepared
 
@@ -133,7 +133,8 @@ def quantize(
             scales[name] = _step(found, shared.get(name, found.threshold) / SYMMETRIC, key, readers, half=half)
     raised = _raised(prepared, placement) if half else {}
     weights = _round_weights(prepared, placement, ranges, spec, half=half)
-    PixelShift(spec.preprocess)(prepared)
+    if spec.takes_images:
+        PixelShift(spec.preprocess)(prepared)
     ShiftTensors(placement, offsets)(prepared)
     InsertQDQ(placement, scales, weights)(prepared)
     return Quantized(prepared, placement, scales, offsets, raised)

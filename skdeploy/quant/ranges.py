@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 from skdeploy.bundle.artifact import tool_versions
 from skdeploy.core.errors import CalibrationError
 from skdeploy.core.files import digest_json, write_text
+from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
 from skdeploy.core.toml_reasons import shown_key, shown_value
 from skdeploy.core.version import __version__
@@ -122,6 +123,19 @@ class Algorithm(Frozen):
         return self
 
 
+class Taken(Frozen):
+    """What goes into a network, as its card says: preprocessing and image, or other inputs."""
+
+    preprocess: Preprocess | None = None
+    input: InputSpec | None = None
+    inputs: tuple[ArrayInput, ...] = ()
+    sizes: dict[str, DynamicSize] = Field(default={})
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Self:
+        return cls(preprocess=spec.image_preprocess, input=spec.image, inputs=spec.inputs, sizes=spec.sizes)
+
+
 class Ranges(Frozen):
     """A ranges file, schema 1.
 
@@ -135,8 +149,11 @@ class Ranges(Frozen):
     tools: dict[str, str]
     model: str
     model_sha256: Digest
-    preprocess: Preprocess
-    input: InputSpec
+    # of images these two, of other inputs those
+    preprocess: Annotated[Preprocess | None, Field(exclude_if=lambda given: given is None)] = None
+    input: Annotated[InputSpec | None, Field(exclude_if=lambda given: given is None)] = None
+    inputs: Annotated[tuple[ArrayInput, ...], Field(strict=False, exclude_if=lambda inputs: not inputs)] = ()
+    sizes: Annotated[dict[str, DynamicSize], Field(exclude_if=lambda sizes: not sizes)] = Field(default={})
     preprocess_sha256: Digest
     data: CalibrationData
     algorithm: Algorithm
@@ -151,7 +168,9 @@ class Ranges(Frozen):
     def _consistent(self) -> Self:
         if self.algorithm_sha256 != self.algorithm.digest:
             raise ValueError("algorithm_sha256 is not the digest of algorithm: the file was edited by hand")
-        if self.preprocess_sha256 != _form_digest(self.preprocess, self.input):
+        if (self.input is None) == (not self.inputs) or (self.input is None) != (self.preprocess is None):
+            raise ValueError("preprocess and input, or inputs: one of the two belongs in a ranges file")
+        if self.preprocess_sha256 != _form_digest(self):
             raise ValueError("preprocess_sha256 is not the digest of preprocess and input: the file was edited by hand")
         if self.algorithm.bias_correction and not self.channel_means:
             raise ValueError("algorithm.bias_correction is on, but there are no channel_means to correct with")
@@ -197,9 +216,11 @@ class Ranges(Frozen):
             "tools": tool_versions(TOOLS),
             "model": spec.name,
             "model_sha256": graph_identity(model),
-            "preprocess": spec.preprocess,
-            "input": spec.input,
-            "preprocess_sha256": _form_digest(spec.preprocess, spec.input),
+            "preprocess": spec.image_preprocess,
+            "input": spec.image,
+            "inputs": spec.inputs,
+            "sizes": spec.sizes,
+            "preprocess_sha256": _form_digest(Taken.of(spec)),
             "data": data,
             "algorithm": algorithm,
             "algorithm_sha256": algorithm.digest,
@@ -249,9 +270,9 @@ class Ranges(Frozen):
                 f"graph of {spec.name} is {identity}",
                 advice=CALIBRATE,
             )
-        digest = _form_digest(spec.preprocess, spec.input)
+        digest = _form_digest(Taken.of(spec))
         if digest != self.preprocess_sha256:
-            there, here = _form(self.preprocess, self.input), _form(spec.preprocess, spec.input)
+            there, here = _form(self), _form(Taken.of(spec))
             differing = [
                 f"  {key}: calibrated with {there.get(key, 'the default')}, now {here.get(key, 'the default')}"
                 for key in {**there, **here}
@@ -342,14 +363,21 @@ def _range(measured: tuple[float, float, float, float | None]) -> dict[str, floa
     }
 
 
-def _form(preprocess: Preprocess, size: InputSpec) -> dict[str, JsonValue]:
-    """The preprocessing and the image size by their names in a card."""
-    tables = {"preprocess": preprocess.model_dump(mode="json"), "input": size.model_dump(mode="json")}
-    return {f"{table}.{key}": value for table, content in tables.items() for key, value in content.items()}
+def _form(taken: Taken | Ranges) -> dict[str, JsonValue]:
+    """What goes in, by its names in a card: preprocessing and image size, or other inputs."""
+    tables = {"preprocess": taken.preprocess, "input": taken.input}
+    form: dict[str, JsonValue] = {
+        f"{table}.{key}": value
+        for table, content in tables.items()
+        if content is not None
+        for key, value in content.model_dump(mode="json").items()
+    }
+    form |= {f"inputs.{each.name}": str(each) for each in taken.inputs}
+    return form | {f"sizes.{name}.usual": size.usual for name, size in taken.sizes.items()}
 
 
-def _form_digest(preprocess: Preprocess, size: InputSpec) -> str:
-    return digest_json(_form(preprocess, size))
+def _form_digest(taken: Taken | Ranges) -> str:
+    return digest_json(_form(taken))
 
 
 def _json(value: JsonValue) -> str:

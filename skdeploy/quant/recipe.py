@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from skdeploy.core.architecture import Positive
 from skdeploy.core.errors import CalibrationError, UsageError
-from skdeploy.core.spec import CalibrationMethod, Frozen, InnerPath
+from skdeploy.core.spec import CalibrationMethod, Frozen, InnerPath, ModelSpec
 from skdeploy.core.toml_reasons import shown_value, unprintable, unreadable
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.quant.ranges import Digest, Percentile, check_percentile, explain
@@ -85,12 +85,12 @@ def load_recipe(name_or_path: str) -> tuple[Recipe, Path]:
         raise UsageError(f"the recipe {path} is not valid:\n{explain(error, Recipe)}", advice=KEYS) from error
 
 
-def open_images(recipe: Recipe, path: Path) -> Dataset:
+def open_images(recipe: Recipe, path: Path, spec: ModelSpec | None = None) -> Dataset:
     """All images that the recipe at ``path`` names, in their order; which ``number`` of them are used is up to its seed.
 
     Raises CalibrationError: not the images whose digest it gives, or fewer than it asks for. UsageError: no images there.
     """
-    dataset = open_dataset(path.parent / recipe.images)
+    dataset = open_dataset(path.parent / recipe.images, spec=spec)
     if recipe.images_sha256 is not None and dataset.digest != recipe.images_sha256:
         raise CalibrationError(
             f"{path.parent / recipe.images} are not the images of the recipe {path}: their digest is "

@@ -177,7 +177,7 @@ def measure_sensitivity(
         return evaluation.effect(evaluation.logits(done.model, shown))
 
     fp32 = evaluation.effect(evaluation.reference)
-    total = sum(macs_of(model, (spec.input.height, spec.input.width)).values())
+    total = sum(macs_of(model, spec.one_size).values())
     tell.update("all in INT8")
     all_int8 = effect((), "everything in INT8")
     rows = []
@@ -242,7 +242,9 @@ def sensitivity_of(
             advice=f"export it with --int8: skdeploy export {spec.name} --int8 --calib DIR",
         )
     int8 = next((a for a in bundle.manifest.artifacts if a.precision and a.precision.integer), None)
-    dataset = open_dataset(data, archive=EVALUATION) if data is not None else default_dataset(spec, num_images)
+    dataset = (
+        open_dataset(data, archive=EVALUATION, spec=spec) if data is not None else default_dataset(spec, num_images)
+    )
     if dataset.labels is not None:
         dataset = as_the_network_counts(dataset, spec, class_order)
     elif dataset.unlabelled and data is not None:
@@ -271,7 +273,7 @@ def units_of(
 ) -> tuple[Unit, ...]:
     """The units with a layer that can be INT8, in the graph's order. Raises UsageError for a pattern that matches no module."""
     weighted = set(place(model, keep, keep_grouped=keep_grouped).weighted)
-    macs = macs_of(model, (spec.input.height, spec.input.width))
+    macs = macs_of(model, spec.one_size)
     unit_names = unit_of(model)
     layers: dict[str, list[ir.Node]] = {}
     for node in model.graph:
@@ -308,7 +310,7 @@ def all_but(model: ir.Model, unit: Unit) -> tuple[str, ...]:
 
 def logits_of(model: ir.Model, spec: ModelSpec, crops: Crops, shown: str) -> Logits:
     """The logits of a graph for all crops, (N, classes). Raises CalibrationError if they are not finite, naming ``shown``."""
-    batch = min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // (spec.input.height * spec.input.width)))
+    batch = min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // spec.places))
     found: list[Logits] = []
     with OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", None) as session:
         for outputs, count in outputs_by_batch(session, crops, spec, batch):

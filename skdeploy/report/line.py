@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import RANGES
 from skdeploy.core.architecture import DescribedSpec
+from skdeploy.core.spec import ModelSpec
 from skdeploy.line.export import words_of
 from skdeploy.line.reproduce import options_that_made, weights_that_made
 from skdeploy.report.blocks import (
@@ -76,25 +77,37 @@ def provenance_section(found: Findings) -> Section:
         "random": f"random, seed {weights.seed}",
         "checkpoint": f"{weights.repo or ''} {weights.file or 'checkpoint'}".strip(),
     }[weights.source]
-    preprocess = spec.preprocess
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
     facts = [
         ("Network", f"{spec.name}: {spec.summary}"),
         ("Source", f"{spec.source.paper} {spec.source.url}"),
         ("Licence", spec.source.licence),
         ("Weights", origin + (f", commit {weights.commit}" if weights.commit else "")),
         ("Weights SHA-256", weights.sha256 or "none"),
-        ("Input", f"{spec.input.channels} x {spec.input.height} x {spec.input.width} (channels, height, width)"),
-        (
-            "Preprocessing",
-            f"shorter side to {preprocess.resize} px ({preprocess.interpolation}), centre crop, 0..1, mean {mean}, std {std}",
-        ),
+        *_inputs(spec),
         ("Exported", f"{manifest.created} by skdeploy {manifest.skdeploy}"),
     ]
     rows = [_provenance(artifact) for artifact in manifest.artifacts]
     heads = columns("artifact", "stage", "options", "tools", "key")
     table = Table("What each artifact was made with", heads, tuple(rows), "manifest.json")
     return Section("provenance", "Provenance", "", (Facts(tuple(facts)), Fold("Options and versions", (table,))))
+
+
+def _inputs(spec: ModelSpec) -> list[tuple[str, str]]:
+    if not spec.takes_images:
+        sizes = [
+            (f"Size {name}", f"{size.usual}, from {size.smallest} to {size.largest} in steps of {size.multiple}")
+            for name, size in spec.sizes.items()
+        ]
+        return [("Input", str(each)) for each in spec.inputs] + sizes
+    image, preprocess = spec.input, spec.preprocess
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
+    return [
+        ("Input", f"{image.channels} x {image.height} x {image.width} (channels, height, width)"),
+        (
+            "Preprocessing",
+            f"shorter side to {preprocess.resize} px ({preprocess.interpolation}), centre crop, 0..1, mean {mean}, std {std}",
+        ),
+    ]
 
 
 def _provenance(artifact: Artifact) -> tuple[Cell, ...]:

@@ -27,6 +27,7 @@ from skdeploy.core.progress import Progress
 from skdeploy.devices import cuda
 from skdeploy.devices.cuda import CudaDevice
 from skdeploy.images.feeds import batches_of
+from skdeploy.images.selection import random_images
 from skdeploy.line import building
 from skdeploy.line.options import BuildRequest
 from skdeploy.serve import device_cache
@@ -132,9 +133,7 @@ def probe(ready: Ready) -> Probe:
     with runner_on(bundle, ready.backend).open() as session:
         opened = time.perf_counter()
         spec = bundle.manifest.model
-        size = (spec.input.height, spec.input.width, spec.input.channels)
-        noise = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-        feeds, _ = next(batches_of([noise], spec, session.inputs, 1))
+        feeds, _ = next(batches_of(random_images(spec, 1, 0).crops(spec), spec, session.inputs, 1))
         outputs = session.run(feeds)
         ended = time.perf_counter()
     for name, values in outputs.items():

@@ -6,6 +6,7 @@ import re
 from typing import Final, Literal
 
 from skdeploy.core.architecture import NetworkSpec
+from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.precision import PRECISIONS
 from skdeploy.core.spec import CLASSIFICATION, Assumed, InputSpec, ModelSpec, Preprocess, Reference, Source, TensorSpec
 from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
@@ -31,7 +32,7 @@ def spec_without_card(
     read: Literal[1, 3] = 1 if channels == 1 else 3
     spec = ModelSpec(
         schema_version=1,
-        name=re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-._") or "model",
+        name=_plain(name),
         summary="made without a card",
         network=network,
         image=InputSpec(channels=read, height=height, width=width),
@@ -50,3 +51,31 @@ def spec_without_card(
     if size is not None:  # the network itself, or the user, said it
         assumed = assumed.model_copy(update={"size": None})
     return spec.model_copy(update={"assumed": Assumed(preprocessing=assumed)})
+
+
+def spec_of_arrays(
+    name: str,
+    network: NetworkSpec,
+    inputs: tuple[ArrayInput, ...],
+    sizes: dict[str, DynamicSize],
+    task: str,
+    outputs: tuple[TensorSpec, ...],
+) -> ModelSpec:
+    """A spec made from a network whose inputs are not one image."""
+    return ModelSpec(
+        schema_version=1,
+        name=_plain(name),
+        summary="made without a card",
+        network=network,
+        inputs=inputs,
+        sizes=sizes,
+        tolerance={precision: precision.tolerance for precision in PRECISIONS.values()},
+        source=Source(paper="unknown", url="", licence="as of the weights"),
+        task=task,
+        outputs=outputs,
+    )
+
+
+def _plain(name: str) -> str:
+    """A name that a card may have."""
+    return re.sub(r"[^a-z0-9_.-]+", "-", name.lower()).strip("-._") or "model"

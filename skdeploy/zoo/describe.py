@@ -8,7 +8,7 @@ from typing import Any, Final
 from skdeploy.core.architecture import DescribedSpec, ModuleSpec, NetworkSpec
 from skdeploy.core.errors import DependencyError
 from skdeploy.core.packages import EXTRAS, require
-from skdeploy.core.spec import ModelSpec
+from skdeploy.core.spec import InputSpec, ModelSpec, Preprocess
 from skdeploy.zoo import FAMILIES
 from skdeploy.zoo.assumed import assumptions_of
 
@@ -17,14 +17,12 @@ FEW_LABELS: Final = 20  # more are in the card itself
 
 def describe(spec: ModelSpec) -> dict[str, str]:
     """Everything a card says of its network, whatever differs from the paper's named, and what is counted from it."""
-    network, preprocess = spec.network, spec.preprocess
+    network = spec.network
     assumed = "; ".join(f"{each.text} (from {each.source})" for each in assumptions_of(spec))
     return {
         "about": spec.summary,
         **(_network(network) if isinstance(network, DescribedSpec) else _interface(network)),
-        "input": "x".join(map(str, spec.input.shape)),
-        "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}"
-        + (", turned upright by EXIF" if preprocess.exif == "apply" else ""),
+        **(_image(spec.input, spec.preprocess) if spec.takes_images else _arrays(spec)),
         **({"labels": _labels(spec.labels)} if spec.labels else {}),
         **(_trained(spec) if isinstance(network, DescribedSpec) else {}),
         "source": f"{spec.source.paper}, {spec.source.url}",
@@ -35,6 +33,22 @@ def describe(spec: ModelSpec) -> dict[str, str]:
         },
         **({"assumed": assumed} if assumed else {}),
     }
+
+
+def _image(image: InputSpec, preprocess: Preprocess) -> dict[str, str]:
+    return {
+        "input": "x".join(map(str, image.shape)),
+        "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}"
+        + (", turned upright by EXIF" if preprocess.exif == "apply" else ""),
+    }
+
+
+def _arrays(spec: ModelSpec) -> dict[str, str]:
+    sizes = {
+        f"size {name}": f"{size.usual}, from {size.smallest} to {size.largest} in steps of {size.multiple}"
+        for name, size in spec.sizes.items()
+    }
+    return {"input": spec.shown_inputs, **sizes}
 
 
 def _labels(labels: tuple[str, ...]) -> str:

@@ -58,8 +58,8 @@ def with_named_outputs(network: nn.Module, spec: ModelSpec) -> nn.Module:
             super().__init__()
             self.network = network
 
-        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-            return tuple(tensors_given(self.network(x), spec, spec.name).values())
+        def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+            return tuple(tensors_given(self.network(*inputs), spec, spec.name).values())
 
     return NamedOutputs()
 

@@ -33,6 +33,11 @@ OTHER_TO_FILL_IN: Final = (
     "parity check; default: photographs\n# under [tolerance.fp16]: min_psnr_db, min_ssim, min_miou, max_pair_error # "
     "limits of the task's figures\n"
 )
+ARRAYS_TO_FILL_IN: Final = (
+    "# The card of {model}. What the network itself shows is filled in; check everything else.\n# models/README.md "
+    "describes every key. Optional under [sizes.NAME], of a free dimension:\n# multiple = 8   # sizes that the "
+    "network takes; default: 1\n# min = 64, max = 512   # the range of an engine; default: half to twice the usual\n"
+)
 COMMENTS: Final = {
     "task": "classification, image-to-image, segmentation, features or raw",
     "summary": "one line about the network",
@@ -44,6 +49,8 @@ COMMENTS: Final = {
     "interpolation": "nearest, bilinear, bicubic or lanczos",
     "mean": "one value per channel, for pixels of 0 to 1",
     "std": "one value per channel, for pixels of 0 to 1",
+    "[[inputs]]": "one sample of each input, without the batch",
+    "usual": "the size that samples are cut to, and the engine's best",
     "[source]": "where the network comes from, for the report",
     "[tolerance.fp32]": "how far each precision's logits may be from FP32's",
     "max_rel_error": "relative to the largest logit",
@@ -61,7 +68,7 @@ def card_to_fill_in(spec: ModelSpec, model: str) -> str:
         content.pop(key, None)
     content["network"].pop("total_stride")
     content.pop("outputs", None)  # an export records them anew
-    assumed = {"assumed": {"preprocessing": content.pop("assumed")["preprocessing"]}}
+    assumed = content.pop("assumed").get("preprocessing")
     unsaid = set(COMMENTS)
     lines = []
     for line in tomli_w.dumps(content).splitlines():
@@ -72,5 +79,6 @@ def card_to_fill_in(spec: ModelSpec, model: str) -> str:
             lines[-1] = f"# {key}: {COMMENTS[key]}\n{line}"
     # A name may hold a line break, which would end the comment.
     hints = OTHER_TO_FILL_IN if spec.outputs else TO_FILL_IN
-    head = hints.format(model=" ".join(model.split()))
-    return f"{head}\n" + "\n".join(lines) + f"\n\n{COMMENT}{tomli_w.dumps(assumed)}"
+    head = (hints if spec.takes_images else ARRAYS_TO_FILL_IN).format(model=" ".join(model.split()))
+    text = f"{head}\n" + "\n".join(lines) + "\n"
+    return text if assumed is None else f"{text}\n{COMMENT}{tomli_w.dumps({'assumed': {'preprocessing': assumed}})}"

@@ -133,6 +133,7 @@ def test_every_option_reaches_the_key_of_the_stage() -> None:
         "workspace_bytes": 1 << 30,
         "compute_capabilities": ("8.9",),
         "sizes": ((8, 8), (16, 16), (32, 32)),
+        "dimensions": (("frames", (8, 16, 32)),),
         "more_profiles": (PROFILE,),
         "tactic_bytes": 1 << 30,
         "optimization_level": 4,

@@ -115,10 +115,11 @@ def test_a_graph_of_more_classes_than_any_network_has_is_told(tmp_path: Path) ->
         find_source(ExportOptions(str(path)))
 
 
-def test_images_of_other_channels_are_refused_for_their_channels(tmp_path: Path) -> None:
+def test_a_graph_of_other_channels_takes_arrays_without_a_card(tmp_path: Path) -> None:
     path = foreign.export(Small(channels=18), tmp_path / "bands.onnx", "torchscript", 17, shape=(18, 8, 8))
-    with pytest.raises(UsageError, match=r"images with 18 channels; skdeploy takes 1 \(grey\) or 3 \(RGB\)"):
-        find_source(ExportOptions(model=str(path)))
+    source = find_source(ExportOptions(model=str(path)))
+    assert [str(each) for each in source.spec.inputs] == ["image: float32[18, 8, 8]"]
+    assert "inputs: image: float32[18, 8, 8]" in "\n".join(source.notes)
 
 
 # ----- a card is used

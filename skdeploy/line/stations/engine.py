@@ -84,6 +84,14 @@ def fitted(options: BuildOptions, graph: Artifact, spec: ModelSpec) -> BuildOpti
     """
     batch, *others = graph.inputs[0].shape
     profile = (batch,) * 3 if isinstance(batch, int) else DEFAULT_PROFILE
+    if not spec.takes_images:
+        free = {size for each in graph.inputs for size in each.shape[1:] if isinstance(size, str)}
+        ranges = {name: (size.smallest, size.usual, size.largest) for name, size in spec.sizes.items() if name in free}
+        return replace(
+            options,
+            profile=options.profile or BatchProfile(*profile),
+            dimensions=options.dimensions or tuple(sorted(ranges.items())),
+        )
     dynamic_size = not {"height", "width"}.isdisjoint(others)
     return replace(
         options,

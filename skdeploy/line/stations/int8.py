@@ -62,7 +62,7 @@ class Int8(Station[Int8Options, Int8Facts]):
             int8_tensors=len(done.placement.tensors),
             shifted_tensors=len(done.offsets),
             int8_weights=tuple(done.placement.weighted),
-            int8_macs=share_of_macs(graph, done.placement.weighted, (spec.input.height, spec.input.width)),
+            int8_macs=share_of_macs(graph, done.placement.weighted, spec.one_size),
             kept=dict(done.placement.kept),
             raised_steps=dict(done.raised),
             fallback=PRECISIONS[options.fallback],

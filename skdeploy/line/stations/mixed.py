@@ -12,12 +12,18 @@ from pydantic import JsonValue
 
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import MixedFacts
+from skdeploy.core.spec import ModelSpec
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.station import CALIBRATION_TOOLS, Inputs, Station
 from skdeploy.quant.ranges import load_ranges
 
 if TYPE_CHECKING:
     from skdeploy.images.dataset import Dataset
+
+
+def _arrays(spec: ModelSpec) -> dict[str, JsonValue]:
+    taken: dict[str, JsonValue] = spec.model_dump(mode="json", include={"inputs", "sizes"})
+    return taken
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Mixed(Station[Int8Options, MixedFacts]):
     def settings(self, inputs: Inputs, options: Int8Options) -> Mapping[str, JsonValue]:
         return {
             "max_drop": self.max_drop,
-            "exif": inputs.spec.preprocess.exif,
+            **({"exif": inputs.spec.preprocess.exif} if inputs.spec.takes_images else _arrays(inputs.spec)),
             "keep": list(self.keep),
             "keep_grouped": options.keep_grouped,
             "name": self.data.name,

@@ -16,7 +16,7 @@ from skdeploy.bundle.station_facts import ParityFacts
 from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.options import NoOptions
 from skdeploy.core.progress import Progress
-from skdeploy.core.spec import Precision
+from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.devices import cuda
 from skdeploy.images.dataset import Dataset
 from skdeploy.line.station import RUN_TOOLS, Inputs, Station
@@ -24,6 +24,14 @@ from skdeploy.line.station import RUN_TOOLS, Inputs, Station
 if TYPE_CHECKING:
     from skdeploy.parity.report import ParityReport
     from skdeploy.parity.witness import Witness
+
+
+def _taken(spec: ModelSpec) -> dict[str, JsonValue]:
+    """What makes an input of an image, or the inputs that are not images."""
+    if not spec.takes_images:
+        taken: dict[str, JsonValue] = spec.model_dump(mode="json", include={"inputs", "sizes"})
+        return taken
+    return {"preprocess": spec.preprocess.model_dump(mode="json") | {"exif": spec.preprocess.exif}}
 
 
 def device_names() -> list[JsonValue]:
@@ -72,7 +80,7 @@ class Parity(Station[NoOptions, ParityFacts]):
         spec = inputs.spec
         return {
             **spec.model_dump(mode="json", include={"task"}),
-            "preprocess": spec.preprocess.model_dump(mode="json") | {"exif": spec.preprocess.exif},
+            **_taken(spec),
             "tolerance": spec.model_dump(mode="json", include={"tolerance"}),
             "suites": list(SYNTHETIC),
             "chosen": self.dataset.chosen,

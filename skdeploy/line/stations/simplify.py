@@ -23,4 +23,5 @@ class Simplify(Station[NoOptions, SimplifyFacts]):
     def make(self, inputs: Inputs, options: NoOptions, out: Path) -> SimplifyFacts:
         from skdeploy.passes.simplify import simplify
 
-        return write_graph(simplify(inputs.load()), out, SimplifyFacts(), any_rank=has_any_rank(inputs.spec))
+        graph = simplify(inputs.load(), inputs.spec.usual_sizes)
+        return write_graph(graph, out, SimplifyFacts(), any_rank=has_any_rank(inputs.spec))

@@ -1,0 +1,71 @@
+"""The spec of an ONNX file or a module whose inputs are not one image: what it shows itself, and what its card says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+from skdeploy.core.architecture import GraphSpec, ModuleSpec
+from skdeploy.core.errors import CardError, UsageError
+from skdeploy.core.interface import ArrayInput, Dtype, DynamicSize
+from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.line.options import ExportOptions
+from skdeploy.line.written import tensor_spec
+from skdeploy.zoo.cardless import spec_of_arrays
+from skdeploy.zoo.cards import load_interface_card
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+USUAL: Final = 64  # of a free dimension, where no card says it: a multiple of what most networks halve
+
+
+@dataclass(frozen=True)
+class FoundArrays:
+    """The interface that a network shows. ``outputs``: empty for logits."""
+
+    network: GraphSpec | ModuleSpec
+    inputs: tuple[ArrayInput, ...]
+    sizes: dict[str, DynamicSize]
+    task: str
+    outputs: tuple[TensorSpec, ...]
+
+
+def inputs_of(graph: ir.Model) -> tuple[tuple[ArrayInput, ...], dict[str, DynamicSize]]:
+    """The inputs of a graph that was read, and the usual sizes that its free dimensions are given."""
+    shown = [tensor_spec(value) for value in graph.graph.inputs]
+    inputs = tuple(ArrayInput(name=one.name, dtype=cast("Dtype", one.dtype), shape=one.shape[1:]) for one in shown)
+    free = sorted({size for one in inputs for size in one.shape if isinstance(size, str)})
+    return inputs, {name: DynamicSize(usual=USUAL) for name in free}
+
+
+def described_arrays(options: ExportOptions, name: str, found: FoundArrays) -> tuple[ModelSpec, list[str]]:
+    """The spec, and notes on what no card says. Raises CardError for a card that contradicts the network."""
+    if options.assume_imagenet or options.image_size is not None:
+        option = "--assume-imagenet" if options.assume_imagenet else "--imgsz"
+        shown = "; ".join(map(str, found.inputs))
+        raise UsageError(
+            f"{option} is for networks that take images; {options.model} takes {shown}",
+            advice="leave it out; [[inputs]] and [sizes] of a card (--card) describe other inputs",
+        )
+    if options.card is None:
+        spec = spec_of_arrays(name, found.network, found.inputs, found.sizes, found.task, found.outputs)
+        free = "".join(f"; {axis} {size.usual} is assumed" for axis, size in found.sizes.items())
+        return spec, [f"inputs: {spec.shown_inputs}{free}; `skdeploy init` writes a card to correct"]
+    card, path = load_interface_card(options.card)
+    pairs: dict[str, tuple[object, object]] = {
+        "network.family": (card.network.family, found.network.family),
+        "network.classes": (card.network.classes, found.network.classes),
+        "outputs": ([one.name for one in card.outputs or found.outputs], [one.name for one in found.outputs]),
+    }
+    if isinstance(card.network, ModuleSpec) and isinstance(found.network, ModuleSpec):
+        pairs["network.factory"] = (card.network.factory or found.network.factory, found.network.factory)
+    wrong = [
+        f"  {key}: the card says {said}, the network has {own}" for key, (said, own) in pairs.items() if said != own
+    ]
+    if wrong:
+        raise CardError(
+            f"the card {path} does not fit {options.model}:\n" + "\n".join(wrong),
+            advice="correct the card, or give the network it was written for",
+        )
+    return card.model_copy(update={"network": found.network, "outputs": found.outputs}), []
