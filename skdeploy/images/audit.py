@@ -26,6 +26,7 @@ from skdeploy.images.audit_report import (
 from skdeploy.images.dataset import Dataset
 from skdeploy.images.decoding import Crop, mode_of
 from skdeploy.images.duplicates import Fingerprints, Pair, exact_pairs, near_pairs
+from skdeploy.images.samples import MODE
 
 SHOWN: Final = 5  # names in the report: enough to go and look
 
@@ -62,6 +63,10 @@ class Audit:
         name = self.dataset.name_of(index)
         self._used.append(index)
         self.fingerprints.add(crop.pixels, name)
+        if crop.mode == MODE:
+            if all((crop.pixels[field] == crop.pixels[field].flat[0]).all() for field in crop.pixels.dtype.names or ()):
+                self._constant.append(name)
+            return
         if (crop.pixels == crop.pixels[0, 0]).all():
             self._constant.append(name)
         if np.mean(crop.pixels == 255) > CLIPPED:

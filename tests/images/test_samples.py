@@ -14,8 +14,10 @@ from skdeploy.core.architecture import GraphSpec
 from skdeploy.core.errors import UsageError
 from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.spec import ModelSpec, Source
+from skdeploy.images.audit import Audit
 from skdeploy.images.dataset import Dataset, default_dataset, open_dataset
 from skdeploy.images.feeds import batches_of
+from skdeploy.images.reading import read_crops
 from skdeploy.images.selection import random_images, select
 
 
@@ -189,3 +191,15 @@ def test_images_of_other_numbers_of_channels_are_resized_channel_by_channel(tmp_
     with pytest.raises(UsageError, match=r"holds uint8 of shape \(5, 20, 30\)") as raised:
         list(open_dataset(tmp_path, spec=card).crops(card))
     assert "put the channels last" in raised.value.advice
+
+
+def test_equal_and_constant_samples_are_named_in_the_audit_of_a_calibration(tmp_path: Path) -> None:
+    for index in range(3):
+        np.savez(tmp_path / f"{index}.npz", left=numbers(2, 3) + index % 2, right=numbers(4, dtype="int64"))
+    np.savez(tmp_path / "3.npz", left=np.ones((2, 3), np.float32), right=np.zeros(4, np.int64))
+    dataset = open_dataset(tmp_path, spec=PAIR)
+    audit = Audit(dataset, PAIR)
+    for index, crop in read_crops(dataset, PAIR, audit.skip):
+        audit.add(index, crop)
+    report = audit.finish()
+    assert (report.used, report.exact.count, report.near.count, report.constant.count) == (4, 1, 0, 1)
