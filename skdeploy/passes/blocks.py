@@ -39,8 +39,10 @@ from skdeploy.ir.nodes import maker, operand, operands, optional
 from skdeploy.passes.combinations import Combination
 from skdeploy.passes.gates import Kind
 from skdeploy.passes.labels import Form, Labels, Leaves, Shape, Unknown, scalar, shape_of
-from skdeploy.passes.weighted_sums import MEANS, MOVES, RESHAPES, SCALES, SUMS, evaluate
+from skdeploy.passes.moves import MOVES, RESHAPES
+from skdeploy.passes.weighted_sums import MEANS, SCALES, SUMS, evaluate
 
+HOMOGENEOUS: Final = frozenset({"Relu", "LeakyRelu", "PRelu"})  # f(a x) = a f(x) for a >= 0
 MAX_RUNS: Final = 4  # of channels that a branch is joined of: each is a copy
 REDUCES: Final = frozenset({"ReduceSum", "ReduceMean"})
 WITH_GRAPHS: Final = frozenset({"If", "Loop", "Scan"})
@@ -104,9 +106,11 @@ class Block:
     added: tuple[tuple[float, Parts], ...] = ()
 
     def inputs(self) -> list[ir.Value]:
-        """The tensors that the maps are taken from, and those that are added."""
+        """The tensors that the maps are taken from, and those that are added; before an activation, which V may have too."""
         taken = (*self.maps, *(parts for _, parts in self.added))
-        return list(dict.fromkeys(part.value for parts in taken for part in parts))
+        values = dict.fromkeys(part.value for parts in taken for part in parts)
+        makers = {value: maker(value) for value in values}
+        return [operand(m, 0) if m is not None and m.op_type in HOMOGENEOUS else value for value, m in makers.items()]
 
 
 def read_block(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -18,12 +19,13 @@ from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import Names, known
 from skdeploy.ir.nodes import maker, operand, operands
-from skdeploy.passes.blocks import Block, read_block
+from skdeploy.passes.blocks import HOMOGENEOUS, Block, read_block
 from skdeploy.passes.combinations import SIGMOIDS, combination
 from skdeploy.passes.gates import MAX_BRANCHES, Gate, Gates
 from skdeploy.passes.labels import MAP_RANKS, Form, Leaves, NotAMap, Shape, Unknown, scalar, shape_of
+from skdeploy.passes.moves import MOVES
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
-from skdeploy.passes.weighted_sums import MOVES, OPERATORS, evaluate
+from skdeploy.passes.weighted_sums import OPERATORS, evaluate
 
 PLACES: Final = "its weights are sigmoids that differ from pixel to pixel; a block has one weight for a whole channel"
 LARGE: Final = 1024  # elements from which a constant is a weight and no shape
@@ -119,21 +121,55 @@ class BlockFinder:
             self._forms[node.outputs[0]] = opened
             return
         gates = self._gates_of(node)
-        if not gates:
+        if not gates or node.op_type == "Shape":
             return
         try:
-            forms = evaluate(node, self._operand, self.shapes)
+            forms = (
+                [self._activated(node)] if node.op_type in HOMOGENEOUS else evaluate(node, self._operand, self.shapes)
+            )
         except Unknown as reason:
-            averaged = any(any(self._forms[value].averaged) for value in operands(node) if value in self._forms)
-            for gate in gates:
-                if gate.reason is None or (node.op_type in OPERATORS and not averaged):
-                    gate.reason = node, f"its weights go into {node.op_type}: {reason}"
+            self._give_up(node, gates, reason)
             return
         for value, form in zip(node.outputs, forms, strict=True):
             for gate in gates:
                 gate.weighs |= form.holds_maps()
             if not self._selects(node, value, form, gates):
                 self._forms[value] = self.gates.with_complements(form)
+
+    def _give_up(self, node: ir.Node, gates: list[Gate], reason: Unknown) -> None:
+        """Notes for each gate why its weights are not followed beyond ``node``."""
+        forms = [self._forms[value] for value in operands(node) if value in self._forms]
+        averaged = any(any(form.averaged) for form in forms)
+        product = any(len(form.terms) == 1 and form.holds_maps() for form in forms)
+        for gate in gates:
+            if gate.reason is None or product or (node.op_type in OPERATORS and not averaged):
+                gate.reason = node, f"its weights go into {node.op_type}: {reason}"
+            gate.is_lost |= product
+
+    def _activated(self, node: ir.Node) -> Form:
+        """The form of ``relu(a x)``, which is ``a relu(x)``, because the weights of a softmax or a sigmoid are not negative.
+
+        So are leaky ones. Raises Unknown unless the graph has relu(x) too, as the statistics need it.
+        """
+        form = self._operand(operand(node, 0))
+        (term,) = form.terms if len(form.terms) == 1 else (None,)
+        if not form.holds_maps():
+            raise Unknown(f"{node.op_type} is not a part of a weighted sum")
+        if term is None or term.map is None or term.weight is None or term.factor <= 0:
+            raise Unknown(f"{node.op_type} of more than one weighted map")
+        if any(gate.kind == "shares" for gate in self._gates_of(node)):
+            raise Unknown(f"{node.op_type} of a map with a weight that may be negative")
+        numbers, _, _ = self.leaves.of(term.map)
+        activated = term.map.copy()
+        for number in np.unique(numbers):
+            leaf = self.leaves.leaves[number]
+            twin = next((use.node for use in leaf.value.uses() if _does_the_same(use.node, node)), None)
+            if twin is None:
+                raise Unknown(f"no other {node.op_type} reads {leaf.value.name}, so no mean is taken of what it gives")
+            first = self.leaves.form(twin.outputs[0], maps=True).terms[0].map
+            assert first is not None  # a leaf has labels
+            activated[numbers == number] += first.flat[0] - leaf.offset
+        return replace(form, terms=(replace(term, map=activated),))
 
     def _gates_of(self, node: ir.Node) -> list[Gate]:
         terms = [term for value in node.inputs if value in self._forms for term in self._forms[value].terms]
@@ -174,7 +210,8 @@ class BlockFinder:
             found = combination(form, gates, self.leaves)
         except Unknown as reason:
             for gate in gates:
-                if gate.kind != "sigmoid" or not self._goes_on(node):
+                told = gate.kind != "sigmoid" or not self._goes_on(node)
+                if told and (gate.reason is None or (len(form.terms) > 1 and not gate.is_lost)):
                     gate.reason = node, str(reason)
             return False
         gate = gates[0]
@@ -236,6 +273,16 @@ def _source(value: ir.Value) -> ir.Node | None:
     while node is not None and node.op_type in MOVES - {"Concat"}:
         node = maker(operand(node, 0))
     return node
+
+
+def _does_the_same(node: ir.Node, other: ir.Node) -> bool:
+    """Whether two activations of other tensors are one function."""
+    same = (node.domain, node.op_type) == (other.domain, other.op_type) and list(node.inputs[1:]) == list(
+        other.inputs[1:]
+    )
+    return same and {k: a.value for k, a in node.attributes.items()} == {
+        k: a.value for k, a in other.attributes.items()
+    }
 
 
 def _summed(value: ir.Value, weighed: Container[ir.Value]) -> list[ir.Node]:

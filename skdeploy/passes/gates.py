@@ -25,7 +25,8 @@ import onnx_ir as ir
 from skdeploy.ir.constants import known
 from skdeploy.ir.nodes import maker, operand, operands
 from skdeploy.passes.labels import Form, Labels, Leaves, Term, Unknown, scalar, shape_of
-from skdeploy.passes.weighted_sums import MAX_SUMMANDS, MOVES, SUMS, evaluate, reduced_sum
+from skdeploy.passes.moves import MOVES
+from skdeploy.passes.weighted_sums import MAX_SUMMANDS, SUMS, evaluate, reduced_sum
 
 MAX_BRANCHES: Final = 8  # a softmax over more that selects nothing is an attention of another kind
 MAX_WEIGHTS: Final = 1 << 20  # elements: three images of 64 branches of 4096 channels have fewer
@@ -50,6 +51,7 @@ class Gate:
     weighs: bool = False  # whether its weights have been seen to multiply maps
     block: str = ""  # the name of the block that it was found to belong to
     reason: tuple[ir.Node, str] | None = None  # why it has been found to belong to none, so far
+    is_lost: bool = False  # whether a weighted map goes into something else before it is added to others
 
     @property
     def branches(self) -> int:

@@ -21,17 +21,29 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from skdeploy.ir.constants import known
-from skdeploy.ir.nodes import integers, operands
-from skdeploy.passes.labels import FLAT, Form, Shape, Spatial, Term, Unknown, shape_of
+from skdeploy.ir.nodes import operands
+from skdeploy.passes.labels import FLAT, Form, Labels, Shape, Spatial, Term, Unknown, shape_of
+from skdeploy.passes.moves import (
+    MOVED,
+    MOVES,
+    aligned,
+    concatenated,
+    fixed,
+    flattened,
+    in_order,
+    own_axis,
+    placed,
+    reshaped,
+    split,
+    without_axis,
+)
 
-RESHAPES: Final = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand"})
-MOVES: Final = RESHAPES | {"Transpose", "Concat", "Slice", "Gather", "Split"}
 MEANS: Final = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean"})
 SUMS: Final = frozenset({"Add", "Sub", "Sum", "ReduceSum"})
 SCALES: Final = frozenset({"Mul", "Div", "Neg"})
 PRODUCTS: Final = frozenset({"Einsum", "MatMul"})
 OPERATORS: Final = MOVES | MEANS | SUMS | SCALES | PRODUCTS
+ELLIPSIS: Final = "STUVWXYZ"  # letters for its axes: exporters give axes small ones
 MAX_SUMMANDS: Final = 64  # a sum over a longer axis is not one over branches
 
 
@@ -56,150 +68,22 @@ def evaluate(node: ir.Node, resolve: Callable[[ir.Value], Form], shapes: dict[ir
             total = _product(total, other) if op == "Mul" else _sum(total, other, -1.0 if op == "Sub" else 1.0)
         return [total]
     if op == "Concat":
-        return [_concatenated([resolve(value) for value in inputs], node, shape_of(shapes, node.outputs[0]))]
+        return [concatenated([resolve(value) for value in inputs], node, shape_of(shapes, node.outputs[0]))]
     form = resolve(inputs[0])
     if op == "Split":
-        return _split(form, node, [shape_of(shapes, value) for value in node.outputs])
+        return split(form, node, [shape_of(shapes, value) for value in node.outputs])
     shape = shape_of(shapes, node.outputs[0])
-    return [ONE_INPUT.get(op, _reshaped)(form, node, shape)]
-
-
-def _known(node: ir.Node, index: int, attribute: str) -> list[int]:
-    """``integers``, which the graph must fix."""
-    found = integers(node, index, attribute)
-    if found is None:
-        raise Unknown(f"{attribute} of {node.op_type} is computed")
-    return found
-
-
-def _own_axis(form: Form, axis: int) -> int:
-    """A non-negative axis that is neither height nor width."""
-    axis %= len(form.shape)
-    if axis in form.spatial:
-        raise Unknown("it works along height or width")
-    return axis
-
-
-def _flattened(spatial: Spatial) -> bool:
-    """Whether height and width are one axis."""
-    return len(spatial) > 1 and None not in spatial and len(set(spatial)) == 1
-
-
-def _without_axis(spatial: Spatial, axis: int) -> Spatial:
-    return _placed(spatial, lambda place: place - (place > axis))
-
-
-def _placed(spatial: Spatial, place: Callable[[int], int]) -> Spatial:
-    return tuple(None if axis is None else place(axis) for axis in spatial)
-
-
-def _expanded(form: Form, _node: ir.Node, shape: Shape) -> Form:
-    form = _padded(form, len(shape))
-    if any(axis is not None and shape[axis] != form.shape[axis] for axis in form.spatial):
-        raise Unknown("it repeats the pixels of a map")
-    return replace(form, shape=shape)
-
-
-def _reshaped(form: Form, _node: ir.Node, shape: Shape) -> Form:
-    axes = sorted({axis for axis in form.spatial if axis is not None})
-    if not axes:
-        return form.moved(lambda labels: labels.reshape(shape), shape, form.spatial)
-    first, last = axes[0], axes[-1]
-    if None in form.spatial or form.spatial not in (tuple(range(first, last + 1)), (first,) * len(form.spatial)):
-        raise Unknown("a reshape of maps whose height and width are not adjacent")
-    before, area = int(np.prod(form.shape[:first])), form.shape[first : last + 1]
-    pixels = form.pixels if _flattened(form.spatial) else area
-    form = replace(form, pixels=pixels)
-    for wanted in (pixels, (int(np.prod(area)),)):
-        for axis in range(len(shape)):
-            if int(np.prod(shape[:axis])) == before and shape[axis : axis + len(wanted)] == wanted:
-                return _with_map_axes(form, shape, axis, len(wanted))
-    raise Unknown(f"a reshape from {list(form.shape)} to {list(shape)} mixes pixels with channels")
-
-
-def _with_map_axes(form: Form, shape: Shape, first: int, count: int) -> Form:
-    sizes = (*shape[:first], *[1] * count, *shape[first + count :])
-    spatial = (first,) * len(form.spatial) if count == 1 else tuple(range(first, first + count))
-    return form.moved(lambda labels: labels.reshape(sizes), shape, spatial)
-
-
-def _transposed(form: Form, node: ir.Node, shape: Shape) -> Form:
-    return _in_order(form, _known(node, 1, "perm") or list(range(len(form.shape)))[::-1], shape)
-
-
-def _in_order(form: Form, order: list[int], shape: Shape) -> Form:
-    spatial = _placed(form.spatial, order.index)
-    return form.moved(lambda labels: labels.transpose(order), shape, spatial)
-
-
-def _sliced(form: Form, node: ir.Node, shape: Shape) -> Form:
-    starts, ends = _known(node, 1, "starts"), _known(node, 2, "ends")
-    axes = _known(node, 3, "axes") or list(range(len(starts)))
-    steps = _known(node, 4, "steps") or [1] * len(starts)
-    window = [slice(None)] * len(form.shape)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        window[_own_axis(form, axis)] = slice(start, end, step)
-    return form.moved(lambda labels: labels[tuple(window)], shape, form.spatial)
-
-
-def _gathered(form: Form, node: ir.Node, shape: Shape) -> Form:
-    axis, indices = _own_axis(form, node.attributes.get_int("axis", 0)), known(node.inputs[1])
-    if indices is None or indices.ndim > 1:
-        raise Unknown("a gather by computed or many-dimensional indices")
-    spatial = form.spatial if indices.ndim else _without_axis(form.spatial, axis)
-    return form.moved(lambda labels: np.take(labels, indices, axis), shape, spatial)
-
-
-def _split(form: Form, node: ir.Node, shapes: list[Shape]) -> list[Form]:
-    axis = _own_axis(form, node.attributes.get_int("axis", 0))
-    ends = np.cumsum([shape[axis] for shape in shapes])
-
-    def part(index: int) -> Form:
-        span = range(int(ends[index]) - shapes[index][axis], int(ends[index]))
-        return form.moved(lambda labels: np.take(labels, span, axis), shapes[index], form.spatial)
-
-    return [part(index) for index in range(len(shapes))]
-
-
-def _concatenated(forms: list[Form], node: ir.Node, shape: Shape) -> Form:
-    first = forms[0]
-    axis = _own_axis(first, node.attributes.get_int("axis", 0))
-    kinds = {(len(f.terms), f.terms[0].factor, f.terms[0].weight is None, f.terms[0].map is None, f.spatial, f.averaged,
-              f.pixels) for f in forms}  # fmt: skip
-    if len(kinds) > 1 or len(first.terms) > 1:
-        raise Unknown("a concatenation of tensors of different kinds")
-    joined = [form.moved(lambda labels: labels, form.shape, form.spatial).terms[0] for form in forms]
-    weights = [term.weight for term in joined if term.weight is not None]
-    maps = [term.map for term in joined if term.map is not None]
-    term = Term(
-        first.terms[0].factor,
-        np.concatenate(weights, axis) if weights else None,
-        np.concatenate(maps, axis) if maps else None,
-    )
-    return replace(first, terms=(term,), shape=shape)
-
-
-def _padded(form: Form, rank: int) -> Form:
-    """With leading axes of size 1, as broadcasting has it."""
-    missing = rank - len(form.shape)
-    terms = tuple(term.moved(lambda labels: labels.reshape((1,) * missing + labels.shape)) for term in form.terms)
-    spatial = _placed(form.spatial, lambda place: place + missing)
-    return replace(form, terms=terms, shape=(1,) * missing + form.shape, spatial=spatial)
-
-
-def _aligned(left: Form, right: Form) -> tuple[Form, Form]:
-    rank = max(len(left.shape), len(right.shape))
-    return _padded(left, rank), _padded(right, rank)
+    return [ONE_INPUT.get(op, reshaped)(form, node, shape)]
 
 
 def _sum(left: Form, right: Form, sign: float) -> Form:
-    left, right = _aligned(left, right)
+    left, right = aligned(left, right)
     if left.holds_maps() != right.holds_maps():
         raise Unknown("a sum of maps and something else")
     alike = (left.shape, left.spatial, left.averaged) == (right.shape, right.spatial, right.averaged)
     if left.holds_maps() and not alike and not _adds_one_number(left, right):
         raise Unknown(f"the branches' shapes differ: {list(left.shape)} and {list(right.shape)}")
-    if _flattened(left.spatial) and left.pixels != right.pixels:
+    if flattened(left.spatial) and left.pixels != right.pixels:
         raise Unknown(f"the branches' maps differ: {left.pixels} and {right.pixels} pixels")
     shape = np.broadcast_shapes(left.shape, right.shape)
     return replace(left, terms=(*left.terms, *(replace(t, factor=sign * t.factor) for t in right.terms)), shape=shape)
@@ -212,11 +96,12 @@ def _adds_one_number(left: Form, right: Form) -> bool:
 
 
 def _product(left: Form, right: Form) -> Form:
-    left, right = _aligned(left, right)
+    left, right = aligned(left, right)
     if right.holds_maps():
         left, right = right, left
     if right.holds_maps():
         raise Unknown("a product of two maps")
+    right = _without_repeats(right, left.spatial)
     _check_weigh_whole_maps(right, left.spatial)
     terms = tuple(_multiplied(one, other) for one in left.terms for other in right.terms)
     return replace(left, terms=terms, shape=np.broadcast_shapes(left.shape, right.shape))
@@ -234,14 +119,15 @@ def _contracted(node: ir.Node, left: Form, right: Form) -> Form:
     if node.op_type == "MatMul":
         if min(len(left.shape), len(right.shape)) < 2:
             raise Unknown("a MatMul of vectors")
-        left, right = _aligned(left, right)
+        left, right = aligned(left, right)
         batch = ascii_lowercase[: len(left.shape) - 2]
         names, result = [f"{batch}yz", f"{batch}zx"], f"{batch}yx"
     else:
         equation = node.attributes["equation"].as_string().replace(" ", "")
         operands, _, result = equation.partition("->")
         names = operands.split(",")
-        if "->" not in equation or "." in equation or any(len(set(n)) != len(n) for n in (*names, result)):
+        *names, result = _without_ellipses([*names, result], [len(left.shape), len(right.shape)])
+        if "->" not in equation or any("." in n or len(set(n)) != len(n) for n in (*names, result)):
             raise Unknown(f"the equation {equation}")
     summed = sorted(set("".join(names)) - set(result))
     order = [*result, *summed]
@@ -251,10 +137,17 @@ def _contracted(node: ir.Node, left: Form, right: Form) -> Form:
     return total
 
 
+def _without_ellipses(names: list[str], ranks: list[int]) -> list[str]:
+    """With letters for the axes that each "..." stands for, those of the result as many as the operands have at most."""
+    counts = [rank - len(name) + 3 if "..." in name else 0 for name, rank in zip(names[:-1], ranks, strict=True)]
+    counts.append(max(counts))
+    return [name.replace("...", ELLIPSIS[-count:] if count else "") for name, count in zip(names, counts, strict=True)]
+
+
 def _with_named_axes(form: Form, names: str, order: list[str]) -> Form:
     """With the axes in ``order``, those that ``names`` has not with size 1."""
     own = [names.index(name) for name in order if name in names]
-    form = _in_order(form, own, tuple(form.shape[axis] for axis in own))
+    form = in_order(form, own, tuple(form.shape[axis] for axis in own))
     for axis, name in enumerate(order):
         if name not in names:
             form = _with_axis(form, axis)
@@ -263,8 +156,20 @@ def _with_named_axes(form: Form, names: str, order: list[str]) -> Form:
 
 def _with_axis(form: Form, axis: int) -> Form:
     shape = (*form.shape[:axis], 1, *form.shape[axis:])
-    spatial = _placed(form.spatial, lambda place: place + (place >= axis))
+    spatial = placed(form.spatial, lambda place: place + (place >= axis))
     return form.moved(lambda labels: np.expand_dims(labels, axis), shape, spatial)
+
+
+def _without_repeats(weights: Form, spatial: Spatial) -> Form:
+    """With one weight for each map where the same is repeated over height and width."""
+
+    def first(labels: Labels) -> Labels:
+        for axis in (axis for axis in spatial if axis is not None):
+            one = labels.take([0], axis)
+            labels = one if (labels == one).all() else labels
+        return labels
+
+    return replace(weights, terms=tuple(term.moved(first) for term in weights.terms))
 
 
 def _check_weigh_whole_maps(weights: Form, spatial: Spatial) -> None:
@@ -286,7 +191,7 @@ def _multiplied(one: Term, other: Term) -> Term:
 
 
 def _reduced_axes(form: Form, node: ir.Node) -> list[int]:
-    axes = _known(node, 1, "axes")
+    axes = fixed(node, 1, "axes")
     if not axes:
         raise Unknown(f"{node.op_type} over everything")
     return sorted((axis % len(form.shape) for axis in axes), reverse=True)
@@ -306,11 +211,11 @@ def reduced_sum(form: Form, node: ir.Node, shape: Shape) -> Form:
 
 
 def _added_up(form: Form, axis: int, keep: bool) -> Form:
-    size = form.shape[_own_axis(form, axis)]
+    size = form.shape[own_axis(form, axis)]
     if size > MAX_SUMMANDS:
         raise Unknown(f"a sum over {size} elements, which is not one over branches")
     reduced = (*form.shape[:axis], *((1,) if keep else ()), *form.shape[axis + 1 :])
-    spatial = form.spatial if keep else _without_axis(form.spatial, axis)
+    spatial = form.spatial if keep else without_axis(form.spatial, axis)
     taken = [partial(np.take, indices=[index] if keep else index, axis=axis) for index in range(size)]
     parts = [form.moved(take, reduced, spatial) for take in taken]
     return replace(parts[0], terms=tuple(term for part in parts for term in part.terms))
@@ -354,11 +259,9 @@ def _averaged(form: Form, axis: int, keep: bool) -> Form:
         return replace(form, shape=shape, spatial=spatial, averaged=averaged)
     terms = tuple(term.moved(lambda labels: np.squeeze(labels, axis)) for term in form.terms)
     shape = (*form.shape[:axis], *form.shape[axis + 1 :])
-    return replace(form, terms=terms, shape=shape, spatial=_without_axis(spatial, axis), averaged=averaged)
+    return replace(form, terms=terms, shape=shape, spatial=without_axis(spatial, axis), averaged=averaged)
 
 
-# The others are reshapes.
 ONE_INPUT: Final[dict[str, Callable[[Form, ir.Node, Shape], Form]]] = {
-    "Expand": _expanded, "Transpose": _transposed, "Slice": _sliced, "Gather": _gathered, "ReduceSum": reduced_sum,
-    **dict.fromkeys(MEANS, _mean),
+    **MOVED, "ReduceSum": reduced_sum, **dict.fromkeys(MEANS, _mean),
 }  # fmt: skip

@@ -32,6 +32,71 @@ def matmul(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Ten
     return (weights @ maps).reshape(first.shape)
 
 
+def tiled(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Weights repeated for each pixel."""
+    size = first.shape[2:]
+    return (torch.stack([first, second], 1) * torch.stack([a, b], 1).repeat(1, 1, 1, *size)).sum(1)
+
+
+def expanded(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    weights = torch.stack([a.expand_as(first), b.expand_as(second)], 1)
+    return (torch.stack([first, second], 1) * weights).sum(1)
+
+
+def upsampled(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Of one pixel, any interpolation makes equal ones."""
+    size = first.shape[2:]
+    return first * nn.functional.interpolate(a, size) + second * nn.functional.interpolate(b, size, mode="bilinear")
+
+
+def with_ellipsis(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    weights = torch.stack([a, b], 1)[..., 0, 0]
+    return torch.einsum("nmc...,nmc->nc...", torch.stack([first, second], 1), weights)
+
+
+def residual(block: Block, x: Tensor) -> Tensor:
+    """The sum of the maps is used once more."""
+    first, second = block.maps(x)
+    total = first + second
+    weights = block.weigh(total.mean((2, 3), keepdim=True))
+    return first * weights[:, 0] + second * weights[:, 1] + total
+
+
+def weights_too(block: Block, x: Tensor) -> Tensor:
+    """So are the weights, and the stack of the maps."""
+    maps = torch.stack(block.maps(x), 1)
+    weights = block.weigh(maps.sum(1).mean((2, 3), keepdim=True))
+    return (maps * weights).sum(1) * weights[:, 0].tanh() + maps.tanh().sum(1)
+
+
+def from_the_left(block: Block, x: Tensor) -> Tensor:
+    """Added to a shortcut map by map, so that no tensor is the select alone."""
+    first, second = block.maps(x)
+    weights = block.weigh((first + second).mean((2, 3), keepdim=True))
+    return x + first * weights[:, 0] + second * weights[:, 1]
+
+
+def before_the_activation(block: Block, x: Tensor) -> Tensor:
+    """a relu(x) = relu(a x), since weights are not negative."""
+    first, second = (nn.functional.leaky_relu(path[:2](x), 0.1) for path in (block.first, block.second))
+    weights = block.weigh((first + second).mean((2, 3), keepdim=True))
+    plain = (path[:2](x) for path in (block.first, block.second))
+    one, other = (nn.functional.leaky_relu(m * w, 0.1) for m, w in zip(plain, weights.unbind(1), strict=True))
+    return one + other
+
+
+class Interleaved(Block):
+    """The maps are every second channel of one tensor, or two runs each."""
+
+    def __init__(self, runs: int) -> None:
+        super().__init__()
+        self.both, self.runs = branch(1, outputs=2 * CHANNELS), runs
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = self.both(x).unflatten(1, (self.runs, 2, CHANNELS // self.runs)).unbind(2)
+        return first.flatten(1, 2), second.flatten(1, 2)
+
+
 def by_hand(block: Block, statistics: Tensor) -> Tensor:
     """The hyperbolic tangent keeps the exponentials of these untrained logits finite."""
     powers = in_pairs(block.logits(statistics).tanh().exp())
@@ -170,6 +235,16 @@ SAME: dict[str, nn.Module] = {
     "a bottleneck for each branch": BottleneckEach(),
     "Einsum": Block(combine=einsum),
     "MatMul": Block(combine=matmul),
+    "weights tiled": Block(combine=tiled),
+    "weights expanded": Block(combine=expanded),
+    "weights upsampled": Block(combine=upsampled),
+    "Einsum with an ellipsis": Block(combine=with_ellipsis),
+    "mean of the weighted maps": Block(combine=lambda _, a, b, v, w: torch.stack([a * v, b * w], 1).mean(1)),
+    "residual": Block(forward=residual),
+    "added from the left": Block(forward=from_the_left),
+    "before the activation": Block(forward=before_the_activation),
+    "every second channel": Interleaved(CHANNELS),
+    "two runs of channels": Interleaved(2),
     "softmax by hand": Block(weigh=by_hand),
     "softmax by hand, less the largest": Block(weigh=safely_by_hand),
     "two quotients": Block(weigh=two_quotients),

@@ -15,9 +15,10 @@ from skdeploy.ir.constants import numbers
 from skdeploy.ir.nodes import operand
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import RewriteSelect
-from tests.graphs.foreign import Block, Classifier, export, in_pairs, live
-from tests.graphs.gated_blocks import SAME
+from tests.graphs.foreign import CHANNELS, Block, Classifier, export, in_pairs, live
+from tests.graphs.gated_blocks import SAME, weights_too
 from tests.graphs.networks import FLOAT32_ERROR, images, relative_error, run, torch_logits
+from tests.networks import lsk
 
 SHAPE = (12, 10)
 
@@ -61,8 +62,8 @@ def two_means(_: Block, first: Tensor, second: Tensor, x: Tensor) -> Tensor:
 
 
 def einsum_of_pixels(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    weights = torch.stack([a, b], 1).expand(-1, -1, -1, *first.shape[2:])
-    return torch.einsum("bmchw,bmchw->bchw", torch.stack([first, second], 1), weights)
+    maps = torch.stack([first, second], 1)
+    return torch.einsum("bmchw,bmchw->bchw", maps, (maps * torch.stack([a, b], 1)).softmax(1))
 
 
 def einsum_over_channels(_: Block, first: Tensor, second: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -86,6 +87,27 @@ def no_pair(block: Block, statistics: Tensor) -> Tensor:
     return torch.stack([torch.sigmoid(first - second), torch.sigmoid(second + first)], 1)
 
 
+def normalised_after(block: Block, x: Tensor) -> Tensor:
+    """A normalisation of weighted maps adds a number that the weights do not have."""
+    first, second = block.maps(x)
+    weights = block.weigh((first + second).mean((2, 3), keepdim=True))
+    return nn.functional.group_norm(first * weights[:, 0], 2) + second * weights[:, 1]
+
+
+def activated_after(block: Block, x: Tensor) -> Tensor:
+    """The statistics are those of maps before the activation, which are not selected from."""
+    first, second = (path[:2](x) for path in (block.first, block.second))
+    weights = block.weigh((first + second).mean((2, 3), keepdim=True))
+    return torch.relu(first * weights[:, 0]) + torch.relu(second * weights[:, 1])
+
+
+def negative_after(block: Block, x: Tensor) -> Tensor:
+    """relu(-a x) is not -a relu(x)."""
+    first, second = (path[:2](x) for path in (block.first, block.second))
+    weights = block.weigh((torch.relu(first) + torch.relu(second)).mean((2, 3), keepdim=True))
+    return torch.relu(first * -weights[:, 0]) + torch.relu(second * -weights[:, 1])
+
+
 def row_weights(block: Block, x: Tensor) -> Tensor:
     """One weight for each row of the map (as for each frequency of a spectrogram)."""
     first, second = block.maps(x)
@@ -107,6 +129,10 @@ OTHER: list[tuple[nn.Module, str]] = [
     (Block(weigh=with_epsilon), "which is not their sum alone"),
     (Block(weigh=normalised), "its exponentials are divided by Clip "),
     (Block(weigh=no_pair), "its weights are sigmoids, which do not sum to one"),
+    (Block(forward=normalised_after), "its weights go into "),
+    (Block(forward=activated_after), "so no mean is taken of what it gives"),
+    (Block(forward=negative_after), "its weights go into Relu: "),
+    (lsk.PlaceSelect(CHANNELS), "its weights are sigmoids that differ from pixel to pixel"),
     (Block(forward=row_weights), "its weights differ from row to row"),
 ]  # fmt: skip
 
@@ -142,3 +168,16 @@ def test_known_sizes_are_folded_where_only_the_batch_is_free(tmp_path: Path) -> 
     assert "Shape" in {node.op_type for node in onnx.load(file).graph.node}  # or there is nothing to fold
     divisor = operand(next(node for node in read_foreign(file).graph if node.op_type == "Div"), 1)
     assert np.array_equal(numbers(divisor), 120)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_what_else_is_read_stays_and_the_select_is_rewritten(exporter: str, tmp_path: Path) -> None:
+    network = live(Classifier(Block(forward=weights_too)))
+    model = read_foreign(export(network, tmp_path / "m.onnx", exporter, 18, shape=(3, *SHAPE)))
+    rewrite = RewriteSelect()
+    rewrite(model)
+    assert (len(rewrite.report.found), rewrite.report.near_misses) == (1, ())
+    operators = [node.op_type for node in model.graph]
+    assert operators.count("Softmax") == 1  # whose weights are read
+    inputs = images(5, *SHAPE)
+    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
