@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,28 +66,56 @@ class Metrics(Frozen):
 # float64 has 16 digits, 320 dB: what is reported for no difference at all, where the ratio is infinite.
 EXACT_DB: Final = 300.0
 
+# Values that are compared at once: maps of large images, in float64 and several times, would not fit into memory.
+AT_ONCE: Final = 1 << 22
+
 # Divides in place of a reference that is all zero, and keeps the quotient a number that JSON has.
 SMALLEST: Final = 1e-30
 
 
 def compare_values(reference: NDArray[Any], found: NDArray[Any]) -> Metrics:
     """Metrics of ``found`` against ``reference``, both of one shape (N, ...) and finite; computed in float64."""
+    step = max(1, AT_ONCE // max(reference[0].size, 1))
+    parts = [_part(reference[at : at + step], found[at : at + step]) for at in range(0, len(reference), step)]
+    errors, cosine = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
+    decibels = [db for part in parts for db in part.decibels]
+    scale = max(SMALLEST, *(part.largest for part in parts))
+    return Metrics(
+        images=len(reference),
+        max_abs_error=float(np.max(errors)),
+        max_rel_error=float(np.max(errors)) / scale,
+        min_cosine=float(np.min(cosine)),
+        min_sqnr_db=min(decibels),
+        sqnr_db=sqnr_db(sum(part.signal for part in parts), sum(part.noise for part in parts)),
+        error_image=int(errors.argmax()),
+        worst_image=int(np.argmin(decibels)),
+    )
+
+
+class _Part(NamedTuple):
+    """Some images: the largest error, the cosine and the SQNR of each; the largest value and the powers of all."""
+
+    errors: NDArray[np.float64]
+    cosine: NDArray[np.float64]
+    decibels: list[float]
+    largest: float
+    signal: float
+    noise: float
+
+
+def _part(reference: NDArray[Any], found: NDArray[Any]) -> _Part:
     expected, got = (array.reshape(len(array), -1).astype(np.float64) for array in (reference, found))
     error = got - expected
-    scale = max(float(np.max(np.abs(expected))), SMALLEST)
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
     cosine = np.asarray(~expected.any(axis=1) & ~got.any(axis=1), dtype=np.float64)  # of zeros: 1 with zeros, else 0
     np.divide(np.sum(expected * got, axis=1), norms, out=cosine, where=norms > 0)
-    decibels = [sqnr_db(_power(e), _power(d)) for e, d in zip(expected, error, strict=True)]
-    return Metrics(
-        images=len(expected),
-        max_abs_error=float(np.max(np.abs(error))),
-        max_rel_error=float(np.max(np.abs(error))) / scale,
-        min_cosine=float(np.min(cosine)),
-        min_sqnr_db=min(decibels),
-        sqnr_db=sqnr_db(_power(expected), _power(error)),
-        error_image=int(np.max(np.abs(error), axis=1).argmax()),
-        worst_image=int(np.argmin(decibels)),
+    return _Part(
+        np.max(np.abs(error), axis=1),
+        cosine,
+        [sqnr_db(_power(e), _power(d)) for e, d in zip(expected, error, strict=True)],
+        float(np.max(np.abs(expected))),
+        _power(expected),
+        _power(error),
     )
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.spatial import distance
 
-from skdeploy.backends.metrics import EXACT_DB, Metrics, compare_logits, violations
+from skdeploy.backends.metrics import (
+    EXACT_DB,
+    Metrics,
+    compare_logits,
+    compare_outputs,
+    compare_values,
+    violations,
+)
 from skdeploy.core.spec import Tolerance
 
 TOLERANCE = Tolerance(max_rel_error=1e-2, min_cosine=0.999, min_sqnr_db=30.0)
@@ -135,3 +142,24 @@ def test_each_figure_out_of_tolerance_is_told(figure: str, outside: float, words
     assert len(problems) == 1
     if value == "outside":
         assert problems == (words,)
+
+
+def test_maps_that_are_compared_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    reference = random.standard_normal((7, 3, 5, 4)).astype(np.float32)
+    found = reference + random.standard_normal(reference.shape).astype(np.float32) / 100
+    whole = compare_values(reference, found)
+    monkeypatch.setattr("skdeploy.backends.metrics.AT_ONCE", 2 * 3 * 5 * 4)  # two images
+    parts = compare_values(reference, found)
+    assert parts.model_dump(exclude={"sqnr_db"}) == whole.model_dump(exclude={"sqnr_db"})
+    assert parts.sqnr_db == pytest.approx(whole.sqnr_db, abs=1e-9)  # sums of float64 in another order
+
+
+def test_the_worst_output_decides_and_each_is_told() -> None:
+    reference = {"near": np.ones((2, 4), np.float32), "far": np.full((2, 3, 3), 10, np.float32)}
+    found = {"near": reference["near"] + np.float32(0.001), "far": reference["far"] + np.float32(1)}
+    metrics = compare_outputs(reference, found)
+    assert metrics.max_rel_error == pytest.approx(0.1)
+    assert metrics.outputs["near"].max_rel_error == pytest.approx(0.001, rel=1e-3)
+    said = violations(metrics, Tolerance(max_rel_error=0.01, min_cosine=0.5, min_sqnr_db=10))
+    assert [problem.partition(":")[0] for problem in said] == ["far"]
