@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
-from skdeploy.core.errors import UsageError
+from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.spec import CLASSIFICATION
 from skdeploy.line.options import ExportOptions
 from skdeploy.parity.infer_task import inferred_task
+from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION
 from skdeploy.zoo.cards import load_interface_card
+
+OF_MAPS: Final = (IMAGE_TO_IMAGE, SEGMENTATION)  # tasks whose outputs cannot be logits of one class an image
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,12 @@ class Asked:
             raise UsageError(
                 f"--task {options.task}, but the card {options.card} has the task {card.task}",
                 advice="leave --task out, or correct the card",
+            )
+        if card.task in OF_MAPS and card.network.classes:
+            raise CardError(
+                f"the card {options.card} has network.classes, which {card.task} has not: the network itself shows how "
+                "many values a pixel has",
+                advice="remove classes from the card",
             )
         return cls(card.task, card.network.classes > 0)
 

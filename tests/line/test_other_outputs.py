@@ -234,7 +234,11 @@ def test_a_card_and_a_flag_that_contradict_each_other_are_refused(tmp_path: Path
     with pytest.raises(UsageError, match=r"--task raw, but the card .* has the task features"):
         find_source(ExportOptions(f"{__name__}:one_map", card=str(card), task="raw"))
     assert find_source(ExportOptions(f"{__name__}:one_map", card=str(card))).spec.task == "features"
-    card.write_text(card.read_text(encoding="utf-8").replace('task = "features"\n', ""))
+    other = card.read_text(encoding="utf-8").replace('"features"', '"segmentation"')
+    card.write_text(other.replace('family = "module"', 'family = "module"\nclasses = 6'))
+    with pytest.raises(CardError, match=r"has network\.classes, which segmentation has not"):
+        find_source(ExportOptions(f"{__name__}:one_map", card=str(card)))
+    card.write_text(other.replace('task = "segmentation"\n', ""))
     with pytest.raises(CardError, match=r"network\.classes: missing"):
         find_source(ExportOptions(f"{__name__}:one_map", card=str(card)))
 
