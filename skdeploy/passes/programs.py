@@ -54,8 +54,11 @@ def fold_sizes(model: ir.Model) -> None:
         RemoveUnusedNodesPass,
     )
     from onnxscript.optimizer import fold_constants
+    from onnxscript.rewriter import RewriteRuleSet
+    from onnxscript.rewriter.rules import common
 
     fold_constants(model)
+    RewriteRuleSet([common.remove_optional_bias_from_conv_rule, common.remove_optional_bias_from_gemm_rule]).apply_to_model(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass()(model)
