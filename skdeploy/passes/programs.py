@@ -58,7 +58,9 @@ def fold_sizes(model: ir.Model) -> None:
     from onnxscript.rewriter.rules import common
 
     fold_constants(model)
-    RewriteRuleSet([common.remove_optional_bias_from_conv_rule, common.remove_optional_bias_from_gemm_rule]).apply_to_model(model)
+    RewriteRuleSet(
+        [common.remove_optional_bias_from_conv_rule, common.remove_optional_bias_from_gemm_rule]
+    ).apply_to_model(model)
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     RemoveUnusedNodesPass()(model)
     DeduplicateInitializersPass()(model)

@@ -214,7 +214,7 @@ def test_a_truncated_image_and_a_text_file_are_named(suffix: str, tmp_path: Path
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], b"no picture"):
         file.write_bytes(content)
-        with refused(UsageError, f"cannot read the image {file}", "--images"):
+        with refused(UsageError, f"cannot read the image {file}", "give other images"):
             open_dataset(tmp_path).load(spec_of())
 
 

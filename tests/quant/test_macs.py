@@ -97,7 +97,7 @@ def test_strides_groups_and_matrices_count_for_one_image_whatever_the_batch(batc
         "conv/Conv": counted((6, 5, 4), 4, 3, 2),
         "point/Conv": counted((6, 5, 4), 6, 1, 1),
         "product/MatMul": 20 * 6 * 5,
-        # square/MatMul multiplies two activations: no weight, no INT8 weight
+        "square/MatMul": 20 * 6 * 20,  # of two activations: no weight, and computation all the same
     }
 
 
