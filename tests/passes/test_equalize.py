@@ -84,6 +84,7 @@ def test_channels_that_become_one_map_have_one_factor(mode: str) -> None:
     model = small(nodes, (2, 4, 6, 6), {"w": normal(12, 4, 3, 3), "v": normal(2, 3, 3, 3)})
     classes = channel_classes(model)
     assert len(set(classes.of["b"])) == 3
+    assert not classes.fixed[classes.of["b"]].any()
     before = outputs(model, normal(2, 4, 6, 6))["y"]
     ScaleChannels(classes, powers_of_two(classes))(model)
     np.testing.assert_array_equal(outputs(model, normal(2, 4, 6, 6))["y"], before)

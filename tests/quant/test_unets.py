@@ -22,7 +22,7 @@ from skdeploy.core.spec import CalibrationMethod, ModelSpec
 from skdeploy.engines._build import BatchProfile, BuildOptions
 from skdeploy.engines.proof import graph_layers
 from skdeploy.ir import one_scale, placement
-from skdeploy.ir.placement import Placement, place
+from skdeploy.ir.placement import Edge, Placement, place
 from skdeploy.ir.qdq import InsertQDQ
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.quant.quantize import Quantized, quantize
@@ -222,18 +222,20 @@ def test_a_normalisation_over_channels_reads_nothing_as_int8() -> None:
 
 
 def test_a_network_that_begins_with_the_mean_of_the_colours_has_maps() -> None:
-    """One channel a place, and then many: these are maps, and a product of them makes no gate of all layers before."""
+    """One channel a place, and then many: these are maps, and what a skip adds is read as INT8."""
     nodes = [
         op("ReduceMean", ["input", "one"], ["grey"], name="grey"),
-        op("Conv", ["grey", "w"], ["a"], name="one"),
-        op("Sigmoid", ["a"], ["s"], name="sigmoid"),
-        op("Mul", ["a", "s"], ["m"], name="silu"),
-        op("Conv", ["m", "v"], ["y"], name="two"),
+        op("Conv", ["grey", "w"], ["a"], name="first"),
+        op("Relu", ["a"], ["r"], name="relu"),
+        op("Tanh", ["a"], ["t"], name="tanh"),
+        op("Conv", ["r", "u"], ["b"], name="second"),
+        op("Add", ["b", "t"], ["s"], name="skip"),
+        op("Conv", ["s", "v"], ["y"], name="third"),
     ]
-    weights = {"w": normal(8, 1, 3, 3), "v": normal(4, 8, 1, 1), **AXIS}
+    weights = {"w": normal(8, 1, 1, 1), "u": normal(8, 8, 1, 1), "v": normal(4, 8, 1, 1), **AXIS}
     found = place(small(nodes, (1, 3, 6, 6), weights))
     assert found.kept == {}
-    assert found.weighted == ("one", "two")
+    assert found.readers["t"] == (Edge("skip", 1),)
 
 
 def test_the_selection_of_places_stays_and_the_layers_around_it_do_not() -> None:
