@@ -64,7 +64,7 @@ class TrainedInt8(Station[Int8Options, TrainedInt8Facts]):
         facts = TrainedInt8Facts(
             int8_tensors=sum(node.op_type == QUANTIZE for node in qdq_nodes(result)),
             int8_weights=integers,
-            int8_macs=share_of_macs(single, integers, (inputs.spec.input.height, inputs.spec.input.width)),
+            int8_macs=share_of_macs(single, integers, inputs.spec.one_size),
             kept={name: "not quantized in the file" for name in layers(graph) if name not in integers},
             fallback=PRECISIONS[options.fallback],
             fp16_tensors=tuple(halving.halved) if half else (),
