@@ -50,14 +50,16 @@ class _External(NamedTuple):
 
 def read_graph(path: Path) -> ir.Model:
     """An ONNX file as a graph; see ``read_proto``. External data stays in its files and is read when asked for."""
-    proto = _read(path, whole=False)
+    proto, _ = _read(path, whole=False)
     model = graph_of(proto, path)
     ir.external_data.set_base_dir(model.graph, path.parent)
     return model
 
 
-def read_proto(path: Path) -> ModelProto:
-    """A valid ONNX model, with external data and functions inlined. External data must be in the folder of ``path``.
+def read_proto(path: Path) -> tuple[ModelProto, tuple[Path, ...]]:
+    """A valid ONNX model, with external data and functions inlined, and the files that the data came from.
+
+    External data must be in the folder of ``path``.
 
     Raises IntegrityError for a file that is broken, misses external data or is not valid ONNX; ExportError for one that is too
     large, or has operators that its opset does not.
@@ -65,7 +67,7 @@ def read_proto(path: Path) -> ModelProto:
     return _read(path, whole=True)
 
 
-def _read(path: Path, *, whole: bool) -> ModelProto:
+def _read(path: Path, *, whole: bool) -> tuple[ModelProto, tuple[Path, ...]]:
     """``whole``: with all external data in it, not only that of nodes, which the checker wants to see."""
     try:
         _require_small_enough(path, path.stat().st_size)
@@ -78,6 +80,7 @@ def _read(path: Path, *, whole: bool) -> ModelProto:
     tensors = list(inside(proto, TensorProto))
     external = [_find(tensor, path) for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
     sizes = {id(item.tensor): item.size for item in external}
+    files = tuple(sorted({item.file for item in external}))
     for tensor in tensors:
         _check_tensor(tensor, path, sizes.get(id(tensor)))
     _check_types(proto, path)
@@ -96,7 +99,7 @@ def _read(path: Path, *, whole: bool) -> ModelProto:
             replace_group_normalization(proto, path)
     except PROBLEMS as error:
         raise _broken(f"{path} is not valid ONNX: {first_line(error)}") from error
-    return proto
+    return proto, files
 
 
 def _require_small_enough(path: Path, size: int) -> None:

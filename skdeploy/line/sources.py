@@ -236,7 +236,7 @@ def _graph(options: ExportOptions) -> GraphSource:
     notes += [*said.in_words(path), *_confirmation(options)]
     return GraphSource(
         spec,
-        WeightsRecord(source="checkpoint", file=str(path), sha256=digest_file(path)),
+        WeightsRecord(source="checkpoint", file=str(path), sha256=digest_file(path), data=said.data),
         graph,
         tuple(notes),
         assumptions_of(spec),

@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.core.files import digest_file
 from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec
 from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities
@@ -40,7 +41,7 @@ class ForeignNotes:
 
     ``kept_batch``: the Squeezes that would have taken a batch of one away.
     ``has_logits``: the first output is a classifier's, named ``logits`` now; else outputs have their own names.
-    ``interface``: notes on its changes, ready to show.
+    ``interface``: notes on its changes, ready to show. ``data``: the digests of files beside it with weights.
     ``example``: the shape of an input that was tried, and of the outputs for it.
     """
 
@@ -54,6 +55,7 @@ class ForeignNotes:
     example: tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
     kept_batch: tuple[str, ...]
     interface: tuple[str, ...]
+    data: dict[str, str]
 
     def in_words(self, path: Path) -> Iterator[str]:
         """Notes for the user."""
@@ -85,7 +87,8 @@ def read_foreign(
     inputs; ExportError for operators that are not ONNX's, a graph that is too large or does not run, and Q/DQ that TensorRT
     does not take (``trained.py``); PassError if the function changed.
     """
-    proto = read_proto(path)
+    proto, files = read_proto(path)
+    digests = {file.relative_to(path.resolve().parent).as_posix(): digest_file(file) for file in files}
     opset = _check_operators(proto, path)
     require_no_integer_kernels(proto, path)
     require_finite(proto, path)
@@ -123,6 +126,7 @@ def read_foreign(
         example,
         tuple(keep_batch.changed),
         changes,
+        digests,
     )
     return model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import ExportError, IntegrityError
 from skdeploy.core.spec import Precision
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
+from skdeploy.line.sources import find_source
 from skdeploy.passes.foreign import foreign_notes, read_foreign
 from skdeploy.passes.opsets import NEWEST_OPSET, OLDEST_OPSET, means_the_same
 from skdeploy.passes.simplify import simplify
@@ -199,6 +202,24 @@ def test_external_data_in_several_files_is_read(tmp_path: Path) -> None:
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0)
     assert len(list(tmp_path.iterdir())) > 10
     assert error_after_reading(tmp_path / "m.onnx", expected, inputs) < FLOAT32_ERROR
+
+
+def test_the_record_of_the_weights_has_the_digest_of_each_file_that_holds_them(tmp_path: Path) -> None:
+    onnx.save(classifier(17), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+
+    def record() -> WeightsRecord:
+        return find_source(ExportOptions(str(tmp_path / "m.onnx"), assume_imagenet=True)).record
+
+    first = record()
+    assert first.data == {"m.data": hashlib.sha256((tmp_path / "m.data").read_bytes()).hexdigest()}
+    weights = np.fromfile(tmp_path / "m.data", np.float32)
+    weights[:10] *= 2  # of the first convolution; the model's own file stays the same
+    weights.tofile(tmp_path / "m.data")
+    second = record()
+    assert (second.sha256, second.data == first.data) == (first.sha256, False)
+    save(tmp_path / "one.onnx", classifier(17))
+    alone = find_source(ExportOptions(str(tmp_path / "one.onnx"), assume_imagenet=True)).record
+    assert "data" not in alone.model_dump()  # manifests of before stay what they are
 
 
 def test_external_data_without_a_name_is_named_so(tmp_path: Path) -> None:

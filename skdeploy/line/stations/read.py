@@ -39,7 +39,7 @@ class Read(Station[ReadOptions, ReadFacts]):
         return contents.MODEL if self.last else contents.READ
 
     def sources(self, inputs: Inputs) -> Mapping[str, str]:
-        return {"file": self.record.sha256 or ""}
+        return {"file": self.record.sha256 or ""} | self.record.data
 
     def make(self, inputs: Inputs, options: ReadOptions, out: Path) -> ReadFacts:
         return write_graph(self.graph, out, ReadFacts(), any_rank=True)
