@@ -93,7 +93,7 @@ def read_foreign(
     require_no_integer_kernels(proto, path)
     require_finite(proto, path)
     options = options or ReadOptions()
-    changes = with_asked_interface(proto, path, options)
+    changes = with_asked_interface(proto, path, options, has_arrays=card is not None and not card.takes_images)
     if len(options.names) > 1 and has_logits is None:
         has_logits = False
     is_image = take_inputs(proto, path, card)

@@ -25,8 +25,12 @@ IMAGE_CHANNELS: Final = (1, 3)
 SHOWN_NAMES: Final = 20
 
 
-def with_asked_interface(proto: ModelProto, path: Path, options: ReadOptions) -> tuple[str, ...]:
-    """Changes the model as ``options`` ask, and returns notes on it. NHWC is also seen where the sizes show it.
+def with_asked_interface(
+    proto: ModelProto, path: Path, options: ReadOptions, *, has_arrays: bool = False
+) -> tuple[str, ...]:
+    """Changes the model as ``options`` ask, and returns notes on it.
+
+    NHWC is also seen where the sizes show it, unless ``has_arrays``: a card says what goes in, and that it is not an image.
 
     Raises UsageError for outputs that do not exist and an input that is not an image; ExportError for a batch that the
     network does not let go.
@@ -34,7 +38,7 @@ def with_asked_interface(proto: ModelProto, path: Path, options: ReadOptions) ->
     notes: list[str] = []
     if options.names:
         notes += _keep_outputs(proto, path, options.names)
-    if options.nhwc or _is_channels_last(proto):
+    if options.nhwc or (not has_arrays and _is_channels_last(proto)):
         notes += _to_nchw(proto, path)
     if options.free_batch:
         notes += _free_batch(proto, path)
@@ -89,14 +93,14 @@ def _image(proto: ModelProto) -> ValueInfoProto | None:
 
 
 def _is_channels_last(proto: ModelProto) -> bool:
-    """Whether the sizes say so: the last is 1 or 3, and the second is not; or all that reads the input transposes it."""
+    """Whether the last size is 3, as of RGB, and the second is not 1 or 3; or all that reads the input transposes it."""
     image = _image(proto)
     if image is None:
         return False
     sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in image.type.tensor_type.shape.dim]
     readers = [node for node in proto.graph.node if image.name in node.input]
     turned = bool(readers) and all(_is_transpose(node, TO_NCHW) for node in readers) and sizes[1] not in IMAGE_CHANNELS
-    return (sizes[3] in IMAGE_CHANNELS and sizes[1] not in IMAGE_CHANNELS) or (turned and sizes[3] is not None)
+    return (sizes[3] == max(IMAGE_CHANNELS) and sizes[1] not in IMAGE_CHANNELS) or (turned and sizes[3] is not None)
 
 
 def _is_transpose(node: NodeProto, order: tuple[int, ...]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
@@ -143,7 +144,8 @@ def test_group_normalization_before_opset_21_takes_numbers_per_group_or_channel(
     normal = (groups - groups.mean(2, keepdims=True)) / np.sqrt(groups.var(2, keepdims=True) + 0.1)
     each = 8 // values  # channels that share a number
     expected = normal.reshape(x.shape) * np.repeat(scale, each)[:, None, None] + np.repeat(bias, each)[:, None, None]
-    found = run(read_foreign(save(tmp_path / "m.onnx", proto)), x)["logits"]
+    made = ir.to_proto(read_foreign(save(tmp_path / "m.onnx", proto))).SerializeToString()
+    found = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
     assert relative_error(found, expected.max((2, 3))) < FLOAT32_ERROR
 
 

@@ -113,6 +113,16 @@ def test_nhwc_is_asked_for_where_the_sizes_do_not_show_it(tmp_path: Path) -> Non
     np.testing.assert_array_equal(run(read_foreign(path), inputs)["logits"], inputs.max((1, 2)))
 
 
+@pytest.mark.parametrize(("turned", "taken"), [(False, (6, 9, 1)), (True, (1, 6, 9))])
+def test_a_last_size_of_one_is_a_channel_only_where_the_file_transposes_it(
+    turned: bool, taken: tuple[int, ...], tmp_path: Path
+) -> None:
+    """(N, 6, 9, 1) may as well be six spectra."""
+    nodes = [node("Transpose", "x", "t", perm=[0, 3, 1, 2])] if turned else [node("Relu", "x", "t")]
+    path = save(tmp_path / "m.onnx", model_of([*nodes, node("Flatten", "t", "y")], {"x": ("N", 6, 9, 1)}, {"y": None}))
+    assert tuple(read_foreign(path).graph.inputs[0].shape or ())[1:] == taken
+
+
 def reshaping(batch: int, shape: list[int]) -> ModelProto:
     nodes = [
         node("Conv", "x", "w", "c"),
