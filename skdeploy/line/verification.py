@@ -248,8 +248,8 @@ def _tell_of_other_images(bundle: Bundle, dataset: Dataset, tell: Progress) -> N
     before = read_facts(bundle).parity
     if before is not None and before.chosen in ("images", "calib", "data") and dataset.chosen != "images":
         tell.note(
-            f"the export was decided on {before.images_text}, but this check uses {dataset.name}; give the "
-            "same images with --images"
+            f"this check is on other images than the export, which was decided on {before.images_text}; give those with "
+            "--images to repeat it"
         )
 
 
