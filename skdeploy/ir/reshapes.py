@@ -40,7 +40,7 @@ class FoldReshapes(ir.passes.InPlacePass):
 
 
 def _sizes(node: ir.Node) -> list[int] | None:
-    """What a Reshape can be asked for instead of sizes that are computed."""
+    """Return a constant shape for a Reshape whose sizes are computed; None if there is none."""
     if (node.domain, node.op_type) != ("", "Reshape") or node.attributes.get_int("allowzero", 0) != 0:
         return None
     if known(operand(node, 1)) is not None:

@@ -124,7 +124,7 @@ class Algorithm(Frozen):
 
 
 class Taken(Frozen):
-    """What goes into a network, as its card says: preprocessing and image, or other inputs."""
+    """The inputs of a network as its card has them: preprocessing and image, or other inputs."""
 
     preprocess: Preprocess | None = None
     input: InputSpec | None = None
@@ -364,7 +364,7 @@ def _range(measured: tuple[float, float, float, float | None]) -> dict[str, floa
 
 
 def _form(taken: Taken | Ranges) -> dict[str, JsonValue]:
-    """What goes in, by its names in a card: preprocessing and image size, or other inputs."""
+    """Return the inputs by their names in a card: preprocessing and image size, or other inputs."""
     tables = {"preprocess": taken.preprocess, "input": taken.input}
     form: dict[str, JsonValue] = {
         f"{table}.{key}": value

@@ -94,7 +94,7 @@ USAGE: tuple[tuple[str, ...], ...] = (
     ("verify bundle --backend onnxruntime-cuda --backend-option memory-mib=0", "memory-mib 0: must be at least 1"),
     ("predict bundle", "Missing argument"),
     ("predict bundle images/0.png file.txt", "cannot read the image file.txt"),
-    ("predict bundle images/0.png images", "cannot read the image images"),
+    ("predict bundle images/0.png empty", "no images in the folder empty"),
     ("predict bundle images/0.png --backend openvino", "--backend openvino"),
     ("predict bundle images/0.png --backend tensorrt", "holds no engine for it", "skdeploy build"),
     ("predict bundle images/0.png --backend-option device=0", "--backend-option", "--backend"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _taken(spec: ModelSpec) -> dict[str, JsonValue]:
-    """What makes an input of an image, or the inputs that are not images."""
+    """Return how an image becomes the input, or the inputs that are not images."""
     if not spec.takes_images:
         taken: dict[str, JsonValue] = spec.model_dump(mode="json", include={"inputs", "sizes"})
         return taken
