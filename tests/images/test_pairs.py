@@ -14,6 +14,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.images.pairs import open_pairs
 from skdeploy.images.targets import check_classes
+from skdeploy.zoo.cards import read_card
 from tests.tiny import noise, spec_of
 
 SPEC = spec_of(height=8, width=8, resize=10)
@@ -171,3 +172,48 @@ def test_values_beyond_the_classes_are_refused_and_255_is_not() -> None:
 def test_one_class_is_written_as_1_or_as_255() -> None:
     np.testing.assert_array_equal(check_classes(np.array([[0, 255]]), 1, "m"), [[0, 1]])
     np.testing.assert_array_equal(check_classes(np.array([[0, 1]]), 1, "m"), [[0, 1]])
+
+
+# ----- networks that take arrays
+
+CUBES = """schema = 1
+name = "cubes"
+summary = "Five bands to a number"
+task = "raw"
+[[inputs]]
+name = "cube"
+shape = [5, 8, 8]
+[network]
+family = "module"
+[source]
+paper = ""
+url = ""
+licence = ""
+[tolerance]
+"""
+
+
+def test_arrays_have_targets_of_any_shape_in_folders_and_archives(tmp_path: Path) -> None:
+    (tmp_path / "card.toml").write_text(CUBES)
+    spec = read_card(tmp_path / "card.toml")
+    cubes = np.random.default_rng(0).normal(size=(3, 5, 8, 8)).astype(np.float32)
+    for side in ("input", "target"):
+        (tmp_path / "pairs" / side).mkdir(parents=True)
+    for number, cube in enumerate(cubes):
+        np.save(tmp_path / f"pairs/input/{number}.npy", cube)
+        np.savez(tmp_path / f"pairs/target/{number}.npz", target=np.full(3, number))
+    np.savez(tmp_path / "pairs.npz", cube=cubes, targets=np.arange(3))
+    for place, expected in ((tmp_path / "pairs", [2, 2, 2]), (tmp_path / "pairs.npz", 2)):
+        crop, target = open_pairs(place, spec).read(2, spec, "array")
+        np.testing.assert_array_equal(crop["cube"], cubes[2])
+        np.testing.assert_array_equal(target, expected)
+
+
+def test_an_image_may_have_an_array_as_its_target(tmp_path: Path) -> None:
+    """A depth in metres, say, which no image file holds."""
+    write(tmp_path, "images/a.png", noise(10, 10, 3))
+    (tmp_path / "gt").mkdir()
+    np.save(tmp_path / "gt/a.npy", np.full((10, 10), 1.5))
+    crop, target = open_pairs(tmp_path, SPEC).read(0, SPEC, "array")
+    assert crop.shape == (8, 8, 3)
+    assert target.shape == (10, 10)
