@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skdeploy.core.errors import UsageError, WeightsError
+from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.outputs import named_tensors
 
 if TYPE_CHECKING:
@@ -117,10 +118,27 @@ def tried(
     if not shapes:
         raise UsageError(
             f"{factory} does not run on 2 images\n  " + "\n  ".join(failures),
-            advice="it must take one tensor of images, (N, 3 or 1, H, W): give its height and width with --imgsz, or "
-            "its whole input with --card",
+            advice="it must take one tensor of images, (N, 3 or 1, H, W): give its height and width with --imgsz; or "
+            "describe its inputs with --card, other ones than images as [[inputs]]",
         )
     return next(iter(shapes)), shapes
+
+
+def tried_arrays(module: nn.Module, spec: ModelSpec, factory: str) -> Shapes:
+    """The shapes of the outputs for two samples of the inputs that a card describes, in their order. Raises UsageError."""
+    import torch
+
+    given = [torch.zeros(2, *spec.usual_shape(each.shape), dtype=getattr(torch, each.dtype)) for each in spec.inputs]
+    try:
+        with torch.inference_mode():
+            made: object = module(*given)
+    except (Exception, SystemExit) as error:  # the user's own code
+        shown = ", ".join(f"{each.name} {tuple(tensor.shape)}" for each, tensor in zip(spec.inputs, given, strict=True))
+        raise UsageError(
+            f"{factory} does not run on {shown}: {type(error).__name__}: {error}",
+            advice="the card's [[inputs]] must be those of forward, in its order, and [sizes] what it takes",
+        ) from error
+    return {name: tuple(tensor.shape) for name, tensor in named_tensors(made, factory).items()}
 
 
 def require_batch(shapes: Shapes, factory: str) -> None:

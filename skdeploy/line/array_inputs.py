@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+from skdeploy.checkpoints.own_module import Shapes, classes_of, require_batch, tried_arrays
 from skdeploy.core.architecture import GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.interface import ArrayInput, Dtype, DynamicSize
 from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.line.asked_task import Asked
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.written import tensor_spec
 from skdeploy.zoo.cardless import spec_of_arrays
@@ -16,6 +18,7 @@ from skdeploy.zoo.cards import load_interface_card
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from torch import nn
 
 USUAL: Final = 64  # of a free dimension, where no card says it: a multiple of what most networks halve
 
@@ -69,3 +72,40 @@ def described_arrays(options: ExportOptions, name: str, found: FoundArrays) -> t
             advice="correct the card, or give the network it was written for",
         )
     return card.model_copy(update={"network": found.network, "outputs": found.outputs}), []
+
+
+def module_of_arrays(options: ExportOptions, module: nn.Module, card: ModelSpec) -> tuple[ModelSpec, list[str]]:
+    """The spec of a module whose card has ``[[inputs]]``, once it has run on them, and notes. Raises UsageError, CardError."""
+    wanted, given = Asked.of(options), tried_arrays(module, card, options.model)
+    require_batch(given, options.model)
+    has_logits = [len(shape) for shape in given.values()] == [2] if wanted.has_logits is None else wanted.has_logits
+    classes = classes_of(given, options.model) if has_logits else 0
+    outputs = () if has_logits else _outputs(module, card, options.model, given)
+    (first, *others) = card.inputs
+    fed = () if others else (2, *card.usual_shape(first.shape))
+    task, notes = wanted.task_of(fed, [] if has_logits else list(given.values()))
+    network = ModuleSpec(factory=options.model, classes=classes)
+    spec, assumed = described_arrays(
+        options, card.name, FoundArrays(network, card.inputs, dict(card.sizes), task, outputs)
+    )
+    return spec, [*notes, *assumed]
+
+
+def _outputs(module: nn.Module, card: ModelSpec, factory: str, given: Shapes) -> tuple[TensorSpec, ...]:
+    """The outputs; those of larger inputs show which of their sizes are free."""
+    larger = {name: size.usual + size.multiple for name, size in card.sizes.items()}
+    other = tried_arrays(module, card.with_usual(larger), factory) if larger else given
+    return tuple(
+        TensorSpec(
+            name=name,
+            dtype="float32",
+            shape=(
+                "batch",
+                *(
+                    one if one == two else f"{name}_{axis}"
+                    for axis, (one, two) in enumerate(zip(shape[1:], other[name][1:], strict=True), 1)
+                ),
+            ),
+        )
+        for name, shape in given.items()
+    )

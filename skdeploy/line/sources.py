@@ -27,7 +27,7 @@ from skdeploy.core.files import digest_file
 from skdeploy.core.options import flags_given
 from skdeploy.core.packages import require_export
 from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec, TensorSpec
-from skdeploy.line.array_inputs import FoundArrays, described_arrays, inputs_of
+from skdeploy.line.array_inputs import FoundArrays, described_arrays, inputs_of, module_of_arrays
 from skdeploy.line.asked_task import Asked
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.written import tensor_spec
@@ -337,7 +337,11 @@ def _module(options: ExportOptions) -> ModuleSource:
         notes.append(f"no weights given: the module's own, as it builds them with torch's seed {options.seed}")
     module = ready(module)
     require_finite(module, record.file or options.model)
-    asked = None if options.card is None else options.applied(load_interface_card(options.card)[0]).input
+    card = None if options.card is None else load_interface_card(options.card)[0]
+    if card is not None and not card.takes_images:
+        spec, said = module_of_arrays(options, module, card)
+        return ModuleSource(spec, _digested(record, module), module, (*notes, *said), assumptions_of(spec))
+    asked = None if card is None else options.applied(card).input
     size = (asked.height, asked.width) if asked else options.image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
     _require_bounds("--imgsz", 1, size)
     channels, shapes = tried(module, (asked.channels,) if asked else (3, 1), size, options.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -154,10 +155,9 @@ def export_onnx(kind: type[nn.Module], path: Path, batch: int | None = None) -> 
     axes: dict[str, dict[int, str]] = {name: {0: "n"} for name in (*arrays, "out")} if batch is None else {}
     if kind is Speaker:
         axes.setdefault("features", {})[2] = "frames"
-    torch.onnx.export(
-        trained(kind), example, str(path), dynamo=False, opset_version=17, input_names=list(arrays), output_names=["out"],
-        dynamic_axes=axes,
-    )  # fmt: skip
+    named: dict[str, Any] = {"input_names": list(arrays), "output_names": ["out"], "dynamic_axes": axes}
+    with warnings.catch_warnings(action="ignore"):  # of the exporter that most people still call
+        torch.onnx.export(trained(kind), example, str(path), dynamo=False, opset_version=17, **named)
     return path
 
 
