@@ -133,4 +133,4 @@ def test_a_read_only_file_system_is_told_as_such(bundle: Path, images: Path) -> 
     assert found.returncode == 0, found.stderr
     assert NOT_KEPT in " ".join(found.stderr.split())
     assert "Read-only file system" in " ".join(found.stderr.split())
-    assert "fp16" in found.stdout
+    assert "FP16" in found.stdout

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from pydantic import JsonValue
 
 from skdeploy.bundle import contents
@@ -77,6 +76,7 @@ class TrainedInt8(Station[Int8Options, TrainedInt8Facts]):
         """How far the file is from itself without Q/DQ: the least over its outputs, over all images together."""
         import onnx_ir as ir
 
+        from skdeploy.backends.metrics import sqnr_db
         from skdeploy.backends.onnxruntime import OnnxRuntimeSession
         from skdeploy.images.feeds import batches_of
 
@@ -91,11 +91,10 @@ class TrainedInt8(Station[Int8Options, TrainedInt8Facts]):
             for feeds, count in batches_of(images.load(inputs.spec), inputs.spec, specs, BATCH):
                 expected = without.run(feeds)
                 for name, found in file.run(feeds).items():
-                    exact = expected[name][:count].astype(np.float64)
-                    signal[name] = signal.get(name, 0.0) + float(np.square(exact).sum())
-                    noise[name] = noise.get(name, 0.0) + float(np.square(found[:count] - exact).sum())
-        ratios = [signal[name] / max(noise[name], np.finfo(np.float64).tiny) for name in signal]
-        return float(10 * np.log10(max(min(ratios), np.finfo(np.float64).tiny)))
+                    exact = expected[name][:count].astype("float64")
+                    signal[name] = signal.get(name, 0.0) + float((exact**2).sum())
+                    noise[name] = noise.get(name, 0.0) + float(((found[:count] - exact) ** 2).sum())
+        return min(sqnr_db(signal[name], noise[name]) for name in signal)
 
     def notes(self, facts: TrainedInt8Facts) -> tuple[str, ...]:
         """The scales are the file's, and what they cost there."""
