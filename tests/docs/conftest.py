@@ -68,6 +68,18 @@ def embed():
     return made(24, lambda y, x: nn.functional.adaptive_avg_pool2d(y * y, 1).flatten(1))
 """
 
+DENOISER = """
+schema = 1
+name = "denoiser"
+summary = "Removes noise"
+task = "image-to-image"
+tolerance = {}
+network = { family = "module" }
+input = { channels = 3, height = 64, width = 64 }
+preprocess = { resize = 64, mean = [0.0, 0.0, 0.0], std = [1.0, 1.0, 1.0] }
+source = { paper = "none", url = "", licence = "MIT" }
+"""
+
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -156,6 +168,12 @@ def write_images(folder: Path) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pixels = tiny.noise(180, 180, 3, seed=100 * seed + 10 * index + number)
                 Image.fromarray(pixels).save(path)
+    for number in range(12):  # what should come out, and the same with noise
+        clean = tiny.noise(8, 8, 3, seed=number).repeat(8, axis=0).repeat(8, axis=1)
+        noisy = np.clip(clean + np.random.default_rng(number).normal(0, 12, clean.shape), 0, 255).astype(np.uint8)
+        for name, pixels in (("input", noisy), ("target", clean)):
+            (folder / "pairs" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / "pairs" / name / f"{number}.png")
     (folder / "labels.txt").write_text("\n".join(LABELS) + "\n", encoding="utf-8")
 
 
@@ -174,6 +192,9 @@ def write_checkpoints(folder: Path) -> None:
         torch.save(network.state_dict(), folder / name)
     (folder / "nets.py").write_text(NETS, encoding="utf-8")
     (folder / "theirs.py").write_text(THEIRS, encoding="utf-8")
+    (folder / "denoiser.toml").write_text(DENOISER, encoding="utf-8")
+    page = (ROOT / "docs/how-to/other-networks.md").read_text(encoding="utf-8")
+    (folder / "quality.py").write_text(page.partition("# quality.py\n")[2].partition("```")[0], encoding="utf-8")
 
     save_file(network.state_dict(), folder / "mine.safetensors")
     card = (folder / "my_card.toml").read_text(encoding="utf-8").replace('name = "my_card"', 'name = "mine"')

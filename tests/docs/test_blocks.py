@@ -29,6 +29,11 @@ PREPARED = {
         "skdeploy export weights/mynet.ckpt --fp16 --labels labels.txt --imgsz 160 --images eval --target onnx\n"
     ),
     "docs/how-to/cpp.md": "cp -r build/sknet-fashion-int8 build/mynet-int8\n",
+    "docs/how-to/other-networks.md": (
+        "skdeploy export sknet-fashion --int8 --int8-fallback fp32 --calib calibration/fashion --target onnx -o build/qat\n"
+        "mv build/qat/model.int8.onnx qat.onnx\n"
+        "skdeploy export theirs:denoise --card denoiser.toml --int8 --calib calib --target onnx\n"
+    ),
 }
 OF_NOTEBOOK = "docs/tutorials/notebook.md"  # test_notebook.py runs the notebook that it is made from
 
