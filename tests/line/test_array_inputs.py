@@ -14,7 +14,6 @@ import torch
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.precision import PRECISIONS
-from skdeploy.core.spec import Precision
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import Export, export
 from skdeploy.line.init_card import init_card
@@ -92,7 +91,7 @@ def test_every_kind_of_input_goes_through_every_precision(kind: str, of: str, pr
     done = exported(KINDS[kind], tmp_path, precision, of=of)
     assert done.parity.verdict == "pass"
     deployed(done, "model.onnx", KINDS[kind])
-    assert done.bundle.manifest.precision == Precision(PRECISIONS[precision])
+    assert done.bundle.manifest.precision == PRECISIONS[precision]
 
 
 def test_without_a_card_the_inputs_and_the_assumed_sizes_are_said(tmp_path: Path) -> None:

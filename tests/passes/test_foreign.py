@@ -145,7 +145,6 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "text": (small([FLATTEN], dtype=TensorProto.STRING), UsageError, r"x is string\['n', 3, 4, 4\], but float32, int64"),
     "float16": (small([FLATTEN], dtype=TensorProto.FLOAT16), UsageError, r"x is float16\['n', 3, 4, 4\], but float32"),
     "a number": (small([RELU], shape=()), UsageError, r"float\[\], of rank 0; skdeploy takes 1 to 8 dimensions"),
-    "channels last": (small([FLATTEN], shape=("n", 8, 8, 3)), UsageError, r"channels last, but \(N, C, H, W\)"),
     "integer output": (
         model_of(
             [helper.make_node("ArgMax", ["x"], ["y"], axis=1)],
