@@ -35,12 +35,12 @@ def test_each_network_gets_its_own_crop_type_and_batch(images: NDArray[np.uint8]
     reader = Reader([opened(CARD, INPUT), opened(LARGE, INPUT), opened(LARGE, RAW)], Dataset("d", pixels=images), 4)
     first, second = list(reader.batches(0))
     assert (first.start, first.stop, second.start, second.stop) == (0, 4, 4, 7)
-    ((small, count),) = first.feeds[crop_kind(CARD), INPUT]
+    ((small, count),) = first.feeds[crop_kind(CARD), (INPUT,)]
     assert count == 4
     np.testing.assert_array_equal(small["input"], normalise(images[:4, 2:34, 2:34], CARD.preprocess))
-    ((large, _),) = first.feeds[crop_kind(LARGE), INPUT]
+    ((large, _),) = first.feeds[crop_kind(LARGE), (INPUT,)]
     assert large["input"].shape == (4, 3, 36, 36)
-    raw = second.feeds[crop_kind(LARGE), RAW]  # of fixed batch: three images are one batch and a filled one
+    raw = second.feeds[crop_kind(LARGE), (RAW,)]  # of fixed batch: three images are one batch and a filled one
     assert [count for _, count in raw] == [2, 1]
     np.testing.assert_array_equal(raw[1][0]["input"], images[[6, 6]])
 
@@ -61,7 +61,7 @@ def test_an_image_that_one_network_cannot_have_is_left_out_for_all(
     assert batch.rows == [0, 2, 4, 5, 6]
     assert [image.name for image in batch.unreadable] == ["images[1]", "images[3]"]
     for spec in (CARD, LARGE):
-        ((feed, count),) = batch.feeds[crop_kind(spec), INPUT]
+        ((feed, count),) = batch.feeds[crop_kind(spec), (INPUT,)]
         assert (count, len(feed["input"])) == (5, 5)
 
 
