@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import UsageError, WeightsError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.zoo.outputs import named_tensors
@@ -172,3 +174,13 @@ def _outputs(module: nn.Module, channels: int, size: tuple[int, int]) -> object:
     except (Exception, SystemExit) as error:  # the user's own code
         raise UsageError(f"on {channels} x {size[0]} x {size[1]}: {type(error).__name__}: {error}") from error
     return outputs
+
+
+def digested(record: WeightsRecord, module: nn.Module) -> WeightsRecord:
+    """The digest of the weights that the module has, wherever they came from."""
+    if record.source == "checkpoint":
+        return record
+    digest = hashlib.sha256()
+    for key, tensor in module.state_dict().items():
+        digest.update(key.encode() + tensor.cpu().numpy().tobytes())
+    return record.model_copy(update={"sha256": digest.hexdigest()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,6 +13,7 @@ from skdeploy.checkpoints.own_module import (
     Shapes,
     build_module,
     classes_of,
+    digested,
     load_checkpoint,
     ready,
     require_batch,
@@ -340,7 +340,7 @@ def _module(options: ExportOptions) -> ModuleSource:
     card = None if options.card is None else load_interface_card(options.card)[0]
     if card is not None and not card.takes_images:
         spec, said = module_of_arrays(options, module, card)
-        return ModuleSource(spec, _digested(record, module), module, (*notes, *said), assumptions_of(spec))
+        return ModuleSource(spec, digested(record, module), module, (*notes, *said), assumptions_of(spec))
     asked = None if card is None else options.applied(card).input
     size = (asked.height, asked.width) if asked else options.image_size or (DEFAULT_SIZE, DEFAULT_SIZE)
     _require_bounds("--imgsz", 1, size)
@@ -367,7 +367,7 @@ def _module(options: ExportOptions) -> ModuleSource:
     spec = _described(options, name, found)
     notes += said
     spec = options.applied(spec)
-    return ModuleSource(spec, _digested(record, module), module, tuple(notes), assumptions_of(spec))
+    return ModuleSource(spec, digested(record, module), module, tuple(notes), assumptions_of(spec))
 
 
 def _outputs_of(
@@ -391,13 +391,3 @@ def _outputs_of(
         )
         for name, shape in given.items()
     )
-
-
-def _digested(record: WeightsRecord, module: nn.Module) -> WeightsRecord:
-    """The digest of the weights that the module has, wherever they came from."""
-    if record.source == "checkpoint":
-        return record
-    digest = hashlib.sha256()
-    for key, tensor in module.state_dict().items():
-        digest.update(key.encode() + tensor.cpu().numpy().tobytes())
-    return record.model_copy(update={"sha256": digest.hexdigest()})
