@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,38 @@ def mask():
 
 def embed():
     return made(24, lambda y, x: nn.functional.adaptive_avg_pool2d(y * y, 1).flatten(1))
+
+class Speaker(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.near, self.far = nn.Conv1d(80, 16, 3, padding=1), nn.Conv1d(80, 16, 7, padding=3)
+        self.choose, self.end = nn.Linear(16, 32), nn.Linear(16, 24)
+
+    def forward(self, features):
+        near, far = self.near(features).relu(), self.far(features).relu()
+        weights = self.choose((near + far).mean(2)).unflatten(1, (2, 16)).softmax(1).unsqueeze(3)
+        return self.end((near * weights[:, 0] + far * weights[:, 1]).mean(2))
+
+def speaker():
+    torch.manual_seed(0)
+    return Speaker().eval()
+"""
+
+SPEAKER = """
+schema = 1
+name = "speaker"
+summary = "A vector for each voice"
+task = "features"
+tolerance = {}
+network = { family = "module" }
+source = { paper = "none", url = "", licence = "MIT" }
+
+[[inputs]]
+name = "features"
+shape = [80, "frames"]
+
+[sizes.frames]
+usual = 200
 """
 
 DENOISER = """
@@ -193,6 +226,7 @@ def write_checkpoints(folder: Path) -> None:
     (folder / "nets.py").write_text(NETS, encoding="utf-8")
     (folder / "theirs.py").write_text(THEIRS, encoding="utf-8")
     (folder / "denoiser.toml").write_text(DENOISER, encoding="utf-8")
+    write_speaker(folder)
     page = (ROOT / "docs/how-to/other-networks.md").read_text(encoding="utf-8")
     (folder / "quality.py").write_text(page.partition("# quality.py\n")[2].partition("```")[0], encoding="utf-8")
 
@@ -205,6 +239,27 @@ def write_checkpoints(folder: Path) -> None:
     x = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 4 - 2
     with torch.inference_mode():
         np.savez(folder / "golden.npz", input=x.numpy(), logits=network(x).numpy())
+
+
+def write_speaker(folder: Path) -> None:
+    """A network of speech, its card, and samples."""
+    (folder / "speaker.toml").write_text(SPEAKER, encoding="utf-8")
+    theirs: dict[str, Any] = {}
+    exec(THEIRS, theirs)
+    names = {"input_names": ["features"], "output_names": ["embedding"]}
+    free = {"features": {0: "batch", 2: "frames"}, "embedding": {0: "batch"}}
+    torch.onnx.export(
+        theirs["speaker"](),
+        (torch.zeros(2, 80, 64),),
+        folder / "speaker.onnx",
+        dynamo=False,
+        dynamic_axes=free,
+        **names,
+    )
+    (folder / "samples").mkdir()
+    for number in range(12):
+        features = np.random.default_rng(number).standard_normal((80, 208), np.float32)
+        np.savez(folder / "samples" / f"{number}.npz", features=features)
 
 
 def sort_evaluation_images(folder: Path) -> None:
