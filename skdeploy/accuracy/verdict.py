@@ -26,6 +26,7 @@ from skdeploy.accuracy.statistics import Decision
 from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import GraphFacts
+from skdeploy.core.architecture import ModuleSpec
 from skdeploy.core.spec import Precision
 from skdeploy.parity.reference import TORCH_REFERENCE
 from skdeploy.parity.report import Comparison, ParityReport
@@ -217,7 +218,8 @@ def _qualified(facts: Facts, before: str) -> str:
         listed = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
         said.append(f"as this network: {listed} assumed")
     if facts.manifest.weights.source == "random":
-        said.append("untrained: the weights are random")
+        of_module = isinstance(facts.manifest.model.network, ModuleSpec)
+        said.append("with the weights that its code builds" if of_module else "untrained: the weights are random")
     if facts.ranges is not None and facts.ranges.data.random:
         said.append("fit for timing only: INT8 is calibrated on noise")
     return before + "; ".join(said) if said else ""
@@ -235,6 +237,8 @@ def _points(facts: Facts) -> list[Point]:
     manifest = facts.manifest
     if manifest.weights.source == "random":
         text = f"random, seed {manifest.weights.seed}: the network is untrained, so only its arithmetic is shown"
+        if isinstance(manifest.model.network, ModuleSpec):
+            text = f"those that the module's code builds, with torch's seed {manifest.weights.seed}; no file was given"
         points.append(Point("warn", "Weights", text))
     points += [Point("warn", "Assumed", f"{a.text} (from {a.source})") for a in manifest.assumptions]
     if facts.ranges is not None and facts.ranges.data.random:

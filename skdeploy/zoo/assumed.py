@@ -15,10 +15,11 @@ Settled = Literal["architecture", "size", "preprocessing"]
 # Of torchvision and timm, by the number of channels: those of RGB are published, gray's is their mean.
 IMAGENET_MEAN: Final = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 IMAGENET_STD: Final = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
-CONFIRM: Final = (
+CORRECT: Final = (
     "write the true values into a card (`skdeploy init MODEL` makes one; or correct [assumed] in the card) and export with "
-    "--card; or confirm these with --assume-imagenet"
+    "--card"
 )
+CONFIRM: Final = f"{CORRECT}; or confirm these with --assume-imagenet"
 COMMENT: Final = (
     "# skdeploy filled in these values: the weights do not show them. Correct a value above, and it no longer "
     "counts as\n# assumed. Delete the line of a value that is right, or the whole table once you have checked "
@@ -83,9 +84,7 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
             f"--assume-imagenet is not needed: the preprocessing of {subject} is known from a card or from you",
             advice="leave the option out",
         )
-    known = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    other = [name for name in known if name in holds and prepared[name] != known[name][spec.input.channels]]
-    if other:
+    if other := _unlike_imagenet(spec):
         shown = " and ".join(f"{name} {_numbers(prepared[name])}" for name in other)
         raise UsageError(
             f"--assume-imagenet does not fit {subject}: its assumed {shown} (from {assumed.source}) is not ImageNet's",
@@ -95,14 +94,22 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
     return spec.model_copy(update={"assumed": spec.assumed.model_copy(update={"preprocessing": None})})
 
 
+def _unlike_imagenet(spec: ModelSpec) -> list[str]:
+    """Those of mean and std that are assumed, and not ImageNet's for that number of channels."""
+    assumed, prepared = spec.assumed.preprocessing, _prepared(spec)
+    known = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    holds = set() if assumed is None else _holding(assumed, prepared)
+    return [name for name in known if name in holds and prepared[name] != known[name].get(spec.input.channels)]
+
+
 def require_preprocessing(
-    subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False, *, advice: str = CONFIRM
+    subjects: Mapping[str, ModelSpec], assume_imagenet: bool = False, *, advice: str = ""
 ) -> tuple[str, ...]:
     """Return warnings for accuracy that is measured with unconfirmed preprocessing.
 
     ``subjects``: each network that is run, by the name that the user gave. One confirmation serves all of them. A checkpoint
     of a known family is measured with the preprocessing that its family is trained with, and a warning says so. Nothing is
-    known of an ONNX file or a module: raises UsageError with ``advice``, and as ``confirmed``.
+    known of an ONNX file or a module: raises UsageError, and as ``confirmed``. ``advice`` is said in place of its own.
     """
     assuming = {
         subject: "; ".join(texts)
@@ -116,7 +123,8 @@ def require_preprocessing(
     unknown = [subject for subject in assuming if not isinstance(subjects[subject].network, DescribedSpec)]
     if unknown:
         said = ". ".join(f"Assumed for {subject}: {assuming[subject]}" for subject in unknown)
-        raise UsageError(f"accuracy needs confirmed preprocessing. {said}", advice=advice)
+        own = CORRECT if any(_unlike_imagenet(subjects[subject]) for subject in unknown) else CONFIRM
+        raise UsageError(f"accuracy needs confirmed preprocessing. {said}", advice=advice or own)
     return tuple(
         f"accuracy of {subject} is measured with assumed preprocessing: {texts}. If the FP32 accuracy is not what you "
         "measured in training, correct the card and export again from it"

@@ -17,6 +17,7 @@ from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.cli.console import bundle_json, print_bundle, write_json
 from skdeploy.cli.evaluate import finish
 from skdeploy.cli.verify import write_files
+from skdeploy.core.architecture import ModuleSpec
 from skdeploy.core.errors import AccuracyError, ParityError
 from skdeploy.core.spec import Assumption
 from skdeploy.inspect.inspection import inspect_bundle
@@ -198,6 +199,9 @@ def test_a_verdict_says_that_the_network_is_untrained_and_what_it_was_compared_w
     weights = bundle.manifest.weights.model_copy(update={"source": "random", "seed": 0})
     bundle.save(bundle.manifest.model_copy(update={"weights": weights}))
     assert verdict(bundle).text == "verified against golden.npz, untrained: the weights are random"
+    own = bundle.manifest.model.model_copy(update={"network": ModuleSpec(classes=5)})
+    bundle.save(bundle.manifest.model_copy(update={"model": own}))
+    assert verdict(bundle).text == "verified against golden.npz, with the weights that its code builds"
 
 
 def test_a_verdict_says_that_int8_was_calibrated_on_noise(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from skdeploy.core.architecture import GraphSpec
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Assumed, AssumedArchitecture, ModelSpec
 from skdeploy.line.options import ExportOptions
@@ -114,6 +115,25 @@ def test_only_what_is_imagenets_is_confirmed_as_such(key: str) -> None:
     for refuse in (lambda: confirmed(changed, True, "net"), lambda: require_preprocessing({"net": changed}, True)):
         with pytest.raises(UsageError, match=f"its assumed {key} 0.5 0.5 0.5 \\(from a layout\\) is not ImageNet's"):
             refuse()
+
+
+@pytest.mark.parametrize(("mean", "channels", "offered"), [(None, 3, True), (0.0, 3, False), (0.5, 18, False)])
+def test_the_advice_offers_imagenet_only_where_it_would_be_taken(
+    mean: float | None, channels: int, offered: bool
+) -> None:
+    spec = filled_in()
+    size = spec.input.model_copy(update={"channels": channels})
+    prepared = spec.preprocess
+    if mean is not None:
+        prepared = prepared.model_copy(update={"mean": (mean,) * channels, "std": (1.0,) * channels})
+    spec = spec.model_copy(update={"network": GraphSpec(classes=5), "input": size, "preprocess": prepared})
+    spec = spec.model_copy(update={"assumed": Assumed(preprocessing=preprocessing_of(spec, "somebody"))})
+    with pytest.raises(UsageError) as error:
+        require_preprocessing({"net": spec})
+    assert ("--assume-imagenet" in (error.value.advice or "")) is offered
+    if not offered:
+        with pytest.raises(UsageError, match="is not ImageNet's"):
+            confirmed(spec, True, "net")
 
 
 def test_what_a_person_has_corrected_needs_no_confirmation() -> None:
