@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 
+from skdeploy.core.errors import UsageError
 from skdeploy.core.panel import Panel
 
 BundleFolder = Annotated[Path, typer.Argument(help="Folder that `skdeploy export` made.")]
@@ -28,9 +30,14 @@ LogFile = Annotated[
         rich_help_panel=Panel.OUTPUT,
     ),
 ]
+IMAGE_SIZE: Final = "N|HxW"  # what --imgsz takes, as help shows it
 Imgsz = Annotated[
-    int | None,
-    typer.Option(help="Input height and width in pixels.  [default: the card's]", rich_help_panel=Panel.INPUT),
+    str | None,
+    typer.Option(
+        metavar=IMAGE_SIZE,
+        help="Input size in pixels: both sides, or height x width, such as 480x640.  [default: the card's]",
+        rich_help_panel=Panel.INPUT,
+    ),
 ]
 Junit = Annotated[
     Path | None, typer.Option(help="Write the checks as JUnit XML to this file.", rich_help_panel=Panel.OUTPUT)
@@ -72,3 +79,21 @@ AssumeImagenet = Annotated[
         rich_help_panel=Panel.INPUT,
     ),
 ]
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width of ``--imgsz``. Raises UsageError."""
+    if text is None:
+        return None
+    height, cross, width = text.lower().partition("x")
+    sides = (height, width if cross else height)
+    if not all(re.fullmatch(r"-?\d{1,9}", side) for side in sides):
+        raise UsageError(
+            f"--imgsz {text}: this is not a size", advice="give both sides as one number, or HEIGHTxWIDTH: 480x640"
+        )
+    size = int(sides[0]), int(sides[1])
+    if min(size) < 1:
+        raise UsageError(
+            f"--imgsz {text}: an image has at least 1 pixel", advice="give the size that the network takes"
+        )
+    return size

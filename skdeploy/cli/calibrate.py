@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skdeploy.cli.arguments import Imgsz, Json
+from skdeploy.cli.arguments import Imgsz, Json, image_size
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.core.panel import Panel
 from skdeploy.line.calibration import CalibrationOptions
@@ -48,7 +48,7 @@ def _calibrate(
     options = ExportOptions(
         model,
         **source,
-        image_size=None if imgsz is None else (imgsz, imgsz),
+        image_size=image_size(imgsz),
     )
     name = Path(model).stem if Path(model).exists() else model.replace("/", "-").replace(":", "-")
     path = output or Path(f"{name}.ranges.json")

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from skdeploy.cli.arguments import IMAGE_SIZE
 from skdeploy.core.errors import UsageError
 
 OWN: Final = "skdeploy.toml"
@@ -110,6 +111,8 @@ def _checked(place: str, value: Any, parameter: Any) -> Any:
 def _one(place: str, value: Any, parameter: Any) -> Any:
     choices = parameter.type_descriptor.choices
     kind = _kind(parameter)
+    if parameter.metavar == IMAGE_SIZE and type(value) is int:
+        value = str(value)
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits:
         raise UsageError(f"{place}: {value!r} is not {KINDS[kind]}", advice=f"give {KINDS[kind]}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from skdeploy.cli.arguments import Imgsz, Json, MaxBatch, MinBatch, OptBatch
+from skdeploy.cli.arguments import Imgsz, Json, MaxBatch, MinBatch, OptBatch, image_size
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.core.options import StationOptions
 from skdeploy.core.panel import Panel
@@ -77,7 +77,7 @@ def _export(
         rewrites=rewrites,
         profile=batch_profile(min_batch, opt_batch, max_batch),
         workspace_bytes=gibibytes("--workspace", workspace),
-        image_size=None if imgsz is None else (imgsz, imgsz),
+        image_size=image_size(imgsz),
     )
     with ConsoleProgress() as progress:
         result = run_line(asked, progress)

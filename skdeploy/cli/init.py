@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from skdeploy.cli.arguments import IMAGE_SIZE, image_size
 from skdeploy.core.panel import Panel
 
 
@@ -19,7 +20,10 @@ def init(
         ),
     ] = None,
     imgsz: Annotated[
-        int | None, typer.Option(help="Input height and width of a module, in pixels.  [default: 224]")
+        str | None,
+        typer.Option(
+            metavar=IMAGE_SIZE, help="Input size of a module in pixels: a side, or height x width.  [default: 224]"
+        ),
     ] = None,
 ) -> None:
     """Write a card for an ONNX file or a module, for you to complete. Overwrites no file.
@@ -31,7 +35,7 @@ def init(
     from skdeploy.line.init_card import init_card
     from skdeploy.report.terminal import Terminal
 
-    path, spec = init_card(model, output, None if imgsz is None else (imgsz, imgsz))
+    path, spec = init_card(model, output, image_size(imgsz))
     terminal = Terminal()
     gives = f"task {spec.task}" if spec.outputs else f"{spec.network.classes} classes"
     if spec.image is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skdeploy.cli.arguments import Json
+from skdeploy.cli.arguments import IMAGE_SIZE, Json, image_size
 from skdeploy.core.significant import significant
 
 LAYERS = ("layer", "what", "type", "limit", ">floor ms", ">M MACs", ">padded", ">MB moved", ">MACs/B", ">nodes")
@@ -31,7 +31,8 @@ def plan(
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Batch size.  [default: the graph's fixed batch, else 1]")] = None,
     imgsz: Annotated[
-        int | None, typer.Option(min=1, help="Height and width in pixels, for a graph of dynamic size.")
+        str | None,
+        typer.Option(metavar=IMAGE_SIZE, help="Both sides in pixels, or height x width, for a graph of dynamic size."),
     ] = None,
     top: Annotated[int, typer.Option(help="Show this many of the slowest layers.")] = 5,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer.")] = False,
@@ -49,7 +50,7 @@ def plan(
     from skdeploy.planning.report import plan as run
     from skdeploy.report.terminal import Terminal
 
-    size = (imgsz, imgsz) if imgsz is not None else None
+    size = image_size(imgsz)
     report = run(path, device or (), batch=batch, size=size, top=top)
     if json:
         write_json(report)
