@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -248,14 +249,15 @@ def write_speaker(folder: Path) -> None:
     exec(THEIRS, theirs)
     names = {"input_names": ["features"], "output_names": ["embedding"]}
     free = {"features": {0: "batch", 2: "frames"}, "embedding": {0: "batch"}}
-    torch.onnx.export(
-        theirs["speaker"](),
-        (torch.zeros(2, 80, 64),),
-        folder / "speaker.onnx",
-        dynamo=False,
-        dynamic_axes=free,
-        **names,
-    )
+    with warnings.catch_warnings(action="ignore"):  # torch says that this exporter is the old one
+        torch.onnx.export(
+            theirs["speaker"](),
+            (torch.zeros(2, 80, 64),),
+            folder / "speaker.onnx",
+            dynamo=False,
+            dynamic_axes=free,
+            **names,
+        )
     (folder / "samples").mkdir()
     for number in range(12):
         features = np.random.default_rng(number).standard_normal((80, 208), np.float32)
