@@ -30,7 +30,7 @@ def nodes(graph: ir.Model) -> list[tuple[str, str | None, list[str]]]:
     ]
 
 
-@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("batch", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_graph_is_the_one_that_torchs_decompositions_give(
     tiny_spec: TinySpec, batch: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

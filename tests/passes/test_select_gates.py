@@ -25,7 +25,10 @@ SHAPE = (12, 10)
 
 @pytest.mark.parametrize(
     ("exporter", "opset"),
-    [("torchscript", 13), ("torchscript", 20), pytest.param("dynamo", 18, marks=pytest.mark.slow)],
+    [
+        ("torchscript", 20),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in (("torchscript", 13), ("dynamo", 18))),
+    ],
 )
 def test_every_gate_of_the_same_function_is_rewritten(exporter: str, opset: int, tmp_path: Path) -> None:
     network = live(Classifier(*SAME.values()))

@@ -100,8 +100,14 @@ def test_a_fixed_batch_is_in_the_interface(tiny: ModelSpec, exporter: str, batch
     assert error(graph, tiny, images(batch)) < FLOAT32_ERROR
 
 
-@BOTH
-@pytest.mark.parametrize("branches", [2, 3])
+@pytest.mark.parametrize(
+    ("exporter", "branches"),
+    [
+        ("dynamo", 2),
+        ("torchscript", 3),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("dynamo", 3), ("torchscript", 2))),
+    ],
+)
 def test_a_dynamic_size_takes_odd_and_even_sizes(tiny_spec: TinySpec, exporter: str, branches: int) -> None:
     spec = card(tiny_spec(branches))
     graph = traced(spec, TraceOptions(exporter=exporter, **EVERYTHING))
