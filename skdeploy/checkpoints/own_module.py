@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import UsageError, WeightsError
-from skdeploy.core.spec import ModelSpec
+from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.zoo.outputs import named_tensors
 
 if TYPE_CHECKING:
@@ -184,3 +184,21 @@ def digested(record: WeightsRecord, module: nn.Module) -> WeightsRecord:
     for key, tensor in module.state_dict().items():
         digest.update(key.encode() + tensor.cpu().numpy().tobytes())
     return record.model_copy(update={"sha256": digest.hexdigest()})
+
+
+def outputs_of(given: Shapes, other: Shapes) -> tuple[TensorSpec, ...]:
+    """The outputs of a module from the shapes that two sizes of input gave: what differs between them is free."""
+    return tuple(
+        TensorSpec(
+            name=name,
+            dtype="float32",
+            shape=(
+                "batch",
+                *(
+                    one if one == two else f"{name}_{axis}"
+                    for axis, (one, two) in enumerate(zip(shape[1:], other[name][1:], strict=True), 1)
+                ),
+            ),
+        )
+        for name, shape in given.items()
+    )

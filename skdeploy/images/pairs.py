@@ -211,7 +211,7 @@ def _of_archive(source: Path, spec: ModelSpec) -> PairedData:
     if missing:
         needed = ", ".join((*names, TARGETS_KEY))
         raise UsageError(f"{source} has no array named {missing[0]!r}; it needs {needed}", advice=LAYOUT)
-    assert isinstance(content, dict)
+    assert isinstance(content, dict)  # an array misses both names, above
     inputs, targets = open_dataset(source, spec=spec), content[TARGETS_KEY]
     if targets.ndim < 1 or len(targets) != len(inputs):
         count = len(targets) if targets.ndim else 0

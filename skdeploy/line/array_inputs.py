@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from skdeploy.checkpoints.own_module import Shapes, classes_of, require_batch, tried_arrays
+from skdeploy.checkpoints.own_module import Shapes, classes_of, outputs_of, require_batch, tried_arrays
 from skdeploy.core.architecture import GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.interface import ArrayInput, Dtype, DynamicSize
@@ -95,17 +95,4 @@ def _outputs(module: nn.Module, card: ModelSpec, factory: str, given: Shapes) ->
     """The outputs; those of larger inputs show which of their sizes are free."""
     larger = {name: size.usual + size.multiple for name, size in card.sizes.items()}
     other = tried_arrays(module, card.with_usual(larger), factory) if larger else given
-    return tuple(
-        TensorSpec(
-            name=name,
-            dtype="float32",
-            shape=(
-                "batch",
-                *(
-                    one if one == two else f"{name}_{axis}"
-                    for axis, (one, two) in enumerate(zip(shape[1:], other[name][1:], strict=True), 1)
-                ),
-            ),
-        )
-        for name, shape in given.items()
-    )
+    return outputs_of(given, other)

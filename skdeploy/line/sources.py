@@ -15,6 +15,7 @@ from skdeploy.checkpoints.own_module import (
     classes_of,
     digested,
     load_checkpoint,
+    outputs_of,
     ready,
     require_batch,
     require_finite,
@@ -377,17 +378,4 @@ def _outputs_of(
     other = given
     if options.trace.dynamic_size:
         other = tried(module, (channels,), (2 * size[0], 2 * size[1]), options.model)[1][channels]
-    return tuple(
-        TensorSpec(
-            name=name,
-            dtype="float32",
-            shape=(
-                "batch",
-                *(
-                    one if one == two else f"{name}_{axis}"
-                    for axis, (one, two) in enumerate(zip(shape[1:], other[name][1:], strict=True), 1)
-                ),
-            ),
-        )
-        for name, shape in given.items()
-    )
+    return outputs_of(given, other)
