@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import Field, ValidationError
 
 from skdeploy.core.errors import UsageError, first_problem
-from skdeploy.core.files import write_text
+from skdeploy.core.files import read_file, write_text
 from skdeploy.core.spec import Frozen
 from skdeploy.core.version import __version__
 
@@ -102,9 +102,7 @@ def read_baseline(path: Path) -> Baseline:
     """A committed baseline. Raises UsageError: not there, or not what ``write_baseline`` writes."""
     advice = "`skdeploy evaluate --save-baseline FILE` writes one"
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes: too large for a baseline", advice=advice)
-        return Baseline.model_validate_json(path.read_bytes())
+        return Baseline.model_validate_json(read_file(path, MAX_BYTES))
     except OSError as error:
         raise UsageError(f"cannot read the baseline {path}: {error.strerror}", advice=advice) from error
     except ValidationError as error:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from skdeploy.backends.base import Array
 from skdeploy.blame.layers import decibels
 from skdeploy.core.errors import UsageError
+from skdeploy.core.files import open_file
 from skdeploy.core.spec import ModelSpec, Preprocess
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.images.numpy_file import READING
@@ -48,7 +49,8 @@ def read_fed(path: Path, images: int, spec: ModelSpec) -> Inputs:
     """An .npy of network inputs, float32 (N, C, H, W). Raises UsageError: not readable, or of another type or shape."""
     advice = "save what your code feeds for the same images, in the same order: numpy.save(FILE, inputs)"
     try:
-        array = np.load(path, allow_pickle=False)
+        with open_file(path) as file:
+            array = np.load(file, allow_pickle=False)
     except READING as error:
         raise UsageError(f"cannot read {path} as .npy: {error}", advice=advice) from error
     wanted = (images, *spec.input.shape)

@@ -16,7 +16,7 @@ from skdeploy.bundle.artifact import Artifact, Provenance, recipe_key, tool_vers
 from skdeploy.bundle.manifest import Manifest, read_manifest
 from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError, first_problem
-from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, write_error, write_text, written_whole
+from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, read_file, write_error, write_text, written_whole
 from skdeploy.core.spec import Assumption, Frozen, ModelSpec, Precision
 
 MANIFEST = "manifest.json"
@@ -153,15 +153,13 @@ class Bundle:
     def write_record(self, name: str, record: Frozen) -> Path:
         """Write a JSON file that is not an artifact, whole or not at all. Raises UsageError or IntegrityError."""
         path = self.folder / name
+        self._inside(path.parent)
         write_text(path, record.model_dump_json(by_alias=True, indent=2) + "\n")
         return path
 
     def read_record(self, path: Path) -> bytes:
         """Read what ``write_record`` wrote. Raises IntegrityError for a link out of the bundle or a huge file, and OSError."""
-        size = self._inside(path).stat().st_size
-        if size > MAX_RECORD_BYTES:
-            raise IntegrityError(f"{path} has {size} bytes: too large for a record", advice="remove it")
-        return path.read_bytes()
+        return read_file(self._inside(path), MAX_RECORD_BYTES)
 
     def adopt(self, spec: ModelSpec, notes: tuple[str, ...], assumptions: tuple[Assumption, ...] = ()) -> None:
         """Take the spec that the weights turned out to fit, what was said of them, and what was assumed besides.
@@ -206,7 +204,7 @@ def load_bundle(folder: Path) -> Bundle:
     """Opens a bundle for reading. Raises UsageError if there is none, IntegrityError if its manifest is broken."""
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, MAX_RECORD_BYTES).decode()
     except (FileNotFoundError, NotADirectoryError) as error:
         lacking = "there is no such folder"
         if folder.exists():

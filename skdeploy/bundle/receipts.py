@@ -166,7 +166,9 @@ def slug(name: str) -> str:
 def _read(bundle: Bundle, path: Path) -> Receipt:
     try:
         content = json.loads(bundle.read_record(path), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(content, dict):
         raise _unreadable(path, "it is not a JSON object")

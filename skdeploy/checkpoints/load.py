@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import IntegrityError, WeightsError
-from skdeploy.core.files import digest_file
+from skdeploy.core.files import digest_file, what_instead
 from skdeploy.core.packages import EXTRAS, require
 from skdeploy.core.spec import ModelSpec
 
@@ -103,9 +102,9 @@ def _check_is_file(path: Path) -> None:
         raise WeightsError(
             f"no weights at {path}: {error.strerror}", advice="give a .safetensors or PyTorch checkpoint file"
         ) from error
-    if not stat.S_ISREG(mode):
+    if kind := what_instead(mode):
         raise WeightsError(
-            f"the weights {path} are a {'folder' if stat.S_ISDIR(mode) else 'device'}, not a file",
+            f"the weights {path} are {kind}",
             advice="give a .safetensors or PyTorch checkpoint file",
         )
 

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 from skdeploy.cli.arguments import IMAGE_SIZE
 from skdeploy.core.errors import UsageError
+from skdeploy.core.files import read_file
 
 OWN: Final = "skdeploy.toml"
 PROJECT: Final = "pyproject.toml"
+MAX_BYTES: Final = 1 << 20  # a few lines
 CODE: Final = ("metric",)  # options that name code to run: a folder that somebody else made must not choose it
 KINDS: Final = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -27,7 +29,7 @@ def read_tables(folder: Path, verbs: Collection[str]) -> tuple[str, Mapping[str,
     for name in (OWN, PROJECT):
         path = folder / name
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(read_file(path, MAX_BYTES).decode())
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:

@@ -6,8 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,56 @@ from typing import Any
 from skdeploy.core.errors import IntegrityError, UsageError
 
 PARTIAL_SUFFIX = ".partial"
+KINDS = (
+    (stat.S_ISFIFO, "a pipe, not a file"),
+    (stat.S_ISDIR, "a folder, not a file"),
+    (stat.S_ISCHR, "a device, not a file"),
+    (stat.S_ISBLK, "a device, not a file"),
+    (stat.S_ISSOCK, "a socket, not a file"),
+)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 _UNWRITABLE_ADVICE = "check its permissions, or give another path"
+
+
+def open_file(path: Path, at_most: int | None = None) -> BufferedReader:
+    """A file to read. Raises OSError, whose ``strerror`` says why: not there, not readable, a pipe, which may never end, or
+    another thing that is no file, or more than ``at_most`` bytes.
+    """
+    try:
+        number = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        )  # the open itself would wait for a pipe's writer
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "a file name cannot hold the character NUL", str(path)) from error
+    try:
+        found = os.fstat(number)
+        if kind := what_instead(found.st_mode):
+            raise OSError(errno.EINVAL, f"it is {kind}", str(path))
+        if at_most is not None and found.st_size > at_most:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes; at most {at_most:,} are read", str(path))
+    except OSError:
+        os.close(number)
+        raise
+    return os.fdopen(number, "rb")
+
+
+def what_instead(mode: int) -> str:
+    """What is there, by its ``st_mode``, where a file should be; empty for a file."""
+    if stat.S_ISREG(mode):
+        return ""
+    return next((words for is_kind, words in KINDS if is_kind(mode)), "not a file")
+
+
+def read_file(path: Path, at_most: int | None = None) -> bytes:
+    """The bytes of a file. Raises OSError as ``open_file``."""
+    with open_file(path, at_most) as file:
+        return file.read()
 
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file, streamed. Raises IntegrityError if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise IntegrityError(
@@ -74,11 +119,16 @@ def _partial_in_place(path: Path, undo: ExitStack) -> Path:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if path.exists() and not path.is_file():  # renaming would put a file in place of /dev/null
         raise UsageError(f"cannot write {path}: it is a device or a pipe, not a file", advice="give a file name")
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-    partial.touch()
+    partial = path.with_name(partial_name(path.name))
+    partial.touch(exist_ok=False)
     partial.unlink()
     undo.callback(_remove, partial)
     return partial
+
+
+def partial_name(name: str) -> str:
+    """A name for what will be ``name`` once it is whole. No other process has it: a process id is 1 in every container."""
+    return f".{name}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}"
 
 
 def _missing_folders(folder: Path) -> list[Path]:

@@ -14,9 +14,10 @@ from typing import Final, Literal
 from pydantic import Field, ValidationError
 
 from skdeploy.core.errors import EngineError, IntegrityError, UsageError
-from skdeploy.core.files import written_whole
+from skdeploy.core.files import read_file, written_whole
 from skdeploy.core.spec import Frozen
 
+MAX_BYTES: Final = 1 << 30  # TensorRT's have some hundred kilobytes a network
 MAX_HEADER_BYTES: Final = 4096  # a header has a few hundred
 _ELSEWHERE: Final = "give --timing-cache another file; it is made if it does not exist"
 
@@ -54,7 +55,7 @@ def read_timing_cache(path: Path, device: TimingDevice) -> bytes:
     """
     require_writable(path)
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_BYTES)
     except FileNotFoundError:
         return b""
     except OSError as error:

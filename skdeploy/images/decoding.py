@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.files import open_file
 from skdeploy.core.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 Pixels = NDArray[Any]
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")  # torchvision's
+
+FORMATS: Final = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
+"""Pillow's names of what is decoded, whatever a file is called: of its other formats, EPS runs Ghostscript."""
+MAX_FILE_BYTES: Final = 1 << 30  # a TIFF of 300 megapixels, from where on Pillow takes any image for a bomb
 
 GREY_OR_RGB: Final = (1, 3)  # channels of what image files hold
 
@@ -65,6 +72,15 @@ class Crop:
     orientation: int = 1
 
 
+@contextmanager
+def open_image(file: Path) -> Iterator[Image.Image]:
+    """The image in a file of one of ``FORMATS``, not decoded yet. Raises OSError, and what Pillow raises."""
+    from PIL import Image
+
+    with open_file(file, MAX_FILE_BYTES) as content, Image.open(content, formats=FORMATS) as image:
+        yield image
+
+
 def crop_file(file: Path, spec: ModelSpec) -> Crop:
     """Reads a file as training pipelines do. Raises ImageError naming it: not readable, or more than 8 bits a channel.
 
@@ -78,7 +94,7 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
         reason = f"an image file has 1 or 3 channels, but {spec.name} takes {spec.input.channels}"
         raise ImageError(f"{file}: {reason}", reason, advice="give .npy files of uint8, (H, W, C)")
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             animated = bool(getattr(image, "is_animated", False))
             image.load()
             orientation = int(image.getexif().get(ORIENTATION, 1))

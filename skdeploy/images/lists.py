@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.files import open_file
 from skdeploy.core.listing import some
 from skdeploy.images.arrays import Labels, is_class_number
 
+MAX_BYTES: Final = 256 << 20  # two million lines
 FORM = (
     "write one image per line, `path` or `path,label`, relative to the list's folder; quote a path that holds a comma"
 )
@@ -54,13 +58,14 @@ def read_list(source: Path) -> tuple[tuple[Path, ...], Labels | None]:
 def _rows(source: Path) -> list[tuple[int, list[str]]]:
     """(line number, fields) of the lines that say something."""
     try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_file(source, MAX_BYTES), "utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
             rows = [(reader.line_num, [field.strip() for field in row]) for row in reader]
     except UnicodeDecodeError as error:
         raise UsageError(f"{source} is not a list of images: it is not UTF-8 text", advice=FORM) from error
     except (OSError, csv.Error) as error:
-        raise UsageError(f"cannot read the list {source}: {error}", advice=FORM) from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot read the list {source}: {why}", advice=FORM) from error
     return [(line, row) for line, row in rows if row and row != [""] and not row[0].startswith("#")]
 
 

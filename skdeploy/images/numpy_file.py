@@ -18,6 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.files import open_file
 from skdeploy.core.listing import some
 
 DEFLATE: Final = 1032  # zlib's largest ratio, 258 bytes from 2 bits: zlib.net/zlib_tech.html
@@ -39,7 +40,7 @@ def read_npz_or_npy(
 
     Raises UsageError: not readable, truncated, pickled, encrypted, or a header that says more than the file holds.
     """
-    with _told(source), source.open("rb") as file:
+    with _told(source), open_file(source) as file:
         if not zipfile.is_zipfile(file):
             file.seek(0)
             return _array(file, source.stat().st_size)

@@ -31,7 +31,7 @@ from skdeploy.core.listing import some
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images import samples
 from skdeploy.images.dataset import Dataset, open_dataset, require_there
-from skdeploy.images.decoding import DECODING, GREY_OR_RGB, SUFFIXES, ImageError, Pixels, printable
+from skdeploy.images.decoding import DECODING, GREY_OR_RGB, SUFFIXES, ImageError, Pixels, open_image, printable
 from skdeploy.images.folders import read_folder
 from skdeploy.images.numpy_file import read_npz_or_npy
 from skdeploy.images.targets import TARGETS_KEY, Kind, image_target, mask_target, pixels_of, unresized
@@ -121,7 +121,7 @@ def size_of(data: Dataset, index: int) -> tuple[int, int]:
         found = array if isinstance(array, np.ndarray) else array["image"]
         return found.shape[0], found.shape[1]
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return image.height, image.width
     except (*DECODING, Image.DecompressionBombError) as error:
         raise ImageError(f"cannot read the image {file}: {error}", str(error)) from error

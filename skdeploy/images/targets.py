@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
-from skdeploy.images.decoding import DECODING, ImageError, cropped
+from skdeploy.images.decoding import DECODING, ImageError, cropped, open_image
 from skdeploy.images.numpy_file import read_npz_or_npy
 
 Kind = Literal["image", "mask", "array"]
@@ -105,7 +105,7 @@ def pixels_of(file: Path, shown: str, *, classes: bool = False) -> NDArray[Any]:
         content = read_npz_or_npy(file, (TARGETS_KEY, "target", "mask"), advice="save with np.save(file, target)")
         return content if isinstance(content, np.ndarray) else next(iter(content.values()))
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             image.load()
             if classes and image.mode not in INDEXED:
                 raise UsageError(
@@ -129,7 +129,7 @@ def _pixels(given: NDArray[Any] | Path, shown: str, spec: ModelSpec) -> NDArray[
             )
         return np.asarray(array[..., None] if array.ndim == 2 else array, np.uint8)
     try:
-        with Image.open(given) as image:
+        with open_image(given) as image:
             image.load()
             if image.mode.startswith(("I", "F")):
                 raise UsageError(

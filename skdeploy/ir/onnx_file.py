@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from skdeploy.core.errors import ExportError, IntegrityError
+from skdeploy.core.files import open_file
 from skdeploy.ir.group_normalization import replace_group_normalization
 
 BROKEN: Final = "it is cut off, damaged or another kind of file: export it again"
@@ -70,9 +71,12 @@ def read_proto(path: Path) -> tuple[ModelProto, tuple[Path, ...]]:
 def _read(path: Path, *, whole: bool) -> tuple[ModelProto, tuple[Path, ...]]:
     """``whole``: with all external data in it, not only that of nodes, which the checker wants to see."""
     try:
-        _require_small_enough(path, path.stat().st_size)
-        proto = onnx.load(path, format="protobuf", load_external_data=False)
-    except (OSError, DecodeError) as error:
+        with open_file(path) as file:
+            _require_small_enough(path, path.stat().st_size)
+            proto = onnx.load(file, format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise _broken(f"{path} cannot be read as ONNX: {error.strerror}") from error
+    except DecodeError as error:
         raise _broken(f"{path} cannot be read as ONNX: {first_line(error)}") from error
     if not proto.graph.node:
         raise _broken(f"{path} holds no nodes")

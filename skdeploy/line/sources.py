@@ -24,7 +24,7 @@ from skdeploy.checkpoints.own_module import (
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.architecture import MAX_COUNT, DescribedSpec, GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
-from skdeploy.core.files import digest_file
+from skdeploy.core.files import digest_file, read_file
 from skdeploy.core.options import flags_given
 from skdeploy.core.packages import require_export
 from skdeploy.core.spec import MAX_PIXELS, Assumption, ModelSpec, TensorSpec
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from skdeploy.checkpoints.importing import Imported
 
 # What training scripts and hubs call them; none of these is a card, a graph or a module.
+MAX_LABELS_BYTES: Final = 16 << 20  # a name a line, a million of them
 CHECKPOINTS: Final = (
     ".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".pkl", ".npz", ".caffemodel", ".model", ".weights",
 )  # fmt: skip
@@ -175,7 +176,7 @@ def labelled(spec: ModelSpec, options: ExportOptions) -> ModelSpec:
     if options.labels is None:
         return spec
     try:
-        lines = options.labels.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(options.labels, MAX_LABELS_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(

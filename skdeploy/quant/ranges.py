@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_va
 
 from skdeploy.bundle.artifact import tool_versions
 from skdeploy.core.errors import CalibrationError
-from skdeploy.core.files import digest_json, write_text
+from skdeploy.core.files import digest_json, read_file, write_text
 from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
 from skdeploy.core.toml_reasons import shown_key, shown_value
@@ -32,6 +32,7 @@ SMALLEST_THRESHOLD: Final = 127 * 2.0**-126
 ONE_ENTRY_A_LINE: Final = ("tensors", "channel_maxima", "channel_means", "channel_reach", "audit")
 CALIBRATE: Final = "calibrate again: skdeploy calibrate"
 PROBLEMS_SHOWN: Final = 5
+MAX_BYTES: Final = 1 << 30  # SKNet-50's have a few megabytes
 
 
 def _nine_digits(value: float) -> float:
@@ -300,7 +301,7 @@ class Ranges(Frozen):
 def load_ranges(path: Path) -> Ranges:
     """Reads a ranges file. Raises CalibrationError: absent, truncated, of another schema, or naming the fields that are bad."""
     try:
-        content = path.read_bytes()
+        content = read_file(path, MAX_BYTES)
     except OSError as error:
         raise CalibrationError(f"cannot read the ranges {path}: {error.strerror}", advice=CALIBRATE) from error
     try:

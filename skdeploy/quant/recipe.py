@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from skdeploy.core.architecture import Positive
 from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.files import read_file
 from skdeploy.core.spec import CalibrationMethod, Frozen, InnerPath, ModelSpec
 from skdeploy.core.toml_reasons import shown_value, unprintable, unreadable
 from skdeploy.images.dataset import Dataset, open_dataset
@@ -66,9 +67,7 @@ def load_recipe(name_or_path: str) -> tuple[Recipe, Path]:
     """
     path = _find(name_or_path)
     try:
-        if path.stat().st_size > MAX_RECIPE_BYTES:
-            raise UsageError(f"{path} has {path.stat().st_size} bytes: too large for a recipe", advice=KEYS)
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(read_file(path, MAX_RECIPE_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ One ``Voice`` speaks at a time, a plain variable: stages in threads speak with t
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import textwrap
@@ -33,7 +34,9 @@ class Voice:
     def open_log(self, path: Path) -> None:
         """Append all that this run says to a file. Raises OSError."""
         self.close()
-        self._log = path.open("a", encoding="utf-8")
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        os.set_blocking(number, True)  # only the open must not wait, for a pipe that nobody reads
+        self._log = os.fdopen(number, "a", encoding="utf-8")
 
     def close(self) -> None:
         if self._log is not None:

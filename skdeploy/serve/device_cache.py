@@ -20,7 +20,7 @@ from skdeploy.bundle.folder import MANIFEST, Bundle, load_bundle
 from skdeploy.bundle.receipts import FOLDER as RECEIPTS
 from skdeploy.bundle.receipts import slug
 from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError
-from skdeploy.core.files import PARTIAL_SUFFIX, UNWRITABLE, digest_file
+from skdeploy.core.files import PARTIAL_SUFFIX, UNWRITABLE, digest_file, partial_name
 from skdeploy.core.progress import Progress
 from skdeploy.devices.cuda import CudaDevice
 
@@ -87,7 +87,7 @@ def fill(source: Bundle, entry: Path, progress: Progress) -> bool:
         progress.note(f"the cache entry is damaged and is made again: {problem}")
         _remove(entry)
     source.check_all()  # before copying: the message names the bundle's own file
-    partial = entry.with_name(f".{entry.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    partial = entry.with_name(partial_name(entry.name))
     try:
         for artifact in source.manifest.artifacts:
             _copy(source.path(artifact), partial / artifact.path)

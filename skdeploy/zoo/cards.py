@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from skdeploy.core.architecture import SPECS, DescribedSpec, ModuleSpec
 from skdeploy.core.errors import CardError
+from skdeploy.core.files import read_file
 from skdeploy.core.packaged import packaged
 from skdeploy.core.spec import ModelSpec
 from skdeploy.core.toml_reasons import shown_key, shown_value, unprintable, unreadable
@@ -46,9 +47,7 @@ def load_interface_card(name_or_path: str) -> tuple[ModelSpec, Path]:
 def read_card(path: Path) -> ModelSpec:
     """Validates one card file. Raises CardError."""
     try:
-        if path.stat().st_size > MAX_CARD_BYTES:
-            raise CardError(f"{path} has {path.stat().st_size} bytes: too large for a card", advice=ABOUT)
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = tomllib.loads(read_file(path, MAX_CARD_BYTES).decode("utf-8-sig"))
     except OSError as error:
         raise CardError(f"cannot read the card {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

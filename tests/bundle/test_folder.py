@@ -133,7 +133,9 @@ def test_a_damaged_engine_is_built_again_and_not_exported(folder: Path, name: st
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"\xff\xfe", "it is not text: "), (None, "Is a directory\n")], ids=["bytes", "folder"]
+    ("content", "words"),
+    [(b"\xff\xfe", "it is not text: "), (None, "it is a folder, not a file\n")],
+    ids=["bytes", "folder"],
 )
 def test_a_manifest_that_cannot_be_read_is_told_once(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "manifest.json"

@@ -217,7 +217,7 @@ def test_another_programs_zip_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    assert "Is a directory" in refused(tmp_path).message
+    assert "it is a folder, not a file" in refused(tmp_path).message
     assert "No such file" in refused(tmp_path / "gone").message
 
 

@@ -66,7 +66,7 @@ USAGE: tuple[tuple[str, ...], ...] = (
     (f"{INT8} --legacy-calibration-cache 11.0", "11"),
     (f"{INT8} --calib {RECIPE} --calib-num 3", "set the same values"),
     ("convert gone.pth -o made/x.safetensors", "gone.pth", "No such file or directory"),
-    ("convert images -o made/x.safetensors", "images", "Is a directory"),
+    ("convert images -o made/x.safetensors", "images", "it is a folder, not a file"),
     ("convert empty.caffemodel -o made/x.safetensors", "empty.caffemodel is empty"),
     ("convert file.txt -o made/x.safetensors", "file.txt", "not a safetensors file, a PyTorch"),
     ("convert tiny.safetensors -o made/x.safetensors", "is in skdeploy's own layout", "--card"),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,15 @@ from pydantic import ValidationError
 
 from skdeploy.bundle.artifact import Artifact, recipe_key, tool_versions
 from skdeploy.core.errors import IntegrityError, UsageError
-from skdeploy.core.files import digest_file, digest_json, write_error, write_text, written_whole
+from skdeploy.core.files import (
+    digest_file,
+    digest_json,
+    open_file,
+    read_file,
+    write_error,
+    write_text,
+    written_whole,
+)
 from tests.disk_limit import file_size_limit
 
 
@@ -190,3 +201,49 @@ def test_an_artifact_lies_inside_its_bundle(path: str) -> None:
     assert Artifact.model_validate(row | {"path": "engines/x", "provenance": provenance}).path == "engines/x"
     with pytest.raises(ValidationError):
         Artifact.model_validate(row | {"path": path, "provenance": provenance})
+
+
+def test_only_files_of_a_bounded_size_are_opened(tmp_path: Path) -> None:
+    file, pipe = tmp_path / "x", tmp_path / "pipe"
+    file.write_bytes(b"12345")
+    os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        assert read_file(file, 5) == b"12345"
+        for path, reason in (
+            (pipe, "it is a pipe, not a file"),
+            (tmp_path, "it is a folder, not a file"),
+            (Path("/dev/null"), "it is a device, not a file"),
+            (tmp_path / "socket", "No such device or address"),
+            (tmp_path / "gone", "No such file or directory"),
+            (tmp_path / "n\0ul", "a file name cannot hold the character NUL"),
+        ):
+            with pytest.raises(OSError, match=re.escape(f"] {reason}: ")):
+                open_file(path)
+    with pytest.raises(OSError, match="it has 5 bytes; at most 4 are read"):
+        read_file(file, 4)
+
+
+def test_a_file_that_is_not_taken_is_closed_again(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"12345")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(50):
+        with pytest.raises(OSError, match="at most 4"):
+            open_file(tmp_path / "x", 4)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_two_processes_with_one_process_id_never_share_a_partial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process of each container has the id 1, and a volume may be in many of them."""
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    target = tmp_path / "x"
+    with written_whole(target) as first:
+        first.write_text("first")
+        with written_whole(target) as second:
+            assert second != first
+            second.write_text("second")
+        assert target.read_text() == "second"
+        assert first.read_text() == "first"
+    assert target.read_text() == "first"

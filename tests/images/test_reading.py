@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skdeploy.core.errors import CalibrationError
+from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images import reading
 from skdeploy.images.audit_report import Unreadable
@@ -207,3 +208,30 @@ def test_damaged_files_never_end_in_an_error_of_another_kind(suffix: str, tmp_pa
         assert told
     else:
         assert read == 40
+
+
+def test_a_file_that_is_called_an_image_runs_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow gives EPS to Ghostscript, whatever the file is called."""
+    ran = tmp_path / "ran"
+    ghostscript = tmp_path / "bin/gs"
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {ran}\n", encoding="utf-8")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    image = tmp_path / "x.png"
+    image.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(OSError, match=r".*"), Image.open(image) as opened:
+        opened.load()  # what is at stake: Pillow by itself
+    assert ran.exists()
+    ran.unlink()
+    with pytest.raises(UsageError, match="cannot identify image file"):
+        open_dataset(image).crop(0, SPEC)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "MPO"])
+def test_the_formats_of_photographs_are_read_whatever_the_file_is_called(kind: str, tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(tmp_path / "x", format=kind)
+    (tmp_path / "x").rename(tmp_path / "x.png")
+    assert abs(int(open_dataset(tmp_path / "x.png").crop(0, SPEC).pixels.mean()) - 90) <= 2  # of a lossy format
