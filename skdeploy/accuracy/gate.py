@@ -22,6 +22,7 @@ from skdeploy.accuracy.statistics import (
 from skdeploy.bundle.runners import Runner
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision
+from skdeploy.images import chance
 from skdeploy.images.arrays import Labels
 from skdeploy.images.audit_report import Unreadable
 
@@ -70,6 +71,13 @@ class AccuracyReport(Frozen):
     def shown(self) -> str:
         return f"{self.artifact} on {self.backend}"
 
+    @property
+    def guessing(self) -> str:
+        """Why this accuracy says nothing: it is not above that of naming one class each time. Empty if it is."""
+        most = max((one.top1.images for one in self.per_class), default=0)
+        counts = self.top1.correct, self.top1.images, most
+        return chance.sentence(self.artifact, *counts) if chance.is_hopeless(*counts) else ""
+
 
 class LogitsAgreement(Frozen):
     """How far the second artifact's logits are from the first's, as in ``backends/metrics.py``: none of it needs labels."""
@@ -86,7 +94,8 @@ class PairedReport(Frozen):
     ``drop``, ``drop_low`` and ``drop_high`` are in percentage points of top-1; each bound has the confidence ``confidence``, in
     per cent and one-sided (``statistics.drop_interval``). ``agreement``: share of images with the same top class, right or
     wrong. ``decision`` and ``images_to_decide`` only with a budget, ``max_drop``, in percentage points; the number only where
-    it is inconclusive, and only if there is one. ``logits`` where both see the same pixels.
+    it is inconclusive, and only if there is one. ``logits`` where both see the same pixels. ``guessing``: why this is
+    inconclusive, if the first is not better than naming the most frequent class each time.
     """
 
     first: str
@@ -102,6 +111,7 @@ class PairedReport(Frozen):
     max_drop: float | None = None
     decision: Decision | None = None
     images_to_decide: int | None = None
+    guessing: str = ""
 
     @property
     def passing_budget(self) -> float:
@@ -126,6 +136,8 @@ class PairedReport(Frozen):
             return f"{measured}: beyond the budget of {self.max_drop:g}"
         if self.decision is None:
             return measured
+        if self.guessing:
+            return f"{measured}: undecided, since {self.guessing}: {chance.CAUSES}"
         if self.images_to_decide is None:
             return f"{measured}: exactly at the budget of {self.max_drop:g}, so more images may not decide it"
         return (
@@ -190,6 +202,11 @@ class Evaluation(Frozen):
                 advice=less_drop(*(report.precision for report in self.accuracies)),
             )
         doubtful = [pair for pair in self.pairs if pair.decision == "inconclusive"]
+        guessing = next((pair.guessing for pair in doubtful if pair.guessing), "")
+        if guessing and not allow_inconclusive:
+            raise AccuracyError(
+                f"accuracy cannot be judged: {guessing}", advice=f"{chance.CHECK}; or give --allow-inconclusive"
+            )
         if doubtful and not allow_inconclusive:
             named = ", ".join(f"{pair.second} (--max-drop {pair.max_drop:g})" for pair in doubtful)
             raise AccuracyError(
@@ -253,7 +270,10 @@ def paired_report(
     names: tuple[str, str],
     logits: LogitsAgreement | None = None,
 ) -> PairedReport:
-    """The paired comparison of two artifacts' best classes, (N, up to 5) each; ``max_drop`` in percentage points."""
+    """The paired comparison of two artifacts' best classes, (N, up to 5) each; ``max_drop`` in percentage points.
+
+    No budget is passed where the first artifact is not better than chance: both then lose nothing, whatever they compute.
+    """
     ours, theirs = first[:, 0] == labels, second[:, 0] == labels
     pairs = Pairs(
         both_right=int((ours & theirs).sum()),
@@ -263,6 +283,11 @@ def paired_report(
     )
     interval = drop_interval(pairs, confidence)
     decision = None if max_drop is None else decide(interval, max_drop / 100)
+    counts = int(ours.sum()), pairs.images, int(np.bincount(labels).max(initial=0))
+    passes_by_chance = decision == "pass" and not chance.beats_guessing(*counts)
+    guessing = ""
+    if passes_by_chance or (decision == "inconclusive" and chance.is_hopeless(*counts)):
+        decision, guessing = "inconclusive", chance.sentence(names[0], *counts)
     return PairedReport(
         first=names[0],
         second=names[1],
@@ -277,6 +302,7 @@ def paired_report(
         max_drop=max_drop,
         decision=decision,
         images_to_decide=images_to_decide(pairs, max_drop / 100, confidence)
-        if max_drop is not None and decision == "inconclusive"
+        if max_drop is not None and decision == "inconclusive" and not guessing
         else None,
+        guessing=guessing,
     )

@@ -4,7 +4,7 @@ networks without classes, and with ``--metric``.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field
 
@@ -69,6 +69,7 @@ class QualityDrop(Frozen):
     max_drop: float | None = None
     decision: Decision | None = None
     images_to_decide: int | None = None
+    guessing: ClassVar[str] = ""  # of a ``PairedReport``: there is no most frequent class here
 
     @property
     def sentence(self) -> str:

@@ -5,7 +5,7 @@ The states, worst first:
 * ``incomplete``: the export did not come to its end.
 * ``failed``: a measurement is out of its limit: parity, the accuracy budget, a baseline, FP16 headroom, a receipt.
 * ``unproven``: there is no measurement of these artifacts.
-* ``undecided``: parity holds, and the accuracy gate had too few images.
+* ``undecided``: parity holds, and the accuracy gate had too few images, or labels that FP32 itself only guesses.
 * ``here``: all that ran is in parity; an engine could not run on this machine, and no receipt stands for it.
 * ``verified``: every artifact is in parity.
 
@@ -28,6 +28,7 @@ from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import GraphFacts
 from skdeploy.core.architecture import ModuleSpec
 from skdeploy.core.spec import Precision
+from skdeploy.images.chance import CHECK
 from skdeploy.parity.reference import TORCH_REFERENCE
 from skdeploy.parity.report import Comparison, ParityReport
 
@@ -104,7 +105,8 @@ def decide_verdict(facts: Facts) -> Verdict:
     elif gap:
         state, text = State.UNPROVEN, f"{State.UNPROVEN}: {gap}"
     elif doubtful:
-        state, text = State.UNDECIDED, f"{State.UNDECIDED}: {_what_would_decide(doubtful)}{_qualified(facts, '; ')}"
+        why = _guessing(doubtful) or _what_would_decide(doubtful)
+        state, text = State.UNDECIDED, f"{State.UNDECIDED}: {why}{_qualified(facts, '; ')}"
     elif absent:
         engines = "the engine has" if len(absent) == 1 else f"{len(absent)} engines have"
         state, text = State.HERE, f"{State.HERE}; {engines} not run yet{_qualified(facts, '; ')}"
@@ -185,6 +187,11 @@ def _judged(facts: Facts) -> list[PairedReport | QualityDrop]:
 
 def _undecided(facts: Facts) -> list[PairedReport | QualityDrop]:
     return [pair for pair in _judged(facts) if pair.decision == "inconclusive"]
+
+
+def _guessing(pairs: list[PairedReport | QualityDrop]) -> str:
+    """Why these labels show nothing; empty if they do."""
+    return next((pair.guessing for pair in pairs if pair.guessing), "")
 
 
 def _what_would_decide(pairs: list[PairedReport | QualityDrop]) -> str:
@@ -275,6 +282,8 @@ def _next(state: State, facts: Facts, doubtful: list[PairedReport | QualityDrop]
         return ("run the same export again: finished stages are kept",)
     if state is State.UNPROVEN:
         return (f"`skdeploy verify {bundle}` measures parity, and the same export again records it",)
+    if state is State.UNDECIDED and _guessing(doubtful):
+        return (CHECK,)
     if state is State.UNDECIDED:
         above = [pair for pair in doubtful if pair.max_drop is not None and pair.drop > pair.max_drop]
         likely = f"; the measured drop of {above[0].drop:.2f} is above the budget, so expect a failure" if above else ""

@@ -42,7 +42,8 @@ def evaluate(
         typer.Option(
             help="Largest allowed drop: percentage points of top-1, dB of PSNR, points of mIoU, or the unit of --metric. "
             "Exit 0 if the drop is smaller, 10 if it is larger. "
-            "Exit 10 also if there are too few images to tell, unless --allow-inconclusive.",
+            "Exit 10 also if the images cannot tell, unless --allow-inconclusive: too few, or labels that the reference "
+            "only guesses.",
             rich_help_panel=Panel.ACCURACY,
         ),
     ] = None,
@@ -65,7 +66,7 @@ def evaluate(
         bool,
         typer.Option(
             "--allow-inconclusive",
-            help="Exit with 0 and a warning if there are too few images to decide.",
+            help="Exit with 0 and a warning if the images cannot decide.",
             rich_help_panel=Panel.ACCURACY,
         ),
     ] = False,

@@ -47,7 +47,7 @@ class AccuracyOptions(StationOptions):
     allow_inconclusive: Annotated[
         bool,
         Flag(
-            "Exit with 0 where --data has too few images to decide on --max-drop.",
+            "Exit with 0 where --data cannot decide on --max-drop.",
             ("--allow-inconclusive",),
             kept=False,
         ),

@@ -16,6 +16,7 @@ from skdeploy.core.errors import AccuracyError, UsageError
 from skdeploy.core.listing import some
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Frozen, ModelSpec
+from skdeploy.images import chance
 from skdeploy.images.labels import FORMS
 from skdeploy.quant.macs import macs_of
 from skdeploy.quant.quantize import quantize
@@ -183,7 +184,10 @@ def search(
 
     ``crops``, ``labels``, ``keep`` and ``keep_grouped``: see ``measure_sensitivity``; the fallback here is FP32.
 
-    Raises UsageError: no labels, or bad ones; labels that FP32 itself only guesses; a budget that makes no sense.
+    Where FP32 itself only guesses these labels, no drop can be seen and everything stays INT8: a note says so, and the accuracy
+    gate is then undecided.
+
+    Raises UsageError: no labels, or bad ones; a budget that makes no sense.
     AccuracyError: no mix meets the budget, not even one with a single unit in INT8.
     """
     if labels is None:
@@ -194,13 +198,15 @@ def search(
     tell.update("FP32")
     evaluation = Evaluation.of(model, spec, crops, labels)
     found = _Search(evaluation, model, ranges, keep, keep_grouped)
-    _check_better_than_chance(int(np.sum(found.right)), evaluation, dataset)
+    guessing = _guessing(int(np.sum(found.right)), np.asarray(labels))
+    if guessing:
+        tell.note(f"no unit is chosen for the fallback: {guessing}")
     tell.update("everything in INT8")
     best = found.probe((), "all INT8")
     ranked: tuple[Unit, ...] = ()
     noise: dict[str, float] = {}
     few = evaluation.part(ranking_images)
-    if not best.drop.fits(max_drop):
+    if not guessing and not best.drop.fits(max_drop):
         for number, unit in enumerate(found.units, 1):
             tell.update(f"noise of {unit.name}, {number} of {len(found.units)}")
             noise[unit.name] = few.noise(found.logits(few, all_but(model, unit), f"only {unit.name} in INT8"))
@@ -287,16 +293,10 @@ def _explained(
     )
 
 
-def _check_better_than_chance(right: int, evaluation: Evaluation, dataset: str) -> None:
-    """Where FP32 only guesses, no drop can be seen, and any budget would be met."""
-    images, classes = len(evaluation.crops), evaluation.spec.network.classes
-    if right * classes <= images:
-        raise UsageError(
-            f"FP32 itself is right on {right} of {images} images of {dataset}; guessing among {classes} "
-            f"classes would be right on {images / classes:.0f}. The labels do not belong to these images, or "
-            "are not in the order of the network's outputs",
-            advice="check the labels: `skdeploy models` names the network's classes, and whether its weights are trained",
-        )
+def _guessing(right: int, labels: Labels) -> str:
+    """Why no drop can be seen: FP32 is not better than chance. Empty if it is better."""
+    images, most = len(labels), int(np.bincount(labels).max())
+    return "" if chance.beats_guessing(right, images, most) else chance.sentence("FP32", right, images, most)
 
 
 def _no_mix(found: _Search, max_drop: float, dataset: str) -> AccuracyError:

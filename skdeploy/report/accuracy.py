@@ -9,6 +9,7 @@ from typing import Final
 from skdeploy.accuracy.gate import AccuracyReport, Evaluation, PairedReport, Share
 from skdeploy.accuracy.verdict import DECISIONS
 from skdeploy.backends.metrics import decibels_text
+from skdeploy.images.chance import CAUSES
 from skdeploy.parity.tasks import task_of
 from skdeploy.report.blocks import (
     Block,
@@ -132,12 +133,9 @@ def _pair_finding(pair: PairedReport, allow_inconclusive: bool) -> Finding:
 def _not_covered(evaluation: Evaluation) -> Iterator[str]:
     bad, missing, classes = evaluation.unreadable, evaluation.missing_classes, len(evaluation.classes)
     first = evaluation.accuracies[0] if evaluation.accuracies else None
-    if first is not None and first.top1.correct * classes <= first.top1.images:
-        yield (
-            f"{first.artifact} is right on {first.top1.correct:,} of {counted(first.top1.images, 'image')}, no better than "
-            f"guessing among {classes} classes: the labels may be in another order than the network's outputs, or the images "
-            "may be prepared otherwise than in training"
-        )
+    said = any(pair.guessing for pair in evaluation.pairs)
+    if first is not None and first.guessing and not said:
+        yield f"{first.guessing}: {CAUSES}"
     if bad:
         names = "; ".join(f"{image.name}: {image.reason}" for image in bad[:SHOWN])
         yield f"{counted(len(bad), 'image')} cannot be read and are in no figure: {names}{more(bad, SHOWN)}"

@@ -71,10 +71,10 @@ def test_two_classes_and_one_image_are_enough() -> None:
 
 def pair(max_drop: float | None, *, images: int = 1000, lost: int = 0, gained: int = 0) -> PairedReport:
     """The second loses the first ``lost`` images and gains the last ``gained``."""
-    labels = np.zeros(images, np.int64)
-    first, second = np.zeros((images, 5), np.int64), np.zeros((images, 5), np.int64)
-    second[:lost] = 1
-    first[images - gained :] = 1 if gained else first[images - gained :]
+    labels = np.arange(images) % 7
+    first, second = labels[:, None].repeat(5, axis=1), labels[:, None].repeat(5, axis=1)
+    second[:lost] += 1
+    first[images - gained :] += 1 if gained else 0
     return paired_report(first, second, labels, 0.95, max_drop, names=("a", "b"))
 
 
@@ -104,6 +104,51 @@ def test_the_gate_says_pass_fail_or_that_it_cannot_tell(images: int, lost: int, 
     found = pair(budget, images=images, lost=lost)
     assert found.decision == decision
     assert f"{budget:g}" in found.sentence
+
+
+def permuted(right: int, *, lost: int = 0, images: int = 280, max_drop: float = 5) -> PairedReport:
+    """A network that is right on ``right`` images of 7 classes, since the labels are in another order; INT8 agrees with it, but
+    for ``lost`` of these.
+    """
+    labels = np.arange(images) % 7
+    first = ((labels + (np.arange(images) >= right)) % 7)[:, None]
+    second = first.copy()
+    second[:lost] = (second[:lost] + 3) % 7
+    return paired_report(first, second, labels, 0.95, max_drop, names=("a", "b"))
+
+
+@pytest.mark.parametrize("max_drop", [5, 0.01])
+def test_labels_in_another_order_decide_nothing(max_drop: float) -> None:
+    """0 % against 0 % is no drop, and would pass any budget. More images of this kind are no help, so none are asked for."""
+    found = permuted(0, max_drop=max_drop)
+    assert (found.decision, found.images_to_decide) == ("inconclusive", None)
+    assert (
+        "a is right on 0 of 280 images, no better than naming the most frequent class each time (40)" in found.sentence
+    )
+    with pytest.raises(AccuracyError, match="cannot be judged: a is right on 0 of 280") as refused:
+        evaluation(found).check()
+    assert refused.value.exit_code == 10
+    assert "order of the classes" in refused.value.advice
+    assert "--allow-inconclusive" in refused.value.advice
+    evaluation(found).check(allow_inconclusive=True)
+
+
+def test_a_weak_network_is_judged() -> None:
+    """25 % right where guessing gives 14 %."""
+    assert permuted(70).decision == "pass"
+    assert permuted(70, lost=60).decision == "fail"
+
+
+def test_a_drop_beyond_the_budget_stays_a_failure_for_a_reference_that_guesses() -> None:
+    assert permuted(45, lost=45).decision == "fail"
+
+
+def test_images_of_one_class_decide_nothing() -> None:
+    """A network that always names this class is right on all of them."""
+    zeros = np.zeros((100, 1), np.int64)
+    found = paired_report(zeros, zeros, zeros[:, 0], 0.95, 10, names=("a", "b"))
+    assert found.decision == "inconclusive"
+    assert "all 100 images are of one class" in found.sentence
 
 
 def evaluation(*pairs: PairedReport) -> Evaluation:

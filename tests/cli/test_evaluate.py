@@ -177,3 +177,21 @@ def test_a_bundle_that_failed_parity_is_evaluated_and_the_first_line_says_what_f
     assert run("inspect", bundle).out.splitlines()[0] == text
     refused = run("build", bundle, "--target", "tensorrt_rtx")
     assert refused.code == 9
+
+
+def test_labels_in_another_order_leave_the_gate_undecided(
+    run: Run, bundle: Path, evaluation: Path, tmp_path: Path
+) -> None:
+    """0 % against 0 % is no drop: the first line says that nothing can be seen, and why."""
+    with np.load(evaluation) as arrays:
+        np.savez(tmp_path / "other.npz", images=arrays["images"], labels=4 - arrays["labels"])
+    gate = ("evaluate", bundle, "--data", tmp_path / "other.npz", "--max-drop", 5)
+    result = run(*gate)
+    assert result.code == 10
+    assert "cannot be judged" in result.err
+    first = result.out.splitlines()[0]
+    assert "accuracy undecided: model.onnx on onnxruntime is right on" in first
+    assert "no better than naming the most frequent class" in first
+    assert result.out.count("no better than naming") == 2  # the verdict, and the pair
+    allowed = run(*gate, "--allow-inconclusive")
+    assert (allowed.code, allowed.out.splitlines()[0]) == (0, first)

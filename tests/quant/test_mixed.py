@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skdeploy.backends import metrics
 from skdeploy.core.errors import AccuracyError, UsageError
+from skdeploy.core.progress import Silent
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.placement import place
 from skdeploy.quant.macs import macs_of
@@ -305,11 +306,18 @@ def test_labels_out_of_range_are_refused(model: ir.Model, spec: ModelSpec) -> No
         search(model, spec, healthy(model, spec), IMAGES, labels, 1.0)
 
 
-def test_labels_that_fp32_only_guesses_would_let_anything_pass(model: ir.Model, spec: ModelSpec) -> None:
-    """Where FP32 is always wrong nothing can be lost: without this check any INT8 would meet any budget."""
+def test_nothing_is_searched_on_labels_that_fp32_only_guesses(model: ir.Model, spec: ModelSpec) -> None:
+    """Where FP32 is always wrong nothing can be lost, and any INT8 would meet any budget: the gate says so at the end."""
+    said: list[str] = []
+
+    class Heard(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
     labels = (true_labels(model) + 1) % 5
-    with pytest.raises(UsageError, match="FP32 itself is right on 0 of 80 images"):
-        search(model, spec, healthy(model, spec), IMAGES, labels, 1.0)
+    mixed = search(model, spec, spoiled(healthy(model, spec), block6=300.0), IMAGES, labels, 0.0, progress=Heard())
+    assert (mixed.keep, mixed.evaluations) == ((), 1)
+    assert ["FP32 is right on 0 of 80 images, no better than naming" in text for text in said] == [True]
 
 
 def test_the_result_survives_json(model: ir.Model, spec: ModelSpec) -> None:
