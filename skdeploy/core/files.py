@@ -30,8 +30,10 @@ _UNWRITABLE_ADVICE = "check its permissions, or give another path"
 
 
 def open_file(path: Path, at_most: int | None = None) -> BufferedReader:
-    """A file to read. Raises OSError, whose ``strerror`` says why: not there, not readable, a pipe, which may never end, or
-    another thing that is no file, or more than ``at_most`` bytes.
+    """Open a file to read it.
+
+    Raises OSError, whose ``strerror`` says why: not there, not readable, not a file (a pipe may never end), or of more than
+    ``at_most`` bytes.
     """
     try:
         number = os.open(
@@ -52,7 +54,7 @@ def open_file(path: Path, at_most: int | None = None) -> BufferedReader:
 
 
 def what_instead(mode: int) -> str:
-    """What is there, by its ``st_mode``, where a file should be; empty for a file."""
+    """Name what is there, by its ``st_mode``, where a file should be; empty for a file."""
     if stat.S_ISREG(mode):
         return ""
     return next((words for is_kind, words in KINDS if is_kind(mode)), "not a file")
