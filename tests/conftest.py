@@ -184,3 +184,27 @@ def exported(asked: ExportOptions, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("exported") / "bundle"
     export(replace(asked, precision=Precision.FP16, output=folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def array_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[type], Path]:
+    """A folder of a network of ``tests/graphs/array_networks.py``: ``net.onnx``, ``card.toml``, ``samples`` (12 files), and
+    ``bundle``, in FP16. Each is made once. Do not change it: copy it.
+    """
+    from skdeploy.line.export import export
+    from skdeploy.line.options import ExportOptions
+    from tests.graphs import array_networks
+
+    made: dict[type, Path] = {}
+
+    def folder_of(kind: type) -> Path:
+        if kind not in made:
+            folder = made[kind] = tmp_path_factory.mktemp(kind.__name__.lower())
+            model = str(array_networks.export_onnx(kind, folder / "net.onnx"))
+            card = str(array_networks.card(kind, folder / "card.toml", "onnx"))
+            samples = array_networks.save_samples(kind, folder / "samples", 12)
+            given = {"card": card, "images": samples, "target": "onnx", "output": folder / "bundle"}
+            export(ExportOptions(model, Precision.FP16, **given))
+        return made[kind]
+
+    return folder_of

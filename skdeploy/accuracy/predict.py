@@ -1,4 +1,4 @@
-"""``skdeploy predict``: what a bundle's artifacts see in some images."""
+"""``skdeploy predict``: the classes that a bundle's artifacts see in some images or samples."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from skdeploy.accuracy.predictions import best_classes
 from skdeploy.accuracy.streaming import logits_of, open_all
 from skdeploy.backends.base import Array
 from skdeploy.bundle import contents
-from skdeploy.bundle.folder import load_bundle
+from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.runners import RUNS, TORCH, last_graph, runner_named, runner_on
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import Assumption, Frozen
-from skdeploy.images.dataset import printable
-from skdeploy.images.decoding import SUFFIXES, crop_file
 from skdeploy.images.feeds import RUN_BATCH, batches_of
-from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION, require_classes
+from skdeploy.images.named import Named, check_readable, named_samples
+from skdeploy.parity.tasks import require_classes
 
 
 class Guess(Frozen):
@@ -64,28 +63,33 @@ def predict(
     backend: str | None = None,
     backend_options: Sequence[str] = (),
 ) -> Predicted:
-    """The best classes of image files, or of all in a folder, by the last graph.
+    """The best classes of images or samples, files or all in a folder, by the last graph.
 
     ``everything``: by torch, every graph and every engine that runs here. ``backend``: by that one instead, see
-    ``runners.runner_on``. Raises UsageError for a file that is not an image, naming it; IntegrityError; ParityError for logits
+    ``runners.runner_on``. Raises UsageError for a file that cannot be used, naming it; IntegrityError; ParityError for logits
     that are not finite; DependencyError, EngineError for a backend that cannot run it.
     """
-    images = _files(images)
-    if not images:
-        raise UsageError("no images to predict", advice="give image files, or folders of images")
+    bundle = load_bundle(folder)
+    bundle.check_complete()
+    given = named_samples(images, bundle.manifest.model)
+    return predict_classes(bundle, given, everything=everything, backend=backend, backend_options=backend_options)
+
+
+def predict_classes(
+    bundle: Bundle,
+    given: Sequence[Named],
+    *,
+    everything: bool = False,
+    backend: str | None = None,
+    backend_options: Sequence[str] = (),
+) -> Predicted:
+    """The same of samples that are named already. Raises as ``predict``."""
     if everything and backend is not None:
         raise UsageError(
             "--all and --backend cannot be used together: both choose what runs", advice="give one of the two"
         )
     if backend_options and backend is None:
         raise UsageError("--backend-option requires --backend")
-    bundle = load_bundle(folder)
-    bundle.check_complete()
-    if bundle.manifest.model.task in (IMAGE_TO_IMAGE, SEGMENTATION):
-        raise UsageError(
-            f"{bundle.manifest.model.name} gives images, which predict writes to a folder",
-            advice="give --output FOLDER",
-        )
     require_classes(bundle.manifest.model, "predict")
     wanted = [last_graph(bundle) if backend is None else runner_on(bundle, backend, backend_options)]
     optional = []
@@ -97,20 +101,24 @@ def predict(
         if bundle.artifact(contents.WEIGHTS) is not None:
             wanted.insert(0, runner_named(bundle, TORCH))
     spec = bundle.manifest.model
-    crops = [crop_file(image, spec).pixels for image in images]
+    if not spec.takes_images:
+        check_readable(given, spec)
+    crops = [each.read(spec) for each in given] if spec.takes_images else None
     names = class_names(spec.labels, spec.network.classes)
-    found: list[list[ArtifactPrediction]] = [[] for _ in images]
+    found: list[list[ArtifactPrediction]] = [[] for _ in given]
     with open_all(wanted, optional) as (opened, absent):
         for runner, session in opened:
-            feeds = list(batches_of(crops, spec, session.inputs, RUN_BATCH))
-            logits = logits_of(runner, session, feeds, lambda n: str(images[n]))
+            fed = crops if crops is not None else (each.read(spec) for each in given)
+            logits = logits_of(
+                runner, session, batches_of(fed, spec, session.inputs, RUN_BATCH), lambda n: given[n].name
+            )
             for of_image, top, chances in zip(found, best_classes(logits), softmax(logits), strict=True):
                 guesses = tuple(Guess(number=int(n), label=names[n], probability=float(chances[n])) for n in top)
                 of_image.append(ArtifactPrediction(artifact=runner.name, backend=runner.backend, top=guesses))
     return Predicted(
         images=tuple(
-            ImagePrediction(image=printable(str(image)), predictions=tuple(predictions))
-            for image, predictions in zip(images, found, strict=True)
+            ImagePrediction(image=each.name, predictions=tuple(predictions))
+            for each, predictions in zip(given, found, strict=True)
         ),
         not_run=tuple(absent),
         assumptions=bundle.manifest.assumptions,
@@ -121,16 +129,3 @@ def softmax(logits: Array) -> NDArray[np.float64]:
     """(N, classes) -> (N, classes), each row of sum 1; exact for logits of any size, as the largest is taken off first."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-
-
-def _files(given: Sequence[Path]) -> list[Path]:
-    """Files as they are given, and folders' images, at any depth, by name. Raises UsageError for a folder without any."""
-    found: list[Path] = []
-    for path in given:
-        inside = (
-            sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        )
-        if not inside:
-            raise UsageError(f"no images in the folder {path}", advice=f"looked for {', '.join(SUFFIXES)}")
-        found += inside
-    return found

@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from skdeploy.accuracy.predict_outputs import chosen_runner, output_places
 from skdeploy.accuracy.streaming import open_all
 from skdeploy.backends.base import Array
 from skdeploy.backends.image_quality import grey_levels
-from skdeploy.backends.logits import check_outputs, run_batches
+from skdeploy.backends.logits import check_outputs, run_images
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.bundle.runners import Runner, last_graph, runner_on
+from skdeploy.bundle.runners import Runner
 from skdeploy.core.errors import ParityError, UsageError
 from skdeploy.core.files import written_whole
 from skdeploy.core.spec import Assumption, Frozen, ModelSpec
-from skdeploy.images.dataset import Dataset, printable
-from skdeploy.images.decoding import SUFFIXES
-from skdeploy.images.feeds import RUN_BATCH, batches_of
+from skdeploy.images.dataset import printable
+from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.images.named import Named, named_samples
 from skdeploy.images.targets import unresized
 from skdeploy.parity.segmentation import classes_of_pixels, threshold_of
 from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION
@@ -63,29 +64,28 @@ def write_images(
     A restored image shows the middle of its input, which is not resized. A mask, a palette image of classes, shows the
     input resized and cut as the card says. Names are those of the inputs, with .png.
 
-    Raises UsageError for a file that cannot be read or is smaller than the network, for a task that gives no images, and for
-    a file that exists already unless ``overwrite``; ParityError for outputs that are not finite.
+    Raises UsageError for a file that cannot be read or is smaller than the network, for outputs that no PNG holds, and for a
+    file that exists already unless ``overwrite``; ParityError for outputs that are not finite.
     """
-    if backend_options and backend is None:
-        raise UsageError("--backend-option requires --backend")
     bundle = load_bundle(folder)
     bundle.check_complete()
     spec = bundle.manifest.model
     _check_task(spec)
-    places = _places(images, output, overwrite=overwrite)
-    runner = last_graph(bundle) if backend is None else runner_on(bundle, backend, tuple(backend_options))
+    given = named_samples(images, spec)
+    places = output_places(given, output, ".png", overwrite=overwrite)
+    runner = chosen_runner(bundle, backend, backend_options)
     done = []
     with open_all([runner], []) as (((_, session),), _):
-        files = list(places)
-        for start in range(0, len(files), RUN_BATCH):
-            some = files[start : start + RUN_BATCH]
-            crops = [_crop(file, spec) for file in some]
-            for outputs, count in run_batches(session, batches_of(crops, spec, session.inputs, len(crops))):
-                _check(runner, outputs, count, some[0])
-                for file, made in zip(some, outputs[spec.given[0].name], strict=True):
-                    with written_whole(places[file]) as partial:
-                        _picture(made, spec).save(partial, format="PNG")
-                    done.append(WrittenImage(image=printable(str(file)), written=printable(str(places[file]))))
+        for start in range(0, len(given), RUN_BATCH):
+            some = given[start : start + RUN_BATCH]
+            crops = [_crop(each, spec) for each in some]
+            outputs = run_images(session, np.stack(crops), spec)
+            _check(runner, outputs, len(some), some[0].name)
+            made = outputs[spec.given[0].name]
+            for each, picture, place in zip(some, made, places[start : start + RUN_BATCH], strict=True):
+                with written_whole(place) as partial:
+                    _picture(picture, spec).save(partial, format="PNG")
+                done.append(WrittenImage(image=each.name, written=printable(str(place))))
     return WrittenImages(
         artifact=runner.name,
         backend=runner.backend,
@@ -95,12 +95,12 @@ def write_images(
     )
 
 
+def gives_pictures(spec: ModelSpec) -> bool:
+    """Whether what the network makes of an image is an image or a mask."""
+    return spec.takes_images and spec.task in (IMAGE_TO_IMAGE, SEGMENTATION)
+
+
 def _check_task(spec: ModelSpec) -> None:
-    if spec.task not in (IMAGE_TO_IMAGE, SEGMENTATION) or not spec.takes_images:
-        raise UsageError(
-            f"{spec.name} has the task {spec.task!r}, whose outputs are not images",
-            advice="leave --output out for a classifier; for other outputs, skdeploy.load_bundle(...).session() gives arrays",
-        )
     channels = spec.given[0].shape[1]
     if spec.task == SEGMENTATION and isinstance(channels, int) and channels > MOST_CLASSES:
         raise UsageError(
@@ -114,49 +114,21 @@ def _check_task(spec: ModelSpec) -> None:
         )
 
 
-def _places(images: Sequence[Path], output: Path, *, overwrite: bool) -> dict[Path, Path]:
-    """Where the image of each input is written: below ``output``, by its name or its path in the folder that was given."""
-    places: dict[Path, Path] = {}
-    for given in images:
-        inside = (
-            sorted(each for each in given.rglob("*") if each.suffix.lower() in SUFFIXES) if given.is_dir() else [given]
-        )
-        if not inside:
-            raise UsageError(f"no images in the folder {given}", advice=f"looked for {', '.join(SUFFIXES)}")
-        for file in inside:
-            below = file.relative_to(given) if given.is_dir() else Path(file.name)
-            places[file] = (output / below).with_suffix(".png")
-    if not places:
-        raise UsageError("no images to predict", advice="give image files, or folders of images")
-    taken: dict[Path, Path] = {}
-    for file, place in places.items():
-        if place in taken:
-            raise UsageError(f"{taken[place]} and {file} would both be written to {place}", advice="rename one of them")
-        taken[place] = file
-        if place.exists() and (not overwrite or any(place.samefile(each) for each in places if each.exists())):
-            raise UsageError(
-                f"{place} {'is one of the inputs' if overwrite else 'already exists'}",
-                advice="give another folder with --output" + ("" if overwrite else ", or add --overwrite"),
-            )
-    return places
-
-
-def _crop(file: Path, spec: ModelSpec) -> NDArray[np.uint8]:
-    data = Dataset(file.name, files=(file,))
+def _crop(each: Named, spec: ModelSpec) -> NDArray[np.uint8]:
     if spec.task == SEGMENTATION:
-        return data.crop(0, spec).pixels
+        return each.read(spec)
     from skdeploy.images.pairs import size_of
 
-    size = size_of(data, 0)
+    size = size_of(each.data, each.index)
     if size[0] < spec.input.height or size[1] < spec.input.width:
         raise UsageError(
-            f"{file} has {size[0]} x {size[1]} pixels, but the network takes {spec.input.height} x {spec.input.width}",
+            f"{each.name} has {size[0]} x {size[1]} pixels, but the network takes {spec.input.height} x {spec.input.width}",
             advice="give larger images, or export with a smaller --imgsz",
         )
-    return data.crop(0, unresized(spec, size)).pixels
+    return each.read(unresized(spec, size))
 
 
-def _check(runner: Runner, outputs: dict[str, Array], count: int, first: Path) -> None:
+def _check(runner: Runner, outputs: dict[str, Array], count: int, first: str) -> None:
     problems = check_outputs(outputs, count, runner.spec)
     if problems:
         raise ParityError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,7 +34,8 @@ TELL_SECONDS: Final = 0.1
 
 CropKind = tuple[InputSpec | None, Preprocess | None, tuple[ArrayInput, ...], tuple[tuple[str, DynamicSize], ...]]
 FeedKind = tuple[CropKind, tuple[TensorSpec, ...]]
-Feeds = list[tuple[dict[str, Array], int]]
+Feed = tuple[dict[str, Array], int]
+Feeds = list[Feed]
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def predict_all(
             save(predictions)
 
 
-def logits_of(runner: Runner, session: Session, feeds: Feeds, name_of: Callable[[int], str]) -> Array:
+def logits_of(runner: Runner, session: Session, feeds: Iterable[Feed], name_of: Callable[[int], str]) -> Array:
     """Logits of some feeds, (N, classes), without the fill of a fixed batch. ``name_of`` names the n-th image.
 
     Raises ParityError for logits that are missing, of another shape, or not finite.

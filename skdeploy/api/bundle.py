@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import normalise
 from skdeploy.images.decoding import crop_array, crop_file
+from skdeploy.images.fed import fed_rows, sample_rows
+from skdeploy.images.named import Named, check_readable, named_rows, named_samples
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 Place = str | Path
 Image = Place | NDArray[np.uint8]
+Arrays = Mapping[str, NDArray[Any]]
+Sample = Place | NDArray[Any] | Arrays
+Batch = NDArray[Any] | Arrays
 
 
 class Logits(AbstractContextManager["Logits"]):
@@ -43,8 +48,8 @@ class Logits(AbstractContextManager["Logits"]):
         self.session = session
         self._spec = spec
 
-    def __call__(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Logits, float32 (N, classes), of any number of images; of another network its output.
+    def __call__(self, inputs: Batch) -> NDArray[np.float32]:
+        """Logits, float32 (N, classes), of any number of images or samples; of another network its output.
 
         Raises UsageError for inputs of another kind or shape, and for a network of several outputs.
         """
@@ -53,8 +58,17 @@ class Logits(AbstractContextManager["Logits"]):
             raise UsageError(f"{self._spec.name} has the outputs {', '.join(names)}", advice="call outputs() instead")
         return np.asarray(self.outputs(inputs)[names[0]])
 
-    def outputs(self, inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """All outputs of the artifact by name, (N, ...) each. Raises UsageError for inputs of another kind or shape."""
+    def outputs(self, inputs: Batch) -> dict[str, NDArray[Any]]:
+        """All outputs of the artifact by name, (N, ...) each.
+
+        ``inputs``: an array, or arrays by input name, (N, ...) each. Their free sizes may be any that the network has. float64
+        and float16 are rounded to float32. Raises UsageError for a name that is missing or unknown, and for another type, rank
+        or size.
+        """
+        if not self._spec.takes_images:
+            return run_images(self.session, fed_rows(inputs, self._spec, "inputs"), self._spec)
+        if not isinstance(inputs, np.ndarray):
+            raise UsageError(f"{self._spec.name} takes one array of images, not {type(inputs).__name__}")
         wanted = self.session.inputs[0]
         if inputs.ndim != len(wanted.shape):
             raise UsageError(f"inputs have shape {inputs.shape}, but the artifact takes {wanted}")
@@ -94,13 +108,20 @@ class Bundle:
         """The verdict that every verb prints: ``verdict.state``, ``verdict.text``, ``verdict.next``."""
         return decide_verdict(read_facts(folders.load_bundle(self.folder)))
 
-    def preprocess(self, images: Image | Iterable[Image]) -> NDArray[Any]:
-        """Make a batch for the last graph from image files or raw pixels, uint8 (H, W, 1 or 3): one row per image.
+    def preprocess(self, images: Sample | Iterable[Sample]) -> Any:
+        """Make a batch for the last graph, one row per image or sample.
 
-        float32 (N, C, H, W), normalised as the card says; uint8 (N, H, W, C) where the graph normalises. Raises UsageError
-        naming an image that cannot be used.
+        Of images, files or raw pixels, uint8 (H, W, 1 or 3): float32 (N, C, H, W), normalised as the card says; uint8
+        (N, H, W, C) where the graph normalises. Of a network that takes arrays, files, folders, or arrays by input name of one
+        sample or several stacked: a dict of them, (N, ...) each, free sizes cut to the card's usual ones.
+
+        Raises UsageError naming what cannot be used.
         """
         spec = self.spec
+        if not spec.takes_images:
+            found = _named(images, spec)
+            rows = np.stack([each.read(spec) for each in found])
+            return {each.name: np.ascontiguousarray(rows[each.name]) for each in spec.inputs}
         several = list(_several(images))
         if not several:
             raise UsageError("no images to preprocess", advice="give files, or uint8 arrays (H, W, channels)")
@@ -124,12 +145,34 @@ class Bundle:
             runner = runner_on(self._opened, backend)
         return Logits(runner.open(), self.spec)
 
-    def predict(self, images: Place | Iterable[Place], *, backend: str | None = None) -> tuple[ImagePrediction, ...]:
-        """The five likeliest classes of each image file, by the last graph or by a backend. Raises as ``predict``."""
-        from skdeploy.accuracy.predict import predict
+    def predict(self, images: Sample | Iterable[Sample], *, backend: str | None = None) -> tuple[ImagePrediction, ...]:
+        """The five likeliest classes of each image file or sample, by the last graph or by a backend.
 
-        files = [Path(image) for image in _several(images)]
-        return predict(self.folder, files, backend=backend).images
+        Samples are files, or arrays by input name. Raises UsageError for a network without classes, and as ``predict``.
+        """
+        from skdeploy.accuracy.predict import predict_classes
+        from skdeploy.parity.tasks import task_of
+
+        spec = self.spec
+        if not task_of(spec).has_classes:
+            raise UsageError(f"{spec.name} has no classes to predict", advice="call outputs() instead, for its arrays")
+        self._opened.check_complete()
+        return predict_classes(self._opened, _named(images, spec), backend=backend).images
+
+    def outputs(
+        self, images: Sample | Iterable[Sample], *, backend: str | None = None
+    ) -> tuple[dict[str, NDArray[Any]], ...]:
+        """All outputs by name of each image file or sample, without the batch, by the last graph or by a backend.
+
+        Samples are files, folders, or arrays by input name. Raises UsageError naming what cannot be used, ParityError for
+        outputs that are not finite.
+        """
+        from skdeploy.accuracy.predict_outputs import chosen_runner, outputs_of
+
+        self._opened.check_complete()
+        found = _named(images, self.spec)
+        check_readable(found, self.spec)
+        return tuple(outputs for _, outputs in outputs_of(chosen_runner(self._opened, backend), found))
 
     def evaluate(self, data: Place, *, progress: bool = True, **options: Any) -> Evaluation | Quality:
         """Accuracy on labelled images, or on pairs for other tasks, compared with the FP32 graph. ``options``: ``max_drop`` and
@@ -202,6 +245,23 @@ def _several(images: Any) -> Iterable[Any]:
     if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3):
         return [images]
     return images if isinstance(images, Iterable) else [images]
+
+
+def _named(given: object, spec: ModelSpec) -> list[Named]:
+    """Samples from files and folders, and of a network that takes arrays from those of a program too."""
+    if isinstance(given, str | Path | Mapping | np.ndarray):
+        given = [given]
+    found: list[Named] = []
+    for at, one in enumerate(given if isinstance(given, Iterable) else [given]):
+        if isinstance(one, str | Path):
+            found += named_samples([Path(one)], spec)
+        elif spec.takes_images:
+            raise UsageError(f"images are given as files, not {type(one).__name__}", advice="session() takes arrays")
+        else:
+            found += named_rows(sample_rows(one, spec, f"sample {at}"), len(found))
+    if not found:
+        raise UsageError("no samples", advice=f"{spec.name} takes {spec.shown_inputs}")
+    return found
 
 
 def _crop(image: object, spec: ModelSpec) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ A sample is one row of a structured array, whose fields are the network's inputs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,22 +56,33 @@ def read_stack(file: Path, spec: ModelSpec) -> tuple[Samples, NDArray[np.int64] 
     An array of one sample alone, without N, is one sample. Raises UsageError.
     """
     arrays = read_named(file, spec, (LABELS,))
+    return stacked_rows(arrays, spec, str(file)), arrays.get(LABELS)
+
+
+def stacked_rows(arrays: Mapping[str, NDArray[Any]], spec: ModelSpec, shown: str) -> Samples:
+    """Samples of arrays by input name, (N, ...) each, or of one sample without N. Raises UsageError naming ``shown``."""
     stacked = {
         each.name: arrays[each.name] if arrays[each.name].ndim != len(each.shape) else arrays[each.name][None]
         for each in spec.inputs
     }
     for each in spec.inputs:
         if stacked[each.name].ndim != len(each.shape) + 1:
-            raise _rank(stacked[each.name], each, str(file))
-    counts = {name: len(array) for name, array in stacked.items()}
-    if len(set(counts.values())) > 1 or 0 in counts.values():
-        shown = ", ".join(f"{count} of {name}" for name, count in counts.items())
-        raise UsageError(f"{file} holds {shown}", advice="give as many samples of each input, at least one")
-    rows = np.zeros(next(iter(counts.values())), row_type(spec))
+            raise _rank(stacked[each.name], each, shown)
+    count = check_counts(stacked, shown)
+    rows = np.zeros(count, row_type(spec))
     for each in spec.inputs:
         for place, array in enumerate(stacked[each.name]):
-            rows[each.name][place] = fitted(array, each, spec, f"{file}[{place}]")
-    return rows, arrays.get(LABELS)
+            rows[each.name][place] = fitted(array, each, spec, f"{shown}[{place}]")
+    return rows
+
+
+def check_counts(stacked: Mapping[str, NDArray[Any]], shown: str) -> int:
+    """How many samples arrays of (N, ...) hold. Raises UsageError where they hold different numbers, or none."""
+    counts = {name: len(array) for name, array in stacked.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        said = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise UsageError(f"{shown} holds {said}", advice="give as many samples of each input, at least one")
+    return next(iter(counts.values()))
 
 
 def read_named(file: Path, spec: ModelSpec, beside: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
@@ -126,10 +137,10 @@ def fitted(array: NDArray[Any], each: ArrayInput, spec: ModelSpec, shown: str) -
         )
     starts = [(size - usual) // 2 for size, usual in zip(array.shape, wanted, strict=True)]
     cut = array[tuple(slice(start, start + usual) for start, usual in zip(starts, wanted, strict=True))]
-    return _typed(cut, each, shown)
+    return typed(cut, each, shown)
 
 
-def _typed(array: NDArray[Any], each: ArrayInput, shown: str) -> NDArray[Any]:
+def typed(array: NDArray[Any], each: ArrayInput, shown: str) -> NDArray[Any]:
     """In the input's type, where no value can change but by rounding."""
     target = np.dtype(each.dtype)
     if array.dtype == target:
@@ -152,7 +163,7 @@ def checked(row: NDArray[Any], shown: str) -> Crop:
         wrong = int(np.size(row[name]) - np.count_nonzero(np.isfinite(row[name])))
         if wrong:
             reason = f"{wrong:,} of the {np.size(row[name]):,} values of {name} are NaN or infinite"
-            raise ImageError(f"{shown}: {reason}", reason)
+            raise ImageError(f"{shown}: {reason}", reason, advice="remove it, or give other samples")
     return Crop(row, 1.0, MODE)
 
 
