@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, JsonValue, SerializeAsAny
 
-from skdeploy.bundle.station_facts import StationFacts, UnreadFacts, read_as, read_facts_of
+from skdeploy.bundle.station_facts import GraphFacts, StationFacts, UnreadFacts, read_as, read_facts_of
 from skdeploy.core.errors import IntegrityError
 from skdeploy.core.files import digest_json
 from skdeploy.core.spec import Frozen, InnerPath, Precision, TensorSpec
@@ -40,6 +40,14 @@ class Artifact(Frozen):
     outputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
     facts: Annotated[SerializeAsAny[StationFacts], BeforeValidator(read_facts_of)]
     provenance: Provenance
+
+    @property
+    def words(self) -> str:
+        """The precision that people read. A graph with the Q/DQ of its file is FP32 only between them."""
+        if self.precision is None:
+            return ""
+        scaled = isinstance(self.facts, GraphFacts) and self.facts.has_qdq and not self.precision.integer
+        return f"{self.precision.words}+Q/DQ" if scaled else self.precision.words
 
     @property
     def station(self) -> str:

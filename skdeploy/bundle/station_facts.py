@@ -60,13 +60,15 @@ class WeightsFacts(StationFacts):
 class GraphFacts(StationFacts):
     """Of any ONNX file. ``parser_refusal`` is what TensorRT-RTX says of a graph that it does not take.
 
-    ``fallback``: what an INT8 graph has beside INT8, which decides how it runs; None in any other.
+    ``fallback``: what an INT8 graph has beside INT8, which decides how it runs; None in any other. ``has_qdq``: whether it
+    rounds to INT8 in QuantizeLinear/DequantizeLinear pairs.
     """
 
     nodes: int = 0
     rank_above_4: Names = ()
     parser_refusal: str = ""
     fallback: Precision | None = None
+    has_qdq: bool = False
 
 
 class TraceFacts(GraphFacts):

@@ -18,6 +18,13 @@ FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FL
 INTEGER_KERNELS: Final = frozenset({
     "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
 })  # fmt: skip
+# ONNX Runtime's own: QLinearAdd, QLinearConcat, QGemm and their like.
+MICROSOFT: Final = ("com.microsoft", ("QLinear", "QGemm", "DynamicQuantize"))
+INTEGERS_AS_PAIRS: Final = (
+    "write QuantizeLinear/DequantizeLinear pairs: quantize_static(..., quant_format=QuantFormat.QDQ, "
+    'extra_options={"ActivationSymmetric": True}) of ONNX Runtime; or give the floating point network and let skdeploy '
+    "quantize it: --int8 --calib"
+)
 # What multiplies or shifts by its constants. Elsewhere an infinity may be meant: bounds of Clip, masks that Add or Where take.
 WEIGHTED: Final = frozenset({
     "Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "PRelu", "BatchNormalization",
@@ -31,11 +38,11 @@ VIEWS: Final = frozenset({
 def require_no_integer_kernels(proto: ModelProto, path: Path) -> None:
     """Raises ExportError naming the first node of a graph that computes with integers, other than by Q/DQ."""
     for node in inside(proto, NodeProto):
-        if node.op_type in INTEGER_KERNELS:
+        domain, names = MICROSOFT
+        if node.op_type in INTEGER_KERNELS or (node.domain == domain and node.op_type.startswith(names)):
             raise ExportError(
                 f"{path} is quantized in a form that TensorRT does not take: the node {shown_node(node)} is {node.op_type}",
-                advice="export it with QuantizeLinear/DequantizeLinear pairs (ONNX Runtime: QuantFormat.QDQ), or give the "
-                "floating point network and let skdeploy quantize it: --int8 --calib",
+                advice=INTEGERS_AS_PAIRS,
             )
 
 

@@ -27,6 +27,7 @@ def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bo
     """
     from skdeploy.backends.admission import above_max_rank, admit, admit_file
     from skdeploy.engines.parsing import parser_refusal
+    from skdeploy.ir.qdq import qdq_nodes
     from skdeploy.passes.trace import save_model
 
     admit(model, any_rank=any_rank)
@@ -39,6 +40,7 @@ def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bo
             "nodes": len(model.graph),
             "rank_above_4": tuple(above_max_rank(model)),
             "parser_refusal": parser_refusal(path) or "",
+            "has_qdq": any(qdq_nodes(model)),
         }
     )
 

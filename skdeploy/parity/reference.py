@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TORCH_REFERENCE: Final = "torch float32, training form"
-GRAPH_REFERENCE: Final = "{graph} on {backend}, the bundle's own first FP32 graph, not torch"
+GRAPH_REFERENCE: Final = "{graph} on {backend}, the bundle's own first {precision} graph, not torch"
 
 
 @dataclass(frozen=True)
@@ -83,5 +83,5 @@ def reference_of(
         return Reference(TORCH_REFERENCE, lambda spec: torch_backend.open_session(network, spec, own=own))
     assert base is not None  # the caller checked
     path = bundle.check(base)
-    name = GRAPH_REFERENCE.format(graph=base.path, backend=onnxruntime.NAME)
+    name = GRAPH_REFERENCE.format(graph=base.path, backend=onnxruntime.NAME, precision=base.words)
     return Reference(name, lambda _: onnxruntime.open_session(path))

@@ -19,7 +19,7 @@ from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities
 from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
-from skdeploy.ir.qdq import qdq_nodes
+from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE, qdq_nodes
 from skdeploy.ir.weights_of_files import require_finite, require_no_integer_kernels
 from skdeploy.passes.fold_shapes import folded
 from skdeploy.passes.foreign_inputs import take_inputs
@@ -30,6 +30,7 @@ from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET
 from skdeploy.passes.trained import SymmetricQDQ, check_known
+from skdeploy.passes.widen import widen
 
 OUTPUT: Final = LOGITS
 NOTES: Final = "foreign"
@@ -42,6 +43,7 @@ class ForeignNotes:
     ``kept_batch``: the Squeezes that would have taken a batch of one away.
     ``has_logits``: the first output is a classifier's, named ``logits`` now; else outputs have their own names.
     ``interface``: notes on its changes, ready to show. ``data``: the digests of files beside it with weights.
+    ``narrow``: the type of fewer bits that the file is in, empty for FP32.
     ``example``: the shape of an input that was tried, and of the outputs for it.
     """
 
@@ -56,10 +58,13 @@ class ForeignNotes:
     kept_batch: tuple[str, ...]
     interface: tuple[str, ...]
     data: dict[str, str]
+    narrow: str
 
     def in_words(self, path: Path) -> Iterator[str]:
         """Notes for the user."""
         yield f"{path}: opset {self.opset}, input {self.input_name!r}, output {self.output_name!r}"
+        if self.narrow:
+            yield f"{path} is in {self.narrow}: read as FP32, which holds its numbers exactly; parity is judged against that"
         yield from self.interface
         if self.softmax:
             yield f"the graph ends in a softmax, {self.softmax}: its outputs are probabilities, not logits"
@@ -78,9 +83,9 @@ def read_foreign(
     outputs are kept under their own names. None: the rank of the first output decides.
 
     External data is inlined, from files in the folder of ``path`` only; functions are inlined and constants folded. Any opset
-    from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. Squeezes keep a batch of one: see ``KeepBatch``. Nodes are
-    named after their modules where the exporter recorded them. The result is compared with the original on random images.
-    ``foreign_notes`` tells what was done; ``options`` change the interface first.
+    from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. FP16 and BF16 become FP32: see ``widen``. Squeezes keep a
+    batch of one: see ``KeepBatch``. Nodes are named after their modules where the exporter recorded them. The result is
+    compared with the original on random images. ``foreign_notes`` tells what was done; ``options`` change the interface first.
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
     UsageError for inputs that skdeploy does not take and outputs that are not the asked ones; CardError for a ``card`` of other
@@ -89,8 +94,9 @@ def read_foreign(
     """
     proto, files = read_proto(path)
     digests = {file.relative_to(path.resolve().parent).as_posix(): digest_file(file) for file in files}
-    opset = _check_operators(proto, path)
     require_no_integer_kernels(proto, path)
+    opset = _check_operators(proto, path)
+    narrow = widen(proto)
     require_finite(proto, path)
     options = options or ReadOptions()
     changes = with_asked_interface(proto, path, options, has_arrays=card is not None and not card.takes_images)
@@ -127,6 +133,7 @@ def read_foreign(
         tuple(keep_batch.changed),
         changes,
         digests,
+        narrow,
     )
     return model
 
@@ -142,6 +149,8 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
     opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     require_known_opset(opset, path)
     for node in inside(proto, NodeProto):
+        if node.domain == "com.microsoft" and node.op_type in (QUANTIZE, DEQUANTIZE):
+            node.domain = ""  # the same function; theirs takes more types, which are refused in either
         if node.domain not in ("", "ai.onnx"):
             raise foreign_operator(node, path)
     del proto.opset_import[:]

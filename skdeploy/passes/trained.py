@@ -18,10 +18,21 @@ from skdeploy.ir.rows import WEIGHTED, output_axis
 INT8, UINT8, INT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32
 MIDDLE: Final = 128  # of uint8: with this zero point it is int8 with 0
 BIAS: Final = 2
-SYMMETRIC: Final = (
-    "train with symmetric int8 (torch: dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, quant_min=-128; the default of "
-    "Model Optimizer), or export the network without Q/DQ and let skdeploy quantize it: --int8 --calib"
-)
+ANEW: Final = "or give the network without Q/DQ and let skdeploy quantize it: --int8 --calib"
+# What makes the tool at hand write symmetric int8. The names of nodes tell the tool, in the releases of 2026: of the file's
+# metadata only ONNX Runtime leaves any. Each was tried, with the release in brackets.
+TORCH: Final = (
+    "quantize with symmetric int8: QuantizationSpec(dtype=torch.int8, qscheme=torch.per_tensor_symmetric, quant_min=-128, "
+    "quant_max=127) of torchao's pt2e, or FakeQuantize with dtype=torch.qint8 and that qscheme"
+)  # [torchao 0.18, torch 2.13]
+ONNX_RUNTIME: Final = (
+    "quantize_static(..., activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, "
+    'extra_options={"ActivationSymmetric": True, "WeightSymmetric": True})'
+)  # [1.32]
+NNCF: Final = (
+    "no option of NNCF makes int8 of what a ReLU gives: quantize with ONNX Runtime (quantize_static, ActivationSymmetric) or "
+    "NVIDIA's Model Optimizer"
+)  # [3.4]
 
 
 class SymmetricQDQ(ir.passes.InPlacePass):
@@ -138,7 +149,7 @@ def _check(node: ir.Node, path: Path) -> None:
         )
     if node.attributes.get_int("block_size", 0):
         raise ExportError(
-            f"{shown} has a scale a block; skdeploy deploys INT8 per tensor and per channel", advice=SYMMETRIC
+            f"{shown} has a scale a block; skdeploy deploys INT8 per tensor and per channel", advice=_symmetric(node)
         )
     if not bool((np.isfinite(scale) & (scale > 0)).all()):
         raise ExportError(
@@ -161,7 +172,7 @@ def _check(node: ir.Node, path: Path) -> None:
         raise ExportError(f"{shown} computes its zero point", advice="export it with constant zero points")
     if kind not in (INT8, UINT8):
         raise ExportError(
-            f"{shown} has type {kind.name if kind else 'unknown'}; skdeploy deploys int8", advice=SYMMETRIC
+            f"{shown} has type {kind.name if kind else 'unknown'}; skdeploy deploys int8", advice=_symmetric(node)
         )
     wanted = MIDDLE if kind == UINT8 else 0
     if bool((points != wanted).any()):
@@ -169,8 +180,17 @@ def _check(node: ir.Node, path: Path) -> None:
         raise ExportError(
             f"{shown} has zero point {found} of {kind.name.lower()}, which TensorRT refuses: it takes int8 with zero point 0, "
             "and uint8 with 128 is the same",
-            advice=SYMMETRIC,
+            advice=_symmetric(node),
         )
+
+
+def _symmetric(node: ir.Node) -> str:
+    """What to do about Q/DQ of another kind, by the tool that wrote the node."""
+    name = node.name or ""
+    if name.startswith(("QuantizeLinear_", "DequantizeLinear_")):
+        return f"{NNCF}, {ANEW}"
+    ours = name.endswith(("_QuantizeLinear", "_DequantizeLinear", "_QuantizeLinear_Q"))
+    return f"{ONNX_RUNTIME if ours else TORCH}; {ANEW}"
 
 
 def _check_axis(node: ir.Node, scale: NDArray[Any], shown: str) -> None:

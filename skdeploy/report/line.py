@@ -58,7 +58,7 @@ def _station(found: Findings, artifact: Artifact, names: set[str], largest: int)
         path=artifact.path,
         does=words_of(artifact.station),
         made_from=tuple(parent for parent in artifact.provenance.parents if parent in names)[:3] if runs else (),
-        precision=artifact.precision.words if artifact.precision else "",
+        precision=artifact.words,
         size=size_text(artifact.size_bytes),
         share=artifact.size_bytes / max(largest, 1),
         sha256=artifact.sha256,

@@ -130,7 +130,7 @@ def artifacts_table(
         if artifact.format == "json":
             continue
         time = "kept" if artifact.path in reused else f"{artifact.provenance.seconds:.1f} s"
-        path, precision = name(artifact.path), Cell(artifact.precision.words if artifact.precision else "")
+        path, precision = name(artifact.path), Cell(artifact.words)
         tail = (precision, size(artifact.size_bytes), Cell(time, artifact.provenance.seconds))
         runs = [c for c in comparisons if c.artifact == artifact.path]
         for c in runs:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +12,28 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from skdeploy.bench.measure import BenchOptions, bench
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import TrainedInt8Facts
-from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.errors import CalibrationError, ExportError, UsageError
 from skdeploy.core.precision import Precision
 from skdeploy.core.progress import Silent
+from skdeploy.engines.parsing import parser_refusal
+from skdeploy.ir.qdq import int8_layers
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import calibrate, export
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
+from skdeploy.passes.foreign import read_foreign
+from skdeploy.passes.trace import save_model
 from skdeploy.report.int8 import int8_text
 from skdeploy.report.page import render_report
 from tests import threads
 from tests.graphs import foreign
+
+UNSIGNED = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8}
 
 
 class Noise(CalibrationDataReader):
@@ -41,16 +48,22 @@ class Noise(CalibrationDataReader):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A selective kernel network as its author's tools leave it: symmetric int8, scales a channel, biases as int32."""
-    folder = tmp_path_factory.mktemp("trained")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The selective kernel network before it is quantized."""
+    folder = tmp_path_factory.mktemp("single")
     with threads.single():
         torch.manual_seed(0)
         foreign.export(foreign.live(foreign.Classifier(foreign.PORTS["timm"]())), folder / "float.onnx")
+    return folder / "float.onnx"
+
+
+@pytest.fixture(scope="module")
+def trained(single: Path) -> Path:
+    """A selective kernel network as its author's tools leave it: symmetric int8, scales a channel, biases as int32."""
     logging.disable()
     quantize_static(
-        folder / "float.onnx",
-        folder / "trained.onnx",
+        single,
+        single.parent / "trained.onnx",
         Noise(),
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QInt8,
@@ -59,7 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
     )
     logging.disable(logging.NOTSET)
-    return folder / "trained.onnx"
+    return single.parent / "trained.onnx"
 
 
 def scales(path: Path) -> set[bytes]:
@@ -100,6 +113,10 @@ def test_its_own_scales_are_deployed_to_the_last_bit_and_proven(fallback: str, t
     assert [each.artifact for each in measured.measured] == [contents.INT8]  # model.onnx has Q/DQ: it is no FP32 graph
     assert measured.comparisons == ()
     assert any("the file's own Q/DQ" in note for note in measured.notes)
+    words = {artifact.path: artifact.words for artifact in done.bundle.manifest.artifacts}
+    assert words[contents.READ] == words[contents.MODEL] == "FP32+Q/DQ"  # they round to INT8: no FP32 graphs
+    assert words[contents.INT8] == "INT8"
+    assert "own first FP32+Q/DQ graph" in done.parity.reference
     page = render_report(done.bundle)
     assert "The scales are those of the file, from training" in page
     assert any("own scales, kept to the last bit" in note for note in done.bundle.manifest.notes)
@@ -131,6 +148,39 @@ def test_options_that_would_make_other_scales_are_refused(asked: Int8Options, fl
                 str(trained), precision=Precision.INT8, target="onnx", assume_imagenet=True, lowering={"int8": asked}
             )
         )
+
+
+@pytest.mark.parametrize(
+    "wrote",
+    [
+        lambda *files: quantize_static(*files, Noise()),
+        lambda *files: quantize_static(*files, Noise(), quant_format=QuantFormat.QOperator),
+        pytest.param(lambda *files: quantize_static(*files, Noise(), **UNSIGNED), marks=pytest.mark.slow),
+        pytest.param(
+            lambda *files: quantize_static(*files, Noise(), activation_type=QuantType.QInt16), marks=pytest.mark.slow
+        ),
+        pytest.param(lambda *files: quantize_dynamic(*files), marks=pytest.mark.slow),
+    ],
+    ids=["default", "operators", "uint8", "int16", "dynamic"],
+)
+def test_what_onnx_runtimes_quantizer_writes_is_refused_with_the_call_that_makes_a_legal_file(
+    wrote: Callable[[Path, Path], None], single: Path, tmp_path: Path
+) -> None:
+    logging.disable()
+    wrote(single, tmp_path / "other.onnx")
+    with pytest.raises(ExportError) as refusal:
+        read_foreign(tmp_path / "other.onnx")
+    (call,) = re.findall(r"(quantize_static\(\.\.\..*?}\))", refusal.value.advice or "")
+    names = {"quantize_static": quantize_static, "QuantType": QuantType, "QuantFormat": QuantFormat}
+    eval(
+        call.replace("...", "before, after, reader"),
+        names | {"before": single, "after": tmp_path / "legal.onnx", "reader": Noise()},
+    )  # our own words, which the user will type
+    logging.disable(logging.NOTSET)
+    made = read_foreign(tmp_path / "legal.onnx")
+    assert len(int8_layers(made)) == 7
+    save_model(made, tmp_path / "read.onnx")
+    assert parser_refusal(tmp_path / "read.onnx") == ""  # TensorRT-RTX takes it
 
 
 def test_it_is_not_calibrated(trained: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ FLATTEN = helper.make_node("Flatten", ["x"], ["y"], name="flat")
 
 REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "text": (small([FLATTEN], dtype=TensorProto.STRING), UsageError, r"x is string\['n', 3, 4, 4\], but float32, int64"),
-    "float16": (small([FLATTEN], dtype=TensorProto.FLOAT16), UsageError, r"x is float16\['n', 3, 4, 4\], but float32"),
+    "float64": (small([FLATTEN], dtype=TensorProto.DOUBLE), UsageError, r"x is double\['n', 3, 4, 4\], but float32"),
     "a number": (small([RELU], shape=()), UsageError, r"float\[\], of rank 0; skdeploy takes 1 to 8 dimensions"),
     "integer output": (
         model_of(

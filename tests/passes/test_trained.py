@@ -195,6 +195,37 @@ def test_scales_of_input_channels_are_refused_with_the_layer_but_for_transposed_
         assert len(int8_layers(read_foreign(tmp_path / "up.onnx"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pixels_QuantizeLinear", "ActivationSymmetric"),  # ONNX Runtime, and what is made of it
+        ("QuantizeLinear_pixels_1", "no option of NNCF"),
+        ("node_quantize_per_tensor", "torch.per_tensor_symmetric"),
+        ("input_quantizer", "torch.per_tensor_symmetric"),
+    ],
+)
+def test_the_advice_is_for_the_tool_that_wrote_the_file(name: str, words: str, tmp_path: Path) -> None:
+    proto = onnx.load(file(tmp_path, kind=np.uint8, zero=139))
+    proto.graph.node[0].name = name
+    onnx.save(proto, tmp_path / "named.onnx")
+    with pytest.raises(ExportError, match=f"the node {name} .* zero point 139 of uint8") as refusal:
+        read_foreign(tmp_path / "named.onnx")
+    assert words in (refusal.value.advice or "")
+    assert "--int8 --calib" in (refusal.value.advice or "")
+
+
+def test_q_and_dq_of_onnx_runtimes_own_domain_are_onnxs_own(tmp_path: Path) -> None:
+    path = file(tmp_path)
+    expected = run(onnx.load(path))
+    proto = onnx.load(path)
+    for node in proto.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.domain = "com.microsoft"
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(proto, tmp_path / "microsoft.onnx")
+    np.testing.assert_array_equal(run(ir.to_proto(read_foreign(tmp_path / "microsoft.onnx"))), expected)
+
+
 def test_other_forms_of_quantization_are_refused_by_operator(tmp_path: Path) -> None:
     proto = onnx.load(file(tmp_path))
     proto.graph.node[0].CopyFrom(op("DynamicQuantizeLinear", ["pixels"], ["a_q", "s", "z"], name="dynamic"))
