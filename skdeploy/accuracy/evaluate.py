@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,21 +13,18 @@ import numpy as np
 
 from skdeploy.accuracy.facts import read_facts
 from skdeploy.accuracy.gate import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
-from skdeploy.accuracy.predictions import Cache, Predictions
-from skdeploy.accuracy.streaming import crop_kind, open_all, predict_all
+from skdeploy.accuracy.predictions import Predictions, best_classes, logits_agreement
+from skdeploy.accuracy.reuse import predictions_of
+from skdeploy.accuracy.streaming import crop_kind, open_all, unreadable_in_any
 from skdeploy.accuracy.verdict import decide_verdict
 from skdeploy.backends import running
-from skdeploy.backends.base import Session
-from skdeploy.bundle.artifact import tool_versions
 from skdeploy.bundle.evidence import keep_evidence
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.receipts import ReceiptVerdict, require_receipts, write_receipt
 from skdeploy.bundle.runners import Runner, engines_of, fp32_graph, last_graph, runner_named, runner_on
 from skdeploy.core.errors import DependencyError, UsageError
-from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import INTERFACE, ClassOrder, ModelSpec
-from skdeploy.devices import cuda
+from skdeploy.core.spec import ClassOrder, ModelSpec
 from skdeploy.images.dataset import EVALUATION, Dataset, check_count, open_dataset
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.labels import as_the_network_counts
@@ -36,8 +32,6 @@ from skdeploy.parity.tasks import require_classes
 from skdeploy.zoo.assumed import require_preprocessing
 
 CONFIDENCE: Final = 95.0  # per cent
-LAYOUT: Final = 2  # of the cached predictions; 1 was of images that were turned by EXIF
-TOOLS: Final = ("skdeploy", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
 
 
 @dataclass(frozen=True)
@@ -253,10 +247,29 @@ def _run(
     with open_all(wanted, optional) as (opened, absent):
         if options.max_drop is not None and len(opened) < 2:
             raise _nothing_to_compare(opened[0][0], absent)
-        predictions, reused = _predict(opened, dataset, options, tell)
+        runners = [runner for runner, _ in opened]
+        predictions, each = predictions_of(
+            opened,
+            dataset,
+            options.batch,
+            tell,
+            fresh=options.fresh,
+            found=lambda done: _tell_of_reuse(runners, done, len(dataset), tell),
+        )
+    reused = min(each)
     seconds = time.perf_counter() - started
     tell.end("evaluate", seconds, reused=reused == len(dataset))
-    return _evaluation([runner for runner, _ in opened], absent, predictions, dataset, spec, options, reused, seconds)
+    return _evaluation(runners, absent, predictions, dataset, spec, options, reused, seconds)
+
+
+def _tell_of_reuse(runners: list[Runner], reused: list[int], images: int, tell: Progress) -> None:
+    whole = [runner.name for runner, done in zip(runners, reused, strict=True) if done == images]
+    if min(reused) == images:
+        tell.note("predictions of an earlier run are reused; `skdeploy evaluate --fresh` makes new ones")
+    elif min(reused):
+        tell.note(f"an earlier run was interrupted after {min(reused):,} of {images:,} images: continuing from there")
+    elif whole:
+        tell.note(f"predictions of {', '.join(whole)} are reused; `skdeploy evaluate --fresh` makes new ones")
 
 
 def _nothing_to_compare(alone: Runner, absent: list[NotEvaluated]) -> UsageError | DependencyError:
@@ -272,47 +285,10 @@ def _nothing_to_compare(alone: Runner, absent: list[NotEvaluated]) -> UsageError
     )
 
 
-def _predict(
-    opened: list[tuple[Runner, Session]], dataset: Dataset, options: EvaluationOptions, tell: Progress
-) -> tuple[Predictions, int]:
-    """Predictions of all images, and how many of them were there already."""
-    tell.update("digest of the images")
-    cache = Cache(_key([runner for runner, _ in opened], dataset, options.batch))
-    predictions = Predictions.none_yet(len(opened), len(dataset), opened[0][0].spec.network.classes)
-    note = "" if options.fresh else cache.load(predictions)
-    if note:
-        tell.note(note)
-    reused = predictions.done
-    if reused == len(dataset):
-        tell.note("predictions of an earlier run are reused; `skdeploy evaluate --fresh` makes new ones")
-    elif reused:
-        tell.note(f"an earlier run was interrupted after {reused:,} of {len(dataset):,} images: continuing from there")
-    predict_all(opened, dataset, options.batch, predictions, cache.save, tell)
-    if cache.problem:
-        tell.note(f"predictions cannot be saved, so an interrupted run starts again: {cache.problem}")
-    return predictions, reused
-
-
-def _key(runners: list[Runner], dataset: Dataset, batch: int) -> str:
-    """Equal keys, equal predictions. Labels change none, and whoever corrects them need not run anything again."""
-    return digest_json(
-        [
-            LAYOUT,
-            [[runner.artifact.sha256, runner.backend, repr(runner.options), _reads(runner.spec)] for runner in runners],
-            [dataset.digest, len(dataset), batch],
-            [tool_versions(TOOLS), platform.machine(), [str(device) for device in cuda.devices()]],
-        ]
-    )
-
-
-def _reads(spec: ModelSpec) -> object:
-    return spec.model_dump(mode="json", by_alias=True, include={"network", *INTERFACE})
-
-
 def _evaluation(
     runners: list[Runner],
     absent: list[NotEvaluated],
-    predictions: Predictions,
+    predictions: list[Predictions],
     dataset: Dataset,
     spec: ModelSpec,
     options: EvaluationOptions,
@@ -320,9 +296,10 @@ def _evaluation(
     seconds: float,
 ) -> Evaluation:
     assert dataset.labels is not None  # labelled_images
-    readable = predictions.readable
+    readable = np.logical_and.reduce([of.readable for of in predictions])
     labels = dataset.labels[readable]
-    top = [classes[readable].astype(np.int64) for classes in predictions.top]
+    logits = [of.logits[readable] for of in predictions]
+    top = [best_classes(one) for one in logits]
     names = class_names(spec.labels, spec.network.classes)
     confidence = options.confidence / 100
     counts = np.bincount(labels, minlength=len(names))
@@ -333,7 +310,7 @@ def _evaluation(
         labels_sha256=hashlib.sha256(dataset.labels.astype("<i8").tobytes()).hexdigest(),
         images=len(labels),
         reused=reused,
-        unreadable=tuple(predictions.unreadable),
+        unreadable=tuple(unreadable_in_any(predictions)),
         classes=names,
         missing_classes=tuple(name for name, count in zip(names, counts, strict=True) if not count),
         accuracies=tuple(
@@ -348,7 +325,7 @@ def _evaluation(
                 confidence,
                 options.max_drop,
                 names=(runners[0].shown, runners[n].shown),
-                logits=predictions.logits_agreement(n)
+                logits=logits_agreement(logits[0], logits[n])
                 if crop_kind(runners[0].spec) == crop_kind(runners[n].spec)
                 else None,
             )

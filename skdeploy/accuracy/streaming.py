@@ -1,4 +1,7 @@
-"""The same images through several artifacts at once, batch by batch: the next batch is decoded while this one is computed."""
+"""The same images through several artifacts at once, batch by batch: the next batch is decoded while this one is computed.
+
+Each artifact's predictions are its own, so one that has predicted an image already does not run it again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ from skdeploy.images.decoding import Crop, ImageError, Pixels
 from skdeploy.images.feeds import batches_of
 from skdeploy.images.reading import MAX_UNREADABLE, WORKERS, ahead
 
-SAVE_SECONDS: Final = 10.0  # of work that a killed run loses at most; a save takes some ms
+SAVE_SECONDS: Final = 10.0  # of work that a killed run loses at most,
+SAVE_SHARE: Final = (
+    100.0  # or as many times the seconds of a save, if that is longer: the logits of 1,000 classes are 200 MB
+)
 TELL_SECONDS: Final = 0.1
 
 CropKind = tuple[InputSpec | None, Preprocess | None, tuple[ArrayInput, ...], tuple[tuple[str, DynamicSize], ...]]
@@ -40,12 +46,11 @@ Feeds = list[Feed]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images ``start`` to ``stop`` as feeds, for each kind that some session takes. ``rows`` are those that can be read."""
+    """Images up to ``stop`` as feeds, for each kind that some session takes. ``rows``: those that a kind can be made of."""
 
-    start: int
     stop: int
-    rows: list[int]
-    unreadable: list[Unreadable]
+    rows: dict[CropKind, list[int]]
+    unreadable: dict[CropKind, dict[int, Unreadable]]
     feeds: dict[FeedKind, Feeds]
 
 
@@ -85,73 +90,96 @@ class Reader:
     def batches(self, start: int) -> Iterator[Batch]:
         """From image ``start`` on, one batch ahead of whoever takes them."""
         images = range(len(self._dataset))
-        spans = (images[at : at + self._batch] for at in images[start :: self._batch])
+        yield from self._read_all([list(images[at : at + self._batch]) for at in images[start :: self._batch]])
+
+    def some(self, rows: list[int]) -> Batch:
+        """These images, as one batch."""
+        (batch,) = self._read_all([rows])
+        return batch
+
+    def _read_all(self, spans: list[list[int]]) -> Iterator[Batch]:
         with ThreadPoolExecutor(min(WORKERS, cpu.cores()), "decode") as pool:
             yield from ahead(partial(self._read, pool), spans, workers=1, most=1)
 
-    def _read(self, pool: ThreadPoolExecutor, rows: range) -> Batch:
-        found: dict[CropKind, list[Crop | ImageError]] = {}
+    def _read(self, pool: ThreadPoolExecutor, rows: list[int]) -> Batch:
+        readable: dict[CropKind, list[int]] = {}
+        bad: dict[CropKind, dict[int, Unreadable]] = {}
+        pixels: dict[CropKind, list[Pixels]] = {}
         for kind, spec in self._specs.items():
+            crops: list[Crop | ImageError]
             if self._dataset.pixels is None:
-                found[kind] = list(pool.map(lambda index, spec=spec: self._dataset.crop_or_error(index, spec), rows))
+                crops = list(pool.map(lambda index, spec=spec: self._dataset.crop_or_error(index, spec), rows))
             else:  # an array has nothing to decode, and threads would only wait for each other
-                found[kind] = [self._dataset.crop_or_error(index, spec) for index in rows]
-        bad: dict[int, Unreadable] = {}
-        for crops in found.values():
-            for index, crop in zip(rows, crops, strict=True):
-                if isinstance(crop, ImageError):
-                    bad[index] = Unreadable(name=self._dataset.name_of(index), reason=printable(crop.reason))
-        # All kinds have the same rows: those that every one of them can be made of.
-        pixels: dict[CropKind, list[Pixels]] = {
-            kind: [
-                crop.pixels
-                for index, crop in zip(rows, crops, strict=True)
-                if isinstance(crop, Crop) and index not in bad
-            ]
-            for kind, crops in found.items()
-        }
+                crops = [self._dataset.crop_or_error(index, spec) for index in rows]
+            each = list(zip(rows, crops, strict=True))
+            readable[kind] = [index for index, crop in each if isinstance(crop, Crop)]
+            pixels[kind] = [crop.pixels for crop in crops if isinstance(crop, Crop)]
+            bad[kind] = {
+                index: Unreadable(name=self._dataset.name_of(index), reason=printable(crop.reason))
+                for index, crop in each
+                if isinstance(crop, ImageError)
+            }
         feeds = {
             (kind, inputs): list(batches_of(pixels[kind], self._specs[kind], inputs, self._batch))
             for kind, inputs in self._inputs
         }
-        readable = [index for index in rows if index not in bad]
-        return Batch(rows.start, rows.stop, readable, [bad[index] for index in sorted(bad)], feeds)
+        return Batch(rows[-1] + 1, readable, bad, feeds)
 
 
 def predict_all(
     opened: Sequence[tuple[Runner, Session]],
     dataset: Dataset,
     batch: int,
-    predictions: Predictions,
-    save: Callable[[Predictions], object],
+    predictions: Sequence[Predictions],
+    save: Callable[[int], object],
     progress: Progress,
 ) -> None:
-    """Goes on from ``predictions.done`` to the end; ``save`` is called every few seconds, and when it ends for any reason.
+    """Goes on from where each artifact's ``predictions`` are to the end; ``save(n)`` keeps the n-th one's, every few seconds
+    and when it ends for any reason.
 
     Raises UsageError where more than 1 % of the images cannot be read, ParityError for logits that are not finite.
     """
-    allowed = int(MAX_UNREADABLE * len(dataset))
-    first, started = predictions.done, time.perf_counter()
-    saved = told = started
-    _check_unreadable(predictions, allowed, dataset)
+    first = min(done.done for done in predictions)
+    todo = [n for n, of in enumerate(predictions) if of.done < len(dataset)]
+    saved_at = {n: of.done for n, of in enumerate(predictions)}
+    started = time.perf_counter()
+    told, next_save = started, started + SAVE_SECONDS
+
+    def save_all() -> None:
+        for n in todo:
+            if predictions[n].done > saved_at[n]:
+                saved_at[n] = predictions[n].done
+                save(n)
+
+    _check_unreadable(predictions, dataset)
+    if not todo:
+        return
     try:
-        for read in Reader(opened, dataset, batch).batches(first):
-            logits = [_logits(runner, session, read, dataset) for runner, session in opened]
-            if read.rows:
-                predictions.add(read.rows, logits)
-            predictions.unreadable += read.unreadable
-            predictions.done = read.stop
-            _check_unreadable(predictions, allowed, dataset)
+        for read in Reader([opened[n] for n in todo], dataset, batch).batches(first):
+            for n in todo:
+                if predictions[n].done < read.stop:
+                    _add(predictions[n], *opened[n], read, dataset)
+            _check_unreadable(predictions, dataset)
             now = time.perf_counter()
             if now - told >= TELL_SECONDS:
                 told = now
-                progress.update(bar(predictions.done, len(dataset), first, now - started))
-            if now - saved >= SAVE_SECONDS:
-                save(predictions)
-                saved = time.perf_counter()
+                progress.update(bar(read.stop, len(dataset), first, now - started))
+            if now >= next_save:
+                save_all()
+                after = time.perf_counter()
+                next_save = after + max(SAVE_SECONDS, SAVE_SHARE * (after - now) if SAVE_SECONDS else 0)
     finally:
-        if predictions.done > first:
-            save(predictions)
+        save_all()
+
+
+def _add(predictions: Predictions, runner: Runner, session: Session, read: Batch, dataset: Dataset) -> None:
+    kind = crop_kind(runner.spec)
+    rows = read.rows[kind]
+    if rows:
+        found = logits_of(runner, session, read.feeds[kind, session.inputs], lambda n: dataset.name_of(rows[n]))
+        predictions.logits[rows] = found
+    predictions.unreadable |= read.unreadable[kind]
+    predictions.done = read.stop
 
 
 def logits_of(runner: Runner, session: Session, feeds: Iterable[Feed], name_of: Callable[[int], str]) -> Array:
@@ -172,18 +200,22 @@ def logits_of(runner: Runner, session: Session, feeds: Iterable[Feed], name_of: 
     return np.concatenate(parts) if parts else np.empty((0, runner.spec.network.classes), np.float32)
 
 
-def _logits(runner: Runner, session: Session, read: Batch, dataset: Dataset) -> Array:
-    feeds = read.feeds[crop_kind(runner.spec), session.inputs]
-    return logits_of(runner, session, feeds, lambda n: dataset.name_of(read.rows[n]))
+def unreadable_in_any(predictions: Sequence[Predictions]) -> list[Unreadable]:
+    """Images that some artifact cannot have, in their order: they count for none."""
+    found: dict[int, Unreadable] = {}
+    for of in predictions:
+        found |= of.unreadable
+    return [found[row] for row in sorted(found)]
 
 
-def _check_unreadable(predictions: Predictions, allowed: int, dataset: Dataset) -> None:
-    bad = predictions.unreadable
+def _check_unreadable(predictions: Sequence[Predictions], dataset: Dataset) -> None:
+    allowed = int(MAX_UNREADABLE * len(dataset))
+    bad = unreadable_in_any(predictions)
     if len(bad) <= allowed:
         return
     shown = some_lines([f"{image.name}: {image.reason}" for image in bad])
     raise UsageError(
-        f"{len(bad)} of the first {predictions.done} images of {dataset.name} cannot be read; of all "
+        f"{len(bad)} of the first {max(of.done for of in predictions)} images of {dataset.name} cannot be read; of all "
         f"{len(dataset)}, at most {allowed} may be unreadable (1 %):\n{shown}",
         advice="remove or replace them: accuracy on the rest would be that of another data set",
     )

@@ -132,8 +132,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy on labelled images or pairs, compare it with the FP32 graph, and fail if the drop is too large.
 
-    Writes the result to the bundle's evidence/. Keeps predictions in ~/.cache/skdeploy, so that an interrupted run
-    continues where it stopped.
+    Writes the result to the bundle's evidence/. Keeps the predictions of each artifact in ~/.cache/skdeploy:
+    an interrupted run continues where it stopped, and FP32 runs once for all that is compared with it.
 
     Examples:
         skdeploy evaluate build/mynet-int8 --data eval/ --max-drop 1

@@ -149,7 +149,7 @@ def desk(
 def predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where evaluations keep their predictions: a cache of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache/skdeploy/evaluations"
+    return tmp_path / "cache/skdeploy/predictions"
 
 
 @pytest.fixture

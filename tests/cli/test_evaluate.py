@@ -21,22 +21,22 @@ no_gpu = pytest.mark.skipif(
     bool(cuda.devices()), reason="an engine that is no plan fails otherwise where there is a GPU"
 )
 
-# Saves after every batch, and kills itself, as nothing can catch, after so many; never after -1.
+# Saves after every batch of two artifacts, and kills itself, as nothing can catch, after so many; never after -1.
 KILLED = """
 import os, signal, sys
 from skdeploy.accuracy import streaming
-from skdeploy.accuracy.predictions import Cache
+from skdeploy.accuracy.kept import Kept
 left, *arguments = sys.argv[1:]
-left = int(left)
-real = Cache.save
-def save(self, predictions):
+left = 2 * int(left)
+real = Kept.save
+def save(self, *what):
     global left
-    done = real(self, predictions)
+    done = real(self, *what)
     left -= 1
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
     return done
-Cache.save = save
+Kept.save = save
 streaming.SAVE_SECONDS = 0
 sys.argv = ["skdeploy", *arguments]
 from skdeploy.__main__ import main
@@ -109,7 +109,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(bundle: Path, evaluation: Pa
     outputs = [json.loads(run.communicate(timeout=300)[0]) for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert outputs[0]["accuracies"] == outputs[1]["accuracies"]
-    assert [file.suffix for file in predictions.iterdir()] == [".npz"]
+    assert [file.suffix for file in predictions.iterdir()] == [".npz", ".npz"]  # one for each artifact
 
 
 @no_gpu

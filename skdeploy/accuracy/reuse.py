@@ -1,0 +1,121 @@
+"""The predictions of each artifact: those of an earlier run where they hold, else made now and kept."""
+
+from __future__ import annotations
+
+import platform
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from skdeploy.accuracy.kept import Kept
+from skdeploy.accuracy.predictions import Predictions
+from skdeploy.accuracy.streaming import Reader, crop_kind, logits_of, predict_all
+from skdeploy.backends.base import Session
+from skdeploy.bundle.artifact import tool_versions
+from skdeploy.bundle.receipts import cpu_name
+from skdeploy.bundle.runners import Runner
+from skdeploy.core.files import digest_json
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import INTERFACE, ModelSpec
+from skdeploy.devices import cuda
+from skdeploy.images.dataset import Dataset
+
+LAYOUT: Final = 3  # of what is kept of an artifact; 2 was of several artifacts at once, 1 of images turned by EXIF
+TOOLS: Final = ("skdeploy", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
+CHECKED: Final = 16  # images of an earlier run that are predicted again
+# Of the largest logit: FP32 rounds at 6e-8, TensorRT's FP16 at 5e-4, and batches of other sizes may sum in another order.
+CHECK_TOLERANCE: Final = 5e-3
+
+
+def predictions_of(
+    opened: Sequence[tuple[Runner, Session]],
+    dataset: Dataset,
+    batch: int,
+    tell: Progress,
+    *,
+    fresh: bool = False,
+    found: Callable[[list[int]], object] | None = None,
+) -> tuple[list[Predictions], list[int]]:
+    """Predictions of all images by each artifact, and how many of them an earlier run had made; ``found`` gets that before
+    the rest is made. ``fresh``: none.
+
+    Raises as ``predict_all``.
+    """
+    tell.update("digest of the images")
+    digest = dataset.digest
+    kept = [Kept(key_of(runner, [digest, len(dataset), batch])) for runner, _ in opened]
+    predictions = [Predictions.none_yet(len(dataset), runner.spec.network.classes) for runner, _ in opened]
+    if not fresh:
+        for (runner, session), cache, of in zip(opened, kept, predictions, strict=True):
+            _take(runner, session, cache, of, dataset, batch, tell)
+    reused = [of.done for of in predictions]
+    if found is not None:
+        found(reused)
+
+    def save(n: int) -> None:
+        kept[n].save({"logits": predictions[n].logits}, predictions[n].done, predictions[n].unreadable)
+
+    predict_all(opened, dataset, batch, predictions, save, tell)
+    problem = next((cache.problem for cache in kept if cache.problem), "")
+    if problem:
+        tell.note(f"predictions cannot be saved, so an interrupted run starts again: {problem}")
+    return predictions, reused
+
+
+def _take(
+    runner: Runner, session: Session, cache: Kept, into: Predictions, dataset: Dataset, batch: int, tell: Progress
+) -> None:
+    """Fills ``into`` with what an earlier run predicted, if a sample of it is predicted alike now."""
+    done, unreadable, note = cache.load({"logits": into.logits})
+    if note:
+        tell.note(note)
+    if not done:
+        return
+    into.done, into.unreadable = done, unreadable
+    known = ~np.isnan(into.logits[:done, 0])
+    differs = "" if done in (len(dataset), done // batch * batch) else "it does not end with a batch"
+    if not differs and known.sum() + len(unreadable) != done:
+        differs = "its content does not belong to this evaluation"
+    differs = differs or _checked(runner, session, into, dataset, batch)
+    if differs:
+        tell.note(f"cannot use the predictions of an earlier run, so all are made again: {cache.path}: {differs}")
+        into.logits[:] = np.nan
+        into.done, into.unreadable = 0, {}
+
+
+def key_of(runner: Runner, samples: object) -> str:
+    """Equal keys, equal outputs of an artifact on samples, which ``samples`` identifies as JSON. Labels change none, and
+    whoever corrects them need not run anything again.
+    """
+    return digest_json(
+        [
+            LAYOUT,
+            [runner.artifact.sha256, runner.backend, repr(runner.options), _reads(runner.spec)],
+            samples,
+            [tool_versions(TOOLS), platform.machine(), cpu_name(), [str(device) for device in cuda.devices()]],
+        ]
+    )
+
+
+def _reads(spec: ModelSpec) -> object:
+    return spec.model_dump(mode="json", by_alias=True, include={"network", *INTERFACE})
+
+
+def _checked(runner: Runner, session: Session, predictions: Predictions, dataset: Dataset, batch: int) -> str:
+    """Predicts a few images of an earlier run again, chosen at random. Returns how they differ, empty if they do not."""
+    rows = sorted(random.sample(range(predictions.done), min(CHECKED, predictions.done)))
+    kind = crop_kind(runner.spec)
+    read = Reader([(runner, session)], dataset, batch).some(rows)
+    logits = logits_of(runner, session, read.feeds[kind, session.inputs], lambda n: dataset.name_of(read.rows[kind][n]))
+    again = dict(zip(read.rows[kind], logits, strict=True))
+    for row in rows:
+        if (row in predictions.unreadable) == (row in again):
+            return f"{dataset.name_of(row)} is readable in one run only"
+        if (
+            row in again
+            and not np.abs(predictions.logits[row] - again[row]).max() <= CHECK_TOLERANCE * np.abs(again[row]).max()
+        ):
+            return f"{runner.name} gives other logits for {dataset.name_of(row)} now"
+    return ""
