@@ -124,6 +124,11 @@ def engines() -> str:
             "of the network definition, and so is the proof, the share of the MACs in each precision: of the plan itself "
             "only a GPU can tell."
         ),
+        *(
+            f"`{name}` came later: its seconds are from {card['date']}, on {card['processor']}, with other work beside it."
+            for name, card in cards.items()
+            if "processor" in card
+        ),
     )
     wrapped = [textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) for text in paragraphs]
     table = (

@@ -16,7 +16,7 @@ NAMES = [
     "shufflenet_v2_0.5x-sk", "shufflenet_v2_1.0x-sk", "simclrv2-r50_1x_sk1", "sk_resnet101", "sk_resnet50",
     "sknet-fashion", "sknet-ppplang", "sknet101", "sknet152", "sknet26", "sknet29-cifar",
     "sknet50", "sknet50-5x5", "sknet50-7x7", "sknet50-k3", "sknet50-k7", "sknet50-m1", "sknet50-m2-sum", "sknet50-m3",
-    "sknet50-m3-sum",
+    "sknet50-m3-sum", "skresnet-digits",
     "timm/skresnet18", "timm/skresnet34", "timm/skresnet50", "timm/skresnet50d", "timm/skresnext50_32x4d",
 ]  # fmt: skip
 

@@ -38,6 +38,7 @@ PARAMETERS = {
     "sknet50-m2-sum": 26_458_664,  # C: 26.46 M
     "sknet50-m3": 29_249_512,  # C: 29.25 M
     "sknet50-m3-sum": 27_888_424,  # C: 27.89 M
+    "skresnet-digits": 387_706,
     "timm/skresnet18": 11_958_056,  # own
     "timm/skresnet34": 22_282_376,  # own
     "timm/skresnet50": 25_803_160,  # own
