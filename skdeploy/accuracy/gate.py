@@ -222,7 +222,10 @@ def less_drop(*precisions: Precision, by: str = "--data --max-drop") -> str:
             "calibrate on more or better images, keep sensitive layers in the fallback "
             f"(`skdeploy export --int8 {by}`), or allow more"
         )
-    return "keep sensitive modules in FP32 (`skdeploy export --fp16 --keep-fp32`), or allow more"
+    if any(precision.weights_only for precision in precisions):
+        return "keep sensitive weights out of INT8 (`skdeploy export --weight-only int8 --int8-keep`), or allow more"
+    flag = next((precision.flag for precision in precisions if precision is not Precision.FP32), Precision.FP16.flag)
+    return f"keep sensitive modules in FP32 (`skdeploy export {flag} --keep-fp32`), or allow more"
 
 
 def share(correct: int, images: int, confidence: float) -> Share:

@@ -149,7 +149,7 @@ def next_after_failed_parity(
     beside_fp16 = any(
         isinstance(a.facts, GraphFacts) and a.facts.fallback is Precision.FP16 for a in manifest.artifacts
     )
-    if any(precision.integer for precision in failed) and beside_fp16:
+    if any(precision.beside for precision in failed) and beside_fp16:
         steps.append("export with --int8-fallback fp32, or keep sensitive layers with --int8-keep")
     if parity is not None and parity.chosen in ("card", "photographs"):
         steps.append("judge on your own images: --images DIR")

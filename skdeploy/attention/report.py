@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
+from skdeploy.core.precision import PRECISIONS
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.images.audit_report import Unreadable
 
@@ -231,4 +232,4 @@ def _within(t: float, degrees: int) -> float:
 def shown(graph: str) -> str:
     """fp32 is FP32 to people; the name of a bundle stays."""
     precision, _, bundle = graph.partition(" ")
-    return f"{precision.upper()} {bundle}".strip()
+    return f"{PRECISIONS[precision].words if precision in PRECISIONS else precision} {bundle}".strip()

@@ -157,6 +157,19 @@ class Int8Facts(HalvedFacts):
     raised_steps: dict[str, int] = Field(default_factory=dict)
 
 
+class WeightOnlyFacts(HalvedFacts):
+    """Of a graph whose weights alone are INT8: which layers have them, which do not and why, and bytes of those weights in the
+    fallback and in INT8, scales included. ``raised_steps`` as of ``Int8Facts``.
+    """
+
+    station: Literal["weight-only int8"] = "weight-only int8"
+    int8_weights: Names = ()
+    kept: dict[str, str] = Field(default_factory=dict)
+    raised_steps: dict[str, int] = Field(default_factory=dict)
+    weight_bytes_before: int = 0
+    weight_bytes_after: int = 0
+
+
 class TrainedInt8Facts(HalvedFacts):
     """Of an INT8 graph that keeps the scales of a file: what is INT8, what the file left out of it, and what INT8 costs there.
 
@@ -265,7 +278,8 @@ FACTS: Final[dict[str, type[StationFacts]]] = {
     name: kind
     for kind in (
         WeightsFacts, TraceFacts, ReadFacts, SelectFacts, SimplifyFacts, HalfFacts, HeadroomFacts, RangesFacts, MixedFacts,
-        Int8Facts, TrainedInt8Facts, LegacyGraphFacts, LegacyCacheFacts, RegroupFacts, PoolFacts, EngineFacts, ParityFacts,
+        Int8Facts, WeightOnlyFacts, TrainedInt8Facts, LegacyGraphFacts, LegacyCacheFacts, RegroupFacts, PoolFacts, EngineFacts,
+        ParityFacts,
     )
     for name in _stations(kind)
 }  # fmt: skip

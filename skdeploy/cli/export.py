@@ -10,7 +10,7 @@ from skdeploy.cli.arguments import Imgsz, Json, MaxBatch, MinBatch, OptBatch, im
 from skdeploy.cli.flags import FlagsOf, flattened
 from skdeploy.core.options import StationOptions
 from skdeploy.core.panel import Panel
-from skdeploy.line.formats import FORMATS, flags_of_formats
+from skdeploy.line.formats import FORMATS, flags_of_formats, precision_asked
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.station import RewriteOptions
@@ -57,14 +57,15 @@ def _export(
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
 
-    asked_for = [name for name, is_given in precision.items() if is_given]
+    asked_for = [name for name, value in precision.items() if value]
     given = typed(asked_for) or asked_for  # the command line wins over a file
-    if len(given) > 1:
+    precisions = [precision_asked(name, precision[name]) for name in given]
+    if len(precisions) > 1:
         raise UsageError(
-            f"{' and '.join(FORMATS[name].precision.flag for name in given)} cannot be used together",
+            f"{' and '.join(each.flag for each in precisions)} cannot be used together",
             advice="give one of them; --int8 keeps in FP16 what it does not quantize",
         )
-    chosen = FORMATS[given[0]].precision if given else Precision.FP32
+    chosen = precisions[0] if precisions else Precision.FP32
     asked = ExportOptions(
         model,
         **options,

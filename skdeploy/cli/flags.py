@@ -77,7 +77,7 @@ def _value(kind: Any, value: Any) -> Any:
 
 def _parameter(key: str, kind: Any, default: Any, flag: Flag, panel: Panel | None) -> inspect.Parameter:
     names = flag.names or ((flag_name(key, flag),) if kind is bool else ())
-    option = typer.Option(*names, help=flag.help, metavar=flag.metavar, rich_help_panel=panel)
+    option = typer.Option(*names, help=flag.help, metavar=flag.metavar, rich_help_panel=panel, hidden=flag.hidden)
     return inspect.Parameter(
         key,
         inspect.Parameter.KEYWORD_ONLY,

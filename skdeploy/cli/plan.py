@@ -140,7 +140,9 @@ def _print_device(terminal: Terminal, report: PlanReport, each: DevicePlan) -> N
     rows = []
     for floor in each.floors:
         own = " (the graph)" if floor.precision == report.precision else ""
-        estimate = f"{floor.precision}, else fp16" if floor.precision.integer else f"all in {floor.precision}"
+        beside = "arithmetic in" if floor.precision.weights_only else "else"
+        of = floor.precision.beside
+        estimate = f"{floor.precision}, {beside} {of}" if of else f"all in {floor.precision}"
         rows.append((estimate + own, significant(floor.latency_ms), significant(floor.images_a_second)))
     terminal.table(("estimate", ">floor ms", ">images/s"), rows)
     _print_fit(terminal, report, each)

@@ -26,7 +26,7 @@ class Flag:
     ``names``: the flags, if they are not ``--`` and the field's name; a pair ``--x/--no-x`` is one name. ``kept``: whether the
     command that makes an artifact again repeats it; where a file of the user's own lies is not kept. ``panel``: the heading in
     the help, if it is not the one of all options of its model. ``choices``: the values that there are, where a registry has
-    them.
+    them. ``hidden``: the help leaves it out.
     """
 
     help: str
@@ -35,6 +35,7 @@ class Flag:
     kept: bool = True
     panel: Panel | None = None
     choices: Callable[[], tuple[str, ...]] | None = None
+    hidden: bool = False
 
 
 class StationOptions(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import Field, GetCoreSchemaHandler
@@ -45,16 +46,20 @@ class Precision(str):
     size of a weight. ``onnx_type`` is the float type of the tensors, by ONNX's name; a CPU computes it in FP32 and rounds each
     tensor to it. ``largest`` is its largest number, if a network's activations can exceed it. ``integer``: by Q/DQ, whose
     calibrated ranges clip. ``peak`` names the figure of a device (``planning/devices.py``) that bounds its arithmetic; without
-    one no floor is estimated. ``tile`` is how many inputs a tensor core's tile has, 1 where there are no tiles.
+    one no floor is estimated. ``tile`` is how many inputs a tensor core's tile has, 1 where there are no tiles. ``weighed``:
+    whether the planner recommends it where its floor is lower.
 
-    Of an integer precision, ``beside`` names what is not quantized by default, and ``keep_grouped`` the flag that leaves
-    grouped convolutions in it, if there is one.
+    ``weights_only``: only weights have this type, as integers with a scale, and the arithmetic has another. Of this and of an
+    integer precision, ``beside`` names what is not quantized by default. ``keep_grouped`` is the flag that leaves grouped
+    convolutions in it, if there is one. ``flag`` is the export's flag, with its value if it takes one.
     """
 
     FP32: ClassVar[Precision]
     FP16: ClassVar[Precision]
     INT8: ClassVar[Precision]
 
+    flag: str
+    words: str
     tolerance: Tolerance
     width_bytes: int
     onnx_type: str
@@ -62,6 +67,8 @@ class Precision(str):
     integer: bool
     peak: str
     tile: int
+    weighed: bool
+    weights_only: bool
     beside: str
     keep_grouped: str
 
@@ -76,27 +83,23 @@ class Precision(str):
         integer: bool = False,
         peak: str = "",
         tile: int = 1,
+        weighed: bool = True,
+        weights_only: bool = False,
         beside: str = "",
         keep_grouped: str = "",
+        flag: str = "",
+        words: str = "",
     ) -> Self:
         made = super().__new__(cls, name)
+        made.flag, made.words = flag or f"--{name}", words or name.upper()
         made.tolerance, made.width_bytes, made.onnx_type = tolerance, width_bytes, onnx_type
         made.largest, made.integer, made.peak, made.tile = largest, integer, peak, tile
+        made.weighed, made.weights_only = weighed, weights_only
         made.beside, made.keep_grouped = beside, keep_grouped
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
         return precision_named, (str(self),)
-
-    @property
-    def flag(self) -> str:
-        """The export's flag for this precision."""
-        return f"--{self}"
-
-    @property
-    def words(self) -> str:
-        """The name that people read."""
-        return self.upper()
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
@@ -127,6 +130,22 @@ PRECISIONS: Final[dict[str, Precision]] = {
             peak="fp16_tflops",
             tile=16,
         ),
+        # Weights of 255 levels a channel: their error is 40 to 45 dB below a layer's sums, and those of some twenty layers in a
+        # row add up to 13 dB more. 25 dB are an error of 5.6 % of the logits: cosine 0.998, and 3.5 of it at one logit of a
+        # worst image whose largest is 2 of their root mean square.
+        Precision(
+            "weight-only-int8",
+            Tolerance(max_rel_error=0.1, min_cosine=0.998, min_sqnr_db=25.0),
+            width_bytes=1,
+            largest=FP16_MAX,
+            peak="fp16_tflops",
+            tile=16,
+            weighed=False,  # no document says whether kernels read such weights faster
+            weights_only=True,
+            beside="fp16",
+            flag="--weight-only int8",
+            words="weight-only INT8",
+        ),
         Precision(
             "int8",
             Tolerance(max_rel_error=0.3, min_cosine=0.95, min_sqnr_db=10.0),
@@ -142,8 +161,41 @@ PRECISIONS: Final[dict[str, Precision]] = {
 Precision.FP32, Precision.FP16, Precision.INT8 = (PRECISIONS[name] for name in ("fp32", "fp16", "int8"))
 
 
+@dataclass(frozen=True)
+class Declined:
+    """A precision that people ask for and skdeploy does not make: its flag, why not, and what to use instead."""
+
+    flag: str
+    why: str
+    instead: str
+
+
+# The figures are those of 2026-11: docs/understand/precisions.md.
+DECLINED: Final[dict[str, Declined]] = {
+    "fp8": Declined(
+        "--fp8",
+        "FP8 is not exported. It loses 15.6 dB to INT8 at the same size on sknet-fashion; NVIDIA documents FP8 on TensorRT-RTX "
+        "for matrix products only, not for convolutions; and its release notes advise INT8 for grouped convolutions",
+        "use --int8 for speed, or --weight-only int8 for a small engine",
+    ),
+    "weight-only-int4": Declined(
+        "--weight-only int4",
+        "INT4 weights are not exported: TensorRT-RTX takes them in blocks, and for matrix products only, not for convolutions",
+        "use --weight-only int8, which halves the weights of FP16",
+    ),
+    "weight-only-fp8": Declined(
+        "--weight-only fp8",
+        "FP8 weights are not exported: at the same size, INT8 with a scale for each output channel has 8 bits for a value, "
+        "and FP8 (E4M3) has 4",
+        "use --weight-only int8",
+    ),
+}
+
+
 def precision_named(name: Any) -> Precision:
     """The registered precision of this name. Raises ValueError for another."""
+    if isinstance(name, str) and name in DECLINED:
+        raise ValueError(f"{DECLINED[name].why}; {DECLINED[name].instead}")
     if not isinstance(name, str) or name not in PRECISIONS:
         raise ValueError(f"{name!r} is not a precision that this skdeploy knows: {', '.join(PRECISIONS)}")
     return PRECISIONS[name]

@@ -36,6 +36,7 @@ from skdeploy.engines.options import BatchProfile as BatchProfile
 from skdeploy.engines.options import BuildOptions as BuildOptions
 from skdeploy.engines.options import require_supported
 from skdeploy.engines.proof import PrecisionProof, read_graph
+from skdeploy.engines.stored import with_stored_weights
 from skdeploy.engines.timing_cache import TimingDevice, read_timing_cache, write_timing_cache
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def build(
     with capture(trt) as (logger, log), interrupts_kept(progress):
         plan, facts = _plan(trt, logger, log, onnx_path, options, limits, cache, progress)
         proof = _prove(trt, logger, log, plan, onnx_path, options, facts.proof)
+        proof = with_stored_weights(proof, onnx_path, memoryview(plan))
         progress.check()
     proof.check(onnx_path)
     if cache is not None:

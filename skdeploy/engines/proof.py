@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,7 +16,9 @@ from skdeploy.core.listing import some, some_lines
 from skdeploy.core.spec import Frozen
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
 UNKNOWN, MISSING = "unknown", "missing"
 _BITS: Final = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
@@ -68,12 +70,33 @@ class WeightedPrecision(Frozen):
         return f"{self.node} ({self.found}, in the graph {self.wanted})"
 
 
+class StoredWeights(Frozen):
+    """INT8 weights of layers that compute in a wider type: how many there are, and how many the plan holds byte for byte."""
+
+    weights: int
+    weight_bytes: int
+    found: int
+    found_bytes: int
+
+    def text(self) -> str:
+        if self.found == self.weights:
+            return f"all {self.weights} INT8 weights ({self.weight_bytes:,} bytes) stand in the plan as INT8"
+        return (
+            f"{self.found} of {self.weights} INT8 weights ({self.found_bytes:,} of {self.weight_bytes:,} bytes) were found in "
+            "the plan; the others may have another order or a wider type there"
+        )
+
+
 class PrecisionProof(Frozen):
-    """``source`` says what was looked at: the network ``definition`` before the build, or the plan, by its ``inspector``."""
+    """``source`` says what was looked at: the network ``definition`` before the build, or the plan, by its ``inspector``.
+
+    ``stored``: what the plan's own bytes say of INT8 weights; None where no layer has them alone, and in older bundles.
+    """
 
     source: Literal["definition", "inspector"]
     layers: Annotated[tuple[LayerPrecision, ...], Field(strict=False)]
     weighted: Annotated[tuple[WeightedPrecision, ...], Field(strict=False)]
+    stored: Annotated[StoredWeights | None, Field(exclude_if=lambda stored: stored is None)] = None
 
     @property
     def share_of_layers(self) -> dict[str, float]:
@@ -125,7 +148,8 @@ class PrecisionProof(Frozen):
         shares = self.share_of_macs
         if shares is not None:
             parts.append("MACs " + shares_text(shares))
-        return f"{'; '.join(parts)} ({SOURCES[self.source]})"
+        seen = f"{'; '.join(parts)} ({SOURCES[self.source]})"
+        return seen if self.stored is None else f"{seen}; {self.stored.text()}"
 
 
 @dataclass(frozen=True)
@@ -159,6 +183,18 @@ def graph_layers(model: ir.Model) -> tuple[GraphLayer, ...]:
         for node in model.graph
         if (weight := _weight(node)) is not None
     )
+
+
+def graph_weights(model: ir.Model) -> Iterator[NDArray[np.int8]]:
+    """The INT8 constants, each once, of layers that read no INT8 besides: the layers compute in a wider type."""
+    seen = set[str]()
+    for node in model.graph:
+        weight = _weight(node)
+        if weight is None or weight.const_value is None or weight.dtype is None or weight.dtype.name != "INT8":
+            continue
+        if node.inputs[0] is not None and not _dequantized(node.inputs[0]) and weight.name not in seen:
+            seen.add(weight.name or "")
+            yield weight.const_value.numpy()
 
 
 def compare(

@@ -15,6 +15,7 @@ from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.engines.compatibility import Obstacle, PlanHeader, here, obstacles, read_header
 from skdeploy.engines.inspect import prove_plan
 from skdeploy.engines.proof import PrecisionProof
+from skdeploy.engines.stored import with_stored_weights
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class InspectedEngine:
                 "unproven": [layer.node for layer in proof.unproven],
                 "share_of_layers": proof.share_of_layers,
                 "share_of_macs": proof.share_of_macs,
+                "stored_int8": None if proof.stored is None else proof.stored.model_dump(mode="json"),
                 "weighted": [layer.model_dump(mode="json") for layer in proof.weighted],
                 "layers": [layer.model_dump(mode="json") for layer in proof.layers],
             },
@@ -120,4 +122,4 @@ def _prove(name: str, path: Path, plan: bytes, graph: Path) -> PrecisionProof:
             raise EngineError(
                 f"{trt.__name__} {trt.__version__} cannot load {path}: {log.reasons()}", advice="build it again here"
             )
-        return prove_plan(trt, log, engine, graph)
+        return with_stored_weights(prove_plan(trt, log, engine, graph), graph, plan)

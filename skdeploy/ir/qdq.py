@@ -144,6 +144,16 @@ def _only_source(reader: ir.Node) -> ir.Node | None:
 
 
 def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> None:
+    name = operand(node, 1).name or ""
+    node.replace_input_with(1, dequantize_weight(graph, node, weight))
+    if weight.bias is not None:
+        assert node.op_type != "MatMul"  # it has no bias to replace
+        node.resize_inputs(3)
+        node.replace_input_with(2, constant(graph, f"{name}_corrected_bias", weight.bias))
+
+
+def dequantize_weight(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) -> ir.Value:
+    """The output of a new DequantizeLinear, before ``node``, that gives its ``weight`` from INT8 constants."""
     original = operand(node, 1)
     module, name = module_of(node.name), original.name or ""
     values = constant(graph, f"{name}_int8", weight.values)
@@ -153,8 +163,4 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: QuantizedWeight) ->
     axis = {} if weight.axis is None else {"axis": weight.axis}
     dequantized = new_node(DEQUANTIZE, [values, scales, zeros], label, original.shape, attributes=axis)
     graph.insert_before(node, [dequantized])
-    node.replace_input_with(1, dequantized.outputs[0])
-    if weight.bias is not None:
-        assert node.op_type != "MatMul"  # it has no bias to replace
-        node.resize_inputs(3)
-        node.replace_input_with(2, constant(graph, f"{name}_corrected_bias", weight.bias))
+    return dequantized.outputs[0]

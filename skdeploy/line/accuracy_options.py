@@ -8,7 +8,7 @@ from typing import Annotated
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
 from skdeploy.core.panel import Panel
-from skdeploy.core.precision import Precision
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.core.spec import ClassOrder, ModelSpec
 
 
@@ -80,9 +80,10 @@ class AccuracyOptions(StationOptions):
         if self.allow_inconclusive and self.max_drop is None:
             raise UsageError("--allow-inconclusive requires --max-drop", advice="add --max-drop, such as 1")
         if self.max_drop is not None and precision is Precision.FP32:
+            named = " or ".join(each.flag for each in PRECISIONS.values() if each is not Precision.FP32)
             raise UsageError(
                 "--max-drop compares a lower precision with FP32, but this export is FP32",
-                advice="add --fp16 or --int8, or leave --max-drop out",
+                advice=f"add {named}, or leave --max-drop out",
             )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(

@@ -12,10 +12,11 @@ from skdeploy.bundle.station_facts import MixedFacts, TrainedInt8Facts
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, NoOptions, StationOptions
 from skdeploy.core.panel import Panel
-from skdeploy.core.precision import Precision
+from skdeploy.core.precision import DECLINED, PRECISIONS, Precision
 from skdeploy.core.spec import ModelSpec
 from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.calibration import calibration_images, calibration_set
+from skdeploy.line.fallback_options import FallbackOptions
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.line import Line
 from skdeploy.line.station import Station
@@ -26,6 +27,7 @@ from skdeploy.line.stations.int8 import ONNX_RUNTIME_HALF, Int8
 from skdeploy.line.stations.legacy import LegacyCache, LegacyCacheOptions, LegacyGraph
 from skdeploy.line.stations.mixed import Mixed
 from skdeploy.line.stations.trained_int8 import TrainedInt8
+from skdeploy.line.stations.weight_only import WeightOnly
 
 if TYPE_CHECKING:
     from skdeploy.images.dataset import Dataset
@@ -143,6 +145,22 @@ class Quantized(Format):
         return line.run(Int8((*keep, *keep_fp32), keep_fp32), asked, graph=model, ranges=ranges)
 
 
+class NarrowWeights(Format):
+    """Weights alone in INT8: the engine is small, the arithmetic is that of the fallback, and no images are needed."""
+
+    precision = PRECISIONS["weight-only-int8"]
+    help = "Export with INT8 weights and FP16 arithmetic: a small engine, without calibration."
+    stations = (WeightOnly, Headroom)
+    options = FallbackOptions
+
+    def lower(self, line: Line, graph: Artifact, dataset: Dataset) -> Artifact:
+        asked: FallbackOptions = self.asked
+        made = line.run(WeightOnly(), asked, graph=graph)
+        if asked.fallback == Precision.FP16:
+            _check_headroom(line, made, made, dataset)
+        return made
+
+
 class Trained(Format):
     """INT8 that a network was trained with: the Q/DQ of its file, with their own scales. Nothing is calibrated."""
 
@@ -167,7 +185,7 @@ def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Data
 
 
 # A new one is its record in core/precision.py, its station, and a line here.
-FORMATS: Final[dict[str, type[Format]]] = {made.precision: made for made in (Single, Halved, Quantized)}
+FORMATS: Final[dict[str, type[Format]]] = {made.precision: made for made in (Single, Halved, NarrowWeights, Quantized)}
 
 
 def format_of(precision: Precision, model: str, *, has_scales: bool) -> type[Format]:
@@ -178,7 +196,7 @@ def format_of(precision: Precision, model: str, *, has_scales: bool) -> type[For
     if not has_scales:
         return FORMATS[precision]
     if precision != Precision.INT8:
-        asked = f"--{precision}" if precision != Precision.FP32 else "an export to FP32"
+        asked = precision.flag if precision != Precision.FP32 else "an export to FP32"
         raise UsageError(
             f"{model} carries INT8 in its Q/DQ nodes, and {asked} would keep rounding to INT8 and gain none of its speed",
             advice="export with --int8, which keeps the file's own scales; for more precision, give the network without Q/DQ",
@@ -187,10 +205,39 @@ def format_of(precision: Precision, model: str, *, has_scales: bool) -> type[For
 
 
 def flags_of_formats() -> type[StationOptions]:
-    """The flags that ask for a precision, as options: by its name, whether it is given."""
-    named: dict[str, Any] = {
-        name: (Annotated[bool, Flag(made.help, (made.precision.flag, *made.aliases), panel=Panel.PRECISION)], False)
-        for name, made in FORMATS.items()
-        if made.help
-    }
+    """The flags that ask for a precision, as options: whether each is given, or its value if it takes one.
+
+    Those of precisions that skdeploy declines are read too, and not in the help: ``precision_asked`` says why.
+    """
+    named: dict[str, Any] = {}
+    for made in FORMATS.values():
+        flag, _, value = made.precision.flag.partition(" ")
+        if made.help:
+            said = Flag(made.help, (flag, *made.aliases), metavar=value or None, panel=Panel.PRECISION)
+            named[_field(flag)] = (Annotated[str | None, said], None) if value else (Annotated[bool, said], False)
+    for declined in DECLINED.values():
+        if " " not in declined.flag:
+            said = Flag(declined.why, (declined.flag,), panel=Panel.PRECISION, hidden=True)
+            named[_field(declined.flag)] = (Annotated[bool, said], False)
     return create_model("Formats", __base__=StationOptions, **named)
+
+
+def _field(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def precision_asked(name: str, value: bool | str) -> Precision:
+    """The precision that a flag of ``flags_of_formats`` asks for, by the field's name and its value.
+
+    Raises UsageError for one that skdeploy does not make, with the reason where it has one.
+    """
+    flag = "--" + name.replace("_", "-")
+    asked = flag if isinstance(value, bool) else f"{flag} {value}"
+    for declined in DECLINED.values():
+        if declined.flag == asked:
+            raise UsageError(declined.why, advice=declined.instead)
+    known = [precision for precision in PRECISIONS.values() if precision.flag.split()[0] == flag]
+    found = next((precision for precision in known if precision.flag == asked), None)
+    if found is None:
+        raise UsageError(f"{asked} is not supported", advice=f"use {' or '.join(each.flag for each in known)}")
+    return found

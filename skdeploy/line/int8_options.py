@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from skdeploy.core.errors import UsageError
-from skdeploy.core.options import Flag, StationOptions, flags_given
+from skdeploy.core.options import Flag, flags_given
 from skdeploy.core.panel import Panel
-from skdeploy.core.patterns import check_ends
-from skdeploy.core.precision import Precision
 from skdeploy.line.calibration import CalibrationOptions
-from skdeploy.line.stations.half import HalfOptions
+from skdeploy.line.fallback_options import FallbackOptions
 from skdeploy.quant.legacy_cache import version_number
 
 
-class Int8Options(StationOptions):
+class Int8Options(FallbackOptions):
     """Options of ``skdeploy export --int8``, by the same names.
 
-    ``ranges``, a file, stands in for ``calibration``. ``fallback`` is the precision of all that is not INT8; ``keep`` are
-    regular expressions on module names that stay in it, ``keep_grouped`` keeps grouped convolutions there. ``legacy_cache``
-    is the version of a TensorRT that wants a calibration cache, such as 8.5.3.
+    ``ranges``, a file, stands in for ``calibration``. ``keep_grouped`` keeps grouped convolutions in the fallback.
+    ``legacy_cache`` is the version of a TensorRT that wants a calibration cache, such as 8.5.3.
     """
 
-    panel = Panel.PRECISION
     calibration: CalibrationOptions = CalibrationOptions()
-    half: HalfOptions = HalfOptions()
     ranges: Annotated[
         Path | None,
         Flag("Use this file of `skdeploy calibrate` instead of images.", kept=False, panel=Panel.CALIBRATION),
     ] = None
-    fallback: Annotated[
-        Literal["fp16", "fp32"], Flag("Precision of the layers that are not INT8.", ("--int8-fallback",))
-    ] = "fp16"
-    keep: Annotated[
-        tuple[str, ...],
-        Flag("Modules that stay in --int8-fallback precision; repeatable.", ("--int8-keep",), metavar="REGEX"),
-    ] = ()
     keep_grouped: Annotated[
         bool, Flag("Keep grouped convolutions in --int8-fallback precision.", ("--int8-keep-grouped",))
     ] = False
@@ -75,13 +63,6 @@ class Int8Options(StationOptions):
                 )
         else:
             self.calibration.check()
-        self.half.check()
-        if self.half.keep_fp32 and self.fallback == Precision.FP32:
-            raise UsageError(
-                "--keep-fp32 with --int8-fallback fp32: what is not INT8 is FP32 already",
-                advice="leave one of them out; --int8-keep keeps modules out of INT8",
-            )
-        for pattern in self.keep:
-            check_ends(pattern, (), "--int8-keep ")
+        super().check()
         if self.legacy_cache is not None:
             version_number(self.legacy_cache)

@@ -11,6 +11,7 @@ from skdeploy import engines
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions, flags_given
 from skdeploy.core.panel import Panel
+from skdeploy.core.precision import PRECISIONS
 from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision
 from skdeploy.engines.options import BuildOptions, require_taken
 from skdeploy.line.accuracy_options import AccuracyOptions
@@ -182,14 +183,7 @@ class ExportOptions(SourceOptions):
             self.of_precision.check_source(self.model, has_scales=False)
         self.accuracy.check_for(self.precision)
         self._check_files()
-        own = set(flags_given(self.of_precision))
-        for name, asked in self.lowering.items():
-            given = [flag for flag in flags_given(asked) if flag not in own]
-            if given:
-                raise UsageError(
-                    f"{given[0]} is for {name.upper()}, and this is an export to {self.precision.words}",
-                    advice=f"leave it out, or add --{name}",
-                )
+        self._check_lowering()
         for rewrite in self.rewrites.values():
             rewrite.check_trace(self.trace)
         for_engines = self.profile is not None or self.workspace_bytes is not None or self.compute_capabilities
@@ -218,6 +212,17 @@ class ExportOptions(SourceOptions):
                     f"--batch {self.trace.batch} fixes the batch, but the profile says {low}/{opt}/{high}",
                     advice="give either --batch or --min-batch/--opt-batch/--max-batch",
                 )
+
+    def _check_lowering(self) -> None:
+        """Raises UsageError for an option of another precision than the one asked for."""
+        own = set(flags_given(self.of_precision))
+        for flag in (flag for asked in self.lowering.values() for flag in flags_given(asked) if flag not in own):
+            takers = [PRECISIONS[name] for name, asked in self.lowering.items() if flag in flags_given(asked)]
+            raise UsageError(
+                f"{flag} is for {' or '.join(each.words for each in takers)}, and this is an export to "
+                f"{self.precision.words}",
+                advice=f"leave it out, or export with {' or '.join(each.flag for each in takers)}",
+            )
 
     def _check_files(self) -> None:
         """Raises UsageError for a file that is not there: at once, not after the network is loaded."""

@@ -19,7 +19,7 @@ def options_that_made(manifest: Manifest, ranges: Path, *, engines: bool = True)
     """
     words = []
     if manifest.precision is not Precision.FP32:
-        words.append(manifest.precision.flag)
+        words += manifest.precision.flag.split()
     made = {artifact.station for artifact in manifest.artifacts}
     if "trace" in made and "simplify" not in made:
         words.append("--no-simplify")

@@ -15,6 +15,7 @@ from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.onnx_file import graph_of, inferred
 from skdeploy.ir.placement import Edge
+from skdeploy.ir.rows import WEIGHTED
 from skdeploy.quant.macs import Size
 
 FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
@@ -55,17 +56,23 @@ def read_plain(model: ir.Model, shown: Path | str, batch: int | None = None, siz
     _name_uniquely(model)
     _drop_casts(model)
     scales, int8_weights = _drop_quantization(model)
-    precision = _precision_of(types, quantized=bool(scales))
+    _widen(model)
+    precision = _precision_of(types, quantized=bool(scales), weights=bool(int8_weights))
     return Plain(model, used, scales, int8_weights, dynamic, precision)
 
 
-def _precision_of(types: Set[str], *, quantized: bool) -> Precision:
-    """The precision of a graph whose tensors have these types; the last registered one that a floor is estimated of."""
-    narrow = (each for each in reversed(PRECISIONS.values()) if each.peak)
-    found = (
-        each for each in narrow if (quantized if each.integer else each.onnx_type in types - {Precision.FP32.onnx_type})
-    )
-    return next(found, Precision.FP32)
+def _precision_of(types: Set[str], *, quantized: bool, weights: bool) -> Precision:
+    """The precision of a graph whose tensors have these types; the last registered one that a floor is estimated of.
+
+    ``quantized``: it has INT8 activations. ``weights``: it has INT8 weights.
+    """
+
+    def is_it(each: Precision) -> bool:
+        if each.integer:
+            return quantized
+        return weights if each.weights_only else each.onnx_type in types - {Precision.FP32.onnx_type}
+
+    return next((each for each in reversed(PRECISIONS.values()) if each.peak and is_it(each)), Precision.FP32)
 
 
 def require_size(model: ir.Model, shown: Path | str, size: Size) -> None:
@@ -159,6 +166,16 @@ def _drop_casts(model: ir.Model) -> None:
             assert source is not None  # floats
             output.replace_all_uses_with(source)
             model.graph.remove(node, safe=True)
+
+
+def _widen(model: ir.Model) -> None:
+    """Every number inside is FP32, as placement expects it: the types have been read. Inputs and outputs keep theirs."""
+    ends = {*model.graph.inputs, *model.graph.outputs}
+    inner = [value for node in model.graph for value in node.outputs if value.dtype in FLOATS and value not in ends]
+    weights = [use for node in model.graph if node.op_type in WEIGHTED for use in node.inputs[1:2] if use is not None]
+    constants = [value for value in model.graph.initializers.values() if value.dtype in FLOATS]
+    for value in (*inner, *constants, *(weight for weight in weights if weight.is_initializer())):
+        value.type = ir.TensorType(ir.DataType.FLOAT)
 
 
 def _drop_quantization(model: ir.Model) -> tuple[dict[Edge, str], frozenset[str]]:

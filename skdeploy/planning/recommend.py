@@ -43,13 +43,13 @@ class Recommendation(Frozen):
 def ways_to_export(plain: Plain, layers: Collection[Layer]) -> dict[str, list[Work]]:
     """The work under each choice of ``skdeploy export``'s options that is weighed, from simple to involved.
 
-    Every precision with a peak that is narrower than FP32, an integer one without grouped convolutions first; each as it is,
-    then with groups merged into fewer.
+    Every precision to weigh that has a peak and is narrower than FP32, an integer one without grouped convolutions
+    first; each as it is, then with groups merged into fewer.
     """
     grouped = any(layer.groups > 1 and layer.into_group > 1 for layer in layers)
     ways: dict[str, list[Work]] = {}
     for each in PRECISIONS.values():
-        if not each.peak or each is Precision.FP32:
+        if not each.peak or not each.weighed or each is Precision.FP32:
             continue
         bases = {each.flag: types_of(plain, each)}
         if each.keep_grouped and grouped:

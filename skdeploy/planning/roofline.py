@@ -18,6 +18,7 @@ from skdeploy.ir.placement import Edge, place
 from skdeploy.planning.layers import Layer
 from skdeploy.planning.plain import Plain, dims
 from skdeploy.planning.tensor_cores import merge_factor, padded_macs
+from skdeploy.quant.macs import is_layer
 
 
 class Peaks(Protocol):
@@ -75,11 +76,14 @@ class Cost(Work):
 
 def types_of(plain: Plain, precision: Precision, *, keep_grouped: bool = False) -> Types:
     """The types of a graph in that precision: of an integer one, what its own Q/DQ say where it has them, else
-    what placement would say.
+    what placement would say; of INT8 weights alone, those that it has, else those of every layer.
     """
-    if not precision.integer:
+    if not precision.beside:
         return Types(precision)
     beside = PRECISIONS[precision.beside]
+    if precision.weights_only:
+        layers = (node.name or "" for node in plain.model.graph if is_layer(node))
+        return Types(beside, precision, weighted=plain.int8_weights or frozenset(layers))
     if not plain.quantized:
         placement = place(plain.model, keep_grouped=keep_grouped)
         edges = frozenset(edge for readers in placement.readers.values() for edge in readers)

@@ -27,15 +27,17 @@ RATIOS: Final = np.linspace(1.05, 0.8, 26)
 LARGEST_WEIGHT: Final = WEIGHT_MAX * LARGEST_HALF / float(RATIOS[0])
 
 
-def quantize_weight(node: ir.Node, *, least_error: bool = True, half: bool = True) -> QuantizedWeight:
-    """The weight of a Conv, Gemm or MatMul as INT8, per output channel; of a ConvTranspose with one scale.
+def quantize_weight(
+    node: ir.Node, *, least_error: bool = True, half: bool = True, by_channel: bool = False
+) -> QuantizedWeight:
+    """The weight of a Conv, Gemm or MatMul as INT8, per output channel; of a ConvTranspose with one, unless ``by_channel``.
 
     ``least_error`` chooses each channel's scale for the least squared error, from 1.05 to 0.8 of the one that makes its largest
     weight 127; else it is that one. ``half``: scales must be FP16 numbers (``steps.py``).
     Raises CalibrationError where FP16 has no number for the scale: a weight that is too large, or all of them too small.
     """
-    array = _stored(node, weight_of(node)).astype(np.float32)
-    rows = _scaled_alike(node, array)
+    array = _stored(node, weight_of(node), by_channel).astype(np.float32)
+    rows = _scaled_alike(node, array, by_channel)
     largest = np.abs(rows).max(axis=1)
     if half and largest.max() > LARGEST_WEIGHT:
         raise CalibrationError(
@@ -53,26 +55,30 @@ def quantize_weight(node: ir.Node, *, least_error: bool = True, half: bool = Tru
     if least_error:
         scales = _least_error(rows, largest, scales, half=half)
     values = _rounded(rows, scales).astype(np.int8)
-    if node.op_type == "ConvTranspose":
+    if _has_one_scale(node, by_channel):
         return QuantizedWeight(values.reshape(weight_of(node).shape), scales[0], None)
-    values, axis = values.reshape(array.shape), output_axis(node)
-    return QuantizedWeight(np.ascontiguousarray(values.T) if axis else values, scales, axis)
+    axis = output_axis(node)
+    return QuantizedWeight(np.ascontiguousarray(np.moveaxis(values.reshape(array.shape), 0, axis)), scales, axis)
 
 
-def raised_rows(node: ir.Node, array: NDArray[np.float64]) -> int:
+def raised_rows(node: ir.Node, array: NDArray[np.float64], *, by_channel: bool = False) -> int:
     """How many output channels of a weight have INT8 steps below what FP16 holds; those of zeros have none to lose."""
-    largest = np.abs(_scaled_alike(node, _stored(node, array))).max(axis=1)
+    largest = np.abs(_scaled_alike(node, _stored(node, array, by_channel), by_channel)).max(axis=1)
     return int(np.count_nonzero((largest > 0) & (largest < WEIGHT_MAX * SMALLEST_HALF)))
 
 
-def _stored(node: ir.Node, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """With what has one scale first: an output channel; all of it for a transposed convolution, which stays as it is."""
-    return weight if node.op_type == "ConvTranspose" else rows_first(node, weight)
+def _has_one_scale(node: ir.Node, by_channel: bool) -> bool:
+    return node.op_type == "ConvTranspose" and not by_channel
 
 
-def _scaled_alike(node: ir.Node, array: NDArray[Any]) -> NDArray[Any]:
+def _stored(node: ir.Node, weight: NDArray[np.float64], by_channel: bool) -> NDArray[np.float64]:
+    """With what has one scale first: an output channel; all of it where there is one scale, which stays as it is."""
+    return weight if _has_one_scale(node, by_channel) else np.moveaxis(weight, output_axis(node), 0)
+
+
+def _scaled_alike(node: ir.Node, array: NDArray[Any], by_channel: bool) -> NDArray[Any]:
     """A row for each scale."""
-    return array.reshape(1 if node.op_type == "ConvTranspose" else len(array), -1)
+    return array.reshape(1 if _has_one_scale(node, by_channel) else len(array), -1)
 
 
 def dequantized(weight: QuantizedWeight) -> NDArray[np.float32]:

@@ -269,7 +269,13 @@ def heading(text: str) -> str:
     """Begins with a capital, if its first word is a word: precisions, files and modules are names."""
     word, _, rest = text.partition(" ")
     plain = word.rstrip(",:")
-    first = word.upper() if plain in PRECISIONS else word.capitalize() if plain.isalpha() and plain.islower() else word
+    first = (
+        word.replace(plain, PRECISIONS[plain].words)
+        if plain in PRECISIONS
+        else word.capitalize()
+        if plain.isalpha() and plain.islower()
+        else word
+    )
     return f"{first} {rest}" if rest else first
 
 

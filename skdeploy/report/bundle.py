@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from skdeploy.bundle import contents
 from skdeploy.bundle.folder import Bundle
-from skdeploy.bundle.station_facts import EngineFacts, RangesFacts
+from skdeploy.bundle.station_facts import EngineFacts, RangesFacts, WeightOnlyFacts
 from skdeploy.parity.report import HeadroomReport, ParityReport
 from skdeploy.report.blocks import Block, Finding, Section, Text, size_text
 from skdeploy.report.calibration import audit_facts
 from skdeploy.report.headroom import headroom_findings
-from skdeploy.report.int8 import int8_text, mixed_findings
+from skdeploy.report.int8 import int8_text, mixed_findings, weight_only_text
 from skdeploy.report.parity import parity_findings, receipt_findings
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def _made(bundle: Bundle, *, evaluated: bool) -> Iterator[Block]:
     graph, ranges = bundle.artifact(contents.INT8), bundle.artifact(contents.RANGES)
     if graph is not None and ranges is not None:
         yield Text(int8_text(graph))
+    if (narrow := bundle.artifact(contents.WEIGHT_ONLY)) is not None:
+        yield Text(weight_only_text(narrow.facts_as(WeightOnlyFacts)))
     if (mixed := bundle.artifact(contents.MIXED)) is not None:
         from skdeploy.quant.mixed import MixedPrecision
 

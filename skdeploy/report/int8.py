@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import MIXED
-from skdeploy.bundle.station_facts import INT8_FACTS, TrainedInt8Facts
+from skdeploy.bundle.station_facts import INT8_FACTS, TrainedInt8Facts, WeightOnlyFacts
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.report.blocks import (
     Absent,
     Block,
@@ -29,6 +30,7 @@ from skdeploy.report.blocks import (
     number,
     percent,
     percent_text,
+    size_text,
 )
 from skdeploy.report.findings import Findings
 from skdeploy.report.plots import TALL, Axis, Reference, Row, rows_figure
@@ -44,6 +46,9 @@ def int8_section(found: Findings) -> Section:
     """Which layers are INT8, what each unit costs, and what --max-drop decided."""
     title = "INT8"
     graph = next((a for a in found.bundle.manifest.artifacts if isinstance(a.facts, INT8_FACTS)), None)
+    narrow = next((a.facts for a in found.bundle.manifest.artifacts if isinstance(a.facts, WeightOnlyFacts)), None)
+    if narrow is not None:
+        return Section("int8", title, "", (Text(weight_only_text(narrow)),))
     if graph is None:
         command = f"skdeploy export {found.bundle.manifest.model.name} --int8 --calib DIR"
         return found.absent("int8", title, "Nothing in this bundle is INT8.", command)
@@ -77,6 +82,18 @@ def int8_text(graph: Artifact) -> str:
     return (
         f"{percent_text(facts.int8_macs, 1)} of the computation is INT8: {weights} of {weights + len(facts.kept)} layers with "
         f"weights" + (f"; in {str(facts.fallback or '').upper()}: {stayed}" if stayed else "")
+    )
+
+
+def weight_only_text(facts: WeightOnlyFacts) -> str:
+    """How many weights are INT8, what that saves, and which are not and why."""
+    layers, reasons = len(facts.int8_weights), Counter(facts.kept.values())
+    stayed = ", ".join(f"{times} ({reason})" for reason, times in reasons.items())
+    fallback = PRECISIONS[facts.fallback or Precision.FP16].words
+    return (
+        f"INT8 weights in {layers} of {layers + len(facts.kept)} layers, arithmetic in {fallback}: "
+        f"{size_text(facts.weight_bytes_after)} of weights in place of {size_text(facts.weight_bytes_before)}"
+        + (f"; weights in {fallback}: {stayed}" if stayed else "")
     )
 
 

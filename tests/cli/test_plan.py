@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from skdeploy.cli.plan import _share
+from skdeploy.core.precision import PRECISIONS
 from tests.cli.conftest import Run
 from tests.cli.edited import edited
 from tests.planning.graphs import graph, node
@@ -20,7 +21,7 @@ def test_json_holds_everything(bundle: Path, run: Run) -> None:
     report = result.json
     assert report["batch"] == 4
     (device,) = report["devices"]
-    assert {floor["precision"] for floor in device["floors"]} == {"fp32", "fp16", "int8"}
+    assert [floor["precision"] for floor in device["floors"]] == list(PRECISIONS)
     own = next(floor for floor in device["floors"] if floor["precision"] == "fp16")
     assert sum(layer["floor_ms"] for layer in device["layers"]) == pytest.approx(own["latency_ms"])
     assert own["images_a_second"] == pytest.approx(4000 / own["latency_ms"])

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
 from skdeploy.core.errors import ExportError, UsageError
-from skdeploy.core.precision import Precision
+from skdeploy.core.precision import PRECISIONS, Precision
 from skdeploy.ir.placement import Edge, place
+from skdeploy.passes.half import HalfPrecision
 from skdeploy.planning.plain import dims, read_plain, require_size
+from skdeploy.planning.roofline import types_of
+from skdeploy.quant.weight_only import narrow_weights
 from tests.planning.graphs import conv, graph, node, plain, residual, weight
 from tests.refused import refused
 
@@ -119,3 +125,23 @@ def test_a_shape_that_depends_on_the_data_is_refused_by_name() -> None:
 
 def test_placement_reads_a_plain_graph() -> None:
     assert place(plain(residual()).model).weighted == ("net.a/Conv", "net.b/Conv")
+
+
+LOWERED: dict[str, Callable[[ir.Model], ir.Model]] = {
+    "fp32": lambda model: model,
+    "fp16": lambda model: HalfPrecision()(model).model,
+    "weight-only-int8": lambda model: HalfPrecision()(narrow_weights(model).model).model,
+}
+
+
+@pytest.mark.parametrize("precision", LOWERED)
+def test_the_plan_of_each_precision_is_that_of_the_fp32_graph(precision: str) -> None:
+    """A bundle's last graph is what is planned, and it may be in any precision: what INT8 would be must not depend on that."""
+    lowered = plain(LOWERED[precision](residual()))
+    assert lowered.precision == precision
+    for each in PRECISIONS.values():
+        found = types_of(lowered, each)
+        wanted = types_of(plain(residual()), each)
+        assert set(found.weighted) == set(wanted.weighted)
+        assert len(found.edges) == len(wanted.edges)
+    assert set(types_of(lowered, PRECISIONS["int8"]).weighted) == {"net.a/Conv", "net.b/Conv"}

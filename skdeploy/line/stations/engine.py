@@ -66,6 +66,11 @@ class Engine(Station[BuildOptions, EngineFacts]):
         facts = EngineFacts.model_validate_json(report.model_dump_json())
         return facts.model_copy(update={"inputs": graph.inputs, "outputs": graph.outputs})
 
+    def notes(self, facts: EngineFacts) -> tuple[str, ...]:
+        """An engine that may hold INT8 weights in a wider type."""
+        stored = facts.proof.stored if facts.proof is not None else None
+        return () if stored is None or stored.found == stored.weights else (f"engine: {stored.text()}",)
+
 
 def engine_station(bundle: Bundle, compiler: str, graph: Artifact) -> Engine:
     """The station of a graph's engine, which knows how long the last build took."""

@@ -72,14 +72,18 @@ class Int8(Station[Int8Options, Int8Facts]):
         return write_graph(result, out, facts, any_rank=has_any_rank(spec))
 
     def notes(self, facts: Int8Facts) -> tuple[str, ...]:
-        """Where FP16's range made INT8 worse than FP32 beside it would."""
-        if not facts.raised_steps:
-            return ()
-        name, channels = next(iter(facts.raised_steps.items()))
-        more = f", and in {len(facts.raised_steps) - 1} more" if len(facts.raised_steps) > 1 else ""
-        said = (
-            f"{channels} output channel(s) of {name}{more} have weights so small that FP16 cannot hold their "
-            "INT8 step; they get the smallest FP16 step and lose precision. Use --int8-fallback fp32 or "
-            "--int8-keep to avoid that"
-        )
-        return (said,)
+        return raised_note(facts.raised_steps)
+
+
+def raised_note(raised: Mapping[str, int]) -> tuple[str, ...]:
+    """Where FP16's range made INT8 worse than FP32 beside it would. ``raised``: output channels by weight."""
+    if not raised:
+        return ()
+    name, channels = next(iter(raised.items()))
+    more = f", and in {len(raised) - 1} more" if len(raised) > 1 else ""
+    said = (
+        f"{channels} output channel(s) of {name}{more} have weights so small that FP16 cannot hold their "
+        "INT8 step; they get the smallest FP16 step and lose precision. Use --int8-fallback fp32 or "
+        "--int8-keep to avoid that"
+    )
+    return (said,)
