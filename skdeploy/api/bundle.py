@@ -201,11 +201,16 @@ class Bundle:
         with told(progress) as tell:
             return bench(self.folder, _options(BenchOptions, batches=tuple(batches), **options), tell)
 
-    def plan(self, device: str | Sequence[str], *, batch: int | None = None) -> PlanReport:
-        """An estimate for a device of the table, before there is one: a floor of the latency, and what limits it."""
+    def plan(
+        self, device: str | Sequence[str], *, batch: int | None = None, sizes: Mapping[str, int] | None = None
+    ) -> PlanReport:
+        """An estimate for a device of the table, before there is one: a floor of the latency, and what limits it.
+
+        ``sizes``: those of free dimensions, by name; the card's usual ones for the rest.
+        """
         from skdeploy.planning.report import plan
 
-        return plan(self.folder, [device] if isinstance(device, str) else list(device), batch=batch)
+        return plan(self.folder, [device] if isinstance(device, str) else list(device), batch=batch, sizes=sizes)
 
     def report(self, output: Place | None = None) -> Path:
         """Writes all that is known as one HTML file, into the bundle or to ``output``, and returns where it is."""

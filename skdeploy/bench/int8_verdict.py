@@ -28,7 +28,7 @@ def int8_verdict(first: Subject, second: Subject, ratio: Ratio, batch: int) -> s
 def is_same_network(first: Subject, second: Subject) -> bool:
     """Whether two cards describe one network with one input; whose weights may differ, which costs no time."""
     one, other = first.runner.spec, second.runner.spec
-    return (one.network, one.input) == (other.network, other.input)
+    return (one.network, one.image, one.inputs) == (other.network, other.image, other.inputs)
 
 
 def int8_sentence(

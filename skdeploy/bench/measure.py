@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from skdeploy.bench.report import (
     Measured,
 )
 from skdeploy.bench.statistics import percentiles, ratio_of
-from skdeploy.bench.subjects import Subject, check_output, choose, opened
+from skdeploy.bench.subjects import Subject, check_free_sizes, check_output, choose, opened
 from skdeploy.bench.timing import Timed, timed
 from skdeploy.bundle.contents import MODEL
 from skdeploy.bundle.folder import Bundle, load_bundle
@@ -39,7 +39,9 @@ SECONDS_AT_MOST: Final = 3600.0
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """``backends`` None: all that work. ``against`` is another bundle, ``against_artifact`` a file of it or of this one."""
+    """``backends`` None: all that work. ``against`` is another bundle, ``against_artifact`` a file of it or of this one.
+    ``sizes``: those of free dimensions, by name; the card's usual ones for the rest.
+    """
 
     backends: tuple[str, ...] | None = None
     batches: tuple[int, ...] = (1,)
@@ -51,6 +53,7 @@ class BenchOptions:
     cuda_graph: bool = True
     seed: int = 0
     receipt: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def bench(folder: Path, options: BenchOptions, progress: Progress) -> BenchReport:
@@ -68,6 +71,8 @@ def bench(folder: Path, options: BenchOptions, progress: Progress) -> BenchRepor
         for folder in dict.fromkeys(runner.bundle.folder for pair in pairs for runner in pair):
             require_receipts(folder)
     measured, comparisons = list[Measured](), list[Comparison]()
+    for runner in {id(runner.bundle): runner for pair in pairs for runner in pair}.values():
+        check_free_sizes(options.sizes, runner.spec)
     for pair in pairs:
         started = time.perf_counter()
         progress.begin("bench")
@@ -145,14 +150,15 @@ def _measure(
     runs: list[list[Timed]] = []
     with ExitStack() as stack:
         subjects = [
-            stack.enter_context(opened(runner, options.threads, cuda_graph=options.cuda_graph)) for runner in pair
+            stack.enter_context(opened(runner, options.threads, options.sizes, cuda_graph=options.cuda_graph))
+            for runner in pair
         ]
         for batch in options.batches:  # all batches once before any is timed: what is refused, is refused at once
             for subject in subjects:
                 feeds, runner = subject.feeds(batch, options.seed), subject.runner
                 if runner.artifact.format == "onnx" and backend(runner.backend).DEVICE == "cpu":
                     path = runner.bundle.path(runner.artifact)
-                    require_memory(path, runner.name, feeds, runner.spec, batch)
+                    require_memory(path, runner.name, feeds, subject.spec, batch)
                 check_output(subject, feeds, batch)
         watch = stack.enter_context(Watch(gpu=backend(pair[0].backend).DEVICE == "gpu"))
         for batch in options.batches:
@@ -193,6 +199,8 @@ def _measured(
         seconds=options.seconds,
         batches=tuple(_batch(batch, run) for batch, run in zip(options.batches, runs, strict=True)),
         machine=machine,
+        sample="image" if runner.spec.takes_images else "sample",
+        sizes=subject.spec.usual_sizes,
     )
     receipt = None
     if options.receipt:

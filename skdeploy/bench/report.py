@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,7 +27,8 @@ class BatchLatency(Frozen):
 class LatencyReport(Frozen):
     """One artifact on one backend.
 
-    ``session`` says in words how it was run; ``threads`` is None where the CPU does not compute.
+    ``session`` says in words how it was run; ``threads`` is None where the CPU does not compute. ``sizes`` are those of free
+    dimensions, and ``sample`` is what a batch holds.
     """
 
     precision: Precision
@@ -38,6 +39,8 @@ class LatencyReport(Frozen):
     seconds: float
     batches: Annotated[tuple[BatchLatency, ...], Field(strict=False)]
     machine: MachineState
+    sample: Literal["image", "sample"] = "image"
+    sizes: dict[str, int] = Field(default={})
 
     @property
     def doubts(self) -> tuple[str, ...]:

@@ -18,21 +18,23 @@ from skdeploy.core import cpu
 from skdeploy.core.errors import DependencyError, ExportError, UsageError
 from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.devices import cuda
+from skdeploy.images.fed import check_sizes
 
 MANY_BYTES: Final = 4 << 30  # of feeds: more is a slip of the finger, and would be swapped
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A runner with an open session. ``cuda_graph``: each run of a plan launches one."""
+    """A runner with an open session. ``spec`` has the sizes to time; ``cuda_graph``: each run of a plan launches one."""
 
     runner: Runner
     opened: Deployed
+    spec: ModelSpec
     cuda_graph: bool = False
 
     def feeds(self, batch: int, seed: int) -> dict[str, Array]:
         """Raises UsageError for a batch that the graph does not take."""
-        return random_feeds(self.opened.session.inputs, batch, self.runner.spec, seed, self.runner.shown)
+        return random_feeds(self.opened.session.inputs, batch, self.spec, seed, self.runner.shown)
 
     @contextmanager
     def infer(self, feeds: Mapping[str, Array]) -> Iterator[Infer]:
@@ -79,6 +81,14 @@ def random_feeds(inputs: Sequence[TensorSpec], batch: int, card: ModelSpec, seed
         else:
             feeds[spec.name] = random.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype)
     return feeds
+
+
+def check_free_sizes(sizes: Mapping[str, int], card: ModelSpec) -> None:
+    """Raises UsageError for a size of a dimension that is not free, or that the network does not take."""
+    for name in sizes.keys() - card.sizes.keys():
+        free = f"its free dimensions are {', '.join(card.sizes)}" if card.sizes else "leave --size out"
+        raise UsageError(f"--size {name}: {card.name} has no free dimension of that name", advice=free)
+    check_sizes(sizes, card, "--size")
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
@@ -166,15 +176,18 @@ def _nothing_to_run(bundle: Bundle, named: Runner | None, name: str) -> UsageErr
 
 
 @contextmanager
-def opened(runner: Runner, threads: int | None, *, cuda_graph: bool) -> Iterator[Subject]:
+def opened(
+    runner: Runner, threads: int | None, sizes: Mapping[str, int] | None = None, *, cuda_graph: bool
+) -> Iterator[Subject]:
     """The runner as its backend's users run it. Raises what opening it raises."""
+    spec = runner.spec.with_usual({**runner.spec.usual_sizes, **(sizes or {})})
     if runner.artifact.format == "engine":
         with runner.open() as session:
             text = "as one CUDA graph" if cuda_graph else "without a CUDA graph"
-            yield Subject(runner, Deployed(session, text), cuda_graph)
+            yield Subject(runner, Deployed(session, text), spec, cuda_graph)
     else:
         with runner.open_deployed(threads or cpu.cores()) as deployed:
-            yield Subject(runner, deployed)
+            yield Subject(runner, deployed, spec)
 
 
 def check_output(subject: Subject, feeds: Mapping[str, Array], batch: int) -> None:

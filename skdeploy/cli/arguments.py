@@ -97,3 +97,26 @@ def image_size(text: str | None) -> tuple[int, int] | None:
             f"--imgsz {text}: an image has at least 1 pixel", advice="give the size that the network takes"
         )
     return size
+
+
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        metavar="NAME=N",
+        help="Size of a free dimension of an input that is not an image; repeatable.  [default: the card's usual]",
+    ),
+]
+
+
+def free_sizes(given: list[str] | None) -> dict[str, int]:
+    """The sizes of ``--size NAME=N``, by name. Raises UsageError."""
+    sizes: dict[str, int] = {}
+    for text in given or ():
+        name, _, number = text.partition("=")
+        if not name or not re.fullmatch(r"\d{1,9}", number) or int(number) < 1:
+            raise UsageError(f"--size {text}: this is not a size", advice="write NAME=N, such as --size frames=200")
+        if name in sizes:
+            raise UsageError(f"--size {name} is given twice")
+        sizes[name] = int(number)
+    return sizes

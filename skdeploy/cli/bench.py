@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skdeploy.backends import BACKENDS
-from skdeploy.cli.arguments import BundleFolder, Json, Receipt
+from skdeploy.cli.arguments import BundleFolder, Json, Receipt, Sizes, free_sizes
 from skdeploy.core.panel import Panel
 from skdeploy.core.significant import significant
 
@@ -28,6 +28,7 @@ def bench(
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="N,...", help="Batch sizes to time.")] = "1",
+    size: Sizes = None,
     seconds: Annotated[float, typer.Option(help="Seconds of timing for each artifact and batch size.")] = 3.0,
     artifact: Annotated[
         str | None,
@@ -86,6 +87,7 @@ def bench(
         cuda_graph=cuda_graph,
         seed=seed,
         receipt=receipt,
+        sizes=free_sizes(size),
     )
     with ConsoleProgress() as progress:
         report = run(bundle, options, progress)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skdeploy.cli.arguments import IMAGE_SIZE, Json, image_size
+from skdeploy.cli.arguments import IMAGE_SIZE, Json, Sizes, free_sizes, image_size
 from skdeploy.core.significant import significant
 
 LAYERS = ("layer", "what", "type", "limit", ">floor ms", ">M MACs", ">padded", ">MB moved", ">MACs/B", ">nodes")
@@ -34,6 +34,7 @@ def plan(
         str | None,
         typer.Option(metavar=IMAGE_SIZE, help="Both sides in pixels, or height x width, for a graph of dynamic size."),
     ] = None,
+    size: Sizes = None,
     top: Annotated[int, typer.Option(help="Show this many of the slowest layers.")] = 5,
     layers: Annotated[bool, typer.Option("--layers", help="Show every layer.")] = False,
     json: Json = False,
@@ -50,8 +51,7 @@ def plan(
     from skdeploy.planning.report import plan as run
     from skdeploy.report.terminal import Terminal
 
-    size = image_size(imgsz)
-    report = run(path, device or (), batch=batch, size=size, top=top)
+    report = run(path, device or (), batch=batch, size=image_size(imgsz), sizes=free_sizes(size), top=top)
     if json:
         write_json(report)
         return
@@ -71,9 +71,10 @@ def plan(
 def _print_head(terminal: Terminal, report: PlanReport) -> None:
     from skdeploy.planning.report import INT8_GROUPED
 
-    terminal.title(f"{report.graph}: {report.precision}, batch {report.batch}")
+    sizes = "".join(f", {name} {size}" for name, size in report.sizes.items())
+    terminal.title(f"{report.graph}: {report.precision}, batch {report.batch}{sizes}")
     scale, unit = (1e9, "billion") if report.macs >= 1e9 else (1e6, "million")
-    terminal.say(f"{significant(report.macs / scale)} {unit} multiply-accumulates per image")
+    terminal.say(f"{significant(report.macs / scale)} {unit} multiply-accumulates per {report.sample}")
     if not report.grouped:
         return
     widths = ", ".join(map(str, sorted({conv.into_group for conv in report.grouped})))
@@ -90,7 +91,7 @@ def _print_head(terminal: Terminal, report: PlanReport) -> None:
 
 def _print_rows(terminal: Terminal, report: PlanReport) -> None:
     terminal.say(
-        f"estimates, the best possible: ms per batch of {report.batch}; images/s in {report.precision}; share "
+        f"estimates, the best possible: ms per batch of {report.batch}; {report.sample}s/s in {report.precision}; share "
         "that a DLA can run"
     )
     rows = []
@@ -100,7 +101,7 @@ def _print_rows(terminal: Terminal, report: PlanReport) -> None:
         share = _share(each.dla.eligible_share_of_macs) if each.dla else ""
         rows.append([each.name, *floors, significant(own.images_a_second), share])
     precisions = [f">{floor.precision} ms" for floor in report.devices[0].floors]
-    terminal.table(["device", *precisions, ">images/s", ">DLA"], rows, whole=("device",))
+    terminal.table(["device", *precisions, f">{report.sample}s/s", ">DLA"], rows, whole=("device",))
     advised: dict[str, list[str]] = {}
     for each in report.devices:
         advised.setdefault(_advice(each.recommendation), []).append(each.name)
@@ -144,7 +145,7 @@ def _print_device(terminal: Terminal, report: PlanReport, each: DevicePlan) -> N
         of = floor.precision.beside
         estimate = f"{floor.precision}, {beside} {of}" if of else f"all in {floor.precision}"
         rows.append((estimate + own, significant(floor.latency_ms), significant(floor.images_a_second)))
-    terminal.table(("estimate", ">floor ms", ">images/s"), rows)
+    terminal.table(("estimate", ">floor ms", f">{report.sample}s/s"), rows)
     _print_fit(terminal, report, each)
     shown, count = len(each.dominating), len(each.layers)
     slowest = f"slowest {shown} of {count} layers, by their floors" if shown > 1 else f"slowest of {count} layers"

@@ -118,15 +118,20 @@ def _with_shapes(
             symbols |= {dim.value: pixels for axis, pixels in named if not isinstance(dim := value.shape[axis], int)}
     symbols.pop(None, None)
     inputs = list(model.graph.inputs)
+    given = {value.name: value.shape for value in inputs}
     outputs = [value for node in model.graph for value in node.outputs]
     for value in (*inputs, *outputs):
         if value.shape is not None:
             value.shape = ir.Shape([dim if isinstance(dim, int) else symbols.get(dim.value) for dim in value.shape])
     if not all(map(_is_known, inputs)):
         opened = next(value for value in inputs if not _is_known(value))
+        shape = given[opened.name] or ()
+        free = next((str(dim) for dim in shape if not isinstance(dim, int) and symbols.get(dim.value) is None), "")
+        is_image = len(shape) == 4 and not isinstance(size, Mapping)
+        wanted = "--imgsz" if is_image else f"--size {free}=N" if free not in ("", "None") else "sizes names"
         raise ExportError(
-            f"{shown}: the size of the input {opened.name}, {opened.shape}, is open, so its cost cannot be counted",
-            advice="give --imgsz, or export with a fixed image size",
+            f"{shown}: the size of the input {opened.name}, {shape}, is open, so its cost cannot be counted",
+            advice=f"give {wanted}, or export with a fixed size",
         )
     if not all(map(_is_known, outputs)):
         model = graph_of(inferred(ir.to_proto(model), shown), shown)

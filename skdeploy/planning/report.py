@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
+
+import onnx_ir as ir
+from pydantic import Field
 
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.folder import Bundle, load_bundle
@@ -13,6 +16,7 @@ from skdeploy.bundle.runners import last_graph
 from skdeploy.core.architecture import Frozen
 from skdeploy.core.errors import UsageError
 from skdeploy.core.precision import PRECISIONS, Precision
+from skdeploy.images.fed import check_sizes
 from skdeploy.planning.devices import Device, Source, device_table, devices_named
 from skdeploy.planning.dla import DlaReport, dla_report
 from skdeploy.planning.layers import Layer, fuse
@@ -86,7 +90,9 @@ class GroupedConvolution(Frozen):
 
 
 class PlanReport(Frozen):
-    """Everything that ``skdeploy plan`` found. ``macs`` are of one image."""
+    """Everything that ``skdeploy plan`` found. ``macs`` are of one image, or of one ``sample`` of other inputs; ``sizes`` are
+    those that free dimensions were given.
+    """
 
     graph: str
     precision: Precision
@@ -96,17 +102,25 @@ class PlanReport(Frozen):
     grouped: tuple[GroupedConvolution, ...]
     devices: tuple[DevicePlan, ...]
     note: str = NOTE
+    sample: Literal["image", "sample"] = "image"
+    sizes: dict[str, int] = Field(default={})
 
 
 def plan(
-    path: Path, names: Sequence[str], *, batch: int | None = None, size: Size | None = None, top: int = 5
+    path: Path,
+    names: Sequence[str],
+    *,
+    batch: int | None = None,
+    size: tuple[int, int] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    top: int = 5,
 ) -> PlanReport:
     """Plan a bundle's last graph, or an .onnx file, for devices of the table.
 
-    ``size`` is (height, width) in pixels, for a graph of dynamic size; a bundle has its card's. ``top``: how many of the
-    slowest layers to pick out. Raises UsageError for anything but a bundle or an .onnx file, an unknown device, or a batch
-    that the graph does not take; IntegrityError for a broken file or a bundle without a graph; ExportError if a shape stays
-    unknown.
+    ``size`` is (height, width) in pixels, for a graph of dynamic size, and ``sizes`` are those of other free dimensions by
+    name; a bundle has its card's. ``top``: how many of the slowest layers to pick out. Raises UsageError for anything but a
+    bundle or an .onnx file, an unknown device, or a batch or size that the graph does not take; IntegrityError for a broken
+    file or a bundle without a graph; ExportError if a shape stays unknown.
     """
     if top < 0:
         raise UsageError(f"--top {top}: must be at least 0")
@@ -114,11 +128,18 @@ def plan(
     bundle = _bundle_at(path)
     graph = path if bundle is None else bundle.check(last_graph(bundle).artifact)
     model = load_graph(graph)
+    is_image = _takes_an_image(model) if bundle is None else bundle.manifest.model.takes_images
+    free = _free_sizes(model, bundle, sizes or {}, graph)
+    taken: Size | None = free if not is_image or sizes else size
     if size is not None:
+        if not is_image:
+            raise UsageError(
+                f"--imgsz is for images; {graph} takes arrays", advice="give --size NAME=N for a free size"
+            )
         require_size(model, graph, size)
-    elif bundle is not None:
-        size = bundle.manifest.model.input.shape[1:]
-    plain = read_plain(model, graph, batch, size)
+    elif bundle is not None and is_image and not sizes:
+        taken = bundle.manifest.model.one_size
+    plain = read_plain(model, graph, batch, taken)
     layers = fuse(plain.model)
     if not layers:
         raise UsageError(f"{graph} only reshapes, so it costs nothing", advice="name a network's graph")
@@ -130,7 +151,33 @@ def plan(
         macs=sum(layer.macs for layer in layers) // plain.batch,
         grouped=tuple(_grouped(layer) for layer in layers if layer.groups > 1),
         devices=tuple(_device_plans(devices, plain, layers, top)),
+        sample="image" if is_image else "sample",
+        sizes=free,
     )
+
+
+def _takes_an_image(model: ir.Model) -> bool:
+    """Whether a graph that no bundle describes has one input of four dimensions."""
+    return [len(value.shape or ()) for value in model.graph.inputs] == [4]
+
+
+def _free_sizes(model: ir.Model, bundle: Bundle | None, sizes: Mapping[str, int], shown: Path) -> dict[str, int]:
+    """The sizes of free dimensions: those given, and of a bundle the card's usual ones. Raises UsageError."""
+    names = {
+        str(dim)
+        for value in model.graph.inputs
+        for dim in (value.shape or ())[1:]
+        if not isinstance(dim, int) and dim.value is not None
+    }
+    spec = None if bundle is None else bundle.manifest.model
+    for name in sizes:
+        if name not in names:
+            free = f"its free dimensions are {', '.join(sorted(names))}" if names else "leave --size out"
+            raise UsageError(f"--size {name}: {shown} has no free dimension of that name", advice=free)
+    if spec is None or spec.takes_images:
+        return dict(sizes)
+    check_sizes(sizes, spec, "--size")
+    return {**spec.usual_sizes, **sizes}
 
 
 def _bundle_at(path: Path) -> Bundle | None:

@@ -18,7 +18,9 @@ from skdeploy.report.plot_throughput import Line, throughput_figure
 from skdeploy.report.plots import Axis, Reference, Row, rows_figure
 
 DIGITS: Final = 4  # of a latency: the fourth is below what a bench repeats within
-LEAD: Final = "latency of a batch as its caller waits for it, copies included; images/s is the batch divided by its p50"
+LEAD: Final = (
+    "latency of a batch as its caller waits for it, copies included; throughput is the batch divided by its p50"
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def bench_findings(measured: Sequence[Measured], comparisons: Sequence[Compariso
     care = "measured on a machine that was not at rest; take these figures with care"
     cautious = (Text(f"{care}: {'; '.join(doubts)}", "warn"),) if doubts else ()
     how = [
-        Text(f"{found.artifact} on {found.backend}: {found.device}{_threads(found)}; {found.latency.session}")
+        Text(
+            f"{found.artifact} on {found.backend}: {found.device}{_threads(found)}; {found.latency.session}{_sizes(found)}"
+        )
         for found in measured
     ]
     return Section("latency", "Latency", LEAD, (*compared, *cautious, _table(measured), *how))
@@ -80,6 +84,10 @@ def comparison_text(comparison: Comparison) -> str:
 
 def _threads(found: Measured) -> str:
     return f", {found.latency.threads} threads" if found.latency.threads is not None else ""
+
+
+def _sizes(found: Measured) -> str:
+    return "".join(f", {name} {size}" for name, size in found.latency.sizes.items())
 
 
 def latency_blocks(found: Sequence[Benched]) -> tuple[Block, ...]:
@@ -124,7 +132,7 @@ def _table(measured: Sequence[Measured]) -> Table:
         ">batch",
         (">p50 ms", "half of the runs took no longer, copies and waiting included"),
         (">p99 ms", "99 % of the runs took no longer"),
-        ">images/s",
+        f">{measured[0].latency.sample if measured else 'image'}s/s",
         *([(">device p50 ms", "of the device alone, without copies; not every backend tells it")] if on_device else []),
         ">min ms",
         ">p90 ms",
