@@ -17,6 +17,7 @@ from skdeploy.ir.nodes import FLOAT16, FLOAT32, maker, new_node, operand, operan
 from skdeploy.ir.operator_types import CASTS, OperatorTypes, is_single, is_tensor, retype_attributes, subgraphs
 from skdeploy.ir.operator_types import types_of as types_in
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
+from skdeploy.ir.variances import variance_nodes
 from skdeploy.passes.exact_input import MODULE as PIXELS
 from skdeploy.passes.preprocess import MODULE as PREPROCESS
 from skdeploy.passes.single_scales import beside_single_scales
@@ -43,7 +44,8 @@ class HalfPrecision(ir.passes.InPlacePass):
     3. Nodes of modules that ``keep_fp32`` matches (``re.search`` on the module's name) stay FP32.
     4. Normalisation of the input stays FP32, and counting its pixels for INT8 too: 8-bit pixels times a scale would otherwise
        be rounded twice.
-    5. Means and sums over space stay FP32, and so does adding them up: these are the gate's statistics.
+    5. Means and sums over space stay FP32, and so does adding them up: these are the gate's statistics. So does a variance,
+       from its squares to its root (``variances.py``).
     6. An operator that takes no FP16, by its schema in the graph's opset, stays FP32. So does one with a graph inside (If,
        Loop, Scan), with that graph and all that it reads from outside; one of sequences or optional values; and one that
        makes numbers of a type that an attribute names (EyeLike, RandomNormal).
@@ -66,6 +68,7 @@ class HalfPrecision(ir.passes.InPlacePass):
         self._single: set[ir.Value] = set()  # what was FP32 in the beginning
         self._types: dict[ir.Node, OperatorTypes] = {}
         self._beside: frozenset[ir.Node] = frozenset()
+        self._variances: frozenset[ir.Node] = frozenset()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
@@ -79,6 +82,7 @@ class HalfPrecision(ir.passes.InPlacePass):
         # Q/DQ may be all that is left of a module whose Relu became saturation.
         matched = [node for node in graph if _is_qdq(node) or _has_float(node)]
         self._matched = modules_matched(self.patterns, {module_of(node.name) for node in matched}, "--keep-fp32 ")
+        self._variances = variance_nodes(model)
         reasons = {node: self._reason_to_keep(node) for node in matched if not _is_qdq(node)}
         self._beside = beside_single_scales(graph)
         reasons |= {node: SINGLE_SCALE for node in self._beside if not _is_qdq(node)}
@@ -180,6 +184,8 @@ class HalfPrecision(ir.passes.InPlacePass):
             return f"--keep-fp32 {self._matched[module]}"
         if module in (PREPROCESS, PIXELS):
             return "normalisation of the input"
+        if node in self._variances and node.op_type not in REDUCTIONS:
+            return "part of a variance"
         if node.op_type in REDUCTIONS and _gives_single(node):
             self._statistics.add(node)
             return "a sum over space"

@@ -19,6 +19,7 @@ from skdeploy.cli.evaluate import finish
 from skdeploy.cli.verify import write_files
 from skdeploy.core.architecture import ModuleSpec
 from skdeploy.core.errors import AccuracyError, ParityError
+from skdeploy.core.precision import Precision
 from skdeploy.core.spec import Assumption
 from skdeploy.inspect.inspection import inspect_bundle
 from skdeploy.line.verification import Verification
@@ -275,3 +276,18 @@ def test_only_a_network_that_amplifies_rounding_is_said_to(sqnr_db: float, told:
     with pytest.raises(ParityError) as error:
         failed.model_copy(update={"reference_sqnr_db": sqnr_db}).check(("look",))
     assert ("amplifies rounding" in error.value.message) == told
+
+
+@pytest.mark.parametrize(
+    ("found_db", "words"), [(93.0, "no fault of the graph shows"), (80.0, "it is a fault, not rounding")]
+)
+def test_an_fp32_graph_that_fails_is_told_apart_from_rounding(found_db: float, words: str) -> None:
+    row = comparison("model.onnx", "fail", problems=("error 1.5e-4 exceeds 1e-4",))
+    assert row.metrics is not None
+    row = row.model_copy(
+        update={"precision": Precision.FP32, "metrics": row.metrics.model_copy(update={"sqnr_db": found_db})}
+    )
+    with pytest.raises(ParityError) as error:
+        parity(row).model_copy(update={"reference_sqnr_db": 100.0}).check(("look",))
+    assert f"model.onnx is {found_db:.0f} dB from torch's float32" in error.value.message
+    assert words in error.value.message
