@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,20 +84,42 @@ class Bundle:
     def check(self, artifact: Artifact) -> Path:
         """The artifact's path, once its digest is the recorded one. Raises IntegrityError."""
         path = self.path(artifact)
-        if artifact.path in self._verified:
-            return path
-        again = f"`skdeploy build {self.folder}`" if artifact.format == "engine" else "the same export again"
+        if artifact.path not in self._verified:
+            self._require_there(artifact, path)
+            self._require_recorded(artifact, path, digest_file(path))
+            self._verified.add(artifact.path)
+        return path
+
+    def read_checked(self, artifact: Artifact) -> bytes:
+        """The artifact's bytes, whose digest is the recorded one: a file that replaces it later is not what is used.
+
+        Raises IntegrityError.
+        """
+        path = self.path(artifact)
+        self._require_there(artifact, path)
+        try:
+            content = read_file(path)
+        except OSError as error:
+            raise IntegrityError(f"cannot read {path}: {error.strerror}", advice="make it readable") from error
+        self._require_recorded(artifact, path, hashlib.sha256(content).hexdigest())
+        return content
+
+    def _require_there(self, artifact: Artifact, path: Path) -> None:
         if not path.is_file():
-            raise IntegrityError(f"{path} is missing from the bundle", advice=f"run {again} to make it again")
-        found = digest_file(path)
+            raise IntegrityError(
+                f"{path} is missing from the bundle", advice=f"run {self._again(artifact)} to make it again"
+            )
+
+    def _require_recorded(self, artifact: Artifact, path: Path, found: str) -> None:
         if found != artifact.sha256:
             raise IntegrityError(
                 f"{path} is not the file that the manifest describes: its sha256 is {found}, recorded is "
                 f"{artifact.sha256}",
-                advice=f"it was changed or damaged after it was made; run {again}, or restore the file",
+                advice=f"it was changed or damaged after it was made; run {self._again(artifact)}, or restore the file",
             )
-        self._verified.add(artifact.path)
-        return path
+
+    def _again(self, artifact: Artifact) -> str:
+        return f"`skdeploy build {self.folder}`" if artifact.format == "engine" else "the same export again"
 
     def check_all(self) -> None:
         """Raises IntegrityError for the first artifact that is missing or altered."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from skdeploy.checkpoints.hub import is_hub_url, resolve_weights
+from skdeploy.checkpoints.hub import endpoint_warnings, is_hub_url, resolve_weights
 from skdeploy.checkpoints.importing import Imported, import_checkpoint, import_without_card, save_weights
 from skdeploy.checkpoints.prefixes import without_prefix
 from skdeploy.checkpoints.read import read_checkpoint
@@ -106,7 +106,8 @@ def _fetched(weights: str) -> tuple[Path, tuple[str, ...]]:
     if not is_hub_url(weights):
         return Path(weights), ()
     found = resolve_weights(weights)
-    return found.path, (f"downloaded {found.file} of {found.repo} at commit {found.commit}",)
+    said = f"downloaded {found.file} of {found.repo} at commit {found.commit}"
+    return found.path, (said, *endpoint_warnings(weights))
 
 
 def inferred(path: Path) -> tuple[Imported, str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from skdeploy.checkpoints.read import MAX_FILE_BYTES
 from skdeploy.core.errors import WeightsError
@@ -34,6 +36,15 @@ URL: Final = re.compile(
 )
 REPO: Final = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 PATH: Final = re.compile(r"[\w.+=,() -]+(?:/[\w.+=,() -]+)*")  # of a revision too: it becomes a path in the cache
+DIGEST: Final = re.compile("[0-9a-f]{32,64}")  # of Git's objects and of large files; a mirror may take MD5
+NAMES_OF_FILES: Final = (
+    "ETag",
+    "X-Linked-Etag",
+    "X-Repo-Commit",
+    "X-Xet-Hash",
+)  # headers, of which the cache makes paths
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+SHOWN_HEADER: Final = 80
 OTHER_KINDS: Final = ("datasets", "spaces", "kernels", "buckets", "models")
 
 
@@ -69,6 +80,15 @@ def is_hub_url(text: str) -> bool:
     return text.startswith(SCHEME)
 
 
+def endpoint_warnings(given: str) -> tuple[str, ...]:
+    """Say that weights come over plain http, if ``given`` is a URL of the Hub and HF_ENDPOINT is such a server."""
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    address = urlsplit(endpoint)
+    if not is_hub_url(given) or address.scheme != "http" or address.hostname in LOOPBACK:
+        return ()
+    return (f"{given} comes from {endpoint} without encryption: whoever is on the way can change the weights",)
+
+
 def resolve_weights(url: str) -> HubFile:
     """The file that ``url`` names, from the cache or downloaded into it; without a path, the first of CANDIDATES there is.
 
@@ -78,8 +98,9 @@ def resolve_weights(url: str) -> HubFile:
     wanted = _parsed(url)
     hub = _library()
     try:
-        file = _available(hub, wanted, (wanted.file,) if wanted.file else CANDIDATES)
-        path = Path(hub.hf_hub_download(wanted.repo, file, **_options(wanted)))
+        with _checked_answers(hub, url):
+            file = _available(hub, wanted, (wanted.file,) if wanted.file else CANDIDATES)
+            path = Path(hub.hf_hub_download(wanted.repo, file, **_options(wanted)))
     except (OSError, require("httpx2").HTTPError, hub.errors.XetDownloadError) as error:
         raise _explained(hub, wanted, error) from error
     commit = path.parts[-1 - len(file.split("/"))]  # <cache>/models--owner--name/snapshots/<commit>/<file>
@@ -139,6 +160,32 @@ def _library() -> ModuleType:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     require("huggingface_hub.errors", extra="hub")
     return require("huggingface_hub", extra="hub")
+
+
+@contextmanager
+def _checked_answers(hub: ModuleType, url: str) -> Iterator[None]:
+    """Each answer of the server is looked at, before the library makes names of files in its cache from it.
+
+    Raises WeightsError from inside the library: huggingface_hub 2.4 takes any ETag, ``../../.bashrc`` too.
+    """
+
+    def check(response: Any) -> None:
+        for header in NAMES_OF_FILES if response.request.method == "HEAD" else ():
+            said = response.headers.get(header, "").removeprefix("W/").strip('"')
+            if said and not DIGEST.fullmatch(said):
+                raise WeightsError(
+                    f"cannot fetch {url}: the server's {header} is not a digest: {said[:SHOWN_HEADER]!r}, and it would name "
+                    "files in the cache",
+                    advice="do not use this server: HF_ENDPOINT names it; unset it for the Hugging Face Hub itself",
+                )
+
+    session = hub.get_session()
+    hooks = session.event_hooks
+    session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), check]}
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
 
 
 def _options(wanted: _Wanted) -> dict[str, Any]:

@@ -101,8 +101,7 @@ def inspect_engines(folder: Path) -> tuple[InspectedEngine, ...]:
 
 
 def _facts(bundle: Bundle, artifact: Artifact) -> InspectedEngine:
-    path = bundle.check(artifact)
-    plan = path.read_bytes()
+    path, plan = bundle.path(artifact), bundle.read_checked(artifact)  # the bytes that are loaded, and no others
     header = read_header(path, plan)
     record = artifact.facts_as(EngineFacts)
     against = obstacles(record.compiler, record.built_for, header, here(record.compiler))

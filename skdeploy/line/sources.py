@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from skdeploy.checkpoints.convert import card_of, inferred
-from skdeploy.checkpoints.hub import is_hub_url
+from skdeploy.checkpoints.hub import endpoint_warnings, is_hub_url
 from skdeploy.checkpoints.load import find_weights, given_weights
 from skdeploy.checkpoints.own_module import (
     Shapes,
@@ -99,6 +99,8 @@ def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSour
     """
     check_task_name(options.task)
     source = _source(options)
+    warnings = (*endpoint_warnings(options.model), *endpoint_warnings(options.weights or ""))
+    source = replace(source, notes=(*warnings, *source.notes)) if warnings else source
     if isinstance(source, CardSource) and options.task is not None:
         source = replace(source, spec=source.spec.model_copy(update={"task": options.task}))
     if reason := task_of(source.spec).refusal(source.spec):

@@ -132,6 +132,29 @@ def test_a_damaged_engine_is_built_again_and_not_exported(folder: Path, name: st
         reader.check(artifact)
 
 
+def test_bytes_are_checked_as_they_are_read_and_not_by_an_earlier_look(folder: Path) -> None:
+    with writing(folder) as bundle:
+        artifact = produced(bundle)
+        assert bundle.check(artifact) == folder / "x.json"
+        assert bundle.read_checked(artifact) == b"content"
+        alter(folder / "x.json")
+        bundle.check(artifact)  # looked at before
+        with pytest.raises(IntegrityError, match="is not the file that the manifest describes"):
+            bundle.read_checked(artifact)
+        (folder / "x.json").unlink()
+        with pytest.raises(IntegrityError, match="is missing from the bundle"):
+            bundle.read_checked(artifact)
+
+
+def test_a_record_is_not_written_through_a_link_that_leads_out(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    with writing(folder) as bundle:
+        (folder / "evidence").symlink_to(tmp_path / "theirs")
+        with pytest.raises(IntegrityError, match="is a link that leads out of the bundle"):
+            bundle.write_record("evidence/accuracy.json", head())
+    assert not list((tmp_path / "theirs").iterdir())
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"\xff\xfe", "it is not text: "), (None, "it is a folder, not a file\n")],

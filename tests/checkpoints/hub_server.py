@@ -42,6 +42,10 @@ class Hub(ThreadingHTTPServer):
         self.error_code = ""
         self.spoil = False  # send other bytes than listed
         self.claimed_bytes = 0
+        self.hostile: dict[
+            str, str
+        ] = {}  # headers that are sent in place of the right ones, once the first ``honest`` are
+        self.honest = 0
 
     @property
     def address(self) -> str:
@@ -102,4 +106,6 @@ class Handler(BaseHTTPRequestHandler):
         body = files[file]
         etag = hashlib.sha256(body).hexdigest()  # as of a large file
         sent = bytes(len(body)) if hub.spoil else body
-        self.send(200, sent, hub.claimed_bytes or None, ETag=f'"{etag}"', X_Repo_Commit=commit)
+        headers = {"ETag": f'"{etag}"', "X_Repo_Commit": commit}
+        hub.honest -= 1
+        self.send(200, sent, hub.claimed_bytes or None, **headers | (hub.hostile if hub.honest < 0 else {}))
