@@ -199,7 +199,7 @@ def _measured(
         seconds=options.seconds,
         batches=tuple(_batch(batch, run) for batch, run in zip(options.batches, runs, strict=True)),
         machine=machine,
-        sample="image" if runner.spec.takes_images else "sample",
+        sample=runner.spec.sample_word,
         sizes=subject.spec.usual_sizes,
     )
     receipt = None

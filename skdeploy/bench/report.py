@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from skdeploy.bench.statistics import Percentiles, Ratio
-from skdeploy.core.spec import Frozen, Precision
+from skdeploy.core.spec import Frozen, Precision, SampleWord
 from skdeploy.devices.machine_state import MachineState
 
 
@@ -39,7 +39,7 @@ class LatencyReport(Frozen):
     seconds: float
     batches: Annotated[tuple[BatchLatency, ...], Field(strict=False)]
     machine: MachineState
-    sample: Literal["image", "sample"] = "image"
+    sample: SampleWord = "image"
     sizes: dict[str, int] = Field(default={})
 
     @property

@@ -88,7 +88,9 @@ def blame(
         raise UsageError(
             "the bundle has only one stage, so there is nothing to compare it with", advice="export the model again"
         )
-    report = BlameReport(model=spec.name, dataset=dataset, images=len(pixels), first=chain[0].name, stages=())
+    report = BlameReport(
+        model=spec.name, dataset=dataset, images=len(pixels), sample=spec.sample_word, first=chain[0].name, stages=()
+    )
     wrongly_fed = _wrongly_fed(chain, pixels, fed, spec)
     stages, worst = _run_stages(chain, pixels, spec, tell)
     report = report.model_copy(update={"stages": stages})
@@ -118,7 +120,12 @@ def blame(
 def _wrongly_fed(
     chain: Sequence[Stage], pixels: Pixels, fed: Inputs | None, spec: ModelSpec
 ) -> tuple[str, BlamedTensor] | None:
-    """Find which stage, or the user's own code, gets another input than the card's, and how it differs."""
+    """Find which stage, or the user's own code, gets another input than the card's, and how it differs.
+
+    Nothing prepares samples of a network that takes arrays, so no stage can get another input.
+    """
+    if not spec.takes_images:
+        return None
     limit = tolerance_of(spec, Precision.FP32).min_sqnr_db
     expected = expected_input(pixels, spec.preprocess)
     inputs = {} if fed is None else {YOURS: fed}

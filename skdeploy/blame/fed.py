@@ -47,6 +47,11 @@ def explain_input(pixels: Pixels, fed: Array, preprocess: Preprocess, limit: flo
 
 def read_fed(path: Path, images: int, spec: ModelSpec) -> Inputs:
     """An .npy of network inputs, float32 (N, C, H, W). Raises UsageError: not readable, or of another type or shape."""
+    if not spec.takes_images:
+        raise UsageError(
+            f"{spec.name} takes arrays, which skdeploy does not prepare, so there is nothing to compare {path} with",
+            advice="compare the outputs for your own inputs: `skdeploy verify --golden`",
+        )
     advice = "save what your code feeds for the same images, in the same order: numpy.save(FILE, inputs)"
     try:
         with open_file(path) as file:

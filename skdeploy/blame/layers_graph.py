@@ -38,7 +38,8 @@ FLOATS: Final = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16})
 class GraphStage:
     """An ONNX graph of the line. ``load`` reads it anew.
 
-    ``feed`` gives what a graph without preprocessing of its own is fed with: normalised crops, float32 (N, C, H, W).
+    ``feed`` gives what a graph without preprocessing of its own is fed with: normalised crops, float32 (N, C, H, W). Samples of
+    a network that takes arrays go in as they are.
     ``twin`` and ``offsets``, of an INT8 graph: the FP32 graph whose tensors it quantizes, and what is taken from which of them.
     """
 
@@ -120,6 +121,8 @@ class GraphStage:
         return name if name in self.parts.maker else tensor
 
     def _feeds(self, pixels: Pixels) -> dict[str, Array]:
+        if pixels.dtype.names is not None:
+            return {name: np.ascontiguousarray(pixels[name]) for name in pixels.dtype.names}
         return {self.input.name or "": pixels if self.takes_pixels else self.feed(pixels)}
 
 

@@ -34,6 +34,11 @@ def _list_of_tables(inputs: object) -> object:
 InnerPath = Annotated[str, AfterValidator(_stays_inside)]
 
 
+# What a network takes at a time, in words: an image, or a sample of other inputs. Not written where it is an image: files of
+# before there were others stay what they are.
+SampleWord = Annotated[Literal["image", "sample"], Field(exclude_if=lambda word: word == "image")]
+
+
 class CalibrationMethod(StrEnum):
     """How a tensor's range is chosen from what calibration saw of it: ``quant/thresholds.py`` has each one's definition."""
 
@@ -226,6 +231,10 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     @property
     def takes_images(self) -> bool:
         return self.image is not None
+
+    @property
+    def sample_word(self) -> SampleWord:
+        return "image" if self.image is not None else "sample"
 
     @property
     def taken(self) -> tuple[TensorSpec, ...]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from skdeploy.backends.metrics import decibels_text
-from skdeploy.core.spec import Frozen, Precision
+from skdeploy.core.spec import Frozen, Precision, SampleWord
 from skdeploy.parity.cause import Kind
 
 StageVerdict = Literal["reference", "pass", "fail", "unproven"]
@@ -73,6 +73,7 @@ class BlameReport(Frozen):
     guilty: str | None = None
     fed_to: str | None = None
     image: str | None = None
+    sample: SampleWord = "image"
     tensor: BlamedTensor | None = None
     layers: Annotated[tuple[LayerResult, ...], Field(strict=False)] = ()
     floor_db: float | None = None

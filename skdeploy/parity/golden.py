@@ -16,7 +16,9 @@ from skdeploy.core.files import digest_file
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Inputs, normalise
 from skdeploy.images.decoding import Pixels, crop_array, printable
+from skdeploy.images.fed import fed_rows
 from skdeploy.images.numpy_file import read_npz_or_npy
+from skdeploy.images.samples import Samples, checked
 
 INPUTS: Final = ("input", "x")
 LOGITS: Final = ("logits", "y")
@@ -26,7 +28,8 @@ SAVE: Final = "save with np.savez(file, input=x.numpy(), logits=model(x).numpy()
 
 @dataclass(frozen=True)
 class Golden:
-    """``outputs``, float32 (N, ...) by name, of ``inputs``, float32 (N, C, H, W), or of ``images``, uint8 (N, H, W, C).
+    """``outputs``, float32 (N, ...) by name, of ``inputs``, float32 (N, C, H, W), or of ``images``, uint8 (N, H, W, C); of a
+    network that takes arrays, of ``rows``, its samples.
 
     A network that has classes has one output, ``logits``.
 
@@ -39,6 +42,7 @@ class Golden:
     inputs: Inputs | None
     images: Pixels | None
     half: bool = False  # whether the logits were saved in FP16
+    rows: Samples | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.outputs.values())))
@@ -54,7 +58,9 @@ class Golden:
         return f"{self.name}, outputs saved by the author's code"
 
     def name_of(self, index: int) -> str:
-        """The name of one image in a report."""
+        """The name of one image or sample in a report."""
+        if self.rows is not None:
+            return f"samples[{index}]"
         return f"{IMAGES if self.images is not None else INPUTS[0]}[{index}]"
 
     def fed(self, spec: ModelSpec) -> Pixels | Inputs:
@@ -75,9 +81,11 @@ class Golden:
                 f"{spec.network.classes}",
                 advice="save the outputs of the same network, before any softmax or top-k",
             )
+        if self.rows is not None:
+            return self.rows
         if self.images is not None:
             return np.stack([crop_array(image, spec).pixels for image in self.images])
-        assert self.inputs is not None  # read_golden: one of the two is there
+        assert self.inputs is not None  # read_golden: one of the three is there
         channels, height, width = self.inputs.shape[1:]
         if (channels, height, width) != spec.input.shape:
             own = " x ".join(map(str, spec.input.shape))
@@ -104,15 +112,20 @@ class Golden:
         )
 
 
-def read_golden(path: Path, names: tuple[str, ...] = ()) -> Golden:
-    """The arrays of an .npz. ``names``: the outputs of a network that has no classes.
+def read_golden(path: Path, spec: ModelSpec | None = None) -> Golden:
+    """The arrays of an .npz, by the names of the network's inputs and outputs. Without ``spec``, images and logits.
 
     Raises UsageError: not readable, not finite, or a name, shape or type that ``Golden`` excludes.
     """
-    content = read_npz_or_npy(path, (*INPUTS, *(names or LOGITS), IMAGES), advice=SAVE)
+    names = () if spec is None else tuple(output.name for output in spec.outputs)
+    fed = () if spec is None else tuple(each.name for each in spec.inputs)
+    advice = SAVE if spec is None else _how_to_save(spec)
+    content = read_npz_or_npy(path, (*(fed or (*INPUTS, IMAGES)), *(names or LOGITS)), advice=advice)
     if isinstance(content, np.ndarray):
-        raise UsageError(f"--golden {path} is one array, not inputs and outputs", advice=SAVE)
+        raise UsageError(f"--golden {path} is one array, not inputs and outputs", advice=advice)
     shown = printable(path.name)
+    if spec is not None and fed:
+        return _of_arrays(path, shown, content, spec)
     outputs = {name: content.get(name) for name in names} or {OUTPUT: _one_of(content, LOGITS, shown)}
     inputs, images = _one_of(content, INPUTS, shown), content.get(IMAGES)
     missing = [name for name, array in outputs.items() if array is None]
@@ -149,6 +162,50 @@ def read_golden(path: Path, names: tuple[str, ...] = ()) -> Golden:
         images=images,
         half=any(array.dtype == np.float16 for array in found.values()),
     )
+
+
+def _of_arrays(path: Path, shown: str, content: dict[str, NDArray[Any]], spec: ModelSpec) -> Golden:
+    """Of a network that takes arrays: its inputs as they are fed, of any size that it has, and what it made of them."""
+    found = {
+        output.name: content[name]
+        for output in spec.given
+        if (name := _name_of_output(output.name, content, shown)) is not None
+    }
+    missing = [each.name for each in spec.inputs if each.name not in content]
+    missing += [output.name for output in spec.given if output.name not in found]
+    if missing:
+        raise UsageError(
+            f"--golden {shown} has no array named {missing[0]!r}, only {sorted(content)}", advice=_how_to_save(spec)
+        )
+    for name, output in found.items():
+        _check(shown, name, output, "fiu", max(1, output.ndim), "(N, ...)")
+    rows = fed_rows({each.name: content[each.name] for each in spec.inputs}, spec, f"--golden {shown}")
+    for row in rows:
+        checked(np.asarray(row), f"--golden {shown}")
+    for name, output in found.items():
+        if len(output) != len(rows):
+            raise UsageError(
+                f"--golden {shown} has {len(rows)} samples but {len(output)} rows of {name}", advice=_how_to_save(spec)
+            )
+    half = any(array.dtype == np.float16 for array in found.values())
+    outputs = {name: array.astype(np.float32) for name, array in found.items()}
+    return Golden(shown, digest_file(path), outputs, None, None, half, rows)
+
+
+def _name_of_output(name: str, content: dict[str, NDArray[Any]], shown: str) -> str | None:
+    """The name that an output has in the file: its own, or for logits any that logits may have."""
+    if name != OUTPUT:
+        return name if name in content else None
+    found = [other for other in LOGITS if other in content]
+    _one_of(content, LOGITS, shown)
+    return found[0] if found else None
+
+
+def _how_to_save(spec: ModelSpec) -> str:
+    if spec.takes_images:
+        return SAVE
+    names = [*(each.name for each in spec.inputs), *(output.name for output in spec.given)]
+    return f"save what goes in and comes out, (N, ...) each: np.savez(file, {'=..., '.join(names)}=...)"
 
 
 def _one_of(content: dict[str, NDArray[Any]], names: tuple[str, ...], shown: str) -> NDArray[Any] | None:

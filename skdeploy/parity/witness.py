@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from skdeploy.backends.logits import fits
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.core.architecture import TrunkSpec
 from skdeploy.core.errors import UsageError
@@ -20,6 +21,7 @@ from skdeploy.parity.reference import Author
 from skdeploy.parity.report import ParityReport, ReferenceKind
 from skdeploy.parity.tasks import task_of
 from skdeploy.zoo.assumed import Settled, assumptions_of, settled
+from skdeploy.zoo.outputs import are_unnamed, with_outputs_in_order
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,9 +62,9 @@ def find_witness(
                 "--reference and --golden cannot be used together: both give the outputs to compare with",
                 advice="give one of them",
             )
-        found = read_golden(golden, tuple(output.name for output in spec.outputs))
+        found = read_golden(golden, spec)
         found.fed(spec)  # what does not fit is told before anything is traced
-        if takes_pixels and found.images is None:
+        if takes_pixels and spec.takes_images and found.images is None:
             raise UsageError(
                 f"--golden {found.name} has inputs after preprocessing, but --embed-preprocess puts that into "
                 "the graph",
@@ -73,7 +75,7 @@ def find_witness(
 
 
 def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progress) -> Author:
-    from skdeploy.checkpoints.own_module import build_module, load_checkpoint, ready, require_finite, tried
+    from skdeploy.checkpoints.own_module import build_module, load_checkpoint, ready, require_finite
 
     if ":" not in factory:
         raise UsageError(
@@ -88,8 +90,10 @@ def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progre
     tell.note(f"{factory} is compared with {with_weights}")
     network = ready(network)
     require_finite(network, factory)
-    channels, height, width = spec.input.shape
-    shapes = tried(network, (channels,), (height, width), factory)[1][channels]
+    shapes = _tried(network, spec, factory)
+    if spec.outputs and are_unnamed(shapes) and len(shapes) == len(spec.outputs):
+        shapes = dict(zip((wanted.name for wanted in spec.outputs), shapes.values(), strict=True))
+        network = with_outputs_in_order(network, spec)
     gives, has = _in_words(shapes, spec, factory)
     if gives != has:
         raise UsageError(
@@ -99,13 +103,25 @@ def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progre
     return Author(factory, network)
 
 
+def _tried(network: nn.Module, spec: ModelSpec, factory: str) -> Shapes:
+    """The shapes of its outputs for two images or samples of the spec."""
+    from skdeploy.checkpoints.own_module import tried, tried_arrays
+
+    if not spec.takes_images:
+        return tried_arrays(network, spec, f"--reference {factory}")
+    channels, height, width = spec.input.shape
+    return tried(network, (channels,), (height, width), factory)[1][channels]
+
+
 def _in_words(shapes: Shapes, spec: ModelSpec, factory: str) -> tuple[str, str]:
-    """The outputs of a module, and those of the spec, in the same words."""
+    """The outputs of a module, and those of the spec, in the same words; none where they are the same but for free sizes."""
     from skdeploy.checkpoints.own_module import classes_of
 
     if not spec.outputs:
         return f"{classes_of(shapes, factory)} classes", f"{spec.network.classes} classes"
     wanted: dict[str, tuple[int | str, ...]] = {output.name: output.shape for output in spec.outputs}
+    if shapes.keys() == wanted.keys() and all(fits(shape[1:], wanted[name][1:]) for name, shape in shapes.items()):
+        return "", ""
     return _shapes_in_words(shapes), _shapes_in_words(wanted)
 
 

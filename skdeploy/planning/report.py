@@ -16,6 +16,7 @@ from skdeploy.bundle.runners import last_graph
 from skdeploy.core.architecture import Frozen
 from skdeploy.core.errors import UsageError
 from skdeploy.core.precision import PRECISIONS, Precision
+from skdeploy.core.spec import SampleWord
 from skdeploy.images.fed import check_sizes
 from skdeploy.planning.devices import Device, Source, device_table, devices_named
 from skdeploy.planning.dla import DlaReport, dla_report
@@ -102,7 +103,7 @@ class PlanReport(Frozen):
     grouped: tuple[GroupedConvolution, ...]
     devices: tuple[DevicePlan, ...]
     note: str = NOTE
-    sample: Literal["image", "sample"] = "image"
+    sample: SampleWord = "image"
     sizes: dict[str, int] = Field(default={})
 
 

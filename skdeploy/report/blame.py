@@ -49,8 +49,8 @@ def blame_findings(report: BlameReport) -> Section:
     elif report.note and report.note not in report.verdict:
         blocks.append(Text(report.note))
     lead = (
-        f"the line run stage by stage on {counted(report.images, 'image')} of {report.dataset}: SQNR of the worst image, "
-        f"against the stage before and against the first, {report.first}"
+        f"the line run stage by stage on {counted(report.images, report.sample)} of {report.dataset}: SQNR of the worst "
+        f"{report.sample}, against the stage before and against the first, {report.first}"
     )
     return Section("blame", TITLE, lead, tuple(blocks))
 

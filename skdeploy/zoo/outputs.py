@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +62,27 @@ def with_named_outputs(network: nn.Module, spec: ModelSpec) -> nn.Module:
             return tuple(tensors_given(self.network(*inputs), spec, spec.name).values())
 
     return NamedOutputs()
+
+
+def with_outputs_in_order(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """The network with the names of the spec for its outputs, which has given them other ones or none: in the same order."""
+    from torch import nn
+
+    class OutputsInOrder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+            made = named_tensors(self.network(*inputs), spec.name)
+            return dict(zip((wanted.name for wanted in spec.outputs), made.values(), strict=True))
+
+    return OutputsInOrder()
+
+
+def are_unnamed(names: Iterable[str]) -> bool:
+    """Whether these are the names of tensors that the network itself gave none: of a single one, or of places in a sequence."""
+    return all(name == ONE or name.removeprefix(f"{ONE}_").isdecimal() for name in names)
 
 
 def _leaves(made: object, name: str, shown: str) -> Iterator[tuple[str, Tensor]]:
