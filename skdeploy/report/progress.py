@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from skdeploy.core.progress import Progress
-from skdeploy.report.voice import is_speaking, voice
+from skdeploy.report.voice import harmless, is_speaking, voice
 
 
 class ConsoleProgress(Progress):
@@ -54,7 +54,7 @@ class ConsoleProgress(Progress):
         if _without_numbers(detail) != _without_numbers(self._detail):  # a bar that moves is one detail
             self._voice.log(f"  {detail}")
             if self._voice.verbose:
-                self._print(f"  {escape(detail)}")
+                self._print(f"  {escape(harmless(detail))}")
         self._detail = detail
 
     def end(self, stage: str, seconds: float, *, reused: bool) -> None:
@@ -71,9 +71,11 @@ class ConsoleProgress(Progress):
     def note(self, text: str) -> None:
         if is_speaking():
             self._voice.note(text)
-            self._seen.append(f"[yellow]![/yellow] {escape(text)}")
+            self._seen.append(f"[yellow]![/yellow] {escape(harmless(text))}")
         else:  # a library user's progress: nobody else tells it
-            self._console.print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)  # paths and commands stay whole
+            self._console.print(
+                f"[yellow]![/yellow] {escape(harmless(text))}", soft_wrap=True
+            )  # paths and commands stay whole
 
     def _print(self, *lines: str) -> None:
         if not self._voice.quiet:
@@ -84,7 +86,7 @@ class ConsoleProgress(Progress):
         """The stages until now, as many as there is room for, and the one that runs."""
         room = max(self._console.height - 2, 1)
         elapsed = time.perf_counter() - self._started
-        self._dots.update(text=f"{_words(self._stage):<18}{elapsed:8.1f} s  {escape(self._detail)}")
+        self._dots.update(text=f"{_words(self._stage):<18}{elapsed:8.1f} s  {escape(harmless(self._detail))}")
         done = self._seen[-room:] if self._passes else []
         lines = [Text.from_markup(line, overflow="ellipsis") for line in done]
         return Group(*lines, *([self._dots] if self._stage else []))

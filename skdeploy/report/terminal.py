@@ -14,7 +14,7 @@ from rich.text import Text
 
 from skdeploy.report import blocks
 from skdeploy.report.blocks import Block, Cell, Fold, Section, Tone
-from skdeploy.report.voice import voice, whole_lines
+from skdeploy.report.voice import harmless, voice, whole_lines
 
 LOG_WIDTH: Final = 120
 NO_LIMIT: Final = 10_000  # columns that no table needs
@@ -40,7 +40,7 @@ class Terminal:
 
     def headline(self, *parts: str | tuple[str, str], style: str = "") -> None:
         """Print a run's result in a line, the only one with ``--quiet``."""
-        self._write(self._paragraph(Text.assemble(*parts), style), always=True)
+        self._write(self._paragraph(_assembled(parts), style), always=True)
 
     def brief(self, text: str) -> None:
         """Print a line only with ``--quiet``, for a result without a headline."""
@@ -52,7 +52,7 @@ class Terminal:
 
         A pair is a text and its own style.
         """
-        text = Text.assemble(*parts)
+        text = _assembled(parts)
         self._write(Text.styled(text.plain, style) if whole else self._paragraph(text, style))
 
     def title(self, text: str) -> None:
@@ -139,8 +139,13 @@ class Terminal:
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for name, value in rows.items():
-            table.add_row(name, value)
+            table.add_row(harmless(name), harmless(value))
         self._write(table)
+
+
+def _assembled(parts: Iterable[str | tuple[str, str]]) -> Text:
+    whole = [(harmless(part), "") if isinstance(part, str) else (harmless(part[0]), part[1]) for part in parts]
+    return Text.assemble(*whole)
 
 
 def _drawn(table: blocks.Table, count: int, whole: Sequence[str], *, notes: bool) -> Table:
@@ -154,5 +159,5 @@ def _drawn(table: blocks.Table, count: int, whole: Sequence[str], *, notes: bool
         cells = zip(table.columns, row[:count], strict=False)
         texts = [cell.whole if notes or not column.numeric else cell.text for column, cell in cells]
         if count == len(table.columns) or any(texts[1:]):
-            drawn.add_row(*(Text(text, STYLES[cell.tone]) for text, cell in zip(texts, row, strict=False)))
+            drawn.add_row(*(Text(harmless(text), STYLES[cell.tone]) for text, cell in zip(texts, row, strict=False)))
     return drawn

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 COMMAND: Final = re.compile(r"`[^`]*`")
+STEERING: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # not tabs and line ends
 HANGING: Final = 2  # spaces before the lines that go on
 NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 LEAST_WIDTH: Final = 20  # below that, lines are left to the terminal
@@ -53,7 +54,7 @@ class Voice:
             from datetime import datetime
 
             now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-            self._log.writelines(f"{now}  {line}\n" for line in text.rstrip("\n").split("\n"))
+            self._log.writelines(f"{now}  {line}\n" for line in harmless(text).rstrip("\n").split("\n"))
             self._log.flush()
 
     def note(self, text: str) -> None:
@@ -109,6 +110,11 @@ def speaking() -> Iterator[Voice]:
         own.close()
 
 
+def harmless(text: str) -> str:
+    """Text that may come from a file, with the characters that steer a terminal, or turn its reading direction, as escapes."""
+    return STEERING.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
 def whole_lines(text: str, width: int) -> list[str]:
     """Lines of at most ``width`` columns that break no word and no command in backquotes; longer ones stay whole."""
     if width < LEAST_WIDTH:
@@ -132,6 +138,7 @@ def whole_lines(text: str, width: int) -> list[str]:
 
 def _print_whole(text: str) -> None:
     """On stderr; on a terminal, no word is broken."""
+    text = harmless(text)
     if sys.stderr.isatty():
         import shutil
 

@@ -212,3 +212,20 @@ def test_an_input_that_is_a_command_is_a_name_and_nothing_else(workspace: Path) 
     assert codes["Export"] == 2
     assert not (workspace / "owned").exists()
     assert run_action(workspace, model="tiny.toml", precision="fp8")["Export"] == 2
+
+
+@pytest.mark.parametrize("output", ["out\nresults=/elsewhere", "out\rx", "out\n"])
+def test_an_output_folder_adds_no_outputs(output: str, tmp_path: Path) -> None:
+    (step,) = [step for step in ACTION["runs"]["steps"] if step["name"] == "Paths"]
+    given = {"PATH": os.environ["PATH"], "OUTPUT": output, "GITHUB_OUTPUT": str(tmp_path / "outputs")}
+    script = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    done = subprocess.run(script, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "would add outputs" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_action_installs_the_versions_that_were_tested() -> None:
+    (step,) = [step for step in ACTION["runs"]["steps"] if step["name"] == "Install"]
+    assert '--constraint "$ACTION/constraints.txt"' in step["run"]
+    assert (ROOT / "constraints.txt").is_file()

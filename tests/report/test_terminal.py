@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from skdeploy.report.blocks import Cell, Fold, Section, Table, Text, columns
+from skdeploy.report.progress import ConsoleProgress
 from skdeploy.report.terminal import Terminal
+from skdeploy.report.voice import harmless, speaking
 
 HEADS = columns("artifact", ">error", ">size", "backend")
 ROW = (Cell("model.onnx"), Cell("0.25", note="at most 0.5"), Cell("12 MB"), Cell("onnxruntime"))
@@ -54,3 +58,35 @@ def test_what_is_folded_is_told_only_where_it_is_asked_for(capsys: pytest.Captur
     assert "seldom" not in capsys.readouterr().out
     Terminal().section(section, unfold=True)
     assert "always\nseldom\n" in capsys.readouterr().out
+
+
+EVIL = "a\x1b]0;owned\x07\x9b31m\rb\u202egpj.exe\x00"
+
+
+def test_no_text_of_a_file_steers_the_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with speaking() as own:
+        own.open_log(tmp_path / "log")
+        terminal = Terminal()
+        terminal.headline(EVIL, (EVIL, "green"))
+        terminal.say(EVIL)
+        terminal.warn(EVIL)
+        terminal.title(EVIL)
+        terminal.facts({EVIL: EVIL})
+        terminal.show(Table("", HEADS, ((Cell(EVIL), Cell("1"), Cell(EVIL, note=EVIL), Cell(EVIL)),)))
+        with ConsoleProgress() as progress:
+            progress.begin("trace")
+            progress.update(EVIL)
+            progress.note(EVIL)
+        own.error(EVIL, EVIL)
+    out, err = capsys.readouterr()
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    for text in (out, err, log):
+        assert "gpj.exe" in text
+        assert [sign for sign in text if not sign.isprintable() and sign != "\n"] == []
+    assert r"a\x1b]0;owned\x07\x9b31m\rb\u202egpj.exe\x00" in out
+
+
+def test_tabs_and_other_alphabets_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().say("größe\t寸法 שלום")
+    assert "größe" in capsys.readouterr().out
+    assert harmless("größe\t寸法 שלום\n") == "größe\t寸法 שלום\n"
