@@ -215,12 +215,12 @@ class Evaluation(Frozen):
             )
 
 
-def less_drop(*precisions: Precision, by: str = "--data --max-drop") -> str:
-    """Advice on losing less accuracy in these precisions. ``by``: options that keep layers in INT8's fallback."""
+def less_drop(*precisions: Precision) -> str:
+    """Advice on losing less accuracy in these precisions."""
     if any(precision.integer for precision in precisions):
         return (
             "calibrate on more or better images, keep sensitive layers in the fallback "
-            f"(`skdeploy export --int8 {by}`), or allow more"
+            "(`skdeploy export --int8 --data --max-drop`), or allow more"
         )
     if any(precision.weights_only for precision in precisions):
         return "keep sensitive weights out of INT8 (`skdeploy export --weight-only int8 --int8-keep`), or allow more"

@@ -21,18 +21,9 @@ from skdeploy.backends.logits import check_outputs, run_batches
 from skdeploy.bundle.runners import Runner
 from skdeploy.core.errors import ParityError, UsageError
 from skdeploy.core.progress import Progress
-from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import batches_of
 from skdeploy.images.pairs import PairedData, open_pairs
-
-
-def chosen_pairs(data: Path, spec: ModelSpec, number: int | None) -> PairedData:
-    """Pairs, ``number`` of them, evenly spread over their order. Raises UsageError."""
-    pairs = open_pairs(data, spec)
-    if number is None or number >= len(pairs):
-        return pairs
-    return pairs.take([index * len(pairs) // number for index in range(number)])
 
 
 def measure_quality(
@@ -56,7 +47,7 @@ def measure_quality(
     tell.begin("evaluate")
     spec = runners[0].spec
     measures = measures_of(spec, own)
-    pairs = chosen_pairs(data, spec, number)
+    pairs = open_pairs(data, spec, number)
     for note in pairs.notes:
         tell.note(note)
     _require_enough(len(pairs), max_drop, confidence, measures)

@@ -4,7 +4,7 @@ networks without classes, and with ``--metric``.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -13,8 +13,6 @@ from skdeploy.accuracy.mean_drop import Drop, images_for, least_budget
 from skdeploy.accuracy.statistics import Decision
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision
-
-KEPT: Final = "--int8-keep UNIT"  # an export searches units by top-1 only
 
 
 class Figure(Frozen):
@@ -28,7 +26,7 @@ class Figure(Frozen):
 
     @property
     def text(self) -> str:
-        return with_unit(number(self.value), self.unit.replace("points", "%"))
+        return figure_text(self.value, self.unit)
 
 
 class QualityReport(Frozen):
@@ -147,7 +145,7 @@ class Quality(Frozen):
         if failed:
             raise AccuracyError(
                 f"accuracy is out of its budget: {'; '.join(failed)}",
-                advice=less_drop(*(report.precision for report in self.artifacts), by=KEPT),
+                advice=less_drop(*(report.precision for report in self.artifacts)),
             )
         doubtful = [drop for drop in self.drops if drop.decision == "inconclusive"]
         if doubtful and not allow_inconclusive:
@@ -164,6 +162,11 @@ class Quality(Frozen):
 def number(value: float) -> str:
     """Four digits, and no more than four behind the point."""
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def figure_text(value: float, unit: str) -> str:
+    """A figure of which drops are in ``unit``: one in percentage points is itself in per cent."""
+    return with_unit(number(value), "%" if unit == "points" else unit)
 
 
 def with_unit(text: str, unit: str) -> str:

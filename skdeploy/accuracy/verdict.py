@@ -297,9 +297,5 @@ def _next(state: State, facts: Facts, doubtful: list[PairedReport | QualityDrop]
     if state is State.FAILED:
         from skdeploy.accuracy.gate import less_drop
 
-        if facts.accuracy is None and facts.quality is not None:
-            from skdeploy.accuracy.quality import KEPT
-
-            return (less_drop(facts.manifest.precision, by=KEPT),)
         return (less_drop(facts.manifest.precision),)
     return ()

@@ -71,6 +71,14 @@ ClassOrder = Annotated[
         rich_help_panel=Panel.INPUT,
     ),
 ]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:FUNCTION",
+        help="Measure with a function of yours: `metric(outputs, target)` of one sample. Runs your code.",
+        rich_help_panel=Panel.ACCURACY,
+    ),
+]
 AssumeImagenet = Annotated[
     bool,
     typer.Option(

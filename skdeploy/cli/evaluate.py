@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Junit, Markdown
+from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Junit, Markdown, Metric
 from skdeploy.cli.backend import Backend, BackendOption
 from skdeploy.core.panel import Panel
 
@@ -47,14 +47,7 @@ def evaluate(
             rich_help_panel=Panel.ACCURACY,
         ),
     ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:FUNCTION",
-            help="Measure with a function of yours: `metric(outputs, target)` of one sample. Runs your code.",
-            rich_help_panel=Panel.ACCURACY,
-        ),
-    ] = None,
+    metric: Metric = None,
     confidence: Annotated[
         float,
         typer.Option(

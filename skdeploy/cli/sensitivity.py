@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skdeploy.cli.arguments import AssumeImagenet, ClassOrder, Json
+from skdeploy.cli.arguments import AssumeImagenet, ClassOrder, Json, Metric
 from skdeploy.core.panel import Panel
 
 
@@ -16,14 +16,17 @@ def sensitivity(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Images: a folder, .npz, .npy or .txt; top-1 needs labels.  [default: the card's]",
+            help="Images: a folder, .npz, .npy or .txt; top-1 needs labels. For other tasks, and with --metric, pairs as for "
+            "`evaluate`.  [default: the card's images]",
             rich_help_panel=Panel.INPUT,
         ),
     ] = None,
     class_order: ClassOrder = None,
+    metric: Metric = None,
     assume_imagenet: AssumeImagenet = False,
     num_images: Annotated[
-        int, typer.Option(help="Use at most this many images, balanced over classes.", rich_help_panel=Panel.INPUT)
+        int,
+        typer.Option(help="Use at most this many images or pairs, balanced over classes.", rich_help_panel=Panel.INPUT),
     ] = 256,
     json: Json = False,
 ) -> None:
@@ -35,10 +38,9 @@ def sensitivity(
     """
     import time
 
+    from skdeploy.accuracy.sensitivity import sensitivity_of
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.console import write_json
-    from skdeploy.parity.tasks import require_classes
-    from skdeploy.quant.sensitivity import sensitivity_of
     from skdeploy.report.int8 import sensitivity_findings, totals_text
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
@@ -46,10 +48,15 @@ def sensitivity(
     with ConsoleProgress() as progress:
         started = time.perf_counter()
         opened = load_bundle(bundle)
-        require_classes(opened.manifest.model, "sensitivity")
         progress.begin("sensitivity")
         report = sensitivity_of(
-            opened, data, num_images, progress, class_order=class_order, assume_imagenet=assume_imagenet
+            opened,
+            data,
+            num_images,
+            progress,
+            class_order=class_order,
+            metric=metric,
+            assume_imagenet=assume_imagenet,
         )
         progress.end("sensitivity", time.perf_counter() - started, reused=False)
     if json:

@@ -62,6 +62,15 @@ def read_npz_or_npy(
             return found
 
 
+def names_of_arrays(source: Path) -> frozenset[str]:
+    """The names of the arrays in an .npz; none in another file. Raises UsageError: not readable."""
+    with _told(source), source.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            return frozenset()
+        with zipfile.ZipFile(file) as archive:
+            return frozenset(name.removesuffix(".npy") for name in archive.namelist())
+
+
 def _array(file: IO[bytes], size: int) -> NDArray[Any]:
     """One array in .npy form of ``size`` bytes in all. Raises one of ``READING``."""
     version = npy.read_magic(file)

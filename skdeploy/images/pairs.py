@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from skdeploy.images import samples
 from skdeploy.images.dataset import Dataset, open_dataset, require_there
 from skdeploy.images.decoding import DECODING, GREY_OR_RGB, SUFFIXES, ImageError, Pixels, open_image, printable
 from skdeploy.images.folders import read_folder
-from skdeploy.images.numpy_file import read_npz_or_npy
+from skdeploy.images.numpy_file import names_of_arrays, read_npz_or_npy
 from skdeploy.images.targets import TARGETS_KEY, Kind, image_target, mask_target, pixels_of, unresized
 
 INPUTS: Final = frozenset({
@@ -48,6 +48,7 @@ LAYOUT: Final = (
     "give a folder with input/ and target/ (or blur/ and sharp/, images/ and masks/), whose files have the same names, or an "
     ".npz with images and targets"
 )
+PACKED: Final = "pairs.npz"
 SHOWN: Final = 3
 
 
@@ -86,8 +87,24 @@ class PairedData:
         files = tuple(self.files[index] for index in indices) if self.files else ()
         return replace(self, inputs=self.inputs.take(indices), files=files, rows=rows)
 
-    def read(self, index: int, spec: ModelSpec, kind: Kind) -> tuple[Pixels, NDArray[Any]]:
-        """The crop that goes into the network, and its target.
+    def crop(self, index: int, spec: ModelSpec, kind: Kind) -> Pixels:
+        """Return the input of the network: uint8 (H, W, C), or a sample. Only images to images are not resized.
+
+        Raises UsageError naming a file that cannot be read, or is too small.
+        """
+        if kind != "image":
+            return self.inputs.crop(index, spec).pixels
+        size = size_of(self.inputs, index)
+        if min(size[0] - spec.input.height, size[1] - spec.input.width) < 0:
+            raise UsageError(
+                f"{self.name_of(index)} has {size[0]} x {size[1]} pixels, but the network takes {spec.input.height} x "
+                f"{spec.input.width}, and nothing is enlarged",
+                advice="remove smaller pairs, or export with a smaller --imgsz",
+            )
+        return self.inputs.crop(index, unresized(spec, size)).pixels
+
+    def target(self, index: int, spec: ModelSpec, kind: Kind) -> NDArray[Any]:
+        """Return the target, cut as the crop is.
 
         ``image``: uint8 (k H, k W, C), k times the crop for a network that enlarges; ``mask``: int64 (H, W), 255 where nobody
         says what is there; ``array``: as it is. Raises UsageError naming a file that cannot be read, or does not fit the other.
@@ -95,17 +112,36 @@ class PairedData:
         shown = self.target_name(index)
         given = self.rows[index] if self.rows is not None else self.files[index]
         if kind == "array":
-            return self.inputs.crop(index, spec).pixels, _array(given, shown)
-        size = size_of(self.inputs, index)
-        if kind == "mask":
-            return self.inputs.crop(index, spec).pixels, mask_target(given, shown, size, spec)
-        if min(size[0] - spec.input.height, size[1] - spec.input.width) < 0:
-            raise UsageError(
-                f"{self.name_of(index)} has {size[0]} x {size[1]} pixels, but the network takes {spec.input.height} x "
-                f"{spec.input.width}, and nothing is enlarged",
-                advice="remove smaller pairs, or export with a smaller --imgsz",
-            )
-        return self.inputs.crop(index, unresized(spec, size)).pixels, image_target(given, shown, size, spec)
+            return _array(given, shown)
+        make = mask_target if kind == "mask" else image_target
+        return make(given, shown, size_of(self.inputs, index), spec)
+
+    def read(self, index: int, spec: ModelSpec, kind: Kind) -> tuple[Pixels, NDArray[Any]]:
+        """Both. Raises UsageError."""
+        return self.crop(index, spec, kind), self.target(index, spec, kind)
+
+    def crops(self, spec: ModelSpec, kind: Kind) -> Sequence[Pixels]:
+        """All crops, each read when it is asked for."""
+        return _Crops(self, spec, kind)
+
+
+class _Crops(Sequence[Pixels]):
+    def __init__(self, pairs: PairedData, spec: ModelSpec, kind: Kind) -> None:
+        self._pairs, self._spec, self._kind = pairs, spec, kind
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Pixels]: ...
+
+    def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels]:
+        if isinstance(index, slice):
+            return _Crops(self._pairs.take(range(len(self))[index]), self._spec, self._kind)
+        return self._pairs.crop(range(len(self))[index], self._spec, self._kind)
 
 
 def size_of(data: Dataset, index: int) -> tuple[int, int]:
@@ -127,18 +163,25 @@ def size_of(data: Dataset, index: int) -> tuple[int, int]:
         raise ImageError(f"cannot read the image {file}: {error}", str(error)) from error
 
 
-def open_pairs(source: Path, spec: ModelSpec) -> PairedData:
-    """Pairs at a path, none of them decoded yet, in the order of their sorted names.
+def open_pairs(source: Path, spec: ModelSpec, number: int | None = None) -> PairedData:
+    """Pairs at a path, none of them decoded yet, in the order of their sorted names; ``number`` of them, evenly spread.
 
     Raises UsageError: neither layout, or an input without a target, or a target without an input.
     """
+    pairs = _found(source, spec)
+    if number is None or number >= len(pairs):
+        return pairs
+    return pairs.take([index * len(pairs) // number for index in range(number)])
+
+
+def _found(source: Path, spec: ModelSpec) -> PairedData:
     if not stat.S_ISDIR(require_there(source).st_mode):
         return _of_archive(source, spec)
     found = read_folder(source, SUFFIXES if _takes_files(spec) else samples.SUFFIXES)
     targets_too = read_folder(source, samples.SUFFIXES if _takes_files(spec) else SUFFIXES)
     inputs, targets, left = _sides(source, (*found.files, *targets_too.files))
     if not inputs or not targets:
-        archive = source / "pairs.npz"
+        archive = source / PACKED
         if archive.is_file():
             return _of_archive(archive, spec)
         missing = "inputs" if not inputs else "targets"
@@ -151,6 +194,16 @@ def open_pairs(source: Path, spec: ModelSpec) -> PairedData:
     dataset = Dataset(printable(source.name), files=tuple(inputs[key] for key in keys), root=source)
     notes = (f"left out of {printable(source.name)}: {left} files beside the folders of pairs",) if left else ()
     return PairedData(dataset, files=tuple(targets[key] for key in keys), notes=notes)
+
+
+def has_targets(source: Path, spec: ModelSpec) -> bool:
+    """Whether a path seems to hold pairs, and not only inputs: a folder of targets, or an .npz with some."""
+    if not stat.S_ISDIR(require_there(source).st_mode):
+        return source.suffix == ".npz" and TARGETS_KEY in names_of_arrays(source)
+    suffixes = (SUFFIXES + samples.SUFFIXES) if _takes_files(spec) else samples.SUFFIXES
+    files = read_folder(source, suffixes).files
+    below = {part.casefold() for file in files for part in file.relative_to(source).parts[:-1]}
+    return bool(below & TARGETS) or (source / PACKED).is_file()
 
 
 def _takes_files(spec: ModelSpec) -> bool:

@@ -15,9 +15,9 @@ from skdeploy.core.spec import ClassOrder, ModelSpec
 class AccuracyOptions(StationOptions):
     """Options of ``skdeploy export`` about accuracy, by the same names.
 
-    ``data`` are labelled images: the export ends with their accuracy, as ``skdeploy evaluate`` measures it. ``max_drop``, in
-    percentage points of top-1, is what the lower precision may cost on them; INT8 keeps the worst units in the fallback until
-    it holds. ``class_order``: how class folders of ``data`` are counted.
+    ``data`` are labelled images or pairs: the export ends with their accuracy, as ``skdeploy evaluate`` measures it.
+    ``max_drop``, in percentage points of top-1 or the unit of what is measured of pairs, is what the lower precision may cost
+    on them; INT8 keeps the worst units in the fallback until it holds. ``class_order``: how class folders are counted.
     """
 
     panel = Panel.ACCURACY
@@ -33,7 +33,7 @@ class AccuracyOptions(StationOptions):
         float | None,
         Flag(
             "Percentage points of top-1 that the lower precision may lose on --data; for pairs dB of PSNR, points of mIoU, or "
-            "the unit of --metric. With --int8, the units that lose most of top-1 stay in --int8-fallback.",
+            "the unit of --metric. With --int8, the units that lose most stay in --int8-fallback.",
             kept=False,
         ),
     ] = None

@@ -110,18 +110,20 @@ class Quantized(Format):
         return quantized
 
     def _quantized(self, line: Line, model: Artifact) -> Artifact:
+        from skdeploy.accuracy.own_metric import load_metric
+        from skdeploy.accuracy.pairs_as_truth import PairsAsTruth
         from skdeploy.images.dataset import EVALUATION, open_dataset
         from skdeploy.images.labels import as_the_network_counts
-        from skdeploy.images.pairs import open_pairs
 
         asked: Int8Options = self.asked
         spec, accuracy = line.bundle.manifest.model, self.accuracy
-        paired = accuracy.data is not None and accuracy.takes_pairs(spec)
-        if accuracy.data is None:
-            data = None
-        elif paired:
-            data = open_pairs(accuracy.data, spec).inputs
-        else:
+        data: Dataset | None = None
+        pairs: PairsAsTruth | None = None
+        if accuracy.data is not None and accuracy.takes_pairs(spec):
+            own = load_metric(accuracy.metric) if accuracy.metric is not None else None
+            pairs = PairsAsTruth.of(accuracy.data, spec, own)
+            data = pairs.pairs.inputs
+        elif accuracy.data is not None:
             data = open_dataset(accuracy.data, archive=EVALUATION, spec=spec)
         exclude: tuple[str, ...] = ()
         if self.given is not None:
@@ -131,13 +133,13 @@ class Quantized(Format):
             ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
             exclude = images.exclude
         keep, keep_fp32 = (*asked.keep, *exclude), asked.half.keep_fp32
-        if accuracy.max_drop is not None and paired:
-            line.note("--max-drop judges the finished graph; to keep units in the fallback, name them with --int8-keep")
-        elif accuracy.max_drop is not None and data is not None:
-            data = as_the_network_counts(data, spec, accuracy.class_order)
-            for note in data.notes:
+        if accuracy.max_drop is not None and data is not None:
+            if pairs is None:
+                data = as_the_network_counts(data, spec, accuracy.class_order)
+            for note in data.notes if pairs is None else pairs.pairs.notes:
                 line.progress.note(note)
-            found = line.run(Mixed(data, accuracy.max_drop, (*keep, *keep_fp32)), asked, graph=model, ranges=ranges)
+            search = Mixed(data if pairs is None else pairs, accuracy.max_drop, (*keep, *keep_fp32))
+            found = line.run(search, asked, graph=model, ranges=ranges)
             keep = (*keep, *found.facts_as(MixedFacts).keep)
         if asked.legacy_cache is not None:
             graph = line.run(LegacyGraph(), NoOptions(), graph=model, ranges=ranges)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import sqrt
 from typing import Annotated, Final, Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.backends.metrics import sqnr_db
@@ -16,17 +14,16 @@ from skdeploy.core.errors import AccuracyError, UsageError
 from skdeploy.core.listing import some
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Frozen, ModelSpec
-from skdeploy.images import chance
 from skdeploy.images.labels import FORMS
+from skdeploy.quant.effect import Crops, Outcome, Samples
 from skdeploy.quant.macs import macs_of
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
-from skdeploy.quant.sensitivity import Crops, Evaluation, Labels, Unit, all_but, units_of
+from skdeploy.quant.truth import POINTS, TOP1, Drop, FigureDrop, Rows, Truth
+from skdeploy.quant.units import Unit, all_but, units_of
 
 RANKING_IMAGES: Final = 128  # noise power is a mean over all logits of all images: it settles long before top-1 does
 GIVE_BACK: Final = 3  # tries to have a kept unit in INT8 after all, each of which costs a run over all images
-ROUNDING: Final = 1e-9  # of a budget in points times a number of images, which float64 holds to 1e-13
-CONFIDENCE: Final = 1.96  # standard errors each way: 95 % of a normal distribution
 SHOWN: Final = 5
 MOST_IMAGES: Final = 10_000_000  # more than anybody has: then no number is told
 
@@ -34,45 +31,26 @@ Step = Literal["all INT8", "bisection", "give back"]
 Strings = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class Drop(Frozen):
-    """Accuracy of a graph against FP32's on the same images: ``lost`` were right and are wrong, ``gained`` the reverse."""
-
-    images: int
-    lost: int
-    gained: int
-
-    @property
-    def points(self) -> float:
-        """Percentage points of top-1 that are lost; negative if accuracy rose."""
-        return 100 * (self.lost - self.gained) / self.images
-
-    @property
-    def standard_error(self) -> float:
-        """Of ``points``, for paired images: the standard deviation of an image's loss of 1, 0 or -1, by sqrt(images)."""
-        net = self.lost - self.gained
-        return 100 * sqrt(self.lost + self.gained - net * net / self.images) / self.images
-
-    def fits(self, max_drop: float) -> bool:
-        """Whether no more than this many points are lost."""
-        return 100 * (self.lost - self.gained) <= max_drop * self.images + ROUNDING
-
-
 class Probe(Frozen):
-    """One mix, run over all images: the units kept out of INT8, and what that gave."""
+    """One mix, run over all images: the units kept out of INT8, and what that gave.
+
+    ``top1`` with labels, ``value`` of pairs: see ``MixedPrecision``.
+    """
 
     step: Step
     kept: Strings
-    drop: Drop
-    top1: float
+    drop: Drop | FigureDrop
+    top1: float | None = None
+    value: float | None = None
     int8_mac_share: float
 
 
 class KeptUnit(Frozen):
-    """A unit that stays in the fallback. ``sqnr_db``: of the logits with only this unit in INT8; ``noise_share``: its part of
+    """A unit that stays in the fallback. ``sqnr_db``: of the outputs with only this unit in INT8; ``noise_share``: its part of
     all units' noise so measured; ``mac_share``: the part of the network's multiply-accumulates that it keeps out of INT8.
 
     The saving is measured by the mix with this unit in INT8 as well: ``sqnr_before`` on the ranking images, in dB; and on all
-    images, in points, ``drop_before``, the largest drop of those mixes run that had this unit in INT8 and kept all others of
+    images ``drop_before``, the largest drop of those mixes run that had this unit in INT8 and kept all others of
     the final ones. None was run for some units.
     """
 
@@ -93,15 +71,22 @@ class MixedPrecision(Frozen):
     ``evaluations`` is how many INT8 graphs ran over all images: with one, all INT8 met the budget and nothing was ranked.
     ``ranking_images`` is how many of the images rank units, and ``sqnr_db`` the mix's own on these. Units are chosen on the
     images that the drop is measured on, so it is a little too good.
+
+    With labels, ``fp32_top1`` and ``top1`` are shares; ``fp32_value`` and ``value`` are of another ``figure`` of pairs. The
+    drop and its budget are in ``unit``.
     """
 
     model: str
     dataset: str
     images: int
     max_drop: float
-    fp32_top1: float
-    top1: float
-    drop: Drop
+    figure: str = TOP1
+    unit: str = POINTS
+    fp32_top1: float | None = None
+    top1: float | None = None
+    fp32_value: float | None = None
+    value: float | None = None
+    drop: Drop | FigureDrop
     sqnr_db: float
     int8_mac_share: float
     keep: Strings
@@ -114,46 +99,51 @@ class MixedPrecision(Frozen):
     @property
     def notes(self) -> tuple[str, ...]:
         """Describe what the images cannot decide."""
-        return _doubts(self.drop, self.max_drop)
+        return _doubts(self.drop, self.max_drop, self.unit)
 
 
 class _Search:
     """The mixes that were tried. A mix is the set of units that it keeps, and each is run once."""
 
     def __init__(
-        self, evaluation: Evaluation, model: ir.Model, ranges: Ranges, fixed: tuple[str, ...], grouped: bool
+        self, samples: Samples, truth: Truth, model: ir.Model, ranges: Ranges, fixed: tuple[str, ...], grouped: bool
     ) -> None:
-        self.evaluation, self.model, self.ranges = evaluation, model, ranges
+        self.samples, self.truth, self.model, self.ranges = samples, truth, model, ranges
         self.fixed, self.grouped = fixed, grouped
-        spec = evaluation.spec
+        spec = samples.spec
         self.units = units_of(model, spec, fixed, keep_grouped=grouped)
         self.total_macs = sum(macs_of(model, spec.one_size).values())
-        self.right = evaluation.correct(evaluation.reference)
+        assert samples.rows is not None  # there is a truth
+        self.rows = samples.rows
         self.probes: dict[frozenset[str], Probe] = {}
 
-    def logits(self, on: Evaluation, patterns: Iterable[str], shown: str) -> NDArray[np.float64]:
+    def run(self, on: Samples, patterns: Iterable[str], shown: str, *, judged: bool = False) -> Outcome:
         done = quantize(
             self.model, on.spec, self.ranges, (*self.fixed, *patterns), keep_grouped=self.grouped, half=False
         )
-        return on.logits(done.model, shown)
+        return on.run(done.model, shown, judged=judged)
 
-    def sqnr_db(self, on: Evaluation, kept: tuple[Unit, ...]) -> float:
+    def sqnr_db(self, on: Samples, kept: tuple[Unit, ...]) -> float:
         """Of the mix that keeps these."""
-        return sqnr_db(1.0, on.noise(self.logits(on, (unit.pattern for unit in kept), _shown(kept))))
+        return sqnr_db(1.0, self.run(on, (unit.pattern for unit in kept), _mix(kept)).noise)
+
+    def values(self, rows: Rows) -> dict[str, float]:
+        """The figure of a mix, under the name that it has in a report."""
+        return {"top1" if self.truth.figure == TOP1 else "value": self.truth.value(rows)}
 
     def probe(self, kept: Iterable[Unit], step: Step) -> Probe:
         units = tuple(kept)
         names = tuple(unit.name for unit in units)
         if frozenset(names) not in self.probes:
-            logits = self.logits(self.evaluation, (unit.pattern for unit in units), _shown(units))
-            now = self.evaluation.correct(logits)
-            lost, gained = int(np.sum(self.right & ~now)), int(np.sum(~self.right & now))
+            patterns = (unit.pattern for unit in units)
+            rows = self.run(self.samples, patterns, _mix(units), judged=True).rows
+            assert rows is not None  # judged
             macs = sum(unit.macs for unit in self.units if unit.name not in names)
             self.probes[frozenset(names)] = Probe(
                 step=step,
                 kept=names,
-                drop=Drop(images=len(now), lost=lost, gained=gained),
-                top1=float(np.mean(now)),
+                drop=self.truth.drop(self.rows, rows),
+                **self.values(rows),
                 int8_mac_share=macs / self.total_macs,
             )
         return self.probes[frozenset(names)]
@@ -164,7 +154,7 @@ def search(
     spec: ModelSpec,
     ranges: Ranges,
     crops: Crops,
-    labels: Labels | None,
+    truth: Truth | None,
     max_drop: float,
     *,
     keep: tuple[str, ...] = (),
@@ -173,43 +163,46 @@ def search(
     ranking_images: int = RANKING_IMAGES,
     progress: Progress | None = None,
 ) -> MixedPrecision:
-    """The units to keep in the fallback for a top-1 drop of at most ``max_drop`` percentage points, few of them and small ones.
+    """The units to keep in the fallback for a drop of at most ``max_drop``, few of them and small ones.
 
     1. Everything INT8 that may be; if that meets the budget, this is it.
-    2. Units are ranked by the noise that each alone brings to the logits of a few images, per multiply-accumulate: what keeping
-       it saves, by what keeping it costs.
+    2. Units are ranked by the noise that each alone brings to the outputs of a few images, per multiply-accumulate: what
+       keeping it saves, by what keeping it costs.
     3. Bisection finds how many of the worst must stay, which takes log2(units) runs over all images. It takes for granted that
        keeping more units is not worse; what it ends at was run, so it holds either way.
     4. Of these, up to three that do most of the work are tried in INT8 again, the largest first.
 
-    ``crops``, ``labels``, ``keep`` and ``keep_grouped``: see ``measure_sensitivity``; the fallback here is FP32.
+    ``max_drop`` is in the unit of the truth's figure: percentage points of top-1 for labels. ``crops``, ``truth``, ``keep``
+    and ``keep_grouped``: see ``measure_sensitivity``; the fallback here is FP32.
 
-    Where FP32 itself only guesses these labels, no drop can be seen and everything stays INT8: a note says so, and the accuracy
-    gate is then undecided.
+    Where FP32 itself only guesses, no drop can be seen and everything stays INT8: a note says so, and the accuracy gate is then
+    undecided.
 
-    Raises UsageError: no labels, or bad ones; a budget that makes no sense.
+    Raises UsageError: no truth, or a bad one; a budget that makes no sense.
     AccuracyError: no mix meets the budget, not even one with a single unit in INT8.
     """
-    if labels is None:
+    if truth is None:
         raise UsageError(f"--max-drop needs labels, but {dataset} has none", advice=FORMS)
     if not 0 <= max_drop <= 100:
-        raise UsageError(f"--max-drop {max_drop:g}: must be percentage points of top-1, from 0 to 100")
+        raise UsageError(
+            f"--max-drop {max_drop:g}: must be from 0 to 100, in {truth.unit or 'the unit'} of {truth.figure}"
+        )
     tell = progress or Silent()
     tell.update("FP32")
-    evaluation = Evaluation.of(model, spec, crops, labels)
-    found = _Search(evaluation, model, ranges, keep, keep_grouped)
-    guessing = _guessing(int(np.sum(found.right)), np.asarray(labels))
+    samples = Samples.of(model, spec, crops, truth)
+    found = _Search(samples, truth, model, ranges, keep, keep_grouped)
+    guessing = truth.guessing(found.rows)
     if guessing:
         tell.note(f"no unit is chosen for the fallback: {guessing}")
     tell.update("everything in INT8")
     best = found.probe((), "all INT8")
     ranked: tuple[Unit, ...] = ()
     noise: dict[str, float] = {}
-    few = evaluation.part(ranking_images)
+    few = samples.part(ranking_images)
     if not guessing and not best.drop.fits(max_drop):
         for number, unit in enumerate(found.units, 1):
             tell.update(f"noise of {unit.name}, {number} of {len(found.units)}")
-            noise[unit.name] = few.noise(found.logits(few, all_but(model, unit), f"only {unit.name} in INT8"))
+            noise[unit.name] = found.run(few, all_but(model, unit), f"only {unit.name} in INT8").noise
         ranked = tuple(sorted(found.units, key=lambda unit: noise[unit.name] / unit.macs, reverse=True))
         best = _bisect(found, ranked, max_drop, dataset, tell)
         best = _give_back(found, best, max_drop, tell)
@@ -221,8 +214,11 @@ def search(
         dataset=dataset,
         images=len(crops),
         max_drop=max_drop,
-        fp32_top1=float(np.mean(found.right)),
+        figure=truth.figure,
+        unit=truth.unit,
+        **{f"fp32_{name}": value for name, value in found.values(found.rows).items()},
         top1=best.top1,
+        value=best.value,
         drop=best.drop,
         sqnr_db=found.sqnr_db(few, kept),
         int8_mac_share=best.int8_mac_share,
@@ -263,13 +259,11 @@ def _give_back(found: _Search, best: Probe, max_drop: float, tell: Progress) -> 
     return best
 
 
-def _shown(kept: tuple[Unit, ...]) -> str:
+def _mix(kept: tuple[Unit, ...]) -> str:
     return f"all but {', '.join(unit.name for unit in kept)} in INT8" if kept else "everything in INT8"
 
 
-def _explained(
-    unit: Unit, kept: tuple[Unit, ...], found: _Search, few: Evaluation, noise: dict[str, float]
-) -> KeptUnit:
+def _explained(unit: Unit, kept: tuple[Unit, ...], found: _Search, few: Samples, noise: dict[str, float]) -> KeptUnit:
     others = tuple(other for other in kept if other is not unit)
     without = [
         probe.drop.points
@@ -293,41 +287,45 @@ def _explained(
     )
 
 
-def _guessing(right: int, labels: Labels) -> str:
-    """Why no drop can be seen: FP32 is not better than chance. Empty if it is better."""
-    images, most = len(labels), int(np.bincount(labels).max())
-    return "" if chance.beats_guessing(right, images, most) else chance.sentence("FP32", right, images, most)
-
-
 def _no_mix(found: _Search, max_drop: float, dataset: str) -> AccuracyError:
     best = min(found.probes.values(), key=lambda probe: (probe.drop.points, len(probe.kept)))
-    drop, units = best.drop, len(found.units)
+    drop, units, figure, unit = best.drop, len(found.units), found.truth.figure, found.truth.unit
     kept = some(best.kept, SHOWN)
-    doubts = "".join(f"\n  {doubt}" for doubt in _doubts(drop, max_drop))
-    allow = np.ceil(round(100 * drop.points, 6)) / 100
+    doubts = "".join(f"\n  {doubt}" for doubt in _doubts(drop, max_drop, unit))
+    step = 10.0 ** max(-9, int(np.floor(np.log10(max(drop.points, 1e-9)))) - 1) if unit != POINTS else 0.01
+    allow = np.ceil(round(drop.points / step, 6)) * step
     return AccuracyError(
-        f"no mix of INT8 and the fallback keeps the drop of top-1 within {max_drop:g} points on {drop.images} "
-        f"images of {dataset}:\n  the best loses {drop.points:.2f} points (standard error "
-        f"{drop.standard_error:.2f}) with {len(best.kept)} of {units} units kept out of "
+        f"no mix of INT8 and the fallback keeps the drop of {figure} within {in_unit(max_drop, unit, 'g')} on "
+        f"{drop.images} images of {dataset}:\n  the best loses {in_unit(drop.points, unit)} (standard error "
+        f"{digits(drop.standard_error, unit)}) with {len(best.kept)} of {units} units kept out of "
         f"INT8{': ' + kept if kept else ''}{doubts}",
         advice=f"allow more, such as --max-drop {allow:g}; or calibrate on more images or with another "
         "--calib-method; or export with --fp16. `skdeploy sensitivity` shows what each unit costs",
     )
 
 
-def _doubts(drop: Drop, max_drop: float) -> tuple[str, ...]:
-    # Where no image changed, the rule of three: what 95 % of such sets stay below is 3 in as many images.
-    margin = CONFIDENCE * drop.standard_error or 300 / drop.images
-    apart = abs(max_drop - drop.points)
+def _doubts(drop: Drop | FigureDrop, max_drop: float, unit: str) -> tuple[str, ...]:
+    margin, apart = drop.margin, abs(max_drop - drop.points)
     if apart >= margin:
         return ()
     needed = drop.images * (margin / apart) ** 2 if apart else np.inf
     enough = f"; about {_round_up(needed)} would" if needed < MOST_IMAGES else ""
+    lost = f"{digits(drop.points, unit)} +- {in_unit(margin, unit)}"
     doubt = (
-        f"the drop is {drop.points:.2f} +- {margin:.2f} points (95 %): {drop.images:,} images are too few to "
+        f"the drop is {lost} (95 %): {drop.images:,} images are too few to "
         f"prove whether it is above or below {max_drop:g}{enough}"
     )
     return (doubt,)
+
+
+def digits(value: float, unit: str) -> str:
+    """A drop: points with two decimals, other figures with three digits."""
+    return f"{value:.2f}" if unit == POINTS else f"{value:.3g}"
+
+
+def in_unit(value: float, unit: str, form: str = "") -> str:
+    """The same with its unit, which may be empty. ``form`` in place of those digits."""
+    return f"{format(value, form) if form else digits(value, unit)} {unit}".rstrip()
 
 
 def _round_up(count: float) -> str:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from skdeploy.accuracy.quality import figure_text
+from skdeploy.accuracy.quality import number as figure_number
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import MIXED
@@ -36,8 +38,9 @@ from skdeploy.report.findings import Findings
 from skdeploy.report.plots import TALL, Axis, Reference, Row, rows_figure
 
 if TYPE_CHECKING:
+    from skdeploy.quant.effect import Effect
     from skdeploy.quant.mixed import MixedPrecision
-    from skdeploy.quant.sensitivity import Effect, SensitivityReport
+    from skdeploy.quant.sensitivity import SensitivityReport
 
 SENSITIVITY: Final = "evidence/sensitivity.json"
 
@@ -67,7 +70,7 @@ def int8_section(found: Findings) -> Section:
         totals = Text(totals_text(found.sensitivity))
         blocks += [Text(findings.lead), totals, _sensitivity_figure(found.sensitivity), keep, fold]
     if found.mixed is not None:
-        blocks += mixed_findings(found.mixed, evaluated=found.accuracy is not None)
+        blocks += mixed_findings(found.mixed, evaluated=found.accuracy is not None or found.quality is not None)
     elif MIXED in found.outdated:
         blocks.append(Absent("The search for mixed precision was of other artifacts.", outdated=True))
     return Section("int8", title, "", tuple(blocks))
@@ -106,13 +109,18 @@ def _trained_text(facts: TrainedInt8Facts) -> str:
 
 def sensitivity_findings(report: SensitivityReport) -> Section:
     """The units, the costliest first, the totals, and how to read them."""
-    accuracy = "same class" if report.fp32.top1 is None else "top-1"
+    accuracy = _measured(report)
+    of = f"{report.unit or 'Change'}" if report.figure else "Points"
+    on, off = (
+        f"{of} against FP32, with only this unit in INT8",
+        f"{of} against everything in INT8, with all but this unit in it",
+    )
     heads = columns(
         "unit",
         ">only it: SQNR",
-        (f">{accuracy}", "Points against FP32, with only this unit in INT8"),
+        *([(f">{accuracy}", on)] if accuracy else []),
         ">all but it: SQNR",
-        (f">{accuracy}", "Points against everything in INT8, with all but this unit in it"),
+        *([(f">{accuracy}", off)] if accuracy else []),
         ">MACs",
         ">parameters",
     )
@@ -120,9 +128,9 @@ def sensitivity_findings(report: SensitivityReport) -> Section:
         (
             name(unit.unit),
             decibels(unit.only_on.sqnr_db),
-            _change(unit.only_on, report.fp32),
+            *([_change(unit.only_on, report.fp32)] if accuracy else []),
             decibels(unit.only_off.sqnr_db),
-            _change(unit.only_off, report.all_int8),
+            *([_change(unit.only_off, report.all_int8)] if accuracy else []),
             percent(unit.mac_share),
             count(unit.parameters),
         )
@@ -130,9 +138,16 @@ def sensitivity_findings(report: SensitivityReport) -> Section:
     )
     legend = (
         "only it: the noise that this unit brings; fewer dB cost more, 6 dB are twice the error. all but it: what is left once "
-        f"it stays in the fallback. {accuracy}: points against FP32, and against everything in INT8; one image is "
-        f"{100 / report.images:.2g} points, so trust the dB where few images differ"
+        "it stays in the fallback"
     )
+    if report.figure:
+        change = f"the change in {report.unit}" if report.unit else "the change"
+        legend += f". {accuracy}: {change}, against FP32 and against everything in INT8"
+    elif accuracy:
+        legend += (
+            f". {accuracy}: points against FP32, and against everything in INT8; one image is "
+            f"{100 / report.images:.2g} points, so trust the dB where few images differ"
+        )
     keep = f"to keep the first: skdeploy export ... --int8-keep '{report.units[0].pattern}'"
     table = Table("INT8 sensitivity of each unit", heads, rows, SENSITIVITY)
     lead = f"{report.model} in INT8 against FP32, on {report.images:,} images of {report.dataset}"
@@ -142,17 +157,32 @@ def sensitivity_findings(report: SensitivityReport) -> Section:
 def totals_text(report: SensitivityReport) -> str:
     """The cost of INT8 everywhere."""
     every = report.all_int8
-    totals = (
-        f"everything in INT8: {decibels_text(every.sqnr_db)}, same class as FP32 on {percent_text(every.agreement)}"
-    )
+    totals = f"everything in INT8: {decibels_text(every.sqnr_db)}"
+    if every.agreement is not None:
+        totals += f", same class as FP32 on {percent_text(every.agreement)}"
+    if every.figure is not None and report.fp32.figure is not None:
+        int8, fp32 = (figure_text(value, report.unit) for value in (every.figure, report.fp32.figure))
+        totals += f", {report.figure} {int8}; FP32 {fp32}"
     if report.fp32.top1 is not None and every.top1 is not None:
         totals += f", top-1 {percent_text(every.top1)}; FP32 {percent_text(report.fp32.top1)}"
     return totals
 
 
+def _measured(report: SensitivityReport) -> str:
+    """The name of the figure beside the SQNR; empty if there is nothing."""
+    if report.figure:
+        return report.figure
+    if report.fp32.agreement is None:
+        return ""
+    return "same class" if report.fp32.top1 is None else "top-1"
+
+
 def _change(effect: Effect, against: Effect) -> Cell:
-    """Points of top-1, or without labels of images with FP32's class; and the share itself."""
-    now, then = (one.agreement if effect.top1 is None else one.top1 or 0.0 for one in (effect, against))
+    """Points of top-1, or without labels of images with FP32's class, or the change of a figure; and the value itself."""
+    if effect.figure is not None and against.figure is not None:
+        changed = effect.figure - against.figure
+        return Cell(f"{changed:+.3g}", changed, note=figure_number(effect.figure))
+    now, then = ((one.agreement if effect.top1 is None else one.top1) or 0.0 for one in (effect, against))
     return Cell(f"{100 * (now - then):+.2f}", now - then, note=percent_text(now))
 
 
@@ -161,18 +191,27 @@ def mixed_findings(mixed: MixedPrecision, *, evaluated: bool = False) -> Iterato
 
     ``evaluated``: what it cost on these images is said elsewhere.
     """
+    from skdeploy.quant.mixed import digits, in_unit
+    from skdeploy.quant.truth import Drop
+
     drop, runs = mixed.drop, mixed.evaluations
     if not evaluated:
+        found, fp32 = (
+            (percent_text(top1 or 0.0) if value is None else figure_text(value, mixed.unit))
+            for top1, value in ((mixed.top1, mixed.value), (mixed.fp32_top1, mixed.fp32_value))
+        )
+        counts = f": {drop.lost} lost, {drop.gained} gained" if isinstance(drop, Drop) else ""
         yield Text(
-            f"top-1 {percent_text(mixed.top1)}, FP32 {percent_text(mixed.fp32_top1)}: a drop of {drop.points:.2f} points "
-            f"(standard error {drop.standard_error:.2f}), allowed {mixed.max_drop:g}, on {mixed.images:,} images of "
-            f"{mixed.dataset}: {drop.lost} lost, {drop.gained} gained"
+            f"{mixed.figure} {found}, FP32 {fp32}: a drop of {in_unit(drop.points, mixed.unit)} (standard error "
+            f"{digits(drop.standard_error, mixed.unit)}), allowed {mixed.max_drop:g}, on {mixed.images:,} images of "
+            f"{mixed.dataset}{counts}"
         )
     if mixed.kept:
         yield _kept_table(mixed)
         yield Text(
             "alone: SQNR with only this unit in INT8; noise: its part of all units'. in INT8 too: SQNR with this unit added to "
-            f"the INT8 ones; saved: from there to the mix's {mixed.sqnr_db:.1f} dB; drop: in points with it added, where run"
+            f"the INT8 ones; saved: from there to the mix's {mixed.sqnr_db:.1f} dB; drop: "
+            f"in {mixed.unit or mixed.figure} with it added, where run"
         )
         yield Text("to ask for the same again: " + " ".join(f"--int8-keep '{pattern}'" for pattern in mixed.keep))
         yield Text(
@@ -184,6 +223,8 @@ def mixed_findings(mixed: MixedPrecision, *, evaluated: bool = False) -> Iterato
 
 
 def _kept_table(mixed: MixedPrecision) -> Table:
+    from skdeploy.quant.truth import POINTS
+
     heads = columns(
         "kept out of INT8",
         ">alone",
@@ -202,7 +243,9 @@ def _kept_table(mixed: MixedPrecision) -> Table:
             percent(unit.mac_share),
             decibels(unit.sqnr_before),
             decibels(mixed.sqnr_db - unit.sqnr_before),
-            Cell("", math.nan) if unit.drop_before is None else number(unit.drop_before, ".2f"),
+            Cell("", math.nan)
+            if unit.drop_before is None
+            else number(unit.drop_before, ".2f" if mixed.unit == POINTS else ".3g"),
             Cell(unit.reason),
         )
         for unit in mixed.kept
@@ -223,10 +266,11 @@ def _sensitivity_figure(report: SensitivityReport) -> Figure:
         for unit in shown
     ]
     all_int8 = _error(report.all_int8)
+    what = "outputs" if report.all_int8.agreement is None else "logits"
     values = [_error(effect) for unit in shown for effect in (unit.only_on, unit.only_off)]
-    axis = Axis.linear([0.0, all_int8, *values], "error of the logits (% of their own size), longer is worse")
+    axis = Axis.linear([0.0, all_int8, *values], f"error of the {what} (% of their own size), longer is worse")
     caption = (
-        f"Root mean square of the error and of FP32's logits, on {report.images:,} images of {report.dataset}. "
+        f"Root mean square of the error and of FP32's {what}, on {report.images:,} images of {report.dataset}. "
         f"At the right the same in dB; everything in INT8 has {report.all_int8.sqnr_db:.1f} dB. 6 dB less are twice the error."
     )
     legend = (Legend(1, "all but this unit in INT8", line=False),)

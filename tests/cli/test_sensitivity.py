@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.quant.mixed import Drop, KeptUnit, MixedPrecision
+from skdeploy.quant.mixed import KeptUnit, MixedPrecision
 from skdeploy.quant.sensitivity import SensitivityReport
+from skdeploy.quant.truth import Drop
 from skdeploy.report.int8 import mixed_findings, sensitivity_findings
 from skdeploy.report.terminal import Terminal
 from tests.cli.conftest import Run

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from PIL import Image
@@ -17,9 +18,12 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from skdeploy.accuracy.evaluate import EvaluationOptions
 from skdeploy.accuracy.evaluate_quality import evaluate_quality
 from skdeploy.accuracy.facts import read_facts
+from skdeploy.accuracy.pairs_as_truth import PairsAsTruth
 from skdeploy.accuracy.predict_images import write_images
 from skdeploy.accuracy.quality import Quality
+from skdeploy.accuracy.sensitivity import sensitivity_of
 from skdeploy.accuracy.verdict import State, decide_verdict
+from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import AccuracyError, UsageError
 from skdeploy.core.options import NoOptions
@@ -29,12 +33,18 @@ from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import Export, export, run_line
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
+from skdeploy.quant.mixed import MixedPrecision, search
+from skdeploy.quant.quantize import quantize
+from skdeploy.quant.ranges import load_ranges
+from skdeploy.report.int8 import sensitivity_findings
+from skdeploy.report.terminal import Terminal
 from tests.conftest import FAST
 from tests.networks.denoising import noisy_pairs, write_pairs
 from tests.networks.skff_unet import WEIGHTS
 
 CARD = Path(__file__).parents[1] / "fixtures/denoiser.toml"
 PAIRS = 24
+SMALL = ("^enlarge", "^shrink", r"^(up|down)\.1")  # units that cost next to nothing in INT8
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def exported(folder: Path, precision: Precision, max_drop: float) -> Export:
+def exported(folder: Path, precision: Precision, max_drop: float | None) -> Export:
     calibration = CalibrationOptions(images=folder / "calib/input")
     return run_line(
         ExportOptions(
@@ -64,7 +74,7 @@ def exported(folder: Path, precision: Precision, max_drop: float) -> Export:
 
 @pytest.fixture(scope="module")
 def int8(folder: Path) -> Export:
-    return exported(folder, Precision.INT8, 0.01)
+    return exported(folder, Precision.INT8, None)
 
 
 def quality_of(done: Export) -> Quality:
@@ -73,15 +83,16 @@ def quality_of(done: Export) -> Quality:
 
 
 def test_int8_costs_psnr_and_the_gate_decides_both_ways(int8: Export, folder: Path) -> None:
-    quality = quality_of(int8)
+    quality = evaluate_quality(folder / "int8", EvaluationOptions(folder / "pairs", max_drop=0.01))
     psnr, ssim = quality.drops
     assert (psnr.figure, psnr.decision, ssim.figure, ssim.decision) == ("PSNR", "fail", "SSIM", None)
     # 8 bits of a network with 20 layers cost tenths of a dB, not nothing and not whole ones
     assert 0.01 < psnr.drop_low < psnr.drop < psnr.drop_high < 0.5
+    assert [(drop.figure, drop.drop) for drop in quality_of(int8).drops] == [(d.figure, d.drop) for d in quality.drops]
     assert int8.verdict.state is State.FAILED
     assert "model.int8.onnx on onnxruntime drops by" in int8.verdict.text
     with pytest.raises(AccuracyError, match=r"dB of PSNR, 0.01 allowed"):
-        int8.check()
+        quality.check()
     wide = evaluate_quality(folder / "int8", EvaluationOptions(folder / "pairs", max_drop=1.0))
     assert wide.verdict == "pass"
     wide.check()
@@ -119,6 +130,61 @@ def test_the_figures_are_scikit_images_of_onnx_runtimes_outputs(int8: Export, fo
     before = np.mean([peak_signal_noise_ratio(one, other) for one, other in zip(clean, noisy, strict=True)])
     assert quality_of(int8).untouched["PSNR"] == pytest.approx(before)
     assert figures["PSNR"].low - before > 7  # what it was trained for: +9.6 dB
+
+
+def test_units_stay_in_the_fallback_until_the_psnr_holds(int8: Export, folder: Path) -> None:
+    """On the graph and ranges of the export itself; what is kept is judged anew, by scikit-image."""
+    model, ranges = load_graph(folder / "int8/model.onnx"), load_ranges(folder / "int8/ranges.json")
+    spec = int8.bundle.manifest.model
+    pairs = PairsAsTruth.of(folder / "pairs", spec, None, 6)
+    asked = {"keep": SMALL, "dataset": "pairs"}
+    found = search(model, spec, ranges, pairs.crops, pairs, 0.04, **asked)
+    assert (found.figure, found.unit, found.images, found.top1) == ("PSNR", "dB", 6, None)
+    assert found.kept
+    assert found.drop.points <= 0.04 < found.probes[0].drop.points
+    noisy, clean = (images[::4] for images in noisy_pairs(PAIRS))
+    before, after = (
+        psnr_of(ir.to_proto(graph).SerializeToString(), noisy, clean)
+        for graph in (model, quantize(model, spec, ranges, found.keep, half=False).model)
+    )
+    # ONNX Runtime's optimiser may fold Q/DQ into kernels that round a value to the next step
+    assert found.fp32_value == pytest.approx(np.mean(before), abs=1e-4)
+    assert found.drop.points == pytest.approx(np.mean(before - after), abs=0.003)
+    assert found.drop.standard_error == pytest.approx(np.std(before - after, ddof=1) / np.sqrt(6), rel=0.2)
+    assert MixedPrecision.model_validate_json(found.model_dump_json()) == found
+    with pytest.raises(AccuracyError, match=r"within 0 dB on 6 images of pairs"):
+        search(model, spec, ranges, pairs.crops, pairs, 0.0, **asked)
+
+
+def psnr_of(graph: bytes, noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]  # scikit-image's
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(graph, options)
+    restored = session.run(None, {"input": noisy.transpose(0, 3, 1, 2).astype(np.float32) / 255})[0]
+    levels = 255 * np.clip(restored, 0, 1).transpose(0, 2, 3, 1)
+    pairs = zip(clean.astype(float), levels.astype(float), strict=True)
+    return np.array([peak_signal_noise_ratio(one, other, data_range=255) for one, other in pairs])
+
+
+def test_the_cost_of_each_unit_is_in_db_with_pairs_and_noise_alone_without(
+    int8: Export, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_targets = sensitivity_of(int8.bundle, folder / "pairs", 5)
+    assert (with_targets.figure, with_targets.unit, with_targets.images) == ("PSNR", "dB", 5)
+    assert with_targets.fp32.figure is not None
+    assert with_targets.all_int8.figure is not None
+    # each unit alone costs less than all of them
+    costs = [with_targets.fp32.figure - (unit.only_on.figure or 0) for unit in with_targets.units]
+    assert max(costs) < with_targets.fp32.figure - with_targets.all_int8.figure
+    alone = sensitivity_of(int8.bundle, folder / "pairs/input", 2)
+    assert (alone.figure, alone.fp32.figure, alone.images) == ("", None, 2)
+    assert {unit.unit for unit in alone.units} == {unit.unit for unit in with_targets.units}
+    for report, said in ((with_targets, "PSNR: the change in dB"), (alone, "all but it: SQNR")):
+        Terminal().section(sensitivity_findings(report))
+        out = capsys.readouterr().out
+        assert said in out
+        assert "same class" not in out
+    assert "PSNR" not in out
 
 
 @pytest.mark.slow

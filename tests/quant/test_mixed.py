@@ -20,10 +20,11 @@ from skdeploy.core.progress import Silent
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.placement import place
 from skdeploy.quant.macs import macs_of
-from skdeploy.quant.mixed import GIVE_BACK, Drop, MixedPrecision, search
+from skdeploy.quant.mixed import GIVE_BACK, MixedPrecision, search
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.sensitivity import measure_sensitivity
+from skdeploy.quant.truth import ClassLabels, Drop
 from tests.conftest import TinySpec
 from tests.graphs.networks import (
     card,
@@ -137,7 +138,7 @@ def test_the_chain_sees_several_classes(model: ir.Model) -> None:
 def test_the_one_unit_that_int8_destroys_is_the_only_one_kept(model: ir.Model, spec: ModelSpec, unit: str) -> None:
     labels = true_labels(model)
     ranges = spoiled(healthy(model, spec), **{unit: 300.0})
-    mixed = search(model, spec, ranges, IMAGES, labels, 15.0)
+    mixed = search(model, spec, ranges, IMAGES, ClassLabels(labels), 15.0)
     assert names(mixed) == {unit}
     (kept,) = mixed.kept
     assert mixed.keep == (rf"^{unit}(\.|$)",)
@@ -159,7 +160,7 @@ def test_the_one_unit_that_int8_destroys_is_the_only_one_kept(model: ir.Model, s
 
 def test_what_a_unit_saves_is_told_by_the_mix_without_it(model: ir.Model, spec: ModelSpec) -> None:
     ranges = spoiled(healthy(model, spec), block2=300.0, block7=100.0)
-    mixed = search(model, spec, ranges, IMAGES, true_labels(model), 15.0)
+    mixed = search(model, spec, ranges, IMAGES, ClassLabels(true_labels(model)), 15.0)
     assert names(mixed) == {"block2", "block7"}
     expected = run(model, normalised(IMAGES))["logits"]
 
@@ -181,13 +182,13 @@ def test_what_a_unit_saves_is_told_by_the_mix_without_it(model: ir.Model, spec: 
 
 def test_all_units_that_int8_destroys_are_kept_and_no_other(model: ir.Model, spec: ModelSpec) -> None:
     ranges = spoiled(healthy(model, spec), block2=300.0, block7=300.0, block9=300.0)
-    mixed = search(model, spec, ranges, IMAGES, true_labels(model), 15.0)
+    mixed = search(model, spec, ranges, IMAGES, ClassLabels(true_labels(model)), 15.0)
     assert names(mixed) == {"block2", "block7", "block9"}
 
 
 def test_int8_within_the_budget_is_taken_as_it_is(model: ir.Model, spec: ModelSpec) -> None:
     images = Counted(IMAGES)
-    mixed = search(model, spec, healthy(model, spec), images, true_labels(model), 20.0)
+    mixed = search(model, spec, healthy(model, spec), images, ClassLabels(true_labels(model)), 20.0)
     assert (mixed.kept, mixed.keep, mixed.evaluations) == ((), (), 1)
     assert images.runs == 2  # FP32 and INT8
     assert mixed.fp32_top1 == 1
@@ -197,7 +198,7 @@ def test_int8_within_the_budget_is_taken_as_it_is(model: ir.Model, spec: ModelSp
 def test_far_fewer_runs_over_all_images_than_units(model: ir.Model, spec: ModelSpec) -> None:
     ranges = spoiled(healthy(model, spec), block3=300.0, block8=300.0)
     images = Counted(IMAGES)
-    mixed = search(model, spec, ranges, images, true_labels(model), 15.0, ranking_images=16)
+    mixed = search(model, spec, ranges, images, ClassLabels(true_labels(model)), 15.0, ranking_images=16)
     assert mixed.units == UNITS
     assert images.runs == 1 + mixed.evaluations
     assert mixed.evaluations == len(mixed.probes) <= 1 + ceil(log2(UNITS)) + GIVE_BACK < UNITS
@@ -220,7 +221,7 @@ def test_bisection_ends_where_trying_one_after_the_other_would(model: ir.Model, 
             break
     assert expected is not None
     assert 1 < len(expected) < UNITS - 1
-    mixed = search(model, spec, ranges, IMAGES, labels, 10.0, ranking_images=len(IMAGES))
+    mixed = search(model, spec, ranges, IMAGES, ClassLabels(labels), 10.0, ranking_images=len(IMAGES))
     bisected = [probe for probe in mixed.probes if probe.step == "bisection" and probe.drop.fits(10)]
     assert list(min(bisected, key=lambda probe: len(probe.kept)).kept) == expected
     assert names(mixed) <= set(expected)
@@ -240,7 +241,7 @@ def exact(model: ir.Model) -> NDArray[np.float32]:
 def test_a_harmless_unit_that_ranks_high_is_given_back(model: ir.Model, spec: ModelSpec) -> None:
     """The classifier does 0.01 % of the work, so per multiply-accumulate its noise weighs more than that of a spoiled unit."""
     ranges = spoiled(healthy(model, spec), block11=30.0)
-    mixed = search(model, spec, ranges, IMAGES, true_labels(model), 10.0)
+    mixed = search(model, spec, ranges, IMAGES, ClassLabels(true_labels(model)), 10.0)
     assert any(probe.step == "bisection" and {"classifier", "block11"} <= set(probe.kept) for probe in mixed.probes)
     assert any(probe.step == "give back" for probe in mixed.probes)
     assert names(mixed) == {"block11"}
@@ -248,7 +249,7 @@ def test_a_harmless_unit_that_ranks_high_is_given_back(model: ir.Model, spec: Mo
 
 def test_what_is_kept_already_stays_and_is_no_unit(model: ir.Model, spec: ModelSpec) -> None:
     ranges = spoiled(healthy(model, spec), block4=300.0, block7=300.0)
-    mixed = search(model, spec, ranges, IMAGES, true_labels(model), 15.0, keep=("^block4$",))
+    mixed = search(model, spec, ranges, IMAGES, ClassLabels(true_labels(model)), 15.0, keep=("^block4$",))
     assert mixed.units == UNITS - 1
     assert names(mixed) == {"block7"}
     assert mixed.keep == ("^block4$", r"^block7(\.|$)")
@@ -267,7 +268,7 @@ def test_a_budget_that_no_mix_meets_says_the_best_there_is(model: ir.Model, spec
     labels = true_labels(model)
     images = Counted(IMAGES)
     with pytest.raises(AccuracyError) as failure:
-        search(model, spec, Ranges.model_validate(content), images, labels, 0.5, dataset="eval.npz")
+        search(model, spec, Ranges.model_validate(content), images, ClassLabels(labels), 0.5, dataset="eval.npz")
     assert failure.value.exit_code == 10
     message = failure.value.message
     assert "within 0.5 points on 80 images of eval.npz" in message
@@ -283,7 +284,7 @@ def test_the_only_unit_cannot_be_kept(model: ir.Model, spec: ModelSpec) -> None:
     ranges = spoiled(healthy(model, spec), block5=300.0)
     others = (*(f"^block{index}$" for index in range(BLOCKS) if index != 5), "^classifier$")
     with pytest.raises(AccuracyError, match="with 0 of 1 units kept"):
-        search(model, spec, ranges, IMAGES, true_labels(model), 1.0, keep=others)
+        search(model, spec, ranges, IMAGES, ClassLabels(true_labels(model)), 1.0, keep=others)
 
 
 def test_no_labels_say_what_to_give(model: ir.Model, spec: ModelSpec) -> None:
@@ -296,14 +297,14 @@ def test_no_labels_say_what_to_give(model: ir.Model, spec: ModelSpec) -> None:
 @pytest.mark.parametrize("budget", [-0.1, 101.0, float("nan")])
 def test_a_budget_that_makes_no_sense_is_refused(model: ir.Model, spec: ModelSpec, budget: float) -> None:
     with pytest.raises(UsageError, match="from 0 to 100"):
-        search(model, spec, healthy(model, spec), IMAGES, true_labels(model), budget)
+        search(model, spec, healthy(model, spec), IMAGES, ClassLabels(true_labels(model)), budget)
 
 
 def test_labels_out_of_range_are_refused(model: ir.Model, spec: ModelSpec) -> None:
     labels = true_labels(model)
     labels[3] = 5
     with pytest.raises(UsageError, match="image 3 has label 5"):
-        search(model, spec, healthy(model, spec), IMAGES, labels, 1.0)
+        search(model, spec, healthy(model, spec), IMAGES, ClassLabels(labels), 1.0)
 
 
 def test_nothing_is_searched_on_labels_that_fp32_only_guesses(model: ir.Model, spec: ModelSpec) -> None:
@@ -315,14 +316,16 @@ def test_nothing_is_searched_on_labels_that_fp32_only_guesses(model: ir.Model, s
             said.append(text)
 
     labels = (true_labels(model) + 1) % 5
-    mixed = search(model, spec, spoiled(healthy(model, spec), block6=300.0), IMAGES, labels, 0.0, progress=Heard())
+    mixed = search(
+        model, spec, spoiled(healthy(model, spec), block6=300.0), IMAGES, ClassLabels(labels), 0.0, progress=Heard()
+    )
     assert (mixed.keep, mixed.evaluations) == ((), 1)
     assert ["FP32 is right on 0 of 80 images, no better than naming" in text for text in said] == [True]
 
 
 def test_the_result_survives_json(model: ir.Model, spec: ModelSpec) -> None:
     ranges = spoiled(healthy(model, spec), block6=300.0)
-    mixed = search(model, spec, ranges, IMAGES, true_labels(model), 15.0)
+    mixed = search(model, spec, ranges, IMAGES, ClassLabels(true_labels(model)), 15.0)
     assert MixedPrecision.model_validate_json(mixed.model_dump_json()) == mixed
 
 

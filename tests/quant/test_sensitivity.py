@@ -16,18 +16,13 @@ from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.placement import place
 from skdeploy.ir.qdq import DEQUANTIZE
+from skdeploy.quant.effect import Samples
 from skdeploy.quant.macs import macs_of
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
-from skdeploy.quant.sensitivity import (
-    Evaluation,
-    SensitivityReport,
-    UnitSensitivity,
-    all_but,
-    logits_of,
-    measure_sensitivity,
-    units_of,
-)
+from skdeploy.quant.sensitivity import SensitivityReport, UnitSensitivity, measure_sensitivity
+from skdeploy.quant.truth import ClassLabels
+from skdeploy.quant.units import all_but, units_of
 from tests.conftest import TinySpec
 from tests.graphs.networks import (
     card,
@@ -119,7 +114,7 @@ def test_the_figures_are_those_of_their_definitions(spec: ModelSpec, ranges: Ran
     inputs = normalised(IMAGES)
     expected = run(model, inputs)["logits"]
     labels = np.random.default_rng(0).integers(0, 5, len(IMAGES))
-    report = measure_sensitivity(model, spec, ranges, IMAGES, labels)
+    report = measure_sensitivity(model, spec, ranges, IMAGES, ClassLabels(labels))
     assert report.images == 60
     assert report.fp32.top1 == np.mean(expected.argmax(1) == labels)
     assert report.fp32.agreement == 1
@@ -230,7 +225,7 @@ def test_fp32_runs_once_and_each_unit_twice(spec: ModelSpec, ranges: Ranges) -> 
 )
 def test_labels_that_do_not_fit_are_refused(spec: ModelSpec, ranges: Ranges, labels: Any, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        measure_sensitivity(traced(spec), spec, ranges, IMAGES, labels)
+        measure_sensitivity(traced(spec), spec, ranges, IMAGES, ClassLabels(labels))
 
 
 def test_no_images_are_refused(spec: ModelSpec, ranges: Ranges) -> None:
@@ -250,17 +245,22 @@ def test_logits_that_are_not_finite_are_no_measurement(spec: ModelSpec) -> None:
     with pytest.raises(
         CalibrationError, match="tiny with nothing in INT8 gives no logits to measure: 60 logits are NaN"
     ):
-        Evaluation.of(model, spec, IMAGES, None)
+        Samples.of(model, spec, IMAGES, None)
 
 
 def test_a_part_of_the_images_is_spread_over_all(spec: ModelSpec) -> None:
     """Class folders come sorted: the first few would be of one class."""
     model = traced(spec)
     labels = np.arange(60) // 12
-    part = Evaluation.of(model, spec, IMAGES, labels).part(10)
-    assert part.labels is not None
-    assert np.bincount(part.labels).tolist() == [2] * 5
-    np.testing.assert_allclose(part.reference, logits_of(model, spec, part.crops, "FP32"), rtol=1e-4, atol=1e-5)
+    whole = Samples.of(model, spec, IMAGES, ClassLabels(labels))
+    part = whole.part(10)
+    assert np.bincount(labels[part.places]).tolist() == [2] * 5
+    again = part.run(model, "FP32")
+    assert again.noise < 1e-10  # sums in batches of another size: float32's rounding
+    assert part.rows is not None
+    np.testing.assert_array_equal(again.rows, part.rows)
+    (row, *_) = part.places
+    np.testing.assert_array_equal(part.reference["logits"][row], whole.reference["logits"][row])
 
 
 # A skip inside "body.unit", and a convolution of "body" itself, beside it.

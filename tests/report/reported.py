@@ -35,7 +35,8 @@ from skdeploy.core.spec import Frozen, ModelSpec, Precision
 from skdeploy.devices.machine_state import MachineState
 from skdeploy.parity.blame_report import BlameReport, LayerResult, StageResult
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport, TensorHeadroom
-from skdeploy.quant.sensitivity import Effect, SensitivityReport, UnitSensitivity
+from skdeploy.quant.effect import Effect
+from skdeploy.quant.sensitivity import SensitivityReport, UnitSensitivity
 from tests import tiny
 from tests.bundle.recorded import put, recipe
 

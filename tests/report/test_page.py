@@ -16,7 +16,8 @@ from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.core.spec import Precision
 from skdeploy.parity.report import Rebuild, RunToRun, SuiteResult
-from skdeploy.quant.mixed import Drop, KeptUnit, MixedPrecision
+from skdeploy.quant.mixed import KeptUnit, MixedPrecision
+from skdeploy.quant.truth import Drop
 from skdeploy.report.blocks import MAX_ROWS, Cell, percent_text, sentence, visible
 from skdeploy.report.findings import read_findings
 from skdeploy.report.line import export_command
