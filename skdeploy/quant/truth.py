@@ -91,7 +91,7 @@ class Truth(Protocol):
         ...
 
     def guessing(self, rows: Rows) -> str:
-        """Why no drop can be seen: FP32 is no better than what nobody needs a network for. Empty if it is better."""
+        """Why no drop can be seen: FP32 is not better than what needs no network. Empty if it is."""
         ...
 
 
