@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from skdeploy.accuracy.facts import Facts
 from skdeploy.accuracy.statistics import Decision
+from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.station_facts import GraphFacts
@@ -142,6 +143,11 @@ def next_after_failed_parity(
         )
     failed = {c.precision for c in parity.comparisons if c.verdict == "fail"} if parity is not None else set()
     steps = [f"`skdeploy verify {bundle} --blame` shows where the error enters"]
+    if parity is not None and parity.mend is not None:
+        steps.insert(
+            0,
+            f"export again with {parity.mend.flags}: tried here, it passes, with {decibels_text(parity.mend.sqnr_db)}",
+        )
     if Precision.FP32 not in failed and not evaluated:
         steps.append(
             f"`skdeploy evaluate {bundle} --data LABELLED_IMAGES --max-drop 0.5` shows what it costs in accuracy"

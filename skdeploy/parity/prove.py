@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from skdeploy.backends import onnxruntime
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import run_images
 from skdeploy.backends.metrics import Outputs, compare_outputs, largest
+from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
@@ -21,13 +23,14 @@ from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Dataset, Inputs, Pixels
-from skdeploy.images.feeds import RUN_BATCH, feeds_of
+from skdeploy.images.feeds import RUN_BATCH, batches_of, feeds_of
 from skdeploy.parity.compare import BATCHES, Subject, batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.golden import Golden
+from skdeploy.parity.mend import Judged, find_mend
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, Reference, reference_of
-from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, ParityReport, RunToRun, SuiteResult
+from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, Mend, ParityReport, RunToRun, SuiteResult
 from skdeploy.parity.suites import SYNTHETIC, Prepared, has_dynamic_size, prepare, run_memory, run_suites
 from skdeploy.parity.tasks import tolerance_of
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
@@ -187,11 +190,41 @@ class Proof:
         if witness is not None:
             cause = likely_cause(witness, report, self._bundle.manifest, network)
             return report.model_copy(update={"likely_cause": cause})
-        if network is None or not report.failures:
+        if not report.failures:
+            return report
+        if (mend := self._mended(report, graphs)) is not None:
+            report = report.model_copy(update={"mend": mend})
+        if network is None:
             return report
         self.progress.update("why: torch in float64")
         sqnr_db = _reference_sqnr_db(network, against.pixels[:NOISE_IMAGES], self._spec)
         return report.model_copy(update={"reference_sqnr_db": sqnr_db})
+
+    def _mended(self, report: ParityReport, graphs: Sequence[Artifact]) -> Mend | None:
+        """What must stay FP32, if the FP16 graph alone is out of parity and the reference holds for all of it."""
+        half = next((graph for graph in graphs if graph.path == contents.HALF), None)
+        single = next((graph for graph in graphs if graph.path == contents.MODEL), None)
+        failed = [c for c in report.comparisons if c.verdict == "fail" and c.precision is Precision.FP32]
+        if half is None or single is None or failed or not any(text.startswith(half.path) for text in report.failures):
+            return None
+        self.progress.update("which modules must stay FP32")
+        spec, against = self._spec, self._against
+        who = Subject(half.path, onnxruntime.NAME, Precision.FP16, tolerance_of(spec, Precision.FP16))
+
+        def judge(session: Session) -> Judged:
+            found = compare(run_images(session, against.fed, spec), against.wanted, spec, who)
+            if found.metrics is None:
+                return Judged(passes=False, sqnr_db=-math.inf)
+            suites = run_suites(session, against.prepared, against.scale, half.inputs, who, self.progress)
+            finite = all(suite.metrics is not None or suite.note for suite in suites)
+            passes = found.verdict == "pass" and all(suite.verdict != "fail" for suite in suites)
+            return Judged(passes, found.metrics.min_sqnr_db if finite else -math.inf)
+
+        shown = [(against.fed, spec), *((suite.pixels, suite.spec) for suite in against.prepared if suite.expected)]
+        feeds = [feeds for rows, of in shown for feeds in batches_of(rows, of, half.inputs, 1)]
+        given = half.provenance.options.get("keep_fp32")
+        keep = [str(pattern) for pattern in given] if isinstance(given, list) else []
+        return find_mend(self._bundle.check(single), keep, judge, feeds)
 
     def _stoppable(self, session: Session) -> Session:
         return session if self._stopped is None else _Stoppable(session, self._stopped)

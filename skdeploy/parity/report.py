@@ -210,6 +210,19 @@ class BatchInvariance(Frozen):
     problem: str = ""
 
 
+class Mend(Frozen):
+    """Patterns for ``--keep-fp32``, those that were given first, with which the FP16 graph was in parity. ``sqnr_db``: of its
+    worst image.
+    """
+
+    keep_fp32: Annotated[tuple[str, ...], Field(strict=False)]
+    sqnr_db: float
+
+    @property
+    def flags(self) -> str:
+        return " ".join(f"--keep-fp32 '{pattern}'" for pattern in self.keep_fp32)
+
+
 ReferenceKind = Literal["", "torch", "graph", "golden", "author"]
 """Whose logits the artifacts are compared with: our own network in torch, the bundle's first FP32 graph, outputs that the
 author's code saved (``--golden``), or the author's code run here (``--reference``). Empty in reports of earlier versions.
@@ -227,6 +240,7 @@ class ParityReport(Frozen):
     ``reference_kind`` is who computed the reference. Where that is the author, ``settles`` names what is no longer assumed if
     nothing fails, ``suites_reference`` whose logits the suites are compared with, since saved outputs are of their own inputs
     only, and ``likely_cause`` says in words why FP32 itself is out of tolerance, if it is.
+    ``mend``: what brings a failed FP16 graph into parity.
     """
 
     reference: str
@@ -244,6 +258,7 @@ class ParityReport(Frozen):
     settles: Annotated[tuple[Settled, ...], Field(strict=False)] = ()
     likely_cause: str = ""
     suites_reference: str = ""
+    mend: Mend | None = Field(default=None, exclude_if=lambda mend: mend is None)
 
     def with_unproven(self, engine: Comparison) -> ParityReport:
         """With an artifact that was made since, and not compared, in place of what is said of the one it replaces."""
