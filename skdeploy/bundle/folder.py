@@ -138,7 +138,8 @@ class Bundle:
         return recorded
 
     def produce(self, recipe: Recipe, make: Callable[[Path], StationFacts]) -> Artifact:
-        """Lets ``make`` write a file and records it. The file and then the manifest are each replaced whole.
+        """Lets ``make`` write a file and records it. The file and then the manifest are each replaced whole, and the record
+        of an earlier file goes first: whenever the process is killed, the bundle is valid.
 
         Raises IntegrityError if a link leads out of the bundle: nothing is written there.
         """
@@ -148,6 +149,9 @@ class Bundle:
         with written_whole(path) as partial:
             facts = make(partial)
             sha256, size = digest_file(partial), partial.stat().st_size
+            others = tuple(a for a in self.manifest.artifacts if a.path != recipe.output)
+            if len(others) < len(self.manifest.artifacts):
+                self.save(self.manifest.model_copy(update={"artifacts": others}))
         provenance = Provenance(
             key=recipe.key,
             parents=dict(recipe.parents),
@@ -164,7 +168,6 @@ class Bundle:
         told = {"facts": facts, "inputs": facts.inputs, "outputs": facts.outputs}
         artifact = Artifact.model_validate({**made_by, **told, "sha256": sha256, "size_bytes": size})
         self._verified.add(artifact.path)
-        others = tuple(a for a in self.manifest.artifacts if a.path != artifact.path)
         self.save(self.manifest.model_copy(update={"artifacts": (*others, artifact)}))
         return artifact
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,10 @@ from tests.refused import refused
 from tests.tiny import head
 
 Change = Callable[[Path], None]
+
+
+class Killed(BaseException):
+    """As a signal that nothing catches."""
 
 
 @pytest.fixture
@@ -144,6 +148,34 @@ def test_bytes_are_checked_as_they_are_read_and_not_by_an_earlier_look(folder: P
         (folder / "x.json").unlink()
         with pytest.raises(IntegrityError, match="is missing from the bundle"):
             bundle.read_checked(artifact)
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_bundle_is_valid_whenever_the_process_that_replaces_a_file_is_killed(
+    folder: Path, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rename is a moment: killed before it or after it."""
+    with writing(folder) as bundle:
+        produced(bundle)
+    rename, left = Path.replace, moment
+
+    def until_killed(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+        moved = rename(self, target)
+        left -= 1
+        if left == 0:
+            raise Killed
+        return moved
+
+    bundle = load_bundle(folder)
+    monkeypatch.setattr(Path, "replace", until_killed)
+    with suppress(Killed):
+        put(bundle, recipe("x.json", "json", parent="other"), b"something else")
+    monkeypatch.undo()
+    load_bundle(folder).check_all()
 
 
 def test_a_record_is_not_written_through_a_link_that_leads_out(folder: Path, tmp_path: Path) -> None:
