@@ -71,15 +71,36 @@ def names_of_arrays(source: Path) -> frozenset[str]:
             return frozenset(name.removesuffix(".npy") for name in archive.namelist())
 
 
-def _array(file: IO[bytes], size: int) -> NDArray[Any]:
-    """One array in .npy form of ``size`` bytes in all. Raises one of ``READING``."""
+def shapes_of_arrays(source: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in an .npz by name, and that of an .npy under an empty name; no values are read.
+
+    Raises UsageError.
+    """
+    with _told(source), open_file(source) as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            return {"": _header(file)[0]}
+        shapes = {}
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as member:
+                    shapes[info.filename.removesuffix(".npy")] = _header(member)[0]
+        return shapes
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, Fortran's order and type of an array in .npy form, whose content comes next. Raises one of ``READING``."""
     version = npy.read_magic(file)
     if version == (1, 0):
-        shape, fortran, dtype = npy.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = npy.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"its .npy format is version {version[0]}.{version[1]}, for names of fields in Unicode")
+        return npy.read_array_header_1_0(file)
+    if version == (2, 0):
+        return npy.read_array_header_2_0(file)
+    raise ValueError(f"its .npy format is version {version[0]}.{version[1]}, for names of fields in Unicode")
+
+
+def _array(file: IO[bytes], size: int) -> NDArray[Any]:
+    """One array in .npy form of ``size`` bytes in all. Raises one of ``READING``."""
+    shape, fortran, dtype = _header(file)
     if dtype.hasobject:
         raise PickledError("it holds Python objects, which run code when they are read")
     count = prod(shape)

@@ -16,7 +16,8 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.interface import ArrayInput
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.decoding import Crop, ImageError
-from skdeploy.images.numpy_file import read_npz_or_npy
+from skdeploy.images.folders import read_folder
+from skdeploy.images.numpy_file import read_npz_or_npy, shapes_of_arrays
 
 Samples = NDArray[np.void]
 
@@ -165,6 +166,28 @@ def checked(row: NDArray[Any], shown: str) -> Crop:
             reason = f"{wrong:,} of the {np.size(row[name]):,} values of {name} are NaN or infinite"
             raise ImageError(f"{shown}: {reason}", reason, advice="remove it, or give other samples")
     return Crop(row, 1.0, MODE)
+
+
+def smallest_sizes(source: Path, inputs: Sequence[ArrayInput]) -> dict[str, int]:
+    """The smallest that samples at a path have of each free dimension, by name: only the shapes in the files are read.
+
+    Empty where no file holds what the inputs ask for. Raises UsageError: a file that cannot be read.
+    """
+    files = read_folder(source, SUFFIXES).files if source.is_dir() else (source,)
+    found: dict[str, int] = {}
+    for file in files:
+        if file.suffix not in SUFFIXES:
+            continue
+        shapes = shapes_of_arrays(file)
+        for each in inputs:
+            shape = shapes.get(each.name, shapes.get("") if len(inputs) == 1 else None) or ()
+            shape = shape[1:] if len(shape) == len(each.shape) + 1 else shape
+            if len(shape) != len(each.shape):
+                continue
+            for size, name in zip(shape, each.shape, strict=True):
+                if isinstance(name, str):
+                    found[name] = min(size, found.get(name, size))
+    return found
 
 
 def random_samples(spec: ModelSpec, count: int, seed: int) -> Samples:

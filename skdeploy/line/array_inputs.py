@@ -9,7 +9,8 @@ from skdeploy.checkpoints.own_module import Shapes, classes_of, outputs_of, requ
 from skdeploy.core.architecture import GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.interface import ArrayInput, Dtype, DynamicSize
-from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
+from skdeploy.images.samples import smallest_sizes
 from skdeploy.line.asked_task import Asked
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.written import tensor_spec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
+STEP: Final = 8  # most networks halve their input up to three times
 USUAL: Final = 64  # of a free dimension, where no card says it: a multiple of what most networks halve
 
 
@@ -52,8 +54,13 @@ def described_arrays(options: ExportOptions, name: str, found: FoundArrays) -> t
             advice="leave it out; [[inputs]] and [sizes] of a card (--card) describe other inputs",
         )
     if options.card is None:
-        spec = spec_of_arrays(name, found.network, found.inputs, found.sizes, found.task, found.outputs)
-        free = "".join(f"; {axis} {size.usual} is assumed" for axis, size in found.sizes.items())
+        given = _sizes_of_samples(options, found) if found.sizes else {}
+        sizes = {axis: DynamicSize(usual=given.get(axis, size.usual)) for axis, size in found.sizes.items()}
+        spec = spec_of_arrays(name, found.network, found.inputs, sizes, found.task, found.outputs)
+        free = "".join(
+            f"; {axis} {size.usual} {'fits the smallest sample' if axis in given else 'is assumed'}"
+            for axis, size in sizes.items()
+        )
         return spec, [f"inputs: {spec.shown_inputs}{free}; `skdeploy init` writes a card to correct"]
     card, path = load_interface_card(options.card)
     pairs: dict[str, tuple[object, object]] = {
@@ -72,6 +79,15 @@ def described_arrays(options: ExportOptions, name: str, found: FoundArrays) -> t
             advice="correct the card, or give the network it was written for",
         )
     return card.model_copy(update={"network": found.network, "outputs": found.outputs}), []
+
+
+def _sizes_of_samples(options: ExportOptions, found: FoundArrays) -> dict[str, int]:
+    """The free sizes of the smallest sample that the export is given, a multiple of 8 where they are larger than that."""
+    calibration = getattr(options.lowering.get(Precision.INT8), "calibration", None)
+    for source in (options.images, getattr(calibration, "images", None), options.accuracy.data):
+        if source is not None and (sizes := smallest_sizes(source, found.inputs)):
+            return {axis: max(1, size // STEP * STEP or size) for axis, size in sizes.items()}
+    return {}
 
 
 def module_of_arrays(options: ExportOptions, module: nn.Module, card: ModelSpec) -> tuple[ModelSpec, list[str]]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -31,12 +31,13 @@ PLACES: Final = "its weights are sigmoids that differ from pixel to pixel; a blo
 LARGE: Final = 1024  # elements from which a constant is a weight and no shape
 
 
-def example_shapes(model: ir.Model) -> dict[ir.Value, Shape]:
-    """The shape of every tensor for one example input: three images where the batch is free, 64 pixels where the size is.
+def example_shapes(model: ir.Model, sizes: Mapping[str, int] | None = None) -> dict[ir.Value, Shape]:
+    """The shape of every tensor for one example input: three images where the batch is free, 64 pixels where the
+    size is and ``sizes`` does not have it by name.
 
     Where inference does not find all of them, because the graph computes shapes or the amounts of a Pad, it is run once.
     """
-    shapes = _inferred_shapes(model)
+    shapes = _inferred_shapes(model, sizes or {})
     unknown = [
         value.name
         for node in model.graph
@@ -44,18 +45,20 @@ def example_shapes(model: ir.Model) -> dict[ir.Value, Shape]:
         if value.name and value.name not in shapes and isinstance(value.type, ir.TensorType | None)
     ]
     if unknown:
-        shapes |= _measured_shapes(model, unknown)
+        shapes |= _measured_shapes(model, unknown, sizes or {})
     own = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
     return {own[name]: shape for name, shape in shapes.items() if name in own}
 
 
-def _inferred_shapes(model: ir.Model) -> dict[str, Shape]:
+def _inferred_shapes(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Shape]:
     """Shape inference for the example input; of weights only the shapes matter."""
     stripped = model.clone()
     graph = stripped.graph
     for value in graph.inputs:
-        free = [EXAMPLE_BATCH, *[EXAMPLE_SIZE] * len(value.shape or ())]
-        value.shape = ir.Shape(d if isinstance(d, int) else free[axis] for axis, d in enumerate(value.shape or ()))
+        value.shape = ir.Shape(
+            d if isinstance(d, int) else sizes.get(str(d.value), EXAMPLE_SIZE if axis else EXAMPLE_BATCH)
+            for axis, d in enumerate(value.shape or ())
+        )
     for node in graph:
         for value in node.outputs:
             value.shape = None
@@ -73,7 +76,7 @@ def _inferred_shapes(model: ir.Model) -> dict[str, Shape]:
     return shapes
 
 
-def _measured_shapes(model: ir.Model, names: list[str]) -> dict[str, Shape]:
+def _measured_shapes(model: ir.Model, names: list[str], sizes: Mapping[str, int]) -> dict[str, Shape]:
     """The shapes that tensors have when the graph runs on the example input."""
     shown = model.clone()
     graph = shown.graph
@@ -87,18 +90,18 @@ def _measured_shapes(model: ir.Model, names: list[str]) -> dict[str, Shape]:
         graph.outputs.append(size)
     RemoveUnusedNodesPass()(shown)
     with OnnxRuntimeSession(ir.to_proto(shown).SerializeToString(), "cpu", None) as session:
-        found = session.run(random_images(session.inputs, 0))
+        found = session.run(random_images(session.inputs, 0, sizes=sizes))
     return {asked[output]: tuple(int(size) for size in shape) for output, shape in found.items()}
 
 
 class BlockFinder:
     """Sweeps a graph once, in its order. ``blocks`` may be rewritten; ``deployed`` need not be; ``near_misses`` say why not.
 
-    Raises nothing: what it does not understand is not a block.
+    ``sizes`` are examples of free dimensions, by name. Raises nothing: what it does not understand is not a block.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        self.shapes = example_shapes(model)
+    def __init__(self, model: ir.Model, sizes: Mapping[str, int] | None = None) -> None:
+        self.shapes = example_shapes(model, sizes)
         self.leaves = Leaves(self.shapes)
         self.gates = Gates(self.leaves, partial(self._moved, maps=False))
         self.blocks: list[Block] = []

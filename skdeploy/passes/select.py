@@ -56,12 +56,13 @@ class RewriteSelect(ir.passes.InPlacePass):
     All are exact in real arithmetic. What lies between s and z, or s and the logits, stays as it is. No tensor of rank above
     4 is left between the logits and V, and V keeps its name. ``report`` says what was found; a graph without blocks is not
     touched. Every time, the graph before and after is run on the same random images, and so is each block by itself on random
-    maps: PassError if one differs.
+    maps: PassError if one differs. ``sizes`` are those of free dimensions then, by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self.report = SelectReport()
+        self._sizes = sizes
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         opset = model.graph.opset_imports.get("", 0)
@@ -69,7 +70,7 @@ class RewriteSelect(ir.passes.InPlacePass):
             raise UsageError(
                 f"rewriting the select needs opset {MIN_OPSET}, not {opset}", advice="upgrade the graph first"
             )
-        finder = BlockFinder(model)
+        finder = BlockFinder(model, self._sizes)
         blocks = finder.blocks
         found = tuple(block.name for block in blocks)
         self.report = SelectReport(found, tuple(finder.deployed), tuple(finder.near_misses))
@@ -84,7 +85,7 @@ class RewriteSelect(ir.passes.InPlacePass):
             writer.rewrite(block)
         RemoveUnusedNodesPass()(model)
         require_same_function(before_cut, _cut_out(model, branches, selected), STEP, ADVICE, feeds=feeds)
-        require_same_function(before, _serialised(model), STEP, ADVICE, at_most=MAX_NETWORK_CHANGE)
+        require_same_function(before, _serialised(model), STEP, ADVICE, sizes=self._sizes, at_most=MAX_NETWORK_CHANGE)
         return ir.passes.PassResult(model, modified=True)
 
 

@@ -136,3 +136,15 @@ def test_blame_of_a_sound_bundle_blames_nobody(run: Run, array_bundle: Folder, t
     done = run("verify", bundle, "--images", folder / "samples", "--blame")
     assert done.code == 0, done.err
     assert "1 sample of samples" in done.err
+
+
+def test_an_engine_has_a_profile_for_every_input(run: Run, array_bundle: Folder, tmp_path: Path) -> None:
+    profiles = {}
+    for kind in (Pair, Speaker):
+        bundle = Path(shutil.copytree(array_bundle(kind) / "bundle", tmp_path / kind.__name__))
+        built = run("build", bundle, "--target", "tensorrt_rtx", "--max-batch", "4", "--opt-batch", "2")
+        assert built.code == 0, built.err
+        profiles |= run("inspect", bundle / "engines/tensorrt_rtx-fp16.engine", "--json").json["profile"]
+    assert profiles["step"] == [[1, 2], [2, 2], [4, 2]]
+    assert profiles["after"] == [[1, 3, 12, 12], [2, 3, 12, 12], [4, 3, 12, 12]]
+    assert profiles["features"] == [[1, 20, 20], [2, 20, 40], [4, 20, 100]]  # of the card

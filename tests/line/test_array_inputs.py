@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import Tensor
 
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.core.errors import CardError, UsageError
+from skdeploy.core.errors import CardError, ExportError, UsageError
 from skdeploy.core.precision import PRECISIONS
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import Export, export
@@ -98,6 +100,48 @@ def test_without_a_card_the_inputs_and_the_assumed_sizes_are_said(tmp_path: Path
     source = find_source(ExportOptions(str(networks.export_onnx(Speaker, tmp_path / "net.onnx"))))
     said = "\n".join(source.notes)
     assert "inputs: features: float32[20, frames]; frames 64 is assumed; `skdeploy init` writes a card" in said
+
+
+@pytest.mark.parametrize(("frames", "usual"), [((83, 100), 80), ((7, 9), 7), ((64,), 64)])
+def test_without_a_card_the_free_sizes_are_those_of_the_smallest_sample(
+    frames: tuple[int, ...], usual: int, tmp_path: Path
+) -> None:
+    for size in frames:
+        (tmp_path / "samples").mkdir(exist_ok=True)
+        np.savez(tmp_path / "samples" / f"{size}.npz", features=np.zeros((20, size), np.float32))
+    model = str(networks.export_onnx(Speaker, tmp_path / "net.onnx"))
+    calibration = CalibrationOptions(images=tmp_path / "samples")
+    for given in (
+        {"images": tmp_path / "samples"},
+        {"lowering": {"int8": Int8Options(calibration=calibration)}, "precision": PRECISIONS["int8"]},
+    ):
+        source = find_source(ExportOptions(model, **given))  # type: ignore[arg-type]  # options of several types
+        assert source.spec.usual_sizes == {"frames": usual}
+        assert f"frames {usual} fits the smallest sample" in "\n".join(source.notes)
+
+
+class Fives(networks.Speaker):
+    """Takes frames by the five, so it does not run on 64."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        means = features.unflatten(2, (-1, 5)).mean(3)
+        return super().forward(features - means.repeat_interleave(5, 2))
+
+
+def test_no_step_runs_a_size_that_is_not_a_multiple_of_the_cards(tmp_path: Path) -> None:
+    network = networks.trained(Fives)
+    example = (torch.zeros(2, 20, 40),)
+    axes = {"features": {0: "n", 2: "frames"}, "out": {0: "n"}}
+    named: dict[str, Any] = {"input_names": ["features"], "output_names": ["out"], "dynamic_axes": axes}
+    with warnings.catch_warnings(action="ignore"):  # of the exporter that most people still call
+        torch.onnx.export(network, example, str(tmp_path / "net.onnx"), dynamo=False, opset_version=17, **named)
+    with pytest.raises(ExportError):  # without a card 64 is tried
+        find_source(ExportOptions(str(tmp_path / "net.onnx")))
+    card = networks.card(Speaker, tmp_path / "card.toml", "onnx")
+    card.write_text(card.read_text(encoding="utf-8").replace("multiple = 4", "multiple = 20"), encoding="utf-8")
+    samples = networks.save_samples(Speaker, tmp_path / "samples", 3)
+    given = {"card": str(card), "images": samples, "target": "onnx", "output": tmp_path / "bundle"}
+    assert export(ExportOptions(str(tmp_path / "net.onnx"), **given)).parity.verdict == "pass"  # type: ignore[arg-type]
 
 
 def test_init_writes_a_card_that_is_read_and_that_export_takes(tmp_path: Path) -> None:

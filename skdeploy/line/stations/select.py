@@ -29,7 +29,7 @@ class Select(Station[NoOptions, SelectFacts]):
     def make(self, inputs: Inputs, options: NoOptions, out: Path) -> SelectFacts:
         from skdeploy.passes.select import RewriteSelect
 
-        rewrite = RewriteSelect()
+        rewrite = RewriteSelect(inputs.spec.usual_sizes)
         graph = rewrite(inputs.load()).model
         report = rewrite.report
         facts = SelectFacts(
