@@ -57,11 +57,12 @@ def admit(model: ir.Model, *, any_rank: bool = False) -> None:
 
 def admit_file(path: Path) -> None:
     """Raises PassError, naming node and operator, unless the bytes at ``path`` are valid ONNX, in types and shapes too, that
-    ONNX Runtime loads.
+    ONNX Runtime loads, with every BF16 tensor rounded by skdeploy.
     """
     import onnx
 
     from skdeploy.backends.culprit import about
+    from skdeploy.backends.rounding import RoundNarrow, cpu_lacks
     from skdeploy.core.packages import require
 
     try:
@@ -71,13 +72,17 @@ def admit_file(path: Path) -> None:
             f"the graph is not valid ONNX: {about(str(error), onnx.load(path))}", advice="please report the model"
         ) from error
     ort = require("onnxruntime", extra="cpu")
+    model = ir.load(path)
+    source: str | bytes = str(path)
+    if cpu_lacks(model):  # the rest of the graph, then
+        source = ir.to_proto(RoundNarrow()(model).model).SerializeToString()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")  # nothing is run
     options.intra_op_num_threads = 1
     options.log_severity_level = 4  # what it says is in the exception
     try:
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise PassError(
             f"ONNX Runtime cannot load the graph: {about(str(error), onnx.load(path))}",

@@ -167,10 +167,18 @@ def open_session(
 
 @contextmanager
 def open_deployed(artifact: Path, *, precision: Precision, threads: int) -> Iterator[Deployed]:
-    """By ONNX Runtime's defaults, but for INT8: with INT8 kernels wherever it has some and they compute right.
+    """By ONNX Runtime's defaults, but for INT8: with INT8 kernels wherever it has some and they compute right; and for BF16,
+    which it does not load.
 
     By default it has none on x86 for signed activations, which are what our graphs have, and would run INT8 as FP32.
     """
+    from skdeploy.backends.rounding import cpu_lacks
+
+    if lacks := cpu_lacks(load_graph(artifact)):
+        emulated = f"ONNX Runtime has no {lacks.words} on the CPU: skdeploy computes in FP32 and rounds each tensor"
+        with open_session(artifact, threads=threads) as session:
+            yield Deployed(session, "each tensor rounded by skdeploy", threads, emulated)
+        return
     if not precision.integer:
         with OnnxRuntimeSession(artifact, "cpu", threads, config=DEFAULT) as session:
             yield Deployed(session, "ONNX Runtime's default options", threads)

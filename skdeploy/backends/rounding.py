@@ -22,6 +22,16 @@ def narrow_types() -> dict[ir.DataType | None, Precision]:
     return {ir.DataType[each.onnx_type]: each for each in PRECISIONS.values() if each.onnx_type != FLOAT32.name}
 
 
+def cpu_lacks(model: ir.Model) -> Precision | None:
+    """The precision of a graph's tensors that ONNX Runtime's CPU provider refuses to load; None where it loads the graph.
+
+    It puts casts around FP16, and around no other narrow type (1.32; the tests check it).
+    """
+    narrow = narrow_types()
+    found = (narrow[value.dtype] for node in model.graph for value in node.outputs if value.dtype in narrow)
+    return next((each for each in found if each.onnx_type != FLOAT16.name), None)
+
+
 class RoundNarrow(ir.passes.InPlacePass):
     """Rewrites an FP16 graph to FP32 arithmetic with an explicit rounding of each FP16 tensor: Cast to FP16 and back.
 

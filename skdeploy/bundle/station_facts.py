@@ -112,6 +112,15 @@ class HalfFacts(HalvedFacts):
     constants_flushed_to_zero: dict[str, float] = Field(default_factory=dict)
 
 
+class BF16Facts(GraphFacts):
+    """Of a BF16 graph: its opset, its BF16 tensors, and the nodes that stayed FP32 and why."""
+
+    station: Literal["bf16"] = "bf16"
+    opset: int
+    bf16_tensors: Names = ()
+    kept_fp32: dict[str, str] = Field(default_factory=dict)
+
+
 class HeadroomFacts(StationFacts):
     """Of the headroom report: the tensor that comes nearest to the end of FP16, and how many times it fits."""
 
@@ -277,9 +286,9 @@ def _stations(kind: type[StationFacts]) -> tuple[str, ...]:
 FACTS: Final[dict[str, type[StationFacts]]] = {
     name: kind
     for kind in (
-        WeightsFacts, TraceFacts, ReadFacts, SelectFacts, SimplifyFacts, HalfFacts, HeadroomFacts, RangesFacts, MixedFacts,
-        Int8Facts, WeightOnlyFacts, TrainedInt8Facts, LegacyGraphFacts, LegacyCacheFacts, RegroupFacts, PoolFacts, EngineFacts,
-        ParityFacts,
+        WeightsFacts, TraceFacts, ReadFacts, SelectFacts, SimplifyFacts, HalfFacts, BF16Facts, HeadroomFacts, RangesFacts,
+        MixedFacts, Int8Facts, WeightOnlyFacts, TrainedInt8Facts, LegacyGraphFacts, LegacyCacheFacts, RegroupFacts, PoolFacts,
+        EngineFacts, ParityFacts,
     )
     for name in _stations(kind)
 }  # fmt: skip

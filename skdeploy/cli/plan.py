@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skdeploy.cli.arguments import IMAGE_SIZE, Json, Sizes, free_sizes, image_size
+from skdeploy.core.precision import PRECISIONS
 from skdeploy.core.significant import significant
 
 LAYERS = ("layer", "what", "type", "limit", ">floor ms", ">M MACs", ">padded", ">MB moved", ">MACs/B", ">nodes")
@@ -95,13 +96,16 @@ def _print_rows(terminal: Terminal, report: PlanReport) -> None:
         "that a DLA can run"
     )
     rows = []
+    found = {floor.precision for each in report.devices for floor in each.floors}
+    shown = [precision for precision in PRECISIONS.values() if precision in found]
     for each in report.devices:
-        own = next(floor for floor in each.floors if floor.precision == report.precision)
-        floors = [significant(floor.latency_ms) for floor in each.floors]
+        of = {floor.precision: floor for floor in each.floors}
+        floors = [significant(of[precision].latency_ms) if precision in of else "none" for precision in shown]
+        images = significant(of[report.precision].images_a_second) if report.precision in of else ""
         share = _share(each.dla.eligible_share_of_macs) if each.dla else ""
-        rows.append([each.name, *floors, significant(own.images_a_second), share])
-    precisions = [f">{floor.precision} ms" for floor in report.devices[0].floors]
-    terminal.table(["device", *precisions, f">{report.sample}s/s", ">DLA"], rows, whole=("device",))
+        rows.append([each.name, *floors, images, share])
+    columns = ["device", *(f">{precision}" for precision in shown), f">{report.sample}s/s", ">DLA"]
+    terminal.table(columns, rows, whole=("device",))
     advised: dict[str, list[str]] = {}
     for each in report.devices:
         advised.setdefault(_advice(each.recommendation), []).append(each.name)
@@ -146,6 +150,8 @@ def _print_device(terminal: Terminal, report: PlanReport, each: DevicePlan) -> N
         estimate = f"{floor.precision}, {beside} {of}" if of else f"all in {floor.precision}"
         rows.append((estimate + own, significant(floor.latency_ms), significant(floor.images_a_second)))
     terminal.table(("estimate", ">floor ms", f">{report.sample}s/s"), rows)
+    for lack in each.lacks:
+        terminal.say(lack)
     _print_fit(terminal, report, each)
     shown, count = len(each.dominating), len(each.layers)
     slowest = f"slowest {shown} of {count} layers, by their floors" if shown > 1 else f"slowest of {count} layers"

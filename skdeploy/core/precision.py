@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Self
 
@@ -11,6 +12,7 @@ from pydantic_core import core_schema
 from skdeploy.core.architecture import Frozen
 
 FP16_MAX: Final = 65504.0
+FP32S_RANGE: Final = "which has FP32's range but rounds 8 times as coarsely as FP16"
 UNSAID: Final = Field(
     exclude_if=lambda limit: limit is None
 )  # files of before there were such limits stay what they are
@@ -46,8 +48,9 @@ class Precision(str):
     size of a weight. ``onnx_type`` is the float type of the tensors, by ONNX's name; a CPU computes it in FP32 and rounds each
     tensor to it. ``largest`` is its largest number, if a network's activations can exceed it. ``integer``: by Q/DQ, whose
     calibrated ranges clip. ``peak`` names the figure of a device (``planning/devices.py``) that bounds its arithmetic; without
-    one no floor is estimated. ``tile`` is how many inputs a tensor core's tile has, 1 where there are no tiles. ``weighed``:
-    whether the planner recommends it where its floor is lower.
+    one no floor is estimated. ``tile`` is how many inputs a tensor core's tile has, 1 where there are no tiles. ``dla``:
+    whether a deep learning accelerator has it. ``weighed``: whether the planner recommends it where its floor is lower.
+    ``least_capability``: the first compute capability of NVIDIA's GPUs that has it; empty for all.
 
     ``weights_only``: only weights have this type, as integers with a scale, and the arithmetic has another. Of this and of an
     integer precision, ``beside`` names what is not quantized by default. ``keep_grouped`` is the flag that leaves grouped
@@ -67,7 +70,9 @@ class Precision(str):
     integer: bool
     peak: str
     tile: int
+    dla: bool
     weighed: bool
+    least_capability: str
     weights_only: bool
     beside: str
     keep_grouped: str
@@ -83,7 +88,9 @@ class Precision(str):
         integer: bool = False,
         peak: str = "",
         tile: int = 1,
+        dla: bool = False,
         weighed: bool = True,
+        least_capability: str = "",
         weights_only: bool = False,
         beside: str = "",
         keep_grouped: str = "",
@@ -94,9 +101,23 @@ class Precision(str):
         made.flag, made.words = flag or f"--{name}", words or name.upper()
         made.tolerance, made.width_bytes, made.onnx_type = tolerance, width_bytes, onnx_type
         made.largest, made.integer, made.peak, made.tile = largest, integer, peak, tile
-        made.weighed, made.weights_only = weighed, weights_only
+        made.dla, made.weighed, made.least_capability = dla, weighed, least_capability
+        made.weights_only = weights_only
         made.beside, made.keep_grouped = beside, keep_grouped
         return made
+
+    def runs_on(self, capability: str) -> bool:
+        """Whether a GPU of this compute capability, such as "8.7", has arithmetic in this precision; of no text but such a one
+        it is denied.
+        """
+        if not self.least_capability or re.fullmatch(r"\d+\.\d+", capability) is None:
+            return True
+        numbers = [tuple(map(int, text.split("."))) for text in (self.least_capability, capability)]
+        return numbers[0] <= numbers[1]
+
+    def lacking(self, where: str, capability: str) -> str:
+        """Say that ``where``, of this compute capability, does not have it."""
+        return f"{where} has no {self.words}: it needs compute capability {self.least_capability}, and this is {capability}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return precision_named, (str(self),)
@@ -129,6 +150,21 @@ PRECISIONS: Final[dict[str, Precision]] = {
             largest=FP16_MAX,
             peak="fp16_tflops",
             tile=16,
+            dla=True,
+        ),
+        # 8 significant bits, where FP16 has 11: every rounding is 8 times as large, and so is the error. These are FP16's
+        # limits for 8 times its error: the SQNR is 20 log10(8) = 18 dB less, and 1 - cosine grows with the square.
+        Precision(
+            "bf16",
+            Tolerance(max_rel_error=8e-2, min_cosine=0.9936, min_sqnr_db=22.0),
+            width_bytes=2,
+            onnx_type="BFLOAT16",
+            # Tensor cores have BF16's rate at most as high as FP16's, so this is a floor too.
+            peak="fp16_tflops",
+            tile=16,
+            weighed=False,  # never faster than FP16 by that figure
+            # NVIDIA, Transformer Engine: https://nvidia.github.io/TransformerEngine/support_matrix.html
+            least_capability="8.0",
         ),
         # Weights of 255 levels a channel: their error is 40 to 45 dB below a layer's sums, and those of some twenty layers in a
         # row add up to 13 dB more. 25 dB are an error of 5.6 % of the logits: cosine 0.998, and 3.5 of it at one logit of a
@@ -153,6 +189,7 @@ PRECISIONS: Final[dict[str, Precision]] = {
             integer=True,
             peak="int8_tops",
             tile=32,
+            dla=True,
             beside="fp16",
             keep_grouped="--int8-keep-grouped",
         ),

@@ -17,7 +17,7 @@ from skdeploy import engines
 from skdeploy.core.errors import EngineError, UsageError
 from skdeploy.core.options import Flag
 from skdeploy.core.panel import Panel
-from skdeploy.core.spec import Precision
+from skdeploy.core.precision import PRECISIONS, Precision
 
 HardwareCompatible = Literal["none", "ampere+", "same-cc"]
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -244,8 +244,25 @@ def require_supported(
     for option in asked_for(options):
         require_taken(name, option, version)
     _require_hardware(options, on_jetson=on_jetson, gpu=gpu)
-    if options.dla_core is not None and precision is Precision.FP32:
-        raise UsageError("a DLA runs FP16 and INT8, but the graph is FP32", advice="export with --fp16 or --int8")
+    if precision is None:
+        return
+    if options.dla_core is not None and not precision.dla:
+        runs = [each for each in PRECISIONS.values() if each.dla]
+        raise UsageError(
+            f"a DLA runs {' and '.join(each.words for each in runs)}, but the graph is {precision.words}",
+            advice=f"export with {' or '.join(each.flag for each in runs)}",
+        )
+    here = () if gpu is None or engines.compiler(name).AHEAD_OF_TIME else (gpu,)
+    for capability in options.compute_capabilities or here:
+        require_capability(precision, capability)
+
+
+def require_capability(precision: Precision, capability: str, where: str = "that GPU") -> None:
+    """Raises UsageError for a precision that GPUs of this compute capability do not have."""
+    if not precision.runs_on(capability):
+        raise UsageError(
+            precision.lacking(where, capability), advice=f"export with {Precision.FP16.flag}, or for a newer device"
+        )
 
 
 def _require_hardware(options: BuildOptions, *, on_jetson: bool, gpu: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Types in an operator's schema: which inputs and outputs go together, and which of them may be FP16."""
+"""Types in an operator's schema: which inputs and outputs go together, and which of them may be FP16 or BF16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.core.errors import PassError
-from skdeploy.ir.nodes import FLOAT32
+from skdeploy.ir.nodes import FLOAT16, FLOAT32
 
 if TYPE_CHECKING:
     from onnx.defs import OpSchema
@@ -28,7 +28,8 @@ BOUNDED: Final = frozenset({"Clip", "Max", "Min", "Less", "LessOrEqual", "Greate
 class OperatorTypes:
     """The type of each input and output of a node: a variable of the schema, as ``T``, or a fixed one, as ``tensor(float)``.
 
-    ``half`` has the variables that may be FP16. An output whose variable no input has is ``free``: an attribute says its type.
+    ``half`` has the variables that may be FP16, or another narrow type that was asked about. An output whose variable no input
+    has is ``free``: an attribute says its type.
     """
 
     inputs: tuple[str, ...]
@@ -39,19 +40,22 @@ class OperatorTypes:
         return self.outputs[output] not in self.inputs
 
 
-def types_of(node: ir.Node, opset: int) -> OperatorTypes:
-    """The types that ``node`` may have in ONNX's ``opset``. Raises PassError for an operator that this opset does not have."""
+def types_of(node: ir.Node, opset: int, narrow: ir.DataType = FLOAT16) -> OperatorTypes:
+    """The types that ``node`` may have in ONNX's ``opset``, and where it may be ``narrow``.
+
+    Raises PassError for an operator that this opset does not have.
+    """
     if node.domain not in ("", "ai.onnx"):
         raise PassError(
             f"the node {node.name} is {node.domain}.{node.op_type}, an operator that is not ONNX's own",
             advice="export the network without custom operators",
         )
     present = tuple(value is not None for value in node.inputs)
-    return _types(node.op_type, opset, present, len(node.outputs))
+    return _types(node.op_type, opset, present, len(node.outputs), schema_type(narrow))
 
 
 @cache
-def _types(operator: str, opset: int, present: tuple[bool, ...], outputs: int) -> OperatorTypes:
+def _types(operator: str, opset: int, present: tuple[bool, ...], outputs: int, narrow: str) -> OperatorTypes:
     import onnx
 
     try:
@@ -60,9 +64,14 @@ def _types(operator: str, opset: int, present: tuple[bool, ...], outputs: int) -
         raise PassError(
             f"{operator} is not an operator of opset {opset}", advice="export the network with another opset"
         ) from error
-    half = {entry.type_param_str for entry in schema.type_constraints if "tensor(float16)" in entry.allowed_type_strs}
+    half = {entry.type_param_str for entry in schema.type_constraints if narrow in entry.allowed_type_strs}
     given = [_type(schema.inputs, index) if there else "" for index, there in enumerate(present)]
     return OperatorTypes(tuple(given), tuple(_type(schema.outputs, index) for index in range(outputs)), frozenset(half))
+
+
+def schema_type(dtype: ir.DataType) -> str:
+    """A tensor of this type as schemas write it, such as ``tensor(float16)``."""
+    return f"tensor({dtype.name.lower()})"
 
 
 def _type(parameters: Sequence[OpSchema.FormalParameter], index: int) -> str:

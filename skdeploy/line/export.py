@@ -39,7 +39,7 @@ from skdeploy.core.options import words_of as options_in_words
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ModelSpec, Precision, WeightsSpec
 from skdeploy.core.version import __version__
-from skdeploy.engines.options import BatchProfile, BuildOptions
+from skdeploy.engines.options import BatchProfile, BuildOptions, require_capability
 from skdeploy.images.pairs import open_pairs
 from skdeploy.line.ahead import Ahead
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
@@ -152,7 +152,9 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     tell = progress or Silent()
     options.check()
     route = route_to(options.device) if options.device is not None else None
-    options = route.applied(options) if route is not None else options
+    if route is not None:
+        require_capability(options.precision, route.device.compute_capability, f"the {route.device.title}")
+        options = route.applied(options)
     source = find_source(options)
     checkpoint = source.checkpoint if isinstance(source, CardSource) else None
     embedded = options.trace.embed_preprocess

@@ -20,6 +20,7 @@ from skdeploy.line.fallback_options import FallbackOptions
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.line import Line
 from skdeploy.line.station import Station
+from skdeploy.line.stations.bf16 import BF16
 from skdeploy.line.stations.calibrate import Calibrate, GivenRanges
 from skdeploy.line.stations.half import Half, HalfOptions
 from skdeploy.line.stations.headroom import Headroom
@@ -147,6 +148,24 @@ class Quantized(Format):
         return line.run(Int8((*keep, *keep_fp32), keep_fp32), asked, graph=model, ranges=ranges)
 
 
+class Brain(Format):
+    """BF16, which has FP32's range, so nothing is measured against it."""
+
+    precision = PRECISIONS["bf16"]
+    note = (
+        "BF16 is for TensorRT: ONNX Runtime's CPU provider does not load model.bf16.onnx. skdeploy runs it there in FP32 and "
+        "rounds each tensor to BF16"
+    )
+    help = "Export in BF16: for networks whose values FP16 cannot hold; less exact than FP16."
+    stations = (BF16,)
+    options = HalfOptions
+
+    def lower(self, line: Line, graph: Artifact, dataset: Dataset) -> Artifact:
+        made = super().lower(line, graph, dataset)
+        line.note(self.note)
+        return made
+
+
 class NarrowWeights(Format):
     """Weights alone in INT8: the engine is small, the arithmetic is that of the fallback, and no images are needed."""
 
@@ -187,7 +206,9 @@ def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Data
 
 
 # A new one is its record in core/precision.py, its station, and a line here.
-FORMATS: Final[dict[str, type[Format]]] = {made.precision: made for made in (Single, Halved, NarrowWeights, Quantized)}
+FORMATS: Final[dict[str, type[Format]]] = {
+    made.precision: made for made in (Single, Halved, Brain, NarrowWeights, Quantized)
+}
 
 
 def format_of(precision: Precision, model: str, *, has_scales: bool) -> type[Format]:

@@ -13,7 +13,7 @@ from skdeploy.core.options import Flag, StationOptions, flags_given
 from skdeploy.core.panel import Panel
 from skdeploy.core.precision import PRECISIONS
 from skdeploy.core.spec import MAX_PIXELS, ModelSpec, Precision
-from skdeploy.engines.options import BuildOptions, require_taken
+from skdeploy.engines.options import BuildOptions, require_capability, require_taken
 from skdeploy.line.accuracy_options import AccuracyOptions
 from skdeploy.line.station import RewriteOptions
 from skdeploy.passes.read_options import ReadOptions
@@ -192,6 +192,8 @@ class ExportOptions(SourceOptions):
                 "--target onnx makes no engine, so it takes no batch profile, no --workspace and no --compute-capability",
                 advice="leave them out, or choose another target",
             )
+        for capability in self.compute_capabilities:
+            require_capability(self.precision, capability)
         if self.compute_capabilities and self.target != engines.AUTO:
             require_taken(self.target, "compute_capabilities")
         if not 0 <= self.seed <= MAX_SEED:

@@ -10,6 +10,7 @@ from pydantic import Field
 from skdeploy.backends.metrics import Metrics
 from skdeploy.core.errors import ParityError, PrecisionError
 from skdeploy.core.patterns import modules_pattern
+from skdeploy.core.precision import FP32S_RANGE
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.images.dataset import Chosen
 from skdeploy.zoo.assumed import Settled
@@ -68,7 +69,7 @@ class HeadroomReport(Frozen):
         raise PrecisionError(
             f"{len(short)} FP16 tensor(s) have less than {MIN_HEADROOM:g}x headroom to 65504 on "
             f"{self.dataset}:\n{shown}{more}",
-            advice=f"keep them in FP32: --keep-fp32 '{pattern}'",
+            advice=f"keep them in FP32: --keep-fp32 '{pattern}'; or export with --bf16, {FP32S_RANGE}",
         )
 
 

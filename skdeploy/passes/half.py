@@ -1,4 +1,4 @@
-"""FP16 as a strongly typed graph: the tensors are FP16, so every compiler and runtime must do the same thing."""
+"""FP16 and BF16 as a strongly typed graph: the tensors have the type, so every compiler and runtime must do the same thing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.patterns import module_of, modules_matched
-from skdeploy.core.precision import FP16_MAX
+from skdeploy.core.precision import Precision
 from skdeploy.ir.constants import Names, drop_unused
-from skdeploy.ir.half_constants import HalfConstants, check_dequantized
-from skdeploy.ir.nodes import FLOAT16, FLOAT32, maker, new_node, operand, operands
+from skdeploy.ir.half_constants import HalfConstants, check_dequantized, largest_of
+from skdeploy.ir.nodes import BFLOAT16, FLOAT16, FLOAT32, maker, new_node, operand, operands
 from skdeploy.ir.operator_types import CASTS, OperatorTypes, is_single, is_tensor, retype_attributes, subgraphs
 from skdeploy.ir.operator_types import types_of as types_in
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
@@ -55,10 +55,14 @@ class HalfPrecision(ir.passes.InPlacePass):
     ``halved`` lists the tensors that became FP16, by their names in the FP32 graph: what ``parity/headroom.py`` must measure.
     INT8 tensors are not among them, nor are weights, which are checked here.
     ``kept`` says which nodes stayed FP32 and why; ``flushed`` which constants lost what share of their values to zero.
+
+    With ``precision`` BF16, all of this holds for BF16, in a graph without Q/DQ. ``raise_opset.py`` gives it an opset whose
+    operators take BF16: by rule 6, one that does not stays FP32.
     """
 
-    def __init__(self, keep_fp32: Iterable[str] = ()) -> None:
+    def __init__(self, keep_fp32: Iterable[str] = (), precision: Precision = Precision.FP16) -> None:
         super().__init__()
+        self.precision, self._narrow = precision, ir.DataType[precision.onnx_type]
         self.patterns = tuple(keep_fp32)
         self.halved: list[str] = []
         self.kept: dict[str, str] = {}
@@ -75,10 +79,10 @@ class HalfPrecision(ir.passes.InPlacePass):
         # A constant's type is an attribute when it is a node, and then there would be two places to change.
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         self._names = Names(graph)
-        self._constants = HalfConstants(graph, self._names)
+        self._constants = HalfConstants(graph, self._names, self.precision)
         made = [value for node in graph for value in node.outputs if not _is_unused(value)]
         self._single = {value for value in (*graph.inputs, *graph.initializers.values(), *made) if is_single(value)}
-        self._types = {node: types_in(node, graph.opset_imports[""]) for node in graph}
+        self._types = {node: types_in(node, graph.opset_imports[""], self._narrow) for node in graph}
         # Q/DQ may be all that is left of a module whose Relu became saturation.
         matched = [node for node in graph if _is_qdq(node) or _has_float(node)]
         self._matched = modules_matched(self.patterns, {module_of(node.name) for node in matched}, "--keep-fp32 ")
@@ -97,8 +101,8 @@ class HalfPrecision(ir.passes.InPlacePass):
             raise self._nothing_left()
         self.flushed = self._constants.flushed
         for index, value in enumerate(graph.outputs):
-            if value.dtype == FLOAT16:
-                name, value.name = value.name, self._names.free(f"{value.name}_fp16")
+            if value.dtype == self._narrow:
+                name, value.name = value.name, self._names.free(f"{value.name}_{self.precision}")
                 cast = _cast(value, FLOAT32, self._names.free(f"{name}_fp32"))
                 cast.outputs[0].name = name
                 graph.append(cast)
@@ -109,16 +113,20 @@ class HalfPrecision(ir.passes.InPlacePass):
     def _nothing_left(self) -> UsageError:
         if self.patterns:
             return UsageError(
-                "--keep-fp32 keeps everything in FP32", advice="export without --fp16, or keep fewer modules in FP32"
+                "--keep-fp32 keeps everything in FP32",
+                advice=f"export without {self.precision.flag}, or keep fewer modules in FP32",
             )
         why = "; ".join(dict.fromkeys(self.kept.values())) or "it has no FP32 tensors"
-        return UsageError(f"nothing in this graph can be FP16: {why}", advice="export without --fp16")
+        return UsageError(
+            f"nothing in this graph can be {self.precision.words}: {why}",
+            advice=f"export without {self.precision.flag}",
+        )
 
     def _lower(self, graph: ir.Graph, node: ir.Node, reason: str) -> None:
         """Gives the node's inputs and outputs their types."""
         types = self._types[node]
         # What only compares follows what it compares.
-        halved = _gives_single(node) or any(value is not None and value.dtype == FLOAT16 for value in node.inputs)
+        halved = _gives_single(node) or any(value is not None and value.dtype == self._narrow for value in node.inputs)
         half = types.half if halved and not reason else NO_VARIABLES
         if reason:
             self.kept[node.name or node.op_type] = reason
@@ -133,8 +141,8 @@ class HalfPrecision(ir.passes.InPlacePass):
         for index, value in enumerate(node.outputs):
             if value in self._single and types.outputs[index] in half:
                 if types.is_free(index):
-                    retype_attributes(node, FLOAT32, FLOAT16)
-                value.type = ir.TensorType(FLOAT16)  # not .dtype: a clone shares its type with the original
+                    retype_attributes(node, FLOAT32, self._narrow)
+                value.type = ir.TensorType(self._narrow)  # not .dtype: a clone shares its type with the original
                 self.halved.append(value.name or "")
 
     def _takes_any(self, node: ir.Node) -> bool:
@@ -146,15 +154,17 @@ class HalfPrecision(ir.passes.InPlacePass):
         return all(value.dtype == FLOAT32 or kind in types.half for value, kind in floats)
 
     def _wanted(self, graph: ir.Graph, value: ir.Value, half: bool, user: ir.Node, before: ir.Node) -> ir.Value:
-        """``value`` in the type that ``user`` takes it in: that of the FP32 graph, or FP16. Casts stand before ``before``."""
-        dtype = FLOAT16 if half else FLOAT32
+        """``value`` in the type that ``user`` takes it in: that of the FP32 graph, or the narrow one. Casts stand before
+        ``before``.
+        """
+        dtype = self._narrow if half else FLOAT32
         if value not in self._single or value.dtype == dtype:
             return value
         if value.is_initializer():
             return self._constants.half(value, user)
         key = (value, dtype)
         if key not in self._casts:
-            cast = _cast(value, dtype, self._names.free(f"{value.name}_{'fp16' if half else 'fp32'}"))
+            cast = _cast(value, dtype, self._names.free(f"{value.name}_{self.precision if half else 'fp32'}"))
             graph.insert_before(before, [cast])
             self._casts[key] = cast.outputs[0]
             if half:
@@ -207,11 +217,12 @@ class HalfPrecision(ir.passes.InPlacePass):
             return f"{node.op_type} has its output type in an attribute"
         if node.op_type == "ConstantOfShape" and "value" in node.attributes:
             value = float(node.attributes["value"].as_tensor().numpy()[0])
-            if abs(value) > FP16_MAX:
-                return f"its value, {value:.4g}, does not fit FP16"
+            if abs(value) > largest_of(self.precision):
+                return f"its value, {value:.4g}, does not fit {self.precision.words}"
         singles = [kind for value, kind in zip(node.outputs, types.outputs, strict=True) if value in self._single]
         singles += [kind for value, kind in zip(node.inputs, types.inputs, strict=True) if value in self._single]
-        return "" if types.half.intersection(singles) else f"{node.op_type} does not support FP16 in ONNX's schema"
+        taken = types.half.intersection(singles)
+        return "" if taken else f"{node.op_type} does not support {self.precision.words} in ONNX's schema"
 
     def _reason_of_readers(self, node: ir.Node, reasons: Mapping[ir.Node, str]) -> str:
         """Why a DequantizeLinear stays FP32, or nothing if it does not."""
@@ -230,7 +241,7 @@ def _has_float(node: ir.Node) -> bool:
 
 def _gives_single(node: ir.Node) -> bool:
     """Whether it gives FP32 tensors, in the FP32 graph or still."""
-    return any(is_tensor(value) and value.dtype in (FLOAT32, FLOAT16) for value in node.outputs)
+    return any(is_tensor(value) and value.dtype in (FLOAT32, FLOAT16, BFLOAT16) for value in node.outputs)
 
 
 def _is_unused(value: ir.Value) -> bool:

@@ -62,7 +62,8 @@ class Floor(Frozen):
 
 
 class DevicePlan(Frozen):
-    """``floors`` are of all precisions, ``layers`` of the graph's own; ``dominating`` are the slowest of them.
+    """``floors`` are of all precisions that the device has, ``layers`` of the graph's own; ``dominating`` are the slowest of
+    them. ``lacks``: the precisions that it does not have, in words.
 
     ``least_memory_bytes``: the weights, and what the layer that has most reads and writes, an estimate as the floors are;
     ``fits`` if the device has that, where a data sheet's GB may be 2^30 bytes.
@@ -78,6 +79,7 @@ class DevicePlan(Frozen):
     fits: bool
     recommendation: Recommendation
     dla: DlaReport | None
+    lacks: tuple[str, ...] = ()
 
 
 class GroupedConvolution(Frozen):
@@ -214,6 +216,12 @@ def _device_plans(names: Sequence[str], plain: Plain, layers: Sequence[Layer], t
             floors=tuple(
                 Floor(precision=each, latency_ms=latency, images_a_second=1000 * plain.batch / latency)
                 for each, latency in latencies.items()
+                if each.runs_on(device.compute_capability)
+            ),
+            lacks=tuple(
+                each.lacking(device.title, device.compute_capability)
+                for each in latencies
+                if not each.runs_on(device.compute_capability)
             ),
             dominating=tuple(sorted(rows, key=lambda row: -row.floor_ms)[:top]),
             layers=rows,

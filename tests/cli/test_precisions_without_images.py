@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 import pytest
+from safetensors.torch import load_file, save_file
 
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.station_facts import EngineFacts
@@ -150,12 +151,48 @@ def test_modules_are_kept_in_fp32_and_a_pattern_without_a_module_is_refused(
     assert "--keep-fp32 'nothing' matches no module" in refused.err
 
 
+def test_where_fp16_overflows_the_error_names_bf16_and_bf16_passes(
+    run: Run, card: Path, weights: Path, images: Path, tmp_path: Path
+) -> None:
+    loud = tmp_path / "loud.safetensors"
+    state = load_file(weights)
+    for name in ("stem.bn.weight", "stem.bn.bias"):
+        state[name] = state[name] * 1e5
+    save_file(state, loud)
+    asked = ["export", card, *QUICK, "--images", images, "--weights", loud]
+    refused = run(*asked, "--fp16", "-o", tmp_path / "fp16")
+    assert refused.code == 5
+    assert "headroom to 65504" in refused.err
+    assert "or export with --bf16" in " ".join(refused.err.split())
+    done = run(*asked, "--bf16", "-o", tmp_path / "bf16", "--json")
+    assert done.code == 0, done.err
+    rows = {row["artifact"]: row["verdict"] for row in done.json["parity"]["comparisons"]}
+    assert rows["model.bf16.onnx"] == "pass"
+
+
+def test_a_device_without_bf16_is_named_before_anything_is_made(run: Run, card: Path, tmp_path: Path) -> None:
+    """A T4 is of compute capability 7.5; BF16 needs 8.0, which every Orin has."""
+    for flags in (("--for", "t4"), ("--compute-capability", "7.5")):
+        done = run("export", card, "--bf16", *flags, "-o", tmp_path / "out")
+        assert done.code == 2
+        assert "has no BF16: it needs compute capability 8.0, and this is 7.5" in done.err
+        assert not (tmp_path / "out").exists()
+    assert run("export", card, "--bf16", "--for", "orin-nano", *QUICK, "-o", tmp_path / "orin").code == 0
+    planned = run("plan", tmp_path / "orin", "--device", "t4,orin-nano", "--json").json["devices"]
+    assert [bool(device["lacks"]) for device in planned] == [True, False]
+    assert "bf16" not in [floor["precision"] for floor in planned[0]["floors"]]
+    assert "none" in run("plan", tmp_path / "orin", "--device", "t4,orin-nano").out
+    assert "T4 has no BF16" in run("plan", tmp_path / "orin", "--device", "t4").out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--weight-only int8 --int8", "--weight-only int8 and --int8 cannot be used together"),
         ("--half --weight-only int8", "--fp16 and --weight-only int8 cannot be used together"),
         ("--weight-only int8 --calib .", "--calib is for INT8, and this is an export to weight-only INT8"),
+        ("--bf16 --fp16", "--fp16 and --bf16 cannot be used together"),
+        ("--bf16 --int8-keep a", "--int8-keep is for weight-only INT8 or INT8, and this is an export to BF16"),
         ("--weight-only int3", "--weight-only int3 is not supported"),
         *((declined.flag, declined.why) for declined in DECLINED.values()),
     ],

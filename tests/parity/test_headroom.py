@@ -125,7 +125,7 @@ def test_short_tensors_are_named_and_the_suggestion_makes_the_export_pass(
         assert f"{tensor}: reaches" in message
     assert "stem" not in message
 
-    pattern = re.search("--keep-fp32 '(.*)'", failure.value.advice)
+    pattern = re.search("--keep-fp32 '(.*)';", failure.value.advice)
     assert pattern is not None
     measure(model, tiny, tmp_path, pattern[1]).check()
     # And the FP16 graph is sound then: its error is FP16's, about 2^-11 for each of some forty roundings.

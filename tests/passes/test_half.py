@@ -207,7 +207,7 @@ def test_a_constant_beyond_the_range_is_named_with_a_way_out_that_works(
     with pytest.raises(PrecisionError, match=re.escape(name)) as failure:
         halved(graph)
     assert "65504" in failure.value.message
-    pattern = re.search("--keep-fp32 '(.*)'", failure.value.advice)
+    pattern = re.search("--keep-fp32 '(.*)';", failure.value.advice)
     again = traced(tiny, TraceOptions(exporter=exporter))
     set_weight(again, "stages.1.0.sk.gate.fc2.weight", value)
     model = halved(again, pattern[1])

@@ -18,7 +18,7 @@ from skdeploy.line.written import has_any_rank, write_graph
 class HalfOptions(StationOptions):
     panel = Panel.PRECISION
     keep_fp32: Annotated[
-        tuple[str, ...], Flag("Modules that stay FP32 in an FP16 graph; repeatable.", metavar="REGEX")
+        tuple[str, ...], Flag("Modules that stay FP32 in an FP16 or BF16 graph; repeatable.", metavar="REGEX")
     ] = ()
 
     def check(self) -> None:
