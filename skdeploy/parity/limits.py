@@ -1,8 +1,8 @@
 """Limits of what a task measures besides error, cosine and SQNR, where the card gives none: how far an artifact may be from the
 reference, not from the truth. What that costs in accuracy, ``evaluate`` measures.
 
-``exact`` is for FP32, which sums in another order. ``rounded`` is for types of fewer digits, such as FP16. ``integer`` is for
-INT8, whose ranges are calibrated.
+``exact`` is for FP32, which sums in another order. ``rounded`` is for FP16. ``coarse`` is for what loses more than that: INT8,
+whose ranges are calibrated, INT8 weights, whose error is a part of INT8's, and BF16, whose error is 8 times FP16's.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ class Limits(NamedTuple):
 
     exact: dict[str, float]
     rounded: dict[str, float]
-    integer: dict[str, float]
+    coarse: dict[str, float]
 
     def fill(self, tolerance: Tolerance, precision: Precision) -> Tolerance:
         """The tolerance with these limits where it has none of its own."""
-        found = self.integer if precision.integer else self.exact if precision is Precision.FP32 else self.rounded
+        is_coarse = precision.tolerance.min_sqnr_db < Precision.FP16.tolerance.min_sqnr_db
+        found = self.exact if precision is Precision.FP32 else self.coarse if is_coarse else self.rounded
         return tolerance.model_copy(
             update={name: limit for name, limit in found.items() if getattr(tolerance, name) is None}
         )
@@ -35,15 +36,13 @@ NONE: Final = Limits({}, {}, {})
 IMAGES: Final = Limits(
     exact={"min_psnr_db": 70.0, "min_ssim": 0.9999},
     rounded={"min_psnr_db": 50.0, "min_ssim": 0.995},
-    integer={"min_psnr_db": 30.0, "min_ssim": 0.85},
+    coarse={"min_psnr_db": 30.0, "min_ssim": 0.85},
 )
 
 # mIoU: rounding moves the edges of regions. FP32 may move one pixel in hundreds of a small region, FP16 one in fifty; INT8 may
 # take a sixth of the overlap, which is the width of an edge around objects of 20 pixels.
-MASKS: Final = Limits(exact={"min_miou": 0.995}, rounded={"min_miou": 0.98}, integer={"min_miou": 0.85})
+MASKS: Final = Limits(exact={"min_miou": 0.995}, rounded={"min_miou": 0.98}, coarse={"min_miou": 0.85})
 
 # Pairs at the reference's threshold: half of all pairs are above it, so this is the hardest threshold there is. FP32 may
 # exchange two pairs that are nearly equal; FP16 moves a cosine by 2^-11 a value; INT8 by some hundredths.
-PAIRS: Final = Limits(
-    exact={"max_pair_error": 0.01}, rounded={"max_pair_error": 0.03}, integer={"max_pair_error": 0.15}
-)
+PAIRS: Final = Limits(exact={"max_pair_error": 0.01}, rounded={"max_pair_error": 0.03}, coarse={"max_pair_error": 0.15})

@@ -9,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from skdeploy.core.interface import ArrayInput
+from skdeploy.core.precision import PRECISIONS
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec, Tolerance
 from skdeploy.parity.features import equal_error_rate, pair_error
 from skdeploy.parity.infer_task import inferred_task
+from skdeploy.parity.limits import IMAGES
 from skdeploy.parity.segmentation import classes_of_pixels, confusions, mean_iou
 from skdeploy.parity.tasks import TASKS, task_of
 from tests import tiny
@@ -227,3 +229,11 @@ def test_shapes_suggest_a_task(fed: tuple[int, ...], outputs: list[tuple[int, ..
 @pytest.mark.parametrize("task", ["image-to-image", "segmentation"])
 def test_a_vector_is_no_map(task: str) -> None:
     assert "but the network gives logits: float32[batch, 5]" in task_of(spec_of(task)).refusal(spec_of(task))
+
+
+def test_what_rounds_more_than_fp16_has_the_wider_limits_of_a_task() -> None:
+    """A restoration in BF16 has 8 times FP16's error, so 18 dB less of FP16's 50: INT8's 30 are near it."""
+    for precision in PRECISIONS.values():
+        filled = IMAGES.fill(precision.tolerance, precision)
+        expected = {Precision.FP32: 70.0, Precision.FP16: 50.0}.get(precision, 30.0)
+        assert filled.min_psnr_db == expected, precision
