@@ -1,4 +1,4 @@
-"""What one artifact gave for some samples, kept in the user's cache folder: for a killed run, and for later ones.
+"""The outputs of one artifact for some samples, kept in the user's cache folder: for a killed run, and for later ones.
 
 An entry belongs to one artifact on one backend, so that whatever it is compared with next need not run it again. Whoever may
 write here decides a gate, so the folder must belong to this user alone; and who uses an entry runs a few of its samples again,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from skdeploy.bench.report import BenchReport
     from skdeploy.line.verification import Verification
     from skdeploy.planning.report import PlanReport
+    from skdeploy.tuning.report import TuneReport
 
 Place = str | Path
 Image = Place | NDArray[np.uint8]
@@ -185,6 +186,26 @@ class Bundle:
 
         with told(progress) as tell:
             return evaluate_any(self.folder, _options(EvaluationOptions, data=Path(data), **options), tell)
+
+    def tune(
+        self, data: Place, *, max_drop: float, calib: Place | None = None, progress: bool = True, **options: Any
+    ) -> TuneReport:
+        """Tries every way to calibrate INT8, and writes the recipe of the best; options of ``TuneOptions``.
+
+        Does not raise where the budget is not met: ask ``.confirmed.decision``, or call ``.check()``.
+        """
+        from skdeploy.tuning.tune import TuneOptions, tune
+
+        given = {name: Path(options[name]) for name in ("output",) if options.get(name) is not None}
+        asked = _options(
+            TuneOptions,
+            **options | given,
+            data=Path(data),
+            max_drop=max_drop,
+            calib=None if calib is None else Path(calib),
+        )
+        with told(progress) as tell:
+            return tune(self.folder, asked, tell)
 
     def verify(self, images: Place | None = None, *, progress: bool = True, **options: Any) -> Verification:
         """Digests, receipts, and parity measured again; options of ``VerifyOptions``. ``Verification.check`` raises."""

@@ -79,6 +79,12 @@ VERBS: Final[dict[str, Verb]] = {
         "Prove it",
         documents=("skdeploy.quant.sensitivity:SensitivityReport",),
     ),
+    "tune": Verb(
+        "skdeploy.cli.tune:tune",
+        "Try every way to calibrate INT8 on labelled images, and write the recipe of the best for `export --int8 --calib`.",
+        "Prove it",
+        documents=("skdeploy.tuning.report:TuneReport", "skdeploy.tuning.report:TunePlan"),
+    ),
     "attention": Verb(
         "skdeploy.cli.attention:attention",
         "Repeat the paper's experiment in each precision: do units choose larger kernels for larger objects?",

@@ -47,6 +47,7 @@ from skdeploy.line.formats import FORMATS, Format, Trained, format_of
 from skdeploy.line.line import Line
 from skdeploy.line.options import NO_ENGINE, ExportOptions
 from skdeploy.line.parity_images import images_of_export
+from skdeploy.line.recipe_options import with_recipe
 from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.route import Route, route_to
 from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source, labelled
@@ -151,6 +152,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
     started = time.perf_counter()
     tell = progress or Silent()
     options.check()
+    options = with_recipe(options)
     route = route_to(options.device) if options.device is not None else None
     if route is not None:
         require_capability(options.precision, route.device.compute_capability, f"the {route.device.title}")

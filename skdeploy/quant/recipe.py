@@ -50,6 +50,8 @@ class Recipe(Frozen):
     shift: bool = True
     exact_input: bool = True
     weight_scales: Literal["mse", "max"] = "mse"
+    fallback: Literal["fp16", "fp32"] | None = None  # of an export: None is as its options say
+    regroup: Positive | None = None
     images_sha256: Digest | None = None
     note: str = ""
 

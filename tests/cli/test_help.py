@@ -34,8 +34,9 @@ TAKES = {
     "bench": ("--seconds", "0.02", "--backend", "onnxruntime"),
     "verify": ("--images", "calib"),
     "start": (),
+    "tune": ("--calib-method", "mse", "--force"),
 }
-JUDGES = {"evaluate", "ci-init"}  # the drop of a network of noise may be beyond a budget, or not decided
+JUDGES = {"evaluate", "ci-init", "tune"}  # the drop of a network of noise may be beyond a budget, or not decided
 SLOW = {"bench"}  # as long as an artifact is timed with each batch
 COMPLETE = "_SKDEPLOY_COMPLETE"
 

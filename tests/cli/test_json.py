@@ -26,6 +26,7 @@ SPOKEN = {
     "verify": "verify bundle --images images --suite noise",
     "evaluate": "evaluate bundle --data evaluation.npz --max-drop 20",
     "sensitivity": "sensitivity int8 --data evaluation.npz",
+    "tune": "tune bundle --data evaluation.npz --calib images --max-drop 30 --calib-method mse --dry-run",
     "attention": "attention bundle --data images --scales 1,1.5,2",
     "plan": "plan bundle --device orin-nano",
     "predict": "predict bundle images/0.png --all",

@@ -87,6 +87,8 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
         "shift": False,
         "exact_input": False,
         "weight_scales": "max",
+        "fallback": "fp32",
+        "regroup": 4,
         "images_sha256": "0" * 64,
         "note": "why",
     }

@@ -1,0 +1,145 @@
+"""``skdeploy tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json
+from skdeploy.core.panel import Panel
+
+
+def tune(
+    bundle: BundleFolder,
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder "
+            "with an evaluation.npz. One half chooses, the other half judges the choice.",
+            rich_help_panel=Panel.INPUT,
+        ),
+    ],
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            help="Largest allowed drop, in percentage points of top-1. Exit 0 if the drop is smaller, 10 if it is larger, or "
+            "if there are too few images to tell, unless --allow-inconclusive.",
+            rich_help_panel=Panel.ACCURACY,
+        ),
+    ],
+    class_order: ClassOrder = None,
+    calib: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibration images: a folder, an .npz, .npy or .txt list.  [default: the calibration.npz in --data]",
+            rich_help_panel=Panel.CALIBRATION,
+        ),
+    ] = None,
+    calib_num: Annotated[
+        int | None,
+        typer.Option(
+            help="Use at most this many calibration images.  [default: 512]", rich_help_panel=Panel.CALIBRATION
+        ),
+    ] = None,
+    calib_method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Try only this method; repeatable.  [default: all but entropy]", rich_help_panel=Panel.CALIBRATION
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Predict latency for this device, such as orin-nano, and choose by it.", rich_help_panel=Panel.ENGINE
+        ),
+    ] = None,
+    bench: Annotated[
+        bool,
+        typer.Option("--bench", help="Measure latency on this machine, as bench does.", rich_help_panel=Panel.ENGINE),
+    ] = False,
+    confidence: Annotated[
+        float,
+        typer.Option(help="Confidence in percent, for the bounds of a drop.", rich_help_panel=Panel.ACCURACY),
+    ] = 95.0,
+    allow_inconclusive: Annotated[
+        bool,
+        typer.Option(
+            "--allow-inconclusive",
+            help="Exit with 0 where --data cannot decide on --max-drop.",
+            rich_help_panel=Panel.ACCURACY,
+        ),
+    ] = False,
+    assume_imagenet: AssumeImagenet = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would be tried, and run nothing.", rich_help_panel=Panel.OUTPUT),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the recipe to this .toml file.  [default: MODEL-tuned.toml beside the calibration images]",
+            rich_help_panel=Panel.OUTPUT,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a recipe that exists.", rich_help_panel=Panel.OUTPUT)
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Try every way to calibrate INT8 on labelled images, and write the recipe of the best for `export --int8 --calib`.
+
+    The bundle is not changed. Results are kept in ~/.cache/skdeploy: an interrupted run continues where it stopped.
+
+    Examples:
+        skdeploy tune build/mynet-int8 --data eval/ --calib calib/ --max-drop 1
+        skdeploy tune build/mynet-fp16 --data eval --calib calib --max-drop 1 --force
+    """
+    from skdeploy.cli.console import conclude, write_json
+    from skdeploy.report.progress import ConsoleProgress
+    from skdeploy.report.terminal import Terminal
+    from skdeploy.report.tuning import plan_findings, tune_findings
+    from skdeploy.tuning.report import TunePlan
+    from skdeploy.tuning.tune import TuneOptions, planned
+    from skdeploy.tuning.tune import tune as run
+
+    options = TuneOptions(
+        data=data,
+        max_drop=max_drop,
+        calib=calib,
+        calib_num=calib_num,
+        methods=tuple(calib_method or ()),
+        class_order=class_order,
+        device=device,
+        bench=bench,
+        confidence=confidence,
+        output=output,
+        force=force,
+        allow_inconclusive=allow_inconclusive,
+        assume_imagenet=assume_imagenet,
+    )
+    terminal = Terminal()
+    if dry_run:
+        plan: TunePlan = planned(bundle, options)
+        if json:
+            write_json(plan)
+        else:
+            terminal.section(plan_findings(plan))
+        return
+    with ConsoleProgress() as progress:
+        report = run(bundle, options, progress)
+
+    def show(advised: bool) -> None:
+        del advised
+        terminal.headline(report.headline, style="bold")
+        terminal.section(tune_findings(report))
+
+    conclude(
+        lambda: report.check(allow_inconclusive=allow_inconclusive),
+        show=show,
+        content=lambda: report.model_dump(mode="json"),
+        as_json=json,
+    )

@@ -1,0 +1,103 @@
+"""The findings of ``skdeploy tune``: every way that was tried, in a table, and the verdict on the best."""
+
+from __future__ import annotations
+
+from skdeploy.core.significant import significant
+from skdeploy.report.blocks import (
+    Block,
+    Cell,
+    Finding,
+    Outcome,
+    Section,
+    Table,
+    Text,
+    columns,
+    counted,
+    decibels,
+    percent,
+)
+from skdeploy.tuning.report import Tried, TunePlan, TuneReport
+
+OUTCOMES: dict[str | None, Outcome] = {"pass": "pass", "fail": "fail", "inconclusive": "undecided", None: "note"}
+
+
+def tune_findings(report: TuneReport) -> Section:
+    """The winner's verdict, every way that was tried, and how to export the winner."""
+    pair = report.confirmed
+    blocks: list[Block] = [
+        Finding("tune", report.winner, OUTCOMES[pair.decision], pair.sentence),
+        _table(report),
+        Text(
+            f"* chosen; + no other is better in both cost and accuracy. SQNR is on {counted(report.screening, 'image')}, the "
+            f"drop on the {report.choosing:,} that choose; the {report.confirming:,} that judge the winner chose nothing"
+        ),
+    ]
+    blocks += [Text(f"{row.name} cannot be made: {row.refused}", "warn") for row in report.tried if row.refused]
+    if report.device is None:
+        blocks.append(Text("give --device NAME to choose by predicted latency; without it, by what is INT8"))
+    if report.recipe is not None:
+        blocks += [Text(f"recipe: {report.recipe}"), Text(f"next: {report.export}")]
+    else:
+        blocks.append(Text(f"no recipe is written; the winner again: {report.export}"))
+    lead = (
+        f"{counted(len(report.tried), 'way')} tried on {counted(report.images, 'labelled image')} of {report.dataset}"
+    )
+    return Section("tune", "Tuning", lead, tuple(blocks))
+
+
+def plan_findings(plan: TunePlan) -> Section:
+    """The ways that a run would try, and on which images."""
+    rows = tuple((Cell(str(number)), Cell(name)) for number, name in enumerate(plan.candidates, 1))
+    lead = (
+        f"{counted(len(plan.candidates), 'way')} would be screened on {counted(plan.screening, 'image')}, the best run on "
+        f"{plan.choosing:,} and the winner on {plan.confirming:,} others; units are kept in the fallback only if needed"
+    )
+    return Section("tune", "Tuning", lead, (Table("what would be tried", columns(">number", "way"), rows),))
+
+
+def _table(report: TuneReport) -> Table:
+    heads = columns(
+        "",
+        "way",
+        ">SQNR",
+        (">drop", "Points of top-1, of those that came through the screening"),
+        (">at most", "Upper bound of the drop"),
+        (">INT8", "Share of the multiply-accumulates"),
+        (">predicted", "The planner's floor, ms"),
+        (">measured", "Median on this machine, ms"),
+    )
+    rows = tuple(_row(row) for row in report.tried)
+    empty = [
+        label
+        for label, values in (
+            ("predicted", [row.predicted_ms for row in report.tried]),
+            ("measured", [row.measured_ms for row in report.tried]),
+        )
+        if all(value is None for value in values)
+    ]
+    return Table("every way that was tried, the best first", heads, rows, least=5).without(*empty)
+
+
+def _row(row: Tried) -> tuple[Cell, ...]:
+    mark = "*" if row.chosen else "+" if row.on_front else ""
+    pair = row.pair
+    if row.refused:
+        return (Cell("!"), Cell(row.name), *(Cell("") for _ in range(6)))
+    drop = (Cell(""), Cell("")) if pair is None else (_points(pair.drop), _points(pair.drop_high))
+    return (
+        Cell(mark),
+        Cell(row.name),
+        decibels(row.sqnr_db),
+        *drop,
+        percent(row.int8_mac_share),
+        _ms(row.predicted_ms),
+        _ms(row.measured_ms),
+    )
+
+
+def _points(value: float) -> Cell:
+    return Cell(f"{value:+.2f}", value)
+
+
+def _ms(value: float | None) -> Cell:
+    return Cell("") if value is None else Cell(f"{significant(value)} ms", value)
