@@ -23,10 +23,10 @@ import onnxsim
 from benchmarks.machine import PEERS_PYTHON
 from benchmarks.select_latency import AT_MOST, ROUNDS
 from benchmarks.timing import in_turns, ratio_of_medians, session
+from skdeploy.ir.large import save_model
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import RewriteSelect
 from skdeploy.passes.simplify import simplify
-from skdeploy.passes.trace import save_model
 
 BUILDERS: Final = {
     "pytorchcv sknet50": "from pytorchcv.models.sknet import sknet50; network = sknet50()",

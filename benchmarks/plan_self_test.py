@@ -20,8 +20,9 @@ from benchmarks.cpu_rates import measure_rates
 from benchmarks.this_cpu import cpu_costs, predicted_ms
 from benchmarks.timing import in_turns, session, untrained
 from skdeploy.core import cpu
+from skdeploy.ir.large import save_model
 from skdeploy.passes.simplify import simplify
-from skdeploy.passes.trace import save_model, trace
+from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.planning.layers import ONNXRUNTIME, fuse
 from skdeploy.planning.plain import read_plain

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import in_turns, ratio_of_medians, session, untrained
+from skdeploy.ir.large import save_model
 from skdeploy.passes.simplify import simplify
-from skdeploy.passes.trace import save_model, trace
+from skdeploy.passes.trace import trace
 from skdeploy.passes.trace_options import TraceOptions
 from skdeploy.zoo.selective_kernel import Gate, SelectiveKernelConv
 

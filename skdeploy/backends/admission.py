@@ -69,7 +69,8 @@ def admit_file(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise PassError(
-            f"the graph is not valid ONNX: {about(str(error), onnx.load(path))}", advice="please report the model"
+            f"the graph is not valid ONNX: {about(str(error), onnx.load(path, load_external_data=False))}",
+            advice="please report the model",
         ) from error
     ort = require("onnxruntime", extra="cpu")
     model = ir.load(path)
@@ -85,7 +86,7 @@ def admit_file(path: Path) -> None:
         ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise PassError(
-            f"ONNX Runtime cannot load the graph: {about(str(error), onnx.load(path))}",
+            f"ONNX Runtime cannot load the graph: {about(str(error), onnx.load(path, load_external_data=False))}",
             advice="replace this operator in the network and export it again; if it is a common operator, please "
             "report the model",
         ) from error

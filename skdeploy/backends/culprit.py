@@ -12,6 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.packages import require
+from skdeploy.ir.large import Portable, is_outside
 from skdeploy.ir.onnx_file import PROBLEMS, inside, shown_node
 
 FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16})
@@ -35,14 +36,14 @@ def told(node: NodeProto) -> str:
     return f"node {shown_node(node)} ({node.op_type})"
 
 
-def not_finite(proto: ModelProto, feeds: Mapping[str, Array], output: str) -> NodeProto | None:
+def not_finite(graph: Portable, feeds: Mapping[str, Array], output: str) -> NodeProto | None:
     """The first node on the way to ``output`` that makes the NaN or infinity in it."""
-    proto = _typed(proto)
+    proto = _typed(graph.proto)
     kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
     makers = {name: node for node in proto.graph.node for name in node.output if name}
     seen = {name for name in makers if kinds.get(name) in FLOATS}
     proto.graph.output.extend(value for value in proto.graph.value_info if value.name in seen)
-    with OnnxRuntimeSession(proto.SerializeToString(), "cpu", None) as session:
+    with OnnxRuntimeSession(Portable(proto.SerializeToString(), graph.weights), "cpu", None) as session:
         values = session.run(dict(feeds))
     broken = output
     while broken in makers:
@@ -71,7 +72,7 @@ def _refused_alone(proto: ModelProto) -> NodeProto | None:
 
 
 def _alone(proto: ModelProto) -> Iterator[tuple[NodeProto, ModelProto]]:
-    """Each node of the graph whose inputs' types are known, and a model of it only."""
+    """Each node of the graph whose inputs' types are known and whose weights are in the model, and a model of it only."""
     graph = proto.graph
     values = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -80,6 +81,8 @@ def _alone(proto: ModelProto) -> Iterator[tuple[NodeProto, ModelProto]]:
         read = dict.fromkeys(name for one in (node, *inner) for name in one.input)
         made = {name for one in inner for name in one.output}
         if any(name and name not in values and name not in constants for name in node.input):
+            continue
+        if any(is_outside(constants[name]) for name in read if name in constants):
             continue
         alone = onnx.helper.make_graph(
             [node],

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from skdeploy.backends.onnxruntime_gpu import GpuOptions, Shapes
+    from skdeploy.ir.large import Portable
 
 NAME: Final = "onnxruntime"
 FORMAT: Final = "onnx"
@@ -90,7 +91,7 @@ class OnnxRuntimeSession(Session):
 
     def __init__(
         self,
-        source: Path | bytes,
+        source: Path | bytes | Portable,
         provider: Literal["cpu"] | GpuOptions,
         threads: int | None,
         *,
@@ -107,7 +108,13 @@ class OnnxRuntimeSession(Session):
             options.intra_op_num_threads = threads
         if optimised_graph is not None:
             options.optimized_model_filepath = str(optimised_graph)
-        shown = shown or ("the graph" if isinstance(source, bytes) else str(source))
+        shown = shown or (str(source) if isinstance(source, Path) else "the graph")
+        self._kept: list[Any] = []  # weights beside the message: ONNX Runtime reads them where they are
+        if not isinstance(source, Path | bytes):
+            self._kept = [ort.OrtValue.ortvalue_from_numpy(array) for array in source.weights.values()]
+            if self._kept:
+                options.add_external_initializers(list(source.weights), self._kept)
+            source = source.message
         if provider == "cpu":
             self._session = _create(ort, source, options, CPU, config, shown)
         else:
@@ -131,7 +138,7 @@ class OnnxRuntimeSession(Session):
 
     def close(self) -> None:
         super().close()
-        self._session = None
+        self._session, self._kept = None, []
 
 
 def open_session(
@@ -233,10 +240,9 @@ def open_model(
         if unknown:
             raise UsageError(f"{shown} has no tensor named {unknown[0]!r}", advice="`skdeploy inspect` shows the graph")
         model.graph.outputs.extend(values[name] for name in also if name not in outputs)
-    import onnx_ir
+    from skdeploy.ir.large import portable
 
-    source = onnx_ir.to_proto(model).SerializeToString()
-    return OnnxRuntimeSession(source, provider, threads, config=DEFAULT if optimised else EXACT, shown=shown)
+    return OnnxRuntimeSession(portable(model), provider, threads, config=DEFAULT if optimised else EXACT, shown=shown)
 
 
 def _create(

@@ -10,11 +10,13 @@ from typing import Final
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import write_text, written_whole
+from skdeploy.ir.large import Portable, portable
 
 SLICE_NODES: Final = 32  # whose outputs are held at once: about 60 MB of a 224 x 224 image
 MODEL, INPUTS, EXPECTED, README = "repro.onnx", "inputs.npz", "expected.npz", "README.txt"
@@ -33,7 +35,8 @@ class Parts:
     """A graph that parts are cut from. Raises UsageError for nodes with graphs inside, which read what they do not list."""
 
     def __init__(self, model: ir.Model) -> None:
-        proto = ir.to_proto(model)
+        whole = portable(model)
+        proto, self._beside = whole.proto, whole.weights
         self.nodes = list(proto.graph.node)
         self.outputs = [value.name for value in proto.graph.output]
         self.inputs = {value.name for value in proto.graph.input}
@@ -72,6 +75,13 @@ class Parts:
 
     def cut(self, nodes: Sequence[int], feeds: Mapping[str, Array], outputs: Sequence[str]) -> onnx.ModelProto:
         """A graph of these nodes that takes ``feeds``, with their types and shapes, and gives ``outputs``."""
+        proto = self._cut(nodes, feeds, outputs)
+        for tensor in proto.graph.initializer:
+            if tensor.name in self._beside:
+                tensor.CopyFrom(numpy_helper.from_array(self._beside[tensor.name], tensor.name))
+        return proto
+
+    def _cut(self, nodes: Sequence[int], feeds: Mapping[str, Array], outputs: Sequence[str]) -> onnx.ModelProto:
         chosen = [self.nodes[place] for place in nodes]
         read = {name for node in chosen for name in node.input}
         graph = onnx.helper.make_graph(
@@ -97,8 +107,15 @@ class Parts:
         self, nodes: Sequence[int], feeds: Mapping[str, Array], outputs: Sequence[str], shown: str
     ) -> dict[str, Array]:
         """Runs these nodes in ONNX Runtime, Q/DQ as the graph says. ``shown``: what errors call the graph."""
-        with OnnxRuntimeSession(self.cut(nodes, feeds, outputs).SerializeToString(), "cpu", None, shown=shown) as part:
+        with OnnxRuntimeSession(self._part(nodes, feeds, outputs), "cpu", None, shown=shown) as part:
             return part.run(feeds)
+
+    def _part(self, nodes: Sequence[int], feeds: Mapping[str, Array], outputs: Sequence[str]) -> Portable:
+        proto = self._cut(nodes, feeds, outputs)
+        read = {tensor.name for tensor in proto.graph.initializer}
+        return Portable(
+            proto.SerializeToString(), {name: array for name, array in self._beside.items() if name in read}
+        )
 
     def run_in_slices(
         self, feeds: Mapping[str, Array], wanted: Collection[str], shown: str

@@ -28,14 +28,29 @@ class Provenance(Frozen):
     seconds: float
 
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class DataFile(Frozen):
+    """The second file of a graph whose weights do not fit in one: more than 2 GB."""
+
+    path: InnerPath
+    sha256: Sha256
+
+
 class Artifact(Frozen):
-    """One file of a bundle; ``path`` is relative to the bundle's folder and stays inside it."""
+    """One file of a bundle; ``path`` is relative to the bundle's folder and stays inside it.
+
+    ``data`` is a second file that belongs to it, or None. ``size_bytes`` counts both; ``sha256`` is the first one's,
+    which holds the digest of the second.
+    """
 
     path: InnerPath
     format: Literal["safetensors", "onnx", "engine", "json", "cache"]
     precision: Precision | None
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
     size_bytes: int
+    data: DataFile | None = None
     inputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
     outputs: Annotated[tuple[TensorSpec, ...], Field(strict=False)] = ()
     facts: Annotated[SerializeAsAny[StationFacts], BeforeValidator(read_facts_of)]
@@ -48,6 +63,11 @@ class Artifact(Frozen):
             return ""
         scaled = isinstance(self.facts, GraphFacts) and self.facts.has_qdq and not self.precision.integer
         return f"{self.precision.words}+Q/DQ" if scaled else self.precision.words
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its files, relative to the bundle's folder."""
+        return (self.path,) if self.data is None else (self.path, self.data.path)
 
     @property
     def station(self) -> str:

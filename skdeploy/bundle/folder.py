@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,11 +14,20 @@ from typing import Literal
 
 from pydantic import JsonValue, ValidationError
 
-from skdeploy.bundle.artifact import Artifact, Provenance, recipe_key, tool_versions
+from skdeploy.bundle.artifact import Artifact, DataFile, Provenance, recipe_key, tool_versions
 from skdeploy.bundle.manifest import Manifest, read_manifest
 from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError, first_problem
-from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, read_file, write_error, write_text, written_whole
+from skdeploy.core.files import (
+    PARTIAL_SUFFIX,
+    SIDE_SUFFIX,
+    digest_file,
+    read_file,
+    side_file,
+    write_error,
+    write_text,
+    written_whole,
+)
 from skdeploy.core.spec import Assumption, Frozen, ModelSpec, Precision
 
 MANIFEST = "manifest.json"
@@ -85,8 +95,10 @@ class Bundle:
         """The artifact's path, once its digest is the recorded one. Raises IntegrityError."""
         path = self.path(artifact)
         if artifact.path not in self._verified:
-            self._require_there(artifact, path)
-            self._require_recorded(artifact, path, digest_file(path))
+            for name, recorded in _digests(artifact).items():
+                file = self._inside(self.folder / name)
+                self._require_there(artifact, file)
+                self._require_recorded(artifact, file, digest_file(file), recorded)
             self._verified.add(artifact.path)
         return path
 
@@ -101,7 +113,7 @@ class Bundle:
             content = read_file(path)
         except OSError as error:
             raise IntegrityError(f"cannot read {path}: {error.strerror}", advice="make it readable") from error
-        self._require_recorded(artifact, path, hashlib.sha256(content).hexdigest())
+        self._require_recorded(artifact, path, hashlib.sha256(content).hexdigest(), artifact.sha256)
         return content
 
     def _require_there(self, artifact: Artifact, path: Path) -> None:
@@ -110,11 +122,10 @@ class Bundle:
                 f"{path} is missing from the bundle", advice=f"run {self._again(artifact)} to make it again"
             )
 
-    def _require_recorded(self, artifact: Artifact, path: Path, found: str) -> None:
-        if found != artifact.sha256:
+    def _require_recorded(self, artifact: Artifact, path: Path, found: str, recorded: str) -> None:
+        if found != recorded:
             raise IntegrityError(
-                f"{path} is not the file that the manifest describes: its sha256 is {found}, recorded is "
-                f"{artifact.sha256}",
+                f"{path} is not the file that the manifest describes: its sha256 is {found}, recorded is {recorded}",
                 advice=f"it was changed or damaged after it was made; run {self._again(artifact)}, or restore the file",
             )
 
@@ -146,12 +157,21 @@ class Bundle:
         started = time.perf_counter()
         path = self.folder / recipe.output
         self._inside(path.parent)
-        with written_whole(path) as partial:
-            facts = make(partial)
-            sha256, size = digest_file(partial), partial.stat().st_size
-            others = tuple(a for a in self.manifest.artifacts if a.path != recipe.output)
-            if len(others) < len(self.manifest.artifacts):
-                self.save(self.manifest.model_copy(update={"artifacts": others}))
+        side = self._inside(side_file(path))
+        side.unlink(missing_ok=True)  # of an earlier file that goes too
+        try:
+            with written_whole(path) as partial:
+                facts = make(partial)
+                sha256, size, data = digest_file(partial), partial.stat().st_size, None
+                if side.is_file():
+                    data = DataFile(path=side.relative_to(self.folder).as_posix(), sha256=digest_file(side))
+                    size += side.stat().st_size
+                others = tuple(a for a in self.manifest.artifacts if a.path != recipe.output)
+                if len(others) < len(self.manifest.artifacts):
+                    self.save(self.manifest.model_copy(update={"artifacts": others}))
+        except BaseException:
+            side.unlink(missing_ok=True)
+            raise
         provenance = Provenance(
             key=recipe.key,
             parents=dict(recipe.parents),
@@ -166,7 +186,7 @@ class Bundle:
             "provenance": provenance,
         }
         told = {"facts": facts, "inputs": facts.inputs, "outputs": facts.outputs}
-        artifact = Artifact.model_validate({**made_by, **told, "sha256": sha256, "size_bytes": size})
+        artifact = Artifact.model_validate({**made_by, **told, "sha256": sha256, "size_bytes": size, "data": data})
         self._verified.add(artifact.path)
         self.save(self.manifest.model_copy(update={"artifacts": (*others, artifact)}))
         return artifact
@@ -199,9 +219,9 @@ class Bundle:
 
     def finish(self, artifacts: tuple[Artifact, ...], verdict: Literal["verified", "failed"]) -> None:
         """Records the line's end: its artifacts in order, and the verdict. Files that an earlier export left are removed."""
-        kept = {artifact.path for artifact in artifacts}
-        for stale in (a for a in self.manifest.artifacts if a.path not in kept):
-            self.path(stale).unlink(missing_ok=True)
+        kept = {file for artifact in artifacts for file in artifact.files}
+        for stale in (file for artifact in self.manifest.artifacts for file in artifact.files if file not in kept):
+            self._inside(self.folder / stale).unlink(missing_ok=True)
         self.save(self.manifest.model_copy(update={"artifacts": artifacts, "verdict": verdict}))
 
     def check_complete(self) -> None:
@@ -224,6 +244,12 @@ class Bundle:
                 advice=f"`skdeploy inspect {self.folder}` shows where; export again with other options, or with a wider "
                 "[tolerance] in the card if `skdeploy evaluate` shows that accuracy holds",
             )
+
+
+def _digests(artifact: Artifact) -> dict[str, str]:
+    """Of its files."""
+    data = artifact.data
+    return {artifact.path: artifact.sha256} | ({} if data is None else {data.path: data.sha256})
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -286,6 +312,8 @@ def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
     try:
         for leftover in folder.rglob(f".*{PARTIAL_SUFFIX}"):
             leftover.unlink(missing_ok=True)
+        for leftover in folder.rglob(f".*{SIDE_SUFFIX}.*"):  # onnx-ir's, of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         if (folder / MANIFEST).exists():
             yield Bundle(folder, manifest.model_copy(update={"artifacts": _recorded(folder)}))
         else:
@@ -303,7 +331,7 @@ def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
 
 def _remove(bundle: Bundle, made: list[Path]) -> None:
     """Remove what this process wrote, and the folders it made. What somebody else has put there since keeps them."""
-    for name in (*(artifact.path for artifact in bundle.manifest.artifacts), MANIFEST, LOCK):
+    for name in (*(file for artifact in bundle.manifest.artifacts for file in artifact.files), MANIFEST, LOCK):
         (bundle.folder / name).unlink(missing_ok=True)
     for folder in made:
         if any(folder.iterdir()):

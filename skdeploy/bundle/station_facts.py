@@ -93,9 +93,10 @@ class SelectFacts(GraphFacts):
 
 
 class SimplifyFacts(GraphFacts):
-    """Of a simplified graph."""
+    """Of a simplified graph. ``unfolded``: weights that the simplifier did not see, because all together are too large."""
 
     station: Literal["simplify"] = "simplify"
+    unfolded: Names = ()
 
 
 class HalvedFacts(GraphFacts):

@@ -25,6 +25,7 @@ KINDS = (
     (stat.S_ISBLK, "a device, not a file"),
     (stat.S_ISSOCK, "a socket, not a file"),
 )
+SIDE_SUFFIX = ".data"
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 _UNWRITABLE_ADVICE = "check its permissions, or give another path"
 
@@ -99,6 +100,14 @@ def written_whole(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise write_error(path, error) from error
         undo.pop_all()
+
+
+def side_file(path: Path) -> Path:
+    """The second file of a file, ``NAME.data`` beside it. ``path`` may be the temporary name that ``written_whole`` gave."""
+    name = path.name
+    if name.endswith(PARTIAL_SUFFIX):
+        name = name.removeprefix(".").removesuffix(PARTIAL_SUFFIX).rpartition(".")[0]
+    return path.with_name(name + SIDE_SUFFIX)
 
 
 def require_places(*paths: Path | None) -> None:

@@ -24,7 +24,9 @@ from skdeploy.core.files import open_file
 from skdeploy.ir.group_normalization import replace_group_normalization
 
 BROKEN: Final = "it is cut off, damaged or another kind of file: export it again"
-MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for one message, so for one ONNX file with its weights
+MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for one message
+WHOLE: Final = 2**31 - 2**26  # bytes of weights in one message at most: 64 MiB are left for nodes and names
+SMALL: Final = 2**20  # bytes: weights up to here stay in the message, and so do shapes, which decide other shapes
 MAX_VALUES: Final = 2**29  # of one tensor: 2 GiB in FP32; the largest of a batch of 256 in a ResNet is 2**28
 MAX_NESTING: Final = 32  # graphs in graphs: If in Loop in Scan is 3
 SHOWN_CHARACTERS: Final = 300
@@ -52,15 +54,13 @@ class _External(NamedTuple):
 def read_graph(path: Path) -> ir.Model:
     """An ONNX file as a graph; see ``read_proto``. External data stays in its files and is read when asked for."""
     proto, _ = _read(path, whole=False)
-    model = graph_of(proto, path)
-    ir.external_data.set_base_dir(model.graph, path.parent)
-    return model
+    return graph_of(proto, path)
 
 
 def read_proto(path: Path) -> tuple[ModelProto, tuple[Path, ...]]:
     """A valid ONNX model, with external data and functions inlined, and the files that the data came from.
 
-    External data must be in the folder of ``path``.
+    External data must be in the folder of ``path``. Weights of more than WHOLE bytes stay there, but for small ones.
 
     Raises IntegrityError for a file that is broken, misses external data or is not valid ONNX; ExportError for one that is too
     large, or has operators that its opset does not.
@@ -69,10 +69,11 @@ def read_proto(path: Path) -> tuple[ModelProto, tuple[Path, ...]]:
 
 
 def _read(path: Path, *, whole: bool) -> tuple[ModelProto, tuple[Path, ...]]:
-    """``whole``: with all external data in it, not only that of nodes, which the checker wants to see."""
+    """``whole``: with all external data that has room in it, not only that of nodes, which the checker wants to see."""
     try:
         with open_file(path) as file:
-            _require_small_enough(path, path.stat().st_size)
+            size = path.stat().st_size
+            _require_small_enough(path, size)
             proto = onnx.load(file, format="protobuf", load_external_data=False)
     except OSError as error:
         raise _broken(f"{path} cannot be read as ONNX: {error.strerror}") from error
@@ -89,10 +90,13 @@ def _read(path: Path, *, whole: bool) -> tuple[ModelProto, tuple[Path, ...]]:
         _check_tensor(tensor, path, sizes.get(id(tensor)))
     _check_types(proto, path)
     _check_operators(proto, path)
-    own = set() if whole else {id(tensor) for tensor in proto.graph.initializer}
-    external = [item for item in external if id(item.tensor) not in own]
-    _require_small_enough(path, path.stat().st_size + sum(item.size for item in external))
+    own = {id(tensor) for tensor in proto.graph.initializer}
+    largest = WHOLE if size + sum(item.size for item in external) <= WHOLE else SMALL
     for item in external:
+        if id(item.tensor) in own and not (whole and item.size <= largest):
+            continue
+        _require_small_enough(path, size + item.size)
+        size += item.size
         _inline(item)
     _check_outputs(proto, path)
     try:
@@ -109,18 +113,23 @@ def _read(path: Path, *, whole: bool) -> tuple[ModelProto, tuple[Path, ...]]:
 def _require_small_enough(path: Path, size: int) -> None:
     if size > MAX_BYTES:
         raise ExportError(
-            f"{path} has {size / 1000000000.0:.1f} GB with its weights, but one ONNX file can hold "
-            f"{MAX_BYTES / 1000000000.0:.1f} GB, and skdeploy writes each graph as one file",
-            advice="export a smaller network; ONNX Runtime and TensorRT can use this one as it is",
+            f"{path} has {size / 1e9:.1f} GB with the constants of its nodes, but one ONNX file can hold "
+            f"{MAX_BYTES / 1e9:.1f} GB",
+            advice="export it with its weights as external data, and as initializers of the graph",
         )
 
 
 def graph_of(proto: ModelProto, shown: Path | str) -> ir.Model:
-    """The graph of a model. Raises IntegrityError, naming ``shown``, if there is none in it."""
+    """The graph of a model; what is left outside is in the folder of ``shown``, if that is a path.
+
+    Raises IntegrityError, naming ``shown``, if there is no graph in it.
+    """
     try:
         model: ir.Model = ir.from_proto(proto)
     except PROBLEMS as error:
         raise _broken(f"{shown} cannot be read as a graph: {first_line(error)}") from error
+    if isinstance(shown, Path):
+        ir.external_data.set_base_dir(model.graph, shown.parent)
     return model
 
 

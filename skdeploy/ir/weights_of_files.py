@@ -11,6 +11,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from skdeploy.core.errors import ExportError, IntegrityError
+from skdeploy.ir.large import is_outside, outside
 from skdeploy.ir.onnx_file import inside, shown_name, shown_node
 
 FLOATS: Final = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -47,7 +48,7 @@ def require_no_integer_kernels(proto: ModelProto, path: Path) -> None:
 
 
 def require_finite(proto: ModelProto, path: Path) -> None:
-    """Raises IntegrityError for a constant with NaN, and for a weight that is infinite."""
+    """Raises IntegrityError for a constant with NaN, and for a weight that is infinite, also of those left in other files."""
     readers: defaultdict[str, list[NodeProto]] = defaultdict(list)
     for node in inside(proto, NodeProto):
         for name in node.input:
@@ -55,7 +56,7 @@ def require_finite(proto: ModelProto, path: Path) -> None:
     for name, tensor in _constants(proto):
         if tensor.data_type not in FLOATS:
             continue
-        values = numpy_helper.to_array(tensor)
+        values = outside(tensor, path.parent) if is_outside(tensor) else numpy_helper.to_array(tensor)
         if bool(np.isfinite(values).all()):
             continue
         nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())

@@ -27,8 +27,8 @@ def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bo
     """
     from skdeploy.backends.admission import above_max_rank, admit, admit_file
     from skdeploy.engines.parsing import parser_refusal
+    from skdeploy.ir.large import save_model
     from skdeploy.ir.qdq import qdq_nodes
-    from skdeploy.passes.trace import save_model
 
     admit(model, any_rank=any_rank)
     save_model(model, path)

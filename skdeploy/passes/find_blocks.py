@@ -18,6 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.patterns import module_of
 from skdeploy.ir.constants import Names, known
+from skdeploy.ir.large import portable
 from skdeploy.ir.nodes import maker, operand, operands
 from skdeploy.passes.blocks import HOMOGENEOUS, Block, read_block
 from skdeploy.passes.combinations import SIGMOIDS, combination
@@ -89,7 +90,7 @@ def _measured_shapes(model: ir.Model, names: list[str], sizes: Mapping[str, int]
         graph.append(ir.node("Shape", [values[name]], outputs=[size], name=output))
         graph.outputs.append(size)
     RemoveUnusedNodesPass()(shown)
-    with OnnxRuntimeSession(ir.to_proto(shown).SerializeToString(), "cpu", None) as session:
+    with OnnxRuntimeSession(portable(shown), "cpu", None) as session:
         found = session.run(random_images(session.inputs, 0, sizes=sizes))
     return {asked[output]: tuple(int(size) for size in shape) for output, shape in found.items()}
 

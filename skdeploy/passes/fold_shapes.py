@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Final
 
 import onnx_ir as ir
+from onnx import ModelProto
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.optimizer import fold_constants
 
 from skdeploy.core.errors import ExportError
 from skdeploy.ir.identities import FoldKnownSizes
-from skdeploy.ir.onnx_file import graph_of, inferred
+from skdeploy.ir.large import through_proto
+from skdeploy.ir.onnx_file import inferred
 from skdeploy.ir.reshapes import FoldReshapes
 from skdeploy.passes.keep_batch import KeepBatch, takes_any
 
@@ -47,12 +49,15 @@ def _is_small_fill(node: ir.Node) -> bool | None:
 
 def _with_shapes(model: ir.Model, shown: Path | str) -> ir.Model:
     """With all shapes inferred anew: those in the file name its own dimensions, or are missing."""
-    proto = ir.to_proto(model)
-    del proto.graph.value_info[:]
-    for output in proto.graph.output:
-        output.type.tensor_type.ClearField("shape")
+
+    def without_shapes(proto: ModelProto) -> ModelProto:
+        del proto.graph.value_info[:]
+        for output in proto.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        return inferred(proto, shown, strict=True)
+
     try:
-        return graph_of(inferred(proto, shown, strict=True), shown)
+        return through_proto(model, without_shapes, shown)
     except ExportError as error:
         squeeze = next((node for node in model.graph if takes_any(node)), None)
         if squeeze is None:

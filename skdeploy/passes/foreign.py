@@ -15,6 +15,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec
+from skdeploy.ir import large
 from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities
 from skdeploy.ir.naming import NameByModule
@@ -82,10 +83,11 @@ def read_foreign(
     With ``has_logits`` the first output becomes ``logits``, (N, classes), and others are dropped; without, all floating-point
     outputs are kept under their own names. None: the rank of the first output decides.
 
-    External data is inlined, from files in the folder of ``path`` only; functions are inlined and constants folded. Any opset
-    from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. FP16 and BF16 become FP32: see ``widen``. Squeezes keep a
-    batch of one: see ``KeepBatch``. Nodes are named after their modules where the exporter recorded them. The result is
-    compared with the original on random images. ``foreign_notes`` tells what was done; ``options`` change the interface first.
+    External data is taken from files in the folder of ``path`` only, and inlined unless it is too large (``ir/large.py``).
+    Functions are inlined and constants folded. Any opset from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. FP16
+    and BF16 become FP32: see ``widen``. Squeezes keep a batch of one: see ``KeepBatch``. Nodes are named after their modules
+    where the exporter recorded them. The result is compared with the original on random images. ``foreign_notes`` tells what
+    was done; ``options`` change the interface first.
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
     UsageError for inputs that skdeploy does not take and outputs that are not the asked ones; CardError for a ``card`` of other
@@ -96,7 +98,7 @@ def read_foreign(
     digests = {file.relative_to(path.resolve().parent).as_posix(): digest_file(file) for file in files}
     require_no_integer_kernels(proto, path)
     opset = _check_operators(proto, path)
-    narrow = widen(proto)
+    narrow = widen(proto, path)
     require_finite(proto, path)
     options = options or ReadOptions()
     changes = with_asked_interface(proto, path, options, has_arrays=card is not None and not card.takes_images)
@@ -109,7 +111,7 @@ def read_foreign(
     check_known(model, path)  # by the names that the file has
     own_names = _name_interface(model.graph, is_image=is_image, has_logits=classes)
     _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
-    before = ir.to_proto(model).SerializeToString()
+    before = large.portable(model)
     model = with_known_opset(model, path, opset)
     keep_batch = KeepBatch()
     model = folded(model, path, keep_batch)
@@ -224,7 +226,7 @@ def _name_by_module(model: ir.Model) -> None:
 
 
 def _check_function(
-    before: bytes, model: ir.Model, path: Path, opset: int, usual: Mapping[str, int], *, has_logits: bool
+    before: large.Portable, model: ir.Model, path: Path, opset: int, usual: Mapping[str, int], *, has_logits: bool
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """That nothing has changed, that it runs for a batch that the exporter was not shown, and that outputs are as they must
     be: (N, classes), or anything with the batch first. Their shapes are written.
@@ -241,7 +243,7 @@ def _check_function(
                 f"{path}: {which} is {made.dtype.name}{operator}, but skdeploy takes {wanted}",
                 advice="make the logits of the classifier the first output",
             )
-    after = ir.to_proto(model).SerializeToString()
+    after = large.portable(model)
     step = f"folding the constants of {path}"
     if opset != (now := model.graph.opset_imports[""]):
         step = f"converting {path} from opset {opset} to {now}"

@@ -14,6 +14,7 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.culprit import about
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.errors import ExportError, UsageError
+from skdeploy.ir.large import Portable, portable_proto
 from skdeploy.ir.onnx_file import inferred, inside
 from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images
@@ -153,7 +154,7 @@ def _free_batch(proto: ModelProto, path: Path) -> list[str]:
     if len(fixed) != 1:
         raise UsageError(f"{path} does not fix its batch", advice="leave --free-batch out")
     (batch,) = fixed
-    before, shapes = proto.SerializeToString(), inferred(proto, path).graph.value_info
+    before, shapes = portable_proto(proto, path.parent), inferred(proto, path).graph.value_info
     sizes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in shapes}
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
@@ -164,7 +165,7 @@ def _free_batch(proto: ModelProto, path: Path) -> list[str]:
     _free_squeezes(proto, batch, sizes)
     del proto.graph.value_info[:]
     _free_shapes(proto, batch)
-    _require_batches_apart(before, proto.SerializeToString(), path)
+    _require_batches_apart(before, portable_proto(proto, path.parent), path)
     return [f"the batch was fixed at {batch} and is free now"]
 
 
@@ -206,7 +207,7 @@ def _free_squeezes(proto: ModelProto, batch: int, sizes: dict[str, list[int]]) -
             proto.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), node.input[1]))
 
 
-def _require_batches_apart(before: bytes, after: bytes, path: Path) -> None:
+def _require_batches_apart(before: Portable, after: Portable, path: Path) -> None:
     """Two batches at once give what each gives alone: in float32, to what another order of sums makes of it."""
     with OnnxRuntimeSession(before, "cpu", None) as old:
         feeds = [random_images(old.inputs, seed) for seed in (0, 1)]
@@ -216,7 +217,7 @@ def _require_batches_apart(before: bytes, after: bytes, path: Path) -> None:
         with OnnxRuntimeSession(after, "cpu", None) as new:
             found = new.run(both)
     except ExportError as error:
-        raise _bound(path, about(error.message, ModelProto.FromString(after))) from error
+        raise _bound(path, about(error.message, after.proto)) from error
     for name in apart[0]:
         arrays = [each[name] for each in apart]
         one_more = found[name].ndim == arrays[0].ndim + 1  # a Squeeze had taken a batch of one

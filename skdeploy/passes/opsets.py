@@ -12,8 +12,9 @@ import onnx_ir as ir
 from onnx import AttributeProto, ModelProto, NodeProto
 from onnx.defs import OpSchema
 
-from skdeploy.core.errors import ExportError, PassError
-from skdeploy.ir.onnx_file import first_line, graph_of, inferred, inside
+from skdeploy.core.errors import ExportError, IntegrityError, PassError
+from skdeploy.ir.large import through_proto
+from skdeploy.ir.onnx_file import first_line, inferred, inside
 from skdeploy.passes.trace_options import MAX_OPSET, MIN_OPSET
 
 OLDEST_OPSET: Final = 7  # what onnx.version_converter takes
@@ -45,20 +46,26 @@ def with_known_opset(model: ir.Model, path: Path, opset: int) -> ir.Model:
     if opset <= MAX_OPSET:
         model.ir_version = IR_VERSION
         return model
-    proto = _without_new_functions(ir.to_proto(model), opset)
-    if all(means_the_same(node, opset, MAX_OPSET) for node in inside(proto.graph, NodeProto)):
-        lowered = ModelProto()
-        lowered.CopyFrom(proto)
-        lowered.opset_import[0].version = MAX_OPSET
-        lowered.ir_version = IR_VERSION
-        try:
-            inferred(lowered, path, strict=True)  # types, too: the older operators take fewer
-        except ExportError:
-            pass
-        else:
-            return graph_of(lowered, path)
+    known = through_proto(model, lambda proto: _lowered(proto, opset, path), path)
+    if known.graph.opset_imports[""] == MAX_OPSET:
+        return known
     model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     return model
+
+
+def _lowered(proto: ModelProto, opset: int, path: Path) -> ModelProto:
+    """The graph of opset ``opset`` in MAX_OPSET, or as it was where it cannot be."""
+    lowered = ModelProto()
+    lowered.CopyFrom(_without_new_functions(proto, opset))
+    if not all(means_the_same(node, opset, MAX_OPSET) for node in inside(lowered.graph, NodeProto)):
+        return proto
+    lowered.opset_import[0].version = MAX_OPSET
+    lowered.ir_version = IR_VERSION
+    try:
+        inferred(lowered, path, strict=True)  # types, too: the older operators take fewer
+    except ExportError:
+        return proto
+    return lowered
 
 
 def means_the_same(node: NodeProto, newer: int, older: int) -> bool:
@@ -116,12 +123,17 @@ def _is_new(node: NodeProto) -> bool:
 
 
 def _upgraded(model: ir.Model, path: Path, opset: int) -> ir.Model:
+    def upgraded(proto: ModelProto) -> ModelProto:
+        after = onnx.version_converter.convert_version(proto, MIN_OPSET)
+        after.ir_version = IR_VERSION
+        return after
+
     try:
-        after = onnx.version_converter.convert_version(ir.to_proto(model), MIN_OPSET)
+        return through_proto(model, upgraded, path)
+    except IntegrityError:
+        raise
     except Exception as error:  # the converter raises RuntimeError and what its C++ has
         raise PassError(
             f"{path} cannot be upgraded from opset {opset} to {MIN_OPSET}: {first_line(error)}",
             advice=f"export it again with opset {MIN_OPSET} or {MAX_OPSET}",
         ) from error
-    after.ir_version = IR_VERSION
-    return graph_of(after, path)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
-from onnx import ModelProto
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.culprit import about, not_finite, told
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.errors import ExportError, PassError
 from skdeploy.core.spec import TensorSpec
+from skdeploy.ir.large import Portable
 
 # Float32 sums in another order: with 1e6 terms at most, n * eps stays below this, relative to the largest value.
 MAX_REL_CHANGE: Final = 1e-4
@@ -55,8 +55,8 @@ def random_images(
 
 
 def require_same_function(
-    before: bytes,
-    after: bytes,
+    before: Portable,
+    after: Portable,
     step: str,
     advice: str,
     *,
@@ -75,7 +75,7 @@ def require_same_function(
             feeds = feeds or random_images(old.inputs, 0, sizes=sizes)
             expected = old.run(feeds)
     except ExportError as error:
-        raise ExportError(about(error.message, ModelProto.FromString(before)), advice=REPLACE) from error
+        raise ExportError(about(error.message, before.proto), advice=REPLACE) from error
     for name, reference in expected.items():
         if not bool(np.isfinite(reference).all()):
             raise ExportError(
@@ -88,7 +88,7 @@ def require_same_function(
                 raise PassError(f"{step} changed the interface from {' to '.join(interfaces)}", advice=advice)
             found = new.run(feeds)
     except ExportError as error:
-        said = about(error.message, ModelProto.FromString(after))
+        said = about(error.message, after.proto)
         raise PassError(f"{step} broke the graph: {said}", advice=advice) from error
     for name, reference in expected.items():
         kinds = [f"{array.dtype}{list(array.shape)}" for array in (reference, found[name])]
@@ -104,8 +104,8 @@ def require_same_function(
     return found
 
 
-def _cause(graph: bytes, feeds: dict[str, Array], output: str) -> str:
-    node = not_finite(ModelProto.FromString(graph), feeds, output)
+def _cause(graph: Portable, feeds: dict[str, Array], output: str) -> str:
+    node = not_finite(graph, feeds, output)
     return f": {told(node)} is the first to make it" if node is not None else ""
 
 

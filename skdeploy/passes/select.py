@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from skdeploy.backends.base import Array
 from skdeploy.core.errors import UsageError
 from skdeploy.ir.constants import Names, named_constant
+from skdeploy.ir.large import Portable, portable
 from skdeploy.passes.blocks import Block, Layer, Part, Parts
 from skdeploy.passes.find_blocks import BlockFinder
 from skdeploy.passes.labels import Shape
@@ -79,13 +80,13 @@ class RewriteSelect(ir.passes.InPlacePass):
         branches = {value.name or "": finder.shapes[value] for block in blocks for value in block.inputs()}
         selected = [block.selected.name or "" for block in blocks]
         feeds = _random_feeds({value.name or "": value for value in model.graph.inputs}, finder.shapes, branches)
-        before, before_cut = _serialised(model), _cut_out(model, branches, selected)
+        before, before_cut = portable(model), _cut_out(model, branches, selected)
         writer = BlockWriter(model.graph)
         for block in blocks:
             writer.rewrite(block)
         RemoveUnusedNodesPass()(model)
         require_same_function(before_cut, _cut_out(model, branches, selected), STEP, ADVICE, feeds=feeds)
-        require_same_function(before, _serialised(model), STEP, ADVICE, sizes=self._sizes, at_most=MAX_NETWORK_CHANGE)
+        require_same_function(before, portable(model), STEP, ADVICE, sizes=self._sizes, at_most=MAX_NETWORK_CHANGE)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -280,7 +281,7 @@ def _random_feeds(
     return feeds
 
 
-def _cut_out(model: ir.Model, branches: dict[str, Shape], selected: Sequence[str]) -> bytes:
+def _cut_out(model: ir.Model, branches: dict[str, Shape], selected: Sequence[str]) -> Portable:
     """The blocks by themselves: their branches are inputs, and each V is an output.
 
     In a deep network the rounding of the first blocks would be the error of the last ones, and small errors of a block would
@@ -297,8 +298,4 @@ def _cut_out(model: ir.Model, branches: dict[str, Shape], selected: Sequence[str
     del graph.outputs[:]
     graph.outputs.extend(outputs)
     RemoveUnusedNodesPass()(cut)
-    return _serialised(cut)
-
-
-def _serialised(model: ir.Model) -> bytes:
-    return ir.to_proto(model).SerializeToString()
+    return portable(cut)

@@ -8,7 +8,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -55,11 +54,6 @@ def trace(network: nn.Module, spec: ModelSpec, options: TraceOptions) -> ir.Mode
     model.graph.name = spec.name
     model.metadata_props.clear()
     return model
-
-
-def save_model(model: ir.Model, path: Path) -> None:
-    """Writes one self-contained ONNX file."""
-    ir.save(model, path, format="protobuf")
 
 
 def gate_names(network: nn.Module) -> list[str]:

@@ -20,6 +20,7 @@ from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.spec import CLASSIFICATION, LOGITS, Frozen, ModelSpec
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.ir.large import portable
 from skdeploy.quant.truth import TOP1, Rows, Truth
 
 Crops = Sequence[Pixels] | Pixels  # uint8 (H, W, C) each
@@ -158,7 +159,7 @@ def _batches(model: ir.Model, spec: ModelSpec, crops: Crops, shown: str) -> Iter
     """
     batch = min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // spec.places))
     start = 0
-    with OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", None) as session:
+    with OnnxRuntimeSession(portable(model), "cpu", None) as session:
         for outputs, count in outputs_by_batch(session, crops, spec, batch):
             problems = check_outputs(outputs, count, spec)
             if problems:

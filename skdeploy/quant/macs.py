@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from skdeploy.core.errors import ExportError
 from skdeploy.ir.constants import numbers
+from skdeploy.ir.large import through_proto
 from skdeploy.ir.nodes import operand, operands
 from skdeploy.ir.rows import CONVOLUTIONS, WEIGHTED
 
@@ -118,4 +119,4 @@ def _with_shapes_inferred(clone: ir.Model) -> ir.Model:
     for node in clone.graph:
         for value in node.outputs:
             value.shape = None
-    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(clone), data_prop=True))
+    return through_proto(clone, lambda proto: onnx.shape_inference.infer_shapes(proto, data_prop=True))

@@ -23,6 +23,7 @@ from skdeploy.core import cpu
 from skdeploy.core.errors import CalibrationError
 from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.spec import CalibrationMethod
+from skdeploy.ir.large import portable
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
 
@@ -171,7 +172,7 @@ def _open(model: ir.Model, names: Sequence[str], threads: int) -> OnnxRuntimeSes
             )
         if name not in outputs:
             graph.outputs.append(values[name])
-    return OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", threads)
+    return OnnxRuntimeSession(portable(model), "cpu", threads)
 
 
 def _images_first(model: ir.Model, names: Collection[str]) -> bool:

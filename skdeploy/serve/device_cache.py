@@ -89,8 +89,8 @@ def fill(source: Bundle, entry: Path, progress: Progress) -> bool:
     source.check_all()  # before copying: the message names the bundle's own file
     partial = entry.with_name(partial_name(entry.name))
     try:
-        for artifact in source.manifest.artifacts:
-            _copy(source.path(artifact), partial / artifact.path)
+        for file in (file for artifact in source.manifest.artifacts for file in artifact.files):
+            _copy(source.folder / file, partial / file)
         receipts = source.folder / RECEIPTS
         for receipt in sorted(receipts.glob("*.json")) if receipts.is_dir() else ():
             _copy(receipt, partial / RECEIPTS / receipt.name)

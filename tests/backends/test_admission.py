@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from skdeploy.backends.admission import admit, admit_file
 from skdeploy.core.errors import PassError
-from skdeploy.passes.trace import save_model
+from skdeploy.ir.large import save_model
 from skdeploy.passes.trace_options import TraceOptions
 from tests.conftest import TinySpec
 from tests.graphs.networks import card, traced

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from skdeploy.core.errors import ExportError, IntegrityError, PassError, UsageError
+from skdeploy.ir.large import Portable
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.same_function import require_same_function
 from tests.graphs.small_files import node, write
@@ -35,10 +36,10 @@ def test_a_node_that_the_runtime_does_not_name_is_found(tmp_path: Path) -> None:
 
 
 def test_a_step_that_breaks_the_graph_names_the_node(tmp_path: Path) -> None:
-    sound = write(tmp_path / "sound.onnx", [node("Flatten", "x", "y")]).read_bytes()
-    broken = write(tmp_path / "broken.onnx", recurrent(), **RECURRENT).read_bytes()
+    sound = write(tmp_path / "sound.onnx", [node("Flatten", "x", "y")])
+    broken = write(tmp_path / "broken.onnx", recurrent(), **RECURRENT)
     with pytest.raises(PassError, match=r"a step broke the graph: node the_h \(GRU\): "):
-        require_same_function(sound, broken, "a step", "advice")
+        require_same_function(Portable(sound.read_bytes()), Portable(broken.read_bytes()), "a step", "advice")
 
 
 def test_the_first_node_that_makes_nan_is_named(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ from skdeploy.core.errors import CalibrationError, ExportError, UsageError
 from skdeploy.core.precision import Precision
 from skdeploy.core.progress import Silent
 from skdeploy.engines.parsing import parser_refusal
+from skdeploy.ir.large import save_model
 from skdeploy.ir.qdq import int8_layers
 from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import calibrate, export
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
 from skdeploy.passes.foreign import read_foreign
-from skdeploy.passes.trace import save_model
 from skdeploy.report.int8 import int8_text
 from skdeploy.report.page import render_report
 from tests import threads

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from skdeploy.core.errors import PassError
 from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.ir.large import Portable
 from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images, require_same_function
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace_options import TraceOptions
@@ -122,13 +123,14 @@ def test_an_exception_inside_is_a_pass_error(
     assert "\n" not in failure.value.message
 
 
-def scaled(factor: float, *, batch: int | str = "batch", rows: int | None = None) -> bytes:
+def scaled(factor: float, *, batch: int | str = "batch", rows: int | None = None) -> Portable:
     """input (batch, 4) times a factor; with ``rows``, reshaped to so many rows of two."""
     constants = {"factor": np.float32(factor)} | ({"shape": np.array([rows, -1])} if rows else {})
     nodes = [helper.make_node("Mul", ["input", "factor"], ["scaled" if rows else "logits"])]
     if rows:
         nodes.append(helper.make_node("Reshape", ["scaled", "shape"], ["logits"]))
-    return model_of(nodes, {"input": [batch, 4]}, {"logits": [None, None]}, constants).SerializeToString()
+    model = model_of(nodes, {"input": [batch, 4]}, {"logits": [None, None]}, constants)
+    return Portable(model.SerializeToString())
 
 
 def test_the_bound_separates_rounding_from_change() -> None:

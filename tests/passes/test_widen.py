@@ -87,8 +87,8 @@ def test_a_narrow_file_is_read_as_the_fp32_network_with_its_numbers(
 
 def test_a_file_without_narrow_types_is_left_as_it_is(tmp_path: Path) -> None:
     proto = onnx.load(narrow_file(tmp_path, TensorProto.FLOAT16, ends=False, scales=True))
-    assert widen(proto) == "FP16"
+    assert widen(proto, Path("m.onnx")) == "FP16"
     assert {tensor.data_type for tensor in inside(proto, TensorProto)} == {TensorProto.FLOAT, TensorProto.INT8}
     before = proto.SerializeToString()
-    assert widen(proto) == ""
+    assert widen(proto, Path("m.onnx")) == ""
     assert proto.SerializeToString() == before

@@ -74,19 +74,18 @@ class TrainedInt8(Station[Int8Options, TrainedInt8Facts]):
 
     def _sqnr_db(self, single: ir.Model, inputs: Inputs) -> float:
         """How far the file is from itself without Q/DQ: the least over its outputs, over all images together."""
-        import onnx_ir as ir
-
         from skdeploy.backends.metrics import sqnr_db
         from skdeploy.backends.onnxruntime import OnnxRuntimeSession
         from skdeploy.images.feeds import batches_of
+        from skdeploy.ir.large import portable
 
         specs: tuple[TensorSpec, ...] = inputs.artifacts["graph"].inputs
         signal: dict[str, float] = {}
         noise: dict[str, float] = {}
         images = self.dataset.spread(COMPARED, inputs.spec)
         with (
-            OnnxRuntimeSession(inputs.paths["graph"].read_bytes(), "cpu", None) as file,
-            OnnxRuntimeSession(ir.to_proto(single).SerializeToString(), "cpu", None) as without,
+            OnnxRuntimeSession(inputs.paths["graph"], "cpu", None) as file,
+            OnnxRuntimeSession(portable(single), "cpu", None) as without,
         ):
             for feeds, count in batches_of(images.load(inputs.spec), inputs.spec, specs, BATCH):
                 expected = without.run(feeds)
