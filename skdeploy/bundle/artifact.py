@@ -61,7 +61,7 @@ class Artifact(Frozen):
         """The precision that people read. A graph with the Q/DQ of its file is FP32 only between them."""
         if self.precision is None:
             return ""
-        scaled = isinstance(self.facts, GraphFacts) and self.facts.has_qdq and not self.precision.integer
+        scaled = isinstance(self.facts, GraphFacts) and self.facts.has_qdq and not self.precision.beside
         return f"{self.precision.words}+Q/DQ" if scaled else self.precision.words
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.packages import Availability, require
+from skdeploy.core.precision import PRECISIONS
 from skdeploy.devices import cuda
 from skdeploy.engines._api import Compiler
 
@@ -163,9 +164,15 @@ def probe(name: str) -> Availability:
         except Exception as error:  # noqa: BLE001  (a broken native package can raise anything; the reason is told)
             reason, advice = f"cannot import {name}: {error}", install_advice(name)
         else:
-            device = ", ".join(gpu.name for gpu in cuda.devices()) or "no GPU: builds ahead of time"
+            device = ", ".join(map(_in_words, cuda.devices())) or "no GPU: builds ahead of time"
             return Availability(name, True, version=trt.__version__, device=device)
     return Availability(name, False, reason=reason, install=advice)
+
+
+def _in_words(gpu: cuda.CudaDevice) -> str:
+    """A GPU's name, and the precisions that it does not have."""
+    absent = [each.words for each in PRECISIONS.values() if not each.runs_on(gpu.compute_capability)]
+    return f"{gpu.name} (no {' or '.join(absent)})" if absent else gpu.name
 
 
 def install_advice(name: str) -> str:

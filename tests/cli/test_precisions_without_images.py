@@ -61,6 +61,7 @@ def test_the_line_makes_proves_records_and_builds_it(narrow: tuple[Precision, Pa
     last = bundle.graphs[-1]
     assert last.path == f"model.{precision}.onnx"
     assert last.precision is precision
+    assert last.words == precision.words
     onnx.checker.check_model(onnx.load(bundle.check(last)), full_check=True)
     (engine,) = bundle.engines
     assert engine.path == f"engines/tensorrt_rtx-{precision}.engine"

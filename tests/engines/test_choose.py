@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,16 @@ def test_probe_of_a_missing_module_tells_what_to_install(module: object, monkeyp
     assert not answer.available
     assert "not installed" in answer.reason
     assert f"skdeploy[{engines.compiler(name).EXTRA}]" in answer.install
+
+
+@pytest.mark.parametrize(("capability", "said"), [("7.5", "T4 (no BF16)"), ("8.7", "T4")])
+def test_a_probe_names_the_precisions_that_a_gpu_does_not_have(
+    capability: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BF16 is there from compute capability 8.0 on."""
+    pytest.importorskip("tensorrt_rtx", reason="needs skdeploy[rtx]")
+    monkeypatch.setattr(cuda, "devices", lambda: (replace(GPU, name="T4", compute_capability=capability),))
+    assert engines.probe("tensorrt_rtx").device == said
 
 
 def test_probe_of_rtx_works_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
