@@ -15,13 +15,14 @@ EVERY := 10
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test accuracy accuracy-fp16 accuracy-int8 lint format bench docs site picture image constraints peers clean
+.PHONY: help env demo test accuracy accuracy-fp16 accuracy-int8 lint format bench torture docs site picture image constraints peers clean
 
 help:
 	@echo "make demo         install, export a trained network to FP16, and show what came out"
 	@echo "make test         run the tests          make lint    ruff, mypy"
 	@echo "make accuracy     parity and accuracy of sknet-fashion in FP16 and INT8, against the committed baseline"
 	@echo "make bench        run the benchmarks     make docs    write the generated pages of docs/ anew"
+	@echo "make torture      20,000 damaged files, of each kind that is read: half an hour"
 	@echo "make site         build the documentation into build/site"
 	@echo "make format       let ruff fix and format"
 	@echo "make image        build both container images and check them: IMAGE_ARGS, see tools/image_check.py"
@@ -84,6 +85,10 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
+
+# A seed of today, so that each run tries other files; the JSON says which.
+torture: $(INSTALLED)
+	$(BIN)/python -m tools.torture --seed $$(date +%Y%m%d) --json benchmarks/results/damaged_files.json
 
 docs: $(INSTALLED)
 	$(BIN)/python tools/make_docs.py

@@ -16,6 +16,7 @@ from typing import Any, Final
 from skdeploy.cli.arguments import IMAGE_SIZE
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import read_file
+from skdeploy.core.toml_reasons import unreadable
 
 OWN: Final = "skdeploy.toml"
 PROJECT: Final = "pyproject.toml"
@@ -32,9 +33,12 @@ def read_tables(folder: Path, verbs: Collection[str]) -> tuple[str, Mapping[str,
             content = tomllib.loads(read_file(path, MAX_BYTES).decode())
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:
-            raise UsageError(f"cannot read {name}: {error}", advice="correct it, or remove it") from error
-        tables = content if name == OWN else content.get("tool", {}).get("skdeploy")
+        except OSError as error:
+            raise UsageError(f"cannot read {name}: {error.strerror}", advice="correct it, or remove it") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"cannot read {name}: {unreadable(error)}", advice="correct it, or remove it") from error
+        tools = content if name == OWN else content.get("tool", {})
+        tables = tools if name == OWN else tools.get("skdeploy") if isinstance(tools, dict) else None
         if tables is None:
             continue
         where = name if name == OWN else f"{name}, [tool.skdeploy]"

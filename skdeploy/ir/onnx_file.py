@@ -27,6 +27,7 @@ BROKEN: Final = "it is cut off, damaged or another kind of file: export it again
 MAX_BYTES: Final = 2**31 - 1  # protobuf's limit for one message
 WHOLE: Final = 2**31 - 2**26  # bytes of weights in one message at most: 64 MiB are left for nodes and names
 SMALL: Final = 2**20  # bytes: weights up to here stay in the message, and so do shapes, which decide other shapes
+MOST_OPSET: Final = 1000  # far from any that there will be; onnx itself takes no number beyond 32 bits
 MAX_VALUES: Final = 2**29  # of one tensor: 2 GiB in FP32; the largest of a batch of 256 in a ResNet is 2**28
 MAX_NESTING: Final = 32  # graphs in graphs: If in Loop in Scan is 3
 SHOWN_CHARACTERS: Final = 300
@@ -313,6 +314,8 @@ def _check_operators(proto: ModelProto, path: Path) -> None:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     functions = {function.domain for function in proto.functions}
     opset = max(opsets.get("", 0), opsets.get("ai.onnx", 0))
+    if opset > MOST_OPSET:
+        raise _broken(f"{path} has the opset {opset}, which ONNX does not have")
     for node in inside(proto, NodeProto):
         if node.domain not in {*opsets, *functions, "", "ai.onnx"}:
             raise foreign_operator(node, path)

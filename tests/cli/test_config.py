@@ -148,3 +148,29 @@ def test_the_help_says_where_options_may_be_and_shows_the_files_defaults(run: Ru
     assert "skdeploy.toml" in run("-h").out
     write("[export]\nopset = 20\n")
     assert "[default: 20]" in run("export", "-h").out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("skdeploy.toml", b"a = " + b"[" * 3000, "cannot read skdeploy.toml: values are nested too deeply"),
+        ("skdeploy.toml", b"a = " + b"9" * 5000, "cannot read skdeploy.toml: "),
+        ("skdeploy.toml", b"\xff", "cannot read skdeploy.toml: "),
+        ("pyproject.toml", b"a = " + b"[" * 3000, "cannot read pyproject.toml: values are nested too deeply"),
+    ],
+    ids=["deep", "long number", "no text", "somebody else's"],
+)
+def test_a_file_that_is_no_toml_is_refused(
+    name: str, content: bytes, words: str, run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    (bundle / name).write_bytes(content)
+    ended = run("inspect", bundle)
+    assert ended.code == 2
+    assert words in ended.err
+
+
+def test_a_tool_that_is_no_table_is_somebody_elses(run: Run, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    (bundle / "pyproject.toml").write_text("tool = 3\n", encoding="utf-8")
+    assert run("inspect", bundle).code == 0

@@ -234,6 +234,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_foreign(tmp_path / "none.onnx")
 
 
+@pytest.mark.parametrize("opset", [1001, 2**31, 2**63 - 1])
+def test_an_opset_that_onnx_cannot_have_is_refused(opset: int, tmp_path: Path) -> None:
+    proto = small([helper.make_node("Relu", ["x"], ["y"])])
+    proto.opset_import[0].version = opset
+    with pytest.raises(IntegrityError, match=f"has the opset {opset}, which ONNX does not have"):
+        read_foreign(write(tmp_path / "m.onnx", proto))
+
+
 def test_a_batch_that_was_baked_in_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
     proto = small(nodes)
