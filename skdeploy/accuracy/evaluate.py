@@ -309,6 +309,7 @@ def _evaluation(
         dataset_sha256=dataset.digest,
         labels_sha256=hashlib.sha256(dataset.labels.astype("<i8").tobytes()).hexdigest(),
         images=len(labels),
+        sample=spec.sample_word,
         reused=reused,
         unreadable=tuple(unreadable_in_any(predictions)),
         classes=names,
@@ -328,6 +329,7 @@ def _evaluation(
                 logits=logits_agreement(logits[0], logits[n])
                 if crop_kind(runners[0].spec) == crop_kind(runners[n].spec)
                 else None,
+                sample=spec.sample_word,
             )
             for n in range(1, len(runners))
         ),

@@ -21,7 +21,7 @@ from skdeploy.accuracy.statistics import (
 )
 from skdeploy.bundle.runners import Runner
 from skdeploy.core.errors import AccuracyError
-from skdeploy.core.spec import Frozen, Precision
+from skdeploy.core.spec import Frozen, Precision, SampleWord
 from skdeploy.images import chance
 from skdeploy.images.arrays import Labels
 from skdeploy.images.audit_report import Unreadable
@@ -111,6 +111,7 @@ class PairedReport(Frozen):
     max_drop: float | None = None
     decision: Decision | None = None
     images_to_decide: int | None = None
+    sample: SampleWord = "image"
     guessing: str = ""
 
     @property
@@ -129,7 +130,7 @@ class PairedReport(Frozen):
         """The result of the gate in words."""
         interval = f"from {self.drop_low:+.2f} to {self.drop_high:+.2f} at {self.confidence:g} %"
         bounds = f"{self.drop:+.2f} points of top-1, {interval}"
-        measured = f"{self.second} drops by {bounds}, against {self.first} on {self.pairs.images:,} images"
+        measured = f"{self.second} drops by {bounds}, against {self.first} on {self.pairs.images:,} {self.sample}s"
         if self.decision == "pass":
             return f"{measured}: within the budget of {self.max_drop:g}"
         if self.decision == "fail":
@@ -139,10 +140,10 @@ class PairedReport(Frozen):
         if self.guessing:
             return f"{measured}: undecided, since {self.guessing}: {chance.CAUSES}"
         if self.images_to_decide is None:
-            return f"{measured}: exactly at the budget of {self.max_drop:g}, so more images may not decide it"
+            return f"{measured}: exactly at the budget of {self.max_drop:g}, so more {self.sample}s may not decide it"
         return (
-            f"{measured}: too few images to tell whether that is within the budget of {self.max_drop:g}; about "
-            f"{self.images_to_decide:,} such images would decide"
+            f"{measured}: too few {self.sample}s to tell whether that is within the budget of {self.max_drop:g}; about "
+            f"{self.images_to_decide:,} such {self.sample}s would decide"
         )
 
 
@@ -178,6 +179,7 @@ class Evaluation(Frozen):
     seconds: float
     baseline: BaselineReport | None = None
     image_notes: Strings = ()
+    sample: SampleWord = "image"
 
     @property
     def verdict(self) -> Decision | None:
@@ -272,6 +274,7 @@ def paired_report(
     *,
     names: tuple[str, str],
     logits: LogitsAgreement | None = None,
+    sample: SampleWord = "image",
 ) -> PairedReport:
     """The paired comparison of two artifacts' best classes, (N, up to 5) each; ``max_drop`` in percentage points.
 
@@ -290,7 +293,7 @@ def paired_report(
     passes_by_chance = decision == "pass" and not chance.beats_guessing(*counts)
     guessing = ""
     if passes_by_chance or (decision == "inconclusive" and chance.is_hopeless(*counts)):
-        decision, guessing = "inconclusive", chance.sentence(names[0], *counts)
+        decision, guessing = "inconclusive", chance.sentence(names[0], *counts, sample)
     return PairedReport(
         first=names[0],
         second=names[1],
@@ -308,4 +311,5 @@ def paired_report(
         if max_drop is not None and decision == "inconclusive" and not guessing
         else None,
         guessing=guessing,
+        sample=sample,
     )

@@ -125,7 +125,7 @@ def _rows(
             values += [measure.untouched(crop, target) for crop, target in read]
         if (now := time.perf_counter()) - told >= TELL_SECONDS:
             told = now
-            tell.update(bar(indices.stop, len(pairs), 0, now - started))
+            tell.update(bar(indices.stop, len(pairs), 0, now - started, "pair"))
     untouched = {
         measure.name: float(np.mean([value for value in values if value is not None]))
         for measure, values in zip(measures, before, strict=True)

@@ -163,7 +163,7 @@ def predict_all(
             now = time.perf_counter()
             if now - told >= TELL_SECONDS:
                 told = now
-                progress.update(bar(read.stop, len(dataset), first, now - started))
+                progress.update(bar(read.stop, len(dataset), first, now - started, dataset.word))
             if now >= next_save:
                 save_all()
                 after = time.perf_counter()
@@ -215,15 +215,17 @@ def _check_unreadable(predictions: Sequence[Predictions], dataset: Dataset) -> N
         return
     shown = some_lines([f"{image.name}: {image.reason}" for image in bad])
     raise UsageError(
-        f"{len(bad)} of the first {max(of.done for of in predictions)} images of {dataset.name} cannot be read; of all "
-        f"{len(dataset)}, at most {allowed} may be unreadable (1 %):\n{shown}",
+        f"{len(bad)} of the first {max(of.done for of in predictions)} {dataset.word}s of {dataset.name} cannot be read; of "
+        f"all {len(dataset)}, at most {allowed} may be unreadable (1 %):\n{shown}",
         advice="remove or replace them: accuracy on the rest would be that of another data set",
     )
 
 
-def bar(done: int, total: int, first: int, seconds: float) -> str:
+def bar(done: int, total: int, first: int, seconds: float, word: str = "image") -> str:
     """A line on how far an evaluation is."""
     rate = (done - first) / max(seconds, 1e-9)
     filled = 20 * done // total
     left = (total - done) / max(rate, 1e-9)
-    return f"{'━' * filled}{'─' * (20 - filled)} {done:,} of {total:,} images, {rate:,.0f} a second, {left:,.0f} s left"
+    return (
+        f"{'━' * filled}{'─' * (20 - filled)} {done:,} of {total:,} {word}s, {rate:,.0f} a second, {left:,.0f} s left"
+    )

@@ -33,7 +33,9 @@ def check_outputs(outputs: Mapping[str, Array], images: int, spec: ModelSpec) ->
         broken = np.argwhere(~np.isfinite(value))
         if len(broken):
             what = f"values of {name}" if spec.outputs else name
-            problems.append(f"{len(broken)} {what} are NaN or infinite, first in image {int(broken[0, 0])}")
+            problems.append(
+                f"{len(broken)} {what} are NaN or infinite, first in {spec.sample_word} {int(broken[0, 0])}"
+            )
     return tuple(problems)
 
 

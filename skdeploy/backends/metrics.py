@@ -196,7 +196,7 @@ def _beyond(
     errors: Errors | Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None, value: str
 ) -> list[str]:
     def where(image: int | None) -> str:
-        return f" in image {name_of(image)}" if name_of is not None and image is not None else ""
+        return f" in {name_of(image)}" if name_of is not None and image is not None else ""
 
     problems = []
     if not errors.max_rel_error <= tolerance.max_rel_error:

@@ -76,7 +76,7 @@ def checked_labels(source: Path, labels: NDArray[Any], count: int) -> Labels:
     """Labels (N,) of ``count`` samples. Raises UsageError for what are no class numbers."""
     if labels.shape != (count,):
         raise UsageError(
-            f"{source} holds {count} images and labels of shape {labels.shape}", advice="give one label per image, (N,)"
+            f"{source} holds {count} inputs and labels of shape {labels.shape}", advice="give one label for each, (N,)"
         )
     if labels.dtype.kind not in "iu" or int(labels.min()) < 0 or int(labels.max()) > MAX_LABEL:
         odd = f" from {labels.min()} to {labels.max()}" if labels.dtype.kind in "iuf" else ""

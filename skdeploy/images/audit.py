@@ -106,6 +106,7 @@ class Audit:
             converted={what: count for what, count in sorted(self._converted.items()) if count},
             coverage=coverage,
             notes=self.dataset.notes,
+            sample=self.dataset.word,
         )
 
     def _classes(self) -> ClassCoverage | None:

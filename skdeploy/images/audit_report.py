@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field, JsonValue, ValidationError
 
 from skdeploy.core.errors import CalibrationError, first_problem
-from skdeploy.core.spec import Frozen
+from skdeploy.core.spec import Frozen, SampleWord
 
 
 class Unreadable(Frozen):
@@ -107,6 +107,7 @@ class AuditReport(Frozen):
     converted: dict[str, int]
     coverage: Annotated[tuple[TensorCoverage, ...], Field(strict=False)] = ()
     notes: Names = ()
+    sample: SampleWord = "image"
 
     def warnings(self) -> tuple[str, ...]:
         """Warnings about these images, one sentence each, the most serious first."""
@@ -114,50 +115,53 @@ class AuditReport(Frozen):
             return (NOISE,)
         return (*self.notes, *self._about_the_set(), *self._about_duplicates(), *self._about_images())
 
+    def _counted(self, count: int) -> str:
+        return f"{count} {self.sample}" + ("" if count == 1 else "s")
+
     def _about_the_set(self) -> Iterable[str]:
         if self.used < USUAL:
             yield (
-                f"{_images(self.used)}: too few to cover what the network sees in the field; {USUAL} to 500 are usual"
+                f"{self._counted(self.used)}: too few to cover what the network sees in the field; {USUAL} to 500 are usual"
             )
         if self.unreadable:
             first = self.unreadable[0]
             yield (
-                f"left out {_images(len(self.unreadable))} that could not be read; first: {first.name}: {first.reason}"
+                f"left out {self._counted(len(self.unreadable))} that could not be read; first: {first.name}: {first.reason}"
             )
         if self.classes is not None and self.classes.covered < self.classes.total:
             absent, total = self.classes.total - self.classes.covered, self.classes.total
-            few = f": {self.used} images cannot cover them all" if self.used < total else ""
+            few = f": {self.used} {self.sample}s cannot cover them all" if self.used < total else ""
             named = f": {_first(self.classes.missing, absent)}" if self.classes.missing else ""
-            yield f"{absent} of {total} classes have no image{few}{named}"
+            yield f"{absent} of {total} classes have no {self.sample}{few}{named}"
 
     def _about_duplicates(self) -> Iterable[str]:
         if self.overlap is not None and (self.overlap.exact.count or self.overlap.near.count):
             exact, near = self.overlap.exact, self.overlap.near
             example = (exact.pairs or near.pairs)[0]
             yield (
-                f"{_images(exact.count)} also in {self.overlap.dataset}, and {near.count} more nearly the same "
+                f"{self._counted(exact.count)} also in {self.overlap.dataset}, and {near.count} more nearly the same "
                 f"(first: {example[0]} and {example[1]}): accuracy measured there will look too good"
             )
         for pairs, words, usual in ((self.exact, "the same", 0), (self.near, "nearly the same", NOTABLE * self.used)):
             if pairs.count > usual:
                 first, second = pairs.pairs[0]
-                yield f"{_images(pairs.count)} {words} as an earlier one (first: {second} and {first})"
+                yield f"{self._counted(pairs.count)} {words} as an earlier one (first: {second} and {first})"
 
     def _about_images(self) -> Iterable[str]:
         if self.constant.count:
-            yield f"{_images(self.constant.count)} of one colour: {_first(self.constant.names, self.constant.count)}"
+            yield f"{self._counted(self.constant.count)} of one colour: {_first(self.constant.names, self.constant.count)}"
         for found, words in ((self.clipped, CLIPPED), (self.enlarged, ENLARGED)):
             if found.count > NOTABLE * self.used:
-                yield f"{_images(found.count)} {words}; first: {found.names[0]}"
+                yield f"{self._counted(found.count)} {words}; first: {found.names[0]}"
         for what, words in CONVERTED.items():
             if count := self.converted.get(what):
-                yield f"{_images(count)} {words}"
+                yield f"{self._counted(count)} {words}"
         if self.coverage:
             most = max(self.coverage, key=_movement)
             yield (
                 f"the thresholds of {len(self.coverage)} tensor(s) moved by more than {MOVED:.0%} in the last "
-                f"quarter of the images (most: {most.name}, {most.early:.4g} to {most.final:.4g}): use more "
-                "images"
+                f"quarter of the {self.sample}s (most: {most.name}, {most.early:.4g} to {most.final:.4g}): use more "
+                f"{self.sample}s"
             )
 
 
@@ -167,10 +171,6 @@ def _movement(tensor: TensorCoverage) -> float:
     if not change:
         return 0.0
     return change / abs(tensor.early) if tensor.early else float("inf")
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _first(names: tuple[str, ...], count: int) -> str:

@@ -48,18 +48,18 @@ def _above(first: int, images: int, share: float) -> float:
     return total
 
 
-def sentence(name: str, right: int, images: int, most_frequent: int) -> str:
-    """Say what was found of ``name``, as a reason for judging nothing."""
+def sentence(name: str, right: int, images: int, most_frequent: int, word: str = "image") -> str:
+    """Say what was found of ``name``, as a reason for judging nothing. ``word``: what one of the ``images`` is called."""
     if most_frequent == images:
-        return f"all {images:,} images are of one class, so {name} may know nothing of them and be right"
+        return f"all {images:,} {word}s are of one class, so {name} may know nothing of them and be right"
     return (
-        f"{name} is right on {right:,} of {images:,} images, no better than naming the most frequent class each time "
+        f"{name} is right on {right:,} of {images:,} {word}s, no better than naming the most frequent class each time "
         f"({most_frequent:,})"
     )
 
 
 CAUSES: Final = (
-    "the labels may be in another order than the network's outputs, the images prepared otherwise than in training, or "
+    "the labels may be in another order than the network's outputs, the inputs prepared otherwise than in training, or "
     "too few"
 )
 CHECK: Final = (

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.packages import EXTRAS, installed
-from skdeploy.core.spec import ModelSpec, Preprocess
+from skdeploy.core.spec import ModelSpec, Preprocess, SampleWord
 from skdeploy.images import samples
 from skdeploy.images.arrays import Labels, checked_labels, read_arrays, read_planes
 from skdeploy.images.decoding import GREY_OR_RGB, REMOVE, SUFFIXES, Crop, ImageError, crop_array, crop_file
@@ -51,7 +51,7 @@ class Dataset:
     says why a folder's images have no labels, and ``notes`` what a reader of any figure must know of the images. ``root`` is
     the folder that file names are relative to; ``numbers``, (N,), the places that chosen images have in the array they come
     from. ``random``: noise, no images. ``chosen``: why parity is measured on these, a key of
-    ``parity.report.CHOSEN``.
+    ``parity.report.CHOSEN``. ``word``: what one of them is called.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Dataset:
     unlabelled: str = ""
     notes: tuple[str, ...] = ()
     chosen: Chosen = ""
+    word: SampleWord = "image"
 
     def __len__(self) -> int:
         return len(self.files) if self.pixels is None else len(self.pixels)
@@ -194,6 +195,8 @@ def open_dataset(
         dataset = Dataset(printable(source.name), files=files, labels=labels, root=source.parent)
     else:
         raise UsageError(f"{source} is not an image, an .npz, an .npy or a list of images (.txt, .csv)", advice=KINDS)
+    if spec is not None:
+        dataset = replace(dataset, word=spec.sample_word)
     return dataset if limit is None or limit >= len(dataset) else dataset.take(range(limit))
 
 

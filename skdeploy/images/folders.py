@@ -73,13 +73,13 @@ def _why_not_classes(source: Path, top: list[Path], below: dict[str, list[Path]]
     """Why the folders right below are not classes, or nothing if they are."""
     holding = sorted(name for name, files in below.items() if files)
     if not holding:
-        return "its images are not in class folders"
+        return "its files are not in class folders"
     if top:
         names = some([printable(file.name) for file in sorted(top)], 3)
         return f"{names} lies beside the class folders and so has no class: move it away"
     if len(holding) == 1:
         inside = source / holding[0]
-        return f"all its images are in one folder: if {printable(str(inside))} holds the class folders, give that"
+        return f"all its files are in one folder: if {printable(str(inside))} holds the class folders, give that"
     if all(name.casefold() in SPLITS for name in holding):
         return f"its folders are parts of a data set, not classes: {', '.join(holding)}; give one of them"
     return ""

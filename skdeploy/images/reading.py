@@ -46,7 +46,7 @@ def read_crops(
     if len(unreadable) > allowed:
         shown = some_lines([f"{image.name}: {image.reason}" for image in unreadable])
         raise CalibrationError(
-            f"{len(unreadable)} of the {len(dataset)} images from {dataset.name} cannot be used; at most "
+            f"{len(unreadable)} of the {len(dataset)} {dataset.word}s from {dataset.name} cannot be used; at most "
             f"{allowed} (1 %) may be unusable:\n{shown}",
             advice="remove or replace them, and run the same command again",
         )

@@ -42,7 +42,7 @@ def random_images(spec: ModelSpec, count: int, seed: int) -> Dataset:
     check_count(count, "--calib-num")
     name = f"random noise, seed {seed}"
     if not spec.takes_images:
-        return Dataset(name, pixels=random_samples(spec, count, seed), random=True)
+        return Dataset(name, pixels=random_samples(spec, count, seed), random=True, word=spec.sample_word)
     side, channels = spec.preprocess.resize, spec.input.channels
     size = count * side * side * channels
     words = np.random.PCG64(seed).random_raw(-(-size // 8)).astype("<u8")

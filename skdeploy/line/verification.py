@@ -120,9 +120,8 @@ class Verification:
         self.report.check(next_after_failed_parity(manifest, folder, self.report, evaluated=evaluated))
         if manifest.verdict == "failed":
             raise ParityError(
-                f"the export of {folder} failed parity, on other images than {self.report.images_text}",
-                advice=f"`skdeploy inspect {folder}` shows where; to decide on these images, export again with "
-                "--images",
+                f"the export of {folder} failed parity, on others than {self.report.images_text}",
+                advice=f"`skdeploy inspect {folder}` shows where; to decide on these, export again with --images",
             )
         missing = self.unverified_engines
         if self.require_engine and missing:
@@ -248,8 +247,8 @@ def _tell_of_other_images(bundle: Bundle, dataset: Dataset, tell: Progress) -> N
     before = read_facts(bundle).parity
     if before is not None and before.chosen in ("images", "calib", "data") and dataset.chosen != "images":
         tell.note(
-            f"this check is on other images than the export, which was decided on {before.images_text}; give those with "
-            "--images to repeat it"
+            f"this check is on other {dataset.word}s than the export, which was decided on {before.images_text}; give those "
+            "with --images to repeat it"
         )
 
 

@@ -103,7 +103,7 @@ def batch_invariance(
             worst = error
             if error > tolerance:
                 between = f"between a batch of {ran} and of {size}"
-                problem = f"images differ by {error:.2e} of the largest {task.value} {between}"
+                problem = f"{spec.sample_word}s differ by {error:.2e} of the largest {task.value} {between}"
     return BatchInvariance(
         artifact=artifact,
         batches=tuple(sorted({ran, *batches})),

@@ -42,7 +42,7 @@ def run_to_run(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject, 
     problem = ""
     if not error <= tolerance:
         among = f"by {error:.1e} of the largest {task.value}, allowed {tolerance:.0e}"
-        problem = f"two runs of the same images differ {among}"
+        problem = f"two runs of the same {spec.sample_word}s differ {among}"
     return RunToRun(
         artifact=who.artifact,
         backend=who.backend,

@@ -186,6 +186,7 @@ class Proof:
             settles=settles(witness),
             suites_reference=against.name if golden is not None and suites else "",
             chosen=self._dataset.chosen if golden is None else "",
+            sample=self._spec.sample_word,
         )
         if witness is not None:
             cause = likely_cause(witness, report, self._bundle.manifest, network)

@@ -11,7 +11,7 @@ from skdeploy.backends.metrics import Metrics
 from skdeploy.core.errors import ParityError, PrecisionError
 from skdeploy.core.patterns import modules_pattern
 from skdeploy.core.precision import FP32S_RANGE
-from skdeploy.core.spec import Frozen, Precision
+from skdeploy.core.spec import Frozen, Precision, SampleWord
 from skdeploy.images.dataset import Chosen
 from skdeploy.zoo.assumed import Settled
 
@@ -39,6 +39,7 @@ class HeadroomReport(Frozen):
 
     images: int
     dataset: str
+    sample: SampleWord = "image"
     tensors: Annotated[tuple[TensorHeadroom, ...], Field(strict=False)]
 
     @property
@@ -50,7 +51,7 @@ class HeadroomReport(Frozen):
         """The least headroom in words; empty where there is no tensor."""
         return "".join(
             f"FP16 headroom is at least {times_text(row.headroom)}, at {row.tensor} on {self.images:,} "
-            f"images of {self.dataset}; {MIN_HEADROOM:g}x is needed"
+            f"{self.sample}s of {self.dataset}; {MIN_HEADROOM:g}x is needed"
             for row in self.tensors[:1]
         )
 
@@ -75,14 +76,14 @@ class HeadroomReport(Frozen):
 
 CHOSEN: Final[dict[Chosen, str]] = {
     "images": "given with --images",
-    "calib": "the calibration images, so not independent",
-    "data": "the labelled images of --data",
+    "calib": "the calibration {}s, so not independent",
+    "data": "the labelled {}s of --data",
     "pairs": "the inputs of --data",
     "card": "the card's own",
     "photographs": "because no others were given",
     "random": "because no others were given",
 }
-"""Why these images decide, in words. Empty in reports of earlier versions."""
+"""Why these images decide, in words; {} stands for what one of them is called. Empty in reports of earlier versions."""
 
 Verdict = Literal["pass", "fail", "unproven"]
 MEMORY: Final = "memory"  # the suite that compares a session with itself
@@ -260,6 +261,7 @@ class ParityReport(Frozen):
     likely_cause: str = ""
     suites_reference: str = ""
     mend: Mend | None = Field(default=None, exclude_if=lambda mend: mend is None)
+    sample: SampleWord = "image"
 
     def with_unproven(self, engine: Comparison) -> ParityReport:
         """With an artifact that was made since, and not compared, in place of what is said of the one it replaces."""
@@ -279,8 +281,8 @@ class ParityReport(Frozen):
     @property
     def images_text(self) -> str:
         """Which images decided, and why these."""
-        why = f": {CHOSEN[self.chosen]}" if self.chosen else ""
-        return f"{self.images:,} {'image' if self.images == 1 else 'images'} ({self.dataset}{why})"
+        why = f": {CHOSEN[self.chosen].format(self.sample)}" if self.chosen else ""
+        return f"{self.images:,} {self.sample if self.images == 1 else f'{self.sample}s'} ({self.dataset}{why})"
 
     def suites_against(self, result: SuiteResult) -> str:
         """With what a suite is compared, where that is not the reference of the images."""

@@ -55,11 +55,11 @@ RATIOS: Final = (
     (2.0, 2.0),
     (0.75, 1.5),
 )  # of the card's height and width: an engine's profile, and not square
-CLIPPED: Final = "{} clips values outside of its ranges, which were measured on images"
+CLIPPED: Final = "{} clips values outside of its ranges, which were measured on {}s"
 OVERFLOW: Final = (
     "{} ends at {:g}; keep tensors that exceed it with --keep-fp32, and find them with `skdeploy verify --blame`"
 )
-ROUNDED: Final = "{} is decided on images; synthetic inputs are for information"
+ROUNDED: Final = "{} is decided on {}s; synthetic inputs are for information"
 NO_REFERENCE: Final = "the reference itself is not finite on it"
 
 
@@ -210,9 +210,9 @@ def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> 
         metrics = task.measure(suite.expected, judged(suite.spec, outputs), who.tolerance, suite.spec)
         error = metrics.max_abs_error / max(largest(suite.expected), scale)
         if who.precision.integer:
-            note = CLIPPED.format(words)
+            note = CLIPPED.format(words, suite.spec.sample_word)
         elif who.precision is not Precision.FP32 and suite.suite in SYNTHETIC:
-            note = ROUNDED.format(words)
+            note = ROUNDED.format(words, suite.spec.sample_word)
         else:
             allowed = who.tolerance.max_rel_error
             whole = suite.suite == SIZES
@@ -246,7 +246,9 @@ def run_memory(session: Session, pixels: Pixels, spec: ModelSpec, who: Subject) 
         fed = {name: layout[words] for name, layout in views.items()}
         difference = largest_difference(expected, session.run(fed))
         if difference > allowed:
-            problems.append(f"images {words} in memory give other {task.value}s, by {difference:.1e} of the largest")
+            problems.append(
+                f"{spec.sample_word}s {words} in memory give other {task.value}s, by {difference:.1e} of the largest"
+            )
         worst = max(worst, min(difference, 1e9))  # JSON has no infinity
     return SuiteResult(
         artifact=who.artifact,

@@ -53,8 +53,8 @@ def accuracy_findings(evaluation: Evaluation, *, allow_inconclusive: bool = True
         place = f"{absent.artifact} on {absent.backend}"
         blocks.append(Finding("accuracy", place, "skip", f"{place}: not evaluated here: {absent.reason}"))
     lead = (
-        f"{counted(evaluation.images, 'labelled image')} of {evaluation.dataset}; intervals are Wilson's, two-sided, at "
-        f"{evaluation.confidence:g} %"
+        f"{counted(evaluation.images, f'labelled {evaluation.sample}')} of {evaluation.dataset}; intervals are Wilson's, "
+        f"two-sided, at {evaluation.confidence:g} %"
     )
     return Section("accuracy", "Accuracy", lead, tuple(blocks))
 
@@ -138,11 +138,11 @@ def _not_covered(evaluation: Evaluation) -> Iterator[str]:
         yield f"{first.guessing}: {CAUSES}"
     if bad:
         names = "; ".join(f"{image.name}: {image.reason}" for image in bad[:SHOWN])
-        yield f"{counted(len(bad), 'image')} cannot be read and are in no figure: {names}{more(bad, SHOWN)}"
+        yield f"{counted(len(bad), evaluation.sample)} cannot be read and are in no figure: {names}{more(bad, SHOWN)}"
     if missing:
         names = ", ".join(missing[:SHOWN]) + more(missing, SHOWN)
         have = "has" if len(missing) == 1 else "have"
-        yield f"{len(missing)} of {classes} classes {have} no image, and nothing is known of them: {names}"
+        yield f"{len(missing)} of {classes} classes {have} no {evaluation.sample}, and nothing is known of them: {names}"
 
 
 def _share(share: Share) -> Cell:

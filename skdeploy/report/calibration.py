@@ -41,7 +41,7 @@ def calibration_findings(ranges: Ranges) -> Section:
     on = ", ".join(word for word, given in switches.items() if given) or "nothing else"
     lead = (
         f"{counted(len(ranges.tensors), 'tensor')} by {algorithm.method}{percentile} on "
-        f"{counted(ranges.data.images, 'image')} of {ranges.data.name}; {on}"
+        f"{counted(ranges.data.images, 'image' if audit is None else audit.sample)} of {ranges.data.name}; {on}"
     )
     return Section("calibration", "Calibration", lead, () if audit is None else (audit_facts(audit),))
 
@@ -49,25 +49,25 @@ def calibration_findings(ranges: Ranges) -> Section:
 def audit_facts(audit: AuditReport) -> Facts:
     """Facts about the calibration images."""
     classes, overlap = audit.classes, audit.overlap
-    used = [f"{counted(audit.used, 'image')} from {audit.dataset}"]
+    used = [f"{counted(audit.used, audit.sample)} from {audit.dataset}"]
     used += [f"{audit.asked:,} asked for"] if audit.used < audit.asked else []
     used += [f"{len(audit.unreadable):,} unreadable"] if audit.unreadable else []
     rows = [("used", ", ".join(used))]
     covered = "not known, without labels"
     if classes is not None:
         fewest = "" if classes.fewest == classes.most else f"{classes.fewest:,} to "
-        covered = f"{classes.covered} of {classes.total}, {fewest}{counted(classes.most, 'image')} each"
+        covered = f"{classes.covered} of {classes.total}, {fewest}{counted(classes.most, audit.sample)} each"
     rows.append(("classes", covered))
     rows.append(("duplicates", _counts({"exact": audit.exact.count, "near": audit.near.count})))
     if overlap is not None:
         shared = _counts({"exact": overlap.exact.count, "near": overlap.near.count})
-        rows.append((f"shared with the {overlap.images:,} images of {overlap.dataset}", shared))
+        rows.append((f"shared with the {overlap.images:,} {audit.sample}s of {overlap.dataset}", shared))
     odd = {"of one colour": audit.constant.count, "clipped": audit.clipped.count, "enlarged": audit.enlarged.count}
     if any(odd.values()):
         rows.append(("unlike the field", _counts(odd)))
     if audit.converted:
         rows.append(("converted", "; ".join(f"{times} {what}" for what, times in audit.converted.items())))
-    return Facts(tuple(rows), "calibration images")
+    return Facts(tuple(rows), f"calibration {audit.sample}s")
 
 
 def _counts(counts: dict[str, int]) -> str:

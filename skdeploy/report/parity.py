@@ -212,7 +212,7 @@ def _suites(report: ParityReport) -> Iterator[Block]:
         f", against {report.suites_reference}; the saved outputs are of other inputs" if report.suites_reference else ""
     )
     yield Table(
-        f"errors on inputs other than images{against}",
+        f"errors on inputs other than {report.sample}s{against}",
         heads,
         rows,
         PARITY,

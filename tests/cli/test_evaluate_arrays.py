@@ -72,7 +72,7 @@ def test_one_bad_file_in_a_hundred_is_named_and_left_out_and_two_are_refused(
     assert "3/more7.npy: planes has shape (18, 12), of rank 2" in refused.err
     assert "values of planes are NaN or infinite" in refused.err
     assert "2 of the first" in refused.err
-    assert "of classes cannot be read" in refused.err
+    assert "samples of classes cannot be read" in refused.err
 
 
 def test_a_metric_of_the_users_own_takes_pairs_of_arrays(
@@ -110,4 +110,4 @@ def test_samples_without_labels_say_how_to_label_them(run: Run, array_bundle: Fo
     folder = array_bundle(Bands)
     refused = run("evaluate", folder / "bundle", "--data", folder / "samples")
     assert refused.code == 2
-    assert "are not in class folders" in refused.err
+    assert "its files are not in class folders" in refused.err

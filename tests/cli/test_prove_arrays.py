@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -148,3 +149,17 @@ def test_an_engine_has_a_profile_for_every_input(run: Run, array_bundle: Folder,
     assert profiles["step"] == [[1, 2], [2, 2], [4, 2]]
     assert profiles["after"] == [[1, 3, 12, 12], [2, 3, 12, 12], [4, 3, 12, 12]]
     assert profiles["features"] == [[1, 20, 20], [2, 20, 40], [4, 20, 100]]  # of the card
+
+
+def test_samples_are_not_called_images(run: Run, array_bundle: Folder, tmp_path: Path) -> None:
+    folder = array_bundle(Pair)
+    bundle = Path(shutil.copytree(folder / "bundle", tmp_path / "bundle"))
+    for verb in (
+        ["verify", bundle, "--images", folder / "samples", "--suite", "all"],
+        ["inspect", bundle],
+        ["predict", bundle, folder / "samples"],
+    ):
+        shown = run(*verb)
+        assert shown.code == 0, shown.err
+        said = (shown.out + shown.err).replace("--images", "")
+        assert not re.findall(r".*\bimages?\b.*", said)

@@ -180,9 +180,9 @@ def test_what_an_array_of_other_values_looks_like_is_told(images: Any, looks: st
         (np.array([0.0, 1.0]), "not class numbers: float64 from 0.0 to 1.0"),
         (np.array([-1, 0]), "not class numbers: int64 from -1 to 0"),
         (np.array(["a", "b"]), "not class numbers: <U1"),
-        (np.arange(3), r"2 images and labels of shape \(3,\)"),
-        (np.zeros((2, 5)), r"2 images and labels of shape \(2, 5\)"),
-        (np.int64(1), r"2 images and labels of shape \(\)"),
+        (np.arange(3), r"2 inputs and labels of shape \(3,\)"),
+        (np.zeros((2, 5)), r"2 inputs and labels of shape \(2, 5\)"),
+        (np.int64(1), r"2 inputs and labels of shape \(\)"),
     ],
 )
 def test_labels_that_are_not_a_class_number_an_image_are_refused(labels: Any, words: str, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_link_to_itself_is_named(tmp_path: Path) -> None:
     ("names", "reason"),
     [
         (("bag/1.png", "coat/1.png", "stray.png"), "stray.png lies beside the class folders"),
-        (("bag/1.png", "bag/2.png"), "all its images are in one folder: if .*/bag holds the class folders, give that"),
+        (("bag/1.png", "bag/2.png"), "all its files are in one folder: if .*/bag holds the class folders, give that"),
         (("all/bag/1.png", "all/coat/1.png"), "if .*/all holds the class folders, give that"),
         (("train/bag/1.png", "val/bag/2.png"), "parts of a data set, not classes: train, val"),
         (("1.png", "2.png"), "are not in class folders"),

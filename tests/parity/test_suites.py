@@ -139,7 +139,7 @@ def test_a_loud_suite_is_relative_to_itself(tiny: ModelSpec) -> None:
 def test_int8_is_recorded_however_far_it_clips_but_must_be_finite(tiny: ModelSpec) -> None:
     expected = np.ones((2, 5))
     far = run_suite(Answering(tiny, -expected), prepared(tiny, expected), 1.0, who(Precision.INT8))
-    assert (far.verdict, far.allowed, far.note) == ("recorded", None, CLIPPED.format("INT8"))
+    assert (far.verdict, far.allowed, far.note) == ("recorded", None, CLIPPED.format("INT8", "image"))
     assert far.error == pytest.approx(2)
     broken = run_suite(Answering(tiny, expected * np.nan), prepared(tiny, expected), 1.0, who(Precision.INT8))
     assert broken.verdict == "fail"
@@ -149,7 +149,7 @@ def test_int8_is_recorded_however_far_it_clips_but_must_be_finite(tiny: ModelSpe
 def test_fp16s_error_on_made_up_input_informs_and_does_not_decide(tiny: ModelSpec) -> None:
     expected = np.ones((2, 5))
     far = run_suite(Answering(tiny, -expected), prepared(tiny, expected), 1.0, who(Precision.FP16))
-    assert (far.verdict, far.allowed, far.note, far.problems) == ("recorded", None, ROUNDED.format("FP16"), ())
+    assert (far.verdict, far.allowed, far.note, far.problems) == ("recorded", None, ROUNDED.format("FP16", "image"), ())
     assert far.error == pytest.approx(2)
     same_function = run_suite(Answering(tiny, -expected), prepared(tiny, expected), 1.0, who())
     assert same_function.verdict == "fail"  # FP32 has nothing to round

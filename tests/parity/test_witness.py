@@ -157,7 +157,7 @@ def test_the_authors_outputs_refuse_the_wrong_network_and_name_the_cause(wrong: 
     assert error.value.exit_code == 8
     message = error.value.message
     assert "golden.npz, outputs saved by the author's code" in message
-    assert re.search(r"of the largest logit in image input\[\d\], allowed 1e-04", message)
+    assert re.search(r"of the largest logit in input\[\d\], allowed 1e-04", message)
     assert "likely cause: assumed: stride 2 stem and 3x3 max pool" in error.value.advice
     assert "A card cannot describe other activations or another eps" in error.value.advice
     assert "in a card" in error.value.advice

@@ -41,6 +41,7 @@ class Headroom(Station[NoOptions, HeadroomFacts]):
         batches = batches_of(self.dataset.load(spec), spec, inputs.artifacts["graph"].inputs, BATCH)
         tensors = halved.facts_as(HalvedFacts).fp16_tensors
         report = measure_headroom(inputs.paths["graph"], list(tensors), batches, self.dataset.name)
+        report = report.model_copy(update={"sample": spec.sample_word})
         out.write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         least = report.tensors[0]
         return HeadroomFacts(least_headroom=least.headroom, tensor=least.tensor)
