@@ -26,7 +26,15 @@ from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges, TensorRange
 from skdeploy.quant.steps import LARGEST_HALF, SILENT, SMALLEST_HALF, rounded_step
 from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
-from skdeploy.quant.weights import dequantized, mean_change, quantize_weight, raised_rows
+from skdeploy.quant.weights import (
+    BESIDE_FP32,
+    FP32_FALLBACK,
+    dequantized,
+    mean_change,
+    quantize_weight,
+    raised_rows,
+    weight_not_held,
+)
 
 CORRECTED: Final = frozenset({"Conv", "ConvTranspose", "Gemm"})  # operators with a bias to correct
 
@@ -122,15 +130,19 @@ def quantize(
     shared = _shared_thresholds(placement, {name: ranges.tensors[key].threshold for key, name in names.items()})
     scales: dict[str, float] = {PIXELS: PIXEL_STEP} if PIXELS in placement.readers else {}
     offsets: dict[str, float] = {}
+    problems: list[tuple[str, list[str]]] = []  # what FP16 does not hold, and the nodes that would read it
     for key, name in names.items():
         found = ranges.tensors[key]
         _check_floor(found, key)
-        readers = [edge.node for edge in placement.readers[name]]
-        if name in shifted and found.shifted_threshold is not None:
-            scales[name] = _step(found, found.shifted_threshold / SHIFTED, key, readers, half=half)
+        shifts = name in shifted and found.shifted_threshold is not None
+        step = (found.shifted_threshold or 0) / SHIFTED if shifts else shared.get(name, found.threshold) / SYMMETRIC
+        if half and (problem := _not_held(found, step, key)):
+            problems.append((problem, [edge.node for edge in placement.readers[name]]))
+            continue
+        scales[name] = float(rounded_step(np.asarray(step), half=half))
+        if shifts:
             offsets[name] = -INT8_MIN * scales[name]
-        else:
-            scales[name] = _step(found, shared.get(name, found.threshold) / SYMMETRIC, key, readers, half=half)
+    _require_held(prepared, placement, problems, half=half)
     raised = _raised(prepared, placement) if half else {}
     weights = _round_weights(prepared, placement, ranges, spec, half=half)
     if spec.takes_images:
@@ -242,16 +254,28 @@ def _check_floor(found: TensorRange, tensor: str) -> None:
         )
 
 
-def _step(found: TensorRange, step: float, tensor: str, readers: list[str], *, half: bool) -> float:
+def _not_held(found: TensorRange, step: float, tensor: str) -> str:
+    """Why FP16 does not hold a tensor's step; empty where it does."""
     silent = found.minimum == found.maximum == 0
-    if half and (step > LARGEST_HALF or (step < SMALLEST_HALF and not silent)):
-        end = "above FP16's largest number" if step > LARGEST_HALF else "too small for FP16"
-        raise CalibrationError(
-            f"{tensor} has values up to {max(-found.minimum, found.maximum):.3g}: its INT8 step of {step:.3g} is {end}",
-            advice="export with --int8-fallback fp32, or keep the modules that read this tensor out of INT8: "
-            f"--int8-keep {modules_pattern(sorted({module_of(node) for node in readers}))!r}",
-        )
-    return float(rounded_step(np.asarray(step), half=half))
+    if step <= LARGEST_HALF and (step >= SMALLEST_HALF or silent):
+        return ""
+    end = "above FP16's largest number" if step > LARGEST_HALF else "too small for FP16"
+    return f"{tensor} has values up to {max(-found.minimum, found.maximum):.3g}: its INT8 step of {step:.3g} is {end}"
+
+
+def _require_held(model: ir.Model, placement: Placement, problems: list[tuple[str, list[str]]], *, half: bool) -> None:
+    """Raises CalibrationError for steps that FP16 does not hold, with every module that must be FP32 in one pattern."""
+    nodes = {node.name or "": node for node in model.graph}
+    found = list(problems)
+    if half:
+        found += [(text, [name]) for name in placement.weighted if (text := weight_not_held(nodes[name]))]
+    if not found:
+        return
+    more = f"; {len(found) - 1} more are beyond it" if len(found) > 1 else ""
+    modules = {module_of(name) for _, names in found for name in names}
+    if all(module_of(name) in modules for name in placement.weighted):
+        raise CalibrationError(f"{found[0][0]}{more}", advice=f"export with {FP32_FALLBACK}")
+    raise CalibrationError(f"{found[0][0]}{more}", advice=f"{BESIDE_FP32}{modules_pattern(modules)}'")
 
 
 def equalized(model: ir.Model, spec: ModelSpec, ranges: Ranges) -> ir.Model:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import CalibrationError
-from skdeploy.core.patterns import module_of
+from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.ir.constants import weight_of
 from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.ir.rows import groups_of, output_axis, rows_first, taps_at_a_place
@@ -24,6 +24,8 @@ WEIGHT_MAX: Final = 127  # and -127: a kernel that multiplies by -w needs both
 # Scales to try, relative to that of the largest weight. Smaller ones clip, which pays where a channel has thousands of weights;
 # with larger ones the few weights of a small kernel may lie nearer to the levels.
 RATIOS: Final = np.linspace(1.05, 0.8, 26)
+FP32_FALLBACK: Final = "--int8-fallback fp32"
+BESIDE_FP32: Final = f"export with {FP32_FALLBACK}, or keep what FP16 does not hold in FP32: --keep-fp32 '"
 LARGEST_WEIGHT: Final = WEIGHT_MAX * LARGEST_HALF / float(RATIOS[0])
 
 
@@ -39,18 +41,8 @@ def quantize_weight(
     array = _stored(node, weight_of(node), by_channel).astype(np.float32)
     rows = _scaled_alike(node, array, by_channel)
     largest = np.abs(rows).max(axis=1)
-    if half and largest.max() > LARGEST_WEIGHT:
-        raise CalibrationError(
-            f"{node.name} has a weight of {largest.max():.4g}: its INT8 step would be above FP16's largest number",
-            advice="export with --int8-fallback fp32, or keep this layer out of INT8: --int8-keep "
-            f"{module_of(node.name)!r}",
-        )
-    if half and 0 < largest.max() < WEIGHT_MAX * SMALLEST_HALF:
-        raise CalibrationError(
-            f"the weights of {node.name} are at most {largest.max():.3g}: their INT8 steps are too small for FP16",
-            advice="export with --int8-fallback fp32, or keep this layer out of INT8: --int8-keep "
-            f"{module_of(node.name)!r}",
-        )
+    if half and (problem := _not_held(node, float(largest.max()))):
+        raise CalibrationError(problem, advice=BESIDE_FP32 + modules_pattern([module_of(node.name)]) + "'")
     scales = rounded_step(largest / WEIGHT_MAX, half=half)
     if least_error:
         scales = _least_error(rows, largest, scales, half=half)
@@ -59,6 +51,19 @@ def quantize_weight(
         return QuantizedWeight(values.reshape(weight_of(node).shape), scales[0], None)
     axis = output_axis(node)
     return QuantizedWeight(np.ascontiguousarray(np.moveaxis(values.reshape(array.shape), 0, axis)), scales, axis)
+
+
+def weight_not_held(node: ir.Node) -> str:
+    """Why FP16 holds no INT8 step for a layer's weights; empty where it does."""
+    return _not_held(node, float(np.abs(weight_of(node)).max()))
+
+
+def _not_held(node: ir.Node, largest: float) -> str:
+    if largest > LARGEST_WEIGHT:
+        return f"{node.name} has a weight of {largest:.4g}: its INT8 step would be above FP16's largest number"
+    if 0 < largest < WEIGHT_MAX * SMALLEST_HALF:
+        return f"the weights of {node.name} are at most {largest:.3g}: their INT8 steps are too small for FP16"
+    return ""
 
 
 def raised_rows(node: ir.Node, array: NDArray[np.float64], *, by_channel: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,32 @@ def test_beside_fp16_a_step_that_it_does_not_hold_is_refused_by_its_tensor(scale
     ) as error:
         sqnr_db(scale, half=True)
     assert "--int8-fallback fp32" in error.value.advice
-    assert "--int8-keep" in error.value.advice
+    advised = re.search(r"--keep-fp32 '(.*)'$", error.value.advice)
+    assert advised is not None
+    model = graph(scale)
+    ranges = ranges_of(model)
+    card = spec().model_copy(update={"preprocess": ranges.preprocess})
+    # What is kept there stays out of INT8: one pattern is enough for all that FP16 does not hold.
+    assert quantize(model, card, ranges, (advised[1],), half=True).placement.weighted
+
+
+def test_where_fp16_holds_no_step_at_all_fp32_beside_int8_is_the_only_way() -> None:
+    model = graph(1.0)
+    ranges = ranges_of(model)
+    quiet = {
+        name: found.model_copy(update={"minimum": -1e-6, "maximum": 1e-6, "threshold": 1e-6, "shifted_threshold": None})
+        for name, found in ranges.tensors.items()
+    }
+    card = spec().model_copy(update={"preprocess": ranges.preprocess})
+    with pytest.raises(CalibrationError, match="more are beyond it") as error:
+        quantize(
+            model,
+            card,
+            ranges.model_copy(
+                update={"tensors": quiet, "algorithm": ranges.algorithm.model_copy(update={"exact_input": False})}
+            ),
+        )
+    assert error.value.advice == "export with --int8-fallback fp32"
 
 
 def test_single_channels_that_fp16_does_not_hold_are_counted() -> None:

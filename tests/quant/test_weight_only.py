@@ -144,7 +144,7 @@ def test_channels_below_fp16s_steps_are_named_and_a_whole_weight_of_them_is_refu
     assert narrow_weights(model, half=False).raised == {}
     assert narrow_weights(model, keep_fp32=["layer"]).raised == {}
     tiny = layer("Conv", np.full((6, 4, 3, 3), 1e-40, np.float32), (1, 4, 5, 5))
-    with refused(CalibrationError, "too small for FP16", advice="--int8-keep"):
+    with refused(CalibrationError, "too small for FP16", advice="--keep-fp32"):
         narrow_weights(tiny)
     single = narrow_weights(tiny, half=False)  # FP32's smallest step is larger than these
     assert single.weighted
