@@ -15,8 +15,7 @@ from skdeploy.ir.nodes import maker, operand
 from skdeploy.ir.placement import place
 from skdeploy.ir.qdq import DEQUANTIZE, INT8_MIN
 from skdeploy.parity.cause import Int8Range
-from skdeploy.passes.shift import shiftable
-from skdeploy.quant.quantize import ranged_tensors
+from skdeploy.quant.quantize import shifted_thresholds
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.steps import rounded_step
 from skdeploy.quant.thresholds import SHIFTED
@@ -33,14 +32,11 @@ def offsets(
     """
     if not ranges.algorithm.shift:
         return {}
-    found: dict[str, float] = {}
     placement = place(model, keep, keep_grouped=keep_grouped)
-    shifted = frozenset(shiftable(model, placement))
-    for key, name in ranged_tensors(model, placement).items():
-        measured = ranges.tensors.get(key)  # none of an image whose 8-bit pixels are exact
-        if name in shifted and measured is not None and measured.shifted_threshold is not None:
-            found[name] = -INT8_MIN * float(rounded_step(np.asarray(measured.shifted_threshold / SHIFTED), half=half))
-    return found
+    return {
+        name: -INT8_MIN * float(rounded_step(np.asarray(threshold / SHIFTED), half=half))
+        for name, threshold in shifted_thresholds(model, placement, ranges).items()
+    }
 
 
 def int8_range(model: ir.Model, pair: Pair) -> tuple[Int8Range | None, ir.Node | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.ir.constants import add_to_bias, constant, drop_unused, free_name, numbers, weight_of
-from skdeploy.ir.nodes import new_node, only_one_reads, operand, operands
+from skdeploy.ir.nodes import maker, new_node, only_one_reads, operand, operands
+from skdeploy.ir.one_scale import moves
 from skdeploy.ir.placement import Placement, weighted_reason
 from skdeploy.ir.rows import output_axis
 from skdeploy.ir.statistics import SPATIAL_MEANS
@@ -39,6 +40,57 @@ def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
     )
 
 
+def shiftable_groups(model: ir.Model, placement: Placement) -> tuple[tuple[str, ...], ...]:
+    """The groups of tensors with one scale that ``ShiftTensors`` can shift together, by one offset.
+
+    What is joined, or moved out of a tensor that is shifted, is shifted as well: the nodes in between need nothing. Everyone
+    else who reads a tensor of the group must allow it, as for a single tensor; and nothing but tensors of the group may come
+    out of the nodes in between, no zeros of a Pad among them.
+    """
+    nodes = {node.name or "": node for node in model.graph}
+    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+    return tuple(group for group in placement.tied if _shifts_together(group, placement, nodes, values))
+
+
+def _shifts_together(
+    group: tuple[str, ...], placement: Placement, nodes: Mapping[str, ir.Node], values: Mapping[str, ir.Value]
+) -> bool:
+    for name in group:
+        value = values[name]
+        if value.producer() is None or value.is_graph_output() or len(placement.readers[name]) != len(value.uses()):
+            return False
+        for edge in placement.readers[name]:
+            node = nodes[edge.node]
+            inside = _is_between(node, edge.index, group)
+            if inside is False or (inside is None and _reads_unevenly(node)):
+                return False
+    return True
+
+
+def _is_between(node: ir.Node, index: int, group: Collection[str]) -> bool | None:
+    """Whether a node hands on what it reads to tensors of the group only; None if it computes with it."""
+    if node.op_type != "Concat" and (not moves(node) or index != 0):
+        return None
+    if node.op_type == "Pad":
+        return False
+    return all(
+        value.name in group
+        or (not value.is_graph_output() and all(_is_between(use.node, use.idx, group) for use in value.uses()))
+        for value in node.outputs
+    )
+
+
+def _is_handed_on(value: ir.Value, group: Collection[str]) -> bool:
+    """Whether a tensor is joined, or moved, from others of its group."""
+    node = maker(value)
+    while node is not None and moves(node):
+        source = operand(node, 0)
+        if source.name in group:
+            return True
+        node = maker(source)
+    return node is not None and node.op_type == "Concat" and all(each.name in group for each in operands(node))
+
+
 class ShiftTensors(ir.passes.InPlacePass):
     """Replaces tensors t by t - c, and makes up for it wherever they are read. FP32 to FP32, the same function.
 
@@ -59,7 +111,8 @@ class ShiftTensors(ir.passes.InPlacePass):
     * other elementwise operators, those of select: an Add, one for all of them.
 
     Every other tensor keeps its values and its name, and so do nodes: a Clip has the name of the Relu that was there.
-    ``offsets`` has the c of each tensor; names must be ``shiftable``.
+    ``offsets`` has the c of each tensor; names must be ``shiftable``, or be in ``shiftable_groups``: then with all of their
+    group, and one c. Of a group, those are shifted that are not moved or joined from others.
     """
 
     def __init__(self, placement: Placement, offsets: Mapping[str, float]) -> None:
@@ -69,14 +122,18 @@ class ShiftTensors(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
+        owner = {name: group for group in self.placement.tied for name in group}
         for name, offset in self.offsets.items():
             # By name, each time anew: shifting one tensor replaces nodes and outputs that the next one is made of.
             nodes = {node.name or "": node for node in graph}
             value = ir.convenience.create_value_mapping(graph, include_subgraphs=False)[name]
-            shifted = self._subtract(graph, value, offset)
+            group = owner.get(name, ())
+            shifted = value if _is_handed_on(value, group) else self._subtract(graph, value, offset)
             restored: ir.Node | None = None
             for edge in self.placement.readers[name]:
                 node = nodes[edge.node]
+                if group and _is_between(node, edge.index, group):
+                    continue
                 if not self._absorb(graph, node, edge.index, offset):
                     restored = restored or _addition(graph, shifted, offset, f"{name}_unshifted")
                     node.replace_input_with(edge.index, restored.outputs[0])

@@ -21,7 +21,7 @@ from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight, qdq_nodes
 from skdeploy.ir.rows import groups_of, rows_first
 from skdeploy.passes.equalize import equalize
 from skdeploy.passes.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
-from skdeploy.passes.shift import ShiftTensors, shiftable
+from skdeploy.passes.shift import ShiftTensors, shiftable, shiftable_groups
 from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges, TensorRange
 from skdeploy.quant.steps import LARGEST_HALF, SILENT, SMALLEST_HALF, rounded_step
@@ -126,7 +126,7 @@ def quantize(
             "nothing is left to be INT8: every convolution and the classifier stay in the fallback",
             advice="keep fewer modules, or export with --fp16",
         )
-    shifted = set(shiftable(prepared, placement)) if algorithm.shift else set()
+    shifted = shifted_thresholds(prepared, placement, ranges) if algorithm.shift else {}
     shared = _shared_thresholds(placement, {name: ranges.tensors[key].threshold for key, name in names.items()})
     scales: dict[str, float] = {PIXELS: PIXEL_STEP} if PIXELS in placement.readers else {}
     offsets: dict[str, float] = {}
@@ -134,13 +134,12 @@ def quantize(
     for key, name in names.items():
         found = ranges.tensors[key]
         _check_floor(found, key)
-        shifts = name in shifted and found.shifted_threshold is not None
-        step = (found.shifted_threshold or 0) / SHIFTED if shifts else shared.get(name, found.threshold) / SYMMETRIC
+        step = shifted[name] / SHIFTED if name in shifted else shared.get(name, found.threshold) / SYMMETRIC
         if half and (problem := _not_held(found, step, key)):
             problems.append((problem, [edge.node for edge in placement.readers[name]]))
             continue
         scales[name] = float(rounded_step(np.asarray(step), half=half))
-        if shifts:
+        if name in shifted:
             offsets[name] = -INT8_MIN * scales[name]
     _require_held(prepared, placement, problems, half=half)
     raised = _raised(prepared, placement) if half else {}
@@ -150,6 +149,21 @@ def quantize(
     ShiftTensors(placement, offsets)(prepared)
     InsertQDQ(placement, scales, weights)(prepared)
     return Quantized(prepared, placement, scales, offsets, raised)
+
+
+def shifted_thresholds(model: ir.Model, placement: Placement, ranges: Ranges) -> dict[str, float]:
+    """The tensors that are shifted, each with the magnitude that becomes the last of its steps.
+
+    They are never negative, and their readers allow it. A group of tensors with one scale has the largest magnitude.
+    """
+    measured = {name: ranges.tensors.get(key) for key, name in ranged_tensors(model, placement).items()}
+    found: dict[str, float] = {}
+    for group in (*((name,) for name in shiftable(model, placement)), *shiftable_groups(model, placement)):
+        thresholds = [held.shifted_threshold if (held := measured.get(name)) else None for name in group]
+        known = [threshold for threshold in thresholds if threshold is not None]
+        if len(known) == len(group):
+            found |= dict.fromkeys(group, max(known))
+    return found
 
 
 def _shared_thresholds(placement: Placement, thresholds: Mapping[str, float]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from skdeploy.ir import qdq
 from skdeploy.ir.placement import Placement, place
 from skdeploy.ir.qdq import INT8_MIN, InsertQDQ
 from skdeploy.passes.exact_input import PixelShift, PixelSteps
-from skdeploy.passes.shift import ShiftTensors, shiftable
+from skdeploy.passes.shift import ShiftTensors, shiftable, shiftable_groups
 from tests.graphs.quantizable import (
     MAKERS,
     VARIED,
@@ -287,3 +287,93 @@ def test_a_clip_that_does_more_than_saturation_stays(
     placement = place(model)
     InsertQDQ(placement, dict.fromkeys(placement.tensors, 0.01), weights_of(model, placement))(model)
     assert clips(model) == (0 if goes else 1)
+
+
+# ------------------------------------------------------------------------------------------------ tensors with one scale
+
+RELU = [op("Conv", ["input", "w"], ["a"], name="first"), op("Relu", ["a"], ["r"], name="first/Relu")]
+OTHER = [op("Conv", ["input", "w"], ["b"], name="other"), op("Relu", ["b"], ["s"], name="other/Relu")]
+END = op("Conv", ["y", "w"], ["end"], name="end")
+HALVES = {"half": np.array([2, 2])}
+GROUPS: dict[str, tuple[list[onnx.NodeProto], int, bool]] = {
+    # the nodes, the size of the group, and whether it can be shifted
+    "a slice beside the whole": (
+        [*RELU, op("Split", ["r", "half"], ["p", "q"], axis=1), op("Conv", ["p", "n"], ["c"], name="c"),
+         op("Conv", ["q", "n"], ["d"], name="d"), op("Add", ["c", "d"], ["e"], name="sum"),
+         op("Conv", ["r", "w"], ["f"], name="f"), op("Add", ["e", "f"], ["y"], name="last"), END], 3, True,
+    ),
+    "a slice behind padding": (
+        [*RELU, op("Split", ["r", "half"], ["p", "q"], axis=1), op("Conv", ["p", "k"], ["c"], name="c", pads=[1, 1, 1, 1]),
+         op("Conv", ["q", "n"], ["d"], name="d"), op("Add", ["c", "d"], ["e"], name="sum"),
+         op("Conv", ["r", "w"], ["f"], name="f"), op("Add", ["e", "f"], ["y"], name="last"), END], 3, False,
+    ),
+    "joined": (
+        [*RELU, *OTHER, op("Concat", ["r", "s"], ["j"], axis=1, name="join"), op("Conv", ["j", "m"], ["y"], name="c"), END], 3,
+        True,
+    ),
+    "joined, and one read elsewhere": (
+        [*RELU, *OTHER, op("Concat", ["r", "s"], ["j"], axis=1, name="join"), op("Conv", ["j", "m"], ["c"], name="c"),
+         op("Add", ["c", "r"], ["y"], name="skip"), END], 3, True,
+    ),
+    "pooled and joined": (
+        [*RELU, op("MaxPool", ["r"], ["o"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]), *OTHER,
+         op("Concat", ["o", "s"], ["j"], axis=1, name="join"), op("Conv", ["j", "m"], ["y"], name="c"), END], 3, True,
+    ),
+    "zeros around": (
+        [*RELU, op("Pad", ["r", "around"], ["o"]), op("Conv", ["o", "w"], ["c"], name="c"),
+         op("Conv", ["r", "w"], ["d"], name="d"),
+         op("ReduceMean", ["c"], ["e"], axes=[2, 3]), op("Add", ["d", "e"], ["y"], name="sum"), END], 2, False,
+    ),
+}  # fmt: skip
+
+
+def grouped(name: str) -> tuple[ir.Model, Placement]:
+    nodes, _, _ = GROUPS[name]
+    constants: dict[str, Any] = {
+        "w": normal(4, 4, 1, 1), "n": normal(4, 2, 1, 1), "m": normal(4, 8, 1, 1), "k": normal(4, 2, 3, 3),
+        "around": np.array([0, 0, 1, 1, 0, 0, 1, 1]), **HALVES,
+    }  # fmt: skip
+    used = {each for node in nodes for each in node.input}
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    model = small(copies, (4, 4, 6, 6), {each: array for each, array in constants.items() if each in used}, ("end",))
+    return model, place(model)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_tensors_with_one_scale_are_shifted_together_or_not_at_all(name: str) -> None:
+    _, size, can = GROUPS[name]
+    model, placement = grouped(name)
+    (group,) = placement.tied
+    assert len(group) == size
+    groups = shiftable_groups(model, placement)
+    assert groups == ((group,) if can else ())
+    if not can:
+        return
+    feed = normal(4, 4, 6, 6)
+    before = outputs(model, feed, placement.tensors)
+    ShiftTensors(placement, dict.fromkeys(group, 0.7))(model)
+    check(model)
+    after = outputs(model, feed, placement.tensors)
+    for each, expected in before.items():
+        moved = expected - 0.7 if each in group else expected
+        assert np.abs(after[each] - moved).max() < 1e-5 * max(np.abs(expected).max(), 3), each  # a handful of roundings
+
+
+def test_slices_that_use_all_levels_have_half_of_the_noise() -> None:
+    """The scale is that of 255 steps in place of 127: 6 dB less noise where the slices alone make it."""
+    model, placement = grouped("a slice beside the whole")
+    feed = normal(4, 4, 6, 6)
+    exact = outputs(model, feed, ["end", *placement.tensors])
+    (group,) = placement.tied
+    largest = max(float(exact[each].max()) for each in group)
+    noise = {}
+    for levels in (127, 255):
+        copy, _ = grouped("a slice beside the whole")
+        step = largest / levels
+        if levels == 255:
+            ShiftTensors(placement, dict.fromkeys(group, -INT8_MIN * step))(copy)
+        scales = dict.fromkeys(placement.tensors, 0.0001) | dict.fromkeys(group, step)  # the others: hardly any noise
+        only = Placement({each: placement.readers[each] for each in group}, {}, (), {}, placement.tied)
+        InsertQDQ(only, scales, {})(copy)
+        noise[levels] = float(((outputs(copy, feed, ["end"])["end"] - exact["end"]) ** 2).mean())
+    assert 10 * np.log10(noise[127] / noise[255]) == pytest.approx(6.0, abs=1.0)  # 20 log10(255 / 127), on 576 numbers
