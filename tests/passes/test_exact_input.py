@@ -28,6 +28,7 @@ op = onnx.helper.make_node
 COLOUR = card(VARIANTS["sknet"]).preprocess
 GREY = load_card("sknet-fashion")[0].preprocess
 
+SLOW = "torch.export, any size"
 OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "3 x 3 stem": (VARIANTS["sknet"], {}),
     "7 x 7 stem": (LARGE_STEM, {}),
@@ -35,9 +36,11 @@ OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "two images": (VARIANTS["sknet"], {"batch": 2}),
     "raw pixels": (VARIANTS["sknet"], {"embed_preprocess": True}),
     "raw pixels of any size": (VARIANTS["sknet"], {"embed_preprocess": True, "dynamic_size": True}),
-    "torch.export, any size": (VARIANTS["sknet of one branch"], {"exporter": "dynamo", "dynamic_size": True}),
+    SLOW: (VARIANTS["sknet of one branch"], {"exporter": "dynamo", "dynamic_size": True}),
 }
-every_option = pytest.mark.parametrize("name", [*OPTIONS, "grey"])
+every_option = pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=[pytest.mark.slow] if name == SLOW else []) for name in OPTIONS), "grey"]
+)
 
 
 @cache

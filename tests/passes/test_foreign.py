@@ -50,8 +50,13 @@ def error_of(model: ir.Model, network: nn.Module) -> float:
 
 
 @pytest.mark.parametrize(
-    ("exporter", "opset"), [*(("torchscript", n) for n in (9, 11, 12, 13, 17, 18, 19, 20)), ("dynamo", 18), ("dynamo", 21)]
-)  # fmt: skip
+    ("exporter", "opset"),
+    [
+        *(("torchscript", opset) for opset in (9, 11, 12, 13, 17, 18, 19, 20)),
+        pytest.param("dynamo", 18, marks=pytest.mark.slow),
+        ("dynamo", 21),
+    ],
+)
 def test_every_opset_keeps_its_function_and_its_modules(
     network: nn.Module, tmp_path: Path, exporter: str, opset: int
 ) -> None:

@@ -173,7 +173,7 @@ def test_known_sizes_are_folded_where_only_the_batch_is_free(tmp_path: Path) -> 
     assert np.array_equal(numbers(divisor), 120)
 
 
-@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("exporter", ["torchscript", pytest.param("dynamo", marks=pytest.mark.slow)])
 def test_what_else_is_read_stays_and_the_select_is_rewritten(exporter: str, tmp_path: Path) -> None:
     network = live(Classifier(Block(forward=weights_too)))
     model = read_foreign(export(network, tmp_path / "m.onnx", exporter, 18, shape=(3, *SHAPE)))

@@ -40,6 +40,10 @@ from tests.graphs.networks import (
 EVERYTHING = {"attention": True, "embed_preprocess": True, "dynamic_size": True}
 
 BOTH = pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+OF_BOTH = pytest.mark.parametrize(
+    ("exporter", "branches"),
+    [("dynamo", 2), pytest.param("dynamo", 3, marks=pytest.mark.slow), ("torchscript", 2), ("torchscript", 3)],
+)
 
 
 @pytest.fixture
@@ -65,8 +69,15 @@ def normal(pixels: Array) -> Array:
     return ((pixels / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
 
 
-@BOTH
-@pytest.mark.parametrize(("branches", "fuse"), [(1, "attention"), (3, "sum")])
+@pytest.mark.parametrize(
+    ("exporter", "branches", "fuse"),
+    [
+        ("torchscript", 1, "attention"),
+        ("torchscript", 3, "sum"),
+        ("dynamo", 3, "sum"),
+        pytest.param("dynamo", 1, "attention", marks=pytest.mark.slow),
+    ],
+)
 def test_units_without_a_gate_compute_the_training_form(
     tiny_spec: TinySpec, exporter: str, branches: int, fuse: str
 ) -> None:
@@ -117,8 +128,7 @@ def test_a_dynamic_size_takes_odd_and_even_sizes(tiny_spec: TinySpec, exporter: 
         assert error(graph, spec, pixels, normal(pixels)) < FLOAT32_ERROR
 
 
-@BOTH
-@pytest.mark.parametrize("branches", [2, 3])
+@OF_BOTH
 def test_attention_is_the_softmax_of_each_gate(tiny_spec: TinySpec, exporter: str, branches: int) -> None:
     spec = card(tiny_spec(branches))
     graph = traced(spec, TraceOptions(exporter=exporter, **EVERYTHING))
@@ -176,8 +186,10 @@ def test_preprocessing_and_a_free_size_are_apart(
     assert error(graph, tiny, *given) < FLOAT32_ERROR
 
 
-@BOTH
-@pytest.mark.parametrize("opset", [19, 20])
+@pytest.mark.parametrize(
+    ("exporter", "opset"),
+    [("torchscript", 19), ("torchscript", 20), ("dynamo", 19), pytest.param("dynamo", 20, marks=pytest.mark.slow)],
+)
 def test_the_opset_is_the_one_asked_for(tiny: ModelSpec, exporter: str, opset: int) -> None:
     graph = traced(tiny, TraceOptions(exporter=exporter, opset=opset))
     assert graph.opset_imports[""] == opset
@@ -209,8 +221,7 @@ def test_nodes_are_named_module_slash_operator_once_each(tiny: ModelSpec, export
         assert re.fullmatch(rf"{node.op_type}(_\d+)?", operator)
 
 
-@BOTH
-@pytest.mark.parametrize("branches", [2, 3])
+@OF_BOTH
 def test_no_tensor_has_more_than_four_dimensions(tiny_spec: TinySpec, exporter: str, branches: int) -> None:
     proto = ir.to_proto(traced(card(tiny_spec(branches)), TraceOptions(exporter=exporter, **EVERYTHING)))
     inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True).graph
