@@ -112,8 +112,7 @@ def test_an_export_killed_at_any_point_leaves_nothing_half_and_goes_on(
         ("writes", "weights.safetensors", set()),
         ("renames", "weights.safetensors", set()),
         ("renames", "model.traced.onnx", {"weights.safetensors"}),
-        ("renames", "model.onnx", {"model.traced.onnx"}),
-        ("renames", "model.fp16.onnx", {"model.onnx"}),
+        ("renames", "model.fp16.onnx", {"model.traced.onnx", "model.onnx"}),
         *([("updates", "Building engine", {"model.fp16.onnx", "headroom.json"})] if RTX else []),
         (
             "writes",

@@ -15,7 +15,7 @@ from tests.docs.blocks import NEEDS, PAGES, ROOT, Block, bash, blocks, run
 
 # Each exports a network or more by the default exporter, which takes seconds.
 SLOW = (
-    "README.md", "docs/index.md", "docs/tutorials/ci-gate.md", "docs/reference/python.md",
+    "README.md", "docs/index.md", "docs/tutorials/ci-gate.md", "docs/reference/python.md", "docs/reference/config.md",
     "docs/tutorials/orin-nano.md", "docs/understand/compare.md",
     *(f"docs/how-to/{name}.md" for name in (
         "attach", "calibrate", "docker", "engines", "keep-accuracy", "mixed-precision", "other-networks", "own-network",

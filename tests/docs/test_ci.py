@@ -131,6 +131,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int
     pixels = random.integers(0, 256, (12, 40, 44, 3), dtype=np.uint8)
     np.savez(folder / "images.npz", images=pixels[:4])
     np.savez(folder / "evaluation.npz", images=pixels, labels=random.integers(0, 5, 12))
+    (folder / "skdeploy.toml").write_text('[export]\nexporter = "torchscript"\n', encoding="utf-8")  # the quick one
     return folder, run_action(folder, **GIVEN, data="evaluation.npz")
 
 

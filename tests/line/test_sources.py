@@ -24,6 +24,7 @@ from skdeploy.line.options import ExportOptions
 from skdeploy.line.sources import find_source
 from skdeploy.line.verification import VerifyOptions, verify
 from skdeploy.passes.trace_options import TraceOptions
+from tests.conftest import FAST
 from tests.graphs import (
     foreign,
 )
@@ -269,7 +270,7 @@ def test_a_module_of_ones_own_goes_through_the_line(package: str, images: Path, 
 def test_verify_does_not_run_the_users_code_and_says_what_it_compares_with(
     package: str, images: Path, tmp_path: Path
 ) -> None:
-    export(options_of_module(f"{package}:build", images, tmp_path))
+    export(replace(options_of_module(f"{package}:build", images, tmp_path), trace=FAST))
     (tmp_path / "their_package/nets.py").write_text("raise SystemExit('it ran')")
     for name in [name for name in sys.modules if name.startswith("their_package")]:
         del sys.modules[name]
@@ -282,7 +283,7 @@ def test_verify_does_not_run_the_users_code_and_says_what_it_compares_with(
 
 def test_changed_code_is_seen(package: str, images: Path, tmp_path: Path) -> None:
     """Nothing tells whether code has changed, so it is traced each time."""
-    options = options_of_module(f"{package}:build", images, tmp_path)
+    options = replace(options_of_module(f"{package}:build", images, tmp_path), trace=FAST)
     first = export(options)
     again = export(options)
     assert "model.read.onnx" not in again.reused

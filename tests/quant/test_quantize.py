@@ -366,8 +366,8 @@ def test_a_copy_with_other_channel_scales_is_as_good_within_1_db(fashion: tuple[
     original, spec = fashion
     rescaled = rescale_channels(original, 0)
     folder = packaged("calibration") / "fashion"
-    calibration = open_dataset(folder / "calibration.npz", 128)
-    images = normalise(open_dataset(folder / "evaluation.npz", 500).load(spec), spec.preprocess)
+    calibration = open_dataset(folder / "calibration.npz", 64)
+    images = normalise(open_dataset(folder / "evaluation.npz", 200).load(spec), spec.preprocess)
     expected = logits(ir.from_proto(original), images)
     assert sqnr_db(logits(ir.from_proto(rescaled), images), expected) > 90  # it is the same function
 
