@@ -89,8 +89,10 @@ def _beyond_the_end(graph: Path, model: ir.Model, given: Sequence[str], feeds: C
 
 
 def _parts(model: ir.Model, most: int) -> list[str]:
-    """What is kept as a whole: the units between skips. One that has most of the network is taken apart. Where there are more
-    than ``most``, they are the modules around them, and the largest of those.
+    """Name what is kept as a whole: the units between skips.
+
+    One that has most of the network is taken apart. Where there are more than ``most``, they are the modules around them, and
+    the largest of those.
     """
     units = Counter(unit for unit in unit_of(model).values() if unit)
     modules = {module_of(node.name) for node in model.graph}

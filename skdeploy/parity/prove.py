@@ -202,7 +202,7 @@ class Proof:
         return report.model_copy(update={"reference_sqnr_db": sqnr_db})
 
     def _mended(self, report: ParityReport, graphs: Sequence[Artifact]) -> Mend | None:
-        """What must stay FP32, if the FP16 graph alone is out of parity and the reference holds for all of it."""
+        """Find what must stay FP32, if the FP16 graph alone is out of parity and the reference holds for all of it."""
         half = next((graph for graph in graphs if graph.path == contents.HALF), None)
         single = next((graph for graph in graphs if graph.path == contents.MODEL), None)
         failed = [c for c in report.comparisons if c.verdict == "fail" and c.precision is Precision.FP32]

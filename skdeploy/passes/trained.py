@@ -185,7 +185,7 @@ def _check(node: ir.Node, path: Path) -> None:
 
 
 def _symmetric(node: ir.Node) -> str:
-    """What to do about Q/DQ of another kind, by the tool that wrote the node."""
+    """Say what to do about Q/DQ of another kind, by the tool that wrote the node."""
     name = node.name or ""
     if name.startswith(("QuantizeLinear_", "DequantizeLinear_")):
         return f"{NNCF}, {ANEW}"
