@@ -16,6 +16,7 @@ from skdeploy.accuracy.own_metric import OwnMetric
 from skdeploy.accuracy.quality import Figure, Quality, QualityDrop, QualityReport
 from skdeploy.accuracy.statistics import decide
 from skdeploy.accuracy.streaming import TELL_SECONDS, bar, open_all
+from skdeploy.accuracy.untouched import useless
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import check_outputs, run_batches
 from skdeploy.bundle.runners import Runner
@@ -73,7 +74,7 @@ def measure_quality(
         untouched=untouched,
         artifacts=tuple(_report(runner, of, measures, confidence) for runner, of in zip(ran, rows, strict=True)),
         drops=tuple(
-            _drop(ran, rows, n, measure, at, confidence, max_drop if not at else None, pairs)
+            _drop(ran, rows, n, measure, at, confidence, max_drop if not at else None, pairs, untouched)
             for n in range(1, len(ran))
             for at, measure in enumerate(measures)
         ),
@@ -179,6 +180,7 @@ def _drop(
     confidence: float,
     max_drop: float | None,
     pairs: PairedData,
+    untouched: dict[str, float],
 ) -> QualityDrop:
     """How far the n-th artifact is worse than the first by one figure."""
     before, after = rows[0][at], rows[n][at]
@@ -193,6 +195,11 @@ def _drop(
             confidence / 100,
         )
     decision = None if max_drop is None else decide((found.low, found.high), max_drop)
+    reached = float(measure.figure(before, np.ones((1, len(before))))[0])
+    guessing = useless(ran[0].shown, measure.name, measure.unit, reached, untouched.get(measure.name), measure.sign)
+    if decision == "pass" and guessing:
+        decision = "inconclusive"
+    guessing = guessing if decision == "inconclusive" else ""
     return QualityDrop(
         first=ran[0].shown,
         second=ran[n].shown,
@@ -209,6 +216,7 @@ def _drop(
         max_drop=max_drop,
         decision=decision,
         images_to_decide=images_for(found, max_drop, confidence / 100)
-        if max_drop is not None and decision == "inconclusive"
+        if max_drop is not None and decision == "inconclusive" and not guessing
         else None,
+        guessing=guessing,
     )

@@ -4,10 +4,11 @@ networks without classes, and with ``--metric``.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
+from skdeploy.accuracy import untouched
 from skdeploy.accuracy.gate import NotEvaluated, less_drop
 from skdeploy.accuracy.mean_drop import Drop, images_for, least_budget
 from skdeploy.accuracy.statistics import Decision
@@ -50,6 +51,7 @@ class QualityDrop(Frozen):
     ``confidence``, in per cent and one-sided (``mean_drop.py``). ``spread``: the standard deviation of one sample's share.
     ``worst``: the sample that loses most, and how much, of a figure that each sample has. ``max_drop`` and ``decision`` only
     with a budget, and of the first figure; ``images_to_decide`` only where it is inconclusive, and only if there is a number.
+    ``guessing``: why this is inconclusive, if the first does not improve the inputs.
     """
 
     first: str
@@ -67,7 +69,7 @@ class QualityDrop(Frozen):
     max_drop: float | None = None
     decision: Decision | None = None
     images_to_decide: int | None = None
-    guessing: ClassVar[str] = ""  # of a ``PairedReport``: there is no most frequent class here
+    guessing: str = ""
 
     @property
     def sentence(self) -> str:
@@ -83,6 +85,8 @@ class QualityDrop(Frozen):
             return f"{said}: beyond the budget of {self.max_drop:g}"
         if self.decision is None:
             return said
+        if self.guessing:
+            return f"{said}: undecided, since {self.guessing}: {untouched.CAUSES}"
         if self.images_to_decide is None:
             return f"{said}: exactly at the budget of {self.max_drop:g}, so more pairs may not decide it"
         return (
@@ -148,6 +152,11 @@ class Quality(Frozen):
                 advice=less_drop(*(report.precision for report in self.artifacts)),
             )
         doubtful = [drop for drop in self.drops if drop.decision == "inconclusive"]
+        guessing = next((drop.guessing for drop in doubtful if drop.guessing), "")
+        if guessing and not allow_inconclusive:
+            raise AccuracyError(
+                f"accuracy cannot be judged: {guessing}", advice=f"{untouched.CHECK}; or give --allow-inconclusive"
+            )
         if doubtful and not allow_inconclusive:
             named = ", ".join(
                 f"{drop.second} ({with_unit(f'{drop.max_drop:g}', drop.unit)} of {drop.figure} allowed)"

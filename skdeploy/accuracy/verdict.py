@@ -5,7 +5,8 @@ The states, worst first:
 * ``incomplete``: the export did not come to its end.
 * ``failed``: a measurement is out of its limit: parity, the accuracy budget, a baseline, FP16 headroom, a receipt.
 * ``unproven``: there is no measurement of these artifacts.
-* ``undecided``: parity holds, and the accuracy gate had too few images, or labels that FP32 itself only guesses.
+* ``undecided``: parity holds, and the accuracy gate had too few images, or labels that FP32 itself only guesses, or
+  inputs that it does not improve.
 * ``here``: all that ran is in parity; an engine could not run on this machine, and no receipt stands for it.
 * ``verified``: every artifact is in parity.
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from skdeploy.accuracy.facts import Facts
 from skdeploy.accuracy.statistics import Decision
+from skdeploy.accuracy.untouched import CHECK as PAIRS_CHECK
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.manifest import Manifest
@@ -289,7 +291,8 @@ def _next(state: State, facts: Facts, doubtful: list[PairedReport | QualityDrop]
     if state is State.UNPROVEN:
         return (f"`skdeploy verify {bundle}` measures parity, and the same export again records it",)
     if state is State.UNDECIDED and _guessing(doubtful):
-        return (CHECK,)
+        paired = facts.quality is not None and any(drop.guessing for drop in facts.quality.drops)
+        return (PAIRS_CHECK if paired else CHECK,)
     if state is State.UNDECIDED:
         above = [pair for pair in doubtful if pair.max_drop is not None and pair.drop > pair.max_drop]
         likely = f"; the measured drop of {above[0].drop:.2f} is above the budget, so expect a failure" if above else ""

@@ -15,10 +15,12 @@ Settled = Literal["architecture", "size", "preprocessing"]
 # Of torchvision and timm, by the number of channels: those of RGB are published, gray's is their mean.
 IMAGENET_MEAN: Final = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 IMAGENET_STD: Final = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
+RESTORATION: Final = "as most restoration networks take them"
 CORRECT: Final = (
     "write the true values into a card (`skdeploy init MODEL` makes one; or correct [assumed] in the card) and export with "
     "--card"
 )
+FROM_CARD: Final = "correct the card and export again from it"
 CONFIRM: Final = f"{CORRECT}; or confirm these with --assume-imagenet"
 COMMENT: Final = (
     "# skdeploy filled in these values: the weights do not show them. Correct a value above, and it no longer "
@@ -94,6 +96,11 @@ def confirmed(spec: ModelSpec, assume_imagenet: bool, subject: str) -> ModelSpec
     return spec.model_copy(update={"assumed": spec.assumed.model_copy(update={"preprocessing": None})})
 
 
+def _of_restoration(spec: ModelSpec) -> bool:
+    assumed = spec.assumed.preprocessing
+    return assumed is not None and assumed.source == RESTORATION
+
+
 def _unlike_imagenet(spec: ModelSpec) -> list[str]:
     """Those of mean and std that are assumed, and not ImageNet's for that number of channels."""
     assumed, prepared = spec.assumed.preprocessing, _prepared(spec)
@@ -108,8 +115,9 @@ def require_preprocessing(
     """Return warnings for accuracy that is measured with unconfirmed preprocessing.
 
     ``subjects``: each network that is run, by the name that the user gave. One confirmation serves all of them. A checkpoint
-    of a known family is measured with the preprocessing that its family is trained with, and a warning says so. Nothing is
-    known of an ONNX file or a module: raises UsageError, and as ``confirmed``. ``advice`` is said in place of its own.
+    of a known family is measured with the preprocessing that its family is trained with, and a warning says so. So is an
+    image-to-image network, whose pairs show whether 0..1 is right (``accuracy/untouched.py``). Nothing is known of another ONNX
+    file or module: raises UsageError, and as ``confirmed``. ``advice`` is said in place of its own.
     """
     assuming = {
         subject: "; ".join(texts)
@@ -120,14 +128,18 @@ def require_preprocessing(
         for subject in assuming or subjects:
             confirmed(subjects[subject], assume_imagenet, subject)
         return ()
-    unknown = [subject for subject in assuming if not isinstance(subjects[subject].network, DescribedSpec)]
+    unknown = [
+        subject
+        for subject in assuming
+        if not isinstance(subjects[subject].network, DescribedSpec) and not _of_restoration(subjects[subject])
+    ]
     if unknown:
         said = ". ".join(f"Assumed for {subject}: {assuming[subject]}" for subject in unknown)
         own = CORRECT if any(_unlike_imagenet(subjects[subject]) for subject in unknown) else CONFIRM
         raise UsageError(f"accuracy needs confirmed preprocessing. {said}", advice=advice or own)
     return tuple(
         f"accuracy of {subject} is measured with assumed preprocessing: {texts}. If the FP32 accuracy is not what you "
-        "measured in training, correct the card and export again from it"
+        f"measured in training, {CORRECT if _of_restoration(subjects[subject]) else FROM_CARD}"
         for subject, texts in assuming.items()
     )
 
@@ -201,6 +213,9 @@ def _preprocessing(spec: ModelSpec, holds: set[str]) -> Iterator[str]:
     if "size" in holds:
         yield f"{spec.input.height} x {spec.input.width} input"
     preprocess = spec.preprocess
+    if _of_restoration(spec) and {"mean", "std"} <= holds and (preprocess.mean, preprocess.std) == _zero_to_one(spec):
+        yield "pixels of 0 to 1, pairs not resized" + (", RGB order" if spec.input.channels == 3 else "")
+        return
     parts = {
         "interpolation": f"shorter side to {preprocess.resize} ({preprocess.interpolation}) and centre crop",
         "mean": f"mean {_numbers(preprocess.mean)}",
@@ -209,6 +224,10 @@ def _preprocessing(spec: ModelSpec, holds: set[str]) -> Iterator[str]:
     said = [text for name, text in parts.items() if name in holds]
     if said:
         yield ", ".join([*said, *(["RGB order"] if spec.input.channels == 3 and "mean" in holds else [])])
+
+
+def _zero_to_one(spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return (0.0,) * spec.input.channels, (1.0,) * spec.input.channels
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -9,12 +9,11 @@ from skdeploy.core.architecture import NetworkSpec
 from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.precision import PRECISIONS
 from skdeploy.core.spec import CLASSIFICATION, Assumed, InputSpec, ModelSpec, Preprocess, Reference, Source, TensorSpec
-from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, preprocessing_of
+from skdeploy.zoo.assumed import IMAGENET_MEAN, IMAGENET_STD, RESTORATION, preprocessing_of
 
 DEFAULT_SIZE: Final = 224
 CROP: Final = 0.875  # of the shorter side, as torchvision and timm evaluate
 IMAGENET: Final = "ImageNet's defaults"
-RESTORATION: Final = "images of 0 to 1, as restoration networks take them"
 
 
 def spec_without_card(
@@ -37,7 +36,9 @@ def spec_without_card(
         network=network,
         image=InputSpec(channels=read, height=height, width=width),
         image_preprocess=Preprocess(
-            resize=max(round(max(height, width) / CROP), height, width),
+            resize=max(height, width)
+            if task != CLASSIFICATION
+            else max(round(max(height, width) / CROP), height, width),
             mean=(0.0,) * read if gives_images else IMAGENET_MEAN[read],
             std=(1.0,) * read if gives_images else IMAGENET_STD[read],
         ),

@@ -38,6 +38,7 @@ ARRAYS_TO_FILL_IN: Final = (
     "describes every key. Optional under [sizes.NAME], of a free dimension:\n# multiple = 8   # sizes that the "
     "network takes; default: 1\n# min = 64, max = 512   # the range of an engine; default: half to twice the usual\n"
 )
+RESTORES: Final = "image-to-image"
 COMMENTS: Final = {
     "task": "classification, image-to-image, segmentation, features or raw",
     "summary": "one line about the network",
@@ -59,6 +60,17 @@ COMMENTS: Final = {
 }
 
 
+OF_OUTPUTS: Final = {
+    "[tolerance.fp32]": "how far each precision's outputs may be from FP32's",
+    "max_rel_error": "relative to the largest value",
+}  # in place of those of networks with classes
+OF_IMAGES: Final = {
+    "[preprocess]": "how the training code prepared images: pixels of 0 to 1, or of -1 to 1 with mean and std of 0.5",
+    "resize": "for parity and calibration images, before the crop; pairs and `predict` are never resized",
+    "max_rel_error": "relative to the largest value",
+}
+
+
 def card_to_fill_in(spec: ModelSpec, model: str) -> str:
     """The card of ``skdeploy init``: every key that a card of this kind needs, with a comment that says what it is."""
     import tomli_w
@@ -69,14 +81,15 @@ def card_to_fill_in(spec: ModelSpec, model: str) -> str:
     content["network"].pop("total_stride")
     content.pop("outputs", None)  # an export records them anew
     assumed = content.pop("assumed").get("preprocessing")
-    unsaid = set(COMMENTS)
+    comments = COMMENTS | (OF_OUTPUTS if spec.outputs else {}) | (OF_IMAGES if spec.task == RESTORES else {})
+    unsaid = set(comments)
     lines = []
     for line in tomli_w.dumps(content).splitlines():
         key = line.split(" = ")[0]
-        lines.append(f"{line}  # {COMMENTS[key]}" if key in unsaid and not line.endswith("[") else line)
+        lines.append(f"{line}  # {comments[key]}" if key in unsaid and not line.endswith("[") else line)
         unsaid.discard(key)
-        if line.endswith("[") and key in COMMENTS:
-            lines[-1] = f"# {key}: {COMMENTS[key]}\n{line}"
+        if line.endswith("[") and key in comments:
+            lines[-1] = f"# {key}: {comments[key]}\n{line}"
     # A name may hold a line break, which would end the comment.
     hints = OTHER_TO_FILL_IN if spec.outputs else TO_FILL_IN
     head = (hints if spec.takes_images else ARRAYS_TO_FILL_IN).format(model=" ".join(model.split()))

@@ -248,3 +248,44 @@ def test_labels_and_pairs_that_do_not_fit_are_refused_before_the_long_part(folde
     with pytest.raises(UsageError, match="has no folder of inputs"):
         export(asked)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def without_card(folder: Path) -> Path:
+    """0..1 is assumed."""
+    run_line(
+        ExportOptions(
+            "tests.networks.skff_unet:SKFFUNet",
+            Precision.FP16,
+            output=folder / "cardless",
+            weights=str(WEIGHTS),
+            image_size=(64, 64),
+            trace=FAST,
+            target="onnx",
+        )
+    )
+    return folder / "cardless"
+
+
+def test_pairs_need_no_card_and_an_assumption_that_is_right_is_judged(without_card: Path, folder: Path) -> None:
+    found = evaluate_quality(without_card, EvaluationOptions(folder / "pairs", max_drop=0.5))
+    assert (found.verdict, found.drops[0].guessing) == ("pass", "")
+    assumed = [assumption.text for assumption in load_bundle(without_card).manifest.assumptions]
+    assert "pixels of 0 to 1, pairs not resized, RGB order" in assumed
+
+
+def test_a_network_that_does_not_improve_its_inputs_is_not_judged(without_card: Path, folder: Path) -> None:
+    """Here the targets are the inputs: any network but the identity is worse than doing nothing."""
+    noisy, _ = noisy_pairs(8)
+    same = write_pairs(folder / "same", noisy, noisy)
+    found = evaluate_quality(without_card, EvaluationOptions(same, max_drop=5))
+    assert found.verdict == "inconclusive"
+    assert "not better than the inputs as they are" in found.drops[0].sentence
+    with pytest.raises(AccuracyError, match=r"accuracy cannot be judged: model\.onnx on onnxruntime reaches"):
+        found.check()
+    found.check(allow_inconclusive=True)
+    verdict = decide_verdict(read_facts(load_bundle(without_card)))
+    assert verdict.state is State.UNDECIDED
+    assert "not better than the inputs" in verdict.text
+    pairs = PairsAsTruth.of(same, load_bundle(without_card).manifest.model, None)
+    assert "FP32 reaches 5" in pairs.guessing(np.full((8, 1), 5.0))
