@@ -73,7 +73,8 @@ def stacked_rows(arrays: Mapping[str, NDArray[Any]], spec: ModelSpec, shown: str
     rows = np.zeros(count, row_type(spec))
     for each in spec.inputs:
         for place, array in enumerate(stacked[each.name]):
-            rows[each.name][place] = fitted(array, each, spec, f"{shown}[{place}]")
+            alone = arrays[each.name].ndim == len(each.shape)
+            rows[each.name][place] = fitted(array, each, spec, shown if alone else f"{shown}[{place}]")
     return rows
 
 
