@@ -131,13 +131,18 @@ class HeadroomFacts(StationFacts):
 
 
 class RangesFacts(StationFacts):
-    """Of a ranges file, measured here or given. ``dead_tensors`` were zero on every image."""
+    """Of a ranges file, measured here or given. ``dead_tensors`` were zero on every image.
+
+    ``chosen`` is what the method ``auto`` took, by ``scored_images`` held back; 0 where there were too few.
+    """
 
     station: Literal["calibrate", "ranges"]
     images: int
     dataset: str = ""
     random: bool = False
     method: Annotated[CalibrationMethod | None, Field(strict=False)] = None
+    chosen: str = ""
+    scored_images: int = 0
     tensors: int = 0
     dead_tensors: Names = ()
     audit: AuditReport | None = None

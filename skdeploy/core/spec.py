@@ -40,8 +40,12 @@ SampleWord = Annotated[Literal["image", "sample"], Field(exclude_if=lambda word:
 
 
 class CalibrationMethod(StrEnum):
-    """How a tensor's range is chosen from what calibration saw of it: ``quant/thresholds.py`` has each one's definition."""
+    """How a tensor's range is chosen from what calibration saw of it: ``quant/thresholds.py`` has each one's definition.
 
+    ``auto`` takes the one whose INT8 graph is nearest to FP32 on images held back (``quant/methods.py``).
+    """
+
+    AUTO = "auto"
     MINMAX = "minmax"
     PERCENTILE = "percentile"
     ENTROPY = "entropy"

@@ -33,7 +33,11 @@ class CalibrationOptions(StationOptions):
         Flag("Calibration images: a folder, an .npz, .npy or .txt list of images, or a recipe (.toml).", ("--calib",)),
     ] = None
     method: Annotated[
-        CalibrationMethod | None, Flag("Method that chooses a tensor's range.  [default: mse]", ("--calib-method",))
+        CalibrationMethod | None,
+        Flag(
+            "Method that chooses a tensor's range; auto takes the best on images held back.  [default: auto]",
+            ("--calib-method",),
+        ),
     ] = None
     percentile: Annotated[
         float | None,
@@ -76,6 +80,10 @@ class CalibrationOptions(StationOptions):
     weight_scales: Annotated[
         Literal["mse", "max"] | None,
         Flag("Weight scale per channel: least squared error, or the largest weight.  [default: mse]"),
+    ] = None
+    weight_rounding: Annotated[
+        Literal["gptq", "nearest"] | None,
+        Flag("Rounding of weights: each makes up for errors of others, or to nearest.  [default: gptq]"),
     ] = None
 
     @property
@@ -172,13 +180,14 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
             shift=recipe.shift,
             exact_input=recipe.exact_input,
             weight_scales=recipe.weight_scales,
+            weight_rounding=recipe.weight_rounding,
             version=ALGORITHM_VERSION,
         )
         return CalibrationSet(
             select(_counted(dataset, spec), recipe.number, recipe.seed), recipe.number, algorithm, recipe.exclude
         )
     number, seed = options.number or DEFAULT_NUMBER, options.seed or 0
-    method = options.method or CalibrationMethod.MSE
+    method = options.method or CalibrationMethod.AUTO
     uses_percentile = method is CalibrationMethod.PERCENTILE
     algorithm = Algorithm(
         method=method,
@@ -188,6 +197,7 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
         shift=options.shift is not False,
         exact_input=options.exact_input is not False and spec.takes_images,
         weight_scales=options.weight_scales or "mse",
+        weight_rounding=options.weight_rounding or "gptq",
         version=ALGORITHM_VERSION,
     )
     if options.images is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -21,11 +21,15 @@ from skdeploy.images.feeds import RUN_BATCH, batches_of
 from skdeploy.images.reading import read_crops
 from skdeploy.ir.channels import channel_classes
 from skdeploy.ir.placement import place
+from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.passes.equalize import bounding
+from skdeploy.quant.choose import choose
 from skdeploy.quant.identity import IMAGE, range_names
+from skdeploy.quant.methods import CANDIDATES, FALLBACK, Candidate, Choice, fitted_images, scored_images
 from skdeploy.quant.observe import Observation, observe
 from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors, require_no_scales
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
+from skdeploy.quant.round_weights import ROUNDING_IMAGES, measure_rounding
 from skdeploy.quant.steps import SILENT, SMALLEST
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
 
@@ -100,32 +104,65 @@ def calibrate(
         done += images
         tell.update(f"{done} of {len(dataset)} images")
 
+    auto = algorithm.method is CalibrationMethod.AUTO
+    method = FALLBACK if auto else Candidate(algorithm.method, algorithm.percentile)
     found = observe(
         prepared,
         list(names.values()),
         feed.batches(len(dataset), audit),
         len(dataset),
-        method=algorithm.method,
-        percentile=algorithm.percentile or DEFAULT_PERCENTILE,
+        method=method.method,
+        percentile=method.percentile or DEFAULT_PERCENTILE,
+        candidates=CANDIDATES if auto else (),
         means=list(means.values()),
         advance=advance,
         name_of=feed.name_of,
     )
+    del prepared
+    used = tuple(feed.used)
     coverage = moved(
         {key: found[name].early_threshold for key, name in names.items()},
         {key: found[name].threshold for key, name in names.items()},
     )
-    return Ranges.of(
+    draft = Ranges.of(
         model,
         spec,
-        CalibrationData(name=dataset.name, sha256=dataset.digest, images=len(feed.used), random=dataset.random),
-        algorithm,
+        CalibrationData(name=dataset.name, sha256=dataset.digest, images=len(used), random=dataset.random),
+        algorithm.model_copy(
+            update={"method": method.method, "percentile": method.percentile, "weight_rounding": "nearest"}
+        ),
         {key: _range(found[name]) for key, name in names.items()},
         channel_maxima=maxima,
         channel_reach=reach,
         channel_means={key: _channels(found[name].channel_mean) for key, name in means.items()},
         audit=audit.finish(evaluation, coverage).model_dump(mode="json"),
     )
+    fits = {key: found[name] for key, name in names.items()}
+    del found
+    choice: Choice | None = None
+    nearest: Mapping[str, QuantizedWeight] | None = None
+    if auto:
+        places = scored_images(len(dataset), len(used))
+        images = dataset.take([used[place] for place in places])
+        early = {str(each): _refitted(draft, fits, each, early=True) for each in CANDIDATES}
+        choice, nearest = choose(model, spec, early, images, settings.batch, fitted_images(len(dataset)), tell)
+        draft = _refitted(draft, fits, choice.candidate, early=False)
+    rounding: dict[str, str] = {}
+    if algorithm.weight_rounding == "gptq":
+        few = min(ROUNDING_IMAGES, len(used))
+        images = dataset.take([used[step * len(used) // few] for step in range(few)])
+        feeds = _Feed(images, spec, inputs, settings.batch)
+        rounding = measure_rounding(model, spec, draft, lambda: feeds.batches(few), few, nearest, tell)
+    return draft.finished(algorithm, choice, rounding)
+
+
+def _refitted(draft: Ranges, fits: Mapping[str, Observation], candidate: Candidate, *, early: bool) -> Ranges:
+    """The ranges by another method, fitted to the first images or to all."""
+    tensors = {}
+    for key, seen in fits.items():
+        fit = (seen.early if early else seen.whole)[candidate]
+        tensors[key] = _range(replace(seen, threshold=fit.threshold, shifted_threshold=fit.shifted))
+    return draft.with_tensors(tensors)
 
 
 def _beside(model: ir.Model, placed: Iterable[str]) -> list[str]:

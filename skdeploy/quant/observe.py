@@ -24,6 +24,7 @@ from skdeploy.core.errors import CalibrationError
 from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.spec import CalibrationMethod
 from skdeploy.ir.large import portable
+from skdeploy.quant.methods import Candidate, fitted_images
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
 
@@ -34,6 +35,14 @@ IMAGES_A_RUN: Final = 2
 # Counting holds the interpreter's lock for a tenth of the time that a core needs for an image of SKNet-50, and every worker
 # needs memory. Threads beyond these go to ONNX Runtime.
 MOST_WORKERS: Final = 4
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The thresholds of one method: for symmetric INT8, and for all 255 steps, None for a tensor with negative values."""
+
+    threshold: float
+    shifted: float | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,9 @@ class Observation:
     shifted_threshold: float | None = None
     channel_mean: NDArray[np.float32] | None = None
     channel_max: NDArray[np.float32] | None = None
+    # of each method that takes part in a choice: fitted to the first images, and to all
+    early: Mapping[Candidate, Fit] = field(default_factory=dict)
+    whole: Mapping[Candidate, Fit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,7 @@ def observe(
     percentile: float = DEFAULT_PERCENTILE,
     means: Collection[str] = (),
     channel_maxima: Collection[str] = (),
+    candidates: Collection[Candidate] = (),
     threads: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
     name_of: Callable[[int], str] = str,
@@ -111,7 +124,8 @@ def observe(
     """Runs ``images`` images through the FP32 graph and observes ``tensors``, inputs of the graph or tensors inside.
 
     ``batches`` yields feeds, with images along the first axis of each, and how many of them are real; what follows those is
-    padding and not looked at. ``means`` and ``channel_maxima`` name the tensors to have these per channel. ``threads`` is for
+    padding and not looked at. ``means`` and ``channel_maxima`` name the tensors to have these per channel. ``candidates`` are
+    methods besides ``method`` whose thresholds are wanted too, and count all magnitudes. ``threads`` is for
     all work together, by default as many as this process may use. ``advance`` is called with the number of images done, and
     ``name_of`` tells an error the name of the image at that place, from 0. The result does not depend on the threads.
     The model is left as it is. Fewer than ``images`` may come, where some cannot be read.
@@ -125,9 +139,9 @@ def observe(
     threads = threads or cpu.cores()
     workers = min(threads, MOST_WORKERS)
     alone = not _images_first(model, names)
-    kind = MinMax if method is CalibrationMethod.MINMAX else MagnitudeHistogram
+    kind = MinMax if method is CalibrationMethod.MINMAX and not candidates else MagnitudeHistogram
     idle: SimpleQueue[_Observers] = SimpleQueue()
-    early = -(-3 * images // 4)
+    early = fitted_images(images)
     pool_of_observers = [_Observers(names, kind, early) for _ in range(workers)]
     for observers in pool_of_observers:
         idle.put(observers)
@@ -153,7 +167,7 @@ def observe(
     for other in others:
         first.merge(other)
     with ThreadPoolExecutor(workers) as executor:
-        found = executor.map(lambda name: _observation(name, first, total, method, percentile, done), names)
+        found = executor.map(lambda name: _observation(name, first, total, method, percentile, candidates, done), names)
         return dict(zip(names, found, strict=True))
 
 
@@ -284,18 +298,37 @@ def _add(total: _Channels, part: _Channels) -> None:
 
 
 def _observation(
-    name: str, observers: _Observers, total: _Channels, method: CalibrationMethod, percentile: float, images: int
+    name: str,
+    observers: _Observers,
+    total: _Channels,
+    method: CalibrationMethod,
+    percentile: float,
+    candidates: Collection[Candidate],
+    images: int,
 ) -> Observation:
-    observer = observers.early[name]
+    observer, late = observers.early[name], observers.late[name]
+    # A tensor that turns negative later is not shifted, and so not before either.
+    positive = min(observer.minimum, late.minimum) >= 0
     early_threshold = threshold(observer, method, percentile)
-    observer.merge(observers.late[name])
+    early = {candidate: _fit(observer, candidate, positive=positive) for candidate in candidates}
+    observer.merge(late)
     sums = total.sums.get(name)
     return Observation(
         minimum=observer.minimum,
         maximum=observer.maximum,
         threshold=threshold(observer, method, percentile),
         early_threshold=early_threshold,
-        shifted_threshold=threshold(observer, method, percentile, SHIFTED) if observer.minimum >= 0 else None,
+        shifted_threshold=threshold(observer, method, percentile, SHIFTED) if positive else None,
         channel_mean=None if sums is None else (sums / images).astype(np.float32),
         channel_max=total.maxima.get(name),
+        early=early,
+        whole={candidate: _fit(observer, candidate, positive=positive) for candidate in candidates},
+    )
+
+
+def _fit(observer: MinMax, candidate: Candidate, *, positive: bool) -> Fit:
+    percentile = candidate.percentile or DEFAULT_PERCENTILE
+    return Fit(
+        threshold(observer, candidate.method, percentile),
+        threshold(observer, candidate.method, percentile, SHIFTED) if positive else None,
     )

@@ -24,6 +24,7 @@ from skdeploy.passes.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSte
 from skdeploy.passes.shift import ShiftTensors, shiftable, shiftable_groups
 from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges, TensorRange
+from skdeploy.quant.rounding import with_rounding
 from skdeploy.quant.steps import LARGEST_HALF, SILENT, SMALLEST_HALF, rounded_step
 from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
 from skdeploy.quant.weights import (
@@ -44,6 +45,7 @@ class Quantized:
     """An INT8 graph, its other numbers still FP32, and what was done. ``offsets`` are those of the shifted tensors.
 
     ``raised``: for each weight with output channels whose steps FP16 does not hold, how many: they got FP16's smallest.
+    ``nearest`` are the weights before the rounding that the ranges ask for.
     """
 
     model: ir.Model
@@ -51,6 +53,7 @@ class Quantized:
     scales: dict[str, float]
     offsets: dict[str, float] = field(default_factory=dict)
     raised: dict[str, int] = field(default_factory=dict)
+    nearest: Mapping[str, QuantizedWeight] = field(default_factory=dict)
 
 
 def prepare(
@@ -72,6 +75,12 @@ def prepare(
     if algorithm.exact_input and spec.takes_images:
         PixelSteps(spec.preprocess)(prepared)
     return prepared
+
+
+def prepared_by(model: ir.Model, spec: ModelSpec, ranges: Ranges, algorithm: Algorithm) -> ir.Model:
+    """``prepare`` with what a ranges file has for it. Raises CalibrationError where that does not fit the graph."""
+    maxima = _maxima(ranges, model) if algorithm.equalize else None
+    return prepare(model, spec, algorithm, maxima, _reach(ranges, model))
 
 
 def require_no_scales(model: ir.Model) -> None:
@@ -97,9 +106,10 @@ def quantize(
     *,
     keep_grouped: bool = False,
     half: bool = True,
+    nearest: Mapping[str, QuantizedWeight] | None = None,
 ) -> Quantized:
     """The INT8 graph of an FP32 graph. ``keep`` and ``keep_grouped``: see ``place``. ``half``: the rest will be FP16, and so
-    must the steps be (``steps.py``).
+    must the steps be (``steps.py``). ``nearest``: the weights of an INT8 graph that was made like this one of other ranges.
 
     Raises CalibrationError for ranges of another network or preprocessing, or without a tensor that is to be quantized, or
     with one whose step FP16 does not hold; UsageError for a pattern that matches no module.
@@ -107,17 +117,13 @@ def quantize(
     require_no_scales(model)
     algorithm = ranges.algorithm
     ranges.check_belongs(model, spec)
-    prepared = prepare(
-        model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None, _reach(ranges, model)
-    )
+    prepared = prepared_by(model, spec, ranges, algorithm)
     placement = place(prepared, keep, keep_grouped=keep_grouped)
     if (
         algorithm.exact_input and PIXELS not in placement.readers
     ):  # the first convolution is kept: its input stays as it was
         algorithm = algorithm.model_copy(update={"exact_input": False})
-        prepared = prepare(
-            model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None, _reach(ranges, model)
-        )
+        prepared = prepared_by(model, spec, ranges, algorithm)
         placement = place(prepared, keep, keep_grouped=keep_grouped)
     names = ranged_tensors(prepared, placement)
     ranges.check_covers(names)
@@ -143,12 +149,14 @@ def quantize(
             offsets[name] = -INT8_MIN * scales[name]
     _require_held(prepared, placement, problems, half=half)
     raised = _raised(prepared, placement) if half else {}
-    weights = _round_weights(prepared, placement, ranges, spec, half=half)
+    if nearest is None:
+        nearest = _nearest(prepared, placement, algorithm, half=half)
+    weights = _round_weights(prepared, placement, ranges, spec, nearest)
     if spec.takes_images:
         PixelShift(spec.preprocess)(prepared)
     ShiftTensors(placement, offsets)(prepared)
     InsertQDQ(placement, scales, weights)(prepared)
-    return Quantized(prepared, placement, scales, offsets, raised)
+    return Quantized(prepared, placement, scales, offsets, raised, nearest)
 
 
 def shifted_thresholds(model: ir.Model, placement: Placement, ranges: Ranges) -> dict[str, float]:
@@ -171,16 +179,24 @@ def _shared_thresholds(placement: Placement, thresholds: Mapping[str, float]) ->
     return {name: max(thresholds[each] for each in group) for group in placement.tied for name in group}
 
 
+def _nearest(model: ir.Model, placement: Placement, algorithm: Algorithm, *, half: bool) -> dict[str, QuantizedWeight]:
+    nodes = {node.name or "": node for node in model.graph}
+    least = algorithm.weight_scales == "mse"
+    return {name: quantize_weight(nodes[name], least_error=least, half=half) for name in placement.weighted}
+
+
 def _round_weights(
-    model: ir.Model, placement: Placement, ranges: Ranges, spec: ModelSpec, *, half: bool
+    model: ir.Model, placement: Placement, ranges: Ranges, spec: ModelSpec, nearest: Mapping[str, QuantizedWeight]
 ) -> dict[str, QuantizedWeight]:
     """Rounds the weights in the graph, corrects the biases, and gives the integers."""
     nodes = {node.name or "": node for node in model.graph}
     names = range_names(model)
     weights: dict[str, QuantizedWeight] = {}
     for name in placement.weighted:
-        node, old = nodes[name], operand(nodes[name], 1)
-        weight = weights[name] = quantize_weight(node, least_error=ranges.algorithm.weight_scales == "mse", half=half)
+        node, old, weight = nodes[name], operand(nodes[name], 1), nearest[name]
+        if ranges.algorithm.weight_rounding == "gptq":
+            weight = with_rounding(node, weight, ranges.rounding)
+        weights[name] = weight
         rounded = dequantized(weight)
         error = array_of(old) - rounded
         node.replace_input_with(1, constant(model.graph, f"{old.name}_rounded", rounded))
@@ -295,10 +311,7 @@ def _require_held(model: ir.Model, placement: Placement, problems: list[tuple[st
 def equalized(model: ir.Model, spec: ModelSpec, ranges: Ranges) -> ir.Model:
     """The FP32 graph that the symmetric ranges are those of, and nothing else changed: for weakly typed builds."""
     ranges.check_belongs(model, spec)
-    algorithm = ranges.algorithm.model_copy(update={"exact_input": False})
-    return prepare(
-        model, spec, algorithm, _maxima(ranges, model) if algorithm.equalize else None, _reach(ranges, model)
-    )
+    return prepared_by(model, spec, ranges, ranges.algorithm.model_copy(update={"exact_input": False}))
 
 
 def scales_in_graph(model: ir.Model, ranges: Ranges) -> dict[str, float]:

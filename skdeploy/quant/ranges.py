@@ -16,6 +16,7 @@ from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
 from skdeploy.core.toml_reasons import shown_key, shown_value
 from skdeploy.core.version import __version__
+from skdeploy.quant.methods import Choice
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -29,7 +30,7 @@ TOOLS: Final = ("numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu")  # what th
 LARGEST: Final = 3.4028235e38
 SMALLEST_THRESHOLD: Final = 127 * 2.0**-126
 
-ONE_ENTRY_A_LINE: Final = ("tensors", "channel_maxima", "channel_means", "channel_reach", "audit")
+ONE_ENTRY_A_LINE: Final = ("tensors", "channel_maxima", "channel_means", "channel_reach", "audit", "rounding")
 CALIBRATE: Final = "calibrate again: skdeploy calibrate"
 PROBLEMS_SHOWN: Final = 5
 MAX_BYTES: Final = 1 << 30  # SKNet-50's have a few megabytes
@@ -55,6 +56,7 @@ def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return value
 
 
+Rounding = Literal["gptq", "nearest"]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Percentile = Annotated[float, Field(gt=0, le=100)]
 Magnitude = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
@@ -101,7 +103,7 @@ class Algorithm(Frozen):
     """All that turns images into ranges. ``version`` grows whenever the same choices would give other numbers.
 
     ``equalize``: ``passes/equalize.py``; ``shift``: ``passes/shift.py``; ``exact_input``: ``passes/exact_input.py``;
-    ``bias_correction`` and ``weight_scales``: ``quant/weights.py``.
+    ``bias_correction`` and ``weight_scales``: ``quant/weights.py``; ``weight_rounding``: ``quant/gptq.py``.
     """
 
     method: CalibrationMethod
@@ -111,6 +113,8 @@ class Algorithm(Frozen):
     shift: bool = True
     exact_input: bool = True
     weight_scales: Literal["mse", "max"] = "mse"
+    # left out where it is what files without it mean, so that their digests hold
+    weight_rounding: Annotated[Rounding, Field(exclude_if=lambda rounding: rounding == "nearest")] = "nearest"
     version: Annotated[int, Field(ge=1)]
 
     @property
@@ -142,7 +146,8 @@ class Ranges(Frozen):
 
     ``channel_maxima`` are the largest magnitudes of a tensor's channels, (C,), for equalization; all else belongs to the graph
     once equalized. ``channel_reach`` is the same of those tensors beside that bound equalization. ``channel_means`` are means
-    over images and space, (C,), for bias correction.
+    over images and space, (C,), for bias correction. ``choice`` says what the method ``auto`` chose, and why. ``rounding`` has,
+    for each layer, how its integers differ from those of rounding to nearest (``rounding.py``).
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
@@ -163,7 +168,9 @@ class Ranges(Frozen):
     channel_maxima: dict[str, Maxima] = Field(default={})
     channel_means: dict[str, Channels] = Field(default={})
     channel_reach: dict[str, Maxima] = Field(default={}, exclude_if=lambda reach: not reach)
+    choice: Annotated[Choice | None, Field(exclude_if=lambda choice: choice is None)] = None
     audit: Annotated[dict[str, JsonValue], AfterValidator(_plain_json)] = Field(default={})
+    rounding: Annotated[dict[str, str], Field(exclude_if=lambda rounding: not rounding)] = Field(default={})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -177,6 +184,10 @@ class Ranges(Frozen):
             raise ValueError("algorithm.bias_correction is on, but there are no channel_means to correct with")
         if self.algorithm.equalize and not self.channel_maxima:
             raise ValueError("algorithm.equalize is on, but there are no channel_maxima to equalize by")
+        if (self.algorithm.method is CalibrationMethod.AUTO) != (self.choice is not None):
+            raise ValueError("algorithm.method auto and its choice belong together, and one of them is missing")
+        if self.rounding and self.algorithm.weight_rounding == "nearest":
+            raise ValueError("rounding is there, but algorithm.weight_rounding is nearest")
         return self
 
     @classmethod
@@ -232,13 +243,17 @@ class Ranges(Frozen):
             },
             "audit": dict(audit or {}),
         }
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            raise CalibrationError(
-                f"calibration of {spec.name} gave invalid ranges:\n{explain(error, cls)}",
-                advice="check the images: `skdeploy calibrate` prints its audit of them",
-            ) from error
+        return _validated(cls, content)
+
+    def with_tensors(self, tensors: Mapping[str, tuple[float, float, float, float | None]]) -> Ranges:
+        """The same with other ranges of all its tensors. Raises CalibrationError as ``of`` does."""
+        assert tensors.keys() == self.tensors.keys()
+        return _validated(Ranges, {**dict(self), "schema": 1, "tensors": {n: _range(tensors[n]) for n in self.tensors}})
+
+    def finished(self, algorithm: Algorithm, choice: Choice | None, rounding: Mapping[str, str]) -> Ranges:
+        """The same as the result of the whole algorithm."""
+        whole = {"algorithm": algorithm, "algorithm_sha256": algorithm.digest, "choice": choice, "rounding": rounding}
+        return _validated(Ranges, {**dict(self), "schema": 1, **whole})
 
     @property
     def scales(self) -> dict[str, float]:
@@ -296,6 +311,16 @@ class Ranges(Frozen):
                 "other modules",
                 advice=f"{CALIBRATE}, with the same modules and options as the export",
             )
+
+
+def _validated(cls: type[Ranges], content: Mapping[str, object]) -> Ranges:
+    try:
+        return cls.model_validate({key: value for key, value in content.items() if key != "schema_version"})
+    except ValidationError as error:
+        raise CalibrationError(
+            f"calibration of {content['model']} gave invalid ranges:\n{explain(error, cls)}",
+            advice="check the images: `skdeploy calibrate` prints its audit of them",
+        ) from error
 
 
 def load_ranges(path: Path) -> Ranges:

@@ -17,7 +17,7 @@ from skdeploy.core.files import read_file
 from skdeploy.core.spec import CalibrationMethod, Frozen, InnerPath, ModelSpec
 from skdeploy.core.toml_reasons import shown_value, unprintable, unreadable
 from skdeploy.images.dataset import Dataset, open_dataset
-from skdeploy.quant.ranges import Digest, Percentile, check_percentile, explain
+from skdeploy.quant.ranges import Digest, Percentile, Rounding, check_percentile, explain
 
 MAX_RECIPE_BYTES: Final = 1 << 20  # a recipe is a dozen lines; a larger file is something else
 KEYS: Final = "every key is described in calibration/README.md"
@@ -52,6 +52,7 @@ class Recipe(Frozen):
     weight_scales: Literal["mse", "max"] = "mse"
     fallback: Literal["fp16", "fp32"] | None = None  # of an export: None is as its options say
     regroup: Positive | None = None
+    weight_rounding: Rounding = "nearest"  # what recipes without it mean
     images_sha256: Digest | None = None
     note: str = ""
 

@@ -34,7 +34,7 @@ def threshold(
     percentile: float = DEFAULT_PERCENTILE,
     levels: int = SYMMETRIC,
 ) -> float:
-    """The magnitude that becomes the last of ``levels``; 0 for a tensor of zeros.
+    """The magnitude that becomes the last of ``levels``; 0 for a tensor of zeros. ``auto`` is a choice among methods.
 
     All methods but minmax need a MagnitudeHistogram. ``percentile`` is in percent and for its method only. Raises UsageError if
     it is not above 0 and at most 100.
@@ -47,6 +47,8 @@ def threshold(
         return percentile_threshold(observer, percentile)
     if method is CalibrationMethod.ENTROPY:
         return entropy_threshold(observer, levels)
+    if method is CalibrationMethod.AUTO:
+        raise ValueError("auto has no threshold of its own")
     return mse_threshold(observer, levels)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from skdeploy.bundle.contents import RANGES
 from skdeploy.images.audit_report import AuditReport, audit_of
+from skdeploy.quant.methods import Choice, ranked
 from skdeploy.report.blocks import (
     Facts,
     Figure,
@@ -31,19 +32,31 @@ if TYPE_CHECKING:
 def calibration_findings(ranges: Ranges) -> Section:
     """How ranges were made, and of which images. Their warnings are shown while they are read, and on the page."""
     algorithm, audit = ranges.algorithm, audit_of(ranges.audit)
-    percentile = f" {algorithm.percentile:g} %" if algorithm.percentile is not None else ""
+    used = ranges.choice.candidate if ranges.choice is not None else algorithm
+    percentile = f" {used.percentile:g} %" if used.percentile is not None else ""
     switches = {
         "equalized": algorithm.equalize,
         "biases corrected": algorithm.bias_correction,
         "shifted": algorithm.shift,
         "pixels exact": algorithm.exact_input,
+        "weights rounded by GPTQ": algorithm.weight_rounding == "gptq",
     }
     on = ", ".join(word for word, given in switches.items() if given) or "nothing else"
     lead = (
-        f"{counted(len(ranges.tensors), 'tensor')} by {algorithm.method}{percentile} on "
+        f"{counted(len(ranges.tensors), 'tensor')} by {used.method}{percentile} on "
         f"{counted(ranges.data.images, 'image' if audit is None else audit.sample)} of {ranges.data.name}; {on}"
     )
-    return Section("calibration", "Calibration", lead, () if audit is None else (audit_facts(audit),))
+    chosen = (_choice_facts(ranges.choice),) if ranges.choice is not None and ranges.choice.rounds else ()
+    return Section("calibration", "Calibration", lead, chosen if audit is None else (*chosen, audit_facts(audit)))
+
+
+def _choice_facts(choice: Choice) -> Facts:
+    """What each method scored, in the rounds of the choice."""
+    rows = []
+    for each in choice.rounds:
+        scores = ", ".join(f"{method} {each.scores[method]:.2f}" for method in ranked(each.scores))
+        rows.append((f"SQNR in dB on {each.images} held back", scores))
+    return Facts(tuple(rows), f"choice of the method: {choice.candidate}")
 
 
 def audit_facts(audit: AuditReport) -> Facts:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from skdeploy.core.errors import CalibrationError, SkdeployError, UsageError
 from skdeploy.core.spec import CalibrationMethod
-from skdeploy.quant.observe import Observation, observe
+from skdeploy.quant.methods import CANDIDATES
+from skdeploy.quant.observe import Fit, Observation, observe
 from skdeploy.quant.observers import BINS, MagnitudeHistogram
 from skdeploy.quant.thresholds import threshold
 from tests.refused import refused
@@ -45,6 +46,7 @@ tiny (float[{batch},3,6,5] input) => (float[{batch},4] logits)
 TENSORS = {"conv": "stem.conv/Conv", "relu": "stem.relu/Relu", "root": "root/Sqrt", "grown": "grown/Exp"}
 INSIDE = list(TENSORS.values())
 EVERYTHING = ["input", *INSIDE, "logits"]
+METHODS = [method for method in CalibrationMethod if method is not CalibrationMethod.AUTO]  # a choice among the others
 
 
 def tiny(batch: int | str = "batch") -> ir.Model:
@@ -102,7 +104,7 @@ def same(one: dict[str, Observation], other: dict[str, Observation]) -> bool:
     return one.keys() == other.keys() and all(plain(one[name]) == plain(other[name]) for name in one)
 
 
-@pytest.mark.parametrize("method", list(CalibrationMethod))
+@pytest.mark.parametrize("method", METHODS)
 def test_ranges_are_those_of_all_images_together(method: CalibrationMethod) -> None:
     images = pixels(17)
     seen, expected = watched(images, method=method), all_tensors(images)
@@ -195,7 +197,7 @@ def bright(images: Array, index: int, sign: int) -> Array:
     return images
 
 
-@pytest.mark.parametrize("method", list(CalibrationMethod))
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_a_nan_is_named_with_its_tensor_and_image(size: int, method: CalibrationMethod) -> None:
     images = pixels(12)
@@ -297,7 +299,7 @@ def test_a_broken_image_has_the_name_that_the_caller_gives_it() -> None:
         watched(images, tensors=["input"], name_of=lambda position: f"photo-{position}.png")
 
 
-@pytest.mark.parametrize("method", list(CalibrationMethod))
+@pytest.mark.parametrize("method", METHODS)
 def test_a_tensor_without_negative_values_has_a_threshold_for_255_steps(method: CalibrationMethod) -> None:
     images = pixels(17)
     seen = watched(images, method=method)
@@ -377,3 +379,14 @@ def test_an_impossible_percentile_is_refused_before_any_image_is_read() -> None:
     with pytest.raises(UsageError, match="percentile"):
         observe(tiny(), ["input"], feeds, 4, method=CalibrationMethod.PERCENTILE, percentile=101)
     assert next(feeds)[1] == 4
+
+
+def test_candidates_have_the_thresholds_that_each_has_alone_on_the_first_images_and_on_all() -> None:
+    images = pixels(8)
+    found = watched(images, candidates=CANDIDATES)
+    for candidate in CANDIDATES:
+        options = {"method": candidate.method, "percentile": candidate.percentile or 99.99}
+        alone, first = watched(images, **options), watched(images[:6], **options)
+        for name in EVERYTHING:
+            assert found[name].whole[candidate] == Fit(alone[name].threshold, alone[name].shifted_threshold)
+            assert found[name].early[candidate].threshold == first[name].threshold == alone[name].early_threshold

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from skdeploy.core.errors import CalibrationError, UsageError
+from skdeploy.core.files import digest_json
 from skdeploy.core.spec import CalibrationMethod, ModelSpec
 from skdeploy.quant.identity import graph_identity
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges, TensorRange, load_ranges
@@ -176,10 +177,22 @@ def test_a_percentile_goes_with_its_method_only_and_choices_have_digests() -> No
         Algorithm(method=CalibrationMethod.PERCENTILE, percentile=99.99, version=1),
         *(MSE.model_copy(update={switch: False}) for switch in ("equalize", "bias_correction", "shift", "exact_input")),
         MSE.model_copy(update={"weight_scales": "max"}),
+        MSE.model_copy(update={"weight_rounding": "gptq"}),
+        MSE.model_copy(update={"method": CalibrationMethod.AUTO}),
         MSE.model_copy(update={"version": 2}),
     ]
     assert len({choice.digest for choice in choices}) == len(choices)
     assert Algorithm(method=CalibrationMethod.MSE, version=1).digest == MSE.digest
+
+
+def test_the_digest_is_that_of_files_from_before_weights_were_rounded_otherwise() -> None:
+    """Ranges and keys of calibrations that are there stay good."""
+    before = {
+        "method": "mse", "percentile": None, "equalize": True, "bias_correction": True, "shift": True, "exact_input": True,
+        "weight_scales": "mse", "version": 1,
+    }  # fmt: skip
+    assert MSE.digest == digest_json(before)
+    assert MSE.weight_rounding == "nearest"
 
 
 def edited(ranges: Ranges, path: Path, edit: Callable[[dict[str, Any]], object]) -> Path:

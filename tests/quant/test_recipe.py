@@ -89,6 +89,7 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
         "weight_scales": "max",
         "fallback": "fp32",
         "regroup": 4,
+        "weight_rounding": "gptq",
         "images_sha256": "0" * 64,
         "note": "why",
     }
@@ -105,7 +106,7 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
         ({"number": 0}, r"number: .*greater than or equal to 1 \(given 0\)"),
         ({"number": "4"}, "number: Input should be a valid integer"),
         ({"seed": -1}, "seed: "),
-        ({"method": "median"}, r"method: Input should be 'minmax', .*\(given 'median'\)"),
+        ({"method": "median"}, r"method: Input should be 'auto', .*\(given 'median'\)"),
         ({"method": "percentile"}, "method percentile needs a percentile"),
         ({"percentile": 99.9}, "method minmax takes no percentile"),
         ({"method": "percentile", "percentile": 101.0}, "percentile: "),

@@ -16,6 +16,7 @@ from skdeploy.core.options import NoOptions
 from skdeploy.images.audit_report import audit_of
 from skdeploy.line.calibration import CalibrationOptions, CalibrationSet
 from skdeploy.line.station import CALIBRATION_TOOLS, Inputs, Station
+from skdeploy.quant.methods import FEWEST_IMAGES
 from skdeploy.quant.ranges import Ranges, load_ranges
 
 if TYPE_CHECKING:
@@ -99,12 +100,15 @@ def facts_of(ranges: Ranges, station: Literal["calibrate", "ranges"]) -> RangesF
     """Notes on ranges, measured here or given."""
     from skdeploy.quant.calibrate import dead_tensors
 
+    choice = ranges.choice
     return RangesFacts(
         station=station,
         images=ranges.data.images,
         dataset=ranges.data.name,
         random=ranges.data.random,
         method=ranges.algorithm.method,
+        chosen=str(choice.candidate) if choice is not None else "",
+        scored_images=choice.rounds[-1].images if choice is not None and choice.rounds else 0,
         tensors=len(ranges.tensors),
         dead_tensors=tuple(dead_tensors(ranges)),
         audit=audit_of(ranges.audit),
@@ -114,6 +118,9 @@ def facts_of(ranges: Ranges, station: Literal["calibrate", "ranges"]) -> RangesF
 def calibration_notes(facts: RangesFacts) -> tuple[str, ...]:
     """Warnings about the calibration images."""
     notes = facts.audit.warnings() if facts.audit else ()
+    if facts.chosen and not facts.scored_images:
+        few = f"{facts.images} images are too few to choose a method by, so {facts.chosen} is used"
+        notes = (*notes, f"{few}; give {FEWEST_IMAGES} or more")
     dead = facts.dead_tensors
     if dead:
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""

@@ -1,0 +1,57 @@
+"""Measures the rounding of all INT8 weights on calibration images, for a ranges file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import ModelSpec
+from skdeploy.ir.constants import weight_of
+from skdeploy.ir.nodes import operand
+from skdeploy.ir.qdq import INT8_MIN, QuantizedWeight
+from skdeploy.passes.exact_input import MIDDLE, PIXELS
+from skdeploy.quant.moments import Batches, Moments, moments_in_turn
+from skdeploy.quant.quantize import CORRECTED, Quantized, prepared_by, quantize
+from skdeploy.quant.ranges import Ranges
+from skdeploy.quant.rounding import as_text, rounded_weight
+
+ROUNDING_IMAGES: Final = 96  # more were tried, and add nothing
+
+
+def measure_rounding(
+    model: ir.Model,
+    spec: ModelSpec,
+    ranges: Ranges,
+    batches: Batches,
+    images: int,
+    nearest: Mapping[str, QuantizedWeight] | None,
+    tell: Progress,
+) -> dict[str, str]:
+    """The rounding of each weight that can be INT8, by the layer's name. ``ranges`` are those of rounding to nearest."""
+    tell.update(f"rounds weights by {images} images")
+    made = quantize(model, spec, ranges, half=False, nearest=nearest)
+    before = prepared_by(model, spec, ranges, ranges.algorithm)
+    nodes = {node.name or "": node for node in before.graph}
+    rounding = {}
+    for name, moments in moments_in_turn(made.model, made.placement.weighted, batches, images):
+        node = nodes[name]
+        corrected = ranges.algorithm.bias_correction and node.op_type in CORRECTED
+        about = moments.covariance if corrected else moments.about(_zero(node, made, moments, spec))
+        values = rounded_weight(node, weight_of(node), made.nearest[name], about)
+        rounding[name] = as_text(values, made.nearest[name])
+    return rounding
+
+
+def _zero(node: ir.Node, made: Quantized, moments: Moments, spec: ModelSpec) -> NDArray[np.float64]:
+    """The integers that stand for zero in what a layer reads, (G, K)."""
+    name = operand(node, 0).name or ""
+    zero = np.zeros(moments.sums.shape)
+    if name == PIXELS:
+        mean = 255 * np.asarray(spec.preprocess.mean, np.float64) - MIDDLE
+        return zero + np.repeat(mean, zero.size // len(mean))  # of one group
+    return zero + (INT8_MIN if name in made.offsets else 0)
