@@ -56,7 +56,7 @@ CANDIDATES: Final = (
 
 
 class Round(Frozen):
-    """Scores of methods on so many images: the SQNR of the outputs of each one's INT8 graph, with FP32 beside it, against FP32.
+    """Scores of methods on a number of images: the SQNR of the outputs of each one's INT8 graph, with FP32 beside it, against FP32.
     In dB.
     """
 

@@ -141,7 +141,7 @@ def _add(total: Moments, layer: _Layer, values: NDArray[np.int8]) -> None:
 
 
 def _rows(layer: _Layer, values: NDArray[np.int8]) -> Iterator[NDArray[np.int8]]:
-    """What the layer multiplies its weight with, (G, rows, K) a time: patches of a map, or what lies along the last axis."""
+    """Yield what the layer multiplies its weight with, (G, rows, K) a time: patches of a map, or what lies along the last axis."""
     node = layer.node
     if node.op_type in ("Gemm", "MatMul"):
         rows = values.reshape(-1, values.shape[-1])

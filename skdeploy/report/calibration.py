@@ -51,7 +51,7 @@ def calibration_findings(ranges: Ranges) -> Section:
 
 
 def _choice_facts(choice: Choice) -> Facts:
-    """What each method scored, in the rounds of the choice."""
+    """The score of each method, in the rounds of the choice."""
     rows = []
     for each in choice.rounds:
         scores = ", ".join(f"{method} {each.scores[method]:.2f}" for method in ranked(each.scores))
