@@ -17,6 +17,7 @@ from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset
 from skdeploy.images.reading import read_crops
+from skdeploy.ir.large import portable
 from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.quant.methods import FALLBACK, FIRST_ROUND, LAST_ROUND, Choice, Round, chosen, ranked
 from skdeploy.quant.quantize import quantize
@@ -75,7 +76,7 @@ def _outputs(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int, most
     """The floating-point outputs, in the graph's order, of the first images, until they have ``most`` bytes."""
     parts: list[Outputs] = []
     crops = (crop.pixels for _, crop in read_crops(images, spec))
-    with OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", None) as session:
+    with OnnxRuntimeSession(portable(model), "cpu", None) as session:
         for outputs, _ in outputs_by_batch(session, crops, spec, batch):
             parts.append([values for values in outputs.values() if np.issubdtype(values.dtype, np.floating)])
             if most is not None and sum(values.nbytes for part in parts for values in part) >= most:

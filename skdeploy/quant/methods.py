@@ -56,8 +56,9 @@ CANDIDATES: Final = (
 
 
 class Round(Frozen):
-    """Scores of methods on a number of images: the SQNR of the outputs of each one's INT8 graph, with FP32 beside it, against FP32.
-    In dB.
+    """Scores of methods on a number of images, in dB.
+
+    The SQNR of the outputs of each one's INT8 graph, with FP32 beside it, against FP32.
     """
 
     images: Annotated[int, Field(ge=1)]

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.ir.constants import numbers
+from skdeploy.ir.large import portable
 from skdeploy.ir.nodes import maker, operand
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.ir.rows import groups_of, output_axis
 
 # Rows that count for each column, spread evenly over the images and the places in them: more change nothing that can be
-# measured (sknet-fashion: 0.0x dB), and cost a product of K x K each. At least so many, for layers of few columns.
+# measured (sknet-fashion: 0.05 dB either way), and cost a product of K x K each. At least so many, for layers of few columns.
 ROWS_A_COLUMN: Final = 8
 FEWEST_ROWS: Final = 1024
 AT_ONCE: Final = 1 << 10  # rows in one product of float32, exact as above
@@ -141,7 +142,7 @@ def _add(total: Moments, layer: _Layer, values: NDArray[np.int8]) -> None:
 
 
 def _rows(layer: _Layer, values: NDArray[np.int8]) -> Iterator[NDArray[np.int8]]:
-    """Yield what the layer multiplies its weight with, (G, rows, K) a time: patches of a map, or what lies along the last axis."""
+    """Yield what meets the layer's weight, (G, rows, K) a time: patches of a map, or what lies along the last axis."""
     node = layer.node
     if node.op_type in ("Gemm", "MatMul"):
         rows = values.reshape(-1, values.shape[-1])
@@ -214,4 +215,4 @@ def _open(model: ir.Model, names: Sequence[str], threads: int | None) -> OnnxRun
     values = {value.name: value for node in graph for value in node.outputs}
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in names)
-    return OnnxRuntimeSession(ir.to_proto(model).SerializeToString(), "cpu", threads)
+    return OnnxRuntimeSession(portable(model), "cpu", threads)

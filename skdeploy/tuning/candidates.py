@@ -64,7 +64,8 @@ def candidates(methods: Sequence[str]) -> list[Candidate]:
     for method in methods:
         if method not in known:
             raise UsageError(f"--calib-method {method} does not exist", advice=f"choose one of {', '.join(known)}")
-    wanted = methods or [method for method in known if method != CalibrationMethod.ENTROPY]
+    left_out = (CalibrationMethod.ENTROPY, CalibrationMethod.AUTO)  # auto is one of the others
+    wanted = methods or [method for method in known if method not in left_out]
     return [
         Candidate(calibration=calibration, fallback=fallback)
         for calibration in _calibrations(list(dict.fromkeys(wanted)))
