@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ from skdeploy.core.files import require_places, write_text
 from skdeploy.core.options import NoOptions
 from skdeploy.core.options import words_of as options_in_words
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import ModelSpec, Precision, WeightsSpec
+from skdeploy.core.spec import Assumption, ModelSpec, Precision, WeightsSpec
 from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions, require_capability
 from skdeploy.images.pairs import open_pairs
@@ -66,6 +66,7 @@ from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.zoo.assumed import assumptions_of, require_preprocessing
 from skdeploy.zoo.write_card import card_text
 
+TOLD: Final = 2  # assumptions that an export prints
 STATIONS: Final[list[type[Station[Any, Any]]]] = [Weights, Trace, Read, Select, Simplify, Engine, Parity]
 """The stations of every line; those of ``FORMATS`` and ``REWRITES`` are made when they are asked for."""
 
@@ -179,8 +180,9 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
             *notes,
             f"the card has no [tolerance.{options.precision}], so the default of {options.precision.words} is used",
         )
-    for note in (*notes, *map(str, source.assumptions)):
+    for note in notes:
         tell.note(note)
+    _tell_assumptions(source.assumptions, tell)
 
     head = Manifest(
         skdeploy=__version__,
@@ -221,6 +223,17 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         route,
         options.accuracy.allow_inconclusive,
     )
+
+
+def _tell_assumptions(assumptions: Sequence[Assumption], tell: Progress) -> None:
+    """Note at most two; the verdict counts them, and the report, the card and --verbose have all."""
+    texts = list(map(str, assumptions))
+    for text in texts:
+        tell.update(text)
+    if len(texts) > TOLD:
+        texts = [f"{texts[0]}, and {len(texts) - 1} more: `skdeploy report` and --verbose list them"]
+    for text in texts:
+        tell.note(text)
 
 
 def _require_labels(spec: ModelSpec, options: ExportOptions) -> None:
@@ -265,8 +278,7 @@ def enter(
     assumed = [assumption for assumption in assumptions_of(spec) if assumption not in source.assumptions]
     _require_labels(spec, options)
     line.bundle.adopt(spec, (), tuple(assumed))
-    for assumption in assumed:
-        line.progress.note(str(assumption))
+    _tell_assumptions(assumed, line.progress)
     return Network(spec, line.bundle.check(weights))
 
 

@@ -229,6 +229,8 @@ def test_what_a_card_assumes_is_said_by_export_and_inspect_until_a_person_correc
     first = run("export", card, *options)
     assert first.code == 0
     assert "assumed: stride 2 stem and 3x3 max pool, rounded up (the layout official Caffe)" in first.err
+    assert first.err.count("assumed: ") == 1  # one line for all of them
+    assert "more: `skdeploy report` and --verbose list them" in first.err
     recorded = run("inspect", folder, "--json").json["assumptions"]
     assert [row["about"] for row in recorded] == ["architecture"] * 4 + ["preprocessing"]  # --imgsz said the size
     assert recorded[0]["text"] == "stride 2 stem and 3x3 max pool, rounded up"
