@@ -50,7 +50,8 @@ class Precision(str):
     calibrated ranges clip. ``peak`` names the figure of a device (``planning/devices.py``) that bounds its arithmetic; without
     one no floor is estimated. ``tile`` is how many inputs a tensor core's tile has, 1 where there are no tiles. ``dla``:
     whether a deep learning accelerator has it. ``weighed``: whether the planner recommends it where its floor is lower.
-    ``least_capability``: the first compute capability of NVIDIA's GPUs that has it; empty for all.
+    ``least_capability``: the first compute capability of NVIDIA's GPUs that has it; empty for all. ``no_kernels``: operators
+    that TensorRT-RTX does not build in it, which stay FP32.
 
     ``weights_only``: only weights have this type, as integers with a scale, and the arithmetic has another. Of this and of an
     integer precision, ``beside`` names what is not quantized by default. ``keep_grouped`` is the flag that leaves grouped
@@ -73,6 +74,7 @@ class Precision(str):
     dla: bool
     weighed: bool
     least_capability: str
+    no_kernels: tuple[str, ...]
     weights_only: bool
     beside: str
     keep_grouped: str
@@ -91,6 +93,7 @@ class Precision(str):
         dla: bool = False,
         weighed: bool = True,
         least_capability: str = "",
+        no_kernels: tuple[str, ...] = (),
         weights_only: bool = False,
         beside: str = "",
         keep_grouped: str = "",
@@ -102,7 +105,7 @@ class Precision(str):
         made.tolerance, made.width_bytes, made.onnx_type = tolerance, width_bytes, onnx_type
         made.largest, made.integer, made.peak, made.tile = largest, integer, peak, tile
         made.dla, made.weighed, made.least_capability = dla, weighed, least_capability
-        made.weights_only = weights_only
+        made.no_kernels, made.weights_only = no_kernels, weights_only
         made.beside, made.keep_grouped = beside, keep_grouped
         return made
 
@@ -165,6 +168,7 @@ PRECISIONS: Final[dict[str, Precision]] = {
             weighed=False,  # never faster than FP16 by that figure
             # NVIDIA, Transformer Engine: https://nvidia.github.io/TransformerEngine/support_matrix.html
             least_capability="8.0",
+            no_kernels=("ConvTranspose",),  # of 1.7.1, in any number of dimensions: tests/engines/test_bf16.py
         ),
         # Weights of 255 levels a channel: their error is 40 to 45 dB below a layer's sums, and those of some twenty layers in a
         # row add up to 13 dB more. 25 dB are an error of 5.6 % of the logits: cosine 0.998, and 3.5 of it at one logit of a

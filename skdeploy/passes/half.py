@@ -57,7 +57,7 @@ class HalfPrecision(ir.passes.InPlacePass):
     ``kept`` says which nodes stayed FP32 and why; ``flushed`` which constants lost what share of their values to zero.
 
     With ``precision`` BF16, all of this holds for BF16, in a graph without Q/DQ. ``raise_opset.py`` gives it an opset whose
-    operators take BF16: by rule 6, one that does not stays FP32.
+    operators take BF16: by rule 6, one that does not stays FP32. So does one that TensorRT-RTX cannot build in it.
     """
 
     def __init__(self, keep_fp32: Iterable[str] = (), precision: Precision = Precision.FP16) -> None:
@@ -192,6 +192,8 @@ class HalfPrecision(ir.passes.InPlacePass):
         module = module_of(node.name)
         if module in self._matched:
             return f"--keep-fp32 {self._matched[module]}"
+        if node.op_type in self.precision.no_kernels:
+            return f"TensorRT-RTX has no {self.precision.words} kernels for {node.op_type}"
         if module in (PREPROCESS, PIXELS):
             return "normalisation of the input"
         if node in self._variances and node.op_type not in REDUCTIONS:
