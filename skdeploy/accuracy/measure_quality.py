@@ -132,7 +132,10 @@ def _rows(
         for measure, values in zip(measures, before, strict=True)
         if None not in values
     }
-    return [[np.asarray(column, np.float64) for column in of_runner] for of_runner in found], untouched
+    rows = [[np.asarray(column, np.float64) for column in of_runner] for of_runner in found]
+    for measure, of_measure in zip(measures, rows[0], strict=True):
+        measure.check(of_measure)
+    return rows, untouched
 
 
 def _outputs(

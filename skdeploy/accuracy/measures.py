@@ -40,6 +40,10 @@ class Measure(Protocol):
         """The figure of all samples, (draws,), for each set of weights."""
         return np.asarray(weights @ rows[:, 0] / weights.sum(1))
 
+    def check(self, rows: Rows) -> None:
+        """Raises UsageError where the samples show nothing, so that no drop could be seen."""
+        del rows
+
     def untouched(self, pixels: NDArray[np.uint8], target: Target) -> float | None:
         """The figure of an input that nothing was done to; None if it is not of the target's kind."""
         del pixels, target
@@ -100,6 +104,13 @@ class MeanIoU(Measure):
         counts = confusions(truth[judged], found[judged], max(2, classes))
         shared = np.diag(counts)
         return [*shared.tolist(), *(counts.sum(0) + counts.sum(1) - shared).tolist()]
+
+    def check(self, rows: Rows) -> None:
+        if not rows.any():
+            raise UsageError(
+                f"no pixel of any mask is judged: all are {IGNORED}, which means that nobody says what is there",
+                advice="give masks with the numbers of classes",
+            )
 
     def figure(self, rows: Rows, weights: Weights) -> NDArray[np.float64]:
         shared, union = np.split(weights @ rows, 2, axis=1)

@@ -74,6 +74,7 @@ class PairsAsTruth(Truth):
         return FigureDrop(images=found.images, points=found.drop, standard_error=found.spread / sqrt(found.images))
 
     def guessing(self, rows: Rows) -> str:
+        self.measure.check(rows)
         measure, pairs, spec = self.measure, self.pairs, self.spec
         before = [measure.untouched(*pairs.read(index, spec, measure.kind)) for index in range(len(pairs))]
         known = [value for value in before if value is not None]

@@ -186,6 +186,19 @@ def test_options_that_do_not_fit_pairs_are_refused(
     assert said in result.err
 
 
+def test_masks_of_which_nothing_is_judged_pass_no_budget(run: Run, bundle: Path, made: Path, tmp_path: Path) -> None:
+    """0 % against 0 % is a drop of 0."""
+    shutil.copytree(made / "pairs/images", tmp_path / "pairs/images")
+    (tmp_path / "pairs/masks").mkdir()
+    for image in (made / "pairs/masks").iterdir():
+        Image.fromarray(np.full(np.asarray(Image.open(image)).shape, 255, np.uint8)).save(
+            tmp_path / "pairs/masks" / image.name
+        )
+    result = run("evaluate", bundle, "--data", tmp_path / "pairs", "--max-drop", 1)
+    assert result.code == 2
+    assert "no pixel of any mask is judged" in result.err
+
+
 def test_predict_writes_masks_that_evaluate_reads(run: Run, bundle: Path, made: Path, tmp_path: Path) -> None:
     """Masks of the network itself are right in every pixel."""
     shutil.copytree(made / "pairs/images", tmp_path / "own/images")
