@@ -10,7 +10,7 @@ from skdeploy.accuracy.gate import PairedReport
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import require_places
 from skdeploy.core.spec import ModelSpec
-from skdeploy.images.dataset import open_dataset, require_there
+from skdeploy.images.dataset import Dataset, open_dataset, require_there
 from skdeploy.line.calibration import DEFAULT_NUMBER
 from skdeploy.tuning.report import Tried
 
@@ -37,6 +37,17 @@ def calibration_images(given: Path | None, data: Path) -> Path:
             advice="give others for one of them",
         )
     return given
+
+
+def shared_images(calib: Path, data: Dataset, spec: ModelSpec) -> int:
+    """How many files of the labelled images calibrate, too. Raises UsageError where all images are the same."""
+    images = open_dataset(calib, spec=spec)
+    if images.digest == data.digest:
+        raise UsageError(
+            f"--calib {calib} has the images of --data: images that calibrate cannot judge",
+            advice="give others for one of them",
+        )
+    return len({file.resolve() for file in images.files} & {file.resolve() for file in data.files})
 
 
 def recipe_place(output: Path | None, calib: Path, spec: ModelSpec, *, force: bool) -> Path:

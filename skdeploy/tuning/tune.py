@@ -43,7 +43,7 @@ from skdeploy.planning.recommend import WORTH, groups_left
 from skdeploy.quant.effect import BATCH_PIXELS, MAX_BATCH
 from skdeploy.quant.units import Unit, all_but, units_of
 from skdeploy.tuning.candidates import Candidate, candidates
-from skdeploy.tuning.recipes import calibration_images, recipe_place, recipe_text
+from skdeploy.tuning.recipes import calibration_images, recipe_place, recipe_text, shared_images
 from skdeploy.tuning.report import Tried, TunePlan, TuneReport
 from skdeploy.tuning.split import Halves, halves
 from skdeploy.tuning.workshop import Made, Workshop
@@ -178,6 +178,8 @@ def tune(folder: Path, options: TuneOptions, progress: Progress | None = None) -
     bundle, dataset = _opened(folder, options, tell)
     calib = calibration_images(options.calib, options.data)
     place = recipe_place(options.output, calib, bundle.manifest.model, force=options.force)
+    if shared := shared_images(calib, dataset, bundle.manifest.model):
+        tell.note(f"{shared:,} of the labelled images calibrate, too, which flatters INT8: give others with --calib")
     tell.begin("tune")
     parts = halves(dataset)
     first = candidates(options.methods)

@@ -176,6 +176,11 @@ def test_what_cannot_be_tuned_is_refused_before_anything_runs(
     with np.load(evaluation) as content:
         np.savez(tmp_path / "other.npz", images=content["images"], labels=content["labels"] + 7)
         np.savez(tmp_path / "one.npz", images=content["images"][:1], labels=content["labels"][:1])
+    shutil.copytree(calib, tmp_path / "tuning/classes/1")
+    shutil.copytree(calib, tmp_path / "tuning/classes/2")
+    folder = tmp_path / "tuning/classes"
+    both = run("tune", bundle, "--data", folder, "--calib", folder, "--max-drop", 1, "-o", folder.parent / "new.toml")
+    assert (both.code, "images that calibrate cannot judge" in both.err) == (2, True), both.err
     rest = ["--calib", calib, "--max-drop", 1, "-o", calib.parent / "new.toml"]
     other = run("tune", bundle, "--data", tmp_path / "other.npz", *rest)
     assert (other.code, "has 5 classes" in other.err) == (2, True)
