@@ -385,7 +385,7 @@ def _marked(rows: Sequence[Tried], winner: Tried) -> list[Tried]:
         return any(
             all(one <= two for one, two in zip(_cost(other), _cost(row), strict=True))
             and _loss(other) <= _loss(row)
-            and (_cost(other), _loss(other)) != (_cost(row), _loss(row))
+            and ((_cost(other), _loss(other)) != (_cost(row), _loss(row)) or other.sqnr_db > row.sqnr_db)
             for other in judged
         )
 
