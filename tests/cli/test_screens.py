@@ -39,7 +39,7 @@ SCREENS = {
     "predict": "predict bundle images/0.png --all",
     "calibrate": "calibrate bundle --calib images -o ranges.json",
     "sensitivity": "sensitivity int8 --data evaluation.npz",
-    "tune": "tune bundle --data evaluation.npz --calib images --max-drop 30 --calib-method mse --allow-inconclusive",
+    "tune": "tune bundle --data evaluation.npz --calib images --max-drop 1 --dry-run",  # an order by SQNR depends on the CPU
     "attention": "attention bundle --data images --scales 1,1.5,2",
     "plan": "plan bundle --device orin-nano",
     "plan_devices": "plan bundle --device t4,orin-nx",

@@ -32,7 +32,7 @@ def calib(tmp_path: Path, images: Path) -> Path:
 
 @pytest.fixture
 def sweep(bundle: Path, evaluation: Path, calib: Path) -> list[object]:
-    """A sweep of two ways. 20 images on each side decide nothing on 1 point, so that units are kept, too."""
+    """A sweep of four ways. 20 images on each side decide nothing on 1 point, so that units are kept, too."""
     return ["tune", bundle, "--data", evaluation, "--calib", calib, "--max-drop", 1, "--calib-method", "mse"]
 
 
@@ -76,12 +76,13 @@ def test_the_winner_is_written_as_a_recipe_that_an_export_follows(
     assert (report["images"], report["choosing"], report["confirming"]) == (40, 20, 20)
     assert [row["chosen"] for row in report["tried"]] == [True] + [False] * (len(report["tried"]) - 1)
     names = [row["name"] for row in report["tried"]]
-    assert {"mse, fp16 fallback", "mse, fp32 fallback"} < set(names)
+    assert {"mse, gptq, fp16 fallback", "mse, nearest, fp32 fallback"} < set(names)
     assert any(name.endswith("1 kept") for name in names)  # since none was proven to keep the budget
     recipe, path = load_recipe(report["recipe"])
     assert path == calib.parent / "tiny-tuned.toml"
     winner = report["tried"][0]["candidate"]
     assert (recipe.method, recipe.fallback, list(recipe.exclude)) == ("mse", winner["fallback"], winner["keep"])
+    assert recipe.weight_rounding == winner["calibration"]["weight_rounding"]
     made = calib.parent / "made"
     exported = run("export", card, "--int8", *QUICK, "--weights", weights, "--calib", path, "-o", made, "--json")
     assert exported.code in (0, 6), exported.err
@@ -95,7 +96,7 @@ def test_a_second_run_measures_nothing_again(
     run: Run, short: list[object], opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(*short, "--json").json
-    assert opened.count("calibration") == 1  # both fallbacks have the same ranges
+    assert opened.count("calibration") == 2  # of two ways to round weights; both fallbacks have the same ranges
     saved: list[Path | None] = []
     monkeypatch.setattr(Kept, "save", lambda self, *_: saved.append(self.path))
     opened.clear()
@@ -124,7 +125,7 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
     assert not list(tmp_path.rglob("*-tuned.toml"))
     assert not list(tmp_path.rglob("*.partial"))
     run(*short, "--json")
-    assert "calibration" not in opened
+    assert opened.count("calibration") <= 1  # of two: the first was there when it was ended
 
 
 @pytest.mark.slow
@@ -144,9 +145,11 @@ def test_a_dry_run_prints_the_ways_and_runs_nothing(
     run: Run, sweep: list[object], opened: list[str], calib: Path
 ) -> None:
     plan = run(*sweep, "--dry-run", "--json").json
-    assert plan["candidates"] == ["mse, fp16 fallback", "mse, fp32 fallback"]
+    assert plan["candidates"] == [
+        f"mse, {rounding}, {fallback} fallback" for rounding in ("gptq", "nearest") for fallback in ("fp16", "fp32")
+    ]
     assert (plan["screening"], plan["choosing"], plan["confirming"]) == (20, 20, 20)
-    assert "2 ways would be screened on 20 images" in run(*sweep, "--dry-run").out
+    assert "4 ways would be screened on 20 images" in run(*sweep, "--dry-run").out
     assert opened == []
     assert not list(calib.parent.glob("*.toml"))
 
