@@ -58,7 +58,7 @@ def _answers(seeds: Path, name: str, seed: int, first: int, count: int) -> Any:
     command = [sys.executable, "-m", "tools.torture.worker", str(seeds), name, *map(str, (seed, first, count))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
     assert process.stdout is not None
-    rest, now, limit = b"", first, START_SECONDS
+    rest, now, limit, begun = b"", first, START_SECONDS, False
     try:
         while True:
             if not select.select([process.stdout], [], [], limit)[0]:
@@ -73,11 +73,13 @@ def _answers(seeds: Path, name: str, seed: int, first: int, count: int) -> Any:
                 if word == "good":
                     raise RuntimeError(f"the good {name} is not read: {said}")
                 number, _, ended = said.partition(" ")
-                now, limit = int(number), SECONDS
+                now, limit, begun = int(number), SECONDS, True
                 if word == "end":
                     yield now, ended
                     now += 1
         code = process.wait()
+        if not begun:
+            raise RuntimeError(f"a process for {name} ended with {code} before it read anything")
         if now < first + count:
             yield now, f"crash {code}"
     finally:
