@@ -24,10 +24,14 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main() -> None:
     """Exits with the code of what happened; docs/reference/exit-codes.md lists them. SIGTERM ends a job as Ctrl-C does."""
     with termination_raises() as termination, speaking() as voice:
-        _run(termination, voice)
+        try:
+            code = _run(voice)
+        except KeyboardInterrupt:  # while packages are imported, too
+            code = INTERRUPTED_EXIT_CODE
+        sys.exit(_interrupted(termination) if code == INTERRUPTED_EXIT_CODE else code)
 
 
-def _run(termination: Termination, voice: Voice) -> None:
+def _run(voice: Voice) -> int:
     from typer import Abort, BadParameter
 
     from skdeploy.cli import app
@@ -50,7 +54,7 @@ def _run(termination: Termination, voice: Voice) -> None:
         error.show()
         _report("UsageError", error.format_message(), "`skdeploy VERB --help` lists the options", UsageError.exit_code)
         sys.exit(UsageError.exit_code)
-    except (KeyboardInterrupt, Abort):  # older Typers make an Abort of it
+    except Abort:  # older Typers make one of a KeyboardInterrupt; newer ones return its code
         code = INTERRUPTED_EXIT_CODE
     except OSError as error:
         if error.errno not in NO_SPACE:
@@ -60,12 +64,16 @@ def _run(termination: Termination, voice: Voice) -> None:
         sys.exit(IntegrityError.exit_code)
     except Exception as error:  # anything else is a bug of ours, and must not look like a user's mistake
         _report_bug(error)
-    if code == INTERRUPTED_EXIT_CODE:  # newer Typers return it
-        kind, word = ("Terminated", "terminated") if termination.asked else ("KeyboardInterrupt", "interrupted")
-        code = TERMINATED_EXIT_CODE if termination.asked else INTERRUPTED_EXIT_CODE
-        print(f"{word}: no file is half-written; run the same command again to continue", file=sys.stderr)
-        _report(kind, word, "run the same command to continue", code)
-    sys.exit(code)
+    return int(code or 0)
+
+
+def _interrupted(termination: Termination) -> int:
+    """The exit code, once it is said what has come."""
+    kind, word = ("Terminated", "terminated") if termination.asked else ("KeyboardInterrupt", "interrupted")
+    code = TERMINATED_EXIT_CODE if termination.asked else INTERRUPTED_EXIT_CODE
+    print(f"{word}: no file is half-written; run the same command again to continue", file=sys.stderr)
+    _report(kind, word, "run the same command to continue", code)
+    return code
 
 
 def _report_bug(error: Exception) -> NoReturn:

@@ -137,3 +137,15 @@ def test_an_interrupt_is_no_bug(
     assert result.code == result.json["error"]["exit_code"] == code
     assert f"{word}: no file is half-written" in result.err
     assert "Traceback" not in result.err
+
+
+def test_an_interrupt_while_packages_are_imported_ends_like_any_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skdeploy.cli.encoding.print_anything", interrupted)
+    ended = run("doctor")
+    assert ended.code == 130
+    assert ended.err.splitlines() == ["interrupted: no file is half-written; run the same command again to continue"]
