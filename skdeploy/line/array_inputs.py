@@ -10,7 +10,6 @@ from skdeploy.core.architecture import GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.interface import ArrayInput, Dtype, DynamicSize
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
-from skdeploy.images.samples import smallest_sizes
 from skdeploy.line.asked_task import Asked
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.written import tensor_spec
@@ -83,6 +82,8 @@ def described_arrays(options: ExportOptions, name: str, found: FoundArrays) -> t
 
 def _sizes_of_samples(options: ExportOptions, found: FoundArrays) -> dict[str, int]:
     """The free sizes of the smallest sample that the export is given, a multiple of 8 where they are larger than that."""
+    from skdeploy.images.samples import smallest_sizes
+
     calibration = getattr(options.lowering.get(Precision.INT8), "calibration", None)
     for source in (options.images, getattr(calibration, "images", None), options.accuracy.data):
         if source is not None and (sizes := smallest_sizes(source, found.inputs)):
