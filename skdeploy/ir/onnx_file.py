@@ -21,6 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from skdeploy.core.errors import ExportError, IntegrityError
 from skdeploy.core.files import open_file
+from skdeploy.ir.group_normalization import NAME as GROUP_NORMALIZATION
 from skdeploy.ir.group_normalization import replace_group_normalization
 
 BROKEN: Final = "it is cut off, damaged or another kind of file: export it again"
@@ -101,6 +102,8 @@ def _read(path: Path, *, whole: bool) -> tuple[ModelProto, tuple[Path, ...]]:
         _inline(item)
     _check_outputs(proto, path)
     try:
+        if any(node.op_type == GROUP_NORMALIZATION for function in proto.functions for node in function.node):
+            proto = onnx.inliner.inline_local_functions(proto)
         replace_group_normalization(proto, path)  # the checker takes none of opset 18 to 20
         onnx.checker.check_model(_without_weights(proto))
         if proto.functions:

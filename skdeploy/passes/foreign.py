@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
+from skdeploy.backends.culprit import told
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec
@@ -22,6 +23,7 @@ from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE, qdq_nodes
 from skdeploy.ir.weights_of_files import require_finite, require_no_integer_kernels
+from skdeploy.passes.baked_batch import baking_node
 from skdeploy.passes.fold_shapes import folded
 from skdeploy.passes.foreign_inputs import take_inputs
 from skdeploy.passes.interface import with_asked_interface
@@ -250,7 +252,16 @@ def _check_function(
     try:
         found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}", sizes=usual)
     except ExportError as error:
-        raise ExportError(f"{path}: {error.message}", advice=error.advice) from error
+        free = any(not isinstance(each.shape[0], int) for each in model.graph.inputs if each.shape)
+        baked = baking_node(after.proto) if free else None
+        if baked is None:
+            raise ExportError(f"{path}: {error.message}", advice=error.advice) from error
+        raise ExportError(
+            f"{path}: the input's batch is free, but {told(baked[0])} makes the shape {baked[1]} whatever it is: the batch of "
+            f"the exporter's example is baked. {EXAMPLE_BATCH} images do not run: {error.message}",
+            advice="write the batch as x.shape[0] or -1 there, and export the network with a dynamic batch; or with a fixed "
+            "one, input and all",
+        ) from error
     shape = model.graph.inputs[0].shape
     assert shape is not None  # take_inputs has seen it
     batch = shape[0]

@@ -11,11 +11,12 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.culprit import about
+from skdeploy.backends.culprit import about, told
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.ir.large import Portable, portable_proto
 from skdeploy.ir.onnx_file import inferred, inside
+from skdeploy.passes.baked_batch import baking_node
 from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images
 
@@ -217,20 +218,24 @@ def _require_batches_apart(before: Portable, after: Portable, path: Path) -> Non
         with OnnxRuntimeSession(after, "cpu", None) as new:
             found = new.run(both)
     except ExportError as error:
-        raise _bound(path, about(error.message, after.proto)) from error
+        raise _bound(path, about(error.message, after.proto), after.proto) from error
     for name in apart[0]:
         arrays = [each[name] for each in apart]
         one_more = found[name].ndim == arrays[0].ndim + 1  # a Squeeze had taken a batch of one
         expected = np.stack(arrays) if one_more else np.concatenate([np.atleast_1d(array) for array in arrays])
         if found[name].shape != expected.shape or _change(found[name], expected) > MAX_REL_CHANGE:
-            raise _bound(path, f"{name} is not for two batches what it is for each")
+            raise _bound(path, f"{name} is not for two batches what it is for each", after.proto)
 
 
 def _change(found: Array, expected: Array) -> float:
     return float(np.max(np.abs(found - expected)) / max(float(np.max(np.abs(expected))), 1e-30))
 
 
-def _bound(path: Path, why: str) -> ExportError:
+def _bound(path: Path, why: str, proto: ModelProto) -> ExportError:
+    baked = baking_node(proto)
+    if baked is not None:
+        node, shape = baked
+        why = f"{told(node)} makes the shape {shape} whatever the batch is"
     return ExportError(
         f"{path} does not let its batch go: {why}",
         advice="export it again with a dynamic batch, or leave --free-batch out",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from skdeploy.backends.onnxruntime import open_model
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core.errors import ExportError, IntegrityError
 from skdeploy.core.spec import Precision
@@ -112,6 +113,28 @@ def test_group_normalization_per_channel_is_what_onnx_says(opset: int, tmp_path:
     inputs = images(3, SIDE, SIDE)
     (expected,) = ReferenceEvaluator(proto).run(None, {"x": inputs})
     assert error_after_reading(save(tmp_path / "m.onnx", proto), expected, inputs) < FLOAT32_ERROR
+
+
+def test_group_normalization_inside_a_function_is_replaced(tmp_path: Path) -> None:
+    """Opset 18's, which no checker takes, where dynamo's exporter keeps a module as a function."""
+    function = helper.make_function(
+        "local", "Norm", ["x", "s", "b"], ["y"],
+        [helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=2)],
+        [helper.make_opsetid("", 18)],
+    )  # fmt: skip
+    flat, called = classifier(18, norm=8), classifier(18, norm=8)
+    called.functions.append(function)
+    called.opset_import.append(helper.make_opsetid("local", 1))
+    for at, each in enumerate(called.graph.node):
+        if each.op_type == "GroupNormalization":
+            called.graph.node[at].CopyFrom(helper.make_node("Norm", each.input, each.output, domain="local"))
+    inputs = np.random.default_rng(0).standard_normal((2, 3, SIDE, SIDE), np.float32)
+    given = []
+    for name, proto in (("flat", flat), ("called", called)):
+        model = read_foreign(save(tmp_path / f"{name}.onnx", proto))
+        with open_model(model) as session:
+            given.append(session.run({"input": inputs})["logits"])
+    assert np.array_equal(*given)
 
 
 @pytest.mark.parametrize(("opset", "values"), [(18, 2), (20, 2), (18, 8), (20, 8)])

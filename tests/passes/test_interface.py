@@ -21,7 +21,7 @@ from skdeploy.passes.simplify import simplify
 from tests.graphs.foreign import Classifier, SplitInput, live
 from tests.graphs.networks import FLOAT32_ERROR, Array, images, relative_error, run, torch_logits
 from tests.graphs.sk_files import SIDE, classifier, save
-from tests.graphs.small_files import model_of, node
+from tests.graphs.small_files import model_of, node, write
 
 INPUTS = images(3, SIDE, SIDE)
 
@@ -193,8 +193,25 @@ def test_a_batch_in_a_shape_that_cannot_be_freed_is_named(tmp_path: Path) -> Non
     proto = reshaping(1, [2, 16])  # two rows an image
     proto.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.ones((16, 5), np.float32), "m"))
     proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5]))
-    with pytest.raises(ExportError, match=r"does not let its batch go: .*Reshape"):
+    with pytest.raises(ExportError, match=r"does not let its batch go: node .* \(Reshape\) makes the shape \[2, 16\]"):
         read_foreign(save(tmp_path / "m.onnx", proto), options=ReadOptions(free_batch=True))
+
+
+def test_a_batch_baked_behind_a_free_input_is_named_where_it_is(tmp_path: Path) -> None:
+    """The advice is about the batch, not about another operator."""
+    nodes = [
+        node("GlobalAveragePool", "x", "p"),
+        node("Reshape", "p", "flat", "f"),
+        node("Add", "f", "bias", "y"),
+    ]
+    constants = {"flat": np.array([1, 3]), "bias": np.ones(3, np.float32)}
+    with pytest.raises(
+        ExportError, match=r"the input's batch is free, but node .*Reshape \(Reshape\) makes the shape \[1, 3\]"
+    ) as error:
+        read_foreign(write(tmp_path / "m.onnx", nodes, **constants))
+    assert "with a dynamic batch; or with a fixed one" in error.value.advice
+    constants["flat"] = np.array([-1, 3])
+    read_foreign(write(tmp_path / "m.onnx", nodes, **constants))
 
 
 def test_a_free_batch_needs_no_freeing(tmp_path: Path) -> None:
