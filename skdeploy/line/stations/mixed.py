@@ -14,13 +14,13 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import MixedFacts
 from skdeploy.core.files import digest_file, digest_json
 from skdeploy.core.spec import ModelSpec
-from skdeploy.images.dataset import Dataset
 from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.station import CALIBRATION_TOOLS, Inputs, Station
 from skdeploy.quant.ranges import load_ranges
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.pairs_as_truth import PairsAsTruth
+    from skdeploy.images.dataset import Dataset
     from skdeploy.quant.effect import Crops
 
 
@@ -45,12 +45,16 @@ class Mixed(Station[Int8Options, MixedFacts]):
     @property
     def shown(self) -> str:
         """The name of the images in a report."""
+        from skdeploy.images.dataset import Dataset
+
         return self.data.name if isinstance(self.data, Dataset) else self.data.pairs.name
 
     def output(self, inputs: Inputs) -> str:
         return contents.MIXED
 
     def sources(self, inputs: Inputs) -> Mapping[str, str]:
+        from skdeploy.images.dataset import Dataset
+
         if not isinstance(self.data, Dataset):
             pairs, own = self.data.pairs, self.data.own
             # Not by its name: a record names no code to run.
@@ -69,6 +73,7 @@ class Mixed(Station[Int8Options, MixedFacts]):
         }
 
     def make(self, inputs: Inputs, options: Int8Options, out: Path) -> MixedFacts:
+        from skdeploy.images.dataset import Dataset
         from skdeploy.quant.mixed import search
         from skdeploy.quant.truth import ClassLabels, Truth
 
