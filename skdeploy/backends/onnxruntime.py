@@ -21,7 +21,7 @@ from skdeploy.backends.profiles import choose_profile
 from skdeploy.core import cpu
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.files import digest_file
-from skdeploy.core.packages import Availability, require
+from skdeploy.core.packages import Availability, install_command, require
 from skdeploy.core.spec import Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def probe() -> Availability:
         version = str(ort.__version__)
         ort.get_available_providers()  # a package that lost its files imports, and has no such function
     except (ImportError, AttributeError, OSError) as error:
-        return Availability(NAME, False, reason=f"{error}", install='pip install "skdeploy[cpu]"')
+        return Availability(NAME, False, reason=f"{error}", install=install_command("cpu"))
     return Availability(NAME, True, version, device=f"CPU, {cpu.cores()} threads")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from skdeploy.backends.base import Array, Deployed, Session
 from skdeploy.core.errors import DependencyError, UsageError
-from skdeploy.core.packages import ADVICE, EXTRAS, Availability, require
+from skdeploy.core.packages import EXTRAS, Availability, export_advice, require
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.zoo.outputs import tensors_given
 
@@ -31,7 +31,7 @@ def probe() -> Availability:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Availability(NAME, False, reason=str(error), install=ADVICE)
+        return Availability(NAME, False, reason=str(error), install=export_advice())
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return Availability(NAME, True, str(torch.__version__), device=device)
 

@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from skdeploy.core.errors import DependencyError
 
 EXTRAS: Final = "export,cpu"  # for ``backends.base.require``
-ADVICE: Final = f'install it with: pip install "skdeploy[{EXTRAS}]" (needed to make a bundle, not to run one)'
+
+
+def install_command(extra: str, *, on_device: bool = False) -> str:
+    """What to type for an extra of skdeploy: from the folder that pip took skdeploy from, if it did, else from an index.
+
+    ``on_device``: it is typed on another machine, in a clone there.
+    """
+    folder = folder_of_install()
+    if folder is None:
+        return f'pip install "skdeploy[{extra}]"'
+    return f'pip install -e "{"." if on_device else folder}[{extra}]"'
+
+
+def folder_of_install() -> Path | None:
+    """The folder that pip installed skdeploy from, such as a clone; None for a wheel, an index or a repository's address."""
+    try:
+        origin = metadata.distribution("skdeploy").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:  # run from a folder, not installed
+        return None
+    record = json.loads(origin or "{}")
+    return Path(url2pathname(urlsplit(record["url"]).path)) if "dir_info" in record else None
+
+
+def install_advice(extra: str) -> str:
+    """The same, as advice."""
+    return f"install it with: {install_command(extra)}"
+
+
+def export_advice() -> str:
+    """What to install to make bundles."""
+    return f"{install_advice(EXTRAS)} (needed to make a bundle, not to run one)"
 
 
 def require_export(*packages: str) -> None:
     """Raises DependencyError if one of ``packages`` is not installed. None is imported, so a resumed export stays quick."""
     absent = [package for package in packages if not installed(package)]
     if absent:
-        raise DependencyError(f"this needs {', '.join(absent)}, not installed here", advice=ADVICE)
+        raise DependencyError(f"this needs {', '.join(absent)}, not installed here", advice=export_advice())
 
 
 def installed(package: str) -> bool:
@@ -48,7 +82,5 @@ def require(module: str, *, extra: str = "") -> ModuleType:
     except ImportError as error:
         raise DependencyError(
             f"{module} cannot be imported here: {error}",
-            advice=f'install it with: pip install "skdeploy[{extra}]"'
-            if extra
-            else f"install it with: pip install {module}",
+            advice=install_advice(extra) if extra else f"install it with: pip install {module}",
         ) from error

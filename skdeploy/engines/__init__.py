@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from skdeploy.core.errors import DependencyError, UsageError
-from skdeploy.core.packages import Availability, require
+from skdeploy.core.packages import Availability, install_command, require
 from skdeploy.core.precision import PRECISIONS
 from skdeploy.devices import cuda
 from skdeploy.engines._api import Compiler
@@ -177,4 +177,4 @@ def _in_words(gpu: cuda.CudaDevice) -> str:
 
 def install_advice(name: str) -> str:
     """Advice on what to install for a compiler."""
-    return f'install it with: pip install "skdeploy[{compiler(name).EXTRA}]"'
+    return f"install it with: {install_command(compiler(name).EXTRA)}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.core.files import digest_file
-from skdeploy.core.packages import EXTRAS, installed
+from skdeploy.core.packages import EXTRAS, install_command, installed
 from skdeploy.core.spec import ModelSpec, Preprocess, SampleWord
 from skdeploy.images import samples
 from skdeploy.images.arrays import Labels, checked_labels, read_arrays, read_planes
@@ -231,7 +231,7 @@ def photographs(limit: int | None = None) -> Dataset:
     if found is None or found.origin is None:
         raise DependencyError(
             "scikit-image is not installed; its photographs are the default images",
-            advice=f'give --images, or: pip install "skdeploy[{EXTRAS}]"',
+            advice=f"give --images, or: {install_command(EXTRAS)}",
         )
     folder = Path(found.origin).parent / "data"
     files = tuple(folder / name for name in PHOTOGRAPHS[:limit])

@@ -9,6 +9,7 @@ from typing import Final
 
 from skdeploy import engines
 from skdeploy.core.errors import SkdeployError
+from skdeploy.core.packages import folder_of_install, install_command
 from skdeploy.core.precision import Precision
 from skdeploy.devices import cuda
 from skdeploy.line.options import ExportOptions
@@ -48,9 +49,10 @@ class Route:
         on_device = (name for name in engines.COMPILERS if not engines.compiler(name).AHEAD_OF_TIME)
         extra = engines.compiler(self.target if self.target in engines.COMPILERS else next(on_device)).EXTRA
         build = () if made_here else (f"skdeploy build {where}",)
+        clone = " in a clone of skdeploy," if folder_of_install() else ""
         return (
-            f"next, on the {self.device.title}, with {bundle} copied to the same place:",
-            f'pip install "skdeploy[gpu,{extra},plans]"',
+            f"next, on the {self.device.title},{clone} with {bundle} copied to the same place:",
+            install_command(f"gpu,{extra},plans", on_device=True),
             *build,
             f"skdeploy verify {where} --receipt",
             f"skdeploy bench {where} --receipt",

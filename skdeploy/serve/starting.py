@@ -23,6 +23,7 @@ from skdeploy.bundle.folder import MANIFEST, load_bundle
 from skdeploy.bundle.runners import runner_on
 from skdeploy.core.errors import DependencyError, IntegrityError, ParityError, SkdeployError, UsageError
 from skdeploy.core.files import write_text
+from skdeploy.core.packages import install_advice
 from skdeploy.core.progress import Progress
 from skdeploy.devices import cuda
 from skdeploy.devices.cuda import CudaDevice
@@ -231,8 +232,7 @@ def _runtime_version(backend: str) -> str:
     for version in tool_versions(module.DISTRIBUTIONS).values():
         if version != "absent":
             return version
-    advice = f'install it with: pip install "skdeploy[{module.EXTRA}]"'
-    raise DependencyError(f"{backend} is not installed here", advice=advice)
+    raise DependencyError(f"{backend} is not installed here", advice=install_advice(module.EXTRA))
 
 
 def _tell_others(entry: Path, progress: Progress) -> None:

@@ -23,7 +23,7 @@ from skdeploy.backends import torch as torch_backend
 from skdeploy.backends.base import Array, Session, validate_feeds
 from skdeploy.backends.onnxruntime_gpu import TensorRTOptions
 from skdeploy.core.errors import DependencyError, ExportError, IntegrityError, UsageError
-from skdeploy.core.packages import Availability, require
+from skdeploy.core.packages import Availability, install_command, require
 from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.engines._build import BatchProfile, BuildOptions
 from tests.backends.contract import BackendContract
@@ -159,7 +159,7 @@ def test_an_unknown_backend_is_a_usage_error() -> None:
 def test_a_missing_package_is_a_dependency_error_that_names_the_extra() -> None:
     with pytest.raises(DependencyError, match="no_such_package cannot be imported here") as refusal:
         require("no_such_package", extra="gpu")
-    assert 'pip install "skdeploy[gpu]"' in refusal.value.advice
+    assert install_command("gpu") in refusal.value.advice
 
 
 TWO = (

@@ -8,6 +8,7 @@ from cuda.bindings import driver as bindings
 
 from skdeploy.backends.device_memory import Buffer, Event, Gpu, load_driver
 from skdeploy.core.errors import DependencyError, EngineError
+from skdeploy.core.packages import install_advice
 from skdeploy.devices import cuda
 
 
@@ -35,7 +36,7 @@ def test_missing_bindings_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "cuda.bindings.driver", None)
     with pytest.raises(DependencyError) as refusal:
         load_driver()
-    assert refusal.value.advice == 'install it with: pip install "skdeploy[plans]"'
+    assert refusal.value.advice == install_advice("plans")
 
 
 # On a GPU

@@ -19,6 +19,7 @@ from skdeploy.backends import _plan_runner
 from skdeploy.backends._plan_runner import PlanSession
 from skdeploy.backends.plans import PlanBackend
 from skdeploy.core.errors import DependencyError, EngineError, IntegrityError, UsageError
+from skdeploy.core.packages import install_command
 from skdeploy.core.spec import TensorSpec
 from skdeploy.devices import cuda
 from skdeploy.engines._api import Engine
@@ -135,7 +136,7 @@ def test_a_module_that_does_not_import_is_told_by_probe(
     answer = backend.probe()
     assert not answer.available
     assert f"{backend.NAME} {'cannot be imported' if fault == 'missing' else 'is broken'}" in answer.reason
-    assert f"skdeploy[{backend.EXTRA}]" in answer.install
+    assert install_command(backend.EXTRA) in answer.install
 
 
 def test_gpu_that_rtx_does_not_serve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,7 @@ def test_missing_cuda_bindings_are_told(monkeypatch: pytest.MonkeyPatch) -> None
     answer = PlanBackend("tensorrt_rtx").probe()
     assert not answer.available
     assert "cuda.bindings.driver cannot be imported" in answer.reason
-    assert "skdeploy[plans]" in answer.install
+    assert install_command("plans") in answer.install
 
 
 def test_tensors_of_an_engine_have_numpys_dtypes_and_named_dimensions() -> None:

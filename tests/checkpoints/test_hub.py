@@ -16,6 +16,7 @@ from skdeploy.checkpoints import hub
 from skdeploy.checkpoints.hub import HubFile, is_hub_url, resolve_weights
 from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.core.errors import DependencyError, WeightsError
+from skdeploy.core.packages import install_command
 from tests.checkpoints.hub_server import MAIN, OTHER, PICKLED, SAFE, TAGGED, Hub
 
 
@@ -301,7 +302,7 @@ def test_without_the_package_the_extra_is_named(missing: str, server: Hub, monke
     with pytest.raises(DependencyError) as error:
         resolve_weights("hf://ann/both")
     assert error.value.exit_code == 3
-    assert 'pip install "skdeploy[hub]"' in error.value.advice
+    assert install_command("hub") in error.value.advice
 
 
 def test_a_fresh_process_shows_no_bars_and_tells_the_server_little(server: Hub) -> None:

@@ -17,6 +17,7 @@ import pytest
 from skdeploy import engines
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.files import write_text
+from skdeploy.core.packages import install_command
 from tests.cli.conftest import QUICK, ModesBind, Run, Snapshot
 
 RTX = not engines.obstacle("tensorrt_rtx")[0]
@@ -285,7 +286,7 @@ def test_a_bundle_that_did_not_come_to_its_end_is_refused(
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        ("onnxruntime", ("onnxruntime cannot be imported", 'pip install "skdeploy[cpu]"')),
+        ("onnxruntime", ("onnxruntime cannot be imported", install_command("cpu"))),
         ("skimage", ("scikit-image", "--images")),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 import skdeploy
 from skdeploy.backends import BACKENDS
+from skdeploy.core.packages import install_command
 from skdeploy.devices import cuda
 from tests.cli.conftest import Run
 
@@ -34,7 +35,7 @@ def test_a_missing_runtime_is_a_problem_with_its_cure(run: Run, monkeypatch: pyt
     assert result.code == 3
     (problem,) = result.json["problems"]
     assert "onnxruntime does not work" in problem
-    assert 'pip install "skdeploy[cpu]"' in problem
+    assert install_command("cpu") in problem
 
 
 def test_both_builds_of_onnxruntime_side_by_side_are_a_problem(

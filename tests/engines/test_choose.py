@@ -15,6 +15,7 @@ import pytest
 
 from skdeploy import engines
 from skdeploy.core.errors import DependencyError, UsageError
+from skdeploy.core.packages import install_command
 from skdeploy.devices import cuda
 from skdeploy.engines import tensorrt, tensorrt_rtx
 from skdeploy.engines.options import BuildOptions
@@ -82,7 +83,7 @@ def test_onnx_is_no_engine(machine: Machine) -> None:
 def test_explicit_target_is_taken_and_absent_an_error(target: str, extra: str, machine: Machine) -> None:
     with pytest.raises(DependencyError, match="not installed") as refusal:
         engines.choose(target)
-    assert f"skdeploy[{extra}]" in refusal.value.advice
+    assert install_command(extra) in refusal.value.advice
     machine.has(target, gpus=(GPU,))
     assert engines.choose(target)[0] == target
 
@@ -129,7 +130,7 @@ def test_probe_of_a_missing_module_tells_what_to_install(module: object, monkeyp
     answer = engines.probe(name)
     assert not answer.available
     assert "not installed" in answer.reason
-    assert f"skdeploy[{engines.compiler(name).EXTRA}]" in answer.install
+    assert install_command(engines.compiler(name).EXTRA) in answer.install
 
 
 @pytest.mark.parametrize(("capability", "said"), [("7.5", "T4 (no BF16)"), ("8.7", "T4")])
@@ -189,7 +190,7 @@ def test_probe_of_a_broken_package_tells_the_reason(
     answer = engines.probe("tensorrt")
     assert not answer.available
     assert raised.split("'")[1] in answer.reason
-    assert "skdeploy[tensorrt]" in answer.install
+    assert install_command("tensorrt") in answer.install
 
 
 def test_native_libraries_that_are_missing_are_a_dependency_error(fake_package: Path) -> None:

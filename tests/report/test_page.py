@@ -14,6 +14,7 @@ import pytest
 
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
+from skdeploy.core.packages import install_command
 from skdeploy.core.spec import Precision
 from skdeploy.parity.report import Rebuild, RunToRun, SuiteResult
 from skdeploy.quant.mixed import KeptUnit, MixedPrecision
@@ -178,7 +179,7 @@ def test_without_jinja_the_extra_is_named(full: Bundle, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(DependencyError) as caught:
         render_report(full)
-    assert "skdeploy[report]" in caught.value.advice
+    assert install_command("report") in caught.value.advice
 
 
 def test_the_report_is_no_part_of_the_bundle(full: Bundle) -> None:
