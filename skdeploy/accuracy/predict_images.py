@@ -115,17 +115,7 @@ def _check_task(spec: ModelSpec) -> None:
 
 
 def _crop(each: Named, spec: ModelSpec) -> NDArray[np.uint8]:
-    if spec.task == SEGMENTATION:
-        return each.read(spec)
-    from skdeploy.images.pairs import size_of
-
-    size = size_of(each.data, each.index)
-    if size[0] < spec.input.height or size[1] < spec.input.width:
-        raise UsageError(
-            f"{each.name} has {size[0]} x {size[1]} pixels, but the network takes {spec.input.height} x {spec.input.width}",
-            advice="give larger images, or export with a smaller --imgsz",
-        )
-    return each.read(unresized(spec, size))
+    return each.read(spec if spec.task == SEGMENTATION else unresized(spec))
 
 
 def _check(runner: Runner, outputs: dict[str, Array], count: int, first: str) -> None:

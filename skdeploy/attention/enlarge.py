@@ -25,7 +25,7 @@ def enlarged(spec: ModelSpec, scale: float) -> ModelSpec:
 
     Photographs with more pixels than the input stay as sharp as they are; those with fewer are interpolated.
     """
-    preprocess = spec.preprocess.model_copy(update={"resize": round(spec.preprocess.resize * scale)})
+    preprocess = spec.preprocess.model_copy(update={"resize": round(spec.shorter_side * scale)})
     return spec.model_copy(update={"preprocess": preprocess})
 
 
@@ -51,7 +51,7 @@ def check_scales(scales: Sequence[float], spec: ModelSpec) -> tuple[float, ...]:
                 advice=ADVICE,
             )
     ordered = tuple(sorted(scales))
-    sizes = [enlarged(spec, scale).preprocess.resize for scale in ordered]
+    sizes = [enlarged(spec, scale).shorter_side for scale in ordered]
     for index in range(1, len(ordered)):
         if sizes[index] == sizes[index - 1]:
             raise UsageError(

@@ -137,7 +137,7 @@ def attention_of(
         interpolation=spec.preprocess.interpolation,
         interpolated=len(interpolated) / images,
         scales=ordered,
-        sizes=tuple(enlarged(spec, scale).preprocess.resize for scale in ordered),
+        sizes=tuple(enlarged(spec, scale).shorter_side for scale in ordered),
         graphs=tuple(subject.measured for subject in subjects),
         units=tuple(
             tally.unit(spec, paper_name(gate.unit, spec), names, ends if gate.unit in profiled else {})

@@ -99,11 +99,12 @@ class InputSpec(Frozen):
 class Preprocess(Frozen, allow_inf_nan=False):
     """From an image to the input: resize the shorter side, crop the centre, scale to 0..1, normalise.
 
-    ``resize`` is in pixels; ``mean`` and ``std`` are per channel of the 0..1 image. ``exif``: whether an image is turned as its
+    ``resize`` is in pixels. Without it images are only cropped: a resize takes away the noise or blur that a network which
+    restores images is for. ``mean`` and ``std`` are per channel of the 0..1 image. ``exif``: whether an image is turned as its
     EXIF orientation says; the loaders of timm and torchvision ignore it.
     """
 
-    resize: Pixels
+    resize: Annotated[Pixels | None, Field(exclude_if=lambda resize: resize is None)] = None
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     # Not written where it is the default: files and digests of before there was a choice stay what they are.
     exif: Annotated[Literal["ignore", "apply"], Field(exclude_if=lambda exif: exif == "ignore")] = "ignore"
@@ -233,6 +234,12 @@ class ModelSpec(Frozen, allow_inf_nan=False):
         return self.image_preprocess
 
     @property
+    def shorter_side(self) -> int:
+        """The side that images are resized to. Networks with classes have one."""
+        assert self.preprocess.resize is not None  # ``_check_image`` has seen it
+        return self.preprocess.resize
+
+    @property
     def takes_images(self) -> bool:
         return self.image is not None
 
@@ -331,8 +338,13 @@ class ModelSpec(Frozen, allow_inf_nan=False):
             given = len(getattr(self.preprocess, key))
             if given != channels:
                 raise ValueError(f"preprocess.{key} has {given} values, but the input has {channels} channels")
-        if self.preprocess.resize < max(self.input.height, self.input.width):
-            raise ValueError(f"preprocess.resize {self.preprocess.resize} is smaller than the input")
+        resize = self.preprocess.resize
+        if resize is None and self.task == CLASSIFICATION:
+            raise ValueError(
+                "preprocess.resize: missing; only networks without classes take images that are not resized"
+            )
+        if resize is not None and resize < max(self.input.height, self.input.width):
+            raise ValueError(f"preprocess.resize {resize} is smaller than the input")
 
     def _check_arrays(self) -> None:
         if self.image is not None or self.image_preprocess is not None:

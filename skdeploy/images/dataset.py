@@ -22,7 +22,7 @@ from skdeploy.core.packages import EXTRAS, install_command, installed
 from skdeploy.core.spec import ModelSpec, Preprocess, SampleWord
 from skdeploy.images import samples
 from skdeploy.images.arrays import Labels, checked_labels, read_arrays, read_planes
-from skdeploy.images.decoding import GREY_OR_RGB, REMOVE, SUFFIXES, Crop, ImageError, crop_array, crop_file
+from skdeploy.images.decoding import GREY_OR_RGB, REMOVE, SUFFIXES, Crop, ImageError, crop_array, crop_file, open_image
 from skdeploy.images.decoding import Pixels as Pixels
 from skdeploy.images.decoding import printable as printable
 from skdeploy.images.folders import KINDS, ImageFolder, read_folder
@@ -116,13 +116,17 @@ class Dataset:
         """One image resized and cropped to the network's input, or one sample. Raises ImageError, a UsageError, naming it."""
         if self.pixels is not None:
             row = np.asarray(self.pixels[index])
-            return samples.checked(row, self.name_of(index)) if row.dtype.names else crop_array(row, spec)
+            return (
+                samples.checked(row, self.name_of(index))
+                if row.dtype.names
+                else crop_array(row, spec, self.name_of(index))
+            )
         file = self.files[index]
         if not spec.takes_images:
             return samples.read_sample(file, spec)
         if file.suffix in samples.SUFFIXES:
             try:
-                return crop_array(read_planes(file, spec.input.channels), spec)
+                return crop_array(read_planes(file, spec.input.channels), spec, str(file))
             except ImageError:
                 raise
             except UsageError as error:
@@ -210,18 +214,35 @@ def require_there(source: Path) -> os.stat_result:
 
 def default_dataset(spec: ModelSpec, limit: int) -> Dataset:
     """The card's own parity images: ``photographs``, or a file below ``calibration/``. Noise where no photograph fits."""
-    if spec.parity_images == "photographs" and not (spec.takes_images and spec.input.channels in GREY_OR_RGB):
+    check_count(limit, "--num-images")
+    if spec.parity_images == "photographs":
+        fitting = _fitting_photographs(spec)
+        if fitting:
+            return replace(fitting.take(range(min(limit, len(fitting)))), chosen="photographs")
         from skdeploy.images.selection import random_images
 
         return replace(random_images(spec, min(limit, len(PHOTOGRAPHS)), 0), chosen="random")
-    if spec.parity_images == "photographs":
-        return replace(photographs(limit), chosen="photographs")
     from skdeploy.core.packaged import packaged
 
     for folder in (Path("calibration"), packaged("calibration")):
         if (folder / spec.parity_images).is_file():
             return replace(open_dataset(folder / spec.parity_images, limit, spec=spec), chosen="card")
     raise UsageError(f"the card {spec.name} names images that do not exist: calibration/{spec.parity_images}")
+
+
+def _fitting_photographs(spec: ModelSpec) -> Dataset | None:
+    """The photographs that the network can take: where images are not resized, those that are large enough."""
+    if not spec.takes_images or spec.input.channels not in GREY_OR_RGB:
+        return None
+    every = photographs()
+    if spec.preprocess.resize is not None:
+        return every
+    large = []
+    for place, file in enumerate(every.files):
+        with open_image(file) as image:
+            if image.height >= spec.input.height and image.width >= spec.input.width:
+                large.append(place)
+    return every.take(large)
 
 
 def photographs(limit: int | None = None) -> Dataset:

@@ -111,18 +111,33 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
     if deep:
         reason = f"more than 8 bits per channel (mode {mode}); the file does not say how to scale them"
         raise ImageError(f"the image {file} has {reason}", reason, advice="convert it to 8 bits, as for training")
+    _check_size(converted, spec, str(file))
     return Crop(*cropped(converted, spec), mode, alpha, animated, orientation)
 
 
-def crop_array(pixels: Pixels, spec: ModelSpec) -> Crop:
-    """The same from raw pixels, uint8 (H, W, C): each channel by itself where there are neither 1 nor 3."""
+def crop_array(pixels: Pixels, spec: ModelSpec, shown: str = "an image") -> Crop:
+    """The same from raw pixels, uint8 (H, W, C): each channel by itself where there are neither 1 nor 3. Raises ImageError."""
     from PIL import Image
 
+    _check_size(Image.fromarray(pixels[..., 0]), spec, shown)
     if spec.input.channels not in GREY_OR_RGB:
         planes = [cropped(Image.fromarray(pixels[..., channel]), spec) for channel in range(pixels.shape[2])]
         return Crop(np.concatenate([plane for plane, _ in planes], axis=2), planes[0][1], mode_of(spec))
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     return Crop(*cropped(image.convert(mode_of(spec)), spec), image.mode)
+
+
+def _check_size(image: Image.Image, spec: ModelSpec, shown: str) -> None:
+    """Raises ImageError for an image that is only cropped, and is smaller than the crop."""
+    wanted = spec.input
+    if spec.preprocess.resize is None and (image.height < wanted.height or image.width < wanted.width):
+        reason = (
+            f"{image.height} x {image.width} pixels, but the network takes {wanted.height} x {wanted.width}, and nothing is "
+            "enlarged"
+        )
+        raise ImageError(
+            f"{shown} has {reason}", reason, advice="remove smaller images, or export with a smaller --imgsz"
+        )
 
 
 def mode_of(spec: ModelSpec) -> str:
@@ -131,14 +146,15 @@ def mode_of(spec: ModelSpec) -> str:
 
 
 def cropped(image: Image.Image, spec: ModelSpec) -> tuple[Pixels, float]:
-    """Shorter side to ``resize``, centre crop to (height, width); and the factor of the resize."""
+    """Shorter side to ``resize``, if there is one, centre crop to (height, width); and the factor of the resize."""
     from PIL import Image
 
     size = spec.input
-    scale = spec.preprocess.resize / min(image.size)
+    resize = spec.preprocess.resize or min(image.size)
+    scale = resize / min(image.size)
     if scale != 1:
         # The longer side is cut off, not rounded: torchvision's Resize, which nearly every network was evaluated with, does so.
-        shorter, resize = min(image.size), spec.preprocess.resize
+        shorter = min(image.size)
         resized = (resize * image.width // shorter, resize * image.height // shorter)
         image = image.resize(resized, Image.Resampling[spec.preprocess.interpolation.upper()])
     left, top = round((image.width - size.width) / 2), round((image.height - size.height) / 2)

@@ -94,14 +94,7 @@ class PairedData:
         """
         if kind != "image":
             return self.inputs.crop(index, spec).pixels
-        size = size_of(self.inputs, index)
-        if min(size[0] - spec.input.height, size[1] - spec.input.width) < 0:
-            raise UsageError(
-                f"{self.name_of(index)} has {size[0]} x {size[1]} pixels, but the network takes {spec.input.height} x "
-                f"{spec.input.width}, and nothing is enlarged",
-                advice="remove smaller pairs, or export with a smaller --imgsz",
-            )
-        return self.inputs.crop(index, unresized(spec, size)).pixels
+        return self.inputs.crop(index, unresized(spec)).pixels
 
     def target(self, index: int, spec: ModelSpec, kind: Kind) -> NDArray[Any]:
         """Return the target, cut as the crop is.

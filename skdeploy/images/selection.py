@@ -44,7 +44,8 @@ def random_images(spec: ModelSpec, count: int, seed: int) -> Dataset:
     if not spec.takes_images:
         return Dataset(name, pixels=random_samples(spec, count, seed), random=True, word=spec.sample_word)
     side, channels = spec.preprocess.resize, spec.input.channels
-    size = count * side * side * channels
+    height, width = (side, side) if side is not None else (spec.input.height, spec.input.width)
+    size = count * height * width * channels
     words = np.random.PCG64(seed).random_raw(-(-size // 8)).astype("<u8")
-    pixels = words.view(np.uint8)[:size].reshape(count, side, side, channels)
+    pixels = words.view(np.uint8)[:size].reshape(count, height, width, channels)
     return Dataset(name, pixels=pixels, random=True)

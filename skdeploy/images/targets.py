@@ -20,9 +20,9 @@ IGNORED: Final = 255  # of a mask: nobody says what is there, as in PASCAL VOC a
 INDEXED: Final = ("1", "L", "P", "I", "I;16")  # Pillow's kinds of images whose pixels are one number
 
 
-def unresized(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
-    """The spec under which an image of this height and width is only cut, to the network's size."""
-    return spec.model_copy(update={"preprocess": spec.preprocess.model_copy(update={"resize": min(size)})})
+def unresized(spec: ModelSpec) -> ModelSpec:
+    """The spec under which an image is only cut, to the network's size."""
+    return spec.model_copy(update={"preprocess": spec.preprocess.model_copy(update={"resize": None})})
 
 
 def image_target(given: NDArray[Any] | Path, shown: str, size: tuple[int, int], spec: ModelSpec) -> NDArray[np.uint8]:

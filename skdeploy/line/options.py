@@ -263,7 +263,9 @@ class ExportOptions(SourceOptions):
                     advice=f"use {nearest}, or another multiple of {stride}",
                 )
         height, width = self.image_size
-        resize = max(round(spec.preprocess.resize * max(height, width) / max(own)), height, width)
+        resize = spec.preprocess.resize
+        if resize is not None:
+            resize = max(round(resize * max(height, width) / max(own)), height, width)
         return spec.model_copy(
             update={
                 "input": spec.input.model_copy(update={"height": height, "width": width}),

@@ -166,7 +166,8 @@ def other_sizes(spec: ModelSpec) -> list[ModelSpec]:
         height, width = max(1, int(spec.input.height * tall)), max(1, int(spec.input.width * wide))
         size = spec.input.model_copy(update={"height": height, "width": width})
         grown = max(height / spec.input.height, width / spec.input.width)
-        shorter = max(height, width, round(spec.preprocess.resize * grown))
+        # Images that are otherwise only cropped are resized here: the user's need not be larger than the network's own size.
+        shorter = max(height, width, round((spec.preprocess.resize or 0) * grown))
         preprocess = spec.preprocess.model_copy(update={"resize": shorter})
         found.append(spec.model_copy(update={"input": size, "preprocess": preprocess}))
     return found

@@ -101,11 +101,14 @@ def _inputs(spec: ModelSpec) -> list[tuple[str, str]]:
         return [("Input", str(each)) for each in spec.inputs] + sizes
     image, preprocess = spec.input, spec.preprocess
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
+    resized = f"shorter side to {preprocess.resize} px ({preprocess.interpolation})"
+    if preprocess.resize is None:
+        resized = "not resized"
     return [
         ("Input", f"{image.channels} x {image.height} x {image.width} (channels, height, width)"),
         (
             "Preprocessing",
-            f"shorter side to {preprocess.resize} px ({preprocess.interpolation}), centre crop, 0..1, mean {mean}, std {std}",
+            f"{resized}, centre crop, 0..1, mean {mean}, std {std}",
         ),
     ]
 

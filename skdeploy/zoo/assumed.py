@@ -214,10 +214,12 @@ def _preprocessing(spec: ModelSpec, holds: set[str]) -> Iterator[str]:
         yield f"{spec.input.height} x {spec.input.width} input"
     preprocess = spec.preprocess
     if _of_restoration(spec) and {"mean", "std"} <= holds and (preprocess.mean, preprocess.std) == _zero_to_one(spec):
-        yield "pixels of 0 to 1, pairs not resized" + (", RGB order" if spec.input.channels == 3 else "")
+        what = "images" if preprocess.resize is None else "pairs"  # older bundles resize images without a target
+        yield f"pixels of 0 to 1, {what} not resized" + (", RGB order" if spec.input.channels == 3 else "")
         return
+    resized = f"shorter side to {preprocess.resize} ({preprocess.interpolation})"
     parts = {
-        "interpolation": f"shorter side to {preprocess.resize} ({preprocess.interpolation}) and centre crop",
+        "interpolation": f"{resized if preprocess.resize else 'not resized'} and centre crop",
         "mean": f"mean {_numbers(preprocess.mean)}",
         "std": f"std {_numbers(preprocess.std)}",
     }

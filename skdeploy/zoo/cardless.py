@@ -26,7 +26,9 @@ def spec_without_card(
     *,
     gives_images: bool = False,
 ) -> ModelSpec:
-    """A spec made from the network itself, with ImageNet's preprocessing. What gives images takes them as 0..1."""
+    """A spec made from the network itself, with ImageNet's preprocessing. What gives images takes them as 0..1, not
+    resized.
+    """
     height, width = size or (DEFAULT_SIZE, DEFAULT_SIZE)
     read: Literal[1, 3] = 1 if channels == 1 else 3
     spec = ModelSpec(
@@ -36,9 +38,9 @@ def spec_without_card(
         network=network,
         image=InputSpec(channels=read, height=height, width=width),
         image_preprocess=Preprocess(
-            resize=max(height, width)
-            if task != CLASSIFICATION
-            else max(round(max(height, width) / CROP), height, width),
+            resize=None
+            if gives_images
+            else max(round(max(height, width) / CROP) if task == CLASSIFICATION else 0, height, width),
             mean=(0.0,) * read if gives_images else IMAGENET_MEAN[read],
             std=(1.0,) * read if gives_images else IMAGENET_STD[read],
         ),

@@ -36,9 +36,10 @@ def describe(spec: ModelSpec) -> dict[str, str]:
 
 
 def _image(image: InputSpec, preprocess: Preprocess) -> dict[str, str]:
+    resized = "not resized" if preprocess.resize is None else f"resize {preprocess.resize} {preprocess.interpolation}"
     return {
         "input": "x".join(map(str, image.shape)),
-        "preprocess": f"resize {preprocess.resize} {preprocess.interpolation}, mean {preprocess.mean}, std {preprocess.std}"
+        "preprocess": f"{resized}, mean {preprocess.mean}, std {preprocess.std}"
         + (", turned upright by EXIF" if preprocess.exif == "apply" else ""),
     }
 

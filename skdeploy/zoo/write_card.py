@@ -61,12 +61,12 @@ COMMENTS: Final = {
 
 
 OF_OUTPUTS: Final = {
+    "resize": "the shorter side is resized to this; without it, images are only cropped, as restoration needs",
     "[tolerance.fp32]": "how far each precision's outputs may be from FP32's",
     "max_rel_error": "relative to the largest value",
 }  # in place of those of networks with classes
 OF_IMAGES: Final = {
     "[preprocess]": "how the training code prepared images: pixels of 0 to 1, or of -1 to 1 with mean and std of 0.5",
-    "resize": "for parity and calibration images, before the crop; pairs and `predict` are never resized",
     "max_rel_error": "relative to the largest value",
 }
 

@@ -271,7 +271,7 @@ def test_pairs_need_no_card_and_an_assumption_that_is_right_is_judged(without_ca
     found = evaluate_quality(without_card, EvaluationOptions(folder / "pairs", max_drop=0.5))
     assert (found.verdict, found.drops[0].guessing) == ("pass", "")
     assumed = [assumption.text for assumption in load_bundle(without_card).manifest.assumptions]
-    assert "pixels of 0 to 1, pairs not resized, RGB order" in assumed
+    assert "pixels of 0 to 1, images not resized, RGB order" in assumed
 
 
 def test_a_network_that_does_not_improve_its_inputs_is_not_judged(without_card: Path, folder: Path) -> None:
