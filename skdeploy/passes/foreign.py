@@ -33,6 +33,7 @@ from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET
 from skdeploy.passes.trained import SymmetricQDQ, check_known
+from skdeploy.passes.wide_squeezes import drop_wide_axes
 from skdeploy.passes.widen import widen
 
 OUTPUT: Final = LOGITS
@@ -45,7 +46,8 @@ class ForeignNotes:
 
     ``kept_batch``: the Squeezes that would have taken a batch of one away.
     ``has_logits``: the first output is a classifier's, named ``logits`` now; else outputs have their own names.
-    ``interface``: notes on its changes, ready to show. ``data``: the digests of files beside it with weights.
+    ``interface``: notes on its changes and on dropped axes, ready to show.
+    ``data``: the digests of files beside it with weights.
     ``narrow``: the type of fewer bits that the file is in, empty for FP32.
     ``example``: the shape of an input that was tried, and of the outputs for it.
     """
@@ -87,9 +89,9 @@ def read_foreign(
 
     External data is taken from files in the folder of ``path`` only, and inlined unless it is too large (``ir/large.py``).
     Functions are inlined and constants folded. Any opset from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. FP16
-    and BF16 become FP32: see ``widen``. Squeezes keep a batch of one: see ``KeepBatch``. Nodes are named after their modules
-    where the exporter recorded them. The result is compared with the original on random images. ``foreign_notes`` tells what
-    was done; ``options`` change the interface first.
+    and BF16 become FP32: see ``widen``. Squeezes keep a batch of one: see ``KeepBatch``; those of torch lose axes that are
+    not 1: see ``drop_wide_axes``. Nodes are named after their modules where the exporter recorded them. The result is compared
+    with the original on random images. ``foreign_notes`` tells what was done; ``options`` change the interface first.
 
     Raises IntegrityError for a broken file, weights that are not finite, or external data that is missing or elsewhere;
     UsageError for inputs that skdeploy does not take and outputs that are not the asked ones; CardError for a ``card`` of other
@@ -103,6 +105,7 @@ def read_foreign(
     narrow = widen(proto, path)
     require_finite(proto, path)
     options = options or ReadOptions()
+    dropped_axes = drop_wide_axes(proto, path)
     changes = with_asked_interface(proto, path, options, has_arrays=card is not None and not card.takes_images)
     if len(options.names) > 1 and has_logits is None:
         has_logits = False
@@ -135,7 +138,7 @@ def read_foreign(
         _final_softmax(model),
         example,
         tuple(keep_batch.changed),
-        changes,
+        (*dropped_axes, *changes),
         digests,
         narrow,
     )
