@@ -39,7 +39,7 @@ class EvaluationOptions:
     """Options of ``skdeploy evaluate``, by the same names.
 
     ``data``: labelled images, see ``images.dataset.open_dataset``; ``class_order``: how class folders are counted, see
-    ``quant.labels``; ``num_images`` of them, evenly spread over their order, None for all. ``max_drop`` is the budget in
+    ``quant.labels``; ``num_images`` of them, evenly spread over the classes, None for all. ``max_drop`` is the budget in
     percentage points of top-1, None for no gate; ``confidence`` of its bounds, in per cent and one-sided. ``artifacts``:
     paths in the bundle, or ``torch``; none means the last graph and engines that run here. ``against``: what they are
     compared with, an artifact, ``torch`` or another bundle's folder; None means the FP32 graph. ``require_engine``: an
@@ -177,11 +177,15 @@ def _tell_of_release(old: Runner, new: Runner, tell: Progress) -> None:
 
 
 def labelled_images(data: Path, spec: ModelSpec, number: int | None, order: ClassOrder | None = None) -> Dataset:
-    """Labelled images as the network counts its classes; ``number`` of them, evenly spread: folders are sorted by class."""
+    """Labelled images as the network counts its classes; ``number`` of them, evenly spread over the classes.
+
+    Counted off in the order of their classes: where ten classes take turns in a file, every tenth image is of one class.
+    """
     dataset = as_the_network_counts(open_dataset(data, archive=EVALUATION, spec=spec), spec, order)
-    if number is None or number >= len(dataset):
-        return dataset
-    return dataset.take([index * len(dataset) // number for index in range(number)])
+    if number is None or number >= len(dataset) or dataset.labels is None:
+        return dataset if number is None else dataset.take(range(min(number, len(dataset))))
+    by_class = np.argsort(dataset.labels, kind="stable")
+    return dataset.take(np.sort(by_class[np.arange(number) * len(dataset) // number]).tolist())
 
 
 def check_same_classes(first: Runner, second: Runner) -> None:

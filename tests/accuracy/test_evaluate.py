@@ -136,8 +136,27 @@ def test_fewer_images_are_spread_over_all(bundles: tuple[Path, Path], data: Path
     spec = load_bundle(bundles[0]).manifest.model
     some = labelled_images(data, spec, 7)
     assert some.numbers is not None
-    assert some.numbers.tolist() == [0, 8, 17, 26, 34, 43, 52]
+    assert some.labels is not None
+    assert len(some) == 7
+    assert some.numbers.tolist() == sorted(some.numbers.tolist())
+    whole = np.bincount(np.load(data)["labels"])
+    shares = 7 * whole / whole.sum()  # counting off the sorted classes is at most one image from each class's share
+    assert np.abs(np.bincount(some.labels, minlength=len(whole)) - shares).max() <= 1
     assert evaluate(bundles[0], EvaluationOptions(data, num_images=7)).images == 7
+
+
+def test_fewer_images_are_spread_over_classes_that_take_turns_in_the_file(
+    bundles: tuple[Path, Path], tmp_path: Path
+) -> None:
+    spec = load_bundle(bundles[0]).manifest.model
+    side, channels, classes = spec.input.height, spec.input.channels, spec.network.classes or 0
+    count = 4 * classes
+    pixels = np.zeros((count, side, side, channels), np.uint8)
+    np.savez(tmp_path / "turns.npz", images=pixels, labels=np.arange(count) % classes)
+    for number in (classes, 2 * classes):
+        some = labelled_images(tmp_path / "turns.npz", spec, number)
+        assert some.labels is not None
+        assert np.bincount(some.labels, minlength=classes).tolist() == [number // classes] * classes
 
 
 def test_files_give_what_arrays_give_and_a_few_unreadable_ones_are_left_out_by_name(
