@@ -8,7 +8,7 @@ import onnx_ir as ir
 from pydantic import Field
 
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.core.spec import Frozen, ModelSpec
+from skdeploy.core.spec import Frozen, ModelSpec, SampleWord
 from skdeploy.quant.effect import Crops, Effect, Samples
 from skdeploy.quant.macs import macs_of
 from skdeploy.quant.quantize import quantize
@@ -45,6 +45,7 @@ class SensitivityReport(Frozen):
     fp32: Effect
     all_int8: Effect
     units: Annotated[tuple[UnitSensitivity, ...], Field(strict=False)]
+    sample: SampleWord = "image"
 
 
 def measure_sensitivity(
@@ -100,6 +101,7 @@ def measure_sensitivity(
         model=spec.name,
         dataset=dataset,
         images=len(crops),
+        sample=spec.sample_word,
         macs=total,
         figure=truth.figure if truth is not None and paired else "",
         unit=truth.unit if truth is not None and paired else "",

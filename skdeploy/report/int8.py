@@ -145,12 +145,12 @@ def sensitivity_findings(report: SensitivityReport) -> Section:
         legend += f". {accuracy}: {change}, against FP32 and against everything in INT8"
     elif accuracy:
         legend += (
-            f". {accuracy}: points against FP32, and against everything in INT8; one image is "
-            f"{100 / report.images:.2g} points, so trust the dB where few images differ"
+            f". {accuracy}: points against FP32, and against everything in INT8; one {report.sample} is "
+            f"{100 / report.images:.2g} points, so trust the dB where few {report.sample}s differ"
         )
     keep = f"to keep the first: skdeploy export ... --int8-keep '{report.units[0].pattern}'"
-    table = Table("INT8 sensitivity of each unit", heads, rows, SENSITIVITY)
-    lead = f"{report.model} in INT8 against FP32, on {report.images:,} images of {report.dataset}"
+    table = Table("INT8 sensitivity of each unit", heads, rows, SENSITIVITY, least=len(heads) - 1)
+    lead = f"{report.model} in INT8 against FP32, on {report.images:,} {report.sample}s of {report.dataset}"
     return Section("sensitivity", "Sensitivity", lead, (table, Text(keep), Text(legend)))
 
 
@@ -270,7 +270,7 @@ def _sensitivity_figure(report: SensitivityReport) -> Figure:
     values = [_error(effect) for unit in shown for effect in (unit.only_on, unit.only_off)]
     axis = Axis.linear([0.0, all_int8, *values], f"error of the {what} (% of their own size), longer is worse")
     caption = (
-        f"Root mean square of the error and of FP32's {what}, on {report.images:,} images of {report.dataset}. "
+        f"Root mean square of the error and of FP32's {what}, on {report.images:,} {report.sample}s of {report.dataset}. "
         f"At the right the same in dB; everything in INT8 has {report.all_int8.sqnr_db:.1f} dB. 6 dB less are twice the error."
     )
     legend = (Legend(1, "all but this unit in INT8", line=False),)

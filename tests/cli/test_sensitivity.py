@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from skdeploy.quant.effect import Effect
 from skdeploy.quant.mixed import KeptUnit, MixedPrecision
-from skdeploy.quant.sensitivity import SensitivityReport
+from skdeploy.quant.sensitivity import SensitivityReport, UnitSensitivity
 from skdeploy.quant.truth import Drop
 from skdeploy.report.int8 import mixed_findings, sensitivity_findings
 from skdeploy.report.terminal import Terminal
@@ -89,3 +90,37 @@ def test_names_with_brackets_are_no_markup(capsys: pytest.CaptureFixture[str], r
     out = capsys.readouterr().out
     assert out.count("a[bold]b") == 2
     assert "images of [red]x" in out
+
+
+def test_a_network_without_images_is_measured_on_samples_and_the_table_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    effect = Effect(sqnr_db=24.6, agreement=1.0)
+    unit = UnitSensitivity(
+        unit="first_of_all",
+        pattern="a",
+        layers=1,
+        macs=1,
+        mac_share=0.941,
+        parameters=2_320,
+        only_on=effect,
+        only_off=effect,
+    )
+    report = SensitivityReport(
+        model="tiny",
+        dataset="random noise",
+        images=16,
+        macs=1,
+        fp32=effect,
+        all_int8=effect,
+        units=(unit,),
+        sample="sample",
+    )
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    Terminal().section(sensitivity_findings(report))
+    out = capsys.readouterr().out
+    assert "on 16 samples of random noise" in out
+    assert "one sample is 6.2 points" in " ".join(out.split())
+    assert "image" not in out
+    assert any(line.startswith("first_of_all") for line in out.splitlines())  # a name is not broken to save a column
