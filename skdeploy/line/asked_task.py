@@ -10,9 +10,10 @@ from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.spec import CLASSIFICATION
 from skdeploy.line.options import ExportOptions
 from skdeploy.parity.infer_task import inferred_task
-from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION
+from skdeploy.parity.tasks import FEATURES, IMAGE_TO_IMAGE, SEGMENTATION
 from skdeploy.zoo.cards import load_interface_card
 
+KNOWN_CLASSES: Final = (10, 100, 1000)  # of CIFAR and ImageNet
 OF_MAPS: Final = (IMAGE_TO_IMAGE, SEGMENTATION)  # tasks whose outputs cannot be logits of one class an image
 
 
@@ -42,9 +43,17 @@ class Asked:
             )
         return cls(card.task, card.network.classes > 0)
 
-    def task_of(self, image: tuple[int, ...], outputs: Sequence[tuple[int, ...]]) -> tuple[str, list[str]]:
+    def doubt(self, classes: int, *, labels: bool, softmax: bool = False) -> list[str]:
+        """A note that logits may be embeddings, where nothing but their shape says that they are logits."""
+        if self.has_logits is not None or labels or softmax or classes in KNOWN_CLASSES:
+            return []
+        return [f"task: {CLASSIFICATION}, by the output's shape (N, {classes}); for embeddings give --task {FEATURES}"]
+
+    def task_of(
+        self, image: tuple[int, ...], outputs: Sequence[tuple[int, ...]], *, normalised: bool = False
+    ) -> tuple[str, list[str]]:
         """The task, and a note if shapes decided it: of an input, (N, ...), and of outputs; none if they are logits."""
         if self.task is not None or not outputs:
             return self.task or CLASSIFICATION, []
-        task, why = inferred_task(image, outputs)
+        task, why = inferred_task(image, outputs, normalised=normalised)
         return task, [f"task: {task}, by the shapes of the outputs: {why}; choose another with --task"]

@@ -225,7 +225,10 @@ def _graph(options: ExportOptions) -> GraphSource:
             f"{path} gives {outputs[0]}, an unknown number of classes", advice="export it with fixed classes"
         )
     _require_bounds(options.model, classes, ())
-    task, notes = asked.task_of(said.example[0], () if said.has_logits else said.example[1])
+    shapes = () if said.has_logits else said.example[1]
+    task, notes = asked.task_of(said.example[0], shapes, normalised=said.is_normalised)
+    if said.has_logits:
+        notes += asked.doubt(classes, labels=options.labels is not None, softmax=bool(said.softmax))
     network, outputs = GraphSpec(classes=classes), () if said.has_logits else outputs
     if said.is_image:
         shape = tensor_spec(graph.graph.inputs[0]).shape
@@ -369,7 +372,7 @@ def _module(options: ExportOptions) -> ModuleSource:
     )
     name = options.model.rpartition(":")[0].rpartition(".")[2] + "-" + options.model.rpartition(":")[2]
     spec = _described(options, name, found)
-    notes += said
+    notes += said + (wanted.doubt(classes, labels=options.labels is not None) if has_logits else [])
     spec = options.applied(spec)
     return ModuleSource(spec, digested(record, module), module, tuple(notes), assumptions_of(spec))
 

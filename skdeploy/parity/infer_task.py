@@ -10,13 +10,18 @@ from skdeploy.parity.tasks import FEATURES, IMAGE_TO_IMAGE, RAW, SEGMENTATION
 Shape = tuple[int, ...]
 
 
-def inferred_task(fed: Shape, outputs: Sequence[Shape]) -> tuple[str, str]:
-    """A task, and in words why it is the likely one. ``fed``: the shape of an input, (N, ...); ``outputs``: those for it."""
+def inferred_task(fed: Shape, outputs: Sequence[Shape], *, normalised: bool = False) -> tuple[str, str]:
+    """A task, and in words why it is the likely one. ``fed``: the shape of an input, (N, ...); ``outputs``: those for it.
+
+    ``normalised``: the first output has length 1.
+    """
     ranks = {len(shape) for shape in outputs}
     if len(outputs) > 1:
         maps = f"{len(outputs)} maps of features" if ranks == {4} else "outputs of several kinds"
         return (FEATURES if ranks == {4} else RAW), maps
     (output,) = outputs
+    if ranks == {2} and normalised:
+        return FEATURES, "one vector of length 1 per image, an embedding"
     if ranks == {2}:
         return CLASSIFICATION, "one vector per image"
     if len(fed) < 4 or ranks != {len(fed)}:

@@ -24,6 +24,7 @@ from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, 
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE, qdq_nodes
 from skdeploy.ir.weights_of_files import require_finite, require_no_integer_kernels
 from skdeploy.passes.baked_batch import baking_node
+from skdeploy.passes.embeddings import is_normalised
 from skdeploy.passes.fold_shapes import folded
 from skdeploy.passes.foreign_inputs import take_inputs
 from skdeploy.passes.interface import with_asked_interface
@@ -49,6 +50,7 @@ class ForeignNotes:
     ``interface``: notes on its changes and on dropped axes, ready to show.
     ``data``: the digests of files beside it with weights.
     ``narrow``: the type of fewer bits that the file is in, empty for FP32.
+    ``is_normalised``: the first output has length 1, as embeddings have, and nobody said what the network is for.
     ``example``: the shape of an input that was tried, and of the outputs for it.
     """
 
@@ -64,6 +66,7 @@ class ForeignNotes:
     interface: tuple[str, ...]
     data: dict[str, str]
     narrow: str
+    is_normalised: bool
 
     def in_words(self, path: Path) -> Iterator[str]:
         """Notes for the user."""
@@ -85,7 +88,8 @@ def read_foreign(
     """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W), or with any other inputs under their own names.
 
     With ``has_logits`` the first output becomes ``logits``, (N, classes), and others are dropped; without, all floating-point
-    outputs are kept under their own names. None: the rank of the first output decides.
+    outputs are kept under their own names. None: the rank of the first output decides, and that it is
+    not an embedding (``embeddings.py``).
 
     External data is taken from files in the folder of ``path`` only, and inlined unless it is too large (``ir/large.py``).
     Functions are inlined and constants folded. Any opset from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. FP16
@@ -110,7 +114,8 @@ def read_foreign(
     if len(options.names) > 1 and has_logits is None:
         has_logits = False
     is_image = take_inputs(proto, path, card)
-    classes = _gives_vectors(proto, path) if has_logits is None else has_logits
+    normalised = has_logits is None and is_normalised(proto)
+    classes = (_gives_vectors(proto, path) and not normalised) if has_logits is None else has_logits
     dropped = _check_outputs(proto, path, has_logits=classes)
     model = graph_of(proto, path)
     check_known(model, path)  # by the names that the file has
@@ -141,6 +146,7 @@ def read_foreign(
         (*dropped_axes, *changes),
         digests,
         narrow,
+        normalised,
     )
     return model
 
