@@ -21,6 +21,7 @@ from skdeploy.ir.constants import Names, known
 from skdeploy.ir.large import portable
 from skdeploy.ir.nodes import maker, operand, operands
 from skdeploy.passes.blocks import HOMOGENEOUS, Block, read_block
+from skdeploy.passes.channels_last import has_channels_last, is_only_turned, with_channels_first
 from skdeploy.passes.combinations import SIGMOIDS, combination
 from skdeploy.passes.gates import MAX_BRANCHES, Gate, Gates
 from skdeploy.passes.labels import MAP_RANKS, Form, Leaves, NotAMap, Shape, Unknown, scalar, shape_of
@@ -29,6 +30,7 @@ from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_im
 from skdeploy.passes.weighted_sums import OPERATORS, evaluate
 
 PLACES: Final = "its weights are sigmoids that differ from pixel to pixel; a block has one weight for a whole channel"
+LAST: Final = "its last axis has the channels, and it is an output of the network"
 LARGE: Final = 1024  # elements from which a constant is a weight and no shape
 
 
@@ -98,7 +100,8 @@ def _measured_shapes(model: ir.Model, names: list[str], sizes: Mapping[str, int]
 class BlockFinder:
     """Sweeps a graph once, in its order. ``blocks`` may be rewritten; ``deployed`` need not be; ``near_misses`` say why not.
 
-    ``sizes`` are examples of free dimensions, by name. Raises nothing: what it does not understand is not a block.
+    ``channels_last`` are selects (N, H, W, C), to be turned. ``sizes`` are examples of free dimensions, by name. Raises
+    nothing: what it does not understand is not a block.
     """
 
     def __init__(self, model: ir.Model, sizes: Mapping[str, int] | None = None) -> None:
@@ -108,6 +111,7 @@ class BlockFinder:
         self.blocks: list[Block] = []
         self.deployed: list[str] = []
         self.near_misses: list[tuple[str, str]] = []
+        self.channels_last: list[ir.Value] = []
         self._forms: dict[ir.Value, Form] = {}  # of all that is made of weights
         for node in model.graph:
             self._visit(node)
@@ -208,6 +212,8 @@ class BlockFinder:
     def _selects(self, node: ir.Node, value: ir.Value, form: Form, gates: list[Gate]) -> bool:
         """Whether ``value`` is V; then it has been recorded as a block, as in deploy form, or why it is a near miss."""
         rank = len(form.shape)
+        if rank in MAP_RANKS and form.holds_maps() and has_channels_last(form) and not is_only_turned(value):
+            self._note_channels_last(node, value, form, gates)
         if not (form.holds_maps() and form.spatial == tuple(range(2, rank)) and rank in MAP_RANKS):
             return False
         try:
@@ -232,6 +238,16 @@ class BlockFinder:
         else:
             self.blocks.append(block)
         return True
+
+    def _note_channels_last(self, node: ir.Node, value: ir.Value, form: Form, gates: list[Gate]) -> None:
+        try:
+            combination(with_channels_first(form), gates, self.leaves)
+        except Unknown:
+            return  # it is followed further, as it is
+        if value.is_graph_output():
+            gates[0].reason = node, LAST
+        else:
+            self.channels_last.append(value)
 
     def _goes_on(self, node: ir.Node) -> bool:
         """Whether a part of a sum is read elsewhere: the shortcut of a residual network, which selects nothing from it."""

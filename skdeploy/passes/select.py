@@ -16,6 +16,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.ir.constants import Names, named_constant
 from skdeploy.ir.large import Portable, portable
 from skdeploy.passes.blocks import Block, Layer, Part, Parts
+from skdeploy.passes.channels_last import turn
 from skdeploy.passes.find_blocks import BlockFinder
 from skdeploy.passes.labels import Shape
 from skdeploy.passes.same_function import require_same_function
@@ -55,9 +56,10 @@ class RewriteSelect(ir.passes.InPlacePass):
     * ``sum_m a_m U_m = U_M + sum_{m<M} a_m (U_m - U_M)``, because the weights sum to one (rule 1).
 
     All are exact in real arithmetic. What lies between s and z, or s and the logits, stays as it is. No tensor of rank above
-    4 is left between the logits and V, and V keeps its name. ``report`` says what was found; a graph without blocks is not
-    touched. Every time, the graph before and after is run on the same random images, and so is each block by itself on random
-    maps: PassError if one differs. ``sizes`` are those of free dimensions then, by name.
+    4 is left between the logits and V, and V keeps its name. ``report`` says what was found; a graph without selects is not
+    touched. Selects with the channels last are turned first (``channels_last.py``). Every time, the graph before and after is
+    run on the same random images, and so is each block by itself on random maps: PassError if one differs. ``sizes`` are those
+    of free dimensions then, by name.
     """
 
     def __init__(self, sizes: Mapping[str, int] | None = None) -> None:
@@ -72,15 +74,22 @@ class RewriteSelect(ir.passes.InPlacePass):
                 f"rewriting the select needs opset {MIN_OPSET}, not {opset}", advice="upgrade the graph first"
             )
         finder = BlockFinder(model, self._sizes)
+        before = portable(model) if finder.channels_last else None
+        if before is not None:
+            for value in finder.channels_last:
+                turn(model, value)
+            RemoveUnusedNodesPass()(model)
+            require_same_function(before, portable(model), STEP, ADVICE, sizes=self._sizes)
+            finder = BlockFinder(model, self._sizes)
         blocks = finder.blocks
         found = tuple(block.name for block in blocks)
         self.report = SelectReport(found, tuple(finder.deployed), tuple(finder.near_misses))
         if not blocks:
-            return ir.passes.PassResult(model, modified=False)
+            return ir.passes.PassResult(model, modified=before is not None)
         branches = {value.name or "": finder.shapes[value] for block in blocks for value in block.inputs()}
         selected = [block.selected.name or "" for block in blocks]
         feeds = _random_feeds({value.name or "": value for value in model.graph.inputs}, finder.shapes, branches)
-        before, before_cut = portable(model), _cut_out(model, branches, selected)
+        before, before_cut = before or portable(model), _cut_out(model, branches, selected)
         writer = BlockWriter(model.graph)
         for block in blocks:
             writer.rewrite(block)
