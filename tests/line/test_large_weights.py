@@ -204,7 +204,9 @@ def huge(path: Path) -> Path:
 
 @pytest.mark.slow
 def test_more_than_2_gb_of_weights_go_through_the_line(tmp_path: Path) -> None:
-    """FP16 with an engine. Disk: 11 GB, which go with the folder; memory: 8 GB."""
+    """FP16 with an engine. Disk: about 12 GB, which go with the folder. Memory: 13.8 GB at the peak, of which 11.6 GB are not
+    mapped files, sampled once on 2026-11-29.
+    """
     file, folder = huge(tmp_path / "huge.onnx"), tmp_path / "b"
     try:
         assert file.with_suffix(".data").stat().st_size > 2**31
