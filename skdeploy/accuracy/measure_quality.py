@@ -17,6 +17,7 @@ from skdeploy.accuracy.quality import Figure, Quality, QualityDrop, QualityRepor
 from skdeploy.accuracy.statistics import decide
 from skdeploy.accuracy.streaming import TELL_SECONDS, bar, open_all
 from skdeploy.accuracy.untouched import useless
+from skdeploy.accuracy.worst_pair import WorstPair
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import check_outputs, run_batches
 from skdeploy.bundle.runners import Runner
@@ -25,6 +26,7 @@ from skdeploy.core.progress import Progress
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import batches_of
 from skdeploy.images.pairs import PairedData, open_pairs
+from skdeploy.parity.worst_image import WorstImage
 
 
 def measure_quality(
@@ -59,7 +61,7 @@ def measure_quality(
                 + (f" that runs here: {absent[0].artifact}: {absent[0].reason}" if absent else ""),
                 advice="give --against torch or another bundle",
             )
-        rows, untouched = _rows(opened, pairs, measures, batch, tell)
+        rows, untouched, worst = _rows(opened, pairs, measures, batch, tell)
     seconds = time.perf_counter() - started
     tell.end("evaluate", seconds, reused=False)
     ran = [runner for runner, _ in opened]
@@ -82,6 +84,7 @@ def measure_quality(
         image_notes=pairs.notes,
         confidence=confidence,
         seconds=round(seconds, 3),
+        worst=worst,
     )
 
 
@@ -106,22 +109,26 @@ def _rows(
     measures: Sequence[Measure],
     batch: int,
     tell: Progress,
-) -> tuple[list[list[Rows]], dict[str, float]]:
-    """Rows of each artifact, by measure, (N, columns) each; and the figures of the inputs as they are."""
+) -> tuple[list[list[Rows]], dict[str, float], WorstImage | None]:
+    """Rows of each artifact, by measure, (N, columns) each; the figures of the inputs as they are; and the worst pair."""
     kind = measures[0].kind
     found: list[list[list[list[float]]]] = [[[] for _ in measures] for _ in opened]
     before: list[list[float | None]] = [[] for _ in measures]
+    worst = WorstPair([runner for runner, _ in opened], measures[0])
     started = told = time.perf_counter()
     for start in range(0, len(pairs), batch):
         indices = range(start, min(start + batch, len(pairs)))
         # Each artifact reads as its own spec says; the targets are cut as the first one's inputs are.
         read = [pairs.read(index, opened[0][0].spec, kind) for index in indices]
+        given: list[list[dict[str, Array]]] = []
         for (runner, session), of_runner in zip(opened, found, strict=True):
             outputs = _outputs(runner, session, [crop for crop, _ in read], pairs, start)
-            for place, (index, (_, target)) in enumerate(zip(indices, read, strict=True)):
-                sample = {name: value[place] for name, value in outputs.items()}
+            given.append([{name: value[place] for name, value in outputs.items()} for place in range(len(indices))])
+            for sample, index, (_, target) in zip(given[-1], indices, read, strict=True):
                 for measure, column in zip(measures, of_runner, strict=True):
                     column.append(measure.of(sample, target, pairs.target_name(index), runner.spec))
+        for place, index in enumerate(indices):
+            worst.see(index, [of[0][index] for of in found], [samples[place] for samples in given])
         for measure, values in zip(measures, before, strict=True):
             values += [measure.untouched(crop, target) for crop, target in read]
         if (now := time.perf_counter()) - told >= TELL_SECONDS:
@@ -135,7 +142,7 @@ def _rows(
     rows = [[np.asarray(column, np.float64) for column in of_runner] for of_runner in found]
     for measure, of_measure in zip(measures, rows[0], strict=True):
         measure.check(of_measure)
-    return rows, untouched
+    return rows, untouched, worst.shown(pairs)
 
 
 def _outputs(

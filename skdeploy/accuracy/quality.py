@@ -14,6 +14,7 @@ from skdeploy.accuracy.mean_drop import Drop, images_for, least_budget
 from skdeploy.accuracy.statistics import Decision
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision
+from skdeploy.parity.worst_image import WorstImage
 
 
 class Figure(Frozen):
@@ -114,7 +115,8 @@ class Quality(Frozen):
     """Pairs, the artifacts that ran on them, and how they compare.
 
     ``metric_file`` is where the user's own metric comes from; no bundle makes anybody run it. ``untouched``: the figures of the
-    inputs themselves, where those are of the targets' kind.
+    inputs themselves, where those are of the targets' kind. ``worst``: in pictures, the pair that loses most by the first
+    figure.
     """
 
     task: str
@@ -131,6 +133,7 @@ class Quality(Frozen):
     image_notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     confidence: float
     seconds: float
+    worst: WorstImage | None = Field(default=None, exclude_if=lambda worst: worst is None)
 
     @property
     def verdict(self) -> Decision | None:

@@ -35,7 +35,8 @@ class Metrics(Frozen):
     worst image and of all. ``top1_agreement``: share of images with the same top class. ``top1_decided``: the same share among
     the images whose reference margin is wider than twice ``max_rel_error`` allows, so that rounding alone cannot flip them;
     both are None for outputs that are not logits. ``error_image`` and ``worst_image`` are the numbers of the images with the
-    largest error and the least SQNR; None in reports of earlier versions. ``figures``: what a task measures besides, by name.
+    largest error and the least SQNR; None in reports of earlier versions. ``figures``: what a task measures besides, by name;
+    ``figure_image``: the number of the image that is worst by them, where images have figures of their own.
     ``outputs``: the same of each output where there are several; the metrics are then those of the worst.
     """
 
@@ -49,6 +50,7 @@ class Metrics(Frozen):
     top1_decided: float | None = None
     error_image: int | None = None
     worst_image: int | None = None
+    figure_image: int | None = Field(default=None, exclude_if=lambda image: image is None)
     figures: dict[str, float] = Field(default={}, exclude_if=lambda figures: not figures)
     outputs: dict[str, Errors] = Field(default={}, exclude_if=lambda outputs: not outputs)
 

@@ -156,5 +156,5 @@ def bundle_json(
         "seconds": seconds,
         "artifacts": rows,
         "least_headroom": headroom.tensors[0].model_dump(mode="json") if headroom else None,
-        "parity": report.model_dump(mode="json") if report else None,
+        "parity": report.model_dump(mode="json", exclude={"worst"}) if report else None,
     }

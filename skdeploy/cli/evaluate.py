@@ -215,7 +215,8 @@ def finish(
         lambda: evaluation.check(allow_inconclusive=allow_inconclusive),
         show=show,
         content=lambda: (
-            evaluation.model_dump(mode="json") | {"decision": evaluation.verdict, "verdict": verdict.json()}
+            evaluation.model_dump(mode="json", exclude={"worst"})
+            | {"decision": evaluation.verdict, "verdict": verdict.json()}
         ),
         as_json=as_json,
         # a confusion matrix of 1,000 classes is a million numbers, each on a line of its own

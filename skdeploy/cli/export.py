@@ -90,7 +90,7 @@ def _export(
         print_steps(steps)
 
     def content() -> dict[str, Any]:
-        accuracy = None if result.accuracy is None else result.accuracy.model_dump(mode="json")
+        accuracy = None if result.accuracy is None else result.accuracy.model_dump(mode="json", exclude={"worst"})
         return bundle_json(*found, result.seconds) | {"accuracy": accuracy, "on_the_device": list(steps)}
 
     conclude(result.check, show=show, content=content, as_json=json)

@@ -11,7 +11,9 @@ from skdeploy.backends.image_quality import grey_levels, psnr_db, ssim
 from skdeploy.backends.metrics import SMALLEST, Metrics, Outputs, compare_outputs
 from skdeploy.core.spec import ModelSpec, Tolerance
 from skdeploy.parity import limits
+from skdeploy.parity.pictures import pictures_of_image
 from skdeploy.parity.task import Task
+from skdeploy.parity.worst_image import Pictures
 
 
 class ImageToImage(Task):
@@ -39,7 +41,17 @@ class ImageToImage(Task):
                 same += int(np.count_nonzero(np.rint(before) == np.rint(after)))
                 values += before.size
         figures = {"psnr_db": min(ratios), "ssim": min(alike), "same_8bit": same / values}
-        return compare_outputs(reference, found).model_copy(update={"figures": figures})
+        worst = int(np.argmin(ratios)) % len(next(iter(reference.values())))  # each output has a row of all images
+        return compare_outputs(reference, found).model_copy(update={"figures": figures, "figure_image": worst})
+
+    def pictures(self, reference: Outputs, found: Outputs, image: int, spec: ModelSpec, /) -> Pictures | None:
+        shown = []
+        for name, expected in reference.items():
+            mean, std = _normalised(expected, spec)
+            before, after = (grey_levels(each[image, None], mean, std) for each in (expected, found[name]))
+            shown.append((float(psnr_db(before, after)[0]), before[0], after[0]))
+        _, before, after = min(shown, key=lambda one: one[0])
+        return pictures_of_image(before, after)
 
     def violations(
         self, metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, /

@@ -32,8 +32,9 @@ from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, Reference, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, Mend, ParityReport, RunToRun, SuiteResult
 from skdeploy.parity.suites import SYNTHETIC, Prepared, has_dynamic_size, prepare, run_memory, run_suites
-from skdeploy.parity.tasks import tolerance_of
+from skdeploy.parity.tasks import judged, task_of, tolerance_of
 from skdeploy.parity.witness import Witness, kind_of, likely_cause, settles
+from skdeploy.parity.worst_image import WorstImage
 from skdeploy.zoo.outputs import tensors_given
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class Proof:
         with session:
             outputs = run_images(session, against.fed, spec)
             found = _Found(compare(outputs, against.wanted, spec, who, (self._golden or self._dataset).name_of))
+            found.worst = self._worst(found.comparison, outputs)
             if found.comparison.verdict != "pass":
                 return found
             if suites is not None or deployed:
@@ -164,6 +166,21 @@ class Proof:
                 )
         return found
 
+    def _worst(self, c: Comparison, outputs: Outputs) -> WorstImage | None:
+        """Show the worst image of an artifact, which the task's own figures name, or else the SQNR."""
+        metrics, against, spec = c.metrics, self._against, self._spec
+        image = (
+            None if metrics is None else metrics.worst_image if metrics.figure_image is None else metrics.figure_image
+        )
+        if image is None:
+            return None
+        pictures = task_of(spec).pictures(against.wanted, judged(spec, outputs), image, spec)
+        if pictures is None:
+            return None
+        named, golden = (self._golden or self._dataset).name_of(image), self._golden
+        reference = against.name if golden is None else golden.reference
+        return WorstImage(found=c.place, against=reference, image=named, pictures=pictures)
+
     def report(self, artifacts: Sequence[Artifact], graphs_also_on: Sequence[tuple[str, Any]] = ()) -> ParityReport:
         """All artifacts, each examined unless it was before. Raises as ``prove``."""
         runnable = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
@@ -187,6 +204,7 @@ class Proof:
             suites_reference=against.name if golden is not None and suites else "",
             chosen=self._dataset.chosen if golden is None else "",
             sample=self._spec.sample_word,
+            worst=_worst_of(found),
         )
         if witness is not None:
             cause = likely_cause(witness, report, self._bundle.manifest, network)
@@ -273,9 +291,21 @@ class _Found:
     """Of one artifact on one backend."""
 
     comparison: Comparison
+    worst: WorstImage | None = None
     suites: list[SuiteResult] = field(default_factory=list)
     run_to_run: RunToRun | None = None
     batch_invariance: BatchInvariance | None = None
+
+
+def _worst_of(found: Sequence[_Found]) -> WorstImage | None:
+    """The worst image of the artifact that is worst: of those that failed, or else of all, the one with the least SQNR."""
+
+    def order(each: _Found) -> tuple[bool, float]:
+        metrics = each.comparison.metrics
+        return each.comparison.verdict != "fail", math.inf if metrics is None else metrics.min_sqnr_db
+
+    shown = [each for each in found if each.worst is not None]
+    return min(shown, key=order).worst if shown else None
 
 
 class _Stoppable(Session):

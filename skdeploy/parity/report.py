@@ -13,6 +13,7 @@ from skdeploy.core.patterns import modules_pattern
 from skdeploy.core.precision import FP32S_RANGE
 from skdeploy.core.spec import Frozen, Precision, SampleWord
 from skdeploy.images.dataset import Chosen
+from skdeploy.parity.worst_image import WorstImage
 from skdeploy.zoo.assumed import Settled
 
 QUIET_DB: Final = 120.0  # of torch's float32: 15 dB under the trained sknet-fashion's, so about six times its error
@@ -242,7 +243,7 @@ class ParityReport(Frozen):
     ``reference_kind`` is who computed the reference. Where that is the author, ``settles`` names what is no longer assumed if
     nothing fails, ``suites_reference`` whose logits the suites are compared with, since saved outputs are of their own inputs
     only, and ``likely_cause`` says in words why FP32 itself is out of tolerance, if it is.
-    ``mend``: what brings a failed FP16 graph into parity.
+    ``mend``: what brings a failed FP16 graph into parity. ``worst``: an image in pictures, where outputs can be seen.
     """
 
     reference: str
@@ -261,6 +262,7 @@ class ParityReport(Frozen):
     likely_cause: str = ""
     suites_reference: str = ""
     mend: Mend | None = Field(default=None, exclude_if=lambda mend: mend is None)
+    worst: WorstImage | None = Field(default=None, exclude_if=lambda worst: worst is None)
     sample: SampleWord = "image"
 
     def with_unproven(self, engine: Comparison) -> ParityReport:
@@ -269,12 +271,14 @@ class ParityReport(Frozen):
         def others(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
             return tuple(finding for finding in findings if finding.artifact != engine.artifact)
 
+        replaced = [c.place for c in self.comparisons if c.artifact == engine.artifact]
         return self.model_copy(
             update={
                 "comparisons": (*others(self.comparisons), engine),
                 "suites": others(self.suites),
                 "run_to_run": others(self.run_to_run),
                 "rebuilds": others(self.rebuilds),
+                "worst": None if self.worst is not None and self.worst.found in replaced else self.worst,
             }
         )
 

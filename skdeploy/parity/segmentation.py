@@ -11,7 +11,9 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.metrics import Metrics, Outputs, compare_outputs
 from skdeploy.core.spec import ModelSpec, Tolerance
 from skdeploy.parity import limits
+from skdeploy.parity.pictures import pictures_of_classes
 from skdeploy.parity.task import Task
+from skdeploy.parity.worst_image import Pictures
 
 
 class Segmentation(Task):
@@ -32,9 +34,25 @@ class Segmentation(Task):
 
     def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
         del spec
-        each = [_agreement(expected, found[name], tolerance) for name, expected in reference.items()]
+        each, others = [], []
+        for name, expected in reference.items():
+            agreement, differing = _agreement(expected, found[name], tolerance)
+            each.append(agreement)
+            others.append(differing / expected[0, 0].size)
         figures = {name: min(one[name] for one in each) for name in each[0]}
-        return compare_outputs(reference, found).model_copy(update={"figures": figures})
+        most = np.max(others, axis=0)  # of each image, in any output
+        worst = int(most.argmax()) if most.any() else None
+        return compare_outputs(reference, found).model_copy(update={"figures": figures, "figure_image": worst})
+
+    def pictures(self, reference: Outputs, found: Outputs, image: int, spec: ModelSpec, /) -> Pictures | None:
+        del spec
+        shown = []
+        for name, expected in reference.items():
+            begins = threshold_of(expected)
+            before, after = (classes_of_pixels(each[image, None], begins)[0] for each in (expected, found[name]))
+            shown.append((float(np.mean(before != after)), before, after))
+        _, before, after = max(shown, key=lambda one: one[0])
+        return pictures_of_classes(before, after)
 
     def violations(
         self, metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, /
@@ -71,22 +89,24 @@ def mean_iou(counts: NDArray[np.int64]) -> float:
     return float(np.mean(shared[union > 0] / union[union > 0]))
 
 
-def _agreement(reference: Array, found: Array, tolerance: Tolerance) -> dict[str, float]:
+def _agreement(reference: Array, found: Array, tolerance: Tolerance) -> tuple[dict[str, float], NDArray[np.int64]]:
+    """The figures of an output, and the number of pixels with another class in each image, (N,)."""
     threshold, classes = threshold_of(reference), max(2, reference.shape[1])
     needed = 2 * tolerance.max_rel_error * float(np.max(np.abs(reference)))
-    counts, same, decided, agreed = np.zeros((classes, classes), np.int64), 0, 0, 0
+    counts, differing, decided, agreed = np.zeros((classes, classes), np.int64), [], 0, 0
     for one, other in zip(reference[:, None], found[:, None], strict=True):  # an image at a time
         before, after = classes_of_pixels(one, threshold), classes_of_pixels(other, threshold)
         wide = _margin(one, threshold) > needed
         counts += confusions(before, after, classes)
-        same += int(np.count_nonzero(before == after))
+        differing.append(int(np.count_nonzero(before != after)))
         decided += int(np.count_nonzero(wide))
         agreed += int(np.count_nonzero((before == after) & wide))
-    return {
+    figures = {
         "miou": mean_iou(counts),
-        "same_pixels": same / int(counts.sum()),
+        "same_pixels": (int(counts.sum()) - sum(differing)) / int(counts.sum()),
         "decided_pixels": agreed / decided if decided else 1.0,
     }
+    return figures, np.array(differing)
 
 
 def _margin(maps: Array, threshold: float) -> Array:

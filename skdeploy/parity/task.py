@@ -10,6 +10,7 @@ from skdeploy.backends.logits import check_outputs
 from skdeploy.backends.metrics import Metrics, Outputs, violations
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
 from skdeploy.parity.limits import NONE, Limits
+from skdeploy.parity.worst_image import Pictures
 
 
 class Task(Protocol):
@@ -41,6 +42,11 @@ class Task(Protocol):
     def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
         """How far ``found`` is from ``reference``, both checked. What is special to a task goes into the figures."""
         ...
+
+    def pictures(self, reference: Outputs, found: Outputs, image: int, spec: ModelSpec, /) -> Pictures | None:
+        """Show how far one image, by its number, is from the reference's; None where nothing can be seen."""
+        del reference, found, image, spec
+        return None
 
     def violations(
         self, metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, /

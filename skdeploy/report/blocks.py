@@ -151,6 +151,29 @@ class Panels:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A PNG file in base64, ``width`` x ``height`` pixels. ``alt`` says what it shows to those who do not see it."""
+
+    label: str
+    alt: str
+    png: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures in one row. ``swatches`` are colours, as ``#rrggbb``, and their names; ``more`` stands for the others."""
+
+    kind: ClassVar[str] = "pictures"
+    title: str
+    caption: str
+    pictures: tuple[Picture, ...]
+    swatches: tuple[tuple[str, str], ...] = ()
+    more: str = ""
+
+
+@dataclass(frozen=True)
 class Text:
     """A paragraph."""
 
@@ -252,7 +275,7 @@ class Line:
     stations: tuple[Station, ...]
 
 
-Block = Table | Figure | Panels | Text | Finding | Bullets | Facts | Absent | Command | Fold | Line
+Block = Table | Figure | Panels | Pictures | Text | Finding | Bullets | Facts | Absent | Command | Fold | Line
 
 
 @dataclass(frozen=True)

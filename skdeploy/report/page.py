@@ -23,6 +23,7 @@ from skdeploy.report.blocks import (
     Bullets,
     Finding,
     Fold,
+    Pictures,
     Section,
     Text,
     Trusted,
@@ -86,11 +87,13 @@ def render_report(bundle: Bundle) -> str:
     environment.globals["key"] = key
     environment.filters |= {"sentence": sentence, "heading": heading, "prose": prose}
     style, script = _text("drawing.css") + _text("report.css"), _text("report.js")
+    sections = _arranged(tuple(_sections(found)))
     page: str = environment.get_template("report.html.j2").render(
         manifest=bundle.manifest,
         verdict=decide_verdict(found),
         figures=key_figures(found),
-        sections=_arranged(tuple(_sections(found))),
+        sections=sections,
+        pictures=any(isinstance(block, Pictures) for section in sections for block in section.blocks),
         style=Trusted(style),
         script=Trusted(script),
         style_hash=_hash(style),

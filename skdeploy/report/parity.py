@@ -12,6 +12,7 @@ from skdeploy.bundle.folder import Bundle
 from skdeploy.core.spec import ModelSpec, Tolerance
 from skdeploy.parity.report import MEMORY, Comparison, ParityReport, Rebuild, SuiteResult, suite_name
 from skdeploy.parity.tasks import task_of, tolerance_of
+from skdeploy.parity.worst_image import WorstImage
 from skdeploy.report.blocks import (
     JUDGED,
     Block,
@@ -20,6 +21,7 @@ from skdeploy.report.blocks import (
     Finding,
     Fold,
     Legend,
+    Pictures,
     Section,
     Table,
     Text,
@@ -35,6 +37,7 @@ from skdeploy.report.blocks import (
 from skdeploy.report.findings import Findings
 from skdeploy.report.plots import Axis, Row, rows_figure
 from skdeploy.report.task_figures import FigureColumns, outputs_tables
+from skdeploy.report.worst import worst_pictures
 
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
 NOTHING = Cell("", math.nan)
@@ -55,7 +58,13 @@ def parity_section(found: Findings) -> Section:
     compared = replace(artifacts, rows=tuple(row for row in artifacts.rows if row[1].text))
     measured = [c for c in report.comparisons if c.metrics is not None]
     figure = (_parity_figure(measured, found.bundle.manifest.model),) if measured else ()
-    return replace(section, blocks=(compared, *figure, *section.blocks[1:]))
+    worst = (_worst(report.worst, report),) if report.worst is not None else ()
+    return replace(section, blocks=(compared, *figure, *worst, *section.blocks[1:]))
+
+
+def _worst(worst: WorstImage, report: ParityReport) -> Pictures:
+    said = f"is the worst of {counted(report.images, report.sample)}: {worst.pictures.apart}"
+    return worst_pictures(worst, f"The worst {report.sample}", said)
 
 
 def parity_findings(

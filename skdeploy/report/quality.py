@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 from skdeploy.accuracy.quality import Figure, Quality, QualityDrop, number, with_unit
 from skdeploy.accuracy.verdict import DECISIONS
-from skdeploy.report.blocks import Block, Cell, Finding, Outcome, Section, Table, Text, columns, counted, digest, name
+from skdeploy.parity.worst_image import WorstImage
+from skdeploy.report.blocks import (
+    Block,
+    Cell,
+    Finding,
+    Outcome,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    columns,
+    counted,
+    digest,
+    name,
+)
 from skdeploy.report.blocks import Figure as Drawing
 from skdeploy.report.plots import Axis, Reference, Row, rows_figure
+from skdeploy.report.worst import worst_pictures
 
 SOURCE: Final = "evidence/quality.json"
 
@@ -37,7 +53,18 @@ def quality_section(quality: Quality) -> Section:
     section = quality_findings(quality)
     first = quality.artifacts[0].figures[0].name
     drops = [drop for drop in quality.drops if drop.figure == first]
-    return replace(section, blocks=(*section.blocks, _drop_figure(drops))) if drops else section
+    drawn: list[Block] = [_drop_figure(drops)] if drops else []
+    if quality.worst is not None:
+        drawn.append(_worst(quality.worst, drops))
+    return replace(section, blocks=(*section.blocks, *drawn))
+
+
+def _worst(worst: WorstImage, drops: Sequence[QualityDrop]) -> Pictures:
+    """The pair that loses most by the first figure, as the drops say."""
+    losses = [drop for drop in drops if drop.second == worst.found and drop.worst_drop is not None]
+    lost = "".join(f" of {drop.figure}: {with_unit(f'{drop.worst_drop:+.3g}', drop.unit)}" for drop in losses[:1])
+    said = f"has the largest drop{lost}. Between the two outputs: {worst.pictures.apart}"
+    return worst_pictures(worst, "The pair that loses most", said)
 
 
 def _drop_finding(drop: QualityDrop, allow_inconclusive: bool) -> Finding:

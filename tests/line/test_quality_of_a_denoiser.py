@@ -6,6 +6,8 @@ Measured on 64 held-out crops: noisy 20.6 dB, FP32 30.24 dB (29.61 to 30.86), FP
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,21 @@ def test_the_figures_are_scikit_images_of_onnx_runtimes_outputs(int8: Export, fo
     before = np.mean([peak_signal_noise_ratio(one, other) for one, other in zip(clean, noisy, strict=True)])
     assert quality_of(int8).untouched["PSNR"] == pytest.approx(before)
     assert figures["PSNR"].low - before > 7  # what it was trained for: +9.6 dB
+
+
+def test_the_pair_that_loses_most_is_shown_as_onnx_runtime_computes_it(int8: Export, folder: Path) -> None:
+    quality = quality_of(int8)
+    assert quality.worst is not None
+    assert quality.worst.image == quality.drops[0].worst
+    noisy = noisy_pairs(PAIRS)[0][int(Path(quality.worst.image).stem)]
+    session = onnxruntime.InferenceSession(str(folder / "int8/model.onnx"))
+    (restored,) = session.run(None, {"input": noisy.transpose(2, 0, 1)[None].astype(np.float32) / 255})
+    with Image.open(io.BytesIO(base64.b64decode(quality.worst.pictures.reference))) as shown:
+        levels = 255 * np.clip(restored[0].transpose(1, 2, 0), 0, 1)
+        assert np.abs(np.asarray(shown) - levels).max() <= 0.501  # rounded to 8 bits
+    kept = read_facts(load_bundle(folder / "int8")).quality
+    assert kept is not None
+    assert kept.worst == quality.worst
 
 
 def test_units_stay_in_the_fallback_until_the_psnr_holds(int8: Export, folder: Path) -> None:

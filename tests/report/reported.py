@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skdeploy.accuracy.gate import AccuracyReport, ClassAccuracy, Evaluation, PairedReport, share
 from skdeploy.accuracy.statistics import Decision, Pairs
 from skdeploy.attention.report import (
@@ -34,7 +36,9 @@ from skdeploy.core.precision import precision_named
 from skdeploy.core.spec import Frozen, ModelSpec, Precision
 from skdeploy.devices.machine_state import MachineState
 from skdeploy.parity.blame_report import BlameReport, LayerResult, StageResult
+from skdeploy.parity.pictures import pictures_of_image
 from skdeploy.parity.report import Comparison, HeadroomReport, ParityReport, TensorHeadroom
+from skdeploy.parity.worst_image import WorstImage
 from skdeploy.quant.effect import Effect
 from skdeploy.quant.sensitivity import SensitivityReport, UnitSensitivity
 from tests import tiny
@@ -68,6 +72,12 @@ def parity(*comparisons: Comparison) -> ParityReport:
         images=64,
         comparisons=comparisons or tuple(map(comparison, GRAPHS)),
     )
+
+
+def worst_image(name: str = "a.png") -> WorstImage:
+    """In pictures of noise, the largest there are."""
+    reference, found = np.random.default_rng(0).uniform(0, 255, (2, 3, 900, 900))
+    return WorstImage(found=name, against=name, image=name, pictures=pictures_of_image(reference, found))
 
 
 def headroom(tensors: int = 20) -> HeadroomReport:
@@ -357,7 +367,10 @@ def hostile_spec() -> ModelSpec:
 def hostile_bundle(folder: Path) -> Bundle:
     """Names that mean to be markup, in every place that names get into a report from."""
     bundle = make_bundle(
-        folder, spec=hostile_spec(), notes=(HOSTILE,), report=parity().model_copy(update={"dataset": HOSTILE})
+        folder,
+        spec=hostile_spec(),
+        notes=(HOSTILE,),
+        report=parity().model_copy(update={"dataset": HOSTILE, "worst": worst_image(HOSTILE)}),
     )
     units = attention().units
     hurt = attention().model_copy(

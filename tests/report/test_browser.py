@@ -40,6 +40,9 @@ const seen = { inner: innerWidth, scroll: document.documentElement.scrollWidth, 
 const shown = (e) => e && e.getClientRects().length > 0;
 seen.background = getComputedStyle(document.body).backgroundColor;
 seen.headlines = [...document.querySelectorAll("h1")].map((h) => h.textContent.trim());
+seen.pictures = [...document.images].map((image) => (
+  { loaded: image.complete && image.naturalWidth > 0, top: image.getBoundingClientRect().top }
+));
 seen.wide = shown(document.querySelector(".wide")); seen.narrow = shown(document.querySelector(".narrow"));
 seen.drawings = [...document.querySelectorAll("figure svg[role=img]")].filter(shown).map((svg) => {
   const box = svg.getBoundingClientRect();
@@ -309,6 +312,8 @@ def test_what_is_closed_is_open_on_paper_and_closed_again(wide: Visit) -> None:
 def test_hostile_names_run_nothing_and_break_nothing(hostile: Visit) -> None:
     assert hostile.seen["ran"] == 0
     assert hostile.console == ()
+    assert [picture["loaded"] for picture in hostile.seen["pictures"]] == [True] * 3
+    assert len({picture["top"] for picture in hostile.seen["pictures"]}) == 1  # side by side
     assert hostile.seen["headlines"] == ["verified"]
     assert hostile.seen["scroll"] <= TELEPHONE
     assert hostile.seen["opened"] <= TELEPHONE

@@ -16,7 +16,9 @@ from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.core.packages import install_command
 from skdeploy.core.spec import Precision
+from skdeploy.parity.pictures import LARGEST
 from skdeploy.parity.report import Rebuild, RunToRun, SuiteResult
+from skdeploy.parity.worst_image import SIDE
 from skdeploy.quant.mixed import KeptUnit, MixedPrecision
 from skdeploy.quant.truth import Drop
 from skdeploy.report.blocks import MAX_ROWS, Cell, percent_text, sentence, visible
@@ -26,6 +28,7 @@ from skdeploy.report.page import render_report, write_report
 from skdeploy.report.prose import prose
 from tests.report.pages import Page, page
 from tests.report.reported import (
+    HOSTILE,
     add,
     attention,
     blame,
@@ -195,9 +198,10 @@ def test_the_report_is_no_part_of_the_bundle(full: Bundle) -> None:
 def test_names_are_text_wherever_they_come_from(tmp_path: Path, full: Bundle) -> None:
     html = render_report(hostile_bundle(tmp_path / "b"))
     found = Page(html)
-    assert {tag for tag, _ in found.elements} == {tag for tag, _ in page(full).elements}
+    # three pictures of its own, which have a test below
+    assert {tag for tag, _ in found.elements} == {tag for tag, _ in page(full).elements} | {"img"}
     assert len(found.blocks["script"]) == 1
-    assert "img" not in {tag for tag, _ in found.elements}
+    assert not [attributes for tag, attributes in found.elements if tag == "img" and attributes.get("src") == "x"]
     assert "49" not in found.sections["notes"]
     assert "<script>ran = 1</script>" in found.sections["notes"]
 
@@ -229,6 +233,26 @@ def test_nothing_is_loaded_and_nothing_but_our_own_script_and_style_may_run(full
         assert (attributes.get("href") or "#").startswith("#")
     assert "url(" not in found.blocks["style"][0]
     assert "@import" not in found.blocks["style"][0]
+
+
+def test_pictures_are_files_in_the_page_and_their_names_are_text(tmp_path: Path) -> None:
+    """The largest pictures, under names that mean to be markup."""
+    bundle = hostile_bundle(tmp_path / "b")
+    html = render_report(bundle)
+    found = Page(html)
+    shown = [attributes for tag, attributes in found.elements if tag == "img"]
+    assert len(shown) == 3
+    for attributes in shown:
+        assert set(attributes) == {"class", "src", "width", "height", "alt"}
+        assert re.fullmatch(r"data:image/png;base64,iVBORw0KGgo[A-Za-z0-9+/]*={0,2}", str(attributes["src"]))
+        assert int(attributes["width"] or 0) <= SIDE
+        assert HOSTILE.split("\n")[0] in str(attributes["alt"])
+    assert sum(len(str(attributes["src"])) for attributes in shown) < 1.4 * LARGEST  # base64 is a third longer
+    assert "img-src data:;" in html
+
+
+def test_a_page_without_pictures_may_load_none(full: Bundle) -> None:
+    assert "img-src" not in render_report(full)
 
 
 def test_a_large_network_makes_a_small_page(tmp_path: Path) -> None:
