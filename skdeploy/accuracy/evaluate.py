@@ -179,7 +179,7 @@ def _tell_of_release(old: Runner, new: Runner, tell: Progress) -> None:
 def labelled_images(data: Path, spec: ModelSpec, number: int | None, order: ClassOrder | None = None) -> Dataset:
     """Labelled images as the network counts its classes; ``number`` of them, evenly spread over the classes.
 
-    Counted off in the order of their classes: where ten classes take turns in a file, every tenth image is of one class.
+    Counted off in the order of their classes: where ten classes take turns in a file, every tenth image has the same one.
     """
     dataset = as_the_network_counts(open_dataset(data, archive=EVALUATION, spec=spec), spec, order)
     if number is None or number >= len(dataset) or dataset.labels is None:

@@ -65,7 +65,7 @@ def sensitivity_of(
         missing = RANGES if recorded is None else "FP32 graph"
         raise UsageError(
             f"{bundle.folder} has no {missing}: it is a bundle of {bundle.manifest.precision}",
-            advice=f"export it with --int8: skdeploy export {spec.name} --int8 --calib DIR",
+            advice="repeat its export with --int8 --calib DIR",
         )
     int8 = next((a for a in bundle.manifest.artifacts if a.precision and a.precision.integer), None)
     name, crops, truth = _samples(spec, data, num_images, class_order, metric, tell)

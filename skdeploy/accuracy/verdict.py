@@ -231,7 +231,7 @@ def _qualified(facts: Facts, before: str) -> str:
     if texts:
         shown = [*texts[:SHOWN], *([f"{len(texts) - SHOWN} more"] if len(texts) > SHOWN else [])]
         listed = shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
-        said.append(f"as this network: {listed} assumed")
+        said.append(f"assuming {listed}")
     if facts.manifest.weights.source == "random":
         of_module = isinstance(facts.manifest.model.network, ModuleSpec)
         said.append("with the weights that its code builds" if of_module else "untrained: the weights are random")

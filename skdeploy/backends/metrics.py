@@ -190,7 +190,10 @@ def violations(
         each = metrics.outputs.items()
         problems = [f"{name}: {said}" for name, errors in each for said in _beyond(errors, tolerance, name_of, value)]
     if metrics.top1_decided is not None and not metrics.top1_decided >= tolerance.min_top1_agreement:
-        problems.append(f"top-1 agreement {metrics.top1_decided:.4f}, at least {tolerance.min_top1_agreement}")
+        problems.append(
+            f"top-1 agreement {metrics.top1_decided:.4f}, at least {tolerance.min_top1_agreement} "
+            "(where the first class leads by more than max_rel_error can move)"
+        )
     return tuple(problems)
 
 

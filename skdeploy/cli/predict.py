@@ -81,6 +81,7 @@ def predict(
 def _show(found: Predicted | PredictedOutputs | WrittenImages, output: Path | None) -> None:
     from skdeploy.accuracy.predict import Predicted
     from skdeploy.accuracy.predict_outputs import PredictedOutputs
+    from skdeploy.report.blocks import counted
     from skdeploy.report.terminal import Terminal
 
     terminal = Terminal()
@@ -91,7 +92,7 @@ def _show(found: Predicted | PredictedOutputs | WrittenImages, output: Path | No
     else:
         height, width = found.size
         terminal.headline(
-            f"{len(found.written)} images written to {output} by {found.artifact} on {found.backend}, "
+            f"{counted(len(found.written), 'image')} written to {output} by {found.artifact} on {found.backend}, "
             f"each of the {height} x {width} pixels that the network sees"
         )
         for image in found.written:

@@ -18,7 +18,7 @@ EXTRAS: Final = "export,cpu"  # for ``backends.base.require``
 
 
 def install_command(extra: str, *, on_device: bool = False) -> str:
-    """What to type for an extra of skdeploy: from the folder that pip took skdeploy from, if it did, else from an index.
+    """The command that installs an extra: from the folder that pip took skdeploy from, if it did, else from an index.
 
     ``on_device``: it is typed on another machine, in a clone there.
     """
@@ -44,7 +44,7 @@ def install_advice(extra: str) -> str:
 
 
 def export_advice() -> str:
-    """What to install to make bundles."""
+    """The extras that make bundles."""
     return f"{install_advice(EXTRAS)} (needed to make a bundle, not to run one)"
 
 

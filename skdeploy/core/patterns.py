@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.listing import some
 
 SECONDS: Final = 5.0  # for all modules of a network; an ordinary pattern takes a millisecond
 # Two repetitions over one name cost its length squared at worst. More, or of a group, may be exponential.
@@ -30,8 +31,10 @@ def modules_matched(patterns: Iterable[str], modules: Collection[str], option: s
         check_ends(pattern, modules, option)
         matching = [module for module in modules if re.search(pattern, module)]
         if not matching:
+            known = some(sorted(filter(None, modules)))
             raise UsageError(
-                f"{option}{pattern!r} matches no module", advice="`skdeploy inspect model.onnx` lists the modules"
+                f"{option}{pattern!r} matches no module",
+                advice=f"modules are {known}; `skdeploy inspect BUNDLE/model.onnx` lists all",
             )
         found = dict.fromkeys(matching, pattern) | found
     return found

@@ -130,7 +130,7 @@ class AuditReport(Frozen):
             )
         if self.classes is not None and self.classes.covered < self.classes.total:
             absent, total = self.classes.total - self.classes.covered, self.classes.total
-            few = f": {self.used} {self.sample}s cannot cover them all" if self.used < total else ""
+            few = f": {self._counted(self.used)} cannot cover them all" if self.used < total else ""
             named = f": {_first(self.classes.missing, absent)}" if self.classes.missing else ""
             yield f"{absent} of {total} classes have no {self.sample}{few}{named}"
 

@@ -146,7 +146,7 @@ def size_of(data: Dataset, index: int) -> tuple[int, int]:
         return height, width
     file = data.files[index]
     if file.suffix in samples.SUFFIXES:
-        array = read_npz_or_npy(file, ("image",))
+        array = read_npz_or_npy(file, ("image",), advice="save with np.save(file, image)")
         found = array if isinstance(array, np.ndarray) else array["image"]
         return found.shape[0], found.shape[1]
     try:

@@ -210,7 +210,8 @@ def _graph(options: ExportOptions) -> GraphSource:
     }.items():
         if given:
             raise UsageError(
-                f"{name} does not go with an ONNX file, which is as it was exported", advice="export it anew"
+                f"{name} does not go with an ONNX file, which is as it was exported",
+                advice="leave it out, or make the ONNX file as you need it",
             )
     path = Path(options.model)
     if not path.is_file():

@@ -93,8 +93,10 @@ def weight_only_text(facts: WeightOnlyFacts) -> str:
     layers, reasons = len(facts.int8_weights), Counter(facts.kept.values())
     stayed = ", ".join(f"{times} ({reason})" for reason, times in reasons.items())
     fallback = PRECISIONS[facts.fallback or Precision.FP16].words
+    asked = any(reason.startswith("--keep-fp32") for reason in facts.kept_fp32.values())
+    single = ", and in FP32 where --keep-fp32 asks" if asked else ""
     return (
-        f"INT8 weights in {layers} of {layers + len(facts.kept)} layers, arithmetic in {fallback}: "
+        f"INT8 weights in {layers} of {layers + len(facts.kept)} layers, arithmetic in {fallback}{single}: "
         f"{size_text(facts.weight_bytes_after)} of weights in place of {size_text(facts.weight_bytes_before)}"
         + (f"; weights in {fallback}: {stayed}" if stayed else "")
     )

@@ -246,7 +246,7 @@ def _opened(folder: Path, options: TuneOptions, tell: Progress) -> tuple[Bundle,
     if fp32_graph(bundle) is None:
         raise UsageError(
             f"{folder} holds no model.onnx, the FP32 graph that INT8 is made from",
-            advice=f"export it again: skdeploy export {spec.name} --int8 --calib DIR",
+            advice="repeat its export with --int8 --calib DIR",
         )
     if any(isinstance(artifact.facts, TrainedInt8Facts) for artifact in bundle.manifest.artifacts):
         raise UsageError(

@@ -184,10 +184,10 @@ def test_a_verdict_says_what_was_assumed_of_the_network(tmp_path: Path) -> None:
     texts = ("stride 2 stem", "3x3 max pool", "eps 1e-5", "mean and std of ImageNet")
     assumed = tuple(Assumption(about="architecture", text=text, source="the layout timm") for text in texts)
     bundle.save(bundle.manifest.model_copy(update={"assumptions": assumed[:2]}))
-    assert verdict(bundle).text == "verified, as this network: stride 2 stem and 3x3 max pool assumed"
+    assert verdict(bundle).text == "verified, assuming stride 2 stem and 3x3 max pool"
     bundle.save(bundle.manifest.model_copy(update={"assumptions": assumed}))
     found = verdict(bundle)
-    assert found.text == "verified, as this network: stride 2 stem, 3x3 max pool, eps 1e-5 and 1 more assumed"
+    assert found.text == "verified, assuming stride 2 stem, 3x3 max pool, eps 1e-5 and 1 more"
     assert [p.text for p in found.points if p.label == "Assumed"] == [
         f"{text} (from the layout timm)" for text in texts
     ]

@@ -84,7 +84,7 @@ def test_one_command_ends_with_the_accuracy_verdict_and_the_way_to_the_device(
     result = run(*STORY)
     assert result.code == 0, result.err
     first, *rest = result.out.splitlines()
-    assert first.startswith("verified, as this network: ")  # nobody confirmed strides and dilations: said, not asked
+    assert first.startswith("verified, assuming ")  # nobody confirmed strides and dilations: said, not asked
     assert "accuracy of build/epoch-29-int8 is measured with assumed preprocessing" in result.err
     assert "criterion.weight" in result.out
     start = next(number for number, line in enumerate(rest) if line.startswith("next, on the Jetson Orin Nano 8 GB"))

@@ -46,3 +46,9 @@ def test_modules_that_are_kept_go_through_the_check(monkeypatch: pytest.MonkeyPa
     for call in (lambda: place(model, ("^(([a-z0-9_.])+)+$!",)), lambda: HalfPrecision(["^(([a-z0-9_.])+)+$!"])(model)):
         with pytest.raises(UsageError, match="takes more than"):
             call()
+
+
+def test_a_pattern_without_a_module_is_answered_with_modules_that_are_there() -> None:
+    with pytest.raises(UsageError, match="--keep-fp32 'nothing' matches no module") as error:
+        patterns.modules_matched(["nothing"], {"", "stem.conv", "classifier"}, "--keep-fp32 ")
+    assert "classifier, stem.conv" in error.value.advice

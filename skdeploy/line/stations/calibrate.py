@@ -119,7 +119,8 @@ def calibration_notes(facts: RangesFacts) -> tuple[str, ...]:
     """Warnings about the calibration images."""
     notes = facts.audit.warnings() if facts.audit else ()
     if facts.chosen and not facts.scored_images:
-        few = f"{facts.images} images are too few to choose a method by, so {facts.chosen} is used"
+        images = "1 image is" if facts.images == 1 else f"{facts.images} images are"
+        few = f"{images} too few to choose a method by, so {facts.chosen} is used"
         notes = (*notes, f"{few}; give {FEWEST_IMAGES} or more")
     dead = facts.dead_tensors
     if dead:
