@@ -20,6 +20,7 @@ from skdeploy.line.options import ExportOptions
 from skdeploy.quant.legacy_cache import read_legacy_cache
 from skdeploy.quant.ranges import load_ranges
 from tests.cli.conftest import QUICK, Run, Snapshot
+from tests.cli.evaluation_data import labelled
 
 
 @pytest.fixture(scope="session")
@@ -194,16 +195,7 @@ def test_the_budget_decides_what_stays_in_the_fallback(
     run: Run, int8: list[object], photos: Path, made: Path, tmp_path: Path
 ) -> None:
     """With labels that FP32 itself gives: the network is untrained, and INT8 may only cost what rounding costs."""
-    from skdeploy.backends.logits import run_images
-    from skdeploy.backends.onnxruntime import open_session
-    from skdeploy.images.dataset import open_dataset
-    from skdeploy.zoo.cards import read_card
-
-    spec = read_card(Path(str(int8[1])))
-    crops = open_dataset(photos).load(spec)
-    with open_session(made / "model.onnx") as session:
-        labels = run_images(session, crops, spec)["logits"].argmax(1).astype(np.int64)
-    np.savez(tmp_path / "eval.npz", images=crops, labels=labels)
+    labelled(made, tmp_path / "eval.npz", count=120, wrong=0)
     done = run(*int8, "--calib", photos, "--data", tmp_path / "eval.npz", "--max-drop", 5, "-o", made, "--json")
     assert done.code == 0, done.err
     mixed = json.loads((made / "mixed.json").read_text())
