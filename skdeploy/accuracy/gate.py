@@ -278,7 +278,7 @@ def paired_report(
 ) -> PairedReport:
     """The paired comparison of two artifacts' best classes, (N, up to 5) each; ``max_drop`` in percentage points.
 
-    No budget is passed where the first artifact is not better than chance: both then lose nothing, whatever they compute.
+    No budget is passed where neither artifact is better than chance: both then lose nothing, whatever they compute.
     """
     ours, theirs = first[:, 0] == labels, second[:, 0] == labels
     pairs = Pairs(
@@ -290,7 +290,8 @@ def paired_report(
     interval = drop_interval(pairs, confidence)
     decision = None if max_drop is None else decide(interval, max_drop / 100)
     counts = int(ours.sum()), pairs.images, int(np.bincount(labels).max(initial=0))
-    passes_by_chance = decision == "pass" and not chance.beats_guessing(*counts)
+    knows = chance.beats_guessing(max(counts[0], int(theirs.sum())), *counts[1:])  # a gain over a guess is a gain
+    passes_by_chance = decision == "pass" and not knows
     guessing = ""
     if passes_by_chance or (decision == "inconclusive" and chance.is_hopeless(*counts)):
         decision, guessing = "inconclusive", chance.sentence(names[0], *counts, sample)

@@ -27,7 +27,6 @@ from skdeploy.images.feeds import RUN_BATCH, batches_of, feeds_of
 from skdeploy.parity.compare import BATCHES, Subject, batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.golden import Golden
-from skdeploy.parity.mend import Judged, find_mend
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, Reference, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, Mend, ParityReport, RunToRun, SuiteResult
@@ -226,6 +225,8 @@ class Proof:
         failed = [c for c in report.comparisons if c.verdict == "fail" and c.precision is Precision.FP32]
         if half is None or single is None or failed or not any(text.startswith(half.path) for text in report.failures):
             return None
+        from skdeploy.parity.mend import Judged, find_mend  # rarely needed, and it takes onnx-ir
+
         self.progress.update("which modules must stay FP32")
         spec, against = self._spec, self._against
         who = Subject(half.path, onnxruntime.NAME, Precision.FP16, tolerance_of(spec, Precision.FP16))

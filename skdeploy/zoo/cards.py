@@ -49,7 +49,7 @@ def read_card(path: Path) -> ModelSpec:
     try:
         content = tomllib.loads(read_file(path, MAX_CARD_BYTES).decode("utf-8-sig"))
     except OSError as error:
-        raise CardError(f"cannot read the card {path}: {error.strerror}") from error
+        raise CardError(f"cannot read the card {path}: {error.strerror}", advice=ABOUT) from error
     except UnicodeDecodeError as error:
         raise CardError(f"the card {path} is not UTF-8 text", advice=ABOUT) from error
     except tomllib.TOMLDecodeError as error:

@@ -19,7 +19,7 @@ from skdeploy.core.spec import CalibrationMethod
 from tests import tiny
 
 # What Python says in another way than the command line, or not at all: fp16 and int8 are precision, json is for programs.
-ONLY_FLAGS = {"model", "fp16", "int8", "json"}
+ONLY_FLAGS = {"model", "fp16", "bf16", "int8", "weight_only", "fp8", "json"}
 
 
 def test_every_option_of_the_command_line_is_a_keyword_of_the_same_name() -> None:

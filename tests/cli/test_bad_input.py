@@ -113,7 +113,7 @@ USAGE: tuple[tuple[str, ...], ...] = (
     (
         "sensitivity bundle --data images",
         "has no ranges.json: it is a bundle of fp16",
-        "skdeploy export tiny --int8 --calib",
+        "repeat its export with --int8 --calib DIR",
     ),
     ("sensitivity int8 --data bad.npz", "images[3] in bad.npz has label 5, but tiny has 5 classes"),
     ("sensitivity int8 --data images --num-images 0", "--num-images"),

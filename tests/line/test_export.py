@@ -141,7 +141,7 @@ def test_parity_that_fails_marks_the_bundle_and_verify_fails_too(options: Export
         export(replace(options, model=card))
     assert failure.value.exit_code == 8
     assert "model.fp16.onnx on onnxruntime: SQNR" in failure.value.message
-    assert re.search(r"dB in image \S+, at least 250 dB", failure.value.message)
+    assert re.search(r"dB in \S+, at least 250 dB", failure.value.message)
     assert "[tolerance.fp16] in the card" in failure.value.message
     assert f"skdeploy verify {options.output} --blame" in failure.value.advice
     assert "model.onnx" not in failure.value.message.replace("model.fp16.onnx", "")
