@@ -14,8 +14,8 @@ from skdeploy.core.errors import CalibrationError
 from skdeploy.core.files import digest_json, read_file, write_text
 from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
-from skdeploy.core.toml_reasons import shown_key, shown_value
 from skdeploy.core.version import __version__
+from skdeploy.quant.explain import explain
 from skdeploy.quant.methods import Choice
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ SMALLEST_THRESHOLD: Final = 127 * 2.0**-126
 
 ONE_ENTRY_A_LINE: Final = ("tensors", "channel_maxima", "channel_means", "channel_reach", "audit", "rounding")
 CALIBRATE: Final = "calibrate again: skdeploy calibrate"
-PROBLEMS_SHOWN: Final = 5
 MAX_BYTES: Final = 1 << 30  # SKNet-50's have a few megabytes
 
 
@@ -348,35 +347,6 @@ def check_percentile(method: CalibrationMethod, percentile: float | None) -> Non
     """Raises ValueError unless a percentile is given exactly where the method uses one."""
     if (method is CalibrationMethod.PERCENTILE) != (percentile is not None):
         raise ValueError(f"method {method} {'takes no' if percentile is not None else 'needs a'} percentile")
-
-
-def explain(error: ValidationError, model: type[Frozen]) -> str:
-    """List what is wrong in a file, one line each: the field, why, and its value; for an unknown key, the nearest known one."""
-    import difflib
-
-    problems = error.errors(include_url=False)
-    lines = []
-    for problem in problems[:PROBLEMS_SHOWN]:
-        where = shown_key(problem["loc"]) or "file"
-        given = problem["input"]
-        shown = (
-            f" (given {shown_value(given)})"
-            if isinstance(given, str | int | float) and problem["type"] != "json_invalid"
-            else ""
-        )
-        reason = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            keys = (
-                [field.alias or name for name, field in model.model_fields.items()] if len(problem["loc"]) == 1 else []
-            )
-            nearest = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=1, cutoff=0.5)
-            reason, shown = "unknown key" + (f", did you mean {nearest[0]!r}?" if nearest else ""), ""
-        elif problem["type"] == "missing":
-            reason, shown = "missing", ""
-        lines.append(f"  {where}: {reason}{shown}")
-    if len(problems) > PROBLEMS_SHOWN:
-        lines.append(f"  and {len(problems) - PROBLEMS_SHOWN} more")
-    return "\n".join(lines)
 
 
 def _range(measured: tuple[float, float, float, float | None]) -> dict[str, float | None]:

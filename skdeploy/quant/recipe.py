@@ -17,7 +17,8 @@ from skdeploy.core.files import read_file
 from skdeploy.core.spec import CalibrationMethod, Frozen, InnerPath, ModelSpec
 from skdeploy.core.toml_reasons import shown_value, unprintable, unreadable
 from skdeploy.images.dataset import Dataset, open_dataset
-from skdeploy.quant.ranges import Digest, Percentile, Rounding, check_percentile, explain
+from skdeploy.quant.explain import explain
+from skdeploy.quant.ranges import Digest, Percentile, Rounding, check_percentile
 
 MAX_RECIPE_BYTES: Final = 1 << 20  # a recipe is a dozen lines; a larger file is something else
 KEYS: Final = "every key is described in calibration/README.md"
