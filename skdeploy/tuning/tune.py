@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from skdeploy.accuracy.evaluate import CONFIDENCE, labelled_images, open_whole
 from skdeploy.accuracy.gate import PairedReport, paired_report
 from skdeploy.accuracy.predictions import Predictions, best_classes, logits_agreement
@@ -42,6 +40,7 @@ from skdeploy.planning.plain import read_plain
 from skdeploy.planning.recommend import WORTH, groups_left
 from skdeploy.quant.effect import BATCH_PIXELS, MAX_BATCH
 from skdeploy.quant.units import Unit, all_but, units_of
+from skdeploy.tuning.best import choose, holds, marked_best_first
 from skdeploy.tuning.candidates import Candidate, candidates
 from skdeploy.tuning.recipes import calibration_images, recipe_place, recipe_text, shared_images
 from skdeploy.tuning.report import Tried, TunePlan, TuneReport
@@ -194,7 +193,7 @@ def tune(folder: Path, options: TuneOptions, progress: Progress | None = None) -
         confirmed, _ = sweep.compared(shop.make(winner.candidate), parts.confirming, winner.name)
         if options.bench:
             _measure(sweep)
-    rows = _marked(sweep.rows, winner)
+    rows = marked_best_first(sweep.rows, winner)
     written = None
     if confirmed.decision != "fail":
         write_text(place, recipe_text(bundle.manifest.model, winner, confirmed, calib, place, options.calib_num))
@@ -277,12 +276,12 @@ def _best(sweep: _Sweep, first: Sequence[Candidate]) -> Tried:
         raise refusals[0]
     _judge(sweep, [place for place, row in enumerate(sweep.rows) if not row.refused])
     guessed = all(row.pair.guessing for row in sweep.rows if row.pair is not None)  # of FP32: units would not help
-    if not guessed and not any(_holds(row) for row in sweep.rows):
+    if not guessed and not any(holds(row) for row in sweep.rows):
         base = max((row for row in sweep.rows if not row.refused), key=lambda row: row.sqnr_db)
         for count, candidate in enumerate(_with_units_kept(sweep, base.candidate), 1):
             sweep.rows.append(sweep.screen(candidate, f"{candidate.name}, step {count}"))
             _judge(sweep, [len(sweep.rows) - 1])
-            if _holds(sweep.rows[-1]):
+            if holds(sweep.rows[-1]):
                 break
     return _regrouped(sweep, choose([row for row in sweep.rows if row.pair is not None]))
 
@@ -301,30 +300,6 @@ def _judge(sweep: _Sweep, places: Sequence[int]) -> None:
     for number, place in enumerate(chosen, 1):
         row = sweep.rows[place]
         sweep.rows[place] = sweep.judge(row, f"{row.name} on all that choose, {number} of {len(chosen)}")
-
-
-def _holds(row: Tried) -> bool:
-    return row.pair is not None and row.pair.decision == "pass"
-
-
-def choose(judged: Sequence[Tried]) -> Tried:
-    """Of those that keep the budget on the images that choose the cheapest, then the one with the highest SQNR. If none does,
-    those that the images cannot decide on come before those beyond it, and SQNR alone decides.
-
-    Predictions less than a tenth apart are equal: kernels differ from their peaks by more.
-    """
-    holding = [row for row in judged if _holds(row)]
-    if not holding:
-        open_ones = [row for row in judged if row.pair is not None and row.pair.decision == "inconclusive"]
-        return max(open_ones or judged, key=lambda row: row.sqnr_db)
-    least = min(row.predicted_ms or 0.0 for row in holding)
-    near = [row for row in holding if (row.predicted_ms or 0.0) <= least * (1 + WORTH)]
-    return min(near, key=lambda row: (*_cost(row)[1:], -row.sqnr_db))
-
-
-def _cost(row: Tried) -> tuple[float, bool, float]:
-    """Less is better: the predicted latency; FP32 beside INT8 is never faster than FP16; and what is not INT8."""
-    return (row.predicted_ms or 0.0, row.candidate.fallback == "fp32", -row.int8_mac_share)
 
 
 def _with_units_kept(sweep: _Sweep, base: Candidate) -> Iterator[Candidate]:
@@ -375,27 +350,3 @@ def _measure(sweep: _Sweep) -> None:
     graphs = [sweep.shop.make(sweep.rows[place].candidate) for place in places]
     for place, latency in zip(places, sweep.shop.measured_ms(graphs), strict=True):
         sweep.rows[place] = sweep.rows[place].model_copy(update={"measured_ms": latency})
-
-
-def _marked(rows: Sequence[Tried], winner: Tried) -> list[Tried]:
-    """All rows, best first: those that were judged, with the front and the winner marked, before the others."""
-    judged = [row for row in rows if row.pair is not None]
-
-    def beaten(row: Tried) -> bool:
-        return any(
-            all(one <= two for one, two in zip(_cost(other), _cost(row), strict=True))
-            and _loss(other) <= _loss(row)
-            and ((_cost(other), _loss(other)) != (_cost(row), _loss(row)) or other.sqnr_db > row.sqnr_db)
-            for other in judged
-        )
-
-    marked = [
-        row.model_copy(update={"on_front": row.pair is not None and not beaten(row), "chosen": row.name == winner.name})
-        for row in rows
-    ]
-    return sorted(marked, key=lambda row: (not row.chosen, row.pair is None, not row.on_front, -row.sqnr_db))
-
-
-def _loss(row: Tried) -> float:
-    assert row.pair is not None
-    return row.pair.drop_high if np.isfinite(row.pair.drop_high) else 100.0

@@ -11,7 +11,7 @@ from skdeploy.accuracy.statistics import Decision, Pairs
 from skdeploy.core.errors import UsageError
 from skdeploy.tuning.candidates import Candidate, Fallback, candidates
 from skdeploy.tuning.report import Tried
-from skdeploy.tuning.tune import choose
+from skdeploy.tuning.best import choose
 
 
 def tried(
