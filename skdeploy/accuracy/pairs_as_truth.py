@@ -40,11 +40,11 @@ class PairsAsTruth(Truth):
         return cls(open_pairs(data, spec, number), measure, spec, own)
 
     @property
-    def figure(self) -> str:  # type: ignore[override]  # read only, as a protocol cannot say of an attribute
+    def figure(self) -> str:
         return self.measure.name
 
     @property
-    def unit(self) -> str:  # type: ignore[override]
+    def unit(self) -> str:
         return self.measure.unit
 
     @property

@@ -72,8 +72,11 @@ class FigureDrop(Frozen):
 class Truth(Protocol):
     """The true answer of each of some samples. ``figure`` is what is measured against it, in ``unit``."""
 
-    figure: str
-    unit: str
+    @property
+    def figure(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
 
     def check(self, samples: int, spec: ModelSpec) -> None:
         """Raises UsageError unless there is a true answer for each of the samples, and one that the network can give."""

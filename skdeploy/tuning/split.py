@@ -44,9 +44,10 @@ def _by_class(dataset: Dataset) -> Dataset:
         return order
     turns: dict[int, int] = {}
     places: list[tuple[int, int]] = []
-    for index, label in enumerate(order.labels.tolist()):
+    labels: list[int] = order.labels.tolist()
+    for index, label in enumerate(labels):
         turn = turns.get(label, 0)
         turns[label] = turn + 1
         places.append((turn // 2, index))
-    by_turn = sorted(range(len(places)), key=lambda index: (places[index][0], order.labels[index], index))  # type: ignore[index]
+    by_turn = sorted(range(len(places)), key=lambda index: (places[index][0], labels[index], index))
     return order.take(by_turn)

@@ -79,7 +79,7 @@ def test_all_samples_that_cannot_be_used_are_named_before_any_is_run(run: Run, p
     samples = Path(shutil.copytree(pair / "samples", tmp_path / "samples"))
     (samples / "004.npz").write_bytes(b"no archive")
     content = dict(np.load(samples / "007.npz"))
-    np.savez(samples / "007.npz", **{**content, "step": np.array([0.5, 1])})  # type: ignore[arg-type]
+    np.savez(samples / "007.npz", **{**content, "step": np.array([0.5, 1])})  # type: ignore[arg-type]  # numpy's stub of savez
     refused = run("predict", pair / "bundle", samples, "-o", tmp_path / "out")
     assert refused.code == 2
     assert "2 of the 12 samples cannot be used" in refused.err

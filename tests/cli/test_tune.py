@@ -89,7 +89,7 @@ def test_the_winner_is_written_as_a_recipe_that_an_export_follows(
     artifacts = {artifact.path: artifact for artifact in load_bundle(made).manifest.artifacts}
     options = artifacts["model.int8.onnx"].provenance.options
     assert (options["fallback"], options["keep"]) == (winner["fallback"], winner["keep"])
-    assert artifacts["model.int8.onnx"].facts.int8_macs == pytest.approx(report["tried"][0]["int8_mac_share"])  # type: ignore[attr-defined]
+    assert artifacts["model.int8.onnx"].facts.int8_macs == pytest.approx(report["tried"][0]["int8_mac_share"])  # type: ignore[attr-defined]  # INT8's facts
 
 
 def test_a_second_run_measures_nothing_again(

@@ -84,7 +84,7 @@ def test_a_plan_in_fp16_does_not_hold_them(tmp_path: Path) -> None:
     small = build(narrow, tmp_path).weights_memory_bytes
     folded = narrow.clone()
     (dequantize,) = [node for node in folded.graph if node.op_type == "DequantizeLinear"]
-    stored, scale = (dequantize.inputs[index].const_value.numpy() for index in (0, 1))  # type: ignore[union-attr]
+    stored, scale = (dequantize.inputs[index].const_value.numpy() for index in (0, 1))  # type: ignore[union-attr]  # weights are constants
     values = stored.astype(np.float16) * scale.reshape(-1, 1, 1, 1)
     weight = ir.val("folded", const_value=ir.tensor(values, name="folded"))
     folded.graph.register_initializer(weight)

@@ -141,7 +141,7 @@ def test_no_step_runs_a_size_that_is_not_a_multiple_of_the_cards(tmp_path: Path)
     card.write_text(card.read_text(encoding="utf-8").replace("multiple = 4", "multiple = 20"), encoding="utf-8")
     samples = networks.save_samples(Speaker, tmp_path / "samples", 3)
     given = {"card": str(card), "images": samples, "target": "onnx", "output": tmp_path / "bundle"}
-    assert export(ExportOptions(str(tmp_path / "net.onnx"), **given)).parity.verdict == "pass"  # type: ignore[arg-type]
+    assert export(ExportOptions(str(tmp_path / "net.onnx"), **given)).parity.verdict == "pass"  # type: ignore[arg-type]  # options of several types
 
 
 def test_init_writes_a_card_that_is_read_and_that_export_takes(tmp_path: Path) -> None:

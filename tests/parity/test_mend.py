@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def written(folder: Path, *blocks: nn.Module) -> Path:
     return folder / "model.onnx"
 
 
-def judging(graph: Path, images: np.ndarray) -> tuple[list[float], object]:
+def judging(graph: Path, images: np.ndarray) -> tuple[list[float], Callable[[Session], Judged]]:
     """A judge against the FP32 graph, and the SQNR of all that it was asked."""
     with onnxruntime.open_session(graph) as session:
         expected = session.run({"input": images})
@@ -73,17 +74,17 @@ def judging(graph: Path, images: np.ndarray) -> tuple[list[float], object]:
     return asked, judge
 
 
-def alone_db(graph: Path, keep: tuple[str, ...], judge: object) -> float:
+def alone_db(graph: Path, keep: tuple[str, ...], judge: Callable[[Session], Judged]) -> float:
     half = HalfPrecision(keep)(onnxruntime.load_graph(graph)).model
     with onnxruntime.open_model(half, "m") as session:
-        return judge(session).sqnr_db  # type: ignore[operator]  # it is the function of judging()
+        return judge(session).sqnr_db
 
 
 def test_the_block_that_loses_digits_is_found_and_keeping_it_brings_the_graph_into_parity(tmp_path: Path) -> None:
     graph = written(tmp_path, Skip(1), Skip(1, cancels=True), Skip(1))
     asked, judge = judging(graph, IMAGES)
     assert alone_db(graph, (), judge) < LIMIT_DB
-    mend = find_mend(graph, (), judge, [({"input": IMAGES[:1]}, 1)])  # type: ignore[arg-type]
+    mend = find_mend(graph, (), judge, [({"input": IMAGES[:1]}, 1)])
     assert mend is not None
     assert mend.keep_fp32 == (r"^blocks\.1(\.|$)",)
     assert alone_db(graph, mend.keep_fp32, judge) == mend.sqnr_db >= LIMIT_DB
@@ -95,7 +96,7 @@ def test_what_passes_the_end_of_fp16_is_kept_first(tmp_path: Path) -> None:
     images = 30 * IMAGES  # the map reaches 3e5 there, and no constant does
     _, judge = judging(graph, images)
     assert alone_db(graph, (), judge) == -math.inf
-    mend = find_mend(graph, (), judge, [({"input": images}, 4)])  # type: ignore[arg-type]
+    mend = find_mend(graph, (), judge, [({"input": images}, 4)])
     assert mend is not None
     assert mend.sqnr_db >= LIMIT_DB
     assert "blocks" in mend.flags
@@ -107,13 +108,13 @@ def test_what_passes_the_end_of_fp16_is_kept_first(tmp_path: Path) -> None:
 def test_nothing_is_advised_where_no_few_parts_mend_it(tmp_path: Path) -> None:
     graph = written(tmp_path, *(Skip(1, cancels=True) for _ in range(6)))
     _, judge = judging(graph, IMAGES)
-    assert find_mend(graph, (), judge, []) is None  # type: ignore[arg-type]
+    assert find_mend(graph, (), judge, []) is None
 
 
 def test_patterns_that_were_given_stay(tmp_path: Path) -> None:
     graph = written(tmp_path, Skip(1), Skip(1, cancels=True), Skip(1, cancels=True))
     _, judge = judging(graph, IMAGES)
-    mend = find_mend(graph, (r"^blocks\.1",), judge, [])  # type: ignore[arg-type]
+    mend = find_mend(graph, (r"^blocks\.1",), judge, [])
     assert mend is not None
     assert mend.keep_fp32 == (r"^blocks\.1", r"^blocks\.2(\.|$)")
     with pytest.raises(AssertionError):

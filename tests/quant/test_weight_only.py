@@ -73,7 +73,7 @@ def test_every_kind_of_layer_has_a_scale_for_each_output_channel(name: str) -> N
     assert not done.kept
 
     (dequantize,) = qdq_nodes(done.model)
-    stored, scale = (dequantize.inputs[index].const_value.numpy() for index in (0, 1))  # type: ignore[union-attr]
+    stored, scale = (dequantize.inputs[index].const_value.numpy() for index in (0, 1))  # type: ignore[union-attr]  # weights are constants
     assert dequantize.attributes.get_int("axis", 1) == axis
     assert stored.dtype == np.int8
     assert scale.shape == (weight.shape[axis],)
@@ -100,7 +100,7 @@ def test_fp16_beside_it_is_rounded_where_the_graph_says() -> None:
     done = HalfPrecision()(narrow_weights(layer("Gemm", weight, (3, 4), transB=1)).model).model
     (dequantize,) = qdq_nodes(done)
     assert dequantize.outputs[0].dtype == ir.DataType.FLOAT16
-    stored, scale = (dequantize.inputs[index].const_value.numpy() for index in (0, 1))  # type: ignore[union-attr]
+    stored, scale = (dequantize.inputs[index].const_value.numpy() for index in (0, 1))  # type: ignore[union-attr]  # weights are constants
     x = np.eye(4, dtype=np.float32)[:3] * np.float32(1.2345678)
     narrow = (stored.astype(np.float32) * scale.astype(np.float32)[:, None]).astype(np.float16).astype(np.float32)
     expected = (x.astype(np.float16).astype(np.float32) @ narrow.T).astype(np.float16).astype(np.float32)
@@ -158,7 +158,7 @@ def test_weights_that_fp16_does_not_hold_are_refused_or_stay_fp32() -> None:
         narrow_weights(layer("Conv", weights(6, 4, 3, 3) * np.float32(1e8), (1, 4, 5, 5)))
     single = narrow_weights(model, half=False).model
     (dequantize,) = qdq_nodes(single)
-    assert dequantize.inputs[1].dtype == ir.DataType.FLOAT  # type: ignore[union-attr]
+    assert dequantize.inputs[1].dtype == ir.DataType.FLOAT  # type: ignore[union-attr]  # weights are constants
 
 
 def test_what_stays_has_its_reason() -> None:

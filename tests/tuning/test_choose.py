@@ -9,9 +9,9 @@ import pytest
 from skdeploy.accuracy.gate import PairedReport
 from skdeploy.accuracy.statistics import Decision, Pairs
 from skdeploy.core.errors import UsageError
+from skdeploy.tuning.best import choose
 from skdeploy.tuning.candidates import Candidate, Fallback, candidates
 from skdeploy.tuning.report import Tried
-from skdeploy.tuning.best import choose
 
 
 def tried(
