@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain, count
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.ir.nodes import operand, optional
+
+WITH_GRAPHS: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # the operators of ONNX that hold graphs
 
 
 def known(value: ir.Value | None) -> NDArray[Any] | None:
@@ -77,7 +80,31 @@ def free_name(graph: ir.Graph, wanted: str) -> str:
     old = graph.initializers.get(wanted)
     if old is not None and not old.uses() and not old.is_graph_output() and not old.is_graph_input():
         del graph.initializers[wanted]
-    return Names(graph).free(wanted)
+    numbered = (f"{wanted}_{number}" for number in count(2))
+    return next(name for name in chain((wanted,), numbered) if not _is_taken(graph, name))
+
+
+def _is_taken(graph: ir.Graph, name: str) -> bool:
+    """Whether ``name`` is in ``names_in``. Nothing is collected: a pass asks for hundreds of names."""
+    if name in graph.initializers or any(value.name == name for value in graph.inputs):
+        return True
+    for node in graph:
+        if node.name == name:
+            return True
+        for value in node.outputs:
+            if value.name == name:
+                return True
+        if (node.domain or node.op_type in WITH_GRAPHS) and any(_is_taken(inner, name) for inner in _graphs_in(node)):
+            return True
+    return False
+
+
+def _graphs_in(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
 
 
 def names_in(graph: ir.Graph) -> set[str]:

@@ -34,7 +34,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from skdeploy.ir.constants import known
+from skdeploy.ir.constants import WITH_GRAPHS, known
 from skdeploy.ir.nodes import maker, operand, operands, optional
 from skdeploy.passes.combinations import Combination
 from skdeploy.passes.gates import Kind
@@ -45,7 +45,6 @@ from skdeploy.passes.weighted_sums import MEANS, SCALES, SUMS, evaluate
 HOMOGENEOUS: Final = frozenset({"Relu", "LeakyRelu", "PRelu"})  # f(a x) = a f(x) for a >= 0
 MAX_RUNS: Final = 4  # of channels that a branch is joined of: each is a copy
 REDUCES: Final = frozenset({"ReduceSum", "ReduceMean"})
-WITH_GRAPHS: Final = frozenset({"If", "Loop", "Scan"})
 
 
 @dataclass(frozen=True)

@@ -101,3 +101,14 @@ def test_a_free_name_is_free_in_graphs_inside_nodes_too(tmp_path: Path) -> None:
     graph = read_foreign(file).graph
     assert {"mine", "mine_2"} <= names_in(graph)
     assert free_name(graph, "mine") == "mine_3"
+
+
+def test_a_name_is_free_exactly_where_the_collected_names_lack_it(tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(network({}).SerializeToString())
+    graph = read_foreign(file).graph
+    taken = names_in(graph)
+    unread = {name for name, value in graph.initializers.items() if not value.uses()}  # these give their names up
+    for name in sorted(taken - unread):
+        assert free_name(graph, name) == next(f"{name}_{n}" for n in range(2, 99) if f"{name}_{n}" not in taken)
+    assert free_name(graph, "nobody's") == "nobody's"
