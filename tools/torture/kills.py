@@ -4,7 +4,7 @@
 
 Each verb is run once to its end first, for the digests of all that it writes and for how long it takes. After a kill the bundle
 must be valid, the exit code the signal's, and nothing on stderr a traceback; the same command again must end well, with the
-same digests, and leave no partial file.
+same digests, and leave no partial file. The JSON grows by the kill, and a campaign that is stopped goes on from it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any, Final
+
+import numpy as np
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -31,6 +36,7 @@ if __name__ == "__main__":
 from benchmarks.machine import SKDEPLOY, describe
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import SkdeployError
+from skdeploy.core.files import write_text
 from tools.torture.readers import make_seeds
 
 WEIGHTS: Final = ("--weights", "weights.safetensors")
@@ -42,6 +48,10 @@ VERBS: Final[dict[str, tuple[str, ...]]] = {
     "calibrate": ("calibrate", "bundle", "--calib", "images.npz", "-o", "ranges.json"),
     "evaluate": ("evaluate", "bundle", *DATA, "--save-baseline", "again.json"),
     "sensitivity": ("sensitivity", "bundle", *DATA),
+    "tune": (
+        *("tune", "bundle", *DATA, "--calib", "calib.npz", "--calib-method", "minmax", "--calib-method", "mse"),
+        *("--max-drop", "50", "--allow-inconclusive", "-o", "tuned.toml", "--force"),
+    ),
     "attention": ("attention", "bundle", *DATA, "--num-images", "4"),
 }
 SIGNALS: Final = {
@@ -49,21 +59,50 @@ SIGNALS: Final = {
     signal.SIGTERM: (-signal.SIGTERM, 143),
     signal.SIGINT: (-signal.SIGINT, 130),
 }
-COMPARED: Final = (".onnx", ".safetensors", ".engine")  # reports hold times
+COMPARED: Final = (".onnx", ".safetensors", ".engine", ".toml")  # reports hold times
 
 
 @dataclass
 class Found:
-    """Of one verb. ``seconds`` is how long a whole run takes; ``ended`` counts signals and exit codes."""
+    """Of one verb. ``seconds`` is how long a whole run takes; ``runs`` some of which ended before the signal, and the others
+    are ``kills``; ``ended`` counts signals and exit codes of these.
+    """
 
-    seconds: float
-    digests: dict[str, str]
+    seconds: float = 0.0
+    runs: int = 0
+    kills: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, kept: dict[str, Any]) -> Found:
+        return cls(kept["seconds"], kept["runs"], kept["kills"], Counter(kept["ended"]), list(kept["faults"]))
 
-def run(folder: Path, command: tuple[str, ...], kill_after: float | None = None, with_: int = 0) -> tuple[int, str]:
-    """The exit code and stderr of a command, ended by a signal after some seconds if it runs that long."""
+    def kept(self) -> dict[str, Any]:
+        ended = dict(sorted(self.ended.items()))
+        return {
+            "seconds": round(self.seconds, 1),
+            "runs": self.runs,
+            "kills": self.kills,
+            "ended": ended,
+            "faults": self.faults,
+        }
+
+
+def make_start(folder: Path) -> None:
+    """What every run begins with: a bundle, and images, weights and a card beside it."""
+    make_seeds(folder)
+    (folder / "skdeploy.toml").unlink()  # its options would apply
+    shutil.copy(folder / "bundle/weights.safetensors", folder)
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 40, 44, 3), dtype=np.uint8)
+    np.savez(folder / "calib.npz", images=pixels)  # those of tune judge nothing
+
+
+def run(
+    folder: Path, command: tuple[str, ...], kill_after: float | None = None, with_: int = 0
+) -> tuple[int, str, bool]:
+    """The exit code and stderr of a command, and whether it ran long enough to get the signal, after ``kill_after`` seconds."""
+    killed = False
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "COLUMNS": "200"}
     with subprocess.Popen(
         [SKDEPLOY, *command],
@@ -79,8 +118,9 @@ def run(folder: Path, command: tuple[str, ...], kill_after: float | None = None,
                 process.wait(kill_after)
             except subprocess.TimeoutExpired:
                 process.send_signal(with_)
+                killed = True
         said = process.communicate()[1]
-        return process.returncode, said
+        return process.returncode, said, killed
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -104,37 +144,53 @@ def broken(folder: Path) -> str:
     return ""
 
 
-def torture(start: Path, scratch: Path, name: str, kills: int, random: Random) -> Found:
-    """``kills`` runs of one verb, each in a copy of ``start``, each with a random signal at a random moment."""
-    command, folder = VERBS[name], scratch / name
+def torture(
+    start: Path, folder: Path, name: str, seed: int, kills: int, found: Found, save: Callable[[], None]
+) -> None:
+    """Adds to ``found`` up to ``kills`` runs of one verb, each in a copy of ``start``, a random signal at a random moment."""
+    command = VERBS[name]
     shutil.copytree(start, folder)
     began = time.perf_counter()
-    code, said = run(folder, command)
+    code, said, _ = run(folder, command)
     if code:
         raise RuntimeError(f"{name} fails without a kill: {said}")
-    found = Found(time.perf_counter() - began, digests(folder))
+    found.seconds, undisturbed = time.perf_counter() - began, digests(folder)
     shutil.rmtree(folder)
-    for number in range(kills):
+    while found.kills < kills:
         shutil.copytree(start, folder)
+        number, found.runs = found.runs, found.runs + 1
+        random = Random(f"{seed}/{name}/{number}")
         asked, after = random.choice(list(SIGNALS)), random.uniform(0, found.seconds)
-        code, said = run(folder, command, after, asked)
+        code, said, killed = run(folder, command, after, asked)
+        if not killed:
+            shutil.rmtree(folder)
+            continue
         found.ended[f"{signal.Signals(asked).name} {code}"] += 1
         where = f"{name} {number}, {signal.Signals(asked).name} after {after:.2f} s"
         if code not in (0, *SIGNALS[asked]):
-            found.faults.append(f"{where}: exit code {code}")
+            found.faults.append(f"{where}: exit code {code}: {said.strip()[-300:]}")
         if "Traceback" in said and "in main\n" in said:  # else it is Python's own, while it begins
             found.faults.append(f"{where}: a traceback: {said.strip().splitlines()[-1]}")
         if problem := broken(folder):
             found.faults.append(f"{where}: {problem}")
-        code, said = run(folder, command)
+        code, said, _ = run(folder, command)
         if code:
             found.faults.append(f"{where}: run again, it ends with {code}: {said.strip()[-300:]}")
-        elif digests(folder) != found.digests:
+        elif digests(folder) != undisturbed:
             found.faults.append(f"{where}: run again, other files than without a kill")
         if left := [path.name for path in folder.rglob("*.partial")]:
             found.faults.append(f"{where}: {left[0]} is left")
         shutil.rmtree(folder)
-    return found
+        found.kills += 1
+        save()
+
+
+def earlier(path: Path | None, seed: int) -> dict[str, Found]:
+    """What an earlier run of the campaign with this seed has found."""
+    if path is None or not path.exists():
+        return {}
+    kept = json.loads(path.read_text(encoding="utf-8"))["kills"]
+    return {name: Found.of(each) for name, each in kept["verbs"].items()} if kept["seed"] == seed else {}
 
 
 def main() -> None:
@@ -142,27 +198,36 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verb", action="append", choices=list(VERBS), help="only these")
-    parser.add_argument("--json", type=Path, help="write the counts here too")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the counts here too, and go on from those of the same seed")
     options = parser.parse_args()
-    names, random = options.verb or list(VERBS), Random(options.seed)
-    found: dict[str, Any] = {}
+    names = options.verb or list(VERBS)
+    kept = earlier(options.json, options.seed)
+    found = {name: kept.get(name, Found()) for name in (*kept, *names)}
+    each = -(-options.kills // len(names))
+
+    def result() -> dict[str, Any]:
+        verbs = {name: found[name].kept() for name in VERBS if name in found}
+        return {"seed": options.seed, "kills": sum(run.kills for run in found.values()), "verbs": verbs}
+
+    def save() -> None:
+        if options.json:
+            text = json.dumps({"machine": describe(), "kills": result()}, indent=2) + "\n"
+            with saving:
+                write_text(options.json, text)
+
+    saving = Lock()
     with TemporaryDirectory() as scratch:
         start = Path(scratch) / "start"
-        make_seeds(start)
-        (start / "skdeploy.toml").unlink()  # its options would apply
-        shutil.copy(start / "bundle/weights.safetensors", start)
-        for name in names:
-            done = torture(start, Path(scratch), name, -(-options.kills // len(names)), random)
-            found[name] = {
-                "seconds": round(done.seconds, 1),
-                "ended": dict(sorted(done.ended.items())),
-                "faults": done.faults,
-            }
-            print(json.dumps({name: found[name]}, indent=2), flush=True)
-    if options.json:
-        result = {"machine": describe(), "kills": {"seed": options.seed, "verbs": found}}
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if failed := sum(len(each["faults"]) for each in found.values()):
+        make_start(start)
+        with ThreadPoolExecutor(options.processes) as pool:
+
+            def one(name: str) -> None:
+                torture(start, Path(scratch) / name, name, options.seed, each, found[name], save)
+
+            list(pool.map(one, names))
+    print(json.dumps(result(), indent=2))
+    if failed := sum(len(run.faults) for run in found.values()):
         sys.exit(f"{failed} faults")
 
 
