@@ -132,19 +132,30 @@ def evaluate(folder: Path, options: EvaluationOptions, progress: Progress | None
     Raises UsageError for data without labels, with other labels, or of which more than 1 % cannot be read; DependencyError for
     an engine that is required and cannot run; IntegrityError, ParityError.
     """
+    tell = progress or Silent()
+    chosen = prepared(folder, options, tell)
+    return concluded(chosen, _run(chosen.runners, chosen.optional, options, tell), options, tell)
+
+
+def prepared(folder: Path, options: EvaluationOptions, tell: Progress) -> Chosen:
+    """The artifacts, once it is sure that they can be compared on labelled images; notes what is assumed. Raises UsageError."""
     chosen = choose(folder, options)
-    bundle, reference, wanted = chosen.bundle, chosen.reference, chosen.wanted
+    reference, wanted = chosen.reference, chosen.wanted
     for spec in chosen.specs.values():
         require_classes(spec, "evaluate")
     assumed = require_preprocessing(chosen.specs, options.assume_imagenet)
     if reference is not None:
         check_same_classes(reference, wanted[0])
-    tell = progress or Silent()
     for note in assumed:
         tell.note(note)
-    if reference is not None and reference.bundle is not bundle:
+    if reference is not None and reference.bundle is not chosen.bundle:
         _tell_of_release(reference, wanted[0], tell)
-    found = _run(chosen.runners, chosen.optional, options, tell)
+    return chosen
+
+
+def concluded(chosen: Chosen, found: Evaluation, options: EvaluationOptions, tell: Progress) -> Evaluation:
+    """The evaluation, kept as evidence, and as receipts if they are asked for."""
+    bundle = chosen.bundle
     measured = {accuracy.artifact for accuracy in found.accuracies}
     keep_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured], tell)
     if options.receipt:
@@ -245,12 +256,11 @@ def _run(
 ) -> Evaluation:
     started = time.perf_counter()
     tell.begin("evaluate")
-    spec = next((runner.spec for runner in wanted if runner.spec.labels), wanted[0].spec)
+    spec = naming_spec(wanted)
     dataset = labelled_images(options.data, spec, options.num_images, options.class_order)
     tell.update("opening the artifacts")
     with open_all(wanted, optional) as (opened, absent):
-        if options.max_drop is not None and len(opened) < 2:
-            raise _nothing_to_compare(opened[0][0], absent)
+        require_pair(options, [runner for runner, _ in opened], absent)
         runners = [runner for runner, _ in opened]
         predictions, each = predictions_of(
             opened,
@@ -263,7 +273,18 @@ def _run(
     reused = min(each)
     seconds = time.perf_counter() - started
     tell.end("evaluate", seconds, reused=reused == len(dataset))
-    return _evaluation(runners, absent, predictions, dataset, spec, options, reused, seconds)
+    return evaluation_of(runners, absent, predictions, dataset, options, reused=reused, seconds=seconds)
+
+
+def naming_spec(runners: Sequence[Runner]) -> ModelSpec:
+    """The network that names the classes: the first with labels."""
+    return next((runner.spec for runner in runners if runner.spec.labels), runners[0].spec)
+
+
+def require_pair(options: EvaluationOptions, runners: Sequence[Runner], absent: Sequence[NotEvaluated]) -> None:
+    """Raises where a drop is asked for and there is nothing to compare with."""
+    if options.max_drop is not None and len(runners) < 2:
+        raise _nothing_to_compare(runners[0], absent)
 
 
 def _tell_of_reuse(runners: list[Runner], reused: list[int], images: int, tell: Progress) -> None:
@@ -276,7 +297,7 @@ def _tell_of_reuse(runners: list[Runner], reused: list[int], images: int, tell: 
         tell.note(f"predictions of {', '.join(whole)} are reused; `skdeploy evaluate --fresh` makes new ones")
 
 
-def _nothing_to_compare(alone: Runner, absent: list[NotEvaluated]) -> UsageError | DependencyError:
+def _nothing_to_compare(alone: Runner, absent: Sequence[NotEvaluated]) -> UsageError | DependencyError:
     if absent:
         return DependencyError(
             f"--max-drop needs two artifacts, but apart from {alone.name} none runs here: "
@@ -289,17 +310,20 @@ def _nothing_to_compare(alone: Runner, absent: list[NotEvaluated]) -> UsageError
     )
 
 
-def _evaluation(
-    runners: list[Runner],
-    absent: list[NotEvaluated],
-    predictions: list[Predictions],
+def evaluation_of(
+    runners: Sequence[Runner],
+    absent: Sequence[NotEvaluated],
+    predictions: Sequence[Predictions],
     dataset: Dataset,
-    spec: ModelSpec,
     options: EvaluationOptions,
+    *,
     reused: int,
     seconds: float,
+    digest: str | None = None,
 ) -> Evaluation:
+    """What the predictions of all images come to. ``digest``: that of the images, if it is known already."""
     assert dataset.labels is not None  # labelled_images
+    spec = naming_spec(runners)
     readable = np.logical_and.reduce([of.readable for of in predictions])
     labels = dataset.labels[readable]
     logits = [of.logits[readable] for of in predictions]
@@ -310,7 +334,7 @@ def _evaluation(
     return Evaluation(
         kind="evaluation" if len({runner.bundle.folder for runner in runners}) == 1 else "comparison",
         dataset=dataset.name,
-        dataset_sha256=dataset.digest,
+        dataset_sha256=digest or dataset.digest,
         labels_sha256=hashlib.sha256(dataset.labels.astype("<i8").tobytes()).hexdigest(),
         images=len(labels),
         sample=spec.sample_word,

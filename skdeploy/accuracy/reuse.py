@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -13,17 +12,14 @@ from skdeploy.accuracy.kept import Kept
 from skdeploy.accuracy.predictions import Predictions
 from skdeploy.accuracy.streaming import Reader, crop_kind, logits_of, predict_all
 from skdeploy.backends.base import Session
-from skdeploy.bundle.artifact import tool_versions
-from skdeploy.bundle.receipts import cpu_name
 from skdeploy.bundle.runners import Runner
 from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import INTERFACE, ModelSpec
-from skdeploy.devices import cuda
 from skdeploy.images.dataset import Dataset
+from skdeploy.shards.machine import machine_kind, versions
 
 LAYOUT: Final = 3  # of what is kept of an artifact; 2 was of several artifacts at once, 1 of images turned by EXIF
-TOOLS: Final = ("skdeploy", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "pillow", "torch")
 CHECKED: Final = 16  # images of an earlier run that are predicted again
 # Of the largest logit: FP32 rounds at 6e-8, TensorRT's FP16 at 5e-4, and batches of other sizes may sum in another order.
 CHECK_TOLERANCE: Final = 5e-3
@@ -92,14 +88,15 @@ def key_of(runner: Runner, samples: object) -> str:
     return digest_json(
         [
             LAYOUT,
-            [runner.artifact.sha256, runner.backend, repr(runner.options), _reads(runner.spec)],
+            [runner.artifact.sha256, runner.backend, repr(runner.options), reads_of(runner.spec)],
             samples,
-            [tool_versions(TOOLS), platform.machine(), cpu_name(), [str(device) for device in cuda.devices()]],
+            [versions(), machine_kind()],
         ]
     )
 
 
-def _reads(spec: ModelSpec) -> object:
+def reads_of(spec: ModelSpec) -> object:
+    """What of a card decides what an artifact is fed and what comes out, as JSON."""
     return spec.model_dump(mode="json", by_alias=True, include={"network", *INTERFACE})
 
 

@@ -133,9 +133,10 @@ def predict_all(
     predictions: Sequence[Predictions],
     save: Callable[[int], object],
     progress: Progress,
+    whole: int | None = None,
 ) -> None:
     """Goes on from where each artifact's ``predictions`` are to the end; ``save(n)`` keeps the n-th one's, every few seconds
-    and when it ends for any reason.
+    and when it ends for any reason. ``whole``: the images of the data set that ``dataset`` is a shard of.
 
     Raises UsageError where more than 1 % of the images cannot be read, ParityError for logits that are not finite.
     """
@@ -151,7 +152,7 @@ def predict_all(
                 saved_at[n] = predictions[n].done
                 save(n)
 
-    _check_unreadable(predictions, dataset)
+    check_unreadable(predictions, dataset, whole)
     if not todo:
         return
     try:
@@ -159,7 +160,7 @@ def predict_all(
             for n in todo:
                 if predictions[n].done < read.stop:
                     _add(predictions[n], *opened[n], read, dataset)
-            _check_unreadable(predictions, dataset)
+            check_unreadable(predictions, dataset, whole)
             now = time.perf_counter()
             if now - told >= TELL_SECONDS:
                 told = now
@@ -208,15 +209,17 @@ def unreadable_in_any(predictions: Sequence[Predictions]) -> list[Unreadable]:
     return [found[row] for row in sorted(found)]
 
 
-def _check_unreadable(predictions: Sequence[Predictions], dataset: Dataset) -> None:
-    allowed = int(MAX_UNREADABLE * len(dataset))
+def check_unreadable(predictions: Sequence[Predictions], dataset: Dataset, whole: int | None = None) -> None:
+    """Raises UsageError where more than 1 % of the images cannot be read: of ``whole`` images, of which these are a shard."""
+    whole = len(dataset) if whole is None else whole
+    allowed = int(MAX_UNREADABLE * whole)
     bad = unreadable_in_any(predictions)
     if len(bad) <= allowed:
         return
     shown = some_lines([f"{image.name}: {image.reason}" for image in bad])
     raise UsageError(
         f"{len(bad)} of the first {max(of.done for of in predictions)} {dataset.word}s of {dataset.name} cannot be read; of "
-        f"all {len(dataset)}, at most {allowed} may be unreadable (1 %):\n{shown}",
+        f"all {whole}, at most {allowed} may be unreadable (1 %):\n{shown}",
         advice="remove or replace them: accuracy on the rest would be that of another data set",
     )
 

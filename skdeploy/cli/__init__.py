@@ -71,7 +71,11 @@ VERBS: Final[dict[str, Verb]] = {
         "skdeploy.cli.evaluate:evaluate",
         "Measure accuracy on labelled images or pairs, compare it with the FP32 graph, and fail if the drop is too large.",
         "Prove it",
-        documents=("skdeploy.cli.documents:EvaluationDocument", "skdeploy.cli.documents:QualityDocument"),
+        documents=(
+            "skdeploy.cli.documents:EvaluationDocument",
+            "skdeploy.cli.documents:QualityDocument",
+            "skdeploy.cli.documents:PartDocument",
+        ),
     ),
     "sensitivity": Verb(
         "skdeploy.cli.sensitivity:sensitivity",

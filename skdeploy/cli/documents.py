@@ -62,6 +62,17 @@ class ArtifactDocument(Frozen):
     parity: Comparison | None
 
 
+class PartDocument(Frozen):
+    """A verb with ``--shard``. ``samples`` are those of all shards; ``reused``: the part was there already."""
+
+    part: str
+    shard: str
+    samples: int
+    reused: bool
+    cpu: str
+    seconds: float
+
+
 class BundleDocument(Frozen):
     """``verify``, and ``inspect`` of a bundle."""
 

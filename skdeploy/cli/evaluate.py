@@ -9,6 +9,7 @@ import typer
 
 from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Junit, Markdown, Metric
 from skdeploy.cli.backend import Backend, BackendOption
+from skdeploy.cli.shards import AllowMixedCpus, PartOutput, Parts, ShardText
 from skdeploy.core.panel import Panel
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ def evaluate(
         typer.Option("--fresh", help="Do not reuse the predictions of an earlier run.", rich_help_panel=Panel.OUTPUT),
     ] = False,
     assume_imagenet: AssumeImagenet = False,
+    shard: ShardText = None,
+    output: PartOutput = None,
+    parts: Parts = None,
+    allow_mixed_cpus: AllowMixedCpus = False,
     junit: Junit = None,
     markdown: Markdown = None,
     json: Json = False,
@@ -131,14 +136,18 @@ def evaluate(
     Examples:
         skdeploy evaluate build/mynet-int8 --data eval/ --max-drop 1
         skdeploy evaluate build/mynet-int8 --data eval/ --against build/mynet-fp16
+        skdeploy evaluate build/mynet-int8 --data eval/ --shard 3/64 -o part-3
+        skdeploy evaluate build/mynet-int8 --data eval/ --parts 'part-*' --max-drop 1
     """
     from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
     from skdeploy.accuracy.evaluate import EvaluationOptions
     from skdeploy.accuracy.evaluate_quality import evaluate_any
+    from skdeploy.accuracy.evaluate_shards import evaluate_shard, merge_evaluation
     from skdeploy.accuracy.facts import read_facts
     from skdeploy.accuracy.gate import Evaluation
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
+    from skdeploy.cli.shards import check_division, collector, require_no_gate, write_shard
     from skdeploy.core.files import require_places
     from skdeploy.report.progress import ConsoleProgress
 
@@ -159,10 +168,27 @@ def evaluate(
         assume_imagenet=assume_imagenet,
         metric=metric,
     )
+    check_division(shard, output, parts, mixed=allow_mixed_cpus)
+    if shard is not None and output is not None:
+        gates = {"--max-drop": max_drop, "--baseline": baseline, "--save-baseline": save_baseline, "--receipt": receipt}
+        require_no_gate(gates | {"--junit": junit, "--markdown": markdown})
+        write_shard(
+            shard,
+            output,
+            lambda one, tell, earlier: evaluate_shard(bundle, options, one, tell, earlier=earlier),
+            fresh=fresh,
+            as_json=json,
+        )
+        return
     known = read_baseline(baseline) if baseline is not None else None
     require_places(junit, markdown, save_baseline)
     with ConsoleProgress() as progress:
-        evaluation = evaluate_any(bundle, options, progress, counted=known is not None or save_baseline is not None)
+        evaluation: Evaluation | Quality
+        if parts:
+            collect = collector(parts, progress, mixed=allow_mixed_cpus)
+            evaluation = merge_evaluation(bundle, options, collect, progress)
+        else:
+            evaluation = evaluate_any(bundle, options, progress, counted=known is not None or save_baseline is not None)
     facts = read_facts(load_bundle(bundle))
     if not isinstance(evaluation, Evaluation):
         facts.quality, facts.outdated = evaluation, [name for name in facts.outdated if name != "quality"]

@@ -13,4 +13,5 @@ class Panel(StrEnum):
     ACCURACY = "Accuracy"
     PARITY = "Parity"
     ENGINE = "Engine"
+    SHARDS = "Many machines"
     OUTPUT = "Output"

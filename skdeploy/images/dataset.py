@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -75,8 +75,13 @@ class Dataset:
         """SHA-256 over the images in order: what was measured, for a report and for resume."""
         if self.pixels is not None:
             return hashlib.sha256(repr(self.pixels.shape).encode() + self.pixels.tobytes()).hexdigest()
+        return joined_digest(self.file_digests)
+
+    @cached_property
+    def file_digests(self) -> tuple[str, ...]:
+        """SHA-256 of each file. Raises UsageError naming one that cannot be read."""
         try:
-            return hashlib.sha256("".join(digest_file(file) for file in self.files).encode()).hexdigest()
+            return tuple(digest_file(file) for file in self.files)
         except IntegrityError as error:
             raise UsageError(f"cannot read an image: {error.message}", advice=REMOVE) from error
 
@@ -150,6 +155,11 @@ class Dataset:
     def load(self, spec: ModelSpec) -> Pixels:
         """All crops, uint8 (N, H, W, C), or samples, (N,)."""
         return np.stack(list(self.crops(spec)))
+
+
+def joined_digest(files: Iterable[str]) -> str:
+    """The digest of a data set from those of its files, in order."""
+    return hashlib.sha256("".join(files).encode()).hexdigest()
 
 
 def normalise(pixels: Pixels, preprocess: Preprocess) -> Inputs:

@@ -25,6 +25,7 @@ SPOKEN = {
     "inspect a file": "inspect bundle/model.onnx",
     "verify": "verify bundle --images images --suite noise",
     "evaluate": "evaluate bundle --data evaluation.npz --max-drop 20",
+    "evaluate a shard": "evaluate bundle --data evaluation.npz --shard 1/2 -o part-1",
     "sensitivity": "sensitivity int8 --data evaluation.npz",
     "tune": "tune bundle --data evaluation.npz --calib images --max-drop 30 --calib-method mse --dry-run",
     "attention": "attention bundle --data images --scales 1,1.5,2",

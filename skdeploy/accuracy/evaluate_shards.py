@@ -1,0 +1,206 @@
+"""``skdeploy evaluate`` divided: a shard's predictions as a part, and the evaluation of all parts, equal in every bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, JsonValue, ValidationError
+
+from skdeploy.accuracy.evaluate import (
+    Chosen,
+    EvaluationOptions,
+    concluded,
+    evaluation_of,
+    labelled_images,
+    naming_spec,
+    open_whole,
+    prepared,
+    require_pair,
+)
+from skdeploy.accuracy.gate import Evaluation, NotEvaluated
+from skdeploy.accuracy.predictions import Predictions
+from skdeploy.accuracy.reuse import reads_of
+from skdeploy.accuracy.streaming import check_unreadable, open_all, predict_all
+from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.files import digest_json
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import Frozen
+from skdeploy.images.audit_report import Unreadable
+from skdeploy.images.dataset import Dataset, joined_digest
+from skdeploy.parity.tasks import task_of
+from skdeploy.shards.data import check_files, listing_digest
+from skdeploy.shards.machine import machine_kind, versions
+from skdeploy.shards.part import Header, Job, Part
+from skdeploy.shards.shard import Shard
+
+Collect = Callable[[Job], Sequence[Part]]
+
+
+class UnreadableRow(Frozen):
+    """A row of a part whose image cannot be read, and why."""
+
+    row: int
+    name: str
+    reason: str
+
+
+class PartFacts(Frozen):
+    """Beside the logits: the artifacts that ran, in the order of ``logits0``, ``logits1`` ..., those that do not run there,
+    SHA-256 of each image file, and what each artifact could not have.
+    """
+
+    ran: Annotated[tuple[str, ...], Field(strict=False)]
+    absent: Annotated[tuple[NotEvaluated, ...], Field(strict=False)]
+    files: Annotated[tuple[str, ...], Field(strict=False)]
+    unreadable: Annotated[tuple[Annotated[tuple[UnreadableRow, ...], Field(strict=False)], ...], Field(strict=False)]
+
+
+def evaluation_job(folder: Path, options: EvaluationOptions, tell: Progress) -> tuple[Job, Chosen, Dataset]:
+    """The job that these options describe, the artifacts, and all images. Raises UsageError, IntegrityError."""
+    if options.metric is not None or not task_of(open_whole(folder).manifest.model).has_classes:
+        raise UsageError(
+            "shards are for networks with classes and labelled images",
+            advice="evaluate this network in one run, without --shard, --parts, --workers and --cluster",
+        )
+    chosen = prepared(folder, options, tell)
+    runners = [*chosen.runners, *chosen.optional]
+    dataset = labelled_images(options.data, naming_spec(chosen.runners), options.num_images, options.class_order)
+    given: dict[str, JsonValue] = {"batch": options.batch}
+    given |= {f"options of {runner.shown}": repr(runner.options) for runner in runners if runner.options is not None}
+    job = Job(
+        verb="evaluate",
+        made_of={runner.shown: runner.artifact.sha256 for runner in runners}
+        | {f"card of {runner.shown}": digest_json(reads_of(runner.spec)) for runner in runners},
+        data=dataset.name,
+        data_sha256=listing_digest(dataset),
+        samples=len(dataset),
+        options=given,
+        versions=versions(),
+    )
+    return job, chosen, dataset
+
+
+def evaluate_shard(
+    folder: Path, options: EvaluationOptions, shard: Shard, tell: Progress, *, earlier: Part | None = None
+) -> Part:
+    """The predictions of one shard of the images by each artifact that runs here; ``earlier`` if it is that part already.
+
+    Raises as ``evaluate``; unreadable images only where they alone are more than 1 % of all.
+    """
+    job, chosen, dataset = evaluation_job(folder, options, tell)
+    if earlier is not None and earlier.header.is_of(job, shard, machine_kind()):
+        return earlier
+    started = time.perf_counter()
+    tell.begin("evaluate")
+    mine = dataset.take(shard.span(len(dataset), options.batch))
+    with open_all(chosen.runners, chosen.optional) as (opened, absent):
+        predictions = [Predictions.none_yet(len(mine), runner.spec.network.classes) for runner, _ in opened]
+        if len(mine):
+            predict_all(opened, mine, options.batch, predictions, lambda _: None, tell, whole=len(dataset))
+    seconds = time.perf_counter() - started
+    tell.end("evaluate", seconds, reused=False)
+    facts = PartFacts(
+        ran=tuple(runner.shown for runner, _ in opened),
+        absent=tuple(absent),
+        files=mine.file_digests,
+        unreadable=tuple(
+            tuple(UnreadableRow(row=row, name=of[row].name, reason=of[row].reason) for row in sorted(of))
+            for of in (each.unreadable for each in predictions)
+        ),
+    )
+    header = Header(
+        job=job,
+        index=shard.index,
+        count=shard.count,
+        cpu=machine_kind(),
+        seconds=round(seconds, 3),
+        facts=facts.model_dump(mode="json"),
+    )
+    return Part(header, {f"logits{n}": of.logits for n, of in enumerate(predictions)}, f"shard {shard}")
+
+
+def merge_evaluation(folder: Path, options: EvaluationOptions, collect: Collect, tell: Progress) -> Evaluation:
+    """The evaluation of all images from parts, equal in every bit to that of one run, and kept as evidence as that is.
+
+    ``collect`` gives the checked parts of a job in order. Raises as ``evaluate`` and ``shards.collect.collect``.
+    """
+    if options.receipt:
+        raise UsageError(
+            "--receipt records what this device computed, and the parts may come from others",
+            advice="leave it out, or evaluate in one run on this device",
+        )
+    job, chosen, dataset = evaluation_job(folder, options, tell)
+    parts = collect(job)
+    first, *others = parts
+    for part in others:
+        _check_same_artifacts(first, part)
+    facts = _facts(first)
+    runners = [runner for runner in (*chosen.runners, *chosen.optional) if runner.shown in facts.ran]
+    require_pair(options, runners, facts.absent)
+    spans = [part.header.shard.span(len(dataset), options.batch) for part in parts]
+    predictions = [Predictions.none_yet(len(dataset), runner.spec.network.classes) for runner in runners]
+    digests: list[str] = []
+    for part, span in zip(parts, spans, strict=True):
+        for n, of in enumerate(predictions):
+            _take(part, n, span, of)
+        mine = _facts(part).files
+        if dataset.files:
+            if len(mine) != len(span):
+                raise _other_content(part)
+            check_files(mine, dataset, span, part.name)
+        digests += mine
+    check_unreadable(predictions, dataset)
+    found = evaluation_of(
+        runners,
+        facts.absent,
+        predictions,
+        dataset,
+        options,
+        reused=0,
+        seconds=sum(part.header.seconds for part in parts),
+        digest=joined_digest(digests) if dataset.files else dataset.digest,
+    )
+    return concluded(chosen, found, options, tell)
+
+
+def _check_same_artifacts(first: Part, other: Part) -> None:
+    """Raises UsageError where an engine ran in one part only."""
+    one, two = ({*_facts(part).ran} for part in (first, other))
+    for name in sorted(one ^ two):
+        has, lacks = (first, other) if name in one else (other, first)
+        raise UsageError(
+            f"{name} ran in {has.name}, but not in {lacks.name}",
+            advice="use machines that run the same artifacts, or name what to evaluate with --artifact",
+        )
+
+
+def _take(part: Part, n: int, span: range, into: Predictions) -> None:
+    """The n-th artifact's predictions of a part, in their places. Raises IntegrityError for another content."""
+    logits, listed = part.arrays.get(f"logits{n}"), _facts(part).unreadable[n]
+    if logits is None or logits.shape != (len(span), into.logits.shape[1]) or logits.dtype != into.logits.dtype:
+        raise _other_content(part)
+    missing = np.flatnonzero(np.isnan(logits[:, 0])).tolist()
+    if missing != [each.row for each in listed]:
+        raise _other_content(part)
+    if span:
+        into.logits[span.start : span.stop] = logits
+    into.unreadable |= {span[each.row]: Unreadable(name=each.name, reason=each.reason) for each in listed}
+    into.done = span.stop
+
+
+def _facts(part: Part) -> PartFacts:
+    try:
+        return PartFacts.model_validate(part.header.facts)
+    except ValidationError as error:
+        raise _other_content(part) from error
+
+
+def _other_content(part: Part) -> IntegrityError:
+    return IntegrityError(
+        f"{part.name} does not hold what shard {part.header.shard} of this evaluation should",
+        advice="make that part again",
+    )

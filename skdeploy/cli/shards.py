@@ -1,0 +1,118 @@
+"""The options that divide a verb's work among machines, and what is printed of a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skdeploy.core.errors import UsageError
+from skdeploy.core.panel import Panel
+from skdeploy.shards.shard import Shard
+
+if TYPE_CHECKING:
+    from skdeploy.core.progress import Progress
+    from skdeploy.shards.part import Job, Part
+
+ShardText = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="INDEX/COUNT",
+        help="Do only this share of the images, such as 3/64, and write it to -o for --parts.",
+        rich_help_panel=Panel.SHARDS,
+    ),
+]
+PartOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="File to write the part of --shard to.", rich_help_panel=Panel.SHARDS
+    ),
+]
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILES",
+        help="Merge these parts instead of running anything: a file or a quoted pattern, repeatable.",
+        rich_help_panel=Panel.SHARDS,
+    ),
+]
+AllowMixedCpus = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mixed-cpus",
+        help="Merge parts of machines of different kinds, which may round differently.",
+        rich_help_panel=Panel.SHARDS,
+    ),
+]
+
+
+def check_division(shard: str | None, output: Path | None, parts: Sequence[str] | None, *, mixed: bool) -> None:
+    """Raises UsageError for options of shards that do not belong together."""
+    if shard is not None and parts:
+        raise UsageError("--shard and --parts cannot be used together: one makes a part, the other merges parts")
+    if (shard is None) != (output is None):
+        raise UsageError(
+            "--shard needs -o FILE for its part" if shard else "-o is for the part of --shard, and there is none",
+            advice="give both, or neither",
+        )
+    if mixed and not parts:
+        raise UsageError("--allow-mixed-cpus requires --parts", advice="give it where the parts are merged")
+
+
+def require_no_gate(given: Mapping[str, object]) -> None:
+    """Raises UsageError for options that only the merge can follow; ``given`` are flags with their values."""
+    flags = [flag for flag, value in given.items() if value not in (None, False)]
+    if flags:
+        raise UsageError(
+            f"{', '.join(flags)} cannot be used with --shard: a part decides nothing",
+            advice="give it with --parts, where all images are there",
+        )
+
+
+def collector(parts: Sequence[str], tell: Progress, *, mixed: bool) -> Callable[[Job], Sequence[Part]]:
+    """What gives the parts of a job."""
+    from skdeploy.shards.collect import collect
+
+    return lambda job: collect(parts, job, tell, allow_mixed_cpus=mixed)
+
+
+def write_shard(
+    shard: str,
+    output: Path,
+    make: Callable[[Shard, Progress, Part | None], Part],
+    *,
+    fresh: bool,
+    as_json: bool,
+) -> None:
+    """Makes a part, writes and prints it; one that is there already is left as it is. Raises as ``make``."""
+    from skdeploy.cli.console import write_json
+    from skdeploy.core.files import require_places
+    from skdeploy.report.progress import ConsoleProgress
+    from skdeploy.report.terminal import Terminal
+    from skdeploy.shards.part import earlier_part, write_part
+
+    one = Shard.parse(shard)
+    require_places(output)
+    earlier = None if fresh else earlier_part(output)
+    with ConsoleProgress() as progress:
+        part = make(one, progress, earlier)
+    if part is not earlier:
+        write_part(output, part.encode())
+    job, header = part.header.job, part.header
+    if as_json:
+        write_json(
+            {
+                "part": str(output),
+                "shard": str(one),
+                "samples": job.samples,
+                "reused": part is earlier,
+                "cpu": header.cpu,
+                "seconds": header.seconds,
+            }
+        )
+        return
+    reused = ": it is there already; --fresh makes it again" if part is earlier else f", {header.seconds:.1f} s"
+    Terminal().headline(f"shard {one} of {job.samples:,} samples of {job.data}  ->  {output}{reused}")

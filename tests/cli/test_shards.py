@@ -1,0 +1,94 @@
+"""``--shard`` and ``--parts`` as a user and a job of a cluster meet them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+
+def made(run: Run, bundle: Path, evaluation: Path, folder: Path, count: int) -> str:
+    """The pattern of all parts."""
+    for index in range(1, count + 1):
+        done = run(
+            "evaluate", bundle, "--data", evaluation, "--shard", f"{index}/{count}", "-o", folder / f"part-{index}"
+        )
+        assert done.code == 0, done.err
+        assert f"shard {index}/{count} of 40 samples" in done.out
+    return f"{folder}/part-*"
+
+
+def test_parts_give_the_result_the_gate_and_the_evidence_of_one_run(
+    run: Run, bundle: Path, evaluation: Path, tmp_path: Path
+) -> None:
+    one = run("evaluate", bundle, "--data", evaluation, "--max-drop", 20, "--json").report
+    pattern = made(run, bundle, evaluation, tmp_path, 3)
+    evidence = bundle / "evidence/accuracy.json"
+    evidence.unlink()
+    done = run("evaluate", bundle, "--data", evaluation, "--parts", pattern, "--max-drop", 20, "--json")
+    merged = done.report
+    for changing in ("seconds", "reused"):
+        one.pop(changing), merged.pop(changing)
+    assert merged == one
+    assert evidence.is_file()
+
+
+def test_a_part_that_is_there_is_left_and_fresh_makes_it_again(
+    run: Run, bundle: Path, evaluation: Path, tmp_path: Path
+) -> None:
+    made(run, bundle, evaluation, tmp_path, 2)
+    before = (tmp_path / "part-1").stat().st_mtime_ns
+    command = ("evaluate", bundle, "--data", evaluation, "--shard", "1/2", "-o", tmp_path / "part-1")
+    assert "there already" in run(*command).out
+    assert (tmp_path / "part-1").stat().st_mtime_ns == before
+    assert run(*command, "--fresh", "--json").json["reused"] is False
+    assert (tmp_path / "part-1").stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--shard", "1/2"), "--shard needs -o"),
+        (("-o", "part"), "-o is for the part of --shard"),
+        (("--shard", "3/2", "-o", "part"), "not a shard"),
+        (("--shard", "1/2", "-o", "part", "--parts", "x"), "cannot be used together"),
+        (("--shard", "1/2", "-o", "part", "--max-drop", "1"), "--max-drop cannot be used with --shard"),
+        (("--shard", "1/2", "-o", "part", "--allow-mixed-cpus"), "--allow-mixed-cpus requires --parts"),
+        (("--parts", "nothing-*"), "--parts nothing-*: no such file"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused(
+    run: Run, bundle: Path, evaluation: Path, options: tuple[str, ...], words: str
+) -> None:
+    done = run("evaluate", bundle, "--data", evaluation, *options)
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_a_missing_and_a_damaged_part_end_with_their_own_exit_codes_and_names(
+    run: Run, bundle: Path, evaluation: Path, tmp_path: Path
+) -> None:
+    pattern = made(run, bundle, evaluation, tmp_path, 2)
+    second = tmp_path / "part-2"
+    second.write_bytes(second.read_bytes()[:-1])
+    done = run("evaluate", bundle, "--data", evaluation, "--parts", pattern)
+    assert (done.code, str(second) in done.err) == (9, True)
+    second.unlink()
+    done = run("evaluate", bundle, "--data", evaluation, "--parts", pattern)
+    assert done.code == 2
+    assert "1 of 2 parts are missing: shard 2/2" in done.err
+
+
+def test_two_processes_into_one_part_leave_one_whole_part(bundle: Path, evaluation: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    command = [sys.executable, "-m", "skdeploy", "evaluate", bundle, "--data", evaluation, "-o", part, "--shard"]
+    runs = [subprocess.Popen([*map(str, command), shard], stdout=subprocess.DEVNULL) for shard in ("1/2", "2/2")]
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    from skdeploy.shards.part import read_part
+
+    assert read_part(part).header.index in (1, 2)
+    assert [file.name for file in tmp_path.iterdir() if "part" in file.name] == ["part"]
