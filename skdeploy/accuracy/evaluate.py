@@ -321,7 +321,7 @@ def evaluation_of(
     seconds: float,
     digest: str | None = None,
 ) -> Evaluation:
-    """What the predictions of all images come to. ``digest``: that of the images, if it is known already."""
+    """The evaluation that the predictions of all images give. ``digest``: that of the images, if it is known already."""
     assert dataset.labels is not None  # labelled_images
     spec = naming_spec(runners)
     readable = np.logical_and.reduce([of.readable for of in predictions])

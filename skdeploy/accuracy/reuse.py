@@ -96,7 +96,7 @@ def key_of(runner: Runner, samples: object) -> str:
 
 
 def reads_of(spec: ModelSpec) -> object:
-    """What of a card decides what an artifact is fed and what comes out, as JSON."""
+    """The fields of a card that decide what an artifact is fed and gives, as JSON."""
     return spec.model_dump(mode="json", by_alias=True, include={"network", *INTERFACE})
 
 

@@ -136,8 +136,6 @@ def evaluate(
     Examples:
         skdeploy evaluate build/mynet-int8 --data eval/ --max-drop 1
         skdeploy evaluate build/mynet-int8 --data eval/ --against build/mynet-fp16
-        skdeploy evaluate build/mynet-int8 --data eval/ --shard 3/64 -o part-3
-        skdeploy evaluate build/mynet-int8 --data eval/ --parts 'part-*' --max-drop 1
     """
     from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
     from skdeploy.accuracy.evaluate import EvaluationOptions

@@ -73,7 +73,7 @@ def require_no_gate(given: Mapping[str, object]) -> None:
 
 
 def collector(parts: Sequence[str], tell: Progress, *, mixed: bool) -> Callable[[Job], Sequence[Part]]:
-    """What gives the parts of a job."""
+    """A function that gives the parts of a job."""
     from skdeploy.shards.collect import collect
 
     return lambda job: collect(parts, job, tell, allow_mixed_cpus=mixed)

@@ -1,4 +1,4 @@
-"""What decides the bits of a result beside the files: the packages that compute, and the kind of machine."""
+"""The things that decide the bits of a result, beside the files: the packages that compute, and the kind of machine."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ Verb = Literal["evaluate", "calibrate", "sensitivity"]
 
 
 class Job(Frozen):
-    """What all parts of one job have in common.
+    """The things that all parts of one job have in common.
 
     ``made_of``: SHA-256 of each artifact, by its name. ``data_sha256`` identifies the list of samples and their labels, and
     ``samples`` is their number. ``options`` are those that change a part. ``versions``: of the packages that compute.

@@ -23,9 +23,9 @@ from tests.cli.conftest import QUICK, Result, Run
 
 SHOWN = [name for name, verb in VERBS.items() if not verb.hidden]
 PANELS = {
-    "export": ["Arguments", *(panel.value for panel in Panel)],
+    "export": ["Arguments", *(panel.value for panel in Panel if panel is not Panel.SHARDS)],
     "verify": ["Arguments", "Parity", "Engine", "Output"],
-    "evaluate": ["Arguments", "Input", "Accuracy", "Engine", "Output"],
+    "evaluate": ["Arguments", "Input", "Accuracy", "Engine", "Many machines", "Output"],
     "build": ["Arguments", "Engine", "Output"],
 }
 # What examples leave out for their readers, and a test needs: an export of a second, a bench of blinks, no engine.
