@@ -14,7 +14,7 @@ from skdeploy.backends.image_quality import grey_levels, psnr_db, ssim
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.targets import IGNORED, Kind, check_classes
-from skdeploy.parity.segmentation import classes_of_pixels, confusions, threshold_of
+from skdeploy.parity.segmentation import class_map, confusions, threshold_of
 from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION
 
 Outputs = Mapping[str, Array]  # of one sample, without the batch
@@ -85,6 +85,9 @@ class Ssim(_OfImages):
     name, unit, compare = "SSIM", "", staticmethod(ssim)
 
 
+NUMBERS: Final = 257  # of an integer map: those of an 8-bit mask, and one for all others, which no mask has
+
+
 class MeanIoU(Measure):
     """Of the classes that any mask or output has, over all pixels of all images that are not 255."""
 
@@ -92,16 +95,17 @@ class MeanIoU(Measure):
 
     def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
         maps = outputs[spec.given[0].name][None]
-        classes = maps.shape[1]
-        if maps.shape[2:] != target.shape:
+        found = class_map(maps, threshold_of(maps))[0]
+        classes = maps.shape[1] if maps.dtype.kind == "f" else 1 if maps.dtype == bool else NUMBERS
+        if found.shape != target.shape:
             raise UsageError(
-                f"the network gives maps of {_shown(maps.shape[2:])}, but {shown} is cut to {_shown(target.shape)}",
+                f"the network gives maps of {_shown(found.shape)}, but {shown} is cut to {_shown(target.shape)}",
                 advice="enlarge the logits to the size of the image in the network, or give --metric",
             )
         truth = check_classes(target, classes, shown)
         judged = truth != IGNORED if classes > 1 else np.ones(truth.shape, bool)
-        found = classes_of_pixels(maps, threshold_of(maps))[0]
-        counts = confusions(truth[judged], found[judged], max(2, classes))
+        known = np.where((found >= 0) & (found < classes), found, NUMBERS - 1) if classes == NUMBERS else found
+        counts = confusions(truth[judged], known[judged], max(2, classes))
         shared = np.diag(counts)
         return [*shared.tolist(), *(counts.sum(0) + counts.sum(1) - shared).tolist()]
 

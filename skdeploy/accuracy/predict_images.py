@@ -24,7 +24,7 @@ from skdeploy.images.dataset import printable
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.named import Named, named_samples
 from skdeploy.images.targets import unresized
-from skdeploy.parity.segmentation import classes_of_pixels, threshold_of
+from skdeploy.parity.segmentation import class_map, threshold_of
 from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ def gives_pictures(spec: ModelSpec) -> bool:
 
 def _check_task(spec: ModelSpec) -> None:
     channels = spec.given[0].shape[1]
-    if spec.task == SEGMENTATION and isinstance(channels, int) and channels > MOST_CLASSES:
+    logits = spec.given[0].is_floating
+    if spec.task == SEGMENTATION and logits and isinstance(channels, int) and channels > MOST_CLASSES:
         raise UsageError(
             f"{spec.name} has {channels} classes, more than an 8-bit mask can hold",
             advice="take the arrays: skdeploy.load_bundle(...).session()",
@@ -134,7 +135,13 @@ def _picture(made: Array, spec: ModelSpec) -> Image.Image:
     if spec.task == IMAGE_TO_IMAGE:
         levels = np.rint(grey_levels(made[None], spec.preprocess.mean, spec.preprocess.std)[0]).astype(np.uint8)
         return Image.fromarray(levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
-    mask = Image.fromarray(classes_of_pixels(made[None], threshold_of(made[None]))[0].astype(np.uint8))
+    classes = class_map(made[None], threshold_of(made[None]))[0]
+    if classes.min() < 0 or classes.max() > MOST_CLASSES:
+        raise UsageError(
+            f"{spec.name} gives the numbers {classes.min()} to {classes.max()}, but an 8-bit mask holds 0 to {MOST_CLASSES}",
+            advice="take the arrays: skdeploy.load_bundle(...).session()",
+        )
+    mask = Image.fromarray(classes.astype(np.uint8))
     mask.putpalette([level for number in range(256) for level in _colour(number)])
     return mask
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,8 +26,8 @@ def check_outputs(outputs: Mapping[str, Array], images: int, spec: ModelSpec) ->
         if not fits(found.shape, shape):
             have = "have" if plural else "has"
             return (f"{wanted.name} {have} shape {found.shape}, expected {_shown(shape)}",)
-        if found.dtype != np.float32:
-            return (f"{wanted.name} {'are' if plural else 'is'} {found.dtype}, expected float32",)
+        if not same_kind(found.dtype, wanted.dtype):
+            return (f"{wanted.name} {'are' if plural else 'is'} {found.dtype}, expected {wanted.dtype}",)
     problems = []
     for name, value in outputs.items():
         broken = np.argwhere(~np.isfinite(value))
@@ -37,6 +37,11 @@ def check_outputs(outputs: Mapping[str, Array], images: int, spec: ModelSpec) ->
                 f"{len(broken)} {what} are NaN or infinite, first in {spec.sample_word} {int(broken[0, 0])}"
             )
     return tuple(problems)
+
+
+def same_kind(found: np.dtype[Any], wanted: str) -> bool:
+    """Whether an output has the type that it should, or is another integer: compilers may give 32 bits for 64."""
+    return found == wanted or (found.kind in "iu" and np.dtype(wanted).kind in "iu")
 
 
 def fits(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,19 @@ from skdeploy.core.spec import Frozen, Tolerance
 
 Logits = NDArray[Any]
 Outputs = Mapping[str, NDArray[Any]]  # by name, (N, ...) each
+
+
+class Agreement(Frozen):
+    """An output of integers or booleans, (N, ...), beside a reference's: how many of its ``values`` are the ``same``.
+
+    ``decided``: the share among the values that rounding cannot change, None where nothing tells which these are
+    (``ir/deciding.py``). ``miou``: of a map of classes.
+    """
+
+    values: int
+    same: int
+    decided: float | None = None
+    miou: float | None = None
 
 
 class Errors(Frozen):
@@ -38,14 +51,15 @@ class Metrics(Frozen):
     largest error and the least SQNR; None in reports of earlier versions. ``figures``: what a task measures besides, by name;
     ``figure_image``: the number of the image that is worst by them, where images have figures of their own.
     ``outputs``: the same of each output where there are several; the metrics are then those of the worst.
+    ``integers``: how far those outputs agree that have no floating-point values. Without any other there are no errors: None.
     """
 
     images: int
-    max_abs_error: float
-    max_rel_error: float
-    min_cosine: float
-    min_sqnr_db: float
-    sqnr_db: float
+    max_abs_error: float | None
+    max_rel_error: float | None
+    min_cosine: float | None
+    min_sqnr_db: float | None
+    sqnr_db: float | None
     top1_agreement: float | None = None
     top1_decided: float | None = None
     error_image: int | None = None
@@ -53,6 +67,14 @@ class Metrics(Frozen):
     figure_image: int | None = Field(default=None, exclude_if=lambda image: image is None)
     figures: dict[str, float] = Field(default={}, exclude_if=lambda figures: not figures)
     outputs: dict[str, Errors] = Field(default={}, exclude_if=lambda outputs: not outputs)
+    integers: dict[str, Agreement] = Field(default={}, exclude_if=lambda integers: not integers)
+
+    @classmethod
+    def without_errors(cls, images: int) -> Self:
+        """Of outputs that are not floating point."""
+        return cls(
+            images=images, max_abs_error=None, max_rel_error=None, min_cosine=None, min_sqnr_db=None, sqnr_db=None
+        )
 
     @property
     def same_class(self) -> int | None:
@@ -75,15 +97,22 @@ AT_ONCE: Final = 1 << 22
 SMALLEST: Final = 1e-30
 
 
+def is_floating(values: NDArray[Any]) -> bool:
+    return values.dtype.kind == "f"
+
+
 def compare_values(reference: NDArray[Any], found: NDArray[Any]) -> Metrics:
     """Metrics of ``found`` against ``reference``, both of one shape (N, ...) and finite; computed in float64."""
+    return Metrics(images=len(reference), **_errors(reference, found).model_dump())
+
+
+def _errors(reference: NDArray[Any], found: NDArray[Any]) -> Errors:
     step = max(1, AT_ONCE // max(reference[0].size, 1))
     parts = [_part(reference[at : at + step], found[at : at + step]) for at in range(0, len(reference), step)]
     errors, cosine = (np.concatenate([part[place] for part in parts]) for place in (0, 1))
     decibels = [db for part in parts for db in part.decibels]
     scale = max(SMALLEST, *(part.largest for part in parts))
-    return Metrics(
-        images=len(reference),
+    return Errors(
         max_abs_error=float(np.max(errors)),
         max_rel_error=float(np.max(errors)) / scale,
         min_cosine=float(np.min(cosine)),
@@ -123,16 +152,17 @@ def _part(reference: NDArray[Any], found: NDArray[Any]) -> _Part:
 
 def compare_outputs(reference: Outputs, found: Outputs) -> Metrics:
     """The same of all outputs: each by itself, and the worst of each figure."""
-    rows = {name: compare_values(value, found[name]) for name, value in reference.items()}
-    if len(rows) == 1:
-        return next(iter(rows.values()))
+    rows = {name: _errors(value, found[name]) for name, value in reference.items()}
+    images = len(next(iter(reference.values())))
     each = list(rows.values())
+    if len(each) == 1:
+        return Metrics(images=images, **each[0].model_dump())
     farthest, noisiest = (
         max(each, key=lambda row: row.max_rel_error),
         min(each, key=lambda row: row.min_sqnr_db),
     )
     return Metrics(
-        images=each[0].images,
+        images=images,
         max_abs_error=farthest.max_abs_error,
         max_rel_error=farthest.max_rel_error,
         min_cosine=min(row.min_cosine for row in each),
@@ -140,7 +170,7 @@ def compare_outputs(reference: Outputs, found: Outputs) -> Metrics:
         sqnr_db=min(row.sqnr_db for row in each),
         error_image=farthest.error_image,
         worst_image=noisiest.worst_image,
-        outputs={name: Errors(**row.model_dump(include=set(Errors.model_fields))) for name, row in rows.items()},
+        outputs=rows,
     )
 
 
@@ -159,20 +189,25 @@ def compare_logits(reference: Logits, found: Logits, tolerance: Tolerance) -> Me
 
 
 def largest(outputs: Outputs) -> float:
-    """The largest magnitude of any value."""
-    return max(SMALLEST, *(float(np.max(np.abs(value.astype(np.float64)))) for value in outputs.values()))
+    """The largest magnitude of any floating-point value."""
+    floats = (value for value in outputs.values() if is_floating(value))
+    return max((float(np.max(np.abs(value.astype(np.float64)))) for value in floats), default=0.0) or SMALLEST
 
 
 def largest_difference(expected: Outputs, found: Outputs, scale: Outputs | None = None) -> float:
     """The largest difference of any value, relative to the largest in the same output of ``scale``, or else of ``expected``.
 
-    Infinite where an output is missing, has another shape or is not finite.
+    Of integers and booleans it is the share of values that differ: an error of 1e-4 of the largest logit moves about 1e-4 of
+    them over a border. Infinite where an output is missing, has another shape or is not finite.
     """
     worst = 0.0
     for name, value in expected.items():
         got = found.get(name)
         if got is None or got.shape != value.shape or not (np.isfinite(value).all() and np.isfinite(got).all()):
             return np.inf
+        if not is_floating(value):
+            worst = max(worst, float(np.mean(got != value)))
+            continue
         difference = float(np.max(np.abs(got.astype(np.float64) - value)))
         worst = max(worst, difference / largest({name: (scale or expected)[name]}))
     return worst
@@ -189,6 +224,8 @@ def violations(
     if metrics.outputs:
         each = metrics.outputs.items()
         problems = [f"{name}: {said}" for name, errors in each for said in _beyond(errors, tolerance, name_of, value)]
+    for name, agreement in metrics.integers.items():
+        problems += _unequal(name, agreement, tolerance)
     if metrics.top1_decided is not None and not metrics.top1_decided >= tolerance.min_top1_agreement:
         problems.append(
             f"top-1 agreement {metrics.top1_decided:.4f}, at least {tolerance.min_top1_agreement} "
@@ -197,13 +234,29 @@ def violations(
     return tuple(problems)
 
 
+def _unequal(name: str, agreement: Agreement, tolerance: Tolerance) -> list[str]:
+    if agreement.miou is not None:
+        return []  # of maps of classes the task judges its own figures
+    differing, decided = agreement.values - agreement.same, agreement.decided
+    if decided is not None and not decided >= tolerance.min_top1_agreement:
+        return [f"{name}: {decided:.4f} of the decided values are equal, at least {tolerance.min_top1_agreement:g}"]
+    # Of five class ids one is a fifth: rounding may change one that is not decided.
+    allowed = max(decided is not None, (1 - (tolerance.min_equal or 0)) * agreement.values)
+    if differing <= allowed:
+        return []
+    shown = f"{agreement.same:,} of {agreement.values:,}"
+    return [f"{name}: {shown} values are equal, at least {tolerance.min_equal:.1%}"]
+
+
 def _beyond(
     errors: Errors | Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None, value: str
 ) -> list[str]:
     def where(image: int | None) -> str:
         return f" in {name_of(image)}" if name_of is not None and image is not None else ""
 
-    problems = []
+    problems: list[str] = []
+    if errors.max_rel_error is None or errors.min_cosine is None or errors.min_sqnr_db is None:
+        return problems  # nothing is floating point
     if not errors.max_rel_error <= tolerance.max_rel_error:
         problems.append(
             f"max error {errors.max_rel_error:.2e} of the largest {value}{where(errors.error_image)}, "
@@ -243,6 +296,8 @@ _WORDS: Final[Mapping[str, tuple[str, Callable[[float], str]]]] = {
     "same_pixels": ("same pixels", "{:.2%}".format),
     "decided_pixels": ("same decided pixels", "{:.2%}".format),
     "pair_error": ("pairs that change sides", "{:.2%}".format),
+    "same_values": ("equal values", "{:.2%}".format),
+    "decided_values": ("equal decided values", "{:.2%}".format),
 }
 
 

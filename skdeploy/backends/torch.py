@@ -50,7 +50,9 @@ class TorchSession(Session):
         self.inputs = tuple(
             each.model_copy(update={"dtype": dtype}) if each.dtype == "float32" else each for each in spec.taken
         )
-        self.outputs = tuple(wanted.model_copy(update={"dtype": dtype}) for wanted in spec.given)
+        self.outputs = tuple(
+            wanted.model_copy(update={"dtype": dtype}) if wanted.is_floating else wanted for wanted in spec.given
+        )
         self._spec = spec
 
     def _run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

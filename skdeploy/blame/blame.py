@@ -26,7 +26,7 @@ import numpy as np
 from skdeploy.backends import backend
 from skdeploy.backends.base import Array
 from skdeploy.backends.logits import run_images
-from skdeploy.backends.metrics import Outputs
+from skdeploy.backends.metrics import Outputs, is_floating
 from skdeploy.blame.fed import expected_input, explain_input
 from skdeploy.blame.inside import Suspect, look_inside
 from skdeploy.blame.layers import decibels
@@ -37,6 +37,7 @@ from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, StageResult
+from skdeploy.parity.measured import measured
 from skdeploy.parity.tasks import task_of, tolerance_of
 
 PREPROCESSING: Final = "preprocessing"
@@ -168,7 +169,11 @@ def _run_stages(
                 raise
             rows.append(row.model_copy(update={"verdict": "unproven", "reason": error.message}))
             continue
-        problems = task.check({name: value.astype(np.float32) for name, value in made.items()}, len(pixels), spec)
+        problems = task.check(
+            {name: value.astype(np.float32) if is_floating(value) else value for name, value in made.items()},
+            len(pixels),
+            spec,
+        )
         found = outputs[stage.name] = {wanted.name: made[wanted.name] for wanted in spec.given if wanted.name in made}
         before = outputs.get(stage.before or "")
         if before is None:
@@ -179,7 +184,7 @@ def _run_stages(
         worst[stage.name] = min(range(len(apart)), key=lambda image: -np.inf if (db := apart[image]) is None else db)
         if not problems and all(np.isfinite(value).all() for value in before.values()):
             tolerance = tolerance_of(spec, stage.precision)
-            problems = task.violations(task.measure(before, found, tolerance, spec), tolerance)
+            problems = task.violations(measured(task, before, found, tolerance, spec), tolerance)
         rows.append(
             row.model_copy(
                 update={

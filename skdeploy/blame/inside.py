@@ -22,6 +22,7 @@ from skdeploy.core.spec import ModelSpec, Precision
 from skdeploy.images.dataset import Pixels
 from skdeploy.parity.blame_report import BlamedTensor, BlameReport, LayerResult
 from skdeploy.parity.cause import Cause, explain
+from skdeploy.parity.measured import measured
 from skdeploy.parity.tasks import judged, task_of, tolerance_of
 
 Inspectable = TorchStage | GraphStage
@@ -56,7 +57,7 @@ def look_inside(
         reference = stage.twin
         task, tolerance = task_of(spec), tolerance_of(spec, Precision.FP32)
         before, found = (judged(spec, made.outputs(image)) for made in (suspect.before, reference))
-        problems = task.violations(task.measure(before, found, tolerance, spec), tolerance)
+        problems = task.violations(measured(task, before, found, tolerance, spec), tolerance)
         if problems:
             note = f"equalizing its channels before INT8 changes the result: {problems[0]}"
             return report.model_copy(update={"note": note})

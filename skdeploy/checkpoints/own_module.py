@@ -99,13 +99,13 @@ def build_module(factory: str) -> nn.Module:
     return built
 
 
-Shapes = dict[str, tuple[int, ...]]
+Shown = dict[str, TensorSpec]  # outputs by name, with the shapes that 2 images gave
 
 
 def tried(
     module: nn.Module, candidates: tuple[int, ...], size: tuple[int, int], factory: str
-) -> tuple[int, dict[int, Shapes]]:
-    """The first number of channels that the module runs on, and for each that it runs on its outputs' shapes for 2 images.
+) -> tuple[int, dict[int, Shown]]:
+    """The first number of channels that the module runs on, and for each that it runs on its outputs for 2 images.
 
     No layer says what reads the image: it may be declared last, or behind a space-to-depth. So the module is run.
     """
@@ -116,7 +116,7 @@ def tried(
         except UsageError as error:
             failures.append(error.message)
             continue
-        shapes[channels] = {name: tuple(made.shape) for name, made in named_tensors(outputs, factory).items()}
+        shapes[channels] = _shown(outputs, factory)
     if not shapes:
         raise UsageError(
             f"{factory} does not run on 2 images\n  " + "\n  ".join(failures),
@@ -126,8 +126,8 @@ def tried(
     return next(iter(shapes)), shapes
 
 
-def tried_arrays(module: nn.Module, spec: ModelSpec, factory: str) -> Shapes:
-    """The shapes of the outputs for two samples of the inputs that a card describes, in their order. Raises UsageError."""
+def tried_arrays(module: nn.Module, spec: ModelSpec, factory: str) -> Shown:
+    """The outputs for two samples of the inputs that a card describes, in their order. Raises UsageError."""
     import torch
 
     given = [torch.zeros(2, *spec.usual_shape(each.shape), dtype=getattr(torch, each.dtype)) for each in spec.inputs]
@@ -140,27 +140,44 @@ def tried_arrays(module: nn.Module, spec: ModelSpec, factory: str) -> Shapes:
             f"{factory} does not run on {shown}: {type(error).__name__}: {error}",
             advice="the card's [[inputs]] must be those of forward, in its order, and [sizes] what it takes",
         ) from error
-    return {name: tuple(tensor.shape) for name, tensor in named_tensors(made, factory).items()}
+    return _shown(made, factory)
 
 
-def require_batch(shapes: Shapes, factory: str) -> None:
+def _shown(made: object, factory: str) -> Shown:
+    return {
+        name: TensorSpec(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))
+        for name, tensor in named_tensors(made, factory).items()
+    }
+
+
+def require_batch(shown: Shown, factory: str) -> None:
     """Raises UsageError for outputs, of 2 images, that do not begin with the batch."""
-    for name, shape in shapes.items():
-        if shape[:1] != (2,):
+    for name, made in shown.items():
+        if made.shape[:1] != (2,):
             raise UsageError(
-                f"{factory} returns {name} of shape {shape} for 2 images: its first axis is not the batch",
+                f"{factory} returns {name} of shape {made.shape} for 2 images: its first axis is not the batch",
                 advice="return outputs whose first axis is the batch",
             )
 
 
-def classes_of(shapes: Shapes, factory: str) -> int:
+def sizes_of(made: TensorSpec) -> tuple[int, ...]:
+    """The shape of an output that an example gave."""
+    return tuple(size for size in made.shape if isinstance(size, int))
+
+
+def gives_logits(shown: Shown) -> bool:
+    """Whether there is one output, floating point, (N, classes)."""
+    return [(len(made.shape), made.is_floating) for made in shown.values()] == [(2, True)]
+
+
+def classes_of(shown: Shown, factory: str) -> int:
     """The number of classes of a classifier. Raises UsageError for outputs of anything else."""
-    found = list(shapes.values())
-    if len(found) == 1 and len(found[0]) == 2 and found[0][0] == 2:
+    found = [made.shape for made in shown.values()]
+    if gives_logits(shown) and found[0][0] == 2 and isinstance(found[0][1], int):
         return found[0][1]
-    shown = ", ".join(map(str, found))
+    said = ", ".join(str(made.shape) + ("" if made.is_floating else f" {made.dtype}") for made in shown.values())
     raise UsageError(
-        f"{factory} returns {shown} for 2 images; a classifier returns one tensor of (2, classes)",
+        f"{factory} returns {said} for 2 images; a classifier returns one tensor of (2, classes)",
         advice="make the function return a module whose forward gives only the logits, or say what it is for with --task",
     )
 
@@ -186,19 +203,19 @@ def digested(record: WeightsRecord, module: nn.Module) -> WeightsRecord:
     return record.model_copy(update={"sha256": digest.hexdigest()})
 
 
-def outputs_of(given: Shapes, other: Shapes) -> tuple[TensorSpec, ...]:
-    """The outputs of a module from the shapes that two sizes of input gave: what differs between them is free."""
+def outputs_of(given: Shown, other: Shown) -> tuple[TensorSpec, ...]:
+    """The outputs of a module as two sizes of input gave them: what differs between them is free."""
     return tuple(
         TensorSpec(
             name=name,
-            dtype="float32",
+            dtype=made.dtype,
             shape=(
                 "batch",
                 *(
                     one if one == two else f"{name}_{axis}"
-                    for axis, (one, two) in enumerate(zip(shape[1:], other[name][1:], strict=True), 1)
+                    for axis, (one, two) in enumerate(zip(made.shape[1:], other[name].shape[1:], strict=True), 1)
                 ),
             ),
         )
-        for name, shape in given.items()
+        for name, made in given.items()
     )

@@ -25,7 +25,8 @@ class Tolerance(Frozen, allow_inf_nan=False):
     ``min_top1_agreement`` is the share of images, counting only those whose top-1 margin is wider than the error allowed; where
     a network gives a class for each pixel, of pixels. The rest is for the tasks that measure it; ``parity/limits.py`` has their
     own limits, where a card gives none. ``min_psnr_db`` and ``min_ssim`` hold for the worst image, ``min_miou`` for the maps of
-    classes, ``max_pair_error`` is the share of pairs of embeddings that change sides.
+    classes, ``max_pair_error`` is the share of pairs of embeddings that change sides, ``min_equal`` the share of integers and
+    booleans that stay equal.
     """
 
     max_rel_error: Annotated[float, Field(gt=0)]
@@ -36,6 +37,7 @@ class Tolerance(Frozen, allow_inf_nan=False):
     min_ssim: Annotated[float | None, Field(le=1), UNSAID] = None
     min_miou: Annotated[float | None, Field(ge=0, le=1), UNSAID] = None
     max_pair_error: Annotated[float | None, Field(ge=0, le=1), UNSAID] = None
+    min_equal: Annotated[float | None, Field(ge=0, le=1), UNSAID] = None
 
     def __str__(self) -> str:
         return " ".join(f"{name}={limit}" for name, limit in self.model_dump().items())

@@ -66,6 +66,10 @@ class TensorSpec(Frozen):
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
+    @property
+    def is_floating(self) -> bool:
+        return "float" in self.dtype
+
 
 # An RGB image of 8192 x 8192 takes 0.8 GB as float32, and several are held at once.
 MAX_NAME: Final = 255  # bytes of a file name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from skdeploy.checkpoints.own_module import Shapes, classes_of, outputs_of, require_batch, tried_arrays
+from skdeploy.checkpoints.own_module import Shown, classes_of, gives_logits, outputs_of, require_batch, tried_arrays
 from skdeploy.core.architecture import GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.interface import ArrayInput, Dtype, DynamicSize
@@ -95,7 +95,7 @@ def module_of_arrays(options: ExportOptions, module: nn.Module, card: ModelSpec)
     """The spec of a module whose card has ``[[inputs]]``, once it has run on them, and notes. Raises UsageError, CardError."""
     wanted, given = Asked.of(options), tried_arrays(module, card, options.model)
     require_batch(given, options.model)
-    has_logits = [len(shape) for shape in given.values()] == [2] if wanted.has_logits is None else wanted.has_logits
+    has_logits = gives_logits(given) if wanted.has_logits is None else wanted.has_logits
     classes = classes_of(given, options.model) if has_logits else 0
     outputs = () if has_logits else _outputs(module, card, options.model, given)
     (first, *others) = card.inputs
@@ -108,7 +108,7 @@ def module_of_arrays(options: ExportOptions, module: nn.Module, card: ModelSpec)
     return spec, [*notes, *assumed]
 
 
-def _outputs(module: nn.Module, card: ModelSpec, factory: str, given: Shapes) -> tuple[TensorSpec, ...]:
+def _outputs(module: nn.Module, card: ModelSpec, factory: str, given: Shown) -> tuple[TensorSpec, ...]:
     """The outputs; those of larger inputs show which of their sizes are free."""
     larger = {name: size.usual + size.multiple for name, size in card.sizes.items()}
     other = tried_arrays(module, card.with_usual(larger), factory) if larger else given

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from skdeploy.checkpoints.own_module import sizes_of
 from skdeploy.core.errors import CardError, UsageError
-from skdeploy.core.spec import CLASSIFICATION
+from skdeploy.core.spec import CLASSIFICATION, TensorSpec
 from skdeploy.line.options import ExportOptions
 from skdeploy.parity.infer_task import inferred_task
 from skdeploy.parity.tasks import FEATURES, IMAGE_TO_IMAGE, SEGMENTATION
@@ -50,10 +51,13 @@ class Asked:
         return [f"task: {CLASSIFICATION}, by the output's shape (N, {classes}); for embeddings give --task {FEATURES}"]
 
     def task_of(
-        self, image: tuple[int, ...], outputs: Sequence[tuple[int, ...]], *, normalised: bool = False
+        self, image: tuple[int, ...], outputs: Sequence[TensorSpec], *, normalised: bool = False
     ) -> tuple[str, list[str]]:
         """The task, and a note if shapes decided it: of an input, (N, ...), and of outputs; none if they are logits."""
         if self.task is not None or not outputs:
             return self.task or CLASSIFICATION, []
-        task, why = inferred_task(image, outputs, normalised=normalised)
+        shapes, integers = (
+            [sizes_of(one) for one in outputs if one.is_floating is floating] for floating in (True, False)
+        )
+        task, why = inferred_task(image, shapes, integers, normalised=normalised)
         return task, [f"task: {task}, by the shapes of the outputs: {why}; choose another with --task"]

@@ -10,10 +10,11 @@ from skdeploy.checkpoints.convert import card_of, inferred
 from skdeploy.checkpoints.hub import endpoint_warnings, is_hub_url
 from skdeploy.checkpoints.load import find_weights, given_weights
 from skdeploy.checkpoints.own_module import (
-    Shapes,
+    Shown,
     build_module,
     classes_of,
     digested,
+    gives_logits,
     load_checkpoint,
     outputs_of,
     ready,
@@ -226,8 +227,9 @@ def _graph(options: ExportOptions) -> GraphSource:
             f"{path} gives {outputs[0]}, an unknown number of classes", advice="export it with fixed classes"
         )
     _require_bounds(options.model, classes, ())
-    shapes = () if said.has_logits else said.example[1]
-    task, notes = asked.task_of(said.example[0], shapes, normalised=said.is_normalised)
+    shapes = said.example[1]
+    shown = [one.model_copy(update={"shape": shape}) for one, shape in zip(outputs, shapes, strict=True)]
+    task, notes = asked.task_of(said.example[0], [] if said.has_logits else shown, normalised=said.is_normalised)
     if said.has_logits:
         notes += asked.doubt(classes, labels=options.labels is not None, softmax=bool(said.softmax))
     network, outputs = GraphSpec(classes=classes), () if said.has_logits else outputs
@@ -359,7 +361,7 @@ def _module(options: ExportOptions) -> ModuleSource:
         )
     wanted, given = Asked.of(options), shapes[channels]
     require_batch(given, options.model)
-    has_logits = [len(shape) for shape in given.values()] == [2] if wanted.has_logits is None else wanted.has_logits
+    has_logits = gives_logits(given) if wanted.has_logits is None else wanted.has_logits
     classes = classes_of(given, options.model) if has_logits else 0
     _require_bounds(options.model, classes, size)
     outputs = () if has_logits else _outputs_of(module, options, channels, size, given)
@@ -379,7 +381,7 @@ def _module(options: ExportOptions) -> ModuleSource:
 
 
 def _outputs_of(
-    module: nn.Module, options: ExportOptions, channels: int, size: tuple[int, int], given: Shapes
+    module: nn.Module, options: ExportOptions, channels: int, size: tuple[int, int], given: Shown
 ) -> tuple[TensorSpec, ...]:
     """The outputs of a module. With ``--dynamic-size``, those of images twice as large show which of their sizes are free."""
     other = given

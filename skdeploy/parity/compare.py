@@ -15,6 +15,8 @@ from skdeploy.core.errors import SkdeployError
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH, feeds_of
+from skdeploy.parity.margins import Margins
+from skdeploy.parity.measured import NO_MARGINS, measured
 from skdeploy.parity.report import BatchInvariance, Comparison
 from skdeploy.parity.tasks import judged, task_of
 
@@ -38,12 +40,13 @@ def compare(
     spec: ModelSpec,
     who: Subject,
     name_of: Callable[[int], str] | None = None,
+    margins: Margins = NO_MARGINS,
 ) -> Comparison:
-    """Compares the outputs of all images with ``reference``. ``name_of`` names an image."""
+    """Compares the outputs of all images with ``reference``. ``name_of`` names an image, ``margins`` are those of integers."""
     task, metrics = task_of(spec), None
     problems = task.check(outputs, len(next(iter(reference.values()))), spec) or unlike(reference, outputs)
     if not problems:
-        metrics = task.measure(reference, judged(spec, outputs), who.tolerance, spec)
+        metrics = measured(task, reference, judged(spec, outputs), who.tolerance, spec, margins)
         problems = task.violations(metrics, who.tolerance, name_of)
     return Comparison(
         artifact=who.artifact,

@@ -29,6 +29,7 @@ from skdeploy.engines.options import BuildOptions, of_record
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.parity.compare import Subject
+from skdeploy.parity.measured import measured
 from skdeploy.parity.report import Rebuild, RunToRun
 from skdeploy.parity.tasks import judged, task_of
 
@@ -132,7 +133,7 @@ def _compare(
         if problems:
             return None, problems, ""
         found.append(judged(spec, outputs))
-    metrics = task.measure(found[0], found[1], tolerance, spec)
+    metrics = measured(task, found[0], found[1], tolerance, spec)
     return metrics, task.violations(metrics, tolerance), ""
 
 

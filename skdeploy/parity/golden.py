@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -134,7 +135,7 @@ def read_golden(path: Path, spec: ModelSpec | None = None) -> Golden:
         raise UsageError(f"--golden {shown} has no array named {lacking!r}, only {sorted(content)}", advice=SAVE)
     found = {name: array for name, array in outputs.items() if array is not None}
     for name, output in found.items():
-        _check(shown, name, output, "fiu", output.ndim if names else 2, "(N, ...)" if names else "(N, classes)")
+        _check(shown, name, output, "fiub", output.ndim if names else 2, "(N, ...)" if names else "(N, classes)")
     if inputs is not None:
         _check(shown, "input", inputs, "f", 4, "(N, C, H, W), after preprocessing")
     if images is not None:
@@ -157,7 +158,7 @@ def read_golden(path: Path, spec: ModelSpec | None = None) -> Golden:
     return Golden(
         name=shown,
         sha256=digest_file(path),
-        outputs={name: array.astype(np.float32) for name, array in found.items()},
+        outputs=_typed(found, spec),
         inputs=None if inputs is None else inputs.astype(np.float32),
         images=images,
         half=any(array.dtype == np.float16 for array in found.values()),
@@ -178,7 +179,7 @@ def _of_arrays(path: Path, shown: str, content: dict[str, NDArray[Any]], spec: M
             f"--golden {shown} has no array named {missing[0]!r}, only {sorted(content)}", advice=_how_to_save(spec)
         )
     for name, output in found.items():
-        _check(shown, name, output, "fiu", max(1, output.ndim), "(N, ...)")
+        _check(shown, name, output, "fiub", max(1, output.ndim), "(N, ...)")
     rows = fed_rows({each.name: content[each.name] for each in spec.inputs}, spec, f"--golden {shown}")
     for row in rows:
         checked(np.asarray(row), f"--golden {shown}")
@@ -188,8 +189,14 @@ def _of_arrays(path: Path, shown: str, content: dict[str, NDArray[Any]], spec: M
                 f"--golden {shown} has {len(rows)} samples but {len(output)} rows of {name}", advice=_how_to_save(spec)
             )
     half = any(array.dtype == np.float16 for array in found.values())
-    outputs = {name: array.astype(np.float32) for name, array in found.items()}
+    outputs = _typed(found, spec)
     return Golden(shown, digest_file(path), outputs, None, None, half, rows)
+
+
+def _typed(found: Mapping[str, NDArray[Any]], spec: ModelSpec | None) -> dict[str, NDArray[Any]]:
+    """Outputs as the spec says, floats where it says nothing: whoever saved integers as floats has the same numbers."""
+    whole = {} if spec is None else {each.name: each.dtype for each in spec.given if not each.is_floating}
+    return {name: array.astype(whole.get(name, "float32")) for name, array in found.items()}
 
 
 def _name_of_output(name: str, content: dict[str, NDArray[Any]], shown: str) -> str | None:

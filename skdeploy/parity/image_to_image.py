@@ -26,8 +26,8 @@ class ImageToImage(Task):
     limits = limits.IMAGES
 
     def refusal(self, spec: ModelSpec) -> str:
-        wrong = [output for output in spec.given if len(output.shape) != 4]
-        return f"takes images, (N, C, H, W), but the network gives {wrong[0]}" if wrong else ""
+        wrong = [output for output in spec.given if len(output.shape) != 4 or not output.is_floating]
+        return f"takes images, floating point (N, C, H, W), but the network gives {wrong[0]}" if wrong else ""
 
     def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
         del tolerance

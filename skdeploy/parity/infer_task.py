@@ -10,11 +10,19 @@ from skdeploy.parity.tasks import FEATURES, IMAGE_TO_IMAGE, RAW, SEGMENTATION
 Shape = tuple[int, ...]
 
 
-def inferred_task(fed: Shape, outputs: Sequence[Shape], *, normalised: bool = False) -> tuple[str, str]:
-    """A task, and in words why it is the likely one. ``fed``: the shape of an input, (N, ...); ``outputs``: those for it.
+def inferred_task(
+    fed: Shape, outputs: Sequence[Shape], integers: Sequence[Shape] = (), *, normalised: bool = False
+) -> tuple[str, str]:
+    """A task, and in words why it is the likely one. ``fed``: the shape of an input, (N, ...); ``outputs``: those for it,
+    floating point; ``integers``: the others.
 
     ``normalised``: the first output has length 1.
     """
+    if integers:
+        each_pixel = all(_is_map_of_classes(fed, shape) for shape in integers)
+        if each_pixel and (not outputs or inferred_task(fed, outputs)[0] == SEGMENTATION):
+            return SEGMENTATION, "a class for each pixel"
+        return RAW, "integers that are no map of classes" if not outputs else "outputs of several kinds"
     ranks = {len(shape) for shape in outputs}
     if len(outputs) > 1:
         maps = f"{len(outputs)} maps of features" if ranks == {4} else "outputs of several kinds"
@@ -39,6 +47,11 @@ def _of_map(fed: Shape, output: Shape) -> tuple[str, str]:
     if same or (larger and channels == fed[1]):
         return RAW, f"{_shown(output)} may be an image, a mask or a depth: say which"
     return FEATURES, f"a map of {channels} channels"
+
+
+def _is_map_of_classes(fed: Shape, shape: Shape) -> bool:
+    """Whether there is one number for each pixel of an image or voxel of a volume: (N, H, W) or (N, 1, H, W)."""
+    return len(fed) >= 4 and shape in ((fed[0], *fed[2:]), (fed[0], 1, *fed[2:]))
 
 
 def _is_enlarged(before: Shape, after: Shape) -> bool:

@@ -43,6 +43,11 @@ IMAGES: Final = Limits(
 # take a sixth of the overlap, which is the width of an edge around objects of 20 pixels.
 MASKS: Final = Limits(exact={"min_miou": 0.995}, rounded={"min_miou": 0.98}, coarse={"min_miou": 0.85})
 
+# Integers and booleans, such as class ids, come from comparing floats: those near a border change with any rounding. An error
+# of 1e-4 of the largest value moves about 1e-4 of them. FP32 may change ten times as many as that, FP16 one in fifty, INT8 as
+# many as of a mask's pixels. Where the graph shows what decides (``ir/deciding.py``), none beyond the error's reach may change.
+INTEGERS: Final = Limits(exact={"min_equal": 0.999}, rounded={"min_equal": 0.98}, coarse={"min_equal": 0.85})
+
 # Pairs at the reference's threshold: half of all pairs are above it, so this is the hardest threshold there is. FP32 may
 # exchange two pairs that are nearly equal; FP16 moves a cosine by 2^-11 a value; INT8 by some hundredths.
 PAIRS: Final = Limits(exact={"max_pair_error": 0.01}, rounded={"max_pair_error": 0.03}, coarse={"max_pair_error": 0.15})

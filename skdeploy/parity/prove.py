@@ -27,6 +27,8 @@ from skdeploy.images.feeds import RUN_BATCH, batches_of, feeds_of
 from skdeploy.parity.compare import BATCHES, Subject, batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.golden import Golden
+from skdeploy.parity.margins import Margins, margins_of
+from skdeploy.parity.measured import NO_MARGINS
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, Reference, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, Mend, ParityReport, RunToRun, SuiteResult
@@ -113,6 +115,14 @@ class Proof:
         fed, wanted = (pixels, expected) if golden is None else (golden.fed(self._spec), golden.outputs)
         return _Against(reference.name, pixels, fed, wanted, prepared, largest(expected))
 
+    @cached_property
+    def _margins(self) -> Margins:
+        """How far the reference's integers are from being others: of the first FP32 graph, by what decides them."""
+        base = first_fp32_graph([artifact for artifact in self._artifacts() if artifact.format == "onnx"])
+        if base is None or all(wanted.is_floating for wanted in self._spec.given):
+            return NO_MARGINS
+        return margins_of(self._bundle.check(base), self._against.fed, self._spec)
+
     def examine(self, artifact: Artifact, runs_on: str = "", options: Any = None, *, last: bool) -> _Found:
         """One artifact on its own backend, or on another with its options. ``last``: it is the last graph of the line.
 
@@ -139,7 +149,8 @@ class Proof:
         deployed = last or artifact.format == "engine"
         with session:
             outputs = run_images(session, against.fed, spec)
-            found = _Found(compare(outputs, against.wanted, spec, who, (self._golden or self._dataset).name_of))
+            named = (self._golden or self._dataset).name_of
+            found = _Found(compare(outputs, against.wanted, spec, who, named, self._margins))
             found.worst = self._worst(found.comparison, outputs)
             if found.comparison.verdict != "pass":
                 return found
@@ -232,13 +243,13 @@ class Proof:
         who = Subject(half.path, onnxruntime.NAME, Precision.FP16, tolerance_of(spec, Precision.FP16))
 
         def judge(session: Session) -> Judged:
-            found = compare(run_images(session, against.fed, spec), against.wanted, spec, who)
+            found = compare(run_images(session, against.fed, spec), against.wanted, spec, who, margins=self._margins)
             if found.metrics is None:
                 return Judged(passes=False, sqnr_db=-math.inf)
             suites = run_suites(session, against.prepared, against.scale, half.inputs, who, self.progress)
             finite = all(suite.metrics is not None or suite.note for suite in suites)
             passes = found.verdict == "pass" and all(suite.verdict != "fail" for suite in suites)
-            return Judged(passes, found.metrics.min_sqnr_db if finite else -math.inf)
+            return Judged(passes, (found.metrics.min_sqnr_db or 0.0) if finite else -math.inf)
 
         shown = [(against.fed, spec), *((suite.pixels, suite.spec) for suite in against.prepared if suite.expected)]
         feeds = [feeds for rows, of in shown for feeds in batches_of(rows, of, half.inputs, 1)]
@@ -303,7 +314,10 @@ def _worst_of(found: Sequence[_Found]) -> WorstImage | None:
 
     def order(each: _Found) -> tuple[bool, float]:
         metrics = each.comparison.metrics
-        return each.comparison.verdict != "fail", math.inf if metrics is None else metrics.min_sqnr_db
+        least = math.inf if metrics is None else metrics.min_sqnr_db
+        if metrics is not None and least is None:
+            least = -max(row.values - row.same for row in metrics.integers.values())
+        return each.comparison.verdict != "fail", math.inf if least is None else least
 
     shown = [each for each in found if each.worst is not None]
     return min(shown, key=order).worst if shown else None
@@ -327,8 +341,9 @@ class _Stoppable(Session):
         self._session.close()
 
 
-def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> float:
-    """SQNR of the network's float32 outputs against its float64 ones: how much of its own rounding it amplifies."""
+def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> float | None:
+    """SQNR of the network's float32 outputs against its float64 ones: how much of its own rounding it amplifies. None where it
+    has no floating-point outputs."""
     import torch
 
     given = [torch.from_numpy(array) for array in feeds_of(pixels, spec, spec.taken).values()]
@@ -336,5 +351,10 @@ def _reference_sqnr_db(network: nn.Module, pixels: Pixels, spec: ModelSpec) -> f
     with torch.inference_mode():
         rounded = tensors_given(network(*given), spec, spec.name)
         exact = tensors_given(copy.deepcopy(network).double()(*wide), spec, spec.name)
-    before, after = ({name: value.double().numpy() for name, value in made.items()} for made in (exact, rounded))
+    before, after = (
+        {name: value.double().numpy() for name, value in made.items() if value.is_floating_point()}
+        for made in (exact, rounded)
+    )
+    if not before:
+        return None
     return compare_outputs(before, after).sqnr_db

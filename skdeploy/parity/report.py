@@ -345,16 +345,15 @@ class ParityReport(Frozen):
     def _rounding_or_fault(self, own_db: float) -> str:
         """Whether a failed FP32 graph is further from torch than rounding takes it; empty if none failed."""
         failed = [
-            c
+            (c.metrics.sqnr_db, c.artifact)
             for c in self.comparisons
-            if c.precision is Precision.FP32 and c.verdict == "fail" and c.metrics is not None
+            if c.precision is Precision.FP32 and c.verdict == "fail" and c.metrics and c.metrics.sqnr_db is not None
         ]
         if not failed:
             return ""
-        worst = min(failed, key=lambda c: c.metrics.sqnr_db if c.metrics is not None else 0.0)
-        assert worst.metrics is not None  # those that failed were measured
-        shown = f"\n  {worst.artifact} is {worst.metrics.sqnr_db:.0f} dB from torch's float32: "
-        if worst.metrics.sqnr_db >= own_db - ROUNDING_DB:
+        least, artifact = min(failed)
+        shown = f"\n  {artifact} is {least:.0f} dB from torch's float32: "
+        if least >= own_db - ROUNDING_DB:
             return f"{shown}what rounding alone explains, so no fault of the graph shows"
         return f"{shown}more than {ROUNDING_DB:g} dB below that, so it is a fault, not rounding"
 

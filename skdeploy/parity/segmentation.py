@@ -17,7 +17,8 @@ from skdeploy.parity.worst_image import Pictures
 
 
 class Segmentation(Task):
-    """Logits or probabilities of each class, (N, classes, ...), or of the one class that there is, (N, 1, ...).
+    """Logits or probabilities of each class, (N, classes, ...), or of the one class that there is, (N, 1, ...); or the classes
+    themselves, integers or booleans, (N, ...) or (N, 1, ...).
 
     ``miou``: the intersection over union of the two maps of classes, over all images, its mean over the classes that either
     has. ``same_pixels``: the share of pixels with the same class; ``decided_pixels``: the share among those whose margin in the
@@ -26,6 +27,7 @@ class Segmentation(Task):
 
     help = "a class per pixel"
     value = "logit"
+    gives_maps = True
     limits = limits.MASKS
 
     def refusal(self, spec: ModelSpec) -> str:
@@ -49,7 +51,7 @@ class Segmentation(Task):
         shown = []
         for name, expected in reference.items():
             begins = threshold_of(expected)
-            before, after = (classes_of_pixels(each[image, None], begins)[0] for each in (expected, found[name]))
+            before, after = (class_map(each[image, None], begins)[0] for each in (expected, found[name]))
             shown.append((float(np.mean(before != after)), before, after))
         _, before, after = max(shown, key=lambda one: one[0])
         return pictures_of_classes(before, after)
@@ -58,7 +60,7 @@ class Segmentation(Task):
         self, metrics: Metrics, tolerance: Tolerance, name_of: Callable[[int], str] | None = None, /
     ) -> tuple[str, ...]:
         problems = super().violations(metrics, tolerance, name_of)
-        miou, decided = metrics.figures["miou"], metrics.figures["decided_pixels"]
+        miou, decided = metrics.figures["miou"], metrics.figures.get("decided_pixels", 1.0)
         if tolerance.min_miou is not None and not miou >= tolerance.min_miou:
             problems += (f"mIoU {miou:.4f} with the reference, at least {tolerance.min_miou:g}",)
         if not decided >= tolerance.min_top1_agreement:
@@ -71,9 +73,16 @@ def classes_of_pixels(maps: Array, threshold: float = 0.0) -> NDArray[np.int64]:
     return (maps[:, 0] > threshold).astype(np.int64) if maps.shape[1] == 1 else np.asarray(maps.argmax(1))
 
 
+def class_map(made: Array, threshold: float = 0.0) -> NDArray[np.int64]:
+    """The same, also of an output that holds the classes: integers or booleans, (N, H, W) or (N, 1, H, W)."""
+    if made.dtype.kind == "f":
+        return classes_of_pixels(made, threshold)
+    return np.asarray(made[:, 0] if made.ndim > 3 and made.shape[1] == 1 else made, np.int64)
+
+
 def threshold_of(maps: Array) -> float:
     """Where one class begins: at 0 of logits, at a half of probabilities."""
-    return 0.5 if maps.shape[1] == 1 and maps.min() >= 0 and maps.max() <= 1 else 0.0
+    return 0.5 if maps.ndim > 1 and maps.shape[1] == 1 and maps.min() >= 0 and maps.max() <= 1 else 0.0
 
 
 def confusions(one: NDArray[np.int64], other: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

@@ -30,13 +30,14 @@ import numpy as np
 
 from skdeploy.backends.base import Array, Session
 from skdeploy.backends.logits import one_batch, run_images
-from skdeploy.backends.metrics import Outputs, largest, largest_difference
+from skdeploy.backends.metrics import Metrics, Outputs, largest, largest_difference
 from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision, TensorSpec
 from skdeploy.images.dataset import Dataset, Pixels
 from skdeploy.images.samples import resized_rows, synthetic_rows
 from skdeploy.parity.compare import Subject, unlike
+from skdeploy.parity.measured import measured
 from skdeploy.parity.reference import Reference
 from skdeploy.parity.report import MEMORY, SuiteResult
 from skdeploy.parity.task import Task
@@ -208,8 +209,9 @@ def run_suite(session: Session, suite: Prepared, scale: float, who: Subject) -> 
     if suite.expected is None:
         problems, note = (), NO_REFERENCE
     elif not problems and not (problems := unlike(suite.expected, outputs)):
-        metrics = task.measure(suite.expected, judged(suite.spec, outputs), who.tolerance, suite.spec)
-        error = metrics.max_abs_error / max(largest(suite.expected), scale)
+        found = judged(suite.spec, outputs)
+        metrics = measured(task, suite.expected, found, who.tolerance, suite.spec)
+        error = _error(suite.expected, found, metrics, scale)
         if who.precision.integer:
             note = CLIPPED.format(words, suite.spec.sample_word)
         elif who.precision is not Precision.FP32 and suite.suite in SYNTHETIC:
@@ -272,6 +274,13 @@ def layouts(array: Array) -> dict[str, Array]:
     last = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, axis, -1)), -1, axis)
     backwards = np.ascontiguousarray(array[..., ::-1])[..., ::-1]
     return {"in every second column": wide[..., ::2], "with the second axis last": last, "backwards": backwards}
+
+
+def _error(expected: Outputs, found: Outputs, metrics: Metrics, scale: float) -> float:
+    """The largest error of a float; where there is none, the share of integers that differ."""
+    if metrics.max_abs_error is None:
+        return largest_difference(expected, found)
+    return metrics.max_abs_error / max(largest(expected), scale)
 
 
 def _too_far(task: Task, error: float, allowed: float) -> tuple[str, ...]:

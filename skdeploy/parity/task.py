@@ -9,21 +9,22 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.logits import check_outputs
 from skdeploy.backends.metrics import Metrics, Outputs, violations
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
-from skdeploy.parity.limits import NONE, Limits
+from skdeploy.parity.limits import INTEGERS, NONE, Limits
 from skdeploy.parity.worst_image import Pictures
 
 
 class Task(Protocol):
     """One task. ``help`` says in a few words what it is for, ``value`` what one number of an output is called.
 
-    ``has_classes``: an image has one true class, so there are labels, top-1 and the accuracy gate. ``limits`` are those of the
-    task's own figures. The spec says which outputs are compared (``ModelSpec.given``), each with one row an image; a graph may
-    have others.
+    ``has_classes``: an image has one true class, so there are labels, top-1 and the accuracy gate. ``gives_maps``: an integer
+    output is a map of classes. ``limits`` are those of the task's own figures. The spec says which outputs are compared
+    (``ModelSpec.given``), each with one row an image; a graph may have others.
     """
 
     help: str
     value: str = "value"
     has_classes: bool = False
+    gives_maps: bool = False
     limits: Limits = NONE
 
     def check(self, outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
@@ -37,10 +38,15 @@ class Task(Protocol):
 
     def tolerance(self, spec: ModelSpec, precision: Precision) -> Tolerance:
         """The card's limits for a precision, with the precision's and the task's own where the card gives none."""
-        return self.limits.fill(spec.tolerance.get(precision, precision.tolerance), precision)
+        filled = self.limits.fill(spec.tolerance.get(precision, precision.tolerance), precision)
+        whole = not self.gives_maps and any(not wanted.is_floating for wanted in spec.given)
+        return INTEGERS.fill(filled, precision) if whole else filled
 
     def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
-        """How far ``found`` is from ``reference``, both checked. What is special to a task goes into the figures."""
+        """How far ``found`` is from ``reference``, both checked and floating point; other outputs have ``measured``.
+
+        What is special to a task goes into the figures.
+        """
         ...
 
     def pictures(self, reference: Outputs, found: Outputs, image: int, spec: ModelSpec, /) -> Pictures | None:

@@ -26,7 +26,7 @@ from skdeploy.zoo.outputs import are_unnamed, with_outputs_in_order
 if TYPE_CHECKING:
     from torch import nn
 
-    from skdeploy.checkpoints.own_module import Shapes
+    from skdeploy.checkpoints.own_module import Shown
 
 Witness = Golden | Author
 
@@ -103,8 +103,8 @@ def _author(factory: str, spec: ModelSpec, checkpoint: Path | None, tell: Progre
     return Author(factory, network)
 
 
-def _tried(network: nn.Module, spec: ModelSpec, factory: str) -> Shapes:
-    """The shapes of its outputs for two images or samples of the spec."""
+def _tried(network: nn.Module, spec: ModelSpec, factory: str) -> Shown:
+    """Its outputs for two images or samples of the spec."""
     from skdeploy.checkpoints.own_module import tried, tried_arrays
 
     if not spec.takes_images:
@@ -113,14 +113,17 @@ def _tried(network: nn.Module, spec: ModelSpec, factory: str) -> Shapes:
     return tried(network, (channels,), (height, width), factory)[1][channels]
 
 
-def _in_words(shapes: Shapes, spec: ModelSpec, factory: str) -> tuple[str, str]:
+def _in_words(shown: Shown, spec: ModelSpec, factory: str) -> tuple[str, str]:
     """The outputs of a module, and those of the spec, in the same words; none where they are the same but for free sizes."""
-    from skdeploy.checkpoints.own_module import classes_of
+    from skdeploy.checkpoints.own_module import classes_of, sizes_of
 
     if not spec.outputs:
-        return f"{classes_of(shapes, factory)} classes", f"{spec.network.classes} classes"
+        return f"{classes_of(shown, factory)} classes", f"{spec.network.classes} classes"
     wanted: dict[str, tuple[int | str, ...]] = {output.name: output.shape for output in spec.outputs}
-    if shapes.keys() == wanted.keys() and all(fits(shape[1:], wanted[name][1:]) for name, shape in shapes.items()):
+    shapes = {name: made.shape for name, made in shown.items()}
+    if shapes.keys() == wanted.keys() and all(
+        fits(sizes_of(made)[1:], wanted[name][1:]) for name, made in shown.items()
+    ):
         return "", ""
     return _shapes_in_words(shapes), _shapes_in_words(wanted)
 
@@ -212,4 +215,5 @@ def _is_of_training(golden: Golden, spec: ModelSpec, network: nn.Module | None) 
 
 def _is_within(report: ParityReport, error: float) -> bool:
     measured = [c.metrics.max_rel_error for c in report.comparisons if c.precision is Precision.FP32 and c.metrics]
-    return bool(measured) and max(measured) <= error
+    known = [found for found in measured if found is not None]
+    return bool(known) and max(known) <= error

@@ -18,6 +18,7 @@ from skdeploy.core.files import digest_file
 from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec
 from skdeploy.ir import large
 from skdeploy.ir.constants import drop_unused, free_name
+from skdeploy.ir.deciding import decision_of
 from skdeploy.ir.identities import DropIdentities
 from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
@@ -38,6 +39,9 @@ from skdeploy.passes.wide_squeezes import drop_wide_axes
 from skdeploy.passes.widen import widen
 
 OUTPUT: Final = LOGITS
+# Of outputs: TensorRT-RTX takes and gives each of them.
+INTEGERS: Final = (TensorProto.INT64, TensorProto.INT32, TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL)
+TAKEN: Final = "float32, integers of 8, 32 or 64 bits, and booleans"
 NOTES: Final = "foreign"
 
 
@@ -172,10 +176,12 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
 
 
 def _gives_vectors(proto: ModelProto, path: Path) -> bool:
-    """Whether the first output has rank 2, or a rank that nothing says: then it is taken for a classifier's."""
+    """Whether the first output is floating point of rank 2, or of a rank that nothing says: it is taken for a classifier's."""
     outputs = proto.graph.output
     shown = outputs if outputs and outputs[0].type.tensor_type.HasField("shape") else inferred(proto, path).graph.output
     tensor = shown[0].type.tensor_type if shown else None
+    if tensor is not None and tensor.elem_type in INTEGERS:
+        return False
     return tensor is None or not tensor.HasField("shape") or len(tensor.shape.dim) == 2
 
 
@@ -184,11 +190,12 @@ def _check_outputs(proto: ModelProto, path: Path, *, has_logits: bool) -> tuple[
     outputs = proto.graph.output
     if not outputs:
         raise UsageError(f"{path} has no output", advice="export it again")
-    kept = [outputs[0]] if has_logits else [value for value in outputs if _is_float(value)]
+    kept = [outputs[0]] if has_logits else [value for value in outputs if _is_taken(value)]
     if not kept:
         shown = ", ".join(f"{value.name} ({_type_name(value)})" for value in outputs)
         raise UsageError(
-            f"{path}: no output is floating point: {shown}", advice="export it without the argmax, or the cast"
+            f"{path}: skdeploy takes {TAKEN}, but the outputs are {shown}",
+            advice="export it with a cast to one of these",
         )
     dropped = tuple(value.name for value in outputs if value not in kept)
     del outputs[:]
@@ -196,9 +203,15 @@ def _check_outputs(proto: ModelProto, path: Path, *, has_logits: bool) -> tuple[
     return dropped
 
 
-def _is_float(value: ValueInfoProto) -> bool:
+def _is_taken(value: ValueInfoProto) -> bool:
     """Also of an output whose type is not written: its producer's shows in the run."""
-    return value.type.tensor_type.elem_type in (TensorProto.UNDEFINED, TensorProto.FLOAT)
+    return value.type.tensor_type.elem_type in (TensorProto.UNDEFINED, TensorProto.FLOAT, *INTEGERS)
+
+
+def _logits_before(output: ir.Value) -> str:
+    """The tensor that decides an integer output, or what to write in its place."""
+    decision = decision_of(output)
+    return "NAME" if decision is None else decision.tensors[0]
 
 
 def _type_name(value: ValueInfoProto) -> str:
@@ -245,14 +258,21 @@ def _check_function(
     Returns the shape of the input that was tried, nothing where there are several, and of the outputs for it.
     """
     for made in model.graph.outputs:
-        if made.dtype is not None and not made.dtype.is_floating_point():
+        integer = made.dtype is not None and not made.dtype.is_floating_point()
+        if made.dtype is not None and integer and (has_logits or made.dtype.value not in INTEGERS):
             node = made.producer()
             operator = f", by node {node.name} ({node.op_type})" if node is not None else ""
-            wanted = "logits, floating point (N, classes)" if has_logits else "floating-point outputs"
+            wanted = (
+                "logits, floating point (N, classes)"
+                if has_logits
+                else "float32, integers of 8, 32 or 64 bits, or booleans"
+            )
             which = "the first output" if has_logits else f"the output {made.name}"
             raise UsageError(
                 f"{path}: {which} is {made.dtype.name}{operator}, but skdeploy takes {wanted}",
-                advice="make the logits of the classifier the first output",
+                advice=f"keep the logits with --outputs {_logits_before(made)}, or give --task raw"
+                if has_logits
+                else "export it with a cast to one of these",
             )
     after = large.portable(model)
     step = f"folding the constants of {path}"

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from skdeploy.backends.base import Array
 from skdeploy.backends.culprit import about, told
+from skdeploy.backends.metrics import largest_difference
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.ir.large import Portable, portable_proto
@@ -223,12 +223,8 @@ def _require_batches_apart(before: Portable, after: Portable, path: Path) -> Non
         arrays = [each[name] for each in apart]
         one_more = found[name].ndim == arrays[0].ndim + 1  # a Squeeze had taken a batch of one
         expected = np.stack(arrays) if one_more else np.concatenate([np.atleast_1d(array) for array in arrays])
-        if found[name].shape != expected.shape or _change(found[name], expected) > MAX_REL_CHANGE:
+        if largest_difference({name: expected}, found) > MAX_REL_CHANGE:
             raise _bound(path, f"{name} is not for two batches what it is for each", after.proto)
-
-
-def _change(found: Array, expected: Array) -> float:
-    return float(np.max(np.abs(found - expected)) / max(float(np.max(np.abs(expected))), 1e-30))
 
 
 def _bound(path: Path, why: str, proto: ModelProto) -> ExportError:

@@ -9,6 +9,7 @@ import numpy as np
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.culprit import about, not_finite, told
+from skdeploy.backends.metrics import largest_difference
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.errors import ExportError, PassError
 from skdeploy.core.spec import TensorSpec
@@ -94,7 +95,7 @@ def require_same_function(
         kinds = [f"{array.dtype}{list(array.shape)}" for array in (reference, found[name])]
         if kinds[0] != kinds[1]:
             raise PassError(f"{step} changed the output {name} from {' to '.join(kinds)}", advice=advice)
-        change = float(np.max(np.abs(found[name] - reference)) / max(float(np.max(np.abs(reference))), 1e-30))
+        change = largest_difference({name: reference}, found)
         if change <= at_most:
             continue
         said = f"{name} differs by {change:.2e} of its largest value"

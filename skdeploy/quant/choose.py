@@ -17,6 +17,7 @@ from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset
 from skdeploy.images.reading import read_crops
+from skdeploy.ir.deciding import with_sources
 from skdeploy.ir.large import portable
 from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.quant.methods import FALLBACK, FIRST_ROUND, LAST_ROUND, Choice, Round, chosen, ranked
@@ -73,12 +74,14 @@ def choose(
 
 
 def _outputs(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int, most: int | None) -> Outputs:
-    """The floating-point outputs, in the graph's order, of the first images, until they have ``most`` bytes."""
+    """The floating-point outputs, and what decides others, in the graph's order, of the first images, until they have ``most``
+    bytes.
+    """
     parts: list[Outputs] = []
     crops = (crop.pixels for _, crop in read_crops(images, spec))
-    with OnnxRuntimeSession(portable(model), "cpu", None) as session:
+    with with_sources(model) as sources, OnnxRuntimeSession(portable(model), "cpu", None) as session:
         for outputs, _ in outputs_by_batch(session, crops, spec, batch):
-            parts.append([values for values in outputs.values() if np.issubdtype(values.dtype, np.floating)])
+            parts.append([outputs[name] for name in sources.values()])
             if most is not None and sum(values.nbytes for part in parts for values in part) >= most:
                 break
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]

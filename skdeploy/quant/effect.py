@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from skdeploy.core.errors import CalibrationError, UsageError
 from skdeploy.core.spec import CLASSIFICATION, LOGITS, Frozen, ModelSpec
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.ir.deciding import with_sources
 from skdeploy.ir.large import portable
 from skdeploy.quant.truth import TOP1, Rows, Truth
 
@@ -56,7 +57,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples, what should come out of them if that is known, and what the FP32 graph makes of them.
+    """Samples, what should come out of them if that is known, and what the FP32 graph makes of them: its floating-point
+    outputs, and what decides others (``ir/deciding.py``).
 
     ``places`` are those of the samples in ``reference`` and ``truth``, which may hold more; ``rows`` are FP32's.
     """
@@ -80,12 +82,14 @@ class Samples:
             truth.check(len(crops), spec)
         rows, reference = list[list[float]](), Outputs()
         with ExitStack() as stack:
-            files = {wanted.name: stack.enter_context(tempfile.TemporaryFile()) for wanted in spec.given}
+            files: dict[str, IO[bytes]] = {}
             last: Outputs = {}
-            for start, last in _batches(model, spec, crops, "nothing in INT8"):
-                for name, file in files.items():
-                    file.write(np.ascontiguousarray(last[name]).tobytes())
-                rows += _rows(truth, last, range(start, len(crops)))
+            for start, outputs, last in _batches(model, spec, crops, "nothing in INT8"):
+                for name, values in last.items():
+                    if name not in files:
+                        files[name] = stack.enter_context(tempfile.TemporaryFile())
+                    files[name].write(np.ascontiguousarray(values).tobytes())
+                rows += _rows(truth, outputs, range(start, len(crops)))
             for name, file in files.items():
                 file.flush()
                 shape = (len(crops), *last[name].shape[1:])
@@ -108,12 +112,12 @@ class Samples:
         """Run another graph on them. ``shown`` is what an error calls it; without ``judged`` there are no rows."""
         signal, noise = (dict.fromkeys(self.reference, 0.0) for _ in range(2))
         same, rows = 0, list[list[float]]()
-        for start, outputs in _batches(model, self.spec, self.crops, shown):
+        for start, outputs, sources in _batches(model, self.spec, self.crops, shown):
             places = self.places[start : start + len(next(iter(outputs.values())))]
             for name, reference in self.reference.items():
                 expected = reference[places].astype(np.float64)
                 signal[name] += float(np.sum(expected**2))
-                noise[name] += float(np.sum((outputs[name] - expected) ** 2))
+                noise[name] += float(np.sum((sources[name] - expected) ** 2))
             if self.spec.task == CLASSIFICATION:
                 expected = self.reference[LOGITS][places]
                 same += int(np.count_nonzero(outputs[LOGITS].argmax(1) == expected.argmax(1)))
@@ -152,21 +156,23 @@ def _rows(truth: Truth | None, outputs: Mapping[str, Array], places: Sequence[in
     ]
 
 
-def _batches(model: ir.Model, spec: ModelSpec, crops: Crops, shown: str) -> Iterator[tuple[int, Outputs]]:
-    """The outputs of a graph, a batch at a time, and the place of its first sample.
+def _batches(model: ir.Model, spec: ModelSpec, crops: Crops, shown: str) -> Iterator[tuple[int, Outputs, Outputs]]:
+    """A batch at a time: the place of its first sample, the outputs of a graph, and the floats that its error is measured by.
 
     Raises CalibrationError for outputs that cannot be compared, naming ``shown``.
     """
     batch = min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // spec.places))
     start = 0
-    with OnnxRuntimeSession(portable(model), "cpu", None) as session:
-        for outputs, count in outputs_by_batch(session, crops, spec, batch):
-            problems = check_outputs(outputs, count, spec)
+    with with_sources(model) as names, OnnxRuntimeSession(portable(model), "cpu", None) as session:
+        for made, count in outputs_by_batch(session, crops, spec, batch):
+            outputs = {wanted.name: made[wanted.name] for wanted in spec.given if wanted.name in made}
+            sources = {key: made[name] for key, name in names.items()}
+            problems = check_outputs(outputs | sources, count, spec)
             if problems:
                 what = "logits" if spec.task == CLASSIFICATION else "outputs"
                 raise CalibrationError(
                     f"{spec.name} with {shown} gives no {what} to measure: {problems[0]}, {start} images on",
                     advice="calibrate again; if FP32 itself is not finite, check the weights",
                 )
-            yield start, {wanted.name: outputs[wanted.name] for wanted in spec.given}
+            yield start, outputs, sources
             start += count

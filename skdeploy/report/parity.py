@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Final
 
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.bundle.contents import PARITY
@@ -107,6 +108,16 @@ def receipt_findings(report: ParityReport) -> Iterator[Finding]:
             yield Finding("receipt", receipt.path, JUDGED[receipt.verdict][2], text)
 
 
+ERRORS: Final = (
+    (">SQNR", "Signal to noise of the worst image: 10 log10(sum ref^2 / sum error^2)"),
+    (">max error", "Largest error of any value, relative to the largest value"),
+)
+OTHER_ERRORS: Final = (
+    (">SQNR, all", "Signal to noise of all images together"),
+    (">cosine", "Of the worst image"),
+)
+
+
 def artifacts_table(
     bundle: Bundle, report: ParityReport | None, reused: Collection[str] = (), required: bool = False
 ) -> Table:
@@ -115,22 +126,19 @@ def artifacts_table(
     measured = [c.metrics for c in comparisons if c.metrics is not None]
     spec, figures = bundle.manifest.model, FigureColumns.of(measured)
     classes = task_of(spec).has_classes and not figures.names
+    floats = not measured or any(metrics.max_rel_error is not None for metrics in measured)
     before, after = figures.heads[: figures.deciding], figures.heads[figures.deciding :]
     heads = (
         *columns("artifact", "parity"),
         *before,
-        *columns(
-            (">SQNR", "Signal to noise of the worst image: 10 log10(sum ref^2 / sum error^2)"),
-            (">max error", "Largest error of any value, relative to the largest value"),
-        ),
+        *(columns(*ERRORS) if floats else ()),
         *(columns((">same class", "Images with the same top class")) if classes else after),
         *columns(
             "precision",
             ">size",
             ">time",
             "backend",
-            (">SQNR, all", "Signal to noise of all images together"),
-            (">cosine", "Of the worst image"),
+            *(OTHER_ERRORS if floats else ()),
             "sha256",
         ),
     )
@@ -149,12 +157,13 @@ def artifacts_table(
             allowed = tolerance_of(spec, c.precision)
             worst, error, same, sqnr, cosine = _figures(c, allowed)
             own = figures.cells(c.metrics, allowed)
-            first = (path, state, *own[: figures.deciding], worst, error)
-            last = (Cell(c.backend), sqnr, cosine, digest(artifact.sha256))
+            first = (path, state, *own[: figures.deciding], *((worst, error) if floats else ()))
+            last = (Cell(c.backend), *((sqnr, cosine) if floats else ()), digest(artifact.sha256))
             rows.append((*first, *((same,) if classes else own[figures.deciding :]), *tail, *last))
         if not runs:
-            empty = (NOTHING,) * (2 + (1 if classes else len(figures.names)))
-            rows.append((path, Cell(""), *empty, *tail, Cell(""), NOTHING, NOTHING, digest(artifact.sha256)))
+            empty = (NOTHING,) * ((2 if floats else 0) + (1 if classes else len(figures.names)))
+            others = (NOTHING,) * (2 if floats else 0)
+            rows.append((path, Cell(""), *empty, *tail, Cell(""), *others, digest(artifact.sha256)))
     place = next(place for place, column in enumerate(heads) if column.label == "backend")
     case = f"{{0}} on {{{place}}}"
     return Table("artifacts", heads, tuple(rows), PARITY, least=2, notes_last=True, group="parity", case=case)
@@ -163,7 +172,7 @@ def artifacts_table(
 def _figures(c: Comparison, allowed: Tolerance) -> tuple[Cell, ...]:
     """SQNR of the worst image, largest error, agreement, SQNR of all and cosine, with the limits."""
     metrics = c.metrics
-    if metrics is None:
+    if metrics is None or metrics.max_rel_error is None or metrics.min_cosine is None:
         return (NOTHING,) * 5
     same = metrics.same_class
     agreed = f"{same:,} of {metrics.images:,}" if same is not None else ""
@@ -197,7 +206,10 @@ def _rebuild(again: Rebuild) -> Finding:
     else:
         sizes = f"{again.size_bytes:,} and {again.rebuilt_size_bytes:,}"
         found = f"another file: {again.differing_bytes:,} bytes differ, of {sizes}"
-    logits = f"logits within {again.logits.max_rel_error:.1e} of the largest" if again.logits else ""
+    logits = ""
+    if again.logits is not None:
+        error = again.logits.max_rel_error
+        logits = again.logits.figures_text if error is None else f"logits within {error:.1e} of the largest"
     logits = "; ".join(again.problems) or logits or f"logits not compared: {again.reason}"
     text = f"{again.artifact}, built again with {again.compiler}{versions}: {found}; {logits}"
     return Finding("rebuild", again.artifact, "fail" if again.problems else JUDGED[again.verdict][2], text)
@@ -247,7 +259,7 @@ def _parity_figure(measured: list[Comparison], spec: ModelSpec) -> Figure:
     for c in measured:
         assert c.metrics is not None  # chosen so
         limit = tolerance_of(spec, c.precision).min_sqnr_db
-        worst, every = (min(db, FLAT_DB) for db in (c.metrics.min_sqnr_db, c.metrics.sqnr_db))
+        worst, every = (min(db or 0.0, FLAT_DB) for db in (c.metrics.min_sqnr_db, c.metrics.sqnr_db))
         values += [worst, every, limit]
         text = decibels_text(c.metrics.min_sqnr_db)
         rows.append(

@@ -10,10 +10,16 @@ from typing import Final
 from skdeploy.backends.metrics import Metrics, figures_in_words
 from skdeploy.bundle.contents import PARITY
 from skdeploy.core.spec import Tolerance
-from skdeploy.parity.report import ParityReport
-from skdeploy.report.blocks import Cell, Column, Table, columns, decibels, name, number
+from skdeploy.parity.report import Comparison, ParityReport
+from skdeploy.report.blocks import Cell, Column, Table, columns, decibels, name, number, percent
 
-LIMITS: Final = {"psnr_db": "min_psnr_db", "ssim": "min_ssim", "miou": "min_miou", "pair_error": "max_pair_error"}
+LIMITS: Final = {
+    "psnr_db": "min_psnr_db",
+    "ssim": "min_ssim",
+    "miou": "min_miou",
+    "pair_error": "max_pair_error",
+    "same_values": "min_equal",
+}
 """The limit of a figure in a tolerance. A figure that has one comes before SQNR, since it decides."""
 
 HINTS: Final = {
@@ -23,6 +29,8 @@ HINTS: Final = {
     "miou": "Mean intersection over union of the classes of pixels, with the reference's",
     "same_pixels": "Pixels with the reference's class",
     "decided_pixels": "The same, of pixels whose margin is wider than the error allowed",
+    "same_values": "Integers and booleans that are the reference's",
+    "decided_values": "The same, of values that rounding cannot change",
     "pair_error": "Pairs of embeddings that are alike by the reference and not by the artifact, or the other way round",
 }
 
@@ -77,6 +85,27 @@ def outputs_tables(report: ParityReport) -> Iterator[Table]:
     ]
     if rows:
         yield Table("each output against the reference's", heads, tuple(rows), PARITY, least=4)
+    yield from _integers_table(chosen)
+
+
+def _integers_table(chosen: Sequence[Comparison]) -> Iterator[Table]:
+    """The outputs that are no floating-point ones, if there are several outputs."""
+    rows = [
+        (
+            Cell(output),
+            name(c.artifact),
+            Cell(f"{row.same:,} of {row.values:,}", row.same / row.values),
+            Cell("", math.nan) if row.decided is None else percent(row.decided),
+            Cell("", math.nan) if row.miou is None else number(row.miou, ".4f"),
+            Cell(c.backend),
+        )
+        for c in chosen
+        if c.metrics is not None and (len(c.metrics.integers) > 1 or c.metrics.max_rel_error is not None)
+        for output, row in c.metrics.integers.items()
+    ]
+    if rows:
+        heads = columns("output", "artifact", ">equal", ">of decided", ">mIoU", "backend")
+        yield Table("integers and booleans against the reference's", heads, tuple(rows), PARITY, least=3)
 
 
 def _cell(figure: str, metrics: Metrics, allowed: Tolerance) -> Cell:

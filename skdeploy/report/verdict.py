@@ -61,7 +61,8 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
     if metrics is not None and last.precision is not None:
         allowed = tolerance_of(found.bundle.manifest.model, last.precision)
         at_least = f"worst image, at least {allowed.min_sqnr_db:g} dB"
-        figures.append(Figure("SQNR", decibels_text(metrics.min_sqnr_db), at_least))
+        if metrics.min_sqnr_db is not None:
+            figures.append(Figure("SQNR", decibels_text(metrics.min_sqnr_db), at_least))
         if metrics.same_class is not None:
             same = f"{metrics.same_class:,} / {metrics.images:,}"
             figures.append(Figure("Same class", same, "images, against torch FP32"))

@@ -16,18 +16,18 @@ ONE: Final = "output"  # the name of the only output
 
 
 def named_tensors(made: object, shown: str) -> dict[str, Tensor]:
-    """The floating-point tensors in what a network gave, in order.
+    """The tensors in what a network gave, in order.
 
     A single tensor is ``output``. Keys of a mapping and fields of a named tuple or dataclass are names; places in a sequence
-    are numbers: ``output_0``. None and integer tensors are left out. Raises UsageError, naming ``shown``, for another type.
+    are numbers: ``output_0``. None and complex numbers are left out. Raises UsageError, naming ``shown``, for another type.
     """
     import torch
 
     if isinstance(made, torch.Tensor):
         return {ONE: made}
-    found = {name: tensor for name, tensor in _leaves(made, "", shown) if tensor.is_floating_point()}
+    found = {name: tensor for name, tensor in _leaves(made, "", shown) if not tensor.is_complex()}
     if not found:
-        raise UsageError(f"{shown} returns no floating-point tensor", advice="its forward must return what is deployed")
+        raise UsageError(f"{shown} returns no tensor", advice="its forward must return what is deployed")
     return found
 
 

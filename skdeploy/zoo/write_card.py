@@ -30,8 +30,8 @@ TO_FILL_IN: Final = (
 OTHER_TO_FILL_IN: Final = (
     "# The card of {model}. What the network itself shows is filled in; check everything else.\n# models/README.md "
     'describes every key. Optional ones that are not set here:\n# parity_images = "my/images.npz"    # images for the '
-    "parity check; default: photographs\n# under [tolerance.fp16]: min_psnr_db, min_ssim, min_miou, max_pair_error # "
-    "limits of the task's figures\n"
+    "parity check; default: photographs\n# under [tolerance.fp16]: min_psnr_db, min_ssim, min_miou, max_pair_error, "
+    "min_equal # limits of the task's figures\n"
 )
 ARRAYS_TO_FILL_IN: Final = (
     "# The card of {model}. What the network itself shows is filled in; check everything else.\n# models/README.md "

@@ -103,9 +103,10 @@ def test_a_mapping_names_the_outputs_and_each_is_compared(exporter: Any, tmp_pat
     assert all(one.max_rel_error > 0 for one in half.metrics.outputs.values())  # each is FP16, and none is left out
 
 
-def test_tuples_inside_tuples_are_numbered_and_integers_left_out() -> None:
+def test_tuples_inside_tuples_are_numbered() -> None:
     spec = find_source(ExportOptions(f"{__name__}:nested", image_size=SIZE)).spec
-    assert [output.name for output in spec.outputs] == ["output_0_0", "output_0_1", "output_1"]
+    assert [output.name for output in spec.outputs] == ["output_0_0", "output_0_1", "output_1", "output_2"]
+    assert [output.dtype for output in spec.outputs] == ["float32"] * 3 + ["int64"]
 
 
 def test_one_map_is_verified_without_a_word_of_classes(tmp_path: Path) -> None:

@@ -152,13 +152,13 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "a number": (small([RELU], shape=()), UsageError, r"float\[\], of rank 0; skdeploy takes 1 to 8 dimensions"),
     "integer output": (
         model_of(
-            [helper.make_node("ArgMax", ["x"], ["y"], axis=1)],
+            [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.UINT16)],
             {"x": ("n", 3, 4, 4)},
             {"y": None},
-            result=TensorProto.INT64,
+            result=TensorProto.UINT16,
         ),
         UsageError,
-        r"no output is floating point: y \(int64\)",
+        r"takes float32, integers of 8, 32 or 64 bits, and booleans, but the outputs are y \(uint16\)",
     ),
     "custom operator": (
         small([helper.make_node("Mish", ["x"], ["t"], name="act", domain="com.acme"), FLATTEN]),
@@ -207,7 +207,7 @@ def test_maps_are_logits_of_nobody(tmp_path: Path) -> None:
     assert [str(value.name) for value in read_foreign(path).graph.outputs] == ["y"]
 
 
-def test_outputs_keep_their_names_and_what_is_not_floating_point_is_dropped(tmp_path: Path) -> None:
+def test_outputs_keep_their_names_and_their_types(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Relu", ["x"], ["low"]),
         helper.make_node("Flatten", ["low"], ["logits"]),  # a name of ours, that is not ours here
@@ -219,12 +219,25 @@ def test_outputs_keep_their_names_and_what_is_not_floating_point_is_dropped(tmp_
     proto.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in types.items())
     model = read_foreign(write(tmp_path / "m.onnx", proto), has_logits=False)
     shapes = {value.name: str(value.shape) for value in model.graph.outputs}
-    assert shapes == {"low": "[batch,3,4,4]", "logits": "[batch,48]"}
-    assert foreign_notes(model).dropped_outputs == ("mask",)
+    assert shapes == {"low": "[batch,3,4,4]", "mask": "[batch,1,4,4]", "logits": "[batch,48]"}
+    assert foreign_notes(model).dropped_outputs == ()
     images = np.random.default_rng(0).standard_normal((3, 3, 4, 4)).astype(np.float32)
     found = run(model, images)
     np.testing.assert_array_equal(found["low"], np.maximum(images, 0))
     np.testing.assert_array_equal(found["logits"], np.maximum(images, 0).reshape(3, -1))
+    np.testing.assert_array_equal(found["mask"], images.argmax(1, keepdims=True))
+
+
+def test_a_classifier_that_ends_in_an_argmax_is_told_which_output_has_its_logits(tmp_path: Path) -> None:
+    nodes = [FLATTEN, helper.make_node("ArgMax", ["y"], ["ids"], axis=1, keepdims=0)]
+    proto = small(nodes)
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("ids", TensorProto.INT64, None))
+    path = write(tmp_path / "m.onnx", proto)
+    assert not foreign_notes(read_foreign(path)).has_logits
+    with pytest.raises(UsageError, match="the first output is INT64, by node") as refused:
+        read_foreign(path, has_logits=True)
+    assert refused.value.advice == "keep the logits with --outputs y, or give --task raw"
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text, and no model at all", b"\x08\x07\x12", None])

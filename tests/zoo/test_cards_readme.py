@@ -42,7 +42,7 @@ TABLES: list[type[BaseModel]] = [
     Reference, WeightsSpec, Tolerance,
 ]  # fmt: skip
 # What a classifier of images has not.
-OTHER_TASKS = {"inputs", "sizes", "outputs", "min_psnr_db", "min_ssim", "min_miou", "max_pair_error"}
+OTHER_TASKS = {"inputs", "sizes", "outputs", "min_psnr_db", "min_ssim", "min_miou", "max_pair_error", "min_equal"}
 FAMILIES: dict[str, list[type[BaseModel]]] = {
     "sknet": [SKNetSpec],
     "resnet": [SKResNetSpec],
