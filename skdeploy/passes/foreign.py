@@ -18,7 +18,7 @@ from skdeploy.core.files import digest_file
 from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec
 from skdeploy.ir import large
 from skdeploy.ir.constants import drop_unused, free_name
-from skdeploy.ir.deciding import decision_of
+from skdeploy.ir.deciding import CARRIES
 from skdeploy.ir.identities import DropIdentities
 from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
@@ -190,6 +190,12 @@ def _check_outputs(proto: ModelProto, path: Path, *, has_logits: bool) -> tuple[
     outputs = proto.graph.output
     if not outputs:
         raise UsageError(f"{path} has no output", advice="export it again")
+    if has_logits and outputs[0].type.tensor_type.elem_type in INTEGERS:
+        raise UsageError(
+            f"{path}: the first output, {outputs[0].name}, is {_type_name(outputs[0])}, but a classifier gives logits, "
+            "floating point (N, classes)",
+            advice=f"keep the logits with --outputs {_logits_before(proto)}, or give --task raw",
+        )
     kept = [outputs[0]] if has_logits else [value for value in outputs if _is_taken(value)]
     if not kept:
         shown = ", ".join(f"{value.name} ({_type_name(value)})" for value in outputs)
@@ -208,10 +214,13 @@ def _is_taken(value: ValueInfoProto) -> bool:
     return value.type.tensor_type.elem_type in (TensorProto.UNDEFINED, TensorProto.FLOAT, *INTEGERS)
 
 
-def _logits_before(output: ir.Value) -> str:
-    """The tensor that decides an integer output, or what to write in its place."""
-    decision = decision_of(output)
-    return "NAME" if decision is None else decision.tensors[0]
+def _logits_before(proto: ModelProto) -> str:
+    """The tensor that decides the first output, by the file's name for it; or what to write in its place."""
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    node = makers.get(proto.graph.output[0].name)
+    while node is not None and node.op_type in CARRIES:
+        node = makers.get(node.input[0])
+    return node.input[0] if node is not None and node.op_type in ("ArgMax", "TopK") else "NAME"
 
 
 def _type_name(value: ValueInfoProto) -> str:
@@ -270,7 +279,7 @@ def _check_function(
             which = "the first output" if has_logits else f"the output {made.name}"
             raise UsageError(
                 f"{path}: {which} is {made.dtype.name}{operator}, but skdeploy takes {wanted}",
-                advice=f"keep the logits with --outputs {_logits_before(made)}, or give --task raw"
+                advice="make the logits of the classifier the first output, or give --task raw"
                 if has_logits
                 else "export it with a cast to one of these",
             )

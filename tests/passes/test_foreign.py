@@ -235,7 +235,7 @@ def test_a_classifier_that_ends_in_an_argmax_is_told_which_output_has_its_logits
     proto.graph.output.append(helper.make_tensor_value_info("ids", TensorProto.INT64, None))
     path = write(tmp_path / "m.onnx", proto)
     assert not foreign_notes(read_foreign(path)).has_logits
-    with pytest.raises(UsageError, match="the first output is INT64, by node") as refused:
+    with pytest.raises(UsageError, match="the first output, ids, is int64, but a classifier gives logits") as refused:
         read_foreign(path, has_logits=True)
     assert refused.value.advice == "keep the logits with --outputs y, or give --task raw"
 
