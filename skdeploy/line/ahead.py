@@ -79,6 +79,7 @@ class Ahead(AbstractContextManager["Ahead"]):
             self._begun = True
             if self._at_once:
                 self._open.enter_context(cpu.shared())
+                _leave_a_core()
         if self._begun and self._at_once and not self._jobs and (self._elsewhere or artifact.format == "onnx"):
             self._jobs.append(self._pool.submit(self._compute_reference))
         if artifact.format == "onnx":

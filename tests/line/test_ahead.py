@@ -30,6 +30,7 @@ from skdeploy.line.ahead import Ahead
 from skdeploy.line.export import run_line
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.stations.headroom import Headroom
+from skdeploy.line.stations.trace import Trace
 from skdeploy.parity import prove
 from skdeploy.parity.prove import Proof
 from skdeploy.parity.report import ParityReport
@@ -228,6 +229,22 @@ def left_in_order(options: ExportOptions) -> None:
     assert options.output is not None
     assert not list(options.output.rglob("*.partial"))
     assert load_bundle(options.output).manifest.verdict == "incomplete"
+
+
+def test_the_line_leaves_a_core_to_what_proves_beside_it(
+    options: ExportOptions, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads of torch that wait by spinning take the time of the process that computes the reference."""
+    seen: list[int] = []
+    make = Trace.make
+
+    def traced(self: Trace, *given: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return make(self, *given)
+
+    monkeypatch.setattr(Trace, "make", traced)
+    run_line(options)
+    assert seen == [1]
 
 
 def test_torch_has_its_threads_back(options: ExportOptions, two_cores: None) -> None:
