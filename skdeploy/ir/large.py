@@ -22,7 +22,7 @@ from skdeploy.core.files import digest_file, side_file
 from skdeploy.ir import onnx_file
 from skdeploy.ir.onnx_file import graph_of
 
-COPIED: Final = 2**28  # bytes of weights for which ONNX Runtime may get a message: it is copied four times on the way
+COPIED: Final = 2**24  # bytes of weights for which ONNX Runtime may get a message: it is copied four times on the way
 DIGEST: Final = "skdeploy.weights.sha256"  # the metadata of a graph with a second file: that file's digest
 STUB: Final = "weights"  # the file that a Portable names; nobody opens it
 # What numpy and ONNX Runtime store alike. Others (packed 4-bit, BF16, FP8) are small or rare, and stay in the message.
