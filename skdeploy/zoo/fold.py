@@ -57,24 +57,30 @@ class FoldedGate(nn.Module):
 
 
 def fold(model: Module) -> Module:
-    """A copy of ``model`` in its deploy form, in eval mode, with the dtype of its parameters; ``model`` is left as it is."""
+    """A copy of ``model`` in its deploy form, in eval mode, with the dtype of its parameters; ``model`` is left as it is.
+
+    What is folded is computed in float64, a part at a time, and rounded once.
+    """
     dtype = next(model.parameters()).dtype
-    folded = copy.deepcopy(model).eval().double()
-    _fold_children(folded)
-    return folded.to(dtype).requires_grad_(False)
+    folded = copy.deepcopy(model).eval()
+    _fold_children(folded, dtype)
+    return folded.requires_grad_(False)
 
 
-def _fold_children(module: nn.Module) -> None:
+def _fold_children(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in module.named_children():
         if isinstance(child, ConvNormAct):
+            child.double()
             child.conv = fuse_conv_bn_eval(child.conv, child.bn)
             del child.bn
+            child.to(dtype)
         elif isinstance(child, Gate):
-            setattr(module, name, FoldedGate(child))
+            setattr(module, name, FoldedGate(child.double()).to(dtype))
         else:
-            _fold_children(child)
+            _fold_children(child, dtype)
     if isinstance(module, OwnFold):
-        module.fold_own()
+        module.double().fold_own()
+        module.to(dtype)
 
 
 def fold_into_next(bn: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
