@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import sys
@@ -15,6 +16,7 @@ from skdeploy.core.interruption import (
     Termination,
     termination_raises,
 )
+from skdeploy.core.memory import keep_freed
 from skdeploy.report.voice import Voice, speaking
 
 BUG_EXIT_CODE = 1
@@ -29,6 +31,23 @@ def main() -> None:
         except KeyboardInterrupt:  # while packages are imported, too
             code = INTERRUPTED_EXIT_CODE
         sys.exit(_interrupted(termination) if code == INTERRUPTED_EXIT_CODE else code)
+
+
+def process() -> NoReturn:
+    """``main`` for a process of its own. It keeps the memory that it frees, and ends without taking torch's modules apart: that
+    takes over a second. What others have registered for the end still runs, and both streams are flushed.
+    """
+    keep_freed()
+    try:
+        main()
+    except SystemExit as ended:
+        if "torch" not in sys.modules or not isinstance(ended.code, int):
+            raise
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(ended.code)
+    raise AssertionError("main always exits")
 
 
 def _run(voice: Voice) -> int:
@@ -98,4 +117,4 @@ def _report(kind: str, message: str, advice: str, exit_code: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    process()

@@ -122,7 +122,9 @@ def main() -> None:
     import torch
 
     from skdeploy.backends.torch import open_session
+    from skdeploy.core.memory import keep_freed
 
+    keep_freed()
     pipe = Connection(int(sys.argv[1]))
     head = json.loads(pipe.recv_bytes())
     torch.set_num_threads(head["threads"])

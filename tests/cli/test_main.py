@@ -78,6 +78,34 @@ def test_the_import_check_sees_a_verb_that_takes_a_framework(exported: Path, ima
     assert "'onnxruntime'" in process("predict", exported, images / "0.png").stderr
 
 
+ENDS = """
+import atexit, sys, types
+sys.modules["torch"] = types.ModuleType("torch")  # as if a verb had taken it
+sys.argv = ["skdeploy", *sys.argv[1:]]
+atexit.register(lambda: print("registered"))
+import skdeploy.__main__
+class Slow:
+    def __del__(self):
+        print("taken apart")
+skdeploy.kept = Slow()
+skdeploy.__main__.process()
+"""
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("no-such-verb", 2)])
+def test_a_process_with_torch_ends_at_once_and_loses_nothing(argument: str, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS, argument], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines() == [*([skdeploy.__version__] if code == 0 else []), "registered"]
+    assert ("no-such-verb" in done.stderr) == (code == 2)
+
+
+def test_a_process_without_torch_ends_as_python_does() -> None:
+    without = "\n".join(line for line in ENDS.splitlines() if "torch" not in line)
+    done = subprocess.run([sys.executable, "-c", without, "--version"], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "taken apart"
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "code"),
     [
