@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +14,20 @@ from skdeploy.backends.logits import run_images
 from skdeploy.backends.metrics import SMALLEST
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Inputs, Pixels
-from skdeploy.ir.deciding import Decision, decision_of, integer_outputs
+
+if TYPE_CHECKING:
+    from skdeploy.ir.deciding import Decision
 
 Margins = Mapping[str, Array]  # of each output, in its shape: relative to the largest value of what decides
 
 
 def margins_of(graph: Path, pixels: Pixels | Inputs, spec: ModelSpec) -> Margins:
     """The margins of the integer and boolean outputs for which ``ir/deciding.py`` knows what decides."""
+    from skdeploy.ir.deciding import (
+        decision_of,
+        integer_outputs,
+    )  # takes onnx-ir, and a line that is up to date needs none
+
     model = onnxruntime.load_graph(graph)
     decisions = {made.name or "": decision_of(made) for made in integer_outputs(model)}
     known = {name: decision for name, decision in decisions.items() if decision is not None}
