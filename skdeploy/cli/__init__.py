@@ -137,6 +137,12 @@ VERBS: Final[dict[str, Verb]] = {
         ),
         forwards=True,
     ),
+    "triton": Verb(
+        "skdeploy.cli.triton:triton",
+        "Write a bundle as a model of a Triton model repository, with digests that are checked when it is served.",
+        "Take it to a device",
+        documents=("skdeploy.cli.documents:TritonDocument",),
+    ),
     "compare": Verb(
         "skdeploy.cli.compare:compare",
         "Old name of `skdeploy evaluate NEW --against OLD`, with the same options.",

@@ -195,6 +195,19 @@ class ProbeDocument(Frozen):
     latency_ms: float
 
 
+class TritonDocument(Frozen):
+    """``triton``: ``models`` are names in the repository, the network's first; ``max_batch`` is 0 for a fixed batch."""
+
+    repository: str
+    models: list[str]
+    version: int
+    artifact: str
+    sha256: str
+    max_batch: int
+    notes: list[str]
+    kserve: str | None
+
+
 def schema_of(title: str, documents: Sequence[str]) -> dict[str, Any]:
     """The JSON Schema of what a verb prints: any of the ``documents``, each ``module:Class``, or a failure."""
     kinds: list[type[BaseModel]] = [*map(_class, documents), Failure]
