@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
+from skdeploy.accuracy.quality_baseline import QualityBaseline, quality_baseline_of
 from skdeploy.core.errors import UsageError, first_problem
 from skdeploy.core.files import read_file, write_text
 from skdeploy.core.spec import Frozen
@@ -21,6 +22,7 @@ from skdeploy.core.version import __version__
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.quality import Quality
 
 MAX_BYTES: Final = 1 << 20  # a few lines an artifact
 BASELINE_DROP: Final = 0.2  # percentage points, a budget and no measurement: 4 of 2,000 images
@@ -77,14 +79,23 @@ class BaselineReport(Frozen):
         return tuple(self.sentence(row) for row in self.rows if row.verdict == "fail")
 
 
-def write_baseline(path: Path, evaluation: Evaluation) -> None:
-    """Replaces ``path`` by the counts of an evaluation. Raises UsageError, IntegrityError if it cannot be written."""
+def write_baseline(path: Path, evaluation: Evaluation | Quality) -> None:
+    """Replaces ``path`` by the counts of an evaluation, or its figures. Raises UsageError, IntegrityError if it cannot be
+    written.
+    """
     write_text(path, baseline_text(evaluation))
 
 
-def baseline_text(evaluation: Evaluation) -> str:
-    """The file of an evaluation's counts."""
-    baseline = Baseline(
+def baseline_text(evaluation: Evaluation | Quality) -> str:
+    """The file of an evaluation's counts, or of the first figure of pairs."""
+    from skdeploy.accuracy.quality import Quality
+
+    made = quality_baseline_of(evaluation) if isinstance(evaluation, Quality) else _counts(evaluation)
+    return made.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+def _counts(evaluation: Evaluation) -> Baseline:
+    return Baseline(
         skdeploy=__version__,
         dataset=evaluation.dataset,
         dataset_sha256=evaluation.dataset_sha256,
@@ -95,14 +106,14 @@ def baseline_text(evaluation: Evaluation) -> str:
             for report in evaluation.accuracies
         ),
     )
-    return baseline.model_dump_json(by_alias=True, indent=1) + "\n"
 
 
-def read_baseline(path: Path) -> Baseline:
+def read_baseline(path: Path) -> Baseline | QualityBaseline:
     """A committed baseline. Raises UsageError: not there, or not what ``write_baseline`` writes."""
     advice = "`skdeploy evaluate --save-baseline FILE` writes one"
     try:
-        return Baseline.model_validate_json(read_file(path, MAX_BYTES))
+        text = read_file(path, MAX_BYTES)
+        return (QualityBaseline if b'"figure"' in text else Baseline).model_validate_json(text)
     except OSError as error:
         raise UsageError(f"cannot read the baseline {path}: {error.strerror}", advice=advice) from error
     except ValidationError as error:

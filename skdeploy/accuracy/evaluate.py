@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from skdeploy.accuracy.facts import read_facts
-from skdeploy.accuracy.gate import Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
+from skdeploy.accuracy.gate import AccuracyReport, Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
 from skdeploy.accuracy.predictions import Predictions, best_classes, logits_agreement
-from skdeploy.accuracy.reuse import predictions_of
+from skdeploy.accuracy.reuse import predictions_of, tell_of_reuse
+from skdeploy.accuracy.statistics import Decision
 from skdeploy.accuracy.streaming import crop_kind, open_all, unreadable_in_any
 from skdeploy.accuracy.verdict import decide_verdict
 from skdeploy.backends import running
@@ -30,6 +31,9 @@ from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.labels import as_the_network_counts
 from skdeploy.parity.tasks import require_classes
 from skdeploy.zoo.assumed import require_preprocessing
+
+if TYPE_CHECKING:
+    from skdeploy.accuracy.quality import QualityReport
 
 CONFIDENCE: Final = 95.0  # per cent
 
@@ -159,16 +163,18 @@ def concluded(chosen: Chosen, found: Evaluation, options: EvaluationOptions, tel
     measured = {accuracy.artifact for accuracy in found.accuracies}
     keep_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured], tell)
     if options.receipt:
-        for path in _write_receipts(bundle, found):
+        decisions = {pair.second: pair.decision for pair in found.pairs}
+        for path in write_receipts(bundle, found.accuracies, decisions):
             tell.note(f"receipt: {path}")
     return found
 
 
-def _write_receipts(bundle: Bundle, found: Evaluation) -> list[Path]:
+def write_receipts(
+    bundle: Bundle, reports: Sequence[AccuracyReport | QualityReport], decisions: Mapping[str, Decision | None]
+) -> list[Path]:
     """A receipt of each artifact's accuracy on this device; its verdict is that of the budget, where there was one."""
-    decisions = {pair.second: pair.decision for pair in found.pairs}
     paths = []
-    for accuracy in found.accuracies:
+    for accuracy in reports:
         artifact = bundle.artifact(accuracy.artifact)
         if artifact is None:  # torch, or another bundle's
             continue
@@ -268,7 +274,7 @@ def _run(
             options.batch,
             tell,
             fresh=options.fresh,
-            found=lambda done: _tell_of_reuse(runners, done, len(dataset), tell),
+            found=lambda done: tell_of_reuse(runners, done, len(dataset), tell, "image"),
         )
     reused = min(each)
     seconds = time.perf_counter() - started
@@ -285,16 +291,6 @@ def require_pair(options: EvaluationOptions, runners: Sequence[Runner], absent: 
     """Raises where a drop is asked for and there is nothing to compare with."""
     if options.max_drop is not None and len(runners) < 2:
         raise _nothing_to_compare(runners[0], absent)
-
-
-def _tell_of_reuse(runners: list[Runner], reused: list[int], images: int, tell: Progress) -> None:
-    whole = [runner.name for runner, done in zip(runners, reused, strict=True) if done == images]
-    if min(reused) == images:
-        tell.note("predictions of an earlier run are reused; `skdeploy evaluate --fresh` makes new ones")
-    elif min(reused):
-        tell.note(f"an earlier run was interrupted after {min(reused):,} of {images:,} images: continuing from there")
-    elif whole:
-        tell.note(f"predictions of {', '.join(whole)} are reused; `skdeploy evaluate --fresh` makes new ones")
 
 
 def _nothing_to_compare(alone: Runner, absent: Sequence[NotEvaluated]) -> UsageError | DependencyError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skdeploy.accuracy.evaluate import EvaluationOptions, choose, evaluate, open_whole
+from skdeploy.accuracy.evaluate import EvaluationOptions, choose, evaluate, open_whole, write_receipts
 from skdeploy.accuracy.gate import Evaluation
 from skdeploy.accuracy.measure_quality import measure_quality
 from skdeploy.accuracy.own_metric import load_metric
@@ -17,21 +17,23 @@ from skdeploy.zoo.assumed import require_preprocessing
 
 
 def evaluate_any(
-    folder: Path, options: EvaluationOptions, progress: Progress | None = None, *, counted: bool = False
+    folder: Path, options: EvaluationOptions, progress: Progress | None = None, *, counted: bool | None = None
 ) -> Evaluation | Quality:
     """Accuracy against labels, or quality against what should come out: what the network's task or ``options.metric`` asks for.
 
-    ``counted``: a baseline of counted images is asked for, which only classes have.
+    ``counted``: a baseline is given, and counts images with classes, or holds a figure of pairs; None without one.
     Raises as ``evaluate`` and ``measure_quality``.
     """
     spec = open_whole(folder).manifest.model
-    if options.metric is None and task_of(spec).has_classes:
-        return evaluate(folder, options, progress)
-    if counted:
+    classes = options.metric is None and task_of(spec).has_classes
+    if counted is not None and counted is not classes:
         raise UsageError(
-            "a baseline counts images that are recognised, which needs class labels",
-            advice="leave --baseline and --save-baseline out, and use --max-drop or --against",
+            f"the baseline {'counts images by their classes' if counted else 'holds a figure of pairs'}, but this evaluation "
+            f"{'counts images by their classes' if classes else 'measures a figure of pairs'}",
+            advice="make a new one with --save-baseline",
         )
+    if classes:
+        return evaluate(folder, options, progress)
     return evaluate_quality(folder, options, progress)
 
 
@@ -41,11 +43,10 @@ def evaluate_quality(folder: Path, options: EvaluationOptions, progress: Progres
     Raises UsageError for options that count classes, and as ``measure_quality``.
     """
     chosen, tell = choose(folder, options), progress or Silent()
-    for given, flag in ((options.class_order, "--class-order"), (options.receipt or None, "--receipt")):
-        if given is not None:
-            raise UsageError(
-                f"{flag} is for accuracy against class labels", advice="leave it out; --data gives inputs and targets"
-            )
+    if options.class_order is not None:
+        raise UsageError(
+            "--class-order is for accuracy against class labels", advice="leave it out; --data gives inputs and targets"
+        )
     for note in require_preprocessing(chosen.specs, options.assume_imagenet):
         tell.note(note)
     if len({spec.task for spec in chosen.specs.values()}) > 1:
@@ -63,8 +64,13 @@ def evaluate_quality(folder: Path, options: EvaluationOptions, progress: Progres
         batch=options.batch,
         max_drop=options.max_drop,
         confidence=options.confidence,
+        fresh=options.fresh,
     )
     measured = {report.artifact for report in found.artifacts}
     about = [artifact for artifact in chosen.bundle.manifest.artifacts if artifact.path in measured]
     keep_evidence(chosen.bundle, "quality", found, about, tell)
+    if options.receipt:
+        decisions = {drop.second: drop.decision for drop in found.drops if drop.decision is not None}
+        for path in write_receipts(chosen.bundle, found.artifacts, decisions):
+            tell.note(f"receipt: {path}")
     return found

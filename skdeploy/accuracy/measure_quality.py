@@ -1,32 +1,26 @@
-"""Pairs through several artifacts at once, a batch at a time: what each makes of an input, beside what should come out."""
+"""The figures of several artifacts on pairs, with their intervals, and how far each is worse than the first."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skdeploy.accuracy.mean_drop import LEAST, MOST_CONFIDENT, drop_of_mean, drop_of_ratio, images_for
 from skdeploy.accuracy.measures import Measure, Rows, measures_of
 from skdeploy.accuracy.own_metric import OwnMetric
 from skdeploy.accuracy.quality import Figure, Quality, QualityDrop, QualityReport
+from skdeploy.accuracy.quality_rows import Measuring, untouched_figures
 from skdeploy.accuracy.statistics import decide
-from skdeploy.accuracy.streaming import TELL_SECONDS, bar, open_all
+from skdeploy.accuracy.streaming import open_all
 from skdeploy.accuracy.untouched import useless
-from skdeploy.accuracy.worst_pair import WorstPair
-from skdeploy.backends.base import Array, Session
-from skdeploy.backends.logits import check_outputs, run_batches
+from skdeploy.accuracy.worst_pair import worst_pair
 from skdeploy.bundle.runners import Runner
-from skdeploy.core.errors import ParityError, UsageError
+from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress
-from skdeploy.images.dataset import Pixels
-from skdeploy.images.feeds import batches_of
 from skdeploy.images.pairs import PairedData, open_pairs
-from skdeploy.parity.worst_image import WorstImage
 
 
 def measure_quality(
@@ -40,10 +34,12 @@ def measure_quality(
     batch: int,
     max_drop: float | None,
     confidence: float,
+    fresh: bool = False,
 ) -> Quality:
     """The figures of each artifact, and how far each but the first is worse than the first.
 
-    ``max_drop``, a budget, is in the unit of the first figure; ``confidence`` in per cent. Raises UsageError for pairs that do
+    ``max_drop``, a budget, is in the unit of the first figure; ``confidence`` in per cent; ``fresh``: nothing of an earlier
+    run is used. Raises UsageError for pairs that do
     not match, cannot be read or do not fit the network, or that are too few; ParityError for outputs that are not finite.
     """
     started = time.perf_counter()
@@ -61,9 +57,15 @@ def measure_quality(
                 + (f" that runs here: {absent[0].artifact}: {absent[0].reason}" if absent else ""),
                 advice="give --against torch or another bundle",
             )
-        rows, untouched, worst = _rows(opened, pairs, measures, batch, tell)
+        measuring = Measuring(opened, pairs, measures, batch, tell)
+        tables, reused = measuring.rows(fresh=fresh)
+        rows = [[table.rows[measure.name] for measure in measures] for table in tables]
+        for measure, of_measure in zip(measures, rows[0], strict=True):
+            measure.check(of_measure)
+        untouched = dict(untouched_figures(tables[0]))
+        worst = worst_pair(measuring, [of[0] for of in rows])
     seconds = time.perf_counter() - started
-    tell.end("evaluate", seconds, reused=False)
+    tell.end("evaluate", seconds, reused=min(reused) == len(pairs))
     ran = [runner for runner, _ in opened]
     return Quality(
         task=spec.task,
@@ -73,6 +75,7 @@ def measure_quality(
         dataset_sha256=pairs.inputs.digest,
         targets_sha256=pairs.targets_digest,
         images=len(pairs),
+        reused=min(reused),
         untouched=untouched,
         artifacts=tuple(_report(runner, of, measures, confidence) for runner, of in zip(ran, rows, strict=True)),
         drops=tuple(
@@ -85,14 +88,16 @@ def measure_quality(
         confidence=confidence,
         seconds=round(seconds, 3),
         worst=worst,
+        lower_is_better=measures[0].sign < 0,
     )
 
 
 def _require_enough(count: int, max_drop: float | None, confidence: float, measures: Sequence[Measure]) -> None:
     least = LEAST if max_drop is not None else 2
     if count < least:
+        few = "1 pair is" if count == 1 else f"{count} pairs are"
         raise UsageError(
-            f"{count} pairs are too few: an interval needs at least {least}" + (" with --max-drop" if max_drop else ""),
+            f"{few} too few: an interval needs at least {least}" + (" with --max-drop" if max_drop else ""),
             advice="give more pairs",
         )
     if confidence > MOST_CONFIDENT and not measures[0].is_mean:
@@ -101,64 +106,6 @@ def _require_enough(count: int, max_drop: float | None, confidence: float, measu
             "resampled images",
             advice="give a lower one",
         )
-
-
-def _rows(
-    opened: Sequence[tuple[Runner, Session]],
-    pairs: PairedData,
-    measures: Sequence[Measure],
-    batch: int,
-    tell: Progress,
-) -> tuple[list[list[Rows]], dict[str, float], WorstImage | None]:
-    """Rows of each artifact, by measure, (N, columns) each; the figures of the inputs as they are; and the worst pair."""
-    kind = measures[0].kind
-    found: list[list[list[list[float]]]] = [[[] for _ in measures] for _ in opened]
-    before: list[list[float | None]] = [[] for _ in measures]
-    worst = WorstPair([runner for runner, _ in opened], measures[0])
-    started = told = time.perf_counter()
-    for start in range(0, len(pairs), batch):
-        indices = range(start, min(start + batch, len(pairs)))
-        # Each artifact reads as its own spec says; the targets are cut as the first one's inputs are.
-        read = [pairs.read(index, opened[0][0].spec, kind) for index in indices]
-        given: list[list[dict[str, Array]]] = []
-        for (runner, session), of_runner in zip(opened, found, strict=True):
-            outputs = _outputs(runner, session, [crop for crop, _ in read], pairs, start)
-            given.append([{name: value[place] for name, value in outputs.items()} for place in range(len(indices))])
-            for sample, index, (_, target) in zip(given[-1], indices, read, strict=True):
-                for measure, column in zip(measures, of_runner, strict=True):
-                    column.append(measure.of(sample, target, pairs.target_name(index), runner.spec))
-        for place, index in enumerate(indices):
-            worst.see(index, [of[0][index] for of in found], [samples[place] for samples in given])
-        for measure, values in zip(measures, before, strict=True):
-            values += [measure.untouched(crop, target) for crop, target in read]
-        if (now := time.perf_counter()) - told >= TELL_SECONDS:
-            told = now
-            tell.update(bar(indices.stop, len(pairs), 0, now - started, "pair"))
-    untouched = {
-        measure.name: float(np.mean([value for value in values if value is not None]))
-        for measure, values in zip(measures, before, strict=True)
-        if None not in values
-    }
-    rows = [[np.asarray(column, np.float64) for column in of_runner] for of_runner in found]
-    for measure, of_measure in zip(measures, rows[0], strict=True):
-        measure.check(of_measure)
-    return rows, untouched, worst.shown(pairs)
-
-
-def _outputs(
-    runner: Runner, session: Session, crops: Sequence[Pixels], pairs: PairedData, start: int
-) -> dict[str, NDArray[Any]]:
-    parts: dict[str, list[Array]] = {}
-    for outputs, count in run_batches(session, batches_of(crops, runner.spec, session.inputs, len(crops))):
-        problems = check_outputs(outputs, count, runner.spec)
-        if problems:
-            raise ParityError(
-                f"{runner.shown} gives no usable outputs from {pairs.name_of(start)} on: {problems[0]}",
-                advice="check the artifact with `skdeploy verify`: the weights or the precision do not suit this image",
-            )
-        for name, value in outputs.items():
-            parts.setdefault(name, []).append(value)
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def _report(runner: Runner, rows: Sequence[Rows], measures: Sequence[Measure], confidence: float) -> QualityReport:

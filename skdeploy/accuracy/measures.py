@@ -24,13 +24,22 @@ Weights = NDArray[np.float64]  # (draws, N)
 
 
 class Measure(Protocol):
-    """One figure. ``unit`` follows its numbers; ``sign`` is -1 if less is better; ``is_mean``: a mean over samples."""
+    """One figure. ``unit`` follows its numbers; ``sign`` is -1 if less is better; ``is_mean``: a mean over samples.
+
+    ``is_kept``: the rows of an earlier run may be used, since the same code makes them.
+    """
 
     name: str
     unit: str
     sign: int = 1
     is_mean: bool = True
+    is_kept: bool = True
     kind: Kind
+
+    def columns(self, spec: ModelSpec) -> int:
+        """How many numbers a row has."""
+        del spec
+        return 1
 
     def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
         """The row of one sample, from which ``figure`` is made. ``shown`` names its target. Raises UsageError."""
@@ -74,9 +83,17 @@ class _OfImages(Measure):
 
 
 class Psnr(_OfImages):
-    """Of values 0..255 that are clipped but not rounded, all channels at once."""
+    """Of values 0..255 that are clipped but not rounded, all channels at once; of each image at most ``CEILING_DB``.
 
-    name, unit, compare = "PSNR", "dB", staticmethod(psnr_db)
+    Nothing nearer can be told, since targets are rounded to 8 bits themselves. One image that a network gives exactly would
+    count 300 dB, and outweigh a hundred others in a mean.
+    """
+
+    name, unit = "PSNR", "dB"
+
+    @staticmethod
+    def compare(reference: Any, found: Any) -> NDArray[np.float64]:
+        return np.minimum(psnr_db(reference, found), CEILING_DB)
 
 
 class Ssim(_OfImages):
@@ -92,6 +109,15 @@ class MeanIoU(Measure):
     """Of the classes that any mask or output has, over all pixels of all images that are not 255."""
 
     name, unit, is_mean, kind = "mIoU", "points", False, "mask"
+
+    def columns(self, spec: ModelSpec) -> int:
+        output = spec.given[0]
+        classes = 1 if output.dtype == "bool" else NUMBERS if not output.is_floating else output.shape[1]
+        if not isinstance(classes, int):
+            raise UsageError(
+                f"{spec.name} gives {output}, an unknown number of classes", advice="export it with fixed classes"
+            )
+        return 2 * max(2, classes)
 
     def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
         maps = outputs[spec.given[0].name][None]
@@ -127,6 +153,7 @@ class Own(Measure):
     """A function of the user's own, of one sample."""
 
     unit = ""
+    is_kept = False
 
     def __init__(self, metric: OwnMetric, kind: Kind) -> None:
         self.name, self.kind, self.sign, self._metric = metric.name, kind, metric.sign, metric
@@ -136,6 +163,8 @@ class Own(Measure):
         return [self._metric.of(dict(outputs), target, shown)]
 
 
+# Rounding has an error of 1/12 in power: 10 log10(255^2 * 12).
+CEILING_DB: Final = 58.92
 OF_TASKS: Final[dict[str, tuple[Measure, ...]]] = {
     IMAGE_TO_IMAGE: (Psnr(), Ssim()),
     SEGMENTATION: (MeanIoU(),),

@@ -11,6 +11,7 @@ from pydantic import Field
 from skdeploy.accuracy import untouched
 from skdeploy.accuracy.gate import NotEvaluated, less_drop
 from skdeploy.accuracy.mean_drop import Drop, images_for, least_budget
+from skdeploy.accuracy.quality_baseline import QualityBaselineReport
 from skdeploy.accuracy.statistics import Decision
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision
@@ -114,9 +115,10 @@ class QualityDrop(Frozen):
 class Quality(Frozen):
     """Pairs, the artifacts that ran on them, and how they compare.
 
-    ``metric_file`` is where the user's own metric comes from; no bundle makes anybody run it. ``untouched``: the figures of the
+    ``metric_file`` is where the user's own metric comes from; no bundle makes anybody run it. ``reused`` of the pairs were
+    measured by an earlier run. ``untouched``: the figures of the
     inputs themselves, where those are of the targets' kind. ``worst``: in pictures, the pair that loses most by the first
-    figure.
+    figure. ``lower_is_better``: of the first figure. ``baseline`` if one was given.
     """
 
     task: str
@@ -126,6 +128,7 @@ class Quality(Frozen):
     dataset_sha256: str
     targets_sha256: str
     images: int
+    reused: int = Field(default=0, exclude_if=lambda reused: not reused)
     untouched: dict[str, float] = Field(default={})
     artifacts: Annotated[tuple[QualityReport, ...], Field(strict=False)]
     drops: Annotated[tuple[QualityDrop, ...], Field(strict=False)]
@@ -134,11 +137,15 @@ class Quality(Frozen):
     confidence: float
     seconds: float
     worst: WorstImage | None = Field(default=None, exclude_if=lambda worst: worst is None)
+    lower_is_better: bool = Field(default=False, exclude_if=lambda lower: not lower)
+    baseline: QualityBaselineReport | None = Field(default=None, exclude_if=lambda baseline: baseline is None)
 
     @property
     def verdict(self) -> Decision | None:
-        """The worst of the gate's decisions; None without a budget."""
+        """The worst of the gate's decisions and the baseline's; None without either."""
         decisions = [drop.decision for drop in self.drops]
+        if self.baseline is not None:
+            decisions.append("fail" if self.baseline.failures else "pass")
         order: tuple[Decision, ...] = ("fail", "inconclusive", "pass")
         return next((decision for decision in order if decision in decisions), None)
 
@@ -149,6 +156,7 @@ class Quality(Frozen):
             for drop in self.drops
             if drop.decision == "fail"
         ]
+        failed += self.baseline.failures if self.baseline else ()
         if failed:
             raise AccuracyError(
                 f"accuracy is out of its budget: {'; '.join(failed)}",

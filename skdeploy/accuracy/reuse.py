@@ -81,6 +81,17 @@ def _take(
         into.done, into.unreadable = 0, {}
 
 
+def tell_of_reuse(runners: Sequence[Runner], reused: Sequence[int], count: int, tell: Progress, word: str) -> None:
+    """Say what an earlier run had made already, of ``count`` images or pairs; nothing if it had made nothing."""
+    whole = [runner.name for runner, done in zip(runners, reused, strict=True) if done == count]
+    if min(reused) == count:
+        tell.note("predictions of an earlier run are reused; `skdeploy evaluate --fresh` makes new ones")
+    elif min(reused):
+        tell.note(f"an earlier run was interrupted after {min(reused):,} of {count:,} {word}s: continuing from there")
+    elif whole:
+        tell.note(f"predictions of {', '.join(whole)} are reused; `skdeploy evaluate --fresh` makes new ones")
+
+
 def key_of(runner: Runner, samples: object) -> str:
     """Equal keys, equal outputs of an artifact on samples, which ``samples`` identifies as JSON. Labels change none, and
     whoever corrects them need not run anything again.

@@ -126,6 +126,8 @@ def failures_of(facts: Facts) -> tuple[str, ...]:
     found += [pair.sentence for pair in _judged(facts) if pair.decision == "fail"]
     if facts.accuracy is not None:
         found += facts.accuracy.baseline.failures if facts.accuracy.baseline is not None else ()
+    if facts.quality is not None:
+        found += facts.quality.baseline.failures if facts.quality.baseline is not None else ()
     if facts.headroom is not None and facts.headroom.is_short:
         found.append(facts.headroom.sentence)
     if facts.blame is not None and facts.blame.guilty is not None:
@@ -243,8 +245,9 @@ def _qualified(facts: Facts, before: str) -> str:
 def _points(facts: Facts) -> list[Point]:
     points = _parity_points(facts)
     points += [Point(*DECISIONS[p.decision], p.sentence) for p in _judged(facts) if p.decision is not None]
-    if facts.accuracy is not None and facts.accuracy.baseline is not None:
-        points += [Point("bad", "Baseline", failure) for failure in facts.accuracy.baseline.failures]
+    for measured in (facts.accuracy, facts.quality):
+        if measured is not None and measured.baseline is not None:
+            points += [Point("bad", "Baseline", failure) for failure in measured.baseline.failures]
     if facts.blame is not None and facts.blame.guilty is not None:
         points.append(Point("bad", "Blame", facts.blame.verdict))
     if facts.headroom is not None and facts.headroom.is_short:

@@ -87,20 +87,23 @@ def evaluate(
     baseline: Annotated[
         Path | None,
         typer.Option(
-            help="File of --save-baseline; fail if an artifact has fewer images right than in it.",
+            help="File of --save-baseline; fail if an artifact is worse than in it, on the same images or pairs.",
             rich_help_panel=Panel.ACCURACY,
         ),
     ] = None,
     baseline_drop: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Largest allowed drop below --baseline, in percentage points of top-1.", rich_help_panel=Panel.ACCURACY
+            help="Largest allowed drop below --baseline: percentage points of top-1, dB of PSNR, points of mIoU, or the "
+            "unit of --metric, which needs it.  [default: 0.2]",
+            rich_help_panel=Panel.ACCURACY,
         ),
-    ] = 0.2,
+    ] = None,
     save_baseline: Annotated[
         Path | None,
         typer.Option(
-            help="Write the number of images that each artifact has right to this file; commit it.",
+            help="Write the number of images that each artifact has right, or its first figure of pairs, to this file; "
+            "commit it.",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
@@ -137,15 +140,17 @@ def evaluate(
         skdeploy evaluate build/mynet-int8 --data eval/ --max-drop 1
         skdeploy evaluate build/mynet-int8 --data eval/ --against build/mynet-fp16
     """
-    from skdeploy.accuracy.baseline import compare_with_baseline, read_baseline, write_baseline
+    from skdeploy.accuracy.baseline import BASELINE_DROP, Baseline, compare_with_baseline, read_baseline, write_baseline
     from skdeploy.accuracy.evaluate import EvaluationOptions
     from skdeploy.accuracy.evaluate_quality import evaluate_any
     from skdeploy.accuracy.evaluate_shards import evaluate_shard, merge_evaluation
     from skdeploy.accuracy.facts import read_facts
     from skdeploy.accuracy.gate import Evaluation
+    from skdeploy.accuracy.quality_baseline import QualityBaseline, compare_quality
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.shards import check_division, collector, require_no_gate, write_shard
+    from skdeploy.core.errors import UsageError
     from skdeploy.core.files import require_places
     from skdeploy.report.progress import ConsoleProgress
 
@@ -179,6 +184,12 @@ def evaluate(
         )
         return
     known = read_baseline(baseline) if baseline is not None else None
+    if known is not None and metric is not None and baseline_drop is None:
+        raise UsageError(
+            "--baseline with --metric needs --baseline-drop: nobody knows how much of your figure is little",
+            advice="add --baseline-drop, in the unit of the metric",
+        )
+    allowed = BASELINE_DROP if baseline_drop is None else baseline_drop
     require_places(junit, markdown, save_baseline)
     with ConsoleProgress() as progress:
         evaluation: Evaluation | Quality
@@ -186,19 +197,21 @@ def evaluate(
             collect = collector(parts, progress, mixed=allow_mixed_cpus)
             evaluation = merge_evaluation(bundle, options, collect, progress)
         else:
-            evaluation = evaluate_any(bundle, options, progress, counted=known is not None or save_baseline is not None)
+            counted = None if known is None else isinstance(known, Baseline)
+            evaluation = evaluate_any(bundle, options, progress, counted=counted)
     facts = read_facts(load_bundle(bundle))
-    if not isinstance(evaluation, Evaluation):
-        facts.quality, facts.outdated = evaluation, [name for name in facts.outdated if name != "quality"]
-        verdict = decide_verdict(facts)
-        finish(evaluation, verdict, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)
-        return
-    if known is not None and baseline is not None:
-        compared = compare_with_baseline(evaluation, known, baseline_drop, baseline)
+    if baseline is not None and isinstance(evaluation, Evaluation) and isinstance(known, Baseline):
+        compared = compare_with_baseline(evaluation, known, allowed, baseline)
         evaluation = evaluation.model_copy(update={"baseline": compared})
+    elif baseline is not None and not isinstance(evaluation, Evaluation) and isinstance(known, QualityBaseline):
+        then = compare_quality(evaluation, known, allowed, baseline)
+        evaluation = evaluation.model_copy(update={"baseline": then})
     if save_baseline is not None:
         write_baseline(save_baseline, evaluation)
-    facts.accuracy, facts.outdated = evaluation, [name for name in facts.outdated if name != "accuracy"]
+    if isinstance(evaluation, Evaluation):
+        facts.accuracy, facts.outdated = evaluation, [name for name in facts.outdated if name != "accuracy"]
+    else:
+        facts.quality, facts.outdated = evaluation, [name for name in facts.outdated if name != "quality"]
     verdict = decide_verdict(facts)
     finish(evaluation, verdict, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)
 

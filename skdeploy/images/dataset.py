@@ -129,7 +129,7 @@ class Dataset:
         file = self.files[index]
         if not spec.takes_images:
             return samples.read_sample(file, spec)
-        if file.suffix in samples.SUFFIXES:
+        if file.suffix.lower() in samples.SUFFIXES:
             try:
                 return crop_array(read_planes(file, spec.input.channels), spec, str(file))
             except ImageError:
@@ -199,7 +199,7 @@ def open_dataset(
         dataset = _open_arrays(source, archive, spec, in_folder=in_folder)
     elif in_folder:
         dataset = _open_folder(source, archive)
-    elif source.suffix in (".npz", ".npy"):
+    elif source.suffix.lower() in (".npz", ".npy"):
         images, labels = read_arrays(source)
         dataset = Dataset(printable(source.name), pixels=images, labels=labels)
     elif source.suffix.lower() in SUFFIXES:
@@ -289,10 +289,10 @@ def _open_arrays(source: Path, archive: str, spec: ModelSpec, *, in_folder: bool
         if not found.files:
             raise UsageError(f"no .npz or .npy files in {source}", advice=f"{spec.name} takes {spec.shown_inputs}")
         return _of_files(source, found)
-    if source.suffix in (".txt", ".csv"):
+    if source.suffix.lower() in (".txt", ".csv"):
         files, labels = read_list(source)
         return Dataset(printable(source.name), files=files, labels=labels, root=source.parent)
-    if source.suffix not in samples.SUFFIXES:
+    if source.suffix.lower() not in samples.SUFFIXES:
         raise UsageError(
             f"{source} is not an .npz, an .npy or a list of them (.txt, .csv)",
             advice=f"{spec.name} takes {spec.shown_inputs}: give arrays, in one file or a folder of files",

@@ -118,7 +118,7 @@ def _of_stack(path: Path, spec: ModelSpec) -> list[Named]:
 
 def _holds_one(path: Path) -> bool:
     """Whether a file holds one image of any number of channels: an .npy of (H, W, C), or an .npz with ``image``."""
-    if path.suffix not in samples.SUFFIXES:
+    if path.suffix.lower() not in samples.SUFFIXES:
         return False
     content = read_npz_or_npy(path, ("images", "image"))
     return content.ndim == 3 if isinstance(content, np.ndarray) else "images" not in content

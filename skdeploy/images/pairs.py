@@ -145,7 +145,7 @@ def size_of(data: Dataset, index: int) -> tuple[int, int]:
         height, width = data.pixels.shape[1:3]
         return height, width
     file = data.files[index]
-    if file.suffix in samples.SUFFIXES:
+    if file.suffix.lower() in samples.SUFFIXES:
         array = read_npz_or_npy(file, ("image",), advice="save with np.save(file, image)")
         found = array if isinstance(array, np.ndarray) else array["image"]
         return found.shape[0], found.shape[1]
@@ -192,7 +192,7 @@ def _found(source: Path, spec: ModelSpec) -> PairedData:
 def has_targets(source: Path, spec: ModelSpec) -> bool:
     """Whether a path seems to hold pairs, and not only inputs: a folder of targets, or an .npz with some."""
     if not stat.S_ISDIR(require_there(source).st_mode):
-        return source.suffix == ".npz" and TARGETS_KEY in names_of_arrays(source)
+        return source.suffix.lower() == ".npz" and TARGETS_KEY in names_of_arrays(source)
     suffixes = (SUFFIXES + samples.SUFFIXES) if _takes_files(spec) else samples.SUFFIXES
     files = read_folder(source, suffixes).files
     below = {part.casefold() for file in files for part in file.relative_to(source).parts[:-1]}
@@ -249,7 +249,7 @@ def _check_matched(source: Path, inputs: dict[str, Path], targets: dict[str, Pat
 
 def _of_archive(source: Path, spec: ModelSpec) -> PairedData:
     """An .npz of all pairs."""
-    if source.suffix != ".npz":
+    if source.suffix.lower() != ".npz":
         raise UsageError(f"{source} is neither a folder of pairs nor an .npz of them", advice=LAYOUT)
     names = ("images",) if spec.takes_images else tuple(each.name for each in spec.inputs)
     content = read_npz_or_npy(source, (*names, TARGETS_KEY))

@@ -101,7 +101,7 @@ def pixels_of(file: Path, shown: str, *, classes: bool = False) -> NDArray[Any]:
     """
     from PIL import Image
 
-    if file.suffix in (".npy", ".npz"):
+    if file.suffix.lower() in (".npy", ".npz"):
         content = read_npz_or_npy(file, (TARGETS_KEY, "target", "mask"), advice="save with np.save(file, target)")
         return content if isinstance(content, np.ndarray) else next(iter(content.values()))
     try:
@@ -121,7 +121,7 @@ def _pixels(given: NDArray[Any] | Path, shown: str, spec: ModelSpec) -> NDArray[
     """An image in the channels that the network gives, uint8 (H, W, C)."""
     from PIL import Image, ImageOps
 
-    if not isinstance(given, Path) or given.suffix in (".npy", ".npz"):
+    if not isinstance(given, Path) or given.suffix.lower() in (".npy", ".npz"):
         array = pixels_of(given, shown) if isinstance(given, Path) else given
         if array.dtype != np.uint8 or array.ndim not in (2, 3):
             raise UsageError(

@@ -33,6 +33,8 @@ SOURCE: Final = "evidence/quality.json"
 def quality_findings(quality: Quality, *, allow_inconclusive: bool = True, runs: bool = True) -> Section:
     """The decision of the gate, and the figures of each artifact. ``runs`` as of ``accuracy_findings``."""
     blocks: list[Block] = [_drop_finding(drop, allow_inconclusive) for drop in quality.drops]
+    if (baseline := quality.baseline) is not None:
+        blocks += [Finding("baseline", row.artifact, row.verdict, baseline.sentence(row)) for row in baseline.rows]
     blocks.append(_figures_table(quality))
     if quality.untouched:
         units = {figure.name: figure.unit for report in quality.artifacts[:1] for figure in report.figures}

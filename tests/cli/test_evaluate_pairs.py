@@ -170,10 +170,8 @@ def test_a_metric_in_a_file_of_options_is_refused(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--save-baseline", "b.json"), "a baseline counts images that are recognised"),
-        (("--receipt",), "--receipt is for accuracy against class labels"),
         (("--class-order", "name"), "--class-order is for accuracy against class labels"),
-        (("--num-images", 1), "1 pairs are too few"),
+        (("--num-images", 1), "1 pair is too few"),
         (("--confidence", 99.99), "at most 99.9 for mIoU"),
         (("--metric", "nowhere"), "must be module:function"),
     ],

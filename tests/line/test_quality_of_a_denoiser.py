@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,13 @@ SMALL = ("^enlarge", "^shrink", r"^(up|down)\.1")  # units that cost next to not
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("denoiser")
     write_pairs(folder / "pairs", *noisy_pairs(PAIRS))
     write_pairs(folder / "calib", *noisy_pairs(32, 9, held_out=False))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # figures of pairs are kept
+        yield folder
 
 
 def exported(folder: Path, precision: Precision, max_drop: float | None) -> Export:
