@@ -75,7 +75,7 @@ class QualityBaselineReport(Frozen):
 
 
 def quality_baseline_of(quality: Quality) -> QualityBaseline:
-    """What an evaluation of pairs leaves behind."""
+    """The first figure of each artifact in an evaluation of pairs."""
     first = quality.artifacts[0].figures[0]
     return QualityBaseline(
         skdeploy=__version__,

@@ -47,7 +47,7 @@ class PairRows:
 
 @dataclass(frozen=True)
 class Measuring:
-    """What is measured: pairs, cut as the spec of the first artifact says, by some measures."""
+    """Pairs, cut as the spec of the first artifact says, and the measures that are taken of them."""
 
     opened: Sequence[tuple[Runner, Session]]
     pairs: PairedData
@@ -89,7 +89,7 @@ class Measuring:
         return tables, reused
 
     def outputs(self, n: int, indices: Sequence[int]) -> dict[str, Array]:
-        """What the n-th artifact makes of some pairs' inputs. Raises as ``rows``."""
+        """The outputs of the n-th artifact for some pairs' inputs. Raises as ``rows``."""
         spec, kind = self.opened[0][0].spec, self.measures[0].kind
         return self._run(n, [self.pairs.crop(index, spec, kind) for index in indices], indices[0])
 

@@ -36,7 +36,7 @@ def integer_outputs(model: ir.Model) -> list[ir.Value]:
 
 
 def decision_of(output: ir.Value) -> Decision | None:
-    """What decides an output, if that is one operator and nothing between them changes the order of values; else None."""
+    """Return the operator that decides an output, if nothing between them changes the order of values; else None."""
     node = output.producer()
     while node is not None and node.op_type in CARRIES and not is_float(node.inputs[0]):
         node = node.inputs[0].producer() if node.inputs[0] is not None else None
