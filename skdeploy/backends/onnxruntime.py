@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from skdeploy.backends import assignment
-from skdeploy.backends.base import Array, Deployed, Session
+from skdeploy.backends.base import Array, Deployed, Session, validate_feeds
 from skdeploy.backends.profiles import choose_profile
 from skdeploy.core import cpu
 from skdeploy.core.errors import ExportError, UsageError
@@ -127,18 +127,38 @@ class OnnxRuntimeSession(Session):
         if self.profile is not None:
             choose_profile({name: array.shape for name, array in feeds.items()}, [self.profile])
         contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        try:
+        with _refusals(feeds):
             outputs = self._session.run(self._names, contiguous)
-        except Exception as error:  # as above; a graph can hold sizes that its interface does not tell
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
-            raise ExportError(
-                f"ONNX Runtime cannot run the graph on {shapes}: {str(error).partition(chr(10))[0]}"
-            ) from error
         return dict(zip(self._names, outputs, strict=True))
+
+    def run_each(self, feeds: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        """``run`` on the CPU, which hands out one output after another. Where the outputs are all that a network computes, a
+        second copy of them at once would be most of the memory.
+        """
+        ort = require("onnxruntime", extra="cpu")
+        validate_feeds(self.inputs, feeds)
+        given = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
+        with _refusals(feeds):
+            values = self._session.run_with_ort_values(self._names, given)
+        values.reverse()
+        for name in self._names:
+            yield name, values.pop().numpy()
 
     def close(self) -> None:
         super().close()
         self._session, self._kept = None, []
+
+
+@contextmanager
+def _refusals(feeds: Mapping[str, Array]) -> Iterator[None]:
+    """ExportError for what ONNX Runtime raises while it runs: a graph can hold sizes that its interface does not tell."""
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class below Exception
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+        raise ExportError(
+            f"ONNX Runtime cannot run the graph on {shapes}: {str(error).partition(chr(10))[0]}"
+        ) from error
 
 
 def open_session(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-TRIM_THRESHOLD: Final = -1  # mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+TRIM_THRESHOLD: Final = -1  # mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
 MMAP_THRESHOLD: Final = -3
+ARENA_MAX: Final = -8
 MOST: Final = 2**27  # bytes
 
 
@@ -14,8 +15,10 @@ def keep_freed() -> bool:
     """Let this process keep blocks of up to 128 MiB that it frees for its next allocations. Whether the C library does so.
 
     By default glibc gives large blocks back, and the kernel clears each page when the next block of the same size is asked for:
-    a network of 100 MB is copied a dozen times in an export, and 2 of 20 seconds went there. C libraries without ``mallopt``
-    (musl, macOS) go on as before. For processes of ours that end with their job: it changes the whole process.
+    a network of 100 MB is copied a dozen times in an export, and 2 of 20 seconds went there. All threads share what is kept.
+    C libraries without ``mallopt`` (musl, macOS) go on as before. It is for processes of ours that end with their job.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, MOST) and mallopt(TRIM_THRESHOLD, MOST))
+    if mallopt is None:
+        return False
+    return all(mallopt(*each) for each in ((ARENA_MAX, 1), (MMAP_THRESHOLD, MOST), (TRIM_THRESHOLD, MOST)))

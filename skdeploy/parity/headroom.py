@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -41,17 +42,19 @@ def measure_headroom(
     with onnxruntime.open_model(model, str(graph), also=[name for name in tensors if name not in inputs]) as session:
         for feeds, count in batches:
             images += count
-            values = feeds | session.run(feeds)
-            for name in tensors:
-                reached = _largest(values[name], but_infinity=name in masked)
-                if not np.isfinite(reached):
+            reached = {
+                name: _largest(values, but_infinity=name in masked)
+                for name, values in chain(feeds.items(), session.run_each(feeds))
+                if name in largest
+            }
+            for name in tensors:  # in the order of the network, so that the first is where it begins
+                if not np.isfinite(reached[name]):
                     maker = f" ({operators[name]})" if name in operators else ""
                     raise PrecisionError(
                         f"the tensor {name}{maker} is not finite on {dataset}, already in FP32",
                         advice="the weights are damaged, or the preprocessing is not the one from training",
                     )
-                largest[name] = max(largest[name], reached)
-            del values  # before the next ones are there: they are most of the memory
+                largest[name] = max(largest[name], reached[name])
     rows = [
         TensorHeadroom(
             tensor=name, modules=tuple(modules[name]), max_abs=value, headroom=min(FP16_MAX / max(value, 1e-30), 1e9)
