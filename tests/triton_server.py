@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import venv
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from filelock import FileLock
 from tests.wheels import CACHE, unpacked
 
 WHEEL: Final = "nvidia-pytriton==0.7.0"  # Triton 2.51; 44 MB, and 143 MB unpacked
+NUMPY: Final = "numpy==1.26.4"  # this Triton reads arrays of numpy 2 wrong
 START_S: Final = 60.0  # 2 s on a free machine
 STOP_S: Final = 30.0
 SCHEMES: Final = {"http": "http", "grpc": "grpc", "metrics": "http"}
@@ -77,6 +79,16 @@ def home() -> Path:
     return server
 
 
+def python(folder: Path, *, numpy: bool = True) -> Path:
+    """The ``bin`` of a Python with the packages of this one, and by default the ``numpy`` that this Triton understands."""
+    paths = [str(unpacked(NUMPY))] if numpy else []
+    paths += [path for path in sys.path if "site-packages" in path]
+    venv.create(folder, with_pip=False, symlinks=True)
+    (inner,) = folder.glob("lib/python3*/site-packages")
+    (inner / "tests.pth").write_text("\n".join(paths) + "\n")
+    return folder / "bin"
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -84,9 +96,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(repository: Path, log: Path, *options: str, ready: bool = True) -> Iterator[Server]:
-    """A server on the repository, ended afterwards whatever happens. ``ready``: wait until it is, and all its models are."""
+def running(
+    repository: Path, log: Path, *options: str, ready: bool = True, programs: Path | None = None
+) -> Iterator[Server]:
+    """A server on the repository, ended afterwards whatever happens. ``ready``: wait until it is, and all its models are.
+
+    ``programs``: the folder of the Python that its models run in, see ``python``.
+    """
     root = home()
+    programs = programs or python(log.with_suffix(".python"))
     ports = {which: free_port() for which in SCHEMES}
     command = [
         str(root / "bin/tritonserver"),
@@ -100,7 +118,7 @@ def running(repository: Path, log: Path, *options: str, ready: bool = True) -> I
     ]
     # The stub runs Python isolated: no PYTHONPATH, and the packages of the first python3 on the PATH.
     environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "LD_LIBRARY_PATH": str(root.parents[1] / "nvidia_pytriton.libs"),
         "OMP_NUM_THREADS": "1",
     }

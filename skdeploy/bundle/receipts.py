@@ -13,9 +13,10 @@ import json
 import platform
 import re
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal, NamedTuple, NoReturn
 
 from pydantic import Field, JsonValue, ValidationError
 
@@ -48,6 +49,13 @@ class Device(Frozen):
     system: str
 
 
+class RanOn(NamedTuple):
+    """Where an artifact ran, and the versions of what ran it."""
+
+    device: Device
+    runtime: Mapping[str, str]
+
+
 class Receipt(Frozen):
     """One measurement of one artifact. ``runtime`` has the versions of what ran it; ``content`` is the kind's own report.
 
@@ -75,24 +83,32 @@ class Receipt(Frozen):
 
 
 def write_receipt(
-    bundle: Bundle, artifact: Artifact, kind: Kind, content: Frozen, *, backend: str, verdict: ReceiptVerdict
+    bundle: Bundle,
+    artifact: Artifact,
+    kind: Kind,
+    content: Frozen,
+    *,
+    backend: str,
+    verdict: ReceiptVerdict,
+    ran_on: RanOn | None = None,
 ) -> Path:
-    """Write what was measured of ``artifact`` here, whole or not at all.
+    """Write what was measured of ``artifact`` here, or where it ``ran_on``, whole or not at all.
 
     It replaces an earlier receipt of that kind and device, and for latency of that backend. Raises IntegrityError unless the
     file is still the one in the manifest, UsageError for a folder that takes no files, DependencyError for an engine's
     receipt without a GPU.
     """
     bundle.check(artifact)
-    versions = tool_versions(backends.backend(backend).DISTRIBUTIONS)
+    if ran_on is None:
+        ran_on = RanOn(this_device(backend), tool_versions(backends.backend(backend).DISTRIBUTIONS))
     rest = {
         "schema": 1,
         "kind": kind,
         "artifact": artifact.path,
         "sha256": artifact.sha256,
         "backend": backend,
-        "device": this_device(backend).model_dump(mode="json"),
-        "runtime": {name: version for name, version in versions.items() if version != "absent"},
+        "device": ran_on.device.model_dump(mode="json"),
+        "runtime": {name: version for name, version in ran_on.runtime.items() if version != "absent"},
         "skdeploy": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "verdict": verdict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -78,6 +79,22 @@ def verify(
         ),
     ] = None,
     backend_option: BackendOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Also ask a running Triton, http://HOST:8000 or grpc://HOST:8001, that serves what `triton` wrote.",
+            rich_help_panel=Panel.ENGINE,
+        ),
+    ] = None,
+    server_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --server: name of the model on the server.  [default: the card's]",
+            rich_help_panel=Panel.ENGINE,
+        ),
+    ] = None,
     blame: Annotated[
         bool,
         typer.Option(
@@ -128,11 +145,20 @@ def verify(
         reference,
         golden,
     )
+    if server_model is not None and server is None:
+        raise UsageError("--server-model requires --server")
+    connect = None
+    if server is not None:
+        from skdeploy.serve.triton.client import connect as connect_to
+        from skdeploy.serve.triton.client import read_address
+
+        read_address(server)  # before the digests of a large bundle
+        connect = partial(connect_to, url=server, model=server_model)
     require_places(junit, markdown, save_repro and save_repro / README)
     failure: IntegrityError | ParityError | None = None
     with ConsoleProgress() as progress:
         try:
-            verification = run(bundle, options, progress)
+            verification = run(bundle, options, progress, connect=connect)
         except (IntegrityError, ParityError) as error:
             if not blame:
                 raise

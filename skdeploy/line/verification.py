@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +18,9 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import PARITY
 from skdeploy.bundle.folder import Bundle, load_bundle
-from skdeploy.bundle.receipts import Receipt, ReceiptVerdict, read_receipts, require_receipts, write_receipt
+from skdeploy.bundle.receipts import RanOn, Receipt, ReceiptVerdict, read_receipts, require_receipts, write_receipt
 from skdeploy.bundle.runners import check_graph_backend
+from skdeploy.bundle.served import Served
 from skdeploy.checkpoints.load import Network
 from skdeploy.core.errors import DependencyError, ParityError, UsageError
 from skdeploy.core.files import digest_file
@@ -132,12 +133,19 @@ class Verification:
             )
 
 
-def verify(folder: Path, options: VerifyOptions, progress: Progress | None = None) -> Verification:
+def verify(
+    folder: Path,
+    options: VerifyOptions,
+    progress: Progress | None = None,
+    *,
+    connect: Callable[[Bundle], Served] | None = None,
+) -> Verification:
     """Checks every digest of a bundle and every receipt, and measures parity again. Writes receipts if asked, else nothing.
 
     The reference is torch with the bundle's own weights, or its first FP32 graph where there is no torch or the bundle came
-    from a graph or a module, which is said. ``Verification.check`` judges. Raises IntegrityError, UsageError; DependencyError
-    without ONNX Runtime, or without the compiler for ``rebuild``; ParityError if the reference itself is not finite.
+    from a graph or a module, which is said. ``connect`` finds an artifact on a server, which then runs there too.
+    ``Verification.check`` judges. Raises IntegrityError, UsageError; DependencyError without ONNX Runtime, or without the
+    compiler for ``rebuild``; ParityError if the reference itself is not finite; what ``connect`` raises.
     """
     begun = time.perf_counter()
     tell = progress or Silent()
@@ -155,6 +163,7 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
     for option, given in (("--require-engine", options.require_engine), ("--rebuild", options.rebuild)):
         if given and not engines:
             raise UsageError(f"{folder} holds no engine, but {option} needs one", advice="export with --target")
+    served = () if connect is None else (connect(bundle),)
     network = _network(bundle, tell)
     spec = bundle.manifest.model
     witness = find_witness(options.reference, options.golden, spec, _checkpoint(bundle, options), tell)
@@ -172,12 +181,14 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
         suites=suites,
         graphs_also_on=also,
         witness=witness,
+        served=served,
     )
     bundle.manifest = after_proof(bundle.manifest, report)  # for this verdict: nothing of it is written
     if options.rebuild:
         report = report.model_copy(update={"rebuilds": _rebuilt(bundle, engines, dataset, tell)})
     tell.end("parity", time.perf_counter() - started, reused=False)
-    written = write_parity_receipts(bundle, report) if options.receipt else ()
+    ran_on = {each.backend: each.ran_on for each in served}
+    written = write_parity_receipts(bundle, report, ran_on) if options.receipt else ()
     receipts = read_receipts(bundle)
     return Verification(
         bundle=bundle,
@@ -189,8 +200,10 @@ def verify(folder: Path, options: VerifyOptions, progress: Progress | None = Non
     )
 
 
-def write_parity_receipts(bundle: Bundle, report: ParityReport) -> tuple[Path, ...]:
-    """A receipt of each artifact that ran here, in parity or not."""
+def write_parity_receipts(
+    bundle: Bundle, report: ParityReport, ran_on: Mapping[str, RanOn] | None = None
+) -> tuple[Path, ...]:
+    """A receipt of each artifact that ran here, or where a backend ``ran_on``, in parity or not."""
     written = []
     for comparison in report.comparisons:
         artifact = bundle.artifact(comparison.artifact)
@@ -208,7 +221,12 @@ def write_parity_receipts(bundle: Bundle, report: ParityReport) -> tuple[Path, .
             rebuild=next((again for again in report.rebuilds if again.artifact == artifact.path), None),
         )
         verdict: ReceiptVerdict = "fail" if _has_failed(content) else "pass"
-        written.append(write_receipt(bundle, artifact, "parity", content, backend=comparison.backend, verdict=verdict))
+        where = (ran_on or {}).get(comparison.backend)
+        written.append(
+            write_receipt(
+                bundle, artifact, "parity", content, backend=comparison.backend, verdict=verdict, ran_on=where
+            )
+        )
     return tuple(written)
 
 

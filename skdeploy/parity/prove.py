@@ -19,6 +19,7 @@ from skdeploy.bundle import contents
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import backend_of, first_fp32_graph, open_artifact
+from skdeploy.bundle.served import Served
 from skdeploy.core.errors import DependencyError, IntegrityError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec, Precision
@@ -123,25 +124,30 @@ class Proof:
             return NO_MARGINS
         return margins_of(self._bundle.check(base), self._against.fed, self._spec)
 
-    def examine(self, artifact: Artifact, runs_on: str = "", options: Any = None, *, last: bool) -> _Found:
-        """One artifact on its own backend, or on another with its options. ``last``: it is the last graph of the line.
+    def examine(
+        self, artifact: Artifact, runs_on: str = "", options: Any = None, *, last: bool, served: Served | None = None
+    ) -> _Found:
+        """One artifact on its own backend, on another with its options, or ``served``. ``last``: it is the line's last graph.
 
         Raises what ``prove`` raises.
         """
         runs_on = runs_on or backend_of(artifact)
         key = (artifact.path, artifact.sha256, runs_on, last)
         if key not in self._found:
-            self._found[key] = self._examined(artifact, runs_on, options, last=last)
+            self._found[key] = self._examined(artifact, runs_on, options, last=last, served=served)
         return self._found[key]
 
-    def _examined(self, artifact: Artifact, runs_on: str, options: Any, *, last: bool) -> _Found:
+    def _examined(
+        self, artifact: Artifact, runs_on: str, options: Any, *, last: bool, served: Served | None = None
+    ) -> _Found:
         spec, suites, against = self._spec, self._suites, self._against
         precision = artifact.precision or Precision.FP32
         tolerance = tolerance_of(spec, precision)
         who = Subject(artifact.path, runs_on, precision, tolerance)
         self.progress.update(f"{artifact.path} on {runs_on}")
         try:
-            session = self._stoppable(open_artifact(self._bundle, artifact, runs_on, options))
+            opened = open_artifact(self._bundle, artifact, runs_on, options) if served is None else served.open()
+            session = self._stoppable(opened)
         except DependencyError as error:
             if artifact.format == "onnx":  # runs wherever skdeploy is whole: without it, nothing would be proven
                 raise
@@ -191,13 +197,19 @@ class Proof:
         reference = against.name if golden is None else golden.reference
         return WorstImage(found=c.place, against=reference, image=named, pictures=pictures)
 
-    def report(self, artifacts: Sequence[Artifact], graphs_also_on: Sequence[tuple[str, Any]] = ()) -> ParityReport:
+    def report(
+        self,
+        artifacts: Sequence[Artifact],
+        graphs_also_on: Sequence[tuple[str, Any]] = (),
+        served: Sequence[Served] = (),
+    ) -> ParityReport:
         """All artifacts, each examined unless it was before. Raises as ``prove``."""
         runnable = [artifact for artifact in artifacts if artifact.format in ("onnx", "engine")]
         graphs = [artifact for artifact in runnable if artifact.format == "onnx"]
         against, witness, golden = self._against, self._witness, self._golden
         found = [self.examine(artifact, last=artifact is graphs[-1]) for artifact in runnable]
         found += [self.examine(graph, *where, last=graph is graphs[-1]) for where in graphs_also_on for graph in graphs]
+        found += [self.examine(each.artifact, each.backend, last=True, served=each) for each in served]
         suites = tuple(result for each in found for result in each.suites)
         network = self._network()
         report = ParityReport(
@@ -271,17 +283,19 @@ def prove(
     suites: Sequence[str] | None = None,
     graphs_also_on: Sequence[tuple[str, Any]] = (),
     witness: Witness | None = None,
+    served: Sequence[Served] = (),
 ) -> ParityReport:
     """A ``Proof`` of all artifacts of a bundle.
 
     ``graphs_also_on``: backends, with their options, that every ONNX file runs on too, besides ONNX Runtime on the CPU.
+    ``served``: artifacts that run on a server too.
 
     An engine that cannot run here is recorded as unproven, with the reason. Raises IntegrityError, UsageError for unreadable
     images, ParityError if the reference itself is not finite, DependencyError without ONNX Runtime or a backend that was asked
     for, EngineError if that one does not run a graph.
     """
     proof = Proof(bundle, lambda: artifacts, dataset, lambda: network, progress, suites=suites, witness=witness)
-    return proof.report(artifacts, graphs_also_on)
+    return proof.report(artifacts, graphs_also_on, served)
 
 
 class _Against(NamedTuple):

@@ -12,6 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from pydantic import JsonValue
+
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, partial_name, write_error, write_text, written_whole
@@ -145,13 +147,7 @@ def _companions(name: str, spec: ModelSpec, served: Served, options: TritonOptio
             advice="leave --image out: clients send the arrays",
         )
     (given,) = served.inputs
-    card = {
-        **spec.input.model_dump(mode="json"),
-        "resize": None,
-        **spec.preprocess.model_dump(mode="json"),
-        "exif": spec.preprocess.exif,
-        "input": given.dtype,
-    }
+    card = preprocess_card(spec, given.dtype)
     rows = (1,) if served.batched else (given.dims[0],)
     encoded = Tensor(ENCODED, "bytes", rows, rows)
     pixels = Tensor(PIXELS, given.dtype, given.dims, given.usual)
@@ -172,6 +168,13 @@ def _companions(name: str, spec: ModelSpec, served: Served, options: TritonOptio
             steps=(step, then),
         ),
     )  # fmt: skip
+
+
+def preprocess_card(spec: ModelSpec, dtype: str) -> dict[str, JsonValue]:
+    """The numbers of the card that models/preprocess.py asks for; ``dtype`` is that of the graph's input."""
+    resize: dict[str, JsonValue] = {"resize": None}  # not written where there is none
+    preprocess = spec.preprocess.model_dump(mode="json")
+    return spec.input.model_dump(mode="json") | resize | preprocess | {"exif": spec.preprocess.exif, "input": dtype}
 
 
 def _source(name: str) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+STUB = Path("/proc/self/exe")  # the program that runs this file for Triton
 GRAPH = "model.onnx"
 # As skdeploy proves parity: Q/DQ are computed as the graph says. ONNX Runtime's own handling of them rounds FP16 biases away.
 SESSION = {"session.disable_quant_qdq": "1", "session.intra_op.allow_spinning": "0"}
@@ -27,7 +28,7 @@ class TritonPythonModel:
         self._backend: Any = import_module("triton_python_backend_utils")
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"]) / args["model_version"]
-        problem = damage(folder, config, args["model_version"])
+        problem = misread(np.__version__) or damage(folder, config, args["model_version"])
         if problem:
             raise self._backend.TritonModelException(problem)
         try:
@@ -84,6 +85,19 @@ class TritonPythonModel:
             ])
             for index in range(len(fed))
         ]  # fmt: skip
+
+
+def misread(numpy: str, stub: Path = STUB) -> str:
+    """Why arrays would be read wrong, without an error: a stub whose pybind11 is older than 2.12 takes numpy 2 for numpy 1.
+
+    Later ones ask `numpy.lib.NumpyVersion` first; Triton 2.51 does not.
+    """
+    if int(numpy.partition(".")[0]) < 2 or b"NumpyVersion" in stub.read_bytes():
+        return ""
+    return (
+        f"this Triton's Python backend reads arrays of numpy {numpy} wrong: install numpy 1 for the server's Python, "
+        f'{sys.prefix}: pip install "numpy<2"'
+    )
 
 
 def damage(folder: Path, config: dict[str, Any], version: str) -> str:

@@ -13,10 +13,12 @@ import struct
 import sys
 import zlib
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+STUB = Path("/proc/self/exe")  # the program that runs this file for Triton
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 DECODING = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error,
@@ -36,6 +38,8 @@ class TritonPythonModel:
                 f"Pillow cannot be imported by the server's Python, {sys.prefix}: {error}. Install it there: "
                 "pip install pillow"
             ) from error
+        if problem := misread(np.__version__):
+            raise self._backend.TritonModelException(problem)
         config = json.loads(args["model_config"])
         self._card = json.loads(config["parameters"]["preprocess"]["string_value"])
         self._input = config["input"][0]["name"]
@@ -57,6 +61,19 @@ class TritonPythonModel:
             return self._backend.InferenceResponse(error=self._backend.TritonError("the request holds no image"))
         made = network_input(np.stack(pixels), self._card)
         return self._backend.InferenceResponse([self._backend.Tensor(self._output, made)])
+
+
+def misread(numpy: str, stub: Path = STUB) -> str:
+    """Why arrays would be read wrong, without an error: a stub whose pybind11 is older than 2.12 takes numpy 2 for numpy 1.
+
+    Later ones ask `numpy.lib.NumpyVersion` first; Triton 2.51 does not.
+    """
+    if int(numpy.partition(".")[0]) < 2 or b"NumpyVersion" in stub.read_bytes():
+        return ""
+    return (
+        f"this Triton's Python backend reads arrays of numpy {numpy} wrong: install numpy 1 for the server's Python, "
+        f'{sys.prefix}: pip install "numpy<2"'
+    )
 
 
 class UnusableError(Exception):
