@@ -79,7 +79,7 @@ def measure_quality(
         untouched=untouched,
         artifacts=tuple(_report(runner, of, measures, confidence) for runner, of in zip(ran, rows, strict=True)),
         drops=tuple(
-            _drop(ran, rows, n, measure, at, confidence, max_drop if not at else None, pairs, untouched)
+            drop_of(ran, rows, n, measure, at, confidence, max_drop if not at else None, pairs, untouched)
             for n in range(1, len(ran))
             for at, measure in enumerate(measures)
         ),
@@ -100,6 +100,11 @@ def _require_enough(count: int, max_drop: float | None, confidence: float, measu
             f"{few} too few: an interval needs at least {least}" + (" with --max-drop" if max_drop else ""),
             advice="give more pairs",
         )
+    require_confidence(confidence, measures)
+
+
+def require_confidence(confidence: float, measures: Sequence[Measure]) -> None:
+    """Raises UsageError for a confidence, in per cent, that resampled images do not reach."""
     if confidence > MOST_CONFIDENT and not measures[0].is_mean:
         raise UsageError(
             f"--confidence {confidence:g}: at most {MOST_CONFIDENT:g} for {measures[0].name}, whose interval comes from "
@@ -128,7 +133,7 @@ def _figure(measure: Measure, rows: Rows, confidence: float) -> Figure:
     return Figure(name=measure.name, unit=measure.unit, value=found.drop, low=found.low, high=found.high)
 
 
-def _drop(
+def drop_of(
     ran: Sequence[Runner],
     rows: Sequence[Sequence[Rows]],
     n: int,

@@ -55,8 +55,8 @@ class Measuring:
     batch: int
     tell: Progress
 
-    def rows(self, *, fresh: bool) -> tuple[list[PairRows], list[int]]:
-        """The rows of each artifact, and how many of them an earlier run had made. ``fresh``: none.
+    def rows(self, *, fresh: bool = False, says: bool = True) -> tuple[list[PairRows], list[int]]:
+        """The rows of each artifact, and how many of them an earlier run had made. ``fresh``: none. ``says``: it is told.
 
         Raises UsageError for a pair that cannot be read or does not fit, ParityError for outputs that are not finite.
         """
@@ -67,7 +67,8 @@ class Measuring:
                 if cache is not None:
                     self._take(n, cache, tables[n])
         reused = [table.done for table in tables]
-        tell_of_reuse([runner for runner, _ in self.opened], reused, len(self.pairs), self.tell, "pair")
+        if says:
+            tell_of_reuse([runner for runner, _ in self.opened], reused, len(self.pairs), self.tell, "pair")
         started = told = saved = time.perf_counter()
         first = min(reused)
         try:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json
+from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Metric
 from skdeploy.core.panel import Panel
 
 
@@ -17,19 +17,22 @@ def tune(
         Path,
         typer.Option(
             help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder "
-            "with an evaluation.npz. One half chooses, the other half judges the choice.",
+            "with an evaluation.npz. For other tasks, and with --metric, pairs, as evaluate takes them. One half chooses, the "
+            "other half judges the choice.",
             rich_help_panel=Panel.INPUT,
         ),
     ],
     max_drop: Annotated[
         float,
         typer.Option(
-            help="Largest allowed drop, in percentage points of top-1. Exit 0 if the drop is smaller, 10 if it is larger, or "
-            "if there are too few images to tell, unless --allow-inconclusive.",
+            help="Largest allowed drop: percentage points of top-1, dB of PSNR, points of mIoU, or the unit of --metric. Exit "
+            "0 if the drop is smaller, 10 if it is larger, or if there are too few images to tell, unless "
+            "--allow-inconclusive.",
             rich_help_panel=Panel.ACCURACY,
         ),
     ],
     class_order: ClassOrder = None,
+    metric: Metric = None,
     calib: Annotated[
         Path | None,
         typer.Option(
@@ -90,7 +93,7 @@ def tune(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Try every way to calibrate INT8 on labelled images, and write the recipe of the best for `export --int8 --calib`.
+    """Try every way to calibrate INT8 on labelled images or pairs, and write the best as a recipe for `export --calib`.
 
     The bundle is not changed. Results are kept in ~/.cache/skdeploy: an interrupted run continues where it stopped.
 
@@ -120,6 +123,7 @@ def tune(
         force=force,
         allow_inconclusive=allow_inconclusive,
         assume_imagenet=assume_imagenet,
+        metric=metric,
     )
     terminal = Terminal()
     if dry_run:

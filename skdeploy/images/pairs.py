@@ -19,6 +19,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, overload
 
@@ -68,7 +69,7 @@ class PairedData:
     def name(self) -> str:
         return self.inputs.name
 
-    @property
+    @cached_property
     def targets_digest(self) -> str:
         """SHA-256 over the targets in order."""
         if self.rows is not None:

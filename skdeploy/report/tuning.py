@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skdeploy.accuracy.quality import QualityDrop
 from skdeploy.core.significant import significant
 from skdeploy.report.blocks import (
     Block,
@@ -28,8 +29,9 @@ def tune_findings(report: TuneReport) -> Section:
         Finding("tune", report.winner, OUTCOMES[pair.decision], pair.sentence),
         _table(report),
         Text(
-            f"* chosen; + no other is better in both cost and accuracy. SQNR is on {counted(report.screening, 'image')}, the "
-            f"drop on the {report.choosing:,} that choose; the {report.confirming:,} that judge the winner chose nothing"
+            "* chosen; + no other is better in both cost and accuracy. SQNR is on "
+            f"{counted(report.screening, report.one)}, the drop on the {report.choosing:,} that choose; the "
+            f"{report.confirming:,} that judge the winner chose nothing"
         ),
     ]
     blocks += [Text(f"{row.name} cannot be made: {row.refused}", "warn") for row in report.tried if row.refused]
@@ -39,9 +41,7 @@ def tune_findings(report: TuneReport) -> Section:
         blocks += [Text(f"recipe: {report.recipe}"), Text(f"next: {report.export}")]
     else:
         blocks.append(Text(f"no recipe is written; the winner again: {report.export}"))
-    lead = (
-        f"{counted(len(report.tried), 'way')} tried on {counted(report.images, 'labelled image')} of {report.dataset}"
-    )
+    lead = f"{counted(len(report.tried), 'way')} tried on {counted(report.images, report.sample)} of {report.dataset}"
     return Section("tune", "Tuning", lead, tuple(blocks))
 
 
@@ -49,7 +49,7 @@ def plan_findings(plan: TunePlan) -> Section:
     """The ways that a run would try, and on which images."""
     rows = tuple((Cell(str(number)), Cell(name)) for number, name in enumerate(plan.candidates, 1))
     lead = (
-        f"{counted(len(plan.candidates), 'way')} would be screened on {counted(plan.screening, 'image')}, the best run on "
+        f"{counted(len(plan.candidates), 'way')} would be screened on {counted(plan.screening, plan.one)}, the best run on "
         f"{plan.choosing:,} and the winner on {plan.confirming:,} others; units are kept in the fallback only if needed"
     )
     return Section("tune", "Tuning", lead, (Table("what would be tried", columns(">number", "way"), rows),))
@@ -60,7 +60,7 @@ def _table(report: TuneReport) -> Table:
         "",
         "way",
         ">SQNR",
-        (">drop", "Points of top-1, of those that came through the screening"),
+        (">drop", f"{report.unit[0].upper()}{report.unit[1:]}, where the way came through the screening"),
         (">at most", "Upper bound of the drop"),
         (">INT8", "Share of the multiply-accumulates"),
         (">predicted", "The planner's floor, ms"),
@@ -83,7 +83,8 @@ def _row(row: Tried) -> tuple[Cell, ...]:
     pair = row.pair
     if row.refused:
         return (Cell("!"), Cell(row.name), *(Cell("") for _ in range(6)))
-    drop = (Cell(""), Cell("")) if pair is None else (_points(pair.drop), _points(pair.drop_high))
+    form = "+.3g" if isinstance(pair, QualityDrop) else "+.2f"
+    drop = (Cell(""), Cell("")) if pair is None else (_signed(pair.drop, form), _signed(pair.drop_high, form))
     return (
         Cell(mark),
         Cell(row.name),
@@ -95,8 +96,8 @@ def _row(row: Tried) -> tuple[Cell, ...]:
     )
 
 
-def _points(value: float) -> Cell:
-    return Cell(f"{value:+.2f}", value)
+def _signed(value: float, form: str) -> Cell:
+    return Cell(format(value, form), value)
 
 
 def _ms(value: float | None) -> Cell:

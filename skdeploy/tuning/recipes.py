@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from skdeploy.accuracy.gate import PairedReport
+from skdeploy.accuracy.quality import QualityDrop
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import require_places
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset, open_dataset, require_there
 from skdeploy.line.calibration import DEFAULT_NUMBER
-from skdeploy.tuning.report import Tried
+from skdeploy.tuning.report import Tried, drop_unit
 
 CALIBRATION: Final = "calibration.npz"
 
@@ -40,7 +41,7 @@ def calibration_images(given: Path | None, data: Path) -> Path:
 
 
 def shared_images(calib: Path, data: Dataset, spec: ModelSpec) -> int:
-    """How many files of the labelled images calibrate, too. Raises UsageError where all images are the same."""
+    """How many files of the images that judge calibrate, too. Raises UsageError where all images are the same."""
     images = open_dataset(calib, spec=spec)
     if images.digest == data.digest:
         raise UsageError(
@@ -72,12 +73,15 @@ def recipe_place(output: Path | None, calib: Path, spec: ModelSpec, *, force: bo
 
 
 def recipe_text(
-    spec: ModelSpec, winner: Tried, confirmed: PairedReport, calib: Path, place: Path, number: int | None
+    spec: ModelSpec, winner: Tried, confirmed: PairedReport | QualityDrop, calib: Path, place: Path, number: int | None
 ) -> str:
     """The recipe as TOML."""
     dataset = open_dataset(calib, spec=spec)
     candidate = winner.candidate
-    drop = f"{confirmed.drop:+.2f} points of top-1, {confirmed.drop_low:+.2f} to {confirmed.drop_high:+.2f}"
+    form = "+.2f" if isinstance(confirmed, PairedReport) else "+.3g"
+    low, high = (format(bound, form) for bound in (confirmed.drop_low, confirmed.drop_high))
+    drop = f"{confirmed.drop:{form}} {drop_unit(confirmed)}, {low} to {high}"
+    judged = f"{confirmed.pairs.images} images" if isinstance(confirmed, PairedReport) else f"{confirmed.images} pairs"
     keys: dict[str, Any] = {
         "schema": 1,
         "model": spec.name,
@@ -92,6 +96,6 @@ def recipe_text(
     }
     if candidate.regroup is not None:
         keys["regroup"] = candidate.regroup
-    keys["note"] = f"skdeploy tune: drop {drop} on {confirmed.pairs.images} images that chose nothing"
+    keys["note"] = f"skdeploy tune: drop {drop} on {judged} that chose nothing"
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in keys.items() if value != []]
     return "\n".join(lines) + "\n"

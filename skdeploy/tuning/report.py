@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from skdeploy.accuracy import untouched
 from skdeploy.accuracy.gate import PairedReport
+from skdeploy.accuracy.quality import QualityDrop
 from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen
 from skdeploy.images import chance
@@ -27,7 +29,7 @@ class Tried(Frozen):
     name: str
     sqnr_db: float
     int8_mac_share: float
-    pair: PairedReport | None = None
+    pair: PairedReport | QualityDrop | None = None
     predicted_ms: float | None = None
     measured_ms: float | None = None
     refused: str = ""
@@ -35,7 +37,27 @@ class Tried(Frozen):
     chosen: bool = False
 
 
-class TunePlan(Frozen):
+def drop_unit(drop: PairedReport | QualityDrop) -> str:
+    """The unit of a drop, and of which figure it is."""
+    if isinstance(drop, QualityDrop):
+        return f"{drop.unit} of {drop.figure}" if drop.unit else drop.figure
+    return "points of top-1"
+
+
+class _OfSamples(Frozen):
+    """``sample`` is what ``--data`` holds."""
+
+    sample: Annotated[Literal["labelled image", "pair"], Field(exclude_if=lambda sample: sample != "pair")] = (
+        "labelled image"
+    )
+
+    @property
+    def one(self) -> str:
+        """In one word."""
+        return self.sample.split()[-1]
+
+
+class TunePlan(_OfSamples):
     """The ways that a run would try, by name, and how many images screen, choose and confirm."""
 
     candidates: Strings
@@ -44,7 +66,7 @@ class TunePlan(Frozen):
     confirming: int
 
 
-class TuneReport(Frozen):
+class TuneReport(_OfSamples):
     """``confirmed`` is the winner on images that chose nothing, so that the number of candidates does not flatter it.
 
     ``images`` are all of ``--data``; ``screening`` is a part of ``choosing``. ``unreadable`` images count nowhere.
@@ -62,10 +84,15 @@ class TuneReport(Frozen):
     device: str | None
     tried: Annotated[tuple[Tried, ...], Field(strict=False)]
     winner: str
-    confirmed: PairedReport
+    confirmed: PairedReport | QualityDrop
     recipe: str | None
     export: str
     seconds: float
+
+    @property
+    def unit(self) -> str:
+        """The unit of the drop."""
+        return drop_unit(self.confirmed)
 
     @property
     def headline(self) -> str:
@@ -84,5 +111,6 @@ class TuneReport(Frozen):
                 advice="calibrate on other or more images, allow more, or export with --fp16",
             )
         if pair.decision == "inconclusive" and not allow_inconclusive:
-            advice = f"{chance.CHECK}; or" if pair.guessing else "give more labelled images, allow more, or"
+            check = untouched.CHECK if isinstance(pair, QualityDrop) else chance.CHECK
+            advice = f"{check}; or" if pair.guessing else f"give more {self.sample}s, allow more, or"
             raise AccuracyError(f"{self.winner}: {pair.sentence}", advice=f"{advice} give --allow-inconclusive")

@@ -1,12 +1,16 @@
-"""Labelled images in two halves: one chooses, and the other, which has chosen nothing, says how good the choice is."""
+"""Labelled images or pairs in two halves: one chooses, and the other, which has chosen nothing, says how good the choice is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
+from skdeploy.accuracy.mean_drop import LEAST
 from skdeploy.core.errors import UsageError
 from skdeploy.images.dataset import Dataset
+from skdeploy.images.pairs import PairedData
 from skdeploy.images.selection import select
 
 SEED: Final = 15  # of the split: always the same, so that no second run sees other images in its halves
@@ -35,6 +39,30 @@ def halves(dataset: Dataset) -> Halves:
     order = _by_class(dataset)
     choosing, confirming = order.take(range(0, len(order), 2)), order.take(range(1, len(order), 2))
     return Halves(choosing.take(range(min(SCREENING, len(choosing)))), choosing, confirming)
+
+
+@dataclass(frozen=True)
+class PairHalves:
+    """``screening`` is the beginning of ``choosing``."""
+
+    screening: PairedData
+    choosing: PairedData
+    confirming: PairedData
+
+
+def pair_halves(pairs: PairedData) -> PairHalves:
+    """Every second pair of a shuffled order chooses. The split depends on the number of pairs alone.
+
+    Raises UsageError for fewer than two times as many as an interval needs.
+    """
+    if len(pairs) < 2 * LEAST:
+        raise UsageError(
+            f"{pairs.name} has {len(pairs)} pairs, but tune needs {LEAST} to choose on and {LEAST} others to confirm",
+            advice="give more pairs with --data",
+        )
+    order = [int(place) for place in np.random.default_rng(SEED).permutation(len(pairs))]
+    choosing, confirming = pairs.take(order[0::2]), pairs.take(order[1::2])
+    return PairHalves(choosing.take(range(min(SCREENING, len(choosing)))), choosing, confirming)
 
 
 def _by_class(dataset: Dataset) -> Dataset:

@@ -1,4 +1,4 @@
-"""``skdeploy tune``: tries every way to make INT8 on images with labels, and writes the recipe of the one that is best.
+"""``skdeploy tune``: tries every way to make INT8 on images with labels, or on pairs, and writes the recipe of the best.
 
 1. All ways are screened on a few images by SQNR, which tells more of each image than right or wrong does.
 2. The best of each cost run on all images that choose. Only if none keeps the budget, units stay in the fallback: those that
@@ -15,13 +15,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from skdeploy.accuracy.evaluate import CONFIDENCE, labelled_images, open_whole
-from skdeploy.accuracy.gate import PairedReport, paired_report
-from skdeploy.accuracy.predictions import Predictions, best_classes, logits_agreement
-from skdeploy.accuracy.reuse import predictions_of
+from skdeploy.accuracy.measure_quality import require_confidence
+from skdeploy.accuracy.measures import Measure, measures_of
+from skdeploy.accuracy.own_metric import load_metric
 from skdeploy.backends.base import Session
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.folder import Bundle
@@ -32,24 +33,23 @@ from skdeploy.core.files import write_text
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ClassOrder, ModelSpec
 from skdeploy.images.dataset import Dataset, check_count
-from skdeploy.images.feeds import RUN_BATCH
-from skdeploy.parity.tasks import require_classes
+from skdeploy.images.pairs import PairedData, open_pairs
+from skdeploy.parity.tasks import task_of
 from skdeploy.planning.devices import device_named
 from skdeploy.planning.layers import fuse
 from skdeploy.planning.plain import read_plain
 from skdeploy.planning.recommend import WORTH, groups_left
-from skdeploy.quant.effect import BATCH_PIXELS, MAX_BATCH
 from skdeploy.quant.units import Unit, all_but, units_of
 from skdeploy.tuning.best import choose, holds, marked_best_first
 from skdeploy.tuning.candidates import Candidate, candidates
+from skdeploy.tuning.judges import ByLabels, ByPairs, Judge
 from skdeploy.tuning.recipes import calibration_images, recipe_place, recipe_text, shared_images
 from skdeploy.tuning.report import Tried, TunePlan, TuneReport
-from skdeploy.tuning.split import Halves, halves
-from skdeploy.tuning.workshop import Made, Workshop
+from skdeploy.tuning.split import Halves, PairHalves, halves, pair_halves
+from skdeploy.tuning.workshop import Workshop
 from skdeploy.zoo.assumed import require_preprocessing
 
 SURVIVORS: Final = 3  # of each cost that run on all images that choose
-REFERENCE: Final = "FP32"
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,12 @@ class TuneOptions:
     force: bool = False
     allow_inconclusive: bool = False
     assume_imagenet: bool = False
+    metric: str | None = None
 
     def check(self) -> None:
         """Raises UsageError for numbers that make no sense."""
         if not 0 <= self.max_drop <= 100:
-            raise UsageError(f"--max-drop {self.max_drop:g}: must be percentage points of top-1, from 0 to 100")
+            raise UsageError(f"--max-drop {self.max_drop:g}: must be from 0 to 100, in the unit measured")
         if not 50 < self.confidence <= 99.9999:
             raise UsageError(f"--confidence {self.confidence:g}: must be above 50 and at most 99.9999 percent")
         check_count(self.calib_num, "--calib-num")
@@ -101,17 +102,15 @@ class _Inside(Progress):
 
 @dataclass
 class _Sweep:
-    """The ways tried until now, and the images that they run on."""
+    """The ways tried until now, and what they are judged by."""
 
     shop: Workshop
-    parts: Halves
+    judged_by: Judge
     options: TuneOptions
     tell: _Inside
-    reference: tuple[Runner, Session]
     expected: int
     started: float = field(default_factory=time.perf_counter)
     rows: list[Tried] = field(default_factory=list)
-    _reference: dict[int, Predictions] = field(default_factory=dict)
 
     @property
     def spec(self) -> ModelSpec:
@@ -124,43 +123,17 @@ class _Sweep:
         self.tell.prefix = f"{words}, about {left:,.0f} s left" if 0 < done < self.expected else words
         self.tell.update("makes the graph")
 
-    def run(self, runner: Runner, session: Session, images: Dataset) -> Predictions:
-        batch = min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // self.spec.places))
-        (found,), _ = predictions_of([(runner, session)], images, batch, self.tell)
-        return found
-
-    def compared(self, made: Made, images: Dataset, name: str) -> tuple[PairedReport, float]:
-        """Against FP32 on the same images: right and wrong, and SQNR in dB."""
-        if id(images) not in self._reference:
-            self._reference[id(images)] = self.run(*self.reference, images)
-        before = self._reference[id(images)]
-        with made.runner.open() as session:
-            after = self.run(made.runner, session, images)
-        assert images.labels is not None  # labelled_images
-        there = before.readable & after.readable
-        logits = logits_agreement(before.logits[there], after.logits[there])
-        pair = paired_report(
-            best_classes(before.logits[there]),
-            best_classes(after.logits[there]),
-            images.labels[there],
-            self.options.confidence / 100,
-            self.options.max_drop,
-            names=(REFERENCE, name),
-            logits=logits,
-        )
-        return pair, logits.sqnr_db
-
     def screen(self, candidate: Candidate, words: str) -> Tried:
         self.announce(words)
         made = self.shop.make(candidate)
-        _, decibels = self.compared(made, self.parts.screening, candidate.name)
+        decibels = self.judged_by.screened(made, candidate.name)
         return Tried(candidate=candidate, name=candidate.name, sqnr_db=decibels, int8_mac_share=made.int8_mac_share)
 
     def judge(self, row: Tried, words: str) -> Tried:
         """The row with its figures on all images that choose."""
         self.tell.prefix = words
         made = self.shop.make(row.candidate)
-        pair, _ = self.compared(made, self.parts.choosing, row.name)
+        pair = self.judged_by.compared(made, "choosing", row.name)
         device = self.options.device
         predicted = None if device is None else self.shop.predicted_ms(made, device)
         return row.model_copy(update={"pair": pair, "predicted_ms": predicted})
@@ -174,23 +147,25 @@ def tune(folder: Path, options: TuneOptions, progress: Progress | None = None) -
     """
     started = time.perf_counter()
     tell = progress or Silent()
-    bundle, dataset = _opened(folder, options, tell)
+    bundle, truth = _opened(folder, options, tell)
+    spec = bundle.manifest.model
     calib = calibration_images(options.calib, options.data)
-    place = recipe_place(options.output, calib, bundle.manifest.model, force=options.force)
-    if shared := shared_images(calib, dataset, bundle.manifest.model):
-        tell.note(f"{shared:,} of the labelled images calibrate, too, which flatters INT8: give others with --calib")
+    place = recipe_place(options.output, calib, spec, force=options.force)
+    if shared := shared_images(calib, truth.inputs, spec):
+        tell.note(f"{shared:,} of the {truth.word}s calibrate, too, which flatters INT8: give others with --calib")
     tell.begin("tune")
-    parts = halves(dataset)
+    parts = truth.parts
     first = candidates(options.methods)
     reference = fp32_graph(bundle)
     assert reference is not None  # _opened
     with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch, reference.open() as session:
         inside = _Inside(tell)
         shop = Workshop(bundle, calib, options.calib_num, Path(scratch), inside)
-        sweep = _Sweep(shop, parts, options, inside, (reference, session), len(first))
+        judge = truth.judge((reference, session), spec, options, inside)
+        sweep = _Sweep(shop, judge, options, inside, len(first))
         winner = _best(sweep, first)
         sweep.tell.prefix = "the winner, on images that chose nothing"
-        confirmed, _ = sweep.compared(shop.make(winner.candidate), parts.confirming, winner.name)
+        confirmed = judge.compared(shop.make(winner.candidate), "confirming", winner.name)
         if options.bench:
             _measure(sweep)
     rows = marked_best_first(sweep.rows, winner)
@@ -204,9 +179,9 @@ def tune(folder: Path, options: TuneOptions, progress: Progress | None = None) -
     words += winner.candidate.words(calib, options.calib_num) if written is None else ["--calib", written]
     return TuneReport(
         model=bundle.manifest.model.name,
-        dataset=dataset.name,
-        dataset_sha256=dataset.digest,
-        images=len(dataset),
+        dataset=truth.inputs.name,
+        dataset_sha256=truth.inputs.digest,
+        images=len(truth.inputs),
         screening=len(parts.screening),
         choosing=len(parts.choosing),
         confirming=len(parts.confirming),
@@ -219,29 +194,65 @@ def tune(folder: Path, options: TuneOptions, progress: Progress | None = None) -
         recipe=written,
         export=shlex.join(words),
         seconds=round(seconds, 3),
+        sample=truth.word,
     )
 
 
 def planned(folder: Path, options: TuneOptions) -> TunePlan:
     """Return the ways that ``tune`` would try, and how many images it would use. Runs none. Raises as ``tune``."""
-    bundle, dataset = _opened(folder, options, Silent())
+    bundle, truth = _opened(folder, options, Silent())
     calib = calibration_images(options.calib, options.data)
     recipe_place(options.output, calib, bundle.manifest.model, force=options.force)
-    parts = halves(dataset)
+    parts = truth.parts
     return TunePlan(
         candidates=tuple(candidate.name for candidate in candidates(options.methods)),
         screening=len(parts.screening),
         choosing=len(parts.choosing),
         confirming=len(parts.confirming),
+        sample=truth.word,
     )
 
 
-def _opened(folder: Path, options: TuneOptions, tell: Progress) -> tuple[Bundle, Dataset]:
-    """The bundle, if it can be tuned, and the labelled images. Raises UsageError and IntegrityError."""
+@dataclass(frozen=True)
+class _Labels:
+    """Labelled images."""
+
+    inputs: Dataset
+    word: Literal["labelled image"] = "labelled image"
+
+    @cached_property
+    def parts(self) -> Halves:
+        return halves(self.inputs)
+
+    def judge(self, reference: tuple[Runner, Session], spec: ModelSpec, options: TuneOptions, tell: Progress) -> Judge:
+        return ByLabels(reference, self.parts, spec, options.confidence, options.max_drop, tell)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs, and what is measured of them."""
+
+    pairs: PairedData
+    measures: Sequence[Measure]
+    word: Literal["pair"] = "pair"
+
+    @property
+    def inputs(self) -> Dataset:
+        return self.pairs.inputs
+
+    @cached_property
+    def parts(self) -> PairHalves:
+        return pair_halves(self.pairs)
+
+    def judge(self, reference: tuple[Runner, Session], spec: ModelSpec, options: TuneOptions, tell: Progress) -> Judge:
+        return ByPairs(reference, self.parts, spec, self.measures, options.confidence, options.max_drop, tell)
+
+
+def _opened(folder: Path, options: TuneOptions, tell: Progress) -> tuple[Bundle, _Labels | _Pairs]:
+    """The bundle, if it can be tuned, and the samples with their truth. Raises UsageError and IntegrityError."""
     options.check()
     bundle = open_whole(folder)
     spec = bundle.manifest.model
-    require_classes(spec, "tune")
     if fp32_graph(bundle) is None:
         raise UsageError(
             f"{folder} holds no model.onnx, the FP32 graph that INT8 is made from",
@@ -254,10 +265,23 @@ def _opened(folder: Path, options: TuneOptions, tell: Progress) -> tuple[Bundle,
         )
     for note in require_preprocessing({str(folder): spec}, options.assume_imagenet):
         tell.note(note)
-    dataset = labelled_images(options.data, spec, None, options.class_order)
-    for note in dataset.notes:
+    if options.metric is None and task_of(spec).has_classes:
+        dataset = labelled_images(options.data, spec, None, options.class_order)
+        for note in dataset.notes:
+            tell.note(note)
+        return bundle, _Labels(dataset)
+    if options.class_order is not None:
+        raise UsageError(
+            "--class-order is for images with class labels", advice="leave it out; --data gives inputs and targets"
+        )
+    own = load_metric(options.metric) if options.metric is not None else None
+    if own is not None:
+        tell.note(f"running your code: --metric {own.name} from {own.file}")
+    measures, pairs = measures_of(spec, own), open_pairs(options.data, spec)
+    for note in pairs.notes:
         tell.note(note)
-    return bundle, dataset
+    require_confidence(options.confidence, measures)
+    return bundle, _Pairs(pairs, measures)
 
 
 def _best(sweep: _Sweep, first: Sequence[Candidate]) -> Tried:
@@ -311,7 +335,7 @@ def _with_units_kept(sweep: _Sweep, base: Candidate) -> Iterator[Candidate]:
         others = all_but(model, unit)
         alone = base.model_copy(update={"keep": others, "units": tuple(u.name for u in units if u is not unit)})
         sweep.tell.prefix = f"noise of {unit.name}, {number} of {len(units)}"
-        _, decibels = sweep.compared(sweep.shop.make(alone), sweep.parts.screening, unit.name)
+        decibels = sweep.judged_by.screened(sweep.shop.make(alone), unit.name)
         noise[unit.name] = 10 ** (-decibels / 10)
     ranked: list[Unit] = sorted(units, key=lambda unit: noise[unit.name] / unit.macs, reverse=True)
     count = 1
@@ -329,7 +353,7 @@ def _regrouped(sweep: _Sweep, winner: Tried) -> Tried:
     if device is None or winner.predicted_ms is None:
         return winner
     made = sweep.shop.make(winner.candidate)
-    plain = read_plain(load_graph(made.path), made.path, 1, sweep.spec.input.shape[1:])
+    plain = read_plain(load_graph(made.path), made.path, 1, sweep.spec.one_size)
     best = winner
     for groups in groups_left(fuse(plain.model)):
         candidate = winner.candidate.model_copy(update={"regroup": groups})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from skdeploy.accuracy.kept import cache_folder
 from skdeploy.backends import DEFAULT
@@ -124,7 +124,9 @@ class Workshop:
 
     def predicted_ms(self, made: Made, device: str) -> float:
         """The planner's floor of a graph's latency on a device, batch 1."""
-        found = plan(made.path, (device,), batch=1, size=self.spec.input.shape[1:])
+        size = self.spec.one_size
+        kind: Any = {"sizes": size} if isinstance(size, dict) else {"size": size}
+        found = plan(made.path, (device,), batch=1, **kind)
         floors = found.devices[0].floors
         return next(floor.latency_ms for floor in floors if floor.precision == found.precision)
 

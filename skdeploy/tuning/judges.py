@@ -1,0 +1,129 @@
+"""How a way to make INT8 is compared with FP32 while tuning: on labelled images, or on pairs with the task's own measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final, Literal, Protocol
+
+from skdeploy.accuracy.gate import PairedReport, paired_report
+from skdeploy.accuracy.measure_quality import drop_of
+from skdeploy.accuracy.measures import Measure
+from skdeploy.accuracy.predictions import Predictions, best_classes, logits_agreement
+from skdeploy.accuracy.quality import QualityDrop
+from skdeploy.accuracy.quality_rows import Measuring, untouched_figures
+from skdeploy.accuracy.reuse import predictions_of
+from skdeploy.backends.base import Session
+from skdeploy.backends.metrics import sqnr_db
+from skdeploy.backends.onnxruntime import load_graph
+from skdeploy.backends.rounding import RoundNarrow
+from skdeploy.bundle.runners import Runner
+from skdeploy.core.progress import Progress
+from skdeploy.core.spec import ModelSpec
+from skdeploy.images.dataset import Dataset
+from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.images.pairs import PairedData
+from skdeploy.quant.effect import BATCH_PIXELS, MAX_BATCH, Samples
+from skdeploy.tuning.split import Halves, PairHalves
+from skdeploy.tuning.workshop import Made
+
+REFERENCE: Final = "FP32"
+Part = Literal["choosing", "confirming"]
+
+
+class Judge(Protocol):
+    """Samples with their truth, and an FP32 graph that is open. ``confidence`` in per cent, ``max_drop`` in its unit."""
+
+    def screened(self, made: Made, name: str) -> float:
+        """The SQNR in dB of a graph's outputs against FP32's, on the samples that screen."""
+        ...
+
+    def compared(self, made: Made, part: Part, name: str) -> PairedReport | QualityDrop:
+        """How much worse a graph is than FP32 on samples that choose, or confirm."""
+        ...
+
+
+@dataclass
+class ByLabels(Judge):
+    """Labelled images: right and wrong."""
+
+    reference: tuple[Runner, Session]
+    parts: Halves
+    spec: ModelSpec
+    confidence: float
+    max_drop: float
+    tell: Progress
+    _known: dict[int, Predictions] = field(default_factory=dict)
+
+    def screened(self, made: Made, name: str) -> float:
+        return self._compared(made, self.parts.screening, name)[1]
+
+    def compared(self, made: Made, part: Part, name: str) -> PairedReport:
+        return self._compared(made, self.parts.choosing if part == "choosing" else self.parts.confirming, name)[0]
+
+    def _run(self, runner: Runner, session: Session, images: Dataset) -> Predictions:
+        (found,), _ = predictions_of([(runner, session)], images, batch_of(self.spec), self.tell)
+        return found
+
+    def _compared(self, made: Made, images: Dataset, name: str) -> tuple[PairedReport, float]:
+        if id(images) not in self._known:
+            self._known[id(images)] = self._run(*self.reference, images)
+        before = self._known[id(images)]
+        with made.runner.open() as session:
+            after = self._run(made.runner, session, images)
+        assert images.labels is not None  # labelled_images
+        there = before.readable & after.readable
+        logits = logits_agreement(before.logits[there], after.logits[there])
+        pair = paired_report(
+            best_classes(before.logits[there]),
+            best_classes(after.logits[there]),
+            images.labels[there],
+            self.confidence / 100,
+            self.max_drop,
+            names=(REFERENCE, name),
+            logits=logits,
+        )
+        return pair, logits.sqnr_db
+
+
+@dataclass
+class ByPairs(Judge):
+    """Pairs, by the first of the measures. Outputs that are integers are screened by the floats that decide them."""
+
+    reference: tuple[Runner, Session]
+    parts: PairHalves
+    spec: ModelSpec
+    measures: Sequence[Measure]
+    confidence: float
+    max_drop: float
+    tell: Progress
+
+    @cached_property
+    def _samples(self) -> Samples:
+        runner, kind = self.reference[0], self.measures[0].kind
+        graph = load_graph(runner.bundle.check(runner.artifact))
+        return Samples.of(graph, self.spec, self.parts.screening.crops(self.spec, kind), None)
+
+    def screened(self, made: Made, name: str) -> float:
+        model = load_graph(made.path)
+        RoundNarrow()(model)
+        return sqnr_db(1.0, self._samples.run(model, name, judged=False).noise)
+
+    def compared(self, made: Made, part: Part, name: str) -> QualityDrop:
+        pairs: PairedData = self.parts.choosing if part == "choosing" else self.parts.confirming
+        with made.runner.open() as session:
+            opened = [self.reference, (made.runner, session)]
+            tables, _ = Measuring(opened, pairs, self.measures[:1], batch_of(self.spec), self.tell).rows(says=False)
+        first = self.measures[0]
+        rows = [[table.rows[first.name]] for table in tables]
+        first.check(rows[0][0])
+        runners = [runner for runner, _ in opened]
+        untouched = dict(untouched_figures(tables[0]))
+        drop = drop_of(runners, rows, 1, first, 0, self.confidence, self.max_drop, pairs, untouched)
+        return drop.model_copy(update={"first": REFERENCE, "second": name})
+
+
+def batch_of(spec: ModelSpec) -> int:
+    """How many samples run at once: small ones go together."""
+    return min(MAX_BATCH, max(RUN_BATCH, BATCH_PIXELS // spec.places))
