@@ -15,7 +15,7 @@ from skdeploy.accuracy.streaming import open_all
 from skdeploy.backends.base import Array
 from skdeploy.backends.image_quality import grey_levels
 from skdeploy.backends.logits import check_outputs, run_images
-from skdeploy.bundle.folder import load_bundle
+from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.runners import Runner
 from skdeploy.core.errors import ParityError, UsageError
 from skdeploy.core.files import written_whole
@@ -95,6 +95,21 @@ def write_images(
     )
 
 
+def pictures(bundle: Bundle, given: Sequence[Named], *, backend: str | None = None) -> tuple[NDArray[np.uint8], ...]:
+    """What ``write_images`` writes of each, as arrays. Raises as that one."""
+    spec = bundle.manifest.model
+    _check_task(spec)
+    found: list[NDArray[np.uint8]] = []
+    runner = chosen_runner(bundle, backend)
+    with open_all([runner], []) as (((_, session),), _):
+        for start in range(0, len(given), RUN_BATCH):
+            some = given[start : start + RUN_BATCH]
+            outputs = run_images(session, np.stack([_crop(each, spec) for each in some]), spec)
+            _check(runner, outputs, len(some), some[0].name)
+            found += [pixels_of_output(made, spec) for made in outputs[spec.given[0].name]]
+    return tuple(found)
+
+
 def gives_pictures(spec: ModelSpec) -> bool:
     """Whether what the network makes of an image is an image or a mask."""
     return spec.takes_images and spec.task in (IMAGE_TO_IMAGE, SEGMENTATION)
@@ -129,21 +144,30 @@ def _check(runner: Runner, outputs: dict[str, Array], count: int, first: str) ->
 
 
 def _picture(made: Array, spec: ModelSpec) -> Image.Image:
-    """The image of one output, (C, H, W)."""
+    """The image of one output."""
     from PIL import Image
 
+    picture = Image.fromarray(pixels_of_output(made, spec))
+    if spec.task == SEGMENTATION:
+        picture.putpalette([level for number in range(256) for level in _colour(number)])
+    return picture
+
+
+def pixels_of_output(made: Array, spec: ModelSpec) -> NDArray[np.uint8]:
+    """The image or mask that one output, without the batch, stands for: uint8 (H, W, 3), or (H, W) of grey or of classes.
+
+    Raises UsageError for classes that 8 bits do not hold.
+    """
     if spec.task == IMAGE_TO_IMAGE:
         levels = np.rint(grey_levels(made[None], spec.preprocess.mean, spec.preprocess.std)[0]).astype(np.uint8)
-        return Image.fromarray(levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
+        return levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
     classes = class_map(made[None], threshold_of(made[None]))[0]
     if classes.min() < 0 or classes.max() > MOST_CLASSES:
         raise UsageError(
             f"{spec.name} gives the numbers {classes.min()} to {classes.max()}, but an 8-bit mask holds 0 to {MOST_CLASSES}",
             advice="take the arrays: skdeploy.load_bundle(...).session()",
         )
-    mask = Image.fromarray(classes.astype(np.uint8))
-    mask.putpalette([level for number in range(256) for level in _colour(number)])
-    return mask
+    return classes.astype(np.uint8)
 
 
 def _colour(number: int) -> tuple[int, int, int]:

@@ -56,7 +56,7 @@ class Measuring:
     tell: Progress
 
     def rows(self, *, fresh: bool = False, says: bool = True) -> tuple[list[PairRows], list[int]]:
-        """The rows of each artifact, and how many of them an earlier run had made. ``fresh``: none. ``says``: it is told.
+        """The rows of each artifact, and how many of them an earlier run had made. ``fresh``: none. ``says``: a note says so.
 
         Raises UsageError for a pair that cannot be read or does not fit, ParityError for outputs that are not finite.
         """

@@ -152,13 +152,31 @@ class Bundle:
         Samples are files, or arrays by input name. Raises UsageError for a network without classes, and as ``predict``.
         """
         from skdeploy.accuracy.predict import predict_classes
+        from skdeploy.accuracy.predict_images import gives_pictures
         from skdeploy.parity.tasks import task_of
 
         spec = self.spec
         if not task_of(spec).has_classes:
-            raise UsageError(f"{spec.name} has no classes to predict", advice="call outputs() instead, for its arrays")
+            instead = "pictures() or outputs()" if gives_pictures(spec) else "outputs()"
+            raise UsageError(f"{spec.name} has no classes to predict", advice=f"call {instead} instead")
         self._opened.check_complete()
         return predict_classes(self._opened, _named(images, spec), backend=backend).images
+
+    def pictures(
+        self, images: Sample | Iterable[Sample], *, backend: str | None = None
+    ) -> tuple[NDArray[np.uint8], ...]:
+        """The image or mask that the network makes of each image file, as ``skdeploy predict -o`` writes them.
+
+        uint8 (H, W, 3), or (H, W) of grey or of class numbers. Raises UsageError for a network that gives neither, and for
+        files that cannot be used; ParityError for outputs that are not finite.
+        """
+        from skdeploy.accuracy.predict_images import gives_pictures, pictures
+
+        spec = self.spec
+        if not gives_pictures(spec):
+            raise UsageError(f"{spec.name} gives no images or masks of images", advice="call outputs() instead")
+        self._opened.check_complete()
+        return pictures(self._opened, _named(images, spec), backend=backend)
 
     def outputs(
         self, images: Sample | Iterable[Sample], *, backend: str | None = None

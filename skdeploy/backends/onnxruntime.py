@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -47,6 +48,11 @@ DEFAULT: Final[Config] = {}
 # Turns biases into INT32, in the type of the scales: in FP16, integers end at 65504, and a bias has more steps than that, of
 # activation scale times weight scale. A trained SKNet of 94.6 % top-1 is left with 32.4 % by it (ONNX Runtime 1.32).
 BIAS_QUANTIZER: Final = "WeightBiasQuantization"
+# ONNX Runtime's words, 1.32, for an index that is not there.
+_BEYOND_TABLE: Final = re.compile(
+    r"Gather node\. Name:'(?P<node>[^']*)'.*idx=(?P<index>-?\d+) must be within the inclusive range \[-?\d+,(?P<last>\d+)\]",
+    re.DOTALL,
+)
 DTYPES: Final = {
     "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64", "tensor(uint8)": "uint8",
     "tensor(int8)": "int8", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool",
@@ -155,6 +161,8 @@ def _refusals(feeds: Mapping[str, Array]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # ONNX Runtime's own exceptions share no base class below Exception
+        if (beyond := _BEYOND_TABLE.search(str(error))) is not None:
+            raise _beyond_table(beyond) from error
         shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
         raise ExportError(
             f"ONNX Runtime cannot run the graph on {shapes}: {str(error).partition(chr(10))[0]}"
@@ -263,6 +271,16 @@ def open_model(
     from skdeploy.ir.large import portable
 
     return OnnxRuntimeSession(portable(model), provider, threads, config=DEFAULT if optimised else EXACT, shown=shown)
+
+
+def _beyond_table(said: re.Match[str]) -> UsageError:
+    """An input holds an index that a Gather's table does not have, as a token beyond the vocabulary."""
+    last = int(said["last"])
+    return UsageError(
+        f"the inputs hold the number {said['index']}, but the node {said['node']} (Gather) looks it up in a table of "
+        f"{last + 1} rows",
+        advice=f"give whole numbers from 0 to {last}, as the network was trained with",
+    )
 
 
 def _create(

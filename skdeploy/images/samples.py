@@ -177,7 +177,7 @@ def smallest_sizes(source: Path, inputs: Sequence[ArrayInput]) -> dict[str, int]
     files = read_folder(source, SUFFIXES).files if source.is_dir() else (source,)
     found: dict[str, int] = {}
     for file in files:
-        if file.suffix not in SUFFIXES:
+        if file.suffix.lower() not in SUFFIXES:
             continue
         shapes = shapes_of_arrays(file)
         for each in inputs:

@@ -116,7 +116,7 @@ def _ranges_figure(ranges: Ranges) -> Figure:
     values = [value for _, entry in shown for value in (_largest(entry), entry.threshold)]
     axis = Axis.logarithmic(values, "magnitude (the tensor's own unit, log scale)")
     more = f" The first {TALL} of {len(ranges.tensors)}." if len(ranges.tensors) > TALL else ""
-    caption = f"A bar ends at the largest magnitude in any image; what is beyond the threshold is clipped.{more}"
+    caption = f"A bar ends at the largest magnitude of all; what is beyond the threshold is clipped.{more}"
     return rows_figure(
         "Ranges, in the order of the graph", caption, rows, axis, legend=(Legend(2, "threshold", line=False),)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -109,13 +109,18 @@ def receipt_findings(report: ParityReport) -> Iterator[Finding]:
 
 
 ERRORS: Final = (
-    (">SQNR", "Signal to noise of the worst image: 10 log10(sum ref^2 / sum error^2)"),
+    (">SQNR", "Signal to noise of the worst {}: 10 log10(sum ref^2 / sum error^2)"),
     (">max error", "Largest error of any value, relative to the largest value"),
 )
 OTHER_ERRORS: Final = (
-    (">SQNR, all", "Signal to noise of all images together"),
-    (">cosine", "Of the worst image"),
+    (">SQNR, all", "Signal to noise of all {}s together"),
+    (">cosine", "Of the worst {}"),
 )
+
+
+def _of(word: str, heads: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Columns with what one input is called in their hints."""
+    return tuple((label, hint.format(word)) for label, hint in heads)
 
 
 def artifacts_table(
@@ -131,14 +136,14 @@ def artifacts_table(
     heads = (
         *columns("artifact", "parity"),
         *before,
-        *(columns(*ERRORS) if floats else ()),
-        *(columns((">same class", "Images with the same top class")) if classes else after),
+        *(columns(*_of(spec.sample_word, ERRORS)) if floats else ()),
+        *(columns((">same class", f"{spec.sample_word.capitalize()}s with the same top class")) if classes else after),
         *columns(
             "precision",
             ">size",
             ">time",
             "backend",
-            *(OTHER_ERRORS if floats else ()),
+            *(_of(spec.sample_word, OTHER_ERRORS) if floats else ()),
             "sha256",
         ),
     )
@@ -266,7 +271,8 @@ def _parity_figure(measured: list[Comparison], spec: ModelSpec) -> Figure:
             Row(c.artifact, text, bar=(None, worst), marks=((0, every),), limit=limit, tone=JUDGED[c.verdict][1])
         )
     axis = Axis.linear(values, f"SQNR of the {'outputs' if spec.outputs else 'logits'} (dB), more is better")
-    caption = "Bar: worst image. Upright stroke: the least that the card allows for the precision."
+    word = spec.sample_word
+    caption = f"Bar: worst {word}. Upright stroke: the least that the card allows for the precision."
     return rows_figure(
-        "Signal to noise of each artifact", caption, rows, axis, legend=(Legend(0, "all images", line=False),)
+        "Signal to noise of each artifact", caption, rows, axis, legend=(Legend(0, f"all {word}s", line=False),)
     )

@@ -60,12 +60,13 @@ def key_figures(found: Findings) -> tuple[Figure, ...]:
     metrics = next((c.metrics for c in comparisons_of(found, last.path) if c.metrics), None)
     if metrics is not None and last.precision is not None:
         allowed = tolerance_of(found.bundle.manifest.model, last.precision)
-        at_least = f"worst image, at least {allowed.min_sqnr_db:g} dB"
+        word = found.bundle.manifest.model.sample_word
+        at_least = f"worst {word}, at least {allowed.min_sqnr_db:g} dB"
         if metrics.min_sqnr_db is not None:
             figures.append(Figure("SQNR", decibels_text(metrics.min_sqnr_db), at_least))
         if metrics.same_class is not None:
             same = f"{metrics.same_class:,} / {metrics.images:,}"
-            figures.append(Figure("Same class", same, "images, against torch FP32"))
+            figures.append(Figure("Same class", same, f"{word}s, against torch FP32"))
         figures += [
             Figure(name, words, "against torch FP32") for name, words in figures_in_words(metrics.figures).items()
         ]
