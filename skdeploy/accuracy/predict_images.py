@@ -160,7 +160,7 @@ def pixels_of_output(made: Array, spec: ModelSpec) -> NDArray[np.uint8]:
     """
     if spec.task == IMAGE_TO_IMAGE:
         levels = np.rint(grey_levels(made[None], spec.preprocess.mean, spec.preprocess.std)[0]).astype(np.uint8)
-        return levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
+        return np.ascontiguousarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
     classes = class_map(made[None], threshold_of(made[None]))[0]
     if classes.min() < 0 or classes.max() > MOST_CLASSES:
         raise UsageError(
