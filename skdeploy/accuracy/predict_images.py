@@ -167,7 +167,7 @@ def pixels_of_output(made: Array, spec: ModelSpec) -> NDArray[np.uint8]:
             f"{spec.name} gives the numbers {classes.min()} to {classes.max()}, but an 8-bit mask holds 0 to {MOST_CLASSES}",
             advice="take the arrays: skdeploy.load_bundle(...).session()",
         )
-    return classes.astype(np.uint8)
+    return np.asarray(classes, np.uint8)
 
 
 def _colour(number: int) -> tuple[int, int, int]:
