@@ -22,7 +22,7 @@ help:
 	@echo "make test         run the tests          make lint    ruff, mypy"
 	@echo "make accuracy     parity and accuracy of sknet-fashion in FP16 and INT8, against the committed baseline"
 	@echo "make bench        run the benchmarks     make docs    write the generated pages of docs/ anew"
-	@echo "make torture      20,000 damaged files, and 300 runs that are killed: an hour"
+	@echo "make torture      20,000 damaged files, 300 killed runs, odd places, and a soak: two hours"
 	@echo "make site         build the documentation into build/site"
 	@echo "make format       let ruff fix and format"
 	@echo "make image        build both container images and check them: IMAGE_ARGS, see tools/image_check.py"
@@ -90,6 +90,8 @@ bench: $(INSTALLED)
 torture: $(INSTALLED)
 	$(BIN)/python -m tools.torture --seed $$(date +%Y%m%d) --json benchmarks/results/damaged_files.json
 	$(BIN)/python -m tools.torture.kills --seed $$(date +%Y%m%d) --json benchmarks/results/kills.json
+	$(BIN)/python -m tools.torture.places --seed $$(date +%Y%m%d) --json benchmarks/results/places.json
+	$(BIN)/python -m tools.torture.soak --json benchmarks/results/soak.json
 
 docs: $(INSTALLED)
 	$(BIN)/python tools/make_docs.py

@@ -59,6 +59,7 @@ def _run(voice: Voice) -> int:
     print_anything(as_json="--json" in sys.argv)
     usage_error: Any = BadParameter.__mro__[1]  # click's, which Typer brings along but does not export
     try:
+        _require_working_directory()
         code = app(standalone_mode=False)
         sys.stdout.flush()  # a full disk under a redirected stdout is told here, not by Python's exit
     except SkdeployError as error:
@@ -84,6 +85,16 @@ def _run(voice: Voice) -> int:
     except Exception as error:  # anything else is a bug of ours, and must not look like a user's mistake
         _report_bug(error)
     return int(code or 0)
+
+
+def _require_working_directory() -> None:
+    """Raises UsageError where it was removed: no relative path leads anywhere then, and Intel's MKL ends the process."""
+    try:
+        os.getcwd()  # noqa: PTH109  (nothing is done with the path)
+    except OSError as error:
+        raise UsageError(
+            f"the working directory cannot be used: {error.strerror}", advice="change to a folder that is there"
+        ) from error
 
 
 def _interrupted(termination: Termination) -> int:

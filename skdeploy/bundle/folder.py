@@ -23,6 +23,7 @@ from skdeploy.core.files import (
     SIDE_SUFFIX,
     digest_file,
     read_file,
+    require_plain_name,
     side_file,
     write_error,
     write_text,
@@ -254,6 +255,7 @@ def _digests(artifact: Artifact) -> dict[str, str]:
 
 def load_bundle(folder: Path) -> Bundle:
     """Opens a bundle for reading. Raises UsageError if there is none, IntegrityError if its manifest is broken."""
+    require_plain_name(folder)
     path = folder / MANIFEST
     try:
         text = read_file(path, MAX_RECORD_BYTES).decode()
@@ -290,6 +292,7 @@ def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
     """
     from filelock import FileLock, Timeout
 
+    require_plain_name(folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         if folder.exists() and not folder.is_dir():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from skdeploy.checkpoints.caffemodel import is_caffemodel, read_caffemodel
 from skdeploy.checkpoints.unwrap import is_tensor, label, unwrapped, without_counters
 from skdeploy.core.errors import WeightsError
-from skdeploy.core.files import open_file
+from skdeploy.core.files import open_file, require_plain_name
 from skdeploy.core.listing import some
 from skdeploy.core.packages import EXTRAS, require, require_export
 
@@ -88,6 +88,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     require_export("safetensors")
     require("torch", extra=EXTRAS)
+    require_plain_name(path)
     try:
         with open_file(path) as file:
             size, head = path.stat().st_size, file.read(HEAD_BYTES)

@@ -54,6 +54,19 @@ def open_file(path: Path, at_most: int | None = None) -> BufferedReader:
     return os.fdopen(number, "rb")
 
 
+def require_plain_name(path: Path) -> None:
+    """Raise UsageError for a path that is not UTF-8, before a library reports it as a broken file: ONNX Runtime and safetensors
+    open none.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{path}: the name is not UTF-8, and ONNX Runtime and safetensors open no such file",
+            advice="rename it, or make a link to it that has another name",
+        ) from error
+
+
 def what_instead(mode: int) -> str:
     """Name what is there, by its ``st_mode``, where a file should be; empty for a file."""
     if stat.S_ISREG(mode):

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from skdeploy.core.errors import ExportError, IntegrityError
-from skdeploy.core.files import open_file
+from skdeploy.core.files import open_file, require_plain_name
 from skdeploy.ir.group_normalization import NAME as GROUP_NORMALIZATION
 from skdeploy.ir.group_normalization import replace_group_normalization
 
@@ -72,6 +72,7 @@ def read_proto(path: Path) -> tuple[ModelProto, tuple[Path, ...]]:
 
 def _read(path: Path, *, whole: bool) -> tuple[ModelProto, tuple[Path, ...]]:
     """``whole``: with all external data that has room in it, not only that of nodes, which the checker wants to see."""
+    require_plain_name(path)
     try:
         with open_file(path) as file:
             size = path.stat().st_size

@@ -144,45 +144,66 @@ def broken(folder: Path) -> str:
     return ""
 
 
-def torture(
-    start: Path, folder: Path, name: str, seed: int, kills: int, found: Found, save: Callable[[], None]
-) -> None:
-    """Adds to ``found`` up to ``kills`` runs of one verb, each in a copy of ``start``, a random signal at a random moment."""
-    command = VERBS[name]
-    shutil.copytree(start, folder)
-    began = time.perf_counter()
-    code, said, _ = run(folder, command)
-    if code:
-        raise RuntimeError(f"{name} fails without a kill: {said}")
-    found.seconds, undisturbed = time.perf_counter() - began, digests(folder)
-    shutil.rmtree(folder)
-    while found.kills < kills:
-        shutil.copytree(start, folder)
-        number, found.runs = found.runs, found.runs + 1
-        random = Random(f"{seed}/{name}/{number}")
-        asked, after = random.choice(list(SIGNALS)), random.uniform(0, found.seconds)
-        code, said, killed = run(folder, command, after, asked)
-        if not killed:
-            shutil.rmtree(folder)
-            continue
-        found.ended[f"{signal.Signals(asked).name} {code}"] += 1
-        where = f"{name} {number}, {signal.Signals(asked).name} after {after:.2f} s"
-        if code not in (0, *SIGNALS[asked]):
-            found.faults.append(f"{where}: exit code {code}: {said.strip()[-300:]}")
-        if "Traceback" in said and "in main\n" in said:  # else it is Python's own, while it begins
-            found.faults.append(f"{where}: a traceback: {said.strip().splitlines()[-1]}")
-        if problem := broken(folder):
-            found.faults.append(f"{where}: {problem}")
-        code, said, _ = run(folder, command)
+@dataclass
+class Campaign:
+    """Runs of verbs, each in a copy of ``start``, each with a random signal at a random moment. Several threads share it."""
+
+    start: Path
+    seed: int
+    found: dict[str, Found]
+    save: Callable[[], None]
+    undisturbed: dict[str, dict[str, str]] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+
+    def measure(self, name: str) -> None:
+        """How long the verb takes, and what it writes."""
+        folder = self.start.with_name(name)
+        shutil.copytree(self.start, folder)
+        began = time.perf_counter()
+        code, said, _ = run(folder, VERBS[name])
         if code:
-            found.faults.append(f"{where}: run again, it ends with {code}: {said.strip()[-300:]}")
-        elif digests(folder) != undisturbed:
-            found.faults.append(f"{where}: run again, other files than without a kill")
-        if left := [path.name for path in folder.rglob("*.partial")]:
-            found.faults.append(f"{where}: {left[0]} is left")
+            raise RuntimeError(f"{name} fails without a kill: {said}")
+        self.found[name].seconds, self.undisturbed[name] = time.perf_counter() - began, digests(folder)
         shutil.rmtree(folder)
-        found.kills += 1
-        save()
+
+    def kill(self, name: str) -> None:
+        """One run that is ended by a signal: of those that end before it, another is tried."""
+        found, killed = self.found[name], False
+        while not killed:
+            with self.lock:
+                number, found.runs = found.runs, found.runs + 1
+            folder = self.start.with_name(f"{name}-{number}")
+            shutil.copytree(self.start, folder)
+            random = Random(f"{self.seed}/{name}/{number}")
+            asked, after = random.choice(list(SIGNALS)), random.uniform(0, found.seconds)
+            code, said, killed = run(folder, VERBS[name], after, asked)
+            if killed:
+                faults = self._after(folder, name, code, said, asked)
+                with self.lock:
+                    where = f"{name} {number}, {signal.Signals(asked).name} after {after:.2f} s"
+                    found.faults += [f"{where}: {fault}" for fault in faults]
+                    found.ended[f"{signal.Signals(asked).name} {code}"] += 1
+                    found.kills += 1
+                    self.save()
+            shutil.rmtree(folder)
+
+    def _after(self, folder: Path, name: str, code: int, said: str, asked: signal.Signals) -> list[str]:
+        """What is wrong after a kill."""
+        faults = []
+        if code not in (0, *SIGNALS[asked]):
+            faults.append(f"exit code {code}: {said.strip()[-300:]}")
+        if "Traceback" in said and "in main\n" in said:  # else it is Python's own, while it begins
+            faults.append(f"a traceback: {said.strip().splitlines()[-1]}")
+        if problem := broken(folder):
+            faults.append(problem)
+        code, said, _ = run(folder, VERBS[name])
+        if code:
+            faults.append(f"run again, it ends with {code}: {said.strip()[-300:]}")
+        elif digests(folder) != self.undisturbed[name]:
+            faults.append("run again, other files than without a kill")
+        if left := [path.name for path in folder.rglob("*.partial")]:
+            faults.append(f"{left[0]} is left")
+        return faults
 
 
 def earlier(path: Path | None, seed: int) -> dict[str, Found]:
@@ -213,19 +234,16 @@ def main() -> None:
     def save() -> None:
         if options.json:
             text = json.dumps({"machine": describe(), "kills": result()}, indent=2) + "\n"
-            with saving:
-                write_text(options.json, text)
+            write_text(options.json, text)
 
-    saving = Lock()
     with TemporaryDirectory() as scratch:
         start = Path(scratch) / "start"
         make_start(start)
+        campaign = Campaign(start, options.seed, found, save)
         with ThreadPoolExecutor(options.processes) as pool:
-
-            def one(name: str) -> None:
-                torture(start, Path(scratch) / name, name, options.seed, each, found[name], save)
-
-            list(pool.map(one, names))
+            list(pool.map(campaign.measure, names))
+            turns = [name for turn in range(each) for name in names if found[name].kills <= turn]
+            list(pool.map(campaign.kill, turns))
     print(json.dumps(result(), indent=2))
     if failed := sum(len(run.faults) for run in found.values()):
         sys.exit(f"{failed} faults")
