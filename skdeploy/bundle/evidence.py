@@ -44,7 +44,9 @@ def keep_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterable
     try:
         write_evidence(bundle, name, report, artifacts)
     except (UsageError, IntegrityError) as error:
-        tell.note(f"the result is not saved for the bundle's report: {error.message}")
+        tell.note(
+            f"the result is not saved for the bundle's report: {error.message}; --json prints all of it, to keep elsewhere"
+        )
 
 
 def write_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterable[Artifact]) -> Path:

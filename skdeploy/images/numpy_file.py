@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import struct
 import tokenize
@@ -48,18 +49,19 @@ def read_npz_or_npy(
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
             found = {}
             for name, info in ((name, members[name]) for name in wanted if name in members):
-                if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > DEFLATE * (info.compress_size + 1):
-                    raise ValueError(
-                        f"{info.filename} claims {info.file_size} bytes, which {info.compress_size} cannot hold"
-                    )
-                with archive.open(info) as member:
-                    found[name] = _array(member, info.file_size)
+                found[name] = _member(archive, info)
             if not found:
                 there = some(list(map(repr, sorted(members))))
                 raise UsageError(
                     f"{source} has no array named {next(iter(wanted))!r}, only {there or 'nothing'}", advice=advice
                 )
             return found
+
+
+def arrays_inside(content: bytes) -> dict[str, NDArray[Any]]:
+    """All arrays of an .npz in memory, by name. Raises one of ``READING``, as ``read_npz_or_npy`` refuses a file."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {info.filename.removesuffix(".npy"): _member(archive, info) for info in archive.infolist()}
 
 
 def names_of_arrays(source: Path) -> frozenset[str]:
@@ -86,6 +88,14 @@ def shapes_of_arrays(source: Path) -> dict[str, tuple[int, ...]]:
                 with archive.open(info) as member:
                     shapes[info.filename.removesuffix(".npy")] = _header(member)[0]
         return shapes
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array of an .npz. Raises one of ``READING``."""
+    if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > DEFLATE * (info.compress_size + 1):
+        raise ValueError(f"{info.filename} claims {info.file_size} bytes, which {info.compress_size} cannot hold")
+    with archive.open(info) as member:
+        return _array(member, info.file_size)
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import Field, JsonValue, ValidationError
 from skdeploy.core.errors import IntegrityError, first_problem
 from skdeploy.core.files import read_file, written_whole
 from skdeploy.core.spec import Frozen
+from skdeploy.images.numpy_file import READING, arrays_inside
 from skdeploy.shards.shard import Shard
 
 MAGIC: Final = b"skdeploy-part-1"
@@ -111,13 +111,12 @@ def decode(content: bytes, name: str) -> Part:
         raise IntegrityError(f"the part {name} is cut off or damaged: its SHA-256 is another", advice=_AGAIN)
     header, _, packed = rest.partition(b"\n")
     try:
-        with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
-            return Part(Header.model_validate_json(header), {key: arrays[key] for key in arrays.files}, name)
+        return Part(Header.model_validate_json(header), arrays_inside(packed), name)
     except ValidationError as error:
         raise IntegrityError(
             f"{name} is not a whole part: {first_problem(error, 'its header')}", advice=_AGAIN
         ) from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except READING as error:
         raise IntegrityError(f"{name} is not a whole part: {error}", advice=_AGAIN) from error
 
 

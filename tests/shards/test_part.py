@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import multiprocessing
+import zipfile
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 
 from skdeploy.core.errors import IntegrityError
-from skdeploy.shards.part import decode, earlier_part, read_part, write_part
+from skdeploy.shards.part import MAGIC, decode, earlier_part, read_part, write_part
 from tests.disk_limit import file_size_limit
 from tests.shards.parts import part_of
+from tools.torture.mutate import of_part
 
 
 def test_a_part_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -37,6 +42,35 @@ def test_any_changed_byte_is_found() -> None:
         spoilt[place] ^= 1
         with pytest.raises(IntegrityError, match="part-x"):
             decode(bytes(spoilt), "part-x")
+
+
+def test_damage_behind_the_digest_is_refused_too() -> None:
+    """Whoever changes a part can take its digest anew. Archives that are packed, encrypted or claim a lot; any header."""
+    content = part_of(1).encode()
+    refused = []
+    for seed in range(400):
+        try:
+            decode(of_part(content, Random(seed)), "part-x")
+        except IntegrityError as error:
+            refused.append(error.message)
+    assert len(refused) > 200
+    assert all("part-x" in message for message in refused)
+
+
+def test_a_part_holds_no_more_than_its_bytes() -> None:
+    """1 TB of zeros that 1 kB claims to be."""
+    packed = io.BytesIO()
+    header = (
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117)
+        + b"\n"
+    )
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("logits0.npy", header)
+    rest = part_of(1).header.model_dump_json().encode() + b"\n" + packed.getvalue()
+    content = b"%s %s\n%s" % (MAGIC, hashlib.sha256(rest).hexdigest().encode(), rest)
+    with pytest.raises(IntegrityError, match="the file holds 128 bytes"):
+        decode(content, "part-x")
 
 
 def test_a_file_of_another_kind_and_one_that_is_missing_are_refused(tmp_path: Path) -> None:

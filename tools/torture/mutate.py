@@ -5,6 +5,7 @@ Every choice comes from one ``random.Random``, so that a seed names an input.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import zipfile
@@ -97,6 +98,20 @@ def of_headed(content: bytes, random: Random) -> bytes:
     length = int.from_bytes(content[:8], "little")
     header = of_text(content[8 : 8 + length], random)
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def of_part(content: bytes, random: Random) -> bytes:
+    """Of a shard's part, the header or the archive, its digest taken anew; sometimes bytes."""
+    if random.random() < 0.2:
+        return of_bytes(content, random)
+    magic = content[: content.index(b" ") + 1]
+    header, _, packed = content[content.index(b"\n") + 1 :].partition(b"\n")
+    if random.random() < 0.5:
+        header = of_text(header, random)
+    else:
+        packed = of_zip(packed, random)
+    rest = header + b"\n" + packed
+    return magic + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
 
 
 def of_onnx(content: bytes, random: Random) -> bytes:

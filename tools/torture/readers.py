@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tools.torture.mutate import Mutator, of_bytes, of_headed, of_onnx, of_text, of_zip
+from tools.torture.mutate import Mutator, of_bytes, of_headed, of_onnx, of_part, of_text, of_zip
 
 if TYPE_CHECKING:
     from skdeploy.engines.timing_cache import TimingDevice
@@ -105,6 +105,12 @@ def _bundle(path: Path) -> None:
     decide_verdict(read_facts(bundle))
 
 
+def _part(path: Path) -> None:
+    from skdeploy.shards.part import read_part
+
+    read_part(path)
+
+
 def _timing_cache(path: Path) -> None:
     from skdeploy.engines.timing_cache import read_timing_cache
 
@@ -145,6 +151,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "manifest": Kind("bundle/manifest.json", of_text, _bundle, whole=True),
     "parity": Kind("bundle/parity.json", of_text, _bundle, whole=True),
     "evidence": Kind("bundle/evidence/accuracy.json", of_text, _bundle, whole=True),
+    "part": Kind("part", of_part, _part),
     "timing cache": Kind("timing.cache", of_bytes, _timing_cache),
     "plan": Kind("plan.engine", of_bytes, _plan),
 }
@@ -197,6 +204,9 @@ def make_seeds(folder: Path) -> None:
     (folder / "official.caffemodel").write_bytes(caffe_reference.caffemodel(LAYERS, blobs))
     logits = random.standard_normal((4, 5)).astype(np.float32)
     np.savez(folder / "golden.npz", input=random.standard_normal((4, 3, 32, 32)).astype(np.float32), logits=logits)
+    from tests.shards.parts import part_of
+
+    (folder / "part").write_bytes(part_of(1).encode())
     write_timing_cache(folder / "timing.cache", _device(), b"kernels")
     (folder / "plan.engine").write_bytes(b"ftrt" + bytes(300))
     for name, kind in KINDS.items():

@@ -45,7 +45,7 @@ class Held:
         return cls(pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd")), threads)  # noqa: PTH208
 
 
-def soak(work: Callable[[int], None], count: int, until: float) -> dict[str, Any]:
+def soak(work: Callable[[int], object], count: int, until: float) -> dict[str, Any]:
     """``count`` pieces of work, or as many as there is time for, and what is held meanwhile."""
     readings: list[Held] = []
     began, done = time.perf_counter(), 0
@@ -112,7 +112,7 @@ def campaign(folder: Path, predictions: int, evaluations: int, seconds: float) -
         lambda number: refused(bundle.predict, number, images), predictions // 10, until
     )
     found["evaluations"] = soak(
-        lambda number: bool(bundle.evaluate(folder / "images.npz", progress=False, fresh=number % 2 == 0)) or None,
+        lambda number: bundle.evaluate(folder / "images.npz", progress=False, fresh=number % 2 == 0),
         evaluations,
         until,
     )
