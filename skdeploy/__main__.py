@@ -27,7 +27,7 @@ def main() -> None:
     """Exits with the code of what happened; docs/reference/exit-codes.md lists them. SIGTERM ends a job as Ctrl-C does."""
     with termination_raises() as termination, speaking() as voice:
         try:
-            code = _run(voice)
+            code = _run(voice, termination)
         except KeyboardInterrupt:  # while packages are imported, too
             code = INTERRUPTED_EXIT_CODE
         sys.exit(_interrupted(termination) if code == INTERRUPTED_EXIT_CODE else code)
@@ -50,7 +50,7 @@ def process() -> NoReturn:
     raise AssertionError("main always exits")
 
 
-def _run(voice: Voice) -> int:
+def _run(voice: Voice, termination: Termination) -> int:
     from typer import Abort, BadParameter
 
     from skdeploy.cli import app
@@ -60,7 +60,7 @@ def _run(voice: Voice) -> int:
     usage_error: Any = BadParameter.__mro__[1]  # click's, which Typer brings along but does not export
     try:
         _require_working_directory()
-        code = app(standalone_mode=False)
+        code = _told_as_it_came(app, termination)
         sys.stdout.flush()  # a full disk under a redirected stdout is told here, not by Python's exit
     except SkdeployError as error:
         voice.error(error.message, error.advice)
@@ -85,6 +85,16 @@ def _run(voice: Voice) -> int:
     except Exception as error:  # anything else is a bug of ours, and must not look like a user's mistake
         _report_bug(error)
     return int(code or 0)
+
+
+def _told_as_it_came(app: Any, termination: Termination) -> Any:
+    """The code that the command line gives. An error after a signal is what a library made of the signal."""
+    try:
+        return app(standalone_mode=False)
+    except Exception as error:
+        if termination.came:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _require_working_directory() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from skdeploy.core.errors import DependencyError
 from tests.cli.conftest import Run
 
 NOT_UTF8 = os.fsdecode(b"b\xfcndle\xff")
@@ -58,3 +61,23 @@ def test_a_working_directory_that_is_gone_is_told(
     result = run(verb, *([bundle, images] if verb == "predict" else []))
     assert result.code == 2
     assert "the working directory cannot be used: No such file or directory" in result.err
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_error_that_a_library_makes_of_a_signal_is_told_as_the_signal(
+    sent: signal.Signals, code: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal while onnxruntime's native module was imported ended a run with 3: it cannot be imported here."""
+
+    def load(folder: Path) -> None:
+        try:
+            os.kill(os.getpid(), sent)
+            time.sleep(1)
+        except KeyboardInterrupt as error:
+            raise DependencyError("initialization failed") from error
+
+    monkeypatch.setattr("skdeploy.bundle.folder.load_bundle", load)
+    result = run("report", tmp_path)
+    assert result.code == code
+    assert "no file is half-written" in result.err
+    assert "initialization failed" not in result.err
