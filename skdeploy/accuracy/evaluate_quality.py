@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from skdeploy.accuracy.evaluate import EvaluationOptions, choose, evaluate, open_whole, write_receipts
@@ -17,11 +18,17 @@ from skdeploy.zoo.assumed import require_preprocessing
 
 
 def evaluate_any(
-    folder: Path, options: EvaluationOptions, progress: Progress | None = None, *, counted: bool | None = None
+    folder: Path,
+    options: EvaluationOptions,
+    progress: Progress | None = None,
+    *,
+    counted: bool | None = None,
+    by: Callable[[Path, EvaluationOptions, Progress], Evaluation] | None = None,
 ) -> Evaluation | Quality:
     """Accuracy against labels, or quality against what should come out: what the network's task or ``options.metric`` asks for.
 
     ``counted``: a baseline is given, and counts images with classes, or holds a figure of pairs; None without one.
+    ``by``: a way to evaluate that takes classes only, by parts or workers.
     Raises as ``evaluate`` and ``measure_quality``.
     """
     spec = open_whole(folder).manifest.model
@@ -32,6 +39,8 @@ def evaluate_any(
             f"{'counts images by their classes' if classes else 'measures a figure of pairs'}",
             advice="make a new one with --save-baseline",
         )
+    if by is not None:
+        return by(folder, options, progress or Silent())
     if classes:
         return evaluate(folder, options, progress)
     return evaluate_quality(folder, options, progress)

@@ -25,6 +25,8 @@ from skdeploy.accuracy.gate import Evaluation, NotEvaluated
 from skdeploy.accuracy.predictions import Predictions
 from skdeploy.accuracy.reuse import reads_of
 from skdeploy.accuracy.streaming import check_unreadable, open_all, predict_all
+from skdeploy.backends.base import Session
+from skdeploy.bundle.runners import Runner
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress
@@ -94,15 +96,29 @@ def evaluate_shard(
     job, chosen, dataset = evaluation_job(folder, options, tell)
     if earlier is not None and earlier.header.is_of(job, shard, machine_kind()):
         return earlier
-    started = time.perf_counter()
     tell.begin("evaluate")
-    mine = dataset.take(shard.span(len(dataset), options.batch))
     with open_all(chosen.runners, chosen.optional) as (opened, absent):
-        predictions = [Predictions.none_yet(len(mine), runner.spec.network.classes) for runner, _ in opened]
-        if len(mine):
-            predict_all(opened, mine, options.batch, predictions, lambda _: None, tell, whole=len(dataset))
+        part = predicted_part(job, opened, absent, dataset, options, shard, tell)
+    tell.end("evaluate", part.header.seconds, reused=False)
+    return part
+
+
+def predicted_part(
+    job: Job,
+    opened: Sequence[tuple[Runner, Session]],
+    absent: Sequence[NotEvaluated],
+    dataset: Dataset,
+    options: EvaluationOptions,
+    shard: Shard,
+    tell: Progress,
+) -> Part:
+    """One shard of all images, ``dataset``, through the opened artifacts. Raises as ``evaluate_shard``."""
+    started = time.perf_counter()
+    mine = dataset.take(shard.span(len(dataset), options.batch))
+    predictions = [Predictions.none_yet(len(mine), runner.spec.network.classes) for runner, _ in opened]
+    if len(mine):
+        predict_all(opened, mine, options.batch, predictions, lambda _: None, tell, whole=len(dataset))
     seconds = time.perf_counter() - started
-    tell.end("evaluate", seconds, reused=False)
     facts = PartFacts(
         ran=tuple(runner.shown for runner, _ in opened),
         absent=tuple(absent),
@@ -123,7 +139,7 @@ def evaluate_shard(
     return Part(header, {f"logits{n}": of.logits for n, of in enumerate(predictions)}, f"shard {shard}")
 
 
-def merge_evaluation(folder: Path, options: EvaluationOptions, collect: Collect, tell: Progress) -> Evaluation:
+def merge_evaluation(folder: Path, options: EvaluationOptions, tell: Progress, *, collect: Collect) -> Evaluation:
     """The evaluation of all images from parts, equal in every bit to that of one run, and kept as evidence as that is.
 
     ``collect`` gives the checked parts of a job in order. Raises as ``evaluate`` and ``shards.collect.collect``.

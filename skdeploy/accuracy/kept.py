@@ -40,7 +40,7 @@ class Kept:
         folder = cache_folder()
         self.path = folder / f"{key}.npz" if folder else None
         self.problem = "" if folder else "there is no home folder, and XDG_CACHE_HOME is not set"
-        if folder is not None and (foreign := _not_ours(folder)):
+        if folder is not None and (foreign := not_ours(folder)):
             self.path, self.problem = None, foreign
 
     def load(self, into: Columns) -> tuple[int, dict[int, Unreadable], str]:
@@ -110,7 +110,7 @@ def cache_folder() -> Path | None:
         return None
 
 
-def _not_ours(folder: Path) -> str:
+def not_ours(folder: Path) -> str:
     """Why what is in the folder is not to be trusted; empty if it is, or if there is no folder yet."""
     try:
         found = folder.stat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -9,7 +10,17 @@ import typer
 
 from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Junit, Markdown, Metric
 from skdeploy.cli.backend import Backend, BackendOption
-from skdeploy.cli.shards import AllowMixedCpus, PartOutput, Parts, ShardText
+from skdeploy.cli.shards import (
+    AllowMixedCpus,
+    ClusterAddress,
+    PartOutput,
+    Parts,
+    ShardText,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Workers,
+)
 from skdeploy.core.panel import Panel
 
 if TYPE_CHECKING:
@@ -127,6 +138,11 @@ def evaluate(
     output: PartOutput = None,
     parts: Parts = None,
     allow_mixed_cpus: AllowMixedCpus = False,
+    workers: Workers = None,
+    cluster: ClusterAddress = None,
+    cluster_tls_ca: TlsCa = None,
+    cluster_tls_cert: TlsCert = None,
+    cluster_tls_key: TlsKey = None,
     junit: Junit = None,
     markdown: Markdown = None,
     json: Json = False,
@@ -142,6 +158,7 @@ def evaluate(
     """
     from skdeploy.accuracy.baseline import BASELINE_DROP, Baseline, compare_with_baseline, read_baseline, write_baseline
     from skdeploy.accuracy.evaluate import EvaluationOptions
+    from skdeploy.accuracy.evaluate_cluster import evaluate_on
     from skdeploy.accuracy.evaluate_quality import evaluate_any
     from skdeploy.accuracy.evaluate_shards import evaluate_shard, merge_evaluation
     from skdeploy.accuracy.facts import read_facts
@@ -149,7 +166,7 @@ def evaluate(
     from skdeploy.accuracy.quality_baseline import QualityBaseline, compare_quality
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.cli.shards import check_division, collector, require_no_gate, write_shard
+    from skdeploy.cli.shards import check_division, cluster_of, collector, require_no_gate, write_shard
     from skdeploy.core.errors import UsageError
     from skdeploy.core.files import require_places
     from skdeploy.report.progress import ConsoleProgress
@@ -171,7 +188,8 @@ def evaluate(
         assume_imagenet=assume_imagenet,
         metric=metric,
     )
-    check_division(shard, output, parts, mixed=allow_mixed_cpus)
+    farm = cluster_of(workers, cluster, cluster_tls_ca, cluster_tls_cert, cluster_tls_key)
+    check_division(shard, output, parts, farm, mixed=allow_mixed_cpus)
     if shard is not None and output is not None:
         gates = {"--max-drop": max_drop, "--baseline": baseline, "--save-baseline": save_baseline, "--receipt": receipt}
         require_no_gate(gates | {"--junit": junit, "--markdown": markdown})
@@ -192,13 +210,13 @@ def evaluate(
     allowed = BASELINE_DROP if baseline_drop is None else baseline_drop
     require_places(junit, markdown, save_baseline)
     with ConsoleProgress() as progress:
-        evaluation: Evaluation | Quality
+        by = None
         if parts:
-            collect = collector(parts, progress, mixed=allow_mixed_cpus)
-            evaluation = merge_evaluation(bundle, options, collect, progress)
-        else:
-            counted = None if known is None else isinstance(known, Baseline)
-            evaluation = evaluate_any(bundle, options, progress, counted=counted)
+            by = partial(merge_evaluation, collect=collector(parts, progress, mixed=allow_mixed_cpus))
+        elif farm is not None:
+            by = partial(evaluate_on, cluster=farm, allow_mixed_cpus=allow_mixed_cpus)
+        counted = None if known is None else isinstance(known, Baseline)
+        evaluation = evaluate_any(bundle, options, progress, counted=counted, by=by)
     facts = read_facts(load_bundle(bundle))
     if baseline is not None and isinstance(evaluation, Evaluation) and isinstance(known, Baseline):
         compared = compare_with_baseline(evaluation, known, allowed, baseline)

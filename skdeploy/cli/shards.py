@@ -14,6 +14,7 @@ from skdeploy.shards.shard import Shard
 
 if TYPE_CHECKING:
     from skdeploy.core.progress import Progress
+    from skdeploy.shards.cluster import Cluster
     from skdeploy.shards.part import Job, Part
 
 ShardText = Annotated[
@@ -47,10 +48,50 @@ AllowMixedCpus = Annotated[
         rich_help_panel=Panel.SHARDS,
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Divide the images among N processes of this machine, of one thread each.",
+        rich_help_panel=Panel.SHARDS,
+    ),
+]
+ClusterAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Divide the images among the workers of this Dask scheduler: tcp://HOST:8786. They need the bundle and the data "
+        "at the same paths.",
+        rich_help_panel=Panel.SHARDS,
+    ),
+]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster-tls-ca", metavar="FILE", help="Authority of a cluster tls://HOST:PORT.", rich_help_panel=Panel.SHARDS
+    ),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster-tls-cert", metavar="FILE", help="Certificate to show to that cluster.", rich_help_panel=Panel.SHARDS
+    ),
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option("--cluster-tls-key", metavar="FILE", help="Key of that certificate.", rich_help_panel=Panel.SHARDS),
+]
 
 
-def check_division(shard: str | None, output: Path | None, parts: Sequence[str] | None, *, mixed: bool) -> None:
+def check_division(
+    shard: str | None, output: Path | None, parts: Sequence[str] | None, cluster: Cluster | None, *, mixed: bool
+) -> None:
     """Raises UsageError for options of shards that do not belong together."""
+    if cluster is not None:
+        cluster.check()
+    if cluster is not None and (shard is not None or parts):
+        raise UsageError("--workers and --cluster make and merge all shards: leave --shard and --parts out")
     if shard is not None and parts:
         raise UsageError("--shard and --parts cannot be used together: one makes a part, the other merges parts")
     if (shard is None) != (output is None):
@@ -58,8 +99,20 @@ def check_division(shard: str | None, output: Path | None, parts: Sequence[str] 
             "--shard needs -o FILE for its part" if shard else "-o is for the part of --shard, and there is none",
             advice="give both, or neither",
         )
-    if mixed and not parts:
-        raise UsageError("--allow-mixed-cpus requires --parts", advice="give it where the parts are merged")
+    if mixed and not parts and cluster is None:
+        raise UsageError(
+            "--allow-mixed-cpus requires --parts or --cluster", advice="give it where the parts are merged"
+        )
+
+
+def cluster_of(
+    workers: int | None, address: str | None, ca: Path | None, cert: Path | None, key: Path | None
+) -> Cluster | None:
+    """The cluster that the options describe; None without any of them."""
+    from skdeploy.shards.cluster import Cluster
+
+    given = Cluster(workers, address, ca, cert, key)
+    return None if given == Cluster() else given
 
 
 def require_no_gate(given: Mapping[str, object]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 PROCESS: Final = Path("/proc/self")
+_limits: Final[list[int]] = []  # one for each block of ``limited`` that is open
 _sharing: Final[list[None]] = []  # one for each block of ``shared`` that is open
 
 
@@ -23,7 +24,8 @@ def cores() -> int:
     for half of the time, and the others wait for it.
     """
     quota = quota_of()
-    return affinity() if quota is None else max(1, min(affinity(), int(quota)))
+    found = affinity() if quota is None else max(1, min(affinity(), int(quota)))
+    return min(found, *_limits) if _limits else found
 
 
 def thread_limit() -> int | None:
@@ -45,6 +47,16 @@ def shared() -> Iterator[None]:
         yield
     finally:
         _sharing.pop()
+
+
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """While this process leaves other cores to others, as the workers of a cluster do."""
+    _limits.append(threads)
+    try:
+        yield
+    finally:
+        _limits.remove(threads)
 
 
 def affinity() -> int:

@@ -44,7 +44,7 @@ def _matching(pattern: str) -> list[Path]:
 def checked(parts: Sequence[Part], job: Job, tell: Progress, *, allow_mixed_cpus: bool) -> list[Part]:
     """The same, in the order of their shards. Raises as ``collect``."""
     for part in parts:
-        _check_job(part, job)
+        check_job(part.header.job, job, part.name)
     first, *others = parts
     for part in others:
         if part.header.count != first.header.count:
@@ -71,30 +71,29 @@ def checked(parts: Sequence[Part], job: Job, tell: Progress, *, allow_mixed_cpus
     return [by_index[index] for index in range(1, count + 1)]
 
 
-def _check_job(part: Part, job: Job) -> None:
-    """Raises UsageError unless the part belongs to this job."""
-    found = part.header.job
+def check_job(found: Job, job: Job, name: str) -> None:
+    """Raises UsageError unless the part ``name``, of the job ``found``, belongs to this job."""
     if found == job:
         return
     advice = "leave it out, or merge it with the command that made it"
     if found.verb != job.verb:
-        raise UsageError(f"{part.name} is a part of `skdeploy {found.verb}`, not of {job.verb}", advice=advice)
+        raise UsageError(f"{name} is a part of `skdeploy {found.verb}`, not of {job.verb}", advice=advice)
     if found.made_of != job.made_of:
         shown = _differences(found.made_of, job.made_of, short=True)
-        raise UsageError(f"{part.name} was made of another bundle or other artifacts:\n{shown}", advice=advice)
+        raise UsageError(f"{name} was made of another bundle or other artifacts:\n{shown}", advice=advice)
     if (found.data_sha256, found.samples) != (job.data_sha256, job.samples):
         raise UsageError(
-            f"{part.name} was made of other data: {found.samples:,} samples of {found.data}, where --data and its options "
+            f"{name} was made of other data: {found.samples:,} samples of {found.data}, where --data and its options "
             f"give {job.samples:,} of {job.data}"
             + (" with other names or labels" if found.samples == job.samples else ""),
             advice=advice,
         )
     if found.options != job.options:
         shown = _differences(found.options, job.options)
-        raise UsageError(f"{part.name} was made with other options:\n{shown}", advice=advice)
+        raise UsageError(f"{name} was made with other options:\n{shown}", advice=advice)
     shown = _differences(found.versions, job.versions)
     raise UsageError(
-        f"{part.name} was made with other versions of packages, which may round differently:\n{shown}",
+        f"{name} was made with other versions of packages, which may round differently:\n{shown}",
         advice="use the same environment for all parts and for merging them",
     )
 

@@ -34,7 +34,7 @@ def merged(folder: Path, options: EvaluationOptions, parts: list[Part], **given:
     """The evaluation of parts that came in a random order."""
     shuffled = random.sample(parts, len(parts))
     given = {"allow_mixed_cpus": False} | given
-    return merge_evaluation(folder, options, lambda job: checked(shuffled, job, Silent(), **given), Silent())
+    return merge_evaluation(folder, options, Silent(), collect=lambda job: checked(shuffled, job, Silent(), **given))
 
 
 @pytest.fixture

@@ -1,0 +1,190 @@
+"""The shards of a job on Dask workers: processes of this machine, or a cluster that somebody started.
+
+Dask gives a task of a worker that died to another one. Parts come back as bytes and are kept here, so nothing is lost when this
+process, the scheduler or all workers end: the same command goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from skdeploy.core.errors import DependencyError, SkdeployError, UsageError
+from skdeploy.core.packages import require
+from skdeploy.core.progress import Progress
+from skdeploy.shards.part import decode, write_part
+from skdeploy.shards.shard import Shard
+
+CONNECT_SECONDS: Final = 10.0  # until an address that does not answer is an error
+WORKERLESS_SECONDS: Final = 60.0  # a replaced worker is back in 2 s on this machine; a cluster may have to start one
+POLL_SECONDS: Final = 0.5
+# Deaths of workers that one shard may see before it is taken for their cause. By chance, Dask's 3 are reached soon.
+DEATHS: Final = 10
+
+Make = Callable[[Shard], bytes]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """``workers`` processes of this machine, or a scheduler's ``address``. The files are for a scheduler with TLS."""
+
+    workers: int | None = None
+    address: str | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def check(self) -> None:
+        """Raises UsageError for options that do not belong together."""
+        if self.workers is not None and self.address is not None:
+            raise UsageError("--workers and --cluster cannot be used together: both choose where the shards run")
+        if self.workers is not None and not 1 <= self.workers <= 1024:
+            raise UsageError(f"--workers {self.workers}: must be from 1 to 1024")
+        tls = (self.tls_ca, self.tls_cert, self.tls_key)
+        if any(tls) and self.address is None:
+            raise UsageError("--cluster-tls-ca, --cluster-tls-cert and --cluster-tls-key require --cluster")
+        if any(tls) != all(tls) or (self.address is not None and self.address.startswith("tls://") != all(tls)):
+            raise UsageError(
+                "an encrypted cluster needs an address tls://HOST:PORT and all of --cluster-tls-ca, --cluster-tls-cert and "
+                "--cluster-tls-key",
+                advice="give all four, or an address tcp://HOST:PORT alone",
+            )
+        for file in tls:
+            if file is not None and not file.is_file():
+                raise UsageError(f"no such file: {file}", advice="it should hold a certificate or key as PEM")
+
+
+def run_shards(
+    cluster: Cluster, make: Make, samples: Mapping[Shard, int], place: Callable[[Shard], Path], tell: Progress
+) -> None:
+    """Has each shard made by a worker, and its part written to ``place(shard)`` at once. ``samples``: how many each has.
+
+    ``make`` runs on the workers, on one thread of each. Raises what it raises; DependencyError where no scheduler answers, it
+    is lost, or there are no workers; IntegrityError for a full disk. Parts that came before that are kept.
+    """
+    with _connected(cluster) as client:
+        came: SimpleQueue[tuple[Shard, Any]] = SimpleQueue()
+        # Dask would take a shard that another run made for this one's, if their keys were equal.
+        futures = [(shard, client.submit(make, shard, pure=False)) for shard in samples]
+        for shard, future in futures:
+            future.add_done_callback(lambda done, shard=shard: came.put((shard, done)))
+        started = quiet = time.perf_counter()
+        done = 0
+        for _ in samples:
+            while (found := _next(came)) is None:
+                if _workers(client, cluster):
+                    quiet = time.perf_counter()
+                elif time.perf_counter() - quiet > WORKERLESS_SECONDS:
+                    raise DependencyError(
+                        f"the cluster has had no workers for {WORKERLESS_SECONDS:.0f} s",
+                        advice="start some with `dask worker ADDRESS`; the same command goes on where it was",
+                    )
+            shard, future = found
+            content = _content(future, shard, cluster)
+            decode(content, f"the part of shard {shard}")
+            write_part(place(shard), content)
+            future.release()
+            done += samples[shard]
+            rate = done / (time.perf_counter() - started)
+            total = sum(samples.values())
+            tell.update(
+                f"{done:,} of {total:,} images, {rate:,.0f} a second, {_workers(client, cluster)} workers, "
+                f"{(total - done) / max(rate, 1e-9):,.0f} s left"
+            )
+
+
+def _next(came: SimpleQueue[tuple[Shard, Any]]) -> tuple[Shard, Any] | None:
+    try:
+        return came.get(timeout=POLL_SECONDS)
+    except Empty:
+        return None
+
+
+def _content(future: Any, shard: Shard, cluster: Cluster) -> bytes:
+    """The bytes of a part. Raises what making it raised on the worker."""
+    distributed = require("distributed", extra="cluster")
+    try:
+        content = future.result(timeout=CONNECT_SECONDS)
+    except SkdeployError:
+        raise
+    except distributed.scheduler.KilledWorker as error:
+        raise DependencyError(
+            f"{DEATHS + 1} workers died while they made shard {shard}, so no other is tried",
+            advice="look at the workers' logs: memory may be short; make the shard alone with --shard to see the cause",
+        ) from error
+    except (distributed.CancelledError, distributed.comm.CommClosedError, OSError, TimeoutError) as error:
+        raise _lost(cluster) from error
+    return bytes(content)
+
+
+def _workers(client: Any, cluster: Cluster) -> int:
+    """How many workers there are now. Raises DependencyError if the scheduler is lost."""
+    try:
+        return len(client.scheduler_info(n_workers=-1)["workers"])
+    except (OSError, TimeoutError, ValueError) as error:
+        raise _lost(cluster) from error
+
+
+def _lost(cluster: Cluster) -> DependencyError:
+    return DependencyError(
+        f"the scheduler {cluster.address or 'of the local workers'} is lost: it was ended, or the network to it broke",
+        advice="start it again and run the same command: finished parts are kept",
+    )
+
+
+@contextmanager
+def _connected(cluster: Cluster) -> Iterator[Any]:
+    """A client of the cluster; local workers end with it. Raises DependencyError."""
+    distributed = require("distributed", extra="cluster")
+    dask = require("dask", extra="cluster")
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a replaced worker is not an error, and others are raised
+    if cluster.address is None:
+        settings = {
+            "distributed.scheduler.allowed-failures": DEATHS,
+            # The nanny's and the scheduler's pages for browsers: nothing here reads them.
+            "distributed.scheduler.http.routes": [],
+            "distributed.worker.http.routes": [],
+        }
+        with (
+            dask.config.set(settings),
+            distributed.LocalCluster(
+                n_workers=cluster.workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
+                memory_limit=0,  # a worker that Dask ends for its memory would be started again for ever
+                silence_logs=logging.CRITICAL,
+            ) as local,
+            distributed.Client(local) as client,
+        ):
+            yield client
+        return
+    security = None
+    if cluster.tls_ca is not None:
+        security = distributed.security.Security(
+            tls_ca_file=str(cluster.tls_ca),
+            tls_client_cert=str(cluster.tls_cert),
+            tls_client_key=str(cluster.tls_key),
+            require_encryption=True,
+        )
+    try:
+        client = distributed.Client(cluster.address, timeout=CONNECT_SECONDS, security=security, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise DependencyError(
+            f"no Dask scheduler answers at {cluster.address} within {CONNECT_SECONDS:.0f} s: {error}",
+            advice="check the address, and that `dask scheduler` runs there",
+        ) from error
+    try:
+        yield client
+    finally:
+        with suppress(OSError, TimeoutError):  # of a scheduler that is gone there is nothing to close
+            client.close(timeout=CONNECT_SECONDS)
