@@ -222,6 +222,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the counts here too, and go on from those of the same seed")
     options = parser.parse_args()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores Ctrl-C, and so would its runs
     names = options.verb or list(VERBS)
     kept = earlier(options.json, options.seed)
     found = {name: kept.get(name, Found()) for name in (*kept, *names)}
