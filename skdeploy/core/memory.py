@@ -1,4 +1,4 @@
-"""What the C library does with memory that is given back."""
+"""How the C library treats memory that is given back."""
 
 from __future__ import annotations
 
