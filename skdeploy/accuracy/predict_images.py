@@ -96,7 +96,7 @@ def write_images(
 
 
 def pictures(bundle: Bundle, given: Sequence[Named], *, backend: str | None = None) -> tuple[NDArray[np.uint8], ...]:
-    """What ``write_images`` writes of each, as arrays. Raises as that one."""
+    """Return as arrays the pictures that ``write_images`` writes. Raises as that one."""
     spec = bundle.manifest.model
     _check_task(spec)
     found: list[NDArray[np.uint8]] = []
