@@ -201,7 +201,7 @@ def _run_stages(
 def _apart(before: Outputs, found: Outputs, images: int) -> list[float | None]:
     """SQNR of each image, that of its worst output; None where there is none, or an output is missing.
 
-    Of floating-point outputs. Where there are none, the numbers of classes stand for them: which image differs most is what counts.
+    Of floating-point outputs; without any, the numbers of classes stand for them: what counts is which image differs most.
     """
     before = {name: value for name, value in before.items() if is_floating(value)} or before
     return [
