@@ -33,7 +33,7 @@ from skdeploy.core.progress import Silent
 from skdeploy.shards.cluster import Cluster
 
 RESULT: Final = Path(__file__).parent / "results" / "shards.json"
-IMAGES: Final = 512
+IMAGES: Final = 256
 SMALL_IMAGES: Final = 3000
 ROUNDS: Final = 3
 CHANGING: Final = ("seconds", "reused")  # of a result: the rest is equal in every bit
@@ -54,9 +54,7 @@ def throughput(folder: Path) -> dict[str, Any]:
     folder.mkdir()
     bundle = folder / "sknet26"
     skdeploy("export", "sknet26", "--seed", "0", "--target", "onnx", "-o", bundle)
-    options = EvaluationOptions(
-        labelled(folder, IMAGES, 224, 3, 1000), artifacts=("model.onnx",), batch=8, fresh=True, assume_imagenet=True
-    )
+    options = EvaluationOptions(labelled(folder, IMAGES, 224, 3, 1000), artifacts=("model.onnx",), batch=8, fresh=True)
     seconds: dict[str, list[float]] = {"one run": [], "1 worker": [], "2 workers": []}
     for _ in range(ROUNDS):
         for name, times in seconds.items():

@@ -26,6 +26,7 @@ WORKERLESS_SECONDS: Final = 60.0  # a replaced worker is back in 2 s on this mac
 POLL_SECONDS: Final = 0.5
 # Deaths of workers that one shard may see before it is taken for their cause. By chance, Dask's 3 are reached soon.
 DEATHS: Final = 10
+START_TRIES: Final = 3
 
 Make = Callable[[Shard], bytes]
 
@@ -154,16 +155,7 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         }
         with (
             dask.config.set(settings),
-            distributed.LocalCluster(
-                n_workers=cluster.workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                worker_dashboard_address="127.0.0.1:0",
-                memory_limit=0,  # a worker that Dask ends for its memory would be started again for ever
-                silence_logs=logging.CRITICAL,
-            ) as local,
+            _local_cluster(distributed, cluster.workers) as local,
             distributed.Client(local) as client,
         ):
             yield client
@@ -188,3 +180,26 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     finally:
         with suppress(OSError, TimeoutError):  # of a scheduler that is gone there is nothing to close
             client.close(timeout=CONNECT_SECONDS)
+
+
+def _local_cluster(distributed: Any, workers: int | None) -> Any:
+    """Worker processes of this machine. Raises DependencyError where they do not start, also when that is tried again."""
+    for left in reversed(range(START_TRIES)):
+        try:
+            return distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
+                memory_limit=0,  # a worker that Dask ends for its memory would be started again for ever
+                silence_logs=logging.CRITICAL,
+            )
+        except RuntimeError as error:  # Dask replaces a worker that dies at work, but not one that dies while it starts
+            if not left:
+                raise DependencyError(
+                    f"the workers do not start, {START_TRIES} times: {error.__cause__ or error}",
+                    advice="something ends them: memory may be short; try fewer --workers",
+                ) from error
+    raise AssertionError("at least one try")
