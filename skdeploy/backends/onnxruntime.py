@@ -104,11 +104,15 @@ class OnnxRuntimeSession(Session):
         config: Config = EXACT,
         shown: str = "",
         optimised_graph: Path | None = None,
+        planned: bool = True,
     ) -> None:
-        """``shown`` is what errors call the graph; ``optimised_graph`` is where to write what ONNX Runtime makes of it."""
+        """``shown`` is what errors call the graph; ``optimised_graph`` is where to write what ONNX Runtime makes of it.
+        ``planned`` False: without one block of memory for all tensors of a run, which many outputs make twice as large.
+        """
         ort = require("onnxruntime", extra="cpu")
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings are about its own optimisations
+        options.enable_mem_pattern = planned
         threads = threads or cpu.thread_limit()
         if threads is not None:
             options.intra_op_num_threads = threads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
@@ -140,19 +140,30 @@ def calibrate(
     fits = {key: found[name] for key, name in names.items()}
     del found
     choice: Choice | None = None
-    nearest: Mapping[str, QuantizedWeight] | None = None
-    if auto:
-        places = scored_images(len(dataset), len(used))
-        images = dataset.take([used[place] for place in places])
-        early = {str(each): _refitted(draft, fits, each, early=True) for each in CANDIDATES}
-        choice, nearest = choose(model, spec, early, images, settings.batch, fitted_images(len(dataset)), tell)
-        draft = _refitted(draft, fits, choice.candidate, early=False)
     rounding: dict[str, str] = {}
-    if algorithm.weight_rounding == "gptq":
-        few = min(ROUNDING_IMAGES, len(used))
-        images = dataset.take([used[step * len(used) // few] for step in range(few)])
+    nearest: Mapping[str, QuantizedWeight] | None = None
+
+    def rounded(ranges: Ranges, places: Sequence[int]) -> dict[str, str]:
+        nonlocal nearest
+        few = min(ROUNDING_IMAGES, len(places))
+        images = dataset.take([places[step * len(places) // few] for step in range(few)])
         feeds = _Feed(images, spec, inputs, settings.batch)
-        rounding = measure_rounding(model, spec, draft, lambda: feeds.batches(few), few, nearest, tell)
+        found, nearest = measure_rounding(model, spec, ranges, lambda: feeds.batches(few), few, nearest, tell)
+        return found
+
+    gptq = algorithm.weight_rounding == "gptq"
+    if auto:
+        places, fitted = scored_images(len(dataset), len(used)), fitted_images(len(dataset))
+        early_ranges = {str(each): _refitted(draft, fits, each, early=True) for each in CANDIDATES}
+        if gptq and places:  # one rounding for all: the method changes little of it, and it costs most
+            rounding = rounded(early_ranges[str(FALLBACK)], used[:fitted])
+            competing = draft.algorithm.model_copy(update={"weight_rounding": "gptq"})
+            early_ranges = {name: each.finished(competing, None, rounding) for name, each in early_ranges.items()}
+        images = dataset.take([used[place] for place in places])
+        choice, nearest = choose(model, spec, early_ranges, images, settings.batch, fitted, nearest, tell)
+        draft = _refitted(draft, fits, choice.candidate, early=False)
+    if gptq and not rounding:
+        rounding = rounded(draft, used)
     return draft.finished(algorithm, choice, rounding)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -10,17 +11,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.backends.logits import outputs_by_batch
-from skdeploy.backends.metrics import sqnr_db
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.errors import CalibrationError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset
 from skdeploy.images.reading import read_crops
-from skdeploy.ir.deciding import with_sources
 from skdeploy.ir.large import portable
 from skdeploy.ir.qdq import QuantizedWeight
-from skdeploy.quant.methods import FALLBACK, FIRST_ROUND, LAST_ROUND, Choice, Round, chosen, ranked
+from skdeploy.quant.methods import FALLBACK, FIRST_PART, GIVEN_UP, Choice, chosen
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 
@@ -30,6 +29,18 @@ MOST_BYTES: Final = 64 << 20
 Outputs = list[NDArray[np.floating]]
 
 
+@dataclass
+class _Trial:
+    """A candidate's graph and the noise to signal that it has made so far, image after image."""
+
+    model: ir.Model
+    noise: list[float] = field(default_factory=list)
+
+    @property
+    def total(self) -> float:
+        return sum(self.noise)
+
+
 def choose(
     model: ir.Model,
     spec: ModelSpec,
@@ -37,65 +48,89 @@ def choose(
     images: Dataset,
     batch: int,
     fitted: int,
+    nearest: Mapping[str, QuantizedWeight] | None,
     tell: Progress,
 ) -> tuple[Choice, Mapping[str, QuantizedWeight] | None]:
-    """The best of the candidates on images that they were not fitted to, and the weights that all their graphs share.
+    """The best of the candidates on images that they were not fitted to, and the weights to nearest that their graphs share.
 
     Raises CalibrationError for outputs of FP32 that are not finite.
     """
     if not len(images):
-        return Choice(method=FALLBACK.method, percentile=FALLBACK.percentile), None
+        return Choice(method=FALLBACK.method, percentile=FALLBACK.percentile), nearest
     tell.update(f"FP32 on {len(images)} images held back")
-    reference = _outputs(model, spec, images, batch, MOST_BYTES)
+    reference = _reference(model, spec, images, batch)
     scored = len(reference[0])
     if not all(np.isfinite(values).all() for values in reference):
         raise CalibrationError(
             f"{spec.name} gives outputs in FP32 that are not finite, so no method can be scored by them",
             advice="check the weights with `skdeploy verify`, or choose the method with --calib-method",
         )
-    part, whole = FIRST_ROUND
+    trials: dict[str, _Trial] = {}
+
+    def advance(name: str, end: int, bound: float) -> None:
+        """Runs a candidate up to image ``end``, or until it has made more noise than ``bound``."""
+        trial = trials[name]
+        start, noise = len(trial.noise), trial.total
+        tell.update(f"ranges by {name} on images {start + 1} to {end} of {scored} held back")
+        outputs = _outputs(trial.model, spec, images.take(range(start, end)), batch)
+        for more in noise_of_images(reference, outputs, start):
+            trial.noise.append(more)
+            noise += more
+            if noise > bound:
+                return
+
+    part, whole = FIRST_PART
     first = min(scored, -(-part * scored // whole))
-    nearest: Mapping[str, QuantizedWeight] | None = None
-    found: dict[str, Outputs] = {name: [] for name in candidates}
-    rounds: list[Round] = []
-    for start, end in ((0, first), (first, scored)):
-        if start == end:
-            break
-        names = ranked(rounds[-1].scores)[:LAST_ROUND] if rounds else list(candidates)
-        for name in names:
-            tell.update(f"ranges by {name} on images {start + 1} to {end} of {scored} held back")
-            made = quantize(model, spec, candidates[name], half=False, nearest=nearest)
-            nearest = made.nearest
-            more = _outputs(made.model, spec, images.take(range(start, end)), batch, None)
-            found[name] = [np.concatenate(pair) for pair in zip(found[name], more, strict=True)] if start else more
-        scores = {name: round(score_db([each[:end] for each in reference], found[name]), 2) for name in names}
-        rounds.append(Round(images=end, scores=scores))
-    return chosen(rounds, fitted), nearest
+    for name, ranges in candidates.items():
+        made = quantize(model, spec, ranges, half=False, nearest=nearest)
+        nearest = made.nearest
+        trials[name] = _Trial(made.model)
+        advance(name, first, np.inf)
+    least = np.inf
+    for name in sorted(trials, key=lambda name: trials[name].total):
+        bound = GIVEN_UP * least
+        if first < scored and trials[name].total <= bound:
+            advance(name, scored, bound)
+        if len(trials[name].noise) == scored:
+            least = min(least, trials[name].total)
+    return chosen({name: trial.noise for name, trial in trials.items()}, scored, fitted), nearest
 
 
-def _outputs(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int, most: int | None) -> Outputs:
-    """The floating-point outputs, and what decides others, in the graph's order, of the first images, until they have ``most``
-    bytes.
-    """
+def _reference(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int) -> Outputs:
+    """FP32's outputs of the first images, until they have ``MOST_BYTES``."""
     parts: list[Outputs] = []
-    crops = (crop.pixels for _, crop in read_crops(images, spec))
-    with with_sources(model) as sources, OnnxRuntimeSession(portable(model), "cpu", None) as session:
-        for outputs, _ in outputs_by_batch(session, crops, spec, batch):
-            parts.append([outputs[name] for name in sources.values()])
-            if most is not None and sum(values.nbytes for part in parts for values in part) >= most:
-                break
+    for outputs in _outputs(model, spec, images, batch):
+        parts.append(outputs)
+        if sum(values.nbytes for part in parts for values in part) >= MOST_BYTES:
+            break
     return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
-def score_db(reference: Sequence[NDArray[np.floating]], found: Sequence[NDArray[np.floating]]) -> float:
-    """The SQNR of outputs in dB: of several outputs, by the mean of their noise to signal, so that large ones do not outweigh
-    others.
+def _outputs(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int) -> Iterator[Outputs]:
+    """The floating-point outputs, in the graph's order, a batch at a time."""
+    crops = (crop.pixels for _, crop in read_crops(images, spec))
+    with OnnxRuntimeSession(portable(model), "cpu", None) as session:
+        for outputs, _ in outputs_by_batch(session, crops, spec, batch):
+            yield [values for values in outputs.values() if np.issubdtype(values.dtype, np.floating)]
+
+
+def noise_of_images(reference: Outputs, found: Iterator[Outputs], start: int) -> Iterator[float]:
+    """Yield the error of each image, from image ``start`` on, by the signal of all images.
+
+    Of several outputs, the mean of their noise to signal, so that large ones do not outweigh others.
     """
-    noise = [_noise(one, other) for one, other in zip(reference, found, strict=True)]
-    return sqnr_db(1.0, float(np.mean(noise)))
+    signals = [max(float(_squares(values).sum()), np.finfo(np.float64).tiny) for values in reference]
+    for outputs in found:
+        images = len(outputs[0])
+        errors = [
+            _squares(np.subtract(ours, right[start : start + images], dtype=np.float64)) / signal
+            for ours, right, signal in zip(outputs, reference, signals, strict=True)
+        ]
+        start += images
+        yield from np.mean(errors, axis=0).tolist()
 
 
-def _noise(reference: NDArray[np.floating], found: NDArray[np.floating]) -> float:
-    signal = float(np.sum(np.square(reference, dtype=np.float64)))
-    error = float(np.sum(np.square(np.subtract(found, reference, dtype=np.float64))))
-    return error / max(signal, np.finfo(np.float64).tiny)
+def _squares(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The sum of squares of each image, (N,)."""
+    squares: NDArray[np.float64] = np.square(values.reshape(len(values), -1), dtype=np.float64).sum(axis=1)
+    return squares

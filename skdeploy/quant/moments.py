@@ -2,7 +2,7 @@
 
 The INT8 graph itself runs on some images, and the integers that its QuantizeLinear nodes make are counted. Products of two
 INT8 numbers are 2^14 at most, so float32 holds the sum of 2^10 of them without rounding: neither the threads of a matrix
-product nor the order of its sums can change a bit. The sums of all go on in float64, which has room for 2^39 products.
+product nor the order of its sums can change a bit. The sums of all go on in INT32, or in float64 where they need more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ ROWS_A_COLUMN: Final = 8
 FEWEST_ROWS: Final = 1024
 AT_ONCE: Final = 1 << 10  # rows in one product of float32, exact as above
 # Of the sums of the layers that are counted in one turn. One layer alone may take more.
-BUDGET_BYTES: Final = 160 << 20
+BUDGET_BYTES: Final = 224 << 20  # SKNet-50's take 208 MB
+INT32_ROWS: Final = (
+    2**31 - 1
+) // 2**14  # sums of so many products are within INT32, which takes half the memory of float64
 
 Floats = NDArray[np.float64]
 Batches = Callable[[], Iterable[tuple[dict[str, Array], int]]]
@@ -42,7 +45,7 @@ class Moments:
 
     count: int
     sums: Floats
-    products: Floats
+    products: NDArray[np.int32 | np.float64]
 
     def about(self, centre: Floats) -> Floats:
         """The second moments about a point, (G, K) in steps."""
@@ -66,10 +69,11 @@ class _Layer:
     groups: int
     columns: int
     places: int  # of each image, at most
+    type: type[np.int32 | np.float64]  # of the sums of products
 
     @property
     def bytes(self) -> int:
-        return 8 * self.groups * self.columns**2
+        return np.dtype(self.type).itemsize * self.groups * self.columns**2
 
 
 def moments_in_turn(
@@ -118,7 +122,8 @@ def _layer(node: ir.Node, images: int) -> _Layer:
     else:
         columns = weight[1 - output_axis(node)]
     places = ceil(max(FEWEST_ROWS, ROWS_A_COLUMN * columns) / images)
-    return _Layer(node, operand(source, 0).name or "", groups, columns, places)
+    kind = np.int32 if places * images <= INT32_ROWS else np.float64
+    return _Layer(node, operand(source, 0).name or "", groups, columns, places, kind)
 
 
 def weight_shape(node: ir.Node) -> tuple[int, ...]:
@@ -129,7 +134,8 @@ def weight_shape(node: ir.Node) -> tuple[int, ...]:
 
 
 def _empty(layer: _Layer) -> Moments:
-    return Moments(0, np.zeros((layer.groups, layer.columns)), np.zeros((layer.groups, layer.columns, layer.columns)))
+    products = np.zeros((layer.groups, layer.columns, layer.columns), layer.type)
+    return Moments(0, np.zeros((layer.groups, layer.columns)), products)
 
 
 def _add(total: Moments, layer: _Layer, values: NDArray[np.int8]) -> None:
@@ -138,7 +144,8 @@ def _add(total: Moments, layer: _Layer, values: NDArray[np.int8]) -> None:
             part = rows[:, start : start + AT_ONCE].astype(np.float32)
             total.count += part.shape[1]
             total.sums += part.sum(axis=1)
-            total.products += part.transpose(0, 2, 1) @ part
+            products = part.transpose(0, 2, 1) @ part
+            total.products += products.astype(layer.type)
 
 
 def _rows(layer: _Layer, values: NDArray[np.int8]) -> Iterator[NDArray[np.int8]]:
@@ -215,4 +222,4 @@ def _open(model: ir.Model, names: Sequence[str], threads: int | None) -> OnnxRun
     values = {value.name: value for node in graph for value in node.outputs}
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in names)
-    return OnnxRuntimeSession(portable(model), "cpu", threads)
+    return OnnxRuntimeSession(portable(model), "cpu", threads, planned=False)

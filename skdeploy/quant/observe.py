@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import prod
 from queue import SimpleQueue
 from typing import Final
 
@@ -28,9 +29,10 @@ from skdeploy.quant.methods import Candidate, fitted_images
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
 
-# Images in one run of ONNX Runtime: all observed tensors of so many are in memory at once, for each worker (77 MB an image for
-# SKNet-50 at 224 x 224). Larger runs are no faster.
-IMAGES_A_RUN: Final = 2
+# Of the observed tensors of one run of ONNX Runtime, which are in memory at once, for each worker: SKNet-50 has 77 MB an image,
+# and runs one at a time, no slower. Small networks run a batch of up to 8, as each run has a price of its own.
+RUN_BYTES: Final = 32 << 20
+MOST_A_RUN: Final = 8
 
 # Counting holds the interpreter's lock for a tenth of the time that a core needs for an image of SKNet-50, and every worker
 # needs memory. Threads beyond these go to ONNX Runtime.
@@ -157,7 +159,9 @@ def observe(
             finally:
                 idle.put(observers)
 
-        for part, channels in _in_order(run, _slices(session, batches, 1 if alone else IMAGES_A_RUN), workers):
+        for part, channels in _in_order(
+            run, _slices(session, batches, 1 if alone else _images_a_run(model, names)), workers
+        ):
             _add(total, channels)
             done += part.count
             advance(part.count)
@@ -186,7 +190,7 @@ def _open(model: ir.Model, names: Sequence[str], threads: int) -> OnnxRuntimeSes
             )
         if name not in outputs:
             graph.outputs.append(values[name])
-    return OnnxRuntimeSession(portable(model), "cpu", threads)
+    return OnnxRuntimeSession(portable(model), "cpu", threads, planned=False)
 
 
 def _images_first(model: ir.Model, names: Collection[str]) -> bool:
@@ -197,6 +201,19 @@ def _images_first(model: ir.Model, names: Collection[str]) -> bool:
     made = {value.name: value.shape for node in model.graph for value in node.outputs}
     shapes = [made[name] for name in names if name in made]
     return all(shape is not None and len(shape) > 1 and shape[0] in batches for shape in shapes)
+
+
+def _images_a_run(model: ir.Model, names: Collection[str]) -> int:
+    """How many images' observed tensors ``RUN_BYTES`` hold; 1 where a size is not known."""
+    values = {value.name: value for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
+    total = 0
+    for name in names:
+        shape = values[name].shape if name in values else None
+        sizes = [] if shape is None else list(shape)[1:]
+        if shape is None or not all(isinstance(size, int) for size in sizes):
+            return 1
+        total += 4 * prod(size for size in sizes if isinstance(size, int))
+    return min(max(1, RUN_BYTES // max(1, total)), MOST_A_RUN)
 
 
 def _slices(

@@ -31,8 +31,11 @@ def measure_rounding(
     images: int,
     nearest: Mapping[str, QuantizedWeight] | None,
     tell: Progress,
-) -> dict[str, str]:
-    """The rounding of each weight that can be INT8, by the layer's name. ``ranges`` are those of rounding to nearest."""
+) -> tuple[dict[str, str], Mapping[str, QuantizedWeight]]:
+    """The rounding of each weight that can be INT8, by the layer's name, and the weights to nearest that it starts from.
+
+    ``ranges`` are those of rounding to nearest.
+    """
     tell.update(f"rounds weights by {images} images")
     made = quantize(model, spec, ranges, half=False, nearest=nearest)
     before = prepared_by(model, spec, ranges, ranges.algorithm)
@@ -44,7 +47,7 @@ def measure_rounding(
         about = moments.covariance if corrected else moments.about(_zero(node, made, moments, spec))
         values = rounded_weight(node, weight_of(node), made.nearest[name], about)
         rounding[name] = as_text(values, made.nearest[name])
-    return rounding
+    return rounding, made.nearest
 
 
 def _zero(node: ir.Node, made: Quantized, moments: Moments, spec: ModelSpec) -> NDArray[np.float64]:

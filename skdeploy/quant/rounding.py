@@ -28,6 +28,7 @@ from skdeploy.quant.weights import WEIGHT_MAX
 # nearest, in every graph.
 SMALLEST_EXACT: Final = float(np.finfo(np.float16).smallest_normal)
 CALIBRATE: Final = "calibrate again: skdeploy calibrate"
+DEFLATE: Final = 6  # level 9 saves a tenth of the text, and takes ten times as long
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +48,7 @@ def rounded_weight(node: ir.Node, array: NDArray[Any], nearest: QuantizedWeight,
 def as_text(values: NDArray[np.int8], nearest: QuantizedWeight) -> str:
     """The differences from rounding to nearest: a byte each, modulo 256, deflated, in base 64."""
     difference = values.view(np.uint8) - nearest.values.view(np.uint8)
-    return base64.b64encode(zlib.compress(difference.tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(difference.tobytes(), DEFLATE)).decode()
 
 
 def with_rounding(node: ir.Node, nearest: QuantizedWeight, rounding: Mapping[str, str]) -> QuantizedWeight:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from skdeploy.bundle.contents import RANGES
 from skdeploy.images.audit_report import AuditReport, audit_of
-from skdeploy.quant.methods import Choice, ranked
+from skdeploy.quant.methods import Choice
 from skdeploy.report.blocks import (
     Facts,
     Figure,
@@ -46,16 +46,22 @@ def calibration_findings(ranges: Ranges) -> Section:
         f"{counted(len(ranges.tensors), 'tensor')} by {used.method}{percentile} on "
         f"{counted(ranges.data.images, 'image' if audit is None else audit.sample)} of {ranges.data.name}; {on}"
     )
-    chosen = (_choice_facts(ranges.choice),) if ranges.choice is not None and ranges.choice.rounds else ()
+    chosen = (_choice_facts(ranges.choice),) if ranges.choice is not None and ranges.choice.scores else ()
     return Section("calibration", "Calibration", lead, chosen if audit is None else (*chosen, audit_facts(audit)))
 
 
 def _choice_facts(choice: Choice) -> Facts:
-    """The score of each method, in the rounds of the choice."""
-    rows = []
-    for each in choice.rounds:
-        scores = ", ".join(f"{method} {each.scores[method]:.2f}" for method in ranked(each.scores))
-        rows.append((f"SQNR in dB on {each.images} held back", scores))
+    """The score of each method, the best first."""
+    whole = [name for name in choice.ranking if choice.scores[name].images == choice.scored]
+    rows = [
+        (
+            f"SQNR in dB on {choice.scored} held back",
+            ", ".join(f"{name} {choice.scores[name].sqnr_db:.2f}" for name in whole),
+        )
+    ]
+    if given_up := [name for name in choice.ranking if name not in whole]:
+        less = ", ".join(f"{name} {choice.scores[name].sqnr_db:.2f}" for name in given_up)
+        rows.append(("given up, at most", less))
     return Facts(tuple(rows), f"choice of the method: {choice.candidate}")
 
 

@@ -108,7 +108,7 @@ def facts_of(ranges: Ranges, station: Literal["calibrate", "ranges"]) -> RangesF
         random=ranges.data.random,
         method=ranges.algorithm.method,
         chosen=str(choice.candidate) if choice is not None else "",
-        scored_images=choice.rounds[-1].images if choice is not None and choice.rounds else 0,
+        scored_images=choice.scored if choice is not None else 0,
         tensors=len(ranges.tensors),
         dead_tensors=tuple(dead_tensors(ranges)),
         audit=audit_of(ranges.audit),
