@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import signal
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -281,3 +283,12 @@ def test_a_model_that_is_not_the_bundle_s_is_refused_with_the_reason(
     refused = run("verify", labelled, "--images", images, "--server", getattr(wrong, scheme), "--server-model", model)
     assert refused.code == code
     assert said in refused.err
+
+
+def test_each_metric_of_the_page_is_one_that_the_server_has(served: Server) -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/triton.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(nv_\w+)`", page))
+    with urllib.request.urlopen(f"{served.metrics}/metrics", timeout=10) as answer:
+        found = answer.read().decode()
+    assert len(named) > 5
+    assert [name for name in named if f"\n{name}{{" not in found] == []

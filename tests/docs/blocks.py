@@ -24,6 +24,7 @@ BLOCK: Final = re.compile(r"^```(sh|console|python)\n(.*?)^```", re.DOTALL | re.
 NEEDS: Final = {
     "a GPU": "skdeploy",
     "Docker": "docker",
+    "a running Triton": r"--server",
     "TensorRT": r"trtexec|-lnvinfer",
     "g++, and the headers": r"g\+\+",
     "the network": r"pip install|hf://|make demo",

@@ -28,6 +28,9 @@ PREPARED = {
         "git init -q\nmkdir weights\nmv epoch=29.ckpt weights/mynet.ckpt\n"
         "skdeploy export weights/mynet.ckpt --fp16 --labels labels.txt --imgsz 160 --images eval --target onnx\n"
     ),
+    "docs/how-to/triton.md": (
+        "cp -r build/sknet-fashion-int8 build/mynet-int8\ncp -r build/sknet-fashion-int8 build/mynet-fp16\n"
+    ),
     "docs/how-to/cpp.md": "cp -r build/sknet-fashion-int8 build/mynet-int8\n",
     "docs/how-to/other-networks.md": (
         "skdeploy export sknet-fashion --int8 --int8-fallback fp32 --calib calibration/fashion --target onnx -o build/qat\n"
