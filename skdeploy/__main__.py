@@ -71,6 +71,7 @@ def _run(voice: Voice, termination: Termination) -> int:
         _report(type(error).__name__, error.message, error.advice, error.exit_code)
         sys.exit(error.exit_code)
     except usage_error as error:
+        error.message = error.message.removeprefix("Value error, ")  # pydantic's words, which Typer passes on
         error.show()
         _report("UsageError", error.format_message(), "`skdeploy VERB --help` lists the options", UsageError.exit_code)
         sys.exit(UsageError.exit_code)

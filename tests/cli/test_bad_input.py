@@ -43,7 +43,7 @@ USAGE: tuple[tuple[str, ...], ...] = (
     ("export tiny.toml --workspace 0", "--workspace 0"),
     ("export tiny.toml --workspace nan", "--workspace nan"),
     ("export tiny.toml --workspace inf", "--workspace inf"),
-    ("export tiny.toml --target tpu", "tpu"),
+    ("export tiny.toml --target tpu", "'--target': 'tpu' is not one of"),
     ("export tiny.toml --images gone", "no images at gone"),
     ("export tiny.toml --images empty", "no images in empty"),
     ("export tiny.toml --images float.npy", "holds float32 of shape (2, 32, 32, 3)", "raw uint8"),
