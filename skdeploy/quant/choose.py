@@ -17,6 +17,7 @@ from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset
 from skdeploy.images.reading import read_crops
+from skdeploy.ir.deciding import with_sources
 from skdeploy.ir.large import portable
 from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.quant.methods import FALLBACK, FIRST_PART, GIVEN_UP, Choice, chosen
@@ -107,11 +108,11 @@ def _reference(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int) ->
 
 
 def _outputs(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int) -> Iterator[Outputs]:
-    """The floating-point outputs, in the graph's order, a batch at a time."""
+    """The floating-point outputs, and what decides others, in the graph's order, a batch at a time."""
     crops = (crop.pixels for _, crop in read_crops(images, spec))
-    with OnnxRuntimeSession(portable(model), "cpu", None) as session:
+    with with_sources(model) as sources, OnnxRuntimeSession(portable(model), "cpu", None) as session:
         for outputs, _ in outputs_by_batch(session, crops, spec, batch):
-            yield [values for values in outputs.values() if np.issubdtype(values.dtype, np.floating)]
+            yield [outputs[name] for name in sources.values()]
 
 
 def noise_of_images(reference: Outputs, found: Iterator[Outputs], start: int) -> Iterator[float]:

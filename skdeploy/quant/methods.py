@@ -14,13 +14,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import log10, sqrt
-from typing import Annotated, Final, Self
+from typing import TYPE_CHECKING, Annotated, Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from skdeploy.core.spec import CalibrationMethod, Frozen
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Of the images, those that ranges are fitted to before the choice: the first ones. Any beginning of a calibration set is as
 # balanced over classes as the whole (``images/selection.py``).
@@ -53,7 +55,7 @@ class Candidate:
 FALLBACK: Final = Candidate(CalibrationMethod.MSE)
 # Entropy is left out: it takes longest, and was last wherever it was tried. Methods that the images cannot tell apart, within a
 # standard error, are taken in this order. Of 600 draws of 128 test images, the strictly best method is 0.2 dB off on all in 5 %
-# (sknet-fashion), 6 % (its rescaled copy) and 28 % (skresnet-digits); by this order in 0, 0 and 8 %.
+# (sknet-fashion), 6 % (its rescaled copy) and 28 % (skresnet-digits); by this order in 0.2, 0 and 8 %.
 CANDIDATES: Final = (
     Candidate(CalibrationMethod.PERCENTILE, 99.999),
     FALLBACK,
@@ -134,6 +136,8 @@ def chosen(noise: Mapping[str, Sequence[float]], scored: int, fitted: int) -> Ch
 
     Raises ValueError where none was scored on all images.
     """
+    import numpy as np  # the help of an export needs none
+
     whole = {name: np.asarray(noise[name]) for name in map(str, CANDIDATES) if len(noise.get(name, ())) == scored}
     best = whole[min(whole, key=lambda name: whole[name].sum())] if whole else np.zeros(scored)
     tied = tuple(name for name, made in whole.items() if made.sum() - best.sum() <= standard_error(made - best))
@@ -150,4 +154,6 @@ def chosen(noise: Mapping[str, Sequence[float]], scored: int, fitted: int) -> Ch
 
 def standard_error(differences: NDArray[np.float64]) -> float:
     """Of the sum of differences between two methods on the same images, were they others."""
+    import numpy as np
+
     return float(np.std(differences) * sqrt(len(differences)))
