@@ -128,6 +128,7 @@ def test_a_full_disk_ends_in_an_error_and_the_next_run_is_right(start: Start, ex
     assert figures(ended(start("--workers", 1, "--json"))[0]) == expected
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_killed_ends_in_an_error_and_another_one_goes_on(
     start: Start, expected: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def tuned(run: Run, bundle: Path, *words: object) -> Any:
     return run("tune", bundle, *data, *words)
 
 
+@pytest.mark.slow
 def test_the_winner_keeps_the_budget_of_miou(run: Run, bundle: Path) -> None:
     found = tuned(run, bundle, "--max-drop", 20, "--json")
     assert found.code == 0, found.err
