@@ -67,5 +67,6 @@ def ci_init(
         )
     force_words = ["--force"] if found.ignored else []
     terminal.say(
-        "next: " + " ".join(command("git", "-C", str(found.root), "add", *force_words, *found.written).split("\\\n"))
+        "next: " + " ".join(command("git", "-C", str(found.root), "add", *force_words, *found.written).split("\\\n")),
+        whole=True,
     )

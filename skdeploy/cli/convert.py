@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -79,4 +80,4 @@ def convert(
             "its [assumed]"
         )
     if done.card:
-        terminal.say(f"next: skdeploy export {done.card}")
+        terminal.say(f"next: {shlex.join(['skdeploy', 'export', str(done.card)])}", whole=True)

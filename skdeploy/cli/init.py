@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -45,4 +46,4 @@ def init(
     else:
         terminal.headline(f"{path}: {spec.shown_inputs}, {gives}")
         terminal.say("check the inputs" + (" and correct the sizes under [sizes]" if spec.sizes else ""))
-    terminal.say(f"next: skdeploy export {model} --card {path}")
+    terminal.say(f"next: {shlex.join(['skdeploy', 'export', str(model), '--card', str(path)])}", whole=True)

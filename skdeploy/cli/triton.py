@@ -120,7 +120,7 @@ def triton(
         terminal.say(f"and the InferenceService in {written.kserve}")
     for note in written.notes:
         terminal.warn(note)
-    terminal.say(f"next: tritonserver --model-repository={shlex.quote(str(written.repository.absolute()))}")
+    terminal.say(f"next: tritonserver --model-repository={shlex.quote(str(written.repository.absolute()))}", whole=True)
     terminal.say(
         f"then: skdeploy verify {shlex.quote(str(bundle))} --server http://127.0.0.1:8000 --server-model {network}"
     )

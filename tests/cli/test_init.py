@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,3 +40,23 @@ def test_a_card_is_written_given_back_and_never_replaced(run: Run, tmp_path: Pat
     assert done.code == 0, done.err
     assert "assumed" not in done.err
     assert "assumed: " in run("export", graph, *common).err
+
+
+def test_the_next_command_is_one_line_on_a_narrow_terminal(tmp_path: Path) -> None:
+    """A command that is broken in two is two commands where it is pasted."""
+    folder = tmp_path / ("a long name of a folder " * 3).strip()
+    folder.mkdir()
+    graph = foreign.export(foreign.live(foreign.Classifier(foreign.Sliced())), folder / "net.onnx", shape=(3, 32, 32))
+    words = [sys.executable, "-m", "skdeploy", "init", str(graph), "-o", str(folder / "net.toml")]
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(words, stdout=terminal, stderr=subprocess.DEVNULL, stdin=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        with suppress(OSError):  # the end of a pseudo-terminal
+            while more := os.read(main, 4096):
+                shown += more
+    os.close(main)
+    assert process.returncode == 0
+    (line,) = [line for line in shown.decode().splitlines() if line.startswith("next: ")]
+    assert shlex.split(line)[1:] == ["skdeploy", "export", str(graph), "--card", str(folder / "net.toml")]
