@@ -104,15 +104,13 @@ class OnnxRuntimeSession(Session):
         config: Config = EXACT,
         shown: str = "",
         optimised_graph: Path | None = None,
-        planned: bool = True,
     ) -> None:
-        """``shown`` is what errors call the graph; ``optimised_graph`` is where to write what ONNX Runtime makes of it.
-        ``planned`` False: without one block of memory for all tensors of a run, which many outputs make twice as large.
-        """
+        """``shown`` is what errors call the graph; ``optimised_graph`` is where to write what ONNX Runtime makes of it."""
         ort = require("onnxruntime", extra="cpu")
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings are about its own optimisations
-        options.enable_mem_pattern = planned
+        # One block for all tensors of a run: many outputs, or a run beside another, make it twice what is used.
+        options.enable_mem_pattern = config is not EXACT
         threads = threads or cpu.thread_limit()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -274,7 +272,8 @@ def open_model(
         model.graph.outputs.extend(values[name] for name in also if name not in outputs)
     from skdeploy.ir.large import portable
 
-    return OnnxRuntimeSession(portable(model), provider, threads, config=DEFAULT if optimised else EXACT, shown=shown)
+    config = DEFAULT if optimised else EXACT
+    return OnnxRuntimeSession(portable(model), provider, threads, config=config, shown=shown)
 
 
 def _beyond_table(said: re.Match[str]) -> UsageError:

@@ -39,7 +39,8 @@ def measure_headroom(
     operators = {value.name: node.op_type for node in model.graph for value in node.outputs}
     masked = _masked(model)
     WithoutRange()(model)
-    with onnxruntime.open_model(model, str(graph), also=[name for name in tensors if name not in inputs]) as session:
+    also = [name for name in tensors if name not in inputs]
+    with onnxruntime.open_model(model, str(graph), also=also) as session:
         for feeds, count in batches:
             images += count
             reached = {

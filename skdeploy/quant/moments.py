@@ -222,4 +222,4 @@ def _open(model: ir.Model, names: Sequence[str], threads: int | None) -> OnnxRun
     values = {value.name: value for node in graph for value in node.outputs}
     graph.outputs.clear()
     graph.outputs.extend(values[name] for name in names)
-    return OnnxRuntimeSession(portable(model), "cpu", threads, planned=False)
+    return OnnxRuntimeSession(portable(model), "cpu", threads)

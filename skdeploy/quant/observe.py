@@ -190,7 +190,7 @@ def _open(model: ir.Model, names: Sequence[str], threads: int) -> OnnxRuntimeSes
             )
         if name not in outputs:
             graph.outputs.append(values[name])
-    return OnnxRuntimeSession(portable(model), "cpu", threads, planned=False)
+    return OnnxRuntimeSession(portable(model), "cpu", threads)
 
 
 def _images_first(model: ir.Model, names: Collection[str]) -> bool:
