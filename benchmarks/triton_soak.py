@@ -22,19 +22,20 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+import numpy as np
+import psutil
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import describe, skdeploy
+from skdeploy.backends import onnxruntime
+from skdeploy.bundle.folder import load_bundle
+from skdeploy.images.feeds import feeds_of
+from skdeploy.line.parity_images import parity_dataset
+from tests.triton_server import Server, running
+
 HERE: Final = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-import numpy as np  # noqa: E402  # benchmarks are run as files: the folder above must be found first
-import psutil  # noqa: E402
-
-from benchmarks.machine import describe, skdeploy  # noqa: E402
-from skdeploy.backends import onnxruntime  # noqa: E402
-from skdeploy.bundle.folder import load_bundle  # noqa: E402
-from skdeploy.images.feeds import feeds_of  # noqa: E402
-from skdeploy.line.parity_images import parity_dataset  # noqa: E402
-from tests.triton_server import Server, running  # noqa: E402
-
 CLIENTS: Final = 8
 IMAGES: Final = 64
 SAMPLE_S: Final = 2.0

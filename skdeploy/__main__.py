@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError
@@ -92,7 +93,7 @@ def _told_as_it_came(app: Any, termination: Termination) -> Any:
     """The code that the command line gives. An error after a signal is what a library made of the signal."""
     try:
         return app(standalone_mode=False)
-    except Exception as error:
+    except Exception as error:  # packages turn a signal during their native import into any error of theirs
         if termination.came:
             raise KeyboardInterrupt from error
         raise
@@ -101,7 +102,7 @@ def _told_as_it_came(app: Any, termination: Termination) -> Any:
 def _require_working_directory() -> None:
     """Raises UsageError where it was removed: no relative path leads anywhere then, and Intel's MKL ends the process."""
     try:
-        os.getcwd()  # noqa: PTH109  (nothing is done with the path)
+        Path.cwd()
     except OSError as error:
         raise UsageError(
             f"the working directory cannot be used: {error.strerror}", advice="change to a folder that is there"

@@ -66,7 +66,7 @@ def test_image_files_give_the_digest_of_one_run_though_no_shard_reads_all(
 ) -> None:
     options = EvaluationOptions(pictures, num_images=40)
     parts = parts_of(bundles[0], options, 3)
-    assert sum(len(part.header.facts["files"]) for part in parts) == 40  # type: ignore[arg-type]
+    assert sum(len(part.header.facts["files"]) for part in parts) == 40  # type: ignore[arg-type]  # facts are JSON; these are a list
     assert figures(merged(bundles[0], options, parts)) == figures(evaluate(bundles[0], options))
 
 

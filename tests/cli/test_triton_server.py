@@ -220,7 +220,7 @@ def test_a_graph_that_is_not_the_bundle_s_is_not_loaded(labelled: Path, tmp_path
 
 def test_a_numpy_that_this_server_reads_wrong_is_refused(labelled: Path, tmp_path: Path) -> None:
     if int(np.__version__.split(".")[0]) < 2:
-        pytest.skip("numpy 1 is installed here")
+        pytest.skip("numpy 1 is installed here, and the server reads its arrays right")
     write_repository(labelled, TritonOptions(tmp_path / "models", backend="python"))
     programs = triton_server.python(tmp_path / "python", numpy=False)
     options = ("--exit-on-error=false", "--strict-readiness=false")

@@ -73,7 +73,7 @@ def test_the_slurm_job_is_one_task_a_shard_and_bash_parses_it() -> None:
     assert script.startswith("#!/bin/bash\n#SBATCH ")  # sbatch reads no directive after the first command
     directives = re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", script, re.MULTILINE)
     assert len(directives) == script.count("#SBATCH")
-    first, last = map(int, re.fullmatch(r"(\d+)-(\d+)", dict(directives)["array"]).groups())  # type: ignore[union-attr]
+    first, last = map(int, re.fullmatch(r"(\d+)-(\d+)", dict(directives)["array"]).groups())  # type: ignore[union-attr]  # without a match the test fails here
     assert first == 1
     assert f'--shard "$SLURM_ARRAY_TASK_ID/{last}"' in script
     assert syntax(script) == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from skdeploy.core.errors import UsageError
@@ -86,10 +88,7 @@ def test_masks_of_any_whole_numbers_are_taken(dtype: str, tmp_path: Path) -> Non
     ],
 )
 def test_arrays_of_other_types_are_refused(
-    arrays: dict[str, np.ndarray],
-    kind: str,
-    said: str,
-    tmp_path: Path,  # type: ignore[type-arg]
+    arrays: dict[str, NDArray[Any]], kind: str, said: str, tmp_path: Path
 ) -> None:
     np.savez(tmp_path / "p.npz", **({"images": noise(1, 12, 14, 3)} | arrays))
     assert said in refused(tmp_path / "p.npz", kind)

@@ -66,7 +66,7 @@ class TritonPythonModel:
 def misread(numpy: str, stub: Path = STUB) -> str:
     """Why arrays would be read wrong, without an error: a stub whose pybind11 is older than 2.12 takes numpy 2 for numpy 1.
 
-    Later ones ask `numpy.lib.NumpyVersion` first; Triton 2.51 does not.
+    Later ones ask `numpy.lib.NumpyVersion` first; Triton 2.51 does not. Each model has this: Triton takes a file alone.
     """
     if int(numpy.partition(".")[0]) < 2 or b"NumpyVersion" in stub.read_bytes():
         return ""
