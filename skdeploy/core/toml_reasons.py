@@ -1,12 +1,36 @@
-"""Reasons for a refused TOML file, in a line: for cards and recipes."""
+"""TOML files that people write, and the reason for a refused one, in a line: for cards and recipes."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
+from skdeploy.core.errors import UsageError
+from skdeploy.core.files import read_file
+
+LARGEST: Final = 1 << 20  # bytes; a card or recipe is a page of numbers, and a larger file is something else
 WIDEST: Final = 128  # bits; nobody reads a longer integer, and Python prints none of more than 4,300 digits
 LONGEST: Final = 80  # characters of a key or a value
+
+
+def read_toml(path: Path, kind: str, error_class: type[UsageError], advice: str) -> dict[str, Any]:
+    """Return what the file at ``path`` holds; ``kind`` is what messages call it. Raises ``error_class``."""
+    named = f"the {kind} {path}"
+    try:
+        content = tomllib.loads(read_file(path, LARGEST).decode("utf-8-sig"))
+    except OSError as error:
+        raise error_class(f"cannot read {named}: {error.strerror}", advice=advice) from error
+    except UnicodeDecodeError as error:
+        raise error_class(f"{named} is not UTF-8 text", advice=advice) from error
+    except tomllib.TOMLDecodeError as error:
+        raise error_class(f"{named} is not valid TOML: {error}", advice=advice) from error
+    except (RecursionError, ValueError) as error:  # arrays a thousand deep; integers of thousands of digits
+        raise error_class(f"{named} cannot be read: {unreadable(error)}", advice=advice) from error
+    if text := unprintable(content):
+        raise error_class(f"{named} has a control character in {text}", advice="remove it")
+    return content
 
 
 def unreadable(error: RecursionError | ValueError) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -13,15 +12,13 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from skdeploy.core.architecture import Positive
 from skdeploy.core.errors import CalibrationError, UsageError
-from skdeploy.core.files import read_file
 from skdeploy.core.spec import CalibrationMethod, Frozen, InnerPath, ModelSpec
-from skdeploy.core.toml_reasons import shown_value, unprintable, unreadable
+from skdeploy.core.toml_reasons import read_toml, shown_value
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.quant.explain import explain
 from skdeploy.quant.ranges import Digest, Percentile, Rounding, check_percentile
 
-MAX_RECIPE_BYTES: Final = 1 << 20  # a recipe is a dozen lines; a larger file is something else
-KEYS: Final = "every key is described in calibration/README.md"
+KEYS: Final = "a recipe is a TOML file; every key is described in calibration/README.md"
 
 
 def _compiles(pattern: str) -> str:
@@ -70,18 +67,7 @@ def load_recipe(name_or_path: str) -> tuple[Recipe, Path]:
     Raises UsageError: no such recipe (with the nearest names), or the first things wrong in it.
     """
     path = _find(name_or_path)
-    try:
-        content = tomllib.loads(read_file(path, MAX_RECIPE_BYTES).decode("utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the recipe {path} is not UTF-8 text", advice="a recipe is a TOML file; " + KEYS) from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the recipe {path} is not valid TOML: {error}", advice=KEYS) from error
-    except (RecursionError, ValueError) as error:  # arrays a thousand deep; integers of thousands of digits
-        raise UsageError(f"the recipe {path} cannot be read: {unreadable(error)}", advice=KEYS) from error
-    if text := unprintable(content):
-        raise UsageError(f"the recipe {path} has a control character in {text}", advice="remove it")
+    content = read_toml(path, "recipe", UsageError, KEYS)
     try:
         return Recipe.model_validate(content), path
     except ValidationError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from skdeploy.core.architecture import SPECS, DescribedSpec, ModuleSpec
 from skdeploy.core.errors import CardError
-from skdeploy.core.files import read_file
 from skdeploy.core.packaged import packaged
 from skdeploy.core.spec import ModelSpec
-from skdeploy.core.toml_reasons import shown_key, shown_value, unprintable, unreadable
+from skdeploy.core.toml_reasons import read_toml, shown_key, shown_value
 
 ABOUT = "a card is a TOML file, see models/README.md"
-MAX_CARD_BYTES = 1 << 20  # a card is a page of numbers; a larger file is something else
 
 
 def load_card(name_or_path: str) -> tuple[ModelSpec, Path]:
@@ -46,18 +43,7 @@ def load_interface_card(name_or_path: str) -> tuple[ModelSpec, Path]:
 
 def read_card(path: Path) -> ModelSpec:
     """Validates one card file. Raises CardError."""
-    try:
-        content = tomllib.loads(read_file(path, MAX_CARD_BYTES).decode("utf-8-sig"))
-    except OSError as error:
-        raise CardError(f"cannot read the card {path}: {error.strerror}", advice=ABOUT) from error
-    except UnicodeDecodeError as error:
-        raise CardError(f"the card {path} is not UTF-8 text", advice=ABOUT) from error
-    except tomllib.TOMLDecodeError as error:
-        raise CardError(f"the card {path} is not valid TOML: {error}", advice=ABOUT) from error
-    except (RecursionError, ValueError) as error:  # arrays a thousand deep; integers of thousands of digits
-        raise CardError(f"the card {path} cannot be read: {unreadable(error)}", advice=ABOUT) from error
-    if text := unprintable(content):
-        raise CardError(f"the card {path} has a control character in {text}", advice="remove it")
+    content = read_toml(path, "card", CardError, ABOUT)
     try:
         spec = ModelSpec.model_validate(content)
     except ValidationError as error:

@@ -9,7 +9,8 @@ import pytest
 
 from skdeploy.core.errors import CardError
 from skdeploy.core.packaged import packaged
-from skdeploy.zoo.cards import MAX_CARD_BYTES, list_cards, load_card, read_card
+from skdeploy.core.toml_reasons import LARGEST
+from skdeploy.zoo.cards import list_cards, load_card, read_card
 from tests.refused import refused
 
 NAMES = [
@@ -159,7 +160,7 @@ def test_a_path_to_nothing_is_refused(folder: Path) -> None:
     [
         (b"schema = ", "is not valid TOML"),
         (b"\xff\xfe not text", "is not UTF-8 text"),
-        (b"#" * (MAX_CARD_BYTES + 1), f"at most {MAX_CARD_BYTES:,} are read"),
+        (b"#" * (LARGEST + 1), f"at most {LARGEST:,} are read"),
         (b"", "schema: missing"),
         (b"x = " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
         (b"a" + b".a" * 5000 + b" = 1", "a: unknown key"),
