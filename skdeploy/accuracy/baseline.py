@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from skdeploy.accuracy.quality_baseline import QualityBaseline, quality_baseline_of
+from skdeploy.accuracy.quality_baseline import QualityBaseline, quality_baseline_of, require_all
 from skdeploy.core.errors import UsageError, first_problem
 from skdeploy.core.files import read_file, write_text
 from skdeploy.core.spec import Frozen
@@ -74,9 +74,14 @@ class BaselineReport(Frozen):
         return f"{row.artifact}: {share} of the same {row.images:,} images: {side} the budget of {self.max_drop:g}"
 
     @property
+    def said(self) -> tuple[tuple[str, Literal["pass", "fail"], str], ...]:
+        """Each artifact, its verdict, and both in words."""
+        return tuple((row.artifact, row.verdict, self.sentence(row)) for row in self.rows)
+
+    @property
     def failures(self) -> tuple[str, ...]:
-        """The artifacts that dropped by more than the budget."""
-        return tuple(self.sentence(row) for row in self.rows if row.verdict == "fail")
+        """The artifacts that dropped by more than the budget, in words."""
+        return tuple(text for _, verdict, text in self.said if verdict == "fail")
 
 
 def write_baseline(path: Path, evaluation: Evaluation | Quality) -> None:
@@ -141,12 +146,7 @@ def compare_with_baseline(evaluation: Evaluation, baseline: Baseline, max_drop: 
             advice="the images that cannot be read are listed above",
         )
     found = {report.shown: report.top1.correct for report in evaluation.accuracies}
-    missing = [artifact.artifact for artifact in baseline.artifacts if artifact.artifact not in found]
-    if missing:
-        raise UsageError(
-            f"{path} has {missing[0]}, which was not evaluated",
-            advice=f"evaluated: {', '.join(found)}; add others with --artifact",
-        )
+    require_all(path, baseline, found)
     rows = []
     for artifact in baseline.artifacts:
         correct = found[artifact.artifact]

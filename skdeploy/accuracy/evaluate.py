@@ -266,7 +266,7 @@ def _run(
     dataset = labelled_images(options.data, spec, options.num_images, options.class_order)
     tell.update("opening the artifacts")
     with open_all(wanted, optional) as (opened, absent):
-        require_pair(options, [runner for runner, _ in opened], absent)
+        require_pair(options.max_drop, [runner for runner, _ in opened], absent)
         runners = [runner for runner, _ in opened]
         predictions, each = predictions_of(
             opened,
@@ -287,9 +287,9 @@ def naming_spec(runners: Sequence[Runner]) -> ModelSpec:
     return next((runner.spec for runner in runners if runner.spec.labels), runners[0].spec)
 
 
-def require_pair(options: EvaluationOptions, runners: Sequence[Runner], absent: Sequence[NotEvaluated]) -> None:
+def require_pair(max_drop: float | None, runners: Sequence[Runner], absent: Sequence[NotEvaluated]) -> None:
     """Raises where a drop is asked for and there is nothing to compare with."""
-    if options.max_drop is not None and len(runners) < 2:
+    if max_drop is not None and len(runners) < 2:
         raise _nothing_to_compare(runners[0], absent)
 
 

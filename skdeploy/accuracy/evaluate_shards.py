@@ -156,7 +156,7 @@ def merge_evaluation(folder: Path, options: EvaluationOptions, tell: Progress, *
         _check_same_artifacts(first, part)
     facts = _facts(first)
     runners = [runner for runner in (*chosen.runners, *chosen.optional) if runner.shown in facts.ran]
-    require_pair(options, runners, facts.absent)
+    require_pair(options.max_drop, runners, facts.absent)
     spans = [part.header.shard.span(len(dataset), options.batch) for part in parts]
     predictions = [Predictions.none_yet(len(dataset), runner.spec.network.classes) for runner in runners]
     digests: list[str] = []

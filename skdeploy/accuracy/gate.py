@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.accuracy.baseline import BaselineReport
+from skdeploy.accuracy.budget import require_within_budget, sentence_of, worst_decision
 from skdeploy.accuracy.statistics import (
     Decision,
     Pairs,
@@ -20,7 +21,6 @@ from skdeploy.accuracy.statistics import (
     wilson,
 )
 from skdeploy.bundle.runners import Runner
-from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision, SampleWord
 from skdeploy.images import chance
 from skdeploy.images.arrays import Labels
@@ -131,20 +131,7 @@ class PairedReport(Frozen):
         interval = f"from {self.drop_low:+.2f} to {self.drop_high:+.2f} at {self.confidence:g} %"
         bounds = f"{self.drop:+.2f} points of top-1, {interval}"
         measured = f"{self.second} drops by {bounds}, against {self.first} on {self.pairs.images:,} {self.sample}s"
-        if self.decision == "pass":
-            return f"{measured}: within the budget of {self.max_drop:g}"
-        if self.decision == "fail":
-            return f"{measured}: beyond the budget of {self.max_drop:g}"
-        if self.decision is None:
-            return measured
-        if self.guessing:
-            return f"{measured}: undecided, since {self.guessing}: {chance.CAUSES}"
-        if self.images_to_decide is None:
-            return f"{measured}: exactly at the budget of {self.max_drop:g}, so more {self.sample}s may not decide it"
-        return (
-            f"{measured}: too few {self.sample}s to tell whether that is within the budget of {self.max_drop:g}; about "
-            f"{self.images_to_decide:,} such {self.sample}s would decide"
-        )
+        return sentence_of(measured, self, f"{self.sample}s", chance.CAUSES)
 
 
 class NotEvaluated(Frozen):
@@ -184,37 +171,21 @@ class Evaluation(Frozen):
     @property
     def verdict(self) -> Decision | None:
         """The worst of the gate's decisions; None without a budget."""
-        decisions = [pair.decision for pair in self.pairs if pair.decision is not None]
-        if self.baseline is not None:
-            decisions.append("fail" if self.baseline.failures else "pass")
-        order: tuple[Decision, ...] = ("fail", "inconclusive", "pass")
-        return next((decision for decision in order if decision in decisions), None)
+        return worst_decision(self.pairs, self.baseline)
 
     def check(self, *, allow_inconclusive: bool = False) -> None:
         """Raises AccuracyError for a drop that is beyond the budget, or not shown to be within it."""
-        failed = [
-            f"{pair.second} drops by {pair.drop:+.2f} points of top-1, {pair.max_drop:g} allowed"
-            for pair in self.pairs
-            if pair.decision == "fail"
-        ]
-        failed += self.baseline.failures if self.baseline else ()
-        if failed:
-            raise AccuracyError(
-                f"accuracy is out of its budget: {'; '.join(failed)}",
-                advice=less_drop(*(report.precision for report in self.accuracies)),
-            )
-        doubtful = [pair for pair in self.pairs if pair.decision == "inconclusive"]
-        guessing = next((pair.guessing for pair in doubtful if pair.guessing), "")
-        if guessing and not allow_inconclusive:
-            raise AccuracyError(
-                f"accuracy cannot be judged: {guessing}", advice=f"{chance.CHECK}; or give --allow-inconclusive"
-            )
-        if doubtful and not allow_inconclusive:
-            named = ", ".join(f"{pair.second} (--max-drop {pair.max_drop:g})" for pair in doubtful)
-            raise AccuracyError(
-                f"too few images to decide whether accuracy is within its budget: {named}",
-                advice="give more labelled images (--data), a wider budget (--max-drop), or --allow-inconclusive",
-            )
+        require_within_budget(
+            self.pairs,
+            self.baseline,
+            lost=lambda pair: f"{pair.second} drops by {pair.drop:+.2f} points of top-1, {pair.max_drop:g} allowed",
+            allowed=lambda pair: f"{pair.second} (--max-drop {pair.max_drop:g})",
+            less=less_drop(*(report.precision for report in self.accuracies)),
+            check=chance.CHECK,
+            samples="images",
+            more="more labelled images",
+            allow_inconclusive=allow_inconclusive,
+        )
 
 
 def less_drop(*precisions: Precision) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skdeploy.accuracy.evaluate import require_pair
 from skdeploy.accuracy.mean_drop import LEAST, MOST_CONFIDENT, drop_of_mean, drop_of_ratio, images_for
 from skdeploy.accuracy.measures import Measure, Rows, measures_of
 from skdeploy.accuracy.own_metric import OwnMetric
@@ -39,8 +40,8 @@ def measure_quality(
     """The figures of each artifact, and how far each but the first is worse than the first.
 
     ``max_drop``, a budget, is in the unit of the first figure; ``confidence`` in per cent; ``fresh``: nothing of an earlier
-    run is used. Raises UsageError for pairs that do
-    not match, cannot be read or do not fit the network, or that are too few; ParityError for outputs that are not finite.
+    run is used. Raises UsageError for pairs that do not match, cannot be read, do not fit the network or are too few;
+    DependencyError for a budget where all but one artifact cannot run here; ParityError for outputs that are not finite.
     """
     started = time.perf_counter()
     tell.begin("evaluate")
@@ -51,12 +52,8 @@ def measure_quality(
         tell.note(note)
     _require_enough(len(pairs), max_drop, confidence, measures)
     with open_all(runners, optional) as (opened, absent):
-        if max_drop is not None and len(opened) < 2:
-            raise UsageError(
-                f"--max-drop needs two artifacts, but {opened[0][0].name} is the only one"
-                + (f" that runs here: {absent[0].artifact}: {absent[0].reason}" if absent else ""),
-                advice="give --against torch or another bundle",
-            )
+        ran = [runner for runner, _ in opened]
+        require_pair(max_drop, ran, absent)
         measuring = Measuring(opened, pairs, measures, batch, tell)
         tables, reused = measuring.rows(fresh=fresh)
         rows = [[table.rows[measure.name] for measure in measures] for table in tables]
@@ -66,7 +63,6 @@ def measure_quality(
         worst = worst_pair(measuring, [of[0] for of in rows])
     seconds = time.perf_counter() - started
     tell.end("evaluate", seconds, reused=min(reused) == len(pairs))
-    ran = [runner for runner, _ in opened]
     return Quality(
         task=spec.task,
         metric=own.name if own is not None else "",

@@ -9,11 +9,11 @@ from typing import Annotated
 from pydantic import Field
 
 from skdeploy.accuracy import untouched
+from skdeploy.accuracy.budget import require_within_budget, sentence_of, worst_decision
 from skdeploy.accuracy.gate import NotEvaluated, less_drop
 from skdeploy.accuracy.mean_drop import Drop, images_for, least_budget
 from skdeploy.accuracy.quality_baseline import QualityBaselineReport
 from skdeploy.accuracy.statistics import Decision
-from skdeploy.core.errors import AccuracyError
 from skdeploy.core.spec import Frozen, Precision
 from skdeploy.parity.worst_image import WorstImage
 
@@ -81,20 +81,7 @@ class QualityDrop(Frozen):
         said = (
             f"{self.second} drops by {what} of {self.figure}, {interval}, against {self.first} on {self.images:,} pairs"
         )
-        if self.decision == "pass":
-            return f"{said}: within the budget of {self.max_drop:g}"
-        if self.decision == "fail":
-            return f"{said}: beyond the budget of {self.max_drop:g}"
-        if self.decision is None:
-            return said
-        if self.guessing:
-            return f"{said}: undecided, since {self.guessing}: {untouched.CAUSES}"
-        if self.images_to_decide is None:
-            return f"{said}: exactly at the budget of {self.max_drop:g}, so more pairs may not decide it"
-        return (
-            f"{said}: too few pairs to tell whether that is within the budget of {self.max_drop:g}; about "
-            f"{self.images_to_decide:,} such pairs would decide"
-        )
+        return sentence_of(said, self, "pairs", untouched.CAUSES)
 
     @property
     def measured(self) -> Drop:
@@ -143,40 +130,28 @@ class Quality(Frozen):
     @property
     def verdict(self) -> Decision | None:
         """The worst of the gate's decisions and the baseline's; None without either."""
-        decisions = [drop.decision for drop in self.drops]
-        if self.baseline is not None:
-            decisions.append("fail" if self.baseline.failures else "pass")
-        order: tuple[Decision, ...] = ("fail", "inconclusive", "pass")
-        return next((decision for decision in order if decision in decisions), None)
+        return worst_decision(self.drops, self.baseline)
 
     def check(self, *, allow_inconclusive: bool = False) -> None:
         """Raises AccuracyError for a drop that is beyond the budget, or not shown to be within it."""
-        failed = [
-            f"{drop.second} drops by {with_unit(f'{drop.drop:+.3g}', drop.unit)} of {drop.figure}, {drop.max_drop:g} allowed"
-            for drop in self.drops
-            if drop.decision == "fail"
-        ]
-        failed += self.baseline.failures if self.baseline else ()
-        if failed:
-            raise AccuracyError(
-                f"accuracy is out of its budget: {'; '.join(failed)}",
-                advice=less_drop(*(report.precision for report in self.artifacts)),
-            )
-        doubtful = [drop for drop in self.drops if drop.decision == "inconclusive"]
-        guessing = next((drop.guessing for drop in doubtful if drop.guessing), "")
-        if guessing and not allow_inconclusive:
-            raise AccuracyError(
-                f"accuracy cannot be judged: {guessing}", advice=f"{untouched.CHECK}; or give --allow-inconclusive"
-            )
-        if doubtful and not allow_inconclusive:
-            named = ", ".join(
+        require_within_budget(
+            self.drops,
+            self.baseline,
+            lost=_lost,
+            allowed=lambda drop: (
                 f"{drop.second} ({with_unit(f'{drop.max_drop:g}', drop.unit)} of {drop.figure} allowed)"
-                for drop in doubtful
-            )
-            raise AccuracyError(
-                f"too few pairs to decide whether accuracy is within its budget: {named}",
-                advice="give more pairs (--data), a wider budget (--max-drop), or --allow-inconclusive",
-            )
+            ),
+            less=less_drop(*(report.precision for report in self.artifacts)),
+            check=untouched.CHECK,
+            samples="pairs",
+            more="more pairs",
+            allow_inconclusive=allow_inconclusive,
+        )
+
+
+def _lost(drop: QualityDrop) -> str:
+    lost = with_unit(f"{drop.drop:+.3g}", drop.unit)
+    return f"{drop.second} drops by {lost} of {drop.figure}, {drop.max_drop:g} allowed"
 
 
 def number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,7 @@ from skdeploy.core.spec import Frozen
 from skdeploy.core.version import __version__
 
 if TYPE_CHECKING:
+    from skdeploy.accuracy.baseline import Baseline
     from skdeploy.accuracy.quality import Quality
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -69,9 +71,14 @@ class QualityBaselineReport(Frozen):
         return f"{said}: {side} the budget of {self.max_drop:g}"
 
     @property
+    def said(self) -> tuple[tuple[str, Literal["pass", "fail"], str], ...]:
+        """Each artifact, its verdict, and both in words."""
+        return tuple((row.artifact, row.verdict, self.sentence(row)) for row in self.rows)
+
+    @property
     def failures(self) -> tuple[str, ...]:
-        """The artifacts that dropped by more than the budget."""
-        return tuple(self.sentence(row) for row in self.rows if row.verdict == "fail")
+        """The artifacts that dropped by more than the budget, in words."""
+        return tuple(text for _, verdict, text in self.said if verdict == "fail")
 
 
 def quality_baseline_of(quality: Quality) -> QualityBaseline:
@@ -108,12 +115,7 @@ def compare_quality(quality: Quality, baseline: QualityBaseline, max_drop: float
                 advice=f"give the {baseline.pairs:,} pairs of {baseline.dataset}, or make a new one with --save-baseline",
             )
     found = {report.shown: report.figures[0].value for report in quality.artifacts}
-    missing = [once.artifact for once in baseline.artifacts if once.artifact not in found]
-    if missing:
-        raise UsageError(
-            f"{path} has {missing[0]}, which was not evaluated",
-            advice=f"evaluated: {', '.join(found)}; add others with --artifact",
-        )
+    require_all(path, baseline, found)
     sign = -1 if quality.lower_is_better else 1
     rows = []
     for once in baseline.artifacts:
@@ -129,3 +131,13 @@ def compare_quality(quality: Quality, baseline: QualityBaseline, max_drop: float
         max_drop=max_drop,
         rows=tuple(rows),
     )
+
+
+def require_all(path: Path, baseline: QualityBaseline | Baseline, evaluated: Collection[str]) -> None:
+    """Raises UsageError for an artifact of the baseline at ``path`` that was not evaluated: that gate would pass unasked."""
+    missing = next((once.artifact for once in baseline.artifacts if once.artifact not in evaluated), None)
+    if missing is not None:
+        raise UsageError(
+            f"{path} has {missing}, which was not evaluated",
+            advice=f"evaluated: {', '.join(evaluated)}; add others with --artifact",
+        )

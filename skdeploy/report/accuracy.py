@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Final
 
 from skdeploy.accuracy.gate import AccuracyReport, Evaluation, PairedReport, Share
-from skdeploy.accuracy.verdict import DECISIONS
 from skdeploy.backends.metrics import decibels_text
 from skdeploy.images.chance import CAUSES
 from skdeploy.parity.tasks import task_of
@@ -17,7 +16,6 @@ from skdeploy.report.blocks import (
     Figure,
     Finding,
     Fold,
-    Outcome,
     Section,
     Table,
     Text,
@@ -29,8 +27,9 @@ from skdeploy.report.blocks import (
     name,
     percent_text,
 )
+from skdeploy.report.drops import absent_findings, baseline_findings, drop_figure, drop_finding
 from skdeploy.report.findings import Findings
-from skdeploy.report.plots import Axis, Reference, Row, rows_figure
+from skdeploy.report.plots import Axis, Row, rows_figure
 
 SOURCE: Final = "evidence/accuracy.json"
 SHOWN: Final = 5  # images and classes that are named
@@ -44,14 +43,11 @@ def accuracy_findings(evaluation: Evaluation, *, allow_inconclusive: bool = True
     Without ``runs``, engines that cannot run here are left out: something else has named them.
     """
     blocks: list[Block] = [_pair_finding(pair, allow_inconclusive) for pair in evaluation.pairs]
-    if (baseline := evaluation.baseline) is not None:
-        blocks += [Finding("baseline", row.artifact, row.verdict, baseline.sentence(row)) for row in baseline.rows]
+    blocks += baseline_findings(evaluation.baseline)
     blocks.append(_accuracy_table(evaluation))
     blocks += [Text(_weakest(report)) for report in evaluation.accuracies[-1:]]
     blocks += [Text(note, "warn") for note in (*evaluation.image_notes, *_not_covered(evaluation))]
-    for absent in evaluation.not_evaluated if runs else ():
-        place = f"{absent.artifact} on {absent.backend}"
-        blocks.append(Finding("accuracy", place, "skip", f"{place}: not evaluated here: {absent.reason}"))
+    blocks += absent_findings(evaluation.not_evaluated if runs else ())
     lead = (
         f"{counted(evaluation.images, f'labelled {evaluation.sample}')} of {evaluation.dataset}; intervals are Wilson's, "
         f"two-sided, at {evaluation.confidence:g} %"
@@ -73,7 +69,8 @@ def accuracy_section(found: Findings) -> Section:
     if evaluation.accuracies:
         blocks.append(_accuracy_figure(evaluation))
     if evaluation.pairs:
-        blocks.append(_drop_figure(evaluation.pairs))
+        source = " (Tango's score interval)"
+        blocks.append(drop_figure(evaluation.pairs, "top-1 (percentage points)", "+.2f", "images", source))
     if evaluation.accuracies:
         last = evaluation.accuracies[-1]
         blocks.append(Fold(f"Accuracy of {len(last.per_class)} classes", (_classes_table(evaluation.accuracies),)))
@@ -118,8 +115,6 @@ def _weakest(report: AccuracyReport) -> str:
 
 def _pair_finding(pair: PairedReport, allow_inconclusive: bool) -> Finding:
     """The decision of the gate, and how many images each of the two has right."""
-    undecided: Outcome = "undecided" if allow_inconclusive else "fail"
-    outcomes: dict[str | None, Outcome] = {"pass": "pass", "fail": "fail", "inconclusive": undecided, None: "note"}
     counts, logits = pair.pairs, pair.logits
     detail = (
         f"both right {counts.both_right:,}, only the first {counts.only_first:,}, only the second {counts.only_second:,}, "
@@ -127,7 +122,7 @@ def _pair_finding(pair: PairedReport, allow_inconclusive: bool) -> Finding:
     )
     if logits is not None:
         detail += f"; logits within {logits.max_rel_error:.1e}, SQNR {decibels_text(logits.sqnr_db)}"
-    return Finding("drop", f"{pair.second} against {pair.first}", outcomes[pair.decision], pair.sentence, detail)
+    return drop_finding(pair, f"{pair.second} against {pair.first}", detail, allow_inconclusive)
 
 
 def _not_covered(evaluation: Evaluation) -> Iterator[str]:
@@ -165,25 +160,6 @@ def _accuracy_figure(evaluation: Evaluation) -> Figure:
     axis = Axis.linear(ends, "top-1 accuracy (%)")
     caption = "The artifacts saw the same images, so their difference is known better than these intervals suggest: see below."
     return rows_figure("Top-1 with intervals", caption, rows, axis)
-
-
-def _drop_figure(pairs: tuple[PairedReport, ...]) -> Figure:
-    rows = [
-        Row(
-            pair.second,
-            f"{pair.drop:+.2f}",
-            interval=(pair.drop_low, pair.drop_high),
-            marks=((0, pair.drop),),
-            tone="" if pair.decision is None else DECISIONS[pair.decision][0],
-        )
-        for pair in pairs
-    ]
-    budgets = sorted({pair.max_drop for pair in pairs if pair.max_drop is not None})
-    ends = [end for row in rows if row.interval for end in row.interval]
-    axis = Axis.linear([0.0, *budgets, *ends], "drop of top-1 (percentage points), less is better")
-    references = [Reference(budget, f"budget {budget:g}") for budget in budgets]
-    caption = f"Each end of an interval has {pairs[0].confidence:g} % confidence by itself (Tango's score interval)."
-    return rows_figure("Drop against the reference, on the same images", caption, rows, axis, references=references)
 
 
 def _classes_table(accuracies: tuple[AccuracyReport, ...]) -> Table:

@@ -7,13 +7,11 @@ from dataclasses import replace
 from typing import Final
 
 from skdeploy.accuracy.quality import Figure, Quality, QualityDrop, number, with_unit
-from skdeploy.accuracy.verdict import DECISIONS
 from skdeploy.parity.worst_image import WorstImage
 from skdeploy.report.blocks import (
     Block,
     Cell,
     Finding,
-    Outcome,
     Pictures,
     Section,
     Table,
@@ -23,8 +21,7 @@ from skdeploy.report.blocks import (
     digest,
     name,
 )
-from skdeploy.report.blocks import Figure as Drawing
-from skdeploy.report.plots import Axis, Reference, Row, rows_figure
+from skdeploy.report.drops import absent_findings, baseline_findings, drop_figure, drop_finding
 from skdeploy.report.worst import worst_pictures
 
 SOURCE: Final = "evidence/quality.json"
@@ -33,8 +30,7 @@ SOURCE: Final = "evidence/quality.json"
 def quality_findings(quality: Quality, *, allow_inconclusive: bool = True, runs: bool = True) -> Section:
     """The decision of the gate, and the figures of each artifact. ``runs`` as of ``accuracy_findings``."""
     blocks: list[Block] = [_drop_finding(drop, allow_inconclusive) for drop in quality.drops]
-    if (baseline := quality.baseline) is not None:
-        blocks += [Finding("baseline", row.artifact, row.verdict, baseline.sentence(row)) for row in baseline.rows]
+    blocks += baseline_findings(quality.baseline)
     blocks.append(_figures_table(quality))
     if quality.untouched:
         units = {figure.name: figure.unit for report in quality.artifacts[:1] for figure in report.figures}
@@ -43,9 +39,7 @@ def quality_findings(quality: Quality, *, allow_inconclusive: bool = True, runs:
     if quality.metric:
         blocks.append(Text(f"measured by your own code: {quality.metric} from {quality.metric_file}", "warn"))
     blocks += [Text(note, "warn") for note in quality.image_notes]
-    for absent in quality.not_evaluated if runs else ():
-        place = f"{absent.artifact} on {absent.backend}"
-        blocks.append(Finding("accuracy", place, "skip", f"{place}: not evaluated here: {absent.reason}"))
+    blocks += absent_findings(quality.not_evaluated if runs else ())
     lead = f"{counted(quality.images, 'pair')} of {quality.dataset}; intervals at {quality.confidence:g} %"
     return Section("quality", "Accuracy", lead, tuple(blocks))
 
@@ -55,7 +49,9 @@ def quality_section(quality: Quality) -> Section:
     section = quality_findings(quality)
     first = quality.artifacts[0].figures[0].name
     drops = [drop for drop in quality.drops if drop.figure == first]
-    drawn: list[Block] = [_drop_figure(drops)] if drops else []
+    drawn: list[Block] = []
+    if drops:
+        drawn.append(drop_figure(drops, with_unit(first, drops[0].unit), "+.3g", "pairs"))
     if quality.worst is not None:
         drawn.append(_worst(quality.worst, drops))
     return replace(section, blocks=(*section.blocks, *drawn))
@@ -70,13 +66,11 @@ def _worst(worst: WorstImage, drops: Sequence[QualityDrop]) -> Pictures:
 
 
 def _drop_finding(drop: QualityDrop, allow_inconclusive: bool) -> Finding:
-    undecided: Outcome = "undecided" if allow_inconclusive else "fail"
-    outcomes: dict[str | None, Outcome] = {"pass": "pass", "fail": "fail", "inconclusive": undecided, None: "note"}
     detail = ""
     if drop.worst is not None and drop.worst_drop is not None:
         detail = f"most in {drop.worst}: {with_unit(f'{drop.worst_drop:+.3g}', drop.unit)}"
     where = f"{drop.figure} of {drop.second} against {drop.first}"
-    return Finding("drop", where, outcomes[drop.decision], drop.sentence, detail)
+    return drop_finding(drop, where, detail, allow_inconclusive)
 
 
 def _figures_table(quality: Quality) -> Table:
@@ -97,23 +91,3 @@ def _figures_table(quality: Quality) -> Table:
 
 def _cell(figure: Figure) -> Cell:
     return Cell(figure.text, figure.value, note=f"{number(figure.low)} to {number(figure.high)}")
-
-
-def _drop_figure(drops: list[QualityDrop]) -> Drawing:
-    rows = [
-        Row(
-            drop.second,
-            f"{drop.drop:+.3g}",
-            interval=(drop.drop_low, drop.drop_high),
-            marks=((0, drop.drop),),
-            tone="" if drop.decision is None else DECISIONS[drop.decision][0],
-        )
-        for drop in drops
-    ]
-    budgets = sorted({drop.max_drop for drop in drops if drop.max_drop is not None})
-    ends = [end for row in rows if row.interval for end in row.interval]
-    one = drops[0]
-    axis = Axis.linear([0.0, *budgets, *ends], f"drop of {with_unit(one.figure, one.unit)}, less is better")
-    references = [Reference(budget, f"budget {budget:g}") for budget in budgets]
-    caption = f"Each end of an interval has {one.confidence:g} % confidence by itself."
-    return rows_figure("Drop against the reference, on the same pairs", caption, rows, axis, references=references)

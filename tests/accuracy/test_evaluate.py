@@ -13,11 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 from skdeploy.accuracy import evaluate as module
-from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate, labelled_images
+from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate, labelled_images, require_pair
+from skdeploy.accuracy.gate import NotEvaluated
 from skdeploy.accuracy.predictions import Predictions
 from skdeploy.accuracy.streaming import Reader, predict_all
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.core.errors import IntegrityError, ParityError, UsageError
+from skdeploy.bundle.runners import last_graph
+from skdeploy.core.errors import DependencyError, IntegrityError, ParityError, UsageError
 from skdeploy.core.progress import Silent
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.line.export import export
@@ -130,6 +132,15 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         evaluate(bundles[0], EvaluationOptions(data, **options))
+
+
+def test_a_budget_for_an_engine_that_cannot_run_here_is_a_missing_dependency(bundles: tuple[Path, Path]) -> None:
+    """Of accuracy and of quality on pairs: nothing is wrong with what was typed."""
+    alone = last_graph(load_bundle(bundles[0]))
+    absent = NotEvaluated(artifact="engines/one.engine", backend="tensorrt", reason="no GPU")
+    require_pair(None, [alone], [absent])
+    with pytest.raises(DependencyError, match=r"none runs here: engines/one\.engine: no GPU"):
+        require_pair(1.0, [alone], [absent])
 
 
 def test_fewer_images_are_spread_over_all(bundles: tuple[Path, Path], data: Path) -> None:

@@ -73,6 +73,12 @@ def test_a_single_pair_is_too_few(folder: Path) -> None:
         evaluate_quality(folder / "bundle", EvaluationOptions(folder / "pairs", num_images=1))
 
 
+def test_a_budget_needs_two_artifacts(folder: Path) -> None:
+    alone = EvaluationOptions(folder / "pairs", artifacts=("model.onnx",), max_drop=1)
+    with pytest.raises(UsageError, match=r"--max-drop needs two artifacts, but model\.onnx is the only one"):
+        evaluate_quality(folder / "bundle", alone)
+
+
 def test_an_exact_image_counts_no_more_than_the_rounding_of_its_target() -> None:
     """Uniform rounding to 8 bits has an error of 1/12 in power, whatever the image."""
     random = np.random.default_rng(0)
