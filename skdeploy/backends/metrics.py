@@ -19,12 +19,13 @@ class Agreement(Frozen):
     """An output of integers or booleans, (N, ...), beside a reference's: how many of its ``values`` are the ``same``.
 
     ``decided``: the share among the values that rounding cannot change, None where nothing tells which these are
-    (``ir/deciding.py``). ``miou``: of a map of classes.
+    (``ir/deciding.py``), and then ``undecided`` says why. ``miou``: of a map of classes.
     """
 
     values: int
     same: int
     decided: float | None = None
+    undecided: str = Field(default="", exclude_if=lambda why: not why)
     miou: float | None = None
 
 
@@ -245,7 +246,8 @@ def _unequal(name: str, agreement: Agreement, tolerance: Tolerance) -> list[str]
     if differing <= allowed:
         return []
     shown = f"{agreement.same:,} of {agreement.values:,}"
-    return [f"{name}: {shown} values are equal, at least {tolerance.min_equal:.1%}"]
+    unknown = f" (which of them rounding may change is not known: {agreement.undecided})" if agreement.undecided else ""
+    return [f"{name}: {shown} values are equal, at least {tolerance.min_equal:.1%}{unknown}"]
 
 
 def _beyond(

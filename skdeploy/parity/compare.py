@@ -15,8 +15,9 @@ from skdeploy.core.errors import SkdeployError
 from skdeploy.core.spec import ModelSpec, Precision, Tolerance
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH, feeds_of
+from skdeploy.parity.margins import NONE as NO_MARGINS
 from skdeploy.parity.margins import Margins
-from skdeploy.parity.measured import NO_MARGINS, measured
+from skdeploy.parity.measured import measured
 from skdeploy.parity.report import BatchInvariance, Comparison
 from skdeploy.parity.tasks import judged, task_of
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.metrics import Agreement, Metrics, Outputs, is_floating
 from skdeploy.core.spec import ModelSpec, Tolerance
+from skdeploy.parity.margins import NONE as NO_MARGINS
+from skdeploy.parity.margins import Margins
 from skdeploy.parity.task import Task
-
-NO_MARGINS: Mapping[str, Array] = {}
 
 
 def measured(
@@ -21,7 +19,7 @@ def measured(
     found: Outputs,
     tolerance: Tolerance,
     spec: ModelSpec,
-    margins: Mapping[str, Array] = NO_MARGINS,
+    margins: Margins = NO_MARGINS,
 ) -> Metrics:
     """How far ``found`` is from ``reference``, both checked. ``margins``: of integer outputs, where they are known."""
     floats = {name: value for name, value in reference.items() if is_floating(value)}
@@ -32,7 +30,9 @@ def measured(
         return metrics
     needed = 2 * tolerance.max_rel_error
     rows = {
-        name: agreement(value, found[name], margins.get(name), needed, maps=task.gives_maps)
+        name: agreement(
+            value, found[name], margins.known.get(name), needed, maps=task.gives_maps, why=margins.unknown.get(name, "")
+        )
         for name, value in whole.items()
     }
     word = "pixels" if task.gives_maps else "values"
@@ -52,8 +52,10 @@ def measured(
     )
 
 
-def agreement(reference: Array, found: Array, margin: Array | None, needed: float, *, maps: bool) -> Agreement:
-    """Of one output, (N, ...). A value is decided if its ``margin`` is more than ``needed``."""
+def agreement(
+    reference: Array, found: Array, margin: Array | None, needed: float, *, maps: bool, why: str = ""
+) -> Agreement:
+    """Of one output, (N, ...). A value is decided if its ``margin`` is more than ``needed``; ``why`` there are none."""
     equal = reference == found
     wide = None if margin is None else margin > needed
     decided = None if wide is None else float(np.mean(equal[wide])) if wide.any() else 1.0
@@ -61,6 +63,7 @@ def agreement(reference: Array, found: Array, margin: Array | None, needed: floa
         values=reference.size,
         same=int(np.count_nonzero(equal)),
         decided=decided,
+        undecided=why,
         miou=iou_of_classes(reference, found) if maps else None,
     )
 

@@ -28,8 +28,8 @@ from skdeploy.images.feeds import RUN_BATCH, batches_of, feeds_of
 from skdeploy.parity.compare import BATCHES, Subject, batch_invariance, compare, unproven
 from skdeploy.parity.determinism import run_to_run
 from skdeploy.parity.golden import Golden
+from skdeploy.parity.margins import NONE as NO_MARGINS
 from skdeploy.parity.margins import Margins, margins_of
-from skdeploy.parity.measured import NO_MARGINS
 from skdeploy.parity.reference import TORCH_REFERENCE as TORCH_REFERENCE
 from skdeploy.parity.reference import Author, Reference, reference_of
 from skdeploy.parity.report import MEMORY, BatchInvariance, Comparison, Mend, ParityReport, RunToRun, SuiteResult

@@ -17,8 +17,8 @@ from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.files import digest_file
 from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec
 from skdeploy.ir import large
+from skdeploy.ir.carried import ARRANGES, RESHAPES
 from skdeploy.ir.constants import drop_unused, free_name
-from skdeploy.ir.deciding import CARRIES
 from skdeploy.ir.identities import DropIdentities
 from skdeploy.ir.naming import NameByModule
 from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, read_proto
@@ -218,7 +218,7 @@ def _logits_before(proto: ModelProto) -> str:
     """The tensor that decides the first output, by the file's name for it; or what to write in its place."""
     makers = {name: node for node in proto.graph.node for name in node.output}
     node = makers.get(proto.graph.output[0].name)
-    while node is not None and node.op_type in CARRIES:
+    while node is not None and node.op_type in RESHAPES | ARRANGES:
         node = makers.get(node.input[0])
     return node.input[0] if node is not None and node.op_type in ("ArgMax", "TopK") else "NAME"
 

@@ -37,7 +37,7 @@ from skdeploy.report.blocks import (
 )
 from skdeploy.report.findings import Findings
 from skdeploy.report.plots import Axis, Row, rows_figure
-from skdeploy.report.task_figures import FigureColumns, outputs_tables
+from skdeploy.report.task_figures import FigureColumns, outputs_tables, unknown_margins
 from skdeploy.report.worst import worst_pictures
 
 FLAT_DB = 160.0  # float32 has 24 bits, 144 dB: what is above is no difference that can be seen, and not drawn
@@ -80,6 +80,7 @@ def parity_findings(
         return Section("parity", "Parity", "no parity is recorded for these artifacts", (table,))
     blocks: list[Block] = [table, *outputs_tables(report)]
     blocks += [Text(reason, JUDGED[_state(c)][1]) for c in report.comparisons for reason in c.reasons]
+    blocks += [Text(said) for said in unknown_margins(report)]
     if (batch := report.batch_invariance) is not None:
         sizes = ", ".join(map(str, batch.batches))
         text = batch.problem or f"batch size does not change the result ({sizes} tried)"

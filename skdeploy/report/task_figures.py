@@ -88,6 +88,18 @@ def outputs_tables(report: ParityReport) -> Iterator[Table]:
     yield from _integers_table(chosen)
 
 
+def unknown_margins(report: ParityReport) -> list[str]:
+    """Why it is not known which integers of an output rounding may change, once for each output."""
+    why = {
+        name: row.undecided
+        for c in report.comparisons
+        if c.metrics is not None
+        for name, row in c.metrics.integers.items()
+        if row.undecided
+    }
+    return [f"{name}: which values rounding may change is not known: {each}" for name, each in why.items()]
+
+
 def _integers_table(chosen: Sequence[Comparison]) -> Iterator[Table]:
     """The outputs that are no floating-point ones, if there are several outputs."""
     rows = [
