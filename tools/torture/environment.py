@@ -155,7 +155,7 @@ AS_STRANGER: Final = f'exec setpriv --reuid {STRANGER} --regid {STRANGER} --clea
 NO_TEMPORARY: Final = (
     'for each in /tmp /var/tmp /usr/tmp; do [ ! -d $each ] || mount -t tmpfs -o ro none $each; done; exec "$@"'
 )
-HALF_A_CORE: Final = f"""group=/sys/fs/cgroup/cpu/{GROUP}-$$; mkdir $group
+ONE_AND_A_HALF_CORES: Final = f"""group=/sys/fs/cgroup/cpu/{GROUP}-$$; mkdir $group
 echo 100000 > $group/cpu.cfs_period_us; echo 150000 > $group/cpu.cfs_quota_us
 sh -c 'echo $$ > '$group'/tasks; exec "$@"' sh "$@"; code=$?; rmdir $group; exit $code"""
 CONTAINER: Final = 'exec unshare --pid --fork --mount-proc "$@"'
@@ -204,7 +204,7 @@ PLACES: Final[Mapping[str, Place]] = {
     "names that are not UTF-8, ASCII": Place(works=True, renamed=RENAMED, variables=PLAIN),
     "closed streams": Place(works=True, script='exec "$@" <&- >&- 2>&-'),
     "folder that is gone": Place(script='mkdir gone; cd gone; rmdir ../gone; exec "$@"'),
-    "CPU quota": Place(works=True, script=HALF_A_CORE, needs=_group),
+    "CPU quota": Place(works=True, script=ONE_AND_A_HALF_CORES, needs=_group),
     "several at once": Place(again=True, verbs=WRITERS, crowd=(2, 8)),
     "several verbs at once": Place(again=True, verbs=WRITERS, crowd=(2, 8), mixed=True),
     "two containers on a volume": Place(

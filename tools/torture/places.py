@@ -4,7 +4,7 @@
 
 Each must end by itself, with a documented exit code and without a traceback. The bundle must be valid afterwards; and where
 what was wrong is mended, the same command must end well, with the files of an undisturbed run. Counts by place, verb and exit
-code.
+code. The JSON grows by the visit, and a campaign that is stopped goes on from it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import IO, Any, Final
 
 if __name__ == "__main__":
@@ -62,19 +63,38 @@ TRACES: Final = ("Traceback (most recent call last)", "Exception ignored", "Fata
 
 @dataclass
 class Found:
-    """Of one place."""
+    """Of one place. ``visits``: of each verb; several runs may begin in one."""
 
     seconds: float = 0.0
+    visits: Counter[str] = field(default_factory=Counter)
     ended: dict[str, Counter[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     skipped: str = ""
 
+    @classmethod
+    def of(cls, kept: dict[str, Any]) -> Found:
+        if "skipped" in kept:
+            return cls(skipped=kept["skipped"])
+        ended = {verb: Counter(counts) for verb, counts in kept["ended"].items()}
+        return cls(kept["seconds"], Counter(kept["visits"]), ended, list(kept["faults"]))
+
     def kept(self) -> dict[str, Any]:
         if self.skipped:
             return {"skipped": self.skipped}
-        runs = sum(sum(counts.values()) for counts in self.ended.values())
-        ended = {verb: dict(sorted(counts.items())) for verb, counts in self.ended.items()}
-        return {"runs": runs, "seconds": round(self.seconds, 1), "ended": ended, "faults": self.faults}
+        return {
+            "runs": sum(sum(counts.values()) for counts in self.ended.values()),
+            "visits": dict(self.visits),
+            "seconds": round(self.seconds, 1),
+            "ended": {verb: dict(sorted(counts.items())) for verb, counts in self.ended.items()},
+            "faults": self.faults,
+        }
+
+    def add(self, visit: Found) -> None:
+        self.seconds += visit.seconds
+        self.visits += visit.visits
+        for verb, counts in visit.ended.items():
+            self.ended.setdefault(verb, Counter()).update(counts)
+        self.faults += visit.faults
 
 
 def around(place: Place, folder: Path, verb: str) -> tuple[list[str], dict[str, str]]:
@@ -132,10 +152,10 @@ def problems(place: Place, code: int, said: str) -> str:
     return ""
 
 
-def visit(start: Path, folder: Path, name: str, verb: str, seed: int, undisturbed: Undisturbed, found: Found) -> None:
+def visit(start: Path, folder: Path, name: str, verb: str, seed: int, undisturbed: Undisturbed) -> Found:
     """One verb in one place."""
-    place, random = PLACES[name], Random(f"{seed}/{name}/{verb}")
-    before = len(found.faults)
+    place, random, found = PLACES[name], Random(f"{seed}/{name}/{verb}"), Found(visits=Counter({verb: 1}))
+    began = time.perf_counter()
     shutil.copytree(start, folder)
     for old, new in place.renamed.items():
         (folder / old).rename(folder / new)
@@ -152,6 +172,8 @@ def visit(start: Path, folder: Path, name: str, verb: str, seed: int, undisturbe
                 found.faults.append(f"{each}: {problem}")
         if place.mend is not None:
             place.mend(folder)
+        for old, new in place.renamed.items():
+            (folder / new).rename(folder / old)
         if folder.exists() and (problem := broken(folder)):
             found.faults.append(f"{verb}: afterwards: {problem}")
         if place.works and not place.renamed and digests(folder) != undisturbed.digests[verb]:
@@ -164,11 +186,11 @@ def visit(start: Path, folder: Path, name: str, verb: str, seed: int, undisturbe
                 found.faults.append(f"{verb}: run again, other files than without a disturbance")
             if left := [path.name for path in folder.rglob("*.partial")]:
                 found.faults.append(f"{verb}: {left[0]} is left")
-        for fault in found.faults[before:]:
-            print(f"{name}: {fault}", file=sys.stderr, flush=True)
     finally:
         unmount(folder)
         shutil.rmtree(folder, ignore_errors=True)
+    found.seconds = time.perf_counter() - began
+    return found
 
 
 @dataclass
@@ -201,35 +223,54 @@ def main() -> None:
     options = parser.parse_args()
     _in_mounts_of_its_own()
     places, verbs = options.place or list(PLACES), options.verb or list(VERBS)
-    found = {name: Found() for name in places}
-    undisturbed = Undisturbed()
+    kept = earlier(options.json, options.seed)
+    found = {name: kept.get(name, Found()) for name in PLACES if name in kept or name in places}
+    lock = Lock()
+
+    def result() -> dict[str, Any]:
+        return {"seed": options.seed, "places": {name: each.kept() for name, each in found.items()}}
+
     (ROOT / "build").mkdir(exist_ok=True)
     # Not in the temporary folder: one place has none.
     with TemporaryDirectory(dir=ROOT / "build", prefix="places-") as scratch:
         os.chmod(scratch, 0o755)  # noqa: PTH101  (for a stranger)
-        start = Path(scratch) / "start"
+        start, undisturbed = Path(scratch) / "start", Undisturbed()
         make_start(start)
+        for verb in verbs:
+            undisturbed.measure(start, Path(scratch) / "first", verb)
+
+        def one(turn: tuple[str, str, int]) -> None:
+            name, verb, number = turn
+            folder = Path(scratch) / f"{list(PLACES).index(name)}-{verb}-{number}"
+            made = visit(start, folder, name, verb, options.seed + number, undisturbed)
+            for fault in made.faults:
+                print(f"{name}: {fault}", file=sys.stderr, flush=True)
+            with lock:
+                found[name].add(made)
+                if options.json:
+                    text = json.dumps({"machine": describe(), "places": result()}, indent=2) + "\n"
+                    write_text(options.json, text)
+
+        turns = []
+        for name in places:
+            needs = PLACES[name].needs
+            found[name].skipped = needs() if needs is not None else ""
+            for number in range(0 if found[name].skipped else options.rounds):
+                here = [verb for verb in verbs if verb in (PLACES[name].verbs or verbs)]
+                turns += [(name, verb, number) for verb in here if found[name].visits[verb] <= number]
         with ThreadPoolExecutor(options.processes) as pool:
-            for verb in verbs:
-                undisturbed.measure(start, Path(scratch) / "first", verb)
-
-            def one(name: str) -> None:
-                began = time.perf_counter()
-                needs = PLACES[name].needs
-                found[name].skipped = needs() if needs is not None else ""
-                for number in range(0 if found[name].skipped else options.rounds):
-                    for verb in (verb for verb in verbs if verb in (PLACES[name].verbs or verbs)):
-                        folder = Path(scratch) / f"{list(PLACES).index(name)}-{verb}"
-                        visit(start, folder, name, verb, options.seed + number, undisturbed, found[name])
-                found[name].seconds = time.perf_counter() - began
-                print(json.dumps({name: found[name].kept()}, indent=2), flush=True)
-
-            list(pool.map(one, places))
-    result = {"seed": options.seed, "places": {name: found[name].kept() for name in places}}
-    if options.json:
-        write_text(options.json, json.dumps({"machine": describe(), "places": result}, indent=2) + "\n")
+            list(pool.map(one, turns))
+    print(json.dumps(result(), indent=2))
     if failed := sum(len(each.faults) for each in found.values()):
         sys.exit(f"{failed} faults")
+
+
+def earlier(path: Path | None, seed: int) -> dict[str, Found]:
+    """What an earlier run of the campaign with this seed has found."""
+    if path is None or not path.exists():
+        return {}
+    kept = json.loads(path.read_text(encoding="utf-8"))["places"]
+    return {name: Found.of(each) for name, each in kept["places"].items()} if kept["seed"] == seed else {}
 
 
 def _in_mounts_of_its_own() -> None:
