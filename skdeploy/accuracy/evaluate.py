@@ -51,7 +51,8 @@ class EvaluationOptions:
     receipt of each artifact's accuracy on this device. ``backend``, in place of ``artifacts``: what of the bundle runs on
     that one, see ``runners.runner_on``; ``backend_options`` are its NAME=VALUE texts. ``metric``: ``module:function``, a
     figure of the user's own in place of the task's; ``data`` are then pairs, as for any task without classes, see
-    ``images/pairs.py``, and ``max_drop`` is in the figure's unit.
+    ``images/pairs.py``, and ``max_drop`` is in the figure's unit. ``output``: file for the finding, in place of
+    the bundle.
     """
 
     data: Path
@@ -69,6 +70,7 @@ class EvaluationOptions:
     backend_options: tuple[str, ...] = ()
     assume_imagenet: bool = False
     metric: str | None = None
+    output: Path | None = None
 
     def check(self) -> None:
         """Raises UsageError for numbers and options that make no sense."""
@@ -161,7 +163,8 @@ def concluded(chosen: Chosen, found: Evaluation, options: EvaluationOptions, tel
     """The evaluation, kept as evidence, and as receipts if they are asked for."""
     bundle = chosen.bundle
     measured = {accuracy.artifact for accuracy in found.accuracies}
-    keep_evidence(bundle, "accuracy", found, [a for a in bundle.manifest.artifacts if a.path in measured], tell)
+    about = [artifact for artifact in bundle.manifest.artifacts if artifact.path in measured]
+    keep_evidence(bundle, "accuracy", found, about, tell, options.output)
     if options.receipt:
         decisions = {pair.second: pair.decision for pair in found.pairs}
         for path in write_receipts(bundle, found.accuracies, decisions):

@@ -77,7 +77,7 @@ def evaluate_quality(folder: Path, options: EvaluationOptions, progress: Progres
     )
     measured = {report.artifact for report in found.artifacts}
     about = [artifact for artifact in chosen.bundle.manifest.artifacts if artifact.path in measured]
-    keep_evidence(chosen.bundle, "quality", found, about, tell)
+    keep_evidence(chosen.bundle, "quality", found, about, tell, options.output)
     if options.receipt:
         decisions = {drop.second: drop.decision for drop in found.drops if drop.decision is not None}
         for path in write_receipts(chosen.bundle, found.artifacts, decisions):

@@ -36,10 +36,11 @@ def sensitivity_of(
     class_order: ClassOrder | None = None,
     metric: str | None = None,
     assume_imagenet: bool = False,
+    output: Path | None = None,
 ) -> SensitivityReport:
     """Measures the units of an INT8 bundle's FP32 graph with its own ranges, those that its export kept too.
 
-    Kept as the evidence ``sensitivity``.
+    Kept as the evidence ``sensitivity``, or in the file ``output``.
 
     ``data``: images (see ``open_dataset``), of which ``num_images`` are used, a balanced choice; default: the card's own. For
     networks without classes, and with ``metric``, ``data`` may be pairs (``images/pairs.py``). Without labels or targets there
@@ -79,7 +80,7 @@ def sensitivity_of(
         dataset=name,
         progress=progress,
     )
-    keep_evidence(bundle, "sensitivity", report, [graph, recorded], tell)
+    keep_evidence(bundle, "sensitivity", report, [graph, recorded], tell, output)
     return report
 
 

@@ -202,8 +202,9 @@ class Bundle:
         from skdeploy.accuracy.evaluate import EvaluationOptions
         from skdeploy.accuracy.evaluate_quality import evaluate_any
 
+        given = {name: Path(options[name]) for name in ("output",) if options.get(name) is not None}
         with told(progress) as tell:
-            return evaluate_any(self.folder, _options(EvaluationOptions, data=Path(data), **options), tell)
+            return evaluate_any(self.folder, _options(EvaluationOptions, **options | given, data=Path(data)), tell)
 
     def tune(
         self, data: Place, *, max_drop: float, calib: Place | None = None, progress: bool = True, **options: Any

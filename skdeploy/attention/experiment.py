@@ -67,6 +67,7 @@ def attention_of(
     profile: Sequence[str] = (),
     also: Sequence[Bundle] = (),
     assume_imagenet: bool = False,
+    output: Path | None = None,
     progress: Progress | None = None,
 ) -> AttentionReport:
     """Measures the FP32 graph of a bundle and its last one, and the last ones of ``also``, other precisions of the network.
@@ -74,7 +75,7 @@ def attention_of(
     ``data``: images (see ``open_dataset``), of which ``num_images`` are used, a balanced choice; default: the card's own.
     Preprocessing that is only assumed is refused with them, unless ``assume_imagenet`` confirms it.
     ``profile``: units, by module or as in the paper, whose channel profiles are kept; default: the last of each width. The
-    report is kept in the bundle as the evidence ``attention``.
+    report is kept in the bundle as the evidence ``attention``, or in the file ``output``.
 
     Raises UsageError: no selective kernel units, fewer than two images, scales that make no sense, an unknown unit, a bundle
     of another network. IntegrityError: an altered artifact. CalibrationError: too many unreadable images. ParityError:
@@ -144,7 +145,7 @@ def attention_of(
             for gate, tally in zip(gates, tallies, strict=True)
         ),
     )
-    keep_evidence(bundle, EVIDENCE, report, artifacts, tell)
+    keep_evidence(bundle, EVIDENCE, report, artifacts, tell, output)
     return report
 
 

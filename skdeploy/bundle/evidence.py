@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeVar
 from pydantic import Field, JsonValue, ValidationError
 
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.bundle.folder import Bundle
+from skdeploy.bundle.folder import Bundle, write_record
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Frozen
@@ -37,28 +37,43 @@ class Evidence(Frozen):
     content: dict[str, JsonValue]
 
 
-def keep_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterable[Artifact], tell: Progress) -> None:
-    """Writes a finding for the bundle's report. A bundle that takes no file, or a full disk, does not undo what was measured:
-    ``tell`` says that it is not kept, and the caller prints it all the same.
+def keep_evidence(
+    bundle: Bundle,
+    name: str,
+    report: Frozen,
+    artifacts: Iterable[Artifact],
+    tell: Progress,
+    output: Path | None = None,
+    advice: str = "--output FILE writes it elsewhere",
+) -> None:
+    """Writes a finding for the bundle's report; to ``output`` instead if it is given, and then raises as ``write_text``.
+
+    A bundle that takes no file, or a full disk, does not undo what was measured: ``tell`` says that it is not kept, and the
+    caller prints it all the same.
     """
+    if output is not None:
+        write_record(output, _evidence(name, report, artifacts))
+        tell.note(f"result: {output}")
+        return
     try:
         write_evidence(bundle, name, report, artifacts)
     except (UsageError, IntegrityError) as error:
-        tell.note(
-            f"the result is not saved for the bundle's report: {error.message}; --json prints all of it, to keep elsewhere"
-        )
+        tell.note(f"the result is not saved for the bundle's report: {error.message}; {advice}")
 
 
 def write_evidence(bundle: Bundle, name: str, report: Frozen, artifacts: Iterable[Artifact]) -> Path:
     """Replaces ``evidence/<name>.json``, whole or not at all. Raises UsageError or IntegrityError if it cannot be written."""
-    evidence = Evidence(
+    return bundle.write_record(f"{FOLDER}/{name}.json", _evidence(name, report, artifacts))
+
+
+def _evidence(name: str, report: Frozen, artifacts: Iterable[Artifact]) -> Evidence:
+    return Evidence(
         skdeploy=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         name=name,
         artifacts={artifact.path: artifact.sha256 for artifact in artifacts},
         content=report.model_dump(mode="json"),
     )
-    return bundle.write_record(f"{FOLDER}/{name}.json", evidence)
 
 
 def read_evidence(bundle: Bundle, name: str, report: type[Report]) -> Report | None:

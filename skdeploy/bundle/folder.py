@@ -201,7 +201,7 @@ class Bundle:
         """Write a JSON file that is not an artifact, whole or not at all. Raises UsageError or IntegrityError."""
         path = self.folder / name
         self._inside(path.parent)
-        write_text(path, record.model_dump_json(by_alias=True, indent=2) + "\n")
+        write_record(path, record)
         return path
 
     def read_record(self, path: Path) -> bytes:
@@ -245,6 +245,11 @@ class Bundle:
                 advice=f"`skdeploy inspect {self.folder}` shows where; export again with other options, or with a wider "
                 "[tolerance] in the card if `skdeploy evaluate` shows that accuracy holds",
             )
+
+
+def write_record(path: Path, record: Frozen) -> None:
+    """Write a model as a JSON file, whole or not at all. Raises UsageError or IntegrityError."""
+    write_text(path, record.model_dump_json(by_alias=True, indent=2) + "\n")
 
 
 def _digests(artifact: Artifact) -> dict[str, str]:

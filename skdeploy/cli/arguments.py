@@ -16,6 +16,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print only the verdict and errors.", rich_help_panel=Panel.OUTPUT)
 ]
+Finding = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write the result to this file, and nothing to the bundle, which may be read-only.  [default: the bundle's "
+        "evidence/]",
+        rich_help_panel=Panel.OUTPUT,
+    ),
+]
 Verbose = Annotated[
     bool,
     typer.Option(

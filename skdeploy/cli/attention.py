@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, Json
+from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, Finding, Json
 from skdeploy.core.panel import Panel
 
 
@@ -41,6 +41,7 @@ def attention(
         Path | None,
         typer.Option(help="Draw curves and channels to this .svg file.", rich_help_panel=Panel.OUTPUT),
     ] = None,
+    output: Finding = None,
     json: Json = False,
 ) -> None:
     """Repeat the paper's experiment in each precision: do units choose larger kernels for larger objects?
@@ -64,7 +65,7 @@ def attention(
 
     if figure is not None:
         check_figure(figure)
-    require_places(csv, figure)
+    require_places(csv, figure, output)
     with ConsoleProgress() as progress:
         started = time.perf_counter()
         opened = load_bundle(bundle)
@@ -76,6 +77,7 @@ def attention(
             num_images=num_images,
             profile=profile or (),
             assume_imagenet=assume_imagenet,
+            output=output,
             also=[load_bundle(folder) for folder in also or ()],
             progress=progress,
         )

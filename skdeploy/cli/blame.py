@@ -57,6 +57,6 @@ def blame_bundle(
         repro=repro,
         progress=tell,
     )
-    keep_evidence(bundle, EVIDENCE, report, bundle.manifest.artifacts, tell)
+    keep_evidence(bundle, EVIDENCE, report, bundle.manifest.artifacts, tell, advice="what is printed is all of it")
     tell.end(EVIDENCE, time.perf_counter() - started, reused=False)
     return report

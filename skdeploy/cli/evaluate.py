@@ -187,6 +187,7 @@ def evaluate(
         backend_options=tuple(backend_option or ()),
         assume_imagenet=assume_imagenet,
         metric=metric,
+        output=output,
     )
     farm = cluster_of(workers, cluster, cluster_tls_ca, cluster_tls_cert, cluster_tls_key)
     check_division(shard, output, parts, farm, mixed=allow_mixed_cpus)
@@ -208,7 +209,7 @@ def evaluate(
             advice="add --baseline-drop, in the unit of the metric",
         )
     allowed = BASELINE_DROP if baseline_drop is None else baseline_drop
-    require_places(junit, markdown, save_baseline)
+    require_places(junit, markdown, save_baseline, output)
     with ConsoleProgress() as progress:
         by = None
         if parts:

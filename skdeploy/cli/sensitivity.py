@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from skdeploy.cli.arguments import AssumeImagenet, ClassOrder, Json, Metric
+from skdeploy.cli.arguments import AssumeImagenet, ClassOrder, Finding, Json, Metric
 from skdeploy.core.panel import Panel
 
 
@@ -28,6 +28,7 @@ def sensitivity(
         int,
         typer.Option(help="Use at most this many images or pairs, balanced over classes.", rich_help_panel=Panel.INPUT),
     ] = 256,
+    output: Finding = None,
     json: Json = False,
 ) -> None:
     """Measure how much accuracy each unit of the network loses in INT8: alone in INT8, and alone not in INT8.
@@ -41,10 +42,12 @@ def sensitivity(
     from skdeploy.accuracy.sensitivity import sensitivity_of
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.console import write_json
+    from skdeploy.core.files import require_places
     from skdeploy.report.int8 import sensitivity_findings, totals_text
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
 
+    require_places(output)
     with ConsoleProgress() as progress:
         started = time.perf_counter()
         opened = load_bundle(bundle)
@@ -57,6 +60,7 @@ def sensitivity(
             class_order=class_order,
             metric=metric,
             assume_imagenet=assume_imagenet,
+            output=output,
         )
         progress.end("sensitivity", time.perf_counter() - started, reused=False)
     if json:

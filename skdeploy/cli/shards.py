@@ -29,7 +29,12 @@ ShardText = Annotated[
 PartOutput = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="FILE", help="File to write the part of --shard to.", rich_help_panel=Panel.SHARDS
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write the result to this file, and nothing to the bundle, which may be read-only. With --shard: the file of its "
+        "part.  [default: the bundle's evidence/]",
+        rich_help_panel=Panel.OUTPUT,
     ),
 ]
 Parts = Annotated[
@@ -94,11 +99,8 @@ def check_division(
         raise UsageError("--workers and --cluster make and merge all shards: leave --shard and --parts out")
     if shard is not None and parts:
         raise UsageError("--shard and --parts cannot be used together: one makes a part, the other merges parts")
-    if (shard is None) != (output is None):
-        raise UsageError(
-            "--shard needs -o FILE for its part" if shard else "-o is for the part of --shard, and there is none",
-            advice="give both, or neither",
-        )
+    if shard is not None and output is None:
+        raise UsageError("--shard needs -o FILE for its part", advice="give both, or neither")
     if mixed and not parts and cluster is None:
         raise UsageError(
             "--allow-mixed-cpus requires --parts or --cluster", advice="give it where the parts are merged"

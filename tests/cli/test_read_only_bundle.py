@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,13 @@ from tests.cli.conftest import ModesBind, Run, Snapshot
 
 NOT_KEPT = "the result is not saved for the bundle's report"
 MEASURED = ["--num-images", "4"]
+ELSEWHERE = "--output FILE writes it elsewhere"
+ADVICE = {
+    "verify": "what is printed is all of it",
+    "attention": ELSEWHERE,
+    "sensitivity": ELSEWHERE,
+    "evaluate": ELSEWHERE,
+}
 
 
 def close(folder: Path) -> None:
@@ -45,9 +53,36 @@ def test_a_finding_that_cannot_be_kept_is_printed(
         result = run(verb, bundle, *given, *MEASURED, *(["--json"] if as_json else []))
     assert result.code == 0, result.err
     assert f"{NOT_KEPT}: cannot write {bundle / 'evidence'}" in result.err
-    assert "Permission denied; --json prints all of it, to keep elsewhere" in result.err
+    assert f"Permission denied; {ADVICE[verb]}" in result.err
     assert result.json if as_json else result.out
     assert snapshot(bundle) == before
+
+
+@pytest.mark.parametrize("verb", ["attention", "sensitivity", "evaluate"])
+def test_output_takes_the_finding_that_the_bundle_would_keep(
+    verb: str, run: Run, request: Any, data: Path, tmp_path: Path, snapshot: Snapshot, modes_bind: ModesBind
+) -> None:
+    bundle: Path = request.getfixturevalue("int8" if verb == "sensitivity" else "bundle")
+    before = snapshot(bundle)
+    close(bundle)
+    with modes_bind():
+        result = run(verb, bundle, "--data", data, *MEASURED, "--output", tmp_path / "found.json", "--json")
+    assert result.code == 0, result.err
+    assert NOT_KEPT not in result.err
+    assert snapshot(bundle) == before
+    name = {"evaluate": "accuracy"}.get(verb, verb)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["name"] == name
+    same = result.json.keys() & found["content"].keys()
+    assert same
+    assert {key: found["content"][key] for key in same} == {key: result.json[key] for key in same}
+    # Put where the bundle keeps it, it is what the report reads.
+    shutil.copytree(bundle, tmp_path / "open")
+    for path in [tmp_path / "open", *(tmp_path / "open").rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (tmp_path / "open/evidence").mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "found.json", tmp_path / f"open/evidence/{name}.json")
+    assert run("report", tmp_path / "open").code == 0
 
 
 def test_a_report_needs_a_place_and_says_how_to_give_one(
@@ -86,6 +121,8 @@ def test_receipts_are_refused_before_anything_is_measured(
         ("verify", "--markdown"),
         ("attention", "--csv"),
         ("attention", "--figure"),
+        ("attention", "--output"),
+        ("evaluate", "--output"),
         ("calibrate", "--output"),
     ],
 )

@@ -53,7 +53,6 @@ def test_a_part_that_is_there_is_left_and_fresh_makes_it_again(
     ("options", "words"),
     [
         (("--shard", "1/2"), "--shard needs -o"),
-        (("-o", "part"), "-o is for the part of --shard"),
         (("--shard", "3/2", "-o", "part"), "not a shard"),
         (("--shard", "1/2", "-o", "part", "--parts", "x"), "cannot be used together"),
         (("--shard", "1/2", "-o", "part", "--max-drop", "1"), "--max-drop cannot be used with --shard"),
