@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from skdeploy.images.decoding import Pixels
 
 Words = NDArray[np.uint64]
 
+DIGEST_BYTES: Final = hashlib.sha256().digest_size
 FREQUENCIES: Final = 16  # each way: 255 bits without the mean
 
 # Of 255 bits. Measured over the pairs of different images of Fashion-MNIST, whose articles lie alike on black: the nearest of
@@ -62,6 +63,26 @@ class Fingerprints:
         self._hashes.append(perceptual_hash(pixels))
         self.near_bits = NEAR_BITS * _bits(pixels) // (FREQUENCIES**2 - 1)  # crops below 16 pixels have fewer
         self._plain.append(bool((pixels == pixels[0, 0]).all()))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All but the names, for a file: ``extend`` reads it."""
+        return {
+            "digests": np.frombuffer(b"".join(self.digests), np.uint8).reshape(-1, DIGEST_BYTES),
+            "hashes": self.hashes(range(len(self.names))),
+            "plain": np.array(self._plain, np.bool_),
+        }
+
+    def extend(self, arrays: Mapping[str, NDArray[Any]], near_bits: int, names: Sequence[str]) -> None:
+        """Takes the images of another one, by its ``arrays``. Raises ValueError or KeyError where they are of others."""
+        digests, hashes, plain = (arrays[name] for name in ("digests", "hashes", "plain"))
+        shapes = (digests.shape, hashes.shape, plain.shape)
+        if shapes != ((len(names), DIGEST_BYTES), (len(names), 4), (len(names),)) or hashes.dtype != np.uint64:
+            raise ValueError("the fingerprints have another shape")
+        self.names += names
+        self.digests += [row.astype(np.uint8).tobytes() for row in digests]
+        self._hashes += list(hashes)
+        self._plain += plain.astype(np.bool_).tolist()
+        self.near_bits = near_bits if names else self.near_bits
 
     @property
     def structured(self) -> list[int]:

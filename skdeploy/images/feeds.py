@@ -45,10 +45,15 @@ def batches_of(
     With each come how many images it holds. A graph of fixed batch gets its own size; the last batch is then filled up with
     copies of the last image. Only one batch is held at a time.
     """
-    fixed = inputs[0].shape[0]
-    size = fixed if isinstance(fixed, int) else batch
+    size = batch_of(inputs, batch)
     rest = iter(crops)
     while chunk := list(islice(rest, size)):
-        fill = [chunk[-1]] * (size - len(chunk)) if isinstance(fixed, int) else []
+        fill = [chunk[-1]] * (size - len(chunk)) if isinstance(inputs[0].shape[0], int) else []
         stacked: NDArray[Any] = np.stack([*chunk, *fill])
         yield feeds_of(stacked, spec, inputs), len(chunk)
+
+
+def batch_of(inputs: Sequence[TensorSpec], batch: int) -> int:
+    """The batch that a graph is fed: its own if that is fixed, else ``batch``."""
+    fixed = inputs[0].shape[0]
+    return fixed if isinstance(fixed, int) else batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -25,15 +25,20 @@ Made = TypeVar("Made")
 
 
 def read_crops(
-    dataset: Dataset, spec: ModelSpec, on_unreadable: Callable[[Unreadable], object] | None = None
+    dataset: Dataset,
+    spec: ModelSpec,
+    on_unreadable: Callable[[Unreadable], object] | None = None,
+    *,
+    whole: int | None = None,
 ) -> Iterator[tuple[int, Crop]]:
     """(index, crop) of each image that can be read, in order; ``on_unreadable`` gets the others.
 
     A few images at a time are in memory. Files are decoded ahead in threads: Pillow releases the interpreter while it decodes.
-    Raises CalibrationError, naming the first, where more than 1 % of the images cannot be read: once it is sure, no further
-    crop is given, but the rest is read to count them all.
+    Raises CalibrationError, naming the first, where more than 1 % of the images cannot be read, or of ``whole`` images of
+    which these are some: once it is sure, no further crop is given, but the rest is read to count them all.
     """
-    allowed = int(MAX_UNREADABLE * len(dataset))
+    whole = len(dataset) if whole is None else whole
+    allowed = int(MAX_UNREADABLE * whole)
     unreadable: list[Unreadable] = []
     for index, found in _decoded(dataset, spec):
         if isinstance(found, Crop):
@@ -43,10 +48,16 @@ def read_crops(
         unreadable.append(Unreadable(name=dataset.name_of(index), reason=printable(found.reason)))
         if on_unreadable is not None:
             on_unreadable(unreadable[-1])
+    check_unreadable(unreadable, dataset, whole)
+
+
+def check_unreadable(unreadable: Sequence[Unreadable], dataset: Dataset, whole: int) -> None:
+    """Raises CalibrationError, naming the first, where more than 1 % of ``whole`` images cannot be read."""
+    allowed = int(MAX_UNREADABLE * whole)
     if len(unreadable) > allowed:
         shown = some_lines([f"{image.name}: {image.reason}" for image in unreadable])
         raise CalibrationError(
-            f"{len(unreadable)} of the {len(dataset)} {dataset.word}s from {dataset.name} cannot be used; at most "
+            f"{len(unreadable)} of the {whole} {dataset.word}s from {dataset.name} cannot be used; at most "
             f"{allowed} (1 %) may be unusable:\n{shown}",
             advice="remove or replace them, and run the same command again",
         )

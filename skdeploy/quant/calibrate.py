@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import Final
 
 import numpy as np
@@ -12,12 +12,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
+from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import CalibrationMethod, ModelSpec, TensorSpec
 from skdeploy.images.audit import Audit, moved
 from skdeploy.images.dataset import Dataset, Pixels, check_count
 from skdeploy.images.duplicates import Fingerprints
-from skdeploy.images.feeds import RUN_BATCH, batches_of
+from skdeploy.images.feeds import RUN_BATCH, batch_of, batches_of
 from skdeploy.images.reading import read_crops
 from skdeploy.ir.channels import channel_classes
 from skdeploy.ir.placement import place
@@ -26,10 +27,12 @@ from skdeploy.passes.equalize import bounding
 from skdeploy.quant.choose import choose
 from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.methods import CANDIDATES, FALLBACK, Candidate, Choice, fitted_images, scored_images
-from skdeploy.quant.observe import Observation, observe
+from skdeploy.quant.observe import Observation, kind_for, observations, observe, watch
+from skdeploy.quant.observers import MinMax
 from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors, require_no_scales
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
 from skdeploy.quant.round_weights import ROUNDING_IMAGES, measure_rounding
+from skdeploy.quant.seen import Seen
 from skdeploy.quant.steps import SILENT, SMALLEST
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
 
@@ -46,6 +49,25 @@ class CalibrationSettings:
     batch: int = RUN_BATCH
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The things that the pass over all images watches: ``names`` are the tensors with ranges and ``means`` those with channel
+    means, each by its stable name; ``maxima`` and ``reach`` of channels, from the first images, made the graph what it is.
+    """
+
+    names: Mapping[str, str]
+    means: Mapping[str, str]
+    maxima: Mapping[str, NDArray[np.float32]]
+    reach: Mapping[str, NDArray[np.float32]]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256: equal plans of one graph watch the same values."""
+        channels = {**self.maxima, **{f"reach of {key}": values for key, values in self.reach.items()}}
+        shown = {key: values.tobytes().hex() for key, values in channels.items()}
+        return digest_json([dict(self.names), dict(self.means), shown])
+
+
 def calibrate(
     model: ir.Model,
     inputs: tuple[TensorSpec, ...],
@@ -58,24 +80,39 @@ def calibrate(
 ) -> Ranges:
     """The ranges of an FP32 graph's tensors on these images, and the audit of the images.
 
-    Two passes: the largest magnitudes of channels on the first images, if they are to be equalized, and then, in the graph as
-    it will be quantized, the ranges on all of them. Each image is decoded when it is fed, and a batch is in memory at a time.
-    ``inputs`` are those of the graph, ``evaluation`` the images that accuracy is measured on, for the audit.
+    Two passes, ``planned`` and ``watched``, and then ``concluded``. Each image is decoded when it is fed, and a batch is in
+    memory at a time. ``inputs`` are those of the graph, ``evaluation`` the images that accuracy is measured on, for the audit.
 
     Raises CalibrationError: unreadable images above 1 %, a tensor that is not finite (which, and for which image), nothing in
     the graph that could be INT8. UsageError: a batch below 1.
     """
-    require_no_scales(model)
     tell = progress or Silent()
+    plan, prepared = planned(model, inputs, spec, dataset, settings, tell)
+    audit = Audit(dataset, spec, settings.asked)
+    seen = watched(plan, prepared, inputs, spec, dataset, settings, range(len(dataset)), audit, tell)
+    del prepared
+    return concluded(model, inputs, spec, dataset, settings, plan, seen, audit, dataset.digest, evaluation, tell)
+
+
+def planned(
+    model: ir.Model,
+    inputs: tuple[TensorSpec, ...],
+    spec: ModelSpec,
+    dataset: Dataset,
+    settings: CalibrationSettings,
+    tell: Progress,
+) -> tuple[Plan, ir.Model]:
+    """The graph as it will be quantized, and what to watch in it: one pass over the first images, if they equalize it."""
+    require_no_scales(model)
     algorithm = settings.algorithm
     check_count(settings.batch, "--calib-batch")
-    feed = _Feed(dataset, spec, inputs, settings.batch)
     placed = ranged_tensors(model, place(model))
     maxima: dict[str, NDArray[np.float32]] = {}
     reach: dict[str, NDArray[np.float32]] = {}
     if algorithm.equalize:
         few = min(EQUALIZING_IMAGES, len(dataset))
         tell.update(f"channels, on {few} images")
+        feed = _Feed(dataset, spec, inputs, settings.batch)
         beside = _beside(model, placed.values())
         first = observe(
             model,
@@ -96,48 +133,91 @@ def calibrate(
     image = {key: name for key, name in placed.items() if key == IMAGE}
     names = image | ranged_tensors(prepared, place(prepared))
     means = corrected_tensors(prepared) if algorithm.bias_correction else {}
-    audit = Audit(dataset, spec, settings.asked)
+    return Plan(names, means, maxima, reach), prepared
+
+
+def unseen(plan: Plan, algorithm: Algorithm) -> Seen:
+    """An empty record of a plan's tensors."""
+    return Seen(
+        list(dict.fromkeys((*plan.names.values(), *plan.means.values()))),
+        _observer_for(algorithm),
+    )
+
+
+def watched(
+    plan: Plan,
+    prepared: ir.Model,
+    inputs: tuple[TensorSpec, ...],
+    spec: ModelSpec,
+    dataset: Dataset,
+    settings: CalibrationSettings,
+    span: range,
+    audit: Audit,
+    tell: Progress,
+) -> Seen:
+    """The plan's tensors on the images of ``span``, some of all ``dataset``; ``audit`` gets the images.
+
+    Any division into spans of whole batches gives, merged in any order, the same bits.
+    """
+    feed = _Feed(dataset, spec, inputs, settings.batch)
     done = 0
 
     def advance(images: int) -> None:
         nonlocal done
         done += images
-        tell.update(f"{done} of {len(dataset)} images")
+        tell.update(f"{done} of {len(span)} images")
 
-    auto = algorithm.method is CalibrationMethod.AUTO
-    method = FALLBACK if auto else Candidate(algorithm.method, algorithm.percentile)
-    found = observe(
+    return watch(
         prepared,
-        list(names.values()),
-        feed.batches(len(dataset), audit),
+        list(plan.names.values()),
+        feed.batches(len(span), audit, span),
         len(dataset),
-        method=method.method,
-        percentile=method.percentile or DEFAULT_PERCENTILE,
-        candidates=CANDIDATES if auto else (),
-        means=list(means.values()),
+        _observer_for(settings.algorithm),
+        means=list(plan.means.values()),
         advance=advance,
         name_of=feed.name_of,
+        index_of=feed.index_of,
     )
-    del prepared
-    used = tuple(feed.used)
+
+
+def concluded(
+    model: ir.Model,
+    inputs: tuple[TensorSpec, ...],
+    spec: ModelSpec,
+    dataset: Dataset,
+    settings: CalibrationSettings,
+    plan: Plan,
+    seen: Seen,
+    audit: Audit,
+    digest: str,
+    evaluation: Fingerprints | None,
+    tell: Progress,
+) -> Ranges:
+    """The ranges by what was seen of all images, whose digest is ``digest``: a method is chosen, and weights are rounded, on a
+    bounded number of them.
+    """
+    algorithm = settings.algorithm
+    method, candidates = _method_of(algorithm), _candidates_of(algorithm)
+    found = observations(seen, len(dataset), method.method, method.percentile or DEFAULT_PERCENTILE, candidates)
+    used = tuple(audit.noted.used)
     coverage = moved(
-        {key: found[name].early_threshold for key, name in names.items()},
-        {key: found[name].threshold for key, name in names.items()},
+        {key: found[name].early_threshold for key, name in plan.names.items()},
+        {key: found[name].threshold for key, name in plan.names.items()},
     )
     draft = Ranges.of(
         model,
         spec,
-        CalibrationData(name=dataset.name, sha256=dataset.digest, images=len(used), random=dataset.random),
+        CalibrationData(name=dataset.name, sha256=digest, images=len(used), random=dataset.random),
         algorithm.model_copy(
             update={"method": method.method, "percentile": method.percentile, "weight_rounding": "nearest"}
         ),
-        {key: _range(found[name]) for key, name in names.items()},
-        channel_maxima=maxima,
-        channel_reach=reach,
-        channel_means={key: _channels(found[name].channel_mean) for key, name in means.items()},
+        {key: _range(found[name]) for key, name in plan.names.items()},
+        channel_maxima=plan.maxima,
+        channel_reach=plan.reach,
+        channel_means={key: _channels(found[name].channel_mean) for key, name in plan.means.items()},
         audit=audit.finish(evaluation, coverage).model_dump(mode="json"),
     )
-    fits = {key: found[name] for key, name in names.items()}
+    fits = {key: found[name] for key, name in plan.names.items()}
     del found
     choice: Choice | None = None
     rounding: dict[str, str] = {}
@@ -152,19 +232,34 @@ def calibrate(
         return found
 
     gptq = algorithm.weight_rounding == "gptq"
-    if auto:
-        places, fitted = scored_images(len(dataset), len(used)), fitted_images(len(dataset))
+    if algorithm.method is CalibrationMethod.AUTO:
+        places, fitted = scored_images(len(dataset), used), fitted_images(len(dataset))
         early_ranges = {str(each): _refitted(draft, fits, each, early=True) for each in CANDIDATES}
         if gptq and places:  # one rounding for all: the method changes little of it, and it costs most
-            rounding = rounded(early_ranges[str(FALLBACK)], used[:fitted])
+            rounding = rounded(early_ranges[str(FALLBACK)], [each for each in used if each < fitted])
             competing = draft.algorithm.model_copy(update={"weight_rounding": "gptq"})
             early_ranges = {name: each.finished(competing, None, rounding) for name, each in early_ranges.items()}
-        images = dataset.take([used[place] for place in places])
+        images = dataset.take(places)
         choice, nearest = choose(model, spec, early_ranges, images, settings.batch, fitted, nearest, tell)
         draft = _refitted(draft, fits, choice.candidate, early=False)
     if gptq and not rounding:
         rounding = rounded(draft, used)
     return draft.finished(algorithm, choice, rounding)
+
+
+def _method_of(algorithm: Algorithm) -> Candidate:
+    """The method of the first draft of the ranges."""
+    if algorithm.method is CalibrationMethod.AUTO:
+        return FALLBACK
+    return Candidate(algorithm.method, algorithm.percentile)
+
+
+def _observer_for(algorithm: Algorithm) -> type[MinMax]:
+    return kind_for(_method_of(algorithm).method, _candidates_of(algorithm))
+
+
+def _candidates_of(algorithm: Algorithm) -> tuple[Candidate, ...]:
+    return CANDIDATES if algorithm.method is CalibrationMethod.AUTO else ()
 
 
 def _refitted(draft: Ranges, fits: Mapping[str, Observation], candidate: Candidate, *, early: bool) -> Ranges:
@@ -196,21 +291,34 @@ class _Feed:
         self.batch = batch
         self.used: list[int] = []
 
-    def batches(self, count: int, audit: Audit | None = None) -> Iterator[tuple[dict[str, Array], int]]:
-        """The first ``count`` images that can be read; ``audit`` gets all, the unreadable too."""
+    def batches(
+        self, count: int, audit: Audit | None = None, span: range | None = None
+    ) -> Iterator[tuple[dict[str, Array], int]]:
+        """The first ``count`` images of ``span``, by default all, that can be read; ``audit`` gets all, the unreadable too.
+
+        A batch has the images of ``batch`` places, fewer if some cannot be read: it is the same whatever came before.
+        """
         self.used.clear()
-        return batches_of(islice(self._pixels(audit), count), self.spec, self.inputs, self.batch)
+        size = batch_of(self.inputs, self.batch)
+        read = islice(self._read(audit, range(len(self.dataset)) if span is None else span), count)
+        for _, members in groupby(read, lambda one: one[0] // size):
+            yield from batches_of([pixels for _, pixels in members], self.spec, self.inputs, size)
+
+    def index_of(self, position: int) -> int:
+        """The place in the data set of the image that came at this position."""
+        return self.used[position]
 
     def name_of(self, position: int) -> str:
         """The name of the image that came at this position."""
         return self.dataset.name_of(self.used[position])
 
-    def _pixels(self, audit: Audit | None) -> Iterator[Pixels]:
-        for index, crop in read_crops(self.dataset, self.spec, audit.skip if audit else None):
-            self.used.append(index)
+    def _read(self, audit: Audit | None, span: range) -> Iterator[tuple[int, Pixels]]:
+        images = self.dataset if len(span) == len(self.dataset) else self.dataset.take(span)
+        for at, crop in read_crops(images, self.spec, audit.skip if audit else None, whole=len(self.dataset)):
+            self.used.append(span[at])
             if audit is not None:
-                audit.add(index, crop)
-            yield crop.pixels
+                audit.add(span[at], crop)
+            yield span[at], crop.pixels
 
 
 def _range(seen: Observation) -> tuple[float, float, float, float | None]:

@@ -114,13 +114,13 @@ def fitted_images(images: int) -> int:
     return -(-part * images // whole)
 
 
-def scored_images(images: int, used: int) -> list[int]:
-    """The places of the images that methods are scored on, of ``used`` that could be read of ``images``; none of too few."""
-    first = fitted_images(images)
-    if used < FEWEST_IMAGES or used <= first:
+def scored_images(images: int, used: Sequence[int]) -> list[int]:
+    """The places of the images that methods are scored on, of those ``used`` of ``images``; none of too few."""
+    held_back = [place for place in used if place >= fitted_images(images)]
+    if len(used) < FEWEST_IMAGES:
         return []
-    count = min(MOST_SCORED, used - first)
-    return [first + step * (used - first) // count for step in range(count)]
+    count = min(MOST_SCORED, len(held_back))
+    return [held_back[step * len(held_back) // count] for step in range(count)]
 
 
 def first_of(names: Collection[str]) -> str:

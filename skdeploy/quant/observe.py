@@ -27,6 +27,7 @@ from skdeploy.core.spec import CalibrationMethod
 from skdeploy.ir.large import portable
 from skdeploy.quant.methods import Candidate, fitted_images
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
+from skdeploy.quant.seen import Seen
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
 
 # Of the observed tensors of one run of ONNX Runtime, which are in memory at once, for each worker: SKNet-50 has 77 MB an image,
@@ -78,36 +79,6 @@ class _Slice:
     feeds: Mapping[str, Array]
 
 
-@dataclass(frozen=True)
-class _Channels:
-    """Of one slice, per tensor: sums over images of the means over space, and largest magnitudes."""
-
-    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    maxima: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-
-
-class _Observers:
-    """One observer a tensor for the first ``early`` images and one for the others."""
-
-    def __init__(self, tensors: Collection[str], kind: type[MinMax], early: int) -> None:
-        self.early_images = early
-        self.early = {name: kind() for name in tensors}
-        self.late = {name: kind() for name in tensors}
-
-    def update(self, name: str, values: NDArray[np.float32], start: int) -> None:
-        early = max(0, self.early_images - start)
-        self.early[name].update(values[:early])
-        try:
-            self.late[name].update(values[early:])
-        except NotFiniteError as error:
-            raise NotFiniteError(min(early, len(values)) + error.image) from error
-
-    def merge(self, other: _Observers) -> None:
-        for name in self.early:
-            self.early[name].merge(other.early[name])
-            self.late[name].merge(other.late[name])
-
-
 def observe(
     model: ir.Model,
     tensors: Sequence[str],
@@ -122,57 +93,89 @@ def observe(
     threads: int | None = None,
     advance: Callable[[int], None] = lambda _: None,
     name_of: Callable[[int], str] = str,
+    index_of: Callable[[int], int] = int,
 ) -> dict[str, Observation]:
-    """Runs ``images`` images through the FP32 graph and observes ``tensors``, inputs of the graph or tensors inside.
-
-    ``batches`` yields feeds, with images along the first axis of each, and how many of them are real; what follows those is
-    padding and not looked at. ``means`` and ``channel_maxima`` name the tensors to have these per channel. ``candidates`` are
-    methods besides ``method`` whose thresholds are wanted too, and count all magnitudes. ``threads`` is for
-    all work together, by default as many as this process may use. ``advance`` is called with the number of images done, and
-    ``name_of`` tells an error the name of the image at that place, from 0. The result does not depend on the threads.
-    The model is left as it is. Fewer than ``images`` may come, where some cannot be read.
-
-    Raises CalibrationError: NaN or infinity in a tensor (which, and in which image), no such tensor, not float32, no
-    image or more than ``images``; UsageError for an impossible percentile; and as the backend ``onnxruntime`` does.
-    """
+    """Runs ``images`` images through the FP32 graph and observes ``tensors``: ``watch`` and ``observations`` in one."""
     if method is CalibrationMethod.PERCENTILE:
         check_percentile(percentile)
+    kind = kind_for(method, candidates)
+    given = (threads, advance, name_of, index_of)
+    seen = watch(model, tensors, batches, images, kind, means, channel_maxima, *given)
+    return observations(seen, images, method, percentile, candidates)
+
+
+def kind_for(method: CalibrationMethod, candidates: Collection[Candidate]) -> type[MinMax]:
+    """The observer that these methods need."""
+    return MinMax if method is CalibrationMethod.MINMAX and not candidates else MagnitudeHistogram
+
+
+def watch(
+    model: ir.Model,
+    tensors: Sequence[str],
+    batches: Iterable[tuple[dict[str, Array], int]],
+    images: int,
+    kind: type[MinMax],
+    means: Collection[str] = (),
+    channel_maxima: Collection[str] = (),
+    threads: int | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+    name_of: Callable[[int], str] = str,
+    index_of: Callable[[int], int] = int,
+) -> Seen:
+    """Runs images of a data set of ``images`` through the FP32 graph and keeps what is seen of ``tensors``, inputs of the
+    graph or tensors inside.
+
+    ``batches`` yields feeds, with images along the first axis of each, and how many of them are real; what follows those is
+    padding and not looked at. ``means`` and ``channel_maxima`` name the tensors to have these per channel. ``threads`` is for
+    all work together, by default as many as this process may use. ``advance`` is called with the number of images done.
+    ``name_of`` tells an error the name of the image that came at that place, from 0, and ``index_of`` its place in the data
+    set. The result depends on neither the threads nor the slices. The model is left as it is.
+
+    Raises CalibrationError: NaN or infinity in a tensor (which, and in which image), no such tensor, not float32; and as the
+    backend ``onnxruntime`` does.
+    """
     names = list(dict.fromkeys((*tensors, *means, *channel_maxima)))
     threads = threads or cpu.cores()
     workers = min(threads, MOST_WORKERS)
     alone = not _images_first(model, names)
-    kind = MinMax if method is CalibrationMethod.MINMAX and not candidates else MagnitudeHistogram
-    idle: SimpleQueue[_Observers] = SimpleQueue()
-    early = fitted_images(images)
-    pool_of_observers = [_Observers(names, kind, early) for _ in range(workers)]
-    for observers in pool_of_observers:
-        idle.put(observers)
-    total = _Channels()
-    done = 0
+    idle: SimpleQueue[Seen] = SimpleQueue()
+    fitted = fitted_images(images)
+    every = [Seen(names, kind) for _ in range(workers)]
+    for seen in every:
+        idle.put(seen)
     # ONNX Runtime's pool serves all its callers, and each caller works too.
     with _open(model, names, threads - workers + 1) as session:
 
-        def run(part: _Slice) -> _Channels:
-            observers = idle.get()
+        def run(part: _Slice) -> None:
+            seen = idle.get()
+            groups = [int(index_of(part.start + place) >= fitted) for place in range(part.count)]
             try:
-                return _observe_slice(model, session, part, names, observers, means, channel_maxima, name_of)
+                _see_slice(model, session, part, names, seen, groups, means, channel_maxima, name_of)
             finally:
-                idle.put(observers)
+                idle.put(seen)
 
-        for part, channels in _in_order(
-            run, _slices(session, batches, 1 if alone else _images_a_run(model, names)), workers
-        ):
-            _add(total, channels)
-            done += part.count
+        images_a_run = 1 if alone else _images_a_run(model, names)
+        for part in _in_order(run, _slices(session, batches, images_a_run), workers):
             advance(part.count)
-    if not 0 < done <= images:
-        raise CalibrationError(f"calibration expected {images} images and got {done}")
-    first, *others = pool_of_observers
+    first, *others = every
     for other in others:
         first.merge(other)
-    with ThreadPoolExecutor(workers) as executor:
-        found = executor.map(lambda name: _observation(name, first, total, method, percentile, candidates, done), names)
-        return dict(zip(names, found, strict=True))
+    return first
+
+
+def observations(
+    seen: Seen, images: int, method: CalibrationMethod, percentile: float, candidates: Collection[Candidate]
+) -> dict[str, Observation]:
+    """The observation of each tensor, with thresholds by ``method`` and by each of ``candidates``.
+
+    ``seen`` is left with the observers of all images in the first group. Fewer than ``images`` may have been seen, where some
+    cannot be read. Raises CalibrationError for none, or for more.
+    """
+    if not 0 < seen.images <= images:
+        raise CalibrationError(f"calibration expected {images} images and got {seen.images}")
+    with ThreadPoolExecutor(min(cpu.cores(), MOST_WORKERS)) as executor:
+        found = executor.map(lambda name: _observation(name, seen, method, percentile, candidates), seen.tensors)
+        return dict(zip(seen.tensors, found, strict=True))
 
 
 def _open(model: ir.Model, names: Sequence[str], threads: int) -> OnnxRuntimeSession:
@@ -233,37 +236,37 @@ def _slices(
             start += taken
 
 
-def _in_order(
-    run: Callable[[_Slice], _Channels], slices: Iterable[_Slice], workers: int
-) -> Iterator[tuple[_Slice, _Channels]]:
-    """Results in the order of the slices: neither sums of floats nor the first error depend on which thread was faster."""
-    pending: deque[tuple[_Slice, Future[_Channels]]] = deque()
+def _in_order(run: Callable[[_Slice], None], slices: Iterable[_Slice], workers: int) -> Iterator[_Slice]:
+    """The slices in their order, each once it is done: the first error does not depend on which thread was faster."""
+    pending: deque[tuple[_Slice, Future[None]]] = deque()
     executor = ThreadPoolExecutor(workers)
     try:
         for part in slices:
             pending.append((part, executor.submit(run, part)))
             if len(pending) > workers:
                 oldest, future = pending.popleft()
-                yield oldest, future.result()
+                future.result()
+                yield oldest
         for oldest, future in pending:
-            yield oldest, future.result()
+            future.result()
+            yield oldest
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _observe_slice(
+def _see_slice(
     model: ir.Model,
     session: OnnxRuntimeSession,
     part: _Slice,
     names: Sequence[str],
-    observers: _Observers,
+    seen: Seen,
+    groups: Sequence[int],
     means: Collection[str],
     channel_maxima: Collection[str],
     name_of: Callable[[int], str],
-) -> _Channels:
+) -> None:
     outputs = {**part.feeds, **session.run(part.feeds)}
     images = len(next(iter(part.feeds.values())))
-    channels = _Channels()
     broken: dict[str, int] = {}
     for name in names:
         values = outputs.pop(name)  # its memory is free again as soon as it has been looked at
@@ -280,25 +283,24 @@ def _observe_slice(
             )
         values = values[: part.count] if first else np.atleast_2d(values)
         try:
-            observers.update(name, values if first else values[None], part.start)
+            seen.update(name, values if first else values[None], groups)
         except NotFiniteError as error:
             broken[name] = error.image
             continue
         if name in means or name in channel_maxima:
             maps = values.reshape(*values.shape[:2], -1)
             if name in means:
-                means_of_rows = maps.mean(axis=2)
-                sums = means_of_rows.sum(axis=0, dtype=np.float64)
-                channels.sums[name] = sums if first else sums / len(maps)
+                rows = maps.mean(axis=2)
+                seen.add_means(name, rows if first else rows.mean(axis=0, dtype=np.float64, keepdims=True))
             if name in channel_maxima:
-                channels.maxima[name] = np.maximum(maps.max(axis=(0, 2)), -maps.min(axis=(0, 2)))
+                seen.add_maxima(name, np.maximum(maps.max(axis=(0, 2)), -maps.min(axis=(0, 2))))
     if broken:
         name = min(broken, key=lambda key: broken[key])  # the first in the order of the tensors, among equals
         raise CalibrationError(
             f"{_shown(model, name)} is not finite (NaN or infinity) for the image {name_of(part.start + broken[name])}",
             advice="remove it, or check the weights with `skdeploy verify`",
         )
-    return channels
+    seen.images += part.count
 
 
 def _shown(model: ir.Model, name: str) -> str:
@@ -307,37 +309,24 @@ def _shown(model: ir.Model, name: str) -> str:
     return f"{name} ({operators[name]})" if name in operators else name
 
 
-def _add(total: _Channels, part: _Channels) -> None:
-    for name, sums in part.sums.items():
-        total.sums[name] = total.sums[name] + sums if name in total.sums else sums
-    for name, maxima in part.maxima.items():
-        total.maxima[name] = np.maximum(total.maxima[name], maxima) if name in total.maxima else maxima
-
-
 def _observation(
-    name: str,
-    observers: _Observers,
-    total: _Channels,
-    method: CalibrationMethod,
-    percentile: float,
-    candidates: Collection[Candidate],
-    images: int,
+    name: str, seen: Seen, method: CalibrationMethod, percentile: float, candidates: Collection[Candidate]
 ) -> Observation:
-    observer, late = observers.early[name], observers.late[name]
+    observer, late = (of[name] for of in seen.groups)
     # A tensor that turns negative later is not shifted, and so not before either.
     positive = min(observer.minimum, late.minimum) >= 0
     early_threshold = threshold(observer, method, percentile)
     early = {candidate: _fit(observer, candidate, positive=positive) for candidate in candidates}
     observer.merge(late)
-    sums = total.sums.get(name)
+    sums = seen.sums.get(name)
     return Observation(
         minimum=observer.minimum,
         maximum=observer.maximum,
         threshold=threshold(observer, method, percentile),
         early_threshold=early_threshold,
         shifted_threshold=threshold(observer, method, percentile, SHIFTED) if positive else None,
-        channel_mean=None if sums is None else (sums / images).astype(np.float32),
-        channel_max=total.maxima.get(name),
+        channel_mean=None if sums is None else sums.over(seen.images),
+        channel_max=seen.maxima.get(name),
         early=early,
         whole={candidate: _fit(observer, candidate, positive=positive) for candidate in candidates},
     )

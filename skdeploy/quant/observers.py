@@ -81,6 +81,10 @@ class MagnitudeHistogram(MinMax):
         self.counts: Counts = np.zeros(BINS, dtype=np.int64)
         self._exponent = SMALLEST_EXPONENT
 
+    def restore(self, zeros: int, counts: Counts) -> None:
+        """Takes over the counts of another one, whose range this one has already: that decides the width."""
+        self.zeros, self.counts, self._exponent = zeros, counts, _exponent_for(self.largest)
+
     @property
     def width(self) -> float:
         """Of one bin: bin i counts the magnitudes in [i * width, (i + 1) * width) that are not zero."""

@@ -49,12 +49,12 @@ def graph(spec: ModelSpec) -> ir.Model:
 def test_images_are_scored_that_no_range_was_fitted_to() -> None:
     assert fitted_images(512) == 384
     for images in (FEWEST_IMAGES, 100, 512, 5000):
-        places = scored_images(images, images)
+        places = scored_images(images, range(images))
         assert len(places) == len(set(places)) == min(MOST_SCORED, images - fitted_images(images))
         assert fitted_images(images) <= min(places)
         assert max(places) < images
-    assert scored_images(FEWEST_IMAGES - 1, FEWEST_IMAGES - 1) == []
-    assert scored_images(4000, 2900) == []  # the last quarter could not be read
+    assert scored_images(FEWEST_IMAGES - 1, range(FEWEST_IMAGES - 1)) == []
+    assert scored_images(4000, range(2900)) == []  # the last quarter could not be read
 
 
 def test_the_best_wins_unless_an_earlier_one_cannot_be_told_from_it() -> None:
