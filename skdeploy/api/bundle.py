@@ -207,9 +207,16 @@ class Bundle:
             return evaluate_any(self.folder, _options(EvaluationOptions, **options | given, data=Path(data)), tell)
 
     def tune(
-        self, data: Place, *, max_drop: float, calib: Place | None = None, progress: bool = True, **options: Any
+        self,
+        data: Place,
+        *,
+        max_drop: float | None = None,
+        calib: Place | None = None,
+        progress: bool = True,
+        **options: Any,
     ) -> TuneReport:
-        """Tries every way to calibrate INT8, and writes the recipe of the best; options of ``TuneOptions``.
+        """Tries every way to calibrate INT8, and writes the recipe of the best; options of ``TuneOptions``. Without
+        ``max_drop`` FP32's outputs judge, and no labels or pairs are needed; ``min_sqnr`` may limit their error, in dB.
 
         Does not raise where the budget is not met: ask ``.confirmed.decision``, or call ``.check()``.
         """

@@ -16,21 +16,30 @@ def tune(
     data: Annotated[
         Path,
         typer.Option(
-            help="Labelled images: class folders, a .txt list of `path,label`, an .npz with images and labels, or a folder "
-            "with an evaluation.npz. For other tasks, and with --metric, pairs, as evaluate takes them. One half chooses, the "
-            "other half judges the choice.",
+            help="With --max-drop, labelled images: class folders, a .txt list of `path,label`, an .npz with images and "
+            "labels, or a folder with an evaluation.npz; for other tasks, and with --metric, pairs, as evaluate takes them. "
+            "Without --max-drop, any inputs. One half chooses, the other half judges the choice.",
             rich_help_panel=Panel.INPUT,
         ),
     ],
     max_drop: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Largest allowed drop: percentage points of top-1, dB of PSNR, points of mIoU, or the unit of --metric. Exit "
             "0 if the drop is smaller, 10 if it is larger, or if there are too few images to tell, unless "
-            "--allow-inconclusive.",
+            "--allow-inconclusive. Needs labels or pairs.  [default: compare with FP32's outputs]",
             rich_help_panel=Panel.ACCURACY,
         ),
-    ],
+    ] = None,
+    min_sqnr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="Least allowed SQNR of the worst output against FP32's, for --data without labels or pairs. Exit codes as "
+            "with --max-drop.  [default: no limit]",
+            rich_help_panel=Panel.ACCURACY,
+        ),
+    ] = None,
     class_order: ClassOrder = None,
     metric: Metric = None,
     calib: Annotated[
@@ -64,13 +73,15 @@ def tune(
     ] = False,
     confidence: Annotated[
         float,
-        typer.Option(help="Confidence in percent, for the bounds of a drop.", rich_help_panel=Panel.ACCURACY),
+        typer.Option(
+            help="Confidence in percent, for the bounds of a drop or an SQNR.", rich_help_panel=Panel.ACCURACY
+        ),
     ] = 95.0,
     allow_inconclusive: Annotated[
         bool,
         typer.Option(
             "--allow-inconclusive",
-            help="Exit with 0 where --data cannot decide on --max-drop.",
+            help="Exit with 0 where --data cannot decide on --max-drop or --min-sqnr.",
             rich_help_panel=Panel.ACCURACY,
         ),
     ] = False,
@@ -93,13 +104,15 @@ def tune(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Try every way to calibrate INT8 on labelled images or pairs, and write the best as a recipe for `export --calib`.
+    """Try every way to calibrate INT8 on your images, and write the best as a recipe for `export --calib`.
+
+    Labels or pairs judge with --max-drop. Without it, FP32's own outputs do: SQNR and cosine of each output.
 
     The bundle is not changed. Results are kept in ~/.cache/skdeploy: an interrupted run continues where it stopped.
 
     Examples:
         skdeploy tune build/mynet-int8 --data eval/ --calib calib/ --max-drop 1
-        skdeploy tune build/mynet-fp16 --data eval --calib calib --max-drop 1 --force
+        skdeploy tune build/mynet-fp16 --data eval --calib calib --min-sqnr 30 --force
     """
     from skdeploy.cli.console import conclude, write_json
     from skdeploy.report.progress import ConsoleProgress
@@ -112,6 +125,7 @@ def tune(
     options = TuneOptions(
         data=data,
         max_drop=max_drop,
+        min_sqnr=min_sqnr,
         calib=calib,
         calib_num=calib_num,
         methods=tuple(calib_method or ()),

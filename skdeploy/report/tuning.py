@@ -17,6 +17,7 @@ from skdeploy.report.blocks import (
     decibels,
     percent,
 )
+from skdeploy.tuning.error import ErrorReport
 from skdeploy.tuning.report import Tried, TunePlan, TuneReport
 
 OUTCOMES: dict[str | None, Outcome] = {"pass": "pass", "fail": "fail", "inconclusive": "undecided", None: "note"}
@@ -25,15 +26,20 @@ OUTCOMES: dict[str | None, Outcome] = {"pass": "pass", "fail": "fail", "inconclu
 def tune_findings(report: TuneReport) -> Section:
     """The winner's verdict, every way that was tried, and how to export the winner."""
     pair = report.confirmed
+    judged = "the rest" if isinstance(pair, ErrorReport) else "the drop"
     blocks: list[Block] = [
         Finding("tune", report.winner, OUTCOMES[pair.decision], pair.sentence),
         _table(report),
         Text(
             "* chosen; + no other is better in both cost and accuracy. SQNR is on "
-            f"{counted(report.screening, report.one)}, the drop on the {report.choosing:,} that choose; the "
+            f"{counted(report.screening, report.one)}, {judged} on the {report.choosing:,} that choose; the "
             f"{report.confirming:,} that judge the winner chose nothing"
         ),
     ]
+    if isinstance(pair, ErrorReport) and pair.decision is None:
+        blocks.append(
+            Text("give --min-sqnr DB to set a limit; without it, the cheapest way with the highest SQNR wins")
+        )
     blocks += [Text(f"{row.name} cannot be made: {row.refused}", "warn") for row in report.tried if row.refused]
     if report.device is None:
         blocks.append(Text("give --device NAME to choose by predicted latency; without it, by what is INT8"))
@@ -56,12 +62,16 @@ def plan_findings(plan: TunePlan) -> Section:
 
 
 def _table(report: TuneReport) -> Table:
+    by_error = isinstance(report.confirmed, ErrorReport)
+    through = "where the way came through the screening"
     heads = columns(
         "",
         "way",
         ">SQNR",
-        (">drop", f"{report.unit[0].upper()}{report.unit[1:]}, where the way came through the screening"),
-        (">at most", "Upper bound of the drop"),
+        (">on all", f"SQNR on all that choose, {through}")
+        if by_error
+        else (">drop", f"{report.unit[0].upper()}{report.unit[1:]}, {through}"),
+        (">at least", "Lower bound of the SQNR") if by_error else (">at most", "Upper bound of the drop"),
         (">INT8", "Share of the multiply-accumulates"),
         (">predicted", "The planner's floor, ms"),
         (">measured", "Median on this machine, ms"),
@@ -84,7 +94,10 @@ def _row(row: Tried) -> tuple[Cell, ...]:
     if row.refused:
         return (Cell("!"), Cell(row.name), *(Cell("") for _ in range(6)))
     form = "+.3g" if isinstance(pair, QualityDrop) else "+.2f"
-    drop = (Cell(""), Cell("")) if pair is None else (_signed(pair.drop, form), _signed(pair.drop_high, form))
+    if isinstance(pair, ErrorReport):
+        drop = (decibels(pair.sqnr_db), decibels(pair.low_db))
+    else:
+        drop = (Cell(""), Cell("")) if pair is None else (_signed(pair.drop, form), _signed(pair.drop_high, form))
     return (
         Cell(mark),
         Cell(row.name),

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from skdeploy.planning.recommend import WORTH
+from skdeploy.tuning.error import ErrorReport
 from skdeploy.tuning.report import Tried
 
 
 def holds(row: Tried) -> bool:
-    return row.pair is not None and row.pair.decision == "pass"
+    """Whether it keeps the budget; without one, each way does."""
+    return row.pair is not None and row.pair.decision in ("pass", None)
 
 
 def choose(judged: Sequence[Tried]) -> Tried:
@@ -54,5 +56,8 @@ def _cost(row: Tried) -> tuple[float, bool, float]:
 
 
 def _loss(row: Tried) -> float:
+    """Less is better: the bound that the gate goes by."""
     assert row.pair is not None
+    if isinstance(row.pair, ErrorReport):
+        return -row.pair.low_db
     return row.pair.drop_high if np.isfinite(row.pair.drop_high) else 100.0

@@ -64,8 +64,10 @@ def candidates(methods: Sequence[str]) -> list[Candidate]:
     for method in methods:
         if method not in known:
             raise UsageError(f"--calib-method {method} does not exist", advice=f"choose one of {', '.join(known)}")
-    left_out = (CalibrationMethod.ENTROPY, CalibrationMethod.AUTO)  # auto is one of the others
-    wanted = methods or [method for method in known if method not in left_out]
+    default = [
+        str(CalibrationMethod.AUTO)
+    ]  # the default comes first; on other images it may not be the best of the others
+    wanted = methods or default + [method for method in known if method not in (*default, CalibrationMethod.ENTROPY)]
     return [
         Candidate(calibration=calibration, fallback=fallback)
         for calibration in _calibrations(list(dict.fromkeys(wanted)))

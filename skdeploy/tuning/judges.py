@@ -1,4 +1,7 @@
-"""How a way to make INT8 is compared with FP32 while tuning: on labelled images, or on pairs with the task's own measure."""
+"""How a way to make INT8 is compared with FP32 while tuning: on labelled images, or on pairs with the task's own measure.
+
+Without either: ``by_error.py``.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from skdeploy.images.dataset import Dataset
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.pairs import PairedData
 from skdeploy.quant.effect import BATCH_PIXELS, MAX_BATCH, Samples
+from skdeploy.tuning.report import Compared
 from skdeploy.tuning.split import Halves, PairHalves
 from skdeploy.tuning.workshop import Made
 
@@ -33,13 +37,13 @@ Part = Literal["choosing", "confirming"]
 
 
 class Judge(Protocol):
-    """Samples with their truth, and an FP32 graph that is open. ``confidence`` in per cent, ``max_drop`` in its unit."""
+    """Samples, and an FP32 graph. ``confidence`` in per cent, ``max_drop`` in its unit."""
 
     def screened(self, made: Made, name: str) -> float:
         """The SQNR in dB of a graph's outputs against FP32's, on the samples that screen."""
         ...
 
-    def compared(self, made: Made, part: Part, name: str) -> PairedReport | QualityDrop:
+    def compared(self, made: Made, part: Part, name: str) -> Compared:
         """How much worse a graph is than FP32 on samples that choose, or confirm."""
         ...
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from skdeploy.accuracy.gate import PairedReport
-from skdeploy.accuracy.quality import QualityDrop
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import require_places
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.dataset import Dataset, open_dataset, require_there
 from skdeploy.line.calibration import DEFAULT_NUMBER
-from skdeploy.tuning.report import Tried, drop_unit
+from skdeploy.tuning.error import ErrorReport
+from skdeploy.tuning.report import Compared, Tried, drop_unit
 
 CALIBRATION: Final = "calibration.npz"
 
@@ -73,15 +73,11 @@ def recipe_place(output: Path | None, calib: Path, spec: ModelSpec, *, force: bo
 
 
 def recipe_text(
-    spec: ModelSpec, winner: Tried, confirmed: PairedReport | QualityDrop, calib: Path, place: Path, number: int | None
+    spec: ModelSpec, winner: Tried, confirmed: Compared, calib: Path, place: Path, number: int | None
 ) -> str:
     """The recipe as TOML."""
     dataset = open_dataset(calib, spec=spec)
     candidate = winner.candidate
-    form = "+.2f" if isinstance(confirmed, PairedReport) else "+.3g"
-    low, high = (format(bound, form) for bound in (confirmed.drop_low, confirmed.drop_high))
-    drop = f"{confirmed.drop:{form}} {drop_unit(confirmed)}, {low} to {high}"
-    judged = f"{confirmed.pairs.images} images" if isinstance(confirmed, PairedReport) else f"{confirmed.images} pairs"
     keys: dict[str, Any] = {
         "schema": 1,
         "model": spec.name,
@@ -96,6 +92,16 @@ def recipe_text(
     }
     if candidate.regroup is not None:
         keys["regroup"] = candidate.regroup
-    keys["note"] = f"skdeploy tune: drop {drop} on {judged} that chose nothing"
+    keys["note"] = f"skdeploy tune: {_result(confirmed)} that chose nothing"
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in keys.items() if value != []]
     return "\n".join(lines) + "\n"
+
+
+def _result(confirmed: Compared) -> str:
+    if isinstance(confirmed, ErrorReport):
+        bounds = f"{confirmed.low_db:.2f} to {confirmed.high_db:.2f}"
+        return f"{confirmed.sqnr_db:.2f} dB against FP32, {bounds}, on {confirmed.images} {confirmed.sample}s"
+    form = "+.2f" if isinstance(confirmed, PairedReport) else "+.3g"
+    low, high = (format(bound, form) for bound in (confirmed.drop_low, confirmed.drop_high))
+    judged = f"{confirmed.pairs.images} images" if isinstance(confirmed, PairedReport) else f"{confirmed.images} pairs"
+    return f"drop {confirmed.drop:{form}} {drop_unit(confirmed)}, {low} to {high} on {judged}"

@@ -1,4 +1,4 @@
-"""Labelled images or pairs in two halves: one chooses, and the other, which has chosen nothing, says how good the choice is."""
+"""Samples in two halves: one chooses, and the other, which has chosen nothing, says how good the choice is."""
 
 from __future__ import annotations
 
@@ -39,6 +39,16 @@ def halves(dataset: Dataset) -> Halves:
     order = _by_class(dataset)
     choosing, confirming = order.take(range(0, len(order), 2)), order.take(range(1, len(order), 2))
     return Halves(choosing.take(range(min(SCREENING, len(choosing)))), choosing, confirming)
+
+
+def unlabelled_halves(dataset: Dataset, word: str) -> Halves:
+    """The same of samples without a truth, each called ``word``. Raises UsageError for fewer than pairs need."""
+    if len(dataset) < 2 * LEAST:
+        raise UsageError(
+            f"{dataset.name} has {len(dataset)} {word}s, but tune needs {LEAST} to choose on and {LEAST} others to confirm",
+            advice=f"give more {word}s with --data",
+        )
+    return halves(dataset)
 
 
 @dataclass(frozen=True)

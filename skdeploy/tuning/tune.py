@@ -1,9 +1,12 @@
-"""``skdeploy tune``: tries every way to make INT8 on images with labels, or on pairs, and writes the recipe of the best.
+"""``skdeploy tune``: tries every way to make INT8, and writes the recipe of the best.
+
+Ways are compared by right and wrong on labelled images, by the task's measure on pairs, or without a truth by how far their
+outputs are from FP32's.
 
 1. All ways are screened on a few images by SQNR, which tells more of each image than right or wrong does.
 2. The best of each cost run on all images that choose. Only if none keeps the budget, units stay in the fallback: those that
    bring most noise for what they compute, 1, 2, 4 ... of them.
-3. The cheapest that keeps the budget wins; of equal cost, that with the highest SQNR.
+3. The cheapest that keeps the budget wins; of equal cost, that with the highest SQNR. Without a budget, all keep it.
 4. The winner runs on images that chose nothing, and they alone decide (``split.py``): of many ways, the best on the images that
    chose it looks better than it is.
 """
@@ -15,26 +18,19 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
-from skdeploy.accuracy.evaluate import CONFIDENCE, labelled_images, open_whole
-from skdeploy.accuracy.measure_quality import require_confidence
-from skdeploy.accuracy.measures import Measure, measures_of
-from skdeploy.accuracy.own_metric import load_metric
-from skdeploy.backends.base import Session
+from skdeploy.accuracy.evaluate import CONFIDENCE, open_whole
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.folder import Bundle
-from skdeploy.bundle.runners import Runner, fp32_graph
+from skdeploy.bundle.runners import fp32_graph
 from skdeploy.bundle.station_facts import TrainedInt8Facts
 from skdeploy.core.errors import CalibrationError, ParityError, PassError, SkdeployError, UsageError
 from skdeploy.core.files import write_text
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import ClassOrder, ModelSpec
-from skdeploy.images.dataset import Dataset, check_count
-from skdeploy.images.pairs import PairedData, open_pairs
-from skdeploy.parity.tasks import task_of
+from skdeploy.images.dataset import check_count
 from skdeploy.planning.devices import device_named
 from skdeploy.planning.layers import fuse
 from skdeploy.planning.plain import read_plain
@@ -42,24 +38,27 @@ from skdeploy.planning.recommend import WORTH, groups_left
 from skdeploy.quant.units import Unit, all_but, units_of
 from skdeploy.tuning.best import choose, holds, marked_best_first
 from skdeploy.tuning.candidates import Candidate, candidates
-from skdeploy.tuning.judges import ByLabels, ByPairs, Judge
+from skdeploy.tuning.judges import Judge
 from skdeploy.tuning.recipes import calibration_images, recipe_place, recipe_text, shared_images
 from skdeploy.tuning.report import Tried, TunePlan, TuneReport
-from skdeploy.tuning.split import Halves, PairHalves, halves, pair_halves
+from skdeploy.tuning.truth import Asked, Truth, truth_in, without_truth
 from skdeploy.tuning.workshop import Workshop
 from skdeploy.zoo.assumed import require_preprocessing
 
 SURVIVORS: Final = 3  # of each cost that run on all images that choose
+MOST_SQNR_DB: Final = 150.0  # FP32 rounds at 2^-24: 144 dB
 
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """Options of ``skdeploy tune``, by the same names. ``calib`` None: the calibration.npz of the folder ``data``;
+    """Options of ``skdeploy tune``, by the same names. ``max_drop`` needs labels or pairs in ``data``; without it FP32's
+    outputs are the truth, and ``min_sqnr`` in dB may limit the error. ``calib`` None: the calibration.npz of ``data``;
     ``methods`` None: all but entropy; ``output`` None: ``<model>-tuned.toml`` beside the calibration images.
     """
 
     data: Path
-    max_drop: float
+    max_drop: float | None = None
+    min_sqnr: float | None = None
     calib: Path | None = None
     calib_num: int | None = None
     methods: tuple[str, ...] = ()
@@ -75,8 +74,23 @@ class TuneOptions:
 
     def check(self) -> None:
         """Raises UsageError for numbers that make no sense."""
-        if not 0 <= self.max_drop <= 100:
+        if self.max_drop is not None and self.min_sqnr is not None:
+            raise UsageError(
+                "--max-drop and --min-sqnr cannot be used together: one is for labels or pairs, the other for data without",
+                advice="give one of them",
+            )
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"--max-drop {self.max_drop:g}: must be from 0 to 100, in the unit measured")
+        if self.min_sqnr is not None and not 0 < self.min_sqnr <= MOST_SQNR_DB:
+            raise UsageError(
+                f"--min-sqnr {self.min_sqnr:g}: must be above 0 and at most {MOST_SQNR_DB:g} dB, which is more than FP32 holds"
+            )
+        for option, given in (("--metric", self.metric), ("--class-order", self.class_order)):
+            if given is not None and self.max_drop is None:
+                raise UsageError(
+                    f"{option} requires --max-drop: without it, ways are compared with FP32 and not with a truth",
+                    advice=f"give --max-drop, or leave {option} out",
+                )
         if not 50 < self.confidence <= 99.9999:
             raise UsageError(f"--confidence {self.confidence:g}: must be above 50 and at most 99.9999 percent")
         check_count(self.calib_num, "--calib-num")
@@ -161,7 +175,7 @@ def tune(folder: Path, options: TuneOptions, progress: Progress | None = None) -
     with tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch, reference.open() as session:
         inside = _Inside(tell)
         shop = Workshop(bundle, calib, options.calib_num, Path(scratch), inside)
-        judge = truth.judge((reference, session), spec, options, inside)
+        judge = truth.judge((reference, session), spec, inside)
         sweep = _Sweep(shop, judge, options, inside, len(first))
         winner = _best(sweep, first)
         sweep.tell.prefix = "the winner, on images that chose nothing"
@@ -186,6 +200,7 @@ def tune(folder: Path, options: TuneOptions, progress: Progress | None = None) -
         choosing=len(parts.choosing),
         confirming=len(parts.confirming),
         max_drop=options.max_drop,
+        min_sqnr_db=options.min_sqnr,
         confidence=options.confidence,
         device=options.device,
         tried=tuple(rows),
@@ -213,43 +228,8 @@ def planned(folder: Path, options: TuneOptions) -> TunePlan:
     )
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """Labelled images."""
-
-    inputs: Dataset
-    word: Literal["labelled image"] = "labelled image"
-
-    @cached_property
-    def parts(self) -> Halves:
-        return halves(self.inputs)
-
-    def judge(self, reference: tuple[Runner, Session], spec: ModelSpec, options: TuneOptions, tell: Progress) -> Judge:
-        return ByLabels(reference, self.parts, spec, options.confidence, options.max_drop, tell)
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Pairs, and what is measured of them."""
-
-    pairs: PairedData
-    measures: Sequence[Measure]
-    word: Literal["pair"] = "pair"
-
-    @property
-    def inputs(self) -> Dataset:
-        return self.pairs.inputs
-
-    @cached_property
-    def parts(self) -> PairHalves:
-        return pair_halves(self.pairs)
-
-    def judge(self, reference: tuple[Runner, Session], spec: ModelSpec, options: TuneOptions, tell: Progress) -> Judge:
-        return ByPairs(reference, self.parts, spec, self.measures, options.confidence, options.max_drop, tell)
-
-
-def _opened(folder: Path, options: TuneOptions, tell: Progress) -> tuple[Bundle, _Labels | _Pairs]:
-    """The bundle, if it can be tuned, and the samples with their truth. Raises UsageError and IntegrityError."""
+def _opened(folder: Path, options: TuneOptions, tell: Progress) -> tuple[Bundle, Truth]:
+    """The bundle, if it can be tuned, and the samples. Raises UsageError and IntegrityError."""
     options.check()
     bundle = open_whole(folder)
     spec = bundle.manifest.model
@@ -265,23 +245,10 @@ def _opened(folder: Path, options: TuneOptions, tell: Progress) -> tuple[Bundle,
         )
     for note in require_preprocessing({str(folder): spec}, options.assume_imagenet):
         tell.note(note)
-    if options.metric is None and task_of(spec).has_classes:
-        dataset = labelled_images(options.data, spec, None, options.class_order)
-        for note in dataset.notes:
-            tell.note(note)
-        return bundle, _Labels(dataset)
-    if options.class_order is not None:
-        raise UsageError(
-            "--class-order is for images with class labels", advice="leave it out; --data gives inputs and targets"
-        )
-    own = load_metric(options.metric) if options.metric is not None else None
-    if own is not None:
-        tell.note(f"running your code: --metric {own.name} from {own.file}")
-    measures, pairs = measures_of(spec, own), open_pairs(options.data, spec)
-    for note in pairs.notes:
-        tell.note(note)
-    require_confidence(options.confidence, measures)
-    return bundle, _Pairs(pairs, measures)
+    if options.max_drop is None:
+        return bundle, without_truth(options.data, spec, options.confidence, options.min_sqnr, tell)
+    asked = Asked(options.data, options.max_drop, options.confidence, options.class_order, options.metric)
+    return bundle, truth_in(asked, spec, tell)
 
 
 def _best(sweep: _Sweep, first: Sequence[Candidate]) -> Tried:

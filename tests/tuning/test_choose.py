@@ -72,7 +72,8 @@ def test_all_methods_but_entropy_are_tried_with_each_fallback() -> None:
     assert len(names) == len(set(names))
     assert not any("entropy" in name for name in names)
     assert {name.rsplit(", ", 1)[1] for name in names} == {"fp16 fallback", "fp32 fallback"}
-    assert all(any(name.startswith(method) for name in names) for method in ("minmax", "percentile, 99.99", "mse"))
+    assert all(any(name.startswith(each) for name in names) for each in ("auto", "minmax", "percentile, 99.99", "mse"))
+    assert names[0].startswith("auto, gptq, fp16")  # an export that is told nothing
     assert {candidate.calibration["method"] for candidate in candidates(("entropy",))} == {"entropy"}
     with pytest.raises(UsageError, match="--calib-method meanest does not exist"):
         candidates(("meanest",))
