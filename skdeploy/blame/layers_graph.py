@@ -22,6 +22,7 @@ from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import Precision
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.images.feeds import RUN_BATCH
+from skdeploy.ir.nodes import maker, operand
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.passes.exact_input import normalised_image
 from skdeploy.passes.preprocess import MODULE as PREPROCESS
@@ -138,7 +139,9 @@ def pairs_of_graphs(found: GraphStage, reference: GraphStage) -> tuple[Pair, ...
         if node.op_type == DEQUANTIZE and node.outputs[0].name not in wanted:  # the reference is not INT8
             tensor = _quantized_tensor(node, wanted)
             if tensor is not None:
-                pairs[tensor] = Pair(found.rounded(node.outputs[0].name or ""), tensor, offsets.get(tensor, 0.0))
+                # behind a Pad of ``passes/shift.py`` it is larger than the reference's: then as it was before
+                name = tensor if _is_padded(node, tensor) else node.outputs[0].name or ""
+                pairs[tensor] = Pair(found.rounded(name), tensor, offsets.get(tensor, 0.0))
             continue
         for value in node.outputs:
             name = value.name or ""
@@ -194,6 +197,13 @@ def named_node(found: GraphStage, target: str) -> ir.Node:
 def _is_weight(dequantize: ir.Node) -> bool:
     value = dequantize.inputs[0]
     return value is not None and value.is_initializer()
+
+
+def _is_padded(dequantize: ir.Node, tensor: str) -> bool:
+    """Whether a Pad is between a tensor and its Q/DQ pair."""
+    quantize = maker(dequantize.inputs[0])
+    pad = maker(quantize.inputs[0]) if quantize is not None else None
+    return pad is not None and pad.op_type == "Pad" and operand(pad, 0).name == tensor
 
 
 def _quantized_tensor(dequantize: ir.Node, names: set[str]) -> str | None:

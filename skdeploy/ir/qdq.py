@@ -103,7 +103,7 @@ class InsertQDQ(ir.passes.InPlacePass):
         owner = {name: group[0] for group in self.placement.tied for name in group}
         made: dict[str, ir.Value] = {}
         for tensor in self.placement.tensors:
-            value, raw = values[tensor], self.placement.raw.get(tensor, ())
+            value, raw = self._read_by_layers(values[tensor]), self.placement.raw.get(tensor, ())
             uses = [use for use in value.uses() if Edge(use.node.name or "", use.idx) not in raw]
             own, producer = owner.get(tensor, tensor), value.producer()
             if own not in made:
@@ -124,6 +124,13 @@ class InsertQDQ(ir.passes.InPlacePass):
             _quantize_weight(graph, nodes[name], self.weights[name])
         drop_unused(graph)
         return ir.passes.PassResult(model, modified=True)
+
+    def _read_by_layers(self, value: ir.Value) -> ir.Value:
+        """The tensor, or what the Pad makes of it that ``ShiftTensors`` put between it and its readers."""
+        readers = self.placement.readers[value.name or ""]
+        (first, *others) = value.uses()
+        is_put = not others and first.node.op_type == "Pad" and Edge(first.node.name or "", first.idx) not in readers
+        return first.node.outputs[0] if is_put else value
 
 
 def _drop_clip(graph: ir.Graph, quantized: ir.Node, scale: float) -> None:

@@ -70,6 +70,14 @@ class CalibrationOptions(StationOptions):
         bool | None,
         Flag("Use all 256 levels for tensors that are never negative.  [default: shift]", ("--shift/--no-shift",)),
     ] = None
+    shift_padded: Annotated[
+        bool | None,
+        Flag(
+            "Shift what padded convolutions read too, with a Pad before them where a slice or select makes it."
+            "  [default: shift-padded]",
+            ("--shift-padded/--no-shift-padded",),
+        ),
+    ] = None
     exact_input: Annotated[
         bool | None,
         Flag(
@@ -178,6 +186,7 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
             equalize=recipe.equalize,
             bias_correction=recipe.bias_correction,
             shift=recipe.shift,
+            shift_padded=recipe.shift and recipe.shift_padded,
             exact_input=recipe.exact_input,
             weight_scales=recipe.weight_scales,
             weight_rounding=recipe.weight_rounding,
@@ -195,6 +204,7 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
         equalize=options.equalize is not False,
         bias_correction=options.bias_correction is not False,
         shift=options.shift is not False,
+        shift_padded=options.shift is not False and options.shift_padded is not False,
         exact_input=options.exact_input is not False and spec.takes_images,
         weight_scales=options.weight_scales or "mse",
         weight_rounding=options.weight_rounding or "gptq",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 from skdeploy.ir.constants import add_to_bias, constant, drop_unused, free_name, numbers, weight_of
 from skdeploy.ir.nodes import maker, new_node, only_one_reads, operand, operands
 from skdeploy.ir.one_scale import moves
-from skdeploy.ir.placement import Placement, weighted_reason
-from skdeploy.ir.rows import output_axis
+from skdeploy.ir.placement import ELEMENTWISE, POINTWISE, Edge, Placement, weighted_reason
+from skdeploy.ir.rows import WEIGHTED, output_axis
 from skdeploy.ir.statistics import SPATIAL_MEANS
 
 ORDER_KEEPING: Final = frozenset({"MaxPool"})  # f(x - c) = f(x) - c, and it commutes with a lower bound
+COPIES: Final = frozenset({"Slice", "Split"})
 
 
-def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
+def shiftable(model: ir.Model, placement: Placement, *, padded: bool) -> tuple[str, ...]:
     """The quantized tensors that ``ShiftTensors`` can shift, by how they are read; if they are non-negative, it can't tell.
 
-    Not so a tensor that a padded convolution reads: its padding is a zero of the unshifted tensor; or a transposed one, where
-    the taps that meet differ from place to place. Not so one that a reader takes unquantized, that has another's scale, or that
-    is the network's own input or output.
+    Not so a tensor that a padded convolution reads, whose padding is a zero of the unshifted tensor: only with ``padded``, and
+    where ``_border`` finds that its border can be written with it. Not so one that a transposed convolution reads, where the
+    taps that meet differ from place to place. Not so one that a reader takes unquantized, that has another's scale, or that is
+    the network's own input or output.
     """
     tied = {name for group in placement.tied for name in group}
     nodes = {node.name or "": node for node in model.graph}
@@ -36,11 +38,14 @@ def shiftable(model: ir.Model, placement: Placement) -> tuple[str, ...]:
         and not values[name].is_graph_output()
         and len(readers) == len(values[name].uses())
         and name not in tied
-        and not any(_reads_unevenly(nodes[edge.node]) for edge in readers)
+        and (
+            not any(_reads_unevenly(nodes[edge.node]) for edge in readers)
+            or (padded and bool(_border(values[name], readers, nodes)))
+        )
     )
 
 
-def shiftable_groups(model: ir.Model, placement: Placement) -> tuple[tuple[str, ...], ...]:
+def shiftable_groups(model: ir.Model, placement: Placement, *, padded: bool) -> tuple[tuple[str, ...], ...]:
     """The groups of tensors with one scale that ``ShiftTensors`` can shift together, by one offset.
 
     What is joined, or moved out of a tensor that is shifted, is shifted as well: the nodes in between need nothing. Everyone
@@ -49,22 +54,59 @@ def shiftable_groups(model: ir.Model, placement: Placement) -> tuple[tuple[str, 
     """
     nodes = {node.name or "": node for node in model.graph}
     values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
-    return tuple(group for group in placement.tied if _shifts_together(group, placement, nodes, values))
+    return tuple(group for group in placement.tied if _shifts_together(group, placement, nodes, values, padded=padded))
 
 
 def _shifts_together(
-    group: tuple[str, ...], placement: Placement, nodes: Mapping[str, ir.Node], values: Mapping[str, ir.Value]
+    group: tuple[str, ...],
+    placement: Placement,
+    nodes: Mapping[str, ir.Node],
+    values: Mapping[str, ir.Value],
+    *,
+    padded: bool,
 ) -> bool:
     for name in group:
         value = values[name]
         if value.producer() is None or value.is_graph_output() or len(placement.readers[name]) != len(value.uses()):
             return False
+        if padded and _border(value, placement.readers[name], nodes):
+            continue
         for edge in placement.readers[name]:
             node = nodes[edge.node]
             inside = _is_between(node, edge.index, group)
             if inside is False or (inside is None and _reads_unevenly(node)):
                 return False
     return True
+
+
+def _border(value: ir.Value, readers: Sequence[Edge], nodes: Mapping[str, ir.Node]) -> list[int]:
+    """The padding of the convolutions that alone read a tensor, if its maker can as well write a padded one; else empty.
+
+    A Slice or Split is a copy, and the elementwise operators of a select run as one kernel: both write the tensor for its
+    readers, and a border more costs little. What a convolution makes, with the addition and activation fused into it, or a
+    pool, would have to be copied.
+    """
+    found = {_padding(nodes[edge.node]) for edge in readers if edge.index == 0}
+    pads = found.pop() if len(found) == 1 and all(edge.index == 0 for edge in readers) else ()
+    return list(pads) if any(pads) and _is_written_for_readers(value) else []
+
+
+def _padding(node: ir.Node) -> tuple[int, ...]:
+    """The pads that a convolution states, if it can be shifted but for them."""
+    if not _is_convolution(node) or node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return ()
+    pads = tuple(node.attributes.get_ints("pads", []))
+    return pads if all(size >= 0 for size in pads) else ()
+
+
+def _is_written_for_readers(value: ir.Value) -> bool:
+    node = maker(value)
+    while node is not None and node.op_type in POINTWISE and only_one_reads(operand(node, 0)):
+        node = maker(operand(node, 0))
+    if node is None or node.op_type in COPIES:
+        return node is not None
+    fused = (maker(each) for each in operands(node) if only_one_reads(each))
+    return node.op_type in ELEMENTWISE and not any(each.op_type in WEIGHTED for each in fused if each is not None)
 
 
 def _is_between(node: ir.Node, index: int, group: Collection[str]) -> bool | None:
@@ -106,6 +148,8 @@ class ShiftTensors(ir.passes.InPlacePass):
     How t is had again from t - c:
 
     * a convolution or Gemm without padding: W t = W (t - c) + c sum(W), into its bias; a MatMul, by an Add of as much;
+    * a convolution with padding, where ``_border`` allows it: the zeros around t are -c around t - c, so a Pad writes -c, and
+      the convolution has no padding. -c is -128 steps, and what is quantized is the padded tensor: no rounding there;
     * a skip addition that a convolution goes into: into that convolution's bias;
     * a mean over space, a pool's without padding too: mean(t) = mean(t - c) + c, an Add of one number a channel;
     * other elementwise operators, those of select: an Add, one for all of them.
@@ -123,12 +167,17 @@ class ShiftTensors(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         owner = {name: group for group in self.placement.tied for name in group}
+        borders = self._borders(graph)
         for name, offset in self.offsets.items():
             # By name, each time anew: shifting one tensor replaces nodes and outputs that the next one is made of.
             nodes = {node.name or "": node for node in graph}
             value = ir.convenience.create_value_mapping(graph, include_subgraphs=False)[name]
             group = owner.get(name, ())
             shifted = value if _is_handed_on(value, group) else self._subtract(graph, value, offset)
+            if borders[name]:
+                _pad(
+                    graph, shifted, borders[name], -offset, [nodes[edge.node] for edge in self.placement.readers[name]]
+                )
             restored: ir.Node | None = None
             for edge in self.placement.readers[name]:
                 node = nodes[edge.node]
@@ -139,6 +188,12 @@ class ShiftTensors(ir.passes.InPlacePass):
                     node.replace_input_with(edge.index, restored.outputs[0])
         drop_unused(graph)
         return ir.passes.PassResult(model, modified=bool(self.offsets))
+
+    def _borders(self, graph: ir.Graph) -> dict[str, list[int]]:
+        """The border that each tensor gets, of the graph as it was when it was asked what can be shifted."""
+        nodes = {node.name or "": node for node in graph}
+        values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+        return {name: _border(values[name], self.placement.readers[name], nodes) for name in self.offsets}
 
     def _subtract(self, graph: ir.Graph, value: ir.Value, offset: float) -> ir.Value:
         """The value t - offset in place of ``value``, under its name and read where it was read."""
@@ -193,6 +248,24 @@ class ShiftTensors(ir.passes.InPlacePass):
 
 def _is_convolution(node: ir.Node) -> bool:
     return node.op_type == "Conv" and not weighted_reason(node)
+
+
+def _pad(graph: ir.Graph, value: ir.Value, border: Sequence[int], filled: float, readers: Iterable[ir.Node]) -> None:
+    """The border of convolutions as a Pad before them."""
+    name, axes = value.name or "", len(border) // 2
+    sizes = constant(graph, f"{name}_border", np.asarray([0, 0, *border[:axes], 0, 0, *border[axes:]], np.int64))
+    fill = constant(graph, f"{name}_outside", np.float32(filled))
+    shape = None if value.shape is None else [*value.shape[:2], *map(_larger, value.shape[2:], border, border[axes:])]
+    pad, producer = new_node("Pad", [value, sizes, fill], free_name(graph, f"{name}_padded"), shape), value.producer()
+    assert producer is not None  # made by a node of the graph
+    graph.insert_after(producer, [pad])
+    for node in readers:
+        node.replace_input_with(0, pad.outputs[0])
+        node.attributes["pads"] = ir.AttrInt64s("pads", [0] * len(border))
+
+
+def _larger(size: int | ir.SymbolicDim, before: int, after: int) -> int | None:
+    return size + before + after if isinstance(size, int) else None
 
 
 def _reads_unevenly(node: ir.Node) -> bool:

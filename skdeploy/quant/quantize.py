@@ -166,7 +166,9 @@ def shifted_thresholds(model: ir.Model, placement: Placement, ranges: Ranges) ->
     """
     measured = {name: ranges.tensors.get(key) for key, name in ranged_tensors(model, placement).items()}
     found: dict[str, float] = {}
-    for group in (*((name,) for name in shiftable(model, placement)), *shiftable_groups(model, placement)):
+    padded = ranges.algorithm.shift_padded
+    single = ((name,) for name in shiftable(model, placement, padded=padded))
+    for group in (*single, *shiftable_groups(model, placement, padded=padded)):
         thresholds = [held.shifted_threshold if (held := measured.get(name)) else None for name in group]
         known = [threshold for threshold in thresholds if threshold is not None]
         if len(known) == len(group):

@@ -101,8 +101,9 @@ class CalibrationData(Frozen):
 class Algorithm(Frozen):
     """All that turns images into ranges. ``version`` grows whenever the same choices would give other numbers.
 
-    ``equalize``: ``passes/equalize.py``; ``shift``: ``passes/shift.py``; ``exact_input``: ``passes/exact_input.py``;
-    ``bias_correction`` and ``weight_scales``: ``quant/weights.py``; ``weight_rounding``: ``quant/gptq.py``.
+    ``equalize``: ``passes/equalize.py``; ``shift``, ``shift_padded``: ``passes/shift.py``; ``exact_input``:
+    ``passes/exact_input.py``; ``bias_correction`` and ``weight_scales``: ``quant/weights.py``; ``weight_rounding``:
+    ``quant/gptq.py``.
     """
 
     method: CalibrationMethod
@@ -114,6 +115,7 @@ class Algorithm(Frozen):
     weight_scales: Literal["mse", "max"] = "mse"
     # left out where it is what files without it mean, so that their digests hold
     weight_rounding: Annotated[Rounding, Field(exclude_if=lambda rounding: rounding == "nearest")] = "nearest"
+    shift_padded: Annotated[bool, Field(exclude_if=lambda padded: not padded)] = False
     version: Annotated[int, Field(ge=1)]
 
     @property
@@ -187,6 +189,8 @@ class Ranges(Frozen):
             raise ValueError("algorithm.method auto and its choice belong together, and one of them is missing")
         if self.rounding and self.algorithm.weight_rounding == "nearest":
             raise ValueError("rounding is there, but algorithm.weight_rounding is nearest")
+        if self.algorithm.shift_padded and not self.algorithm.shift:
+            raise ValueError("algorithm.shift_padded is on, but algorithm.shift is off")
         return self
 
     @classmethod

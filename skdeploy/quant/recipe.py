@@ -51,6 +51,7 @@ class Recipe(Frozen):
     fallback: Literal["fp16", "fp32"] | None = None  # of an export: None is as its options say
     regroup: Positive | None = None
     weight_rounding: Rounding = "nearest"  # what recipes without it mean
+    shift_padded: bool = False  # likewise
     images_sha256: Digest | None = None
     note: str = ""
 

@@ -37,7 +37,8 @@ def calibration_findings(ranges: Ranges) -> Section:
     switches = {
         "equalized": algorithm.equalize,
         "biases corrected": algorithm.bias_correction,
-        "shifted": algorithm.shift,
+        "shifted": algorithm.shift and not algorithm.shift_padded,
+        "shifted before padding too": algorithm.shift_padded,
         "pixels exact": algorithm.exact_input,
         "weights rounded by GPTQ": algorithm.weight_rounding == "gptq",
     }

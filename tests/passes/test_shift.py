@@ -43,7 +43,7 @@ SHIFTED = 5e-4
 
 def some_offsets(model: ir.Model, placement: Placement) -> dict[str, float]:
     """Of the size of the tensors, and of both signs."""
-    names = shiftable(model, placement)
+    names = shiftable(model, placement, padded=True)
     found = outputs(model, images(model), names)
     generator = np.random.default_rng(7)
     return {
@@ -97,7 +97,7 @@ def test_a_shift_that_is_not_made_up_for_is_seen(method: str, monkeypatch: pytes
 @every_graph
 def test_what_can_be_shifted_has_no_padded_convolution_and_no_raw_reader(name: str) -> None:
     model, placement = placed(name)
-    found = set(shiftable(model, placement))
+    found = set(shiftable(model, placement, padded=False))
     nodes = {node.name: node for node in model.graph}
     for tensor, readers in placement.readers.items():
         padded = any(
@@ -127,7 +127,7 @@ CONV = {"w": normal(4, 4, 1, 1), "wide": normal(4, 4, 3, 3)}
 def test_any_padding_counts(reader: onnx.NodeProto, can: bool) -> None:
     nodes = [op("Conv", ["input", "w"], ["a"], name="first"), op("Relu", ["a"], ["r"]), reader]
     model = small(nodes, (2, 4, 6, 6), CONV)
-    assert ("r" in shiftable(model, place(model))) == can
+    assert ("r" in shiftable(model, place(model), padded=False)) == can
 
 
 def test_an_output_of_the_network_is_not_shifted_and_neither_is_what_feeds_one() -> None:
@@ -143,7 +143,7 @@ def test_an_output_of_the_network_is_not_shifted_and_neither_is_what_feeds_one()
         used = [node for node in nodes if "mean" not in node.output or "mean" in result]
         model = small(used, (2, 4, 6, 6), CONV, result)
         placement = place(model)
-        names = shiftable(model, placement)
+        names = shiftable(model, placement, padded=True)
         read_as_it_is = {"r"} if "mean" in result else set()  # by what makes an output, and no layer after it
         assert set(names) == {"r", "s"} - set(result) - read_as_it_is
         feed = normal(2, 4, 6, 6)
@@ -208,7 +208,7 @@ def test_every_way_of_reading_a_shifted_tensor_gets_the_same_numbers(nodes: list
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in [*FIRST, *nodes]]
     model = small(copies, (4, 4, 6, 6), {name: array for name, array in WEIGHTS.items() if name in used}, result)
     placement = place(model)
-    names = shiftable(model, placement)
+    names = shiftable(model, placement, padded=True)
     assert names
     feed = normal(4, 4, 6, 6)
     before = outputs(model, feed, placement.tensors)
@@ -227,7 +227,7 @@ def quantized(name: str, keep_clips: bool, monkeypatch: pytest.MonkeyPatch) -> i
     model, placement = placed(name)
     scales = scales_of(model, placement)
     values = outputs(model, images(model, 4, seed=6), placement.tensors)
-    positive = [tensor for tensor in shiftable(model, placement) if values[tensor].min() >= 0]
+    positive = [tensor for tensor in shiftable(model, placement, padded=True) if values[tensor].min() >= 0]
     weights = weights_of(model, placement)
     ShiftTensors(placement, {tensor: -INT8_MIN * scales[tensor] for tensor in positive})(model)
     with monkeypatch.context() as patch:
@@ -345,7 +345,7 @@ def test_tensors_with_one_scale_are_shifted_together_or_not_at_all(name: str) ->
     model, placement = grouped(name)
     (group,) = placement.tied
     assert len(group) == size
-    groups = shiftable_groups(model, placement)
+    groups = shiftable_groups(model, placement, padded=False)
     assert groups == ((group,) if can else ())
     if not can:
         return
