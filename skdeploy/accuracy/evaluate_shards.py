@@ -40,6 +40,7 @@ from skdeploy.shards.part import Header, Job, Part
 from skdeploy.shards.shard import Shard
 
 Collect = Callable[[Job], Sequence[Part]]
+OpenedJob = tuple[Sequence[tuple[Runner, Session]], Sequence[NotEvaluated], Dataset]
 
 
 class UnreadableRow(Frozen):

@@ -62,9 +62,15 @@ class Cluster:
 
 
 def run_shards(
-    cluster: Cluster, make: Make, samples: Mapping[Shard, int], place: Callable[[Shard], Path], tell: Progress
+    cluster: Cluster,
+    make: Make,
+    samples: Mapping[Shard, int],
+    place: Callable[[Shard], Path],
+    tell: Progress,
+    word: str = "images",
 ) -> None:
-    """Has each shard made by a worker, and its part written to ``place(shard)`` at once. ``samples``: how many each has.
+    """Has each shard made by a worker, and its part written to ``place(shard)`` at once. ``samples``: how many of ``word``
+    each has.
 
     ``make`` runs on the workers, on one thread of each. Raises what it raises; DependencyError where no scheduler answers, it
     is lost, or there are no workers; IntegrityError for a full disk. Parts that came before that are kept.
@@ -95,7 +101,7 @@ def run_shards(
             rate = done / (time.perf_counter() - started)
             total = sum(samples.values())
             tell.update(
-                f"{done:,} of {total:,} images, {rate:,.0f} a second, {_workers(client, cluster)} workers, "
+                f"{done:,} of {total:,} {word}, {rate:,.3g} a second, {_workers(client, cluster)} workers, "
                 f"{(total - done) / max(rate, 1e-9):,.0f} s left"
             )
 

@@ -23,7 +23,7 @@ from skdeploy.images.numpy_file import READING, arrays_inside
 from skdeploy.shards.shard import Shard
 
 MAGIC: Final = b"skdeploy-part-1"
-Verb = Literal["evaluate", "calibrate", "sensitivity"]
+Verb = Literal["evaluate", "calibrate", "sensitivity", "tune"]
 
 
 class Job(Frozen):

@@ -1,0 +1,86 @@
+"""The parts of a job that workers make, kept in the user's cache folder: the same command makes only those that are missing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from skdeploy.accuracy.kept import cache_folder, not_ours
+from skdeploy.core.errors import UsageError
+from skdeploy.core.files import digest_json
+from skdeploy.core.progress import Progress
+from skdeploy.shards.cluster import Cluster, run_shards
+from skdeploy.shards.collect import checked
+from skdeploy.shards.part import Job, Part, earlier_part, read_part
+from skdeploy.shards.shard import Shard
+
+SHARD_IMAGES: Final = 64  # seconds of a core: what a killed worker loses, and far more than Dask takes for a task
+KEPT_JOBS: Final = 8
+FOLDER: Final = "parts"
+
+Sizes = dict[Shard, int]
+
+
+def image_shards(samples: int, batch: int) -> Sizes:
+    """Shards of some ``SHARD_IMAGES`` images, with how many each has. They do not depend on the workers, so another number of
+    them can go on.
+    """
+    count = max(1, -(-samples // max(batch, SHARD_IMAGES)))
+    shards = [Shard(index, count) for index in range(1, count + 1)]
+    return {shard: len(shard.span(samples, batch)) for shard in shards}
+
+
+def parts_by(
+    cluster: Cluster,
+    job: Job,
+    shards: Sizes,
+    make: Callable[[Shard], bytes],
+    tell: Progress,
+    *,
+    fresh: bool,
+    allow_mixed_cpus: bool,
+    word: str = "images",
+) -> list[Part]:
+    """All parts of a job by the workers of a cluster, but for those that an earlier run left; ``fresh`` makes all.
+
+    ``shards`` says how many of ``word`` each has. Raises as ``run_shards`` and ``checked``; UsageError where there is no place
+    to keep parts.
+    """
+    kept = parts_folder(job)
+    if fresh:
+        shutil.rmtree(kept, ignore_errors=True)
+    places = {shard: kept / f"part-{shard.index}" for shard in shards}
+    todo = {shard: size for shard, size in shards.items() if not _whole(places[shard], job, shard)}
+    if len(todo) < len(shards):
+        reused = f"{len(shards) - len(todo)} of {len(shards)} shards of an earlier run are reused"
+        tell.note(f"{reused}; `skdeploy {job.verb} --fresh` makes them again")
+    tell.begin(job.verb)
+    if todo:
+        tell.update(f"{len(todo)} shards, waiting for workers")
+        run_shards(cluster, make, todo, places.__getitem__, tell, word)
+    parts = [read_part(place) for place in places.values()]
+    tell.end(job.verb, sum(part.header.seconds for part in parts), reused=not todo)
+    return checked(parts, job, tell, allow_mixed_cpus=allow_mixed_cpus)
+
+
+def parts_folder(job: Job) -> Path:
+    """Where the parts of a job are kept; of old jobs they are removed. Raises UsageError where there is no place for them."""
+    cache = cache_folder()
+    problem = not_ours(cache) if cache is not None else "there is no home folder, and XDG_CACHE_HOME is not set"
+    if cache is None or problem:
+        raise UsageError(
+            f"no place to keep finished parts: {problem}", advice="set XDG_CACHE_HOME to a folder of your own"
+        )
+    above = cache.parent / FOLDER
+    others = sorted(above.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    mine = above / digest_json(job.model_dump(mode="json"))
+    for old in [path for path in others if path != mine][KEPT_JOBS - 1 :]:
+        shutil.rmtree(old, ignore_errors=True)
+    return mine
+
+
+def _whole(place: Path, job: Job, shard: Shard) -> bool:
+    part = earlier_part(place)
+    return part is not None and (part.header.job, part.header.shard) == (job, shard)
