@@ -42,11 +42,12 @@ def parts_by(
     fresh: bool,
     allow_mixed_cpus: bool,
     word: str = "images",
+    here: str | None = None,
 ) -> list[Part]:
     """All parts of a job by the workers of a cluster, but for those that an earlier run left; ``fresh`` makes all.
 
-    ``shards`` says how many of ``word`` each has. Raises as ``run_shards`` and ``checked``; UsageError where there is no place
-    to keep parts.
+    ``shards`` says how many of ``word`` each has, ``here`` the kind of this machine where it does the last step. Raises as
+    ``run_shards`` and ``checked``; UsageError where there is no place to keep parts.
     """
     kept = parts_folder(job)
     if fresh:
@@ -62,7 +63,7 @@ def parts_by(
         run_shards(cluster, make, todo, places.__getitem__, tell, word)
     parts = [read_part(place) for place in places.values()]
     tell.end(job.verb, sum(part.header.seconds for part in parts), reused=not todo)
-    return checked(parts, job, tell, allow_mixed_cpus=allow_mixed_cpus)
+    return checked(parts, job, tell, allow_mixed_cpus=allow_mixed_cpus, here=here)
 
 
 def parts_folder(job: Job) -> Path:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Junit, Markdown, Metric
 from skdeploy.cli.backend import Backend, BackendOption
-from skdeploy.cli.shards import (
-    AllowMixedCpus,
-    ClusterAddress,
-    PartOutput,
-    Parts,
-    ShardText,
-    TlsCa,
-    TlsCert,
-    TlsKey,
-    Workers,
-)
+from skdeploy.cli.flags import FlagsOf, flattened
+from skdeploy.cli.shards import PartOutput
 from skdeploy.core.panel import Panel
+from skdeploy.shards.division import DivisionOptions
 
 if TYPE_CHECKING:
     from skdeploy.accuracy.gate import Evaluation
@@ -31,8 +23,9 @@ if TYPE_CHECKING:
 READABLE_CLASSES: Final = 20
 
 
-def evaluate(
+def _evaluate(
     bundle: BundleFolder,
+    division: Annotated[dict[str, Any], FlagsOf(DivisionOptions)],
     data: Annotated[
         Path,
         typer.Option(
@@ -134,15 +127,7 @@ def evaluate(
         typer.Option("--fresh", help="Do not reuse the predictions of an earlier run.", rich_help_panel=Panel.OUTPUT),
     ] = False,
     assume_imagenet: AssumeImagenet = False,
-    shard: ShardText = None,
     output: PartOutput = None,
-    parts: Parts = None,
-    allow_mixed_cpus: AllowMixedCpus = False,
-    workers: Workers = None,
-    cluster: ClusterAddress = None,
-    cluster_tls_ca: TlsCa = None,
-    cluster_tls_cert: TlsCert = None,
-    cluster_tls_key: TlsKey = None,
     junit: Junit = None,
     markdown: Markdown = None,
     json: Json = False,
@@ -166,7 +151,7 @@ def evaluate(
     from skdeploy.accuracy.quality_baseline import QualityBaseline, compare_quality
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.cli.shards import check_division, cluster_of, collector, require_no_gate, write_shard
+    from skdeploy.cli.shards import check_division, collector, require_no_gate, write_shard
     from skdeploy.core.errors import UsageError
     from skdeploy.core.files import require_places
     from skdeploy.report.progress import ConsoleProgress
@@ -189,13 +174,13 @@ def evaluate(
         metric=metric,
         output=output,
     )
-    farm = cluster_of(workers, cluster, cluster_tls_ca, cluster_tls_cert, cluster_tls_key)
-    check_division(shard, output, parts, farm, mixed=allow_mixed_cpus)
-    if shard is not None and output is not None:
+    divided = DivisionOptions(**division)
+    check_division(divided, output)
+    if divided.shard is not None and output is not None:
         gates = {"--max-drop": max_drop, "--baseline": baseline, "--save-baseline": save_baseline, "--receipt": receipt}
         require_no_gate(gates | {"--junit": junit, "--markdown": markdown})
         write_shard(
-            shard,
+            divided,
             output,
             lambda one, tell, earlier: evaluate_shard(bundle, options, one, tell, earlier=earlier),
             fresh=fresh,
@@ -212,10 +197,10 @@ def evaluate(
     require_places(junit, markdown, save_baseline, output)
     with ConsoleProgress() as progress:
         by = None
-        if parts:
-            by = partial(merge_evaluation, collect=collector(parts, progress, mixed=allow_mixed_cpus))
-        elif farm is not None:
-            by = partial(evaluate_on, cluster=farm, allow_mixed_cpus=allow_mixed_cpus)
+        if divided.parts:
+            by = partial(merge_evaluation, collect=collector(divided, progress))
+        elif divided.farm is not None:
+            by = partial(evaluate_on, cluster=divided.farm, allow_mixed_cpus=divided.allow_mixed_cpus)
         counted = None if known is None else isinstance(known, Baseline)
         evaluation = evaluate_any(bundle, options, progress, counted=counted, by=by)
     facts = read_facts(load_bundle(bundle))
@@ -233,6 +218,9 @@ def evaluate(
         facts.quality, facts.outdated = evaluation, [name for name in facts.outdated if name != "quality"]
     verdict = decide_verdict(facts)
     finish(evaluation, verdict, as_json=json, junit=junit, markdown=markdown, allow_inconclusive=allow_inconclusive)
+
+
+evaluate = flattened(_evaluate)
 
 
 def finish(

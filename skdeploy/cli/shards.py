@@ -1,4 +1,4 @@
-"""The options that divide a verb's work among machines, and what is printed of a part."""
+"""Making a part, and finding the parts of a job, for every verb that can be divided."""
 
 from __future__ import annotations
 
@@ -10,22 +10,13 @@ import typer
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.panel import Panel
-from skdeploy.shards.shard import Shard
 
 if TYPE_CHECKING:
     from skdeploy.core.progress import Progress
-    from skdeploy.shards.cluster import Cluster
+    from skdeploy.shards.division import DivisionOptions
     from skdeploy.shards.part import Job, Part
+    from skdeploy.shards.shard import Shard
 
-ShardText = Annotated[
-    str | None,
-    typer.Option(
-        "--shard",
-        metavar="INDEX/COUNT",
-        help="Do only this share of the images, such as 3/64, and write it to -o for --parts.",
-        rich_help_panel=Panel.SHARDS,
-    ),
-]
 PartOutput = Annotated[
     Path | None,
     typer.Option(
@@ -37,84 +28,21 @@ PartOutput = Annotated[
         rich_help_panel=Panel.OUTPUT,
     ),
 ]
-Parts = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="FILES",
-        help="Merge these parts instead of running anything: a file or a quoted pattern, repeatable.",
-        rich_help_panel=Panel.SHARDS,
-    ),
-]
-AllowMixedCpus = Annotated[
+FreshParts = Annotated[
     bool,
     typer.Option(
-        "--allow-mixed-cpus",
-        help="Merge parts of machines of different kinds, which may round differently.",
+        "--fresh",
+        help="Make parts of an earlier run again, instead of going on with them.",
         rich_help_panel=Panel.SHARDS,
     ),
 ]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="Divide the images among N processes of this machine, of one thread each.",
-        rich_help_panel=Panel.SHARDS,
-    ),
-]
-ClusterAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster",
-        metavar="ADDRESS",
-        help="Divide the images among the workers of this Dask scheduler: tcp://HOST:8786. They need the bundle and the data "
-        "at the same paths.",
-        rich_help_panel=Panel.SHARDS,
-    ),
-]
-TlsCa = Annotated[
-    Path | None,
-    typer.Option(
-        "--cluster-tls-ca", metavar="FILE", help="Authority of a cluster tls://HOST:PORT.", rich_help_panel=Panel.SHARDS
-    ),
-]
-TlsCert = Annotated[
-    Path | None,
-    typer.Option(
-        "--cluster-tls-cert", metavar="FILE", help="Certificate to show to that cluster.", rich_help_panel=Panel.SHARDS
-    ),
-]
-TlsKey = Annotated[
-    Path | None,
-    typer.Option("--cluster-tls-key", metavar="FILE", help="Key of that certificate.", rich_help_panel=Panel.SHARDS),
-]
 
 
-def check_division(
-    shard: str | None, output: Path | None, parts: Sequence[str] | None, cluster: Cluster | None, *, mixed: bool
-) -> None:
-    """Raises UsageError for options of shards that do not belong together."""
-    if cluster is not None:
-        cluster.check()
-    if cluster is not None and (shard is not None or parts):
-        raise UsageError("--workers and --cluster make and merge all shards: leave --shard and --parts out")
-    if shard is not None and parts:
-        raise UsageError("--shard and --parts cannot be used together: one makes a part, the other merges parts")
-    if shard is not None and output is None:
-        raise UsageError("--shard needs -o FILE for its part", advice="give both, or neither")
-    if mixed and not parts and cluster is None:
-        raise UsageError(
-            "--allow-mixed-cpus requires --parts or --cluster", advice="give it where the parts are merged"
-        )
-
-
-def cluster_of(
-    workers: int | None, address: str | None, ca: Path | None, cert: Path | None, key: Path | None
-) -> Cluster | None:
-    """The cluster that the options describe; None without any of them."""
-    from skdeploy.shards.cluster import Cluster
-
-    given = Cluster(workers, address, ca, cert, key)
-    return None if given == Cluster() else given
+def check_division(division: DivisionOptions, output: Path | None, *, fresh: bool = False) -> None:
+    """Raises UsageError for options of shards that do not belong together; ``fresh`` is that of parts."""
+    division.check_division(output)
+    if fresh and division.shard is None and division.farm is None:
+        raise UsageError("--fresh requires --shard, --workers or --cluster: only parts are kept from earlier runs")
 
 
 def require_no_gate(given: Mapping[str, object]) -> None:
@@ -127,15 +55,17 @@ def require_no_gate(given: Mapping[str, object]) -> None:
         )
 
 
-def collector(parts: Sequence[str], tell: Progress, *, mixed: bool) -> Callable[[Job], Sequence[Part]]:
-    """A function that gives the parts of a job."""
+def collector(division: DivisionOptions, tell: Progress, *, computes: bool = False) -> Callable[[Job], Sequence[Part]]:
+    """A function that gives the parts of a job, from the files of --parts; ``computes``: the merge does the last step."""
     from skdeploy.shards.collect import collect
+    from skdeploy.shards.machine import machine_kind
 
-    return lambda job: collect(parts, job, tell, allow_mixed_cpus=mixed)
+    here, mixed = machine_kind() if computes else None, division.allow_mixed_cpus
+    return lambda job: collect(division.parts, job, tell, allow_mixed_cpus=mixed, here=here)
 
 
 def write_shard(
-    shard: str,
+    division: DivisionOptions,
     output: Path,
     make: Callable[[Shard, Progress, Part | None], Part],
     *,
@@ -149,7 +79,8 @@ def write_shard(
     from skdeploy.report.terminal import Terminal
     from skdeploy.shards.part import earlier_part, write_part
 
-    one = Shard.parse(shard)
+    one = division.one
+    assert one is not None
     require_places(output)
     earlier = None if fresh else earlier_part(output)
     with ConsoleProgress() as progress:

@@ -52,7 +52,7 @@ from skdeploy.line.rewrites import REWRITES
 from skdeploy.line.route import Route, route_to
 from skdeploy.line.sources import CardSource, GraphSource, ModuleSource, find_source, labelled
 from skdeploy.line.station import RewriteOptions, Station
-from skdeploy.line.stations.calibrate import Calibrate
+from skdeploy.line.stations.calibrate import Calibrate, calibration_notes, facts_of
 from skdeploy.line.stations.engine import Engine, engine_station
 from skdeploy.line.stations.parity import Parity
 from skdeploy.line.stations.read import Read
@@ -356,13 +356,18 @@ def calibrate(
             tell.begin(station.name)
             started = time.perf_counter()
             path = Path(scratch) / contents.RANGES
-            facts = station.make(inputs, asked, path)
+            station.make(inputs, asked, path)
             tell.end(station.name, time.perf_counter() - started, reused=False)
         ranges = load_ranges(path)
         ranges.write(output)
-    for note in station.notes(facts):
-        tell.note(note)
+    tell_of_ranges(ranges, tell)
     return ranges
+
+
+def tell_of_ranges(ranges: Ranges, tell: Progress) -> None:
+    """Warnings about the images that ranges were measured on."""
+    for note in calibration_notes(facts_of(ranges, "calibrate")):
+        tell.note(note)
 
 
 @contextmanager

@@ -40,6 +40,9 @@ from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
 EQUALIZING_IMAGES: Final = 32
 
 
+Channels = Mapping[str, NDArray[np.float32]]
+
+
 @dataclass(frozen=True)
 class CalibrationSettings:
     """How to calibrate; ``asked`` is the number of images wanted, for the audit, and ``batch`` how many are fed at a time."""
@@ -57,8 +60,8 @@ class Plan:
 
     names: Mapping[str, str]
     means: Mapping[str, str]
-    maxima: Mapping[str, NDArray[np.float32]]
-    reach: Mapping[str, NDArray[np.float32]]
+    maxima: Channels
+    reach: Channels
 
     @property
     def digest(self) -> str:
@@ -80,54 +83,63 @@ def calibrate(
 ) -> Ranges:
     """The ranges of an FP32 graph's tensors on these images, and the audit of the images.
 
-    Two passes, ``planned`` and ``watched``, and then ``concluded``. Each image is decoded when it is fed, and a batch is in
-    memory at a time. ``inputs`` are those of the graph, ``evaluation`` the images that accuracy is measured on, for the audit.
+    Two passes, ``equalized_by`` and ``watched``, and then ``concluded``. Each image is decoded when it is fed, and a batch is
+    in memory at a time. ``inputs`` are those of the graph, ``evaluation`` the images that accuracy is measured on.
 
     Raises CalibrationError: unreadable images above 1 %, a tensor that is not finite (which, and for which image), nothing in
     the graph that could be INT8. UsageError: a batch below 1.
     """
     tell = progress or Silent()
-    plan, prepared = planned(model, inputs, spec, dataset, settings, tell)
+    plan, prepared = plan_of(
+        model, spec, settings.algorithm, *equalized_by(model, inputs, spec, dataset, settings, tell)
+    )
     audit = Audit(dataset, spec, settings.asked)
     seen = watched(plan, prepared, inputs, spec, dataset, settings, range(len(dataset)), audit, tell)
     del prepared
     return concluded(model, inputs, spec, dataset, settings, plan, seen, audit, dataset.digest, evaluation, tell)
 
 
-def planned(
+def equalized_by(
     model: ir.Model,
     inputs: tuple[TensorSpec, ...],
     spec: ModelSpec,
     dataset: Dataset,
     settings: CalibrationSettings,
     tell: Progress,
-) -> tuple[Plan, ir.Model]:
-    """The graph as it will be quantized, and what to watch in it: one pass over the first images, if they equalize it."""
+) -> tuple[Channels, Channels]:
+    """The largest magnitudes of channels on the first images, if the graph is to be equalized by them: of the tensors with
+    ranges, and of those beside that bound equalization.
+    """
     require_no_scales(model)
-    algorithm = settings.algorithm
     check_count(settings.batch, "--calib-batch")
+    if not settings.algorithm.equalize:
+        return {}, {}
     placed = ranged_tensors(model, place(model))
-    maxima: dict[str, NDArray[np.float32]] = {}
-    reach: dict[str, NDArray[np.float32]] = {}
-    if algorithm.equalize:
-        few = min(EQUALIZING_IMAGES, len(dataset))
-        tell.update(f"channels, on {few} images")
-        feed = _Feed(dataset, spec, inputs, settings.batch)
-        beside = _beside(model, placed.values())
-        first = observe(
-            model,
-            [*placed.values(), *beside],
-            feed.batches(few),
-            few,
-            method=CalibrationMethod.MINMAX,
-            channel_maxima=[*placed.values(), *beside],
-            name_of=feed.name_of,
-        )
-        maxima = {key: _channels(first[name].channel_max) for key, name in placed.items()}
-        reached = {name: _channels(first[name].channel_max) for name in beside}
-        in_graph = {name: maxima[key] for key, name in placed.items()}
-        stable = range_names(model)
-        reach = {stable[name]: reached[name] for name in sorted(bounding(model, in_graph, reached))}
+    few = min(EQUALIZING_IMAGES, len(dataset))
+    tell.update(f"channels, on {few} images")
+    feed = _Feed(dataset, spec, inputs, settings.batch)
+    beside = _beside(model, placed.values())
+    first = observe(
+        model,
+        [*placed.values(), *beside],
+        feed.batches(few),
+        few,
+        method=CalibrationMethod.MINMAX,
+        channel_maxima=[*placed.values(), *beside],
+        name_of=feed.name_of,
+    )
+    maxima = {key: _channels(first[name].channel_max) for key, name in placed.items()}
+    reached = {name: _channels(first[name].channel_max) for name in beside}
+    in_graph = {name: maxima[key] for key, name in placed.items()}
+    stable = range_names(model)
+    return maxima, {stable[name]: reached[name] for name in sorted(bounding(model, in_graph, reached))}
+
+
+def plan_of(
+    model: ir.Model, spec: ModelSpec, algorithm: Algorithm, maxima: Channels, reach: Channels
+) -> tuple[Plan, ir.Model]:
+    """The things to watch, and the graph as it will be quantized, equalized by the channels of the first images."""
+    placed = ranged_tensors(model, place(model))
     prepared = prepare(model, spec, algorithm, maxima, {key: values.tolist() for key, values in reach.items()})
     # The image has a range too, for readers of a legacy cache: in the INT8 graph its pixels need none.
     image = {key: name for key, name in placed.items() if key == IMAGE}

@@ -70,7 +70,7 @@ class Seen:
             self.add_maxima(name, maxima)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The same for a file: ``merge_arrays`` reads it."""
+        """All but the largest magnitudes of channels, for a file: ``merge_arrays`` reads it."""
         observers = [[of[name] for name in self.tensors] for of in self.groups]
         found: dict[str, NDArray[Any]] = {
             "values": np.array([[each.count for each in of] for of in observers], np.int64),
@@ -84,8 +84,6 @@ class Seen:
         for place, name in enumerate(self.tensors):
             if name in self.sums:
                 found[f"sums{place}"] = self.sums[name].limbs
-            if name in self.maxima:
-                found[f"maxima{place}"] = self.maxima[name]
         return found
 
     def merge_arrays(self, found: Arrays, images: int, means: Collection[str]) -> None:

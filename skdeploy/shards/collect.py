@@ -14,13 +14,19 @@ from skdeploy.shards.part import Job, Part, read_part
 MIXED_CPUS = "--allow-mixed-cpus"
 
 
-def collect(patterns: Sequence[str], job: Job, tell: Progress, *, allow_mixed_cpus: bool = False) -> list[Part]:
+def collect(
+    patterns: Sequence[str], job: Job, tell: Progress, *, allow_mixed_cpus: bool = False, here: str | None = None
+) -> list[Part]:
     """The parts that ``patterns`` name, files or globs, in the order of their shards.
+
+    ``here`` is the kind of this machine, where the merge computes too.
 
     Raises IntegrityError for a damaged file; UsageError for a part of another job, one that is there twice, one that is
     missing, and for machines of different kinds unless ``allow_mixed_cpus``.
     """
-    return checked([read_part(path) for path in paths_of(patterns)], job, tell, allow_mixed_cpus=allow_mixed_cpus)
+    return checked(
+        [read_part(path) for path in paths_of(patterns)], job, tell, allow_mixed_cpus=allow_mixed_cpus, here=here
+    )
 
 
 def paths_of(patterns: Sequence[str]) -> list[Path]:
@@ -41,7 +47,9 @@ def _matching(pattern: str) -> list[Path]:
     return sorted(path for path in root.glob(below) if path.is_file()) if below else []
 
 
-def checked(parts: Sequence[Part], job: Job, tell: Progress, *, allow_mixed_cpus: bool) -> list[Part]:
+def checked(
+    parts: Sequence[Part], job: Job, tell: Progress, *, allow_mixed_cpus: bool, here: str | None = None
+) -> list[Part]:
     """The same, in the order of their shards. Raises as ``collect``."""
     for part in parts:
         check_job(part.header.job, job, part.name)
@@ -67,7 +75,7 @@ def checked(parts: Sequence[Part], job: Job, tell: Progress, *, allow_mixed_cpus
             f"{len(missing)} of {count} parts are missing: shard {some(missing)}",
             advice=f"make them with the same command and --shard {missing[0]} -o FILE",
         )
-    _check_machines(parts, tell, allow_mixed_cpus=allow_mixed_cpus)
+    _check_machines(parts, here, tell, allow_mixed_cpus=allow_mixed_cpus)
     return [by_index[index] for index in range(1, count + 1)]
 
 
@@ -108,17 +116,20 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], *, short: 
     return some_lines([f"{key}: {shown(found, key)} in the part, {shown(wanted, key)} here" for key in keys])
 
 
-def _check_machines(parts: Sequence[Part], tell: Progress, *, allow_mixed_cpus: bool) -> None:
+def _check_machines(parts: Sequence[Part], here: str | None, tell: Progress, *, allow_mixed_cpus: bool) -> None:
     """Raises UsageError where machines of different kinds computed: float arithmetic is not the same on them."""
     kinds: dict[str, list[str]] = {}
     for part in parts:
         kinds.setdefault(part.header.cpu, []).append(part.name)
+    lines = [f"{cpu}: {len(names)} parts, such as {names[0]}" for cpu, names in kinds.items()]
+    if here is not None and here not in kinds:
+        kinds[here] = []
+        lines.append(f"{here}: this machine, which computes the last step")
     if len(kinds) == 1:
         return
-    lines = [f"{cpu}: {len(names)} parts, such as {names[0]}" for cpu, names in kinds.items()]
     if not allow_mixed_cpus:
         raise UsageError(
-            f"the parts come from {len(kinds)} kinds of machines, which may round differently:\n{some_lines(lines)}",
+            f"the work was done on {len(kinds)} kinds of machines, which may round differently:\n{some_lines(lines)}",
             advice=f"use machines of one kind, or accept that the last bits may differ: {MIXED_CPUS}",
         )
-    tell.note(f"parts of {len(kinds)} kinds of machines are merged, which may round differently: {'; '.join(lines)}")
+    tell.note(f"the work of {len(kinds)} kinds of machines is merged, which may round differently: {'; '.join(lines)}")

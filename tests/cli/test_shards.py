@@ -91,3 +91,34 @@ def test_two_processes_into_one_part_leave_one_whole_part(bundle: Path, evaluati
 
     assert read_part(part).header.index in (1, 2)
     assert [file.name for file in tmp_path.iterdir() if "part" in file.name] == ["part"]
+
+
+def test_a_calibration_by_parts_and_by_workers_is_that_of_one_run(
+    run: Run, bundle: Path, evaluation: Path, tmp_path: Path
+) -> None:
+    calibrate = ("calibrate", bundle, "--calib", evaluation)
+    whole, merged, farmed = (tmp_path / f"{name}.json" for name in ("whole", "merged", "farmed"))
+    assert run(*calibrate, "-o", whole).code == 0
+    for index in (1, 2):
+        done = run(*calibrate, "--shard", f"{index}/2", "-o", tmp_path / f"part-{index}")
+        assert f"shard {index}/2 of 40 samples" in done.out
+    done = run(*calibrate, "--parts", tmp_path / "part-*", "-o", merged)
+    assert f"ranges  ->  {merged}" in done.out
+    assert merged.read_bytes() == whole.read_bytes()
+    (tmp_path / "part-1").unlink()
+    done = run(*calibrate, "--parts", tmp_path / "part-*", "-o", merged)
+    assert (done.code, "1 of 2 parts are missing: shard 1/2" in done.err) == (2, True)
+    assert run(*calibrate, "--workers", 2, "-o", farmed).code == 0
+    assert farmed.read_bytes() == whole.read_bytes()
+
+
+def test_parts_are_made_again_only_where_they_are_kept(run: Run, bundle: Path, evaluation: Path) -> None:
+    done = run("calibrate", bundle, "--calib", evaluation, "--fresh")
+    assert (done.code, "--fresh requires --shard" in done.err) == (2, True)
+
+
+def test_a_part_of_another_verb_is_refused(run: Run, bundle: Path, evaluation: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    assert run("evaluate", bundle, "--data", evaluation, "--shard", "1/1", "-o", part).code == 0
+    done = run("calibrate", bundle, "--calib", evaluation, "--parts", part, "-o", tmp_path / "ranges.json")
+    assert (done.code, "part is a part of `skdeploy evaluate`, not of calibrate" in done.err) == (2, True)
