@@ -129,7 +129,7 @@ def calibrate_shard(
     *,
     earlier: Part | None = None,
 ) -> Part:
-    """What one shard of the images shows; ``earlier`` if it is that part already. Raises as ``quant.calibrate.calibrate``."""
+    """The part of one shard of the images; ``earlier`` if it is that already. Raises as ``quant.calibrate.calibrate``."""
     with opened_calibration(options, asked, tell) as calibration:
         if earlier is not None and earlier.header.is_of(calibration.job, shard, machine_kind()):
             return earlier
