@@ -20,6 +20,10 @@ A block is ``V = sum_m a_m U_m`` with ``a = softmax_m(logits)`` for each channel
    fixed in the graph; divided by it, 1.)
 6. No weighted map is used by anything else, nor an output of the graph: it would have to stay. Weights, logits, the maps, their
    stack and their sum may be. Then they stay, and only what reads V reads something new.
+7. The weights may instead belong to the rows of maps (N, C, H, W), or to another axis behind the channels: all of the above
+   then holds with that axis in place of the channels, and s is the mean over the others. Frequency-wise selective kernel
+   attention is that: Mun, Jung, Han, Kim, "Frequency and Multi-Scale Selective Kernel Attention for Speaker Verification",
+   SLT 2022, section 3.2.
 """
 
 from __future__ import annotations
@@ -90,6 +94,8 @@ class Statistics:
 class Block:
     """``selected`` is ``factor * sum_m a_m U_m`` plus what is ``added``, of ``rank`` 4 for images.
 
+    ``axis`` is that of the weights: 1, the channels, or another of rule 7, of whose rows all that is said of channels is true.
+
     ``logits`` are the layer that makes them of z, or those that are there already, branch by branch. A sigmoid has those of
     the first branch only. Of shares they are the numbers that are divided by their sum.
     """
@@ -103,6 +109,7 @@ class Block:
     rank: int
     factor: float = 1.0
     added: tuple[tuple[float, Parts], ...] = ()
+    axis: int = 1
 
     def inputs(self) -> list[ir.Value]:
         """The tensors that the maps are taken from, and those that are added; before an activation, which V may have too."""
@@ -140,8 +147,9 @@ def read_block(
     )  # fmt: skip
     statistics = replace(statistics, kept=kept)
     return Block(
-        name, kind, maps, rows if layer is None else layer, statistics, selected, len(shape), found.factor, added
-    )
+        name, kind, maps, rows if layer is None else layer, statistics, selected, len(shape), found.factor, added,
+        leaves.axis,
+    )  # fmt: skip
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
@@ -164,7 +172,7 @@ def _branch(labels: Labels, shape: Shape, leaves: Leaves) -> Parts:
     for start, end in pairwise([*starts, len(labels)]):
         leaf = leaves.leaves[numbers[start]]
         own = shape_of(leaves.shapes, leaf.value)
-        if (own[0], *own[2:]) != (shape[0], *shape[2:]):
+        if len(own) != len(shape) or any(own[axis] != shape[axis] for axis in (0, *leaves.spatial(len(shape)))):
             raise Unknown(f"the branches' shapes differ: {list(own)} and {list(shape)}")
         parts.append(Part(leaf.value, leaf.elements, channels[start:end]))
     return tuple(parts)
@@ -320,7 +328,8 @@ def _means_before(ends: Iterable[ir.Value], sources: set[ir.Value], leaves: Leav
             seen.update(unseen)
             continue
         if not (form.averaged and all(form.averaged)):
-            raise Unknown(f"its gate does not take the mean over height and width of its branches: {read_by}")
+            axes = "height and width" if leaves.axis == 1 else f"all axes but the batch and {leaves.axis}"
+            raise Unknown(f"its gate does not take the mean over {axes} of its branches: {read_by}")
         found.append(value)
     return found
 

@@ -41,9 +41,10 @@ class _Channel:
 def combination(form: Form, gates: list[Gate], leaves: Leaves) -> Combination:
     """Reads a weighted sum (N, C, ...) as a select. Raises Unknown where it is none."""
     gate = gates[0]
-    shape = form.shape[:2]
-    maps = [_channels(term.map, shape) for term in form.terms]
-    weights = {k: _channels(t.weight, shape) for k, t in enumerate(form.terms) if t.weight is not None}
+    sizes = leaves.sizes(form.shape)
+    shape = sizes[0], sizes[leaves.axis]
+    maps = [_channels(term.map, sizes, shape) for term in form.terms]
+    weights = {k: _channels(t.weight, sizes, shape) for k, t in enumerate(form.terms) if t.weight is not None}
     groups = {k: gate.groups(labels) for k, labels in weights.items()}
     several = len({int(labels[0, 0]) for labels in maps}) > 1
     if gate.kind == "sigmoid" and several and len({int(own[0, 0]) for own in groups.values()}) > 1:
@@ -75,11 +76,11 @@ def combination(form: Form, gates: list[Gate], leaves: Leaves) -> Combination:
     return Combination(np.array([c.maps for c in channels]).T, logits, factor, tuple(zip(others, added.T, strict=True)))
 
 
-def _channels(labels: Labels | None, shape: Shape) -> Labels:
-    """Labels of one term for each image and channel (N, C)."""
+def _channels(labels: Labels | None, sizes: Shape, shape: Shape) -> Labels:
+    """Labels of one term, that broadcast to ``sizes``, for each image and channel (N, C)."""
     if labels is None:
         raise Unknown("it adds a weight to maps")
-    return np.broadcast_to(labels, (*shape, *[1] * (labels.ndim - 2))).reshape(shape)
+    return np.broadcast_to(labels, sizes).reshape(shape)
 
 
 def _products(sums: dict[tuple[int, int], float], branches: int) -> _Channel | None:

@@ -24,7 +24,7 @@ from skdeploy.passes.blocks import HOMOGENEOUS, Block, read_block
 from skdeploy.passes.channels_last import has_channels_last, is_only_turned, with_channels_first
 from skdeploy.passes.combinations import SIGMOIDS, combination
 from skdeploy.passes.gates import MAX_BRANCHES, Gate, Gates
-from skdeploy.passes.labels import MAP_RANKS, Form, Leaves, NotAMap, Shape, Unknown, scalar, shape_of
+from skdeploy.passes.labels import MAP_RANKS, AlongAnotherAxis, Form, Leaves, NotAMap, Shape, Unknown, scalar, shape_of
 from skdeploy.passes.moves import MOVES
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, random_images
 from skdeploy.passes.weighted_sums import OPERATORS, evaluate
@@ -97,24 +97,47 @@ def _measured_shapes(model: ir.Model, names: list[str], sizes: Mapping[str, int]
     return {asked[output]: tuple(int(size) for size in shape) for output, shape in found.items()}
 
 
+def find_blocks(model: ir.Model, sizes: Mapping[str, int] | None = None) -> BlockFinder:
+    """Searches a graph, along another axis too where weights differ along one. ``sizes``: of free dimensions, by name."""
+    shapes = example_shapes(model, sizes)
+    finder = BlockFinder(model, shapes)
+    for axis in sorted(finder.other_axes):
+        finder.take(BlockFinder(model, shapes, axis))
+    finder.conclude(model)
+    return finder
+
+
 class BlockFinder:
     """Sweeps a graph once, in its order. ``blocks`` may be rewritten; ``deployed`` need not be; ``near_misses`` say why not.
 
-    ``channels_last`` are selects (N, H, W, C), to be turned. ``sizes`` are examples of free dimensions, by name. Raises
-    nothing: what it does not understand is not a block.
+    ``channels_last`` are selects (N, H, W, C), to be turned. ``axis`` is that of the weights (rule 7); ``other_axes`` are those
+    along which some differ. Raises nothing: what it does not understand is not a block.
     """
 
-    def __init__(self, model: ir.Model, sizes: Mapping[str, int] | None = None) -> None:
-        self.shapes = example_shapes(model, sizes)
-        self.leaves = Leaves(self.shapes)
+    def __init__(self, model: ir.Model, shapes: dict[ir.Value, Shape], axis: int = 1) -> None:
+        self.shapes = shapes
+        self.leaves = Leaves(shapes, axis)
         self.gates = Gates(self.leaves, partial(self._moved, maps=False))
         self.blocks: list[Block] = []
         self.deployed: list[str] = []
         self.near_misses: list[tuple[str, str]] = []
         self.channels_last: list[ir.Value] = []
+        self.other_axes: set[int] = set()
         self._forms: dict[ir.Value, Form] = {}  # of all that is made of weights
         for node in model.graph:
             self._visit(node)
+
+    def take(self, other: BlockFinder) -> None:
+        """Takes over what a search along another axis found."""
+        self.blocks += other.blocks
+        self.deployed += other.deployed
+        self.near_misses += other.near_misses
+        found = {gate.node for gate in other.gates.opened if gate.block}
+        for gate in self.gates.opened:
+            gate.block = gate.block or (str(gate.node.name) if gate.node in found else "")
+
+    def conclude(self, model: ir.Model) -> None:
+        """Completes ``near_misses``."""
         self.near_misses += self.gates.near_misses
         for gate in self.gates.opened:
             self._conclude(gate)
@@ -147,6 +170,8 @@ class BlockFinder:
     def _give_up(self, node: ir.Node, gates: list[Gate], reason: Unknown) -> None:
         """Notes for each gate why its weights are not followed beyond ``node``."""
         forms = [self._forms[value] for value in operands(node) if value in self._forms]
+        if isinstance(reason, AlongAnotherAxis):
+            self.other_axes.add(reason.axis)
         averaged = any(any(form.averaged) for form in forms)
         product = any(len(form.terms) == 1 and form.holds_maps() for form in forms)
         for gate in gates:
@@ -212,9 +237,10 @@ class BlockFinder:
     def _selects(self, node: ir.Node, value: ir.Value, form: Form, gates: list[Gate]) -> bool:
         """Whether ``value`` is V; then it has been recorded as a block, as in deploy form, or why it is a near miss."""
         rank = len(form.shape)
-        if rank in MAP_RANKS and form.holds_maps() and has_channels_last(form) and not is_only_turned(value):
+        whole = rank in MAP_RANKS and form.holds_maps()
+        if whole and self.leaves.axis == 1 and has_channels_last(form) and not is_only_turned(value):
             self._note_channels_last(node, value, form, gates)
-        if not (form.holds_maps() and form.spatial == tuple(range(2, rank)) and rank in MAP_RANKS):
+        if not whole or form.spatial != self.leaves.spatial(rank):
             return False
         try:
             found = combination(form, gates, self.leaves)

@@ -31,6 +31,14 @@ class NotAMap(Unknown):
     """This tensor does not have the rank of a map."""
 
 
+class AlongAnotherAxis(Unknown):
+    """The weights differ along ``axis`` of the maps and along no other axis behind the channels."""
+
+    def __init__(self, message: str, axis: int) -> None:
+        super().__init__(message)
+        self.axis = axis
+
+
 @dataclass(frozen=True)
 class Term:
     """``factor * weight * map``; without labels, a weight or a map is 1."""
@@ -88,14 +96,20 @@ class Leaf:
     @property
     def elements(self) -> int:
         """Labels of one image."""
-        return int(np.prod(self.form.shape[1:2] if self.form.spatial != FLAT else self.form.shape[1:]))
+        labels = self.form.terms[0].map
+        assert labels is not None  # a leaf has labels
+        return int(np.prod(labels.shape[1:]))
 
 
 class Leaves:
-    """Where all labels come from. Labels of one leaf are consecutive, image by image."""
+    """Where all labels come from. Labels of one leaf are consecutive, image by image.
 
-    def __init__(self, shapes: dict[ir.Value, Shape]) -> None:
-        self.shapes = shapes
+    Maps have one label for each index of ``axis``, which is that of the channels or, of blocks that have a weight for each row
+    or column, a later one. The other axes behind the batch are then what is called height and width.
+    """
+
+    def __init__(self, shapes: dict[ir.Value, Shape], axis: int = 1) -> None:
+        self.shapes, self.axis = shapes, axis
         self.leaves: list[Leaf] = []
         self._known: dict[tuple[ir.Value, bool], Leaf] = {}
         self._next = 0
@@ -107,16 +121,25 @@ class Leaves:
             shape = shape_of(self.shapes, value)
             if maps and len(shape) not in MAP_RANKS:
                 raise NotAMap(f"{value.name} has rank {len(shape)}; maps have 3, 4 or 5: (N, C, T) to (N, C, D, H, W)")
-            spatial = tuple(range(2, len(shape))) if maps else FLAT
-            sizes = tuple(1 if axis in spatial else size for axis, size in enumerate(shape))
+            across = self.spatial(len(shape))
+            spatial = across if maps else FLAT
+            sizes = self.sizes(shape) if maps else shape
             count = int(np.prod(sizes))
             labels = np.arange(self._next, self._next + count, dtype=np.int64).reshape(sizes)
-            sized = maps and value.shape is not None and all(isinstance(size, int) for size in value.shape[2:])
+            sized = maps and value.shape is not None and all(isinstance(value.shape[axis], int) for axis in across)
             form = Form((Term(1.0, map=labels),), shape, spatial, (False,) * len(spatial), sized=sized)
             self._known[key] = Leaf(value, self._next, form)
             self.leaves.append(self._known[key])
             self._next += count
         return self._known[key].form
+
+    def spatial(self, rank: int) -> tuple[int, ...]:
+        """The axes of a map over which it has one label."""
+        return tuple(axis for axis in range(1, rank) if axis != self.axis)
+
+    def sizes(self, shape: Shape) -> Shape:
+        """The shape of what has one number for each label of a map: (N, C, 1, 1) for images."""
+        return tuple(1 if axis in self.spatial(len(shape)) else size for axis, size in enumerate(shape))
 
     def of(self, labels: Labels) -> tuple[Labels, Labels, Labels]:
         """For each label the number of its leaf, the image, and the element within the image."""

@@ -73,6 +73,8 @@ def reshaped(form: Form, _node: ir.Node, shape: Shape) -> Form:
     axes = sorted({axis for axis in form.spatial if axis is not None})
     if not axes:
         return form.moved(lambda labels: labels.reshape(shape), shape, form.spatial)
+    if (squeezed := _without_ones(form, shape)) is not None:
+        return squeezed
     first, last = axes[0], axes[-1]
     if None in form.spatial or form.spatial not in (tuple(range(first, last + 1)), (first,) * len(form.spatial)):
         raise Unknown("a reshape of maps whose height and width are not adjacent")
@@ -84,6 +86,17 @@ def reshaped(form: Form, _node: ir.Node, shape: Shape) -> Form:
             if int(np.prod(shape[:axis])) == before and shape[axis : axis + len(wanted)] == wanted:
                 return _with_map_axes(form, shape, axis, len(wanted))
     raise Unknown(f"a reshape from {list(form.shape)} to {list(shape)} mixes pixels with channels")
+
+
+def _without_ones(form: Form, shape: Shape) -> Form | None:
+    """The form in another shape that differs by axes of size 1 alone; None for others, and where height or width is 1."""
+    own, other = ([axis for axis, size in enumerate(sizes) if size != 1] for sizes in (form.shape, shape))
+    alike = [form.shape[axis] for axis in own] == [shape[axis] for axis in other]
+    if not alike or any(axis is not None and axis not in own for axis in form.spatial) or flattened(form.spatial):
+        return None
+    spatial = placed(form.spatial, lambda place: other[own.index(place)])
+    sizes = tuple(1 if axis in spatial else size for axis, size in enumerate(shape))
+    return form.moved(lambda labels: labels.reshape(sizes), shape, spatial)
 
 
 def _with_map_axes(form: Form, shape: Shape, first: int, count: int) -> Form:

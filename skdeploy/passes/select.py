@@ -17,10 +17,11 @@ from skdeploy.ir.constants import Names, named_constant
 from skdeploy.ir.large import Portable, portable
 from skdeploy.passes.blocks import Block, Layer, Part, Parts
 from skdeploy.passes.channels_last import turn
-from skdeploy.passes.find_blocks import BlockFinder
+from skdeploy.passes.find_blocks import find_blocks
 from skdeploy.passes.labels import Shape
 from skdeploy.passes.same_function import require_same_function
 
+AXES_AS_INPUT: Final = 18  # the opset from which on ReduceMean takes its axes as an input
 MIN_OPSET: Final = 13  # Softmax has one axis and Split takes sizes as an input from here on
 
 STEP: Final = "rewriting the select"
@@ -73,14 +74,14 @@ class RewriteSelect(ir.passes.InPlacePass):
             raise UsageError(
                 f"rewriting the select needs opset {MIN_OPSET}, not {opset}", advice="upgrade the graph first"
             )
-        finder = BlockFinder(model, self._sizes)
+        finder = find_blocks(model, self._sizes)
         before = portable(model) if finder.channels_last else None
         if before is not None:
             for value in finder.channels_last:
                 turn(model, value)
             RemoveUnusedNodesPass()(model)
             require_same_function(before, portable(model), STEP, ADVICE, sizes=self._sizes)
-            finder = BlockFinder(model, self._sizes)
+            finder = find_blocks(model, self._sizes)
         blocks = finder.blocks
         found = tuple(block.name for block in blocks)
         self.report = SelectReport(found, tuple(finder.deployed), tuple(finder.near_misses))
@@ -140,35 +141,47 @@ class _Writing:
         self.branches = len(block.maps)
         self.channels = sum(len(part.rows) for part in block.maps[0])
         self.dtype = block.selected.dtype or ir.DataType.FLOAT
-        batch, _, *size = [None] * block.rank if block.selected.shape is None else block.selected.shape
-        self.dims = batch, self.channels, *size
-        self.one = (self.channels, *[1] * len(size))  # the shape of one number for each channel
+        dims = [None] * block.rank if block.selected.shape is None else list(block.selected.shape)
+        self.dims = (*dims[: block.axis], self.channels, *dims[block.axis + 1 :])
+        self.one = tuple(
+            self.channels if axis == block.axis else 1 for axis in range(1, block.rank)
+        )  # for each channel
 
     def branch(self, parts: Parts) -> ir.Value:
         """U_m: a tensor that is there, or channels of one or several."""
         runs = [self._run(part) for part in parts]
-        return runs[0] if len(runs) == 1 else self._node("Concat", runs, self.dims, axis=1)
+        return runs[0] if len(runs) == 1 else self._node("Concat", runs, self.dims, axis=self.block.axis)
 
     def _run(self, part: Part) -> ir.Value:
         value, count = self.writer.current(part.value), len(part.rows)
         if count == part.count and part.rows[0] == 0:
             return value
         start, step = int(part.rows[0]), int(part.rows[1] - part.rows[0]) if count > 1 else 1
-        bounds = (start, start + step * (count - 1) + 1, 1, step)  # and the axis
+        bounds = (start, start + step * (count - 1) + 1, self.block.axis, step)
         constants = [self._constant(np.array([bound]), "bound") for bound in (bounds if step > 1 else bounds[:3])]
-        return self._node("Slice", [value, *constants], (self.dims[0], count, *self.dims[2:]))
+        axis = self.block.axis
+        return self._node("Slice", [value, *constants], (*self.dims[:axis], count, *self.dims[axis + 1 :]))
 
     def statistics(self, maps: Sequence[ir.Value]) -> ir.Value:
         """The sum of the branches' means, in the shape that the gate takes."""
         shape = (self.dims[0], *self.one)
-        total = self._node("GlobalAveragePool", [maps[0]], shape)
+        total = self._mean(maps[0])
         for value in maps[1:]:
-            total = self._node("Add", [total, self._node("GlobalAveragePool", [value], shape)], shape)
+            total = self._node("Add", [total, self._mean(value)], shape)
         factor = self.block.statistics.factor
         if factor != 1:
             total = self._node("Mul", [total, self._constant(np.array(factor), "factor", self.dtype)], shape)
         wanted = self.block.statistics.shape
         return total if wanted == self.one else self._reshape(total, wanted)
+
+    def _mean(self, value: ir.Value) -> ir.Value:
+        shape = (self.dims[0], *self.one)
+        if self.block.axis == 1:
+            return self._node("GlobalAveragePool", [value], shape)
+        axes = [axis for axis in range(1, self.block.rank) if axis != self.block.axis]
+        if self.writer.graph.opset_imports[""] < AXES_AS_INPUT:
+            return self._node("ReduceMean", [value], shape, axes=axes)
+        return self._node("ReduceMean", [value, self._constant(np.array(axes), "axes")], shape)
 
     def weights(self) -> list[ir.Value]:
         """The weights of all branches but the last, (N, C, 1, 1) each for images."""
@@ -198,7 +211,8 @@ class _Writing:
         """The first branch's logits minus the second's, by one layer where there are layers; a sigmoid has no second."""
         if isinstance(logits, Layer):
             weight = logits.weight[0] - logits.weight[1]
-            return self._layer(logits, weight, logits.bias[0] - logits.bias[1], logits.groups)
+            logit = self._layer(logits, weight, logits.bias[0] - logits.bias[1], logits.groups)
+            return logit if self.block.axis == 1 else self._reshape(logit, self.one)
         parts = [self._elements(own, self.one) for own in logits]
         return parts[0] if len(parts) == 1 else self._node("Sub", parts, (self.dims[0], *self.one))
 
@@ -241,7 +255,7 @@ class _Writing:
 
     def _layer(self, layer: Layer, weight: NDArray[Any], bias: NDArray[Any], groups: int = 1) -> ir.Value:
         """A layer of z with other numbers: ``weight`` (K, d), or the blocks on its diagonal, and ``bias`` (K)."""
-        z, kernel = self.writer.current(layer.z), self.one[1:]
+        z, kernel = self.writer.current(layer.z), (1,) * (self.block.rank - 2)
         wanted = (weight.shape[1], *kernel)
         inputs = [z if layer.z_shape == wanted else self._reshape(z, wanted)]
         if groups > 1:

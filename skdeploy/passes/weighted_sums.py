@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.ir.nodes import operands
-from skdeploy.passes.labels import FLAT, Form, Labels, Shape, Spatial, Term, Unknown, shape_of
+from skdeploy.passes.labels import FLAT, AlongAnotherAxis, Form, Labels, Shape, Spatial, Term, Unknown, shape_of
 from skdeploy.passes.moves import (
     MOVED,
     MOVES,
@@ -179,8 +179,10 @@ def _check_weigh_whole_maps(weights: Form, spatial: Spatial) -> None:
     ]
     if any(several):
         names = {1: ("step",), 2: ("row", "column"), 3: ("slice", "row", "column")}[len(spatial)]
-        place = names[several.index(True)] if sum(several) == 1 else "pixel"
-        raise Unknown(f"its weights differ from {place} to {place}; a block has one weight for a whole channel")
+        one = sum(several) == 1
+        place = names[several.index(True)] if one else "pixel"
+        said = f"its weights differ from {place} to {place}; a block has one weight for a whole channel"
+        raise AlongAnotherAxis(said, 2 + several.index(True)) if one else Unknown(said)
 
 
 def _multiplied(one: Term, other: Term) -> Term:

@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 
-from skdeploy.passes.find_blocks import BlockFinder
+from skdeploy.passes.find_blocks import find_blocks
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import BlockWriter
 from tests.graphs.foreign import branch, export
@@ -67,7 +67,7 @@ def rewritten_in_float64(network: nn.Module, path: Path) -> tuple[list[str], flo
     model = in_float64(read_foreign(export(network, path / "m.onnx", "torchscript", 17, shape=(3, *SHAPE))))
     inputs = np.random.default_rng(5).standard_normal((3, 3, *SHAPE))
     before = logits(model, inputs)
-    blocks = BlockFinder(model).blocks
+    blocks = find_blocks(model).blocks
     writer = BlockWriter(model.graph)
     for block in blocks:
         writer.rewrite(block)

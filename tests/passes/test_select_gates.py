@@ -112,7 +112,7 @@ def negative_after(block: Block, x: Tensor) -> Tensor:
 
 
 def row_weights(block: Block, x: Tensor) -> Tensor:
-    """One weight for each row of the map (as for each frequency of a spectrogram)."""
+    """One weight for each row of the map, of one branch's mean each: rows would do, two means do not."""
     first, second = block.maps(x)
     weights = torch.stack([first.mean((1, 3)), second.mean((1, 3))], 1).softmax(1)[:, :, None, :, None]
     return first * weights[:, 0] + second * weights[:, 1]
@@ -136,7 +136,7 @@ OTHER: list[tuple[nn.Module, str]] = [
     (Block(forward=activated_after), "so no mean is taken of what it gives"),
     (Block(forward=negative_after), "its weights go into Relu: "),
     (lsk.PlaceSelect(CHANNELS), "its weights are sigmoids that differ from pixel to pixel"),
-    (Block(forward=row_weights), "its weights differ from row to row"),
+    (Block(forward=row_weights), "its gate takes 2 means of its branches"),
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from skdeploy.passes.find_blocks import BlockFinder
+from skdeploy.passes.find_blocks import find_blocks
 from skdeploy.passes.foreign import read_foreign
 from skdeploy.passes.select import BlockWriter
 from tests.graphs.float64 import ROUNDING, SHAPE, SideBySide, in_float64, logits
@@ -94,14 +94,14 @@ def evaluated(model: ir.Model, inputs: Any) -> Any:
 def test_what_is_rewritten_of_a_perturbed_graph_keeps_its_function(seed: int, network: ir.Model) -> None:
     generator = np.random.default_rng(seed)
     inputs = np.random.default_rng(5).standard_normal((3, 3, *SHAPE))
-    whole = len(BlockFinder(network.clone()).blocks)
+    whole = len(find_blocks(network.clone()).blocks)
     counts = []
     for _ in range(TRIED):
         model, change = perturbed(network.clone(), generator)
         before = evaluated(model, inputs) if change else None
         if before is None:
             continue
-        blocks = BlockFinder(model).blocks
+        blocks = find_blocks(model).blocks
         writer = BlockWriter(model.graph)
         for block in blocks:
             writer.rewrite(block)

@@ -131,7 +131,7 @@ def test_sequences_and_volumes_are_rewritten(exporter: str, opset: int, tmp_path
 
 @pytest.mark.parametrize(
     ("axes", "forward", "reason"),
-    [(1, of_one_time_step, "differ from step to step"), (3, over_time_alone, "differ from slice to slice")],
+    [(1, of_one_time_step, "takes 2 means of its branches"), (3, over_time_alone, "takes 2 means of its branches")],
 )
 def test_weights_of_less_than_a_whole_map_are_a_near_miss(
     axes: int, forward: Callable[..., Tensor], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
