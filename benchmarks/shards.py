@@ -4,8 +4,8 @@ python benchmarks/shards.py [--kills N] [--seconds S]
 
 1. SKNet-26 on images of 224 x 224: images a second of one run on one thread, of one worker and of two, of one thread each,
    from the first line to the verdict. The rounds are interleaved, and the figures are medians.
-2. N evaluations of a small network by two workers, in each of which a worker is killed by SIGKILL at a random moment, for at
-   most S seconds: each result against that of one run.
+With --kills N: N evaluations of a small network by two workers, in each of which a worker is killed by SIGKILL at a random
+moment, also while it starts. Each result is compared with that of one run. Writes results/shard_kills.json.
 """
 
 from __future__ import annotations
@@ -14,28 +14,37 @@ import argparse
 import json
 import os
 import random
+import re
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import psutil
 
-from benchmarks.machine import SKDEPLOY, describe, skdeploy
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import ROOT, SKDEPLOY, describe, skdeploy
 from skdeploy.accuracy.evaluate import EvaluationOptions, evaluate
 from skdeploy.accuracy.evaluate_cluster import evaluate_on
 from skdeploy.core import cpu
 from skdeploy.core.progress import Silent
 from skdeploy.shards.cluster import Cluster
 
-RESULT: Final = Path(__file__).parent / "results" / "shards.json"
+KILLS: Final = Path(__file__).parent / "results" / "shard_kills.json"
 IMAGES: Final = 256
 SMALL_IMAGES: Final = 3000
 ROUNDS: Final = 3
+SEED: Final = 16
+FIRST_LENGTH: Final = 12.0  # seconds of a run, until some have shown how long they take
+RUN_SECONDS: Final = 300
 CHANGING: Final = ("seconds", "reused")  # of a result: the rest is equal in every bit
 
 
@@ -47,6 +56,13 @@ def labelled(folder: Path, count: int, side: int, channels: int, classes: int) -
     path = folder / "evaluation.npz"
     np.savez(path, images=images if channels > 1 else images[..., 0], labels=numbers.integers(0, classes, count))
     return path
+
+
+def measure() -> dict[str, Any]:
+    """The figures for results/shards.json."""
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["XDG_CACHE_HOME"] = f"{name}/cache"
+        return throughput(Path(name) / "throughput")
 
 
 def throughput(folder: Path) -> dict[str, Any]:
@@ -76,46 +92,78 @@ def throughput(folder: Path) -> dict[str, Any]:
     }
 
 
-def killed(folder: Path, most: int, limit_seconds: float) -> dict[str, Any]:
-    """How many evaluations in which a worker was killed gave the right result."""
-    folder.mkdir()
+def campaign(folder: Path, runs: int, seconds: float) -> dict[str, Any]:
+    """Evaluations in each of which a worker is killed by SIGKILL at a random moment of its life, against one run.
+
+    The result so far is written after each, whole.
+    """
     bundle = folder / "fashion"
     skdeploy("export", "sknet-fashion", "--fp16", "--target", "onnx", "-o", bundle)
     data = labelled(folder, SMALL_IMAGES, 28, 1, 10)
     command = ["evaluate", str(bundle), "--data", str(data), "--json"]
-    started = time.perf_counter()
     expected = figures(skdeploy(*command))
-    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
-    right = kills = 0
-    wrong: list[str] = []
-    begun = time.perf_counter()
-    length = 2 * (begun - started)  # of a run, for the moments
-    for _ in range(most):
-        if time.perf_counter() - begun > limit_seconds:
-            break
-        process = subprocess.Popen(
-            [SKDEPLOY, *command, "--workers", "2", "--fresh"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        run_started = time.perf_counter()
-        moment = random.uniform(1.0, length)
-        victims: list[psutil.Process] = []
-        while process.poll() is None and not (victims and time.perf_counter() - run_started > moment):
-            victims = workers_of(process.pid)
-            time.sleep(0.02)
-        if process.poll() is None and victims:
-            random.choice(victims).kill()
-            kills += 1
-        out, err = process.communicate(timeout=300)
-        length = 0.5 * (length + time.perf_counter() - run_started)
-        if process.returncode == 0 and figures(out) == expected:
-            right += 1
+    chance = random.Random(SEED)
+    found: dict[str, Any] = {"runs": 0, "killed_workers": 0, "right_results": 0, "errors": []}
+    moments: list[float] = []
+    length, begun = FIRST_LENGTH, time.perf_counter()
+    while found["runs"] < runs and time.perf_counter() - begun < seconds:
+        outcome, moment, took = killed_once([SKDEPLOY, *command, "--workers", "2", "--fresh"], expected, chance, length)
+        length += (took - length) / 4  # of a run, for the moments: the machine may be busy
+        found["runs"] += 1
+        if moment is not None:
+            found["killed_workers"] += 1
+            moments.append(round(moment, 1))
+        if outcome:
+            found["errors"].append({"run": found["runs"], "killed_after_s": moment, "reason": outcome})
         else:
-            wrong.append(err[-500:])
-    return {"runs": right + len(wrong), "killed_workers": kills, "right_results": right, "wrong": wrong}
+            found["right_results"] += 1
+        found["killed_after_s"] = sorted(moments)
+        result = {"machine": describe(), "tree": tree(), "seed": SEED, "kills": found}
+        KILLS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        print(found["runs"], found["right_results"], moment, outcome, flush=True)
+    return found
+
+
+def killed_once(
+    command: Sequence[object], expected: Mapping[str, Any], chance: random.Random, length: float
+) -> tuple[str, float | None, float]:
+    """One run: why its result is wrong, if it is; when a worker was killed, None if it ended before; its seconds."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    moment, killed = chance.uniform(0, length), None
+    while process.poll() is None and killed is None:
+        victims = workers_of(process.pid) if time.perf_counter() - started > moment else []
+        if victims:
+            chance.choice(victims).kill()
+            killed = round(time.perf_counter() - started, 2)
+        time.sleep(0.02)
+    try:
+        out, err = process.communicate(timeout=RUN_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return f"it did not end within {RUN_SECONDS} s", killed, time.perf_counter() - started
+    took = time.perf_counter() - started
+    if process.returncode:
+        return f"exit code {process.returncode}: {reason_of(err)}", killed, took
+    return "" if figures(out) == expected else "another result", killed, took
+
+
+def reason_of(text: str) -> str:
+    """The line of an error that says it, without any path."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    told = next((line for line in lines if line.startswith("error")), lines[-1] if lines else "nothing was printed")
+    return re.sub(r"(/[\w.+-]+)+/?", "PATH", told)[:200]
+
+
+def tree() -> str:
+    """The commit of the code, and whether it was changed."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
+    return commit.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
@@ -133,20 +181,17 @@ def figures(text: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--kills", type=int, default=100)
-    arguments.add_argument("--seconds", type=float, default=240)
-    given = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, metavar="N", help="kill workers in N evaluations instead of measuring")
+    parser.add_argument("--seconds", type=float, default=3600, help="begin no further evaluation after this")
+    given = parser.parse_args()
+    if given.kills is None:
+        print(json.dumps(measure(), indent=2))
+        return
     with tempfile.TemporaryDirectory() as name:
         os.environ["XDG_CACHE_HOME"] = f"{name}/cache"
-        found = {
-            "machine": describe(),
-            "throughput": throughput(Path(name) / "throughput"),
-            "kills": killed(Path(name) / "kills", given.kills, given.seconds),
-        }
-    RESULT.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(found, indent=2))
-    if found["kills"]["wrong"]:
+        found = campaign(Path(name), given.kills, given.seconds)
+    if found["right_results"] != found["runs"]:
         sys.exit("some results were wrong")
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import UsageError
+from skdeploy.core.files import digest_file
 
 Function = Callable[[dict[str, NDArray[Any]], NDArray[Any]], Any]
 ADVICE = (
@@ -67,3 +68,9 @@ def load_metric(place: str) -> OwnMetric:
         raise UsageError(f"--metric {place} is a {type(function).__name__}, not a function", advice=ADVICE)
     file = getattr(sys.modules.get(module), "__file__", None) or "built in"
     return OwnMetric(place, file, function, -1 if getattr(function, "lower_is_better", False) else 1)
+
+
+def file_digest(place: str) -> str:
+    """SHA-256 of the file that a function is in; empty for one that is built in. Raises as ``load_metric``."""
+    file = Path(load_metric(place).file)
+    return digest_file(file) if file.is_file() else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import onnx_ir as ir
@@ -48,6 +49,15 @@ class SensitivityReport(Frozen):
     sample: SampleWord = "image"
 
 
+class MeasuredUnits(Frozen):
+    """Some units, in the network's order, and FP32 and all in INT8 on the same samples."""
+
+    images: int
+    fp32: Effect
+    all_int8: Effect | None
+    rows: Annotated[tuple[UnitSensitivity, ...], Field(strict=False)]
+
+
 def measure_sensitivity(
     model: ir.Model,
     spec: ModelSpec,
@@ -68,6 +78,29 @@ def measure_sensitivity(
     Raises UsageError: no samples, a truth that does not fit. CalibrationError: see ``quantize``; outputs that are not finite.
     """
     tell = progress or Silent()
+    count = len(units_of(model, spec, keep, keep_grouped=keep_grouped))
+    found = measure_units(
+        model, spec, ranges, crops, truth, range(count), tell, keep=keep, keep_grouped=keep_grouped, whole=True
+    )
+    return sensitivity_report(model, spec, [found], truth, dataset)
+
+
+def measure_units(
+    model: ir.Model,
+    spec: ModelSpec,
+    ranges: Ranges,
+    crops: Crops,
+    truth: Truth | None,
+    chosen: range,
+    tell: Progress,
+    *,
+    keep: tuple[str, ...] = (),
+    keep_grouped: bool = False,
+    whole: bool,
+) -> MeasuredUnits:
+    """The units at these places, and with ``whole`` all in INT8. FP32 runs whatever is chosen. Raises as
+    ``measure_sensitivity``.
+    """
     units = units_of(model, spec, keep, keep_grouped=keep_grouped)
     tell.update("FP32")
     samples = Samples.of(model, spec, crops, truth)
@@ -78,11 +111,14 @@ def measure_sensitivity(
 
     fp32 = samples.effect(samples.exact)
     total = sum(macs_of(model, spec.one_size).values())
-    tell.update("all in INT8")
-    all_int8 = effect((), "everything in INT8")
+    all_int8 = None
+    if whole:
+        tell.update("all in INT8")
+        all_int8 = effect((), "everything in INT8")
     rows = []
-    for number, unit in enumerate(units, 1):
-        tell.update(f"{unit.name}, {number} of {len(units)}")
+    for number in chosen:
+        unit = units[number]
+        tell.update(f"{unit.name}, {number + 1} of {len(units)}")
         rows.append(
             UnitSensitivity(
                 unit=unit.name,
@@ -96,16 +132,24 @@ def measure_sensitivity(
                 only_off=effect((unit.pattern,), f"all but {unit.name} in INT8") if len(units) > 1 else fp32,
             )
         )
+    return MeasuredUnits(images=len(crops), fp32=fp32, all_int8=all_int8, rows=tuple(rows))
+
+
+def sensitivity_report(
+    model: ir.Model, spec: ModelSpec, found: Sequence[MeasuredUnits], truth: Truth | None, dataset: str
+) -> SensitivityReport:
+    """The report of all units, from parts in the network's order, one of which has all in INT8."""
     paired = truth is not None and truth.figure != TOP1
+    (all_int8,) = (part.all_int8 for part in found if part.all_int8 is not None)
     return SensitivityReport(
         model=spec.name,
         dataset=dataset,
-        images=len(crops),
+        images=found[0].images,
         sample=spec.sample_word,
-        macs=total,
+        macs=sum(macs_of(model, spec.one_size).values()),
         figure=truth.figure if truth is not None and paired else "",
         unit=truth.unit if truth is not None and paired else "",
-        fp32=fp32,
+        fp32=found[0].fp32,
         all_int8=all_int8,
-        units=tuple(sorted(rows, key=lambda row: row.only_on.sqnr_db)),
+        units=tuple(sorted((row for part in found for row in part.rows), key=lambda row: row.only_on.sqnr_db)),
     )

@@ -24,7 +24,7 @@ from skdeploy.accuracy.facts import read_facts
 from skdeploy.accuracy.pairs_as_truth import PairsAsTruth
 from skdeploy.accuracy.predict_images import write_images
 from skdeploy.accuracy.quality import Quality
-from skdeploy.accuracy.sensitivity import sensitivity_of
+from skdeploy.accuracy.sensitivity import SensitivityOptions, sensitivity_of
 from skdeploy.accuracy.verdict import State, decide_verdict
 from skdeploy.backends.onnxruntime import load_graph
 from skdeploy.bundle.folder import load_bundle
@@ -189,14 +189,14 @@ def psnr_of(graph: bytes, noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:  
 def test_the_cost_of_each_unit_is_in_db_with_pairs_and_noise_alone_without(
     int8: Export, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_targets = sensitivity_of(int8.bundle, folder / "pairs", 5)
+    with_targets = sensitivity_of(int8.bundle, SensitivityOptions(folder / "pairs", 5))
     assert (with_targets.figure, with_targets.unit, with_targets.images) == ("PSNR", "dB", 5)
     assert with_targets.fp32.figure is not None
     assert with_targets.all_int8.figure is not None
     # each unit alone costs less than all of them
     costs = [with_targets.fp32.figure - (unit.only_on.figure or 0) for unit in with_targets.units]
     assert max(costs) < with_targets.fp32.figure - with_targets.all_int8.figure
-    alone = sensitivity_of(int8.bundle, folder / "pairs/input", 2)
+    alone = sensitivity_of(int8.bundle, SensitivityOptions(folder / "pairs/input", 2))
     assert (alone.figure, alone.fp32.figure, alone.images) == ("", None, 2)
     assert {unit.unit for unit in alone.units} == {unit.unit for unit in with_targets.units}
     for report, said in ((with_targets, "PSNR: the change in dB"), (alone, "all but it: SQNR")):
