@@ -27,6 +27,7 @@ POLL_SECONDS: Final = 0.5
 # Deaths of workers that one shard may see before it is taken for their cause. By chance, Dask's 3 are reached soon.
 DEATHS: Final = 10
 START_TRIES: Final = 3
+RESULT_TRIES: Final = 6  # to fetch a part that is done, of 10 s each: 64 images are 0.3 MB, and a calibration's 6
 
 Make = Callable[[Shard], bytes]
 
@@ -77,13 +78,17 @@ def run_shards(
     """
     with _connected(cluster) as client:
         came: SimpleQueue[tuple[Shard, Any]] = SimpleQueue()
+
+        def when_done(shard: Shard, future: Any) -> None:
+            future.add_done_callback(lambda done: came.put((shard, done)))
+
         # Dask would take a shard that another run made for this one's, if their keys were equal.
-        futures = [(shard, client.submit(make, shard, pure=False)) for shard in samples]
-        for shard, future in futures:
-            future.add_done_callback(lambda done, shard=shard: came.put((shard, done)))
+        futures = {shard: client.submit(make, shard, pure=False) for shard in samples}
+        for shard, future in futures.items():
+            when_done(shard, future)
         started = quiet = time.perf_counter()
         done = 0
-        for _ in samples:
+        while futures:
             while (found := _next(came)) is None:
                 if _workers(client, cluster):
                     quiet = time.perf_counter()
@@ -93,10 +98,13 @@ def run_shards(
                         advice="start some with `dask worker ADDRESS`; the same command goes on where it was",
                     )
             shard, future = found
-            content = _content(future, shard, cluster)
+            content = _content(future, shard, client, cluster)
+            if content is None:
+                when_done(shard, future)
+                continue
             decode(content, f"the part of shard {shard}")
             write_part(place(shard), content)
-            future.release()
+            futures.pop(shard).release()
             done += samples[shard]
             rate = done / (time.perf_counter() - started)
             total = sum(samples.values())
@@ -113,21 +121,26 @@ def _next(came: SimpleQueue[tuple[Shard, Any]]) -> tuple[Shard, Any] | None:
         return None
 
 
-def _content(future: Any, shard: Shard, cluster: Cluster) -> bytes:
-    """The bytes of a part. Raises what making it raised on the worker."""
+def _content(future: Any, shard: Shard, client: Any, cluster: Cluster) -> bytes | None:
+    """The bytes of a part; None if they do not come: the worker that made them died before it gave them away, and Dask has
+    another one make them again. Raises what making it raised on the worker.
+    """
     distributed = require("distributed", extra="cluster")
-    try:
-        content = future.result(timeout=CONNECT_SECONDS)
-    except SkdeployError:
-        raise
-    except distributed.scheduler.KilledWorker as error:
-        raise DependencyError(
-            f"{DEATHS + 1} workers died while they made shard {shard}, so no other is tried",
-            advice="look at the workers' logs: memory may be short; make the shard alone with --shard to see the cause",
-        ) from error
-    except (distributed.CancelledError, distributed.comm.CommClosedError, OSError, TimeoutError) as error:
-        raise _lost(cluster) from error
-    return bytes(content)
+    for _ in range(RESULT_TRIES):
+        try:
+            return bytes(future.result(timeout=CONNECT_SECONDS))
+        except SkdeployError:
+            raise
+        except distributed.scheduler.KilledWorker as error:
+            raise DependencyError(
+                f"{DEATHS + 1} workers died while they made shard {shard}, so no other is tried",
+                advice="look at the workers' logs: memory may be short; make the shard alone with --shard to see the cause",
+            ) from error
+        except TimeoutError:
+            _workers(client, cluster)
+        except (distributed.CancelledError, distributed.comm.CommClosedError, OSError) as error:
+            raise _lost(cluster) from error
+    return None
 
 
 def _workers(client: Any, cluster: Cluster) -> int:

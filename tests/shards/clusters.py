@@ -11,6 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from skdeploy.shards.shard import Shard
+from tests.shards.parts import part_of
+
 START_SECONDS = 300.0  # of a machine where other tests take all cores
 
 
@@ -70,3 +73,9 @@ def wait_for_parts(cache: Path, count: int, process: subprocess.Popen[str]) -> N
         assert process.poll() is None, "it ended before"
         assert time.monotonic() < limit, "no parts came"
         time.sleep(0.02)
+
+
+def make_part(seconds: float, shard: Shard) -> bytes:
+    """The part of a shard of ``tests.shards.parts.JOB``, after some seconds of work on a worker."""
+    time.sleep(seconds)
+    return part_of(shard.index, shard.count).encode()
