@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ POLL_SECONDS: Final = 0.5
 # Deaths of workers that one shard may see before it is taken for their cause. By chance, Dask's 3 are reached soon.
 DEATHS: Final = 10
 START_TRIES: Final = 3
+START_SECONDS: Final = 180.0  # 2 s on this machine, and 40 where others take all cores
 RESULT_TRIES: Final = 6  # to fetch a part that is done, of 10 s each: 64 images are 0.3 MB, and a calibration's 6
 
 Make = Callable[[Shard], bytes]
@@ -73,45 +74,70 @@ def run_shards(
     """Has each shard made by a worker, and its part written to ``place(shard)`` at once. ``samples``: how many of ``word``
     each has.
 
-    ``make`` runs on the workers, on one thread of each. Raises what it raises; DependencyError where no scheduler answers, it
-    is lost, or there are no workers; IntegrityError for a full disk. Parts that came before that are kept.
+    ``make`` runs on the workers, on one thread of each. Workers of this machine that are gone and do not come back are started
+    again. Raises what ``make`` raises; DependencyError where no scheduler answers, it is lost, or there are no workers;
+    IntegrityError for a full disk. Parts that came before that are kept.
     """
-    with _connected(cluster) as client:
-        came: SimpleQueue[tuple[Shard, Any]] = SimpleQueue()
+    left = dict(samples)
+    started = time.perf_counter()
+    total = sum(samples.values())
 
-        def when_done(shard: Shard, future: Any) -> None:
-            future.add_done_callback(lambda done: came.put((shard, done)))
+    def keep(shard: Shard, content: bytes, workers: int) -> None:
+        decode(content, f"the part of shard {shard}")
+        write_part(place(shard), content)
+        del left[shard]
+        done = total - sum(left.values())
+        rate = done / (time.perf_counter() - started)
+        tell.update(
+            f"{done:,} of {total:,} {word}, {rate:,.3g} a second, {workers} workers, "
+            f"{(total - done) / max(rate, 1e-9):,.0f} s left"
+        )
 
-        # Dask would take a shard that another run made for this one's, if their keys were equal.
-        futures = {shard: client.submit(make, shard, pure=False) for shard in samples}
-        for shard, future in futures.items():
+    for _ in range(1 if cluster.address is not None else START_TRIES):
+        with _connected(cluster) as client:
+            _gather(client, cluster, make, tuple(left), keep)
+        if not left:
+            return
+    raise DependencyError(
+        f"the cluster has had no workers for {WORKERLESS_SECONDS:.0f} s",
+        advice="start some with `dask worker ADDRESS`; the same command goes on where it was"
+        if cluster.address is not None
+        else "something ends them: memory may be short; try fewer --workers",
+    )
+
+
+def _gather(
+    client: Any, cluster: Cluster, make: Make, shards: Sequence[Shard], keep: Callable[[Shard, bytes, int], None]
+) -> None:
+    """Has the shards made, and gives each to ``keep``; ends early where there are no workers for long. Raises as
+    ``run_shards``.
+    """
+    came: SimpleQueue[tuple[Shard, Any]] = SimpleQueue()
+
+    def when_done(shard: Shard, future: Any) -> None:
+        future.add_done_callback(lambda done: came.put((shard, done)))
+
+    # Dask would take a shard that another run made for this one's, if their keys were equal.
+    futures = {shard: client.submit(make, shard, pure=False) for shard in shards}
+    for shard, future in futures.items():
+        when_done(shard, future)
+    quiet = time.perf_counter()
+    while futures:
+        found = _next(came)
+        workers = _workers(client, cluster)
+        if workers:
+            quiet = time.perf_counter()
+        elif found is None and time.perf_counter() - quiet > WORKERLESS_SECONDS:
+            return
+        if found is None:
+            continue
+        shard, future = found
+        content = _content(future, shard, client, cluster)
+        if content is None:
             when_done(shard, future)
-        started = quiet = time.perf_counter()
-        done = 0
-        while futures:
-            while (found := _next(came)) is None:
-                if _workers(client, cluster):
-                    quiet = time.perf_counter()
-                elif time.perf_counter() - quiet > WORKERLESS_SECONDS:
-                    raise DependencyError(
-                        f"the cluster has had no workers for {WORKERLESS_SECONDS:.0f} s",
-                        advice="start some with `dask worker ADDRESS`; the same command goes on where it was",
-                    )
-            shard, future = found
-            content = _content(future, shard, client, cluster)
-            if content is None:
-                when_done(shard, future)
-                continue
-            decode(content, f"the part of shard {shard}")
-            write_part(place(shard), content)
-            futures.pop(shard).release()
-            done += samples[shard]
-            rate = done / (time.perf_counter() - started)
-            total = sum(samples.values())
-            tell.update(
-                f"{done:,} of {total:,} {word}, {rate:,.3g} a second, {_workers(client, cluster)} workers, "
-                f"{(total - done) / max(rate, 1e-9):,.0f} s left"
-            )
+            continue
+        keep(shard, content, workers)
+        futures.pop(shard).release()
 
 
 def _next(came: SimpleQueue[tuple[Shard, Any]]) -> tuple[Shard, Any] | None:
@@ -168,6 +194,8 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
     if cluster.address is None:
         settings = {
             "distributed.scheduler.allowed-failures": DEATHS,
+            # Dask gives a worker up that is not back after this. On a busy machine, its own 15 s are over before.
+            "distributed.deploy.lost-worker-timeout": f"{START_SECONDS:.0f}s",
             # The nanny's and the scheduler's pages for browsers: nothing here reads them.
             "distributed.scheduler.http.routes": [],
             "distributed.worker.http.routes": [],
@@ -212,6 +240,7 @@ def _local_cluster(distributed: Any, workers: int | None) -> Any:
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
+                death_timeout=START_SECONDS,
                 memory_limit=0,  # a worker that Dask ends for its memory would be started again for ever
                 silence_logs=logging.CRITICAL,
             )

@@ -85,6 +85,21 @@ def test_a_worker_that_dies_while_it_starts_is_started_again(tmp_path: Path) -> 
     assert len(killed) == 1
 
 
+def test_workers_that_are_gone_for_long_are_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is back after 2 s, which is taken for never here: so all are, with what is left."""
+    monkeypatch.setattr(cluster, "WORKERLESS_SECONDS", 0.5)
+    seen: list[Shard] = []
+
+    def place(shard: Shard) -> Path:
+        if not seen:
+            workers_of(os.getpid())[0].kill()
+        seen.append(shard)
+        return tmp_path / str(shard.index)
+
+    made(tmp_path, place)
+    assert sorted(seen, key=lambda shard: shard.index) == SHARDS  # each once
+
+
 def test_workers_that_never_start_are_an_error_that_says_so() -> None:
     with (
         killing(100) as killed,
