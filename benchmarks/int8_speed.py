@@ -95,12 +95,13 @@ def prepare(folder: Path, count: int) -> tuple[Path, Path]:
 def family(process: int) -> Iterator[int]:
     """The process and all below it that still run."""
     yield process
-    try:
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    except OSError:  # it ended since
-        return
-    for child in children:
-        yield from family(int(child))
+    for thread in Path(f"/proc/{process}/task").glob("*/children"):  # each thread may have started some
+        try:
+            children = thread.read_text().split()
+        except OSError:  # it ended since
+            continue
+        for child in children:
+            yield from family(int(child))
 
 
 def kernel_figure(process: int, file: str, field: str) -> int:

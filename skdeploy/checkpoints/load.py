@@ -34,6 +34,10 @@ class Network:
     def module(self) -> nn.Module:
         return load_network(self.spec, self.weights)
 
+    def forget(self) -> None:
+        """Free the module's memory; it is built again when it is asked for."""
+        self.__dict__.pop("module", None)
+
 
 @dataclass(frozen=True)
 class OwnNetwork:

@@ -50,6 +50,17 @@ def shared() -> Iterator[None]:
 
 
 @contextmanager
+def undivided() -> Iterator[None]:
+    """While the other of two jobs waits: all cores are this one's."""
+    before = list(_sharing)
+    _sharing.clear()
+    try:
+        yield
+    finally:
+        _sharing.extend(before)
+
+
+@contextmanager
 def limited(threads: int) -> Iterator[None]:
     """While this process leaves other cores to others, as the workers of a cluster do."""
     _limits.append(threads)

@@ -131,7 +131,8 @@ class Quantized(Format):
             ranges = line.run(self.given, NoOptions())
         else:
             images = calibration_set(asked.calibration, spec)
-            ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
+            with line.alone():
+                ranges = line.run(Calibrate(images, data), asked.calibration, graph=model)
             exclude = images.exclude
         keep, keep_fp32 = (*asked.keep, *exclude), asked.half.keep_fp32
         if accuracy.max_drop is not None and data is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -30,6 +32,7 @@ class Line:
     reused: set[str] = field(default_factory=set)
     refused: bool = False  # by TensorRT's parser, and told
     follower: Follower | None = None  # is told of each artifact
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext  # while a station needs all cores and much memory
 
     def run(self, station: Station[OptionsT, FactsT], options: OptionsT, **parents: Artifact) -> Artifact:
         """The artifact of a station, made unless an earlier one stands. ``parents``: earlier artifacts, by their role.

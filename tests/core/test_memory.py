@@ -8,19 +8,23 @@ import sys
 
 import pytest
 
-from skdeploy.core.memory import keep_freed
+from skdeploy.core.memory import give_back, keep_freed
 
 # 64 blocks of 1 MB, each written to, then freed; says in MB what the process holds before and after that.
 FREE = """
 import sys
-from skdeploy.core.memory import keep_freed
+from skdeploy.core.memory import give_back, keep_freed
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
-if sys.argv[1] == "keep":
+if sys.argv[1] != "as it is":
     assert keep_freed()
 blocks = [bytearray(b"x" * 1_000_000) for _ in range(64)]
 full = held()
+if sys.argv[1] == "give back":
+    blocks.append(blocks)  # garbage that only the collector finds
 del blocks
+if sys.argv[1] == "give back":
+    assert give_back()
 print(full - held())
 """
 
@@ -46,6 +50,12 @@ def test_freed_memory_goes_back_by_default() -> None:
     assert given_back("as it is") > 48
 
 
+@glibc
+def test_what_was_kept_goes_back_when_it_is_asked_for() -> None:
+    assert given_back("give back") > 48
+
+
 def test_a_c_library_without_the_call_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     assert keep_freed() is False
+    assert give_back() is False

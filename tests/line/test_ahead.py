@@ -23,12 +23,15 @@ from skdeploy.bundle.folder import load_bundle
 from skdeploy.core import cpu
 from skdeploy.core.errors import EngineError, ParityError, PrecisionError
 from skdeploy.core.progress import Silent
-from skdeploy.core.spec import Precision
+from skdeploy.core.spec import CalibrationMethod, Precision
 from skdeploy.images.dataset import normalise, open_dataset
 from skdeploy.line import ahead
 from skdeploy.line.ahead import Ahead
+from skdeploy.line.calibration import CalibrationOptions
 from skdeploy.line.export import run_line
+from skdeploy.line.int8_options import Int8Options
 from skdeploy.line.options import ExportOptions
+from skdeploy.line.stations.calibrate import Calibrate
 from skdeploy.line.stations.headroom import Headroom
 from skdeploy.line.stations.trace import Trace
 from skdeploy.parity import prove
@@ -245,6 +248,33 @@ def test_the_line_leaves_a_core_to_what_proves_beside_it(
     monkeypatch.setattr(Trace, "make", traced)
     run_line(options)
     assert seen == [1]
+
+
+def test_a_calibration_has_the_machine_for_itself(
+    options: ExportOptions, runs: Runs, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All cores, and no run of a graph beside it; the proof of the graphs before it is not lost."""
+    make, limits = Calibrate.make, list[int | None]()
+    at_work: list[dict[str, int]] = []
+
+    def counted() -> dict[str, int]:
+        return {name: counts.total() for name, counts in runs.counts.items()}
+
+    def calibrate(self: Calibrate, *given: Any) -> Any:
+        limits.append(cpu.thread_limit())
+        before = counted()
+        facts = make(self, *given)
+        at_work.append({name: count - before.get(name, 0) for name, count in counted().items()})
+        return facts
+
+    monkeypatch.setattr(Calibrate, "make", calibrate)
+    monkeypatch.setattr(cpu, "affinity", lambda: 2)
+    calibration = CalibrationOptions(images=options.images, method=CalibrationMethod.MINMAX)
+    int8 = {Precision.INT8: Int8Options(calibration=calibration)}
+    run_line(replace(options, precision=Precision.INT8, lowering=int8))
+    assert limits == [None]  # a runtime's own choice: all
+    assert set(at_work[0].values()) <= {0}
+    assert runs.once("model.onnx")
 
 
 def test_torch_has_its_threads_back(options: ExportOptions, two_cores: None) -> None:

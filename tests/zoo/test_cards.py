@@ -43,6 +43,13 @@ def test_a_card_loads_by_name_from_any_folder(folder: Path, name: str) -> None:
     spec, path = load_card(name)
     assert spec.name == name
     assert path == packaged("models") / f"{name}.toml"
+    assert set(spec.tolerance) == {
+        "fp32",
+        "fp16",
+        "bf16",
+        "weight-only-int8",
+        "int8",
+    }  # an export notes what is missing
 
 
 def test_all_cards_are_listed_by_name(folder: Path) -> None:

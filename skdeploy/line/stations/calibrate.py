@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from skdeploy.bundle import contents
 from skdeploy.bundle.station_facts import RangesFacts
 from skdeploy.core.files import digest_file
+from skdeploy.core.memory import give_back
 from skdeploy.core.options import NoOptions
 from skdeploy.images.audit_report import audit_of
 from skdeploy.line.calibration import CalibrationOptions, CalibrationSet
@@ -49,6 +50,7 @@ class Calibrate(Station[CalibrationOptions, RangesFacts]):
         from skdeploy.images.duplicates import fingerprints
         from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 
+        give_back()  # what the trace and the simplification have left
         spec = inputs.spec
         ranges = calibrate(
             inputs.load(),
