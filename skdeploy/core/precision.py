@@ -173,11 +173,11 @@ PRECISIONS: Final[dict[str, Precision]] = {
             no_kernels=("ConvTranspose",),  # of 1.7.1, in any number of dimensions: tests/engines/test_bf16.py
         ),
         # Weights of 255 levels a channel: their error is 41 to 48 dB below a layer's sums, and 30 dB below those of 16 to 50
-        # residual units (models/README.md). The worst image may have 5 dB less: 25 dB are an error of 5.6 % of the logits,
-        # cosine 0.998, and 3.5 of it at one logit of an image whose largest is 2 of their root mean square.
+        # residual units (models/README.md). The worst image may have 10 dB less: 20 dB are an error of 10 % of the logits,
+        # cosine 0.995, and 3.5 of it at one logit of an image whose largest is 2 of their root mean square.
         Precision(
             "weight-only-int8",
-            Tolerance(max_rel_error=0.1, min_cosine=0.998, min_sqnr_db=25.0),
+            Tolerance(max_rel_error=0.18, min_cosine=0.995, min_sqnr_db=20.0),
             width_bytes=1,
             largest=FP16_MAX,
             peak="fp16_tflops",

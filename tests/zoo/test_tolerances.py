@@ -48,5 +48,6 @@ def test_units_add_the_logarithm_of_their_number(units: int) -> None:
     assert 10 * log10(own + error) == pytest.approx(10 * log10(1 + log(units)), abs=1.0)
     layer, unit = 41.0, 10 * log10(3)
     limit = PRECISIONS["weight-only-int8"].tolerance
-    assert layer - unit - 10 * log10(own + error) - 5 >= limit.min_sqnr_db - 1.0  # 5 dB for the worst image
-    assert 1 - limit.min_cosine >= 10 ** (-limit.min_sqnr_db / 10) / 2 - 0.0005
+    assert layer - unit - 10 * log10(own + error) - 10 >= limit.min_sqnr_db - 1.0  # 10 dB for the worst image
+    assert 1 - limit.min_cosine == pytest.approx(10 ** (-limit.min_sqnr_db / 10) / 2)
+    assert limit.max_rel_error == pytest.approx(3.5 * 10 ** (-limit.min_sqnr_db / 20) / 2, abs=0.01)
