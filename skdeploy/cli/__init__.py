@@ -85,7 +85,7 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "tune": Verb(
         "skdeploy.cli.tune:tune",
-        "Try every way to calibrate INT8 on labelled images, and write the recipe of the best for `export --int8 --calib`.",
+        "Try every way to calibrate INT8 on your images, and write the recipe of the best for `export --int8 --calib`.",
         "Prove it",
         documents=("skdeploy.tuning.report:TuneReport", "skdeploy.tuning.report:TunePlan"),
     ),
