@@ -3,7 +3,8 @@
 Everything is compared with bare inference: ONNX Runtime over the same images in batches of 8, in a process of its own just
 before. ``ratio`` is a process against that process, start-up included; ``marginal_ratio`` is the same of the time that an
 image more takes, between the two counts. Ours reads JPEG files, as a user has them; the others get the same pixels as an array
-of network inputs, and quantize the graph after calibrating, which is little beside it.
+of network inputs, and quantize the graph after calibrating, which is little beside it. Calibration without the start of a
+process: ``calibrate_alone.py``.
 
     python benchmarks/int8_speed.py [--counts 32 512] [--rounds 3] [--peers-only] [--json FILE]
 """
@@ -35,7 +36,6 @@ SCRIPTS: Final = ROOT / "benchmarks" / "peers"
 THREADS: Final = 2
 COUNTS: Final = (32, 512)
 ROUNDS: Final = 1  # a round takes 9 minutes
-ALONE_ROUNDS: Final = 3
 POLL_SECONDS: Final = 0.02  # the high-water mark only grows: what grows in a process's last 20 ms is missed
 LIMIT_SECONDS: Final = 1800
 OUR_METHODS: Final = ("default", "minmax")
@@ -235,34 +235,6 @@ def targets(results: dict[int, dict[str, dict[str, Any]]]) -> dict[str, dict[str
     }
 
 
-def alone(model: Path, images: Path, inputs: Path, count: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of calibration itself, and of the bare loop over the same batches just before: no process start in either."""
-    found: dict[str, dict[str, float]] = {}
-    for name, method, at_most in (("minmax", "minmax", MINMAX_AT_MOST), ("default", "mse", DEFAULT_AT_MOST)):
-        pairs = []
-        for _ in range(rounds):
-            bare = _printed([sys.executable, SCRIPTS / "bare.py", model, inputs, str(count)])
-            ours = _printed(
-                [sys.executable, ROOT / "benchmarks" / "calibrate_alone.py", model, images, method, str(count)]
-            )
-            pairs.append((ours, bare))
-        ratio = statistics.median(ours / bare for ours, bare in pairs)
-        found[name] = {
-            "seconds": round(statistics.median(ours for ours, _ in pairs), 2),
-            "bare_seconds": round(statistics.median(bare for _, bare in pairs), 2),
-            "ratio": round(ratio, 3),
-            "at_most": at_most,
-            "reached": ratio <= at_most,
-        }
-    return found
-
-
-def _printed(command: Sequence[str | Path]) -> float:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True, env=environment)
-    return float(done.stdout)
-
-
 def marginal(results: dict[int, dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
     """Milliseconds that an image more takes, and their ratio to bare inference's; start-up drops out."""
     low, high = min(results), max(results)
@@ -288,14 +260,12 @@ def measure(counts: Sequence[int] = COUNTS, rounds: int = ROUNDS, with_ours: boo
         jobs = commands(model, images, inputs, folder, with_ours)
         bare: list[str | Path] = [sys.executable, SCRIPTS / "bare.py", model, inputs, "COUNT"]
         extrapolated = too_big(jobs[GROWS], counts)
-        itself = alone(model, images, inputs, max(counts), ALONE_ROUNDS) if with_ours else {}
         results = {count: measure_count(jobs, bare, count, rounds, extrapolated) for count in counts}
     return {
         "threads": THREADS,
         "rounds": rounds,
         "extrapolated_from": list(GROWTH_FROM) if extrapolated else [],
         "images": {str(count): result for count, result in results.items()},
-        "calibration_itself": itself,
         "an_image_more": marginal(results) if len(results) > 1 else {},
         "targets": targets(results) if with_ours else {},
     }

@@ -20,6 +20,7 @@ BENCHMARKS = (
     "bare_export",
     "int8_quality",
     "int8_speed",
+    "calibrate_alone",
     "plan_self_test",
     "bench_repeat",
     "engine_builds",
