@@ -13,9 +13,9 @@ from skdeploy.core.errors import ExportError, PassError
 from skdeploy.ir.constants import constant, drop_unused, known, named_constant, numbers
 from skdeploy.ir.nodes import maker, new_node, operand, optional
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE, is_qdq, qdq_nodes
+from skdeploy.ir.qdq_constants import INT8, UINT8, along_axis, dequantized, is_constant, kind_of, numbers_of
 from skdeploy.ir.rows import WEIGHTED, output_axis
 
-INT8, UINT8, INT32 = ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32
 MIDDLE: Final = 128  # of uint8: with this zero point it is int8 with 0
 BIAS: Final = 2
 ANEW: Final = "or give the network without Q/DQ and let skdeploy quantize it: --int8 --calib"
@@ -53,8 +53,8 @@ class SymmetricQDQ(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         for node in list(graph):
-            if node.op_type == DEQUANTIZE and _is_bias(node) and _is_constant(operand(node, 0)):
-                _replace(graph, node, _dequantized(node))
+            if node.op_type == DEQUANTIZE and _is_bias(node) and is_constant(operand(node, 0)):
+                _replace(graph, node, dequantized(node))
         for node in list(graph):
             if is_qdq(node):
                 _check(node, self.path)
@@ -69,8 +69,8 @@ class IntegerWeights(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph, before = model.graph, len(model.graph)
         for node in list(graph):
-            if node.op_type == QUANTIZE and _is_constant(operand(node, 0)):
-                scale = _along(node, numbers(operand(node, 1)), numbers(operand(node, 0)).ndim)
+            if node.op_type == QUANTIZE and is_constant(operand(node, 0)):
+                scale = along_axis(node, numbers(operand(node, 1)), numbers(operand(node, 0)).ndim)
                 steps = np.rint(numbers(operand(node, 0)).astype(np.float32) / scale)
                 _replace(graph, node, np.clip(steps, -128, 127).astype(np.int8))
         drop_unused(graph)
@@ -86,8 +86,8 @@ class WithoutQDQ(ir.passes.InPlacePass):
             if node.op_type != DEQUANTIZE:
                 continue
             source = operand(node, 0)
-            if _is_constant(source):
-                _replace(graph, node, _dequantized(node))
+            if is_constant(source):
+                _replace(graph, node, dequantized(node))
                 continue
             quantized = maker(source)
             if quantized is None or quantized.op_type != QUANTIZE:
@@ -136,7 +136,7 @@ def check_known(model: ir.Model, path: Path) -> None:
     """Raises ExportError for Q/DQ that ``SymmetricQDQ`` refuses, by the names of the file, where nothing must be computed."""
     for node in qdq_nodes(model):
         constants = [known(value) for value in node.inputs[1:] if value is not None]
-        if all(array is not None for array in constants) and _kind(node) is not None and not _is_bias(node):
+        if all(array is not None for array in constants) and kind_of(node) is not None and not _is_bias(node):
             _check(node, path)
 
 
@@ -160,13 +160,13 @@ def _check(node: ir.Node, path: Path) -> None:
         raise ExportError(
             f"{shown} has scales of {scale.dtype}", advice="export the network in float32: --int8 makes FP16 of it"
         )
-    if scale.size > 1 and node.op_type == QUANTIZE and not _is_constant(operand(node, 0)):
+    if scale.size > 1 and node.op_type == QUANTIZE and not is_constant(operand(node, 0)):
         raise ExportError(
             f"{shown} has {scale.size} scales for the activation {operand(node, 0).name}: TensorRT takes one",
             advice="train with one scale per activation tensor; weights may have one a channel",
         )
     _check_axis(node, scale, shown)
-    kind, zero = _kind(node), optional(node, 2)
+    kind, zero = kind_of(node), optional(node, 2)
     points = np.zeros(1, np.int8) if zero is None else known(zero)
     if points is None:
         raise ExportError(f"{shown} computes its zero point", advice="export it with constant zero points")
@@ -212,22 +212,11 @@ def _check_axis(node: ir.Node, scale: NDArray[Any], shown: str) -> None:
             )
 
 
-def _kind(node: ir.Node) -> ir.DataType | None:
-    """The type of the integers: the zero point's, else what is dequantized, else what ONNX says where nothing else does."""
-    zero = optional(node, 2)
-    if zero is not None:
-        return zero.dtype if zero.dtype is not None else ir.DataType.from_numpy(np.asarray(known(zero)).dtype)
-    if node.op_type == DEQUANTIZE:
-        return operand(node, 0).dtype
-    chosen = node.attributes.get_int("output_dtype", 0)
-    return ir.DataType(chosen) if chosen else UINT8
-
-
 def _make_symmetric(graph: ir.Graph, node: ir.Node) -> None:
     data, scale = operand(node, 0), numbers_of(node.inputs[1])
     if scale.size == 1:
         scale = scale.reshape(())
-    unsigned = _kind(node) == UINT8
+    unsigned = kind_of(node) == UINT8
     node.resize_inputs(3)
     node.replace_input_with(1, constant(graph, f"{node.name}_scale", scale))
     node.replace_input_with(2, constant(graph, f"{node.name}_zero_point", np.zeros(scale.shape, np.int8)))
@@ -235,7 +224,7 @@ def _make_symmetric(graph: ir.Graph, node: ir.Node) -> None:
         del node.attributes["output_dtype"]
     if node.op_type == QUANTIZE:
         node.outputs[0].type = ir.TensorType(INT8)
-    elif unsigned and _is_constant(data):
+    elif unsigned and is_constant(data):
         shifted = (numbers_of(data).astype(np.int16) - MIDDLE).astype(np.int8)
         node.replace_input_with(0, constant(graph, f"{node.name}_int8", shifted))
     elif unsigned and data.dtype == UINT8:  # moved in between by an operator that gives what it reads
@@ -253,44 +242,6 @@ def _retype(value: ir.Value) -> None:
 def _is_bias(node: ir.Node) -> bool:
     uses = node.outputs[0].uses()
     return bool(uses) and all(use.node.op_type in WEIGHTED and use.idx == BIAS for use in uses)
-
-
-def _is_constant(value: ir.Value) -> bool:
-    """A constant, or one that is quantized."""
-    node = maker(value)
-    if node is not None and node.op_type == QUANTIZE:
-        value = operand(node, 0)
-    return known(value) is not None
-
-
-def _dequantized(node: ir.Node) -> NDArray[Any]:
-    """The constant that a DequantizeLinear makes; the float one that it was made of, where that is there."""
-    source = maker(operand(node, 0))
-    if source is not None and source.op_type == QUANTIZE:
-        return numbers_of(source.inputs[0])
-    integers, scale = numbers_of(node.inputs[0]), numbers_of(node.inputs[1])
-    zero = optional(node, 2)
-    points = np.zeros(1, np.int64) if zero is None else numbers_of(zero).astype(np.int64)
-    shifted = integers.astype(np.int64) - _along(node, points, integers.ndim)
-    made: NDArray[Any] = shifted.astype(np.float32) * _along(node, scale, integers.ndim)
-    return made
-
-
-def _along(node: ir.Node, factors: NDArray[Any], rank: int) -> NDArray[Any]:
-    """Factors in a shape that broadcasts with what the node reads."""
-    if factors.size == 1:
-        return factors.reshape(())
-    shape = [1] * rank
-    shape[node.attributes.get_int("axis", 1)] = -1
-    spread: NDArray[Any] = factors.reshape(shape)
-    return spread
-
-
-def numbers_of(value: ir.Value | None) -> NDArray[Any]:
-    """The numbers of a value that is known."""
-    array = known(value)
-    assert array is not None  # callers have asked
-    return array
 
 
 def _replace(graph: ir.Graph, node: ir.Node, array: NDArray[Any]) -> None:
