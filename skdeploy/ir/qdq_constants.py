@@ -1,4 +1,4 @@
-"""What a Q/DQ node of a file says: the type of its integers, and the constant that it stands for."""
+"""The type of integers that a Q/DQ node of a file has, and the constant that it stands for."""
 
 from __future__ import annotations
 

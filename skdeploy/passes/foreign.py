@@ -32,11 +32,12 @@ from skdeploy.passes.interface import with_asked_interface
 from skdeploy.passes.keep_batch import KeepBatch
 from skdeploy.passes.opsets import require_known_opset, with_known_opset
 from skdeploy.passes.read_options import ReadOptions
-from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, require_same_function
+from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, MAX_REL_CHANGE, require_same_function
 from skdeploy.passes.trace_options import MAX_OPSET
 from skdeploy.passes.trained import SymmetricQDQ, check_known
 from skdeploy.passes.wide_squeezes import drop_wide_axes
 from skdeploy.passes.widen import widen
+from skdeploy.passes.zero_points import ONE_STEP, centred_note
 
 OUTPUT: Final = LOGITS
 # Of outputs: TensorRT-RTX takes and gives each of them.
@@ -133,10 +134,12 @@ def read_foreign(
     DropIdentities()(model)
     drop_unused(model.graph)
     _name_by_module(model)
+    symmetric = SymmetricQDQ(path)
     if any(qdq_nodes(model)):
-        SymmetricQDQ(path)(model)
+        symmetric(model)
     usual = {} if card is None else card.usual_sizes
-    example = _check_function(before, model, path, opset, usual, has_logits=classes)
+    at_most = ONE_STEP if symmetric.centred else MAX_REL_CHANGE
+    example = _check_function(before, model, path, opset, usual, has_logits=classes, at_most=at_most)
     model.metadata_props.clear()
     model.meta[NOTES] = ForeignNotes(
         *own_names,
@@ -147,7 +150,7 @@ def read_foreign(
         _final_softmax(model),
         example,
         tuple(keep_batch.changed),
-        (*dropped_axes, *changes),
+        (*dropped_axes, *changes, *centred_note(symmetric.centred)),
         digests,
         narrow,
         normalised,
@@ -259,7 +262,14 @@ def _name_by_module(model: ir.Model) -> None:
 
 
 def _check_function(
-    before: large.Portable, model: ir.Model, path: Path, opset: int, usual: Mapping[str, int], *, has_logits: bool
+    before: large.Portable,
+    model: ir.Model,
+    path: Path,
+    opset: int,
+    usual: Mapping[str, int],
+    *,
+    has_logits: bool,
+    at_most: float,
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """That nothing has changed, that it runs for a batch that the exporter was not shown, and that outputs are as they must
     be: (N, classes), or anything with the batch first. Their shapes are written.
@@ -288,7 +298,9 @@ def _check_function(
     if opset != (now := model.graph.opset_imports[""]):
         step = f"converting {path} from opset {opset} to {now}"
     try:
-        found = require_same_function(before, after, step, f"export it again with opset {MAX_OPSET}", sizes=usual)
+        found = require_same_function(
+            before, after, step, f"export it again with opset {MAX_OPSET}", sizes=usual, at_most=at_most
+        )
     except ExportError as error:
         free = any(not isinstance(each.shape[0], int) for each in model.graph.inputs if each.shape)
         baked = baking_node(after.proto) if free else None

@@ -15,8 +15,8 @@ from skdeploy.ir.nodes import maker, new_node, operand, optional
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE, is_qdq, qdq_nodes
 from skdeploy.ir.qdq_constants import INT8, UINT8, along_axis, dequantized, is_constant, kind_of, numbers_of
 from skdeploy.ir.rows import WEIGHTED, output_axis
+from skdeploy.passes.zero_points import MIDDLE, CentreQDQ, can_be_centred
 
-MIDDLE: Final = 128  # of uint8: with this zero point it is int8 with 0
 BIAS: Final = 2
 ANEW: Final = "or give the network without Q/DQ and let skdeploy quantize it: --int8 --calib"
 # What makes the tool at hand write symmetric int8. The names of nodes tell the tool, in the releases of 2026: of the file's
@@ -29,10 +29,7 @@ ONNX_RUNTIME: Final = (
     "quantize_static(..., activation_type=QuantType.QInt8, weight_type=QuantType.QInt8, "
     'extra_options={"ActivationSymmetric": True, "WeightSymmetric": True})'
 )  # [1.32]
-NNCF: Final = (
-    "no option of NNCF makes int8 of what a ReLU gives: quantize with ONNX Runtime (quantize_static, ActivationSymmetric) or "
-    "NVIDIA's Model Optimizer"
-)  # [3.4]
+NNCF: Final = "quantize with nncf.quantize(model, dataset) and no other type: its uint8 and int8 are taken"  # [3.4]
 
 
 class SymmetricQDQ(ir.passes.InPlacePass):
@@ -42,19 +39,25 @@ class SymmetricQDQ(ir.passes.InPlacePass):
     2. uint8 with zero point 128 becomes int8 with zero point 0: all integers are 128 less, and so is the range.
     3. A bias that is dequantized, from int32 or int8, becomes the float constant that it stands for: kernels add biases in
        float or int32, and TensorRT's parser refuses int32 in a DequantizeLinear.
-    4. All else is refused, with the node: other zero points, other types, scales that are computed, not positive, or many for
-       an activation.
+    4. An activation with another zero point is shifted, so that int8 with zero point 0 has the same integers less a constant
+       (``zero_points.py``). ``centred``: which.
+    5. All else is refused, with the node: other zero points of weights, other types, scales that are computed, not positive, or
+       many for an activation.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self.centred: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         for node in list(graph):
             if node.op_type == DEQUANTIZE and _is_bias(node) and is_constant(operand(node, 0)):
                 _replace(graph, node, dequantized(node))
+        centring = CentreQDQ()
+        centring(model)
+        self.centred = tuple(centring.centred)
         for node in list(graph):
             if is_qdq(node):
                 _check(node, self.path)
@@ -141,6 +144,7 @@ def check_known(model: ir.Model, path: Path) -> None:
 
 
 def _check(node: ir.Node, path: Path) -> None:
+    """Raises ExportError for a node that TensorRT does not take, and that ``CentreQDQ`` does not shift."""
     shown = f"{path}: the node {node.name or node.outputs[0].name} ({node.op_type})"
     scale = known(node.inputs[1])
     if scale is None:
@@ -174,6 +178,8 @@ def _check(node: ir.Node, path: Path) -> None:
         raise ExportError(
             f"{shown} has type {kind.name if kind else 'unknown'}; skdeploy deploys int8", advice=_symmetric(node)
         )
+    if can_be_centred(node):
+        return
     wanted = MIDDLE if kind == UINT8 else 0
     if bool((points != wanted).any()):
         found = int(points.reshape(-1)[int(np.argmax(points.reshape(-1) != wanted))])
