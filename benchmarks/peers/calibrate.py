@@ -17,7 +17,8 @@ def main() -> None:
     from benchmarks.peers.quantizers import RECIPES
 
     recipe, model, inputs, count, output = sys.argv[1:]
-    RECIPES[recipe](Path(model), np.load(inputs, mmap_mode="r")[: int(count)], Path(output))
+    images = np.load(inputs, mmap_mode="r")[: int(count)]
+    RECIPES[recipe](Path(model), images, frozenset(), Path(output))
 
 
 if __name__ == "__main__":

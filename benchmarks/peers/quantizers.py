@@ -1,8 +1,9 @@
 """What other tools make of an FP32 ONNX file and calibration inputs. Runs in the environment of ``make peers``.
 
-Each recipe is a function (model path, inputs (N, C, H, W) float32, output path) that writes a Q/DQ graph. "default" is the
-tool as its documentation calls it; the others are named after what differs. "outside the gate" quantizes every convolution and
-the classifier, and leaves the gates of the selective kernels alone: what skdeploy does, so like for like.
+Each recipe is a function (model path, inputs (N, C, H, W) float32, names of the gates' layers, output path) that writes a Q/DQ
+graph. "default" is the tool as its documentation calls it; the others are named after what differs. "outside the gate"
+quantizes every convolution and the classifier, and leaves the gates of the selective kernels alone: what skdeploy does, so like
+for like.
 """
 
 from __future__ import annotations
@@ -21,23 +22,24 @@ import onnx
 from numpy.typing import NDArray
 
 Inputs = NDArray[np.float32]
-Recipe = Callable[[Path, Inputs, Path], None]
+Gate = frozenset[str]
+Recipe = Callable[[Path, Inputs, Gate, Path], None]
 BATCH: Final = 8  # of the tools that take batches; NNCF's statistics are an image each, as its documentation asks for
 
 
-def weighted_outside_gate(model: Path) -> list[str]:
+def weighted_outside_gate(model: Path, gate: Gate) -> list[str]:
     """The names of all convolutions and fully connected layers that are not of a gate."""
     nodes = onnx.load(model).graph.node
-    return [node.name for node in nodes if node.op_type in ("Conv", "Gemm") and ".gate." not in node.name]
+    return [node.name for node in nodes if node.op_type in ("Conv", "Gemm") and node.name not in gate]
 
 
-def inside_gate(model: Path) -> list[str]:
-    """Every node of a gate, and the mean and sum that feed it."""
+def inside_gate(model: Path, gate: Gate) -> list[str]:
+    """The gates' layers, every other node of a module called gate, and the mean and sum that feed it."""
     names = [node.name for node in onnx.load(model).graph.node]
     return [
         name
         for name in names
-        if ".gate" in name or (".sk/" in name and ("ReduceMean" in name or name.endswith("/Add")))
+        if name in gate or ".gate" in name or (".sk/" in name and ("ReduceMean" in name or name.endswith("/Add")))
     ]
 
 
@@ -66,7 +68,7 @@ def input_name(model: Path) -> str:
     return str(onnx.load(model).graph.input[0].name)
 
 
-def onnxruntime_static(method: str, variant: str, model: Path, inputs: Inputs, output: Path) -> None:
+def onnxruntime_static(method: str, variant: str, model: Path, inputs: Inputs, gate: Gate, output: Path) -> None:
     """``quantize_static``; ``variant`` is one of
 
     * default: asymmetric INT8, a scale a tensor, for weights too;
@@ -93,7 +95,7 @@ def onnxruntime_static(method: str, variant: str, model: Path, inputs: Inputs, o
             },
         }
     if variant == "outside_gate":
-        options["nodes_to_quantize"] = weighted_outside_gate(model)
+        options["nodes_to_quantize"] = weighted_outside_gate(model, gate)
         # Inputs of weighted nodes only, as NVIDIA recommends: an output pair more would quantize what an FP32 node reads.
         options["extra_options"]["OpTypesToExcludeOutputQuantization"] = ["Conv", "Gemm"]
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +110,7 @@ def onnxruntime_static(method: str, variant: str, model: Path, inputs: Inputs, o
         )
 
 
-def nncf_ptq(variant: str, model: Path, inputs: Inputs, output: Path) -> None:
+def nncf_ptq(variant: str, model: Path, inputs: Inputs, gate: Gate, output: Path) -> None:
     """``nncf.quantize``; ``variant`` is default, or words of mixed, accurate_bias, minmax, smooth and outside_gate.
 
     minmax: ranges from the largest values of all images; its default takes the mean over images of each one's largest.
@@ -130,7 +132,7 @@ def nncf_ptq(variant: str, model: Path, inputs: Inputs, output: Path) -> None:
         advanced["smooth_quant_alphas"] = nncf.AdvancedSmoothQuantParameters(convolution=0.5, matmul=0.5)
         options["model_type"] = nncf.ModelType.TRANSFORMER
     if "outside_gate" in variant:
-        options["ignored_scope"] = nncf.IgnoredScope(names=inside_gate(model))
+        options["ignored_scope"] = nncf.IgnoredScope(names=inside_gate(model, gate))
     name = input_name(model)
     dataset = nncf.Dataset([inputs[index : index + 1] for index in range(len(inputs))], lambda image: {name: image})
     parameters = nncf.AdvancedQuantizationParameters(**advanced)
@@ -140,7 +142,7 @@ def nncf_ptq(variant: str, model: Path, inputs: Inputs, output: Path) -> None:
     onnx.save(quantized, output)
 
 
-def modelopt_int8(method: str, variant: str, model: Path, inputs: Inputs, output: Path) -> None:
+def modelopt_int8(method: str, variant: str, model: Path, inputs: Inputs, gate: Gate, output: Path) -> None:
     """``modelopt.onnx.quantization.quantize``; ``variant`` is default, fp32 or outside_gate."""
     from modelopt.onnx.quantization import quantize
 
@@ -148,7 +150,7 @@ def modelopt_int8(method: str, variant: str, model: Path, inputs: Inputs, output
     if variant != "default":
         options["high_precision_dtype"] = "fp32"
     if variant == "outside_gate":
-        options["nodes_to_exclude"] = [f"^{name.replace('.', '[.]')}$" for name in inside_gate(model)]
+        options["nodes_to_exclude"] = [f"^{name.replace('.', '[.]')}$" for name in inside_gate(model, gate)]
         # Its default leaves out a classifier of fewer than 16 classes, which is no faster in INT8.
         options["enable_gemv_detection_for_trt"] = False
     shape = "x".join(str(size) for size in (BATCH, *inputs.shape[1:]))
