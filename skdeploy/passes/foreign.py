@@ -29,7 +29,7 @@ from skdeploy.passes.embeddings import is_normalised
 from skdeploy.passes.fold_shapes import folded
 from skdeploy.passes.foreign_inputs import take_inputs
 from skdeploy.passes.interface import with_asked_interface
-from skdeploy.passes.keep_batch import KeepBatch
+from skdeploy.passes.keep_batch import KeepBatch, squeezing_node
 from skdeploy.passes.opsets import require_known_opset, with_known_opset
 from skdeploy.passes.read_options import ReadOptions
 from skdeploy.passes.same_function import EXAMPLE_BATCH, EXAMPLE_SIZE, MAX_REL_CHANGE, require_same_function
@@ -320,7 +320,7 @@ def _check_function(
     for made in model.graph.outputs:
         sizes = found[made.name or ""].shape
         which = "the first output" if has_logits else f"the output {made.name}"
-        shown = f"{path}: for {images} images {which} is {list(sizes)}"
+        shown = f"{path}: for {images} image{'s' if images > 1 else ''} {which} is {list(sizes)}"
         if has_logits and len(sizes) != 2:
             raise UsageError(
                 f"{shown}, but a classifier gives (N, classes)",
@@ -328,9 +328,15 @@ def _check_function(
                 "output",
             )
         if sizes[:1] != (images,):
+            squeeze = squeezing_node(model.graph) if images == 1 else None
+            if squeeze is None:
+                raise UsageError(
+                    f"{shown}: its first axis is not the batch",
+                    advice="keep the batch either dynamic or fixed in the whole graph",
+                )
             raise UsageError(
-                f"{shown}: its first axis is not the batch",
-                advice="keep the batch either dynamic or fixed in the whole graph",
+                f"{shown}: the node {squeeze} (Squeeze) takes the batch of one away",
+                advice="give --free-batch, which keeps it; or write x.flatten(1) for x.squeeze() in the network",
             )
         known = made.shape if made.shape is not None and len(made.shape) == len(sizes) else [None] * len(sizes)
         made.shape = ir.Shape(

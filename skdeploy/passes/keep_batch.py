@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from skdeploy.ir.constants import constant
+from skdeploy.ir.nodes import integers
 
 
 class KeepBatch(ir.passes.InPlacePass):
@@ -48,3 +49,13 @@ def takes_any(node: ir.Node) -> bool:
 
 def _first(value: ir.Value | None) -> object:
     return value.shape[0] if value is not None and value.shape is not None and len(value.shape) else None
+
+
+def squeezing_node(graph: ir.Graph) -> str | None:
+    """The first Squeeze that takes the first axis of a batch fixed to one away."""
+    for node in graph:
+        if node.op_type == "Squeeze" and _first(node.inputs[0]) == 1:
+            axes = integers(node, 1, "axes")
+            if not axes or 0 in axes:
+                return node.name
+    return None

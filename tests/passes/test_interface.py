@@ -156,6 +156,11 @@ def test_a_squeeze_that_takes_a_fixed_batch_of_one_leaves_it_when_it_is_freed(op
     path = save(tmp_path / "m.onnx", model_of(nodes, {"x": (1, 3, 4, 4)}, {"y": (3,)}, opset=opset))
     inputs = images(4, 4, 4)
     assert original(path, inputs[:1])[0].shape == (3,)
+    with pytest.raises(
+        UsageError, match=r"\[3\]: the node \S*Squeeze\S* \(Squeeze\) takes the batch of one away"
+    ) as refusal:
+        read_foreign(path, has_logits=False)
+    assert "--free-batch" in refusal.value.advice
     model = read_foreign(path, options=ReadOptions(free_batch=True))
     np.testing.assert_array_equal(run(model, inputs)["logits"], inputs.max((2, 3)))
     np.testing.assert_array_equal(run(model, inputs[:1])["logits"], inputs[:1].max((2, 3)))
