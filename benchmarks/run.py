@@ -24,6 +24,7 @@ BENCHMARKS = (
     "plan_self_test",
     "bench_repeat",
     "engine_builds",
+    "shards",
 )
 
 

@@ -1,9 +1,11 @@
-"""What dividing an evaluation costs and gains on this machine, and whether killed workers change a bit.
+"""Measures what dividing an evaluation costs and gains on this machine, and whether killed workers change a bit.
 
 python benchmarks/shards.py [--kills N] [--seconds S]
 
-1. SKNet-26 on images of 224 x 224: images a second of one run on one thread, of one worker and of two, of one thread each,
-   from the first line to the verdict. The rounds are interleaved, and the figures are medians.
+SKNet-26 on images of 224 x 224: the seconds of one worker and of two, of one thread each, from the first line to the verdict,
+beside one run on one thread. The rounds are interleaved, and the figures are means. A model is fitted to six of them, and
+compared with three others. run.py writes results/shards.json.
+
 With --kills N: N evaluations of a small network by two workers, in each of which a worker is killed by SIGKILL at a random
 moment, also while it starts. Each result is compared with that of one run. Writes results/shard_kills.json.
 """
@@ -39,9 +41,11 @@ from skdeploy.core.progress import Silent
 from skdeploy.shards.cluster import Cluster
 
 KILLS: Final = Path(__file__).parent / "results" / "shard_kills.json"
-IMAGES: Final = 256
+FITTED: Final = tuple((images, workers) for images in (64, 256, 512) for workers in (1, 2))
+UNSEEN: Final = ((1024, 1), (1024, 2), (384, 2))
+ALONE: Final = 512  # images of one run without workers
 SMALL_IMAGES: Final = 1000  # 16 shards
-ROUNDS: Final = 3
+ROUNDS: Final = 2
 SEED: Final = 16
 FIRST_LENGTH: Final = 12.0  # seconds of a run, until some have shown how long they take
 RUN_SECONDS: Final = 1500  # other work on the machine may stop this one for minutes
@@ -51,8 +55,9 @@ CHANGING: Final = ("seconds", "reused")  # of a result: the rest is equal in eve
 def labelled(folder: Path, count: int, side: int, channels: int, classes: int) -> Path:
     """Noise around a colour, with random labels: what is computed does not depend on what is seen."""
     numbers = np.random.default_rng(0)
-    colour = numbers.integers(0, 256, (count, 1, 1, channels))
-    images = np.clip(colour + numbers.integers(-60, 60, (count, side, side, channels)), 0, 255).astype(np.uint8)
+    colour = numbers.integers(0, 256, (count, 1, 1, channels), np.int16)
+    noise = numbers.integers(-60, 60, (count, side, side, channels), np.int16)
+    images = np.clip(colour + noise, 0, 255).astype(np.uint8)
     path = folder / "evaluation.npz"
     np.savez(path, images=images if channels > 1 else images[..., 0], labels=numbers.integers(0, classes, count))
     return path
@@ -62,33 +67,65 @@ def measure() -> dict[str, Any]:
     """The figures for results/shards.json."""
     with tempfile.TemporaryDirectory() as name:
         os.environ["XDG_CACHE_HOME"] = f"{name}/cache"
-        return throughput(Path(name) / "throughput")
+        return {"tree": tree(), **throughput(Path(name) / "throughput")}
 
 
 def throughput(folder: Path) -> dict[str, Any]:
-    """Images a second by one run on one thread, one worker and two workers."""
+    """Seconds of evaluations by workers, and a model of them with its error on sizes that it was not fitted to."""
     folder.mkdir()
     bundle = folder / "sknet26"
     skdeploy("export", "sknet26", "--seed", "0", "--target", "onnx", "-o", bundle)
-    options = EvaluationOptions(labelled(folder, IMAGES, 224, 3, 1000), artifacts=("model.onnx",), batch=8, fresh=True)
-    seconds: dict[str, list[float]] = {"one run": [], "1 worker": [], "2 workers": []}
+    most = max(images for images, _ in (*FITTED, *UNSEEN))
+    data = labelled(folder, most, 224, 3, 1000)
+
+    def timed(images: int, workers: int | None) -> float:
+        options = EvaluationOptions(data, num_images=images, artifacts=("model.onnx",), batch=8, fresh=True)
+        started = time.perf_counter()
+        if workers is None:
+            with cpu.limited(1):
+                evaluate(bundle, options)
+        else:
+            evaluate_on(bundle, options, Silent(), cluster=Cluster(workers=workers))
+        return time.perf_counter() - started
+
+    seconds: dict[tuple[int, int | None], list[float]] = {point: [] for point in (*FITTED, (ALONE, None))}
     for _ in range(ROUNDS):
-        for name, times in seconds.items():
-            started = time.perf_counter()
-            if name == "one run":
-                with cpu.limited(1):
-                    evaluate(bundle, options)
-            else:
-                evaluate_on(bundle, options, Silent(), cluster=Cluster(workers=int(name[0])))
-            times.append(time.perf_counter() - started)
-    rate = {name: IMAGES / statistics.median(times) for name, times in seconds.items()}
+        for point, times in seconds.items():
+            times.append(timed(*point))
+    found = {point: statistics.mean(times) for point, times in seconds.items()}
+    unseen = {point: timed(*point) for point in UNSEEN}
+    fixed, each = fitted({point: found[point] for point in FITTED})
     return {
-        "network": "sknet26, FP32, 224 x 224, ONNX Runtime",
-        "images": IMAGES,
-        "seconds": {name: [round(each, 2) for each in times] for name, times in seconds.items()},
-        "images_a_second": {name: round(value, 2) for name, value in rate.items()},
-        "two_workers_to_one": round(rate["2 workers"] / rate["1 worker"], 3),
-        "overhead_of_one_worker_percent": round(100 * (rate["one run"] / rate["1 worker"] - 1), 1),
+        "network": "sknet26, FP32, 224 x 224, ONNX Runtime, batches of 8; workers of one thread",
+        "rounds": ROUNDS,
+        "one_run_on_one_thread": {"images": ALONE, "seconds": round(found[ALONE, None], 2)},
+        "fitted_to": [shown(point, found[point], fixed + each * point[0] / point[1]) for point in FITTED],
+        "not_fitted_to": [shown(point, took, fixed + each * point[0] / point[1]) for point, took in unseen.items()],
+        "model": {"seconds_fixed": round(fixed, 2), "seconds_an_image": round(each, 4)},
+        "two_workers_to_one": {
+            str(images): round(found[images, 1] / found[images, 2], 3) for images in sorted({at for at, _ in FITTED})
+        }
+        | {str(images): round(unseen[images, 1] / unseen[images, 2], 3) for images, workers in UNSEEN if workers == 1},
+        "overhead_of_one_worker_percent": round(100 * (found[ALONE, 1] / found[ALONE, None] - 1), 1),
+    }
+
+
+def fitted(seconds: Mapping[tuple[int, int], float]) -> tuple[float, float]:
+    """F and E of seconds = F + E * images / workers, by least squares of the relative errors."""
+    times = np.array(list(seconds.values()))
+    columns = np.array([[1.0, images / workers] for images, workers in seconds])
+    solution = np.linalg.lstsq(columns / times[:, None], np.ones(len(times)), rcond=None)[0]
+    return float(solution[0]), float(solution[1])
+
+
+def shown(point: tuple[int, int], took: float, predicted: float) -> dict[str, Any]:
+    """A measured point beside the model's."""
+    return {
+        "images": point[0],
+        "workers": point[1],
+        "seconds": round(took, 2),
+        "model_seconds": round(predicted, 2),
+        "model_error_percent": round(100 * (predicted / took - 1), 1),
     }
 
 
