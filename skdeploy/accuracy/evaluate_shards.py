@@ -17,7 +17,6 @@ from skdeploy.accuracy.evaluate import (
     evaluation_of,
     labelled_images,
     naming_spec,
-    open_whole,
     prepared,
     require_pair,
 )
@@ -33,7 +32,6 @@ from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Frozen
 from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, joined_digest
-from skdeploy.parity.tasks import task_of
 from skdeploy.shards.data import check_files, listing_digest
 from skdeploy.shards.machine import machine_kind, versions
 from skdeploy.shards.part import Header, Job, Part
@@ -64,11 +62,6 @@ class PartFacts(Frozen):
 
 def evaluation_job(folder: Path, options: EvaluationOptions, tell: Progress) -> tuple[Job, Chosen, Dataset]:
     """The job that these options describe, the artifacts, and all images. Raises UsageError, IntegrityError."""
-    if options.metric is not None or not task_of(open_whole(folder).manifest.model).has_classes:
-        raise UsageError(
-            "shards are for networks with classes and labelled images",
-            advice="evaluate this network in one run, without --shard, --parts, --workers and --cluster",
-        )
     chosen = prepared(folder, options, tell)
     runners = [*chosen.runners, *chosen.optional]
     dataset = labelled_images(options.data, naming_spec(chosen.runners), options.num_images, options.class_order)
@@ -140,16 +133,21 @@ def predicted_part(
     return Part(header, {f"logits{n}": of.logits for n, of in enumerate(predictions)}, f"shard {shard}")
 
 
-def merge_evaluation(folder: Path, options: EvaluationOptions, tell: Progress, *, collect: Collect) -> Evaluation:
-    """The evaluation of all images from parts, equal in every bit to that of one run, and kept as evidence as that is.
-
-    ``collect`` gives the checked parts of a job in order. Raises as ``evaluate`` and ``shards.collect.collect``.
-    """
+def refuse_receipt(options: EvaluationOptions) -> None:
+    """Raises UsageError for --receipt, which no merge can give."""
     if options.receipt:
         raise UsageError(
             "--receipt records what this device computed, and the parts may come from others",
             advice="leave it out, or evaluate in one run on this device",
         )
+
+
+def merge_evaluation(folder: Path, options: EvaluationOptions, tell: Progress, *, collect: Collect) -> Evaluation:
+    """The evaluation of all images from parts, equal in every bit to that of one run, and kept as evidence as that is.
+
+    ``collect`` gives the checked parts of a job in order. Raises as ``evaluate`` and ``shards.collect.collect``.
+    """
+    refuse_receipt(options)
     job, chosen, dataset = evaluation_job(folder, options, tell)
     parts = collect(job)
     first, *others = parts

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from skdeploy.accuracy.evaluate import require_pair
+from skdeploy.accuracy.gate import NotEvaluated
 from skdeploy.accuracy.mean_drop import LEAST, MOST_CONFIDENT, drop_of_mean, drop_of_ratio, images_for
 from skdeploy.accuracy.measures import Measure, Rows, measures_of
 from skdeploy.accuracy.own_metric import OwnMetric
 from skdeploy.accuracy.quality import Figure, Quality, QualityDrop, QualityReport
-from skdeploy.accuracy.quality_rows import Measuring, untouched_figures
+from skdeploy.accuracy.quality_rows import Measuring, PairRows, untouched_figures
 from skdeploy.accuracy.statistics import decide
 from skdeploy.accuracy.streaming import open_all
 from skdeploy.accuracy.untouched import useless
@@ -50,28 +51,48 @@ def measure_quality(
     pairs = open_pairs(data, spec, number)
     for note in pairs.notes:
         tell.note(note)
-    _require_enough(len(pairs), max_drop, confidence, measures)
+    require_enough(len(pairs), max_drop, confidence, measures)
     with open_all(runners, optional) as (opened, absent):
-        ran = [runner for runner, _ in opened]
-        require_pair(max_drop, ran, absent)
+        require_pair(max_drop, [runner for runner, _ in opened], absent)
         measuring = Measuring(opened, pairs, measures, batch, tell)
         tables, reused = measuring.rows(fresh=fresh)
-        rows = [[table.rows[measure.name] for measure in measures] for table in tables]
-        for measure, of_measure in zip(measures, rows[0], strict=True):
-            measure.check(of_measure)
-        untouched = dict(untouched_figures(tables[0]))
-        worst = worst_pair(measuring, [of[0] for of in rows])
+        found = quality_of(measuring, tables, absent, own, max_drop=max_drop, confidence=confidence, reused=min(reused))
     seconds = time.perf_counter() - started
     tell.end("evaluate", seconds, reused=min(reused) == len(pairs))
+    return found.model_copy(update={"seconds": round(seconds, 3)})
+
+
+def quality_of(
+    measuring: Measuring,
+    tables: Sequence[PairRows],
+    absent: Sequence[NotEvaluated],
+    own: OwnMetric | None,
+    *,
+    max_drop: float | None,
+    confidence: float,
+    reused: int,
+    digests: tuple[str, str] | None = None,
+) -> Quality:
+    """The figures that the rows of all pairs give. ``digests``: those of the inputs and targets, if they are known already.
+
+    Runs one pair again, for its pictures. Raises UsageError for rows that no figure can be made of.
+    """
+    measures, pairs = measuring.measures, measuring.pairs
+    ran = [runner for runner, _ in measuring.opened]
+    rows = [[table.rows[measure.name] for measure in measures] for table in tables]
+    for measure, of_measure in zip(measures, rows[0], strict=True):
+        measure.check(of_measure)
+    untouched = dict(untouched_figures(tables[0]))
+    inputs, targets = digests or (pairs.inputs.digest, pairs.targets_digest)
     return Quality(
-        task=spec.task,
+        task=ran[0].spec.task,
         metric=own.name if own is not None else "",
         metric_file=own.file if own is not None else "",
         dataset=pairs.name,
-        dataset_sha256=pairs.inputs.digest,
-        targets_sha256=pairs.targets_digest,
+        dataset_sha256=inputs,
+        targets_sha256=targets,
         images=len(pairs),
-        reused=min(reused),
+        reused=reused,
         untouched=untouched,
         artifacts=tuple(_report(runner, of, measures, confidence) for runner, of in zip(ran, rows, strict=True)),
         drops=tuple(
@@ -82,13 +103,14 @@ def measure_quality(
         not_evaluated=tuple(absent),
         image_notes=pairs.notes,
         confidence=confidence,
-        seconds=round(seconds, 3),
-        worst=worst,
+        seconds=0.0,
+        worst=worst_pair(measuring, [of[0] for of in rows]),
         lower_is_better=measures[0].sign < 0,
     )
 
 
-def _require_enough(count: int, max_drop: float | None, confidence: float, measures: Sequence[Measure]) -> None:
+def require_enough(count: int, max_drop: float | None, confidence: float, measures: Sequence[Measure]) -> None:
+    """Raises UsageError for too few pairs, or a confidence that they do not give."""
     least = LEAST if max_drop is not None else 2
     if count < least:
         few = "1 pair is" if count == 1 else f"{count} pairs are"

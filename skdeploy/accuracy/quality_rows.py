@@ -47,13 +47,16 @@ class PairRows:
 
 @dataclass(frozen=True)
 class Measuring:
-    """Pairs, cut as the spec of the first artifact says, and the measures that are taken of them."""
+    """Pairs, cut as the spec of the first artifact says, and the measures that are taken of them. ``keeps``: rows stay in the
+    user's cache folder.
+    """
 
     opened: Sequence[tuple[Runner, Session]]
     pairs: PairedData
     measures: Sequence[Measure]
     batch: int
     tell: Progress
+    keeps: bool = True
 
     def rows(self, *, fresh: bool = False, says: bool = True) -> tuple[list[PairRows], list[int]]:
         """The rows of each artifact, and how many of them an earlier run had made. ``fresh``: none. ``says``: a note says so.
@@ -61,13 +64,13 @@ class Measuring:
         Raises UsageError for a pair that cannot be read or does not fit, ParityError for outputs that are not finite.
         """
         kept = [self._kept(n) for n in range(len(self.opened))]
-        tables = [self._table(n) for n in range(len(self.opened))]
+        tables = [self.table(n) for n in range(len(self.opened))]
         if not fresh:
             for n, cache in enumerate(kept):
                 if cache is not None:
                     self._take(n, cache, tables[n])
         reused = [table.done for table in tables]
-        if says:
+        if says and self.keeps:
             tell_of_reuse([runner for runner, _ in self.opened], reused, len(self.pairs), self.tell, "pair")
         started = told = saved = time.perf_counter()
         first = min(reused)
@@ -96,7 +99,7 @@ class Measuring:
 
     def _kept(self, n: int) -> Kept | None:
         """Where its rows are kept; nowhere with code of the user's own, of which nobody knows whether it is what it was."""
-        if any(not measure.is_kept for measure in self.measures):
+        if not self.keeps or any(not measure.is_kept for measure in self.measures):
             return None
         runner = self.opened[n][0]
         read = reads_of(self.opened[0][0].spec)
@@ -104,7 +107,8 @@ class Measuring:
         samples = [self.pairs.inputs.digest, self.pairs.targets_digest, len(self.pairs), self.batch, read, names]
         return Kept(key_of(runner, ["pairs", LAYOUT, n == 0, *samples]))
 
-    def _table(self, n: int) -> PairRows:
+    def table(self, n: int) -> PairRows:
+        """The rows of the n-th artifact before any is made: NaN."""
         count, spec = len(self.pairs), self.opened[n][0].spec
         rows = {measure.name: np.full((count, measure.columns(spec)), np.nan) for measure in self.measures}
         return PairRows(rows, {} if n else {measure.name: np.full(count, np.nan) for measure in self.measures})
@@ -132,7 +136,7 @@ class Measuring:
     def _differs(self, n: int, known: PairRows, done: int) -> str:
         """How some pairs, chosen at random, differ when they are measured again; empty if they do not."""
         for index in sorted(random.sample(range(done), min(CHECKED, done))):
-            again = self._table(n)
+            again = self.table(n)
             self._measure(n, range(index, index + 1), self._read(index, index + 1), again)
             for name, rows in again.rows.items():
                 now, then = rows[index], known.rows[name][index]

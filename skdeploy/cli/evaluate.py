@@ -144,11 +144,12 @@ def _evaluate(
     from skdeploy.accuracy.baseline import BASELINE_DROP, Baseline, compare_with_baseline, read_baseline, write_baseline
     from skdeploy.accuracy.evaluate import EvaluationOptions
     from skdeploy.accuracy.evaluate_cluster import evaluate_on
-    from skdeploy.accuracy.evaluate_quality import evaluate_any
+    from skdeploy.accuracy.evaluate_quality import counts_classes, evaluate_any
     from skdeploy.accuracy.evaluate_shards import evaluate_shard, merge_evaluation
     from skdeploy.accuracy.facts import read_facts
     from skdeploy.accuracy.gate import Evaluation
     from skdeploy.accuracy.quality_baseline import QualityBaseline, compare_quality
+    from skdeploy.accuracy.quality_shards import merge_quality, quality_on, quality_shard
     from skdeploy.accuracy.verdict import decide_verdict
     from skdeploy.bundle.folder import load_bundle
     from skdeploy.cli.shards import check_division, collector, require_no_gate, write_shard
@@ -182,7 +183,9 @@ def _evaluate(
         write_shard(
             divided,
             output,
-            lambda one, tell, earlier: evaluate_shard(bundle, options, one, tell, earlier=earlier),
+            lambda one, tell, earlier: (evaluate_shard if counts_classes(bundle, options) else quality_shard)(
+                bundle, options, one, tell, earlier=earlier
+            ),
             fresh=fresh,
             as_json=json,
         )
@@ -196,13 +199,16 @@ def _evaluate(
     allowed = BASELINE_DROP if baseline_drop is None else baseline_drop
     require_places(junit, markdown, save_baseline, output)
     with ConsoleProgress() as progress:
-        by = None
+        by, by_pairs = None, None
         if divided.parts:
-            by = partial(merge_evaluation, collect=collector(divided, progress))
+            found = collector(divided, progress)
+            by, by_pairs = partial(merge_evaluation, collect=found), partial(merge_quality, collect=found)
         elif divided.farm is not None:
-            by = partial(evaluate_on, cluster=divided.farm, allow_mixed_cpus=divided.allow_mixed_cpus)
+            farm, mixed = divided.farm, divided.allow_mixed_cpus
+            by = partial(evaluate_on, cluster=farm, allow_mixed_cpus=mixed)
+            by_pairs = partial(quality_on, cluster=farm, allow_mixed_cpus=mixed)
         counted = None if known is None else isinstance(known, Baseline)
-        evaluation = evaluate_any(bundle, options, progress, counted=counted, by=by)
+        evaluation = evaluate_any(bundle, options, progress, counted=counted, by=by, by_pairs=by_pairs)
     facts = read_facts(load_bundle(bundle))
     if baseline is not None and isinstance(evaluation, Evaluation) and isinstance(known, Baseline):
         compared = compare_with_baseline(evaluation, known, allowed, baseline)

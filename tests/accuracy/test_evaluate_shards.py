@@ -154,9 +154,7 @@ def test_a_part_that_is_there_is_not_made_again_and_another_one_is(bundles: tupl
     assert evaluate_shard(bundles[0], options, Shard(1, 2), Silent(), earlier=second) is not second
 
 
-def test_a_receipt_and_a_metric_of_ones_own_are_refused(bundles: tuple[Path, Path], data: Path) -> None:
+def test_a_receipt_is_refused(bundles: tuple[Path, Path], data: Path) -> None:
     parts = parts_of(bundles[0], EvaluationOptions(data), 1)
     with pytest.raises(UsageError, match="--receipt records what this device"):
         merged(bundles[0], EvaluationOptions(data, receipt=True), parts)
-    with pytest.raises(UsageError, match="shards are for networks with classes"):
-        evaluate_shard(bundles[0], EvaluationOptions(data, metric="a:b"), Shard(1, 1), Silent())

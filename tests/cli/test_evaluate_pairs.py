@@ -218,3 +218,37 @@ def test_predict_without_a_folder_says_where_to_write(run: Run, bundle: Path, ma
     result = run("predict", bundle, made / "pairs/images")
     assert result.code == 2
     assert "give --output FOLDER" in result.err
+
+
+@pytest.mark.parametrize("metric", [(), ("--metric", METRIC)])
+def test_parts_and_workers_give_the_figures_of_one_run(
+    metric: tuple[str, ...], run: Run, bundle: Path, made: Path, tmp_path: Path
+) -> None:
+    command = ("evaluate", bundle, "--data", made / "pairs", "--batch", 2, *metric)
+
+    def figures(result: Result) -> dict[str, object]:
+        assert result.code == 0, result.err
+        return {key: value for key, value in result.report.items() if key not in ("seconds", "reused")}
+
+    whole = figures(run(*command, "--fresh", "--json"))
+    pattern = tmp_path / "part-*"
+    for index in (3, 1, 2):
+        assert run(*command, "--shard", f"{index}/3", "-o", tmp_path / f"part-{index}").code == 0
+    assert figures(run(*command, "--parts", pattern, "--json")) == whole
+    if metric:
+        done = run(*command[:-2], "--parts", pattern)  # the task's own figures are of other parts
+        assert (done.code, "was made with other options:\n  --metric" in done.err) == (2, True)
+        assert figures(run(*command, "--workers", 2, "--json")) == whole
+
+
+def test_parts_of_other_pairs_are_refused_by_name(run: Run, bundle: Path, made: Path, tmp_path: Path) -> None:
+    pairs = Path(shutil.copytree(made / "pairs", tmp_path / "pairs"))
+    command = ("evaluate", bundle, "--data", pairs)
+    for index in (1, 2):
+        assert run(*command, "--shard", f"{index}/2", "-o", tmp_path / f"part-{index}").code == 0
+    shutil.copy(pairs / "masks/0001.png", pairs / "masks/0000.png")
+    done = run(*command, "--parts", tmp_path / "part-*")
+    assert (done.code, "part-1 was made of other data: " in done.err) == (2, True)
+    (tmp_path / "part-2").unlink()
+    done = run(*command, "--parts", tmp_path / "part-*")
+    assert (done.code, "1 of 2 parts are missing: shard 2/2" in done.err) == (2, True)
