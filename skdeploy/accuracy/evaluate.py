@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from skdeploy.accuracy.facts import read_facts
-from skdeploy.accuracy.gate import AccuracyReport, Evaluation, NotEvaluated, accuracy_report, class_names, paired_report
-from skdeploy.accuracy.predictions import Predictions, best_classes, logits_agreement
+from skdeploy.accuracy.gate import (
+    TOP,
+    AccuracyReport,
+    Evaluation,
+    NotEvaluated,
+    accuracy_report,
+    class_names,
+    paired_report,
+)
+from skdeploy.accuracy.predictions import Predictions, logits_agreement, top_classes
 from skdeploy.accuracy.reuse import predictions_of, tell_of_reuse
 from skdeploy.accuracy.statistics import Decision
 from skdeploy.accuracy.streaming import crop_kind, open_all, unreadable_in_any
@@ -326,7 +334,7 @@ def evaluation_of(
     readable = np.logical_and.reduce([of.readable for of in predictions])
     labels = dataset.labels[readable]
     logits = [of.logits[readable] for of in predictions]
-    top = [best_classes(one) for one in logits]
+    top = [top_classes(one, runner.spec) for one, runner in zip(logits, runners, strict=True)]
     names = class_names(spec.labels, spec.network.classes)
     confidence = options.confidence / 100
     counts = np.bincount(labels, minlength=len(names))
@@ -354,14 +362,27 @@ def evaluation_of(
                 options.max_drop,
                 names=(runners[0].shown, runners[n].shown),
                 logits=logits_agreement(logits[0], logits[n])
-                if crop_kind(runners[0].spec) == crop_kind(runners[n].spec)
+                if _have_same_logits(runners[0].spec, runners[n].spec)
                 else None,
                 sample=spec.sample_word,
             )
             for n in range(1, len(runners))
         ),
         not_evaluated=tuple(absent),
-        image_notes=dataset.notes,
+        image_notes=(*dataset.notes, *_notes_on_outputs(runners[-1].spec)),
         confidence=options.confidence,
         seconds=round(seconds, 3),
     )
+
+
+def _have_same_logits(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether both see the same pixels and give logits."""
+    return crop_kind(one) == crop_kind(other) and not (one.gives_numbers or other.gives_numbers)
+
+
+def _notes_on_outputs(spec: ModelSpec) -> tuple[str, ...]:
+    """Say which of several outputs is judged, and that class numbers have no top-5."""
+    name = spec.class_tensor.name
+    which = (f"the classes are those of the output {name}",) if len(spec.given) > 1 else ()
+    numbers = spec.gives_numbers and spec.network.classes > TOP
+    return (*which, *((f"no top-5: {name} has class numbers, only the best class of each",) if numbers else ()))

@@ -109,7 +109,7 @@ def predicted_part(
     """One shard of all images, ``dataset``, through the opened artifacts. Raises as ``evaluate_shard``."""
     started = time.perf_counter()
     mine = dataset.take(shard.span(len(dataset), options.batch))
-    predictions = [Predictions.none_yet(len(mine), runner.spec.network.classes) for runner, _ in opened]
+    predictions = [Predictions.none_yet(len(mine), runner.spec) for runner, _ in opened]
     if len(mine):
         predict_all(opened, mine, options.batch, predictions, lambda _: None, tell, whole=len(dataset))
     seconds = time.perf_counter() - started
@@ -157,7 +157,7 @@ def merge_evaluation(folder: Path, options: EvaluationOptions, tell: Progress, *
     runners = [runner for runner in (*chosen.runners, *chosen.optional) if runner.shown in facts.ran]
     require_pair(options.max_drop, runners, facts.absent)
     spans = [part.header.shard.span(len(dataset), options.batch) for part in parts]
-    predictions = [Predictions.none_yet(len(dataset), runner.spec.network.classes) for runner in runners]
+    predictions = [Predictions.none_yet(len(dataset), runner.spec) for runner in runners]
     digests: list[str] = []
     for part, span in zip(parts, spans, strict=True):
         for n, of in enumerate(predictions):

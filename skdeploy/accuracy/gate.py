@@ -53,8 +53,8 @@ class ClassAccuracy(Frozen):
 class AccuracyReport(Frozen):
     """One artifact on one backend against the labels.
 
-    ``top5`` only of more than 5 classes. ``confusion``, (classes, classes): images with the label of the row that are taken
-    for the class of the column.
+    ``top5`` only of more than 5 classes, and of logits. ``confusion``, (classes, classes): images with the label of the row
+    that are taken for the class of the column.
     """
 
     artifact: str
@@ -215,7 +215,9 @@ def class_names(labels: tuple[str, ...], classes: int) -> tuple[str, ...]:
 def accuracy_report(
     top: TopClasses, labels: Labels, names: tuple[str, ...], confidence: float, runner: Runner
 ) -> AccuracyReport:
-    """Accuracy from the best classes of each image, (N, up to 5), best first, and the labels, (N,), 0..len(names)-1."""
+    """Accuracy from the best classes of each image, (N, up to 5), best first, or the only one known, (N, 1); and the labels,
+    (N,), 0..len(names)-1.
+    """
     images, classes = len(labels), len(names)
     right = top == labels[:, None]
     confusion = np.bincount(labels * classes + top[:, 0], minlength=classes * classes).reshape(classes, classes)
@@ -227,7 +229,7 @@ def accuracy_report(
         sha256=runner.artifact.sha256,
         images=images,
         top1=share(int(right[:, 0].sum()), images, confidence),
-        top5=share(int(right[:, :TOP].any(axis=1).sum()), images, confidence) if classes > TOP else None,
+        top5=share(int(right.any(axis=1).sum()), images, confidence) if classes > top.shape[1] == TOP else None,
         per_class=tuple(
             ClassAccuracy(label=name, top1=share(int(hit), int(count), confidence))
             for name, hit, count in zip(names, hits, of_class, strict=True)

@@ -56,9 +56,9 @@ class PairsAsTruth(Truth):
         if samples < LEAST:
             raise UsageError(f"{samples} pairs are too few: {LEAST} are needed", advice="give more pairs")
 
-    def row(self, index: int, outputs: Mapping[str, Array]) -> list[float]:
-        target = self.pairs.target(index, self.spec, self.measure.kind)
-        return self.measure.of(outputs, target, self.pairs.target_name(index), self.spec)
+    def row(self, index: int, outputs: Mapping[str, Array], spec: ModelSpec) -> list[float]:
+        target = self.pairs.target(index, spec, self.measure.kind)
+        return self.measure.of(outputs, target, self.pairs.target_name(index), spec)
 
     def value(self, rows: Rows) -> float:
         return float(self.measure.figure(rows, np.ones((1, len(rows))))[0])

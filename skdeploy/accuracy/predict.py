@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from skdeploy.accuracy.gate import NotEvaluated, class_names
-from skdeploy.accuracy.predictions import best_classes
+from skdeploy.accuracy.predictions import top_classes
 from skdeploy.accuracy.streaming import logits_of, open_all
 from skdeploy.backends.base import Array
 from skdeploy.bundle import contents
@@ -25,15 +25,15 @@ from skdeploy.parity.tasks import require_classes
 
 
 class Guess(Frozen):
-    """A class and its probability, the softmax of the logits."""
+    """A class and its probability, the softmax of the logits; None where the network gives class numbers only."""
 
     number: int
     label: str
-    probability: float
+    probability: float | None
 
 
 class ArtifactPrediction(Frozen):
-    """The up to 5 best classes of one image, best first, by one artifact."""
+    """The up to 5 best classes of one image, best first, by one artifact; one, if the network gives class numbers."""
 
     artifact: str
     backend: str
@@ -112,8 +112,13 @@ def predict_classes(
             logits = logits_of(
                 runner, session, batches_of(fed, spec, session.inputs, RUN_BATCH), lambda n: given[n].name
             )
-            for of_image, top, chances in zip(found, best_classes(logits), softmax(logits), strict=True):
-                guesses = tuple(Guess(number=int(n), label=names[n], probability=float(chances[n])) for n in top)
+            known = None if spec.gives_numbers else softmax(logits)
+            for at, (of_image, top) in enumerate(zip(found, top_classes(logits, spec), strict=True)):
+                chances = [None if known is None else float(known[at, number]) for number in top]
+                guesses = tuple(
+                    Guess(number=int(number), label=names[number], probability=chance)
+                    for number, chance in zip(top, chances, strict=True)
+                )
                 of_image.append(ArtifactPrediction(artifact=runner.name, backend=runner.backend, top=guesses))
     return Predicted(
         images=tuple(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skdeploy.accuracy.gate import TOP, LogitsAgreement, TopClasses
 from skdeploy.backends.base import Array
 from skdeploy.backends.metrics import SMALLEST, sqnr_db
+from skdeploy.core.spec import ModelSpec
 from skdeploy.images.audit_report import Unreadable
 
 BLOCK: Final = 1 << 20  # logits that are widened to float64 at a time
@@ -19,7 +20,8 @@ BLOCK: Final = 1 << 20  # logits that are widened to float64 at a time
 
 @dataclass
 class Predictions:
-    """Of the first ``done`` of N images. ``logits``, (N, classes) float32: NaN for an image that was not predicted.
+    """Of the first ``done`` of N images. ``logits``, (N, classes) float32: NaN for an image that was not predicted. Of a
+    network that gives class numbers these, (N, 1).
 
     ``unreadable``: the rows among them that cannot be read, and why.
     """
@@ -29,13 +31,19 @@ class Predictions:
     unreadable: dict[int, Unreadable] = field(default_factory=dict)
 
     @classmethod
-    def none_yet(cls, images: int, classes: int) -> Self:
-        return cls(np.full((images, classes), np.nan, np.float32))
+    def none_yet(cls, images: int, spec: ModelSpec) -> Self:
+        columns = 1 if spec.gives_numbers else spec.network.classes
+        return cls(np.full((images, columns), np.nan, np.float32))
 
     @property
     def readable(self) -> NDArray[np.bool_]:
         """(N,): which images were predicted."""
         return np.asarray(~np.isnan(self.logits[:, 0]))
+
+
+def top_classes(given: Array, spec: ModelSpec) -> TopClasses:
+    """The best classes, best first, of what ``Predictions.logits`` holds: of class numbers the one that there is, (N, 1)."""
+    return given.astype(np.int64) if spec.gives_numbers else best_classes(given)
 
 
 def best_classes(logits: Array) -> TopClasses:

@@ -42,7 +42,7 @@ def predictions_of(
     tell.update("digest of the images")
     digest = dataset.digest
     kept = [Kept(key_of(runner, [digest, len(dataset), batch])) for runner, _ in opened]
-    predictions = [Predictions.none_yet(len(dataset), runner.spec.network.classes) for runner, _ in opened]
+    predictions = [Predictions.none_yet(len(dataset), runner.spec) for runner, _ in opened]
     if not fresh:
         for (runner, session), cache, of in zip(opened, kept, predictions, strict=True):
             _take(runner, session, cache, of, dataset, batch, tell)
@@ -108,7 +108,7 @@ def key_of(runner: Runner, samples: object) -> str:
 
 def reads_of(spec: ModelSpec) -> object:
     """The fields of a card that decide what an artifact is fed and gives, as JSON."""
-    return spec.model_dump(mode="json", by_alias=True, include={"network", *INTERFACE})
+    return spec.model_dump(mode="json", by_alias=True, include={"network", "class_output", *INTERFACE})
 
 
 def _checked(runner: Runner, session: Session, predictions: Predictions, dataset: Dataset, batch: int) -> str:
@@ -118,12 +118,14 @@ def _checked(runner: Runner, session: Session, predictions: Predictions, dataset
     read = Reader([(runner, session)], dataset, batch).some(rows)
     logits = logits_of(runner, session, read.feeds[kind, session.inputs], lambda n: dataset.name_of(read.rows[kind][n]))
     again = dict(zip(read.rows[kind], logits, strict=True))
+    tolerance = 0.0 if runner.spec.gives_numbers else CHECK_TOLERANCE
     for row in rows:
         if (row in predictions.unreadable) == (row in again):
             return f"{dataset.name_of(row)} is readable in one run only"
         if (
             row in again
-            and not np.abs(predictions.logits[row] - again[row]).max() <= CHECK_TOLERANCE * np.abs(again[row]).max()
+            and not np.abs(predictions.logits[row] - again[row]).max() <= tolerance * np.abs(again[row]).max()
         ):
-            return f"{runner.name} gives other logits for {dataset.name_of(row)} now"
+            what = "classes" if runner.spec.gives_numbers else "logits"
+            return f"{runner.name} gives other {what} for {dataset.name_of(row)} now"
     return ""

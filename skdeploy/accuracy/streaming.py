@@ -18,7 +18,7 @@ import numpy as np
 from skdeploy.accuracy.gate import NotEvaluated
 from skdeploy.accuracy.predictions import Predictions
 from skdeploy.backends.base import Array, Session
-from skdeploy.backends.logits import OUTPUT, check_outputs, run_batches
+from skdeploy.backends.logits import check_outputs, classes_given, run_batches
 from skdeploy.bundle.runners import Runner
 from skdeploy.core import cpu
 from skdeploy.core.errors import DependencyError, ParityError, UsageError
@@ -184,21 +184,23 @@ def _add(predictions: Predictions, runner: Runner, session: Session, read: Batch
 
 
 def logits_of(runner: Runner, session: Session, feeds: Iterable[Feed], name_of: Callable[[int], str]) -> Array:
-    """Logits of some feeds, (N, classes), without the fill of a fixed batch. ``name_of`` names the n-th image.
+    """Logits of some feeds, (N, classes), or class numbers (N, 1), without the fill of a fixed batch. ``name_of`` names the
+    n-th image.
 
-    Raises ParityError for logits that are missing, of another shape, or not finite.
+    Raises ParityError for outputs that are missing, of another shape, or not finite.
     """
     parts: list[Array] = []
+    what = "classes" if runner.spec.gives_numbers else "logits"
     for outputs, count in run_batches(session, feeds):
         problems = check_outputs(outputs, count, runner.spec)
         if problems:
             at = sum(map(len, parts))
             raise ParityError(
-                f"{runner.shown} gives no usable logits from {name_of(at)} on: {problems[0]}",
+                f"{runner.shown} gives no usable {what} from {name_of(at)} on: {problems[0]}",
                 advice="check the artifact with `skdeploy verify`: the weights or the precision do not suit this image",
             )
-        parts.append(outputs[OUTPUT])
-    return np.concatenate(parts) if parts else np.empty((0, runner.spec.network.classes), np.float32)
+        parts.append(classes_given(outputs, runner.spec))
+    return np.concatenate(parts) if parts else Predictions.none_yet(0, runner.spec).logits
 
 
 def unreadable_in_any(predictions: Sequence[Predictions]) -> list[Unreadable]:

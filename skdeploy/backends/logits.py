@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array, Session
-from skdeploy.core.spec import LOGITS, ModelSpec
+from skdeploy.core.spec import CLASSIFICATION, LOGITS, ModelSpec
 from skdeploy.images.dataset import Inputs, Pixels
 from skdeploy.images.feeds import RUN_BATCH, batches_of, feeds_of
 
@@ -28,7 +29,7 @@ def check_outputs(outputs: Mapping[str, Array], images: int, spec: ModelSpec) ->
             return (f"{wanted.name} {have} shape {found.shape}, expected {_shown(shape)}",)
         if not same_kind(found.dtype, wanted.dtype):
             return (f"{wanted.name} {'are' if plural else 'is'} {found.dtype}, expected {wanted.dtype}",)
-    problems = []
+    problems = [] if spec.task != CLASSIFICATION else _unknown_classes(outputs, spec)
     for name, value in outputs.items():
         broken = np.argwhere(~np.isfinite(value))
         if len(broken):
@@ -37,6 +38,31 @@ def check_outputs(outputs: Mapping[str, Array], images: int, spec: ModelSpec) ->
                 f"{len(broken)} {what} are NaN or infinite, first in {spec.sample_word} {int(broken[0, 0])}"
             )
     return tuple(problems)
+
+
+def _unknown_classes(outputs: Mapping[str, Array], spec: ModelSpec) -> list[str]:
+    """Class numbers that the network cannot mean: it has fewer classes."""
+    if not spec.gives_numbers:
+        return []
+    found, classes = class_of_each(outputs, spec), spec.network.classes
+    wrong = np.flatnonzero((found < 0) | (found >= classes))
+    if not len(wrong):
+        return []
+    row = int(wrong[0])
+    said = f"{spec.class_tensor.name} gives the class {found[row]} for {spec.sample_word} {row}"
+    return [f"{said}, but there are {classes} classes, from 0 to {classes - 1}"]
+
+
+def classes_given(outputs: Mapping[str, Array], spec: ModelSpec) -> Array:
+    """What tells the class of each image, (N, columns): its logits, or in one column its class number."""
+    found = outputs[spec.class_tensor.name]
+    return found.reshape(len(found), -1) if spec.gives_numbers else found
+
+
+def class_of_each(outputs: Mapping[str, Array], spec: ModelSpec) -> NDArray[np.int64]:
+    """The class of each image, (N,): that of the largest logit, or the number that the network gives."""
+    found = classes_given(outputs, spec)
+    return np.asarray(found[:, 0] if spec.gives_numbers else found.argmax(1), np.int64)
 
 
 def same_kind(found: np.dtype[Any], wanted: str) -> bool:

@@ -175,18 +175,22 @@ def compare_outputs(reference: Outputs, found: Outputs) -> Metrics:
     )
 
 
-def compare_logits(reference: Logits, found: Logits, tolerance: Tolerance) -> Metrics:
-    """The same of logits (N, classes), with the agreement of their top classes."""
+def same_classes(reference: Logits, found: Logits, tolerance: Tolerance) -> dict[str, float]:
+    """``top1_agreement`` and ``top1_decided`` of logits (N, classes)."""
     expected = reference.astype(np.float64)
     agree = expected.argmax(1) == found.argmax(1)
     ordered = np.sort(expected, axis=1)
     margin = ordered[:, -1] - ordered[:, -2] if ordered.shape[1] > 1 else np.full(len(ordered), np.inf)
     decided = margin > 2 * tolerance.max_rel_error * np.max(np.abs(expected))
-    top1 = {
+    return {
         "top1_agreement": float(np.mean(agree)),
         "top1_decided": float(np.mean(agree[decided])) if decided.any() else 1.0,
     }
-    return compare_values(reference, found).model_copy(update=top1)
+
+
+def compare_logits(reference: Logits, found: Logits, tolerance: Tolerance) -> Metrics:
+    """Metrics of logits (N, classes), with the agreement of their top classes."""
+    return compare_values(reference, found).model_copy(update=same_classes(reference, found, tolerance))
 
 
 def largest(outputs: Outputs) -> float:
@@ -224,7 +228,7 @@ def violations(
     problems = _beyond(metrics, tolerance, name_of, value)
     if metrics.outputs:
         each = metrics.outputs.items()
-        problems = [f"{name}: {said}" for name, errors in each for said in _beyond(errors, tolerance, name_of, value)]
+        problems = [f"{name}: {said}" for name, errors in each for said in _beyond(errors, tolerance, name_of, "value")]
     for name, agreement in metrics.integers.items():
         problems += _unequal(name, agreement, tolerance)
     if metrics.top1_decided is not None and not metrics.top1_decided >= tolerance.min_top1_agreement:

@@ -104,15 +104,22 @@ def _show(found: Predicted | PredictedOutputs | WrittenImages, output: Path | No
 def _show_classes(terminal: Terminal, found: Predicted) -> None:
     for image in found.images:
         likeliest = image.predictions[-1].top[0]
-        terminal.brief(f"{image.image}: {likeliest.label} {likeliest.probability:.2%}")
+        terminal.brief(f"{image.image}: {likeliest.label}{_chance(likeliest.probability, ' {:.2%}')}")
         terminal.title(image.image)
         columns = [
             by.artifact if by.artifact == by.backend else f"{by.artifact} on {by.backend}" for by in image.predictions
         ]
         guesses = zip(*(by.top for by in image.predictions), strict=True)
-        terminal.table(columns, [[f"{one.probability:7.2%}  {one.label}" for one in row] for row in guesses])
+        terminal.table(
+            columns, [[f"{_chance(one.probability, '{:7.2%}  ')}{one.label}" for one in row] for row in guesses]
+        )
     for absent in found.not_run:
         terminal.warn(f"{absent.artifact}: {absent.reason}", "not run here:")
+
+
+def _chance(probability: float | None, form: str) -> str:
+    """Nothing of a network that gives class numbers."""
+    return "" if probability is None else form.format(probability)
 
 
 def _show_outputs(terminal: Terminal, found: PredictedOutputs, output: Path | None) -> None:

@@ -217,8 +217,9 @@ class ModelSpec(Frozen, allow_inf_nan=False):
     class_order: ClassOrder | None = None
     # ``parity/tasks.py`` knows the tasks. Files and digests of before there was a choice stay what they are.
     task: Annotated[str, Field(exclude_if=lambda task: task == CLASSIFICATION)] = CLASSIFICATION
-    # What the network gives, the batch first. An export records it; a network with classes has none but ``logits``.
+    # What the network gives, the batch first. An export records it, unless that is ``logits`` alone.
     outputs: Annotated[tuple[TensorSpec, ...], Field(strict=False, exclude_if=lambda outputs: not outputs)] = ()
+    class_output: Annotated[str, Field(exclude_if=lambda name: not name)] = ""  # of several; default: the first
     parity_images: InnerPath = "photographs"
     training: dict[str, str | int | float] = Field(default={})
     assumed: Assumed = Assumed()
@@ -314,6 +315,16 @@ class ModelSpec(Frozen, allow_inf_nan=False):
         """The outputs that are compared: those that were recorded, else ``logits`` (batch, classes)."""
         return self.outputs or (TensorSpec(name=LOGITS, dtype="float32", shape=("batch", self.network.classes)),)
 
+    @property
+    def class_tensor(self) -> TensorSpec:
+        """The output that tells the class of a sample: logits (N, classes), or class numbers (N,) or (N, 1)."""
+        return next((output for output in self.given if output.name == self.class_output), self.given[0])
+
+    @property
+    def gives_numbers(self) -> bool:
+        """Whether a classifier gives class numbers in place of logits, so that there is neither a top-5 nor a probability."""
+        return not self.class_tensor.is_floating
+
     def of_network(self, network: NetworkSpec, assumed: Assumed) -> ModelSpec:
         """The spec of another network of the same kind. Labels that name other classes than it has are left out."""
         labels = self.labels if len(self.labels) == network.classes else ()
@@ -327,6 +338,8 @@ class ModelSpec(Frozen, allow_inf_nan=False):
             self._check_image()
         if self.task == CLASSIFICATION and not self.network.classes:
             raise ValueError("network.classes: missing; a network without classes needs another task")
+        if self.class_output and self.outputs and self.class_output not in (one.name for one in self.outputs):
+            raise ValueError(f"class_output: {self.class_output!r} is not one of the outputs")
         if self.labels and self.network.classes and len(self.labels) != self.network.classes:
             raise ValueError(f"{len(self.labels)} labels, but {self.network.classes} classes")
         return self

@@ -21,6 +21,7 @@ class Decision(NamedTuple):
 
     ``value``: what a tensor is compared with, if that is one number; the other tensor is then the only one. ``smallest``: a
     TopK of the least. ``made``: the operator's integers; ``moves`` take an array of their shape to the places of the output.
+    ``changed``: the output has other numbers than these, such as one more.
     """
 
     operator: str
@@ -30,6 +31,7 @@ class Decision(NamedTuple):
     smallest: bool = False
     made: str = ""
     moves: tuple[Move, ...] = ()
+    changed: bool = False
 
 
 class Undecided(NamedTuple):
@@ -48,14 +50,16 @@ def integer_outputs(model: ir.Model) -> list[ir.Value]:
 
 def decision_of(output: ir.Value) -> Decision | Undecided:
     """Return the operator that decides an output, if what lies between them carries single values (``carried.py``)."""
-    value, moves, plain, cast = output, list[Move](), True, ""
+    value, moves, plain, changed, cast = output, list[Move](), True, False, ""
     while True:
         node = value.producer()
         if node is None:
             return Undecided(f"it is made of {value.name}, which the network does not compute")
         if is_float(node.inputs[0]) and node.op_type in PICKS | COMPARES and not _was_integer(node.inputs[0]):
             found = _decided_by(node, value)
-            return found if isinstance(found, Undecided) else found._replace(moves=tuple(reversed(moves)))
+            if isinstance(found, Undecided):
+                return found
+            return found._replace(moves=tuple(reversed(moves)), changed=changed)
         try:
             read, move = source_and_move(node, shape_matters=not plain)
         except NotCarriedError as error:
@@ -63,6 +67,7 @@ def decision_of(output: ir.Value) -> Decision | Undecided:
         if node.op_type == "Cast" and is_float(read) and not cast:
             cast = f"the node {node.name} (Cast) makes integers of numbers that {read.name} holds"
         plain = plain and node.op_type in RESHAPES
+        changed = changed or node.op_type in BY_VALUE or read is not node.inputs[0]
         moves.append(move)
         value = read
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
-from skdeploy.checkpoints.own_module import Shown, classes_of, gives_logits, outputs_of, require_batch, tried_arrays
+from skdeploy.checkpoints.own_module import Shown, gives_logits, outputs_of, require_batch, tried_arrays
 from skdeploy.core.architecture import GraphSpec, ModuleSpec
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.interface import ArrayInput, Dtype, DynamicSize
@@ -33,6 +33,7 @@ class FoundArrays:
     sizes: dict[str, DynamicSize]
     task: str
     outputs: tuple[TensorSpec, ...]
+    class_output: str
 
 
 def inputs_of(graph: ir.Model) -> tuple[tuple[ArrayInput, ...], dict[str, DynamicSize]]:
@@ -56,6 +57,7 @@ def described_arrays(options: ExportOptions, name: str, found: FoundArrays) -> t
         given = _sizes_of_samples(options, found) if found.sizes else {}
         sizes = {axis: DynamicSize(usual=given.get(axis, size.usual)) for axis, size in found.sizes.items()}
         spec = spec_of_arrays(name, found.network, found.inputs, sizes, found.task, found.outputs)
+        spec = spec.model_copy(update={"class_output": found.class_output})
         free = "".join(
             f"; {axis} {size.usual} {'fits the smallest sample' if axis in given else 'is assumed'}"
             for axis, size in sizes.items()
@@ -77,7 +79,8 @@ def described_arrays(options: ExportOptions, name: str, found: FoundArrays) -> t
             f"the card {path} does not fit {options.model}:\n" + "\n".join(wrong),
             advice="correct the card, or give the network it was written for",
         )
-    return card.model_copy(update={"network": found.network, "outputs": found.outputs}), []
+    own = {"network": found.network, "outputs": found.outputs, "class_output": found.class_output}
+    return card.model_copy(update=own), []
 
 
 def _sizes_of_samples(options: ExportOptions, found: FoundArrays) -> dict[str, int]:
@@ -95,17 +98,17 @@ def module_of_arrays(options: ExportOptions, module: nn.Module, card: ModelSpec)
     """The spec of a module whose card has ``[[inputs]]``, once it has run on them, and notes. Raises UsageError, CardError."""
     wanted, given = Asked.of(options), tried_arrays(module, card, options.model)
     require_batch(given, options.model)
-    has_logits = gives_logits(given) if wanted.has_logits is None else wanted.has_logits
-    classes = classes_of(given, options.model) if has_logits else 0
-    outputs = () if has_logits else _outputs(module, card, options.model, given)
+    told = wanted.of_outputs(given, options.model)
+    outputs = () if told and gives_logits(given) else _outputs(module, card, options.model, given)
     (first, *others) = card.inputs
     fed = () if others else (2, *card.usual_shape(first.shape))
-    task, notes = wanted.task_of(fed, [] if has_logits else list(given.values()))
-    network = ModuleSpec(factory=options.model, classes=classes)
+    task, notes = wanted.task_of(fed, [] if told else list(given.values()))
+    network = ModuleSpec(factory=options.model, classes=0 if told is None else told.classes)
+    name = told.name if told is not None and len(outputs) > 1 else ""
     spec, assumed = described_arrays(
-        options, card.name, FoundArrays(network, card.inputs, dict(card.sizes), task, outputs)
+        options, card.name, FoundArrays(network, card.inputs, dict(card.sizes), task, outputs, name)
     )
-    return spec, [*notes, *assumed]
+    return spec, [*notes, *([] if told is None else wanted.said(told, outputs)), *assumed]
 
 
 def _outputs(module: nn.Module, card: ModelSpec, factory: str, given: Shown) -> tuple[TensorSpec, ...]:

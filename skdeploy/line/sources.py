@@ -12,7 +12,6 @@ from skdeploy.checkpoints.load import find_weights, given_weights
 from skdeploy.checkpoints.own_module import (
     Shown,
     build_module,
-    classes_of,
     digested,
     gives_logits,
     load_checkpoint,
@@ -219,29 +218,29 @@ def _graph(options: ExportOptions) -> GraphSource:
         raise UsageError(f"no ONNX file at {path}", advice="give the path of one, or a card")
     asked = Asked.of(options)
     card = None if options.card is None else load_interface_card(options.card)[0]
-    graph = read_foreign(path, has_logits=asked.has_logits, options=options.read, card=card)
+    graph = read_foreign(path, has_classes=asked.has_classes, options=options.read, card=card, classes=asked.classes)
     said, outputs = foreign_notes(graph), tuple(map(tensor_spec, graph.graph.outputs))
-    classes = outputs[0].shape[1] if said.has_logits else 0
-    if not isinstance(classes, int):
-        raise UsageError(
-            f"{path} gives {outputs[0]}, an unknown number of classes", advice="export it with fixed classes"
-        )
+    found = said.classes
+    classes = 0 if found is None else found.classes
     _require_bounds(options.model, classes, ())
     shapes = said.example[1]
     shown = [one.model_copy(update={"shape": shape}) for one, shape in zip(outputs, shapes, strict=True)]
-    task, notes = asked.task_of(said.example[0], [] if said.has_logits else shown, normalised=said.is_normalised)
-    if said.has_logits:
-        notes += asked.doubt(classes, labels=options.labels is not None, softmax=bool(said.softmax))
+    task, notes = asked.task_of(said.example[0], [] if found else shown, normalised=said.is_normalised)
+    if found is not None:
+        notes = asked.said(found, outputs, picked=said.picked)
+        notes = notes or asked.doubt(classes, labels=options.labels is not None, softmax=bool(said.softmax))
     network, outputs = GraphSpec(classes=classes), () if said.has_logits else outputs
+    of_classes = found.name if found is not None and len(outputs) > 1 else ""
     if said.is_image:
         shape = tensor_spec(graph.graph.inputs[0]).shape
         channels, height, width = (size if isinstance(size, int) else None for size in shape[1:])
         assert channels is not None  # take_inputs has seen it
         _require_bounds(options.model, classes, (height, width))
-        spec = _described(options, path.stem, Found(network, channels, (height, width), task, outputs))
+        spec = _described(options, path.stem, Found(network, channels, (height, width), task, outputs, of_classes))
     else:
         inputs, sizes = inputs_of(graph)
-        spec, assumed = described_arrays(options, path.stem, FoundArrays(network, inputs, sizes, task, outputs))
+        arrays = FoundArrays(network, inputs, sizes, task, outputs, of_classes)
+        spec, assumed = described_arrays(options, path.stem, arrays)
         notes += assumed
     notes += [*said.in_words(path), *_confirmation(options)]
     return GraphSource(
@@ -273,13 +272,17 @@ def _require_bounds(shown: str, classes: int, size: tuple[int | None, ...]) -> N
 
 @dataclass(frozen=True)
 class Found:
-    """The interface that a network shows. ``size``: (height, width) where it fixes them. ``outputs``: empty for logits."""
+    """The interface that a network shows. ``size``: (height, width) where it fixes them. ``outputs``: empty for logits.
+
+    ``class_output``: which of several outputs tells the class.
+    """
 
     network: GraphSpec | ModuleSpec
     channels: int
     size: tuple[int | None, int | None]
     task: str
     outputs: tuple[TensorSpec, ...]
+    class_output: str
 
 
 def _described(options: ExportOptions, name: str, found: Found) -> ModelSpec:
@@ -292,6 +295,7 @@ def _described(options: ExportOptions, name: str, found: Found) -> ModelSpec:
         fixed = (height, width) if height and width else None
         images = found.task == IMAGE_TO_IMAGE
         spec = spec_without_card(name, network, channels, fixed, found.task, found.outputs, gives_images=images)
+        spec = spec.model_copy(update={"class_output": found.class_output})
         return confirmed(spec, options.assume_imagenet, options.model)
     card, path = load_interface_card(options.card)
     if not isinstance(card.network, DescribedSpec) and card.network.family != network.family:
@@ -324,6 +328,7 @@ def _described(options: ExportOptions, name: str, found: Found) -> ModelSpec:
             "network": network.model_copy(update={"total_stride": card.network.total_stride}),
             "weights": None,
             "outputs": found.outputs,
+            "class_output": found.class_output,
         }
     )
     return confirmed(spec, options.assume_imagenet, options.model)
@@ -361,21 +366,24 @@ def _module(options: ExportOptions) -> ModuleSource:
         )
     wanted, given = Asked.of(options), shapes[channels]
     require_batch(given, options.model)
-    has_logits = gives_logits(given) if wanted.has_logits is None else wanted.has_logits
-    classes = classes_of(given, options.model) if has_logits else 0
+    told = wanted.of_outputs(given, options.model)
+    classes, alone = (0 if told is None else told.classes), told is not None and gives_logits(given)
     _require_bounds(options.model, classes, size)
-    outputs = () if has_logits else _outputs_of(module, options, channels, size, given)
-    task, said = wanted.task_of((2, channels, *size), [] if has_logits else list(given.values()))
+    outputs = () if alone else _outputs_of(module, options, channels, size, given)
+    task, said = wanted.task_of((2, channels, *size), [] if told else list(given.values()))
     found = Found(
         ModuleSpec(factory=options.model, classes=classes),
         channels,
         options.image_size if asked is None and options.image_size else (None, None),
         task,
         outputs,
+        told.name if told is not None and len(outputs) > 1 else "",
     )
     name = options.model.rpartition(":")[0].rpartition(".")[2] + "-" + options.model.rpartition(":")[2]
     spec = _described(options, name, found)
-    notes += said + (wanted.doubt(classes, labels=options.labels is not None) if has_logits else [])
+    if told is not None:
+        said = wanted.said(told, outputs) or wanted.doubt(classes, labels=options.labels is not None)
+    notes += said
     spec = options.applied(spec)
     return ModuleSource(spec, digested(record, module), module, tuple(notes), assumptions_of(spec))
 

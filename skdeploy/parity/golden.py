@@ -14,7 +14,7 @@ from skdeploy.backends.base import Array
 from skdeploy.backends.logits import OUTPUT, fits
 from skdeploy.core.errors import UsageError
 from skdeploy.core.files import digest_file
-from skdeploy.core.spec import ModelSpec
+from skdeploy.core.spec import CLASSIFICATION, ModelSpec
 from skdeploy.images.dataset import Inputs, normalise
 from skdeploy.images.decoding import Pixels, crop_array, printable
 from skdeploy.images.fed import fed_rows
@@ -105,12 +105,12 @@ class Golden:
         ours = normalise(fed.astype(np.uint8), spec.preprocess)
         return float(np.max(np.abs(ours - self.inputs))) if ours.shape == self.inputs.shape else None
 
-    @property
-    def looks_like_probabilities(self) -> bool:
-        """Whether every row is positive and sums to one: what a softmax gives."""
-        return bool((self.logits >= 0).all() and np.allclose(self.logits.sum(1), 1, atol=1e-3)) and bool(
-            self.logits.shape[1] > 1
-        )
+    def looks_like_probabilities(self, spec: ModelSpec) -> bool:
+        """Whether every row of a classifier's logits is positive and sums to one: what a softmax gives."""
+        if spec.task != CLASSIFICATION or spec.gives_numbers:
+            return False
+        logits = self.outputs[spec.class_tensor.name]
+        return bool((logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-3) and logits.shape[1] > 1)
 
 
 def read_golden(path: Path, spec: ModelSpec | None = None) -> Golden:

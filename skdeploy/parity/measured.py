@@ -38,7 +38,11 @@ def measured(
     word = "pixels" if task.gives_maps else "values"
     figures = dict(metrics.figures)
     each: list[tuple[str, float | None]] = []
-    for row in rows.values():
+    same_class = metrics.top1_agreement
+    for name, row in rows.items():
+        if task.has_classes and name == spec.class_tensor.name:
+            same_class = row.same / row.values  # which of them are decided, ``integers`` has
+            continue
         each += [("miou", row.miou), (f"same_{word}", row.same / row.values), (f"decided_{word}", row.decided)]
     for figure, share in each:
         if share is not None:
@@ -47,6 +51,7 @@ def measured(
         update={
             "figures": figures,
             "integers": rows,
+            "top1_agreement": same_class,
             "figure_image": _most_differing(whole, found) if metrics.figure_image is None else metrics.figure_image,
         }
     )

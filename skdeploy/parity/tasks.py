@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import OUTPUT
-from skdeploy.backends.metrics import Metrics, Outputs, compare_logits
+from skdeploy.backends.metrics import Metrics, Outputs, compare_outputs, same_classes
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.spec import CLASSIFICATION, ModelSpec, Precision, Tolerance
 from skdeploy.parity.features import Features, Raw
@@ -16,14 +15,24 @@ from skdeploy.parity.task import Task
 
 
 class Classification(Task):
-    """Logits, (N, classes): error, cosine and SQNR, and whether the top class stays the same."""
+    """Logits, (N, classes), or class numbers: error, cosine and SQNR, and whether the top class stays the same. Other outputs
+    have error, cosine and SQNR too.
+    """
 
     help = "one class per image"
     value = "logit"
     has_classes = True
 
-    def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, _: ModelSpec, /) -> Metrics:
-        return compare_logits(reference[OUTPUT], found[OUTPUT], tolerance)
+    def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:
+        metrics, name = compare_outputs(reference, found), spec.class_tensor.name
+        if name not in reference:
+            return metrics
+        return metrics.model_copy(update=same_classes(reference[name], found[name], tolerance))
+
+    def refusal(self, spec: ModelSpec) -> str:
+        tells = spec.class_tensor
+        fits = len(tells.shape) == 2 if tells.is_floating else tells.shape[1:] in ((), (1,))
+        return "" if fits else f"takes (N, classes) or class numbers (N,), but the network gives {tells}"
 
 
 FEATURES: Final = "features"

@@ -19,7 +19,6 @@ from skdeploy.images.dataset import normalise
 from skdeploy.parity.golden import Golden, read_golden
 from skdeploy.parity.reference import Author
 from skdeploy.parity.report import ParityReport, ReferenceKind
-from skdeploy.parity.tasks import task_of
 from skdeploy.zoo.assumed import Settled, assumptions_of, settled
 from skdeploy.zoo.outputs import are_unnamed, with_outputs_in_order
 
@@ -172,7 +171,7 @@ def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, net
     fp32 = [c for c in report.comparisons if c.precision is Precision.FP32]
     if not any(c.verdict == "fail" for c in fp32):
         return ""
-    if isinstance(witness, Golden) and task_of(manifest.model).has_classes and witness.looks_like_probabilities:
+    if isinstance(witness, Golden) and witness.looks_like_probabilities(manifest.model):
         return "the saved outputs are probabilities: save the values before the softmax"
     if isinstance(witness, Golden) and ((apart := witness.difference_of_inputs(manifest.model) or 0) > VISIBLE):
         return (

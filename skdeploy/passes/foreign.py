@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,9 +15,8 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 from skdeploy.backends.culprit import told
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.files import digest_file
-from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec
+from skdeploy.core.spec import IMAGE, LOGITS, ModelSpec, TensorSpec
 from skdeploy.ir import large
-from skdeploy.ir.carried import ARRANGES, RESHAPES
 from skdeploy.ir.constants import drop_unused, free_name
 from skdeploy.ir.identities import DropIdentities
 from skdeploy.ir.naming import NameByModule
@@ -25,6 +24,7 @@ from skdeploy.ir.onnx_file import foreign_operator, graph_of, inferred, inside, 
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE, qdq_nodes
 from skdeploy.ir.weights_of_files import require_finite, require_no_integer_kernels
 from skdeploy.passes.baked_batch import baking_node
+from skdeploy.passes.class_numbers import class_numbers
 from skdeploy.passes.embeddings import is_normalised
 from skdeploy.passes.fold_shapes import folded
 from skdeploy.passes.foreign_inputs import take_inputs
@@ -38,6 +38,7 @@ from skdeploy.passes.trained import SymmetricQDQ, check_known
 from skdeploy.passes.wide_squeezes import drop_wide_axes
 from skdeploy.passes.widen import widen
 from skdeploy.passes.zero_points import ONE_STEP, centred_note
+from skdeploy.zoo.class_output import Asked, ClassOutput, class_output
 
 OUTPUT: Final = LOGITS
 # Of outputs: TensorRT-RTX takes and gives each of them.
@@ -51,7 +52,9 @@ class ForeignNotes:
     """The model that was read, and the changes. ``softmax`` is the node that makes ``logits`` probabilities, or empty.
 
     ``kept_batch``: the Squeezes that would have taken a batch of one away.
-    ``has_logits``: the first output is a classifier's, named ``logits`` now; else outputs have their own names.
+    ``has_logits``: the only output is a classifier's, named ``logits`` now; else outputs have their own names.
+    ``classes``: the output of a classifier that tells the class, and how many there are; None for any other network.
+    ``picked``: that output has class numbers, whose number the graph shows.
     ``interface``: notes on its changes and on dropped axes, ready to show.
     ``data``: the digests of files beside it with weights.
     ``narrow``: the type of fewer bits that the file is in, empty for FP32.
@@ -63,6 +66,8 @@ class ForeignNotes:
     output_name: str
     is_image: bool
     has_logits: bool
+    classes: ClassOutput | None
+    picked: bool
     dropped_outputs: tuple[str, ...]
     opset: int
     softmax: str
@@ -88,13 +93,18 @@ class ForeignNotes:
 
 
 def read_foreign(
-    path: Path, *, has_logits: bool | None = None, options: ReadOptions | None = None, card: ModelSpec | None = None
+    path: Path,
+    *,
+    has_classes: bool | None = None,
+    options: ReadOptions | None = None,
+    card: ModelSpec | None = None,
+    classes: int | None = None,
 ) -> ir.Model:
     """An ONNX file as a graph with the input ``input``, float32 (N, C, H, W), or with any other inputs under their own names.
 
-    With ``has_logits`` the first output becomes ``logits``, (N, classes), and others are dropped; without, all floating-point
-    outputs are kept under their own names. None: the rank of the first output decides, and that it is
-    not an embedding (``embeddings.py``).
+    ``has_classes``: the network is a classifier, of ``classes`` if they are known; None: its outputs decide
+    (``zoo/class_output.py``), and that the first is not an embedding (``embeddings.py``). The only output of a classifier,
+    (N, classes), becomes ``logits``. All other outputs are kept under their own names.
 
     External data is taken from files in the folder of ``path`` only, and inlined unless it is too large (``ir/large.py``).
     Functions are inlined and constants folded. Any opset from 7 on becomes 19 or 20, if it can: see ``with_known_opset``. FP16
@@ -116,15 +126,13 @@ def read_foreign(
     options = options or ReadOptions()
     dropped_axes = drop_wide_axes(proto, path)
     changes = with_asked_interface(proto, path, options, has_arrays=card is not None and not card.takes_images)
-    if len(options.names) > 1 and has_logits is None:
-        has_logits = False
     is_image = take_inputs(proto, path, card)
-    normalised = has_logits is None and is_normalised(proto)
-    classes = (_gives_vectors(proto, path) and not normalised) if has_logits is None else has_logits
-    dropped = _check_outputs(proto, path, has_logits=classes)
+    normalised = has_classes is None and is_normalised(proto)
+    dropped = _check_outputs(proto, path)
+    alone = has_classes is not False and not normalised and len(proto.graph.output) == 1 and _gives_vector(proto, path)
     model = graph_of(proto, path)
     check_known(model, path)  # by the names that the file has
-    own_names = _name_interface(model.graph, is_image=is_image, has_logits=classes)
+    own_names = _name_interface(model.graph, is_image=is_image, has_logits=alone)
     _name_by_module(model)  # before the upgrade, which drops the metadata that has the modules' names
     before = large.portable(model)
     model = with_known_opset(model, path, opset)
@@ -139,15 +147,22 @@ def read_foreign(
         symmetric(model)
     usual = {} if card is None else card.usual_sizes
     at_most = ONE_STEP if symmetric.centred else MAX_REL_CHANGE
-    example = _check_function(before, model, path, opset, usual, has_logits=classes, at_most=at_most)
+    example = _check_function(before, model, path, opset, usual, at_most=at_most)
+    asked = Asked(has_classes, "" if card is None else card.class_output, classes, len(options.names) > 1)
+    picked, beside = class_numbers(model)
+    found = class_output(
+        _shown(model, example[1]), asked, str(path), picked_from=picked, scores_of=beside, normalised=normalised
+    )
     model.metadata_props.clear()
     model.meta[NOTES] = ForeignNotes(
         *own_names,
         is_image,
-        classes,
+        alone and found is not None,
+        found,
+        found is not None and found.name in picked,
         dropped,
         opset,
-        _final_softmax(model),
+        _final_softmax(model, found),
         example,
         tuple(keep_batch.changed),
         (*dropped_axes, *changes, *centred_note(symmetric.centred)),
@@ -178,28 +193,22 @@ def _check_operators(proto: ModelProto, path: Path) -> int:
     return opset
 
 
-def _gives_vectors(proto: ModelProto, path: Path) -> bool:
-    """Whether the first output is floating point of rank 2, or of a rank that nothing says: it is taken for a classifier's."""
+def _gives_vector(proto: ModelProto, path: Path) -> bool:
+    """Whether the only output is floating point of rank 2, or of a rank that nothing says: it is taken for a classifier's."""
     outputs = proto.graph.output
-    shown = outputs if outputs and outputs[0].type.tensor_type.HasField("shape") else inferred(proto, path).graph.output
-    tensor = shown[0].type.tensor_type if shown else None
-    if tensor is not None and tensor.elem_type in INTEGERS:
+    shown = outputs if outputs[0].type.tensor_type.HasField("shape") else inferred(proto, path).graph.output
+    tensor = shown[0].type.tensor_type
+    if tensor.elem_type in INTEGERS:
         return False
-    return tensor is None or not tensor.HasField("shape") or len(tensor.shape.dim) == 2
+    return not tensor.HasField("shape") or len(tensor.shape.dim) == 2
 
 
-def _check_outputs(proto: ModelProto, path: Path, *, has_logits: bool) -> tuple[str, ...]:
+def _check_outputs(proto: ModelProto, path: Path) -> tuple[str, ...]:
     """Leaves the outputs that are compared, and gives the names of those that are dropped."""
     outputs = proto.graph.output
     if not outputs:
         raise UsageError(f"{path} has no output", advice="export it again")
-    if has_logits and outputs[0].type.tensor_type.elem_type in INTEGERS:
-        raise UsageError(
-            f"{path}: the first output, {outputs[0].name}, is {_type_name(outputs[0])}, but a classifier gives logits, "
-            "floating point (N, classes)",
-            advice=f"keep the logits with --outputs {_logits_before(proto)}, or give --task raw",
-        )
-    kept = [outputs[0]] if has_logits else [value for value in outputs if _is_taken(value)]
+    kept = [value for value in outputs if _is_taken(value)]
     if not kept:
         shown = ", ".join(f"{value.name} ({_type_name(value)})" for value in outputs)
         raise UsageError(
@@ -214,16 +223,9 @@ def _check_outputs(proto: ModelProto, path: Path, *, has_logits: bool) -> tuple[
 
 def _is_taken(value: ValueInfoProto) -> bool:
     """Also of an output whose type is not written: its producer's shows in the run."""
+    if value.type.WhichOneof("value") not in (None, "tensor_type"):
+        return False
     return value.type.tensor_type.elem_type in (TensorProto.UNDEFINED, TensorProto.FLOAT, *INTEGERS)
-
-
-def _logits_before(proto: ModelProto) -> str:
-    """The tensor that decides the first output, by the file's name for it; or what to write in its place."""
-    makers = {name: node for node in proto.graph.node for name in node.output}
-    node = makers.get(proto.graph.output[0].name)
-    while node is not None and node.op_type in RESHAPES | ARRANGES:
-        node = makers.get(node.input[0])
-    return node.input[0] if node is not None and node.op_type in ("ArgMax", "TopK") else "NAME"
 
 
 def _type_name(value: ValueInfoProto) -> str:
@@ -262,36 +264,21 @@ def _name_by_module(model: ir.Model) -> None:
 
 
 def _check_function(
-    before: large.Portable,
-    model: ir.Model,
-    path: Path,
-    opset: int,
-    usual: Mapping[str, int],
-    *,
-    has_logits: bool,
-    at_most: float,
+    before: large.Portable, model: ir.Model, path: Path, opset: int, usual: Mapping[str, int], *, at_most: float
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """That nothing has changed, that it runs for a batch that the exporter was not shown, and that outputs are as they must
-    be: (N, classes), or anything with the batch first. Their shapes are written.
+    be: anything with the batch first. Their shapes are written.
 
     Returns the shape of the input that was tried, nothing where there are several, and of the outputs for it.
     """
     for made in model.graph.outputs:
         integer = made.dtype is not None and not made.dtype.is_floating_point()
-        if made.dtype is not None and integer and (has_logits or made.dtype.value not in INTEGERS):
+        if made.dtype is not None and integer and made.dtype.value not in INTEGERS:
             node = made.producer()
             operator = f", by node {node.name} ({node.op_type})" if node is not None else ""
-            wanted = (
-                "logits, floating point (N, classes)"
-                if has_logits
-                else "float32, integers of 8, 32 or 64 bits, or booleans"
-            )
-            which = "the first output" if has_logits else f"the output {made.name}"
             raise UsageError(
-                f"{path}: {which} is {made.dtype.name}{operator}, but skdeploy takes {wanted}",
-                advice="make the logits of the classifier the first output, or give --task raw"
-                if has_logits
-                else "export it with a cast to one of these",
+                f"{path}: the output {made.name} is {made.dtype.name}{operator}, but skdeploy takes {TAKEN}",
+                advice="export it with a cast to one of these",
             )
     after = large.portable(model)
     step = f"folding the constants of {path}"
@@ -319,20 +306,14 @@ def _check_function(
     free = not all(isinstance(size, int) for each in model.graph.inputs for size in (each.shape or ())[1:])
     for made in model.graph.outputs:
         sizes = found[made.name or ""].shape
-        which = "the first output" if has_logits else f"the output {made.name}"
-        shown = f"{path}: for {images} image{'s' if images > 1 else ''} {which} is {list(sizes)}"
-        if has_logits and len(sizes) != 2:
-            raise UsageError(
-                f"{shown}, but a classifier gives (N, classes)",
-                advice="say what the network is for with --task, such as features or raw, or make the logits the first "
-                "output",
-            )
+        shown = f"{path}: for {images} image{'s' if images > 1 else ''} the output {made.name} is {list(sizes)}"
         if sizes[:1] != (images,):
             squeeze = squeezing_node(model.graph) if images == 1 else None
             if squeeze is None:
                 raise UsageError(
                     f"{shown}: its first axis is not the batch",
-                    advice="keep the batch either dynamic or fixed in the whole graph",
+                    advice="keep the batch either dynamic or fixed in the whole graph; or leave the output out: --outputs "
+                    "names those to keep",
                 )
             raise UsageError(
                 f"{shown}: the node {squeeze} (Squeeze) takes the batch of one away",
@@ -355,6 +336,17 @@ def _size(made: ir.Value, axis: int, known: object, found: int, free: bool) -> i
     return said or f"{made.name}_{axis}"
 
 
-def _final_softmax(model: ir.Model) -> str:
-    node = model.graph.outputs[0].producer()
+def _shown(model: ir.Model, shapes: Sequence[tuple[int, ...]]) -> list[TensorSpec]:
+    """The outputs with the shapes that an example gave."""
+    types = [made.dtype.numpy().name if made.dtype is not None else "float32" for made in model.graph.outputs]
+    return [
+        TensorSpec(name=made.name or "", dtype=dtype, shape=shape)
+        for made, dtype, shape in zip(model.graph.outputs, types, shapes, strict=True)
+    ]
+
+
+def _final_softmax(model: ir.Model, found: ClassOutput | None) -> str:
+    """The node of a softmax that makes the logits, or the first output of another network; empty if there is none."""
+    outputs = {made.name: made for made in model.graph.outputs}
+    node = (outputs[found.name] if found is not None else model.graph.outputs[0]).producer()
     return (node.name or "") if node is not None and node.op_type == "Softmax" else ""

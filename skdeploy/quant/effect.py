@@ -13,11 +13,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
-from skdeploy.backends.logits import check_outputs, outputs_by_batch
+from skdeploy.backends.logits import check_outputs, class_of_each, outputs_by_batch
 from skdeploy.backends.metrics import sqnr_db
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.core.errors import CalibrationError, UsageError
-from skdeploy.core.spec import CLASSIFICATION, LOGITS, Frozen, ModelSpec
+from skdeploy.core.spec import CLASSIFICATION, Frozen, ModelSpec
 from skdeploy.images.dataset import Pixels
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.ir.deciding import with_sources
@@ -60,7 +60,8 @@ class Samples:
     """Samples, what should come out of them if that is known, and what the FP32 graph makes of them: its floating-point
     outputs, and what decides others (``ir/deciding.py``).
 
-    ``places`` are those of the samples in ``reference`` and ``truth``, which may hold more; ``rows`` are FP32's.
+    ``places`` are those of the samples in ``reference``, ``classes`` and ``truth``, which may hold more; ``rows`` are FP32's.
+    ``classes``: FP32's class of each, of a classifier.
     """
 
     spec: ModelSpec
@@ -69,6 +70,7 @@ class Samples:
     reference: Outputs
     places: NDArray[np.int64]
     rows: Rows | None
+    classes: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, model: ir.Model, spec: ModelSpec, crops: Crops, truth: Truth | None) -> Samples:
@@ -80,7 +82,7 @@ class Samples:
             raise UsageError("there are no images to measure INT8 on", advice="give some with --data")
         if truth is not None:
             truth.check(len(crops), spec)
-        rows, reference = list[list[float]](), Outputs()
+        rows, reference, classes = list[list[float]](), Outputs(), list[NDArray[np.int64]]()
         with ExitStack() as stack:
             files: dict[str, IO[bytes]] = {}
             last: Outputs = {}
@@ -89,12 +91,14 @@ class Samples:
                     if name not in files:
                         files[name] = stack.enter_context(tempfile.TemporaryFile())
                     files[name].write(np.ascontiguousarray(values).tobytes())
-                rows += _rows(truth, outputs, range(start, len(crops)))
+                rows += _rows(truth, outputs, range(start, len(crops)), spec)
+                classes += [class_of_each(outputs, spec)] if spec.task == CLASSIFICATION else []
             for name, file in files.items():
                 file.flush()
                 shape = (len(crops), *last[name].shape[1:])
                 reference[name] = np.memmap(file, last[name].dtype, "r", shape=shape)
-        return cls(spec, crops, truth, reference, np.arange(len(crops)), np.asarray(rows) if truth else None)
+        known = np.concatenate(classes) if classes else None
+        return cls(spec, crops, truth, reference, np.arange(len(crops)), np.asarray(rows) if truth else None, known)
 
     def part(self, count: int) -> Samples:
         """At most ``count`` of the samples, spread evenly: images often come sorted by class. Runs nothing."""
@@ -106,6 +110,7 @@ class Samples:
             self.reference,
             self.places[chosen],
             None if self.rows is None else self.rows[chosen],
+            self.classes,
         )
 
     def run(self, model: ir.Model, shown: str, *, judged: bool = True) -> Outcome:
@@ -118,14 +123,13 @@ class Samples:
                 expected = reference[places].astype(np.float64)
                 signal[name] += float(np.sum(expected**2))
                 noise[name] += float(np.sum((sources[name] - expected) ** 2))
-            if self.spec.task == CLASSIFICATION:
-                expected = self.reference[LOGITS][places]
-                same += int(np.count_nonzero(outputs[LOGITS].argmax(1) == expected.argmax(1)))
+            if self.classes is not None:
+                same += int(np.count_nonzero(class_of_each(outputs, self.spec) == self.classes[places]))
             if judged:
-                rows += _rows(self.truth, outputs, places)
+                rows += _rows(self.truth, outputs, places, self.spec)
         return Outcome(
             max(noise[name] / max(signal[name], np.finfo(np.float64).tiny) for name in noise),
-            same / len(self.crops) if self.spec.task == CLASSIFICATION else None,
+            same / len(self.crops) if self.classes is not None else None,
             np.asarray(rows) if judged and self.truth is not None else None,
         )
 
@@ -146,12 +150,14 @@ class Samples:
         )
 
 
-def _rows(truth: Truth | None, outputs: Mapping[str, Array], places: Sequence[int] | NDArray[np.int64]) -> list[Any]:
+def _rows(
+    truth: Truth | None, outputs: Mapping[str, Array], places: Sequence[int] | NDArray[np.int64], spec: ModelSpec
+) -> list[Any]:
     if truth is None:
         return []
     count = len(next(iter(outputs.values())))
     return [
-        truth.row(int(place), {name: value[row] for name, value in outputs.items()})
+        truth.row(int(place), {name: value[row] for name, value in outputs.items()}, spec)
         for row, place in zip(range(count), places, strict=False)
     ]
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
+from skdeploy.backends.logits import class_of_each
 from skdeploy.core.errors import UsageError
-from skdeploy.core.spec import LOGITS, Frozen, ModelSpec
+from skdeploy.core.spec import Frozen, ModelSpec
 from skdeploy.images import chance
 
 TOP1: Final = "top-1"
@@ -81,7 +82,7 @@ class Truth(Protocol):
     def check(self, samples: int, spec: ModelSpec) -> None:
         """Raises UsageError unless there is a true answer for each of the samples, and one that the network can give."""
 
-    def row(self, index: int, outputs: Mapping[str, Array]) -> list[float]:
+    def row(self, index: int, outputs: Mapping[str, Array], spec: ModelSpec) -> list[float]:
         """Of one sample, from which ``value`` is made. ``outputs`` are those of the sample, without the batch."""
         ...
 
@@ -120,8 +121,10 @@ class ClassLabels(Truth):
                 advice=f"labels must be from 0 to {classes - 1}, in the order of the network's outputs",
             )
 
-    def row(self, index: int, outputs: Mapping[str, Array]) -> list[float]:
-        return [float(outputs[LOGITS].argmax() == self.labels[index])]
+    def row(self, index: int, outputs: Mapping[str, Array], spec: ModelSpec) -> list[float]:
+        name = spec.class_tensor.name
+        (found,) = class_of_each({name: outputs[name][None]}, spec)
+        return [float(found == self.labels[index])]
 
     def value(self, rows: Rows) -> float:
         return float(np.mean(rows))

@@ -131,14 +131,15 @@ def artifacts_table(
     comparisons = report.comparisons if report is not None else ()
     measured = [c.metrics for c in comparisons if c.metrics is not None]
     spec, figures = bundle.manifest.model, FigureColumns.of(measured)
-    classes = task_of(spec).has_classes and not figures.names
+    classes = task_of(spec).has_classes and (not measured or any(each.same_class is not None for each in measured))
     floats = not measured or any(metrics.max_rel_error is not None for metrics in measured)
     before, after = figures.heads[: figures.deciding], figures.heads[figures.deciding :]
     heads = (
         *columns("artifact", "parity"),
         *before,
         *(columns(*_of(spec.sample_word, ERRORS)) if floats else ()),
-        *(columns((">same class", f"{spec.sample_word.capitalize()}s with the same top class")) if classes else after),
+        *(columns((">same class", f"{spec.sample_word.capitalize()}s with the same top class")) if classes else ()),
+        *after,
         *columns(
             "precision",
             ">size",
@@ -165,9 +166,9 @@ def artifacts_table(
             own = figures.cells(c.metrics, allowed)
             first = (path, state, *own[: figures.deciding], *((worst, error) if floats else ()))
             last = (Cell(c.backend), *((sqnr, cosine) if floats else ()), digest(artifact.sha256))
-            rows.append((*first, *((same,) if classes else own[figures.deciding :]), *tail, *last))
+            rows.append((*first, *((same,) if classes else ()), *own[figures.deciding :], *tail, *last))
         if not runs:
-            empty = (NOTHING,) * ((2 if floats else 0) + (1 if classes else len(figures.names)))
+            empty = (NOTHING,) * ((2 if floats else 0) + bool(classes) + len(figures.names))
             others = (NOTHING,) * (2 if floats else 0)
             rows.append((path, Cell(""), *empty, *tail, Cell(""), *others, digest(artifact.sha256)))
     place = next(place for place, column in enumerate(heads) if column.label == "backend")
@@ -178,14 +179,17 @@ def artifacts_table(
 def _figures(c: Comparison, allowed: Tolerance) -> tuple[Cell, ...]:
     """SQNR of the worst image, largest error, agreement, SQNR of all and cosine, with the limits."""
     metrics = c.metrics
-    if metrics is None or metrics.max_rel_error is None or metrics.min_cosine is None:
+    if metrics is None:
         return (NOTHING,) * 5
     same = metrics.same_class
     agreed = f"{same:,} of {metrics.images:,}" if same is not None else ""
+    share = Cell(agreed, math.nan if metrics.top1_agreement is None else metrics.top1_agreement)
+    if metrics.max_rel_error is None or metrics.min_cosine is None:
+        return (NOTHING, NOTHING, share, NOTHING, NOTHING)
     return (
         replace(decibels(metrics.min_sqnr_db), note=f"at least {allowed.min_sqnr_db:g}"),
         replace(number(metrics.max_rel_error, ".1e"), note=f"at most {allowed.max_rel_error:g}"),
-        Cell(agreed, math.nan if metrics.top1_agreement is None else metrics.top1_agreement),
+        share,
         decibels(metrics.sqnr_db),
         replace(number(metrics.min_cosine, ".6f"), note=f"at least {allowed.min_cosine:g}"),
     )

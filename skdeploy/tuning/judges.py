@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 from skdeploy.accuracy.gate import PairedReport, paired_report
 from skdeploy.accuracy.measure_quality import drop_of
 from skdeploy.accuracy.measures import Measure
-from skdeploy.accuracy.predictions import Predictions, best_classes, logits_agreement
+from skdeploy.accuracy.predictions import Predictions, logits_agreement, top_classes
 from skdeploy.accuracy.quality import QualityDrop
 from skdeploy.accuracy.quality_rows import Measuring, untouched_figures
 from skdeploy.accuracy.reuse import predictions_of
@@ -60,17 +60,27 @@ class ByLabels(Judge):
     tell: Progress
     _known: dict[int, Predictions] = field(default_factory=dict)
 
+    @cached_property
+    def _samples(self) -> Samples:
+        """Of class numbers, whose error shows in the floats that decide them."""
+        graph = load_graph(self.reference[0].bundle.check(self.reference[0].artifact))
+        return Samples.of(graph, self.spec, self.parts.screening.load(self.spec), None)
+
     def screened(self, made: Made, name: str) -> float:
-        return self._compared(made, self.parts.screening, name)[1]
+        if self.spec.gives_numbers:
+            return noise_of(made, self._samples, name)
+        logits = self._compared(made, self.parts.screening, name).logits
+        assert logits is not None  # both see the same images
+        return logits.sqnr_db
 
     def compared(self, made: Made, part: Part, name: str) -> PairedReport:
-        return self._compared(made, self.parts.choosing if part == "choosing" else self.parts.confirming, name)[0]
+        return self._compared(made, self.parts.choosing if part == "choosing" else self.parts.confirming, name)
 
     def _run(self, runner: Runner, session: Session, images: Dataset) -> Predictions:
         (found,), _ = predictions_of([(runner, session)], images, batch_of(self.spec), self.tell)
         return found
 
-    def _compared(self, made: Made, images: Dataset, name: str) -> tuple[PairedReport, float]:
+    def _compared(self, made: Made, images: Dataset, name: str) -> PairedReport:
         if id(images) not in self._known:
             self._known[id(images)] = self._run(*self.reference, images)
         before = self._known[id(images)]
@@ -78,17 +88,16 @@ class ByLabels(Judge):
             after = self._run(made.runner, session, images)
         assert images.labels is not None  # labelled_images
         there = before.readable & after.readable
-        logits = logits_agreement(before.logits[there], after.logits[there])
-        pair = paired_report(
-            best_classes(before.logits[there]),
-            best_classes(after.logits[there]),
+        logits = None if self.spec.gives_numbers else logits_agreement(before.logits[there], after.logits[there])
+        return paired_report(
+            top_classes(before.logits[there], self.spec),
+            top_classes(after.logits[there], self.spec),
             images.labels[there],
             self.confidence / 100,
             self.max_drop,
             names=(REFERENCE, name),
             logits=logits,
         )
-        return pair, logits.sqnr_db
 
 
 @dataclass
@@ -110,9 +119,7 @@ class ByPairs(Judge):
         return Samples.of(graph, self.spec, self.parts.screening.crops(self.spec, kind), None)
 
     def screened(self, made: Made, name: str) -> float:
-        model = load_graph(made.path)
-        RoundNarrow()(model)
-        return sqnr_db(1.0, self._samples.run(model, name, judged=False).noise)
+        return noise_of(made, self._samples, name)
 
     def compared(self, made: Made, part: Part, name: str) -> QualityDrop:
         pairs: PairedData = self.parts.choosing if part == "choosing" else self.parts.confirming
@@ -126,6 +133,13 @@ class ByPairs(Judge):
         untouched = dict(untouched_figures(tables[0]))
         drop = drop_of(runners, rows, 1, first, 0, self.confidence, self.max_drop, pairs, untouched)
         return drop.model_copy(update={"first": REFERENCE, "second": name})
+
+
+def noise_of(made: Made, samples: Samples, name: str) -> float:
+    """The SQNR of what was made, in dB, on samples that FP32 has run on."""
+    model = load_graph(made.path)
+    RoundNarrow()(model)
+    return sqnr_db(1.0, samples.run(model, name, judged=False).noise)
 
 
 def batch_of(spec: ModelSpec) -> int:

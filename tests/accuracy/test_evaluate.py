@@ -224,7 +224,7 @@ class Broken:
 def test_logits_that_are_not_finite_are_no_prediction(bundles: tuple[Path, Path], data: Path) -> None:
     runner = module.last_graph(load_bundle(bundles[0]))
     dataset = open_dataset(data)
-    predictions = Predictions.none_yet(IMAGES, 5)
+    predictions = Predictions.none_yet(IMAGES, runner.spec)
     saved: list[int] = []
     session: Any = Broken(runner.open())
     with pytest.raises(ParityError, match=r"from images\[16\] on: 1 logits are NaN"):

@@ -140,4 +140,4 @@ def test_probabilities_are_known_from_logits(spec: ModelSpec, tmp_path: Path) ->
     y = np.exp(logits(spec))
     for name, array, expected in (("p", y / y.sum(1, keepdims=True), True), ("l", logits(spec), False)):
         np.savez(tmp_path / f"{name}.npz", input=inputs(spec), logits=array)
-        assert read_golden(tmp_path / f"{name}.npz").looks_like_probabilities is expected
+        assert read_golden(tmp_path / f"{name}.npz").looks_like_probabilities(spec) is expected

@@ -84,14 +84,17 @@ def test_a_softmax_at_the_end_is_told(tmp_path: Path) -> None:
     assert foreign_notes(read_foreign(path)).softmax == "/Softmax"
 
 
-def test_other_outputs_are_dropped_and_told(exported: bytes, tmp_path: Path) -> None:
+def test_other_outputs_of_a_classifier_are_kept_under_their_own_names(exported: bytes, tmp_path: Path) -> None:
     def add(proto: ModelProto) -> None:
         name = next(node.output[0] for node in proto.graph.node if node.op_type == "Conv")
         proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
 
     model = read_foreign(changed(exported, tmp_path, add))
-    assert len(model.graph.outputs) == 1
-    assert len(foreign_notes(model).dropped_outputs) == 1
+    notes = foreign_notes(model)
+    assert model.graph.outputs[0].name == "scores"
+    assert len(model.graph.outputs) == 2
+    assert notes.classes == ("scores", 5)
+    assert (notes.dropped_outputs, notes.has_logits) == ((), False)
 
 
 def test_a_value_that_has_our_name_makes_room(network: nn.Module, tmp_path: Path) -> None:
@@ -203,7 +206,7 @@ def test_what_is_no_image_classifier_is_refused(name: str, tmp_path: Path) -> No
 def test_maps_are_logits_of_nobody(tmp_path: Path) -> None:
     path = write(tmp_path / "m.onnx", small([helper.make_node("Relu", ["x"], ["y"])]))
     with pytest.raises(UsageError, match=r"\[3, 3, 4, 4\], but a classifier gives"):
-        read_foreign(path, has_logits=True)
+        read_foreign(path, has_classes=True)
     assert [str(value.name) for value in read_foreign(path).graph.outputs] == ["y"]
 
 
@@ -217,7 +220,7 @@ def test_outputs_keep_their_names_and_their_types(tmp_path: Path) -> None:
     del proto.graph.output[:]
     types = {"low": TensorProto.FLOAT, "mask": TensorProto.INT64, "logits": TensorProto.FLOAT}
     proto.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in types.items())
-    model = read_foreign(write(tmp_path / "m.onnx", proto), has_logits=False)
+    model = read_foreign(write(tmp_path / "m.onnx", proto), has_classes=False)
     shapes = {value.name: str(value.shape) for value in model.graph.outputs}
     assert shapes == {"low": "[batch,3,4,4]", "mask": "[batch,1,4,4]", "logits": "[batch,48]"}
     assert foreign_notes(model).dropped_outputs == ()
@@ -228,16 +231,35 @@ def test_outputs_keep_their_names_and_their_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found["mask"], images.argmax(1, keepdims=True))
 
 
-def test_a_classifier_that_ends_in_an_argmax_is_told_which_output_has_its_logits(tmp_path: Path) -> None:
+def test_a_classifier_that_ends_in_an_argmax_gives_class_numbers(tmp_path: Path) -> None:
     nodes = [FLATTEN, helper.make_node("ArgMax", ["y"], ["ids"], axis=1, keepdims=0)]
     proto = small(nodes)
     del proto.graph.output[:]
     proto.graph.output.append(helper.make_tensor_value_info("ids", TensorProto.INT64, None))
     path = write(tmp_path / "m.onnx", proto)
-    assert not foreign_notes(read_foreign(path)).has_logits
-    with pytest.raises(UsageError, match="the first output, ids, is int64, but a classifier gives logits") as refused:
-        read_foreign(path, has_logits=True)
-    assert refused.value.advice == "keep the logits with --outputs y, or give --task raw"
+    for asked in (None, True):
+        notes = foreign_notes(read_foreign(path, has_classes=asked))
+        assert notes.classes == ("ids", 48)
+        assert (notes.has_logits, notes.picked) == (False, True)
+    assert foreign_notes(read_foreign(path, has_classes=False)).classes is None
+
+
+def test_class_numbers_that_were_changed_do_not_say_how_many_there_are(tmp_path: Path) -> None:
+    nodes = [
+        FLATTEN,
+        helper.make_node("ArgMax", ["y"], ["best"], axis=1, keepdims=0),
+        helper.make_node("Add", ["best", "one"], ["ids"]),
+    ]
+    proto = small(nodes)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(1), "one"))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("ids", TensorProto.INT64, None))
+    path = write(tmp_path / "m.onnx", proto)
+    assert foreign_notes(read_foreign(path)).classes is None
+    with pytest.raises(UsageError, match="nothing says how many classes") as refused:
+        read_foreign(path, has_classes=True)
+    assert "--classes" in refused.value.advice
+    assert foreign_notes(read_foreign(path, has_classes=True, classes=49)).classes == ("ids", 49)
 
 
 @pytest.mark.parametrize("content", [b"", b"this is text, and no model at all", b"\x08\x07\x12", None])
@@ -264,7 +286,7 @@ def test_a_batch_that_was_baked_in_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
     proto = small(nodes)
     proto.graph.initializer.append(numpy_helper.from_array(np.array([2, -1]), "shape"))
-    with pytest.raises(UsageError, match=r"for 3 images the first output is \[2, 72\]"):
+    with pytest.raises(UsageError, match=r"for 3 images the output logits is \[2, 72\]"):
         read_foreign(write(tmp_path / "m.onnx", proto))
 
 

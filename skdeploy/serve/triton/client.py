@@ -16,7 +16,7 @@ from skdeploy.bundle.receipts import Device, RanOn
 from skdeploy.bundle.served import Served
 from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.core.packages import require
-from skdeploy.core.spec import LOGITS, TensorSpec
+from skdeploy.core.spec import TensorSpec
 from skdeploy.parity.tasks import task_of
 from skdeploy.serve.triton.config import TYPES
 from skdeploy.serve.triton.served import FILES
@@ -291,7 +291,7 @@ def _require_labels(bundle: Bundle, client: Client, name: str, version: str, art
     import numpy as np
 
     spec = bundle.manifest.model
-    if not spec.labels or not task_of(spec).has_classes:
+    if not spec.labels or not task_of(spec).has_classes or spec.gives_numbers:
         return
     batch = artifact.inputs[0].shape[0]
     sizes = {**({"height": spec.image.height, "width": spec.image.width} if spec.image else {}), **spec.usual_sizes}
@@ -305,8 +305,9 @@ def _require_labels(bundle: Bundle, client: Client, name: str, version: str, art
         )
         for each in artifact.inputs
     }
-    logits = [each for each in artifact.outputs if each.name == LOGITS]
-    answer = client.infer(name, version, feeds, logits, classes=len(spec.labels))[LOGITS]
+    scores = spec.class_tensor.name
+    logits = [each for each in artifact.outputs if each.name == scores]
+    answer = client.infer(name, version, feeds, logits, classes=len(spec.labels))[scores]
     found = [re.split(rb":", bytes(each), maxsplit=2) for each in answer.reshape(-1)[: len(spec.labels)]]
     labels = {int(parts[1]): parts[2].decode() if len(parts) > 2 else None for parts in found}
     if None in labels.values():

@@ -13,7 +13,6 @@ from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.runners import graph_of, last_graph
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import IntegrityError, UsageError
-from skdeploy.core.spec import LOGITS
 from skdeploy.engines.compatibility import BuiltFor
 from skdeploy.line.options import DEFAULT_PROFILE
 from skdeploy.line.written import tensor_spec
@@ -96,13 +95,13 @@ def choose(bundle: Bundle, backend: str, max_batch: int | None) -> Served:
     if without:
         notes = (*notes, f"not served, because they have no row for each {spec.sample_word}: {', '.join(without)}")
     usual = {"height": spec.image.height, "width": spec.image.width} if spec.image is not None else spec.usual_sizes
-    has_labels = bool(spec.labels) and task_of(spec).has_classes
+    labelled = spec.class_tensor.name if spec.labels and task_of(spec).has_classes and not spec.gives_numbers else ""
     return Served(
         artifact,
         backend,
         (max_batch or largest) if batched else 0,
         tuple(tensor_of(each, usual, batched=batched) for each in artifact.inputs),
-        tuple(tensor_of(each, usual, batched=batched, labels=has_labels and each.name == LOGITS) for each in rows),
+        tuple(tensor_of(each, usual, batched=batched, labels=each.name == labelled) for each in rows),
         level,
         notes,
     )
