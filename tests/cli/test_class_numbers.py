@@ -48,7 +48,12 @@ class Heads(nn.Module):
 
 def saved(network: nn.Module, path: Path, *outputs: str) -> Path:
     axes = {name: {0: "batch"} for name in ("image", *outputs)}
-    options: dict[str, Any] = {"input_names": ["image"], "output_names": [*outputs], "dynamic_axes": axes, "dynamo": False}
+    options: dict[str, Any] = {
+        "input_names": ["image"],
+        "output_names": [*outputs],
+        "dynamic_axes": axes,
+        "dynamo": False,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter that most files out there are made by
         torch.onnx.export(network.eval(), (torch.zeros(2, 3, SIZE, SIZE),), str(path), opset_version=17, **options)
