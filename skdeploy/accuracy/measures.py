@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skdeploy.accuracy.own_metric import OwnMetric
 from skdeploy.backends.base import Array
-from skdeploy.backends.image_quality import grey_levels, psnr_db, ssim
+from skdeploy.backends.image_quality import channels_first, levels_of, psnr_db, ssim
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.images.targets import IGNORED, Kind, check_classes
@@ -64,7 +64,8 @@ class _OfImages(Measure):
     compare: Callable[[Any, Any], NDArray[np.float64]]
 
     def of(self, outputs: Outputs, target: Target, shown: str, spec: ModelSpec) -> list[float]:
-        output = outputs[spec.given[0].name]
+        tells = spec.given[0]
+        output = channels_first(outputs[tells.name][None], tells)[0]
         expected = target.transpose(2, 0, 1)[None].astype(np.float64)
         if output.shape != expected.shape[1:]:
             raise UsageError(
@@ -72,7 +73,7 @@ class _OfImages(Measure):
                 f"{_shown(expected.shape[1:])}",
                 advice="the task image-to-image compares images of the same size; for others give --metric",
             )
-        levels = grey_levels(output[None], spec.preprocess.mean, spec.preprocess.std)
+        levels = levels_of(output[None], spec.preprocess.mean, spec.preprocess.std)
         return [float(type(self).compare(expected, levels)[0])]
 
     def untouched(self, pixels: NDArray[np.uint8], target: Target) -> float | None:

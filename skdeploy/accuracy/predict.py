@@ -108,7 +108,7 @@ def predict_classes(
     found: list[list[ArtifactPrediction]] = [[] for _ in given]
     with open_all(wanted, optional) as (opened, absent):
         for runner, session in opened:
-            fed = crops if crops is not None else (each.read(spec) for each in given)
+            fed = crops if crops is not None else (each.read_whole(spec) for each in given)
             logits = logits_of(
                 runner, session, batches_of(fed, spec, session.inputs, RUN_BATCH), lambda n: given[n].name
             )

@@ -13,7 +13,7 @@ from pydantic import Field
 from skdeploy.accuracy.predict_outputs import chosen_runner, output_places
 from skdeploy.accuracy.streaming import open_all
 from skdeploy.backends.base import Array
-from skdeploy.backends.image_quality import grey_levels
+from skdeploy.backends.image_quality import channels_first, levels_of
 from skdeploy.backends.logits import check_outputs, run_images
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.bundle.runners import Runner
@@ -23,7 +23,7 @@ from skdeploy.core.spec import Assumption, Frozen, ModelSpec
 from skdeploy.images.dataset import printable
 from skdeploy.images.feeds import RUN_BATCH
 from skdeploy.images.named import Named, named_samples
-from skdeploy.images.targets import unresized
+from skdeploy.images.targets import output_channels, unresized
 from skdeploy.parity.segmentation import class_map, threshold_of
 from skdeploy.parity.tasks import IMAGE_TO_IMAGE, SEGMENTATION
 
@@ -116,9 +116,9 @@ def gives_pictures(spec: ModelSpec) -> bool:
 
 
 def _check_task(spec: ModelSpec) -> None:
-    channels = spec.given[0].shape[1]
+    channels = output_channels(spec)
     logits = spec.given[0].is_floating
-    if spec.task == SEGMENTATION and logits and isinstance(channels, int) and channels > MOST_CLASSES:
+    if spec.task == SEGMENTATION and logits and channels is not None and channels > MOST_CLASSES:
         raise UsageError(
             f"{spec.name} has {channels} classes, more than an 8-bit mask can hold",
             advice="take the arrays: skdeploy.load_bundle(...).session()",
@@ -159,7 +159,8 @@ def pixels_of_output(made: Array, spec: ModelSpec) -> NDArray[np.uint8]:
     Raises UsageError for classes that 8 bits do not hold.
     """
     if spec.task == IMAGE_TO_IMAGE:
-        levels = np.rint(grey_levels(made[None], spec.preprocess.mean, spec.preprocess.std)[0]).astype(np.uint8)
+        images = channels_first(made[None], spec.given[0])
+        levels = np.rint(levels_of(images, spec.preprocess.mean, spec.preprocess.std)[0]).astype(np.uint8)
         return np.ascontiguousarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
     classes = class_map(made[None], threshold_of(made[None]))[0]
     if classes.min() < 0 or classes.max() > MOST_CLASSES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -102,15 +103,18 @@ def outputs_of(runner: Runner, samples: Sequence[Named]) -> Iterator[tuple[Named
         size = fixed if isinstance(fixed, int) else RUN_BATCH
         for start in range(0, len(samples), size):
             some = samples[start : start + size]
-            outputs = run_images(session, np.stack([each.read(spec) for each in some]), spec, size)
-            problems = check_outputs(outputs, len(some), spec)
-            if problems:
-                raise ParityError(
-                    f"{runner.shown} gives no usable outputs from {some[0].name} on: {problems[0]}",
-                    advice="check the artifact with `skdeploy verify`: the weights or the precision do not suit this sample",
-                )
-            for at, each in enumerate(some):
-                yield each, {wanted.name: outputs[wanted.name][at] for wanted in spec.given}
+            rows = [(each, each.read_whole(spec)) for each in some]
+            for _, of_one_size in groupby(rows, key=lambda row: (row[1].dtype, row[1].shape)):
+                together = list(of_one_size)
+                outputs = run_images(session, np.stack([row for _, row in together]), spec, size)
+                if problems := check_outputs(outputs, len(together), spec):
+                    raise ParityError(
+                        f"{runner.shown} gives no usable outputs from {together[0][0].name} on: {problems[0]}",
+                        advice="check the artifact with `skdeploy verify`: the weights or the precision do not suit this "
+                        "sample",
+                    )
+                for at, (each, _) in enumerate(together):
+                    yield each, {wanted.name: outputs[wanted.name][at] for wanted in spec.given}
 
 
 def output_places(samples: Sequence[Named], output: Path, suffix: str, *, overwrite: bool) -> list[Path]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.backends.metrics import sqnr_db
+from skdeploy.core.spec import TensorSpec
 
 Images = NDArray[Any]  # (N, C, H, W)
 
@@ -27,6 +28,16 @@ def grey_levels(values: Images, mean: tuple[float, ...], std: tuple[float, ...])
         shift, (-1, 1, 1)
     )
     return np.asarray(np.clip(PEAK * levels, 0, PEAK))
+
+
+def channels_first(images: Images, output: TensorSpec) -> Images:
+    """An output's images as (N, C, H, W), whatever its layout."""
+    return images.transpose(0, 3, 1, 2) if output.channels_axis == 3 else images
+
+
+def levels_of(images: Images, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float64]:
+    """Images, (N, C, H, W), on the scale 0..255: bytes are that already, floats are normalised as ``grey_levels`` says."""
+    return images.astype(np.float64) if images.dtype == np.uint8 else grey_levels(images, mean, std)
 
 
 def psnr_db(reference: Images, found: Images) -> NDArray[np.float64]:

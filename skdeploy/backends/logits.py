@@ -54,7 +54,7 @@ def _unknown_classes(outputs: Mapping[str, Array], spec: ModelSpec) -> list[str]
 
 
 def classes_given(outputs: Mapping[str, Array], spec: ModelSpec) -> Array:
-    """What tells the class of each image, (N, columns): its logits, or in one column its class number."""
+    """The columns that tell the class of each image, (N, columns): its logits, or its class number in one."""
     found = outputs[spec.class_tensor.name]
     return found.reshape(len(found), -1) if spec.gives_numbers else found
 

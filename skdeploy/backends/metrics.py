@@ -94,6 +94,8 @@ EXACT_DB: Final = 300.0
 # Values that are compared at once: maps of large images, in float64 and several times, would not fit into memory.
 AT_ONCE: Final = 1 << 22
 
+LEVELS: Final = 255  # the largest byte
+
 # Divides in place of a reference that is all zero, and keeps the quotient a number that JSON has.
 SMALLEST: Final = 1e-30
 
@@ -203,13 +205,18 @@ def largest_difference(expected: Outputs, found: Outputs, scale: Outputs | None 
     """The largest difference of any value, relative to the largest in the same output of ``scale``, or else of ``expected``.
 
     Of integers and booleans it is the share of values that differ: an error of 1e-4 of the largest logit moves about 1e-4 of
-    them over a border. Infinite where an output is missing, has another shape or is not finite.
+    them over a border. Of bytes, which may be grey levels, it is their mean difference, or the largest but for the one that
+    rounding moves, of 255. Infinite where an output is missing, has another shape or is not finite.
     """
     worst = 0.0
     for name, value in expected.items():
         got = found.get(name)
         if got is None or got.shape != value.shape or not (np.isfinite(value).all() and np.isfinite(got).all()):
             return np.inf
+        if value.dtype == np.uint8 and value.size and value.max() > 1:
+            apart = np.abs(got.astype(np.int64) - value)
+            worst = max(worst, float(np.mean(apart)) / LEVELS, float(np.max(apart) - 1) / LEVELS)
+            continue
         if not is_floating(value):
             worst = max(worst, float(np.mean(got != value)))
             continue

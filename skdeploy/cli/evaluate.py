@@ -121,7 +121,7 @@ def _evaluate(
     ] = False,
     backend: Backend = None,
     backend_option: BackendOption = None,
-    batch: Annotated[int, typer.Option("--batch", help="Images per run.", rich_help_panel=Panel.ENGINE)] = 8,
+    batch: Annotated[int, typer.Option("--batch", help="Images or samples per run.", rich_help_panel=Panel.ENGINE)] = 8,
     fresh: Annotated[
         bool,
         typer.Option("--fresh", help="Do not reuse the predictions of an earlier run.", rich_help_panel=Panel.OUTPUT),

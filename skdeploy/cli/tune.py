@@ -45,15 +45,14 @@ def tune(
     calib: Annotated[
         Path | None,
         typer.Option(
-            help="Calibration images: a folder, an .npz, .npy or .txt list.  [default: the calibration.npz in --data]",
+            help="Calibration images or samples: a folder, an .npz, .npy or .txt list.  [default: the calibration.npz in "
+            "--data]",
             rich_help_panel=Panel.CALIBRATION,
         ),
     ] = None,
     calib_num: Annotated[
         int | None,
-        typer.Option(
-            help="Use at most this many calibration images.  [default: 512]", rich_help_panel=Panel.CALIBRATION
-        ),
+        typer.Option(help="Use at most this many of --calib.  [default: 512]", rich_help_panel=Panel.CALIBRATION),
     ] = None,
     calib_method: Annotated[
         list[str] | None,

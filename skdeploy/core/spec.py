@@ -70,6 +70,11 @@ class TensorSpec(Frozen):
     def is_floating(self) -> bool:
         return "float" in self.dtype
 
+    @property
+    def channels_axis(self) -> int:
+        """Where the channels of images (N, C, H, W) are: last in (N, H, W, 1 or 3), where the second is another number."""
+        return 3 if len(self.shape) == 4 and self.shape[3] in (1, 3) and self.shape[1] not in (1, 3) else 1
+
 
 # An RGB image of 8192 x 8192 takes 0.8 GB as float32, and several are held at once.
 MAX_NAME: Final = 255  # bytes of a file name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -43,11 +42,10 @@ def batches_of(
     """Feeds for all crops, uint8 (H, W, C) each, samples, or inputs, float32 (C, H, W) each, ``batch`` at a time.
 
     With each come how many images it holds. A graph of fixed batch gets its own size; the last batch is then filled up with
-    copies of the last image. Only one batch is held at a time.
+    copies of the last image, and so is one before a sample of another size. Only one batch is held at a time.
     """
     size = batch_of(inputs, batch)
-    rest = iter(crops)
-    while chunk := list(islice(rest, size)):
+    for chunk in _of_one_size(crops, size):
         fill = [chunk[-1]] * (size - len(chunk)) if isinstance(inputs[0].shape[0], int) else []
         stacked: NDArray[Any] = np.stack([*chunk, *fill])
         yield feeds_of(stacked, spec, inputs), len(chunk)
@@ -57,3 +55,15 @@ def batch_of(inputs: Sequence[TensorSpec], batch: int) -> int:
     """The batch that a graph is fed: its own if that is fixed, else ``batch``."""
     fixed = inputs[0].shape[0]
     return fixed if isinstance(fixed, int) else batch
+
+
+def _of_one_size(crops: Iterable[Pixels | Inputs], most: int) -> Iterator[list[Pixels | Inputs]]:
+    """Up to ``most`` crops at a time, in their order, all of one type and shape."""
+    chunk: list[Pixels | Inputs] = []
+    for crop in crops:
+        if len(chunk) == most or (chunk and (crop.dtype, crop.shape) != (chunk[0].dtype, chunk[0].shape)):
+            yield chunk
+            chunk = []
+        chunk.append(crop)
+    if chunk:
+        yield chunk

@@ -36,6 +36,15 @@ class Named:
         """The crop, uint8 (H, W, C), or the sample. Raises ImageError naming it."""
         return self.data.crop(self.index, spec).pixels
 
+    def read_whole(self, spec: ModelSpec) -> Pixels:
+        """The same, but a sample whose free sizes are smaller than the usual ones keeps them. Raises UsageError too."""
+        return self.read(self.own_spec(spec))
+
+    def own_spec(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with the sizes of this sample, where they are smaller than the usual ones. Raises UsageError."""
+        file = self.file
+        return spec if spec.takes_images or file is None else samples.shorter_spec(file, spec)
+
 
 def suffixes_of(spec: ModelSpec) -> tuple[str, ...]:
     """The kinds of files that a network's samples have."""
@@ -82,7 +91,10 @@ def check_readable(given: Sequence[Named], spec: ModelSpec) -> None:
     """Raises UsageError with all samples that cannot be used, before any of them is run."""
     wrong = []
     for each in given:
-        found = each.data.crop_or_error(each.index, spec)
+        try:
+            found = each.data.crop_or_error(each.index, each.own_spec(spec))
+        except UsageError as error:
+            found = ImageError(error.message, error.message.removeprefix(f"{each.file}: "), advice=error.advice)
         if isinstance(found, ImageError):
             wrong.append((each, found))
     if not wrong:
@@ -104,7 +116,7 @@ def _of_stack(path: Path, spec: ModelSpec) -> list[Named]:
     """A file of arrays: one sample, or several stacked."""
     if spec.takes_images and _holds_one(path):
         return [_of_file(path, Path(path.name))]
-    data = open_dataset(path, spec=spec)
+    data = open_dataset(path, spec=spec if spec.takes_images else samples.shorter_spec(path, spec))
     if data.files:
         return [_of_file(file, Path(file.name)) for file in data.files]
     if len(data) == 1:

@@ -32,6 +32,31 @@ def row_type(spec: ModelSpec) -> np.dtype[np.void]:
     return np.dtype([(each.name, each.dtype, spec.usual_shape(each.shape)) for each in spec.inputs])
 
 
+def shorter_spec(file: Path, spec: ModelSpec) -> ModelSpec:
+    """The spec with the free sizes of a file's samples as the usual ones, where those are smaller. Only shapes are read.
+
+    Raises UsageError: a size that is not the multiple which the card says, a file that cannot be read.
+    """
+    found: dict[str, int] = {}
+    shapes = shapes_of_arrays(file) if spec.sizes else {}
+    for each in spec.inputs:
+        shape = shapes.get(each.name, shapes.get("") if len(spec.inputs) == 1 else None) or ()
+        shape = shape[1:] if len(shape) == len(each.shape) + 1 else shape
+        if len(shape) != len(each.shape):
+            continue  # ``fitted`` says what is wrong
+        shape = (shape[-1], *shape[:-1]) if each.channels_last and len(shape) > 1 else shape
+        for size, name in zip(shape, each.shape, strict=True):
+            if not isinstance(name, str) or size >= min(spec.sizes[name].usual, found.get(name, size + 1)):
+                continue
+            if size % spec.sizes[name].multiple or not size:
+                raise UsageError(
+                    f"{file}: {each.name} has {name} {size}, but {spec.name} takes multiples of {spec.sizes[name].multiple}",
+                    advice="cut or pad the sample as the training code did",
+                )
+            found[name] = size
+    return spec.with_usual(spec.usual_sizes | found) if found else spec
+
+
 def read_sample(file: Path, spec: ModelSpec) -> Crop:
     """One sample from its own file. Raises ImageError naming it: not readable, or not what the network takes."""
     try:

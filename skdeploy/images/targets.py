@@ -145,7 +145,7 @@ def _pixels(given: NDArray[Any] | Path, shown: str, spec: ModelSpec) -> NDArray[
 
 
 def output_channels(spec: ModelSpec) -> int | None:
-    """The second axis of the first output; None where a name stands for it."""
-    shape = spec.given[0].shape
-    found = shape[1] if len(shape) > 1 else None
+    """The channels of the first output; None where a name stands for them."""
+    output = spec.given[0]
+    found = output.shape[output.channels_axis] if len(output.shape) > 1 else None
     return found if isinstance(found, int) else None

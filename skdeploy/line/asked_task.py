@@ -10,7 +10,7 @@ from skdeploy.checkpoints.own_module import Shown, sizes_of
 from skdeploy.core.errors import CardError, UsageError
 from skdeploy.core.spec import CLASSIFICATION, TensorSpec
 from skdeploy.line.options import ExportOptions
-from skdeploy.parity.infer_task import inferred_task
+from skdeploy.parity.infer_task import gives_image, inferred_task
 from skdeploy.parity.tasks import FEATURES, IMAGE_TO_IMAGE, SEGMENTATION
 from skdeploy.zoo.cards import load_interface_card
 from skdeploy.zoo.class_output import Asked as AskedOutput
@@ -87,4 +87,6 @@ class Asked:
             [sizes_of(one) for one in outputs if one.is_floating is floating] for floating in (True, False)
         )
         task, why = inferred_task(image, shapes, integers, normalised=normalised)
+        if len(outputs) == 1 and gives_image(image, outputs[0]):
+            task, why = IMAGE_TO_IMAGE, f"images in, images out, as {outputs[0].dtype}"
         return task, [f"task: {task}, by the shapes of the outputs: {why}; choose another with --task"]

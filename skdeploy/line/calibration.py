@@ -30,12 +30,14 @@ class CalibrationOptions(StationOptions):
     panel = Panel.CALIBRATION
     images: Annotated[
         Path | None,
-        Flag("Calibration images: a folder, an .npz, .npy or .txt list of images, or a recipe (.toml).", ("--calib",)),
+        Flag(
+            "Calibration images or samples: a folder, an .npz or .npy, a .txt list, or a recipe (.toml).", ("--calib",)
+        ),
     ] = None
     method: Annotated[
         CalibrationMethod | None,
         Flag(
-            "Method that chooses a tensor's range; auto takes the best on images held back.  [default: auto]",
+            "Method that chooses a tensor's range; auto takes the best on inputs held back.  [default: auto]",
             ("--calib-method",),
         ),
     ] = None
@@ -44,12 +46,17 @@ class CalibrationOptions(StationOptions):
         Flag("Percentile for --calib-method percentile.  [default: 99.99]", ("--calib-percentile",)),
     ] = None
     number: Annotated[
-        int | None, Flag("Use at most this many images, balanced over classes.  [default: 512]", ("--calib-num",))
+        int | None,
+        Flag("Use at most this many images or samples, balanced over classes.  [default: 512]", ("--calib-num",)),
     ] = None
-    batch: Annotated[int, Flag("Images per run; does not change the result.", ("--calib-batch",))] = DEFAULT_BATCH
+    batch: Annotated[int, Flag("Images or samples per run; does not change the result.", ("--calib-batch",))] = (
+        DEFAULT_BATCH
+    )
     seed: Annotated[
         int | None,
-        Flag("Seed for choosing images when there are more than --calib-num.  [default: 0]", ("--calib-seed",)),
+        Flag(
+            "Seed for choosing images or samples when there are more than --calib-num.  [default: 0]", ("--calib-seed",)
+        ),
     ] = None
     allow_random: Annotated[
         bool,
@@ -109,7 +116,7 @@ class CalibrationOptions(StationOptions):
         """Raises UsageError where there is nothing to calibrate on."""
         if self.images is None and not self.allow_random:
             raise UsageError(
-                "INT8 needs images to calibrate on",
+                "INT8 needs images or samples to calibrate on",
                 advice="give --calib with a folder, .npz or .txt, or --ranges with the file of an earlier "
                 "calibration; use --allow-random-calib only where accuracy does not matter",
             )

@@ -23,7 +23,7 @@ class Int8Options(FallbackOptions):
     calibration: CalibrationOptions = CalibrationOptions()
     ranges: Annotated[
         Path | None,
-        Flag("Use this file of `skdeploy calibrate` instead of images.", kept=False, panel=Panel.CALIBRATION),
+        Flag("Use this file of `skdeploy calibrate` instead of --calib.", kept=False, panel=Panel.CALIBRATION),
     ] = None
     keep_grouped: Annotated[
         bool, Flag("Keep grouped convolutions in --int8-fallback precision.", ("--int8-keep-grouped",))

@@ -143,13 +143,15 @@ class ExportOptions(SourceOptions):
     images: Annotated[
         Path | None,
         Flag(
-            "Images for the parity and headroom checks: a folder, .npz or .npy.  [default: those of --data or --calib, "
-            "else the card's]",
+            "Images or samples for the parity and headroom checks: a folder, .npz or .npy.  [default: those of --data or "
+            "--calib, else the card's]",
             kept=False,
             panel=Panel.PARITY,
         ),
     ] = None
-    num_images: Annotated[int, Flag("Use at most this many images.", kept=False, panel=Panel.PARITY)] = DEFAULT_IMAGES
+    num_images: Annotated[int, Flag("Use at most this many images or samples.", kept=False, panel=Panel.PARITY)] = (
+        DEFAULT_IMAGES
+    )
     reference: Annotated[
         str | None,
         Flag(

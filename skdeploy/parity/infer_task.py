@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skdeploy.core.spec import CLASSIFICATION
+from skdeploy.core.spec import CLASSIFICATION, TensorSpec
 from skdeploy.parity.tasks import FEATURES, IMAGE_TO_IMAGE, RAW, SEGMENTATION
 
 Shape = tuple[int, ...]
@@ -35,6 +35,16 @@ def inferred_task(
     if len(fed) < 4 or ranks != {len(fed)}:
         return RAW, f"an output of shape {_shown(output)} fits no other task"
     return _of_map(fed, output)
+
+
+def gives_image(fed: Shape, output: TensorSpec) -> bool:
+    """Whether bytes, or floats with the channels last, are an image for an image; other shapes ``inferred_task`` knows."""
+    shape = tuple(size for size in output.shape if isinstance(size, int))
+    wanted = output.dtype == "uint8" or (output.is_floating and output.channels_axis == 3)
+    if len(fed) != 4 or len(shape) != 4 or not wanted:
+        return False
+    turned = shape if output.channels_axis == 1 else (shape[0], shape[3], *shape[1:3])
+    return _of_map(fed, turned)[0] == IMAGE_TO_IMAGE
 
 
 def _of_map(fed: Shape, output: Shape) -> tuple[str, str]:

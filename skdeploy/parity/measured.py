@@ -22,6 +22,8 @@ def measured(
     margins: Margins = NO_MARGINS,
 ) -> Metrics:
     """How far ``found`` is from ``reference``, both checked. ``margins``: of integer outputs, where they are known."""
+    if task.measures_integers:
+        return task.measure(reference, found, tolerance, spec)
     floats = {name: value for name, value in reference.items() if is_floating(value)}
     images = len(next(iter(reference.values())))
     metrics = task.measure(floats, found, tolerance, spec) if floats else Metrics.without_errors(images)

@@ -330,7 +330,8 @@ def _worst_of(found: Sequence[_Found]) -> WorstImage | None:
         metrics = each.comparison.metrics
         least = math.inf if metrics is None else metrics.min_sqnr_db
         if metrics is not None and least is None:
-            least = -max(row.values - row.same for row in metrics.integers.values())
+            differing = [row.values - row.same for row in metrics.integers.values()]
+            least = -max(differing) if differing else metrics.figures.get("psnr_db")
         return each.comparison.verdict != "fail", math.inf if least is None else least
 
     shown = [each for each in found if each.worst is not None]

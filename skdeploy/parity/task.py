@@ -17,14 +17,16 @@ class Task(Protocol):
     """One task. ``help`` says in a few words what it is for, ``value`` what one number of an output is called.
 
     ``has_classes``: an image has one true class, so there are labels, top-1 and the accuracy gate. ``gives_maps``: an integer
-    output is a map of classes. ``limits`` are those of the task's own figures. The spec says which outputs are compared
-    (``ModelSpec.given``), each with one row an image; a graph may have others.
+    output is a map of classes. ``measures_integers``: ``measure`` takes these too. ``limits`` are those of the task's own
+    figures. The spec says which outputs are compared (``ModelSpec.given``), each with one row an image; a graph may have
+    others.
     """
 
     help: str
     value: str = "value"
     has_classes: bool = False
     gives_maps: bool = False
+    measures_integers: bool = False
     limits: Limits = NONE
 
     def check(self, outputs: dict[str, Array], images: int, spec: ModelSpec) -> tuple[str, ...]:
@@ -39,7 +41,7 @@ class Task(Protocol):
     def tolerance(self, spec: ModelSpec, precision: Precision) -> Tolerance:
         """The card's limits for a precision, with the precision's and the task's own where the card gives none."""
         filled = self.limits.fill(spec.tolerance.get(precision, precision.tolerance), precision)
-        whole = not self.gives_maps and any(not wanted.is_floating for wanted in spec.given)
+        whole = not (self.gives_maps or self.measures_integers) and any(not wanted.is_floating for wanted in spec.given)
         return INTEGERS.fill(filled, precision) if whole else filled
 
     def measure(self, reference: Outputs, found: Outputs, tolerance: Tolerance, spec: ModelSpec, /) -> Metrics:

@@ -130,6 +130,15 @@ def _to_nchw(proto: ModelProto, path: Path) -> list[str]:
     for output in graph.output:
         if ranks.get(output.name) != 4:
             continue
+        cast = _cast_to_bytes(graph, output)
+        if cast is not None:  # TensorRT computes with no bytes: they are turned before they are made
+            turned_before = _free(names, f"{output.name}_nchw")
+            turn = onnx.helper.make_node("Transpose", [cast.input[0]], [turned_before], perm=TO_NCHW)
+            cast.input[0] = turned_before
+            graph.node.insert(list(graph.node).index(cast), turn)
+            output.type.tensor_type.ClearField("shape")
+            turned.append(output.name)
+            continue
         inner = _free(names, f"{output.name}_nhwc")
         for node in inside(graph, NodeProto):
             for values in (node.input, node.output):
@@ -141,6 +150,15 @@ def _to_nchw(proto: ModelProto, path: Path) -> list[str]:
         turned.append(output.name)
     also = f", and its outputs {', '.join(turned)} come so" if turned else ""
     return [f"the input {own} was NHWC; the graph takes NCHW{also}"]
+
+
+def _cast_to_bytes(graph: GraphProto, output: ValueInfoProto) -> NodeProto | None:
+    """The Cast that makes an output of bytes, if nothing else reads that."""
+    if output.type.tensor_type.elem_type != TensorProto.UINT8:
+        return None
+    readers = [node for node in inside(graph, NodeProto) if output.name in node.input]
+    makers = [node for node in graph.node if output.name in node.output]
+    return makers[0] if not readers and makers and makers[0].op_type == "Cast" else None
 
 
 def _free_batch(proto: ModelProto, path: Path) -> list[str]:

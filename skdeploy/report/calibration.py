@@ -105,7 +105,7 @@ def calibration_section(found: Findings) -> Section | None:
     section, audit = calibration_findings(ranges), audit_of(ranges.audit)
     warnings = [Text(warning, "warn") for warning in audit.warnings()] if audit is not None else []
     if audit is not None and not warnings:
-        warnings = [Text("the audit of the images found nothing wrong", "good")]
+        warnings = [Text(f"the audit of the {audit.sample}s found nothing wrong", "good")]
     fold = Fold(f"All {len(ranges.tensors)} ranges", (_ranges_table(ranges),))
     return replace(section, blocks=(*warnings, *section.blocks, _ranges_figure(ranges), fold))
 

@@ -35,7 +35,7 @@ USAGE: tuple[tuple[str, ...], ...] = (
     ("export sknet50 --imgsz 225", "--imgsz 225", "use 224"),
     ("export sknet50 --imgsz -32", "--imgsz -32", "at least 1"),
     ("export tiny.toml --fp16 --int8", "--fp16 and --int8 cannot be used together"),
-    ("export tiny.toml --int8", "INT8 needs images to calibrate on"),
+    ("export tiny.toml --int8", "INT8 needs images or samples to calibrate on"),
     ("export tiny.toml --fp16 --calib images", "leave it out, or export with --int8"),
     ("export tiny.toml --max-batch 4", "those left out default to 1, 8 and 32"),
     ("export tiny.toml --fp16 --keep-fp32 (", "--keep-fp32 '(' is not a regular expression"),

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 from tests.cli.conftest import Run
-from tests.graphs.array_networks import Bands, Pair
+from tests.graphs.array_networks import Bands, Pair, Speaker
 
 Folder = Callable[[type], Path]
 
@@ -106,3 +106,27 @@ def test_a_folder_without_samples_says_what_the_network_takes(run: Run, pair: Pa
     refused = run("predict", pair / "bundle", tmp_path)
     assert f"no samples in the folder {tmp_path}" in refused.err
     assert "looked for .npz, .npy; pair takes before: float32[3, 12, 12]" in refused.err
+
+
+def test_a_sample_that_is_shorter_than_the_usual_size_keeps_its_own(
+    run: Run, array_bundle: Folder, tmp_path: Path
+) -> None:
+    folder = array_bundle(Speaker)
+    bundle, sample = folder / "bundle", np.load(next((folder / "samples").iterdir()))["features"]
+    (tmp_path / "mixed").mkdir()
+    sizes = (40, 24, 24, 32, 40)  # 40 are usual, in multiples of 4
+    for index, frames in enumerate(sizes):
+        np.savez(tmp_path / "mixed" / f"{index}.npz", features=sample[:, :frames])
+    done = run("predict", bundle, tmp_path / "mixed", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    session = onnxruntime.InferenceSession(str(bundle / "model.fp16.onnx"), providers=["CPUExecutionProvider"])
+    for index, frames in enumerate(sizes):
+        (expected,) = session.run(["logits"], {"features": sample[None, :, :frames]})
+        with np.load(tmp_path / "out" / f"{index}.npz") as content:
+            np.testing.assert_allclose(content["logits"], expected[0], atol=1e-3 * float(np.abs(expected).max()))
+    np.savez(tmp_path / "odd.npz", features=sample[:, :22])
+    refused = run("predict", bundle, tmp_path / "odd.npz", "-o", tmp_path / "none")
+    assert refused.code == 2
+    assert "features has frames 22, but" in refused.err
+    assert "takes multiples of 4" in refused.err
+    assert not (tmp_path / "none").exists()

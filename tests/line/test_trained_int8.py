@@ -191,5 +191,5 @@ def test_it_is_not_calibrated(trained: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_without_scales_still_needs_images(trained: Path) -> None:
-    with pytest.raises(UsageError, match="INT8 needs images to calibrate on"):
+    with pytest.raises(UsageError, match="INT8 needs images or samples to calibrate on"):
         export(ExportOptions(str(trained.parent / "float.onnx"), precision=Precision.INT8, target="onnx"))
