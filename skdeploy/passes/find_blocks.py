@@ -245,10 +245,11 @@ class BlockFinder:
         try:
             found = combination(form, gates, self.leaves)
         except Unknown as reason:
+            why = self._mixed(form, gates[0]) or str(reason)
             for gate in gates:
                 told = gate.kind != "sigmoid" or not self._goes_on(node)
                 if told and (gate.reason is None or (len(form.terms) > 1 and not gate.is_lost)):
-                    gate.reason = node, str(reason)
+                    gate.reason = node, why
             return False
         gate = gates[0]
         gate.block = module_of(node.name) or node.name or node.op_type
@@ -275,6 +276,18 @@ class BlockFinder:
         else:
             self.channels_last.append(value)
 
+    def _mixed(self, form: Form, gate: Gate) -> str:
+        """Says that a softmax is over the channels of all branches together, as some write it; empty if it is not."""
+        maps = [term.map for term in form.terms if term.map is not None]
+        branches = len({int(number) for labels in maps for number in np.unique(self.leaves.of(labels)[0])})
+        channels = form.shape[self.leaves.axis]
+        few = 1 < branches <= MAX_BRANCHES and channels > 1
+        if gate.kind != "softmax" or not few or gate.branches != branches * channels:
+            return ""
+        gate.mixes = True
+        said = f"its softmax is over {gate.branches} numbers, the {channels} channels of {branches} branches together"
+        return f"{said}; a block has one over the branches for each channel"
+
     def _goes_on(self, node: ir.Node) -> bool:
         """Whether a part of a sum is read elsewhere: the shortcut of a residual network, which selects nothing from it."""
         return any(len(value.uses()) > 1 for value in operands(node) if value in self._forms)
@@ -292,7 +305,7 @@ class BlockFinder:
             return
         node, reason = gate.reason or (gate.node, "its weights multiply no maps")
         few = gate.branches <= MAX_BRANCHES and not gate.node.outputs[0].is_graph_output()
-        if {"softmax": few, "sigmoid": reason == SIGMOIDS, "shares": few and gate.weighs}[gate.kind]:
+        if {"softmax": few or gate.mixes, "sigmoid": reason == SIGMOIDS, "shares": few and gate.weighs}[gate.kind]:
             self.near_misses.append((node.name or node.op_type, reason))
 
 

@@ -51,6 +51,7 @@ class Gate:
     weighs: bool = False  # whether its weights have been seen to multiply maps
     block: str = ""  # the name of the block that it was found to belong to
     reason: tuple[ir.Node, str] | None = None  # why it has been found to belong to none, so far
+    mixes: bool = False  # whether it is a softmax over the channels of all branches together
     is_lost: bool = False  # whether a weighted map goes into something else before it is added to others
 
     @property

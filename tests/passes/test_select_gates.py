@@ -118,6 +118,15 @@ def row_weights(block: Block, x: Tensor) -> Tensor:
     return first * weights[:, 0] + second * weights[:, 1]
 
 
+def over_all_channels(block: Block, x: Tensor) -> Tensor:
+    """One softmax over the channels of both branches together: the weights of a channel do not sum to one."""
+    first, second = block.maps(x)
+    logits = block.expand(block.reduce((first + second).mean((2, 3), keepdim=True)))
+    weights = logits.softmax(1).chunk(2, 1)
+    selected: Tensor = first * weights[0] + second * weights[1]
+    return selected
+
+
 OTHER: list[tuple[nn.Module, str]] = [
     (Block(fuse=lambda _, a, b, x: (a * 0.25 + b * 0.75).mean((2, 3), keepdim=True)),
      "weigh the branches by 0.25, 0.75"),
@@ -131,6 +140,7 @@ OTHER: list[tuple[nn.Module, str]] = [
     (Block(combine=einsum_over_channels), "its weights go into "),
     (Block(weigh=with_epsilon), "which is not their sum alone"),
     (Block(weigh=normalised), "its exponentials are divided by Clip "),
+    (Block(forward=over_all_channels), "its softmax is over 16 numbers, the 8 channels of 2 branches together; a block has"),
     (Block(weigh=no_pair), "its weights are sigmoids, which do not sum to one"),
     (Block(forward=normalised_after), "its weights go into "),
     (Block(forward=activated_after), "so no mean is taken of what it gives"),
