@@ -22,6 +22,8 @@ from skdeploy.report.voice import Voice, speaking
 
 BUG_EXIT_CODE = 1
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # whatever asks for such a file gets one of these, ``Path.exists`` too
+SHOWN = 100  # characters of such a name
 
 
 def main() -> None:
@@ -96,7 +98,16 @@ def _told_as_it_came(app: Any, termination: Termination) -> Any:
     except Exception as error:  # packages turn a signal during their native import into any error of theirs
         if termination.came:
             raise KeyboardInterrupt from error
-        raise
+        found = (
+            error.__context__ if isinstance(error, RuntimeError) else error
+        )  # pathlib makes one of a loop, up to 3.12
+        if not isinstance(found, OSError) or found.errno not in NO_NAMES:
+            raise
+        name = str(found.filename)
+        raise UsageError(
+            f"{name[:SHOWN]}{'...' if len(name) > SHOWN else ''}: {found.strerror}",
+            advice="give another name, of at most 255 bytes between two slashes, or mend the link",
+        ) from error
 
 
 def _require_working_directory() -> None:

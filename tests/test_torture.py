@@ -32,7 +32,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
             shutil.copy(seeds / "image.jpg", folder)
         assert outcome(kind, path) == "read", name
         for index in range(INPUTS):
-            path.write_bytes(damaged(kind, content, SEED, index))
+            kind.place(path, damaged(kind, content, SEED, index))
             ended = outcome(kind, path)
             if ended.split(" ")[0] not in ("read", "refused"):
                 faults.append((name, index, ended))

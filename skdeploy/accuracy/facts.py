@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import ValidationError
-
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.contents import HEADROOM, PARITY, RANGES
 from skdeploy.bundle.evidence import FOLDER, read_evidence
 from skdeploy.bundle.folder import Bundle
 from skdeploy.bundle.manifest import Manifest
 from skdeploy.bundle.receipts import Receipt, read_receipts
-from skdeploy.core.errors import IntegrityError
 from skdeploy.core.spec import Frozen
 from skdeploy.parity.report import HeadroomReport, ParityReport, ReceiptNote
 
@@ -102,13 +99,7 @@ def recorded(facts: Facts, path: str, report: type[Report]) -> Report | None:
         if current is not None and current.sha256 != sha256:
             facts.outdated.append(path)
             return None
-    file = bundle.check(artifact)
-    try:
-        return report.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise IntegrityError(
-            f"cannot read {file}: {str(error).splitlines()[0]}", advice="export again into another folder"
-        ) from error
+    return bundle.read_report(artifact, report)
 
 
 def evidence(facts: Facts, name: str, report: type[Report]) -> Report | None:

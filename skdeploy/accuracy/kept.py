@@ -7,11 +7,8 @@ see ``reuse.py``.
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdeploy.core.errors import SkdeployError
-from skdeploy.core.files import written_whole
+from skdeploy.core.files import read_file, written_whole
 from skdeploy.images.audit_report import Unreadable
+from skdeploy.images.numpy_file import READING, arrays_inside
 
 KEPT: Final = 256  # files
 KEPT_BYTES: Final = 2 * 10**9  # 50,000 images of 1,000 classes are 200 MB for each artifact
@@ -52,13 +50,13 @@ class Kept:
             return 0, {}, ""
         try:
             # Read whole: another run may remove the file meanwhile.
-            with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as content:
-                found: dict[str, NDArray[Any]] = {name: content[name] for name in (*into, "unreadable")}
+            content = arrays_inside(read_file(self.path, KEPT_BYTES))
+            found: dict[str, NDArray[Any]] = {name: content[name] for name in (*into, "unreadable")}
             done, unreadable = _fitting(found, into)
             os.utime(self.path)  # used: the oldest are forgotten first
         except (FileNotFoundError, NotADirectoryError):
             return 0, {}, ""
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (*READING, KeyError, RecursionError) as error:
             return 0, {}, f"cannot use the predictions of an earlier run, so all are made again: {self.path}: {error}"
         for name, column in into.items():
             column[:done] = found[name]

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import Bundle, write_record
 from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.finite import require_finite
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Frozen
 from skdeploy.core.version import __version__
@@ -83,11 +84,13 @@ def read_evidence(bundle: Bundle, name: str, report: type[Report]) -> Report | N
     """
     path = bundle.folder / FOLDER / f"{name}.json"
     try:
-        evidence = Evidence.model_validate_json(bundle.read_record(path))
+        content = bundle.read_record(path)
+        evidence = Evidence.model_validate_json(content)
+        require_finite(content)
         found = report.model_validate_json(json.dumps(evidence.content))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise IntegrityError(
             f"cannot read {path}: {str(error).splitlines()[0]}", advice="delete it, and measure again"
         ) from error

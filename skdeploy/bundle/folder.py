@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import JsonValue, ValidationError
 
@@ -29,8 +29,10 @@ from skdeploy.core.files import (
     write_text,
     written_whole,
 )
+from skdeploy.core.finite import require_finite
 from skdeploy.core.spec import Assumption, Frozen, ModelSpec, Precision
 
+Report = TypeVar("Report", bound=Frozen)
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 MAX_RECORD_BYTES = 64 << 20  # a report of a large network has a few megabytes
@@ -103,7 +105,7 @@ class Bundle:
             self._verified.add(artifact.path)
         return path
 
-    def read_checked(self, artifact: Artifact) -> bytes:
+    def read_checked(self, artifact: Artifact, at_most: int | None = None) -> bytes:
         """The artifact's bytes, whose digest is the recorded one: a file that replaces it later is not what is used.
 
         Raises IntegrityError.
@@ -111,11 +113,27 @@ class Bundle:
         path = self.path(artifact)
         self._require_there(artifact, path)
         try:
-            content = read_file(path)
+            content = read_file(path, at_most)
         except OSError as error:
             raise IntegrityError(f"cannot read {path}: {error.strerror}", advice="make it readable") from error
         self._require_recorded(artifact, path, hashlib.sha256(content).hexdigest(), artifact.sha256)
         return content
+
+    def read_report(self, artifact: Artifact, kind: type[Report]) -> Report:
+        """The artifact, a JSON report, as a checked object: a digest that agrees does not make it one.
+
+        Raises IntegrityError.
+        """
+        content = self.read_checked(artifact, MAX_RECORD_BYTES)
+        try:
+            found = kind.model_validate_json(content)
+            require_finite(content)
+        except ValueError as error:
+            why = first_problem(error) if isinstance(error, ValidationError) else error
+            raise IntegrityError(
+                f"cannot read {self.path(artifact)}: {why}", advice="export again into another folder"
+            ) from error
+        return found
 
     def _require_there(self, artifact: Artifact, path: Path) -> None:
         if not path.is_file():

@@ -12,7 +12,8 @@ from skdeploy.bundle.receipts import RanOn
 
 @dataclass(frozen=True)
 class Served:
-    """An artifact on a server. ``backend`` is its name in reports; ``ran_on`` is for receipts.
+    """An artifact on a server. ``backend`` is its name in reports; ``ran_on`` is for receipts. ``notes`` say what else was
+    tried there.
 
     ``open`` gives a session; closing it ends the connection.
     """
@@ -21,3 +22,4 @@ class Served:
     backend: str
     ran_on: RanOn
     open: Callable[[], Session]
+    notes: tuple[str, ...] = ()

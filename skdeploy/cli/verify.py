@@ -149,8 +149,8 @@ def verify(
         raise UsageError("--server-model requires --server")
     connect = None
     if server is not None:
-        from skdeploy.serve.triton.client import connect as connect_to
         from skdeploy.serve.triton.client import read_address
+        from skdeploy.serve.triton.proof import connect as connect_to
 
         read_address(server)  # before the digests of a large bundle
         connect = partial(connect_to, url=server, model=server_model)

@@ -66,7 +66,7 @@ def arrays_inside(content: bytes) -> dict[str, NDArray[Any]]:
 
 def names_of_arrays(source: Path) -> frozenset[str]:
     """The names of the arrays in an .npz; none in another file. Raises UsageError: not readable."""
-    with _told(source), source.open("rb") as file:
+    with _told(source), open_file(source) as file:
         if not zipfile.is_zipfile(file):
             return frozenset()
         with zipfile.ZipFile(file) as archive:

@@ -138,6 +138,7 @@ def _pixels(given: NDArray[Any] | Path, shown: str, spec: ModelSpec) -> NDArray[
                 )
             if spec.preprocess.exif == "apply":
                 ImageOps.exif_transpose(image, in_place=True)
+            image.info.pop("transparency", None)  # of palette images: Pillow warns that convert will drop it
             found = np.asarray(image.convert("L" if output_channels(spec) == 1 else "RGB"), np.uint8)
             return found[..., None] if found.ndim == 2 else found
     except (*DECODING, Image.DecompressionBombError) as error:

@@ -72,9 +72,11 @@ def build_engine(folder: Path, request: BuildRequest, progress: Progress | None 
 
 def _parity(bundle: Bundle) -> Artifact | None:
     """The parity report that the new engine is added to: a damaged one is refused before the build. Raises IntegrityError."""
+    from skdeploy.parity.report import ParityReport
+
     parity = bundle.artifact(contents.PARITY)
     if parity is not None:
-        bundle.check(parity)
+        bundle.read_report(parity, ParityReport)
     return parity
 
 
@@ -88,7 +90,7 @@ def _unproven(bundle: Bundle, parity: Artifact | None, engine: Artifact) -> str:
         reason = _reason(bundle, engine)
         add_unproven_engine(bundle, parity, engine, backend_of(engine), reason)
         return reason
-    report = ParityReport.model_validate_json(bundle.check(parity).read_text(encoding="utf-8"))
+    report = bundle.read_report(parity, ParityReport)
     comparison = next((c for c in report.comparisons if c.artifact == engine.path), None)
     return comparison.reason if comparison is not None else NOT_COMPARED
 

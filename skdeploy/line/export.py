@@ -208,7 +208,7 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
             if compiler is not None:
                 line.run(engine_station(bundle, compiler, graph), engine_options(options), graph=graph)
             proof = line.run(Parity(ahead.report, line.artifacts, dataset, network, witness), NoOptions())
-        report = ParityReport.model_validate_json(bundle.check(proof).read_text(encoding="utf-8"))
+        report = bundle.read_report(proof, ParityReport)
         _settle(line, report)
         bundle.finish(line.artifacts, "verified" if report.verdict == "pass" else "failed")
         if isinstance(source, CardSource) and source.imported is not None:

@@ -203,7 +203,7 @@ def _check_headroom(line: Line, model: Artifact, halved: Artifact, dataset: Data
     from skdeploy.parity.report import HeadroomReport
 
     measured = line.run(Headroom(dataset), NoOptions(), graph=model, halved=halved)
-    HeadroomReport.model_validate_json(line.bundle.check(measured).read_text(encoding="utf-8")).check()
+    line.bundle.read_report(measured, HeadroomReport).check()
 
 
 # A new one is its record in core/precision.py, its station, and a line here.

@@ -164,6 +164,8 @@ def verify(
         if given and not engines:
             raise UsageError(f"{folder} holds no engine, but {option} needs one", advice="export with --target")
     served = () if connect is None else (connect(bundle),)
+    for note in (note for each in served for note in each.notes):
+        tell.note(note)
     network = _network(bundle, tell)
     spec = bundle.manifest.model
     witness = find_witness(options.reference, options.golden, spec, _checkpoint(bundle, options), tell)

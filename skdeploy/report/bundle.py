@@ -59,7 +59,7 @@ def _made(bundle: Bundle, *, evaluated: bool) -> Iterator[Block]:
     if (mixed := bundle.artifact(contents.MIXED)) is not None:
         from skdeploy.quant.mixed import MixedPrecision
 
-        found = MixedPrecision.model_validate_json(bundle.check(mixed).read_text(encoding="utf-8"))
+        found = bundle.read_report(mixed, MixedPrecision)
         yield from mixed_findings(found, evaluated=evaluated)
     yield from (Text(note, "warn") for note in bundle.manifest.notes)
     if (headroom := headroom_of(bundle)) is not None:
@@ -74,7 +74,7 @@ def headroom_of(bundle: Bundle) -> HeadroomReport | None:
     artifact = next((a for a in bundle.manifest.artifacts if a.station == "headroom"), None)
     if artifact is None:
         return None
-    return HeadroomReport.model_validate_json(bundle.check(artifact).read_text(encoding="utf-8"))
+    return bundle.read_report(artifact, HeadroomReport)
 
 
 def engine_texts(bundle: Bundle) -> Iterator[Text]:

@@ -103,8 +103,10 @@ def parity_findings(
 
 def receipt_findings(report: ParityReport) -> Iterator[Finding]:
     """Records of devices about the artifacts."""
-    for c in report.comparisons:
-        for receipt in c.receipts:
+    told = set()
+    for c in report.comparisons:  # an artifact that ran on two backends has two rows with the same receipts
+        for receipt in (each for each in c.receipts if each.path not in told):
+            told.add(receipt.path)
             text = f"{c.artifact}: {receipt.kind} {JUDGED[receipt.verdict][0]} on {receipt.place}"
             yield Finding("receipt", receipt.path, JUDGED[receipt.verdict][2], text)
 

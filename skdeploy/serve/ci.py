@@ -26,6 +26,7 @@ from skdeploy.core.version import __version__
 from skdeploy.images.dataset import EVALUATION
 from skdeploy.line.reproduce import options_that_made, weights_that_made
 from skdeploy.line.verification import VerifyOptions, verify
+from skdeploy.quant.ranges import Ranges
 from skdeploy.serve.repository import Repository, repository_here
 from skdeploy.serve.workflow import PLACES, SUITES, Job, Provider, text_of
 from skdeploy.zoo.assumed import require_preprocessing
@@ -95,7 +96,8 @@ def init_ci(folder: Path, options: CiOptions, progress: Progress | None = None) 
     words = [*source.words, *options_that_made(bundle.manifest, Path(ranges), engines=False)]
     texts: dict[str, str] = {card: source.card} if source.card else {}
     if (measured := bundle.artifact(RANGES)) is not None:
-        texts[ranges] = bundle.check(measured).read_text(encoding="utf-8")
+        bundle.read_report(measured, Ranges)
+        texts[ranges] = bundle.read_checked(measured).decode()
     files, evaluation, images = list(source.files), None, ""
     evaluate_words: list[str] | None = None
     if options.data is not None:

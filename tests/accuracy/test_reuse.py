@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,7 +126,16 @@ def test_other_images_another_batch_or_another_artifact_are_not_answered_from_th
     assert relabelled.accuracies[0].top1.correct <= 6
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "other arrays", "other shape", "other type", "rows"])
+def npy(array: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+DAMAGES = ("truncated", "empty", "text", "bytes", "header", "other arrays", "other shape", "other type", "rows")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_entry_is_said_and_replaced(bundles: tuple[Path, Path], data: Path, cache: Path, damage: str) -> None:
     expected = figures(evaluate(bundles[0], EvaluationOptions(data)))
     nothing = np.frombuffer(b"[]", np.uint8)
@@ -132,6 +143,14 @@ def test_a_damaged_entry_is_said_and_replaced(bundles: tuple[Path, Path], data: 
         content = file.read_bytes()
         if damage == "other arrays":
             np.savez(file, unrelated=np.zeros(3))
+        elif damage in (
+            "bytes",
+            "header",
+        ):  # of a member: NumPy gives bytes for one, and raises a TokenError for the other
+            member = {"bytes": b"[]", "header": npy(np.zeros(3)).replace(b"}", b"{")}[damage]
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("logits.npy", npy(np.zeros((IMAGES, 5), np.float32)) if damage == "bytes" else member)
+                archive.writestr("unreadable.npy", member if damage == "bytes" else npy(nothing))
         elif damage == "other shape":
             np.savez(file, logits=np.zeros((IMAGES + 9, 5), np.float32), unreadable=nothing)
         elif damage == "other type":

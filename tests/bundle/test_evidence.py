@@ -20,6 +20,7 @@ class Finding(Frozen):
     """Something measured."""
 
     number: int
+    share: float = 0.5
 
 
 @pytest.fixture
@@ -45,11 +46,13 @@ def test_a_finding_about_an_earlier_artifact_is_no_finding(bundle: Bundle, path:
     assert read_evidence(bundle, "accuracy", Finding) is None
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other", "content"])
+@pytest.mark.parametrize("damage", ["truncated", "other", "content", "nan"])
 def test_a_damaged_finding_is_named(bundle: Bundle, path: Path, damage: str) -> None:
     whole = path.read_text()
     wrong = json.dumps(json.loads(whole) | {"content": {"number": "three"}})
-    path.write_text({"truncated": whole[:40], "other": "[]", "content": wrong}[damage])
+    path.write_text(
+        {"truncated": whole[:40], "other": "[]", "content": wrong, "nan": whole.replace("0.5", "1e999")}[damage]
+    )
     with refused(IntegrityError, r"cannot read .*accuracy\.json"):
         read_evidence(bundle, "accuracy", Finding)
 

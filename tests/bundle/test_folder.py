@@ -12,6 +12,7 @@ import pytest
 from skdeploy.bundle.folder import Bundle, bundle_for_writing, load_bundle
 from skdeploy.bundle.station_facts import StationFacts
 from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.spec import Frozen
 from tests.bundle.recorded import produced, put, recipe
 from tests.refused import refused
 from tests.tiny import head
@@ -148,6 +149,34 @@ def test_bytes_are_checked_as_they_are_read_and_not_by_an_earlier_look(folder: P
         (folder / "x.json").unlink()
         with pytest.raises(IntegrityError, match="is missing from the bundle"):
             bundle.read_checked(artifact)
+
+
+class Measured(Frozen):
+    """A report."""
+
+    error: float
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"error": "large"}', "error: Input should be a valid number"),
+        ('{"error": NaN}', "NaN is not a finite number"),
+        ('{"error": -Infinity}', "-Infinity is not a finite number"),
+        ('{"error": 1e999}', "1e999 is not a finite number"),
+        ("[" * 3000, "Invalid JSON"),
+        ("[]", "the file: "),
+        ('{"error": 1, "more": 2}', "more: "),
+        (b"\xff\xfe", "Invalid JSON"),
+    ],
+)
+def test_a_report_whose_digest_agrees_is_checked_all_the_same(folder: Path, text: str | bytes, problem: str) -> None:
+    with writing(folder) as bundle:
+        good = put(bundle, recipe("good.json", "json"), b'{"error": 0.5}')
+        assert bundle.read_report(good, Measured) == Measured(error=0.5)
+        bad = put(bundle, recipe("x.json", "json"), text if isinstance(text, bytes) else text.encode())
+        with refused(IntegrityError, re.escape(f"cannot read {folder / 'x.json'}: ") + f".*{re.escape(problem)}"):
+            bundle.read_report(bad, Measured)
 
 
 @pytest.mark.parametrize("moment", range(6))

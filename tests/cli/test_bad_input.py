@@ -207,6 +207,8 @@ def wrong(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("file.txt", "other.safetensors", "mine/notes.txt", "mine/sub/.download.partial", "bad/x.png"):
         (folder / name).write_text("mine", encoding="utf-8")
     (folder / "empty.caffemodel").write_bytes(b"")
+    (folder / "loop").symlink_to("back")
+    (folder / "back").symlink_to("loop")
     card = (folder / "tiny.toml").read_text(encoding="utf-8")
     (folder / "wrong.toml").write_text(card.replace("classes = 5", 'classes = "five"'), encoding="utf-8")
     np.save(folder / "float.npy", np.zeros((2, 32, 32, 3), np.float32))
@@ -329,3 +331,27 @@ def test_a_place_that_the_user_may_not_use_is_named(
         result = run(*shlex.split(command))
     assert (result.code, words in result.err) == (2, True), result.err
     assert list((copy / "closed").iterdir()) == []
+
+
+LONG = "n" * 300
+NAMED = (
+    "report bundle -o {}",
+    "export tiny.toml --target onnx -o {}",
+    "predict bundle {}",
+    "evaluate bundle --data {}",
+    "plan {} --device t4",
+    "inspect {}",
+    "verify {}",
+    "triton bundle -o {}",
+)
+
+
+@pytest.mark.parametrize("name", [LONG, "loop"], ids=["long", "loop"])
+@pytest.mark.parametrize("command", NAMED)
+@pytest.mark.usefixtures("wrong")
+def test_a_name_that_no_file_can_have_is_refused(command: str, name: str, run: Run) -> None:
+    """``Path.exists`` raises for the one, and ``Path.resolve`` for the other."""
+    ended = run(*shlex.split(command.format(name)))
+    assert ended.code in (2, 9), ended.err
+    assert name[:60] in ended.err
+    assert "Traceback" not in ended.err

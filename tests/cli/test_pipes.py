@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from skdeploy.core.errors import UsageError
+from skdeploy.images.pairs import has_targets
+from tests import tiny
 from tests.cli.conftest import Run
+from tests.refused import refused
 
 IS_PIPE = "it is a pipe, not a file"
 COMMANDS = (
@@ -32,6 +36,7 @@ COMMANDS = (
     ("inspect pipe", "pipe is neither a file nor a folder"),
     ("plan x.onnx --device t4", f"x.onnx cannot be read as ONNX: {IS_PIPE}"),
     ("convert x.pth -o out.safetensors", f"cannot read the weights x.pth: {IS_PIPE}"),
+    ("triton bundle -o models", f"models/tiny/config.pbtxt cannot be read: {IS_PIPE}"),
     ("bench bundle --log-file pipe", "cannot write the log pipe: No such device or address"),
 )
 
@@ -40,7 +45,9 @@ COMMANDS = (
 def piped(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = Path(shutil.copytree(desk, tmp_path / "desk"))
     (folder / "piped").mkdir()
-    for name in ("pipe", "pipe.toml", "x.onnx", "x.pth", "x.npz", "x.txt", "x.png", "piped/manifest.json"):
+    (folder / "models/tiny").mkdir(parents=True)
+    pipes = ("pipe", "pipe.toml", "x.onnx", "x.pth", "x.npz", "x.txt", "x.png")
+    for name in (*pipes, "piped/manifest.json", "models/tiny/config.pbtxt"):
         os.mkfifo(folder / name)
     (folder / "list.txt").write_text("x.png\n", encoding="utf-8")
     monkeypatch.chdir(folder)
@@ -67,3 +74,9 @@ def test_a_pipe_is_no_file(command: str, message: str, run: Run) -> None:
     ended = run(*shlex.split(command))
     assert ended.code in (2, 6, 9), ended.err
     assert message in ended.err, ended.err
+
+
+@pytest.mark.usefixtures("_ends")
+def test_a_pipe_holds_no_pairs(piped: Path) -> None:
+    with refused(UsageError, f"x.npz: {IS_PIPE}"):
+        has_targets(piped / "x.npz", tiny.spec())

@@ -111,6 +111,22 @@ def test_what_makes_no_sense_is_refused_and_writes_nothing(
     assert snapshot(models) == before
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [('key: "artifact.1" value', 'key: "artifact.1 value'), ('string_value: "', 'string_value: ["')]
+)
+def test_a_config_that_was_changed_is_refused_and_left(
+    run: Run, bundle: Path, models: Path, snapshot: Snapshot, old: str, new: str
+) -> None:
+    assert run("triton", bundle, "-o", models).code == 0
+    path = models / "tiny/config.pbtxt"
+    path.write_text(path.read_text().replace(old, new))
+    before = snapshot(models)
+    refused = run("triton", bundle, "-o", models, "--version", "next")
+    assert refused.code == 2
+    assert "was changed after skdeploy wrote it" in refused.err
+    assert snapshot(models) == before
+
+
 def test_another_network_under_the_same_name_is_refused(
     run: Run, bundle: Path, array_bundle: Callable[[type], Path], models: Path, snapshot: Snapshot
 ) -> None:

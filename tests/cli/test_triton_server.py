@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import signal
@@ -24,6 +25,8 @@ from skdeploy.images.decoding import crop_file
 from skdeploy.images.feeds import feeds_of
 from skdeploy.line.export import export
 from skdeploy.line.options import ExportOptions
+from skdeploy.parity.report import ParityReport
+from skdeploy.report.parity import receipt_findings
 from skdeploy.serve.triton.repository import TritonOptions, write_repository
 from tests import tiny, triton_server
 from tests.cli.conftest import Run
@@ -136,6 +139,37 @@ def test_verify_gives_the_same_verdict_through_a_server_and_a_receipt(
     assert '"verdict": "pass"' in receipt.read_text()
 
 
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_verify_asks_the_ensemble_too_and_shows_a_receipt_once(
+    run: Run, served: Server, labelled: Path, images: Path, tmp_path: Path, scheme: str
+) -> None:
+    bundle = Path(shutil.copytree(labelled, tmp_path / "bundle"))
+    done = run("verify", bundle, "--images", images, "--server", getattr(served, scheme), "--receipt", "--json")
+    assert done.code == 0, done.err
+    said = "tiny-images: 3 encoded images give what tiny gives for their crops, equal in every bit"
+    assert said in " ".join(done.err.split())
+    report = ParityReport.model_validate_json(json.dumps(done.json["parity"]))
+    assert [each.artifact for each in report.comparisons].count("model.onnx") == 2  # on ONNX Runtime and on the server
+    shown = [finding.name for finding in receipt_findings(report)]
+    assert sorted(shown) == sorted(path.relative_to(bundle).as_posix() for path in (bundle / "receipts").iterdir())
+
+
+def test_an_ensemble_with_another_preprocessing_is_refused(
+    run: Run, labelled: Path, images: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    write_repository(labelled, TritonOptions(models, backend="python", image=True))
+    config = models / "tiny-preprocess/config.pbtxt"
+    text = config.read_text()
+    config.write_text(text.replace(r"\"resize\": 36", r"\"resize\": 40"))
+    assert config.read_text() != text
+    with running(models, tmp_path / "log") as server:
+        refused = run("verify", labelled, "--images", images, "--server", server.http)
+    assert refused.code == 9
+    assert "tiny-images on" in refused.err
+    assert "gives another logits for a JPEG of" in refused.err
+
+
 def test_a_version_written_under_load_loses_no_request(labelled: Path, other: Path, tmp_path: Path) -> None:
     """The server polls; clients go on while ``skdeploy triton --version next`` writes another network of the same card."""
     options = TritonOptions(tmp_path / "models", backend="python", name="tiny")
@@ -168,8 +202,6 @@ def test_a_version_written_under_load_loses_no_request(labelled: Path, other: Pa
 
 
 def _metadata(server: Server) -> bytes:
-    import json
-
     return json.dumps(server.ask("v2/models/tiny")["versions"]).encode()
 
 

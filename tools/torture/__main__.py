@@ -2,7 +2,8 @@
 
     python -m tools.torture [--inputs 20000] [--seed N] [--kind KIND ...] [--json FILE]
 
-Counts by kind and exit code; a traceback, a hang, a crash or more than 2 GiB fails the run, and the input is kept.
+Counts by kind and exit code; a traceback, a hang, a crash or more than 2 GiB fails the run, and the input is kept. The JSON
+grows by the kind, and a campaign that is stopped goes on from it; kinds with faults are tried again.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any, Final
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.machine import ROOT, describe
+from skdeploy.core.files import write_text
 from tools.torture.readers import KINDS, make_seeds
 from tools.torture.worker import damaged
 
@@ -36,7 +39,10 @@ def campaign(seeds: Path, name: str, seed: int, count: int, kept: Path) -> dict[
     faults: list[dict[str, Any]] = []
     first, started = 0, time.perf_counter()
     while first < count:
-        for index, said in _answers(seeds, name, seed, first, count - first):
+        for index, answer in _answers(seeds, name, seed, first, count - first):
+            said = answer
+            if said == "hang":  # or everything was stopped for a while: it hangs in a process of its own, too
+                ((_, said),) = _answers(seeds, name, seed, index, 1)
             word = said.split(" ")[0]
             counts[said if word == "refused" else word] += 1
             if word not in ("read", "refused"):
@@ -50,6 +56,18 @@ def campaign(seeds: Path, name: str, seed: int, count: int, kept: Path) -> dict[
         "seconds": round(time.perf_counter() - started, 1),
         "ended": dict(sorted(counts.items())),
         "faults": faults[:20],
+    }
+
+
+def earlier(path: Path | None, seed: int, inputs: int) -> dict[str, dict[str, Any]]:
+    """The kinds that an earlier run of the campaign has been through without a fault."""
+    if path is None or not path.exists():
+        return {}
+    kept = json.loads(path.read_text(encoding="utf-8"))["damaged_files"]
+    return {
+        name: run
+        for name, run in kept["kinds"].items()
+        if kept["seed"] == seed and run["inputs"] == inputs and not run["faults"]
     }
 
 
@@ -101,18 +119,24 @@ def main() -> None:
         seeds = Path(scratch) / "seeds"
         make_seeds(seeds)
         each = -(-options.inputs // len(names))
+        found, lock = earlier(options.json, options.seed, each), Lock()
+
+        def result() -> dict[str, Any]:
+            kinds = {name: found[name] for name in KINDS if name in found}
+            return {"seed": options.seed, "inputs": sum(run["inputs"] for run in kinds.values()), "kinds": kinds}
+
+        def one(name: str) -> None:
+            made = campaign(seeds, name, options.seed, each, options.keep)
+            with lock:
+                found[name] = made
+                if options.json:
+                    text = json.dumps({"machine": describe(), "damaged_files": result()}, indent=2) + "\n"
+                    write_text(options.json, text)
+
         with ThreadPoolExecutor(options.processes) as pool:
-            runs = pool.map(lambda name: campaign(seeds, name, options.seed, each, options.keep), names)
-            found = dict(zip(names, runs, strict=True))
-    failed = sum(len(run["faults"]) for run in found.values())
-    result = {
-        "machine": describe(),
-        "damaged_files": {"seed": options.seed, "inputs": each * len(names), "kinds": found},
-    }
-    print(json.dumps(result["damaged_files"], indent=2))
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if failed:
+            list(pool.map(one, [name for name in names if name not in found]))
+    print(json.dumps(result(), indent=2))
+    if failed := sum(len(run["faults"]) for run in found.values()):
         sys.exit(f"{failed} inputs ended neither read nor refused; they are in {options.keep}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -98,6 +99,46 @@ def of_headed(content: bytes, random: Random) -> bytes:
     length = int.from_bytes(content[:8], "little")
     header = of_text(content[8 : 8 + length], random)
     return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def of_digested(content: bytes, random: Random) -> bytes:
+    """Of a receipt, whose digest is taken anew where it is still a JSON object: the damage is behind it."""
+    from skdeploy.core.files import digest_json
+
+    made = of_text(content, random)
+    try:
+        rest = {name: value for name, value in json.loads(made).items() if name != "digest"}
+        return json.dumps(rest | {"digest": digest_json(rest)}).encode()
+    except (ValueError, AttributeError, RecursionError):
+        return made
+
+
+def of_answers(content: bytes, random: Random) -> bytes:
+    """Of a server's answers, a JSON of texts by address: one is damaged."""
+    found = json.loads(content)
+    address = random.choice(sorted(found))
+    return json.dumps(found | {address: of_text(found[address].encode(), random).decode("latin-1")}).encode()
+
+
+def of_image(content: bytes, random: Random) -> bytes:
+    """An image of other sides or pixels, well packed: one of a pair no longer fits the other. Sometimes bytes."""
+    import numpy as np
+    from PIL import Image
+
+    if random.random() < 0.5:
+        return of_bytes(content, random)
+    with Image.open(io.BytesIO(content)) as image:
+        mode = random.choice(("L", "RGB", "RGBA", "P", "1", "I;16", "CMYK", "LA", image.mode))
+        size = random.choice(
+            (image.size, (1, 1), (image.width + 1, image.height), (image.height, image.width), (3000, 2))
+        )
+        values = np.frombuffer(random.randbytes(size[0] * size[1] * 4), np.uint8).reshape(size[1], size[0], 4)
+        made = Image.fromarray(values).convert("L" if mode == "I;16" else mode)
+        if mode == "I;16":
+            made = made.convert("I;16")
+    out = io.BytesIO()
+    made.save(out, "TIFF" if mode == "CMYK" else "PNG")
+    return out.getvalue()
 
 
 def of_part(content: bytes, random: Random) -> bytes:

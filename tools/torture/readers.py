@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tools.torture.mutate import Mutator, of_bytes, of_headed, of_onnx, of_part, of_text, of_zip
+from tools.torture.answers import answering, write_answers
+from tools.torture.mutate import (
+    Mutator,
+    of_answers,
+    of_bytes,
+    of_digested,
+    of_headed,
+    of_image,
+    of_onnx,
+    of_part,
+    of_text,
+    of_zip,
+)
 
 if TYPE_CHECKING:
     from skdeploy.engines.timing_cache import TimingDevice
+    from skdeploy.images.targets import Kind as TargetKind
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CARD: Final = ROOT / "tests/fixtures/tiny.toml"
@@ -22,13 +38,27 @@ CARD: Final = ROOT / "tests/fixtures/tiny.toml"
 @dataclass(frozen=True)
 class Kind:
     """``file``: the good one's path below the seeds' folder. ``read`` gets the path of a damaged copy in a copy of its folder,
-    ``whole``, or alone.
+    ``whole``, or alone. ``recorded``: the bundle's manifest has the digest of the damaged file.
     """
 
     file: str
     mutate: Mutator
     read: Callable[[Path], object]
     whole: bool = False
+    recorded: bool = False
+
+    def place(self, path: Path, content: bytes) -> None:
+        """Puts a damaged file in place of the good one."""
+        path.write_bytes(content)
+        if self.recorded:
+            manifest = path.parent / "manifest.json"
+            found = json.loads(manifest.read_text(encoding="utf-8"))
+            (artifact,) = (each for each in found["artifacts"] if each["path"] == path.name)
+            artifact |= {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+            for other in found["artifacts"]:  # else the file is taken for one of an earlier export
+                parents = other["provenance"]["parents"]
+                parents |= {path.name: artifact["sha256"]} if path.name in parents else {}
+            manifest.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _card(path: Path) -> None:
@@ -92,17 +122,65 @@ def _baseline(path: Path) -> None:
 
 
 def _bundle(path: Path) -> None:
-    """By its manifest, its evidence and its receipts, and what ``report`` and ``inspect`` make of them."""
-    from skdeploy.accuracy.facts import read_facts
-    from skdeploy.accuracy.verdict import decide_verdict
+    """By its manifest, its evidence and its receipts, and the page that ``report`` makes of them."""
     from skdeploy.bundle.folder import load_bundle
-    from skdeploy.bundle.receipts import read_receipts
+    from skdeploy.report.page import render_report
 
-    folder = next(each for each in path.parents if (each / "manifest.json").exists())
-    bundle = load_bundle(folder)
-    bundle.check_all()
-    read_receipts(bundle)
-    decide_verdict(read_facts(bundle))
+    render_report(load_bundle(_folder(path)))
+
+
+def _graph(path: Path) -> None:
+    """What ``predict`` makes of an image with it."""
+    import skdeploy
+
+    folder = _folder(path)
+    skdeploy.load_bundle(folder).predict(folder.parent / "image.png")
+
+
+def _folder(path: Path) -> Path:
+    return next(each for each in path.parents if (each / "manifest.json").exists())
+
+
+def _pairs(kind: TargetKind, path: Path) -> None:
+    from skdeploy.images.pairs import has_targets, open_pairs
+    from skdeploy.zoo.cards import read_card
+
+    spec = read_card(CARD)
+    source = path if path.suffix == ".npz" else path.parent.parent
+    has_targets(source, spec)
+    pairs = open_pairs(source, spec)
+    for index in range(min(len(pairs), 4)):
+        pairs.read(index, spec, kind)
+
+
+def _predictions(path: Path) -> None:
+    """As ``evaluate`` takes them up: none of it ends a run."""
+    from skdeploy.accuracy.kept import Kept
+
+    kept = Kept("none")
+    kept.path = path
+    kept.load({"logits": np.zeros((24, 5), np.float32)})
+
+
+def _repository(path: Path) -> None:
+    """As ``triton --version next`` does, which adds to the model that is there."""
+    from skdeploy.serve.triton.repository import TritonOptions, write_repository
+
+    models = path.parents[1]
+    write_repository(models.parent / "bundle", TritonOptions(models, backend="python", name="tiny", version="next"))
+    shutil.rmtree(max(path.parent.glob("[0-9]*"), key=lambda folder: int(folder.name)))
+
+
+def _server(path: Path) -> None:
+    """What ``verify --server`` makes of a server with these answers, up to the first that it must compute."""
+    from skdeploy.bundle.folder import load_bundle
+    from skdeploy.serve.triton.proof import connect
+
+    with (
+        answering(path.read_bytes()) as url,
+        connect(load_bundle(path.parent / "bundle"), url, "tiny").open() as session,
+    ):
+        session.run({"input": np.zeros((1, 3, 32, 32), np.float32)})
 
 
 def _part(path: Path) -> None:
@@ -148,8 +226,19 @@ KINDS: Final[Mapping[str, Kind]] = {
     "golden": Kind("golden.npz", of_zip, _golden),
     "ranges": Kind("bundle/ranges.json", of_text, _ranges),
     "baseline": Kind("baseline.json", of_text, _baseline),
+    "pair": Kind("pairs/target/0.png", of_image, partial(_pairs, "image"), whole=True),
+    "mask": Kind("masks/masks/0.png", of_image, partial(_pairs, "mask"), whole=True),
+    "pairs": Kind("pairs.npz", of_zip, partial(_pairs, "image")),
     "manifest": Kind("bundle/manifest.json", of_text, _bundle, whole=True),
     "parity": Kind("bundle/parity.json", of_text, _bundle, whole=True),
+    "recorded parity": Kind("bundle/parity.json", of_text, _bundle, whole=True, recorded=True),
+    "recorded headroom": Kind("bundle/headroom.json", of_text, _bundle, whole=True, recorded=True),
+    "recorded ranges": Kind("bundle/ranges.json", of_text, _bundle, whole=True, recorded=True),
+    "recorded graph": Kind("bundle/model.int8.onnx", of_onnx, _graph, whole=True, recorded=True),
+    "receipt": Kind("bundle/receipts/receipt.json", of_digested, _bundle, whole=True),
+    "predictions": Kind("predictions.npz", of_zip, _predictions),
+    "repository": Kind("models/tiny/config.pbtxt", of_text, _repository, whole=True),
+    "server": Kind("server.json", of_answers, _server, whole=True),
     "evidence": Kind("bundle/evidence/accuracy.json", of_text, _bundle, whole=True),
     "part": Kind("part", of_part, _part),
     "timing cache": Kind("timing.cache", of_bytes, _timing_cache),
@@ -171,6 +260,7 @@ def make_seeds(folder: Path) -> None:
     from skdeploy.line.export import export
     from skdeploy.line.int8_options import Int8Options
     from skdeploy.line.options import ExportOptions
+    from skdeploy.serve.triton.repository import TritonOptions, write_repository
 
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (24, 40, 44, 3), dtype=np.uint8)
@@ -192,7 +282,9 @@ def make_seeds(folder: Path) -> None:
         lowering={"int8": Int8Options(calibration=CalibrationOptions(images=folder / "images.npz"))},
     )
     export(options)
-    evaluation = evaluate(folder / "bundle", EvaluationOptions(folder / "images.npz"))
+    evaluation = evaluate(folder / "bundle", EvaluationOptions(folder / "images.npz", receipt=True))
+    receipt = min((folder / "bundle/receipts").iterdir())
+    receipt.rename(receipt.with_name("receipt.json"))  # its own name tells the device
     write_baseline(folder / "baseline.json", evaluation)
     weights = load_file(folder / "bundle/weights.safetensors")
     torch.save(weights, folder / "weights.pth")
@@ -209,6 +301,17 @@ def make_seeds(folder: Path) -> None:
     (folder / "part").write_bytes(part_of(1).encode())
     write_timing_cache(folder / "timing.cache", _device(), b"kernels")
     (folder / "plan.engine").write_bytes(b"ftrt" + bytes(300))
+    for name, targets in (("pairs", ("input", "target")), ("masks", ("images", "masks"))):
+        for place, side in zip(
+            targets, (pixels[0], pixels[0] if name == "pairs" else pixels[0, ..., 0] % 5), strict=True
+        ):
+            (folder / name / place).mkdir(parents=True)
+            Image.fromarray(side).save(folder / name / place / "0.png")
+    np.savez(folder / "pairs.npz", images=pixels[:2], targets=pixels[:2])
+    kept, none = random.standard_normal((24, 5)).astype(np.float32), np.frombuffer(b"[]", np.uint8)
+    np.savez(folder / "predictions.npz", logits=kept, unreadable=none)
+    write_repository(folder / "bundle", TritonOptions(folder / "models", backend="python"))
+    write_answers(folder / "server.json", folder / "bundle")
     for name, kind in KINDS.items():
         if not (folder / kind.file).is_file():
             raise FileNotFoundError(f"no good file for {name}: {kind.file}")

@@ -65,7 +65,7 @@ def main(seeds: Path, name: str, seed: int, first: int, count: int) -> None:
             print(f"begin {index}", file=said, flush=True)
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-            path.write_bytes(damaged(kind, content, seed, index))
+            kind.place(path, damaged(kind, content, seed, index))
             print(f"end {index} {outcome(kind, path)}", file=said, flush=True)
 
 

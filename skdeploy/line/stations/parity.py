@@ -98,7 +98,7 @@ def add_unproven_engine(bundle: Bundle, parity: Artifact, engine: Artifact, comp
     measured = parity.provenance
 
     def make(out: Path) -> ParityFacts:
-        report = ParityReport.model_validate_json(bundle.check(parity).read_text(encoding="utf-8"))
+        report = bundle.read_report(parity, ParityReport)
         comparison = Comparison(
             artifact=engine.path,
             backend=compiler,

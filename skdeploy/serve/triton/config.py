@@ -131,12 +131,14 @@ def parameter(key: str, value: str) -> str:
 
 
 def read_parameters(text: str) -> dict[str, str]:
-    """The parameters of a file that was written here."""
+    """The parameters of a file that was written here. Raises ValueError for one that was changed since."""
     found = {}
     for line in text.splitlines():
         if line.startswith("parameters { key: "):
             key, end = json.JSONDecoder().raw_decode(line, len("parameters { key: "))
             value, _ = json.JSONDecoder().raw_decode(line, end + len(" value: { string_value: "))
+            if not (isinstance(key, str) and isinstance(value, str)):
+                raise ValueError(f"not a text: {line[:80]}")
             found[key] = value
     return found
 

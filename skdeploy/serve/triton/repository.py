@@ -16,7 +16,15 @@ from pydantic import JsonValue
 
 from skdeploy.bundle.folder import Bundle, load_bundle
 from skdeploy.core.errors import IntegrityError, UsageError
-from skdeploy.core.files import PARTIAL_SUFFIX, digest_file, partial_name, write_error, write_text, written_whole
+from skdeploy.core.files import (
+    PARTIAL_SUFFIX,
+    digest_file,
+    partial_name,
+    read_file,
+    write_error,
+    write_text,
+    written_whole,
+)
 from skdeploy.core.spec import ModelSpec
 from skdeploy.core.version import __version__
 from skdeploy.images.decoding import GREY_OR_RGB
@@ -27,6 +35,7 @@ from skdeploy.serve.triton.served import TENSORRT, Served, choose
 
 CONFIG: Final = "config.pbtxt"
 NEXT: Final = "next"
+MAX_CONFIG_BYTES: Final = 16 << 20
 LOCK: Final = ".skdeploy.lock"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MODEL: Final = "model.py"
@@ -220,10 +229,11 @@ def _require_same(target: Path, config: ModelConfig, *, whole: bool) -> Mapping[
     if not target.exists():
         return {}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, MAX_CONFIG_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"{target} is there, and {path} cannot be read: {error}", advice="give another --name"
+            f"{target} is there, and {path} cannot be read: {why}", advice="give another --name"
         ) from error
     if not text.startswith(MARK):
         raise UsageError(
@@ -235,7 +245,12 @@ def _require_same(target: Path, config: ModelConfig, *, whole: bool) -> Mapping[
             f"{path} has {what}",
             advice="give another --name; or remove the model, and write it anew",
         )
-    found = read_parameters(text)
+    try:
+        found = read_parameters(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path} was changed after skdeploy wrote it: {error}", advice="remove the model, and write it anew"
+        ) from error
     return {key: value for key, value in found.items() if re.match(r"(artifact|sha256)\.\d+", key)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -11,15 +12,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
 from skdeploy.serve.triton import client
-from skdeploy.serve.triton.client import Address, Client, connect, read_address
+from skdeploy.serve.triton.answers import ServedConfig
+from skdeploy.serve.triton.client import Address, Client, read_address
 from skdeploy.serve.triton.models import network, preprocess
+from skdeploy.serve.triton.proof import connect, require_tensors
 from tests.triton_server import free_port
+from tools.torture.answers import answering as answering_as
+from tools.torture.answers import write_answers
 
 pytest.importorskip("tritonclient.http", reason="the extra triton is not installed", exc_type=ImportError)
 LIMIT_S = 1.0
@@ -111,11 +117,13 @@ def test_another_web_server_is_not_taken_for_triton(code: int, body: bytes, expo
     assert url in refused.value.message
 
 
-def _config(**changes: Any) -> dict[str, Any]:
-    return {
+def _config(**changes: Any) -> ServedConfig:
+    found = {
+        "max_batch_size": 32,
         "input": [{"name": "input", "data_type": "TYPE_FP32", "dims": [3, 32, 32]} | changes.pop("input", {})],
         "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": ["5"]} | changes.pop("output", {})],
     }
+    return ServedConfig.model_validate(found)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +139,54 @@ def _config(**changes: Any) -> dict[str, Any]:
 def test_tensors_of_another_name_type_or_shape_are_refused(exported: Path, changes: dict[str, Any], said: str) -> None:
     artifact: Artifact = load_bundle(exported).graphs[-1]
     address = Address("http", "127.0.0.1:8000")
-    assert client._require_tensors(address, "tiny", _config(), artifact, 32) == ("logits",)
+    assert require_tensors(address, "tiny", _config(), artifact) == ("logits",)
     with pytest.raises(IntegrityError, match=said):
-        client._require_tensors(address, "tiny", _config(**changes), artifact, 32)
+        require_tensors(address, "tiny", _config(**changes), artifact)
+
+
+@pytest.mark.parametrize(
+    ("address", "answer", "said"),
+    [
+        ("/v2", {"extensions": 3}, "extensions: "),
+        ("/index", [{"name": 3}], "models.0.name: "),
+        ("/index", "tiny", "answers as no Triton server does"),
+        ("/tiny", {"versions": []}, "versions: "),
+        ("/tiny", {"versions": ["one"]}, "versions.0: "),
+        ("/config", [], "answers as no Triton server does"),
+        ("/config", {"max_batch_size": "many"}, "max_batch_size: "),
+        ("/config", {"input": [{"name": "input", "data_type": "TYPE_FP32", "dims": [10**400]}]}, "input.0.dims.0: "),
+        ("/config", {"parameters": {"sha256.1.model.onnx": {"string_value": None}}}, "string_value: "),
+        (
+            "/infer",
+            {"outputs": [{"name": "logits", "datatype": "FP32", "shape": [2, 5], "data": [0] * 10}]},
+            r"\[2, 5\]",
+        ),
+        (
+            "/infer",
+            {"outputs": [{"name": "logits", "datatype": "FP32", "shape": [1, 6], "data": [0] * 6}]},
+            r"\[1, 6\]",
+        ),
+        ("/infer", {"outputs": [{"name": "logits", "datatype": "INT64", "shape": [1, 5], "data": [0] * 5}]}, "int64"),
+        ("/infer", {"outputs": [{"name": "scores"}]}, "with nothing, but logits"),
+        ("/infer", {"outputs": [{"name": "logits", "datatype": "FP32"}]}, "another size than it says"),
+        ("/infer", {"outputs": 3}, "another size than it says"),
+    ],
+)
+def test_answers_that_no_triton_gives_are_refused(
+    address: str, answer: Any, said: str, exported: Path, tmp_path: Path
+) -> None:
+    write_answers(tmp_path / "answers.json", exported)
+    found = json.loads((tmp_path / "answers.json").read_text())
+    feeds = {"input": np.zeros((1, 3, 32, 32), np.float32)}
+    with answering_as(json.dumps(found).encode()) as url, connect(load_bundle(exported), url, "tiny").open() as session:
+        assert session.run(feeds)["logits"].shape == (1, 5)
+    changed = answer if not isinstance(answer, dict) else json.loads(found[address]) | answer
+    with (
+        answering_as(json.dumps(found | {address: json.dumps(changed)}).encode()) as url,
+        pytest.raises(IntegrityError, match=said),
+        connect(load_bundle(exported), url, "tiny").open() as session,
+    ):
+        session.run(feeds)
 
 
 def test_without_the_extra_its_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
