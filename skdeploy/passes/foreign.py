@@ -210,7 +210,10 @@ def _check_outputs(proto: ModelProto, path: Path) -> tuple[str, ...]:
         raise UsageError(f"{path} has no output", advice="export it again")
     kept = [value for value in outputs if _is_taken(value)]
     if not kept:
-        shown = ", ".join(f"{value.name} ({_type_name(value)})" for value in outputs)
+        makers = {name: told(node) for node in proto.graph.node for name in node.output}
+        shown = ", ".join(
+            f"{value.name} ({_type_name(value)}, by {makers.get(value.name, 'an input')})" for value in outputs
+        )
         raise UsageError(
             f"{path}: skdeploy takes {TAKEN}, but the outputs are {shown}",
             advice="export it with a cast to one of these",

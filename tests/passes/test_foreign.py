@@ -161,7 +161,7 @@ REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
             result=TensorProto.UINT16,
         ),
         UsageError,
-        r"takes float32, integers of 8, 32 or 64 bits, and booleans, but the outputs are y \(uint16\)",
+        r"takes float32, integers of 8, 32 or 64 bits, and booleans, but the outputs are y \(uint16, by ",
     ),
     "custom operator": (
         small([helper.make_node("Mish", ["x"], ["t"], name="act", domain="com.acme"), FLATTEN]),

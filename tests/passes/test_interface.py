@@ -159,7 +159,7 @@ def test_a_squeeze_that_takes_a_fixed_batch_of_one_leaves_it_when_it_is_freed(op
     with pytest.raises(
         UsageError, match=r"\[3\]: the node \S*Squeeze\S* \(Squeeze\) takes the batch of one away"
     ) as refusal:
-        read_foreign(path, has_logits=False)
+        read_foreign(path, has_classes=False)
     assert "--free-batch" in refusal.value.advice
     model = read_foreign(path, options=ReadOptions(free_batch=True))
     np.testing.assert_array_equal(run(model, inputs)["logits"], inputs.max((2, 3)))
