@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,18 @@ def test_a_part_of_another_verb_is_refused(run: Run, bundle: Path, evaluation: P
     assert run("evaluate", bundle, "--data", evaluation, "--shard", "1/1", "-o", part).code == 0
     done = run("calibrate", bundle, "--calib", evaluation, "--parts", part, "-o", tmp_path / "ranges.json")
     assert (done.code, "part is a part of `skdeploy evaluate`, not of calibrate" in done.err) == (2, True)
+
+
+def test_a_part_for_which_the_disk_is_too_full_is_not_there(bundle: Path, evaluation: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    command = [sys.executable, "-m", "skdeploy", "evaluate", bundle, "--data", evaluation, "--shard", "1/1", "-o"]
+    done = subprocess.run(
+        [*map(str, command), str(folder / "part")],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "no space left to write" in done.stderr) == (9, True), done.stderr
+    assert list(folder.iterdir()) == []
