@@ -39,7 +39,10 @@ class OwnMetric:
         """The figure of one sample. Raises UsageError, naming its target, if the function raises or gives no finite number."""
         try:
             found = self.function(outputs, target)
-        except Exception as error:  # the user's own code can raise anything; the traceback is theirs to read
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # the user's own code can raise anything, and must not end a run with 0
             raise UsageError(
                 f"--metric {self.name} failed on {shown}: {type(error).__name__}: {error}", advice=ADVICE
             ) from error
