@@ -32,6 +32,7 @@ from skdeploy.quant.observers import MinMax
 from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors, require_no_scales
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
 from skdeploy.quant.round_weights import ROUNDING_IMAGES, measure_rounding
+from skdeploy.quant.rounding import as_text
 from skdeploy.quant.seen import Seen
 from skdeploy.quant.steps import SILENT, SMALLEST
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, SYMMETRIC
@@ -247,12 +248,17 @@ def concluded(
     if algorithm.method is CalibrationMethod.AUTO:
         places, fitted = scored_images(len(dataset), used), fitted_images(len(dataset))
         early_ranges = {str(each): _refitted(draft, fits, each, early=True) for each in CANDIDATES}
+        unrounded: Mapping[str, Ranges] = {}
         if gptq and places:  # one rounding for all: the method changes little of it, and it costs most
             rounding = rounded(early_ranges[str(FALLBACK)], [each for each in used if each < fitted])
             competing = draft.algorithm.model_copy(update={"weight_rounding": "gptq"})
-            early_ranges = {name: each.finished(competing, None, rounding) for name, each in early_ranges.items()}
+            unrounded = early_ranges
+            early_ranges = {name: each.finished(competing, None, rounding) for name, each in unrounded.items()}
         images = dataset.take(places)
-        choice, nearest = choose(model, spec, early_ranges, images, settings.batch, fitted, nearest, tell)
+        choice, nearest = choose(model, spec, early_ranges, unrounded, images, settings.batch, fitted, nearest, tell)
+        if choice.weight_rounding == "nearest":
+            assert nearest is not None  # the graphs that were tried have them
+            rounding = {name: as_text(nearest[name].values, nearest[name]) for name in rounding}
         draft = _refitted(draft, fits, choice.candidate, early=False)
     if gptq and not rounding:
         rounding = rounded(draft, used)

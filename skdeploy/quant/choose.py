@@ -20,7 +20,7 @@ from skdeploy.images.reading import read_crops
 from skdeploy.ir.deciding import with_sources
 from skdeploy.ir.large import portable
 from skdeploy.ir.qdq import QuantizedWeight
-from skdeploy.quant.methods import FALLBACK, FIRST_PART, GIVEN_UP, Choice, chosen
+from skdeploy.quant.methods import FALLBACK, FIRST_PART, GIVEN_UP, Choice, chosen, with_rounding_of
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 
@@ -46,6 +46,7 @@ def choose(
     model: ir.Model,
     spec: ModelSpec,
     candidates: Mapping[str, Ranges],
+    unrounded: Mapping[str, Ranges],
     images: Dataset,
     batch: int,
     fitted: int,
@@ -53,6 +54,8 @@ def choose(
     tell: Progress,
 ) -> tuple[Choice, Mapping[str, QuantizedWeight] | None]:
     """The best of the candidates on images that they were not fitted to, and the weights to nearest that their graphs share.
+
+    ``unrounded`` are the same with weights rounded to nearest, where the candidates have others; the best is tried so too.
 
     Raises CalibrationError for outputs of FP32 that are not finite.
     """
@@ -94,7 +97,14 @@ def choose(
             advance(name, scored, bound)
         if len(trials[name].noise) == scored:
             least = min(least, trials[name].total)
-    return chosen({name: trial.noise for name, trial in trials.items()}, scored, fitted), nearest
+    choice = chosen({name: trial.noise for name, trial in trials.items()}, scored, fitted)
+    best = str(choice.candidate)
+    if best in unrounded:
+        plain = f"{best} with weights to nearest"
+        trials[plain] = _Trial(quantize(model, spec, unrounded[best], half=False, nearest=nearest).model)
+        advance(plain, scored, trials[best].total)
+        choice = with_rounding_of(choice, trials[best].noise, trials[plain].noise)
+    return choice, nearest
 
 
 def _reference(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int) -> Outputs:

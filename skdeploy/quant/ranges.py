@@ -16,12 +16,12 @@ from skdeploy.core.interface import ArrayInput, DynamicSize
 from skdeploy.core.spec import CalibrationMethod, Frozen, InputSpec, ModelSpec, Preprocess
 from skdeploy.core.version import __version__
 from skdeploy.quant.explain import explain
-from skdeploy.quant.methods import Choice
+from skdeploy.quant.methods import Choice, Rounding
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-ALGORITHM_VERSION: Final = 3  # grows whenever the same choices would give other numbers
+ALGORITHM_VERSION: Final = 4  # grows whenever the same choices would give other numbers
 INT8_MAX: Final = 127
 TOOLS: Final = ("numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu")  # what the numbers in the file come from
 
@@ -55,7 +55,6 @@ def _plain_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return value
 
 
-Rounding = Literal["gptq", "nearest"]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Percentile = Annotated[float, Field(gt=0, le=100)]
 Magnitude = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
@@ -148,7 +147,8 @@ class Ranges(Frozen):
     ``channel_maxima`` are the largest magnitudes of a tensor's channels, (C,), for equalization; all else belongs to the graph
     once equalized. ``channel_reach`` is the same of those tensors beside that bound equalization. ``channel_means`` are means
     over images and space, (C,), for bias correction. ``choice`` says what the method ``auto`` chose, and why. ``rounding`` has,
-    for each layer, how its integers differ from those of rounding to nearest (``rounding.py``).
+    for each layer, how its integers differ from those of rounding to nearest (``rounding.py``): not at all, where ``choice``
+    says that GPTQ was worse.
     """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]

@@ -16,7 +16,8 @@ from skdeploy.core.spec import CalibrationMethod, Frozen, InnerPath, ModelSpec
 from skdeploy.core.toml_reasons import read_toml, shown_value
 from skdeploy.images.dataset import Dataset, open_dataset
 from skdeploy.quant.explain import explain
-from skdeploy.quant.ranges import Digest, Percentile, Rounding, check_percentile
+from skdeploy.quant.methods import Rounding
+from skdeploy.quant.ranges import Digest, Percentile, check_percentile
 
 KEYS: Final = "a recipe is a TOML file; every key is described in calibration/README.md"
 

@@ -40,7 +40,7 @@ def calibration_findings(ranges: Ranges) -> Section:
         "shifted": algorithm.shift and not algorithm.shift_padded,
         "shifted before padding too": algorithm.shift_padded,
         "pixels exact": algorithm.exact_input,
-        "weights rounded by GPTQ": algorithm.weight_rounding == "gptq",
+        "weights rounded by GPTQ": algorithm.weight_rounding == "gptq" and not _is_to_nearest(ranges.choice),
     }
     on = ", ".join(word for word, given in switches.items() if given) or "nothing else"
     lead = (
@@ -63,7 +63,14 @@ def _choice_facts(choice: Choice) -> Facts:
     if given_up := [name for name in choice.ranking if name not in whole]:
         less = ", ".join(f"{name} {choice.scores[name].sqnr_db:.2f}" for name in given_up)
         rows.append(("given up, at most", less))
+    if choice.nearest is not None:
+        better = "better than GPTQ's" if _is_to_nearest(choice) else "GPTQ's are kept"
+        rows.append(("with weights to nearest", f"{choice.nearest.sqnr_db:.2f}: {better}"))
     return Facts(tuple(rows), f"choice of the method: {choice.candidate}")
+
+
+def _is_to_nearest(choice: Choice | None) -> bool:
+    return choice is not None and choice.weight_rounding == "nearest"
 
 
 def audit_facts(audit: AuditReport) -> Facts:

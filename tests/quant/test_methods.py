@@ -27,8 +27,11 @@ from skdeploy.quant.methods import (
     chosen,
     fitted_images,
     scored_images,
+    with_rounding_of,
 )
+from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
+from skdeploy.quant.rounding import as_text
 from tests.conftest import FAST, TinySpec
 from tests.graphs.networks import card, traced
 from tests.quant.noise import calibrated, dataset
@@ -98,6 +101,77 @@ def test_a_choice_that_the_scores_do_not_bear_out_is_refused() -> None:
             made(method, tied, images)
 
 
+def test_weights_to_nearest_win_only_where_gptq_is_worse_by_more_than_chance() -> None:
+    random = np.random.default_rng(1)
+    nearest = random.uniform(0.5, 1.5, 128)
+    spread = 0.2 * random.standard_normal(128)
+    spread -= spread.mean()  # a standard error of 0.0177 an image: two are 0.0354
+
+    def rounding(more: float, nearest: Any = nearest) -> str | None:
+        gptq = nearest[:128] + spread[: len(nearest)] + more
+        choice = chosen({"mse": gptq.tolist()}, len(gptq), 384)
+        return with_rounding_of(choice, gptq.tolist(), nearest.tolist()).weight_rounding
+
+    assert rounding(-0.3) == "gptq"
+    assert rounding(0.03) == "gptq"
+    assert rounding(0.04) == "nearest"
+    gptq = (nearest + 1).tolist()
+    given_up = with_rounding_of(chosen({"mse": gptq}, 128, 384), gptq, nearest[:100].tolist())
+    assert given_up.weight_rounding == "gptq"
+    assert given_up.nearest is not None
+    assert given_up.nearest.images == 100
+
+
+def test_a_rounding_that_the_scores_do_not_bear_out_is_refused() -> None:
+    scores = {"mse": Score(images=8, sqnr_db=30.0)}
+    kept: dict[str, Any] = {
+        "method": CalibrationMethod.MSE,
+        "fitted": 24,
+        "scored": 8,
+        "scores": scores,
+        "tied": ("mse",),
+    }
+    better, worse, part = (Score(images=n, sqnr_db=db) for n, db in ((8, 31.0), (8, 29.0), (4, 35.0)))
+    assert Choice(**kept, nearest=better, weight_rounding="nearest").nearest == better
+    assert Choice(**kept, nearest=better, weight_rounding="gptq").nearest == better  # by chance
+    for nearest in (worse, part):
+        with pytest.raises(ValidationError, match="not better by the scores"):
+            Choice(**kept, nearest=nearest, weight_rounding="nearest")
+    with pytest.raises(ValidationError, match="belong together"):
+        Choice(**kept, nearest=better)
+
+
+@pytest.mark.parametrize("worse", [False, True])
+def test_a_rounding_that_loses_on_images_held_back_is_not_used(
+    spec: ModelSpec, graph: ir.Model, worse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights one or two steps off, in place of what GPTQ found: the file then has those to nearest, and says so."""
+    real = calibrating.measure_rounding
+
+    def measured(*given: Any) -> Any:
+        found, nearest = real(*given)
+        off = np.random.default_rng(3)
+        steps = {
+            name: np.clip(weight.values + off.integers(-2, 3, weight.values.shape), -127, 127).astype(np.int8)
+            for name, weight in nearest.items()
+        }
+        return {name: as_text(steps[name], nearest[name]) for name in found} if worse else found, nearest
+
+    monkeypatch.setattr(calibrating, "measure_rounding", measured)
+    images = dataset(64)
+    found = calibrated(graph, spec, images, weight_rounding="gptq", **AUTO)
+    assert found.choice is not None
+    assert found.choice.nearest is not None
+    assert found.choice.weight_rounding == ("nearest" if worse else "gptq")
+    made = quantize(graph, spec, found, half=False)
+    plain = calibrated(
+        graph, spec, images, method=found.choice.method, percentile=found.choice.percentile, weight_rounding="nearest"
+    )
+    other = quantize(graph, spec, plain, half=False)
+    same = ir.to_proto(made.model).SerializeToString() == ir.to_proto(other.model).SerializeToString()
+    assert same == worse
+
+
 def test_the_error_of_an_image_is_by_the_signal_of_all_and_outputs_count_alike() -> None:
     reference = np.array([[3.0, 4.0], [0.0, 5.0]])
     halves = [[reference[:1] + 0.5], [reference[1:] - 0.1]]
@@ -115,7 +189,6 @@ def test_no_method_is_better_on_the_images_held_back_by_more_than_chance(
     """Every method by hand on all of them: fitted to 48 images, run on the other 16. Given-up methods lose by hand too."""
     from skdeploy.backends.logits import run_images
     from skdeploy.backends.onnxruntime import open_model
-    from skdeploy.quant.quantize import quantize
 
     spec = card(tiny_spec())
     graph = traced(spec, FAST)
