@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.options import Flag, StationOptions
 from skdeploy.core.panel import Panel
-from skdeploy.shards.cluster import Cluster
 from skdeploy.shards.shard import Shard
+
+if TYPE_CHECKING:
+    from skdeploy.shards.cluster import Cluster
 
 
 class DivisionOptions(StationOptions):
@@ -59,6 +61,8 @@ class DivisionOptions(StationOptions):
     @property
     def farm(self) -> Cluster | None:
         """The workers; None where none were asked for."""
+        from skdeploy.shards.cluster import Cluster  # help needs no arrays
+
         given = Cluster(self.workers, self.cluster, self.cluster_tls_ca, self.cluster_tls_cert, self.cluster_tls_key)
         return None if given == Cluster() else given
 

@@ -323,7 +323,7 @@ def test_a_place_that_the_user_may_not_use_is_named(
     modes_bind: ModesBind,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    copy = Path(shutil.copytree(wrong, tmp_path / "desk"))
+    copy = Path(shutil.copytree(wrong, tmp_path / "desk", symlinks=True))  # one is a loop
     monkeypatch.chdir(copy)
     (copy / "locked").mkdir(mode=0)
     (copy / "closed").mkdir(mode=0o555)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skdeploy.core.errors import ExportError, IntegrityError
+from skdeploy.core.errors import IntegrityError
 from skdeploy.passes.foreign import read_foreign
 from tests.graphs.small_files import node, write
 
@@ -46,17 +46,3 @@ def test_infinite_bounds_and_masks_are_taken(tmp_path: Path) -> None:
     mask[..., 0] = False
     constants = {"zero": np.float32(0), "infinity": np.float32(np.inf), "mask": mask, "least": np.float32(-np.inf)}
     assert read_foreign(write(tmp_path / "m.onnx", nodes, **constants)).graph.outputs[0].name == "logits"
-
-
-def test_a_graph_that_is_quantized_without_a_zero_point_is_refused_with_its_first_such_node(tmp_path: Path) -> None:
-    """ONNX says uint8 with zero point 0 then, of which TensorRT makes int8, with a warning."""
-    nodes = [
-        node("Flatten", "x", "f"),
-        node("QuantizeLinear", "f", "step", "q"),
-        node("DequantizeLinear", "q", "step", "y"),
-    ]
-    with pytest.raises(
-        ExportError, match=r"m\.onnx: the node the_q \(QuantizeLinear\) has zero point 0 of uint8"
-    ) as error:
-        read_foreign(write(tmp_path / "m.onnx", nodes, step=np.float32(0.1)))
-    assert "symmetric int8" in error.value.advice

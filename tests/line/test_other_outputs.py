@@ -126,7 +126,7 @@ def test_outputs_that_cannot_be_compared_are_refused(factory: str, words: str) -
 
 
 def test_a_classifier_that_is_asked_for_must_be_one() -> None:
-    with pytest.raises(UsageError, match=r"a classifier returns one tensor of \(2, classes\)"):
+    with pytest.raises(UsageError, match=r"a classifier gives \(N, classes\), or class numbers"):
         find_source(ExportOptions(f"{__name__}:one_map", image_size=SIZE, task="classification"))
 
 

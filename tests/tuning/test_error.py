@@ -42,16 +42,16 @@ def test_figures_are_those_of_the_formulas() -> None:
 
 
 def test_the_lower_bound_holds_as_often_as_it_says() -> None:
-    """Of 400 sets of 30 samples the bound at 95 % is above the truth in 5 %, or in 9 % by chance and few samples."""
-    expected, found = outputs(200_000, (0.1,), seed=1)
-    truth = report(powers_of(expected[:50_000], found[:50_000])).sqnr_db
+    """Of 120 sets of 30 samples the bound at 95 % is above the truth in 5 %: by chance and few samples, in 0 or in 14 %."""
+    expected, found = outputs(60_000, (0.1,), seed=1)
     every = powers_of(expected, found)
+    truth = 10 * np.log10(every.signal[:50_000].sum() / every.noise[:50_000].sum())
     above = 0
-    for start in range(50_000, 50_000 + 400 * 30, 30):
+    for start in range(50_000, 50_000 + 120 * 30, 30):
         rows = slice(start, start + 30)
         part = Powers(every.names, every.signal[rows], every.noise[rows], every.found[rows])
         above += report(part).low_db > truth
-    assert 0.01 < above / 400 < 0.09
+    assert above <= 17
 
 
 def test_a_limit_passes_fails_or_stays_open() -> None:

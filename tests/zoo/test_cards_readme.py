@@ -41,8 +41,18 @@ TABLES: list[type[BaseModel]] = [
     ModelSpec, SKNetSpec, StemSpec, StageSpec, SelectiveKernelSpec, BranchSpec, GateSpec, InputSpec, Preprocess, Source,
     Reference, WeightsSpec, Tolerance,
 ]  # fmt: skip
-# What a classifier of images has not.
-OTHER_TASKS = {"inputs", "sizes", "outputs", "min_psnr_db", "min_ssim", "min_miou", "max_pair_error", "min_equal"}
+# What a classifier of images with one output has not.
+OTHER_TASKS = {
+    "class_output",
+    "inputs",
+    "sizes",
+    "outputs",
+    "min_psnr_db",
+    "min_ssim",
+    "min_miou",
+    "max_pair_error",
+    "min_equal",
+}
 FAMILIES: dict[str, list[type[BaseModel]]] = {
     "sknet": [SKNetSpec],
     "resnet": [SKResNetSpec],
