@@ -29,7 +29,7 @@ from benchmarks.machine import ROOT, SKDEPLOY, describe, skdeploy
 CARD: Final = "sknet50"
 IMAGES: Final = 512
 ROUNDS: Final = 3
-# Of bare inference, by issue 15; what has no limit there is shown beside it.
+# At most so many times bare inference; what has no limit is shown beside it.
 WAYS: Final[dict[str, tuple[str, str, float | None]]] = {
     "minmax": ("minmax", "nearest", 1.4),
     "auto": ("auto", "gptq", 2.5),
