@@ -25,7 +25,7 @@ from benchmarks.machine import ROOT, SKDEPLOY, describe
 
 CARD: Final = "sknet50"
 ROUNDS: Final = 5
-EXPORT_AT_MOST: Final = 1.0  # of the script, as the next one; issue 13
+EXPORT_AT_MOST: Final = 1.0  # of the script, as the next one
 RESUME_AT_MOST: Final = 0.1
 PEAK_GB_AT_MOST: Final = 2.8
 

@@ -220,7 +220,10 @@ def test_predict_without_a_folder_says_where_to_write(run: Run, bundle: Path, ma
     assert "give --output FOLDER" in result.err
 
 
-@pytest.mark.parametrize("metric", [(), ("--metric", METRIC)])
+@pytest.mark.parametrize(
+    "metric",
+    [(), pytest.param(("--metric", METRIC), marks=pytest.mark.slow)],  # the same parts, with another figure
+)
 def test_parts_and_workers_give_the_figures_of_one_run(
     metric: tuple[str, ...], run: Run, bundle: Path, made: Path, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def memory_mb(server: Server) -> float:
     return sum(int(path.read_text().split("RssAnon:")[1].split()[0]) for path in of_all) / 1e3
 
 
+@pytest.mark.slow  # a server of its own for some 10 s; test_triton_server.py has a reload under load
 def test_nothing_is_lost_or_kept_while_a_version_comes_and_images_are_broken(exported: Path, tmp_path: Path) -> None:
     pytest.importorskip("tritonclient.grpc", reason="the extra triton is not installed", exc_type=ImportError)
     options = TritonOptions(tmp_path / "models", backend="python", image=True, version="next")

@@ -64,7 +64,13 @@ def changed(part: Part, **facts: Any) -> Part:
     return Part(header, part.arrays, part.name)
 
 
-@pytest.mark.parametrize(("method", "counts"), [(None, (2, 7)), (CalibrationMethod.MINMAX, (1, 30))])
+@pytest.mark.parametrize(
+    ("method", "counts"),
+    [
+        (None, (2, 7)),
+        pytest.param(CalibrationMethod.MINMAX, (1, 30), marks=pytest.mark.slow),  # 30 shards, of which each equalizes
+    ],
+)
 def test_any_number_of_shards_in_any_order_writes_the_same_bytes(
     method: CalibrationMethod | None, counts: tuple[int, ...], source: ExportOptions, pictures: Path, tmp_path: Path
 ) -> None:
