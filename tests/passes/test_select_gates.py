@@ -21,6 +21,9 @@ from tests.graphs.networks import FLOAT32_ERROR, images, relative_error, run, to
 from tests.networks import lsk
 
 SHAPE = (12, 10)
+# 45 blocks in a row, each of which hands on the rounding of those before it: 4e-6 alone, and 2.5e-5 was seen beside other work,
+# where threads add in another order. The pass itself compares each block alone, before and after.
+IN_A_ROW = 5 * FLOAT32_ERROR
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ def test_every_gate_of_the_same_function_is_rewritten(exporter: str, opset: int,
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert [node.op_type for node in model.graph].count("Softmax") == 3  # of more than two branches
     inputs = images(5, *SHAPE)
-    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < FLOAT32_ERROR
+    assert relative_error(run(model, inputs)["logits"], torch_logits(network, inputs)) < IN_A_ROW
     again = RewriteSelect()
     again(model)
     assert (again.report.found, len(again.report.deployed), again.report.near_misses) == ((), len(SAME), ())
