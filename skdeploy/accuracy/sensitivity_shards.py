@@ -117,7 +117,7 @@ def sensitivity_on(
         data = None if options.data is None else options.data.absolute()
         make = partial(part_of_worker, folder.absolute(), replace(options, data=data), job)
         count = job.options["units"]
-        assert isinstance(count, int)
+        assert isinstance(count, int)  # the job was made here, with this option
         shards = {Shard(index, count): 1 for index in range(1, count + 1)}
         return parts_by(cluster, job, shards, make, tell, fresh=fresh, allow_mixed_cpus=allow_mixed_cpus, word="units")
 

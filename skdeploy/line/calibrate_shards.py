@@ -237,7 +237,7 @@ def calibrate_on(
 
     def collect(job: Job) -> Sequence[Part]:
         batch = job.options["batch"]
-        assert isinstance(batch, int)
+        assert isinstance(batch, int)  # the job was made here, with this option
         make = partial(part_of_worker, far, absolute, job)
         shards = image_shards(job.samples, batch)
         return parts_by(

@@ -107,7 +107,7 @@ class Seen:
                 raise ValueError("the histograms do not count all values")
             for group, of in enumerate(other.groups):
                 for place, observer in enumerate(of.values()):
-                    assert isinstance(observer, MagnitudeHistogram)
+                    assert isinstance(observer, MagnitudeHistogram)  # as self.kind says
                     observer.restore(int(zeros[group, place]), bins[group, place].copy())
         for place, name in enumerate(self.tensors):
             if name in means and images:
