@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any, Final
 import pytest
 from filelock import FileLock
 
+from tests.ports import free_ports
 from tests.wheels import CACHE, unpacked
 
 WHEEL: Final = "nvidia-pytriton==0.7.0"  # Triton 2.51; 44 MB, and 143 MB unpacked
@@ -89,12 +89,6 @@ def python(folder: Path, *, numpy: bool = True) -> Path:
     return folder / "bin"
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @contextmanager
 def running(
     repository: Path, log: Path, *options: str, ready: bool = True, programs: Path | None = None
@@ -105,7 +99,7 @@ def running(
     """
     root = home()
     programs = programs or python(log.with_suffix(".python"))
-    ports = {which: free_port() for which in SCHEMES}
+    ports = dict(zip(SCHEMES, free_ports(len(SCHEMES)), strict=True))
     command = [
         str(root / "bin/tritonserver"),
         f"--model-repository={repository}",

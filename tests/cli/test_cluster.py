@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from tests.cli.evaluation_data import labelled
+from tests.ports import free_port
 from tests.shards.clusters import dask_cluster, end, wait_for_parts, workers_of
 
 IMAGES = 1500  # 24 shards
@@ -76,12 +76,6 @@ def expected(exported: Path, many: Path, tmp_path_factory: pytest.TempPathFactor
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return figures(done.stdout)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def test_a_killed_worker_is_replaced_and_nothing_listens_beyond_this_machine(

@@ -23,7 +23,7 @@ from skdeploy.serve.triton.answers import ServedConfig
 from skdeploy.serve.triton.client import Address, Client, read_address
 from skdeploy.serve.triton.models import network, preprocess
 from skdeploy.serve.triton.proof import connect, require_tensors
-from tests.triton_server import free_port
+from tests.ports import free_port
 from tools.torture.answers import answering as answering_as
 from tools.torture.answers import write_answers
 
