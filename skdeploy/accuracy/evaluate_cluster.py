@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from skdeploy.accuracy.evaluate import EvaluationOptions
-from skdeploy.accuracy.evaluate_shards import OpenedJob, evaluation_job, merge_evaluation, predicted_part
+from skdeploy.accuracy.evaluate_shards import (
+    OpenedJob,
+    evaluation_job,
+    for_workers,
+    merge_evaluation,
+    predicted_part,
+)
 from skdeploy.accuracy.gate import Evaluation
 from skdeploy.accuracy.kept_parts import image_shards, parts_by
 from skdeploy.accuracy.streaming import open_all
@@ -33,8 +38,7 @@ def evaluate_on(
     cluster.check()
 
     def collect(job: Job) -> Sequence[Part]:
-        absolute = replace(options, data=options.data.absolute(), against=_absolute(options.against))
-        make = partial(part_of_worker, folder.absolute(), absolute, job)
+        make = partial(part_of_worker, folder.absolute(), for_workers(options), job)
         shards = image_shards(job.samples, options.batch)
         return parts_by(cluster, job, shards, make, tell, fresh=options.fresh, allow_mixed_cpus=allow_mixed_cpus)
 
@@ -57,8 +61,3 @@ def _opened(folder: Path, options: EvaluationOptions, job: Job) -> Iterator[Open
     check_job(job, mine, "this worker's share")
     with open_all(chosen.runners, chosen.optional) as (opened, absent):
         yield opened, absent, dataset
-
-
-def _absolute(against: str | None) -> str | None:
-    """Another bundle's folder, as a worker in another folder finds it."""
-    return str(Path(against).absolute()) if against is not None and Path(against).is_dir() else against

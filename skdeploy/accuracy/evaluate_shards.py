@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from skdeploy.accuracy.evaluate import (
     Chosen,
@@ -26,7 +27,7 @@ from skdeploy.accuracy.reuse import reads_of
 from skdeploy.accuracy.streaming import check_unreadable, open_all, predict_all
 from skdeploy.backends.base import Session
 from skdeploy.bundle.runners import Runner
-from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.errors import UsageError
 from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Frozen
@@ -34,7 +35,7 @@ from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, joined_digest
 from skdeploy.shards.data import check_files, listing_digest
 from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Header, Job, Part
+from skdeploy.shards.part import Job, Part
 from skdeploy.shards.shard import Shard
 
 Collect = Callable[[Job], Sequence[Part]]
@@ -65,19 +66,35 @@ def evaluation_job(folder: Path, options: EvaluationOptions, tell: Progress) -> 
     chosen = prepared(folder, options, tell)
     runners = [*chosen.runners, *chosen.optional]
     dataset = labelled_images(options.data, naming_spec(chosen.runners), options.num_images, options.class_order)
-    given: dict[str, JsonValue] = {"batch": options.batch}
-    given |= {f"options of {runner.shown}": repr(runner.options) for runner in runners if runner.options is not None}
     job = Job(
         verb="evaluate",
-        made_of={runner.shown: runner.artifact.sha256 for runner in runners}
-        | {f"card of {runner.shown}": digest_json(reads_of(runner.spec)) for runner in runners},
+        made_of=made_of(runners),
         data=dataset.name,
         data_sha256=listing_digest(dataset),
         samples=len(dataset),
-        options=given,
+        options={"batch": options.batch, **options_of(runners)},
         versions=versions(),
     )
     return job, chosen, dataset
+
+
+def made_of(runners: Sequence[Runner]) -> dict[str, str]:
+    """SHA-256 of each artifact, and of what its card says about inputs and outputs."""
+    cards = {f"card of {runner.shown}": digest_json(reads_of(runner.spec)) for runner in runners}
+    return {runner.shown: runner.artifact.sha256 for runner in runners} | cards
+
+
+def options_of(runners: Sequence[Runner]) -> dict[str, JsonValue]:
+    """The options of each backend that has some."""
+    return {f"options of {runner.shown}": repr(runner.options) for runner in runners if runner.options is not None}
+
+
+def for_workers(options: EvaluationOptions) -> EvaluationOptions:
+    """The same options for a worker in another folder: paths are absolute."""
+    against = options.against
+    if against is not None and Path(against).is_dir():
+        against = str(Path(against).absolute())
+    return replace(options, data=options.data.absolute(), against=against)
 
 
 def evaluate_shard(
@@ -122,15 +139,7 @@ def predicted_part(
             for of in (each.unreadable for each in predictions)
         ),
     )
-    header = Header(
-        job=job,
-        index=shard.index,
-        count=shard.count,
-        cpu=machine_kind(),
-        seconds=round(seconds, 3),
-        facts=facts.model_dump(mode="json"),
-    )
-    return Part(header, {f"logits{n}": of.logits for n, of in enumerate(predictions)}, f"shard {shard}")
+    return Part.made(job, shard, seconds, facts, {f"logits{n}": of.logits for n, of in enumerate(predictions)})
 
 
 def refuse_receipt(options: EvaluationOptions) -> None:
@@ -153,7 +162,7 @@ def merge_evaluation(folder: Path, options: EvaluationOptions, tell: Progress, *
     first, *others = parts
     for part in others:
         _check_same_artifacts(first, part)
-    facts = _facts(first)
+    facts = first.facts_as(PartFacts)
     runners = [runner for runner in (*chosen.runners, *chosen.optional) if runner.shown in facts.ran]
     require_pair(options.max_drop, runners, facts.absent)
     spans = [part.header.shard.span(len(dataset), options.batch) for part in parts]
@@ -162,11 +171,8 @@ def merge_evaluation(folder: Path, options: EvaluationOptions, tell: Progress, *
     for part, span in zip(parts, spans, strict=True):
         for n, of in enumerate(predictions):
             _take(part, n, span, of)
-        mine = _facts(part).files
-        if dataset.files:
-            if len(mine) != len(span):
-                raise _other_content(part)
-            check_files(mine, dataset, span, part.name)
+        mine = part.facts_as(PartFacts).files
+        check_files(part, mine, dataset, span)
         digests += mine
     check_unreadable(predictions, dataset)
     found = evaluation_of(
@@ -184,7 +190,7 @@ def merge_evaluation(folder: Path, options: EvaluationOptions, tell: Progress, *
 
 def _check_same_artifacts(first: Part, other: Part) -> None:
     """Raises UsageError where an engine ran in one part only."""
-    one, two = ({*_facts(part).ran} for part in (first, other))
+    one, two = ({*part.facts_as(PartFacts).ran} for part in (first, other))
     for name in sorted(one ^ two):
         has, lacks = (first, other) if name in one else (other, first)
         raise UsageError(
@@ -195,27 +201,13 @@ def _check_same_artifacts(first: Part, other: Part) -> None:
 
 def _take(part: Part, n: int, span: range, into: Predictions) -> None:
     """The n-th artifact's predictions of a part, in their places. Raises IntegrityError for another content."""
-    logits, listed = part.arrays.get(f"logits{n}"), _facts(part).unreadable[n]
+    logits, listed = part.arrays.get(f"logits{n}"), part.facts_as(PartFacts).unreadable[n]
     if logits is None or logits.shape != (len(span), into.logits.shape[1]) or logits.dtype != into.logits.dtype:
-        raise _other_content(part)
+        raise part.other_content()
     missing = np.flatnonzero(np.isnan(logits[:, 0])).tolist()
     if missing != [each.row for each in listed]:
-        raise _other_content(part)
+        raise part.other_content()
     if span:
         into.logits[span.start : span.stop] = logits
     into.unreadable |= {span[each.row]: Unreadable(name=each.name, reason=each.reason) for each in listed}
     into.done = span.stop
-
-
-def _facts(part: Part) -> PartFacts:
-    try:
-        return PartFacts.model_validate(part.header.facts)
-    except ValidationError as error:
-        raise _other_content(part) from error
-
-
-def _other_content(part: Part) -> IntegrityError:
-    return IntegrityError(
-        f"{part.name} does not hold what shard {part.header.shard} of this evaluation should",
-        advice="make that part again",
-    )

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from skdeploy.accuracy.evaluate import Chosen, EvaluationOptions, require_pair
 from skdeploy.accuracy.evaluate_quality import chosen_for_pairs, keep_quality
-from skdeploy.accuracy.evaluate_shards import Collect, refuse_receipt
+from skdeploy.accuracy.evaluate_shards import Collect, for_workers, made_of, options_of, refuse_receipt
 from skdeploy.accuracy.gate import NotEvaluated
 from skdeploy.accuracy.kept_parts import image_shards, parts_by
 from skdeploy.accuracy.measure_quality import quality_of, require_enough
@@ -25,12 +25,11 @@ from skdeploy.accuracy.measures import Measure, measures_of
 from skdeploy.accuracy.own_metric import OwnMetric, file_digest
 from skdeploy.accuracy.quality import Quality
 from skdeploy.accuracy.quality_rows import Measuring, PairRows
-from skdeploy.accuracy.reuse import reads_of
 from skdeploy.accuracy.streaming import open_all
 from skdeploy.backends.base import Session
 from skdeploy.bundle.runners import Runner
 from skdeploy.core import cpu
-from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.errors import UsageError
 from skdeploy.core.files import digest_file, digest_json
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Frozen
@@ -41,7 +40,7 @@ from skdeploy.shards.collect import check_job
 from skdeploy.shards.data import check_files, listing_digest
 from skdeploy.shards.held import held
 from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Header, Job, Part
+from skdeploy.shards.part import Job, Part
 from skdeploy.shards.shard import Shard
 
 Opened = Sequence[tuple[Runner, Session]]
@@ -77,14 +76,13 @@ def quality_job(folder: Path, options: EvaluationOptions, tell: Progress) -> Qua
     runners = [*chosen.runners, *chosen.optional]
     pairs = open_pairs(options.data, runners[0].spec, options.num_images)
     given: dict[str, JsonValue] = {"batch": options.batch, "--metric": options.metric}
-    given |= {f"options of {runner.shown}": repr(runner.options) for runner in runners if runner.options is not None}
+    given |= options_of(runners)
     if options.metric is not None:
         given["file of --metric"] = file_digest(options.metric)
     targets = [pairs.target_name(index) for index in range(len(pairs))] if pairs.rows is None else pairs.targets_digest
     job = Job(
         verb="evaluate",
-        made_of={runner.shown: runner.artifact.sha256 for runner in runners}
-        | {f"card of {runner.shown}": digest_json(reads_of(runner.spec)) for runner in runners},
+        made_of=made_of(runners),
         data=pairs.name,
         data_sha256=digest_json([listing_digest(pairs.inputs), _names(targets)]),
         samples=len(pairs),
@@ -125,16 +123,8 @@ def _measured(
         inputs=mine.inputs.file_digests,
         targets=tuple(digest_file(file) for file in mine.files),
     )
-    header = Header(
-        job=of.job,
-        index=shard.index,
-        count=shard.count,
-        cpu=machine_kind(),
-        seconds=round(time.perf_counter() - started, 3),
-        facts=facts.model_dump(mode="json"),
-    )
     arrays = {f"{n} {name}": column for n, table in enumerate(tables) for name, column in table.columns.items()}
-    return Part(header, arrays, f"shard {shard}")
+    return Part.made(of.job, shard, time.perf_counter() - started, facts, arrays)
 
 
 def merge_quality(folder: Path, options: EvaluationOptions, tell: Progress, *, collect: Collect) -> Quality:
@@ -158,21 +148,15 @@ def merge_quality(folder: Path, options: EvaluationOptions, tell: Progress, *, c
         inputs: list[str] = []
         targets: list[str] = []
         for part in parts:
-            facts, span = _facts(part), part.header.shard.span(len(pairs), options.batch)
+            facts, span = part.facts_as(RowsFacts), part.header.shard.span(len(pairs), options.batch)
             if facts.ran != ran:
                 raise UsageError(
                     f"{part.name} has {', '.join(facts.ran)}, but here {', '.join(ran)} run",
                     advice="merge on a machine that runs the same artifacts, or name what to evaluate with --artifact",
                 )
             _take(part, tables, span)
-            if len(facts.inputs) != (len(span) if pairs.inputs.files else 0) or len(facts.targets) != (
-                len(span) if pairs.files else 0
-            ):
-                raise _other_content(part)
-            if pairs.inputs.files:
-                check_files(facts.inputs, pairs.inputs, span, part.name)
-            if pairs.files:
-                check_files(facts.targets, replace(pairs.inputs, files=pairs.files, pixels=None), span, part.name)
+            check_files(part, facts.inputs, pairs.inputs, span)
+            check_files(part, facts.targets, replace(pairs.inputs, files=pairs.files, pixels=None), span)
             inputs += facts.inputs
             targets += facts.targets
         digests = (
@@ -204,11 +188,7 @@ def quality_on(
     cluster.check()
 
     def collect(job: Job) -> Sequence[Part]:
-        against = options.against
-        if against is not None and Path(against).is_dir():
-            against = str(Path(against).absolute())
-        far = replace(options, data=options.data.absolute(), against=against)
-        make = partial(part_of_worker, folder.absolute(), far, job)
+        make = partial(part_of_worker, folder.absolute(), for_workers(options), job)
         shards = image_shards(job.samples, options.batch)
         return parts_by(
             cluster, job, shards, make, tell, fresh=options.fresh, allow_mixed_cpus=allow_mixed_cpus, word="pairs"
@@ -243,20 +223,6 @@ def _take(part: Part, tables: Sequence[PairRows], span: range) -> None:
         for name, column in table.columns.items():
             rows = part.arrays.get(f"{n} {name}")
             if rows is None or rows.dtype != column.dtype or rows.shape != (len(span), *column.shape[1:]):
-                raise _other_content(part)
+                raise part.other_content()
             column[span.start : span.stop] = rows
         table.done = span.stop
-
-
-def _facts(part: Part) -> RowsFacts:
-    try:
-        return RowsFacts.model_validate(part.header.facts)
-    except ValidationError as error:
-        raise _other_content(part) from error
-
-
-def _other_content(part: Part) -> IntegrityError:
-    return IntegrityError(
-        f"{part.name} does not hold what shard {part.header.shard} of this evaluation should",
-        advice="make that part again",
-    )

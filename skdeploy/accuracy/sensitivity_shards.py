@@ -19,14 +19,14 @@ from skdeploy.accuracy.own_metric import file_digest
 from skdeploy.accuracy.sensitivity import Measurable, SensitivityOptions, measurable
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core import cpu
-from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.quant.sensitivity import MeasuredUnits, SensitivityReport
 from skdeploy.shards.cluster import Cluster
 from skdeploy.shards.collect import check_job
 from skdeploy.shards.held import held
 from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Header, Job, Part
+from skdeploy.shards.part import Job, Part
 from skdeploy.shards.shard import Shard
 
 Collect = Callable[[Job], Sequence[Part]]
@@ -66,15 +66,7 @@ def sensitivity_shard(
 def _measured(job: Job, found: Measurable, shard: Shard, tell: Progress) -> Part:
     started = time.perf_counter()
     rows = found.measure(shard.span(found.units(), 1), tell, whole=shard.index == 1)
-    header = Header(
-        job=job,
-        index=shard.index,
-        count=shard.count,
-        cpu=machine_kind(),
-        seconds=round(time.perf_counter() - started, 3),
-        facts=rows.model_dump(mode="json"),
-    )
-    return Part(header, {}, f"shard {shard}")
+    return Part.made(job, shard, time.perf_counter() - started, rows)
 
 
 def merge_sensitivity(
@@ -147,15 +139,8 @@ def _rows(part: Part, units: int, samples: int) -> MeasuredUnits:
     try:
         rows = MeasuredUnits.model_validate(part.header.facts)
     except ValidationError as error:
-        raise _other_content(part) from error
+        raise part.other_content() from error
     whole = (rows.all_int8 is not None) == (shard.index == 1)
     if len(rows.rows) != len(shard.span(units, 1)) or rows.images != samples or not whole:
-        raise _other_content(part)
+        raise part.other_content()
     return rows
-
-
-def _other_content(part: Part) -> IntegrityError:
-    return IntegrityError(
-        f"{part.name} does not hold what shard {part.header.shard} of this measurement should",
-        advice="make that part again",
-    )

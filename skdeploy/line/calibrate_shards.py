@@ -18,11 +18,11 @@ from typing import Annotated
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from skdeploy.accuracy.kept_parts import image_shards, parts_by
 from skdeploy.core import cpu
-from skdeploy.core.errors import IntegrityError, UsageError
+from skdeploy.core.errors import UsageError
 from skdeploy.core.files import digest_json, require_places
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Frozen, ModelSpec, TensorSpec
@@ -50,7 +50,7 @@ from skdeploy.shards.collect import check_job
 from skdeploy.shards.data import check_files, listing_digest
 from skdeploy.shards.held import held
 from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Header, Job, Part
+from skdeploy.shards.part import Job, Part
 from skdeploy.shards.shard import Shard
 
 Collect = Callable[[Job], Sequence[Part]]
@@ -165,15 +165,8 @@ def seen_part(calibration: Calibration, planned: tuple[Plan, ir.Model], shard: S
         noted=audit.noted,
         near_bits=audit.fingerprints.near_bits,
     )
-    header = Header(
-        job=of.job,
-        index=shard.index,
-        count=shard.count,
-        cpu=machine_kind(),
-        seconds=round(time.perf_counter() - started, 3),
-        facts=facts.model_dump(mode="json"),
-    )
-    return Part(header, {**seen.arrays(), **audit.fingerprints.arrays(), **channels}, f"shard {shard}")
+    arrays = {**seen.arrays(), **audit.fingerprints.arrays(), **channels}
+    return Part.made(of.job, shard, time.perf_counter() - started, facts, arrays)
 
 
 def merge_calibration(
@@ -194,17 +187,14 @@ def merge_calibration(
         seen, audit = unseen(plan, of.settings.algorithm), Audit(of.dataset, of.spec, of.settings.asked)
         digests: list[str] = []
         for part in parts:
-            facts, span = _facts(part), of.span(part.header.shard)
+            facts, span = part.facts_as(CalibrationFacts), of.span(part.header.shard)
             _require_places_of(facts.noted, span, part)
             try:
                 seen.merge_arrays(part.arrays, len(facts.noted.used), [*plan.means.values()])
                 audit.extend(facts.noted, part.arrays, facts.near_bits)
             except (KeyError, ValueError) as error:
-                raise _other_content(part) from error
-            if of.dataset.files:
-                if len(facts.files) != len(span):
-                    raise _other_content(part)
-                check_files(facts.files, of.dataset, span, part.name)
+                raise part.other_content() from error
+            check_files(part, facts.files, of.dataset, span)
             digests += facts.files
         check_unreadable(audit.noted.unreadable, of.dataset, len(of.dataset))
         digest = joined_digest(digests) if of.dataset.files else of.dataset.digest
@@ -276,9 +266,9 @@ def _opened(
 def _plan_in(parts: Sequence[Part], of: Calibration) -> Plan:
     """The plan that all parts followed. Raises UsageError if they did not follow one, IntegrityError for another content."""
     first, *others = parts
-    facts = _facts(first)
+    facts = first.facts_as(CalibrationFacts)
     for part in others:
-        if _facts(part).plan != facts.plan:
+        if part.facts_as(CalibrationFacts).plan != facts.plan:
             raise UsageError(
                 f"{first.name} and {part.name} were measured in graphs that were equalized differently: the processors of "
                 f"their machines round differently ({first.header.cpu}; {part.header.cpu})",
@@ -291,16 +281,16 @@ def _plan_in(parts: Sequence[Part], of: Calibration) -> Plan:
     try:
         plan, _ = plan_of(of.model, of.spec, of.settings.algorithm, maxima, reach)
     except (KeyError, ValueError) as error:
-        raise _other_content(first) from error
+        raise first.other_content() from error
     if plan.digest != facts.plan:
-        raise _other_content(first)
+        raise first.other_content()
     return plan
 
 
 def _channels(part: Part, name: str) -> NDArray[np.float32]:
     values = part.arrays.get(name)
     if values is None or values.dtype != np.float32 or values.ndim != 1:
-        raise _other_content(part)
+        raise part.other_content()
     return values
 
 
@@ -308,18 +298,4 @@ def _require_places_of(noted: Noted, span: range, part: Part) -> None:
     """Raises IntegrityError unless these are places of the shard, and each image is used or unreadable."""
     inside = [place in span for of in (noted.used, noted.constant, noted.clipped, noted.enlarged) for place in of]
     if not all(inside) or len({*noted.used}) != len(noted.used) or len(noted.used) + len(noted.unreadable) != len(span):
-        raise _other_content(part)
-
-
-def _facts(part: Part) -> CalibrationFacts:
-    try:
-        return CalibrationFacts.model_validate(part.header.facts)
-    except ValidationError as error:
-        raise _other_content(part) from error
-
-
-def _other_content(part: Part) -> IntegrityError:
-    return IntegrityError(
-        f"{part.name} does not hold what shard {part.header.shard} of this calibration should",
-        advice="make that part again",
-    )
+        raise part.other_content()

@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from skdeploy.core.errors import IntegrityError, first_problem
 from skdeploy.core.files import read_file, written_whole
 from skdeploy.core.spec import Frozen
 from skdeploy.images.numpy_file import READING, arrays_inside
+from skdeploy.shards.machine import machine_kind
 from skdeploy.shards.shard import Shard
 
 MAGIC: Final = b"skdeploy-part-1"
 Verb = Literal["evaluate", "calibrate", "sensitivity", "tune"]
+Facts = TypeVar("Facts", bound=Frozen)
 
 
 class Job(Frozen):
@@ -68,6 +70,35 @@ class Part:
     header: Header
     arrays: Mapping[str, NDArray[Any]]
     name: str = ""
+
+    @classmethod
+    def made(
+        cls, job: Job, shard: Shard, seconds: float, facts: Frozen, arrays: Mapping[str, NDArray[Any]] | None = None
+    ) -> Self:
+        """The part that this machine made of a shard in ``seconds``."""
+        header = Header(
+            job=job,
+            index=shard.index,
+            count=shard.count,
+            cpu=machine_kind(),
+            seconds=round(seconds, 3),
+            facts=facts.model_dump(mode="json"),
+        )
+        return cls(header, arrays or {}, f"shard {shard}")
+
+    def facts_as(self, kind: type[Facts]) -> Facts:
+        """The verb's own facts. Raises IntegrityError where they are not such."""
+        try:
+            return kind.model_validate(self.header.facts)
+        except ValidationError as error:
+            raise self.other_content() from error
+
+    def other_content(self) -> IntegrityError:
+        """The error of a whole part, of the right job, whose content cannot be its shard's."""
+        return IntegrityError(
+            f"{self.name} does not hold what shard {self.header.shard} of this `skdeploy {self.header.job.verb}` should",
+            advice="make that part again",
+        )
 
     def encode(self) -> bytes:
         """The bytes of the file."""
