@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, model_validator
 
 from skdeploy.accuracy.baseline import BaselineReport
 from skdeploy.accuracy.budget import require_within_budget, sentence_of, worst_decision
@@ -36,8 +36,8 @@ TopClasses = NDArray[np.signedinteger]
 class Share(Frozen):
     """Counts of images: the share that is right, with Wilson's two-sided interval. None of no images."""
 
-    correct: int
-    images: int
+    correct: NonNegativeInt
+    images: NonNegativeInt
     accuracy: float | None
     low: float
     high: float
@@ -65,7 +65,16 @@ class AccuracyReport(Frozen):
     top1: Share
     top5: Share | None
     per_class: Annotated[tuple[ClassAccuracy, ...], Field(strict=False)]
-    confusion: Annotated[tuple[Annotated[tuple[int, ...], Field(strict=False)], ...], Field(strict=False)]
+    confusion: Annotated[tuple[Annotated[tuple[NonNegativeInt, ...], Field(strict=False)], ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _counted_once(self) -> AccuracyReport:
+        counts = [(one.top1.correct, one.top1.images) for one in self.per_class]
+        if {len(row) for row in self.confusion} - {len(counts)}:
+            raise ValueError(f"a row of confusion is not {len(counts)} classes long")
+        if [(row[label], sum(row)) for label, row in enumerate(self.confusion)] != counts:
+            raise ValueError("confusion and per_class do not count the same images")
+        return self
 
     @property
     def shown(self) -> str:
@@ -167,6 +176,13 @@ class Evaluation(Frozen):
     baseline: BaselineReport | None = None
     image_notes: Strings = ()
     sample: SampleWord = "image"
+
+    @model_validator(mode="after")
+    def _of_the_same_classes(self) -> Evaluation:
+        for report in self.accuracies:
+            if self.classes != tuple(one.label for one in report.per_class):
+                raise ValueError(f"per_class of {report.shown} does not have the labels of classes")
+        return self
 
     @property
     def verdict(self) -> Decision | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from scipy import stats
 
 from skdeploy.accuracy.gate import (
@@ -51,6 +55,36 @@ def test_figures_are_those_of_a_loop() -> None:
         share = found.per_class[label].top1
         assert share.images == int((labels == label).sum())
         assert share.correct == found.confusion[label][label]
+
+
+def without(content: dict[str, Any], *path: str | int) -> dict[str, Any]:
+    """A copy of what was written, without the value at this path."""
+    changed: Any = copy.deepcopy(content)
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (("classes", 2), "does not have the labels of classes"),
+        (("accuracies", 0, "per_class", 6), "not 6 classes long"),
+        (("accuracies", 0, "confusion", 3), "do not count the same images"),
+        (("accuracies", 0, "confusion", 3, 0), "not 7 classes long"),
+    ],
+)
+def test_figures_of_other_classes_than_the_evaluation_names_are_not_read(
+    path: tuple[str | int, ...], words: str
+) -> None:
+    content = evaluation().model_dump(mode="json") | {
+        "accuracies": [report(*random_predictions(100)).model_dump(mode="json")]
+    }
+    Evaluation.model_validate_json(json.dumps(content))
+    with pytest.raises(ValidationError, match=words):
+        Evaluation.model_validate_json(json.dumps(without(content, *path)))
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:
