@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from skdeploy.core.patterns import module_of
 from skdeploy.core.spec import Preprocess
 from skdeploy.ir.constants import add_to_bias, constant, drop_unused, free_name, numbers, weight_of
-from skdeploy.ir.nodes import new_node, only_one_reads, operand
+from skdeploy.ir.nodes import new_node, operand
 from skdeploy.ir.placement import weighted_reason
+from skdeploy.ir.rows import WEIGHTED
 from skdeploy.passes.preprocess import MODULE as PREPROCESS
 
 MODULE: Final = "pixels"  # of the nodes that this makes
@@ -32,7 +33,9 @@ class PixelSteps(ir.passes.InPlacePass):
 
     For inputs that are no 8-bit pixels, the levels are as good as any for the range of pixels.
 
-    Declines, and ``declined`` says why, where something else than one plain convolution reads the input, or the card's
+    Others than layers, such as the sum of a network that corrects its input, go on reading the image as it is.
+
+    Declines, and ``declined`` says why, where the layers that read the input are not one plain convolution, or the card's
     preprocessing has another number of channels.
     """
 
@@ -47,7 +50,7 @@ class PixelSteps(ir.passes.InPlacePass):
         self.declined = _reason_to_decline(graph, value, len(self.preprocess.std))
         if self.declined:
             return ir.passes.PassResult(model, modified=False)
-        node = value.consumers()[0]
+        (node,) = _layers_of(value)
         slope = pixel_slope(self.preprocess)
         assert value.shape is not None  # of an admitted graph
         shape = list(value.shape)
@@ -99,9 +102,10 @@ class PixelShift(ir.passes.InPlacePass):
 
 
 def _reason_to_decline(graph: ir.Graph, value: ir.Value, channels: int) -> str:
-    node = value.consumers()[0] if only_one_reads(value) else None
-    if node is None or node.op_type != "Conv" or weighted_reason(node) or node.inputs[0] is not value:
-        return "the input is not read by one convolution with constant weights alone"
+    layers = _layers_of(value)
+    node = layers[0] if len(layers) == 1 else None
+    if node is None or node.op_type != "Conv" or weighted_reason(node) or list(node.inputs).index(value) != 0:
+        return "the layers that read the input are not one convolution with constant weights"
     shape = numbers(operand(node, 1)).shape
     if len(shape) != 4 or shape[1] != channels:
         return f"the first convolution is not one of images of {channels} channels"
@@ -110,6 +114,11 @@ def _reason_to_decline(graph: ir.Graph, value: ir.Value, channels: int) -> str:
     if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or node.attributes.get_int("group", 1) != 1:
         return "the first convolution is grouped, or chooses its own padding"
     return ""
+
+
+def _layers_of(value: ir.Value) -> list[ir.Node]:
+    """The layers among a tensor's readers."""
+    return [node for node in value.consumers() if node.op_type in WEIGHTED]
 
 
 def pixel_slope(preprocess: Preprocess) -> NDArray[np.float64]:

@@ -160,16 +160,16 @@ WEIGHTS = {
 @pytest.mark.parametrize(
     ("nodes", "shape", "reason"),
     [
-        ([CONV, op("Relu", ["input"], ["r"]), op("Abs", ["a"], ["y"])], ("N", 3, 8, 8), "not read by one"),
-        ([op("Relu", ["input"], ["y"])], ("N", 3, 8, 8), "not read by one"),
-        ([op("Abs", ["input"], ["b"]), op("Conv", ["b", "w"], ["y"])], ("N", 3, 8, 8), "not read by one"),
-        ([op("ReduceMax", ["input"], ["y"])], ("N", 3, 8, 8), "not read by one"),
+        ([CONV, op("Conv", ["input", "w"], ["b"]), op("Abs", ["a"], ["y"])], ("N", 3, 8, 8), "not one convolution"),
+        ([op("Relu", ["input"], ["y"])], ("N", 3, 8, 8), "not one convolution"),
+        ([op("Abs", ["input"], ["b"]), op("Conv", ["b", "w"], ["y"])], ("N", 3, 8, 8), "not one convolution"),
+        ([op("ReduceMax", ["input"], ["y"])], ("N", 3, 8, 8), "not one convolution"),
         ([op("Conv", ["input", "grouped"], ["y"], group=3)], ("N", 3, 8, 8), "not one of images of 3 channels"),
         ([op("Conv", ["input", "four"], ["y"])], ("N", 4, 8, 8), "not one of images of 3 channels"),
         ([op("Conv", ["input", "row"], ["y"])], ("N", 3, 8), "not one of images of 3 channels"),
         ([op("Conv", ["input", "w"], ["y"], auto_pad="SAME_UPPER")], ("N", 3, 8, 8), "chooses its own padding"),
         ([op("Conv", ["input", "w"], ["y"], group=2)], ("N", 6, 8, 8), "grouped"),
-        ([op("Conv", ["other", "w"], ["y"])], ("N", 3, 8, 8), "not read by one"),  # nobody reads the input
+        ([op("Conv", ["other", "w"], ["y"])], ("N", 3, 8, 8), "not one convolution"),  # nobody reads the input
         ([op("Conv", ["input", "w"], [PIXELS]), op("Abs", [PIXELS], ["y"])], ("N", 3, 8, 8), "already"),
     ],
 )
@@ -184,6 +184,31 @@ def test_what_cannot_be_done_is_declined_and_the_graph_untouched(
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
     if PIXELS not in reason and "already" not in reason:
         assert not PixelShift(COLOUR)(model).modified
+
+
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [
+        (
+            [op("Conv", ["a", "back"], ["b"], name="back/Conv")],
+            op("Add", ["input", "b"], ["y"]),
+        ),  # the input, corrected
+        ([], op("Concat", ["input", "a"], ["y"], axis=1)),
+        ([op("Relu", ["input"], ["r"])], op("Concat", ["r", "a"], ["y"], axis=1)),
+    ],
+)
+def test_others_that_read_the_image_go_on_doing_so(more: list[onnx.NodeProto], last: onnx.NodeProto) -> None:
+    model = small([CONV, *more, last], ("N", 3, 8, 8), WEIGHTS | {"back": normal(3, 4, 1, 1)})
+    feed = normal(2, 3, 8, 8)
+    before = outputs(model, feed)
+    others = {node.name for node in model.graph.inputs[0].consumers() if node.op_type != "Conv"}
+    assert PixelSteps(COLOUR)(model).modified
+    assert PIXELS in place(model).readers
+    assert others < {node.name for node in model.graph.inputs[0].consumers()}
+    assert difference(outputs(model, feed), before) < 1e-5
+    PixelShift(COLOUR)(model)
+    assert difference(outputs(model, feed), before) < 1e-5
+    check(model)
 
 
 def test_a_users_module_called_preprocess_is_not_taken_for_ours() -> None:
