@@ -2,6 +2,7 @@
 //   g++ -std=c++17 -O2 classify_onnx.cpp -o classify_onnx -I/usr/include/onnxruntime -lonnxruntime
 //   ./classify_onnx build/mynet-int8 cat.ppm
 #include "preprocess.hpp"
+#include <cstdlib>
 #include <numeric>
 #include <onnxruntime_cxx_api.h>
 
@@ -28,6 +29,7 @@ static void classify(const std::string &bundle, const std::string &file) {
           ? Ort::Value::CreateTensor<uint8_t>(memory, pixels.data(), count, shape.data(), shape.size())
           : Ort::Value::CreateTensor<float>(memory, planes.data(), count, shape.data(), shape.size());
 
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // else Microsoft's builds send usage figures; what you have set holds
   Ort::Env environment(ORT_LOGGING_LEVEL_ERROR);
   Ort::SessionOptions options;
   options.AddConfigEntry("session.disable_quant_qdq", "1");  // else INT8 beside FP16 is computed wrong (ONNX Runtime 1.32)

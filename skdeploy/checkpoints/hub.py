@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
+from skdeploy.checkpoints.hub_answers import checked_answers
 from skdeploy.checkpoints.read import MAX_FILE_BYTES
-from skdeploy.core.errors import WeightsError
+from skdeploy.core.errors import SkdeployError, WeightsError
 from skdeploy.core.files import UNWRITABLE, digest_file
 from skdeploy.core.listing import some
 from skdeploy.core.packages import require
@@ -36,15 +35,8 @@ URL: Final = re.compile(
 )
 REPO: Final = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 PATH: Final = re.compile(r"[\w.+=,() -]+(?:/[\w.+=,() -]+)*")  # of a revision too: it becomes a path in the cache
-DIGEST: Final = re.compile("[0-9a-f]{32,64}")  # of Git's objects and of large files; a mirror may take MD5
-NAMES_OF_FILES: Final = (
-    "ETag",
-    "X-Linked-Etag",
-    "X-Repo-Commit",
-    "X-Xet-Hash",
-)  # headers, of which the cache makes paths
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-SHOWN_HEADER: Final = 80
+SHOWN_REASON: Final = 300  # characters of what the library says of an answer
 OTHER_KINDS: Final = ("datasets", "spaces", "kernels", "buckets", "models")
 
 
@@ -98,10 +90,14 @@ def resolve_weights(url: str) -> HubFile:
     wanted = _parsed(url)
     hub = _library()
     try:
-        with _checked_answers(hub, url):
+        with checked_answers(hub, url):
             file = _available(hub, wanted, (wanted.file,) if wanted.file else CANDIDATES)
             path = Path(hub.hf_hub_download(wanted.repo, file, **_options(wanted)))
-    except (OSError, require("httpx2").HTTPError, hub.errors.XetDownloadError) as error:
+    except SkdeployError:
+        raise
+    except (
+        Exception
+    ) as error:  # of an answer that is none of a hub, the library makes any: KeyError, TypeError, ValueError
         raise _explained(hub, wanted, error) from error
     commit = path.parts[-1 - len(file.split("/"))]  # <cache>/models--owner--name/snapshots/<commit>/<file>
     return HubFile(path, wanted.repo, wanted.revision, commit, file, _checked_digest(path, wanted))
@@ -162,32 +158,6 @@ def _library() -> ModuleType:
     return require("huggingface_hub", extra="hub")
 
 
-@contextmanager
-def _checked_answers(hub: ModuleType, url: str) -> Iterator[None]:
-    """Each answer of the server is looked at, before the library makes names of files in its cache from it.
-
-    Raises WeightsError from inside the library: huggingface_hub 2.4 takes any ETag, ``../../.bashrc`` too.
-    """
-
-    def check(response: Any) -> None:
-        for header in NAMES_OF_FILES if response.request.method == "HEAD" else ():
-            said = response.headers.get(header, "").removeprefix("W/").strip('"')
-            if said and not DIGEST.fullmatch(said):
-                raise WeightsError(
-                    f"cannot fetch {url}: the server's {header} is not a digest: {said[:SHOWN_HEADER]!r}, and it would name "
-                    "files in the cache",
-                    advice="do not use this server: HF_ENDPOINT names it; unset it for the Hugging Face Hub itself",
-                )
-
-    session = hub.get_session()
-    hooks = session.event_hooks
-    session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), check]}
-    try:
-        yield
-    finally:
-        session.event_hooks = hooks
-
-
 def _options(wanted: _Wanted) -> dict[str, Any]:
     return {
         "revision": wanted.revision,
@@ -229,7 +199,8 @@ def _available(hub: ModuleType, wanted: _Wanted, files: tuple[str, ...]) -> str:
         name for name in api.list_repo_files(wanted.repo, revision=wanted.revision) if name.endswith(WEIGHTS_SUFFIXES)
     ]
     raise WeightsError(
-        f"{wanted} has no file {' or '.join(files)}; its weight files: {some(listed, SHOWN) or 'none'}",
+        f"{wanted} has no file {' or '.join(files)}; its weight files: "
+        f"{some([name[:SHOWN_REASON] for name in listed], SHOWN) or 'none'}",
         advice=f"name one: {SCHEME}{wanted.repo}/FILE" if listed else "give another repository",
     )
 
@@ -288,8 +259,13 @@ def _explained(hub: ModuleType, wanted: _Wanted, error: Exception) -> WeightsErr
             f"{wanted} is not in the cache {cache}, and {endpoint} does not answer: {reason}",
             advice="check the network, HF_ENDPOINT and the proxy, or give a file",
         )
+    if not isinstance(error, (OSError, require("httpx2").HTTPError, errors.XetDownloadError)):
+        return WeightsError(
+            f"{endpoint} does not answer as the Hub does: {type(error).__name__}: {str(error)[:SHOWN_REASON]}",
+            advice="check HF_ENDPOINT, or give a file",
+        )
     return WeightsError(
-        f"cannot fetch {wanted} from {endpoint} into {cache}: {type(reason).__name__}: {reason}",
+        f"cannot fetch {wanted} from {endpoint} into {cache}: {type(reason).__name__}: {str(reason)[:SHOWN_REASON]}",
         advice="check the network and the free disk space, then run this again",
     )
 

@@ -46,6 +46,8 @@ class Hub(ThreadingHTTPServer):
             str, str
         ] = {}  # headers that are sent in place of the right ones, once the first ``honest`` are
         self.honest = 0
+        self.hostile_status = 200  # with them
+        self.listing: bytes | None = None  # in place of the list of files
 
     @property
     def address(self) -> str:
@@ -97,7 +99,8 @@ class Handler(BaseHTTPRequestHandler):
             listed = [
                 {"type": "file", "path": file, "size": len(body), "oid": "0" * 40} for file, body in files.items()
             ]
-            self.send(200, json.dumps(listed).encode(), Content_Type="application/json")
+            body = json.dumps(listed).encode() if hub.listing is None else hub.listing
+            self.send(200, body, Content_Type="application/json")
             return
         file = "/".join(rest[2:])
         if file not in files:
@@ -108,4 +111,5 @@ class Handler(BaseHTTPRequestHandler):
         sent = bytes(len(body)) if hub.spoil else body
         headers = {"ETag": f'"{etag}"', "X_Repo_Commit": commit}
         hub.honest -= 1
-        self.send(200, sent, hub.claimed_bytes or None, **headers | (hub.hostile if hub.honest < 0 else {}))
+        hostile = hub.hostile if hub.honest < 0 else {}
+        self.send(hub.hostile_status if hostile else 200, sent, hub.claimed_bytes or None, **headers | hostile)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -18,29 +17,6 @@ from skdeploy.checkpoints.read import read_checkpoint
 from skdeploy.core.errors import DependencyError, WeightsError
 from skdeploy.core.packages import install_command
 from tests.checkpoints.hub_server import MAIN, OTHER, PICKLED, SAFE, TAGGED, Hub
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    running = Hub()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_ENDPOINT", running.address)
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """huggingface_hub waits 23 seconds in all before it gives up on a server that does not answer."""
-    monkeypatch.setattr("time.sleep", lambda _: None)
 
 
 def refused(url: str) -> WeightsError:
@@ -371,57 +347,3 @@ def test_a_cache_that_takes_no_files_says_what_to_set(
         error = refused("hf://ann/both")
     assert f"cannot write ann/both to the cache {tmp_path / 'hf/hub'}: Permission denied" in error.message
     assert "HF_HOME" in error.advice
-
-
-# ----- a hostile server
-
-
-@pytest.mark.parametrize("honest", range(4))  # answers before it: a later one may say another thing than the first
-@pytest.mark.parametrize(
-    ("header", "value"),
-    [
-        ("ETag", '"../../../../owned"'),
-        ("ETag", 'W/"/tmp/owned"'),
-        ("X_Linked_Etag", '"../owned"'),
-        ("X_Repo_Commit", "../../owned"),
-        ("X_Xet_Hash", "../../owned"),
-    ],
-)
-def test_what_the_server_says_names_no_file_outside_the_cache(
-    header: str, value: str, honest: int, server: Hub, tmp_path: Path
-) -> None:
-    server.hostile, server.honest = {header: value}, honest
-    with suppress(WeightsError):
-        resolve_weights("hf://ann/both")
-    assert not list(tmp_path.rglob("*owned*"))
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "warned"),
-    [
-        ("http://mirror.example", True),
-        ("http://127.0.0.1.example", True),
-        ("http://127.0.0.1:9", False),
-        ("http://localhost", False),
-        ("https://mirror.example", False),
-        ("", False),
-    ],
-)
-def test_plain_http_beyond_this_machine_is_warned_of(
-    endpoint: str, warned: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    assert bool(hub.endpoint_warnings("hf://ann/both")) == warned
-    assert hub.endpoint_warnings("both.safetensors") == ()
-
-
-def test_other_calls_of_the_library_are_left_alone(server: Hub) -> None:
-    import huggingface_hub
-
-    resolve_weights("hf://ann/both")
-    before = huggingface_hub.get_session().event_hooks
-    server.hostile = {"ETag": '"../owned"'}
-    error = refused("hf://ann/both")
-    assert "the server's ETag is not a digest: '../owned'" in error.message
-    assert "HF_ENDPOINT" in error.advice
-    assert huggingface_hub.get_session().event_hooks == before

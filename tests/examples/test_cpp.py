@@ -72,6 +72,18 @@ def run(program: Path, bundle: Path, image: Path) -> subprocess.CompletedProcess
     return subprocess.run([program, bundle, image], capture_output=True, text=True, check=False)
 
 
+def test_the_example_sends_no_figures_to_the_librarys_maker(
+    classify: Path, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    """ONNX Runtime's telemetry would keep an identity of the machine in the home."""
+    Image.fromarray(noise(40, 40, 3)).save(tmp_path / "image.ppm")
+    (tmp_path / "home").mkdir()
+    variables = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    variables["HOME"] = str(tmp_path / "home")
+    subprocess.run([classify, bundles["fp32"], tmp_path / "image.ppm"], env=variables, check=True, capture_output=True)
+    assert list((tmp_path / "home").rglob("*")) == []
+
+
 def logits_of(program: Path, bundle: Path, image: Path) -> NDArray[np.float64]:
     """The program's logits in the order of the classes, once its table says what it must."""
     done = run(program, bundle, image)

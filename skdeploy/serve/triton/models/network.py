@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +32,7 @@ class TritonPythonModel:
         problem = misread(np.__version__) or damage(folder, config, args["model_version"])
         if problem:
             raise self._backend.TritonModelException(problem)
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at the import; else figures go to Microsoft
         try:
             ort: Any = import_module("onnxruntime")
         except ImportError as error:
