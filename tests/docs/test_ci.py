@@ -193,7 +193,7 @@ def run_action(workspace: Path, **inputs: str) -> dict[str, int]:
 
 def test_the_action_exports_verifies_evaluates_and_reports(first: tuple[Path, dict[str, int]]) -> None:
     workspace, codes = first
-    assert codes == dict.fromkeys(("Paths", "Export", "Verify", "Evaluate", "Report", "Summary"), 0)
+    assert codes == dict.fromkeys(("Inputs", "Paths", "Export", "Verify", "Evaluate", "Report", "Summary"), 0)
     results = workspace / "out put/results"
     assert {path.name for path in results.iterdir()} == {
         "verify.xml", "verify.md", "evaluate.xml", "evaluate.md", "report.html",
@@ -205,7 +205,14 @@ def test_the_action_exports_verifies_evaluates_and_reports(first: tuple[Path, di
 
 def test_the_action_stops_at_what_fails_and_still_reports(workspace: Path) -> None:
     codes = run_action(workspace, **GIVEN, **{"require-engine": "true"})
-    assert codes == {"Paths": 0, "Export": 0, "Verify": 2, "Report": 0, "Summary": 0}  # there is no engine to require
+    assert codes == {
+        "Inputs": 0,
+        "Paths": 0,
+        "Export": 0,
+        "Verify": 2,
+        "Report": 0,
+        "Summary": 0,
+    }  # there is no engine to require
 
 
 def test_an_input_that_is_a_command_is_a_name_and_nothing_else(workspace: Path) -> None:
@@ -215,15 +222,21 @@ def test_an_input_that_is_a_command_is_a_name_and_nothing_else(workspace: Path) 
     assert run_action(workspace, model="tiny.toml", precision="fp8")["Export"] == 2
 
 
-@pytest.mark.parametrize("output", ["out\nresults=/elsewhere", "out\rx", "out\n"])
-def test_an_output_folder_adds_no_outputs(output: str, tmp_path: Path) -> None:
-    (step,) = [step for step in ACTION["runs"]["steps"] if step["name"] == "Paths"]
-    given = {"PATH": os.environ["PATH"], "OUTPUT": output, "GITHUB_OUTPUT": str(tmp_path / "outputs")}
-    script = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
-    done = subprocess.run(script, cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "would add outputs" in done.stderr
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("name", ACTION["inputs"])
+@pytest.mark.parametrize("value", ["out\nresults=/elsewhere", "a\r::add-mask::b", "a\n", "\x1b[31m"])
+def test_no_input_adds_outputs_or_commands_for_the_runner(name: str, value: str, tmp_path: Path) -> None:
+    first = ACTION["runs"]["steps"][0]
+    given = {
+        key: evaluated(text, dict.fromkeys(ACTION["inputs"], "") | {name: value}, {})
+        for key, text in first["env"].items()
+    }
+    script = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", first["run"]]
+    for variables, code in ((given, 2), (dict.fromkeys(given, "a b"), 0)):
+        variables = {"PATH": os.environ["PATH"], **variables}
+        done = subprocess.run(script, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert ("control character" in done.stderr) == bool(code)
+        assert "elsewhere" not in done.stderr
 
 
 def test_the_action_installs_the_versions_that_were_tested() -> None:
