@@ -239,6 +239,22 @@ def test_no_input_adds_outputs_or_commands_for_the_runner(name: str, value: str,
         assert "elsewhere" not in done.stderr
 
 
+def test_what_skdeploy_prints_is_no_command_for_the_runner() -> None:
+    for step in ACTION["runs"]["steps"]:
+        script = step.get("run", "").replace("skdeploy ", "printf '%s\\n' '::set-output name=a::b'; false ")
+        if "false " not in script:
+            continue
+        command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
+        given = {"PATH": os.environ["PATH"], "PRECISION": "fp16"}
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
+        first, *_, last = done.stdout.splitlines()
+        assert done.returncode == 1
+        assert "::set-output name=a::b" in done.stdout.splitlines()[1:-1]
+        token = first.removeprefix("::stop-commands::")
+        assert re.fullmatch("[0-9a-f]{32}", token)
+        assert last == f"::{token}::"  # a failure, too, gives the runner its commands back
+
+
 def test_the_action_installs_the_versions_that_were_tested() -> None:
     (step,) = [step for step in ACTION["runs"]["steps"] if step["name"] == "Install"]
     assert '--constraint "$ACTION/constraints.txt"' in step["run"]
