@@ -7,10 +7,15 @@ process, the scheduler or all workers end: the same command goes on with what is
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import multiprocessing.resource_tracker
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -202,7 +207,8 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
         }
         with (
             dask.config.set(settings),
-            _local_cluster(distributed, cluster.workers) as local,
+            _without_interrupts(distributed) as loop,
+            _local_cluster(distributed, cluster.workers, loop) as local,
             distributed.Client(local) as client,
         ):
             yield client
@@ -229,20 +235,42 @@ def _connected(cluster: Cluster) -> Iterator[Any]:
             client.close(timeout=CONNECT_SECONDS)
 
 
-def _local_cluster(distributed: Any, workers: int | None) -> Any:
+@contextmanager
+def _without_interrupts(distributed: Any) -> Iterator[Any]:
+    """An event loop on a thread that blocks SIGINT, as do the workers that it starts: a terminal sends Ctrl-C to them, too, and
+    each would print where it was. This process ends them.
+    """
+    multiprocessing.resource_tracker.ensure_running()  # whichever thread starts it unblocks SIGINT for itself
+    runner = distributed.utils.LoopRunner()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
+
+
+def _local_cluster(distributed: Any, workers: int | None, loop: Any) -> Any:
     """Worker processes of this machine. Raises DependencyError where they do not start, also when that is tried again."""
     for left in reversed(range(START_TRIES)):
         try:
-            return distributed.LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                worker_dashboard_address="127.0.0.1:0",
-                death_timeout=START_SECONDS,
-                memory_limit=0,  # a worker that Dask ends for its memory would be started again for ever
-                silence_logs=logging.CRITICAL,
+            return _started(
+                partial(
+                    distributed.LocalCluster,
+                    n_workers=workers,
+                    loop=loop,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    worker_dashboard_address="127.0.0.1:0",
+                    death_timeout=START_SECONDS,
+                    memory_limit=0,  # a worker that Dask ends for its memory would be started again for ever
+                    silence_logs=logging.CRITICAL,
+                )
             )
         except RuntimeError as error:  # Dask replaces a worker that dies at work, but not one that dies while it starts
             if not left:
@@ -251,3 +279,19 @@ def _local_cluster(distributed: Any, workers: int | None) -> Any:
                     advice="something ends them: memory may be short; try fewer --workers",
                 ) from error
     raise AssertionError("at least one try")
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    """The cluster that ``start`` gives. A signal meanwhile ends its workers, and then whoever waits here: Dask can close a
+    cluster that has started or failed, but not one that is about to start.
+    """
+    with ThreadPoolExecutor(1) as aside:
+        starting = aside.submit(start)
+        try:
+            return starting.result()
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.kill()
+            if starting.exception() is None:
+                starting.result().close()
+            raise

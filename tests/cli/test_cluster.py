@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -123,14 +124,15 @@ def test_a_full_disk_ends_in_an_error_and_the_next_run_is_right(start: Start, ex
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_is_killed_ends_in_an_error_and_another_one_goes_on(
-    start: Start, expected: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_scheduler_that_ends_is_an_error_and_another_one_goes_on(
+    start: Start, expected: dict[str, Any], tmp_path: Path, sent: signal.Signals
 ) -> None:
     port = free_port()
     with dask_cluster(tmp_path, port) as scheduler:
         process = start("--cluster", f"tcp://127.0.0.1:{port}")
         wait_for_parts(tmp_path / "cache", 3, process)
-        scheduler.kill()
+        scheduler.send_signal(sent)
         _, err = ended(process, code=3)
     assert f"the scheduler tcp://127.0.0.1:{port} is lost" in err
     assert "Traceback" not in err
