@@ -10,10 +10,10 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from skdeploy.core.errors import IntegrityError, UsageError
 
@@ -28,6 +28,20 @@ KINDS = (
 SIDE_SUFFIX = ".data"
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 _UNWRITABLE_ADVICE = "check its permissions, or give another path"
+AT_ONCE: Final = 1 << 20  # bytes: what asks for more is compared with what is left
+
+
+class _Bounded(BufferedReader):
+    """Reserves no more memory for a read than the file has bytes left: a damaged length may ask for gigabytes."""
+
+    def __init__(self, number: int, size: int) -> None:
+        super().__init__(FileIO(number, "rb"))
+        self._size = size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > AT_ONCE:
+            size = min(size, max(0, self._size - self.tell()))
+        return super().read(size)
 
 
 def open_file(path: Path, at_most: int | None = None) -> BufferedReader:
@@ -51,7 +65,7 @@ def open_file(path: Path, at_most: int | None = None) -> BufferedReader:
     except OSError:
         os.close(number)
         raise
-    return os.fdopen(number, "rb")
+    return _Bounded(number, found.st_size)
 
 
 def require_plain_name(path: Path) -> None:

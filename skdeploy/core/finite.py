@@ -9,7 +9,7 @@ from typing import NoReturn
 
 def require_finite(content: bytes | str) -> None:
     """Raise ValueError, of a JSON text that pydantic has read, if one of its numbers is not finite."""
-    json.loads(content, parse_constant=_refused, parse_float=_finite)
+    json.loads(content, parse_constant=_refused, parse_float=_finite, parse_int=_finite)
 
 
 def _finite(text: str) -> float:

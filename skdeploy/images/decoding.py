@@ -107,7 +107,7 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
             converted = image if deep or mode == mode_of(spec) else image.convert(mode_of(spec))
     except (*DECODING, Image.DecompressionBombError) as error:
         said = getattr(error, "strerror", None) or str(error)  # of a missing file, without its number and name again
-        said = re.sub(r" <_io\.BufferedReader name=\d+>", "", said)  # a number of this process, another one in the next
+        said = re.sub(r" <\S+ name=\d+>", "", said)  # a number of this process, another one in the next
         reason = " ".join(said.split()) or type(error).__name__
         raise ImageError(f"cannot read the image {file}: {reason}", reason) from error
     if deep:

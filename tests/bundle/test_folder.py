@@ -164,6 +164,7 @@ class Measured(Frozen):
         ('{"error": NaN}', "NaN is not a finite number"),
         ('{"error": -Infinity}', "-Infinity is not a finite number"),
         ('{"error": 1e999}', "1e999 is not a finite number"),
+        ('{"error": ' + "9" * 400 + "}", "9 is not a finite number"),
         ("[" * 3000, "Invalid JSON"),
         ("[]", "the file: "),
         ('{"error": 1, "more": 2}', "more: "),

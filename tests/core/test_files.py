@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import socket
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,22 @@ def test_only_files_of_a_bounded_size_are_opened(tmp_path: Path) -> None:
                 open_file(path)
     with pytest.raises(OSError, match="it has 5 bytes; at most 4 are read"):
         read_file(file, 4)
+
+
+def test_a_length_beyond_the_end_of_a_file_reserves_no_memory(tmp_path: Path) -> None:
+    """As of a PNG whose chunk says that it has 2 GB: CPython reserves what it is asked for before it reads."""
+    (tmp_path / "x").write_bytes(bytes(range(256)) * 8192)  # 2 MiB
+    tracemalloc.start()
+    try:
+        with open_file(tmp_path / "x") as file:
+            file.seek(10)
+            assert file.read(1 << 31) == (bytes(range(256)) * 8192)[10:]
+            assert file.read(1 << 31) == b""
+            file.seek(5 << 20)
+            assert file.read(1 << 31) == b""
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_that_is_not_taken_is_closed_again(tmp_path: Path) -> None:
