@@ -19,6 +19,7 @@ from skdeploy.backends.device_memory import Gpu, load_driver
 from skdeploy.backends.execution import BoundPlan, Execution
 from skdeploy.backends.profiles import Profile, dimension
 from skdeploy.core.errors import DependencyError, EngineError, IntegrityError, UsageError
+from skdeploy.core.files import read_file
 from skdeploy.core.packages import Availability
 from skdeploy.core.spec import TensorSpec
 from skdeploy.devices import cuda
@@ -58,7 +59,7 @@ def open_plan(
     or CUDA's bindings, and EngineError if TensorRT refuses the plan.
     """
     try:
-        plan = artifact.read_bytes()
+        plan = read_file(artifact)
     except OSError as error:
         raise IntegrityError(f"cannot read {artifact}: {error.strerror}", advice="build the engine again") from error
     digest = hashlib.sha256(plan).hexdigest()

@@ -31,6 +31,7 @@ from skdeploy.core.files import (
 )
 from skdeploy.core.finite import require_finite
 from skdeploy.core.spec import Assumption, Frozen, ModelSpec, Precision
+from skdeploy.ir.named_files import named_files
 
 Report = TypeVar("Report", bound=Frozen)
 MANIFEST = "manifest.json"
@@ -102,8 +103,18 @@ class Bundle:
                 file = self._inside(self.folder / name)
                 self._require_there(artifact, file)
                 self._require_recorded(artifact, file, digest_file(file), recorded)
+            self._require_whole(artifact, path)
             self._verified.add(artifact.path)
         return path
+
+    def _require_whole(self, artifact: Artifact, path: Path) -> None:
+        """Raises IntegrityError if the graph has weights in a file whose digest is not in the manifest."""
+        recorded = {Path(artifact.data.path).name} if artifact.data else set()  # both lie in one folder
+        if artifact.format == "onnx" and (other := min(named_files(path) - recorded, default="")):
+            raise IntegrityError(
+                f"{path} has weights in {other}, and the manifest has no digest of that file",
+                advice=f"run {self._again(artifact)}, or restore the file",
+            )
 
     def read_checked(self, artifact: Artifact, at_most: int | None = None) -> bytes:
         """The artifact's bytes, whose digest is the recorded one: a file that replaces it later is not what is used.
