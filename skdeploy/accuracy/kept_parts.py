@@ -67,19 +67,38 @@ def parts_by(
 
 
 def parts_folder(job: Job) -> Path:
-    """Where the parts of a job are kept; of old jobs they are removed. Raises UsageError where there is no place for them."""
+    """Where the parts of a job are kept; of old jobs they are removed. Raises UsageError where there is no place for them, or
+    others may write to it: no part is made again to be compared.
+    """
     cache = cache_folder()
-    problem = not_ours(cache) if cache is not None else "there is no home folder, and XDG_CACHE_HOME is not set"
-    if cache is None or problem:
+    above = cache.parent / FOLDER if cache is not None else None
+    problem = _made(above) if above is not None else "there is no home folder, and XDG_CACHE_HOME is not set"
+    if above is None or problem:
         raise UsageError(
             f"no place to keep finished parts: {problem}", advice="set XDG_CACHE_HOME to a folder of your own"
         )
-    above = cache.parent / FOLDER
-    others = sorted(above.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    others = sorted(above.glob("*"), key=_changed, reverse=True)
     mine = above / digest_json(job.model_dump(mode="json"))
     for old in [path for path in others if path != mine][KEPT_JOBS - 1 :]:
         shutil.rmtree(old, ignore_errors=True)
     return mine
+
+
+def _made(folder: Path) -> str:
+    """Make the folder, for this user alone. Returns why what is in it is not to be trusted, or it cannot be made; empty if it can."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    return not_ours(folder)
+
+
+def _changed(path: Path) -> float:
+    """When; long ago for what another run removes meanwhile."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _whole(place: Path, job: Job, shard: Shard) -> bool:
