@@ -85,7 +85,7 @@ def parts_folder(job: Job) -> Path:
 
 
 def _made(folder: Path) -> str:
-    """Make the folder, for this user alone. Returns why what is in it is not to be trusted, or it cannot be made; empty if it can."""
+    """Make the folder, for this user alone. Returns why it cannot be made or is not to be trusted; empty if neither."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
