@@ -220,7 +220,8 @@ class Bundle:
 
         Does not raise where the budget is not met: ask ``.confirmed.decision``, or call ``.check()``.
         """
-        from skdeploy.tuning.tune import TuneOptions, tune
+        from skdeploy.tuning.options import TuneOptions
+        from skdeploy.tuning.tune import tune
 
         given = {name: Path(options[name]) for name in ("output",) if options.get(name) is not None}
         asked = _options(

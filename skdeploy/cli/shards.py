@@ -38,9 +38,11 @@ FreshParts = Annotated[
 ]
 
 
-def check_division(division: DivisionOptions, output: Path | None, *, fresh: bool = False) -> None:
+def check_division(
+    division: DivisionOptions, output: Path | None, *, fresh: bool = False, stepwise: bool = False
+) -> None:
     """Raises UsageError for options of shards that do not belong together; ``fresh`` is that of parts."""
-    division.check_division(output)
+    division.check_division(output, stepwise=stepwise)
     if fresh and division.shard is None and division.farm is None:
         raise UsageError("--fresh requires --shard, --workers or --cluster: only parts are kept from earlier runs")
 

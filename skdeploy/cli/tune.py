@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from skdeploy.cli.arguments import AssumeImagenet, BundleFolder, ClassOrder, Json, Metric
+from skdeploy.cli.flags import FlagsOf, flattened
+from skdeploy.cli.shards import FreshParts
 from skdeploy.core.panel import Panel
+from skdeploy.shards.division import DivisionOptions
+
+if TYPE_CHECKING:
+    from skdeploy.core.progress import Progress
+    from skdeploy.shards.part import Part
+    from skdeploy.shards.shard import Shard
 
 
-def tune(
+def _tune(
     bundle: BundleFolder,
+    division: Annotated[dict[str, Any], FlagsOf(DivisionOptions)],
     data: Annotated[
         Path,
         typer.Option(
@@ -94,13 +103,15 @@ def tune(
         typer.Option(
             "--output",
             "-o",
-            help="Write the recipe to this .toml file.  [default: MODEL-tuned.toml beside the calibration images]",
+            help="Write the recipe to this .toml file. With --shard: the file of its part.  [default: MODEL-tuned.toml beside "
+            "the calibration images]",
             rich_help_panel=Panel.OUTPUT,
         ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a recipe that exists.", rich_help_panel=Panel.OUTPUT)
     ] = False,
+    fresh: FreshParts = False,
     json: Json = False,
 ) -> None:
     """Try every way to calibrate INT8 on your images, and write the best as a recipe for `export --calib`.
@@ -114,13 +125,19 @@ def tune(
         skdeploy tune build/mynet-fp16 --data eval --calib calib --min-sqnr 30 --force
     """
     from skdeploy.cli.console import conclude, write_json
+    from skdeploy.cli.shards import check_division, require_no_gate, write_shard
+    from skdeploy.core.errors import UsageError
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
     from skdeploy.report.tuning import plan_findings, tune_findings
+    from skdeploy.tuning.options import TuneOptions
     from skdeploy.tuning.report import TunePlan
-    from skdeploy.tuning.tune import TuneOptions, planned
+    from skdeploy.tuning.tune import planned
     from skdeploy.tuning.tune import tune as run
+    from skdeploy.tuning.tune_shards import Divided, collect_steps, tune_on, tune_shard
 
+    divided = DivisionOptions(**division)
+    check_division(divided, output, fresh=fresh, stepwise=True)
     options = TuneOptions(
         data=data,
         max_drop=max_drop,
@@ -132,13 +149,27 @@ def tune(
         device=device,
         bench=bench,
         confidence=confidence,
-        output=output,
+        output=None if divided.shard is not None else output,
         force=force,
         allow_inconclusive=allow_inconclusive,
         assume_imagenet=assume_imagenet,
         metric=metric,
     )
     terminal = Terminal()
+    farm, mixed = divided.farm, divided.allow_mixed_cpus
+    if dry_run and (farm is not None or divided.shard is not None or divided.parts):
+        raise UsageError("--dry-run runs nothing", advice="leave --shard, --parts, --workers and --cluster out")
+    if divided.shard is not None and output is not None:
+        gate = {"--bench": bench, "--force": force, "--allow-inconclusive": allow_inconclusive}
+        require_no_gate(gate)
+
+        def make(one: Shard, tell: Progress, earlier: Part | None) -> Part:
+            given = divided.parts
+            collect = collect_steps(given, tell, allow_mixed_cpus=mixed) if given else None
+            return tune_shard(bundle, options, one, tell, collect=collect, earlier=earlier)
+
+        write_shard(divided, output, make, fresh=fresh, as_json=json)
+        return
     if dry_run:
         plan: TunePlan = planned(bundle, options)
         if json:
@@ -147,7 +178,13 @@ def tune(
             terminal.section(plan_findings(plan))
         return
     with ConsoleProgress() as progress:
-        report = run(bundle, options, progress)
+        if farm is not None:
+            report = tune_on(bundle, options, progress, cluster=farm, fresh=fresh, allow_mixed_cpus=mixed)
+        elif divided.parts:
+            collect = collect_steps(divided.parts, progress, allow_mixed_cpus=mixed)
+            report = run(bundle, options, progress, rounds=Divided(collect))
+        else:
+            report = run(bundle, options, progress)
 
     def show(advised: bool) -> None:
         del advised
@@ -160,3 +197,6 @@ def tune(
         content=lambda: report.model_dump(mode="json"),
         as_json=json,
     )
+
+
+tune = flattened(_tune)

@@ -6,7 +6,6 @@ is chosen and weights are rounded at the merge, on 128 and 96 images at most.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +47,7 @@ from skdeploy.quant.ranges import Ranges, Taken
 from skdeploy.shards.cluster import Cluster
 from skdeploy.shards.collect import check_job
 from skdeploy.shards.data import check_files, listing_digest
-from skdeploy.shards.held import held
+from skdeploy.shards.held import held, scratch_folder
 from skdeploy.shards.machine import machine_kind, versions
 from skdeploy.shards.part import Job, Part
 from skdeploy.shards.shard import Shard
@@ -95,8 +94,8 @@ def opened_calibration(options: ExportOptions, asked: CalibrationOptions, tell: 
     asked.check()
     asked.require_images()
     with (
-        tempfile.TemporaryDirectory(prefix="skdeploy-") as scratch,
-        fp32_graph(options, Path(scratch), tell) as (bundle, graph),
+        scratch_folder() as scratch,
+        fp32_graph(options, scratch, tell) as (bundle, graph),
     ):
         spec = bundle.manifest.model
         images = calibration_set(asked, spec)

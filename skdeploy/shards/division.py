@@ -71,14 +71,16 @@ class DivisionOptions(StationOptions):
         """The shard to make. Raises UsageError for a text that names none."""
         return None if self.shard is None else Shard.parse(self.shard)
 
-    def check_division(self, output: Path | None) -> None:
-        """Raises UsageError for options that do not belong together; ``output`` is the file of -o."""
+    def check_division(self, output: Path | None, *, stepwise: bool = False) -> None:
+        """Raises UsageError for options that do not belong together; ``output`` is the file of -o. ``stepwise``: a shard may
+        take the parts of an earlier step.
+        """
         farm = self.farm
         if farm is not None:
             farm.check()
         if farm is not None and (self.shard is not None or self.parts):
             raise UsageError("--workers and --cluster make and merge all shards: leave --shard and --parts out")
-        if self.shard is not None and self.parts:
+        if self.shard is not None and self.parts and not stepwise:
             raise UsageError("--shard and --parts cannot be used together: one makes a part, the other merges parts")
         if self.shard is not None and output is None:
             raise UsageError("--shard needs -o FILE for its part", advice="give both, or neither")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
+from skdeploy.core.packages import require
 from skdeploy.shards.part import Job
 
 Opened = TypeVar("Opened")
@@ -32,3 +36,16 @@ def held(job: Job, options: object, open_it: Callable[[], AbstractContextManager
         _thread.key = (job, options)
     opened: Opened = _thread.opened  # type: ignore[assignment]  # what was opened for this key
     return opened
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for the time of a job. On a Dask worker, inside its own, which is removed also where the worker was killed."""
+    inside = None
+    if "distributed" in sys.modules:
+        try:
+            inside = require("distributed", extra="cluster").get_worker().local_directory
+        except ValueError:  # this thread does not work for a worker
+            inside = None
+    with tempfile.TemporaryDirectory(prefix="skdeploy-", dir=inside) as folder:
+        yield Path(folder)

@@ -64,7 +64,7 @@ class ErrorReport(Frozen):
     first: str
     second: str
     images: int
-    sample: SampleWord
+    sample: SampleWord = "image"
     sqnr_db: float
     low_db: float
     high_db: float
