@@ -104,13 +104,19 @@ class OnnxRuntimeSession(Session):
         config: Config = EXACT,
         shown: str = "",
         optimised_graph: Path | None = None,
+        as_listed: bool = False,
     ) -> None:
-        """``shown`` is what errors call the graph; ``optimised_graph`` is where to write what ONNX Runtime makes of it."""
+        """``shown`` is what errors call the graph; ``optimised_graph`` is where to write what ONNX Runtime makes of it.
+
+        ``as_listed`` runs nodes in the order of the graph: by itself ONNX Runtime leaves what gives an output only to the end.
+        """
         ort = require("onnxruntime", extra="cpu")
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings are about its own optimisations
         # One block for all tensors of a run: many outputs, or a run beside another, make it twice what is used.
         options.enable_mem_pattern = config is not EXACT
+        if as_listed:
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         threads = threads or cpu.thread_limit()
         if threads is not None:
             options.intra_op_num_threads = threads

@@ -1,7 +1,8 @@
 """One pass of the calibration images through the FP32 graph, watching the tensors that INT8 needs ranges for.
 
-Every value of every image counts, in memory that does not grow with the images. Each worker thread takes a few images at a time
-through ONNX Runtime and then into its own observers, so one worker counts while another one computes.
+Every image counts, in memory that does not grow with the images; of large maps all values make the extrema and the means, and
+some the histogram (``observers.py``). Each worker thread takes a few images at a time through ONNX Runtime and then into its
+own observers, so one worker counts while another one computes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from skdeploy.core.spec import CalibrationMethod
 from skdeploy.ir.large import portable
 from skdeploy.quant.methods import Candidate, fitted_images
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
+from skdeploy.quant.reductions import Reduced, reduce_maps
 from skdeploy.quant.seen import Seen
 from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
 
@@ -144,13 +146,14 @@ def watch(
     for seen in every:
         idle.put(seen)
     # ONNX Runtime's pool serves all its callers, and each caller works too.
-    with _open(model, names, threads - workers + 1) as session:
+    opened, reduced = _open(model, names, threads - workers + 1, counted=kind is MagnitudeHistogram)
+    with opened as session:
 
         def run(part: _Slice) -> None:
             seen = idle.get()
             groups = [int(index_of(part.start + place) >= fitted) for place in range(part.count)]
             try:
-                _see_slice(model, session, part, names, seen, groups, means, channel_maxima, name_of)
+                _see_slice(model, session, part, names, reduced, seen, groups, means, channel_maxima, name_of)
             finally:
                 idle.put(seen)
 
@@ -178,14 +181,17 @@ def observations(
         return dict(zip(seen.tensors, found, strict=True))
 
 
-def _open(model: ir.Model, names: Sequence[str], threads: int) -> OnnxRuntimeSession:
-    """The graph with the tensors among its outputs."""
+def _open(
+    model: ir.Model, names: Sequence[str], threads: int, *, counted: bool
+) -> tuple[OnnxRuntimeSession, Mapping[str, Reduced]]:
+    """The graph with the tensors among its outputs, or what stands for them."""
     model = model.clone()
     graph = model.graph
+    reduced = reduce_maps(model, names, counted=counted)
     values = {value.name: value for node in graph for value in node.outputs}
     inputs, outputs = {value.name for value in graph.inputs}, {value.name for value in graph.outputs}
     for name in names:
-        if name in inputs:
+        if name in inputs or name in reduced:
             continue
         if name not in values:
             raise CalibrationError(
@@ -193,7 +199,7 @@ def _open(model: ir.Model, names: Sequence[str], threads: int) -> OnnxRuntimeSes
             )
         if name not in outputs:
             graph.outputs.append(values[name])
-    return OnnxRuntimeSession(portable(model), "cpu", threads)
+    return OnnxRuntimeSession(portable(model), "cpu", threads, as_listed=True), reduced
 
 
 def _images_first(model: ir.Model, names: Collection[str]) -> bool:
@@ -259,6 +265,7 @@ def _see_slice(
     session: OnnxRuntimeSession,
     part: _Slice,
     names: Sequence[str],
+    reduced: Mapping[str, Reduced],
     seen: Seen,
     groups: Sequence[int],
     means: Collection[str],
@@ -269,6 +276,12 @@ def _see_slice(
     images = len(next(iter(part.feeds.values())))
     broken: dict[str, int] = {}
     for name in names:
+        if name in reduced:
+            try:
+                _see_reduced(name, reduced[name], outputs, part.count, seen, groups, means, channel_maxima)
+            except NotFiniteError as error:
+                broken[name] = error.image
+            continue
         values = outputs.pop(name)  # its memory is free again as soon as it has been looked at
         first = values.ndim > 1 and len(values) == images
         if values.dtype != np.float32 or not (first or images == 1):
@@ -282,18 +295,21 @@ def _see_slice(
                 f"tensor out of INT8: --int8-keep {modules_pattern(readers or {module_of(name)})!r}",
             )
         values = values[: part.count] if first else np.atleast_2d(values)
+        maps = values.reshape(*values.shape[:2], -1)
+        extrema = None
+        if name in channel_maxima:
+            low, high = maps.min(axis=2), maps.max(axis=2)
+            extrema = (low.min(axis=1), high.max(axis=1)) if first else (low.min()[None], high.max()[None])
         try:
-            seen.update(name, values if first else values[None], groups)
+            seen.update(name, values if first else values[None], groups, extrema)
         except NotFiniteError as error:
             broken[name] = error.image
             continue
-        if name in means or name in channel_maxima:
-            maps = values.reshape(*values.shape[:2], -1)
-            if name in means:
-                rows = maps.mean(axis=2)
-                seen.add_means(name, rows if first else rows.mean(axis=0, dtype=np.float64, keepdims=True))
-            if name in channel_maxima:
-                seen.add_maxima(name, np.maximum(maps.max(axis=(0, 2)), -maps.min(axis=(0, 2))))
+        if name in means:
+            rows = maps.mean(axis=2)
+            seen.add_means(name, rows if first else rows.mean(axis=0, dtype=np.float64, keepdims=True))
+        if name in channel_maxima:
+            seen.add_maxima(name, np.maximum(high.max(axis=0), -low.min(axis=0)))
     if broken:
         name = min(broken, key=lambda key: broken[key])  # the first in the order of the tensors, among equals
         raise CalibrationError(
@@ -301,6 +317,29 @@ def _see_slice(
             advice="remove it, or check the weights with `skdeploy verify`",
         )
     seen.images += part.count
+
+
+def _see_reduced(
+    name: str,
+    reduced: Reduced,
+    outputs: dict[str, Array],
+    count: int,
+    seen: Seen,
+    groups: Sequence[int],
+    means: Collection[str],
+    channel_maxima: Collection[str],
+) -> None:
+    """Takes what stands for a large map. Its least value counts as 0: it has no negative ones. Raises NotFiniteError."""
+    maxima, mean = (outputs.pop(each)[:count, :, 0, 0] for each in (reduced.maxima, reduced.means))
+    # Pooling may pass over NaN for the largest value; a mean does not, nor does it hide an infinity.
+    finite = np.isfinite(mean).all(axis=1)
+    highest = np.where(finite, maxima.max(axis=1), np.float32(np.nan))
+    some = maxima if reduced.some is None else outputs.pop(reduced.some)[:count]
+    seen.update(name, some, groups, (np.zeros_like(highest), highest))
+    if name in means:
+        seen.add_means(name, mean)
+    if name in channel_maxima:
+        seen.add_maxima(name, maxima.max(axis=0))
 
 
 def _shown(model: ir.Model, name: str) -> str:

@@ -6,7 +6,7 @@ extrema only, so the order of the batches, and how observers are merged, changes
 
 from __future__ import annotations
 
-from math import frexp, inf, ldexp
+from math import frexp, inf, isfinite, ldexp
 from typing import Final, Self
 
 import numpy as np
@@ -21,6 +21,11 @@ BINS: Final = 4096
 
 # Scaling by 2 ** 126 is the most that float32 can hold, so no bin is narrower than 2 ** -126.
 SMALLEST_EXPONENT: Final = -126
+
+# Magnitudes of an image that are counted, about: of a larger map those in every second row and column, or every third, and so
+# on, for neighbours are much alike. The extrema are always those of all values. Counting a twelfth of each map of sknet-fashion
+# and skresnet-digits, which are smaller, changed the SQNR of mse and two percentiles by -0.1 to 0.4 dB.
+MOST_COUNTED: Final = 1 << 16
 
 # Values at a time: with its buffers a chunk takes 0.5 MB and stays in the L2 cache. 2 ** 14 to 2 ** 17 are equally fast.
 CHUNK: Final = 1 << 15
@@ -47,18 +52,24 @@ class MinMax:
         """The largest magnitude, 0 before the first value."""
         return max(-self.minimum, self.maximum) if self.count else 0.0
 
-    def update(self, values: Values) -> None:
-        """Takes a batch (N, ...). Raises NotFiniteError, and then nothing of the batch counts."""
+    def update(self, values: Values, extrema: tuple[float, float] | None = None) -> None:
+        """Takes a batch (N, ...). ``extrema`` are its minimum and maximum, where they are known; ``values`` may then be some.
+
+        Raises NotFiniteError, and then nothing of the batch counts.
+        """
         if not values.size:
             return
         # NaN goes through min and max, and an infinity is one of them: nothing else need be computed to find either.
-        minimum, maximum = float(values.min()), float(values.max())
-        if not (-inf < minimum and maximum < inf):
+        minimum, maximum = extrema or (float(values.min()), float(values.max()))
+        if not (isfinite(minimum) and isfinite(maximum)):
             finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
             raise NotFiniteError(int(finite.argmin()))
-        self.count += values.size
         self.minimum = min(self.minimum, minimum)
         self.maximum = max(self.maximum, maximum)
+        self._count(values)
+
+    def _count(self, values: Values) -> None:
+        self.count += values.size
 
     def merge(self, other: Self) -> None:
         """As if this one had seen all that ``other`` saw."""
@@ -69,6 +80,7 @@ class MinMax:
 
 class MagnitudeHistogram(MinMax):
     """Counts of |x| in 4096 bins of equal width from 0, besides the range; exact zeros, most of what ReLU gives, are apart.
+    Of large maps, (N, C, H, W), the magnitudes in some rows and columns count (``MOST_COUNTED``).
 
     The width is a power of two, so a value times its inverse is exact in float32 and falls into the same bin as by comparison
     with the edges. It is the narrowest that holds the largest magnitude: a larger one doubles it, and pairs of bins become one.
@@ -90,8 +102,9 @@ class MagnitudeHistogram(MinMax):
         """Of one bin: bin i counts the magnitudes in [i * width, (i + 1) * width) that are not zero."""
         return ldexp(1.0, self._exponent)
 
-    def update(self, values: Values) -> None:
-        super().update(values)
+    def _count(self, values: Values) -> None:
+        values = some_of(values)
+        super()._count(values)
         self._widen(_exponent_for(self.largest))
         flat = values.reshape(-1)
         size = min(CHUNK, flat.size)
@@ -126,6 +139,23 @@ class MagnitudeHistogram(MinMax):
             self.counts[: merged.size] = merged
             self.counts[merged.size :] = 0
             self._exponent = exponent
+
+
+def apart(size: tuple[int, int, int]) -> int:
+    """How many rows, and columns, the places are apart at which a map (C, H, W) is counted."""
+    channels, height, width = size
+    step = 1
+    while channels * -(-height // step) * -(-width // step) > MOST_COUNTED and step < max(height, width):
+        step += 1
+    return step
+
+
+def some_of(values: Values) -> Values:
+    """The values of a batch of maps that are counted, (N, C, H, W); all of anything else."""
+    if values.ndim != 4:
+        return values
+    step = apart(values.shape[1:])
+    return values[:, :, ::step, ::step]
 
 
 def _exponent_for(largest: float) -> int:

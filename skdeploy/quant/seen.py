@@ -34,13 +34,28 @@ class Seen:
         self.sums: dict[str, ExactSums] = {}
         self.maxima: dict[str, NDArray[np.float32]] = {}
 
-    def update(self, name: str, values: NDArray[np.float32], groups: Sequence[int]) -> None:
-        """Takes a tensor of some images, (N, ...), and the group of each. Raises NotFiniteError."""
+    def update(
+        self,
+        name: str,
+        values: NDArray[np.float32],
+        groups: Sequence[int],
+        extrema: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Takes a tensor of some images, (N, ...), and the group of each.
+
+        ``extrema`` are the minimum and the maximum of each image, (N,), where they are known: ``values`` may then be some of
+        the tensor. Raises NotFiniteError.
+        """
+        if extrema is not None and not (finite := np.isfinite(extrema).all(axis=0)).all():
+            raise NotFiniteError(int(finite.argmin()))
         start = 0
         for group, members in groupby(groups):
             end = start + len(list(members))
+            known = (
+                None if extrema is None else (float(extrema[0][start:end].min()), float(extrema[1][start:end].max()))
+            )
             try:
-                self.groups[group][name].update(values[start:end])
+                self.groups[group][name].update(values[start:end], known)
             except NotFiniteError as error:
                 raise NotFiniteError(start + error.image) from error
             start = end
