@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import reprlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,11 +47,19 @@ class OwnMetric:
             raise UsageError(
                 f"--metric {self.name} failed on {shown}: {type(error).__name__}: {error}", advice=ADVICE
             ) from error
-        is_number = isinstance(found, int | float | np.number) or (isinstance(found, np.ndarray) and found.ndim == 0)
-        if not is_number or not math.isfinite(float(found)):
-            said = repr(found) if is_number else type(found).__name__
+        real = isinstance(found, np.ndarray | np.generic) and found.ndim == 0 and found.dtype.kind in "biuf"
+        is_number = real or isinstance(found, int | float)
+        if not is_number or not _is_finite(found):
+            said = reprlib.repr(found) if is_number else type(found).__name__
             raise UsageError(f"--metric {self.name} returned {said} for {shown}, not a finite number", advice=ADVICE)
         return float(found)
+
+
+def _is_finite(number: Any) -> bool:
+    try:
+        return math.isfinite(float(number))
+    except OverflowError:  # an integer of more than 308 digits
+        return False
 
 
 def load_metric(place: str) -> OwnMetric:

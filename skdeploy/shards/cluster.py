@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from skdeploy.core.errors import DependencyError, SkdeployError, UsageError
 from skdeploy.core.packages import require
@@ -54,6 +55,11 @@ class Cluster:
             raise UsageError("--workers and --cluster cannot be used together: both choose where the shards run")
         if self.workers is not None and not 1 <= self.workers <= 1024:
             raise UsageError(f"--workers {self.workers}: must be from 1 to 1024")
+        if self.address is not None and not _is_address(self.address):
+            raise UsageError(
+                f"--cluster {self.address}: must be tcp://HOST:PORT or tls://HOST:PORT",
+                advice="`dask scheduler` prints its address",
+            )
         tls = (self.tls_ca, self.tls_cert, self.tls_key)
         if any(tls) and self.address is None:
             raise UsageError("--cluster-tls-ca, --cluster-tls-cert and --cluster-tls-key require --cluster")
@@ -66,6 +72,15 @@ class Cluster:
         for file in tls:
             if file is not None and not file.is_file():
                 raise UsageError(f"no such file: {file}", advice="it should hold a certificate or key as PEM")
+
+
+def _is_address(text: str) -> bool:
+    """Whether Dask can connect to it: of other texts, its client ends with an error 20 seconds after ours."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("tcp", "tls") and bool(parts.hostname) and bool(parts.port) and not parts.path
+    except ValueError:  # of a port that is none, and of half an IPv6 address
+        return False
 
 
 def run_shards(

@@ -13,12 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from skdeploy.core.errors import DependencyError
+from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.shards import cluster
 from skdeploy.shards.cluster import Cluster, run_shards
 from skdeploy.shards.part import read_part
 from skdeploy.shards.shard import Shard
+from tests.refused import refused
 from tests.shards.clusters import make_part, workers_of
 
 SHARDS = [Shard(index, 4) for index in range(1, 5)]
@@ -120,3 +121,23 @@ def test_progress_tells_how_many_are_done_the_rate_the_workers_and_the_time_left
     run_shards(Cluster(workers=1), partial(make_part, 0.0), shards, lambda shard: tmp_path / str(shard.index), Told())
     assert told[-1].startswith("40 of 40 images, ")
     assert told[-1].endswith(" a second, 1 workers, 0 s left")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "nonsense",
+        "127.0.0.1:8786",
+        "tcp://",
+        "tcp://host",
+        "tcp://:8786",
+        "tcp://[::bad",
+        "tcp://a:99999",
+        "ws://a:1",
+    ],
+)
+def test_an_address_that_is_none_is_refused_before_dask_tries_it(address: str) -> None:
+    with refused(UsageError, "must be tcp://HOST:PORT", "dask scheduler"):
+        Cluster(address=address).check()
+    Cluster(address="tcp://[::1]:8786").check()
