@@ -82,6 +82,13 @@ def open_image(file: Path) -> Iterator[Image.Image]:
         yield image
 
 
+def reason_of(error: Exception) -> str:
+    """Why Pillow cannot read a file, on one line."""
+    said = getattr(error, "strerror", None) or str(error)  # of a missing file, without its number and name again
+    said = re.sub(r" <\S+ name=\d+>", "", said)  # a number of this process, another one in the next
+    return " ".join(said.split()) or type(error).__name__
+
+
 def crop_file(file: Path, spec: ModelSpec) -> Crop:
     """Reads a file as training pipelines do. Raises ImageError naming it: not readable, or more than 8 bits a channel.
 
@@ -106,9 +113,7 @@ def crop_file(file: Path, spec: ModelSpec) -> Crop:
             deep = mode.startswith(("I", "F"))
             converted = image if deep or mode == mode_of(spec) else image.convert(mode_of(spec))
     except (*DECODING, Image.DecompressionBombError) as error:
-        said = getattr(error, "strerror", None) or str(error)  # of a missing file, without its number and name again
-        said = re.sub(r" <\S+ name=\d+>", "", said)  # a number of this process, another one in the next
-        reason = " ".join(said.split()) or type(error).__name__
+        reason = reason_of(error)
         raise ImageError(f"cannot read the image {file}: {reason}", reason) from error
     if deep:
         reason = f"more than 8 bits per channel (mode {mode}); the file does not say how to scale them"

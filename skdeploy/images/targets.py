@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skdeploy.core.errors import UsageError
 from skdeploy.core.spec import ModelSpec
-from skdeploy.images.decoding import DECODING, ImageError, cropped, open_image
+from skdeploy.images.decoding import DECODING, ImageError, cropped, open_image, reason_of
 from skdeploy.images.numpy_file import read_npz_or_npy
 
 Kind = Literal["image", "mask", "array"]
@@ -114,7 +114,8 @@ def pixels_of(file: Path, shown: str, *, classes: bool = False) -> NDArray[Any]:
                 )
             return np.array(image, np.uint8 if image.mode == "1" else None)
     except (*DECODING, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read the target {shown}: {error}", str(error)) from error
+        reason = reason_of(error)
+        raise ImageError(f"cannot read the target {shown}: {reason}", reason) from error
 
 
 def _pixels(given: NDArray[Any] | Path, shown: str, spec: ModelSpec) -> NDArray[np.uint8]:
@@ -142,7 +143,8 @@ def _pixels(given: NDArray[Any] | Path, shown: str, spec: ModelSpec) -> NDArray[
             found = np.asarray(image.convert("L" if output_channels(spec) == 1 else "RGB"), np.uint8)
             return found[..., None] if found.ndim == 2 else found
     except (*DECODING, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read the target {shown}: {error}", str(error)) from error
+        reason = reason_of(error)
+        raise ImageError(f"cannot read the target {shown}: {reason}", reason) from error
 
 
 def output_channels(spec: ModelSpec) -> int | None:
