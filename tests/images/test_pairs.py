@@ -150,7 +150,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     folder = pairs_in(tmp_path / "d", "input", "target", 1)
     whole = (folder / "target/0.png").read_bytes()
     (folder / "target/0.png").write_bytes(whole[:60])
-    assert refused(folder).endswith("target/0.png: cannot identify image file")
+    assert f"cannot read the target {folder}/target/0.png" in refused(folder)
+    (folder / "target/0.png").write_bytes(b"no image")
+    assert "target/0.png: cannot identify image file" in refused(folder)
+    assert "_Bounded" not in refused(folder)  # the object that Pillow read from
     (folder / "target/0.png").write_bytes(whole)
     (folder / "input/0.png").write_bytes(b"no image")
     assert f"cannot read the image {folder}/input/0.png" in refused(folder)
