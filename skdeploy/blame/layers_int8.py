@@ -12,10 +12,9 @@ from skdeploy.blame.layers import Pair
 from skdeploy.blame.layers_graph import ROUNDED
 from skdeploy.ir.constants import array_of
 from skdeploy.ir.nodes import maker, operand
-from skdeploy.ir.placement import place
 from skdeploy.ir.qdq import DEQUANTIZE, INT8_MIN
 from skdeploy.parity.cause import Int8Range
-from skdeploy.quant.quantize import shifted_thresholds
+from skdeploy.quant.quantize import placed_by, shifted_thresholds
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.steps import rounded_step
 from skdeploy.quant.thresholds import SHIFTED
@@ -32,7 +31,7 @@ def offsets(
     """
     if not ranges.algorithm.shift:
         return {}
-    placement = place(model, keep, keep_grouped=keep_grouped)
+    placement = placed_by(model, ranges.algorithm, keep, keep_grouped=keep_grouped)
     return {
         name: -INT8_MIN * float(rounded_step(np.asarray(threshold / SHIFTED), half=half))
         for name, threshold in shifted_thresholds(model, placement, ranges).items()

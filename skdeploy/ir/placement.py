@@ -21,6 +21,7 @@ ELEMENTWISE: Final = frozenset({"Add", "Sub", "Mul"})
 POINTWISE: Final = frozenset({
     "Sigmoid", "HardSigmoid", "Tanh", "Erf", "Exp", "Softplus", "Relu", "Clip", "Div", "Neg", "Sqrt", "Pow", "Gelu", "Mish",
 })  # fmt: skip
+RECTIFYING: Final = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid"})  # what they make is never negative
 # Grouped INT8 convolutions of TensorRT take channels per group in steps of four (shared/knowledge: TensorRT's rules).
 GROUP_STEP: Final = 4
 
@@ -54,7 +55,9 @@ class Placement:
         return tuple(self.readers)
 
 
-def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = False) -> Placement:
+def place(
+    model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = False, float_skips: bool = True
+) -> Placement:
     """Decides where Q/DQ pairs go. The rules, in this order:
 
     1. A gate stays in the fallback: every weighted node between a mean over space, or over channels, and a product with maps.
@@ -68,9 +71,11 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
        it. And not so what another addition, subtraction or product made for this one alone: they run as one kernel. And not
        in a product of a tensor with a function of itself: an activation such as GELU, or a square. And not where statistics of
        places take part: a normalisation over channels, or LSKNet's selection, which has too little work for its many tensors.
-    5. After the last layer nothing is read as INT8: the error of a skip that makes the output would be all in the output.
-    6. A tensor that one reader takes as INT8 is quantized once, and every reader outside the kept modules takes it so: the
-       mean of a gate too, or the tensor would have to exist twice.
+    5. After the last layer nothing is read as INT8: the error of a skip that makes the output would be all in the output. And
+       with ``float_skips`` not before a last layer that makes a map either, in what ``_into_last_layers`` finds: no other
+       layer and no mean over places makes those errors less. They were half of all in a denoiser.
+    6. A tensor that one reader takes as INT8 is quantized once, and every reader outside the kept modules and rule 5 takes it
+       so: the mean of a gate too, or the tensor would have to exist twice.
     7. What is joined to a quantized tensor, or moved out of one, has its scale: ``one_scale.tied``.
 
     Nothing is ever placed between a convolution and the Relu that alone reads it. Raises UsageError for a pattern that is not a
@@ -81,6 +86,8 @@ def place(model: ir.Model, keep: Iterable[str] = (), *, keep_grouped: bool = Fal
     statistics = statistics_of(model)
     gates = gate_nodes(model)
     last = _after_layers(model)
+    if float_skips:
+        last |= _into_last_layers(model, statistics, last)
     wanted: set[str] = set()
     weighted: list[str] = []
     reasons: dict[str, str] = {}
@@ -116,6 +123,27 @@ def _after_layers(model: ir.Model) -> frozenset[str]:
         if _constant_weight(node) is not None or any(reader in before for reader in _readers(node)):
             before.add(node)
     return frozenset(node.name or "" for node in model.graph if node not in before)
+
+
+def _into_last_layers(model: ir.Model, statistics: Statistics, after: frozenset[str]) -> frozenset[str]:
+    """Additions, subtractions and products of maps that go into a last layer through others of them alone, where the network
+    gives maps. Not so those that read what a ReLU made: its 256 levels would be 128 for the layer that reads it too.
+    """
+    found: set[str] = set()
+    if any(node.name in after and statistics.has(value) for node in model.graph for value in node.outputs):
+        return frozenset()  # such as a mean over places of class maps
+    for node in model.graph:
+        is_last = _constant_weight(node) is not None and all(reader.name in after for reader in _readers(node))
+        pending = [maker(node.inputs[0])] if is_last and statistics.is_map(node.outputs[0]) else []
+        while pending:
+            each = pending.pop()
+            if each is None or each.op_type not in ELEMENTWISE or each.name in found:
+                continue
+            makers = [maker(value) for value in operands(each) if statistics.is_map(value)]
+            if not any(made is not None and made.op_type in RECTIFYING for made in makers):
+                found.add(each.name or "")
+                pending += makers
+    return frozenset(found)
 
 
 def _readers(node: ir.Node) -> Iterator[ir.Node]:

@@ -92,6 +92,13 @@ class CalibrationOptions(StationOptions):
             ("--exact-input/--no-exact-input",),
         ),
     ] = None
+    float_skips: Annotated[
+        bool | None,
+        Flag(
+            "Keep skips in floating point that go into a last layer which makes a map.  [default: float-skips]",
+            ("--float-skips/--no-float-skips",),
+        ),
+    ] = None
     weight_scales: Annotated[
         Literal["mse", "max"] | None,
         Flag("Weight scale per channel: least squared error, or the largest weight.  [default: mse]"),
@@ -195,6 +202,7 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
             shift=recipe.shift,
             shift_padded=recipe.shift and recipe.shift_padded,
             exact_input=recipe.exact_input,
+            float_skips=recipe.float_skips,
             weight_scales=recipe.weight_scales,
             weight_rounding=recipe.weight_rounding,
             version=ALGORITHM_VERSION,
@@ -213,6 +221,7 @@ def calibration_set(options: CalibrationOptions, spec: ModelSpec) -> Calibration
         shift=options.shift is not False,
         shift_padded=options.shift is not False and options.shift_padded is not False,
         exact_input=options.exact_input is not False and spec.takes_images,
+        float_skips=options.float_skips is not False,
         weight_scales=options.weight_scales or "mse",
         weight_rounding=options.weight_rounding or "gptq",
         version=ALGORITHM_VERSION,

@@ -21,7 +21,6 @@ from skdeploy.images.duplicates import Fingerprints
 from skdeploy.images.feeds import RUN_BATCH, batch_of, batches_of
 from skdeploy.images.reading import read_crops
 from skdeploy.ir.channels import channel_classes
-from skdeploy.ir.placement import place
 from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.passes.equalize import bounding
 from skdeploy.quant.choose import choose
@@ -29,7 +28,7 @@ from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.methods import CANDIDATES, FALLBACK, Candidate, Choice, fitted_images, scored_images
 from skdeploy.quant.observe import Observation, kind_for, observations, observe, watch
 from skdeploy.quant.observers import MinMax
-from skdeploy.quant.quantize import corrected_tensors, prepare, ranged_tensors, require_no_scales
+from skdeploy.quant.quantize import corrected_tensors, placed_by, prepare, ranged_tensors, require_no_scales
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
 from skdeploy.quant.round_weights import ROUNDING_IMAGES, measure_rounding
 from skdeploy.quant.rounding import as_text
@@ -115,7 +114,7 @@ def equalized_by(
     check_count(settings.batch, "--calib-batch")
     if not settings.algorithm.equalize:
         return {}, {}
-    placed = ranged_tensors(model, place(model))
+    placed = ranged_tensors(model, placed_by(model, settings.algorithm))
     few = min(EQUALIZING_IMAGES, len(dataset))
     tell.update(f"channels, on {few} images")
     feed = _Feed(dataset, spec, inputs, settings.batch)
@@ -140,11 +139,11 @@ def plan_of(
     model: ir.Model, spec: ModelSpec, algorithm: Algorithm, maxima: Channels, reach: Channels
 ) -> tuple[Plan, ir.Model]:
     """The things to watch, and the graph as it will be quantized, equalized by the channels of the first images."""
-    placed = ranged_tensors(model, place(model))
+    placed = ranged_tensors(model, placed_by(model, algorithm))
     prepared = prepare(model, spec, algorithm, maxima, {key: values.tolist() for key, values in reach.items()})
     # The image has a range too, for readers of a legacy cache: in the INT8 graph its pixels need none.
     image = {key: name for key, name in placed.items() if key == IMAGE}
-    names = image | ranged_tensors(prepared, place(prepared))
+    names = image | ranged_tensors(prepared, placed_by(prepared, algorithm))
     means = corrected_tensors(prepared) if algorithm.bias_correction else {}
     return Plan(names, means, maxima, reach), prepared
 

@@ -83,6 +83,13 @@ def prepared_by(model: ir.Model, spec: ModelSpec, ranges: Ranges, algorithm: Alg
     return prepare(model, spec, algorithm, maxima, _reach(ranges, model))
 
 
+def placed_by(
+    model: ir.Model, algorithm: Algorithm, keep: Iterable[str] = (), *, keep_grouped: bool = False
+) -> Placement:
+    """``place`` as an algorithm has it."""
+    return place(model, keep, keep_grouped=keep_grouped, float_skips=algorithm.float_skips)
+
+
 def require_no_scales(model: ir.Model) -> None:
     """Raises CalibrationError for a graph that is quantized already."""
     if (node := next(qdq_nodes(model), None)) is not None:
@@ -118,13 +125,13 @@ def quantize(
     algorithm = ranges.algorithm
     ranges.check_belongs(model, spec)
     prepared = prepared_by(model, spec, ranges, algorithm)
-    placement = place(prepared, keep, keep_grouped=keep_grouped)
+    placement = placed_by(prepared, algorithm, keep, keep_grouped=keep_grouped)
     if (
         algorithm.exact_input and PIXELS not in placement.readers
     ):  # the first convolution is kept: its input stays as it was
         algorithm = algorithm.model_copy(update={"exact_input": False})
         prepared = prepared_by(model, spec, ranges, algorithm)
-        placement = place(prepared, keep, keep_grouped=keep_grouped)
+        placement = placed_by(prepared, algorithm, keep, keep_grouped=keep_grouped)
     names = ranged_tensors(prepared, placement)
     ranges.check_covers(names)
     if not placement.weighted:
@@ -238,7 +245,7 @@ def _input_mean(node: ir.Node, names: Mapping[str, str], ranges: Ranges, spec: M
 def _maxima(ranges: Ranges, model: ir.Model) -> dict[str, NDArray[np.float32]]:
     """The channels' maxima as arrays. Raises CalibrationError unless they are those of the graph's tensors and channels."""
     values = {value.name: value for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
-    wanted = ranged_tensors(model, place(model))
+    wanted = ranged_tensors(model, placed_by(model, ranges.algorithm))
     for key in {**wanted, **ranges.channel_maxima}:
         shape = values[wanted[key]].shape if key in wanted else None
         channels = 0 if key not in wanted else shape[1] if shape is not None and len(shape) > 1 else None

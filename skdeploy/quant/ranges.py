@@ -102,7 +102,7 @@ class Algorithm(Frozen):
 
     ``equalize``: ``passes/equalize.py``; ``shift``, ``shift_padded``: ``passes/shift.py``; ``exact_input``:
     ``passes/exact_input.py``; ``bias_correction`` and ``weight_scales``: ``quant/weights.py``; ``weight_rounding``:
-    ``quant/gptq.py``.
+    ``quant/gptq.py``; ``float_skips``: ``ir/placement.py``.
     """
 
     method: CalibrationMethod
@@ -115,6 +115,7 @@ class Algorithm(Frozen):
     # left out where it is what files without it mean, so that their digests hold
     weight_rounding: Annotated[Rounding, Field(exclude_if=lambda rounding: rounding == "nearest")] = "nearest"
     shift_padded: Annotated[bool, Field(exclude_if=lambda padded: not padded)] = False
+    float_skips: Annotated[bool, Field(exclude_if=lambda skips: not skips)] = False
     version: Annotated[int, Field(ge=1)]
 
     @property

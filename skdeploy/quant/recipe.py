@@ -53,6 +53,7 @@ class Recipe(Frozen):
     regroup: Positive | None = None
     weight_rounding: Rounding = "nearest"  # what recipes without it mean
     shift_padded: bool = False  # likewise
+    float_skips: bool = False  # likewise
     images_sha256: Digest | None = None
     note: str = ""
 

@@ -179,6 +179,7 @@ def test_a_percentile_goes_with_its_method_only_and_choices_have_digests() -> No
         MSE.model_copy(update={"weight_scales": "max"}),
         MSE.model_copy(update={"weight_rounding": "gptq"}),
         MSE.model_copy(update={"shift_padded": True}),
+        MSE.model_copy(update={"float_skips": True}),
         MSE.model_copy(update={"method": CalibrationMethod.AUTO}),
         MSE.model_copy(update={"version": 2}),
     ]
@@ -195,6 +196,7 @@ def test_the_digest_is_that_of_files_from_before_weights_were_rounded_otherwise(
     assert MSE.digest == digest_json(before)
     assert MSE.weight_rounding == "nearest"
     assert not MSE.shift_padded
+    assert not MSE.float_skips
 
 
 def edited(ranges: Ranges, path: Path, edit: Callable[[dict[str, Any]], object]) -> Path:

@@ -91,6 +91,7 @@ def test_everything_that_can_be_said_is_read(tmp_path: Path) -> None:
         "regroup": 4,
         "weight_rounding": "gptq",
         "shift_padded": True,
+        "float_skips": True,
         "images_sha256": "0" * 64,
         "note": "why",
     }
