@@ -1,7 +1,7 @@
 """A denoiser that selects kernels, from its weights to the verdict: what FP16 and INT8 cost in PSNR, and the gate both ways.
 
 Measured on 64 held-out crops: noisy 20.6 dB, FP32 30.24 dB (29.61 to 30.86), FP16 loses 0.0001 dB (-0.00004 to 0.0003), INT8
-0.080 dB (0.069 to 0.093). The tests use 24, and ask for what follows from the arithmetic.
+0.025 dB (0.020 to 0.031). The tests use 24, and ask for what follows from the arithmetic.
 """
 
 from __future__ import annotations
@@ -158,10 +158,10 @@ def test_units_stay_in_the_fallback_until_the_psnr_holds(int8: Export, folder: P
     spec = int8.bundle.manifest.model
     pairs = PairsAsTruth.of(folder / "pairs", spec, None, 6)
     asked = {"keep": SMALL, "dataset": "pairs"}
-    found = search(model, spec, ranges, pairs.crops, pairs, 0.04, **asked)
+    found = search(model, spec, ranges, pairs.crops, pairs, 0.015, **asked)
     assert (found.figure, found.unit, found.images, found.top1) == ("PSNR", "dB", 6, None)
     assert found.kept
-    assert found.drop.points <= 0.04 < found.probes[0].drop.points
+    assert found.drop.points <= 0.015 < found.probes[0].drop.points
     noisy, clean = (images[::4] for images in noisy_pairs(PAIRS))
     before, after = (
         psnr_of(ir.to_proto(graph).SerializeToString(), noisy, clean)
@@ -172,8 +172,8 @@ def test_units_stay_in_the_fallback_until_the_psnr_holds(int8: Export, folder: P
     assert found.drop.points == pytest.approx(np.mean(before - after), abs=0.003)
     assert found.drop.standard_error == pytest.approx(np.std(before - after, ddof=1) / np.sqrt(6), rel=0.2)
     assert MixedPrecision.model_validate_json(found.model_dump_json()) == found
-    with pytest.raises(AccuracyError, match=r"within 0 dB on 6 images of pairs"):
-        search(model, spec, ranges, pairs.crops, pairs, 0.0, **asked)
+    with pytest.raises(AccuracyError, match=r"within -1 dB on 6 images of pairs"):  # no INT8 improves by as much
+        search(model, spec, ranges, pairs.crops, pairs, -1.0, **asked)
 
 
 def psnr_of(graph: bytes, noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]  # scikit-image's
