@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -70,7 +70,9 @@ def _decoded(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[int, Crop | Im
     return ahead(lambda index: (index, dataset.crop_or_error(index, spec)), indices, workers, 2 * workers - 1)
 
 
-def ahead(make: Callable[[Given], Made], items: Iterable[Given], workers: int, most: int) -> Iterator[Made]:
+def ahead(
+    make: Callable[[Given], Made], items: Iterable[Given], workers: int, most: int
+) -> Generator[Made, None, None]:
     """Yield ``make`` of each item, in order: up to ``most`` are made in threads while one is used."""
     waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, count
 from typing import Any, Final
 
@@ -75,13 +76,37 @@ class Names:
         return name
 
 
+_collected: Final[dict[int, set[str]]] = {}  # the names of the graphs whose ``collected_names`` are open
+
+
+@contextmanager
+def collected_names(graph: ir.Graph) -> Iterator[None]:
+    """While no new name comes into the graph but by ``free_name``, which need not look through all nodes for each then.
+
+    Of SKNet-50, quantization asks for a thousand, and looking took half of its time.
+    """
+    _collected[id(graph)] = names_in(graph)
+    try:
+        yield
+    finally:
+        del _collected[id(graph)]
+
+
 def free_name(graph: ir.Graph, wanted: str) -> str:
     """The name that ``Names`` gives for now. A constant that nothing reads gives its name up."""
+    collected = _collected.get(id(graph))
     old = graph.initializers.get(wanted)
     if old is not None and not old.uses() and not old.is_graph_output() and not old.is_graph_input():
         del graph.initializers[wanted]
     numbered = (f"{wanted}_{number}" for number in count(2))
-    return next(name for name in chain((wanted,), numbered) if not _is_taken(graph, name))
+    free = next(
+        name
+        for name in chain((wanted,), numbered)
+        if (collected is not None and name not in collected) or not _is_taken(graph, name)
+    )
+    if collected is not None:
+        collected.add(free)
+    return free
 
 
 def _is_taken(graph: ir.Graph, name: str) -> bool:

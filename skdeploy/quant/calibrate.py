@@ -28,7 +28,14 @@ from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.methods import CANDIDATES, FALLBACK, Candidate, Choice, fitted_images, scored_images
 from skdeploy.quant.observe import Observation, kind_for, observations, observe, watch
 from skdeploy.quant.observers import MinMax
-from skdeploy.quant.quantize import corrected_tensors, placed_by, prepare, ranged_tensors, require_no_scales
+from skdeploy.quant.quantize import (
+    corrected_tensors,
+    placed_by,
+    prepare,
+    prepared_by,
+    ranged_tensors,
+    require_no_scales,
+)
 from skdeploy.quant.ranges import Algorithm, CalibrationData, Ranges
 from skdeploy.quant.round_weights import ROUNDING_IMAGES, measure_rounding
 from skdeploy.quant.rounding import as_text
@@ -229,8 +236,12 @@ def concluded(
         channel_means={key: _channels(found[name].channel_mean) for key, name in plan.means.items()},
         audit=audit.finish(evaluation, coverage).model_dump(mode="json"),
     )
+    gptq, auto = algorithm.weight_rounding == "gptq", algorithm.method is CalibrationMethod.AUTO
+    if not gptq and not auto:
+        return draft.finished(algorithm, None, {})
     fits = {key: found[name] for key, name in plan.names.items()}
     del found
+    prepared = prepared_by(model, spec, draft, draft.algorithm)
     choice: Choice | None = None
     rounding: dict[str, str] = {}
     nearest: Mapping[str, QuantizedWeight] | None = None
@@ -240,11 +251,10 @@ def concluded(
         few = min(ROUNDING_IMAGES, len(places))
         images = dataset.take([places[step * len(places) // few] for step in range(few)])
         feeds = _Feed(images, spec, inputs, settings.batch)
-        found, nearest = measure_rounding(model, spec, ranges, lambda: feeds.batches(few), few, nearest, tell)
+        found, nearest = measure_rounding(model, spec, ranges, lambda: feeds.batches(few), few, nearest, prepared, tell)
         return found
 
-    gptq = algorithm.weight_rounding == "gptq"
-    if algorithm.method is CalibrationMethod.AUTO:
+    if auto:
         places, fitted = scored_images(len(dataset), used), fitted_images(len(dataset))
         early_ranges = {str(each): _refitted(draft, fits, each, early=True) for each in CANDIDATES}
         unrounded: Mapping[str, Ranges] = {}
@@ -254,7 +264,7 @@ def concluded(
             unrounded = early_ranges
             early_ranges = {name: each.finished(competing, None, rounding) for name, each in unrounded.items()}
         images = dataset.take(places)
-        choice, nearest = choose(model, spec, early_ranges, unrounded, images, settings.batch, fitted, nearest, tell)
+        choice, nearest = choose(model, spec, early_ranges, unrounded, images, fitted, nearest, prepared, tell)
         if choice.weight_rounding == "nearest":
             assert nearest is not None  # the graphs that were tried have them
             rounding = {name: as_text(nearest[name].values, nearest[name]) for name in rounding}

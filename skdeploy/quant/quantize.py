@@ -14,7 +14,7 @@ from skdeploy.core.errors import CalibrationError
 from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.channels import channel_classes
-from skdeploy.ir.constants import add_to_bias, array_of, constant, weight_of
+from skdeploy.ir.constants import add_to_bias, array_of, collected_names, constant, weight_of
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.placement import Placement, place
 from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight, qdq_nodes
@@ -114,9 +114,11 @@ def quantize(
     keep_grouped: bool = False,
     half: bool = True,
     nearest: Mapping[str, QuantizedWeight] | None = None,
+    prepared: ir.Model | None = None,
 ) -> Quantized:
     """The INT8 graph of an FP32 graph. ``keep`` and ``keep_grouped``: see ``place``. ``half``: the rest will be FP16, and so
     must the steps be (``steps.py``). ``nearest``: the weights of an INT8 graph that was made like this one of other ranges.
+    ``prepared``: what ``prepared_by`` gives, where it is there already.
 
     Raises CalibrationError for ranges of another network or preprocessing, or without a tensor that is to be quantized, or
     with one whose step FP16 does not hold; UsageError for a pattern that matches no module.
@@ -124,7 +126,7 @@ def quantize(
     require_no_scales(model)
     algorithm = ranges.algorithm
     ranges.check_belongs(model, spec)
-    prepared = prepared_by(model, spec, ranges, algorithm)
+    prepared = prepared_by(model, spec, ranges, algorithm) if prepared is None else prepared.clone()
     placement = placed_by(prepared, algorithm, keep, keep_grouped=keep_grouped)
     if (
         algorithm.exact_input and PIXELS not in placement.readers
@@ -158,11 +160,12 @@ def quantize(
     raised = _raised(prepared, placement) if half else {}
     if nearest is None:
         nearest = _nearest(prepared, placement, algorithm, half=half)
-    weights = _round_weights(prepared, placement, ranges, spec, nearest)
-    if spec.takes_images:
-        PixelShift(spec.preprocess)(prepared)
-    ShiftTensors(placement, offsets)(prepared)
-    InsertQDQ(placement, scales, weights)(prepared)
+    with collected_names(prepared.graph):
+        weights = _round_weights(prepared, placement, ranges, spec, nearest)
+        if spec.takes_images:
+            PixelShift(spec.preprocess)(prepared)
+        ShiftTensors(placement, offsets)(prepared)
+        InsertQDQ(placement, scales, weights)(prepared)
     return Quantized(prepared, placement, scales, offsets, raised, nearest)
 
 

@@ -16,7 +16,7 @@ from skdeploy.ir.nodes import operand
 from skdeploy.ir.qdq import INT8_MIN, QuantizedWeight
 from skdeploy.passes.exact_input import MIDDLE, PIXELS
 from skdeploy.quant.moments import Batches, Moments, moments_in_turn
-from skdeploy.quant.quantize import CORRECTED, Quantized, prepared_by, quantize
+from skdeploy.quant.quantize import CORRECTED, Quantized, quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.rounding import as_text, rounded_weight
 
@@ -30,16 +30,16 @@ def measure_rounding(
     batches: Batches,
     images: int,
     nearest: Mapping[str, QuantizedWeight] | None,
+    prepared: ir.Model,
     tell: Progress,
 ) -> tuple[dict[str, str], Mapping[str, QuantizedWeight]]:
     """The rounding of each weight that can be INT8, by the layer's name, and the weights to nearest that it starts from.
 
-    ``ranges`` are those of rounding to nearest.
+    ``ranges`` are those of rounding to nearest, and ``prepared`` is the graph by them that they quantize.
     """
     tell.update(f"rounds weights by {images} images")
-    made = quantize(model, spec, ranges, half=False, nearest=nearest)
-    before = prepared_by(model, spec, ranges, ranges.algorithm)
-    nodes = {node.name or "": node for node in before.graph}
+    made = quantize(model, spec, ranges, half=False, nearest=nearest, prepared=prepared)
+    nodes = {node.name or "": node for node in prepared.graph}
     rounding = {}
     for name, moments in moments_in_turn(made.model, made.placement.weighted, batches, images):
         node = nodes[name]

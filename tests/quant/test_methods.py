@@ -266,7 +266,7 @@ def test_few_images_are_not_divided_and_the_fallback_is_used(spec: ModelSpec, gr
 def test_outputs_that_are_not_finite_have_no_score(
     spec: ModelSpec, graph: ir.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def outputs(model: ir.Model, spec: ModelSpec, images: Dataset, batch: int) -> Any:
+    def outputs(model: ir.Model, spec: ModelSpec, images: Dataset) -> Any:
         yield [np.full((len(images), 10), np.nan, np.float32)]
 
     monkeypatch.setattr(choosing, "_outputs", outputs)
