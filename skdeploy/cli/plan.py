@@ -66,6 +66,8 @@ def plan(
     if layers:
         for each in report.devices:
             _print_layers(terminal, f"every layer on {each.name}, floors", each.layers)
+    for note in report.weight_only:
+        terminal.say(f"--weight-only int8: {note}")
     terminal.title(report.note)
 
 

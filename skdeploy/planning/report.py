@@ -26,6 +26,7 @@ from skdeploy.planning.recommend import Recommendation, recommend, ways_to_expor
 from skdeploy.planning.roofline import Cost, costs, floor_ms, least_memory_bytes, types_of, work_of
 from skdeploy.planning.tensor_cores import int8_reason
 from skdeploy.quant.macs import Size
+from skdeploy.quant.weight_only import growth_note, saving
 
 NOTE: Final = (
     "an estimate from peak figures, the best possible: no kernel launches, and every layer reads and writes "
@@ -94,7 +95,7 @@ class GroupedConvolution(Frozen):
 
 class PlanReport(Frozen):
     """Everything that ``skdeploy plan`` found. ``macs`` are of one image, or of one ``sample`` of other inputs; ``sizes`` are
-    those that free dimensions were given.
+    those that free dimensions were given. ``weight_only``: what is to be known of INT8 weights alone in this network's plan.
     """
 
     graph: str
@@ -107,6 +108,7 @@ class PlanReport(Frozen):
     note: str = NOTE
     sample: SampleWord = "image"
     sizes: dict[str, int] = Field(default={})
+    weight_only: tuple[str, ...] = ()
 
 
 def plan(
@@ -156,6 +158,7 @@ def plan(
         devices=tuple(_device_plans(devices, plain, layers, top)),
         sample="image" if is_image else "sample",
         sizes=free,
+        weight_only=growth_note(*saving(plain.model, types_of(plain, PRECISIONS["weight-only-int8"]).weighted)),
     )
 
 

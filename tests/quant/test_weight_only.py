@@ -15,7 +15,7 @@ from skdeploy.backends.onnxruntime import open_model
 from skdeploy.core.errors import CalibrationError, PrecisionError, UsageError
 from skdeploy.ir.qdq import DEQUANTIZE, qdq_nodes
 from skdeploy.passes.half import HalfPrecision
-from skdeploy.quant.weight_only import narrow_weights
+from skdeploy.quant.weight_only import growth_note, narrow_weights, saving
 from tests.refused import refused
 
 Array = NDArray[Any]
@@ -182,3 +182,20 @@ def test_what_stays_has_its_reason() -> None:
         narrow_weights(plain)
     with refused(CalibrationError, "quantized already"):
         narrow_weights(narrow_weights(model).model)
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "too few"])
+def test_what_would_be_saved_is_what_is(name: str) -> None:
+    """``plan`` says before what ``export`` says afterwards."""
+    operator, array, shape, _, attributes = LAYERS.get(
+        name, ("Conv", weights(6, 1, 1, 3), (2, 6, 7, 8), 0, {"group": 6})
+    )
+    model = layer(operator, array, shape, **attributes)
+    layers = {node.name or "" for node in model.graph}
+    if name == "too few":
+        assert saving(model, layers) == (0, 0)
+        return
+    done = narrow_weights(model)
+    assert saving(model, layers) == (1, done.bytes_before - done.bytes_after)
+    assert saving(model, ()) == (0, 0)
+    assert growth_note(0, 0) == ()

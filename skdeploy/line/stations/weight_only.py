@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from pydantic import JsonValue
 
@@ -16,11 +15,6 @@ from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
 from skdeploy.line.stations.half import HalfOptions
 from skdeploy.line.stations.int8 import raised_note
 from skdeploy.line.written import has_any_rank, write_graph
-
-# A plan of TensorRT-RTX 1.7.1 grows by that, beside its weights, for each layer that reads INT8 weights: its kernels are
-# larger. Measured: 64 kB for sknet-fashion's 41 layers, 73 kB for skresnet-digits' 29. Layers of every kind cost it: 66 kB in a
-# gate, 34 kB in a branch, 79 kB for a 1x1 convolution. SKNet-50 saves 27 MB of weights, and its plan shrinks by 23 MB.
-KERNEL_BYTES: Final = 65_000
 
 
 class WeightOnly(Station[FallbackOptions, WeightOnlyFacts]):
@@ -65,12 +59,8 @@ class WeightOnly(Station[FallbackOptions, WeightOnlyFacts]):
 
 def plan_note(facts: WeightOnlyFacts) -> tuple[str, ...]:
     """Where kernels take more of a plan than INT8 weights save."""
-    layers, saved = len(facts.int8_weights), facts.weight_bytes_before - facts.weight_bytes_after
-    if facts.fallback != Precision.FP16 or saved >= layers * KERNEL_BYTES:
+    from skdeploy.quant.weight_only import growth_note
+
+    if facts.fallback != Precision.FP16:
         return ()
-    said = (
-        f"INT8 weights save {saved / 1e6:.2f} MB, but in a plan of TensorRT-RTX the kernels that read them take about "
-        f"{layers * KERNEL_BYTES / 1e6:.2f} MB more ({KERNEL_BYTES / 1e3:g} kB a layer): the plan is probably larger than that "
-        "of --fp16, and only the weights in memory are smaller"
-    )
-    return (said,)
+    return growth_note(len(facts.int8_weights), facts.weight_bytes_before - facts.weight_bytes_after)
