@@ -67,7 +67,7 @@ def extreme_convolution(kind: type[np.uint8] | type[np.int8]) -> tuple[ir.Model,
         "weight_int8": rows.reshape(len(rows), CHANNELS, 1, 1),
     }
     values = {
-        name: ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
+        name: ir.Value(name=name, const_value=ir.Tensor(np.asarray(array), name=name))
         for name, array in constants.items()
     }
     values["x"] = ir.Value(name="x", shape=ir.Shape(shapes["x"]), type=ir.TensorType(ir.DataType.FLOAT))

@@ -44,7 +44,7 @@ def constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | np.generic
 
 def named_constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | np.generic) -> ir.Value:
     """A new constant of a name that is free."""
-    value = ir.val(name, const_value=ir.tensor(np.asarray(array), name=name))
+    value = ir.val(name, const_value=ir.Tensor(np.asarray(array), name=name))
     graph.register_initializer(value)
     return value
 

@@ -151,7 +151,7 @@ def _replace(node: ir.Node, index: int, array: NDArray[np.float64]) -> None:
     """Another constant as an input, for this node alone: others may share the old one."""
     old = operand(node, index)
     if only_one_reads(old):
-        old.const_value = ir.tensor(array.astype(np.float32), name=old.name)
+        old.const_value = ir.Tensor(array.astype(np.float32), name=old.name)
         old.shape = ir.Shape(array.shape)
         return
     assert isinstance(node.graph, ir.Graph)  # a function of a model has no constants of its own
