@@ -42,7 +42,8 @@ from skdeploy.shards.cluster import Cluster
 
 KILLS: Final = Path(__file__).parent / "results" / "shard_kills.json"
 FITTED: Final = tuple((images, workers) for images in (64, 256, 512) for workers in (1, 2))
-UNSEEN: Final = ((1024, 1), (1024, 2), (384, 2))
+UNSEEN: Final = ((1024, 1), (1024, 2), (384, 2), (2048, 1), (2048, 2))
+ONE_FILE: Final = 1024  # images; a larger set has a file of its own, since each process reads its file whole
 ALONE: Final = 512  # images of one run without workers
 SMALL_IMAGES: Final = 1000  # 16 shards
 ROUNDS: Final = 2
@@ -75,11 +76,14 @@ def throughput(folder: Path) -> dict[str, Any]:
     folder.mkdir()
     bundle = folder / "sknet26"
     skdeploy("export", "sknet26", "--seed", "0", "--target", "onnx", "-o", bundle)
-    most = max(images for images, _ in (*FITTED, *UNSEEN))
-    data = labelled(folder, most, 224, 3, 1000)
+    files: dict[int, Path] = {}
 
     def timed(images: int, workers: int | None) -> float:
-        options = EvaluationOptions(data, num_images=images, artifacts=("model.onnx",), batch=8, fresh=True)
+        stored = max(images, ONE_FILE)
+        if stored not in files:
+            (folder / str(stored)).mkdir()
+            files[stored] = labelled(folder / str(stored), stored, 224, 3, 1000)
+        options = EvaluationOptions(files[stored], num_images=images, artifacts=("model.onnx",), batch=8, fresh=True)
         started = time.perf_counter()
         if workers is None:
             with cpu.limited(1):
