@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -33,12 +33,12 @@ from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Frozen
 from skdeploy.images.audit_report import Unreadable
 from skdeploy.images.dataset import Dataset, joined_digest
+from skdeploy.shards.collect import Collect
 from skdeploy.shards.data import check_files, listing_digest
-from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Job, Part
+from skdeploy.shards.machine import versions
+from skdeploy.shards.part import Job, Part, earlier_or_made
 from skdeploy.shards.shard import Shard
 
-Collect = Callable[[Job], Sequence[Part]]
 OpenedJob = tuple[Sequence[tuple[Runner, Session]], Sequence[NotEvaluated], Dataset]
 
 
@@ -105,13 +105,12 @@ def evaluate_shard(
     Raises as ``evaluate``; unreadable images only where they alone are more than 1 % of all.
     """
     job, chosen, dataset = evaluation_job(folder, options, tell)
-    if earlier is not None and earlier.header.is_of(job, shard, machine_kind()):
-        return earlier
-    tell.begin("evaluate")
-    with open_all(chosen.runners, chosen.optional) as (opened, absent):
-        part = predicted_part(job, opened, absent, dataset, options, shard, tell)
-    tell.end("evaluate", part.header.seconds, reused=False)
-    return part
+
+    def make() -> Part:
+        with open_all(chosen.runners, chosen.optional) as (opened, absent):
+            return predicted_part(job, opened, absent, dataset, options, shard, tell)
+
+    return earlier_or_made(earlier, job, shard, tell, make)
 
 
 def predicted_part(

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue
 
 from skdeploy.accuracy.evaluate import Chosen, EvaluationOptions, require_pair
 from skdeploy.accuracy.evaluate_quality import chosen_for_pairs, keep_quality
-from skdeploy.accuracy.evaluate_shards import Collect, for_workers, made_of, options_of, refuse_receipt
+from skdeploy.accuracy.evaluate_shards import for_workers, made_of, options_of, refuse_receipt
 from skdeploy.accuracy.gate import NotEvaluated
 from skdeploy.accuracy.kept_parts import image_shards, parts_by
 from skdeploy.accuracy.measure_quality import quality_of, require_enough
@@ -36,11 +36,11 @@ from skdeploy.core.spec import Frozen
 from skdeploy.images.dataset import joined_digest
 from skdeploy.images.pairs import PairedData, open_pairs
 from skdeploy.shards.cluster import Cluster
-from skdeploy.shards.collect import check_job
+from skdeploy.shards.collect import Collect, check_job
 from skdeploy.shards.data import check_files, listing_digest
 from skdeploy.shards.held import held
-from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Job, Part
+from skdeploy.shards.machine import versions
+from skdeploy.shards.part import Job, Part, earlier_or_made
 from skdeploy.shards.shard import Shard
 
 Opened = Sequence[tuple[Runner, Session]]
@@ -102,13 +102,12 @@ def quality_shard(
 ) -> Part:
     """The part of one shard of the pairs; ``earlier`` if it is that already. Raises as ``evaluate_quality``."""
     of = quality_job(folder, options, tell)
-    if earlier is not None and earlier.header.is_of(of.job, shard, machine_kind()):
-        return earlier
-    tell.begin("evaluate")
-    with open_all(of.chosen.runners, of.chosen.optional) as (opened, absent):
-        part = _measured(of, opened, absent, options.batch, shard, tell)
-    tell.end("evaluate", part.header.seconds, reused=False)
-    return part
+
+    def make() -> Part:
+        with open_all(of.chosen.runners, of.chosen.optional) as (opened, absent):
+            return _measured(of, opened, absent, options.batch, shard, tell)
+
+    return earlier_or_made(earlier, of.job, shard, tell, make)
 
 
 def _measured(

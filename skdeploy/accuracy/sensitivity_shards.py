@@ -6,7 +6,7 @@ The first shard measures all in INT8 besides. Parts whose FP32 differs are refus
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,13 +23,11 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.quant.sensitivity import MeasuredUnits, SensitivityReport
 from skdeploy.shards.cluster import Cluster
-from skdeploy.shards.collect import check_job
+from skdeploy.shards.collect import Collect, check_job
 from skdeploy.shards.held import held
-from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Job, Part
+from skdeploy.shards.machine import versions
+from skdeploy.shards.part import Job, Part, earlier_or_made
 from skdeploy.shards.shard import Shard
-
-Collect = Callable[[Job], Sequence[Part]]
 
 
 def sensitivity_job(folder: Path, options: SensitivityOptions, tell: Progress) -> tuple[Job, Measurable]:
@@ -55,12 +53,7 @@ def sensitivity_shard(
 ) -> Part:
     """The part of one shard of the units; ``earlier`` if it is that already. Raises as ``sensitivity_of``."""
     job, found = sensitivity_job(folder, options, tell)
-    if earlier is not None and earlier.header.is_of(job, shard, machine_kind()):
-        return earlier
-    tell.begin("sensitivity")
-    part = _measured(job, found, shard, tell)
-    tell.end("sensitivity", part.header.seconds, reused=False)
-    return part
+    return earlier_or_made(earlier, job, shard, tell, lambda: _measured(job, found, shard, tell))
 
 
 def _measured(job: Job, found: Measurable, shard: Shard, tell: Progress) -> Part:

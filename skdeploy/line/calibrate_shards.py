@@ -7,7 +7,7 @@ is chosen and weights are rounded at the merge, on 64 and 96 images at most.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,14 +45,12 @@ from skdeploy.quant.calibrate import (
 from skdeploy.quant.identity import graph_identity
 from skdeploy.quant.ranges import Ranges, Taken
 from skdeploy.shards.cluster import Cluster
-from skdeploy.shards.collect import check_job
+from skdeploy.shards.collect import Collect, check_job
 from skdeploy.shards.data import check_files, listing_digest
 from skdeploy.shards.held import held, scratch_folder
 from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Job, Part
+from skdeploy.shards.part import Job, Part, earlier_or_made
 from skdeploy.shards.shard import Shard
-
-Collect = Callable[[Job], Sequence[Part]]
 
 
 class CalibrationFacts(Frozen):
@@ -130,12 +128,13 @@ def calibrate_shard(
 ) -> Part:
     """The part of one shard of the images; ``earlier`` if it is that already. Raises as ``quant.calibrate.calibrate``."""
     with opened_calibration(options, asked, tell) as calibration:
-        if earlier is not None and earlier.header.is_of(calibration.job, shard, machine_kind()):
-            return earlier
-        tell.begin("calibrate")
-        part = seen_part(calibration, _planned(calibration, tell), shard, tell)
-        tell.end("calibrate", part.header.seconds, reused=False)
-        return part
+        return earlier_or_made(
+            earlier,
+            calibration.job,
+            shard,
+            tell,
+            lambda: seen_part(calibration, _planned(calibration, tell), shard, tell),
+        )
 
 
 def _planned(calibration: Calibration, tell: Progress) -> tuple[Plan, ir.Model]:

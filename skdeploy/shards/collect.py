@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from skdeploy.core.listing import some, some_lines
 from skdeploy.core.progress import Progress
 from skdeploy.shards.part import Job, Part, read_part
 
+Collect = Callable[[Job], Sequence[Part]]  # all parts of a job, checked, in the order of their shards
 MIXED_CPUS = "--allow-mixed-cpus"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
@@ -18,6 +18,7 @@ from pydantic import Field, JsonValue, ValidationError
 
 from skdeploy.core.errors import IntegrityError, first_problem
 from skdeploy.core.files import read_file, written_whole
+from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Frozen
 from skdeploy.images.numpy_file import READING, arrays_inside
 from skdeploy.shards.machine import machine_kind
@@ -121,6 +122,16 @@ def earlier_part(path: Path) -> Part | None:
         return read_part(path) if path.exists() else None
     except IntegrityError:
         return None
+
+
+def earlier_or_made(earlier: Part | None, job: Job, shard: Shard, tell: Progress, make: Callable[[], Part]) -> Part:
+    """``earlier``, if it is this shard's part by a machine of this kind; else the part that ``make`` gives."""
+    if earlier is not None and earlier.header.is_of(job, shard, machine_kind()):
+        return earlier
+    tell.begin(job.verb)
+    part = make()
+    tell.end(job.verb, part.header.seconds, reused=False)
+    return part
 
 
 def read_part(path: Path) -> Part:

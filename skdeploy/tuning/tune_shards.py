@@ -31,7 +31,7 @@ from skdeploy.shards.collect import check_job, checked, paths_of
 from skdeploy.shards.data import listing_digest
 from skdeploy.shards.held import held
 from skdeploy.shards.machine import machine_kind, versions
-from skdeploy.shards.part import Job, Part, read_part
+from skdeploy.shards.part import Job, Part, earlier_or_made, read_part
 from skdeploy.shards.shard import Shard
 from skdeploy.tuning.candidates import FALLBACKS, Candidate, candidates
 from skdeploy.tuning.options import TuneOptions
@@ -101,12 +101,7 @@ def tune_shard(
         if not work:
             sweep.screen(ways[0], ways[0].name)  # raises why there is no such graph
         job = tune_job(sweep, step, [one.name for one in work])
-        if earlier is not None and earlier.header.is_of(job, shard, machine_kind()):
-            return earlier
-        tell.begin("tune")
-        part = _made(sweep, job, work, shard)
-        tell.end("tune", part.header.seconds, reused=False)
-        return part
+        return earlier_or_made(earlier, job, shard, tell, lambda: _made(sweep, job, work, shard))
 
 
 def _made(sweep: Sweep, job: Job, work: Work, shard: Shard) -> Part:
