@@ -131,7 +131,7 @@ def saving(model: ir.Model, layers: Collection[str]) -> tuple[int, int]:
 
 
 def growth_note(layers: int, saved: int) -> tuple[str, ...]:
-    """Where the kernels of so many layers take more of a plan than INT8 weights save, in bytes."""
+    """Where the kernels of ``layers`` layers take more of a plan than INT8 weights save, in bytes."""
     if saved >= layers * KERNEL_BYTES:
         return ()
     said = (
