@@ -71,6 +71,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """What is frozen is not collected when Python ends either, and onnxsim then reports leaks."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     no_gpu = pytest.mark.skip(reason="no CUDA device on this machine")
     not_asked = pytest.mark.skip(reason="slow: run with --slow")
