@@ -37,7 +37,7 @@ TAKES = {
     "tune": ("--calib-method", "mse", "--force"),
 }
 JUDGES = {"evaluate", "ci-init", "tune"}  # the drop of a network of noise may be beyond a budget, or not decided
-SLOW = {"bench"}  # as long as an artifact is timed with each batch
+SLOW = {"bench", "tune"}  # one times each artifact with each batch, the other makes INT8 in every way that there is
 COMPLETE = "_SKDEPLOY_COMPLETE"
 
 

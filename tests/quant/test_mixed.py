@@ -134,7 +134,7 @@ def test_the_chain_sees_several_classes(model: ir.Model) -> None:
     assert np.count_nonzero(np.bincount(true_labels(model)) >= 5) >= 3
 
 
-@pytest.mark.parametrize("unit", ["block1", "block6", "block11"])
+@pytest.mark.parametrize("unit", ["block1", pytest.param("block6", marks=pytest.mark.slow), "block11"])
 def test_the_one_unit_that_int8_destroys_is_the_only_one_kept(model: ir.Model, spec: ModelSpec, unit: str) -> None:
     labels = true_labels(model)
     ranges = spoiled(healthy(model, spec), **{unit: 300.0})

@@ -317,9 +317,9 @@ def test_when_everything_is_kept_nothing_is_left_to_be_int8(spec: ModelSpec, gra
         TraceOptions(exporter="torchscript"),
         TraceOptions(exporter="torchscript", dynamic_size=True),
         TraceOptions(exporter="torchscript", embed_preprocess=True),
-        TraceOptions(batch=4),
-        TraceOptions(opset=20, attention=True),
-        TraceOptions(opset=20, batch=4, attention=True, embed_preprocess=True),
+        pytest.param(TraceOptions(batch=4), marks=pytest.mark.slow),
+        pytest.param(TraceOptions(opset=20, attention=True), marks=pytest.mark.slow),
+        TraceOptions(opset=20, batch=4, attention=True, embed_preprocess=True),  # both, by the default exporter
     ],
     ids=lambda options: "-".join(
         str(value) for value in (options.exporter, options.opset, options.batch, options.embed_preprocess)

@@ -56,10 +56,10 @@ def graph_of(make: Make, exporter: str) -> ir.Model:
     return ir.from_proto(onnx.load_from_string(traced(make, exporter)))
 
 
-# resnext50_32x4d passes too, in three times the time; tests/zoo/test_attach.py has it in float64.
-networks = pytest.mark.parametrize(
-    "make", [resnext14_32x4d, mobilenetv2_wd4, shufflenetv2_wd2], ids=lambda make: make.__name__
-)
+# resnext50_32x4d passes too, in three times the time; tests/zoo/test_attach.py has it in float64. The one that always runs has
+# the most kinds of layers: channel shuffles, depthwise convolutions, and a block with two inputs.
+slow_networks = [pytest.param(make, marks=pytest.mark.slow) for make in (resnext14_32x4d, mobilenetv2_wd4)]
+networks = pytest.mark.parametrize("make", [*slow_networks, shufflenetv2_wd2], ids=lambda make: make.__name__)
 exports = pytest.mark.parametrize(
     ("make", "exporter"),
     [
@@ -68,8 +68,8 @@ exports = pytest.mark.parametrize(
             pytest.param(make, "dynamo", marks=pytest.mark.slow)
             for make in (resnext14_32x4d, mobilenetv2_wd4, shufflenetv2_wd2)
         ),
-        (resnext14_32x4d, "torchscript"),
-        *(pytest.param(make, "torchscript", marks=pytest.mark.slow) for make in (mobilenetv2_wd4, shufflenetv2_wd2)),
+        *(pytest.param(make, "torchscript", marks=pytest.mark.slow) for make in (resnext14_32x4d, mobilenetv2_wd4)),
+        (shufflenetv2_wd2, "torchscript"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
