@@ -43,6 +43,12 @@ def take_inputs(proto: ModelProto, path: Path, card: ModelSpec | None) -> bool:
     inputs = [_Input(value, _dims(value)) for value in graph.input if value.name not in constants]
     if not inputs:
         raise UsageError(f"{path} has no input", advice="export it again, with its input as a graph input")
+    for each in inputs:
+        if 0 in each.dims:
+            raise UsageError(
+                f"{path}: the input {each.value.name} is {each}: a dimension of 0 holds nothing",
+                advice="export it with its real sizes, or with a name for a free one",
+            )
     is_image = _is_image(inputs) if card is None else card.takes_images
     if is_image:
         _check_image(inputs, path)
@@ -151,7 +157,9 @@ def _axis_name(name: str, axis: int, given: int | str) -> str:
 
 def _dims(value: ValueInfoProto) -> list[int | str]:
     shape = value.type.tensor_type.shape
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in shape.dim]
+    return [  # Paddle's and TensorFlow's exporters write -1 for a free one
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or "?" for dim in shape.dim
+    ]
 
 
 def _type_name(value: ValueInfoProto) -> str:

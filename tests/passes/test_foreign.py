@@ -134,6 +134,12 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
     assert [node.op_type for node in model.graph] == ["Relu", "Neg", "Flatten"]
 
 
+def test_a_dimension_of_minus_one_is_free(tmp_path: Path) -> None:
+    """As Paddle's and TensorFlow's exporters write it."""
+    model = read_foreign(write(tmp_path / "m.onnx", small([RELU], shape=(-1, 3, -1, -1))))
+    assert [str(size) for size in model.graph.inputs[0].shape or ()] == ["batch", "3", "height", "width"]
+
+
 def small(
     nodes: list[onnx.NodeProto],
     *,
@@ -152,6 +158,7 @@ FLATTEN = helper.make_node("Flatten", ["x"], ["y"], name="flat")
 REFUSED: dict[str, tuple[ModelProto, type[Exception], str]] = {
     "text": (small([FLATTEN], dtype=TensorProto.STRING), UsageError, r"x is string\['n', 3, 4, 4\], but float32, int64"),
     "float64": (small([FLATTEN], dtype=TensorProto.DOUBLE), UsageError, r"x is double\['n', 3, 4, 4\], but float32"),
+    "no pixel": (small([RELU], shape=("N", 3, 0, 4)), UsageError, r"a dimension of 0 holds nothing"),
     "a number": (small([RELU], shape=()), UsageError, r"float\[\], of rank 0; skdeploy takes 1 to 8 dimensions"),
     "integer output": (
         model_of(
