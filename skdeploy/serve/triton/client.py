@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from skdeploy.backends.base import Array, Session
 from skdeploy.bundle.artifact import Artifact
-from skdeploy.core.errors import DependencyError, IntegrityError, UsageError
+from skdeploy.core.errors import DependencyError, IntegrityError, SkdeployError, UsageError
 from skdeploy.core.packages import require
 from skdeploy.core.spec import TensorSpec
 from skdeploy.serve.triton.answers import (
@@ -30,6 +30,7 @@ EXTRA: Final = "triton"
 PORTS: Final = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
 ASK_S: Final = 10.0  # for what a server knows without a network: it answers in milliseconds
 INFER_S: Final = 120.0  # for one batch of a large network on a CPU
+MOST_BYTES: Final = 1 << 30  # of one answer: the outputs of one batch, or a list of models
 # What tritonclient raises on answers that no Triton gives.
 ODD: Final = (
     LookupError,
@@ -117,6 +118,8 @@ class Client:
                 kind(address.place, ssl=secure, connection_timeout=ASK_S, network_timeout=limit)
                 for limit in (ASK_S, INFER_S)
             )
+            for each in (self._client, self._runner):
+                _bound(each._client_stub, address.text)
 
     def about(self) -> About:
         """Its name and version. Raises DependencyError where no Triton answers."""
@@ -157,6 +160,7 @@ class Client:
         answer = self._called(
             lambda: self._runner.infer(model, given, model_version=version, outputs=wanted, **limit),
             f"{model} cannot be run",
+            INFER_S,
         )
         try:
             found = {each.name: answer.as_numpy(each.name) for each in outputs}
@@ -182,12 +186,15 @@ class Client:
         extra: dict[str, Any] = {"client_timeout": ASK_S} if self._grpc else {}
         if self._grpc and what.startswith("get_"):
             extra["as_json"] = True
-        return self._called(lambda: getattr(self._client, what)(*arguments, **extra), "it cannot be asked")
+        return self._called(lambda: getattr(self._client, what)(*arguments, **extra), "it cannot be asked", ASK_S)
 
-    def _called(self, call: Callable[[], Any], what: str) -> Any:
+    def _called(self, call: Callable[[], Any], what: str, limit_s: float) -> Any:
         """Raises DependencyError if no server answers, IntegrityError with the server's own words if it refuses."""
         try:
-            return call()
+            with self._ended_after(2 * limit_s):
+                return call()
+        except SkdeployError:
+            raise
         except self._error as error:
             said = " ".join(str(error.message()).split())
             if error.status() in (
@@ -212,10 +219,45 @@ class Client:
         ) as error:  # refused, timed out, no such host; an answer that is not HTTP, or not JSON
             said = str(error) or type(error).__name__
             raise DependencyError(f"no Triton server answers at {self.address.text}: {said}", advice=ADVICE) from error
-        except ODD as error:
+        except Exception as error:  # of tritonclient, or of geventhttpclient, whose errors have no public base
             raise IntegrityError(
                 f"{self.address.text} answers as no Triton server does: {type(error).__name__}: {error}", advice=ADVICE
             ) from error
+
+    @contextmanager
+    def _ended_after(self, seconds: float) -> Iterator[None]:
+        """Ends a question over HTTP: its own limits are for each piece of an answer, which may come byte by byte."""
+        if self._grpc:
+            yield
+            return
+        late = DependencyError(
+            f"no Triton server answers at {self.address.text}: its answer takes over {seconds:g} s", advice=ADVICE
+        )
+        with require("gevent", extra=EXTRA).Timeout(seconds, late):
+            yield
+
+
+def _bound(stub: Any, shown: str) -> None:
+    """Let geventhttpclient's client refuse answers that are too large, or unpack to more than they are."""
+    request = stub.request
+
+    def bounded(*arguments: Any, **options: Any) -> Any:
+        response = request(*arguments, **options)
+        if packed := response.get("Content-Encoding"):
+            raise IntegrityError(f"{shown} packs its answer as {packed!r}, which nobody has asked for", advice=ADVICE)
+        feed, read = response.feed, 0
+
+        def counted(data: bytes) -> None:
+            nonlocal read
+            read += len(data)
+            if read > MOST_BYTES:
+                raise IntegrityError(f"{shown} answers with more than {MOST_BYTES:,} bytes", advice=ADVICE)
+            feed(data)
+
+        response.feed = counted
+        return response
+
+    stub.request = bounded
 
 
 def _type(dtype: str) -> str:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,56 @@ def test_another_web_server_is_not_taken_for_triton(code: int, body: bytes, expo
     with answering(code, body) as url, pytest.raises((DependencyError, IntegrityError)) as refused:
         connect(load_bundle(exported), url, None)
     assert url in refused.value.message
+
+
+@contextmanager
+def speaking(*parts: bytes) -> Iterator[str]:
+    """A program on a port that says this, slowly, to whoever asks."""
+
+    def say() -> None:
+        with suppress(OSError):  # closed, at the end or by the client
+            while True:
+                taken, _ = listening.accept()
+                with taken, suppress(OSError):
+                    taken.recv(65_536)
+                    for part in parts:
+                        taken.sendall(part)
+                        time.sleep(0.01)
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        thread = threading.Thread(target=say)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ((), "connection closed|reset"),
+        ((b"SSH-2.0-x\r\n",), "HTTPParseError|reset"),
+        ((bytes(range(256)),), "HTTPParseError|reset"),
+        ((HEAD + b"Content-Length: -5\r\n\r\n",), "HTTPParseError|reset"),
+        ((HEAD + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",), "packs its answer as 'gzip'"),
+        ((HEAD + b"\r\n" + b"a" * 50_000,), "answers with more than 4,000 bytes"),
+        ((HEAD + b"Content-Length: 9999\r\n\r\n", *[b" "] * 9999), "its answer takes over"),
+    ],
+)
+def test_what_speaks_no_http_or_without_end_is_refused(
+    parts: tuple[bytes, ...], said: str, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "ASK_S", LIMIT_S)
+    monkeypatch.setattr(client, "MOST_BYTES", 4_000)
+    with speaking(*parts) as url, pytest.raises((DependencyError, IntegrityError), match=said):
+        connect(load_bundle(exported), url, None)
 
 
 def _config(**changes: Any) -> ServedConfig:
