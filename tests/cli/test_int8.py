@@ -25,9 +25,9 @@ from tests.cli.evaluation_data import labelled
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """120 images of noise in five class folders; the tiny card has five classes."""
+    """60 images of noise in five class folders; the tiny card has five classes."""
     folder = tmp_path_factory.mktemp("photos")
-    noise = np.random.default_rng(5).integers(0, 256, (120, 36, 36, 3), dtype=np.uint8)
+    noise = np.random.default_rng(5).integers(0, 256, (60, 36, 36, 3), dtype=np.uint8)
     for index, pixels in enumerate(noise):
         path = folder / str(index % 5) / f"{index:03}.png"
         path.parent.mkdir(exist_ok=True)
@@ -84,7 +84,7 @@ def test_calibrated_and_exported_in_one_go(run: Run, int8: list[object], photos:
     operators = {node.op_type for node in onnx.load(tmp_path / "out/model.int8.onnx").graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= operators
     audit = next(row for row in done.json["artifacts"] if row["path"] == "ranges.json")["details"]["audit"]
-    assert (audit["used"], audit["classes"]["covered"]) == (120, 5)
+    assert (audit["used"], audit["classes"]["covered"]) == (60, 5)
 
 
 def test_the_same_export_again_finds_all_of_it_done(run: Run, int8: list[object], photos: Path, made: Path) -> None:
@@ -92,7 +92,7 @@ def test_the_same_export_again_finds_all_of_it_done(run: Run, int8: list[object]
     again = run(*asked, "--json")
     assert again.code == 0
     assert all(row["reused"] for row in again.json["artifacts"])
-    other = run(*asked, "--calib-num", 60, "--json")
+    other = run(*asked, "--calib-num", 30, "--json")
     anew = {row["path"] for row in other.json["artifacts"] if not row["reused"]}
     assert anew >= {"ranges.json", "model.int8.onnx"}
     assert "model.onnx" not in anew
@@ -113,7 +113,7 @@ def test_calibrate_takes_a_bundle_and_leaves_it_alone(
     done = run("calibrate", bundle, "--calib", photos, "-o", tmp_path / "r.json")
     assert done.code == 0, done.err
     assert snapshot(bundle) == before
-    assert load_ranges(tmp_path / "r.json").data.images == 120
+    assert load_ranges(tmp_path / "r.json").data.images == 60
 
 
 def test_ranges_of_other_weights_are_refused_with_both_digests(
@@ -122,7 +122,7 @@ def test_ranges_of_other_weights_are_refused_with_both_digests(
     ranges = tmp_path / "other.json"
     calibration = run("calibrate", other, "--calib", photos, "-o", ranges, "--json")
     assert calibration.code == 0, calibration.err
-    assert calibration.json["images"] == 120
+    assert calibration.json["images"] == 60
     done = run(*int8, "--ranges", ranges, "-o", tmp_path / "out")
     assert done.code == 6
     assert load_ranges(ranges).model_sha256 in done.err
@@ -195,7 +195,7 @@ def test_the_budget_decides_what_stays_in_the_fallback(
     run: Run, int8: list[object], photos: Path, made: Path, tmp_path: Path
 ) -> None:
     """With labels that FP32 itself gives: the network is untrained, and INT8 may only cost what rounding costs."""
-    labelled(made, tmp_path / "eval.npz", count=120, wrong=0)
+    labelled(made, tmp_path / "eval.npz", count=60, wrong=0)
     done = run(
         *int8,
         "--calib",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,12 @@ def quantized(name: str) -> tuple[ir.Model, Placement]:
     return model, placement
 
 
+@cache
+def once_quantized(name: str) -> tuple[ir.Model, Placement]:
+    """The same. Do not change it."""
+    return quantized(name)
+
+
 def broken_rules(model: ir.Model) -> list[str]:
     """TensorRT's rules for explicit quantization: shared/knowledge, "Q/DQ rules"."""
     found = []
@@ -67,7 +74,7 @@ def broken_rules(model: ir.Model) -> list[str]:
 
 @every_graph
 def test_every_graph_follows_tensorrts_rules(name: str) -> None:
-    model, placement = quantized(name)
+    model, placement = once_quantized(name)
     check(model)
     assert broken_rules(model) == []
     assert [value for value in model.graph.initializers.values() if not value.uses()] == []
@@ -78,7 +85,7 @@ def test_every_graph_follows_tensorrts_rules(name: str) -> None:
 
 @every_graph
 def test_readers_get_what_the_placement_says(name: str) -> None:
-    model, placement = quantized(name)
+    model, placement = once_quantized(name)
     nodes = {node.name: node for node in model.graph}
     for tensor, edges in placement.readers.items():
         for edge in edges:

@@ -116,7 +116,7 @@ def test_every_gate_is_rewritten_exactly(tmp_path: Path) -> None:
     assert error < ROUNDING
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_parts_put_together_at_random_are_rewritten_exactly_or_not_at_all(seed: int, tmp_path: Path) -> None:
     generator = np.random.default_rng(seed)
     blocks = [Mixed(*(str(generator.choice(list(kinds))) for kinds in (FUSES, GATES, COMBINES))) for _ in range(10)]
