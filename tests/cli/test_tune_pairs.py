@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ def bundle(run: Run, made: Path) -> Path:
 
 def tuned(run: Run, bundle: Path, *words: object) -> Any:
     folder = bundle.parent
-    data = ("--data", folder / "pairs", "--calib", folder / "calib", "--calib-method", "mse", "--force")
-    return run("tune", bundle, *data, *words)
+    data = ("--data", folder / "pairs", "--calib", folder / "calib", "--calib-method", "mse")
+    return run("tune", bundle, *data, *words, *(() if "--shard" in words else ("--force",)))
 
 
 @pytest.mark.slow
@@ -79,6 +80,27 @@ def test_a_metric_of_the_users_own_decides(run: Run, bundle: Path) -> None:
     assert found.code == 0, found.err
     assert found.json["confirmed"]["figure"] == METRIC
     assert "your code" in found.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("--max-drop", 20), ("--max-drop", 0.5, "--metric", METRIC), ("--min-sqnr", 10)])
+def test_parts_give_the_report_of_one_run(
+    run: Run, bundle: Path, words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three kinds of figures: a mean IoU, a metric of the user's own, and SQNR."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    screened, judged = ("--parts", tmp_path / "screen-*"), ("--parts", tmp_path / "judge-*")
+    for index in (1, 2):
+        done = tuned(run, bundle, *words, "--shard", f"{index}/2", "-o", tmp_path / f"screen-{index}")
+        assert done.code == 0, done.err
+    for index in (1, 2, 3):
+        done = tuned(run, bundle, *words, *screened, "--shard", f"{index}/3", "-o", tmp_path / f"judge-{index}")
+        assert done.code == 0, done.err
+    merged = tuned(run, bundle, *words, *screened, *judged, "--json")
+    shutil.rmtree(tmp_path / "cache")
+    whole = tuned(run, bundle, *words, "--json")
+    assert (merged.code, whole.code) == (0, 0), merged.err
+    assert {**merged.json, "seconds": 0} == {**whole.json, "seconds": 0}
 
 
 def test_what_would_be_tried_is_said_of_pairs(run: Run, bundle: Path) -> None:
