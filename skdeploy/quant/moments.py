@@ -8,6 +8,7 @@ product nor the order of its sums can change a bit. The sums of all go on in INT
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Final
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 
 from skdeploy.backends.base import Array
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
+from skdeploy.core import cpu
+from skdeploy.images.reading import ahead
 from skdeploy.ir.constants import numbers
 from skdeploy.ir.large import portable
 from skdeploy.ir.nodes import maker, operand
 from skdeploy.ir.qdq import DEQUANTIZE, QUANTIZE
 from skdeploy.ir.rows import groups_of, output_axis
+from skdeploy.quant.observe import MOST_WORKERS, images_a_run, slices
 
 # Rows that count for each column, spread evenly over the images and the places in them: more change nothing that can be
 # measured (sknet-fashion: 0.05 dB either way), and cost a product of K x K each. At least so many, for layers of few columns.
@@ -85,16 +89,26 @@ def moments_in_turn(
     """
     nodes = {node.name or "": node for node in model.graph}
     for turn in _turns([_layer(nodes[name], images) for name in names]):
-        watched = list(dict.fromkeys(layer.integers for layer in turn))
-        found = {layer.node.name or "": _empty(layer) for layer in turn}
-        with _open(model, watched, threads) as session:
-            for feeds, count in batches():
-                fed = len(next(iter(feeds.values())))
-                outputs = session.run(feeds)
-                for layer in turn:
-                    values = outputs[layer.integers]
-                    _add(found[layer.node.name or ""], layer, values[:count] if len(values) == fed else values)
-        yield from found.items()
+        yield from _moments(model, turn, batches(), threads or cpu.cores()).items()
+
+
+def _moments(
+    model: ir.Model, turn: Sequence[_Layer], batches: Iterable[tuple[dict[str, Array], int]], threads: int
+) -> dict[str, Moments]:
+    watched = list(dict.fromkeys(layer.integers for layer in turn))
+    found = {layer.node.name or "": _empty(layer) for layer in turn}
+    workers = min(threads, MOST_WORKERS)
+    session = _open(model, watched, threads - workers + 1)
+    # A few images at a time: whole batches of maps are much memory, and leave the cache.
+    parts = slices(session, batches, images_a_run(model, watched))
+    runs = ahead(lambda part: (part, session.run(part.feeds)), parts, workers, workers)
+    with session, closing(runs):  # the session last: threads may be in it
+        for part, outputs in runs:
+            fed = len(next(iter(part.feeds.values())))
+            for layer in turn:
+                values = outputs[layer.integers]
+                _add(found[layer.node.name or ""], layer, values[: part.count] if len(values) == fed else values)
+    return found
 
 
 def _turns(layers: Sequence[_Layer]) -> Iterator[list[_Layer]]:

@@ -73,7 +73,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class _Slice:
+class Slice:
     """Images that go through the graph together: the first ``count`` of ``feeds`` are the run's images from ``start`` on."""
 
     start: int
@@ -149,7 +149,7 @@ def watch(
     opened, reduced = _open(model, names, threads - workers + 1, counted=kind is MagnitudeHistogram)
     with opened as session:
 
-        def run(part: _Slice) -> None:
+        def run(part: Slice) -> None:
             seen = idle.get()
             groups = [int(index_of(part.start + place) >= fitted) for place in range(part.count)]
             try:
@@ -157,8 +157,8 @@ def watch(
             finally:
                 idle.put(seen)
 
-        images_a_run = 1 if alone else _images_a_run(model, names)
-        for part in _in_order(run, _slices(session, batches, images_a_run), workers):
+        size = 1 if alone else images_a_run(model, names)
+        for part in _in_order(run, slices(session, batches, size), workers):
             advance(part.count)
     first, *others = every
     for other in others:
@@ -212,7 +212,7 @@ def _images_first(model: ir.Model, names: Collection[str]) -> bool:
     return all(shape is not None and len(shape) > 1 and shape[0] in batches for shape in shapes)
 
 
-def _images_a_run(model: ir.Model, names: Collection[str]) -> int:
+def images_a_run(model: ir.Model, names: Collection[str]) -> int:
     """How many images' observed tensors ``RUN_BYTES`` hold; 1 where a size is not known."""
     values = {value.name: value for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs))}
     total = 0
@@ -225,26 +225,24 @@ def _images_a_run(model: ir.Model, names: Collection[str]) -> int:
     return min(max(1, RUN_BYTES // max(1, total)), MOST_A_RUN)
 
 
-def _slices(
-    session: OnnxRuntimeSession, batches: Iterable[tuple[dict[str, Array], int]], images_a_run: int
-) -> Iterator[_Slice]:
+def slices(session: OnnxRuntimeSession, batches: Iterable[tuple[dict[str, Array], int]], most: int) -> Iterator[Slice]:
     """Batches without padding, cut to what a run takes; whole and with it where the graph has a fixed batch size."""
     dynamic = all(isinstance(spec.shape[0], str) for spec in session.inputs)
     start = 0
     for feeds, count in batches:
-        size = images_a_run if dynamic else count
+        size = most if dynamic else count
         for first in range(0, count, size):
             part = (
                 {name: array[first : min(first + size, count)] for name, array in feeds.items()} if dynamic else feeds
             )
             taken = min(size, count - first)
-            yield _Slice(start, taken, part)
+            yield Slice(start, taken, part)
             start += taken
 
 
-def _in_order(run: Callable[[_Slice], None], slices: Iterable[_Slice], workers: int) -> Iterator[_Slice]:
+def _in_order(run: Callable[[Slice], None], slices: Iterable[Slice], workers: int) -> Iterator[Slice]:
     """The slices in their order, each once it is done: the first error does not depend on which thread was faster."""
-    pending: deque[tuple[_Slice, Future[None]]] = deque()
+    pending: deque[tuple[Slice, Future[None]]] = deque()
     executor = ThreadPoolExecutor(workers)
     try:
         for part in slices:
@@ -263,7 +261,7 @@ def _in_order(run: Callable[[_Slice], None], slices: Iterable[_Slice], workers: 
 def _see_slice(
     model: ir.Model,
     session: OnnxRuntimeSession,
-    part: _Slice,
+    part: Slice,
     names: Sequence[str],
     reduced: Mapping[str, Reduced],
     seen: Seen,

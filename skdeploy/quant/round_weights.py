@@ -9,13 +9,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.core import cpu
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import ModelSpec
+from skdeploy.images.reading import ahead
 from skdeploy.ir.constants import weight_of
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.qdq import INT8_MIN, QuantizedWeight
 from skdeploy.passes.exact_input import MIDDLE, PIXELS
 from skdeploy.quant.moments import Batches, Moments, moments_in_turn
+from skdeploy.quant.observe import MOST_WORKERS
 from skdeploy.quant.quantize import CORRECTED, Quantized, quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.rounding import as_text, rounded_weight
@@ -40,13 +43,18 @@ def measure_rounding(
     tell.update(f"rounds weights by {images} images")
     made = quantize(model, spec, ranges, half=False, nearest=nearest, prepared=prepared)
     nodes = {node.name or "": node for node in prepared.graph}
-    rounding = {}
-    for name, moments in moments_in_turn(made.model, made.placement.weighted, batches, images):
+
+    def rounded(found: tuple[str, Moments]) -> tuple[str, str]:
+        name, moments = found
         node = nodes[name]
         corrected = ranges.algorithm.bias_correction and node.op_type in CORRECTED
         about = moments.covariance if corrected else moments.about(_zero(node, made, moments, spec))
-        values = rounded_weight(node, weight_of(node), made.nearest[name], about)
-        rounding[name] = as_text(values, made.nearest[name])
+        return name, as_text(rounded_weight(node, weight_of(node), made.nearest[name], about), made.nearest[name])
+
+    every = moments_in_turn(made.model, made.placement.weighted, batches, images)
+    workers = min(cpu.cores(), MOST_WORKERS)
+    # Layers are rounded beside each other: much of it is work of one thread, and none depends on another.
+    rounding = dict(ahead(rounded, every, workers, workers))
     return rounding, made.nearest
 
 
