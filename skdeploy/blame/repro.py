@@ -147,7 +147,8 @@ def save_repro(
         partial.write_bytes(model.SerializeToString())
     for name, arrays in ((INPUTS, inputs), (EXPECTED, expected)):
         with written_whole(folder / name) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, **{key: np.ascontiguousarray(array) for key, array in arrays.items()})  # type: ignore[arg-type]
+            whole = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+            np.savez_compressed(file, **whole)  # type: ignore[arg-type]  # numpy's stub takes a name for its own option
     write_text(folder / README, f"{story}\n\n{HOW_TO_RUN}")
 
 

@@ -169,8 +169,7 @@ def _export_torchscript(
     has_batch = any(0 in axes for axes in free.values())
     axes = {**free, **{name: {0: "batch"} for name in named["output_names"] if has_batch}}
     buffer = io.BytesIO()
-    # TorchScript's exporter writes to streams too; the signature is that of the newer one.
-    # torch's stubs want a path; TorchScript's exporter writes to a buffer too
+    # The ignore: torch's stub wants a path, as the newer exporter does; TorchScript's writes to a buffer too.
     torch.onnx.export(network, tuple(examples.values()), buffer, dynamo=False, dynamic_axes=axes, **named)  # type: ignore[arg-type]
     proto = onnx.load_from_string(buffer.getvalue())
     # TorchScript leaves most types and shapes to the reader, and writes constants as nodes.

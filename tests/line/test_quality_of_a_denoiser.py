@@ -242,7 +242,7 @@ def levels(outputs: dict[str, np.ndarray], target: np.ndarray) -> float:  # type
     return float(np.abs(255 * outputs["output"].transpose(1, 2, 0) - target).mean())
 
 
-levels.lower_is_better = True  # type: ignore[attr-defined]
+levels.lower_is_better = True  # type: ignore[attr-defined]  # as a user writes it
 
 
 def test_predict_writes_what_onnx_runtime_gives_and_overwrites_nothing(
