@@ -29,23 +29,12 @@ from skdeploy.quant.calibrate import EQUALIZING_IMAGES, dead_tensors
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.quant.steps import SILENT
-from tests.conftest import FAST, TinySpec
+from tests.conftest import FAST
 from tests.graphs.networks import (
-    card,
     run,
     traced,
 )
 from tests.quant.noise import calibrated, dataset, framed, input_of, normalised, pixels
-
-
-@pytest.fixture
-def spec(tiny_spec: TinySpec) -> ModelSpec:
-    return card(tiny_spec())
-
-
-@pytest.fixture
-def graph(spec: ModelSpec) -> ir.Model:
-    return traced(spec, FAST)
 
 
 def audit_of(ranges: Ranges) -> AuditReport:

@@ -39,16 +39,6 @@ from tests.quant.noise import calibrated, dataset
 AUTO: dict[str, Any] = {"method": CalibrationMethod.AUTO}
 
 
-@pytest.fixture
-def spec(tiny_spec: TinySpec) -> ModelSpec:
-    return card(tiny_spec())
-
-
-@pytest.fixture
-def graph(spec: ModelSpec) -> ir.Model:
-    return traced(spec, FAST)
-
-
 def test_images_are_scored_that_no_range_was_fitted_to() -> None:
     assert fitted_images(512) == 384
     for images in (FEWEST_IMAGES, 100, 512, 5000):

@@ -46,16 +46,6 @@ FRESH = normalised(pixels(64, seed=1))
 SWITCHES = ("equalize", "bias_correction", "shift", "exact_input")
 
 
-@pytest.fixture
-def spec(tiny_spec: TinySpec) -> ModelSpec:
-    return card(tiny_spec())
-
-
-@pytest.fixture
-def graph(spec: ModelSpec) -> ir.Model:
-    return traced(spec, FAST)
-
-
 _made: dict[str, Any] = {}
 
 

@@ -22,20 +22,10 @@ from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.quant.rounding import as_text, rounded_weight, with_rounding
 from skdeploy.quant.weights import dequantized, quantize_weight
-from tests.conftest import FAST, TinySpec
-from tests.graphs.networks import card, run, traced
+from tests.conftest import FAST
+from tests.graphs.networks import run, traced
 from tests.quant.noise import calibrated, dataset, normalised, pixels
 from tests.quant.test_moments import CASES, STEP, graph_of, measured
-
-
-@pytest.fixture
-def spec(tiny_spec: TinySpec) -> ModelSpec:
-    return card(tiny_spec())
-
-
-@pytest.fixture
-def graph(spec: ModelSpec) -> ir.Model:
-    return traced(spec, FAST)
 
 
 @pytest.fixture
