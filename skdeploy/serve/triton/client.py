@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
+from weakref import ref
 
 from skdeploy.backends.base import Array, Session
 from skdeploy.bundle.artifact import Artifact
@@ -245,14 +246,16 @@ def _bound(stub: Any, shown: str) -> None:
         response = request(*arguments, **options)
         if packed := response.get("Content-Encoding"):
             raise IntegrityError(f"{shown} packs its answer as {packed!r}, which nobody has asked for", advice=ADVICE)
-        feed, read = response.feed, 0
+        itself: Callable[[], Any] = ref(response)  # it gives its connection back when the last reference to it goes
+        read = 0
 
         def counted(data: bytes) -> None:
             nonlocal read
             read += len(data)
             if read > MOST_BYTES:
                 raise IntegrityError(f"{shown} answers with more than {MOST_BYTES:,} bytes", advice=ADVICE)
-            feed(data)
+            answer = itself()
+            type(answer).feed(answer, data)
 
         response.feed = counted
         return response
