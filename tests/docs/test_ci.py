@@ -215,11 +215,12 @@ def test_the_action_stops_at_what_fails_and_still_reports(workspace: Path) -> No
     }  # there is no engine to require
 
 
-def test_an_input_that_is_a_command_is_a_name_and_nothing_else(workspace: Path) -> None:
-    codes = run_action(workspace, model='tiny.toml"; touch owned; "', precision="fp16")
+def test_an_input_that_is_a_command_is_a_name_and_nothing_else(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests/fixtures/tiny.toml", tmp_path)
+    codes = run_action(tmp_path, model='tiny.toml"; touch owned; "', precision="fp16")
     assert codes["Export"] == 2
-    assert not (workspace / "owned").exists()
-    assert run_action(workspace, model="tiny.toml", precision="fp8")["Export"] == 2
+    assert not (tmp_path / "owned").exists()
+    assert run_action(tmp_path, model="tiny.toml", precision="fp8")["Export"] == 2
 
 
 @pytest.mark.parametrize("name", ACTION["inputs"])
