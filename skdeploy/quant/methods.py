@@ -176,11 +176,17 @@ def chosen(noise: Mapping[str, Sequence[float]], scored: int, fitted: int) -> Ch
 
 
 def with_rounding_of(choice: Choice, rounded: Sequence[float], nearest: Sequence[float]) -> Choice:
-    """The choice with weights to nearest if they make less noise in all than GPTQ's.
+    """The choice with weights to nearest if they make less noise than GPTQ's, by more than ``TOLD_APART`` standard errors: of
+    64 images of skresnet-digits they made 0.5 dB less by chance, and 0.6 dB more of 10,000.
 
     Both are noise to signal of the chosen method, image after image; ``nearest`` ends where it has made more than ``rounded``.
     """
-    better = len(nearest) == len(rounded) and sum(nearest) < sum(rounded)
+    import numpy as np  # the help of an export needs none
+
+    better = False
+    if len(nearest) == len(rounded):
+        less = np.asarray(rounded) - np.asarray(nearest)
+        better = bool(less.sum() > TOLD_APART * standard_error(less))
     return choice.model_copy(
         update={"nearest": _score(nearest), "weight_rounding": "nearest" if better else "gptq"},
     )
