@@ -23,6 +23,7 @@ from skdeploy.report.voice import Voice, speaking
 BUG_EXIT_CODE = 1
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # whatever asks for such a file gets one of these, ``Path.exists`` too
+NO_FOLDER = "No usable temporary directory"
 SHOWN = 100  # characters of such a name
 
 
@@ -101,6 +102,11 @@ def _told_as_it_came(app: Any, termination: Termination) -> Any:
         found = (
             error.__context__ if isinstance(error, RuntimeError) else error
         )  # pathlib makes one of a loop, up to 3.12
+        if isinstance(found, FileNotFoundError) and NO_FOLDER in str(found):  # Python's tempfile, wherever it is asked
+            raise UsageError(
+                f"no temporary folder takes files: {found.strerror}",
+                advice="set TMPDIR to a folder that you may write to",
+            ) from error
         if not isinstance(found, OSError) or found.errno not in NO_NAMES:
             raise
         name = str(found.filename)

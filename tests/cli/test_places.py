@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -81,3 +82,16 @@ def test_an_error_that_a_library_makes_of_a_signal_is_told_as_the_signal(
     assert result.code == code
     assert "no file is half-written" in result.err
     assert "initialization failed" not in result.err
+
+
+def test_no_temporary_folder_is_told_wherever_it_is_missed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended `sensitivity` with a traceback."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    monkeypatch.setattr("skdeploy.bundle.folder.load_bundle", lambda folder: tempfile.mkdtemp())
+    result = run("report", tmp_path)
+    assert result.code == 2
+    assert "no temporary folder takes files" in result.err
+    assert "set TMPDIR" in result.err
