@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import Final
@@ -243,34 +243,37 @@ def concluded(
     del found
     prepared = prepared_by(model, spec, draft, draft.algorithm)
     choice: Choice | None = None
+    scored = scored_images(len(dataset), used)
     rounding: dict[str, str] = {}
     nearest: Mapping[str, QuantizedWeight] | None = None
 
-    def rounded(ranges: Ranges, places: Sequence[int]) -> dict[str, str]:
+    def rounded(ranges: Ranges) -> dict[str, str]:
+        """By images that score no method, whether any compete or not: the first one is rounded so when it wins, and alone."""
         nonlocal nearest
-        few = min(ROUNDING_IMAGES, len(places))
-        images = dataset.take([places[step * len(places) // few] for step in range(few)])
+        free = [each for each in used if each not in scored]
+        few = min(ROUNDING_IMAGES, len(free))
+        images = dataset.take([free[step * len(free) // few] for step in range(few)])
         feeds = _Feed(images, spec, inputs, settings.batch)
         found, nearest = measure_rounding(model, spec, ranges, lambda: feeds.batches(few), few, nearest, prepared, tell)
         return found
 
     if auto:
-        places, fitted = scored_images(len(dataset), used), fitted_images(len(dataset))
+        fitted = fitted_images(len(dataset))
         early_ranges = {str(each): _refitted(draft, fits, each, early=True) for each in CANDIDATES}
         unrounded: Mapping[str, Ranges] = {}
-        if gptq and places:  # one rounding for all: the method changes little of it, and it costs most
-            rounding = rounded(early_ranges[str(FALLBACK)], [each for each in used if each < fitted])
+        if gptq and scored:  # one rounding for all, by the fallback: the method changes little of it, and it costs most
+            rounding = rounded(draft)
             competing = draft.algorithm.model_copy(update={"weight_rounding": "gptq"})
             unrounded = early_ranges
             early_ranges = {name: each.finished(competing, None, rounding) for name, each in unrounded.items()}
-        images = dataset.take(places)
+        images = dataset.take(scored)
         choice, nearest = choose(model, spec, early_ranges, unrounded, images, fitted, nearest, prepared, tell)
         if choice.weight_rounding == "nearest":
             assert nearest is not None  # the graphs that were tried have them
             rounding = {name: as_text(nearest[name].values, nearest[name]) for name in rounding}
         draft = _refitted(draft, fits, choice.candidate, early=False)
     if gptq and not rounding:
-        rounding = rounded(draft, used)
+        rounding = rounded(draft)
     return draft.finished(algorithm, choice, rounding)
 
 

@@ -21,7 +21,7 @@ from skdeploy.quant.methods import Choice, Rounding
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-ALGORITHM_VERSION: Final = 8  # grows whenever the same choices would give other numbers
+ALGORITHM_VERSION: Final = 9  # grows whenever the same choices would give other numbers
 INT8_MAX: Final = 127
 TOOLS: Final = ("numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu")  # what the numbers in the file come from
 

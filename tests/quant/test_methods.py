@@ -16,6 +16,7 @@ from skdeploy.core.spec import CalibrationMethod, ModelSpec
 from skdeploy.images.dataset import Dataset
 from skdeploy.quant import calibrate as calibrating
 from skdeploy.quant import choose as choosing
+from skdeploy.quant import methods
 from skdeploy.quant.choose import noise_of_images
 from skdeploy.quant.methods import (
     CANDIDATES,
@@ -240,6 +241,21 @@ def test_ranges_are_fitted_to_the_first_images_for_the_choice_and_then_to_all(
     }
     found.write(tmp_path / "r.json")
     assert load_ranges(tmp_path / "r.json") == found
+
+
+def test_a_method_that_wins_is_what_it_is_alone_with_its_weights_too(
+    spec: ModelSpec, graph: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are rounded by images that score no method, and by ranges of the first one: here nothing is told apart."""
+    monkeypatch.setattr(methods, "TOLD_APART", 1e9)
+    monkeypatch.setattr(choosing, "GIVEN_UP", np.inf)
+    images = dataset(64)
+    found = calibrated(graph, spec, images, weight_rounding="gptq", **AUTO)
+    alone = calibrated(graph, spec, images, weight_rounding="gptq", method=FALLBACK.method)
+    assert found.choice is not None
+    assert found.choice.candidate == FALLBACK
+    assert found.rounding == alone.rounding != {}
+    assert found.tensors == alone.tensors
 
 
 def test_the_batch_does_not_change_the_choice(spec: ModelSpec, graph: ir.Model) -> None:
