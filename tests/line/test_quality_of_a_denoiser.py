@@ -1,7 +1,7 @@
 """A denoiser that selects kernels, from its weights to the verdict: what FP16 and INT8 cost in PSNR, and the gate both ways.
 
 Measured on 64 held-out crops: noisy 20.6 dB, FP32 30.24 dB (29.61 to 30.86), FP16 loses 0.0001 dB (-0.00004 to 0.0003), INT8
-0.025 dB (0.020 to 0.031). The tests use 24, and ask for what follows from the arithmetic.
+0.024 dB (0.019 to 0.031). The tests use 24, and ask for what follows from the arithmetic.
 """
 
 from __future__ import annotations
@@ -158,15 +158,18 @@ def test_units_stay_in_the_fallback_until_the_psnr_holds(int8: Export, folder: P
     spec = int8.bundle.manifest.model
     pairs = PairsAsTruth.of(folder / "pairs", spec, None, 6)
     asked = {"keep": SMALL, "dataset": "pairs"}
-    found = search(model, spec, ranges, pairs.crops, pairs, 0.015, **asked)
+    noisy, clean = (images[::4] for images in noisy_pairs(PAIRS))
+
+    def psnr(graph: ir.Model) -> np.ndarray:  # type: ignore[type-arg]  # scikit-image's
+        return psnr_of(ir.to_proto(graph).SerializeToString(), noisy, clean)
+
+    before = psnr(model)
+    budget = float(np.mean(before - psnr(quantize(model, spec, ranges, SMALL, half=False).model))) / 2
+    found = search(model, spec, ranges, pairs.crops, pairs, budget, **asked)
     assert (found.figure, found.unit, found.images, found.top1) == ("PSNR", "dB", 6, None)
     assert found.kept
-    assert found.drop.points <= 0.015 < found.probes[0].drop.points
-    noisy, clean = (images[::4] for images in noisy_pairs(PAIRS))
-    before, after = (
-        psnr_of(ir.to_proto(graph).SerializeToString(), noisy, clean)
-        for graph in (model, quantize(model, spec, ranges, found.keep, half=False).model)
-    )
+    assert found.drop.points <= budget < found.probes[0].drop.points
+    after = psnr(quantize(model, spec, ranges, found.keep, half=False).model)
     # ONNX Runtime's optimiser may fold Q/DQ into kernels that round a value to the next step
     assert found.fp32_value == pytest.approx(np.mean(before), abs=1e-4)
     assert found.drop.points == pytest.approx(np.mean(before - after), abs=0.003)
