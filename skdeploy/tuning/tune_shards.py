@@ -119,7 +119,7 @@ def _made(sweep: Sweep, job: Job, work: Work, shard: Shard) -> Part:
 
 def _span(job: Job, shard: Shard) -> range:
     ways = job.options["ways"]
-    assert isinstance(ways, list)  # tune_job
+    assert isinstance(ways, list)  # as tune_job wrote it; options may hold any JSON
     return shard.span(len(ways), len(FALLBACKS) if job.options[STEP] == "screening" else 1)
 
 

@@ -131,7 +131,7 @@ def test_parts_that_do_not_belong_here_are_refused_by_name(bundle: Path, options
         merged(bundle, options, [one, str(twin)])
     before = {file: Path(file).read_bytes() for file in (one, two, judged)}
     rows = read_part(Path(judged)).header.facts["rows"]
-    assert isinstance(rows, str)
+    assert isinstance(rows, str)  # a part of tune was read, and facts may hold any JSON
     unjudged = json.dumps([{**row, "pair": None} for row in json.loads(rows)])
     for file, facts, error, words in (
         (two, {"rows": "[]"}, IntegrityError, "does not hold what shard 2/2"),

@@ -10,11 +10,13 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -160,7 +162,7 @@ def test_units_stay_in_the_fallback_until_the_psnr_holds(int8: Export, folder: P
     asked = {"keep": SMALL, "dataset": "pairs"}
     noisy, clean = (images[::4] for images in noisy_pairs(PAIRS))
 
-    def psnr(graph: ir.Model) -> np.ndarray:  # type: ignore[type-arg]  # scikit-image's
+    def psnr(graph: ir.Model) -> NDArray[Any]:
         return psnr_of(ir.to_proto(graph).SerializeToString(), noisy, clean)
 
     before = psnr(model)
@@ -183,7 +185,7 @@ def test_units_stay_in_the_fallback_until_the_psnr_holds(int8: Export, folder: P
         search(model, spec, ranges, pairs.crops, pairs, 0.0, **asked)
 
 
-def restored_by(graph: bytes, noisy: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def restored_by(graph: bytes, noisy: NDArray[Any]) -> NDArray[Any]:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(graph, options)
@@ -191,7 +193,7 @@ def restored_by(graph: bytes, noisy: np.ndarray) -> np.ndarray:  # type: ignore[
     return np.asarray(restored).transpose(0, 2, 3, 1)
 
 
-def psnr_of(graph: bytes, noisy: np.ndarray, clean: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]  # scikit-image's
+def psnr_of(graph: bytes, noisy: NDArray[Any], clean: NDArray[Any]) -> NDArray[Any]:
     levels = 255 * np.clip(restored_by(graph, noisy), 0, 1)
     pairs = zip(clean.astype(float), levels.astype(float), strict=True)
     return np.array([peak_signal_noise_ratio(one, other, data_range=255) for one, other in pairs])
