@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from operator import itemgetter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from skdeploy.core.errors import UsageError
 from tools.torture.mutate import Mutator, of_bytes, of_headed, of_onnx, of_text, of_zip
 from tools.torture.readers import KINDS, Kind, make_seeds
+from tools.torture.record import Record
 from tools.torture.worker import damaged, outcome
 
 SEED = 17
@@ -109,3 +113,29 @@ def test_damage_inside_an_archive_and_a_graph_is_found_by_their_readers(tmp_path
         parsed += 1
     assert parsed > 70
     assert len(set(made)) > 60
+
+
+def test_a_record_says_which_machine_has_made_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Today's record on another machine: the file's first part, which counts no machines, stays that of the first one."""
+    path, machine = tmp_path / "x.json", {"date": "2026-11-01", "processor": "the first"}
+    kept = {"seed": 1, "inputs": 268, "kinds": {}}
+    path.write_text(json.dumps({"machine": machine, "damaged_files": kept}), encoding="utf-8")
+
+    def made(found: dict[str, Any], again: int, **here: str) -> list[tuple[str, int]]:
+        monkeypatch.setattr("tools.torture.record.describe", lambda: dict(here))
+        record = Record(path, "damaged_files", itemgetter("inputs"), 1)
+        record.forget(again)
+        record.save(found)
+        written = json.loads(path.read_text(encoding="utf-8"))
+        assert written["damaged_files"] == {"seed": 1, **found}
+        return [(each["processor"], each["made"]) for each in written["machines"]]
+
+    first = [("the first", 268)]
+    assert made({"inputs": 300}, 0, date="2026-11-02", processor="the second") == [*first, ("the second", 32)]
+    assert made({"inputs": 340}, 0, date="2026-11-03", processor="the second") == [*first, ("the second", 72)]
+    assert made({"inputs": 340}, 100, date="2026-11-03", processor="the third") == [
+        ("the first", 240),
+        ("the second", 0),
+        ("the third", 100),
+    ]
+    assert Record(path, "damaged_files", itemgetter("inputs"), 2).machines == []

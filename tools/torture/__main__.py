@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -24,9 +25,9 @@ from typing import Any, Final
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.machine import ROOT, describe
-from skdeploy.core.files import write_text
+from benchmarks.machine import ROOT
 from tools.torture.readers import KINDS, make_seeds
+from tools.torture.record import Record
 from tools.torture.worker import damaged
 
 SECONDS: Final = 20  # for one input; the slowest good one takes a tenth of that beside others
@@ -56,18 +57,6 @@ def campaign(seeds: Path, name: str, seed: int, count: int, kept: Path) -> dict[
         "seconds": round(time.perf_counter() - started, 1),
         "ended": dict(sorted(counts.items())),
         "faults": faults[:20],
-    }
-
-
-def earlier(path: Path | None, seed: int, inputs: int) -> dict[str, dict[str, Any]]:
-    """The kinds that an earlier run of the campaign has been through without a fault."""
-    if path is None or not path.exists():
-        return {}
-    kept = json.loads(path.read_text(encoding="utf-8"))["damaged_files"]
-    return {
-        name: run
-        for name, run in kept["kinds"].items()
-        if kept["seed"] == seed and run["inputs"] == inputs and not run["faults"]
     }
 
 
@@ -119,19 +108,20 @@ def main() -> None:
         seeds = Path(scratch) / "seeds"
         make_seeds(seeds)
         each = -(-options.inputs // len(names))
-        found, lock = earlier(options.json, options.seed, each), Lock()
+        record, lock = Record(options.json, "damaged_files", itemgetter("inputs"), options.seed), Lock()
+        kept = record.found.get("kinds", {})
+        found = {name: run for name, run in kept.items() if run["inputs"] == each and not run["faults"]}
+        record.forget(sum(run["inputs"] for name, run in kept.items() if name not in found))
 
         def result() -> dict[str, Any]:
             kinds = {name: found[name] for name in KINDS if name in found}
-            return {"seed": options.seed, "inputs": sum(run["inputs"] for run in kinds.values()), "kinds": kinds}
+            return {"inputs": sum(run["inputs"] for run in kinds.values()), "kinds": kinds}
 
         def one(name: str) -> None:
             made = campaign(seeds, name, options.seed, each, options.keep)
             with lock:
                 found[name] = made
-                if options.json:
-                    text = json.dumps({"machine": describe(), "damaged_files": result()}, indent=2) + "\n"
-                    write_text(options.json, text)
+                record.save(result())
 
         with ThreadPoolExecutor(options.processes) as pool:
             list(pool.map(one, [name for name in names if name not in found]))

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -33,11 +34,11 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.machine import SKDEPLOY, describe
+from benchmarks.machine import SKDEPLOY
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core.errors import SkdeployError
-from skdeploy.core.files import write_text
 from tools.torture.readers import make_seeds
+from tools.torture.record import Record
 
 WEIGHTS: Final = ("--weights", "weights.safetensors")
 INT8: Final = ("--int8", "--calib", "images.npz", "--images", "images.npz", "--exporter", "torchscript")
@@ -206,14 +207,6 @@ class Campaign:
         return faults
 
 
-def earlier(path: Path | None, seed: int) -> dict[str, Found]:
-    """What an earlier run of the campaign with this seed has found."""
-    if path is None or not path.exists():
-        return {}
-    kept = json.loads(path.read_text(encoding="utf-8"))["kills"]
-    return {name: Found.of(each) for name, each in kept["verbs"].items()} if kept["seed"] == seed else {}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=300)
@@ -226,18 +219,17 @@ def main() -> None:
         signal.SIGINT, signal.default_int_handler
     )  # a shell's background job ignores Ctrl-C, and so would its runs
     names = options.verb or list(VERBS)
-    kept = earlier(options.json, options.seed)
+    record = Record(options.json, "kills", itemgetter("kills"), options.seed)
+    kept = {name: Found.of(each) for name, each in record.found.get("verbs", {}).items()}
     found = {name: kept.get(name, Found()) for name in (*kept, *names)}
     each = -(-options.kills // len(names))
 
     def result() -> dict[str, Any]:
         verbs = {name: found[name].kept() for name in VERBS if name in found}
-        return {"seed": options.seed, "kills": sum(run.kills for run in found.values()), "verbs": verbs}
+        return {"kills": sum(run.kills for run in found.values()), "verbs": verbs}
 
     def save() -> None:
-        if options.json:
-            text = json.dumps({"machine": describe(), "kills": result()}, indent=2) + "\n"
-            write_text(options.json, text)
+        record.save(result())
 
     with TemporaryDirectory() as scratch:
         start = Path(scratch) / "start"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +29,12 @@ from typing import IO, Any, Final
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.machine import ROOT, SKDEPLOY, describe
+from benchmarks.machine import ROOT, SKDEPLOY
 from skdeploy.core import errors
-from skdeploy.core.files import write_text
 from tools.torture.environment import PLACES, Place, unmount
 from tools.torture.kills import DATA, broken, digests, make_start
 from tools.torture.kills import VERBS as LONG
+from tools.torture.record import Record
 
 VERBS: Final[dict[str, tuple[str, ...]]] = {
     "doctor": ("doctor",),
@@ -225,12 +225,13 @@ def main() -> None:
     options = parser.parse_args()
     _in_mounts_of_its_own()
     places, verbs = options.place or list(PLACES), options.verb or list(VERBS)
-    kept = earlier(options.json, options.seed)
+    record = Record(options.json, "places", count, options.seed)
+    kept = {name: Found.of(each) for name, each in record.found.get("places", {}).items()}
     found = {name: kept.get(name, Found()) for name in PLACES if name in kept or name in places}
     lock = Lock()
 
     def result() -> dict[str, Any]:
-        return {"seed": options.seed, "places": {name: each.kept() for name, each in found.items()}}
+        return {"places": {name: each.kept() for name, each in found.items()}}
 
     (ROOT / "build").mkdir(exist_ok=True)
     # Not in the temporary folder: one place has none.
@@ -247,9 +248,7 @@ def main() -> None:
                 print(f"{name}: {fault}", file=sys.stderr, flush=True)
             with lock:
                 found[name].add(made)
-                if options.json:
-                    text = json.dumps({"machine": describe(), "places": result()}, indent=2) + "\n"
-                    write_text(options.json, text)
+                record.save(result())
 
         for name in places:
             needs = PLACES[name].needs
@@ -271,12 +270,9 @@ def main() -> None:
         sys.exit(f"{failed} faults")
 
 
-def earlier(path: Path | None, seed: int) -> dict[str, Found]:
-    """What an earlier run of the campaign with this seed has found."""
-    if path is None or not path.exists():
-        return {}
-    kept = json.loads(path.read_text(encoding="utf-8"))["places"]
-    return {name: Found.of(each) for name, each in kept["places"].items()} if kept["seed"] == seed else {}
+def count(found: Mapping[str, Any]) -> int:
+    """The runs in all places; one that cannot be had here has none."""
+    return sum(place.get("runs", 0) for place in found["places"].values())
 
 
 def _in_mounts_of_its_own() -> None:
