@@ -14,7 +14,7 @@ from rich.text import Text
 
 from skdeploy.report import blocks
 from skdeploy.report.blocks import Block, Cell, Fold, Section, Tone
-from skdeploy.report.voice import harmless, voice, whole_lines
+from skdeploy.report.voice import harmless, harmless_line, voice, whole_lines
 
 LOG_WIDTH: Final = 120
 NO_LIMIT: Final = 10_000  # columns that no table needs
@@ -45,7 +45,7 @@ class Terminal:
     def brief(self, text: str) -> None:
         """Print a line only with ``--quiet``, for a result without a headline."""
         if voice().quiet:
-            self.headline(text)
+            self.headline(harmless_line(text))
 
     def say(self, *parts: str | tuple[str, str], style: str = "", whole: bool = False) -> None:
         """One paragraph. On a terminal it is broken between words; ``whole``: not at all, for what is copied from there.
@@ -56,7 +56,7 @@ class Terminal:
         self._write(Text.styled(text.plain, style) if whole else self._paragraph(text, style))
 
     def title(self, text: str) -> None:
-        self.say(text, style="italic")
+        self.say(harmless_line(text), style="italic")
 
     def warn(self, text: str, label: str = "!") -> None:
         voice().told(text)
@@ -102,15 +102,15 @@ class Terminal:
                     self.title(block.caption)
                 self._write(self._fitting(block))
             case blocks.Finding():
-                self.say(MARKS[block.tone], block.text)
+                self.say(MARKS[block.tone], harmless_line(block.text))
                 if block.detail:
-                    self.say(f"  {block.detail}")
+                    self.say(f"  {harmless_line(block.detail)}")
             case blocks.Text(tone="warn"):
-                self.warn(block.text)
+                self.warn(harmless_line(block.text))
             case blocks.Text():
-                self.say(block.text, style=STYLES[block.tone])
+                self.say(harmless_line(block.text), style=STYLES[block.tone])
             case blocks.Facts():
-                self.say(block.line)
+                self.say(harmless_line(block.line))
 
     def _fitting(self, table: blocks.Table, whole: Sequence[str] = ()) -> Table:
         """All that fits: without columns on the right and notes of numbers, if the table allows it."""
@@ -159,5 +159,7 @@ def _drawn(table: blocks.Table, count: int, whole: Sequence[str], *, notes: bool
         cells = zip(table.columns, row[:count], strict=False)
         texts = [cell.whole if notes or not column.numeric else cell.text for column, cell in cells]
         if count == len(table.columns) or any(texts[1:]):
-            drawn.add_row(*(Text(harmless(text), STYLES[cell.tone]) for text, cell in zip(texts, row, strict=False)))
+            drawn.add_row(
+                *(Text(harmless_line(text), STYLES[cell.tone]) for text, cell in zip(texts, row, strict=False))
+            )
     return drawn

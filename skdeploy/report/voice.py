@@ -16,6 +16,7 @@ from typing import Final, TextIO
 
 COMMAND: Final = re.compile(r"`[^`]*`")
 STEERING: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # not tabs and line ends
+LINE_ENDS: Final = re.compile(r"[\t\n\u2028\u2029]")
 HANGING: Final = 2  # spaces before the lines that go on
 NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 LEAST_WIDTH: Final = 20  # below that, lines are left to the terminal
@@ -112,7 +113,16 @@ def speaking() -> Iterator[Voice]:
 
 def harmless(text: str) -> str:
     """Text that may come from a file, with the characters that steer a terminal, or turn its reading direction, as escapes."""
-    return STEERING.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+    return STEERING.sub(_escaped, text)
+
+
+def harmless_line(text: str) -> str:
+    """The same for what has one line: a label, a cell. A line end in it would begin a row of its own."""
+    return LINE_ENDS.sub(_escaped, harmless(text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode()
 
 
 def whole_lines(text: str, width: int) -> list[str]:

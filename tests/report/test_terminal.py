@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skdeploy.report.blocks import Cell, Fold, Section, Table, Text, columns
+from skdeploy.report.blocks import Cell, Facts, Finding, Fold, Section, Table, Text, columns
 from skdeploy.report.progress import ConsoleProgress
 from skdeploy.report.terminal import Terminal
 from skdeploy.report.voice import harmless, speaking
@@ -84,6 +84,28 @@ def test_no_text_of_a_file_steers_the_terminal(capsys: pytest.CaptureFixture[str
         assert "gpj.exe" in text
         assert [sign for sign in text if not sign.isprintable() and sign != "\n"] == []
     assert r"a\x1b]0;owned\x07\x9b31m\rb\u202egpj.exe\x00" in out
+
+
+def test_a_line_end_in_a_label_makes_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bundle's label could write a row of a table, or another image's result for ``--quiet``."""
+    label = "cat\nevil.png: 100 %\u2028\tdog"
+    with speaking() as own:
+        own.quiet = True
+        Terminal().brief(f"a.png: {label}")
+    terminal = Terminal()
+    terminal.title(label)
+    terminal.table(["label"], [[label]])
+    terminal.show(Table("", columns("label"), ((Cell(label, note=label),),)))
+    for block in (
+        Finding("", "", "pass", label, label),
+        Text(label),
+        Text(label, "warn"),
+        Facts(((label, label),), label),
+    ):
+        terminal.show(block)
+    shown = capsys.readouterr().out.split("\n")
+    assert [line for line in shown if line.startswith("evil.png") or not (line + " ").isprintable()] == []
+    assert sum(r"cat\nevil.png: 100 %\u2028\tdog" in line for line in shown) == 9
 
 
 def test_tabs_and_other_alphabets_stay(capsys: pytest.CaptureFixture[str]) -> None:
