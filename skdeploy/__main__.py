@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError
+from skdeploy.core.files import NO_NAMES, name_error, shortened
 from skdeploy.core.interruption import (
     INTERRUPTED_EXIT_CODE,
     TERMINATED_EXIT_CODE,
@@ -22,9 +23,7 @@ from skdeploy.report.voice import Voice, speaking
 
 BUG_EXIT_CODE = 1
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # whatever asks for such a file gets one of these, ``Path.exists`` too
 NO_FOLDER = "No usable temporary directory"
-SHOWN = 100  # characters of such a name
 
 
 def main() -> None:
@@ -109,11 +108,7 @@ def _told_as_it_came(app: Any, termination: Termination) -> Any:
             ) from error
         if not isinstance(found, OSError) or found.errno not in NO_NAMES:
             raise
-        name = str(found.filename)
-        raise UsageError(
-            f"{name[:SHOWN]}{'...' if len(name) > SHOWN else ''}: {found.strerror}",
-            advice="give another name, of at most 255 bytes between two slashes, or mend the link",
-        ) from error
+        raise name_error(shortened(str(found.filename)), found) from error
 
 
 def _require_working_directory() -> None:

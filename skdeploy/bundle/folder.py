@@ -23,6 +23,7 @@ from skdeploy.core.files import (
     SIDE_SUFFIX,
     digest_file,
     read_file,
+    require_places,
     require_plain_name,
     side_file,
     write_error,
@@ -340,6 +341,7 @@ def bundle_for_writing(folder: Path, manifest: Manifest) -> Iterator[Bundle]:
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
     except Timeout as error:
+        require_places(folder / LOCK)  # a folder that takes no files, as those of /proc, looks like a locked one
         raise IntegrityError(
             f"another skdeploy is writing to {folder}",
             advice="wait until it ends, or use another folder",

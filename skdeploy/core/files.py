@@ -27,7 +27,12 @@ KINDS = (
 )
 SIDE_SUFFIX = ".data"
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+NO_NAMES = (errno.ENAMETOOLONG, errno.ELOOP)  # whatever asks for such a file gets one of these, ``Path.exists`` too
 _UNWRITABLE_ADVICE = "check its permissions, or give another path"
+LONGEST_NAME: Final = 255 - len(
+    f"..{'x' * 12}{PARTIAL_SUFFIX}"
+)  # bytes: file systems take 255, and of ``partial_name``
+SHOWN: Final = 100  # characters of a name that is too long
 AT_ONCE: Final = 1 << 20  # bytes: what asks for more is compared with what is left
 
 
@@ -202,6 +207,19 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def name_error(what: str, error: OSError) -> UsageError:
+    """Explain one of ``NO_NAMES``: no file can have the name, or its links lead in a circle."""
+    return UsageError(
+        f"{what}: {error.strerror}",
+        advice=f"give another name, of at most {LONGEST_NAME} bytes between two slashes, or mend the link",
+    )
+
+
+def shortened(name: str) -> str:
+    """The beginning of a name that is too long to be read."""
+    return f"{name[:SHOWN]}..." if len(name) > SHOWN else name
+
+
 def write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
     """Explain an OSError while writing to ``path``: a full disk, or a place that cannot be written to."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -211,4 +229,6 @@ def write_error(path: Path, error: OSError) -> IntegrityError | UsageError:
         )
     if error.errno in UNWRITABLE:
         return UsageError(f"cannot write {path}: {error.strerror}", advice=_UNWRITABLE_ADVICE)
+    if error.errno in NO_NAMES:
+        return name_error(f"cannot write {shortened(str(path))}", error)
     return IntegrityError(f"cannot write {path}: {error.strerror or error}")

@@ -51,6 +51,8 @@ USAGE: tuple[tuple[str, ...], ...] = (
     ("export tiny.toml --images images -o file.txt/x", "cannot write file.txt/x: Not a directory", "give another path"),
     ("export tiny.toml --images images -o mine", "mine is not empty, and is not a bundle"),
     ("export tiny.toml --images images -o /proc/bundle", "cannot write /proc/bundle"),
+    (f"report bundle -o {'n' * 240}", "File name too long", "of at most 233 bytes"),
+    ("triton bundle -o /proc/self", "cannot write /proc/self/.skdeploy.lock"),
     (f"{INT8} --max-drop 0.2", "--max-drop requires images with labels"),
     ("export tiny.toml --max-drop 1 --data evaluation.npz", "--fp16"),
     ("export tiny.toml --fp16 --data . --allow-inconclusive", "requires --max-drop"),

@@ -72,7 +72,7 @@ def test_an_error_removes_the_folders_that_were_made_for_the_file(tmp_path: Path
 
 
 def test_a_folder_that_cannot_be_made_leaves_none_of_those_above_it(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match="name too long"):
+    with pytest.raises(UsageError, match="name too long"):
         write_text(tmp_path / "made" / ("long" * 100) / "x", "text")
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +131,14 @@ def test_a_new_folder_that_another_process_has_removed_is_no_other_error(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("place", "why"), [("/proc/x", "No such file"), ("folder", "Is a directory"), ("file/x", "File exists")]
+    ("place", "why"),
+    [
+        ("/proc/x", "No such file"),
+        ("folder", "Is a directory"),
+        ("file/x", "File exists"),
+        ("n" * 234, "File name too long"),
+    ],
+    ids=["proc", "folder", "file", "name"],
 )
 def test_a_place_that_takes_no_file_is_told_before_the_work(tmp_path: Path, place: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
@@ -140,6 +147,13 @@ def test_a_place_that_takes_no_file_is_told_before_the_work(tmp_path: Path, plac
         pytest.fail("minutes of work")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "a file"
+
+
+def test_the_longest_name_that_the_advice_allows_is_written(tmp_path: Path) -> None:
+    advised = write_error(Path("x"), OSError(errno.ENAMETOOLONG, "why")).advice
+    path = tmp_path / ("n" * int(re.findall("[0-9]+", advised)[0]))
+    write_text(path, "x")
+    assert path.read_text() == "x"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +165,8 @@ def test_a_place_that_takes_no_file_is_told_before_the_work(tmp_path: Path, plac
         (errno.EIO, IntegrityError, 9),
         (errno.EROFS, UsageError, 2),
         (errno.EACCES, UsageError, 2),
+        (errno.ENAMETOOLONG, UsageError, 2),
+        (errno.ELOOP, UsageError, 2),
     ],
 )
 def test_what_the_system_says_decides_whose_error_it_is(code: int, kind: type[Exception], exit_code: int) -> None:

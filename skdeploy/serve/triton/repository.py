@@ -21,6 +21,7 @@ from skdeploy.core.files import (
     digest_file,
     partial_name,
     read_file,
+    require_places,
     write_error,
     write_text,
     written_whole,
@@ -333,6 +334,7 @@ def _locked(repository: Path) -> Iterator[None]:
         lock = FileLock(repository / LOCK, timeout=0)  # Triton reads folders only
         lock.acquire()
     except Timeout as error:
+        require_places(repository / LOCK)  # a folder that takes no files, as those of /proc, looks like a locked one
         raise IntegrityError(f"another skdeploy is writing to {repository}", advice="wait until it ends") from error
     except OSError as error:
         raise write_error(repository, error) from error
