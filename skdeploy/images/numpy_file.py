@@ -22,6 +22,7 @@ from skdeploy.core.errors import UsageError
 from skdeploy.core.files import open_file
 from skdeploy.core.listing import some
 
+PIECE: Final = 64 * 1024  # bytes read at a time: memory of more than 128 KiB is new to the C library each time
 DEFLATE: Final = 1032  # zlib's largest ratio, 258 bytes from 2 bits: zlib.net/zlib_tech.html
 # What NumPy and zipfile raise on files that are not what they seem; RuntimeError for encryption and unknown compression.
 READING: Final = (
@@ -116,11 +117,19 @@ def _array(file: IO[bytes], size: int) -> NDArray[Any]:
     count = prod(shape)
     if count < 0 or count * dtype.itemsize > size:
         raise ValueError(f"its header says {dtype} of shape {shape}, but the file holds {size} bytes")
-    content = file.read(count * dtype.itemsize)
-    if len(content) < count * dtype.itemsize:
-        raise EOFError(f"it ends after {len(content)} of {count * dtype.itemsize} bytes")
-    array: NDArray[Any] = np.frombuffer(bytearray(content), dtype).reshape(shape, order="F" if fortran else "C")
+    content = np.empty(count * dtype.itemsize, np.uint8)
+    place = content.data
+    done = 0
+    while done < len(
+        place
+    ):  # in pieces: zipfile would hold all of it twice more, and new memory costs more than reading
+        piece = file.read(min(PIECE, len(place) - done))
+        if not piece:
+            raise EOFError(f"it ends after {done} of {len(place)} bytes")
+        place[done : done + len(piece)] = piece
+        done += len(piece)
     file.read(1)  # so that zipfile comes to the end, and compares the checksum
+    array: NDArray[Any] = content.view(dtype).reshape(shape, order="F" if fortran else "C")
     return array
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from skdeploy.core.errors import UsageError
 from skdeploy.images.dataset import open_dataset
+from skdeploy.images.numpy_file import read_npz_or_npy
 from tests.tiny import noise
 
 
@@ -100,6 +101,22 @@ def test_an_encrypted_archive_is_told(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(UsageError, match="encrypted"):
         open_dataset(file)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_an_array_is_in_memory_once_while_it_is_read(suffix: str, tmp_path: Path) -> None:
+    """Each of many workers reads the file."""
+    images = np.zeros((64, 256, 256, 3), np.uint8)
+    file = tmp_path / f"x{suffix}"
+    np.save(file, images) if suffix == ".npy" else np.savez(file, images=images)
+    tracemalloc.start()
+    try:
+        found = read_npz_or_npy(file, ["images"])
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found["images"] if isinstance(found, dict) else found, images)
+    assert most < 1.2 * images.nbytes  # a file's buffers and zipfile's beside it
 
 
 def test_labels_that_are_no_array_are_told(tmp_path: Path) -> None:
