@@ -15,7 +15,7 @@ import pytest
 
 from skdeploy.core.errors import DependencyError, UsageError
 from skdeploy.core.progress import Progress, Silent
-from skdeploy.shards import cluster
+from skdeploy.shards import cluster, local
 from skdeploy.shards.cluster import Cluster, run_shards
 from skdeploy.shards.part import read_part
 from skdeploy.shards.shard import Shard
@@ -104,10 +104,10 @@ def test_workers_that_are_gone_for_long_are_started_again(tmp_path: Path, monkey
 def test_workers_that_never_start_are_an_error_that_says_so() -> None:
     with (
         killing(100) as killed,
-        pytest.raises(DependencyError, match=f"the workers do not start, {cluster.START_TRIES} times"),
+        pytest.raises(DependencyError, match=f"the workers do not start, {local.START_TRIES} times"),
     ):
         made(Path())
-    assert len(killed) >= cluster.START_TRIES
+    assert len(killed) >= local.START_TRIES
 
 
 def test_progress_tells_how_many_are_done_the_rate_the_workers_and_the_time_left(tmp_path: Path) -> None:
