@@ -99,7 +99,10 @@ class Reader:
 
     def _read_all(self, spans: list[list[int]]) -> Iterator[Batch]:
         with ThreadPoolExecutor(min(WORKERS, cpu.cores()), "decode") as pool:
-            yield from ahead(partial(self._read, pool), spans, workers=1, most=1)
+            read = partial(self._read, pool)
+            # An array waits for no disk, and on one core a second thread would only take turns with the network.
+            in_line = self._dataset.pixels is not None and cpu.cores() == 1
+            yield from map(read, spans) if in_line else ahead(read, spans, workers=1, most=1)
 
     def _read(self, pool: ThreadPoolExecutor, rows: list[int]) -> Batch:
         readable: dict[CropKind, list[int]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from skdeploy.accuracy.streaming import Reader, crop_kind
+from skdeploy.core import cpu
 from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.images.dataset import Dataset, normalise
 from skdeploy.images.decoding import Crop, ImageError
@@ -70,3 +72,23 @@ def test_reading_begins_where_it_is_asked_to_and_ends_with_the_images(images: ND
     reader = Reader([opened(CARD, INPUT)], Dataset("d", pixels=images), 4)
     assert [batch.rows[crop_kind(CARD)] for batch in reader.batches(5)] == [[5, 6]]
     assert list(reader.batches(7)) == []
+
+
+def test_on_one_core_an_array_is_prepared_by_the_thread_that_runs_the_network(
+    images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a worker of a cluster, whose neighbours have the other cores."""
+    threads: set[int] = set()
+    crop = Dataset.crop_or_error
+
+    def noted(dataset: Dataset, index: int, spec: ModelSpec) -> Crop | ImageError:
+        threads.add(threading.get_ident())
+        return crop(dataset, index, spec)
+
+    monkeypatch.setattr(Dataset, "crop_or_error", noted)
+    reader = Reader([opened(CARD, INPUT)], Dataset("d", pixels=images), 2)
+    for cores, alone in ((1, True), (2, False)):
+        threads.clear()
+        monkeypatch.setattr(cpu, "affinity", lambda cores=cores: cores)
+        assert [batch.stop for batch in reader.batches(0)][-1] == len(images)
+        assert (threads == {threading.get_ident()}) is alone
