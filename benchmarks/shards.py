@@ -208,10 +208,10 @@ def tree() -> str:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes of a run."""
+    """The worker processes of a run: children of its fork server."""
     try:
-        children = psutil.Process(pid).children(recursive=True)
-        return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+        servers = [child for child in psutil.Process(pid).children() if "forkserver" in " ".join(child.cmdline())]
+        return [worker for server in servers for worker in server.children()]
     except psutil.NoSuchProcess:
         return []
 

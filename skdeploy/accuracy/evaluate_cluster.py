@@ -35,7 +35,7 @@ def evaluate_on(
     Workers need the bundle and the images at the same paths, and check their digests. Parts are kept in the user's cache
     folder: the same call makes only those that are missing. Raises as ``merge_evaluation`` and ``run_shards``.
     """
-    cluster.check()
+    cluster.begin(__name__)
 
     def collect(job: Job) -> Sequence[Part]:
         make = partial(part_of_worker, folder.absolute(), for_workers(options), job)

@@ -184,7 +184,7 @@ def quality_on(
 
     Raises as ``merge_quality`` and ``run_shards``.
     """
-    cluster.check()
+    cluster.begin(__name__)
 
     def collect(job: Job) -> Sequence[Part]:
         make = partial(part_of_worker, folder.absolute(), for_workers(options), job)

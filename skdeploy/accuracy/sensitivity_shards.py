@@ -96,7 +96,7 @@ def sensitivity_on(
 
     Raises as ``merge_sensitivity`` and ``run_shards``.
     """
-    cluster.check()
+    cluster.begin(__name__)
 
     def collect(job: Job) -> Sequence[Part]:
         data = None if options.data is None else options.data.absolute()

@@ -217,7 +217,7 @@ def calibrate_on(
     """The same by the workers of a cluster, which need the network and the images at the same paths. Parts are kept in the
     user's cache folder. Raises as ``merge_calibration`` and ``run_shards``.
     """
-    cluster.check()
+    cluster.begin(__name__)
     model = Path(options.model)
     far = replace(options, model=str(model.absolute())) if model.exists() else options
     images = asked.images.absolute() if asked.images is not None and asked.images.exists() else asked.images

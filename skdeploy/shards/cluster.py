@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from skdeploy.core.errors import DependencyError, SkdeployError, UsageError
 from skdeploy.core.packages import require
 from skdeploy.core.progress import Progress
-from skdeploy.shards.local import DEATHS, START_TRIES, local_client
+from skdeploy.shards.local import DEATHS, START_TRIES, begin_imports, local_client
 from skdeploy.shards.part import decode, write_part
 from skdeploy.shards.shard import Shard
 
@@ -40,6 +40,12 @@ class Cluster:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+
+    def begin(self, module: str) -> None:
+        """Checks as ``check``, and has workers of this machine prepared by importing ``module``, which tells what they do."""
+        self.check()
+        if self.address is None:
+            begin_imports(module)
 
     def check(self) -> None:
         """Raises UsageError for options that do not belong together."""

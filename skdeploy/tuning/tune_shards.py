@@ -212,7 +212,7 @@ def tune_on(
     """``tune`` by the workers of a cluster, which need the bundle and all samples at the same paths. Parts are kept in the
     user's cache folder. Raises as ``tune`` and ``run_shards``.
     """
-    cluster.check()
+    cluster.begin(__name__)
     calib = None if options.calib is None else options.calib.absolute()
     far = replace(options, data=options.data.absolute(), calib=calib, output=None)
     return tune(folder, options, tell, rounds=_ByWorkers(cluster, folder.absolute(), far, fresh, allow_mixed_cpus))

@@ -55,12 +55,12 @@ def end(pid: int) -> None:
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes that an evaluation with ``--workers`` started."""
+    """The worker processes of a run: children of its fork server."""
     found = []
-    for child in psutil.Process(pid).children(recursive=True):
+    for server in psutil.Process(pid).children():
         try:
-            if any("spawn_main" in word for word in child.cmdline()):
-                found.append(child)
+            if any("forkserver" in word for word in server.cmdline()):
+                found += server.children()
         except psutil.NoSuchProcess:
             continue
     return found
