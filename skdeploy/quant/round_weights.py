@@ -17,7 +17,8 @@ from skdeploy.ir.constants import weight_of
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.qdq import INT8_MIN, QuantizedWeight
 from skdeploy.passes.exact_input import MIDDLE, PIXELS
-from skdeploy.quant.moments import Batches, Moments, moments_in_turn
+from skdeploy.quant.blas import one_thread
+from skdeploy.quant.moments import Batches, Moments, Rows, rows_in_turn
 from skdeploy.quant.observe import MOST_WORKERS
 from skdeploy.quant.quantize import CORRECTED, Quantized, quantize
 from skdeploy.quant.ranges import Ranges
@@ -44,17 +45,18 @@ def measure_rounding(
     made = quantize(model, spec, ranges, half=False, nearest=nearest, prepared=prepared)
     nodes = {node.name or "": node for node in prepared.graph}
 
-    def rounded(found: tuple[str, Moments]) -> tuple[str, str]:
-        name, moments = found
-        node = nodes[name]
+    def rounded(found: tuple[str, Rows]) -> tuple[str, str]:
+        name, rows = found
+        node, moments = nodes[name], rows.moments()
         corrected = ranges.algorithm.bias_correction and node.op_type in CORRECTED
         about = moments.covariance if corrected else moments.about(_zero(node, made, moments, spec))
         return name, as_text(rounded_weight(node, weight_of(node), made.nearest[name], about), made.nearest[name])
 
-    every = moments_in_turn(made.model, made.placement.weighted, batches, images)
+    every = rows_in_turn(made.model, made.placement.weighted, batches, images)
     workers = min(cpu.cores(), MOST_WORKERS)
     # Layers are rounded beside each other: much of it is work of one thread, and none depends on another.
-    rounding = dict(ahead(rounded, every, workers, workers))
+    with one_thread():
+        rounding = dict(ahead(rounded, every, workers, workers))
     return rounding, made.nearest
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from skdeploy.backends.onnxruntime import OnnxRuntimeSession
 from skdeploy.quant import moments
-from skdeploy.quant.moments import Moments, moments_in_turn
+from skdeploy.quant.moments import Moments, rows_in_turn
 
 IMAGES = 5
 STEP = 2.0**-4  # a power of two: sums of products of integers stay exact in what ONNX Runtime adds up
@@ -66,10 +66,12 @@ def feeds(values: NDArray[np.float64], batch: int = 2) -> Iterable[tuple[dict[st
         yield {"x": (values[start : start + batch] * STEP).astype(np.float32)}, len(values[start : start + batch])
 
 
-def measured(model: ir.Model, values: NDArray[np.float64], images: int = 1) -> Moments:
+def measured(
+    model: ir.Model, values: NDArray[np.float64], images: int = 1, batch: int = 2, threads: int | None = None
+) -> Moments:
     """With ``images`` 1, so many places are wanted of an image that all of its places count."""
-    ((_, found),) = moments_in_turn(model, ["layer"], lambda: feeds(values), images)
-    return found
+    ((_, rows),) = rows_in_turn(model, ["layer"], lambda: feeds(values, batch), images, threads)
+    return rows.moments()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -123,11 +125,16 @@ def test_layers_take_turns_where_memory_is_short_and_nothing_changes(monkeypatch
         started.append(True)
         return feeds(values)
 
-    together = dict(moments_in_turn(model, ["layer", "other"], batches, 1))
+    together = {name: rows.moments() for name, rows in rows_in_turn(model, ["layer", "other"], batches, 1)}
     assert len(started) == 1
+    started.clear()
+    monkeypatch.setattr(moments, "BUDGET_BYTES", 3 * 8 * 8)  # all that is read: the rows have 36 x 27 numbers
+    assert len(list(rows_in_turn(model, ["layer", "other"], batches, 1))) == 2
+    assert len(started) == 1, "what both layers read is in memory once"
+    started.clear()
     monkeypatch.setattr(moments, "BUDGET_BYTES", 1)
-    in_turn = dict(moments_in_turn(model, ["layer", "other"], batches, 1))
-    assert len(started) == 3
+    in_turn = {name: rows.moments() for name, rows in rows_in_turn(model, ["layer", "other"], batches, 1)}
+    assert len(started) == 2
     for name in ("layer", "other"):
         assert (in_turn[name].products == together["layer"].products).all()
 
@@ -135,10 +142,7 @@ def test_layers_take_turns_where_memory_is_short_and_nothing_changes(monkeypatch
 def test_neither_threads_nor_batches_change_a_bit() -> None:
     model = graph_of("Conv", integers(4, 3, 3, 3), (3, 40, 40))
     values = integers(9, 3, 40, 40, largest=127)
-    found = [
-        dict(moments_in_turn(model, ["layer"], lambda batch=batch: feeds(values, batch), 1, threads))["layer"]
-        for batch, threads in ((1, 1), (4, 2), (9, 2))
-    ]
+    found = [measured(model, values, 1, batch, threads) for batch, threads in ((1, 1), (4, 2), (9, 2))]
     for other in found[1:]:
         assert (other.products == found[0].products).all()
         assert (other.sums == found[0].sums).all()
