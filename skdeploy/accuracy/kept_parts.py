@@ -16,18 +16,19 @@ from skdeploy.shards.collect import checked
 from skdeploy.shards.part import Job, Part, earlier_part, read_part
 from skdeploy.shards.shard import Shard
 
-SHARD_IMAGES: Final = 64  # seconds of a core: what a killed worker loses, and far more than Dask takes for a task
+# Some second of a core, which a killed worker loses, and other workers may wait for at the end. A shard costs 9 ms.
+SHARD_IMAGES: Final = 32
 KEPT_JOBS: Final = 8
 FOLDER: Final = "parts"
 
 Sizes = dict[Shard, int]
 
 
-def image_shards(samples: int, batch: int) -> Sizes:
-    """Shards of some ``SHARD_IMAGES`` images, with how many each has. They do not depend on the workers, so another number of
-    them can go on.
+def image_shards(samples: int, batch: int, images: int = SHARD_IMAGES) -> Sizes:
+    """Shards of some ``images``, with how many each has. They do not depend on the workers, so another number of them can go
+    on.
     """
-    count = max(1, -(-samples // max(batch, SHARD_IMAGES)))
+    count = max(1, -(-samples // max(batch, images)))
     shards = [Shard(index, count) for index in range(1, count + 1)]
     return {shard: len(shard.span(samples, batch)) for shard in shards}
 

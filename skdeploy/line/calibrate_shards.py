@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -51,6 +51,8 @@ from skdeploy.shards.held import held, scratch_folder
 from skdeploy.shards.machine import machine_kind, versions
 from skdeploy.shards.part import Job, Part, earlier_or_made
 from skdeploy.shards.shard import Shard
+
+SHARD_IMAGES: Final = 64  # a part is 6 MB for any number of images
 
 
 class CalibrationFacts(Frozen):
@@ -227,7 +229,7 @@ def calibrate_on(
         batch = job.options["batch"]
         assert isinstance(batch, int)  # the job was made here, with this option
         make = partial(part_of_worker, far, absolute, job)
-        shards = image_shards(job.samples, batch)
+        shards = image_shards(job.samples, batch, SHARD_IMAGES)
         return parts_by(
             cluster,
             job,

@@ -26,7 +26,7 @@ from skdeploy.shards.shard import Shard
 CONNECT_SECONDS: Final = 10.0  # until an address that does not answer is an error
 WORKERLESS_SECONDS: Final = 60.0  # a replaced worker is back in 2 s on this machine; a cluster may have to start one
 POLL_SECONDS: Final = 0.5
-RESULT_TRIES: Final = 6  # to fetch a part that is done, of 10 s each: 64 images are 0.3 MB, and a calibration's 6
+RESULT_TRIES: Final = 6  # to fetch a part that is done, of 10 s each: 0.15 MB of an evaluation, 6 MB of a calibration
 
 Make = Callable[[Shard], bytes]
 

@@ -21,7 +21,7 @@ from tests.cli.evaluation_data import labelled
 from tests.ports import free_port
 from tests.shards.clusters import dask_cluster, end, wait_for_parts, workers_of
 
-IMAGES = 1500  # 24 shards
+IMAGES = 1500  # 47 shards
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -106,15 +106,15 @@ def test_a_killed_run_goes_on_where_it_was_and_counts_nothing_twice(
         time.sleep(0.1)
     assert not any(worker.is_running() for worker in workers)  # they end by themselves
     out, err = ended(start("--workers", 1, "--json"))
-    assert "of 24 shards of an earlier run are reused" in err
+    assert "of 47 shards of an earlier run are reused" in err
     assert figures(out) == expected
     out, err = ended(start("--workers", 1, "--json"))
-    assert "24 of 24 shards of an earlier run are reused" in err
+    assert "47 of 47 shards of an earlier run are reused" in err
     assert figures(out) == expected
 
 
 def small_disk() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
 
 def test_a_full_disk_ends_in_an_error_and_the_next_run_is_right(start: Start, expected: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from tests.cli.evaluation_data import labelled
 from tests.shards.clusters import START_SECONDS, end, wait_for_parts, workers_of
 
 IMAGES = 512
-SHARDS = 8
+SHARDS = 16
 END_SECONDS = 60.0  # less than 1 s on an idle machine
 
 
