@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from skdeploy.core import patterns
@@ -20,11 +18,9 @@ MODULES = ("stem.conv", "stages.0.0.selective_kernel.branches.1.conv.with_a_long
     "pattern", [r"^(([a-z0-9_.])+)+$!", r"^(\w*[._]?)*!$", "[a-z._0-9]?" * 40 + "[a-z._0-9]" * 40 + "!"]
 )
 def test_a_pattern_without_end_is_refused_in_time(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "SECONDS", 1.0)
-    started = time.monotonic()
-    with pytest.raises(UsageError, match="takes more than 1 s"):
+    monkeypatch.setattr(patterns, "SECONDS", 0.2)
+    with pytest.raises(UsageError, match=r"takes more than 0\.2 s"):
         check_ends(pattern, MODULES)
-    assert time.monotonic() - started < 5  # a second, and the start of an interpreter on a busy machine
 
 
 @pytest.mark.parametrize(
@@ -41,7 +37,7 @@ def test_what_is_no_pattern_is_named(pattern: str) -> None:
 
 
 def test_modules_that_are_kept_go_through_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patterns, "SECONDS", 1.0)
+    monkeypatch.setattr(patterns, "SECONDS", 0.2)
     model = graph("sknet")
     for call in (lambda: place(model, ("^(([a-z0-9_.])+)+$!",)), lambda: HalfPrecision(["^(([a-z0-9_.])+)+$!"])(model)):
         with pytest.raises(UsageError, match="takes more than"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -246,7 +246,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 }
 
 
-def make_seeds(folder: Path) -> None:
+def make_seeds(folder: Path, exporter: Literal["dynamo", "torchscript"] = "dynamo") -> None:
     """A good file of each kind: of a tiny network, exported to INT8 and evaluated here."""
     import torch
     from PIL import Image
@@ -260,6 +260,7 @@ def make_seeds(folder: Path) -> None:
     from skdeploy.line.export import export
     from skdeploy.line.int8_options import Int8Options
     from skdeploy.line.options import ExportOptions
+    from skdeploy.passes.trace_options import TraceOptions
     from skdeploy.serve.triton.repository import TritonOptions, write_repository
 
     random = np.random.default_rng(0)
@@ -278,6 +279,7 @@ def make_seeds(folder: Path) -> None:
         images=folder / "images.npz",
         output=folder / "bundle",
         target="onnx",
+        trace=TraceOptions(exporter=exporter),
         precision=Precision.INT8,
         lowering={"int8": Int8Options(calibration=CalibrationOptions(images=folder / "images.npz"))},
     )
