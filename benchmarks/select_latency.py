@@ -35,7 +35,7 @@ class UsualSelect(nn.Module):
 
     def __init__(self, ours: SelectiveKernelConv) -> None:
         super().__init__()
-        assert isinstance(ours.gate, Gate)
+        assert isinstance(ours.gate, Gate)  # a gate of another kind would be another benchmark
         self.branches, self.gate = ours.branches, ours.gate
 
     def forward(self, x: Tensor) -> Tensor:

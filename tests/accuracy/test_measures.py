@@ -105,7 +105,7 @@ def test_a_metric_of_the_users_own() -> None:
     own = load_metric(f"{__name__}:off_by")
     assert (own.name, own.file, own.sign) == (f"{__name__}:off_by", __file__, -1)
     (measure,) = measures_of(gives("raw", 3), own)
-    assert isinstance(measure, Own)
+    assert isinstance(measure, Own)  # this is the claim: not one of the built-in measures
     assert (measure.kind, measure.sign) == ("array", -1)
     assert measure.of({"y": np.full(3, 2.0)}, np.full(3, 5.0), "t", gives("raw", 3)) == [3.0]
 

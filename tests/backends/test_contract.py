@@ -89,7 +89,7 @@ class EngineContract(BackendContract):
 
     def probe(self) -> Availability:
         answer = backend(self.name).probe()
-        assert isinstance(answer, Availability)
+        assert isinstance(answer, Availability)  # this is the contract, for backends of others too
         return answer
 
     def open(self, spec: ModelSpec, folder: Path) -> Session:
@@ -97,7 +97,7 @@ class EngineContract(BackendContract):
         options = BuildOptions(profile=BatchProfile(1, 2, 4))
         engines.build(self.name, self.graph(spec, folder), plan, options, lambda phase, fraction: None)
         session = backend(self.name).open_session(plan, sha256=hashlib.sha256(plan.read_bytes()).hexdigest())
-        assert isinstance(session, Session)
+        assert isinstance(session, Session)  # this is the contract, for backends of others too
         return session
 
 

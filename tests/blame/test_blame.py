@@ -46,7 +46,7 @@ Bundles = Callable[..., Path]
 
 def torch_stage(stages: list[Stage], name: str) -> TorchStage:
     (stage,) = [stage for stage in stages if stage.name == name]
-    assert isinstance(stage, TorchStage)
+    assert isinstance(stage, TorchStage)  # a chain has stages of graphs too
     return stage
 
 

@@ -53,7 +53,7 @@ def plain_run(model: onnx.ModelProto | bytes, feeds: dict[str, Any], names: list
 
 def graph_stage(bundle: Path, name: str) -> GraphStage:
     (stage,) = [stage for stage in chain_of(load_bundle(bundle)) if stage.name == name]
-    assert isinstance(stage, GraphStage)
+    assert isinstance(stage, GraphStage)  # a chain has stages of torch too
     return stage
 
 
@@ -126,7 +126,7 @@ def test_of_a_fault_in_torch_the_graph_that_was_traced_from_it_is_cut(copy_of: B
         network.get_submodule(wrong.replace("conv", "bn")).eps = 0.5
 
     (training,) = [stage for stage in chain if stage.name == FLOAT32]
-    assert isinstance(training, TorchStage)
+    assert isinstance(training, TorchStage)  # a chain has stages of graphs too
     folded = fold(changed(training.make(), widen))
     chain = [
         replace(stage, make=lambda: folded) if isinstance(stage, TorchStage) and stage.name == DEPLOY else stage
@@ -266,7 +266,7 @@ def test_every_tensors_own_error_is_that_of_its_precision(
     before = next(stage for stage in chain_of(load_bundle(bundle)) if stage.name == found.before)
     assert not hasattr(before, "compiler")
     reference = found.twin or before
-    assert isinstance(reference, TorchStage | GraphStage)
+    assert isinstance(reference, TorchStage | GraphStage)  # not an engine, which has no tensors inside to compare
     image = crops(spec_of(bundle), 1)
     recording = Recording(tmp_path)
     pairs = pairs_of(found, reference)

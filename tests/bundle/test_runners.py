@@ -71,7 +71,7 @@ def test_graphs_run_on_onnx_runtime_alone(name: str) -> None:
 @pytest.mark.skipif("CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers(), reason="it has it")
 def test_a_runner_opens_on_its_backend_and_no_other(loaded: Bundle) -> None:
     with runner_on(loaded, "onnxruntime").open() as session:
-        assert isinstance(session, onnxruntime.OnnxRuntimeSession)
+        assert isinstance(session, onnxruntime.OnnxRuntimeSession)  # this is the claim: a session of that backend
     with pytest.raises(DependencyError, match="has no CUDAExecutionProvider"):
         runner_on(loaded, "onnxruntime-cuda").open()
 

@@ -36,7 +36,7 @@ def card_of(
     network: NetworkSpec, base: ModelSpec, strides: tuple[int, int], dilations: tuple[int, ...], stem: int
 ) -> ModelSpec:
     """The card that a person writes who knows the code."""
-    assert isinstance(network, TrunkSpec)
+    assert isinstance(network, TrunkSpec)  # ShuffleNets have no stem and stages in their card
     stages = [s.model_copy(update={"stride": n}) for s, n in zip(network.stages, strides, strict=True)]
     branches = [
         b.model_copy(update={"dilation": d}) for b, d in zip(network.selective_kernel.branches, dilations, strict=True)
@@ -101,14 +101,14 @@ def test_caffes_pool_is_assumed_only_of_a_card_that_leaves_it_open(tmp_path: Pat
     path = tmp_path / "net.caffemodel"
     path.write_bytes(reference.caffemodel(LAYERS, reference.trained(LAYERS, 3, 5)))
     open_card = card()
-    assert isinstance(open_card.network, TrunkSpec)
+    assert isinstance(open_card.network, TrunkSpec)  # as above
     stem = open_card.network.stem.model_dump()
     left_open = {key: value for key, value in stem.items() if key != "ceil_mode"}
     for given, expected in ((left_open, True), (left_open | {"ceil_mode": False}, False)):
         said = type(open_card.network.stem)(**given)
         spec = open_card.model_copy(update={"network": open_card.network.model_copy(update={"stem": said})})
         imported = import_checkpoint(path, spec)
-        assert isinstance(imported.spec.network, TrunkSpec)
+        assert isinstance(imported.spec.network, TrunkSpec)  # as above
         assert imported.spec.network.stem.ceil_mode is expected
         texts = [a.text for a in assumptions_of(imported.spec) if a.about == "architecture"]
         assert texts == (["max pool rounded up"] if expected else [])

@@ -36,7 +36,7 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
 def implied_by(spec: ModelSpec) -> Implied:
     """What a layout would have to imply for this card: all that shapes do not show."""
     network = spec.network
-    assert isinstance(network, TrunkSpec)
+    assert isinstance(network, TrunkSpec)  # ShuffleNets have no stem and stages in their card
     kernels = network.selective_kernel
     family = "linear_sknet" if network.family == "linear_sknet" else "resnet"
     return Implied(
@@ -135,7 +135,7 @@ def test_what_makes_another_network_is_not_adapted(key: str, adaptable: bool) ->
 
 def test_differences_are_those_of_the_network_not_of_its_writing() -> None:
     network = CARDS["sknet50"].network
-    assert isinstance(network, TrunkSpec)
+    assert isinstance(network, TrunkSpec)  # as above
     stages = tuple(
         stage.model_copy(update={"gate_width": network.selective_kernel.gate_width(stage.middle_channels)})
         for stage in network.stages
@@ -161,7 +161,7 @@ def test_differences_come_in_the_order_of_the_card_with_the_family_first() -> No
 
 def test_a_gate_that_is_not_there_has_no_properties() -> None:
     plain = CARDS["sknet50-m2-sum"].architecture
-    assert isinstance(plain, TrunkSpec)
+    assert isinstance(plain, TrunkSpec)  # as above
     kernels = SelectiveKernelSpec(**{**dict(plain.selective_kernel), "gate": GateSpec(select_bias=True)})
     assert differences(plain, plain.model_copy(update={"selective_kernel": kernels})) == []
 

@@ -165,7 +165,7 @@ def other_dilation(branch: int) -> Callable[[nn.Module, State], None]:
     def change(module: nn.Module, _state: State) -> None:
         for name, layer in module.named_modules():
             if name.endswith(f".branches.{branch}.conv"):
-                assert isinstance(layer, nn.Conv2d)
+                assert isinstance(layer, nn.Conv2d)  # named_modules gives modules; dilations belong to this kind
                 dilation = 1 if layer.dilation == (2, 2) else 2
                 layer.dilation, layer.padding = (dilation,) * 2, (dilation * (layer.kernel_size[0] - 1) // 2,) * 2
 

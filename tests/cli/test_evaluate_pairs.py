@@ -133,7 +133,7 @@ def blank() -> object:
 
     network = sk_unet.trained()
     head = network.head
-    assert isinstance(head, nn.Conv2d)
+    assert isinstance(head, nn.Conv2d)  # nn.Module's attributes have no type: the head's is known here
     assert head.bias is not None
     head.bias.data[0] += 1000.0
     return network

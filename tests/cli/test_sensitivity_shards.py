@@ -79,7 +79,7 @@ def test_parts_of_other_samples_machines_and_content_are_refused_by_name(
     with pytest.raises(IntegrityError, match=r"part-1 does not hold what shard 1/2"):
         merged(int8, options, [changed(first, all_int8=None), second])
     fp32 = second.header.facts["fp32"]
-    assert isinstance(fp32, dict)
+    assert isinstance(fp32, dict)  # facts of a header are any JSON
     with pytest.raises(UsageError, match="FP32 gives other figures in part-2 than in part-1"):
         merged(int8, options, [first, changed(second, fp32=fp32 | {"top1": 0.5})])
 

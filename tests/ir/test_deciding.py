@@ -84,7 +84,7 @@ def test_what_decides_is_found(name: str) -> None:
     model = model_of(nodes, kind)
     (output,) = integer_outputs(model)
     found = decision_of(output)
-    assert isinstance(found, Decision), found
+    assert isinstance(found, Decision), found  # Undecided is the other answer
     assert found._replace(made="", moves=(), changed=False) == wanted
     assert found.changed == (name in ("counted from one", "twice", "one of them", "as floats and back"))
     assert [value.name for value in float_sources(model)] == list(wanted.tensors)
@@ -110,7 +110,7 @@ def test_where_nothing_simple_decides_the_error_is_still_measured_before_it(name
     nodes, why = UNDECIDED[name]
     model = model_of(nodes)
     found = decision_of(integer_outputs(model)[0])
-    assert isinstance(found, Undecided)
+    assert isinstance(found, Undecided)  # this is the claim: no Decision
     assert re.search(why, found.why), found.why
     assert [value.name for value in float_sources(model)] == ["logits"]
 
@@ -123,7 +123,7 @@ def test_the_error_of_rounded_numbers_is_measured_before_the_rounding() -> None:
 def test_one_number_for_each_channel_is_not_one_threshold() -> None:
     model = model_of([("Greater", "logits each", "y", {})], TensorProto.BOOL)
     found = decision_of(integer_outputs(model)[0])
-    assert isinstance(found, Undecided)
+    assert isinstance(found, Undecided)  # this is the claim: no Decision
     assert "4 numbers" in found.why
 
 

@@ -144,7 +144,7 @@ def test_a_part_whose_content_is_not_its_shards_is_refused(
     asked = CalibrationOptions(images=pictures, number=40)
     first, second = parts_of(source, asked, 2)
     noted = second.header.facts["noted"]
-    assert isinstance(noted, dict)
+    assert isinstance(noted, dict)  # facts of a header are any JSON
     for broken in (
         changed(second, noted=noted | {"used": [0] * 16}),
         changed(second, files=[]),

@@ -88,7 +88,7 @@ def test_another_choice_of_modules_in_fp32_keeps_the_fp32_graphs(options: Export
     assert again.reused == {"weights.safetensors", "model.traced.onnx", "model.onnx"}
     half = again.bundle.artifact("model.fp16.onnx")
     kept = half.facts.dump()["kept_fp32"]
-    assert isinstance(kept, dict)
+    assert isinstance(kept, dict)  # dumped facts are any JSON
     assert "--keep-fp32 ^classifier" in kept.values()
 
 

@@ -179,7 +179,7 @@ def golden_of(folder: Path, shift: float = 0.0, **other: Any) -> Path:
     """What the author's code computes of some inputs, saved."""
     inputs = np.random.default_rng(0).standard_normal((4, 3, *SIZE)).astype(np.float32)
     source = find_source(ExportOptions(f"{__name__}:named", image_size=SIZE))
-    assert isinstance(source, ModuleSource)
+    assert isinstance(source, ModuleSource)  # find_source gives cards and graphs too, which have no module
     with torch.inference_mode():
         found = {
             name: made.numpy() for name, made in source.module(torch.from_numpy(inputs)).items() if made is not None
@@ -222,7 +222,7 @@ def reproved(done: Export) -> ParityReport:
 
     artifacts = tuple(fitting(a) for a in done.bundle.manifest.artifacts if a.format == "onnx")
     source = find_source(ExportOptions(f"{__name__}:named", image_size=SIZE))
-    assert isinstance(source, ModuleSource)
+    assert isinstance(source, ModuleSource)  # as above
     images = open_dataset(done.bundle.folder.parent / "images")
     return prove(done.bundle, artifacts, images, source.module, Silent())
 

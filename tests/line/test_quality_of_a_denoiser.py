@@ -85,7 +85,7 @@ def int8(folder: Path) -> Export:
 
 
 def quality_of(done: Export) -> Quality:
-    assert isinstance(done.accuracy, Quality)
+    assert isinstance(done.accuracy, Quality)  # a classifier's would be top-1
     return done.accuracy
 
 

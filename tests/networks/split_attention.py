@@ -99,7 +99,7 @@ def build(cardinality: int = 1, *, view: bool = True) -> nn.Module:
             nn.init.normal_(module.excite.weight, 0, 0.4)
     with torch.no_grad():
         network.train()(torch.randn(8, 3, 32, 32))
-        assert isinstance(network.classifier, nn.Linear)
+        assert isinstance(network.classifier, nn.Linear)  # typed as a module of any kind
         network.classifier.bias.zero_()
         network.classifier.weight *= (
             10  # or the logits, which the images hardly change, are small beside their rounding

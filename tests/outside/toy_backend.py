@@ -59,7 +59,7 @@ def open_session(artifact: Path, *, options: Options | None = None) -> Session:
 def _spec(value: object) -> TensorSpec:
     import onnx
 
-    assert isinstance(value, onnx.ValueInfoProto)
+    assert isinstance(value, onnx.ValueInfoProto)  # typed as object, since onnx is imported inside functions
     tensor = value.type.tensor_type
     shape = tuple(size.dim_param or size.dim_value for size in tensor.shape.dim)
     return TensorSpec(

@@ -42,7 +42,7 @@ class Neck(nn.Module):
         self.conv = nn.Conv2d(channels, width, 1)
 
     def fold_own(self) -> None:
-        assert isinstance(self.norm, nn.BatchNorm2d)
+        assert isinstance(self.norm, nn.BatchNorm2d)  # typed as a module, since an Identity takes its place
         fold_into_next(self.norm, self.conv)
         self.norm = nn.Identity()
 

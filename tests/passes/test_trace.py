@@ -246,7 +246,7 @@ def test_the_network_itself_is_left_as_it_was(tiny: ModelSpec) -> None:
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert before.keys() == model.state_dict().keys()
-    assert isinstance(model.stages[0][0].sk.gate, Gate)
+    assert isinstance(model.stages[0][0].sk.gate, Gate)  # this is the claim: the trained gate, not its deploy form
 
 
 def test_gates_are_found_in_both_forms(tiny_spec: TinySpec) -> None:

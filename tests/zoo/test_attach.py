@@ -155,9 +155,9 @@ def test_a_branch_without_batch_normalisation_has_a_bias_like_the_trained_one() 
     bare, full = selective(attached).values()
     assert [type(layer) for layer in bare.branches[1]] == [nn.Conv2d, nn.Sigmoid]
     assert not bare.branches[1].conv.bias.any()
-    assert isinstance(full.branches[1], ConvNormAct)
+    assert isinstance(full.branches[1], ConvNormAct)  # this is the claim: the norm went into the branch
     assert full.branches[1].conv.bias is None
-    assert isinstance(attached.layers[1], nn.Identity)
+    assert isinstance(attached.layers[1], nn.Identity)  # this is the claim: and left its own place
 
 
 class Block(nn.Module):

@@ -98,7 +98,7 @@ def test_the_comparison_sees_swapped_branches(tiny_spec, branches: int) -> None:
     model = live(tiny_spec(branches))
     folded = fold(model)
     sk = folded.stages[1][1].sk
-    assert isinstance(sk, SelectiveKernelConv)
+    assert isinstance(sk, SelectiveKernelConv)  # nn.Module's attributes have no type: the unit's is known here
     sk.branches = nn.ModuleList(reversed(list(sk.branches)))
     assert relative_error(folded, model) > RELATIVE
 

@@ -23,7 +23,7 @@ def card(tmp_path: Path) -> Path:
 
 def test_its_card_is_read_and_described(card: Path) -> None:
     spec = read_card(card)
-    assert isinstance(spec.network, toy_family.ToySpec)
+    assert isinstance(spec.network, toy_family.ToySpec)  # this is the claim: the family's own spec was read
     assert "neck 10" in describe(spec)["family"]
     card.write_text(card.read_text(encoding="utf-8").replace("neck", "nek"), encoding="utf-8")
     with pytest.raises(CardError, match="did you mean 'neck'"):

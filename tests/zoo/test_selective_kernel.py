@@ -92,7 +92,7 @@ def test_the_convolution_is_the_operator_of_section_3_1(branches: int, stride: i
         for m, branch in enumerate(layer.branches, start=1)
     ]
     gate = layer.gate
-    assert isinstance(gate, Gate)
+    assert isinstance(gate, Gate)  # else a gate of another kind, whose formula is another
     s = sum(split).mean((2, 3))
     z = (s @ gate.fc1.weight[:, :, 0, 0].T / (1 + 1e-5) ** 0.5).relu()
     logits = torch.stack([z @ a_m[:, :, 0, 0].T for a_m in gate.fc2.weight.chunk(branches)], dim=1)

@@ -97,7 +97,7 @@ def images() -> Tensor:
 
 def ours(original: nn.Module) -> SKShuffleNetV2:
     model = build(network("shufflenet_v2", PLAIN, **SHUFFLE)).double()
-    assert isinstance(model, SKShuffleNetV2)
+    assert isinstance(model, SKShuffleNetV2)  # build gives a module; rename is for this one's keys
     model.load_state_dict({rename(key): value for key, value in original.state_dict().items()})
     return model.eval()
 
@@ -126,7 +126,7 @@ def test_every_branch_is_depthwise() -> None:
     for unit in units:
         for branch in unit.sk.branches:
             convolution = branch.get_submodule("conv")
-            assert isinstance(convolution, nn.Conv2d)
+            assert isinstance(convolution, nn.Conv2d)  # get_submodule gives a module; groups belong to this kind
             assert convolution.groups == convolution.in_channels == convolution.out_channels
 
 
@@ -149,7 +149,7 @@ def test_an_untrained_network_does_not_fade() -> None:
     spec = load_card("shufflenet_v2_0.5x-sk")[0]
     untrained = build_card(spec).eval()
     initialise(untrained, 0)
-    assert isinstance(untrained, SKShuffleNetV2)
+    assert isinstance(untrained, SKShuffleNetV2)  # build gives a module; pool, stem and stages are this one's
     with torch.no_grad():
         x = untrained.pool(untrained.stem(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))))
         scale = float(untrained.stages(x).std() / x.std())

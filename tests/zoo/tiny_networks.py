@@ -37,7 +37,7 @@ def network(family: str, *branches: Table, **keys: Any) -> DescribedSpec:
     trunk: Table = {} if family == "shufflenet_v2" else {"stem": STEM, "stages": STAGES}
     table = {"family": family, "classes": 5, "selective_kernel": kernels} | trunk | keys
     spec = read_network(table)
-    assert isinstance(spec, DescribedSpec)
+    assert isinstance(spec, DescribedSpec)  # read_network gives any spec, of other packages too
     return spec
 
 
