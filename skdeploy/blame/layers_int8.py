@@ -14,10 +14,9 @@ from skdeploy.ir.constants import array_of
 from skdeploy.ir.nodes import maker, operand
 from skdeploy.ir.qdq import DEQUANTIZE, INT8_MIN
 from skdeploy.parity.cause import Int8Range
-from skdeploy.quant.quantize import placed_by, shifted_thresholds
+from skdeploy.quant.quantize import placed_by, shifts
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.steps import rounded_step
-from skdeploy.quant.thresholds import SHIFTED
 
 INT8_MAX: Final = 127
 
@@ -33,8 +32,8 @@ def offsets(
         return {}
     placement = placed_by(model, ranges.algorithm, keep, keep_grouped=keep_grouped)
     return {
-        name: -INT8_MIN * float(rounded_step(np.asarray(threshold / SHIFTED), half=half))
-        for name, threshold in shifted_thresholds(model, placement, ranges).items()
+        name: shift.offset * float(rounded_step(np.asarray(shift.step), half=half))
+        for name, shift in shifts(model, placement, ranges).items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Non-negative tensors on all 256 levels of a symmetric INT8: shifted by half their range, at no cost where it matters."""
+"""Tensors with no or small negative values on all 256 levels of symmetric INT8: shifted, at no cost where it matters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COPIES: Final = frozenset({"Slice", "Split"})
 
 
 def shiftable(model: ir.Model, placement: Placement, *, padded: bool) -> tuple[str, ...]:
-    """The quantized tensors that ``ShiftTensors`` can shift, by how they are read; if they are non-negative, it can't tell.
+    """The quantized tensors that ``ShiftTensors`` can shift, by how they are read; how negative they are, it can't tell.
 
     Not so a tensor that a padded convolution reads, whose padding is a zero of the unshifted tensor: only with ``padded``, and
     where ``_border`` finds that its border can be written with it. Not so one that a transposed convolution reads, where the
@@ -137,19 +137,21 @@ class ShiftTensors(ir.passes.InPlacePass):
     """Replaces tensors t by t - c, and makes up for it wherever they are read. FP32 to FP32, the same function.
 
     Why: TensorRT's INT8 has zero point 0, so of a tensor that ReLU made, 127 of 256 levels are used. t - c with c = 128 steps
-    uses all: 6 dB less noise for each such tensor. How t - c is made:
+    uses all: 6 dB less noise for each such tensor. Where t reaches k steps below zero, as behind SiLU, GELU or hard-swish, c is
+    128 - k steps. Zero stays a level, and padding exact. How t - c is made:
 
     * t = Relu(y), y from a convolution, or from an addition that a convolution goes into: c is taken from that convolution's
       bias, and Relu(y) - c = max(y - c, -c), a Clip. When it is quantized, saturation at -128 steps is that very Clip, which
       then goes (``ir/qdq.py``). So no operator is added, and a Relu less is left.
-    * through a max pool in between, which commutes with both.
+    * t made by a convolution, or by an addition that a convolution goes into: c is taken from that convolution's bias.
+    * through a max pool in between, which commutes with all of these.
     * else by an Add.
 
     How t is had again from t - c:
 
     * a convolution or Gemm without padding: W t = W (t - c) + c sum(W), into its bias; a MatMul, by an Add of as much;
     * a convolution with padding, where ``_border`` allows it: the zeros around t are -c around t - c, so a Pad writes -c, and
-      the convolution has no padding. -c is -128 steps, and what is quantized is the padded tensor: no rounding there;
+      the convolution has no padding. -c is a whole number of steps, and what is quantized is the padded tensor: no rounding;
     * a skip addition that a convolution goes into: into that convolution's bias;
     * a mean over space, a pool's without padding too: mean(t) = mean(t - c) + c, an Add of one number a channel;
     * other elementwise operators, those of select: an Add, one for all of them.
@@ -209,6 +211,9 @@ class ShiftTensors(ir.passes.InPlacePass):
                 _shift_rows(graph, convolution, -offset)
                 clipped = _clip_for_relu(graph, relu, -offset)
                 return clipped if clamped is value else value
+        if (convolution := self._convolution_of(clamped)) is not None:
+            _shift_rows(graph, convolution, -offset)
+            return value
         return _moved(graph, value, -offset, "plain")
 
     def _convolution_of(self, value: ir.Value) -> ir.Node | None:

@@ -30,7 +30,7 @@ from skdeploy.quant.methods import Candidate, fitted_images
 from skdeploy.quant.observers import MagnitudeHistogram, MinMax, NotFiniteError
 from skdeploy.quant.reductions import Reduced, reduce_maps
 from skdeploy.quant.seen import Seen
-from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, SHIFTED, check_percentile, threshold
+from skdeploy.quant.thresholds import DEFAULT_PERCENTILE, check_percentile, shifted_threshold, threshold
 
 # Of the observed tensors of one run of ONNX Runtime, which are in memory at once, for each worker: SKNet-50 has 77 MB an image,
 # and runs one at a time, no slower. Small networks run a batch of up to 8, as each run has a price of its own.
@@ -44,7 +44,7 @@ MOST_WORKERS: Final = 4
 
 @dataclass(frozen=True)
 class Fit:
-    """The thresholds of one method: for symmetric INT8, and for all 255 steps, None for a tensor with negative values."""
+    """The thresholds of one method: for symmetric INT8, and for a shifted tensor, None for one that is too negative."""
 
     threshold: float
     shifted: float | None
@@ -54,8 +54,8 @@ class Fit:
 class Observation:
     """The values of one tensor during calibration.
 
-    ``shifted_threshold`` is the threshold where all 255 steps of INT8 are for magnitudes (``passes/shift.py``), None for a
-    tensor with negative values. ``early_threshold`` is the threshold after the first three quarters of the images: how much the
+    ``shifted_threshold`` is the threshold where all 255 steps of INT8 are used (``passes/shift.py``), None for a tensor that
+    is too negative. ``early_threshold`` is the threshold after the first three quarters of the images: how much the
     range still moved. ``channel_mean`` and ``channel_max`` (largest magnitude) are per channel, axis 1, over images and space:
     (C,).
     """
@@ -350,10 +350,9 @@ def _observation(
     name: str, seen: Seen, method: CalibrationMethod, percentile: float, candidates: Collection[Candidate]
 ) -> Observation:
     observer, late = (of[name] for of in seen.groups)
-    # A tensor that turns negative later is not shifted, and so not before either.
-    positive = min(observer.minimum, late.minimum) >= 0
+    least = min(observer.minimum, late.minimum)  # what is more negative later is shifted as far before
     early_threshold = threshold(observer, method, percentile)
-    early = {candidate: _fit(observer, candidate, positive=positive) for candidate in candidates}
+    early = {candidate: _fit(observer, candidate, least) for candidate in candidates}
     observer.merge(late)
     sums = seen.sums.get(name)
     return Observation(
@@ -361,17 +360,17 @@ def _observation(
         maximum=observer.maximum,
         threshold=threshold(observer, method, percentile),
         early_threshold=early_threshold,
-        shifted_threshold=threshold(observer, method, percentile, SHIFTED) if positive else None,
+        shifted_threshold=shifted_threshold(observer, least, method, percentile),
         channel_mean=None if sums is None else sums.over(seen.images),
         channel_max=seen.maxima.get(name),
         early=early,
-        whole={candidate: _fit(observer, candidate, positive=positive) for candidate in candidates},
+        whole={candidate: _fit(observer, candidate, least) for candidate in candidates},
     )
 
 
-def _fit(observer: MinMax, candidate: Candidate, *, positive: bool) -> Fit:
+def _fit(observer: MinMax, candidate: Candidate, least: float) -> Fit:
     percentile = candidate.percentile or DEFAULT_PERCENTILE
     return Fit(
         threshold(observer, candidate.method, percentile),
-        threshold(observer, candidate.method, percentile, SHIFTED) if positive else None,
+        shifted_threshold(observer, least, candidate.method, percentile),
     )

@@ -26,7 +26,7 @@ from skdeploy.quant.identity import IMAGE, range_names
 from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges, TensorRange
 from skdeploy.quant.rounding import with_rounding
 from skdeploy.quant.steps import LARGEST_HALF, SILENT, SMALLEST_HALF, rounded_step
-from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC
+from skdeploy.quant.thresholds import SHIFTED, SYMMETRIC, steps_below
 from skdeploy.quant.weights import (
     BESIDE_FP32,
     FP32_FALLBACK,
@@ -141,7 +141,7 @@ def quantize(
             "nothing is left to be INT8: every convolution and the classifier stay in the fallback",
             advice="keep fewer modules, or export with --fp16",
         )
-    shifted = shifted_thresholds(prepared, placement, ranges) if algorithm.shift else {}
+    shifted = shifts(prepared, placement, ranges) if algorithm.shift else {}
     shared = _shared_thresholds(placement, {name: ranges.tensors[key].threshold for key, name in names.items()})
     scales: dict[str, float] = {PIXELS: PIXEL_STEP} if PIXELS in placement.readers else {}
     offsets: dict[str, float] = {}
@@ -149,13 +149,13 @@ def quantize(
     for key, name in names.items():
         found = ranges.tensors[key]
         _check_floor(found, key)
-        step = shifted[name] / SHIFTED if name in shifted else shared.get(name, found.threshold) / SYMMETRIC
+        step = shifted[name].step if name in shifted else shared.get(name, found.threshold) / SYMMETRIC
         if half and (problem := _not_held(found, step, key)):
             problems.append((problem, [edge.node for edge in placement.readers[name]]))
             continue
         scales[name] = float(rounded_step(np.asarray(step), half=half))
         if name in shifted:
-            offsets[name] = -INT8_MIN * scales[name]
+            offsets[name] = shifted[name].offset * scales[name]
     _require_held(prepared, placement, problems, half=half)
     raised = _raised(prepared, placement) if half else {}
     if nearest is None:
@@ -169,20 +169,30 @@ def quantize(
     return Quantized(prepared, placement, scales, offsets, raised, nearest)
 
 
-def shifted_thresholds(model: ir.Model, placement: Placement, ranges: Ranges) -> dict[str, float]:
-    """The tensors that are shifted, each with the magnitude that becomes the last of its steps.
+@dataclass(frozen=True)
+class Shift:
+    """The step of a shifted tensor, before it is rounded, and its offset in steps."""
 
-    They are never negative, and their readers allow it. A group of tensors with one scale has the largest magnitude.
+    step: float
+    offset: int
+
+
+def shifts(model: ir.Model, placement: Placement, ranges: Ranges) -> dict[str, Shift]:
+    """The tensors that are shifted. Their negative values are small, if any, and their readers allow it.
+
+    A group of tensors with one scale has the largest magnitude and the least value of them all.
     """
     measured = {name: ranges.tensors.get(key) for key, name in ranged_tensors(model, placement).items()}
-    found: dict[str, float] = {}
+    found: dict[str, Shift] = {}
     padded = ranges.algorithm.shift_padded
     single = ((name,) for name in shiftable(model, placement, padded=padded))
     for group in (*single, *shiftable_groups(model, placement, padded=padded)):
-        thresholds = [held.shifted_threshold if (held := measured.get(name)) else None for name in group]
-        known = [threshold for threshold in thresholds if threshold is not None]
-        if len(known) == len(group):
-            found |= dict.fromkeys(group, max(known))
+        held = [each for name in group if (each := measured.get(name)) is not None]
+        thresholds = [each.shifted_threshold for each in held if each.shifted_threshold is not None]
+        if len(thresholds) == len(group):
+            last = max(thresholds)
+            below = steps_below(min(each.minimum for each in held), last)
+            found |= dict.fromkeys(group, Shift(last / (SHIFTED - below), -INT8_MIN - below))
     return found
 
 

@@ -21,7 +21,7 @@ from skdeploy.quant.methods import Choice, Rounding
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-ALGORITHM_VERSION: Final = 9  # grows whenever the same choices would give other numbers
+ALGORITHM_VERSION: Final = 10  # grows whenever the same choices would give other numbers
 INT8_MAX: Final = 127
 TOOLS: Final = ("numpy", "onnx-ir", "onnxruntime", "onnxruntime-gpu")  # what the numbers in the file come from
 
@@ -67,8 +67,8 @@ Maxima = Annotated[tuple[Annotated[Magnitude, Field(ge=0), AfterValidator(_six_d
 class TensorRange(Frozen):
     """A tensor's values over all images, and the magnitude that becomes 127, in the tensor's unit.
 
-    ``shifted_threshold``, of a tensor without negative values, is the magnitude that becomes the last of 255 steps, where it is
-    shifted to use all of INT8 (``passes/shift.py``).
+    ``shifted_threshold``, of a tensor with no or small negative values, is the magnitude that becomes the last of 255 steps,
+    where it is shifted to use all of INT8 (``passes/shift.py``); the first of them reaches ``minimum``, if that is below zero.
     """
 
     minimum: Bound

@@ -15,7 +15,7 @@ from skdeploy.core.spec import ModelSpec
 from skdeploy.images.reading import ahead
 from skdeploy.ir.constants import weight_of
 from skdeploy.ir.nodes import operand
-from skdeploy.ir.qdq import INT8_MIN, QuantizedWeight
+from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.passes.exact_input import MIDDLE, PIXELS
 from skdeploy.quant.blas import one_thread
 from skdeploy.quant.moments import Batches, Moments, Rows, rows_in_turn
@@ -67,4 +67,4 @@ def _zero(node: ir.Node, made: Quantized, moments: Moments, spec: ModelSpec) -> 
     if name == PIXELS:
         mean = 255 * np.asarray(spec.preprocess.mean, np.float64) - MIDDLE
         return zero + np.repeat(mean, zero.size // len(mean))  # of one group
-    return zero + (INT8_MIN if name in made.offsets else 0)
+    return zero - (round(made.offsets[name] / made.scales[name]) if name in made.offsets else 0)

@@ -1,8 +1,8 @@
 """From what was observed to the magnitude that INT8's last level stands for: one function a method, on the histogram of |x|.
 
 Larger magnitudes saturate. Levels are k * threshold / ``levels``, for k from 0 up to ``levels`` and their negatives; the scale
-of Q/DQ is the threshold / ``levels``. Symmetric INT8 has 127; a non-negative tensor that is shifted into INT8's whole range
-(``passes/shift.py``) has 255.
+of Q/DQ is the threshold / ``levels``. Symmetric INT8 has 127. A tensor that is shifted into INT8's whole range
+(``passes/shift.py``) has 255, less the steps that its negative values take. Zero is a level, so magnitudes tell its errors too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ Floats = NDArray[np.float64]
 DEFAULT_PERCENTILE: Final = 99.99
 SYMMETRIC: Final = 127
 SHIFTED: Final = 255
+# The least value that a shifted tensor may have, by its threshold: SiLU, GELU and hard-swish go down to -0.28, -0.17 and -0.38.
+# At -1/2, 170 of the 255 steps are above zero, which is 2.5 dB better than 127.
+MOST_NEGATIVE: Final = 0.5
 
 # Other images reach farther than those that calibrate, and where the error hardly depends on the threshold, the farther one is
 # better for them: by mse alone skresnet-digits has 36.8 and then 37.1 dB, the denoiser 46.9 and 47.2 on other photographs, and
@@ -58,6 +61,21 @@ def threshold(
     if method is CalibrationMethod.AUTO:
         raise ValueError("auto has no threshold of its own")
     return mse_threshold(observer, levels)
+
+
+def shifted_threshold(
+    observer: MinMax, least: float, method: CalibrationMethod, percentile: float = DEFAULT_PERCENTILE
+) -> float | None:
+    """The magnitude that becomes the last step of a shifted tensor with values from ``least`` on; None for one that is too
+    negative to gain by it. See ``steps_below``.
+    """
+    found = threshold(observer, method, percentile, SHIFTED - steps_below(least, max(observer.largest, -least)))
+    return found if least >= -MOST_NEGATIVE * found else None
+
+
+def steps_below(least: float, last: float) -> int:
+    """How many of a shifted tensor's 255 steps are below zero: as few as reach ``least``, where the last one is ``last``."""
+    return ceil(SHIFTED * -least / (last - least)) if least < 0 else 0
 
 
 def check_percentile(percentile: float) -> None:

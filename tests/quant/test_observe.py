@@ -18,7 +18,7 @@ from skdeploy.core.spec import CalibrationMethod
 from skdeploy.quant.methods import CANDIDATES
 from skdeploy.quant.observe import Fit, Observation, observe
 from skdeploy.quant.observers import BINS, MagnitudeHistogram
-from skdeploy.quant.thresholds import threshold
+from skdeploy.quant.thresholds import shifted_threshold, threshold
 from tests.refused import refused
 
 Array = NDArray[Any]
@@ -300,16 +300,19 @@ def test_a_broken_image_has_the_name_that_the_caller_gives_it() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_tensor_without_negative_values_has_a_threshold_for_255_steps(method: CalibrationMethod) -> None:
+def test_a_tensor_with_no_or_small_negative_values_has_a_threshold_for_255_steps(method: CalibrationMethod) -> None:
     images = pixels(17)
     seen = watched(images, method=method)
     expected = all_tensors(images)
     for name, observation in seen.items():
-        assert (observation.shifted_threshold is None) == bool((expected[name] < 0).any())
-        if observation.shifted_threshold is not None:
-            histogram = MagnitudeHistogram()
-            histogram.update(expected[name])
+        histogram = MagnitudeHistogram()
+        histogram.update(expected[name])
+        least, largest = expected[name].min(), np.abs(expected[name]).max()
+        if least >= 0:
             assert observation.shifted_threshold == threshold(histogram, method, levels=255)
+        elif least < -largest / 2:
+            assert observation.shifted_threshold is None
+        assert observation.shifted_threshold == shifted_threshold(histogram, float(least), method)
     assert {observation.shifted_threshold is None for observation in seen.values()} == {True, False}
 
 

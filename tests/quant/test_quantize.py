@@ -136,10 +136,13 @@ def test_scales_are_the_thresholds_as_fp16_numbers(spec: ModelSpec, graph: ir.Mo
             assert scale == 1 / 128
             continue
         held = ranges.tensors[names[name]]
-        steps, limit = (255, held.shifted_threshold) if name in found.offsets else (127, held.threshold)
+        limit = held.shifted_threshold if name in found.offsets else held.threshold
         assert limit is not None
+        # Of 255 steps, those below zero reach the least value.
+        below = int(np.ceil(255 * max(-held.minimum, 0) / (limit - min(held.minimum, 0))))
+        steps = 255 - below if name in found.offsets else 127
         assert scale == pytest.approx(limit / steps, rel=2**-11)
-        assert found.offsets.get(name, 128 * scale) == 128 * scale
+        assert found.offsets.get(name, (128 - below) * scale) == (128 - below) * scale
 
 
 def test_bias_correction_removes_a_mean_shift_that_rounding_makes(spec: ModelSpec, graph: ir.Model) -> None:
