@@ -75,7 +75,10 @@ class CalibrationOptions(StationOptions):
     ] = None
     shift: Annotated[
         bool | None,
-        Flag("Use all 256 levels for tensors with no or small negative values.  [default: shift]", ("--shift/--no-shift",)),
+        Flag(
+            "Use all 256 levels for tensors with no or small negative values.  [default: shift]",
+            ("--shift/--no-shift",),
+        ),
     ] = None
     shift_padded: Annotated[
         bool | None,
