@@ -13,8 +13,9 @@ from skdeploy.core.spec import CalibrationMethod
 from skdeploy.ir.qdq import INT8_MIN
 from skdeploy.passes.half import HalfPrecision
 from skdeploy.passes.shift import ShiftTensors
-from skdeploy.quant import observe
+from skdeploy.quant import observe, round_weights
 from skdeploy.quant.identity import range_names
+from skdeploy.quant.moments import Moments
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
 from tests.graphs.networks import sqnr_db
@@ -119,3 +120,15 @@ def test_tensorrt_rtx_takes_the_graph(name: str, tmp_path: Path) -> None:
     found = quantize(model, spec(), ranges_of(model))
     ir.save(HalfPrecision()(found.model).model, tmp_path / "half.onnx")
     assert parser_refusal(tmp_path / "half.onnx") == ""
+
+
+def test_weights_are_rounded_about_the_integer_that_stands_for_zero() -> None:
+    """Where no bias is corrected, what differs from zero counts; in steps, as the layer reads it."""
+    model = network("silu")
+    found = quantize(model, spec(), ranges_of(model), half=False)
+    last = next(node for node in model.graph if node.name == "last")
+    nothing = Moments(1, np.zeros((1, 16)), np.zeros((1, 16, 16)))
+    zero = round_weights._zero(last, found, nothing, spec())
+    quantized = np.rint(-found.offsets["s"] / found.scales["s"])
+    assert INT8_MIN < quantized < -90
+    np.testing.assert_array_equal(zero, np.full((1, 16), quantized))
