@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 from skdeploy.backends.onnxruntime import load_graph
@@ -87,6 +88,33 @@ class Sweep:
         predicted = None if device is None else self.shop.predicted_ms(made, device)
         return row.model_copy(update={"pair": pair, "predicted_ms": predicted})
 
+    def kept(self, ways: Sequence[Candidate]) -> Iterator[Tried]:
+        """Ways with more and more units kept, with their figures, each when it is asked for."""
+        for count, way in enumerate(ways, 1):
+            row = self.screen(way, f"{way.name}, step {count}")
+            yield self.judge(row, f"{row.name} on all that choose")
+
+    @cached_property
+    def units(self) -> Mapping[str, tuple[Unit, tuple[str, ...]]]:
+        """The units of the graph by name, each with the patterns of all others."""
+        model = load_graph(self.shop.graph)
+        return {unit.name: (unit, all_but(model, unit)) for unit in units_of(model, self.spec)}
+
+    def alone(self, base: Candidate) -> dict[str, Candidate]:
+        """``base`` with one unit in INT8 and all others kept, for each unit."""
+        return {
+            name: base.model_copy(update={"keep": others, "units": tuple(each for each in self.units if each != name)})
+            for name, (_, others) in self.units.items()
+        }
+
+    def noises(self, base: Candidate) -> list[Tried]:
+        """A row for each unit, named after it, of which nothing else of ``base`` is INT8."""
+        ways = self.alone(base)
+        return [
+            self.screen(way, f"noise of {name}, {number} of {len(ways)}").model_copy(update={"name": name})
+            for number, (name, way) in enumerate(ways.items(), 1)
+        ]
+
     def judge_all(self, rows: Sequence[Tried]) -> list[Tried]:
         return [
             self.judge(row, f"{row.name} on all that choose, {number} of {len(rows)}")
@@ -95,7 +123,7 @@ class Sweep:
 
 
 class Rounds:
-    """Who does the two long steps: here this process, one way after the other. ``shards.py`` has others do them."""
+    """Who does the long steps: here this process, one way after the other. ``tune_shards.py`` has others do them."""
 
     def screened(self, sweep: Sweep, ways: Sequence[Candidate]) -> list[Tried]:
         """A row for each way."""
@@ -104,6 +132,14 @@ class Rounds:
     def judged(self, sweep: Sweep, rows: Sequence[Tried]) -> list[Tried]:
         """The rows with their figures on all images that choose."""
         return sweep.judge_all(rows)
+
+    def noises(self, sweep: Sweep, base: Candidate) -> list[Tried]:
+        """A row for each unit, of which nothing else of ``base`` is INT8."""
+        return sweep.noises(base)
+
+    def kept(self, sweep: Sweep, ways: Sequence[Candidate]) -> Iterator[Tried]:
+        """Ways with units kept, and their figures, until nobody asks for another."""
+        yield from sweep.kept(ways)
 
 
 def best_of(sweep: Sweep, ways: Sequence[Candidate], rounds: Rounds) -> Tried:
@@ -120,10 +156,10 @@ def best_of(sweep: Sweep, ways: Sequence[Candidate], rounds: Rounds) -> Tried:
     guessed = all(row.pair.guessing for row in sweep.rows if row.pair is not None)  # of FP32: units would not help
     if not guessed and not any(holds(row) for row in sweep.rows):
         base = max((row for row in sweep.rows if not row.refused), key=lambda row: row.sqnr_db)
-        for count, candidate in enumerate(_with_units_kept(sweep, base.candidate), 1):
-            row = sweep.screen(candidate, f"{candidate.name}, step {count}")
-            sweep.rows.append(sweep.judge(row, f"{row.name} on all that choose"))
-            if holds(sweep.rows[-1]):
+        noises = rounds.noises(sweep, base.candidate)
+        for row in rounds.kept(sweep, _with_units_kept(sweep, base.candidate, noises)):
+            sweep.rows.append(row)
+            if holds(row):
                 break
     return _regrouped(sweep, choose([row for row in sweep.rows if row.pair is not None]))
 
@@ -141,25 +177,22 @@ def survivors(rows: Sequence[Tried]) -> list[int]:
     ]
 
 
-def _with_units_kept(sweep: Sweep, base: Candidate) -> Iterator[Candidate]:
+def _with_units_kept(sweep: Sweep, base: Candidate, noises: Sequence[Tried]) -> list[Candidate]:
     """The candidate with the 1, 2, 4 ... units kept that alone bring most noise for what they compute."""
-    model = load_graph(sweep.shop.graph)
-    units = units_of(model, sweep.spec)
-    noise: dict[str, float] = {}
-    for number, unit in enumerate(units, 1):
-        others = all_but(model, unit)
-        alone = base.model_copy(update={"keep": others, "units": tuple(u.name for u in units if u is not unit)})
-        sweep.tell.prefix = f"noise of {unit.name}, {number} of {len(units)}"
-        decibels = sweep.judged_by.screened(sweep.shop.make(alone), unit.name)
-        noise[unit.name] = 10 ** (-decibels / 10)
-    ranked: list[Unit] = sorted(units, key=lambda unit: noise[unit.name] / unit.macs, reverse=True)
+    noise = {row.name: 10 ** (-row.sqnr_db / 10) for row in noises}
+    units: list[Unit] = [unit for unit, _ in sweep.units.values()]
+    ranked = sorted(units, key=lambda unit: noise[unit.name] / unit.macs, reverse=True)
+    found: list[Candidate] = []
     count = 1
     while count < len(ranked):
         kept = ranked[:count]
-        yield base.model_copy(
-            update={"keep": tuple(unit.pattern for unit in kept), "units": tuple(unit.name for unit in kept)}
+        found.append(
+            base.model_copy(
+                update={"keep": tuple(unit.pattern for unit in kept), "units": tuple(unit.name for unit in kept)}
+            )
         )
         count *= 2
+    return found
 
 
 def _regrouped(sweep: Sweep, winner: Tried) -> Tried:

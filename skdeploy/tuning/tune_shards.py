@@ -1,7 +1,8 @@
-"""``skdeploy tune`` divided by way: parts that screen, and parts that run the survivors on all images that choose.
+"""``skdeploy tune`` divided by way: parts that screen, and parts that run the survivors on all images that choose. Where none
+of those keeps the budget, parts that measure the noise of units, and parts that try to keep units.
 
-The merge follows the steps of one run and takes rows from the parts. It does the rest itself: kept units where no way keeps the
-budget, and the winner on the images that chose nothing.
+The merge follows the steps of one run and takes rows from the parts. It does the steps itself that it has no parts of, and runs
+the winner on the images that chose nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from skdeploy.accuracy.kept_parts import parts_by
 from skdeploy.accuracy.own_metric import file_digest
 from skdeploy.core import cpu
-from skdeploy.core.errors import UsageError
+from skdeploy.core.errors import ParityError, UsageError
 from skdeploy.core.files import digest_json
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.core.spec import Frozen
@@ -36,13 +37,19 @@ from skdeploy.shards.shard import Shard
 from skdeploy.tuning.candidates import FALLBACKS, Candidate, candidates
 from skdeploy.tuning.options import TuneOptions
 from skdeploy.tuning.report import Tried, TuneReport
-from skdeploy.tuning.sweep import Rounds, Sweep, survivors
+from skdeploy.tuning.sweep import Rounds, Sweep, best_of
 from skdeploy.tuning.tune import opened, swept, tune
 
-Step = Literal["screening", "choosing"]
-Work = Sequence[Candidate | Tried]
+Step = Literal["screening", "choosing", "noise", "keeping"]
+Work = Sequence[Candidate | Tried]  # ways, rows to judge, or the one way whose units are measured
 Collect = Callable[[Job], Sequence[Part] | None]
 STEP: Final = "step"
+WORDS: Final[dict[Step, str]] = {
+    "screening": "screening",
+    "choosing": "on all that choose",
+    "noise": "noise of each unit",
+    "keeping": "units kept",
+}
 _ROWS: Final = TypeAdapter(tuple[Tried, ...])
 
 
@@ -53,13 +60,31 @@ class TuneFacts(Frozen):
     rows: str
 
 
-def tune_job(sweep: Sweep, step: Step, ways: Sequence[str]) -> Job:
-    """The job of one step; ``ways`` by name. Every option that changes a figure or a decision is in it."""
+class _Missing(Exception):  # noqa: N818  # tells which step comes next, which is no error
+    """A step that there are no parts of."""
+
+    def __init__(self, step: Step, work: Work) -> None:
+        super().__init__(step)
+        self.step, self.work = step, work
+
+
+def tune_job(sweep: Sweep, step: Step, work: Work) -> Job:
+    """The job of one step. Every option that changes a figure or a decision is in it."""
+    ways = list(sweep.units) if step == "noise" else [_way(one).name for one in work]
+    return _job(sweep, step, ways, digest_json([_way(one).model_dump(mode="json") for one in work]))
+
+
+def _way(one: Candidate | Tried) -> Candidate:
+    return one.candidate if isinstance(one, Tried) else one
+
+
+def _job(sweep: Sweep, step: Step, ways: Sequence[str], work_sha256: str) -> Job:
     asked, shop = sweep.options, sweep.shop
     images = open_dataset(shop.calib, spec=sweep.spec)
     given: dict[str, JsonValue] = {
         STEP: step,
         "ways": list(ways),
+        "what they are": work_sha256,
         "--calib": images.digest,
         "--calib-num": asked.calib_num,
         "--max-drop": asked.max_drop,
@@ -90,26 +115,32 @@ def tune_shard(
     collect: Collect | None = None,
     earlier: Part | None = None,
 ) -> Part:
-    """The part of one shard of the ways, screened; with ``collect``, which gives the parts of all, of the survivors on all
-    images that choose. ``earlier`` if it is that part already. Raises as ``tune`` and ``shards.collect.checked``.
+    """The part of one shard of the ways, screened; with ``collect``, which gives the parts of the steps until now, of the next
+    step. ``earlier`` if it is that part already. Raises as ``tune`` and ``shards.collect.checked``; UsageError after the last
+    step.
     """
     bundle, truth = opened(folder, options, tell)
     with swept(bundle, truth, options, tell) as sweep:
-        ways = candidates(options.methods)
-        step: Step = "screening" if collect is None else "choosing"
-        work: Work = ways if collect is None else _to_judge(Divided(collect).screened(sweep, ways))
-        if not work:
-            sweep.screen(ways[0], ways[0].name)  # raises why there is no such graph
-        job = tune_job(sweep, step, [one.name for one in work])
+        step, work = _next(sweep, collect)
+        job = tune_job(sweep, step, work)
         return earlier_or_made(earlier, job, shard, tell, lambda: _made(sweep, job, work, shard))
+
+
+def _next(sweep: Sweep, collect: Collect | None) -> tuple[Step, Work]:
+    ways = candidates(sweep.options.methods)
+    if collect is None:
+        return "screening", ways
+    try:
+        best_of(sweep, ways, _UntilMissing(collect))
+    except _Missing as found:
+        return found.step, found.work
+    raise UsageError("--parts has all steps: no work is left to divide", advice="leave --shard and its -o out to merge")
 
 
 def _made(sweep: Sweep, job: Job, work: Work, shard: Shard) -> Part:
     """A calibration is tried with each fallback, and made once: its ways stay together."""
     started = time.perf_counter()
-    mine = [work[place] for place in _span(job, shard)]
-    rows = sweep.screen_all([one for one in mine if isinstance(one, Candidate)])
-    rows += sweep.judge_all([one for one in mine if isinstance(one, Tried)])
+    rows = _rows_by(sweep, _step_of(job), work, _span(job, shard))
     facts = TuneFacts(
         samples_sha256=_samples_sha256(sweep, job) if rows else "",
         rows=json.dumps([row.model_dump() for row in rows]),
@@ -117,15 +148,48 @@ def _made(sweep: Sweep, job: Job, work: Work, shard: Shard) -> Part:
     return Part.made(job, shard, time.perf_counter() - started, facts)
 
 
-def _span(job: Job, shard: Shard) -> range:
+def _rows_by(sweep: Sweep, step: Step, work: Work, span: range) -> list[Tried]:
+    """The rows of a span of the work. A way that fails is a row that says why, since one run may not come to it."""
+    if step == "noise":
+        units = list(sweep.alone(_way(work[0])).items())[span.start : span.stop]
+        rows = sweep.screen_all([way for _, way in units])
+        return [row.model_copy(update={"name": name}) for (name, _), row in zip(units, rows, strict=True)]
+    mine = work[span.start : span.stop]
+    if step == "choosing":
+        return sweep.judge_all([one for one in mine if isinstance(one, Tried)])
+    rows = sweep.screen_all([_way(one) for one in mine])
+    return rows if step == "screening" else [_judged(sweep, row) for row in rows]
+
+
+def _judged(sweep: Sweep, row: Tried) -> Tried:
+    if row.refused:
+        return row
+    try:
+        return sweep.judge(row, f"{row.name} on all that choose")
+    except ParityError as error:
+        return row.model_copy(update={"refused": error.message})
+
+
+def _step_of(job: Job) -> Step:
+    step = job.options[STEP]
+    assert step in WORDS  # as tune_job wrote it; options may hold any JSON
+    return step
+
+
+def _ways(job: Job) -> list[JsonValue]:
     ways = job.options["ways"]
     assert isinstance(ways, list)  # as tune_job wrote it; options may hold any JSON
-    return shard.span(len(ways), len(FALLBACKS) if job.options[STEP] == "screening" else 1)
+    return ways
+
+
+def _span(job: Job, shard: Shard) -> range:
+    return shard.span(len(_ways(job)), len(FALLBACKS) if job.options[STEP] == "screening" else 1)
 
 
 def _samples_sha256(sweep: Sweep, job: Job) -> str:
     parts = sweep.truth.parts
-    samples: Dataset | PairedData = parts.screening if job.options[STEP] == "screening" else parts.choosing
+    screens = job.options[STEP] in ("screening", "noise")
+    samples: Dataset | PairedData = parts.screening if screens else parts.choosing
     if isinstance(samples, Dataset):
         return samples.digest
     return digest_json([samples.inputs.digest, samples.targets_digest])
@@ -138,7 +202,7 @@ class Divided(Rounds):
     collect: Collect
 
     def screened(self, sweep: Sweep, ways: Sequence[Candidate]) -> list[Tried]:
-        rows = self._rows(sweep, "screening", [way.name for way in ways])
+        rows = self._rows(sweep, "screening", ways)
         if rows is None:
             raise UsageError(
                 "--parts has no part that screened: only parts of a later step",
@@ -147,34 +211,68 @@ class Divided(Rounds):
         return rows
 
     def judged(self, sweep: Sweep, rows: Sequence[Tried]) -> list[Tried]:
-        found = self._rows(sweep, "choosing", [row.name for row in rows])
+        found = self._rows(sweep, "choosing", rows)
         if found is None:
-            sweep.tell.note(
-                f"{len(rows)} ways run on all {len(sweep.truth.parts.choosing):,} {sweep.truth.word}s that choose, here: "
-                "--shard with these --parts divides that, too"
-            )
-            return sweep.judge_all(rows)
+            self._missing(sweep, "choosing", rows)
+        return sweep.judge_all(rows) if found is None else found
+
+    def noises(self, sweep: Sweep, base: Candidate) -> list[Tried]:
+        found = self._rows(sweep, "noise", [base])
+        if found is None:
+            self._missing(sweep, "noise", [base])
+        if found is None or any(row.refused for row in found):
+            return sweep.noises(base)  # raises what made that row fail
         return found
 
-    def _rows(self, sweep: Sweep, step: Step, names: Sequence[str]) -> list[Tried] | None:
-        job = tune_job(sweep, step, names)
+    def kept(self, sweep: Sweep, ways: Sequence[Candidate]) -> Iterator[Tried]:
+        """Parts have all of them, also those that one run does not come to."""
+        found = self._rows(sweep, "keeping", ways)
+        if found is None:
+            self._missing(sweep, "keeping", ways)
+            yield from sweep.kept(ways)
+            return
+        for way, row in zip(ways, found, strict=True):
+            yield from sweep.kept([way]) if row.refused else [row]
+
+    def _missing(self, sweep: Sweep, step: Step, work: Work) -> None:
+        """Says that this process does a step itself."""
+        on_all = f"on all {len(sweep.truth.parts.choosing):,} {sweep.truth.word}s that choose"
+        what = {
+            "choosing": f"{len(work)} ways run {on_all}",
+            "noise": f"the noise of {len(sweep.units)} units is measured",
+            "keeping": f"ways that keep units run {on_all}",
+        }[step]
+        sweep.tell.note(f"{what}, here: --shard with these --parts divides that, too")
+
+    def _rows(self, sweep: Sweep, step: Step, work: Work) -> list[Tried] | None:
+        if not work:
+            return []
+        job = tune_job(sweep, step, work)
         parts = self.collect(job)
         if parts is None:
             return None
         digest = _samples_sha256(sweep, job)
-        return [row for part in parts for row in _rows_of(part, job, names, digest)]
+        return [row for part in parts for row in _rows_of(part, job, digest)]
 
 
-def _rows_of(part: Part, job: Job, names: Sequence[str], digest: str) -> tuple[Tried, ...]:
+@dataclass(frozen=True)
+class _UntilMissing(Divided):
+    def _missing(self, sweep: Sweep, step: Step, work: Work) -> None:
+        del sweep  # nothing is said: the part of that step comes next
+        raise _Missing(step, work)
+
+
+def _rows_of(part: Part, job: Job, digest: str) -> tuple[Tried, ...]:
     """Raises IntegrityError for another content, UsageError for other samples."""
     facts = part.facts_as(TuneFacts)
     try:
         rows = _ROWS.validate_json(facts.rows)
     except ValidationError as error:
         raise part.other_content() from error
-    if [row.name for row in rows] != [names[place] for place in _span(job, part.header.shard)]:
+    if [row.name for row in rows] != [_ways(job)[place] for place in _span(job, part.header.shard)]:
         raise part.other_content()
-    if job.options[STEP] == "choosing" and any(row.pair is None for row in rows):
+    judged = job.options[STEP] in ("choosing", "keeping")
+    if judged and any(row.pair is None and not row.refused for row in rows):
         raise part.other_content()
     if rows and facts.samples_sha256 != digest:
         raise UsageError(
@@ -184,17 +282,13 @@ def _rows_of(part: Part, job: Job, names: Sequence[str], digest: str) -> tuple[T
     return rows
 
 
-def _to_judge(rows: Sequence[Tried]) -> list[Tried]:
-    return [rows[place] for place in survivors(rows)]
-
-
 def collect_steps(patterns: Sequence[str], tell: Progress, *, allow_mixed_cpus: bool) -> Collect:
     """A function that gives the parts of one step among all that ``patterns`` name. Raises as ``shards.collect.collect``."""
     parts = [read_part(path) for path in paths_of(patterns)]
 
     def of(job: Job) -> Sequence[Part] | None:
-        choosing = job.options[STEP] == "choosing"
-        mine = [part for part in parts if (part.header.job.options.get(STEP) == "choosing") == choosing]
+        # Parts of something else are taken for parts that screened, and refused as such.
+        mine = [part for part in parts if part.header.job.options.get(STEP, "screening") == job.options[STEP]]
         return checked(mine, job, tell, allow_mixed_cpus=allow_mixed_cpus, here=machine_kind()) if mine else None
 
     return of
@@ -227,15 +321,25 @@ class _ByWorkers(Rounds):
     allow_mixed_cpus: bool
 
     def screened(self, sweep: Sweep, ways: Sequence[Candidate]) -> list[Tried]:
-        count = -(-len(ways) // len(FALLBACKS))
-        return Divided(partial(self._parts, sweep, ways, count)).screened(sweep, ways)
+        return self._divided(sweep, ways).screened(sweep, ways)
 
     def judged(self, sweep: Sweep, rows: Sequence[Tried]) -> list[Tried]:
-        return Divided(partial(self._parts, sweep, rows, len(rows))).judged(sweep, rows)
+        return self._divided(sweep, rows).judged(sweep, rows)
 
-    def _parts(self, sweep: Sweep, work: Work, count: int, job: Job) -> Sequence[Part]:
+    def noises(self, sweep: Sweep, base: Candidate) -> list[Tried]:
+        return self._divided(sweep, [base]).noises(sweep, base)
+
+    def kept(self, sweep: Sweep, ways: Sequence[Candidate]) -> Iterator[Tried]:
+        yield from self._divided(sweep, ways).kept(sweep, ways)
+
+    def _divided(self, sweep: Sweep, work: Work) -> Divided:
+        return Divided(partial(self._parts, sweep, work))
+
+    def _parts(self, sweep: Sweep, work: Work, job: Job) -> Sequence[Part]:
+        step = _step_of(job)
+        count = -(-len(_ways(job)) // (len(FALLBACKS) if step == "screening" else 1))
         shards = {shard: len(_span(job, shard)) for shard in (Shard(index, count) for index in range(1, count + 1))}
-        sweep.tell.prefix = "screening" if job.options[STEP] == "screening" else "on all that choose"
+        sweep.tell.prefix = WORDS[step]
         return parts_by(
             self.cluster,
             job,
@@ -244,7 +348,7 @@ class _ByWorkers(Rounds):
             sweep.tell,
             fresh=self.fresh,
             allow_mixed_cpus=self.allow_mixed_cpus,
-            word="ways",
+            word="units" if step == "noise" else "ways",
             here=machine_kind(),
         )
 
@@ -255,14 +359,15 @@ def part_of_worker(folder: Path, options: TuneOptions, job: Job, work: Work, sha
     Raises UsageError where this machine has another bundle, other samples or other packages than whoever asks.
     """
     with cpu.limited(1):
-        sweep = held(job, options, partial(_opened, folder, options, job, [one.name for one in work]))
+        sweep = held(job, options, partial(_opened, folder, options, job))
         return _made(sweep, job, work, shard).encode()
 
 
 @contextmanager
-def _opened(folder: Path, options: TuneOptions, job: Job, ways: Sequence[str]) -> Iterator[Sweep]:
+def _opened(folder: Path, options: TuneOptions, job: Job) -> Iterator[Sweep]:
+    """The ways are those of whoever asks: all else has to be the same here."""
     bundle, truth = opened(folder, options, Silent())
     with swept(bundle, truth, options, Silent()) as sweep:
-        step: Step = "screening" if job.options[STEP] == "screening" else "choosing"
-        check_job(job, tune_job(sweep, step, ways), "this worker's share")
+        mine = _job(sweep, _step_of(job), [str(way) for way in _ways(job)], str(job.options["what they are"]))
+        check_job(job, mine, "this worker's share")
         yield sweep

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,16 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from skdeploy.shards.part import read_part
 from tests.cli.evaluation_data import labelled
-from tests.shards.clusters import START_SECONDS, end, wait_for_parts, workers_of
+from tests.cli.signals import signalled, started
+from tests.shards.clusters import START_SECONDS, wait_for_parts, workers_of
 
 IMAGES = 512
 SHARDS = 16
-END_SECONDS = 60.0  # less than 1 s on an idle machine
 
 
 @pytest.fixture
@@ -29,37 +26,6 @@ def command(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> li
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = labelled(bundle, tmp_path / "evaluation.npz", IMAGES)
     return [sys.executable, "-m", "skdeploy", "evaluate", str(bundle), "--data", str(data), "--json"]
-
-
-def started(command: list[str], *options: str) -> subprocess.Popen[str]:
-    """The run, as the leader of its process group, as a shell starts it."""
-    return subprocess.Popen(
-        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def signalled(process: subprocess.Popen[str], sent: signal.Signals, folder: Path) -> str:
-    """Sends the signal; what stdout and stderr say, once all is checked that holds at any moment."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    try:
-        if sent is signal.SIGINT:
-            os.killpg(process.pid, sent)  # as a terminal does
-        else:
-            process.send_signal(sent)
-        out, err = process.communicate(timeout=END_SECONDS)
-        psutil.wait_procs(family, timeout=10)  # Python's own tracker of resources ends when its pipe is closed
-        assert [one.cmdline() for one in family if one.is_running()] == []
-    finally:
-        end(process.pid)
-    code, word = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted")}[sent]
-    assert process.returncode == code, err
-    assert json.loads(out)["error"]["exit_code"] == code
-    assert err.splitlines()[-1].startswith(f"{word}: no file is half-written"), err
-    assert "Traceback" not in err
-    assert not list(folder.rglob("*.partial*"))
-    for part in (folder / "cache").rglob("part-*"):
-        read_part(part)
-    return err
 
 
 def told(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,15 +27,17 @@ from skdeploy.tuning.tune import tune
 from skdeploy.tuning.tune_shards import Divided, collect_steps, part_of_worker, tune_shard
 from tests.cli.conftest import Run
 from tests.cli.evaluation_data import labelled
-from tests.shards.clusters import START_SECONDS, workers_of
+from tests.cli.signals import signalled, started
+from tests.ports import free_port
+from tests.shards.clusters import START_SECONDS, dask_cluster, workers_of
 
 
 @pytest.fixture
 def options(bundle: Path, images: Path, tmp_path: Path) -> TuneOptions:
-    """60 images on each side decide on 20 points, so that no unit is kept. Four ways."""
+    """60 images on each side decide on 60 points, so that no unit is kept. Four ways, which lose 40."""
     calib = Path(shutil.copytree(images, tmp_path / "tuning/calib"))
     data = labelled(bundle, tmp_path / "many.npz", 120)
-    return TuneOptions(data, max_drop=20.0, calib=calib, methods=("minmax",), force=True)
+    return TuneOptions(data, max_drop=60.0, calib=calib, methods=("minmax",), force=True)
 
 
 def forget(folder: Path) -> None:
@@ -62,6 +65,25 @@ def files_of(bundle: Path, options: TuneOptions, counts: tuple[int, int], folder
         part = tune_shard(bundle, options, Shard(index, counts[1]), Silent(), collect=collect)
         write_part(Path(judged[-1]), part.encode())
     return [*screened, *judged]
+
+
+def all_parts(bundle: Path, options: TuneOptions, count: int, folder: Path) -> list[str]:
+    """The parts of every step that there is, each by ``count`` shards."""
+    folder.mkdir(parents=True)
+    files: list[str] = []
+    while True:
+        collect = collect_steps(files, Silent(), allow_mixed_cpus=False) if files else None
+        step: list[str] = []
+        for index in range(1, count + 1):
+            try:
+                part = tune_shard(bundle, options, Shard(index, count), Silent(), collect=collect)
+            except UsageError as error:
+                if "no work is left to divide" not in error.message:
+                    raise
+                return files
+            step.append(str(folder / f"part-{len(files)}-{index}"))
+            write_part(Path(step[-1]), part.encode())
+        files += step
 
 
 def merged(bundle: Path, options: TuneOptions, files: Sequence[str]) -> TuneReport:
@@ -95,15 +117,37 @@ def test_any_number_of_shards_gives_the_report_and_the_recipe_of_one_run(
 
 
 @pytest.mark.slow
-def test_kept_units_and_bounds_of_one_run_where_nothing_keeps_the_limit(
-    bundle: Path, options: TuneOptions, tmp_path: Path
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize(("max_drop", "min_sqnr", "most"), [(20.0, None, 1), (None, 149.0, 2)])
+def test_kept_units_and_bounds_of_one_run_where_no_way_keeps_the_limit(
+    bundle: Path,
+    options: TuneOptions,
+    tmp_path: Path,
+    count: int,
+    max_drop: float | None,
+    min_sqnr: float | None,
+    most: int,
 ) -> None:
-    """Without a truth, and with units kept by the merge."""
-    strict = replace(options, max_drop=None, min_sqnr=149.0)
+    """By labels, one unit kept is enough, and one run tries no more; parts have 1 and 2. Without a truth, none is enough."""
+    strict = replace(options, max_drop=max_drop, min_sqnr=min_sqnr)
     whole = tune(bundle, strict)
-    assert any("kept" in row.name for row in whole.tried)
-    files = files_of(bundle, strict, (2, 1), tmp_path / "parts")
-    assert figures(merged(bundle, strict, files)) == figures(whole)
+    assert max(len(row.candidate.units) for row in whole.tried) == most
+    forget(tmp_path)
+    files = all_parts(bundle, strict, count, tmp_path / "parts")
+    assert len(files) == 4 * count
+    told: list[str] = []
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    forget(tmp_path)
+    rounds = Divided(collect_steps(random.sample(files, len(files)), Silent(), allow_mixed_cpus=False))
+    assert figures(tune(bundle, strict, Told(), rounds=rounds)) == figures(whole)
+    assert not [text for text in told if "divides that, too" in text]
+    if count == 2:  # the merge does what there are no parts of
+        assert figures(merged(bundle, strict, files[: 3 * count])) == figures(whole)
+        assert figures(merged(bundle, strict, files[: 2 * count])) == figures(whole)
 
 
 def test_parts_that_do_not_belong_here_are_refused_by_name(bundle: Path, options: TuneOptions, tmp_path: Path) -> None:
@@ -115,8 +159,8 @@ def test_parts_that_do_not_belong_here_are_refused_by_name(bundle: Path, options
     twin = shutil.copy(two, tmp_path / "twin")
     with pytest.raises(UsageError, match=r"are both shard 2/2"):
         merged(bundle, options, [one, two, str(twin)])
-    with pytest.raises(UsageError, match=r"was made with other options:\n  --max-drop: 20.0 in the part, 21.0 here"):
-        merged(bundle, replace(options, max_drop=21.0), [one, two])
+    with pytest.raises(UsageError, match=r"was made with other options:\n  --max-drop: 60.0 in the part, 61.0 here"):
+        merged(bundle, replace(options, max_drop=61.0), [one, two])
     other = labelled(bundle, tmp_path / "other.npz", 118)
     with pytest.raises(UsageError, match=r"was made of other data: 120 samples"):
         merged(bundle, replace(options, data=other), [one, two])
@@ -156,7 +200,7 @@ def test_a_worker_gives_the_part_that_a_shard_gives(bundle: Path, options: TuneO
 
 
 def command(bundle: Path, options: TuneOptions, *more: object) -> list[object]:
-    given: list[object] = ["tune", bundle, "--data", options.data, "--calib", str(options.calib), "--max-drop", 20]
+    given: list[object] = ["tune", bundle, "--data", options.data, "--calib", str(options.calib), "--max-drop", 60]
     return [*given, "--calib-method", "minmax", *more]
 
 
@@ -196,6 +240,63 @@ def test_options_that_do_not_belong_together_are_refused(
 ) -> None:
     done = run(*command(bundle, options, *more))
     assert (done.code, words in done.err) == (2, True), done.err
+
+
+def as_process(bundle: Path, options: TuneOptions, *more: object) -> list[str]:
+    """The command, where a way with one unit kept is the first that keeps the limit: all steps come."""
+    words = [str(word) for word in command(bundle, options, "--max-drop", 20, "--json", "--force", *more)]
+    return [sys.executable, "-m", "skdeploy", *words]
+
+
+def report_of(out: str) -> dict[str, Any]:
+    return {key: value for key, value in json.loads(out).items() if key != "seconds"}
+
+
+@pytest.fixture
+def whole(run: Run, bundle: Path, options: TuneOptions, tmp_path: Path) -> dict[str, Any]:
+    """The report of one run, which is forgotten."""
+    done = run(*as_process(bundle, options)[3:])
+    assert done.code == 0, done.err
+    forget(tmp_path)
+    return report_of(done.out)
+
+
+def test_a_cluster_that_somebody_started_gives_the_report_of_one_run(
+    bundle: Path, options: TuneOptions, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    port = free_port()
+    with dask_cluster(tmp_path, port):
+        words = as_process(bundle, options, "--cluster", f"tcp://127.0.0.1:{port}")
+        done = subprocess.run(words, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    assert done.returncode == 0, done.stderr
+    assert report_of(done.stdout) == whole
+    assert "1 kept" in whole["winner"]
+    jobs = [read_part(path).header.job.options["step"] for path in (tmp_path / "cache").rglob("part-1")]
+    assert sorted(map(str, jobs)) == ["choosing", "keeping", "noise", "screening"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_ends_it_and_the_same_command_goes_on(
+    bundle: Path, options: TuneOptions, tmp_path: Path, whole: dict[str, Any], sent: signal.Signals, workers: int
+) -> None:
+    """Without workers the ranges are kept, with workers the parts, too."""
+    words = as_process(bundle, options, *(("--workers", workers) if workers else ()))
+    process = started(words)
+    limit = time.monotonic() + START_SECONDS
+    while not list((tmp_path / "cache").rglob("part-*" if workers else "tuning/*.json")):
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < limit, "nothing was finished"
+        time.sleep(0.01)
+    signalled(process, sent, tmp_path)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("tuning/*.json")}
+    again = subprocess.run(words, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    assert again.returncode == 0, again.stderr
+    assert report_of(again.stdout) == whole
+    assert {file: file.stat().st_mtime_ns for file in before} == before  # not calibrated again
+    if workers:
+        assert "shards of an earlier run are reused" in again.stderr
 
 
 @pytest.mark.slow
