@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -55,8 +56,43 @@ def random_images(
     return feeds
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The interface of a graph, what it was fed, and the outputs that it gave, by name. The graph itself may be gone."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    feeds: dict[str, Array]
+    values: dict[str, Array]
+
+    @property
+    def shown(self) -> str:
+        return f"{_shown(self.inputs)} -> {_shown(self.outputs)}"
+
+
+def expected_of(
+    graph: Portable, *, feeds: dict[str, Array] | None = None, sizes: Mapping[str, int] | None = None
+) -> Expected:
+    """Runs a graph in ONNX Runtime on random images, if it is fed nothing else, with ``sizes`` for free dimensions by name.
+
+    Raises ExportError if it does not run, or its outputs are not finite: which node is the cause.
+    """
+    try:
+        with OnnxRuntimeSession(graph, "cpu", None) as session:
+            feeds = feeds or random_images(session.inputs, 0, sizes=sizes)
+            expected = Expected(session.inputs, session.outputs, feeds, session.run(feeds))
+    except ExportError as error:
+        raise ExportError(about(error.message, graph.proto), advice=REPLACE) from error
+    for name, values in expected.values.items():
+        if not bool(np.isfinite(values).all()):
+            raise ExportError(
+                f"{name} holds NaN or infinity for random images{_cause(graph, feeds, name)}", advice=FINITE
+            )
+    return expected
+
+
 def require_same_function(
-    before: Portable,
+    before: Portable | Expected,
     after: Portable,
     step: str,
     advice: str,
@@ -65,33 +101,23 @@ def require_same_function(
     sizes: Mapping[str, int] | None = None,
     at_most: float = MAX_REL_CHANGE,
 ) -> dict[str, Array]:
-    """Runs both in ONNX Runtime and gives the outputs of the second, by name. They are fed random images, if nothing else,
-    with ``sizes`` for free dimensions by name.
+    """Runs both in ONNX Runtime and gives the outputs of the second, by name. ``before`` may have run already; ``feeds`` and
+    ``sizes`` are for one that has not: see ``expected_of``.
 
     Raises PassError, blaming ``step``, if their interfaces differ, or an output does: in shape, or by more than ``at_most`` of
-    its largest value. Raises ExportError if the first does not run, or its outputs are not finite: which node is the cause.
+    its largest value. Raises what ``expected_of`` raises.
     """
-    try:
-        with OnnxRuntimeSession(before, "cpu", None) as old:
-            feeds = feeds or random_images(old.inputs, 0, sizes=sizes)
-            expected = old.run(feeds)
-    except ExportError as error:
-        raise ExportError(about(error.message, before.proto), advice=REPLACE) from error
-    for name, reference in expected.items():
-        if not bool(np.isfinite(reference).all()):
-            raise ExportError(
-                f"{name} holds NaN or infinity for random images{_cause(before, feeds, name)}", advice=FINITE
-            )
+    known = expected_of(before, feeds=feeds, sizes=sizes) if isinstance(before, Portable) else before
     try:
         with OnnxRuntimeSession(after, "cpu", None) as new:
-            interfaces = [f"{_shown(session.inputs)} -> {_shown(session.outputs)}" for session in (old, new)]
-            if old.inputs != new.inputs or [spec.name for spec in old.outputs] != [spec.name for spec in new.outputs]:
-                raise PassError(f"{step} changed the interface from {' to '.join(interfaces)}", advice=advice)
-            found = new.run(feeds)
+            if known.inputs != new.inputs or [s.name for s in known.outputs] != [s.name for s in new.outputs]:
+                interface = f"{_shown(new.inputs)} -> {_shown(new.outputs)}"
+                raise PassError(f"{step} changed the interface from {known.shown} to {interface}", advice=advice)
+            found = new.run(known.feeds)
     except ExportError as error:
         said = about(error.message, after.proto)
         raise PassError(f"{step} broke the graph: {said}", advice=advice) from error
-    for name, reference in expected.items():
+    for name, reference in known.values.items():
         kinds = [f"{array.dtype}{list(array.shape)}" for array in (reference, found[name])]
         if kinds[0] != kinds[1]:
             raise PassError(f"{step} changed the output {name} from {' to '.join(kinds)}", advice=advice)
@@ -100,7 +126,7 @@ def require_same_function(
             continue
         said = f"{name} differs by {change:.2e} of its largest value"
         if not np.isfinite(change):
-            said = f"{name} now holds NaN or infinity{_cause(after, feeds, name)}"
+            said = f"{name} now holds NaN or infinity{_cause(after, known.feeds, name)}"
         raise PassError(f"{step} changed the function: {said}", advice=advice)
     return found
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +18,7 @@ from onnx import helper, numpy_helper
 from skdeploy.core.errors import PassError
 from skdeploy.core.spec import ModelSpec, TensorSpec
 from skdeploy.ir.large import Portable
+from skdeploy.passes import simplify as simplify_module
 from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images, require_same_function
 from skdeploy.passes.simplify import simplify
 from skdeploy.passes.trace_options import TraceOptions
@@ -43,6 +48,39 @@ def test_the_simplified_graph_computes_the_training_form(tiny: ModelSpec, export
     onnx.checker.check_model(ir.to_proto(simplified), full_check=True)
     values = [value for node in simplified.graph for value in node.outputs]
     assert all(value.shape is not None and value.dtype is not None for value in values)
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from skdeploy.backends.onnxruntime import load_graph
+from skdeploy.passes.simplify import simplify
+simplify(load_graph(Path(sys.argv[1])))
+assert "onnxsim" in sys.modules and "torch" not in sys.modules and find_spec("torch"), sorted(sys.modules)
+"""
+
+
+def test_the_simplifier_loads_no_torch_and_leaves_it_to_whoever_wants_it(tmp_path: Path) -> None:
+    onnx.save(scaled(1).proto, tmp_path / "model.onnx")
+    run_python = [sys.executable, "-P", "-c", WITHOUT_TORCH, str(tmp_path / "model.onnx")]
+    done = subprocess.run(run_python, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_graph_before_is_gone_when_the_simplifier_begins(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session has run and its copies of the weights are freed: beside the simplifier's own they would be the peak."""
+    real, kept, alive = simplify_module.portable, list[weakref.ref[Portable]](), list[bool]()
+
+    def portable(model: ir.Model) -> Portable:
+        made = real(model)
+        kept.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(simplify_module, "portable", portable)
+    tamper(monkeypatch, lambda _: alive.append(kept[0]() is not None))
+    simplify(traced(tiny, TORCHSCRIPT))
+    assert alive == [False]
 
 
 def tamper(monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.GraphProto], None]) -> None:
