@@ -22,6 +22,7 @@ from skdeploy.bundle.artifact import Artifact
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.core import cpu
 from skdeploy.core.errors import EngineError, ParityError, PrecisionError
+from skdeploy.core.other_process import OtherProcess
 from skdeploy.core.progress import Silent
 from skdeploy.core.spec import CalibrationMethod, Precision
 from skdeploy.images.dataset import normalise, open_dataset
@@ -312,10 +313,10 @@ def elsewhere(two_cores: None, monkeypatch: pytest.MonkeyPatch) -> list[subproce
     started: list[subprocess.Popen[bytes]] = []
     start = TorchProcess._start
 
-    def recorded(process: TorchProcess) -> None:
-        start(process)
-        assert process._process is not None
-        started.append(process._process)
+    def recorded(process: TorchProcess) -> OtherProcess:
+        opened = start(process)
+        started.append(opened._process)
+        return opened
 
     monkeypatch.setattr(ahead, "LARGE_BYTES", 0)
     monkeypatch.setattr(TorchProcess, "_start", recorded)
@@ -351,12 +352,12 @@ def test_a_process_that_is_killed_ends_the_line_at_parity(
     left_in_order(options)
 
 
-def started_and_killed(start: Callable[[TorchProcess], None]) -> Callable[[TorchProcess], None]:
-    def run(process: TorchProcess) -> None:
-        start(process)
-        assert process._process is not None
-        process._process.kill()
-        process._process.wait()
+def started_and_killed(start: Callable[[TorchProcess], OtherProcess]) -> Callable[[TorchProcess], OtherProcess]:
+    def run(process: TorchProcess) -> OtherProcess:
+        opened = start(process)
+        opened._process.kill()
+        opened._process.wait()
+        return opened
 
     return run
 
