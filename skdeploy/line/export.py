@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,7 @@ from skdeploy.core.version import __version__
 from skdeploy.engines.options import BatchProfile, BuildOptions, require_capability
 from skdeploy.images.pairs import open_pairs
 from skdeploy.line.ahead import Ahead
+from skdeploy.line.apart import Apart, apart_for
 from skdeploy.line.calibration import CalibrationOptions, calibration_set
 from skdeploy.line.formats import FORMATS, Format, Trained, format_of
 from skdeploy.line.line import Line
@@ -193,11 +194,11 @@ def run_line(options: ExportOptions, progress: Progress | None = None) -> Export
         notes=notes,
         assumptions=source.assumptions,
     )
-    with bundle_for_writing(options.folder(source.spec), head) as bundle:
+    with bundle_for_writing(options.folder(source.spec), head) as bundle, apart_for(source) or nullcontext() as apart:
         line = Line(bundle, tell)
-        network = enter(line, source, options)
+        network = enter(line, source, options, apart)
         with Ahead(line, dataset, network, witness, _last_graph(source, options, lowering)) as ahead:
-            graph = first_graph(line, source, network, options)
+            graph = first_graph(line, source, network, options, apart)
             if options.simplify:
                 graph = line.run(Simplify(), NoOptions(), graph=graph)
             graph = lowering.lower(line, graph, dataset)
@@ -265,14 +266,14 @@ def _write_card(bundle: Bundle) -> None:
 
 
 def enter(
-    line: Line, source: CardSource | GraphSource | ModuleSource, options: ExportOptions
+    line: Line, source: CardSource | GraphSource | ModuleSource, options: ExportOptions, apart: Apart | None = None
 ) -> Network | OwnNetwork | None:
     """The network that the line's graphs must be in parity with, with its weights; None where only a graph is known."""
     if isinstance(source, GraphSource):
         return None
     if isinstance(source, ModuleSource):
         return OwnNetwork(source.spec, source.module)
-    weights = line.run(Weights(source.record, source.checkpoint, source.imported), NoOptions())
+    weights = line.run(Weights(source.record, source.checkpoint, source.imported, apart), NoOptions())
     facts = weights.facts_as(WeightsFacts)
     spec = labelled(fitted_spec(source.spec, facts), options)
     assumed = [assumption for assumption in assumptions_of(spec) if assumption not in source.assumptions]
@@ -287,12 +288,13 @@ def first_graph(
     source: CardSource | GraphSource | ModuleSource,
     network: Network | OwnNetwork | None,
     options: ExportOptions,
+    apart: Apart | None = None,
 ) -> Artifact:
     """The graph of the source: as it was read, or traced from the network that ``enter`` gave."""
     last = not options.simplify
     if isinstance(network, Network):
         (weights,) = line.artifacts
-        return line.run(Trace(network, last=last), options.trace, weights=weights)
+        return line.run(Trace(network, last=last, apart=apart), options.trace, weights=weights)
     if isinstance(source, GraphSource):
         graph = line.run(Read(source.graph, source.record, last and source.is_trained_int8), options.read)
         if source.is_trained_int8:
@@ -389,7 +391,7 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
         precision=Precision.FP32,
         assumptions=source.assumptions,
     )
-    with bundle_for_writing(scratch / "bundle", head) as bundle:
+    with bundle_for_writing(scratch / "bundle", head) as bundle, apart_for(source) or nullcontext() as apart:
         line = Line(bundle, progress)
-        graph = first_graph(line, source, enter(line, source, options), options)
+        graph = first_graph(line, source, enter(line, source, options, apart), options, apart)
         yield bundle, line.run(Simplify(), NoOptions(), graph=graph)

@@ -25,24 +25,35 @@ def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bo
 
     Returns ``facts`` with what is known of any graph.
     """
-    from skdeploy.backends.admission import above_max_rank, admit, admit_file
-    from skdeploy.engines.parsing import parser_refusal
+    return admitted(path, save_graph(model, path, facts, any_rank=any_rank))
+
+
+def save_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bool) -> GraphFactsT:
+    """The first half of ``write_graph``: what the graph itself tells."""
+    from skdeploy.backends.admission import above_max_rank, admit
     from skdeploy.ir.large import save_model
     from skdeploy.ir.qdq import qdq_nodes
 
     admit(model, any_rank=any_rank)
     save_model(model, path)
-    admit_file(path)
     return facts.model_copy(
         update={
             "inputs": tuple(tensor_spec(value) for value in model.graph.inputs),
             "outputs": tuple(tensor_spec(value) for value in model.graph.outputs),
             "nodes": len(model.graph),
             "rank_above_4": tuple(above_max_rank(model)),
-            "parser_refusal": parser_refusal(path) or "",
             "has_qdq": any(qdq_nodes(model)),
         }
     )
+
+
+def admitted(path: Path, facts: GraphFactsT) -> GraphFactsT:
+    """The second half: what those who read the file say."""
+    from skdeploy.backends.admission import admit_file
+    from skdeploy.engines.parsing import parser_refusal
+
+    admit_file(path)
+    return facts.model_copy(update={"parser_refusal": parser_refusal(path) or ""})
 
 
 def tensor_spec(value: ir.Value) -> TensorSpec:

@@ -211,7 +211,8 @@ class Proof:
         found += [self.examine(graph, *where, last=graph is graphs[-1]) for where in graphs_also_on for graph in graphs]
         found += [self.examine(each.artifact, each.backend, last=True, served=each) for each in served]
         suites = tuple(result for each in found for result in each.suites)
-        network = self._network()
+        # With a reference from elsewhere, torch and its network are loaded only if there is something to explain.
+        has_network = self._elsewhere is not None or self._network() is not None
         report = ParityReport(
             reference=against.name if golden is None else golden.reference,
             dataset=(golden or self._dataset).name,
@@ -221,7 +222,7 @@ class Proof:
             batch_invariance=next((each.batch_invariance for each in found if each.batch_invariance), None),
             suites=suites,
             run_to_run=tuple(each.run_to_run for each in found if each.run_to_run),
-            reference_kind=kind_of(witness, network is not None),
+            reference_kind=kind_of(witness, has_network),
             settles=settles(witness),
             suites_reference=against.name if golden is not None and suites else "",
             chosen=self._dataset.chosen if golden is None else "",
@@ -229,13 +230,13 @@ class Proof:
             worst=_worst_of(found),
         )
         if witness is not None:
-            cause = likely_cause(witness, report, self._bundle.manifest, network)
+            cause = likely_cause(witness, report, self._bundle.manifest, self._network)
             return report.model_copy(update={"likely_cause": cause})
         if not report.failures:
             return report
         if (mend := self._mended(report, graphs)) is not None:
             report = report.model_copy(update={"mend": mend})
-        if network is None:
+        if (network := self._network()) is None:
             return report
         self.progress.update("why: torch in float64")
         sqnr_db = _reference_sqnr_db(network, against.pixels[:NOISE_IMAGES], self._spec)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -163,10 +163,12 @@ def after_proof(manifest: Manifest, report: ParityReport) -> Manifest:
     return manifest.model_copy(update={"model": spec, "assumptions": assumptions_of(spec)})
 
 
-def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, network: nn.Module | None) -> str:
+def likely_cause(
+    witness: Witness, report: ParityReport, manifest: Manifest, network: Callable[[], nn.Module | None]
+) -> str:
     """Explain why even FP32 does not agree, if there is an explanation; empty where FP32 agrees.
 
-    ``network``: ours, with its weights.
+    ``network`` gives ours, with its weights.
     """
     fp32 = [c for c in report.comparisons if c.precision is Precision.FP32]
     if not any(c.verdict == "fail" for c in fp32):
@@ -178,7 +180,7 @@ def likely_cause(witness: Witness, report: ParityReport, manifest: Manifest, net
             f"preprocessing: the inputs made from the images differ from the saved ones by up to {apart:.3g}; "
             "correct [preprocess] of the card"
         )
-    if isinstance(witness, Golden) and _is_of_training(witness, manifest.model, network):
+    if isinstance(witness, Golden) and _is_of_training(witness, manifest.model, network()):
         return "the network was in training mode when the outputs were saved: call model.eval() first"
     if isinstance(witness, Golden) and witness.half and _is_within(report, HALF):
         return "the saved logits are FP16, which rounds them: save them in float32"

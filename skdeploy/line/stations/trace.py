@@ -13,22 +13,26 @@ from skdeploy.checkpoints.load import Network, OwnNetwork
 from skdeploy.core.files import digest_json
 from skdeploy.core.spec import INTERFACE, Precision
 from skdeploy.line.station import GRAPH_TOOLS, Inputs, Station
-from skdeploy.line.written import has_any_rank, write_graph
+from skdeploy.line.written import admitted, has_any_rank, save_graph
 from skdeploy.passes.trace_options import TraceOptions
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from skdeploy.line.apart import Apart
+
 
 @dataclass(frozen=True)
 class Trace(Station[TraceOptions, TraceFacts]):
     """``digest``: of the weights of a module of the user's own, which is traced anew each time: nothing tells whether its code
-    has changed. ``last``: whether the graph is not simplified afterwards.
+    has changed. ``last``: whether the graph is not simplified afterwards. ``apart``: the process that traces, and then ends, if
+    this one does not.
     """
 
     network: Network | OwnNetwork
     digest: str = ""
     last: bool = False
+    apart: Apart | None = None
 
     name, words, format, facts = "trace", "PyTorch to ONNX", "onnx", TraceFacts
     flags = (TraceOptions,)
@@ -49,13 +53,27 @@ class Trace(Station[TraceOptions, TraceFacts]):
         return {"card": card} | ({"weights": self.digest} if isinstance(self.network, OwnNetwork) else {})
 
     def make(self, inputs: Inputs, options: TraceOptions, out: Path) -> TraceFacts:
+        return admitted(out, self._saved(inputs, options, out))
+
+    def _saved(self, inputs: Inputs, options: TraceOptions, out: Path) -> TraceFacts:
+        if self.apart is None or not isinstance(self.network, Network):
+            return self.save(options, out)
+        weights = str(self.network.weights.absolute())
+        facts = self.apart.make(
+            TraceFacts, self.name, self.network.spec, out, weights=weights, options=options.record()
+        )
+        self.apart.close()
+        return facts
+
+    def save(self, options: TraceOptions, out: Path) -> TraceFacts:
+        """Traces here, and writes the graph; whoever reads the file has not yet been asked."""
         from skdeploy.passes.trace import trace
 
         spec = self.network.spec
         graph = trace(self.network.module, spec, options)
         if isinstance(self.network, OwnNetwork):
             graph = _folded(graph, spec.name)
-        return write_graph(graph, out, TraceFacts(), any_rank=has_any_rank(spec))
+        return save_graph(graph, out, TraceFacts(), any_rank=has_any_rank(spec))
 
 
 def _folded(graph: ir.Model, name: str) -> ir.Model:

@@ -17,6 +17,7 @@ from skdeploy.line.station import Inputs, Station
 
 if TYPE_CHECKING:
     from skdeploy.checkpoints.importing import Imported
+    from skdeploy.line.apart import Apart
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Weights(Station[NoOptions, WeightsFacts]):
     record: WeightsRecord
     checkpoint: Path | None
     imported: Imported | None = None  # where the spec was inferred, the weights are in memory already
+    apart: Apart | None = None  # the process that makes them, if this one does not
 
     name, words, format, facts = "weights", "weights", "safetensors", WeightsFacts
     tools = ("skdeploy", "torch", "safetensors")
@@ -46,6 +48,10 @@ class Weights(Station[NoOptions, WeightsFacts]):
         from skdeploy.checkpoints.importing import import_checkpoint, random_weights, save_weights
 
         spec = inputs.spec
+        if self.apart is not None:
+            checkpoint = str(self.checkpoint.absolute()) if self.checkpoint is not None else None
+            record = self.record.model_dump(mode="json")
+            return self.apart.make(WeightsFacts, self.name, spec, out, checkpoint=checkpoint, record=record)
         found = self.imported
         if found is None and self.checkpoint is not None:
             found = import_checkpoint(self.checkpoint, spec)
