@@ -9,20 +9,23 @@ from typing import Final
 TRIM_THRESHOLD: Final = -1  # mallopt(3): M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
 MMAP_THRESHOLD: Final = -3
 ARENA_MAX: Final = -8
-MOST: Final = 2**27  # bytes
+MOST: Final = 2**27  # bytes that are kept
+LARGEST: Final = 2**26  # bytes of one block: the tensors of most batches are smaller, and a whole graph is larger
 
 
 def keep_freed() -> bool:
-    """Let this process keep blocks of up to 128 MiB that it frees for its next allocations. Whether the C library does so.
+    """Let this process keep up to 128 MiB that it frees, in blocks of up to 64 MiB, for its next allocations. Whether the C
+    library does so.
 
     By default glibc gives large blocks back, and the kernel clears each page when the next block of the same size is asked for:
     a network of 100 MB is copied a dozen times in an export, and 2 of 20 seconds went there. All threads share what is kept.
+    A block as large as a graph leaves a hole that little fits into: such blocks go back.
     C libraries without ``mallopt`` (musl, macOS) go on as before. It is for processes of ours that end with their job.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return all(mallopt(*each) for each in ((ARENA_MAX, 1), (MMAP_THRESHOLD, MOST), (TRIM_THRESHOLD, MOST)))
+    return all(mallopt(*each) for each in ((ARENA_MAX, 1), (MMAP_THRESHOLD, LARGEST), (TRIM_THRESHOLD, MOST)))
 
 
 def give_back() -> bool:

@@ -19,11 +19,11 @@ from skdeploy.passes.same_function import expected_of, require_same_function
 ADVICE: Final = "export without it: --no-simplify; please report the model"
 
 
-def simplify(model: ir.Model, sizes: Mapping[str, int] | None = None) -> ir.Model:
+def simplify(model: ir.Model, sizes: Mapping[str, int] | None = None, *, spent: bool = False) -> ir.Model:
     """The simplified graph, checked on random input against the one given. Raises PassError.
 
     Weights of more than 2 GB are inputs to onnx-simplifier, so it folds nothing into them. ``sizes``: of free dimensions in
-    that input, by name.
+    that input, by name. ``spent``: nobody reads the given graph again, so it loses its weights once they are copied.
     """
     with _without_torch():
         import onnxsim
@@ -35,6 +35,8 @@ def simplify(model: ir.Model, sizes: Mapping[str, int] | None = None) -> ir.Mode
         give_back()  # its copies of the weights, before the simplifier makes its own
 
     def simplified(proto: ModelProto) -> ModelProto:
+        for value in model.graph.initializers.values() if spent else ():
+            value.const_value = None
         changed: ModelProto = onnxsim.simplify(proto)[0]
         return changed
 
@@ -46,6 +48,8 @@ def simplify(model: ir.Model, sizes: Mapping[str, int] | None = None) -> ir.Mode
             advice="export without it: --no-simplify",
         ) from error
     require_same_function(expected, portable(result), "onnx-simplifier", ADVICE)
+    if large:
+        give_back()  # the session's copy, before the graph is written
     result.metadata_props.clear()  # the simplifier's log of its own run
     return result
 

@@ -27,7 +27,7 @@ class Simplify(Station[NoOptions, SimplifyFacts]):
 
         given = inputs.load()
         unfolded = tuple(sorted(beside(given.graph)))
-        graph = simplify(given, inputs.spec.usual_sizes)
+        graph = simplify(given, inputs.spec.usual_sizes, spent=True)
         return write_graph(graph, out, SimplifyFacts(unfolded=unfolded), any_rank=has_any_rank(inputs.spec))
 
     def notes(self, facts: SimplifyFacts) -> tuple[str, ...]:
