@@ -54,7 +54,9 @@ class Moments:
         """The second moments about a point, (G, K) in steps."""
         mean = self.sums / self.count
         away = mean - centre
-        return self.covariance + away[:, :, None] * away[:, None, :]
+        moments = self.covariance
+        moments += away[:, :, None] * away[:, None, :]
+        return moments
 
     @property
     def covariance(self) -> Floats:

@@ -47,10 +47,15 @@ def measure_rounding(
 
     def rounded(found: tuple[str, Rows]) -> tuple[str, str]:
         name, rows = found
-        node, moments = nodes[name], rows.moments()
-        corrected = ranges.algorithm.bias_correction and node.op_type in CORRECTED
-        about = moments.covariance if corrected else moments.about(_zero(node, made, moments, spec))
-        return name, as_text(rounded_weight(node, weight_of(node), made.nearest[name], about), made.nearest[name])
+        node = nodes[name]
+        levels = rounded_weight(node, weight_of(node), made.nearest[name], second_moments(node, rows.moments()))
+        return name, as_text(levels, made.nearest[name])
+
+    def second_moments(node: ir.Node, moments: Moments) -> NDArray[np.float64]:
+        """About what the layer's bias makes up for."""
+        if ranges.algorithm.bias_correction and node.op_type in CORRECTED:
+            return moments.covariance
+        return moments.about(_zero(node, made, moments, spec))
 
     every = rows_in_turn(made.model, made.placement.weighted, batches, images)
     workers = min(cpu.cores(), MOST_WORKERS)
