@@ -2,8 +2,9 @@
 
 A round is the bare loop of ONNX Runtime (``peers/bare.py``), then each way; a last bare loop ends the rounds. A way's ratio is
 to the mean of the two bare loops around its round, and the median of the rounds counts. ``minmax`` only measures ranges,
-``auto`` also chooses the method and rounds weights. The export is a whole process from the card to a verified graph, its peak
-that of all its processes. With ``--json`` the file is written after each round, so a run that is stopped leaves what it has.
+``auto`` also chooses the method, with weights rounded to nearest and by GPTQ, the default. The export is a whole process from
+the card to a verified graph, its peak that of all its processes. With ``--json`` the file is written after each round, so a run
+that is stopped leaves what it has.
 
     python benchmarks/calibrate_alone.py [--images 512] [--rounds 3] [--json FILE]
 """
@@ -34,7 +35,8 @@ ROUNDS: Final = 3
 # Method, rounding of weights, and how many times bare inference it may take.
 WAYS: Final[dict[str, tuple[str, str, float]]] = {
     "minmax": ("minmax", "nearest", 1.4),
-    "auto": ("auto", "gptq", 2.5),
+    "auto, nearest": ("auto", "nearest", 2.5),
+    "auto, gptq": ("auto", "gptq", 2.5),
 }
 
 
