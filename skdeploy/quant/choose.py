@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,7 +23,7 @@ from skdeploy.images.reading import ahead, read_crops
 from skdeploy.ir.deciding import with_sources
 from skdeploy.ir.large import portable
 from skdeploy.ir.qdq import QuantizedWeight
-from skdeploy.quant.methods import FALLBACK, FIRST_PART, GIVEN_UP, Choice, chosen, with_rounding_of
+from skdeploy.quant.methods import FALLBACK, Choice, chosen, going_on, looks, with_rounding_of
 from skdeploy.quant.observe import MOST_WORKERS
 from skdeploy.quant.quantize import quantize
 from skdeploy.quant.ranges import Ranges
@@ -34,19 +34,75 @@ MOST_BYTES: Final = 64 << 20
 # Pixels of the images in a run: 8 of 64 x 64, one of 224 x 224, whose INT8 takes a sixth less time than in batches of 8.
 RUN_PLACES: Final = RUN_BATCH * 64 * 64
 
+Floats = NDArray[np.float64]
 Outputs = list[NDArray[np.floating]]
 
 
 @dataclass
+class _Squares:
+    """Sums of squares of each output: an image after another, (images, outputs)."""
+
+    rows: list[Floats] = field(default_factory=list)
+
+    def add(self, outputs: Outputs) -> None:
+        """Takes some more images."""
+        self.rows.extend(np.stack([_squares(values) for values in outputs], axis=1))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class _Reference:
+    """FP32's outputs of the first images, as many as were asked for so far, until they have ``MOST_BYTES``."""
+
+    def __init__(self, model: ir.Model, spec: ModelSpec, images: Dataset) -> None:
+        self.model, self.spec, self.images = model, spec, images
+        self.parts: list[Outputs] = []
+        self.signals = _Squares()
+        self.full = False
+
+    def reach(self, end: int) -> int:
+        """Have ``end`` images, or fewer where memory or images end. How many there are. Raises CalibrationError."""
+        if end > len(self.signals) and not self.full:
+            for outputs in _outputs(self.model, self.spec, self.images.take(range(len(self.signals), end))):
+                if not all(np.isfinite(values).all() for values in outputs):
+                    raise CalibrationError(
+                        f"{self.spec.name} gives outputs in FP32 that are not finite, so no method can be scored by them",
+                        advice="check the weights with `skdeploy verify`, or choose the method with --calib-method",
+                    )
+                self.parts.append(outputs)
+                self.signals.add(outputs)
+                if sum(values.nbytes for part in self.parts for values in part) >= MOST_BYTES:
+                    self.full = True
+                    break
+        return len(self.signals)
+
+    def of(self, start: int, end: int) -> Outputs:
+        """The outputs of some images."""
+        return [np.concatenate(arrays)[start:end] for arrays in zip(*self.parts, strict=True)]
+
+
+@dataclass
 class _Trial:
-    """A candidate's graph and the noise to signal that it has made so far, image after image."""
+    """A candidate's graph and its errors so far, image after image."""
 
     model: ir.Model
-    noise: list[float] = field(default_factory=list)
+    errors: _Squares = field(default_factory=_Squares)
 
-    @property
-    def total(self) -> float:
-        return sum(self.noise)
+    def reach(self, end: int, reference: _Reference) -> None:
+        """Runs up to image ``end``."""
+        start = len(self.errors)
+        if end > start:
+            right = reference.of(start, end)
+            at = 0
+            for outputs in _outputs(self.model, reference.spec, reference.images.take(range(start, end))):
+                beside = [values[at : at + len(outputs[0])] for values in right]
+                self.errors.add([np.subtract(*both, dtype=np.float64) for both in zip(outputs, beside, strict=True)])
+                at += len(outputs[0])
+
+    def noise(self, reference: _Reference) -> list[float]:
+        """The error of each image by the signal of all that the candidate ran on."""
+        return noise_of_images(self.errors.rows, reference.signals.rows[: len(self.errors)])
 
 
 def choose(
@@ -69,63 +125,40 @@ def choose(
     """
     if not len(images):
         return Choice(method=FALLBACK.method, percentile=FALLBACK.percentile), nearest
-    tell.update(f"FP32 on {len(images)} images held back")
-    reference = _reference(model, spec, images)
-    scored = len(reference[0])
-    if not all(np.isfinite(values).all() for values in reference):
-        raise CalibrationError(
-            f"{spec.name} gives outputs in FP32 that are not finite, so no method can be scored by them",
-            advice="check the weights with `skdeploy verify`, or choose the method with --calib-method",
-        )
+    reference = _Reference(model, spec, images)
     trials: dict[str, _Trial] = {}
 
-    def advance(name: str, end: int, bound: float) -> None:
-        """Runs a candidate up to image ``end``, or until it has made more noise than ``bound``."""
-        trial = trials[name]
-        start, noise = len(trial.noise), trial.total
-        tell.update(f"ranges by {name} on images {start + 1} to {end} of {scored} held back")
-        outputs = _outputs(trial.model, spec, images.take(range(start, end)))
-        for more in noise_of_images(reference, outputs, start):
-            trial.noise.append(more)
-            noise += more
-            if noise > bound:
-                return
+    def reach(name: str, ranges: Ranges, end: int) -> list[float]:
+        """The noise of a graph up to image ``end``."""
+        nonlocal nearest
+        if name not in trials:
+            made = quantize(model, spec, ranges, half=False, nearest=nearest, prepared=prepared)
+            nearest = made.nearest
+            trials[name] = _Trial(made.model)
+        tell.update(f"ranges by {name} on {end} of {len(images)} images held back")
+        trials[name].reach(end, reference)
+        return trials[name].noise(reference)
 
-    part, whole = FIRST_PART
-    first = min(scored, -(-part * scored // whole))
-    for name, ranges in candidates.items():
-        made = quantize(model, spec, ranges, half=False, nearest=nearest, prepared=prepared)
-        nearest = made.nearest
-        trials[name] = _Trial(made.model)
-        advance(name, first, np.inf)
-    least = np.inf
-    for name in sorted(trials, key=lambda name: trials[name].total):
-        bound = GIVEN_UP * least
-        if first < scored and trials[name].total <= bound:
-            advance(name, scored, bound)
-        if len(trials[name].noise) == scored:
-            least = min(least, trials[name].total)
-    choice = chosen({name: trial.noise for name, trial in trials.items()}, scored, fitted)
+    left, scored = list(candidates), 0
+    for look in looks(len(images)):
+        tell.update(f"FP32 on {look} of {len(images)} images held back")
+        scored = reference.reach(look)
+        noise = {name: reach(name, candidates[name], scored) for name in left}
+        left = going_on(noise)
+        if scored < look or len(left) == 1:
+            break
+    choice = chosen({name: trial.noise(reference) for name, trial in trials.items()}, scored, fitted)
     best = str(choice.candidate)
     if best in unrounded:
-        plain = f"{best} with weights to nearest"
-        made = quantize(model, spec, unrounded[best], half=False, nearest=nearest, prepared=prepared)
-        trials[plain] = _Trial(made.model)
-        advance(plain, first, np.inf)
-        if trials[plain].total < sum(trials[best].noise[:first]):
-            advance(plain, scored, trials[best].total)
-        choice = with_rounding_of(choice, trials[best].noise, trials[plain].noise)
+        rounded, plain = trials[best], f"{best} with weights to nearest"
+        found: list[float] = []
+        for look in looks(len(images)):
+            found = reach(plain, unrounded[best], min(look, scored))
+            beside = noise_of_images(rounded.errors.rows[: len(found)], reference.signals.rows[: len(found)])
+            if len(found) == scored or sum(found) >= sum(beside):
+                break
+        choice = with_rounding_of(choice, rounded.noise(reference), found)
     return choice, nearest
-
-
-def _reference(model: ir.Model, spec: ModelSpec, images: Dataset) -> Outputs:
-    """FP32's outputs of the first images, until they have ``MOST_BYTES``."""
-    parts: list[Outputs] = []
-    for outputs in _outputs(model, spec, images):
-        parts.append(outputs)
-        if sum(values.nbytes for part in parts for values in part) >= MOST_BYTES:
-            break
-    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
 def _outputs(model: ir.Model, spec: ModelSpec, images: Dataset) -> Iterator[Outputs]:
@@ -146,23 +179,17 @@ def _outputs(model: ir.Model, spec: ModelSpec, images: Dataset) -> Iterator[Outp
             yield [outputs[name] for name in sources.values()]
 
 
-def noise_of_images(reference: Outputs, found: Iterator[Outputs], start: int) -> Iterator[float]:
-    """Yield the error of each image, from image ``start`` on, by the signal of all images.
+def noise_of_images(errors: Sequence[Floats], signals: Sequence[Floats]) -> list[float]:
+    """The error of each image, by the signal of all; both are sums of squares of each output.
 
     Of several outputs, the mean of their noise to signal, so that large ones do not outweigh others.
     """
-    signals = [max(float(_squares(values).sum()), np.finfo(np.float64).tiny) for values in reference]
-    for outputs in found:
-        images = len(outputs[0])
-        errors = [
-            _squares(np.subtract(ours, right[start : start + images], dtype=np.float64)) / signal
-            for ours, right, signal in zip(outputs, reference, signals, strict=True)
-        ]
-        start += images
-        yield from np.mean(errors, axis=0).tolist()
+    signal = np.maximum(np.sum(signals, axis=0), np.finfo(np.float64).tiny)
+    found: list[float] = np.mean(np.asarray(errors) / signal, axis=1).tolist()
+    return found
 
 
-def _squares(values: NDArray[np.floating]) -> NDArray[np.float64]:
+def _squares(values: NDArray[np.floating]) -> Floats:
     """The sum of squares of each image, (N,)."""
-    squares: NDArray[np.float64] = np.square(values.reshape(len(values), -1), dtype=np.float64).sum(axis=1)
+    squares: Floats = np.square(values.reshape(len(values), -1), dtype=np.float64).sum(axis=1)
     return squares

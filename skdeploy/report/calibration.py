@@ -61,8 +61,9 @@ def _choice_facts(choice: Choice) -> Facts:
         )
     ]
     if given_up := [name for name in choice.ranking if name not in whole]:
-        less = ", ".join(f"{name} {choice.scores[name].sqnr_db:.2f}" for name in given_up)
-        rows.append(("given up, at most", less))
+        before = [(name, choice.scores[name]) for name in given_up]
+        shown = ", ".join(f"{name} {score.sqnr_db:.2f} on {score.images}" for name, score in before)
+        rows.append(("given up before", shown))
     if choice.nearest is not None:
         better = "better than GPTQ's" if _is_to_nearest(choice) else "GPTQ's are kept"
         rows.append(("with weights to nearest", f"{choice.nearest.sqnr_db:.2f}: {better}"))
