@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,6 +64,7 @@ def _run(voice: Voice, termination: Termination) -> int:
     usage_error: Any = BadParameter.__mro__[1]  # click's, which Typer brings along but does not export
     try:
         _require_working_directory()
+        _require_values()
         code = _told_as_it_came(app, termination)
         sys.stdout.flush()  # a full disk under a redirected stdout is told here, not by Python's exit
     except SkdeployError as error:
@@ -119,6 +121,19 @@ def _require_working_directory() -> None:
         raise UsageError(
             f"the working directory cannot be used: {error.strerror}", advice="change to a folder that is there"
         ) from error
+
+
+def _require_values() -> None:
+    """Raises UsageError for an empty word, as of a variable that is not set: as a path it would be the working directory."""
+    for before, word in pairwise(sys.argv):
+        option, value_follows, value = word.partition("=")
+        if not word or (word.startswith("--") and value_follows and not value):
+            shown = (
+                f"the value of {option or before}" if word or before.startswith("-") else f"the word after {before!r}"
+            )
+            raise UsageError(
+                f"{shown} is empty", advice="a variable in the command may not be set: give a value, or leave it out"
+            )
 
 
 def _interrupted(termination: Termination) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -190,6 +191,10 @@ def _evaluate(
             as_json=json,
         )
         return
+    if baseline_drop is not None and baseline is None:
+        raise UsageError("--baseline-drop requires --baseline")
+    if baseline_drop is not None and not 0 <= baseline_drop < math.inf:
+        raise UsageError(f"--baseline-drop {baseline_drop:g}: must be a number, and at least 0")
     known = read_baseline(baseline) if baseline is not None else None
     if known is not None and metric is not None and baseline_drop is None:
         raise UsageError(

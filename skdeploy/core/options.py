@@ -111,7 +111,7 @@ def filled(options: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[key] for name, key in own.items() if key in given} | parts
 
 
-def flags_given(options: StationOptions) -> Iterator[str]:
+def flags_given(options: Any) -> Iterator[str]:
     """The flags, also of parts, that are not at their defaults."""
     for name, _, default, flag in flags_of(type(options)):
         if getattr(options, name) != default:

@@ -377,6 +377,7 @@ def fp32_graph(options: ExportOptions, scratch: Path, progress: Progress) -> Ite
     """The simplified FP32 graph: a bundle's own, or traced anew into a bundle in ``scratch``."""
     folder = Path(options.model)
     if folder.is_dir():
+        options.require_only_model()
         bundle = load_bundle(folder)
         yield bundle, require_fp32_graph(bundle)
         return

@@ -238,6 +238,15 @@ class ExportOptions(SourceOptions):
             if path is not None and not path.exists():
                 raise UsageError(f"{flag} {path}: there is no such file", advice="check the path")
 
+    def require_only_model(self) -> None:
+        """Raises UsageError for options that say how to make a graph: a bundle has it."""
+        given = [*flags_given(self), *(["--imgsz"] if self.image_size is not None else [])]
+        if given:
+            raise UsageError(
+                f"{given[0]} does not go with {self.model}, a bundle, whose graph is taken as it is",
+                advice=f"leave {given[0]} out, or give what the bundle was made of",
+            )
+
     def applied(self, spec: ModelSpec) -> ModelSpec:
         """The card's spec with the image size asked for; the resize before the crop grows in proportion.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from skdeploy.core.architecture import DescribedSpec
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.naming import NameByModule
+from skdeploy.ir.onnx_file import MAX_VALUES
 from skdeploy.passes.preprocess import EmbedPreprocess
 from skdeploy.passes.programs import fold_sizes, spare_decompositions
 from skdeploy.passes.trace_options import TraceOptions
@@ -123,13 +125,20 @@ def _export(network: nn.Module, spec: ModelSpec, options: TraceOptions, outputs:
 
 
 def example_inputs(spec: ModelSpec, batch: int) -> dict[str, Tensor]:
-    """Zeros of the usual sizes, by input. A batch of two at least lets the exporter not specialise it to 1."""
+    """Zeros of the usual sizes, by input. A batch of two at least lets the exporter not specialise it to 1.
+
+    Raises UsageError for a batch that no tensor holds.
+    """
     import torch
 
-    return {
-        each.name: torch.zeros(batch, *spec.usual_shape(each.shape[1:]), dtype=getattr(torch, each.dtype))
-        for each in spec.taken
-    }
+    shapes = {each.name: (batch, *spec.usual_shape(each.shape[1:])) for each in spec.taken}
+    for name, shape in shapes.items():
+        if math.prod(shape) > MAX_VALUES:
+            raise UsageError(
+                f"--batch {batch}: {name} would have {math.prod(shape):,} values; skdeploy runs at most {MAX_VALUES:,}",
+                advice="give a smaller --batch, or leave it out",
+            )
+    return {each.name: torch.zeros(shapes[each.name], dtype=getattr(torch, each.dtype)) for each in spec.taken}
 
 
 def _free_dimensions(spec: ModelSpec, options: TraceOptions) -> dict[str, dict[int, str]]:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from skdeploy.core.errors import ExportError, UsageError
 from skdeploy.core.precision import PRECISIONS, Precision
+from skdeploy.engines.options import MAX_BATCH
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.onnx_file import graph_of, inferred
 from skdeploy.ir.placement import Edge
@@ -133,6 +134,12 @@ def _with_shapes(
             f"{shown}: the size of the input {opened.name}, {shape}, is open, so its cost cannot be counted",
             advice=f"give {wanted}, or export with a fixed size",
         )
+    for value in inputs:
+        if max(dims(value)) > MAX_BATCH:
+            raise UsageError(
+                f"{shown}: {value.name} of {'x'.join(map(str, dims(value)))} has a dimension above {MAX_BATCH:,}",
+                advice="give a smaller --batch or size",
+            )
     if not all(map(_is_known, outputs)):
         model = graph_of(inferred(ir.to_proto(model), shown), shown)
     for node in model.graph:

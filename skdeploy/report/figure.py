@@ -24,9 +24,10 @@ KEY: Final = 42  # px of a legend's sample, with the space after it
 def check_figure(path: Path) -> None:
     """Raise UsageError for a file that is not to be an SVG: before anything is measured."""
     if path.suffix.lower() != SUFFIX:
+        named = path.with_suffix(SUFFIX) if path.name else f"NAME{SUFFIX}"
         raise UsageError(
             f"--figure {path}: figures are written as {SUFFIX} only",
-            advice=f"give {path.with_suffix(SUFFIX)}; browsers and Inkscape make .png and .pdf of it",
+            advice=f"give {named}; browsers and Inkscape make .png and .pdf of it",
         )
 
 

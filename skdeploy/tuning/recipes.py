@@ -58,9 +58,8 @@ def recipe_place(output: Path | None, calib: Path, spec: ModelSpec, *, force: bo
     """
     place = output or calib.parent / f"{spec.name.replace('/', '-')}-tuned.toml"
     if place.suffix != ".toml":
-        raise UsageError(
-            f"--output {place}: a recipe's name ends in .toml", advice=f"give {place.with_suffix('.toml')}"
-        )
+        named = place.with_suffix(".toml") if place.name else "NAME.toml"
+        raise UsageError(f"--output {place}: a recipe's name ends in .toml", advice=f"give {named}")
     if not calib.resolve().is_relative_to(place.parent.resolve()):
         raise UsageError(
             f"--output {place}: a recipe names images inside its own folder, and {calib} is not in {place.parent}",

@@ -92,6 +92,8 @@ def test_an_existing_version_and_other_models_are_not_changed(
         (["--version", "02"], "not a version"),
         (["--max-batch", "0"], "at least 1"),
         (["--instances", "0"], "at least 1"),
+        (["--instances", "100000"], "at most 1024"),
+        (["--max-batch", "1000000"], "would have 3,072,000,000 values"),
         (["--backend", "pytorch"], "onnxruntime, tensorrt, python"),
         (["--backend", "tensorrt"], "it has no engine"),
         (["--kserve", "service.yaml"], "--storage-uri"),

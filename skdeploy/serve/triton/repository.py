@@ -37,6 +37,7 @@ from skdeploy.serve.triton.served import TENSORRT, Served, choose
 CONFIG: Final = "config.pbtxt"
 NEXT: Final = "next"
 MAX_CONFIG_BYTES: Final = 16 << 20
+MAX_INSTANCES: Final = 1024  # each has the model in memory
 LOCK: Final = ".skdeploy.lock"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 MODEL: Final = "model.py"
@@ -89,8 +90,8 @@ def write_repository(folder: Path, options: TritonOptions) -> Written:
             f"--name {name!r} cannot be a model of Triton",
             advice="use letters, digits, dashes, underscores and dots, and begin with a letter or digit",
         )
-    if options.instances < 1:
-        raise UsageError(f"--instances {options.instances}: give at least 1")
+    if not 1 <= options.instances <= MAX_INSTANCES:
+        raise UsageError(f"--instances {options.instances}: give at least 1, and at most {MAX_INSTANCES}")
     served = choose(bundle, options.backend, options.max_batch)
     companions = _companions(name, spec, served, options) if options.image else ()
     service = None

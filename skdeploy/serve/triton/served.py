@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from skdeploy.bundle.runners import graph_of, last_graph
 from skdeploy.bundle.station_facts import EngineFacts
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.engines.compatibility import BuiltFor
+from skdeploy.ir.onnx_file import MAX_VALUES
 from skdeploy.line.options import DEFAULT_PROFILE
 from skdeploy.line.written import tensor_spec
 from skdeploy.parity.tasks import task_of
@@ -84,6 +86,8 @@ def choose(bundle: Bundle, backend: str, max_batch: int | None) -> Served:
             f"--max-batch {max_batch}: {artifact.path} takes batches up to {largest}",
             advice=f"build it for more: skdeploy build {bundle.folder} --target tensorrt --max-batch {max_batch}",
         )
+    if max_batch is not None:
+        _require_room(max_batch, artifact)
     rows = [each for each in artifact.outputs if each.shape[:1] == (batch,)]
     without = [each.name for each in artifact.outputs if each not in rows]
     lacking = [each.name for each in spec.given if each.name not in {row.name for row in rows}]
@@ -158,6 +162,17 @@ def _profile(engine: Artifact) -> tuple[int, int]:
         raise IntegrityError(f"the manifest has no profile of {engine.path}", advice="build it again: skdeploy build")
     low, high = (int(each[0]) for each in (shapes[0], shapes[2]))  # type: ignore[index, arg-type]  # lists, as seen above
     return low, high
+
+
+def _require_room(max_batch: int, artifact: Artifact) -> None:
+    """Raises UsageError for a batch that no tensor holds: Triton makes the largest one to warm the model up."""
+    for each in artifact.inputs:
+        count = max_batch * math.prod(size for size in each.shape[1:] if isinstance(size, int))
+        if count > MAX_VALUES:
+            raise UsageError(
+                f"--max-batch {max_batch}: {each.name} would have {count:,} values; at most {MAX_VALUES:,} are served",
+                advice="give a smaller --max-batch",
+            )
 
 
 def _largest_batch(bundle: Bundle, artifact: Artifact) -> int:
