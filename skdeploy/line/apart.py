@@ -118,10 +118,17 @@ def main() -> None:
         except EOFError:  # the parent has ended
             return
         try:
-            answer: dict[str, object] = {"facts": _made(asked).model_dump(mode="json", by_alias=True)}
+            answer: dict[str, object] = {"facts": _whole(_made(asked))}
         except Exception as error:  # noqa: BLE001 (whatever it is, the parent raises it)
             answer = _told(error)
         pipe.send_bytes(json.dumps(answer).encode())
+
+
+def _whole(facts: StationFacts) -> dict[str, object]:
+    """Facts as JSON, with the tensors that a dump leaves out: the manifest has them elsewhere."""
+    tensors = {"inputs": facts.inputs, "outputs": facts.outputs}
+    listed = {name: [each.model_dump(mode="json") for each in value] for name, value in tensors.items()}
+    return {**facts.model_dump(mode="json", by_alias=True), **listed}
 
 
 def _made(asked: dict[str, Any]) -> StationFacts:
