@@ -241,7 +241,7 @@ def clips(model: ir.Model) -> int:
     return sum(node.op_type == "Clip" for node in model.graph)
 
 
-@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("name", [name for name in VARIED if name != "shufflenet_v2"])  # its ReLUs are not read as INT8
 def test_saturation_does_what_the_clip_did(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit for bit: both bounds are the same number, -128 steps."""
     kept, dropped = quantized(name, True, monkeypatch), quantized(name, False, monkeypatch)
