@@ -85,7 +85,8 @@ def read_answer(kind: type[Kind], content: Any, place: str) -> Kind:
         return kind.model_validate(content)
     except ValidationError as error:
         raise IntegrityError(
-            f"{place} answers as no Triton server does: {first_problem(error, 'the answer')}", advice=ADVICE
+            f"{place} gives an answer that is not of a Triton server: {first_problem(error, 'the answer')}",
+            advice=ADVICE,
         ) from error
 
 

@@ -43,7 +43,10 @@ ODD: Final = (
     MemoryError,
     struct.error,
 )
-ADVICE: Final = "start it, or correct the address: `curl URL/v2/health/ready` answers on the HTTP port, 8000 by default"
+ADVICE: Final = (
+    "start it, or correct the address: by default, Triton takes http:// on port 8000 and grpc:// on port 8001, and "
+    "`curl http://HOST:8000/v2/health/ready` answers"
+)
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,8 @@ class Client:
             raise DependencyError(f"no Triton server answers at {self.address.text}: {said}", advice=ADVICE) from error
         except Exception as error:  # of tritonclient, or of geventhttpclient, whose errors have no public base
             raise IntegrityError(
-                f"{self.address.text} answers as no Triton server does: {type(error).__name__}: {error}", advice=ADVICE
+                f"{self.address.text} gives an answer that is not of a Triton server: {type(error).__name__}: {error}",
+                advice=ADVICE,
             ) from error
 
     @contextmanager

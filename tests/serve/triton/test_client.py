@@ -199,10 +199,10 @@ def test_tensors_of_another_name_type_or_shape_are_refused(exported: Path, chang
     [
         ("/v2", {"extensions": 3}, "extensions: "),
         ("/index", [{"name": 3}], "models.0.name: "),
-        ("/index", "tiny", "answers as no Triton server does"),
+        ("/index", "tiny", "gives an answer that is not of a Triton server"),
         ("/tiny", {"versions": []}, "versions: "),
         ("/tiny", {"versions": ["one"]}, "versions.0: "),
-        ("/config", [], "answers as no Triton server does"),
+        ("/config", [], "gives an answer that is not of a Triton server"),
         ("/config", {"max_batch_size": "many"}, "max_batch_size: "),
         ("/config", {"input": [{"name": "input", "data_type": "TYPE_FP32", "dims": [10**400]}]}, "input.0.dims.0: "),
         ("/config", {"parameters": {"sha256.1.model.onnx": {"string_value": None}}}, "string_value: "),
