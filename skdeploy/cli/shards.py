@@ -74,12 +74,15 @@ def write_shard(
     fresh: bool,
     as_json: bool,
 ) -> None:
-    """Makes a part, writes and prints it; one that is there already is left as it is. Raises as ``make``."""
+    """Makes a part, writes and prints it; one that is there already is left as it is.
+
+    Raises as ``make``; UsageError where the file has another shard of the same division.
+    """
     from skdeploy.cli.console import write_json
     from skdeploy.core.files import require_places
     from skdeploy.report.progress import ConsoleProgress
     from skdeploy.report.terminal import Terminal
-    from skdeploy.shards.part import earlier_part, write_part
+    from skdeploy.shards.part import earlier_part, refuse_other_shard, write_part
 
     one = division.one
     assert one is not None
@@ -88,6 +91,8 @@ def write_shard(
     with ConsoleProgress() as progress:
         part = make(one, progress, earlier)
     if part is not earlier:
+        if not fresh:  # another run may have written to the same file meanwhile
+            refuse_other_shard(earlier_part(output), part.header.job, one)
         write_part(output, part.encode())
     job, header = part.header.job, part.header
     if as_json:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue, ValidationError
 
-from skdeploy.core.errors import IntegrityError, first_problem
+from skdeploy.core.errors import IntegrityError, UsageError, first_problem
 from skdeploy.core.files import read_file, written_whole
 from skdeploy.core.progress import Progress
 from skdeploy.core.spec import Frozen
@@ -125,13 +125,28 @@ def earlier_part(path: Path) -> Part | None:
 
 
 def earlier_or_made(earlier: Part | None, job: Job, shard: Shard, tell: Progress, make: Callable[[], Part]) -> Part:
-    """``earlier``, if it is this shard's part by a machine of this kind; else the part that ``make`` gives."""
+    """``earlier``, if it is this shard's part by a machine of this kind; else the part that ``make`` gives.
+
+    Raises UsageError if ``earlier`` is another shard of the same division.
+    """
     if earlier is not None and earlier.header.is_of(job, shard, machine_kind()):
         return earlier
+    refuse_other_shard(earlier, job, shard)
     tell.begin(job.verb)
     part = make()
     tell.end(job.verb, part.header.seconds, reused=False)
     return part
+
+
+def refuse_other_shard(there: Part | None, job: Job, shard: Shard) -> None:
+    """Raises UsageError if the part that is ``there`` is another shard of the same division: it would be lost."""
+    if there is None or there.header.job != job or there.header.count != shard.count:
+        return
+    if there.header.index != shard.index:
+        raise UsageError(
+            f"{there.name} holds shard {there.header.shard}, which shard {shard} would replace",
+            advice="give each shard a file of its own with -o, or replace it with --fresh",
+        )
 
 
 def read_part(path: Path) -> Part:

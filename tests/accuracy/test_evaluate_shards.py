@@ -147,11 +147,15 @@ def test_machines_of_two_kinds_are_merged_only_if_allowed(bundles: tuple[Path, P
     assert merged(bundles[0], options, [first, other], allow_mixed_cpus=True).images == IMAGES
 
 
-def test_a_part_that_is_there_is_not_made_again_and_another_one_is(bundles: tuple[Path, Path], data: Path) -> None:
+def test_a_part_that_is_there_is_not_made_again_nor_replaced_by_another_shard(
+    bundles: tuple[Path, Path], data: Path
+) -> None:
     options = EvaluationOptions(data)
     first, second = parts_of(bundles[0], options, 2)
     assert evaluate_shard(bundles[0], options, Shard(1, 2), Silent(), earlier=first) is first
-    assert evaluate_shard(bundles[0], options, Shard(1, 2), Silent(), earlier=second) is not second
+    assert evaluate_shard(bundles[0], options, Shard(1, 3), Silent(), earlier=second).header.shard == Shard(1, 3)
+    with pytest.raises(UsageError, match="holds shard 2/2, which shard 1/2 would replace"):
+        evaluate_shard(bundles[0], options, Shard(1, 2), Silent(), earlier=second)
 
 
 def test_a_receipt_is_refused(bundles: tuple[Path, Path], data: Path) -> None:

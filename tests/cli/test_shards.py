@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from skdeploy.shards.part import read_part
+from skdeploy.shards.shard import Shard
 from tests.cli.conftest import Run
 
 
@@ -87,11 +89,31 @@ def test_two_processes_into_one_part_leave_one_whole_part(bundle: Path, evaluati
     part = tmp_path / "part"
     command = [sys.executable, "-m", "skdeploy", "evaluate", bundle, "--data", evaluation, "-o", part, "--shard"]
     runs = [subprocess.Popen([*map(str, command), shard], stdout=subprocess.DEVNULL) for shard in ("1/2", "2/2")]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0]
-    from skdeploy.shards.part import read_part
-
+    codes = sorted(run.wait(timeout=120) for run in runs)
+    assert codes in ([0, 2], [0, 0])  # the second sees the first one's part, unless both write at the same moment
     assert read_part(part).header.index in (1, 2)
     assert [file.name for file in tmp_path.iterdir() if "part" in file.name] == ["part"]
+
+
+def test_a_shard_does_not_replace_another_one_of_the_same_division(
+    run: Run, bundle: Path, evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same -o for all is a slip that the merge would find only after hours."""
+    part = tmp_path / "part"
+    command = ("evaluate", bundle, "--data", evaluation, "-o", part, "--shard")
+    assert run(*command, "1/2").code == 0
+    before = part.read_bytes()
+    refused = f"{part} holds shard 1/2, which shard 2/2 would replace"
+    done = run(*command, "2/2")
+    assert (done.code, refused in done.err, part.read_bytes() == before) == (2, True, True)
+    looks = iter([None])  # nothing was there when it began
+    monkeypatch.setattr("skdeploy.shards.part.earlier_part", lambda path: next(looks, read_part(path)))
+    done = run(*command, "2/2")
+    assert (done.code, refused in done.err, part.read_bytes() == before) == (2, True, True)
+    monkeypatch.undo()
+    assert run(*command, "1/3").code == 0  # another division
+    assert run(*command, "2/3", "--fresh").code == 0
+    assert read_part(part).header.shard == Shard(2, 3)
 
 
 def test_a_calibration_by_parts_and_by_workers_is_that_of_one_run(
