@@ -101,6 +101,23 @@ def test_workers_that_are_gone_for_long_are_started_again(tmp_path: Path, monkey
     assert sorted(seen, key=lambda shard: shard.index) == SHARDS  # each once
 
 
+def test_the_process_that_workers_are_forked_from_is_started_again(tmp_path: Path) -> None:
+    seen: list[Shard] = []
+
+    def place(shard: Shard) -> Path:
+        if not seen:
+            (worker,) = workers_of(os.getpid())
+            server = worker.parent()
+            assert server is not None
+            server.kill()
+            worker.kill()
+        seen.append(shard)
+        return tmp_path / str(shard.index)
+
+    made(tmp_path, place)
+    assert sorted(seen, key=lambda shard: shard.index) == SHARDS  # each once
+
+
 def test_workers_that_never_start_are_an_error_that_says_so() -> None:
     with (
         killing(100) as killed,
