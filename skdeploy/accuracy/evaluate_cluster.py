@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from skdeploy.accuracy.streaming import open_all
 from skdeploy.core import cpu
 from skdeploy.core.progress import Progress, Silent
 from skdeploy.shards.cluster import Cluster
-from skdeploy.shards.collect import check_job
+from skdeploy.shards.collect import Collect, check_job
 from skdeploy.shards.held import held
 from skdeploy.shards.part import Job, Part
 from skdeploy.shards.shard import Shard
@@ -36,13 +36,30 @@ def evaluate_on(
     folder: the same call makes only those that are missing. Raises as ``merge_evaluation`` and ``run_shards``.
     """
     cluster.begin(__name__)
+    collect = by_workers(part_of_worker, folder, options, tell, cluster=cluster, allow_mixed_cpus=allow_mixed_cpus)
+    return merge_evaluation(folder, options, tell, collect=collect)
+
+
+def by_workers(
+    part_of_worker: Callable[[Path, EvaluationOptions, Job, Shard], bytes],
+    folder: Path,
+    options: EvaluationOptions,
+    tell: Progress,
+    *,
+    cluster: Cluster,
+    allow_mixed_cpus: bool,
+    word: str = "images",
+) -> Collect:
+    """A function that has the parts of an evaluation made by the workers of a cluster, of whole batches of ``word`` each."""
 
     def collect(job: Job) -> Sequence[Part]:
         make = partial(part_of_worker, folder.absolute(), for_workers(options), job)
         shards = image_shards(job.samples, options.batch)
-        return parts_by(cluster, job, shards, make, tell, fresh=options.fresh, allow_mixed_cpus=allow_mixed_cpus)
+        return parts_by(
+            cluster, job, shards, make, tell, fresh=options.fresh, allow_mixed_cpus=allow_mixed_cpus, word=word
+        )
 
-    return merge_evaluation(folder, options, tell, collect=collect)
+    return collect
 
 
 def part_of_worker(folder: Path, options: EvaluationOptions, job: Job, shard: Shard) -> bytes:

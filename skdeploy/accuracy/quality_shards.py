@@ -16,10 +16,10 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from skdeploy.accuracy.evaluate import Chosen, EvaluationOptions, require_pair
+from skdeploy.accuracy.evaluate_cluster import by_workers
 from skdeploy.accuracy.evaluate_quality import chosen_for_pairs, keep_quality
-from skdeploy.accuracy.evaluate_shards import for_workers, made_of, options_of, refuse_receipt
+from skdeploy.accuracy.evaluate_shards import made_of, options_of, refuse_receipt
 from skdeploy.accuracy.gate import NotEvaluated
-from skdeploy.accuracy.kept_parts import image_shards, parts_by
 from skdeploy.accuracy.measure_quality import quality_of, require_enough
 from skdeploy.accuracy.measures import Measure, measures_of
 from skdeploy.accuracy.own_metric import OwnMetric, file_digest
@@ -185,14 +185,9 @@ def quality_on(
     Raises as ``merge_quality`` and ``run_shards``.
     """
     cluster.begin(__name__)
-
-    def collect(job: Job) -> Sequence[Part]:
-        make = partial(part_of_worker, folder.absolute(), for_workers(options), job)
-        shards = image_shards(job.samples, options.batch)
-        return parts_by(
-            cluster, job, shards, make, tell, fresh=options.fresh, allow_mixed_cpus=allow_mixed_cpus, word="pairs"
-        )
-
+    collect = by_workers(
+        part_of_worker, folder, options, tell, cluster=cluster, allow_mixed_cpus=allow_mixed_cpus, word="pairs"
+    )
     return merge_quality(folder, options, tell, collect=collect)
 
 
