@@ -37,11 +37,11 @@ MOST_SCORED: Final = 128
 # The methods are compared after these many images, and each time that the number has doubled. One goes no further that makes
 # more error than the best by ``GIVEN_UP`` standard errors of the difference. Nor does one behind the first of those left, in
 # the order of ``CANDIDATES``, to which the first loses ``TOLERATED`` at most, be it by one standard error more than was seen:
-# to win it would have to be better by two. Of 500 draws of 128 test images each, an image goes through 337, 300, 241 and 159
+# to win it would have to be better by two. Of 500 draws of 128 test images each, an image goes through 337, 299, 240 and 159
 # graphs in place of 535, 537, 482 and 561 if all go on till they made half as much error again (sknet-fashion, its rescaled
-# copy, skresnet-digits, the denoiser), and in 1.2 % of the draws at most another method wins.
+# copy, skresnet-digits, the denoiser), and in 1 % of the draws at most another method wins.
 FIRST_LOOK: Final = 16
-GIVEN_UP: Final = 4.0
+GIVEN_UP: Final = 3.0
 TOLERATED: Final = 10**0.02 - 1  # of the least error: 0.2 dB
 # Fewer images in all are not divided: a quarter of them would rank methods by chance.
 FEWEST_IMAGES: Final = 32
