@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def paths_of(patterns: Sequence[str]) -> list[Path]:
 
 
 def _matching(pattern: str) -> list[Path]:
-    root, below = (Path("/"), pattern.lstrip("/")) if Path(pattern).is_absolute() else (Path(), pattern)
-    return sorted(path for path in root.glob(below) if path.is_file()) if below else []
+    found = glob(pattern, recursive=True)  # noqa: PTH207  (pathlib's raises three kinds of errors for patterns such as ".")
+    return sorted(path for path in map(Path, found) if path.is_file())
 
 
 def checked(

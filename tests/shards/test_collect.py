@@ -9,7 +9,7 @@ import pytest
 
 from skdeploy.core.errors import IntegrityError, UsageError
 from skdeploy.core.progress import Silent
-from skdeploy.shards.collect import checked, collect
+from skdeploy.shards.collect import checked, collect, paths_of
 from skdeploy.shards.part import Part, write_part
 from tests.notes import Notes
 from tests.shards.parts import JOB, part_of
@@ -73,3 +73,9 @@ def test_a_pattern_takes_all_files_and_one_that_names_none_is_refused(tmp_path: 
     (tmp_path / "part-2").write_bytes((tmp_path / "part-2").read_bytes()[:-9])
     with pytest.raises(IntegrityError, match="part-2 is cut off or damaged"):
         collect([pattern], JOB, Silent())
+
+
+@pytest.mark.parametrize("pattern", [".", "/", "**x", "[", "a\0b"])
+def test_what_is_no_pattern_names_no_file(pattern: str) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        paths_of([pattern])
