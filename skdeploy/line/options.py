@@ -76,6 +76,12 @@ class SourceOptions:
     read: ReadOptions = field(default_factory=ReadOptions)
     seed: Annotated[int, Flag("Seed for random weights, used if there are no trained ones.", kept=False)] = 0
 
+    def check_source(self) -> None:
+        """Raises UsageError for a seed that torch does not take, and for outputs that are not names."""
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"--seed {self.seed}: must be from 0 to {MAX_SEED}")
+        self.read.check()
+
 
 @dataclass(frozen=True)
 class ExportOptions(SourceOptions):
@@ -179,7 +185,8 @@ class ExportOptions(SourceOptions):
 
     def check(self) -> None:
         """Raises UsageError for what cannot be or contradicts itself."""
-        for asked in (self.of_precision, self.trace, self.read, *self.rewrites.values()):
+        self.check_source()
+        for asked in (self.of_precision, self.trace, *self.rewrites.values()):
             asked.check()
         if not self.model.endswith(".onnx"):  # a file may have scales of its own, and is asked when it is read
             self.of_precision.check_source(self.model, has_scales=False)
@@ -198,8 +205,6 @@ class ExportOptions(SourceOptions):
             require_capability(self.precision, capability)
         if self.compute_capabilities and self.target != engines.AUTO:
             require_taken(self.target, "compute_capabilities")
-        if not 0 <= self.seed <= MAX_SEED:
-            raise UsageError(f"--seed {self.seed}: must be from 0 to {MAX_SEED}")
         if self.num_images < 1:
             raise UsageError(f"--num-images {self.num_images}: must be at least 1")
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:

@@ -98,6 +98,7 @@ def find_source(options: ExportOptions) -> CardSource | GraphSource | ModuleSour
     Raises DependencyError without the packages that it takes from there to a graph, CardError for a task that is not known.
     """
     check_task_name(options.task)
+    options.check_source()  # not every verb checks all of them
     source = _source(options)
     warnings = (*endpoint_warnings(options.model), *endpoint_warnings(options.weights or ""))
     source = replace(source, notes=(*warnings, *source.notes)) if warnings else source

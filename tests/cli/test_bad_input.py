@@ -114,6 +114,7 @@ USAGE: tuple[tuple[str, ...], ...] = (
     ("evaluate bundle --data evaluation.npz --baseline x --baseline-drop nan", "--baseline-drop nan", "a number"),
     ("evaluate bundle --data evaluation.npz --baseline x --baseline-drop inf", "--baseline-drop inf", "a number"),
     ("evaluate bundle --data evaluation.npz --baseline x --baseline-drop -1", "--baseline-drop -1", "at least 0"),
+    (f"calibrate tiny.toml --calib images -o out.json --seed {10**22}", "--seed 10000000000000000000000", "from 0 to"),
     ("calibrate bundle --calib images -o out.json --weights gone.pth", "--weights does not go with bundle"),
     ("calibrate bundle --calib images -o out.json --imgsz 32", "--imgsz does not go with bundle"),
     ("evaluate bundle --data evaluation.npz --baseline absent.json", "cannot read the baseline"),
