@@ -105,16 +105,19 @@ class OnnxRuntimeSession(Session):
         shown: str = "",
         optimised_graph: Path | None = None,
         as_listed: bool = False,
+        arena: bool = True,
     ) -> None:
         """``shown`` is what errors call the graph; ``optimised_graph`` is where to write what ONNX Runtime makes of it.
 
         ``as_listed`` runs nodes in the order of the graph: by itself ONNX Runtime leaves what gives an output only to the end.
+        Without ``arena`` each tensor has a block of its own: an arena grows by doubling, so up to half of it is never used.
         """
         ort = require("onnxruntime", extra="cpu")
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors; warnings are about its own optimisations
         # One block for all tensors of a run: many outputs, or a run beside another, make it twice what is used.
         options.enable_mem_pattern = config is not EXACT
+        options.enable_cpu_mem_arena = arena
         if as_listed:
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         threads = threads or cpu.thread_limit()
@@ -279,7 +282,8 @@ def open_model(
     from skdeploy.ir.large import portable
 
     config = DEFAULT if optimised else EXACT
-    return OnnxRuntimeSession(portable(model), provider, threads, config=config, shown=shown)
+    # Inner tensors that are outputs are most of the memory of a run.
+    return OnnxRuntimeSession(portable(model), provider, threads, config=config, shown=shown, arena=not also)
 
 
 def _beyond_table(said: re.Match[str]) -> UsageError:

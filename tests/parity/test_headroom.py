@@ -11,9 +11,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
-from skdeploy.backends.onnxruntime import open_session
+from skdeploy.backends.onnxruntime import open_model, open_session
 from skdeploy.backends.rounding import RoundNarrow
 from skdeploy.core.errors import PrecisionError
 from skdeploy.core.spec import ModelSpec
@@ -30,6 +31,7 @@ from tests.graphs.int8_networks import TWO, int8, normalised, pixels, spec_of
 from tests.graphs.networks import FLOAT32_ERROR, Array, card, images, live, relative_error, run, torch_logits
 from tests.graphs.numpy_int8 import evaluate
 from tests.graphs.schema_graphs import MIDDLES, classifier
+from tests.graphs.small_files import model_of
 
 BATCHES = [(images(2, seed=1), 2), (images(3, seed=2), 3)]
 
@@ -262,3 +264,12 @@ def test_the_infinities_of_a_mask_are_those_of_fp16_and_nothing_else_is_overlook
     spoilt[0, 0, 0, 0] = np.nan
     with pytest.raises(PrecisionError, match=r"the tensor m \((Add|Where)\) is not finite"):
         measure_headroom(path, ["m"], [({"input": spoilt}, 2)], "noise")
+
+
+def test_a_session_that_gives_inner_tensors_takes_no_more_than_they_are() -> None:
+    """ONNX Runtime's arena grows by doubling; the outputs of a session that gives many are most of its memory."""
+    nodes = [helper.make_node("Relu", ["input"], ["inner"]), helper.make_node("Neg", ["inner"], ["logits"])]
+    for also, arena in (((), True), (("inner",), False)):
+        model = ir.from_proto(model_of(nodes, {"input": ["batch", 4]}, {"logits": ["batch", 4]}, {}))
+        with open_model(model, also=also) as session:
+            assert session._session.get_session_options().enable_cpu_mem_arena is arena
