@@ -150,7 +150,7 @@ def _made(asked: dict[str, Any]) -> StationFacts:
         record = WeightsRecord.model_validate(asked["record"])
         return Weights(record, checkpoint).make(Inputs(spec, {}, {}, Silent()), NoOptions(), out)
     options = TraceOptions.model_validate(asked["options"])
-    return Trace(Network(spec, Path(asked["weights"]))).save(options, out)
+    return Trace(Network(spec, Path(asked["weights"]))).save(options, out, last_use=True)
 
 
 if __name__ == "__main__":

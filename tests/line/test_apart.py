@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import pytest
 
 from skdeploy.bundle.folder import load_bundle
-from skdeploy.bundle.station_facts import WeightsFacts
+from skdeploy.bundle.station_facts import TraceFacts, WeightsFacts
+from skdeploy.checkpoints.load import Network
 from skdeploy.checkpoints.weights_record import WeightsRecord
 from skdeploy.core import cpu, errors
 from skdeploy.core.architecture import StemSpec, TrunkSpec
@@ -31,6 +32,8 @@ from skdeploy.line.export import run_line
 from skdeploy.line.options import ExportOptions
 from skdeploy.line.sources import find_source
 from skdeploy.line.station import Inputs
+from skdeploy.line.stations import trace as trace_module
+from skdeploy.line.stations.trace import Trace
 from skdeploy.line.stations.weights import Weights
 from tests import tiny
 from tests.conftest import FAST
@@ -186,6 +189,22 @@ def test_a_signal_ends_both_and_leaves_no_file(number: signal.Signals, code: int
     assert not [file for file in (tmp_path / "bundle").glob("*") if file.name.startswith("weights")]
     with pytest.raises(ProcessLookupError):
         os.kill(int(found[0]), 0)
+
+
+def test_the_network_is_gone_when_its_graph_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """There, where nobody else needs it: beside the graph's copies it would be the peak."""
+    Weights(RANDOM, None).make(Inputs(tiny.spec(), {}, {}, Silent()), NoOptions(), tmp_path / "weights.safetensors")
+    network, real = Network(tiny.spec(), tmp_path / "weights.safetensors"), trace_module.save_graph
+    alive: list[bool] = []
+
+    def save_graph(*given: Any, **options: Any) -> TraceFacts:
+        alive.append("module" in network.__dict__)
+        return real(*given, **options)
+
+    monkeypatch.setattr(trace_module, "save_graph", save_graph)
+    Trace(network).save(FAST, tmp_path / "model.onnx", last_use=True)
+    Trace(network).save(FAST, tmp_path / "model.onnx")
+    assert alive == [False, True]
 
 
 def test_torch_that_is_loaded_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

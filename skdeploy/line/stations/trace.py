@@ -65,14 +65,19 @@ class Trace(Station[TraceOptions, TraceFacts]):
         self.apart.close()
         return facts
 
-    def save(self, options: TraceOptions, out: Path) -> TraceFacts:
-        """Traces here, and writes the graph; whoever reads the file has not yet been asked."""
+    def save(self, options: TraceOptions, out: Path, *, last_use: bool = False) -> TraceFacts:
+        """Traces here, and writes the graph; whoever reads the file has not yet been asked.
+
+        ``last_use``: nobody else needs the network's module, so it is freed before the graph is copied for writing.
+        """
         from skdeploy.passes.trace import trace
 
         spec = self.network.spec
         graph = trace(self.network.module, spec, options)
         if isinstance(self.network, OwnNetwork):
             graph = _folded(graph, spec.name)
+        elif last_use:
+            self.network.forget()
         return save_graph(graph, out, TraceFacts(), any_rank=has_any_rank(spec))
 
 
