@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from skdeploy.core.errors import IntegrityError, SkdeployError, UsageError
-from skdeploy.core.files import NO_NAMES, name_error, shortened
 from skdeploy.core.interruption import (
     INTERRUPTED_EXIT_CODE,
     TERMINATED_EXIT_CODE,
@@ -108,6 +107,8 @@ def _told_as_it_came(app: Any, termination: Termination) -> Any:
                 f"no temporary folder takes files: {found.strerror}",
                 advice="set TMPDIR to a folder that you may write to",
             ) from error
+        from skdeploy.core.files import NO_NAMES, name_error, shortened
+
         if not isinstance(found, OSError) or found.errno not in NO_NAMES:
             raise
         raise name_error(shortened(str(found.filename)), found) from error

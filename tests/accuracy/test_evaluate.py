@@ -19,6 +19,7 @@ from skdeploy.accuracy.predictions import Predictions
 from skdeploy.accuracy.streaming import Reader, predict_all
 from skdeploy.bundle.folder import load_bundle
 from skdeploy.bundle.runners import last_graph
+from skdeploy.core import cpu
 from skdeploy.core.errors import DependencyError, IntegrityError, ParityError, UsageError
 from skdeploy.core.progress import Silent
 from skdeploy.images.dataset import Dataset, open_dataset
@@ -242,6 +243,7 @@ def test_the_next_batch_is_read_while_this_one_is_computed_and_no_more_than_that
         read.append(index)
         return real(self, index, spec)
 
+    monkeypatch.setattr(cpu, "cores", lambda: 2)  # on one, an array is read by turns
     monkeypatch.setattr(Dataset, "crop", crop)
     runner = module.last_graph(load_bundle(bundles[0]))
     with runner.open() as session:
