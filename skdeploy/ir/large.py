@@ -3,12 +3,14 @@
 ``beside`` decides which. What takes a graph as a message gets one of three forms, and a smaller graph is whole in each:
 
 * ``through_proto``: onnx and onnx-simplifier see inputs in place of these weights, and get them back afterwards.
+  ``through_file`` is the same by a file.
 * ``Portable``: ONNX Runtime gets them as arrays, and copies none.
 * ``save_model``: they go to a second file. The first holds its digest, so that one digest stands for both.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from skdeploy.core.files import digest_file, side_file
+from skdeploy.core.memory import trim
 from skdeploy.ir import onnx_file
 from skdeploy.ir.onnx_file import graph_of
 
@@ -71,21 +74,67 @@ def through_proto(
     Raises IntegrityError, naming ``shown``, if there is no graph in the result.
     """
     apart = beside(model.graph)
+    return _with_weights(graph_of(change(_message(model, apart)), shown), apart)
+
+
+def through_file(
+    model: ir.Model, change: Callable[[Path], ModelProto], shown: Path | str = "the graph", *, spent: bool = False
+) -> ir.Model:
+    """The same, where ``change`` reads the message from a file: then nobody else holds a copy while it works.
+
+    ``spent``: nobody reads the given model again, so it loses its weights once they are copied.
+    """
+    apart = beside(model.graph)
+    with tempfile.TemporaryDirectory(prefix="skdeploy-") as folder:
+        file = Path(folder) / "graph.onnx"
+        _write(_message(model, apart), file, model if spent else None)
+        changed = change(file)
+    return _with_weights(graph_of(changed, shown), apart)
+
+
+def _write(message: ModelProto, path: Path, spent: ir.Model | None) -> None:
+    """Writes a message, which the caller does not keep. Its bytes take twice its memory while they are made, so a model that
+    is spent loses the weights that it was made of before that, and what is freed on the way goes back at once.
+    """
+    if spent is None:
+        path.write_bytes(message.SerializeToString())
+        return
+    large = bool(beside(spent.graph, COPIED))
+    for value in spent.graph.initializers.values():
+        value.const_value = None
+    if large:
+        trim()
+    data = message.SerializeToString()
+    del message
+    if large:
+        trim()
+    path.write_bytes(data)
+    del data
+    if large:
+        trim()
+
+
+def _message(model: ir.Model, apart: Mapping[str, ir.TensorProtocol]) -> ModelProto:
+    """The model with inputs in place of the weights ``apart``."""
     if not apart:
-        return graph_of(change(ir.to_proto(model)), shown)
+        return ir.to_proto(model)
     shell = model.clone()
     for name in apart:
         value = shell.graph.initializers.pop(name)
         value.const_value = None
         shell.graph.inputs.append(value)
     _hold(shell.graph)
-    result = graph_of(change(ir.to_proto(shell)), shown)
-    for value in [value for value in result.graph.inputs if value.name in apart]:
-        result.graph.inputs.remove(value)
+    return ir.to_proto(shell)
+
+
+def _with_weights(model: ir.Model, apart: Mapping[str, ir.TensorProtocol]) -> ir.Model:
+    """The model with the weights ``apart`` in place of their inputs."""
+    for value in [value for value in model.graph.inputs if value.name in apart]:
+        model.graph.inputs.remove(value)
         if value.uses():
             value.const_value = apart[value.name or ""]
-            result.graph.register_initializer(value)
-    return result
+            model.graph.register_initializer(value)
+    return model
 
 
 def portable(model: ir.Model) -> Portable:
@@ -124,10 +173,11 @@ def outside(tensor: TensorProto, folder: Path) -> NDArray[Any]:
     return found.numpy()
 
 
-def save_model(model: ir.Model, path: Path) -> None:
+def save_model(model: ir.Model, path: Path, *, spent: bool = False) -> None:
     """Writes one ONNX file, and where its weights do not fit in that, a second beside it: ``side_file``.
 
-    The model's largest weights are then in that file: they leave memory.
+    The model's largest weights are then in that file: they leave memory. ``spent``: nobody reads the model again, so it loses
+    all of them.
     """
     apart = beside(model.graph)
     side = side_file(path)
@@ -139,7 +189,7 @@ def save_model(model: ir.Model, path: Path) -> None:
             model.graph.initializers[name].const_value = tensor
         model.metadata_props[DIGEST] = digest_file(side)
     _hold(model.graph, but=apart)
-    ir.save(model, path, format="protobuf")
+    _write(ir.to_proto(model), path, model if spent else None)
 
 
 def _hold(graph: ir.Graph, but: Mapping[str, Any] | None = None) -> None:

@@ -20,23 +20,22 @@ def has_any_rank(spec: ModelSpec) -> bool:
     return not isinstance(spec.network, DescribedSpec)
 
 
-def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bool) -> GraphFactsT:
+def write_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bool, spent: bool = False) -> GraphFactsT:
     """Saves a graph, and admits the file: valid by the schemas, loaded by ONNX Runtime, parsed by TensorRT-RTX.
 
-    Returns ``facts`` with what is known of any graph.
+    Returns ``facts`` with what is known of any graph. ``spent``: nobody reads the graph again, so it loses its weights.
     """
-    return admitted(path, save_graph(model, path, facts, any_rank=any_rank))
+    return admitted(path, save_graph(model, path, facts, any_rank=any_rank, spent=spent))
 
 
-def save_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bool) -> GraphFactsT:
+def save_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: bool, spent: bool = False) -> GraphFactsT:
     """The first half of ``write_graph``: what the graph itself tells."""
     from skdeploy.backends.admission import above_max_rank, admit
     from skdeploy.ir.large import save_model
     from skdeploy.ir.qdq import qdq_nodes
 
     admit(model, any_rank=any_rank)
-    save_model(model, path)
-    return facts.model_copy(
+    told = facts.model_copy(
         update={
             "inputs": tuple(tensor_spec(value) for value in model.graph.inputs),
             "outputs": tuple(tensor_spec(value) for value in model.graph.outputs),
@@ -45,6 +44,8 @@ def save_graph(model: ir.Model, path: Path, facts: GraphFactsT, *, any_rank: boo
             "has_qdq": any(qdq_nodes(model)),
         }
     )
+    save_model(model, path, spent=spent)
+    return told
 
 
 def admitted(path: Path, facts: GraphFactsT) -> GraphFactsT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Final
 
@@ -12,8 +13,8 @@ import onnx_ir as ir
 from onnx import ModelProto
 
 from skdeploy.core.errors import PassError
-from skdeploy.core.memory import give_back
-from skdeploy.ir.large import portable, through_proto
+from skdeploy.core.memory import give_back, trim
+from skdeploy.ir.large import portable, through_file, through_proto
 from skdeploy.passes.same_function import expected_of, require_same_function
 
 ADVICE: Final = "export without it: --no-simplify; please report the model"
@@ -34,19 +35,21 @@ def simplify(model: ir.Model, sizes: Mapping[str, int] | None = None, *, spent: 
     if large:
         give_back()  # its copies of the weights, before the simplifier makes its own
 
-    def simplified(proto: ModelProto) -> ModelProto:
-        for value in model.graph.initializers.values() if spent else ():
-            value.const_value = None
-        changed: ModelProto = onnxsim.simplify(proto)[0]
+    def simplified(given: ModelProto | Path) -> ModelProto:
+        changed: ModelProto = onnxsim.simplify(str(given) if isinstance(given, Path) else given)[0]
         return changed
 
     try:
-        result = through_proto(model, simplified)
+        result = through_file(model, simplified, spent=spent) if large else through_proto(model, simplified)
+    except OSError:  # of the file that the simplifier reads: a full disk is not its failure
+        raise
     except Exception as error:  # C++ behind a binding: it raises anything
         raise PassError(
             f"onnx-simplifier failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
             advice="export without it: --no-simplify",
         ) from error
+    if large:
+        trim()  # what the simplifier has freed, before the session takes its own
     require_same_function(expected, portable(result), "onnx-simplifier", ADVICE)
     if large:
         give_back()  # the session's copy, before the graph is written

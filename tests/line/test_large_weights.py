@@ -202,6 +202,19 @@ def huge(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("large_from", [0, large.COPIED])
+def test_a_spent_graph_is_written_the_same_and_loses_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_from: int
+) -> None:
+    """Also one that is large enough for its memory to be given back on the way."""
+    monkeypatch.setattr(large, "COPIED", large_from)
+    for name, spent in (("kept", False), ("spent", True)):
+        model = ir.from_proto(classifier(17))
+        large.save_model(model, tmp_path / name, spent=spent)
+        assert all((value.const_value is None) is spent for value in model.graph.initializers.values())
+    assert (tmp_path / "spent").read_bytes() == (tmp_path / "kept").read_bytes()
+
+
 @pytest.mark.slow
 def test_more_than_2_gb_of_weights_go_through_the_line(tmp_path: Path) -> None:
     """FP16 with an engine. Disk: about 12 GB, which go with the folder. Memory: 13.8 GB at the peak, of which 11.6 GB are not

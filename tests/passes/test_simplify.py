@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -17,6 +20,7 @@ from onnx import helper, numpy_helper
 
 from skdeploy.core.errors import PassError
 from skdeploy.core.spec import ModelSpec, TensorSpec
+from skdeploy.ir import large
 from skdeploy.ir.large import Portable
 from skdeploy.passes import simplify as simplify_module
 from skdeploy.passes.same_function import MAX_REL_CHANGE, random_images, require_same_function
@@ -81,6 +85,39 @@ def test_the_graph_before_is_gone_when_the_simplifier_begins(tiny: ModelSpec, mo
     tamper(monkeypatch, lambda _: alive.append(kept[0]() is not None))
     simplify(traced(tiny, TORCHSCRIPT))
     assert alive == [False]
+
+
+def test_a_large_graph_is_gone_when_the_simplifier_reads_its_file(
+    tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that nobody reads again has lost its weights then, and the file is gone in the end. The graph that the simplifier
+    makes of it is the same.
+    """
+    given, wanted = traced(tiny, TORCHSCRIPT), ir.to_proto(simplify(traced(tiny, TORCHSCRIPT)))
+    real, files = onnxsim.simplify, list[Path]()
+
+    def watched(file: str) -> tuple[onnx.ModelProto, bool]:
+        files.append(Path(file))
+        assert files[0].is_file()
+        assert not any(value.const_value for value in given.graph.initializers.values())
+        return real(file)
+
+    monkeypatch.setattr(large, "COPIED", 0)
+    monkeypatch.setattr(onnxsim, "simplify", watched)
+    found = ir.to_proto(simplify(given, spent=True))
+    assert found.SerializeToString(deterministic=True) == wanted.SerializeToString(deterministic=True)
+    assert not files[0].parent.exists()
+
+
+def test_a_full_disk_is_not_the_failure_of_the_simplifier(tiny: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(large, "COPIED", 0)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as failure:
+        simplify(traced(tiny, TORCHSCRIPT))
+    assert failure.value.errno == errno.ENOSPC
 
 
 def tamper(monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.GraphProto], None]) -> None:

@@ -28,7 +28,7 @@ class Simplify(Station[NoOptions, SimplifyFacts]):
         given = inputs.load()
         unfolded = tuple(sorted(beside(given.graph)))
         graph = simplify(given, inputs.spec.usual_sizes, spent=True)
-        return write_graph(graph, out, SimplifyFacts(unfolded=unfolded), any_rank=has_any_rank(inputs.spec))
+        return write_graph(graph, out, SimplifyFacts(unfolded=unfolded), any_rank=has_any_rank(inputs.spec), spent=True)
 
     def notes(self, facts: SimplifyFacts) -> tuple[str, ...]:
         """Weights that nothing was folded into."""

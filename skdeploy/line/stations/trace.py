@@ -70,6 +70,7 @@ class Trace(Station[TraceOptions, TraceFacts]):
 
         ``last_use``: nobody else needs the network's module, so it is freed before the graph is copied for writing.
         """
+        from skdeploy.core.memory import give_back
         from skdeploy.passes.trace import trace
 
         spec = self.network.spec
@@ -78,7 +79,8 @@ class Trace(Station[TraceOptions, TraceFacts]):
             graph = _folded(graph, spec.name)
         elif last_use:
             self.network.forget()
-        return save_graph(graph, out, TraceFacts(), any_rank=has_any_rank(spec))
+            give_back()  # the exporter's objects, which refer to each other and to the weights
+        return save_graph(graph, out, TraceFacts(), any_rank=has_any_rank(spec), spent=True)
 
 
 def _folded(graph: ir.Model, name: str) -> ir.Model:
