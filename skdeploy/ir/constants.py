@@ -42,6 +42,14 @@ def constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | np.generic
     return named_constant(graph, free_name(graph, name), array)
 
 
+def tensor_constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """``constant`` of a tensor, which gets the constant's name."""
+    tensor.name = free_name(graph, name)
+    value = ir.val(tensor.name, const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
 def named_constant(graph: ir.Graph, name: str, array: NDArray[np.generic] | np.generic) -> ir.Value:
     """A new constant of a name that is free."""
     value = ir.val(name, const_value=ir.Tensor(np.asarray(array), name=name))

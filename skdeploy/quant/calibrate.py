@@ -21,7 +21,6 @@ from skdeploy.images.duplicates import Fingerprints
 from skdeploy.images.feeds import RUN_BATCH, batch_of, batches_of
 from skdeploy.images.reading import read_crops
 from skdeploy.ir.channels import channel_classes
-from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.passes.equalize import bounding
 from skdeploy.quant.choose import choose
 from skdeploy.quant.identity import IMAGE, range_names
@@ -29,6 +28,7 @@ from skdeploy.quant.methods import CANDIDATES, FALLBACK, Candidate, Choice, fitt
 from skdeploy.quant.observe import Observation, kind_for, observations, observe, watch
 from skdeploy.quant.observers import MinMax
 from skdeploy.quant.quantize import (
+    Shared,
     corrected_tensors,
     placed_by,
     prepare,
@@ -241,21 +241,18 @@ def concluded(
         return draft.finished(algorithm, None, {})
     fits = {key: found[name] for key, name in plan.names.items()}
     del found
-    prepared = prepared_by(model, spec, draft, draft.algorithm)
+    shared = Shared(prepared_by(model, spec, draft, draft.algorithm))
     choice: Choice | None = None
     scored = scored_images(len(dataset), used)
     rounding: dict[str, str] = {}
-    nearest: Mapping[str, QuantizedWeight] | None = None
 
     def rounded(ranges: Ranges) -> dict[str, str]:
         """By images that score no method, whether any compete or not: the first one is rounded so when it wins, and alone."""
-        nonlocal nearest
         free = [each for each in used if each not in scored]
         few = min(ROUNDING_IMAGES, len(free))
         images = dataset.take([free[step * len(free) // few] for step in range(few)])
         feeds = _Feed(images, spec, inputs, settings.batch)
-        found, nearest = measure_rounding(model, spec, ranges, lambda: feeds.batches(few), few, nearest, prepared, tell)
-        return found
+        return measure_rounding(model, spec, ranges, lambda: feeds.batches(few), few, shared, tell)
 
     if auto:
         fitted = fitted_images(len(dataset))
@@ -267,10 +264,9 @@ def concluded(
             unrounded = early_ranges
             early_ranges = {name: each.finished(competing, None, rounding) for name, each in unrounded.items()}
         images = dataset.take(scored)
-        choice, nearest = choose(model, spec, early_ranges, unrounded, images, fitted, nearest, prepared, tell)
+        choice = choose(model, spec, early_ranges, unrounded, images, fitted, shared, tell)
         if choice.weight_rounding == "nearest":
-            assert nearest is not None  # the graphs that were tried have them
-            rounding = {name: as_text(nearest[name].values, nearest[name]) for name in rounding}
+            rounding = {name: as_text(weight.values, weight) for name, weight in shared.nearest.items()}
         draft = _refitted(draft, fits, choice.candidate, early=False)
     if gptq and not rounding:
         rounding = rounded(draft)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,10 +22,9 @@ from skdeploy.images.feeds import RUN_BATCH, batches_of
 from skdeploy.images.reading import ahead, read_crops
 from skdeploy.ir.deciding import with_sources
 from skdeploy.ir.large import portable
-from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.quant.methods import FALLBACK, Choice, chosen, going_on, looks, with_rounding_of
 from skdeploy.quant.observe import MOST_WORKERS
-from skdeploy.quant.quantize import quantize
+from skdeploy.quant.quantize import Shared, quantize
 from skdeploy.quant.ranges import Ranges
 
 # Of FP32's outputs that are kept to compare with: 64 images of 512 x 512 x 3 would take 200 MB, and 20 tell as much.
@@ -52,57 +51,87 @@ class _Squares:
         return len(self.rows)
 
 
+class _Graph:
+    """A graph whose floating-point outputs, and what decides others, are asked for, as ONNX Runtime takes it."""
+
+    def __init__(self, model: ir.Model) -> None:
+        with with_sources(model) as sources:
+            self.names = tuple(sources.values())
+            self.portable = portable(model)
+
+
 class _Reference:
     """FP32's outputs of the first images, as many as were asked for so far, until they have ``MOST_BYTES``."""
 
-    def __init__(self, model: ir.Model, spec: ModelSpec, images: Dataset) -> None:
-        self.model, self.spec, self.images = model, spec, images
+    def __init__(self, spec: ModelSpec, images: Dataset) -> None:
+        self.spec, self.images = spec, images
         self.parts: list[Outputs] = []
         self.signals = _Squares()
         self.full = False
 
-    def reach(self, end: int) -> int:
-        """Have ``end`` images, or fewer where memory or images end. How many there are. Raises CalibrationError."""
-        if end > len(self.signals) and not self.full:
-            for outputs in _outputs(self.model, self.spec, self.images.take(range(len(self.signals), end))):
-                if not all(np.isfinite(values).all() for values in outputs):
-                    raise CalibrationError(
-                        f"{self.spec.name} gives outputs in FP32 that are not finite, so no method can be scored by them",
-                        advice="check the weights with `skdeploy verify`, or choose the method with --calib-method",
-                    )
-                self.parts.append(outputs)
-                self.signals.add(outputs)
-                if sum(values.nbytes for part in self.parts for values in part) >= MOST_BYTES:
-                    self.full = True
-                    break
-        return len(self.signals)
+    def reach(self, end: int, graph: _Graph) -> None:
+        """Have ``end`` images, or fewer where memory or images end. Raises CalibrationError."""
+        for outputs in _outputs(graph, self.spec, self.images.take(range(len(self.signals), end))):
+            if not all(np.isfinite(values).all() for values in outputs):
+                raise CalibrationError(
+                    f"{self.spec.name} gives outputs in FP32 that are not finite, so no method can be scored by them",
+                    advice="check the weights with `skdeploy verify`, or choose the method with --calib-method",
+                )
+            self.parts.append(outputs)
+            self.signals.add(outputs)
+            if sum(values.nbytes for part in self.parts for values in part) >= MOST_BYTES:
+                self.full = True
+                break
 
     def of(self, start: int, end: int) -> Outputs:
         """The outputs of some images."""
         return [np.concatenate(arrays)[start:end] for arrays in zip(*self.parts, strict=True)]
 
 
-@dataclass
-class _Trial:
-    """A candidate's graph and its errors so far, image after image."""
+class _Trials:
+    """The errors of the candidates' graphs so far, image after image.
 
-    model: ir.Model
-    errors: _Squares = field(default_factory=_Squares)
+    While one graph runs, another thread makes the next one. It is opened afterwards: two at a time are more memory than any
+    other part of calibration takes.
+    """
 
-    def reach(self, end: int, reference: _Reference) -> None:
-        """Runs up to image ``end``."""
-        start = len(self.errors)
-        if end > start:
-            right = reference.of(start, end)
-            at = 0
-            for outputs in _outputs(self.model, reference.spec, reference.images.take(range(start, end))):
-                beside = [values[at : at + len(outputs[0])] for values in right]
-                self.errors.add([np.subtract(*both, dtype=np.float64) for both in zip(outputs, beside, strict=True)])
-                at += len(outputs[0])
+    def __init__(self, model: ir.Model, ranges: Mapping[str, Ranges], reference: _Reference, shared: Shared) -> None:
+        self.model, self.ranges, self.reference, self.shared = model, ranges, reference, shared
+        self.graphs: dict[str, ir.Model] = {"": model}
+        self.errors: dict[str, _Squares] = {}
 
-    def noise(self, reference: _Reference) -> list[float]:
+    def reach(self, names: Sequence[str], end: int, tell: Callable[[str], None]) -> None:
+        """Runs FP32 and then these up to image ``end``, or to where FP32's outputs end."""
+        reference = self.reference
+        first = [""] if end > len(reference.signals) and not reference.full else []
+        late = [name for name in names if len(self.errors.setdefault(name, _Squares())) < end]
+        made = ahead(self._made, [*first, *late], 1, 1)
+        with closing(made):
+            for name, graph in zip([*first, *late], made, strict=True):
+                tell(name)
+                if name:
+                    self._run(name, end, graph)
+                else:
+                    reference.reach(end, graph)
+
+    def _made(self, name: str) -> _Graph:
+        if name not in self.graphs:
+            made = quantize(self.model, self.reference.spec, self.ranges[name], half=False, shared=self.shared)
+            self.graphs[name] = made.model
+        return _Graph(self.graphs[name])
+
+    def _run(self, name: str, end: int, graph: _Graph) -> None:
+        reference, errors = self.reference, self.errors[name]
+        at, end = len(errors), min(end, len(reference.signals))
+        for outputs in _outputs(graph, reference.spec, reference.images.take(range(at, end))):
+            beside = reference.of(at, at + len(outputs[0]))
+            errors.add([np.subtract(*both, dtype=np.float64) for both in zip(outputs, beside, strict=True)])
+            at += len(outputs[0])
+
+    def noise(self, name: str) -> list[float]:
         """The error of each image by the signal of all that the candidate ran on."""
-        return noise_of_images(self.errors.rows, reference.signals.rows[: len(self.errors)])
+        rows = self.errors[name].rows
+        return noise_of_images(rows, self.reference.signals.rows[: len(rows)])
 
 
 def choose(
@@ -112,71 +141,69 @@ def choose(
     unrounded: Mapping[str, Ranges],
     images: Dataset,
     fitted: int,
-    nearest: Mapping[str, QuantizedWeight] | None,
-    prepared: ir.Model,
+    shared: Shared,
     tell: Progress,
-) -> tuple[Choice, Mapping[str, QuantizedWeight] | None]:
-    """The best of the candidates on images that they were not fitted to, and the weights to nearest that their graphs share.
+) -> Choice:
+    """The best of the candidates on images that they were not fitted to.
 
     ``unrounded`` are the same with weights rounded to nearest, where the candidates have others; the best is tried so too.
-    ``prepared`` is the graph that they all quantize.
 
     Raises CalibrationError for outputs of FP32 that are not finite.
     """
     if not len(images):
-        return Choice(method=FALLBACK.method, percentile=FALLBACK.percentile), nearest
-    reference = _Reference(model, spec, images)
-    trials: dict[str, _Trial] = {}
+        return Choice(method=FALLBACK.method, percentile=FALLBACK.percentile)
+    plain = {_to_nearest(name): ranges for name, ranges in unrounded.items()}
+    reference = _Reference(spec, images)
+    trials = _Trials(model, {**candidates, **plain}, reference, shared)
 
-    def reach(name: str, ranges: Ranges, end: int) -> list[float]:
-        """The noise of a graph up to image ``end``."""
-        nonlocal nearest
-        if name not in trials:
-            made = quantize(model, spec, ranges, half=False, nearest=nearest, prepared=prepared)
-            nearest = made.nearest
-            trials[name] = _Trial(made.model)
-        tell.update(f"ranges by {name} on {end} of {len(images)} images held back")
-        trials[name].reach(end, reference)
-        return trials[name].noise(reference)
+    def reach(names: Sequence[str], end: int) -> dict[str, list[float]]:
+        """The noise of graphs up to image ``end``."""
+        shown = f"on {end} of {len(images)} images held back"
+        trials.reach(names, end, lambda name: tell.update(f"{f'ranges by {name}' if name else 'FP32'} {shown}"))
+        return {name: trials.noise(name) for name in names}
 
-    left, scored = list(candidates), 0
+    left, noise = list(candidates), dict[str, list[float]]()
     for look in looks(len(images)):
-        tell.update(f"FP32 on {look} of {len(images)} images held back")
-        scored = reference.reach(look)
-        noise = {name: reach(name, candidates[name], scored) for name in left}
-        left = going_on(noise)
-        if scored < look or len(left) == 1:
+        found = reach(left, look)
+        noise |= found
+        left = going_on(found)
+        if reference.full or len(left) == 1:
             break
-    choice = chosen({name: trial.noise(reference) for name, trial in trials.items()}, scored, fitted)
+    scored = len(reference.signals)
+    choice = chosen(noise, scored, fitted)
     best = str(choice.candidate)
     if best in unrounded:
-        rounded, plain = trials[best], f"{best} with weights to nearest"
-        found: list[float] = []
+        name = _to_nearest(best)
+        rounded = trials.errors[best].rows
         for look in looks(len(images)):
-            found = reach(plain, unrounded[best], min(look, scored))
-            beside = noise_of_images(rounded.errors.rows[: len(found)], reference.signals.rows[: len(found)])
-            if len(found) == scored or sum(found) >= sum(beside):
+            to_nearest = reach([name], min(look, scored))[name]
+            count = len(to_nearest)
+            beside = noise_of_images(rounded[:count], reference.signals.rows[:count])
+            if count == scored or sum(to_nearest) >= sum(beside):
                 break
-        choice = with_rounding_of(choice, rounded.noise(reference), found)
-    return choice, nearest
+        choice = with_rounding_of(choice, noise[best], to_nearest)
+    return choice
 
 
-def _outputs(model: ir.Model, spec: ModelSpec, images: Dataset) -> Iterator[Outputs]:
-    """The floating-point outputs, and what decides others, in the graph's order, a few images at a time.
+def _to_nearest(name: str) -> str:
+    return f"{name} with weights to nearest"
+
+
+def _outputs(graph: _Graph, spec: ModelSpec, images: Dataset) -> Iterator[Outputs]:
+    """The outputs in the graph's order, a few images at a time.
 
     Each worker takes its own images through the graph: of large ones, one at a time stays in the cache.
     """
     crops = (crop.pixels for _, crop in read_crops(images, spec))
+    size = min(RUN_BATCH, max(1, RUN_PLACES // spec.places))
     threads = cpu.cores()
     workers = min(threads, MOST_WORKERS)
-    size = min(RUN_BATCH, max(1, RUN_PLACES // spec.places))
-    with with_sources(model) as sources, ExitStack() as stack:
-        session = stack.enter_context(OnnxRuntimeSession(portable(model), "cpu", threads - workers + 1))
+    with OnnxRuntimeSession(graph.portable, "cpu", threads - workers + 1) as session, ExitStack() as stack:
         batches = batches_of(crops, spec, session.inputs, size)
         runs = ahead(lambda batch: next(run_batches(session, [batch])), batches, workers, workers)
         stack.callback(runs.close)  # before the session: threads may be in it
         for outputs, _ in runs:
-            yield [outputs[name] for name in sources.values()]
+            yield [outputs[name] for name in graph.names]
 
 
 def noise_of_images(errors: Sequence[Floats], signals: Sequence[Floats]) -> list[float]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from skdeploy.core import cpu
 from skdeploy.core.errors import CalibrationError
 from skdeploy.core.patterns import module_of, modules_pattern
 from skdeploy.core.spec import ModelSpec
+from skdeploy.images.reading import ahead
 from skdeploy.ir.channels import channel_classes
-from skdeploy.ir.constants import add_to_bias, array_of, collected_names, constant, weight_of
+from skdeploy.ir.constants import add_to_bias, collected_names, tensor_constant, weight_of
 from skdeploy.ir.nodes import operand
 from skdeploy.ir.placement import Placement, place
 from skdeploy.ir.qdq import INT8_MIN, InsertQDQ, QuantizedWeight, qdq_nodes
@@ -23,6 +26,8 @@ from skdeploy.passes.equalize import equalize
 from skdeploy.passes.exact_input import PIXEL_STEP, PIXELS, PixelShift, PixelSteps, normalised_image, pixel_slope
 from skdeploy.passes.shift import ShiftTensors, shiftable, shiftable_groups
 from skdeploy.quant.identity import IMAGE, range_names
+from skdeploy.quant.methods import Rounding
+from skdeploy.quant.observe import MOST_WORKERS
 from skdeploy.quant.ranges import CALIBRATE, Algorithm, Ranges, TensorRange
 from skdeploy.quant.rounding import with_rounding
 from skdeploy.quant.steps import LARGEST_HALF, SILENT, SMALLEST_HALF, rounded_step
@@ -45,7 +50,6 @@ class Quantized:
     """An INT8 graph, its other numbers still FP32, and what was done. ``offsets`` are those of the shifted tensors.
 
     ``raised``: for each weight with output channels whose steps FP16 does not hold, how many: they got FP16's smallest.
-    ``nearest`` are the weights before the rounding that the ranges ask for.
     """
 
     model: ir.Model
@@ -53,7 +57,27 @@ class Quantized:
     scales: dict[str, float]
     offsets: dict[str, float] = field(default_factory=dict)
     raised: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A layer's weight as INT8, and the change of each output channel's mean (O,) that its bias makes up for, if it does."""
+
+    weight: QuantizedWeight
+    change: NDArray[np.float64] | None
+
+
+@dataclass
+class Shared:
+    """The parts that INT8 graphs share whose ranges differ in nothing but the tensors and the rounding of weights.
+
+    ``prepared`` is the graph that all of them quantize, ``nearest`` the weights rounded to nearest, and ``rounded`` the weights
+    by the rounding that the ranges ask for. The first graph that needs one makes it.
+    """
+
+    prepared: ir.Model
     nearest: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    rounded: dict[Rounding, Mapping[str, RoundedWeight]] = field(default_factory=dict)
 
 
 def prepare(
@@ -113,20 +137,19 @@ def quantize(
     *,
     keep_grouped: bool = False,
     half: bool = True,
-    nearest: Mapping[str, QuantizedWeight] | None = None,
-    prepared: ir.Model | None = None,
+    shared: Shared | None = None,
 ) -> Quantized:
     """The INT8 graph of an FP32 graph. ``keep`` and ``keep_grouped``: see ``place``. ``half``: the rest will be FP16, and so
-    must the steps be (``steps.py``). ``nearest``: the weights of an INT8 graph that was made like this one of other ranges.
-    ``prepared``: what ``prepared_by`` gives, where it is there already.
+    must the steps be (``steps.py``). ``shared``: of other ranges that were measured on this graph; nothing is kept out of INT8.
 
     Raises CalibrationError for ranges of another network or preprocessing, or without a tensor that is to be quantized, or
     with one whose step FP16 does not hold; UsageError for a pattern that matches no module.
     """
     require_no_scales(model)
     algorithm = ranges.algorithm
-    ranges.check_belongs(model, spec)
-    prepared = prepared_by(model, spec, ranges, algorithm) if prepared is None else prepared.clone()
+    if shared is None:
+        ranges.check_belongs(model, spec)
+    prepared = prepared_by(model, spec, ranges, algorithm) if shared is None else shared.prepared.clone()
     placement = placed_by(prepared, algorithm, keep, keep_grouped=keep_grouped)
     if (
         algorithm.exact_input and PIXELS not in placement.readers
@@ -142,14 +165,14 @@ def quantize(
             advice="keep fewer modules, or export with --fp16",
         )
     shifted = shifts(prepared, placement, ranges) if algorithm.shift else {}
-    shared = _shared_thresholds(placement, {name: ranges.tensors[key].threshold for key, name in names.items()})
+    joint = _shared_thresholds(placement, {name: ranges.tensors[key].threshold for key, name in names.items()})
     scales: dict[str, float] = {PIXELS: PIXEL_STEP} if PIXELS in placement.readers else {}
     offsets: dict[str, float] = {}
     problems: list[tuple[str, list[str]]] = []  # what FP16 does not hold, and the nodes that would read it
     for key, name in names.items():
         found = ranges.tensors[key]
         _check_floor(found, key)
-        step = shifted[name].step if name in shifted else shared.get(name, found.threshold) / SYMMETRIC
+        step = shifted[name].step if name in shifted else joint.get(name, found.threshold) / SYMMETRIC
         if half and (problem := _not_held(found, step, key)):
             problems.append((problem, [edge.node for edge in placement.readers[name]]))
             continue
@@ -158,15 +181,15 @@ def quantize(
             offsets[name] = shifted[name].offset * scales[name]
     _require_held(prepared, placement, problems, half=half)
     raised = _raised(prepared, placement) if half else {}
-    if nearest is None:
-        nearest = _nearest(prepared, placement, algorithm, half=half)
+    shared = shared or Shared(prepared)
+    rounded = _rounded(prepared, placement, ranges, spec, shared, half=half)
     with collected_names(prepared.graph):
-        weights = _round_weights(prepared, placement, ranges, spec, nearest)
+        _put_weights(prepared, rounded)
         if spec.takes_images:
             PixelShift(spec.preprocess)(prepared)
         ShiftTensors(placement, offsets)(prepared)
-        InsertQDQ(placement, scales, weights)(prepared)
-    return Quantized(prepared, placement, scales, offsets, raised, nearest)
+        InsertQDQ(placement, scales, {name: each.weight for name, each in rounded.items()})(prepared)
+    return Quantized(prepared, placement, scales, offsets, raised)
 
 
 @dataclass(frozen=True)
@@ -201,30 +224,48 @@ def _shared_thresholds(placement: Placement, thresholds: Mapping[str, float]) ->
     return {name: max(thresholds[each] for each in group) for group in placement.tied for name in group}
 
 
-def _nearest(model: ir.Model, placement: Placement, algorithm: Algorithm, *, half: bool) -> dict[str, QuantizedWeight]:
+def _rounded(
+    model: ir.Model, placement: Placement, ranges: Ranges, spec: ModelSpec, shared: Shared, *, half: bool
+) -> Mapping[str, RoundedWeight]:
+    """The weights by the rounding that the ranges ask for, kept in ``shared``. Layers are rounded in threads."""
+    wanted = ranges.algorithm.weight_rounding
+    if wanted in shared.rounded:
+        return shared.rounded[wanted]
     nodes = {node.name or "": node for node in model.graph}
-    least = algorithm.weight_scales == "mse"
-    return {name: quantize_weight(nodes[name], least_error=least, half=half) for name in placement.weighted}
+    names, workers = range_names(model), min(cpu.cores(), MOST_WORKERS)
+    least = ranges.algorithm.weight_scales == "mse"
 
+    def nearest(name: str) -> tuple[str, QuantizedWeight]:
+        return name, quantize_weight(nodes[name], least_error=least, half=half)
 
-def _round_weights(
-    model: ir.Model, placement: Placement, ranges: Ranges, spec: ModelSpec, nearest: Mapping[str, QuantizedWeight]
-) -> dict[str, QuantizedWeight]:
-    """Rounds the weights in the graph, corrects the biases, and gives the integers."""
-    nodes = {node.name or "": node for node in model.graph}
-    names = range_names(model)
-    weights: dict[str, QuantizedWeight] = {}
-    for name in placement.weighted:
-        node, old, weight = nodes[name], operand(nodes[name], 1), nearest[name]
-        if ranges.algorithm.weight_rounding == "gptq":
+    def rounded(name: str) -> tuple[str, RoundedWeight]:
+        node, weight = nodes[name], shared.nearest[name]
+        if wanted == "gptq":
             weight = with_rounding(node, weight, ranges.rounding)
-        weights[name] = weight
-        rounded = dequantized(weight)
-        error = array_of(old) - rounded
-        node.replace_input_with(1, constant(model.graph, f"{old.name}_rounded", rounded))
-        if ranges.algorithm.bias_correction and node.op_type in CORRECTED:
-            add_to_bias(model.graph, node, mean_change(node, error, _input_mean(node, names, ranges, spec)))
-    return weights
+        if not (ranges.algorithm.bias_correction and node.op_type in CORRECTED):
+            return name, RoundedWeight(weight, None)
+        error = weight_of(node) - dequantized(weight)
+        return name, RoundedWeight(weight, mean_change(node, error, _input_mean(node, names, ranges, spec)))
+
+    shared.nearest = shared.nearest or dict(ahead(nearest, placement.weighted, workers, workers))
+    shared.rounded[wanted] = dict(ahead(rounded, placement.weighted, workers, workers))
+    return shared.rounded[wanted]
+
+
+def _put_weights(model: ir.Model, rounded: Mapping[str, RoundedWeight]) -> None:
+    """Puts the rounded weights into the graph, and corrects the biases."""
+    nodes = {node.name or "": node for node in model.graph}
+    for name, each in rounded.items():
+        node, old = nodes[name], operand(nodes[name], 1)
+        # Made when it is looked at: all of them together take as much memory as the graph.
+        made = ir.LazyTensor(partial(_tensor, each.weight), ir.DataType.FLOAT, ir.Shape(each.weight.values.shape))
+        node.replace_input_with(1, tensor_constant(model.graph, f"{old.name}_rounded", made))
+        if each.change is not None:
+            add_to_bias(model.graph, node, each.change)
+
+
+def _tensor(weight: QuantizedWeight) -> ir.TensorProtocol:
+    return ir.Tensor(dequantized(weight))
 
 
 def corrected_tensors(model: ir.Model) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -15,12 +14,11 @@ from skdeploy.core.spec import ModelSpec
 from skdeploy.images.reading import ahead
 from skdeploy.ir.constants import weight_of
 from skdeploy.ir.nodes import operand
-from skdeploy.ir.qdq import QuantizedWeight
 from skdeploy.passes.exact_input import MIDDLE, PIXELS
 from skdeploy.quant.blas import one_thread
 from skdeploy.quant.moments import Batches, Moments, Rows, rows_in_turn
 from skdeploy.quant.observe import MOST_WORKERS
-from skdeploy.quant.quantize import CORRECTED, Quantized, quantize
+from skdeploy.quant.quantize import CORRECTED, Quantized, Shared, quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.rounding import as_text, rounded_weight
 
@@ -33,23 +31,19 @@ def measure_rounding(
     ranges: Ranges,
     batches: Batches,
     images: int,
-    nearest: Mapping[str, QuantizedWeight] | None,
-    prepared: ir.Model,
+    shared: Shared,
     tell: Progress,
-) -> tuple[dict[str, str], Mapping[str, QuantizedWeight]]:
-    """The rounding of each weight that can be INT8, by the layer's name, and the weights to nearest that it starts from.
-
-    ``ranges`` are those of rounding to nearest, and ``prepared`` is the graph by them that they quantize.
-    """
+) -> dict[str, str]:
+    """The rounding of each weight that can be INT8, by the layer's name. ``ranges`` are those of rounding to nearest."""
     tell.update(f"rounds weights by {images} images")
-    made = quantize(model, spec, ranges, half=False, nearest=nearest, prepared=prepared)
-    nodes = {node.name or "": node for node in prepared.graph}
+    made = quantize(model, spec, ranges, half=False, shared=shared)
+    nodes = {node.name or "": node for node in shared.prepared.graph}
 
     def rounded(found: tuple[str, Rows]) -> tuple[str, str]:
         name, rows = found
-        node = nodes[name]
-        levels = rounded_weight(node, weight_of(node), made.nearest[name], second_moments(node, rows.moments()))
-        return name, as_text(levels, made.nearest[name])
+        node, nearest = nodes[name], shared.nearest[name]
+        levels = rounded_weight(node, weight_of(node), nearest, second_moments(node, rows.moments()))
+        return name, as_text(levels, nearest)
 
     def second_moments(node: ir.Node, moments: Moments) -> NDArray[np.float64]:
         """About what the layer's bias makes up for."""
@@ -61,8 +55,7 @@ def measure_rounding(
     workers = min(cpu.cores(), MOST_WORKERS)
     # Layers are rounded beside each other: much of it is work of one thread, and none depends on another.
     with one_thread():
-        rounding = dict(ahead(rounded, every, workers, workers))
-    return rounding, made.nearest
+        return dict(ahead(rounded, every, workers, workers))
 
 
 def _zero(node: ir.Node, made: Quantized, moments: Moments, spec: ModelSpec) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_no_more_images_run_when_one_method_is_left(
     monkeypatch.setattr(methods, "TOLERATED", -np.inf)
     real, ran = choosing._outputs, []
 
-    def outputs(model: ir.Model, spec: ModelSpec, images: Dataset) -> Any:
+    def outputs(model: Any, spec: ModelSpec, images: Dataset) -> Any:
         ran.append(len(images))
         return real(model, spec, images)
 
@@ -188,13 +189,13 @@ def test_a_rounding_that_loses_on_images_held_back_is_not_used(
     real = calibrating.measure_rounding
 
     def measured(*given: Any) -> Any:
-        found, nearest = real(*given)
+        found, nearest = real(*given), given[-2].nearest
         off = np.random.default_rng(3)
         steps = {
             name: np.clip(weight.values + off.integers(-2, 3, weight.values.shape), -127, 127).astype(np.int8)
             for name, weight in nearest.items()
         }
-        return {name: as_text(steps[name], nearest[name]) for name in found} if worse else found, nearest
+        return {name: as_text(steps[name], nearest[name]) for name in found} if worse else found
 
     monkeypatch.setattr(calibrating, "measure_rounding", measured)
     images = dataset(64)
@@ -325,12 +326,34 @@ def test_few_images_are_not_divided_and_the_fallback_is_used(spec: ModelSpec, gr
 def test_outputs_that_are_not_finite_have_no_score(
     spec: ModelSpec, graph: ir.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def outputs(model: ir.Model, spec: ModelSpec, images: Dataset) -> Any:
+    def outputs(model: Any, spec: ModelSpec, images: Dataset) -> Any:
         yield [np.full((len(images), 10), np.nan, np.float32)]
 
     monkeypatch.setattr(choosing, "_outputs", outputs)
     with pytest.raises(CalibrationError, match="outputs in FP32 that are not finite"):
         calibrated(graph, spec, dataset(FEWEST_IMAGES), **AUTO)
+
+
+def test_the_next_graph_is_made_while_one_runs(
+    spec: ModelSpec, graph: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each graph waits here until the next one is there, which fails if that is made only afterwards."""
+    made = threading.Semaphore(0)
+    real_quantize, real_outputs, waits = choosing.quantize, choosing._outputs, iter([True] * len(CANDIDATES))
+
+    def quantized(*given: Any, **options: Any) -> Any:
+        found = real_quantize(*given, **options)
+        made.release()
+        return found
+
+    def outputs(*given: Any) -> Any:
+        if next(waits, False):
+            assert made.acquire(timeout=60)
+        return real_outputs(*given)
+
+    monkeypatch.setattr(choosing, "quantize", quantized)
+    monkeypatch.setattr(choosing, "_outputs", outputs)
+    assert calibrated(graph, spec, dataset(64), **AUTO).choice is not None
 
 
 def test_large_outputs_of_fewer_images_are_kept(

@@ -18,7 +18,7 @@ from skdeploy.core.errors import CalibrationError
 from skdeploy.core.spec import ModelSpec
 from skdeploy.ir.constants import weight_of
 from skdeploy.ir.qdq import QuantizedWeight
-from skdeploy.quant.quantize import quantize
+from skdeploy.quant.quantize import Shared, prepared_by, quantize
 from skdeploy.quant.ranges import Ranges, load_ranges
 from skdeploy.quant.rounding import as_text, rounded_weight, with_rounding
 from skdeploy.quant.weights import dequantized, quantize_weight
@@ -157,6 +157,22 @@ def test_layers_that_stay_out_of_int8_change_no_other_layers_weights(
     assert len(part.placement.weighted) < len(whole.placement.weighted)
     for name in part.placement.weighted:
         assert (int8_of(part.model, name) == int8_of(whole.model, name)).all()
+
+
+def test_graphs_that_share_their_weights_are_those_that_do_not(
+    spec: ModelSpec, graph: ir.Model, ranges: Ranges
+) -> None:
+    """Other thresholds shift other tensors by other offsets, and the weights of both roundings are asked for."""
+    nearest = ranges.algorithm.model_copy(update={"weight_rounding": "nearest"})
+    plain = ranges.finished(nearest, None, {})
+    tighter = plain.with_tensors(
+        {key: (seen.minimum, seen.maximum, 0.7 * seen.threshold, None) for key, seen in plain.tensors.items()}
+    )
+    shared = Shared(prepared_by(graph, spec, ranges, ranges.algorithm))
+    asked = (plain, ranges, tighter, tighter.finished(ranges.algorithm, None, ranges.rounding))
+    together = [bits(quantize(graph, spec, each, half=False, shared=shared).model) for each in asked]
+    assert together == [bits(quantize(graph, spec, each, half=False).model) for each in asked]
+    assert len(set(together)) == len(asked)
 
 
 def int8_of(model: ir.Model, name: str) -> NDArray[np.int8]:
