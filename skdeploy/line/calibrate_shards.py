@@ -1,7 +1,7 @@
 """``skdeploy calibrate`` divided: what one shard of the images shows as a part, and the ranges of all parts.
 
 Every shard runs the first 32 images too, which equalize the graph, and the merge refuses parts that differ in that. A method
-is chosen and weights are rounded at the merge, on 64 and 96 images at most.
+is chosen and weights are rounded at the merge, on 128 and 48 images at most.
 """
 
 from __future__ import annotations

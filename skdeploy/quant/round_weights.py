@@ -22,7 +22,8 @@ from skdeploy.quant.quantize import CORRECTED, Quantized, Shared, quantize
 from skdeploy.quant.ranges import Ranges
 from skdeploy.quant.rounding import as_text, rounded_weight
 
-ROUNDING_IMAGES: Final = 96  # more were tried, and add nothing
+# 96 were tried, and add nothing: on the four references the SQNR of the default is 0.01 to 0.14 dB better with 48.
+ROUNDING_IMAGES: Final = 48
 
 
 def measure_rounding(
