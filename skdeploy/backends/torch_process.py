@@ -79,10 +79,11 @@ def _array(data: bytes) -> Array:
 
 def main() -> None:
     """The process: from the head to the end of the pipe, which its file descriptor names."""
-    import torch
+    from skdeploy.core.memory import keep_freed, loading
 
+    with loading("torch"):
+        import torch
     from skdeploy.backends.torch import open_session
-    from skdeploy.core.memory import keep_freed
 
     keep_freed()
     pipe = end_of_pipe()

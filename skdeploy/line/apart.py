@@ -132,7 +132,10 @@ def _whole(facts: StationFacts) -> dict[str, object]:
 
 
 def _made(asked: dict[str, Any]) -> StationFacts:
-    import torch
+    from skdeploy.core.memory import loading
+
+    with loading("torch"):
+        import torch
 
     from skdeploy.checkpoints.load import Network
     from skdeploy.core.options import NoOptions

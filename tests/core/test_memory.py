@@ -33,6 +33,21 @@ glibc = pytest.mark.skipif(
     reason="only glibc has mallopt, and only Linux /proc/self/statm",
 )
 
+LOADING = """
+import gc
+from skdeploy.core.memory import loading
+for _ in range(2):
+    with loading("wave"):
+        import wave
+    assert gc.isenabled()
+    frozen = globals().setdefault("first", gc.get_freeze_count())
+    garbage = []
+    garbage.append(garbage)
+    del garbage
+    assert gc.get_freeze_count() == frozen > 1000
+    assert gc.collect()
+"""
+
 
 def given_back(how: str) -> float:
     done = subprocess.run([sys.executable, "-c", FREE, how], capture_output=True, text=True, check=True)
@@ -59,3 +74,9 @@ def test_a_c_library_without_the_call_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     assert keep_freed() is False
     assert give_back() is False
+
+
+def test_what_is_loaded_is_spared_by_the_collector_and_garbage_is_not() -> None:
+    run = [sys.executable, "-P", "-c", LOADING]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
